@@ -1,0 +1,280 @@
+"""Configs: every field with its default, recipes by name, overrides from the command line."""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from mmjax.errors import UserError, did_you_mean
+from mmjax.models import variants
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def base_config(variant: str = "B/32") -> ConfigDict:
+    """Returns every field a recipe may set, with its default, locked: a misspelt field is an error."""
+    config = ConfigDict()
+    config.name = "clip"  # of the run: report titles, W&B
+    config.variant = variant  # label of the model's size in results
+    config.seed = 0  # of initialisation, data order, crops, dropout
+    config.steps = 10_000  # optimizer updates
+    config.batch_size = 1024  # pairs per update over all devices
+    config.microbatch = 1  # pieces the towers run in, one after the other; the loss always sees the whole batch
+    config.model = variants.variant(variant)  # see mmjax/models/variants.py
+    config.objectives = dict(itc=0.0, sigmoid=0.0)  # weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}
+
+    config.data = dict(
+        train="",  # mixture: 'shapes@0.7+digits@0.3', 'pairs:FILE.tsv', 'folder:DIR'
+        eval="",  # evaluated one by one: 'shapes/test+digits/test'
+        tokenizer="clip",  # 'clip', 'bytes', 'sentencepiece:FILE', 'json:FILE'
+        context_length=0,  # tokens of a text; 0 = the model's
+        positives="id",  # 'id': equal ids are positives of one another; 'diagonal': every pair is its own class
+        mean_std="clip",  # 'clip', 'siglip' (0.5), 'imagenet'
+        interpolation="bicubic",  # or 'bilinear'
+        resize="crop",  # evaluation: 'crop' (shortest side, centre crop) or 'squash'
+        crop_scale=(0.9, 1.0),  # training: share of the area kept by the random crop
+        crop_ratio=(3 / 4, 4 / 3),  # training: its aspect ratio
+        flip=False,  # training: mirror half of the images
+        workers=0,  # processes that decode; 0 = threads of this one
+        prefetch=2,  # batches made ahead
+        max_bad_fraction=0.01,  # stop when more of the examples than this could not be read
+    )
+
+    config.optimizer = dict(
+        name="adamw",  # adamw, lion, adafactor, muon, sgd
+        learning_rate=5e-4,  # peak
+        b1=0.9,
+        b2=0.98,
+        eps=1e-6,
+        weight_decay=0.2,  # decoupled; on matrices and token embeddings only
+        momentum_dtype="float32",  # of the first moment; 'bfloat16' halves it
+        grad_clip=0.0,  # global norm; 0 = off
+        freeze=(),  # path regexes, e.g. ('image/.*', 'image_head/.*') locks the image tower (LiT)
+        multipliers=(),  # (path regex, factor) pairs on the learning rate, first match wins
+        layer_decay=dict(image=1.0, text=1.0),  # factor per layer counted from the top
+    )
+    config.schedule = dict(
+        name="cosine",  # cosine, constant, rsqrt
+        warmup=2000,  # steps of linear warm-up
+        cooldown=0,  # last steps of constant and rsqrt, falling linearly to `final`
+        timescale=10_000,  # rsqrt: steps after which the rate has fallen by sqrt(2)
+        final=0.0,  # share of the peak at the end
+    )
+    config.ema_decay = 0.0  # of a moving average of the parameters, which is then what is evaluated; 0 = off
+
+    config.mesh = dict(
+        data=-1,  # devices along each axis; -1 takes what is left
+        fsdp=1,
+        tensor=1,
+        sharding="fsdp+tensor",  # preset: replicated, fsdp, fsdp+tensor
+        rules=(),  # (path regex, axes of the array's last dimensions), before the preset's
+    )
+    config.loss = dict(
+        impl="dense",  # one matrix of logits, spread over the mesh by the compiler
+        precision="highest",  # of its matrix product
+    )
+    config.precision = "bfloat16"  # compute type of the towers: bfloat16 or float32; parameters stay float32
+
+    config.checkpoint = dict(
+        every=1000,  # steps; the last step is always saved
+        keep=2,  # latest ones
+        keep_best=0,  # and this many best ones by `best_metric`
+        best_metric="",  # e.g. 'shapes/image_retrieval_recall@1'; larger is better
+    )
+    config.eval = dict(
+        every=1000,  # steps; 0 = only at the end
+        batch_size=256,  # rows encoded at a time over all devices, and rows of the held-out loss
+    )
+    config.log = dict(
+        every=20,  # steps between lines of metrics.jsonl
+        tensorboard=True,
+        wandb_project="",  # '' = off; needs the wandb package
+        profile=(),  # (first, last) steps to trace into WORKDIR/profile
+    )
+    config.deterministic = True  # same bits on every run on the same devices; costs some speed on GPU
+    config.compilation_cache = "auto"  # folder; 'auto' = the user's cache folder, off on CPU; '' = off
+    config.xla_flags = ""  # added to XLA_FLAGS before the devices start
+    return config.lock()
+
+
+# -- recipes -----------------------------------------------------------------------------------------------------------
+
+
+def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
+    """Parses a recipe's argument `k=v,k=v` into typed values; for use in `get_config(arg)`.
+
+    Args:
+      arg: what followed the colon in `--config=NAME:ARG`.
+      **defaults: the known keys; a value takes its default's type.
+
+    Raises:
+      UserError: an unknown key or a value of the wrong type.
+    """
+    values = ConfigDict(defaults).lock()
+    for part in filter(None, arg.split(",")):
+        key, equals, text = part.partition("=")
+        if not equals:
+            raise UserError(
+                f"--config argument {part!r} is not of the form key=value; known keys: {', '.join(defaults)}"
+            )
+        set_field(values, key.strip(), text, prefix="--config argument ")
+    return values
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: inside an installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def load_recipe(spec: str) -> ConfigDict:
+    """Runs a recipe.
+
+    Args:
+      spec: `FILE.py[:arg]`, or `NAME[:arg]` of a recipe that comes with mmjax.
+
+    Raises:
+      UserError: no such file or recipe, or the recipe sets a field that does not exist.
+    """
+    # The argument starts at the first colon after the file's name (a URL or a drive has one before).
+    head, dot_py, tail = spec.partition(".py")
+    if dot_py:
+        path, arg = Path(head + dot_py), tail.removeprefix(":")
+    else:
+        name, _, arg = spec.partition(":")
+        path = recipe_folder() / f"{name}.py"
+    if not path.is_file():
+        known = sorted(file.stem for file in recipe_folder().glob("*.py"))
+        raise UserError(
+            f"--config={spec}: there is no file {path}{did_you_mean(path.stem, known)};"
+            f" give a path to a .py file or one of: {', '.join(known)}"
+        )
+    module_spec = importlib.util.spec_from_file_location(f"mmjax_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        config = module.get_config(arg)
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError) as error:
+        line = str(error.args[0] if error.args else error).splitlines()[0]
+        raise UserError(f"--config={spec}: the recipe failed with {type(error).__name__}: {line}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
+    return config
+
+
+# -- overrides ---------------------------------------------------------------------------------------------------------
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+    """Sets fields in place from (dotted path, text) pairs, as `--config.PATH=TEXT` gives them."""
+    for path, text in overrides:
+        set_field(config, path, text, prefix="--config.")
+
+
+def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "") -> None:
+    """Sets one field from text; the text is read as the type the field has.
+
+    Raises:
+      UserError: the field does not exist (the nearest name is given) or the value is of another type.
+    """
+    node = config
+    *parents, last = path.split(".")
+    for depth, part in enumerate([*parents, last]):
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = list(node) if isinstance(node, ConfigDict) else []
+            where = ".".join(path.split(".")[:depth]) or "the config"
+            raise UserError(
+                f"{prefix}{path}: {where} has no field {part!r}{did_you_mean(part, known)}; it has: {', '.join(known)}"
+            )
+        if depth < len(parents):
+            node = node[part]
+    current = node[last]
+    if isinstance(current, ConfigDict):
+        raise UserError(f"{prefix}{path}={text}: {path} is a group of fields; set one of: {', '.join(current)}")
+    with node.ignore_type():  # types are checked here, with better words
+        node[last] = _parse_value(f"{prefix}{path}", text, current)
+
+
+def _parse_value(field: str, text: str, current: Any) -> Any:
+    if isinstance(current, str):
+        return text.strip("'\"") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        value = text
+    if current is None or (type(value) is type(current) and not isinstance(current, tuple)):
+        return value
+    if isinstance(current, float) and type(value) is int:
+        return float(value)
+    if isinstance(current, int) and not isinstance(current, bool) and type(value) is float and value.is_integer():
+        return int(value)  # 1e5 steps
+    if isinstance(current, tuple):
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        if isinstance(value, str):
+            return (value,)
+    if value is None and isinstance(current, float):
+        return None
+    wanted = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as \"('a', 'b')\""}[
+        type(current)
+    ]
+    raise UserError(f"{field}={text}: wants {wanted}, and has {current!r} now")
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text; `from_json` reads it back."""
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def from_json(text: str) -> ConfigDict:
+    """Reads a stored config. Fields that came to exist since get their defaults."""
+    stored = json.loads(text)
+    config = base_config()
+    with config.unlocked(), config.ignore_type():
+        _update(config, stored)
+    return config.lock()
+
+
+def _update(config: ConfigDict, stored: Mapping[str, Any]) -> None:
+    for key, value in stored.items():
+        if isinstance(value, Mapping):
+            if not isinstance(config.get(key), ConfigDict):
+                config[key] = ConfigDict()
+            _update(config[key], value)
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """All fields by dotted path."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{key}.{name}": item for name, item in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def differences(old: ConfigDict, new: ConfigDict, fields: Sequence[str] = ("",)) -> list[str]:
+    """Lists, as 'path: old -> new', the fields under any of the dotted prefixes `fields` that differ."""
+    a, b = flatten(old), flatten(new)
+    missing = "(absent)"
+    return [
+        f"{path}: {a.get(path, missing)} -> {b.get(path, missing)}"
+        for path in sorted(set(a) | set(b))
+        if path.startswith(tuple(fields)) and a.get(path, missing) != b.get(path, missing)
+    ]

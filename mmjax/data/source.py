@@ -1,0 +1,64 @@
+"""What a source of image-text examples is."""
+
+import hashlib
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+
+
+class Record(TypedDict):
+    """One example, as a source gives it: nothing decoded, cropped or tokenised yet.
+
+    Attributes:
+      image: an encoded file (JPEG, PNG, ...) as bytes, or uint8 [H, W, 3].
+      captions: at least one; training draws one per visit, evaluation keeps all.
+      id: 64-bit unsigned. Examples with equal ids are positives of one another: the id of an image, a class or a
+        caption.
+      label: index into the source's `class_names`; only in sources that have them.
+      annotation: the structure behind the image, as plain Python; only in sources that know it.
+    """
+
+    image: bytes | np.ndarray
+    captions: list[str]
+    id: int
+    label: NotRequired[int]
+    annotation: NotRequired[dict[str, Any]]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples: `source[i]` is the same record every time, whichever process asks.
+
+    Attributes:
+      name: what results are filed under.
+      class_names: names of the labels, or None where examples have no label.
+      templates: prompt templates for zero-shot evaluation with a "{c}" for the class name, or None.
+    """
+
+    name: str
+    class_names: list[str] | None
+    templates: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+def stable_id(*parts: str | int) -> int:
+    """Returns a 64-bit unsigned hash of `parts` that is the same in every process, on every machine (BLAKE2b).
+
+    Parts are hashed with their lengths, so ("ab", "c") and ("a", "bc") differ.
+    """
+    text = "".join(f"{len(part)}:{part}" for part in map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def check_index(index: int, length: int) -> int:
+    """Returns `index` with negative ones counted from the end.
+
+    Raises:
+      IndexError: outside [-length, length), which also ends a `for` loop over a source.
+    """
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is outside a source of {length} examples")
+    return index % length

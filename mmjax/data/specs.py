@@ -1,0 +1,121 @@
+"""Sources by name: the strings of `data.train` and `data.eval`.
+
+    digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
+    pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
+    folder:DIR                          images in one sub-folder per class
+
+Several are joined by "+"; for training each may have a weight after "@": `shapes@0.5+digits@0.5`. A "+" or "@" inside a
+path is left alone unless what follows reads as a source or, at the end, as a number.
+"""
+
+import math
+import re
+
+from mmjax.data.digits import Digits
+from mmjax.data.files import Folder, Pairs
+from mmjax.data.shapes import Shapes
+from mmjax.data.source import Source
+from mmjax.errors import UserError, choose, did_you_mean
+
+EMBEDDED = {"digits": Digits, "shapes": Shapes}
+FROM_FILES = {"pairs": Pairs, "folder": Folder}
+SPLITS = ("train", "test")
+
+_PATH_SOURCE = f"(?:{'|'.join(FROM_FILES)}):"
+_EMBEDDED_SOURCE = f"(?:{'|'.join(EMBEDDED)})(?:/[^/+@]*)?(?:@[^+]*)?"
+_PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
+_WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
+
+
+def open_source(spec: str, *, field: str = "data.train") -> Source:
+    """Opens one source.
+
+    Args:
+      spec: such as "digits/test" or "pairs:coco.tsv"; no weight.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: on an unknown name or split, and on anything wrong with the files.
+    """
+    if spec in ("", *(f"{name}:" for name in FROM_FILES)):
+        raise UserError(f"{field}={spec!r} names no data; {_usage()}")
+    name, colon, path = spec.partition(":")
+    if colon and name in FROM_FILES:
+        return FROM_FILES[name](path, field=field)
+    name, _, split = spec.partition("/")
+    if name in EMBEDDED:
+        return EMBEDDED[name](choose(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
+    name = re.split("[:/@]", spec)[0]
+    if name in EMBEDDED:
+        raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")
+    raise UserError(
+        f"{field}={spec!r}: unknown source {name!r}{did_you_mean(name, [*EMBEDDED, *FROM_FILES])}; {_usage()}"
+    )
+
+
+def parse_mixture(text: str, *, field: str = "data.train") -> list[tuple[Source, float]]:
+    """Opens a mixture of sources, such as "shapes@0.5+digits@0.5".
+
+    Returns:
+      Each source with its weight: positive, 1 where none is written, not normalised.
+
+    Raises:
+      UserError: as `open_source` does, and on a weight that is not a positive number.
+    """
+    mixture = []
+    for part in _parts(text):
+        spec, weight = _weighted(part, field)
+        mixture.append((open_source(spec, field=field), 1.0 if weight is None else weight))
+    return mixture
+
+
+def parse_eval(text: str, *, field: str = "data.eval") -> list[Source]:
+    """Opens the sources of "shapes/test+digits/test", each to be evaluated by itself.
+
+    Sources that share a name are renamed to their spec, so that results can be told apart.
+
+    Raises:
+      UserError: as `open_source` does, and on a weight or a source named twice.
+    """
+    parts = _parts(text)
+    sources = []
+    for part in parts:
+        if _weighted(part, field)[1] is not None:
+            raise UserError(f"{field}={part!r} has a weight, but every source is evaluated by itself; remove it")
+        if parts.count(part) > 1:
+            raise UserError(f"{field}={text!r} names {part!r} twice; name it once")
+        sources.append(open_source(part, field=field))
+    names = [source.name for source in sources]
+    for part, source in zip(parts, sources, strict=True):
+        if names.count(source.name) > 1:
+            source.name = part
+    return sources
+
+
+def _parts(text: str) -> list[str]:
+    """Splits at each "+" that joins sources."""
+    parts = []
+    for part in _PLUS.split(text.strip()):
+        # Only paths may contain a "+": elsewhere it joins, so that an error names the misspelt source alone.
+        parts += [part] if re.match(_PATH_SOURCE, part) else [piece.strip() for piece in part.split("+")]
+    return parts
+
+
+def _weighted(part: str, field: str) -> tuple[str, float | None]:
+    """Splits "digits@0.5" into its source and weight."""
+    match = _WEIGHT.fullmatch(part)
+    if match:
+        weight = float(match[2])
+        if not (weight > 0 and math.isfinite(weight)):
+            raise UserError(
+                f"{field}={part!r}: weight {match[2]} must be positive; leave the source out to give it none"
+            )
+        return match[1], weight
+    if "@" in part and not re.match(_PATH_SOURCE, part):
+        raise UserError(f"{field}={part!r}: weight {part.partition('@')[2]!r} is not a number; write NAME@0.5")
+    return part, None
+
+
+def _usage() -> str:
+    embedded = ", ".join(f"{name}[/SPLIT]" for name in EMBEDDED)
+    return f"write {embedded}, pairs:FILE.{{csv,tsv,jsonl}} or folder:DIR"

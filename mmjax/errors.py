@@ -1,0 +1,32 @@
+"""Mistakes a person can make, told in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in config, flags or data.
+
+    The message is one line that names the field, the value and the remedy. The command line prints it without a
+    traceback and exits with status 2.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `" (did you mean 'x'?)"` for the nearest known name, or an empty string when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def choose(field: str, value: str, known: Iterable[str]) -> str:
+    """Returns `value` when it is one of `known`.
+
+    Raises:
+      UserError: naming the field, the value, the nearest known name and all of them.
+    """
+    known = list(known)
+    if value in known:
+        return value
+    raise UserError(
+        f"{field}={value!r} is not known{did_you_mean(str(value), known)}; choose one of: {', '.join(known)}"
+    )

@@ -1,0 +1,156 @@
+"""Encoders: a raw modality in, `Encoded` tokens out. Pooling belongs to heads."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mmjax.nn import attention, dropout, embed, transformer
+
+
+class Encoded(NamedTuple):
+    """What every encoder returns.
+
+    Attributes:
+      tokens: [B, N, D] after the final norm.
+      valid: [B, N] bool, True where the token is real; None when all are.
+      eos: [B] position of the end-of-text token; None where there is none.
+      layers: [depth, B, N, D] each block's output, when intermediates were asked for; else None.
+    """
+
+    tokens: Float[Array, "B N D"]
+    valid: Bool[Array, "B N"] | None = None
+    eos: Int[Array, " B"] | None = None
+    layers: Float[Array, "depth B N D"] | None = None
+
+
+class VisionTransformer(nn.Module):
+    """ViT (arXiv:2010.11929) as CLIP and SigLIP use it.
+
+    Attributes:
+      image_size, patch_size: pixels; the position table is made for `image_size` and resampled for other inputs.
+      width, depth, heads, mlp_dim: of the transformer.
+      class_token: prepend a learned token.
+      patch_bias: the patch projection has a bias (SigLIP yes, CLIP no).
+      pre_norm: a layer norm between embedding and transformer (CLIP).
+      patch_dropout: share of patches dropped per example in training; a class token is always kept.
+      Others as in `Transformer`.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    class_token: bool = True
+    patch_bias: bool = False
+    pre_norm: bool = True
+    patch_dropout: float = 0.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    scan: bool = True
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, intermediates: bool = False
+    ) -> Encoded:
+        """Encodes normalised images of any size that divides into patches; `keys` turn dropout on."""
+        std = self.width**-0.5
+        side = self.image_size // self.patch_size
+        prefix = int(self.class_token)
+        x = embed.PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype, name="patch_embed")(images)
+        shape = (side * side + prefix, self.width)
+        table = self.param("position_embedding", nn.initializers.normal(std), shape, jnp.float32)
+        grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
+        table = embed.resample_positions(table, (side, side), grid, prefix=prefix).astype(self.dtype)
+        x = x + table[prefix:]
+        x = dropout.drop_patches(x, self.patch_dropout, dropout.fold_keys(keys, 0))
+        if self.class_token:
+            token = self.param("class_token", nn.initializers.normal(std), (self.width,), jnp.float32)
+            token = jnp.broadcast_to(token.astype(self.dtype) + table[0], (x.shape[0], 1, self.width))
+            x = jnp.concatenate([token, x], axis=1)
+        if self.pre_norm:
+            x = transformer.layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+        x, layers = _transformer(self)(
+            x, attention.AttentionSpec(), dropout.fold_keys(keys, 1), intermediates=intermediates
+        )
+        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        return Encoded(x, layers=layers)
+
+
+class TextTransformer(nn.Module):
+    """Text tower: causal (CLIP) or bidirectional (SigLIP).
+
+    Attributes:
+      vocab_size, context_length: rows of the token and of the position table; shorter texts use the first rows.
+      width, depth, heads, mlp_dim: of the transformer.
+      causal: each token sees itself and those before it.
+      mask_padding: padding is not attended to. CLIP and SigLIP leave this off, as the originals do.
+      eos_id: id of the end-of-text token, whose first position `Encoded.eos` holds.
+      Others as in `Transformer`.
+    """
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    causal: bool = True
+    mask_padding: bool = False
+    eos_id: int = 49407
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    scan: bool = True
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        text: Int[Array, "B L"],
+        text_mask: Bool[Array, "B L"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Encodes token ids; `text_mask` is True on real tokens and is attended by only with `mask_padding`."""
+        length = text.shape[1]
+        if length > self.context_length:
+            raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
+        init = nn.initializers.normal
+        shape = (self.vocab_size, self.width)
+        token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
+        shape = (self.context_length, self.width)
+        position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
+        x = (token_embedding[text] + position_embedding[:length]).astype(self.dtype)
+        valid = text_mask if self.mask_padding else None
+        spec = attention.AttentionSpec(causal=self.causal, valid=valid)
+        x, layers = _transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
+        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        return Encoded(x, valid, jnp.argmax(text == self.eos_id, axis=1), layers)
+
+
+def _transformer(tower) -> transformer.Transformer:
+    """The transformer of a tower; both kinds of tower name its settings alike."""
+    return transformer.Transformer(
+        depth=tower.depth,
+        heads=tower.heads,
+        mlp_dim=tower.mlp_dim,
+        activation=tower.activation,
+        norm_eps=tower.norm_eps,
+        scan=tower.scan,
+        remat=tower.remat,
+        dropout=tower.dropout,
+        drop_path=tower.drop_path,
+        dtype=tower.dtype,
+        name="transformer",
+    )

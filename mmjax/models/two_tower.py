@@ -1,0 +1,131 @@
+"""Two towers into one embedding space: CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mmjax.models import encoders
+from mmjax.nn import attention, pool
+
+# Fields of a tower's config that describe its head; all others are the encoder's own.
+_HEAD_FIELDS = ("pool", "projection")
+
+
+def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    """Scales the last axis to unit length, in float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+class EmbeddingHead(nn.Module):
+    """Pools tokens and projects them to the shared space.
+
+    Attributes:
+      embed_dim: E.
+      pool: a kind of `mmjax.nn.pool.Pool`.
+      projection: `linear`, `bias` (linear with bias) or `none` (then the width must be E).
+      heads, mlp_dim, activation, norm_eps: of the `map` pool, the tower's own.
+    """
+
+    embed_dim: int
+    pool: str
+    projection: str
+    heads: int
+    mlp_dim: int
+    activation: str
+    norm_eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, encoded: encoders.Encoded) -> Float[Array, "B E"]:
+        x = pool.Pool(
+            self.pool, self.heads, self.mlp_dim, self.activation, self.norm_eps, dtype=self.dtype, name="pool"
+        )(encoded.tokens, encoded.valid, encoded.eos)
+        if self.projection == "none":
+            return x
+        return attention.dense_general(
+            self.embed_dim,
+            std=x.shape[-1] ** -0.5,
+            dtype=self.dtype,
+            name="projection",
+            use_bias=self.projection == "bias",
+        )(x)
+
+
+class TwoTower(nn.Module):
+    """An image tower, a text tower and the scale (and bias) of their similarities.
+
+    Parameters: `image`, `image_head`, `text`, `text_head`, `logit_scale` (log space, scalar) and, where
+    `logit_bias_init` is given, `logit_bias`.
+
+    Attributes:
+      embed_dim: E, width of the shared space.
+      image, text: tower configs, see `mmjax.models.variants`.
+      logit_scale_init: of the scale itself, not of its logarithm: 1 / 0.07 for CLIP, 10 for SigLIP.
+      logit_bias_init: None for no bias; -10 for SigLIP.
+      dtype: compute type of the towers; embeddings are float32.
+    """
+
+    embed_dim: int
+    image: Mapping[str, Any]
+    text: Mapping[str, Any]
+    logit_scale_init: float = 1 / 0.07
+    logit_bias_init: float | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.image_encoder = _encoder(encoders.VisionTransformer, self.image, self.dtype, "image")
+        self.text_encoder = _encoder(encoders.TextTransformer, self.text, self.dtype, "text")
+        self.image_head = self._head(self.image, "image_head")
+        self.text_head = self._head(self.text, "text_head")
+        log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
+        self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)
+        if self.logit_bias_init is not None:
+            bias = nn.initializers.constant(self.logit_bias_init)
+            self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
+
+    def _head(self, tower, name) -> EmbeddingHead:
+        return EmbeddingHead(
+            embed_dim=self.embed_dim,
+            pool=tower["pool"],
+            projection=tower["projection"],
+            heads=tower["heads"],
+            mlp_dim=tower["mlp_dim"],
+            activation=tower["activation"],
+            norm_eps=tower["norm_eps"],
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def encode_image(
+        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B E"]:
+        """Embeds normalised images; rows have unit length."""
+        return l2_normalize(self.image_head(self.image_encoder(images, keys)))
+
+    def encode_text(
+        self,
+        text: Int[Array, "B L"],
+        text_mask: Bool[Array, "B L"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+    ) -> Float[Array, "B E"]:
+        """Embeds token ids; rows have unit length."""
+        return l2_normalize(self.text_head(self.text_encoder(text, text_mask, keys)))
+
+    def __call__(self, images, text, text_mask=None):
+        """Embeds both; used to initialise every parameter."""
+        return self.encode_image(images), self.encode_text(text, text_mask)
+
+
+def _encoder(cls: type[nn.Module], tower: Mapping[str, Any], dtype: jnp.dtype, name: str) -> nn.Module:
+    fields = {field.name for field in dataclasses.fields(cls)}
+    settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
+    unknown = sorted(set(settings) - fields)
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no setting {unknown[0]!r}")
+    return cls(**settings, dtype=dtype, name=name)

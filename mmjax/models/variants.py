@@ -1,0 +1,127 @@
+"""Model sizes by name: each a plain dict of `TwoTower`'s settings that a config may change field by field."""
+
+import copy
+from typing import Any
+
+from mmjax import errors
+
+
+def _image(image_size, patch_size, width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
+    settings = dict(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim or 4 * width,
+        activation="gelu",
+        norm_eps=1e-5,
+        class_token=True,
+        patch_bias=False,
+        pre_norm=True,
+        pool="cls",
+        projection="linear",
+        patch_dropout=0.0,
+        dropout=0.0,
+        drop_path=0.0,
+        scan=True,
+        remat="none",
+    )
+    return settings | changes
+
+
+def _text(width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
+    settings = dict(
+        vocab_size=49408,
+        context_length=77,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim or 4 * width,
+        activation="gelu",
+        norm_eps=1e-5,
+        causal=True,
+        mask_padding=False,
+        eos_id=49407,
+        pool="eos",
+        projection="linear",
+        dropout=0.0,
+        drop_path=0.0,
+        scan=True,
+        remat="none",
+    )
+    return settings | changes
+
+
+def _clip(embed_dim: int, image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    return dict(
+        embed_dim=embed_dim,
+        image=image,
+        text=text,
+        logit_scale_init=1 / 0.07,
+        logit_bias_init=None,
+        max_logit_scale=100.0,
+    )
+
+
+def _siglip(patch_size: int, width: int, depth: int, heads: int, mlp_dim: int | None = None) -> dict[str, Any]:
+    """SigLIP: no class token, attention pooling, a bidirectional text tower as large as the image tower."""
+    shared = dict(activation="gelu_tanh", norm_eps=1e-6)
+    image = _image(
+        224,
+        patch_size,
+        width,
+        depth,
+        heads,
+        mlp_dim,
+        class_token=False,
+        patch_bias=True,
+        pre_norm=False,
+        pool="map",
+        projection="none",
+        **shared,
+    )
+    text = _text(
+        width,
+        depth,
+        heads,
+        mlp_dim,
+        vocab_size=32000,
+        context_length=64,
+        causal=False,
+        eos_id=1,
+        pool="last",
+        projection="bias",
+        **shared,
+    )
+    return dict(
+        embed_dim=width, image=image, text=text, logit_scale_init=10.0, logit_bias_init=-10.0, max_logit_scale=100.0
+    )
+
+
+# Sizes as published: OpenAI's and OpenCLIP's ViTs, SigLIP's; parameter counts are checked in the tests.
+VARIANTS = {
+    "B/32": _clip(512, _image(224, 32, 768, 12, 12), _text(512, 12, 8)),
+    "B/16": _clip(512, _image(224, 16, 768, 12, 12), _text(512, 12, 8)),
+    "L/14": _clip(768, _image(224, 14, 1024, 24, 16), _text(768, 12, 12)),
+    "L/14@336": _clip(768, _image(336, 14, 1024, 24, 16), _text(768, 12, 12)),
+    "H/14": _clip(1024, _image(224, 14, 1280, 32, 16), _text(1024, 24, 16)),
+    "siglip-B/16": _siglip(16, 768, 12, 12),
+    "siglip-L/16": _siglip(16, 1024, 24, 16),
+    "siglip-So400m/14": _siglip(14, 1152, 27, 16, 4304),
+    # For tests and for a laptop.
+    "tiny": _clip(32, _image(16, 8, 32, 2, 2), _text(32, 2, 2, context_length=32)),
+    "tiny-siglip": _siglip(8, 32, 2, 2),
+    "small": _clip(128, _image(32, 8, 128, 4, 4), _text(128, 3, 4, context_length=32)),
+}
+VARIANTS["tiny-siglip"]["image"]["image_size"] = 16
+VARIANTS["tiny-siglip"]["text"]["context_length"] = 32
+
+
+def variant(name: str) -> dict[str, Any]:
+    """Returns a copy of a size's settings.
+
+    Raises:
+      UserError: the name is not in the table.
+    """
+    return copy.deepcopy(VARIANTS[errors.choose("variant", name, VARIANTS)])

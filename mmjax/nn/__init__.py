@@ -1,0 +1,1 @@
+"""Layers: attention, transformer, pooling, patch and token embedding, dropout. No knowledge of tasks."""

@@ -1,0 +1,44 @@
+"""Dropout whose randomness belongs to an example, not to a batch.
+
+Every function takes one key per example. An example therefore meets the same noise however the batch is split into
+microbatches or laid out over devices.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+
+def fold_keys(keys: Key[Array, " B"] | None, data: int | Array) -> Key[Array, " B"] | None:
+    """Derives another independent set of per-example keys; None stays None (evaluation)."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def dropout(x: Float[Array, "B ..."], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, "B ..."]:
+    """Zeroes each element with probability `rate` and rescales the rest; the identity when `keys` is None."""
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def drop_path(
+    x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Key[Array, " B"] | None
+) -> Float[Array, "B ..."]:
+    """Stochastic depth: zeroes a whole residual branch of an example with probability `rate` (arXiv:1603.09382)."""
+    if keys is None:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    keep = keep.reshape((-1,) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, "B M D"]:
+    """Keeps a random subset of `round(N * (1 - rate))` tokens of each example, in order (FLIP, arXiv:2212.00794)."""
+    if keys is None or rate == 0.0:
+        return tokens
+    length = tokens.shape[1]
+    kept = max(1, round(length * (1.0 - rate)))
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
+    index = jnp.sort(jnp.argsort(noise, axis=1)[:, :kept], axis=1)
+    return jnp.take_along_axis(tokens, index[..., None], axis=1)

@@ -1,0 +1,61 @@
+"""From tokens to one vector (or a few)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.nn import attention, transformer
+
+POOLS = ("cls", "mean", "last", "eos", "map")
+
+
+class Pool(nn.Module):
+    """Pools [B, N, D] tokens into [B, D].
+
+    Attributes:
+      kind: `cls` (token 0), `mean` (over valid tokens), `last` (the last position, padding or not, as SigLIP's text
+        tower does), `eos` (the first end-of-text token, as CLIP's does) or `map` (multi-head attention pooling with a
+        learned query, then a residual MLP, arXiv:2106.04560).
+      heads, mlp_dim, activation, norm_eps: of the `map` pool.
+    """
+
+    kind: str
+    heads: int = 1
+    mlp_dim: int = 0
+    activation: str = "gelu"
+    norm_eps: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "B N D"],
+        valid: Bool[Array, "B N"] | None = None,
+        eos: Int[Array, " B"] | None = None,
+    ) -> Float[Array, "B D"]:
+        """Pools; `eos` is the position of the end-of-text token, which the `eos` kind needs."""
+        if self.kind == "cls":
+            return tokens[:, 0]
+        if self.kind == "last":
+            return tokens[:, -1]
+        if self.kind == "eos":
+            return jnp.take_along_axis(tokens, eos[:, None, None], axis=1)[:, 0]
+        if self.kind == "mean":
+            if valid is None:
+                return tokens.mean(axis=1)
+            count = jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
+            return jnp.where(valid[..., None], tokens, 0).sum(axis=1) / count.astype(tokens.dtype)
+        if self.kind == "map":
+            return self._map(tokens, valid)
+        raise ValueError(f"pool={self.kind!r} is not known; choose one of: {', '.join(POOLS)}")
+
+    def _map(self, tokens, valid):
+        batch, _, width = tokens.shape
+        std = width**-0.5
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), jnp.float32)
+        query = jnp.broadcast_to(probe.astype(self.dtype), (batch, 1, width))
+        spec = attention.AttentionSpec(valid=valid)
+        x = attention.CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
+        y = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        x = x + transformer.Mlp(self.mlp_dim, self.activation, std, self.dtype, name="mlp")(y)
+        return x[:, 0]

@@ -1,0 +1,1 @@
+"""Objectives: pure functions on arrays, returning (loss, metrics). No parameters inside."""

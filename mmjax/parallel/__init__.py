@@ -1,0 +1,1 @@
+"""Mesh, partition rules, and the way between process-local and global arrays."""

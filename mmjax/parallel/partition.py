@@ -1,0 +1,156 @@
+"""Where each parameter lives: an ordered list of (path regex, PartitionSpec), first match wins."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mmjax.errors import UserError, choose
+
+Rule = tuple[str, tuple[Any, ...]]
+
+# Specs describe an array's last axes, so that they hold for stacked layers ([layers, ...]) and single ones alike.
+_TENSOR_RULES: list[Rule] = [
+    (r".*attention/qkv/kernel", ("fsdp", None, "tensor", None)),  # [D, 3, H, K]
+    (r".*attention/qkv/bias", (None, "tensor", None)),
+    (r".*attention/kv/kernel", ("fsdp", None, "tensor", None)),
+    (r".*attention/kv/bias", (None, "tensor", None)),
+    (r".*attention/q/kernel", ("fsdp", "tensor", None)),  # [D, H, K]
+    (r".*attention/q/bias", ("tensor", None)),
+    (r".*attention/out/kernel", ("tensor", None, "fsdp")),  # [H, K, D]
+    (r".*mlp/fc1/kernel", ("fsdp", "tensor")),  # [D, F]
+    (r".*mlp/fc1/bias", ("tensor",)),
+    (r".*mlp/fc2/kernel", ("tensor", "fsdp")),  # [F, D]
+]
+
+PRESETS: dict[str, list[Rule]] = {
+    "replicated": [(r".*", ())],
+    "fsdp": [],
+    "fsdp+tensor": _TENSOR_RULES,
+}
+# What no rule places and has fewer elements is replicated: gathering it would cost more than storing it.
+MIN_SHARDED_SIZE = 2**18
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A parameter's path as rules see it: `image/transformer/layers/mlp/fc1/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def map_with_path(function, tree: Any) -> Any:
+    """Maps `function(path, leaf)` over a tree, paths as `path_name` gives them."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
+
+
+def param_shardings(
+    params: Any, mesh: Mesh, *, preset: str = "fsdp", rules: Sequence[Rule] = ()
+) -> tuple[Any, list[str]]:
+    """Assigns every parameter its sharding.
+
+    A user's rule comes before the preset's. What no rule places is sharded over `fsdp` on its largest divisible axis,
+    or replicated when it is small or nothing divides.
+
+    Args:
+      params: a tree of arrays or shapes.
+      mesh: the device mesh.
+      preset: a name in `PRESETS`.
+      rules: (regex that must match the whole path, axes of the array's last dimensions).
+
+    Returns:
+      A tree of NamedShardings, and lines that say what fell to no rule.
+
+    Raises:
+      UserError: a user's rule matches nothing, names an unknown axis or does not divide.
+    """
+    used = set()
+    notes = []
+    preset_rules = PRESETS[choose("mesh.sharding", preset, PRESETS)]
+    for index, (pattern, spec) in enumerate(rules):
+        for axis in spec:
+            for name in axis if isinstance(axis, (tuple, list)) else (axis,):
+                if name is not None and name not in mesh.shape:
+                    raise UserError(f"mesh.rules[{index}]={pattern!r}: axis {name!r} is not one of {tuple(mesh.shape)}")
+
+    def place(path, leaf):
+        for index, (pattern, spec) in enumerate(rules):
+            if re.fullmatch(pattern, path):
+                used.add(index)
+                return NamedSharding(mesh, _user_spec(f"mesh.rules[{index}]={pattern!r}", path, leaf.shape, spec, mesh))
+        for pattern, spec in preset_rules:
+            if re.fullmatch(pattern, path):
+                return NamedSharding(mesh, _fitting_spec(leaf.shape, spec, mesh))
+        spec = _largest_axis(leaf.shape, mesh.shape["fsdp"])
+        if spec == PartitionSpec() and math.prod(leaf.shape) >= MIN_SHARDED_SIZE and mesh.shape["fsdp"] > 1:
+            notes.append(f"{path} {leaf.shape} has no axis divisible by mesh.fsdp={mesh.shape['fsdp']}: replicated")
+        return NamedSharding(mesh, spec)
+
+    shardings = map_with_path(place, params)
+    example = path_name(jax.tree_util.tree_leaves_with_path(params)[0][0])
+    for index, (pattern, _) in enumerate(rules):
+        if index not in used:
+            raise UserError(f"mesh.rules[{index}]={pattern!r} matches no parameter path, such as {example!r}")
+    return shardings, notes
+
+
+def _padded(shape: tuple[int, ...], spec: Sequence[Any]) -> list[Any]:
+    return [None] * (len(shape) - len(spec)) + list(spec)
+
+
+def _axis_size(axis: Any, mesh: Mesh) -> int:
+    names = axis if isinstance(axis, (tuple, list)) else (axis,)
+    return math.prod(mesh.shape[name] for name in names if name is not None)
+
+
+def _user_spec(field: str, path: str, shape: tuple[int, ...], spec: Sequence[Any], mesh: Mesh) -> PartitionSpec:
+    if len(spec) > len(shape):
+        raise UserError(f"{field} has {len(spec)} axes, but {path} has {len(shape)}")
+    padded = _padded(shape, spec)
+    for size, axis in zip(shape, padded, strict=True):
+        if size % _axis_size(axis, mesh):
+            raise UserError(
+                f"{field} shards an axis of {size} in {path} over {axis!r} of {_axis_size(axis, mesh)} devices"
+            )
+    return PartitionSpec(*(tuple(axis) if isinstance(axis, list) else axis for axis in padded))
+
+
+def _fitting_spec(shape: tuple[int, ...], spec: Sequence[Any], mesh: Mesh) -> PartitionSpec:
+    """A preset's spec without the axes that do not divide."""
+    padded = _padded(shape, spec)
+    return PartitionSpec(
+        *(axis if size % _axis_size(axis, mesh) == 0 else None for size, axis in zip(shape, padded, strict=True))
+    )
+
+
+def _largest_axis(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
+    """Shards the largest divisible axis over `fsdp`."""
+    divisible = [(size, -axis) for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < MIN_SHARDED_SIZE or not divisible:
+        return PartitionSpec()
+    axis = -max(divisible)[1]
+    return PartitionSpec(*(["fsdp" if i == axis else None for i in range(len(shape))]))
+
+
+def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Gives each optimizer moment its parameter's sharding: the parameter whose path ends its own, of equal shape.
+
+    Anything else (counts, factored moments) is replicated.
+    """
+    by_path = {
+        path_name(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def place(path, leaf):
+        parts = path.split("/")
+        for start in range(len(parts)):
+            shape, sharding = by_path.get("/".join(parts[start:]), (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return NamedSharding(mesh, PartitionSpec())
+
+    return map_with_path(place, opt_state)

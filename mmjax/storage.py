@@ -1,0 +1,68 @@
+"""Workdirs and data on local disks and on any fsspec file system."""
+
+import os
+from typing import Any
+
+from etils import epath
+from upath import UPath
+
+from mmjax.errors import UserError
+
+# What tensorstore, and so Orbax, can write by itself.
+_DIRECT = ("gs",)
+
+
+def scheme(path: Any) -> str:
+    """`gs` for gs://bucket/..., an empty string for a local path."""
+    head, separator, _ = os.fspath(path).partition("://") if not isinstance(path, UPath) else (path.protocol, "://", "")
+    return head if separator else ""
+
+
+def as_path(path: Any) -> Any:
+    """Returns a pathlib-like path: `epath` for local ones, gs:// and s3://, `UPath` (fsspec) for other schemes.
+
+    Raises:
+      UserError: no installed package knows the scheme.
+    """
+    if isinstance(path, (epath.Path, UPath)):
+        return path
+    text = os.path.expanduser(os.fspath(path))
+    if scheme(text) in ("", "gs", "s3", "az"):
+        return epath.Path(text)
+    try:
+        return UPath(text)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"path {text!r}: {str(error).splitlines()[0]}") from error
+
+
+def is_direct(path: Any) -> bool:
+    """Whether Orbax can write here; elsewhere checkpoints are staged on the local disk and copied."""
+    return scheme(path) in ("", *_DIRECT)
+
+
+def write_atomically(path: Any, text: str) -> None:
+    """Writes a whole file; on a local disk a reader (or a kill) sees the old content or the new, never a part."""
+    if scheme(path):
+        path.write_text(text)  # object stores replace whole objects
+        return
+    part = path.parent / f".{path.name}.part"
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def copy_tree(source: Any, target: Any) -> None:
+    """Copies a folder's files between file systems."""
+    target.mkdir(parents=True, exist_ok=True)
+    for child in source.iterdir():
+        if child.is_dir():
+            copy_tree(child, target / child.name)
+        else:
+            (target / child.name).write_bytes(child.read_bytes())
+
+
+def remove_tree(path: Any) -> None:
+    """Removes a folder and what is in it."""
+    if isinstance(path, UPath):
+        path.fs.rm(path.path, recursive=True)
+    else:
+        path.rmtree()

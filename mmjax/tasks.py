@@ -1,0 +1,226 @@
+"""From a config to a task: which model, which objectives with which weights, what to embed for evaluation."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Key, UInt8
+
+from mmjax.data import images, tokenizers
+from mmjax.errors import UserError, choose
+from mmjax.models import two_tower
+from mmjax.nn import pool, transformer
+from mmjax.objectives import contrastive
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+LOSS_IMPLEMENTATIONS = ("dense",)
+Batch = dict[str, Array]
+
+
+def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec:
+    """How images are prepared, from `data` and the model's input size."""
+    data = config.data
+    mean, std = images.MEAN_STD[choose("data.mean_std", data.mean_std, images.MEAN_STD)]
+    choose("data.resize", data.resize, ("crop", "squash"))
+    choose("data.interpolation", data.interpolation, ("bicubic", "bilinear"))
+    return images.ImageSpec(
+        size=config.model.image.image_size,
+        resize=data.resize,
+        interpolation=data.interpolation,
+        mean=mean,
+        std=std,
+        crop_scale=data.crop_scale,
+        crop_ratio=data.crop_ratio,
+        flip=data.flip,
+    )
+
+
+def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = None) -> tokenizers.Tokenizer:
+    """The tokenizer of `data.tokenizer`, checked against the text tower.
+
+    Args:
+      config: the run's config.
+      file: the tokenizer's model file, where a checkpoint carries it.
+
+    Raises:
+      UserError: it has more ids than the model's table, or another end-of-text id where the model pools on it.
+    """
+    text = config.model.text
+    tokenizer = tokenizers.make_tokenizer(
+        config.data.tokenizer, config.data.context_length or text.context_length, file=file
+    )
+    if tokenizer.vocab_size > text.vocab_size:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
+            f" model.text.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
+        )
+    if text.pool == "eos" and tokenizer.eos_id != text.eos_id:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, but"
+            f" model.text.eos_id={text.eos_id}; set that to {tokenizer.eos_id}"
+        )
+    return tokenizer
+
+
+class ContrastiveTask:
+    """Two towers trained with a softmax or sigmoid contrastive loss over the global batch.
+
+    The trainer sees `init`, `encode` (which may run over microbatches), `loss` (which sees the whole batch) and
+    `constrain`; evaluation sees `embed_images`, `embed_text` and `pair_loss`.
+
+    Args:
+      config: the run's config.
+      mean, std: of RGB values in [0, 1], for the normalisation on the device.
+
+    Raises:
+      UserError: an impossible model or objective.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, mean: tuple[float, ...], std: tuple[float, ...]):
+        check_model(config)
+        self.config = config
+        settings = config.model.to_dict()
+        self.max_log_scale = math.log(settings.pop("max_logit_scale"))
+        dtype = DTYPES[choose("precision", config.precision, DTYPES)]
+        self.model = two_tower.TwoTower(**settings, dtype=dtype)
+        self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+        towers = (config.model.image, config.model.text)
+        self.uses_noise = any(tower[rate] > 0 for tower in towers for rate in tower if "drop" in rate)
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Initialises the parameters."""
+        image, text = self.config.model.image, self.config.model.text
+        images = jnp.zeros((1, image.image_size, image.image_size, 3), jnp.float32)
+        return self.model.init(key, images, jnp.zeros((1, text.context_length), jnp.int32))["params"]
+
+    def normalize(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """From bytes to the numbers the image tower was made for."""
+        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
+
+    def encode(
+        self, params: Any, batch: Batch, keys: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Runs the towers.
+
+        Args:
+          params: parameters.
+          batch: `image` uint8 [B, H, W, 3], `text` int32 [B, L], `text_mask` bool [B, L].
+          keys: one key per example, or None for no dropout.
+
+        Returns:
+          Features, rows aligned with the batch's, and additive per-example losses (none here).
+        """
+        images = self.normalize(batch["image"])
+        return {
+            "image": self.model.apply({"params": params}, images, keys, method="encode_image"),
+            "text": self.model.apply({"params": params}, batch["text"], batch["text_mask"], keys, method="encode_text"),
+        }, {}
+
+    def loss(self, params: Any, features: dict[str, Array], batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The weighted sum of the objectives over the whole batch, and metrics by name."""
+        ids = batch["id"] if self.config.data.positives == "id" else None
+        total, metrics = self.pair_loss(params, features["image"], features["text"], ids)
+        metrics["logit_scale"] = jnp.exp(params["logit_scale"])
+        if "logit_bias" in params:
+            metrics["logit_bias"] = params["logit_bias"]
+        return total, metrics
+
+    def pair_loss(
+        self, params: Any, image: Float[Array, "B E"], text: Float[Array, "B E"], ids: Any
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The objectives on embeddings; shared by training and the held-out loss."""
+        weights, precision = self.config.objectives, self.config.loss.precision
+        scale = jnp.exp(params["logit_scale"])
+        losses, metrics = {}, {}
+        if weights.itc:
+            losses["itc"], metrics = contrastive.softmax_loss(image, text, scale, ids, precision=precision)
+        if weights.sigmoid:
+            bias = params["logit_bias"]
+            losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, scale, bias, ids, precision=precision)
+        if len(losses) > 1:
+            metrics = metrics | {f"loss_{name}": value for name, value in losses.items()}
+        return sum(weights[name] * value for name, value in losses.items()), metrics
+
+    def constrain(self, params: Any) -> Any:
+        """Clamps the log scale to [0, ln max_logit_scale] after an update, as OpenCLIP does."""
+        return params | {"logit_scale": jnp.clip(params["logit_scale"], 0.0, self.max_log_scale)}
+
+    def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Embeds preprocessed images; rows have unit length."""
+        return self.model.apply({"params": params}, self.normalize(images), method="encode_image")
+
+    def embed_text(self, params: Any, text: Array, text_mask: Array) -> Float[Array, "B E"]:
+        """Embeds token ids; rows have unit length."""
+        return self.model.apply({"params": params}, text, text_mask, method="encode_text")
+
+    def flops_per_example(self) -> float:
+        """Multiplications and additions of one forward pass over a pair."""
+        return model_flops(self.config.model)
+
+
+def check_model(config: ml_collections.ConfigDict) -> None:
+    """Checks what a person may have set wrongly, before anything is built.
+
+    Raises:
+      UserError: naming the field.
+    """
+    model = config.model
+    image, text = model.image, model.text
+    for name, tower in (("image", image), ("text", text)):
+        field = f"model.{name}"
+        if tower.width % tower.heads:
+            raise UserError(f"{field}.heads={tower.heads} does not divide {field}.width={tower.width}")
+        if tower.heads % max(1, config.mesh.tensor):
+            raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={tower.heads}")
+        choose(f"{field}.activation", tower.activation, transformer.ACTIVATIONS)
+        choose(f"{field}.remat", tower.remat, transformer.REMAT_POLICIES)
+        choose(f"{field}.projection", tower.projection, ("linear", "bias", "none"))
+        if tower.projection == "none" and tower.width != model.embed_dim:
+            raise UserError(
+                f"{field}.projection='none' needs {field}.width={tower.width} to equal"
+                f" model.embed_dim={model.embed_dim}"
+            )
+        for rate in (key for key in tower if "drop" in key):
+            if not 0.0 <= tower[rate] < 1.0:
+                raise UserError(f"{field}.{rate}={tower[rate]} is not in [0, 1)")
+    choose("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
+    choose("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
+    if image.image_size % image.patch_size:
+        raise UserError(
+            f"model.image.image_size={image.image_size} is not a multiple of model.image.patch_size={image.patch_size}"
+        )
+    if image.pool == "cls" and not image.class_token:
+        raise UserError("model.image.pool='cls' needs model.image.class_token=True")
+    if config.data.context_length > text.context_length:
+        raise UserError(
+            f"data.context_length={config.data.context_length} is longer than the model's"
+            f" model.text.context_length={text.context_length}; lower it or set 0 for the model's own"
+        )
+    choose("loss.impl", config.loss.impl, LOSS_IMPLEMENTATIONS)
+    choose("loss.precision", config.loss.precision, ("default", "high", "highest"))
+    choose("data.positives", config.data.positives, ("id", "diagonal"))
+    weights = config.objectives.to_dict()
+    if not any(weights.values()):
+        raise UserError(f"objectives={weights}: at least one weight must be positive")
+    if weights["sigmoid"] and model.logit_bias_init is None:
+        raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
+
+
+def model_flops(model: ml_collections.ConfigDict) -> float:
+    """Counts a forward pass over one pair: matrix products only, a multiplication and an addition each.
+
+    It follows OpenCLIP's `model_profile.csv` (B/32: 14.78e9, B/16: 41.09e9).
+    """
+
+    def tower(settings, tokens):
+        per_token = 4 * settings.width**2 + 2 * settings.width * settings.mlp_dim
+        return 2 * settings.depth * (tokens * per_token + 2 * tokens**2 * settings.width)
+
+    image, text = model.image, model.text
+    patches = (image.image_size // image.patch_size) ** 2
+    flops = tower(image, patches + int(image.class_token)) + tower(text, text.context_length)
+    flops += 2 * patches * 3 * image.patch_size**2 * image.width
+    for settings in (image, text):
+        flops += 2 * settings.width * model.embed_dim if settings.projection != "none" else 0
+    return float(flops)

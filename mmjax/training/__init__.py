@@ -1,0 +1,1 @@
+"""The trainer: state, optimizer, step, loop, checkpoints, logs."""

@@ -1,0 +1,192 @@
+"""Optimizers by name, with roles decided by a parameter's name and layer stacks treated layer by layer.
+
+Layer parameters are stored stacked, so neither the number of axes nor the shape says what a parameter is: `role` does.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from mmjax.errors import UserError, choose
+from mmjax.parallel import partition
+from mmjax.training import schedules
+
+OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
+
+
+def role(path: str) -> str:
+    """What a parameter is: `matrix`, `embedding`, or `vector` (biases, norms, positions, class token, probe, scale)."""
+    leaf = path.rsplit("/", 1)[-1]
+    return {"kernel": "matrix", "token_embedding": "embedding"}.get(leaf, "vector")
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the first axis counts layers."""
+    return "/layers/" in path
+
+
+def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> tuple[Any, Any]:
+    """Splits a tree into (trainable, frozen), each with None in the other's places.
+
+    Raises:
+      UserError: a pattern matches no parameter, or nothing is left to train.
+    """
+    names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern in patterns:
+        _compiled(field, pattern, names)
+    if all(_matches(patterns, name) for name in names):
+        raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
+    trainable = partition.map_with_path(lambda path, x: None if _matches(patterns, path) else x, params)
+    frozen = partition.map_with_path(lambda path, x: x if _matches(patterns, path) else None, params)
+    return trainable, frozen
+
+
+def merge(trainable: Any, frozen: Any) -> Any:
+    """Undoes `split_frozen`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def _compiled(field: str, pattern: str, names: Sequence[str]) -> None:
+    try:
+        found = any(re.fullmatch(pattern, name) for name in names)
+    except re.error as error:
+        raise UserError(f"{field}={pattern!r} is not a regular expression: {error}") from error
+    if not found:
+        raise UserError(f"{field}={pattern!r} matches no parameter path, such as {names[0]!r}")
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, params: Any
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Builds the update rule for the trainable parameters.
+
+    In order: clip by global norm, the named rule, decoupled weight decay on matrices and token embeddings, the learning
+    rate with its schedule, multipliers per path and decay per layer.
+
+    Args:
+      config: the run's config.
+      params: the trainable parameters (arrays or shapes), None where frozen.
+
+    Returns:
+      The transformation and the schedule (for the logs).
+
+    Raises:
+      UserError: an unknown optimizer, or a multiplier whose pattern matches nothing.
+    """
+    settings = config.optimizer
+    schedule = schedules.make_schedule(config)
+    decayed = partition.map_with_path(lambda path, _: role(path) != "vector", params)
+    parts = [optax.clip_by_global_norm(settings.grad_clip)] if settings.grad_clip else []
+    parts += [
+        _rule(settings, params),
+        optax.add_decayed_weights(settings.weight_decay, mask=decayed) if settings.weight_decay else optax.identity(),
+        optax.scale_by_learning_rate(schedule),
+    ]
+    factors = _factors(settings, config.model, params)
+    if factors is not None:
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)))
+    return optax.chain(*parts), schedule
+
+
+def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTransformation:
+    name = choose("optimizer.name", settings.name, OPTIMIZERS)
+    dtype = choose("optimizer.momentum_dtype", settings.momentum_dtype, ("float32", "bfloat16"))
+    adam = optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=dtype)
+    if name == "adamw":
+        return adam
+    if name == "lion":
+        return optax.scale_by_lion(settings.b1, settings.b2, mu_dtype=dtype)
+    if name == "sgd":
+        return optax.trace(settings.b1, accumulator_dtype=dtype) if settings.b1 else optax.identity()
+    if name == "adafactor":
+        # Factored second moments and update clipping are per matrix: each layer of a stack is one.
+        one = optax.chain(optax.scale_by_factored_rms(decay_rate=0.8), optax.clip_by_block_rms(1.0))
+        labels = partition.map_with_path(lambda path, _: "stacked" if is_stacked(path) else "single", params)
+        momentum = optax.ema(settings.b1, debias=False, accumulator_dtype=dtype)
+        return optax.chain(optax.partition({"stacked": over_layers(one), "single": one}, labels), momentum)
+    labels = partition.map_with_path(lambda path, _: "matrix" if role(path) == "matrix" else "other", params)
+    return optax.partition({"matrix": _muon(settings.b1, dtype), "other": adam}, labels)
+
+
+def _muon(beta: float, dtype: str) -> optax.GradientTransformation:
+    """Muon's orthogonalised momentum at AdamW's update size: 0.2 sqrt(max(fan_in, fan_out)) (arXiv:2502.16982)."""
+    return optax.chain(
+        optax.contrib.scale_by_muon(beta=beta, mu_dtype=dtype, weight_dimension_numbers=_muon_axes),
+        optax.stateless(lambda updates, _: jax.tree.map(_match_adam, updates, _muon_axes(updates), is_leaf=_is_axes)),
+    )
+
+
+def _is_axes(x: Any) -> bool:
+    return isinstance(x, optax.contrib.MuonDimensionNumbers)
+
+
+def _muon_axes(params: Any) -> Any:
+    """Input and output axes of each kernel; the others (layers; q, k and v) count as a batch of matrices."""
+
+    def axes(path, x):
+        if path.endswith(("qkv/kernel", "kv/kernel")):  # [D, 3, H, K]
+            return optax.contrib.MuonDimensionNumbers((-4,), (-2, -1))
+        if path.endswith("/q/kernel"):  # [D, H, K]
+            return optax.contrib.MuonDimensionNumbers((-3,), (-2, -1))
+        if path.endswith("attention/out/kernel"):  # [H, K, D]
+            return optax.contrib.MuonDimensionNumbers((-3, -2), (-1,))
+        if path.endswith("patch_embed/kernel"):  # [P, P, C, D]
+            return optax.contrib.MuonDimensionNumbers((-4, -3, -2), (-1,))
+        return optax.contrib.MuonDimensionNumbers((-2,), (-1,))
+
+    return partition.map_with_path(axes, params)
+
+
+def _match_adam(update: Any, axes: Any) -> Any:
+    fan_in, fan_out = (math.prod(update.shape[axis] for axis in side) for side in axes)
+    return update * (0.2 * max(fan_in, fan_out) ** 0.5)
+
+
+def over_layers(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Runs a rule on each layer of stacked parameters by itself; its state gains the layer axis in front."""
+
+    # Stacks differ in depth (image and text towers), so each leaf is mapped over its own layers.
+    def init(params):
+        return tuple(jax.vmap(rule.init)(stack) for stack in jax.tree.leaves(params))
+
+    def update(updates, state, params=None):
+        leaves, treedef = jax.tree.flatten(updates)
+        weights = treedef.flatten_up_to(params)
+        results = [jax.vmap(rule.update)(u, s, p) for u, s, p in zip(leaves, state, weights, strict=True)]
+        return treedef.unflatten([u for u, _ in results]), tuple(s for _, s in results)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDict, params: Any) -> Any:
+    """Learning-rate factors per parameter, an array over layers where the layers' rates differ; None when all are 1."""
+    names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern, _ in settings.multipliers:
+        _compiled("optimizer.multipliers", pattern, names)
+    if not settings.multipliers and all(decay == 1.0 for decay in settings.layer_decay.values()):
+        return None
+
+    def factor(path, x):
+        value = next((f for pattern, f in settings.multipliers if re.fullmatch(pattern, path)), 1.0)
+        tower = path.split("/")[0]
+        decay = settings.layer_decay.get(tower, 1.0)
+        if decay == 1.0:
+            return value
+        depth = model[tower].depth
+        if is_stacked(path):
+            layers = decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32)  # the last layer: decay^1
+            return value * layers.reshape((-1,) + (1,) * (len(x.shape) - 1))
+        above = path.split("/")[1] == "norm"  # the final norm stands on top of all layers, embeddings below
+        return value * (1.0 if above else decay ** (depth + 1))
+
+    return partition.map_with_path(factor, params)

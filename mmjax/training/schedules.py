@@ -1,0 +1,51 @@
+"""Learning-rate schedules: a step's multiple of the peak."""
+
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from mmjax.errors import UserError, choose
+
+SCHEDULES = ("cosine", "constant", "rsqrt")
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Builds `step -> learning rate` from `schedule`, `steps` and `optimizer.learning_rate`.
+
+    Update k (from 0) uses `peak * (k + 1) / warmup` while warming up, as OpenCLIP does. `cosine` then falls to `final`
+    at the last step; `constant` and `rsqrt` (`sqrt(timescale / (timescale + k - warmup))`, arXiv:2106.04560) fall
+    linearly to `final` over the last `cooldown` steps.
+
+    Raises:
+      UserError: an unknown name, or warm-up and cool-down that do not fit into the run.
+    """
+    settings, steps, peak = config.schedule, config.steps, config.optimizer.learning_rate
+    name = choose("schedule.name", settings.name, SCHEDULES)
+    warmup, cooldown, final = settings.warmup, settings.cooldown, settings.final
+    if warmup + cooldown > steps:
+        raise UserError(f"schedule.warmup={warmup} + schedule.cooldown={cooldown} is more than steps={steps}")
+    if name == "cosine" and cooldown:
+        raise UserError(
+            f"schedule.cooldown={cooldown} goes with 'constant' or 'rsqrt'; schedule.name='cosine' has its own end"
+        )
+
+    def after_warmup(k):
+        if name == "cosine":
+            progress = jnp.clip(k / max(1, steps - warmup), 0.0, 1.0)
+            return final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        rate = (
+            jnp.sqrt(settings.timescale / (settings.timescale + k))
+            if name == "rsqrt"
+            else jnp.ones_like(k, jnp.float32)
+        )
+        if cooldown:
+            left = jnp.clip((steps - warmup - k) / cooldown, 0.0, 1.0)
+            rate = rate * (final + (1.0 - final) * left)
+        return rate
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        ramp = (step + 1.0) / max(1, warmup)
+        return peak * jnp.where(step < warmup, ramp, after_warmup(jnp.maximum(step - warmup, 0.0)))
+
+    return schedule

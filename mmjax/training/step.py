@@ -1,0 +1,116 @@
+"""One update: towers (in pieces, if asked), loss over the global batch, gradients, optimizer, guard."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Key
+
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training import optimizer
+from mmjax.training.state import TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+def make_train_step(
+    task: Any,
+    config: ml_collections.ConfigDict,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    shardings: TrainState,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Compiles `(state, batch) -> (state, metrics)` for a mesh; the state passed in is donated."""
+    pieces = config.microbatch
+    total_loss = make_loss(task, pieces, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        trainable, frozen = optimizer.split_frozen(state.params, config.optimizer.freeze)
+        keys = example_keys(state.rng, state.step, len(batch["image"])) if task.uses_noise else None
+
+        def objective(trainable):
+            return total_loss(optimizer.merge(trainable, frozen), batch, keys)
+
+        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
+        updates, opt_state = tx.update(grads, state.opt_state, trainable)
+        params = task.constrain(optimizer.merge(optax.apply_updates(trainable, updates), frozen))
+        grad_norm = optax.global_norm(grads)
+        step = state.step + 1
+        bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+        new_state = state.replace(
+            step=step,
+            params=params,
+            opt_state=opt_state,
+            ema_params=_moving_average(state.ema_params, params, config.ema_decay),
+            first_bad_step=jnp.where((state.first_bad_step < 0) & bad, step, state.first_bad_step),
+        )
+        metrics = metrics | {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "first_bad_step": new_state.first_bad_step,
+        }
+        return new_state, metrics
+
+    whole = mesh_lib.replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )
+
+
+def make_loss(
+    task: Any, pieces: int, mesh: Mesh
+) -> Callable[[Any, Batch, Key[Array, " B"] | None], tuple[Array, Metrics]]:
+    """Returns `(params, batch, keys) -> (loss, metrics)` with the towers run in `pieces` microbatches.
+
+    The loss sees the features of the whole batch (GradCache, arXiv:2101.06983, with the recomputation left to
+    rematerialisation), so the gradient is that of one piece.
+    """
+
+    def total_loss(params, batch, keys):
+        if pieces == 1:
+            features, additive = task.encode(params, batch, keys)
+        else:
+            encode = jax.checkpoint(lambda rows: task.encode(params, *rows))
+            split = jax.tree.map(lambda x: _split(x, pieces, mesh), (batch, keys))
+            features, additive = jax.tree.map(lambda x: _join(x, mesh), jax.lax.map(encode, split))
+        loss, metrics = task.loss(params, features, batch)
+        for name, values in additive.items():
+            metrics[f"loss_{name}"] = values.mean()
+            loss = loss + metrics[f"loss_{name}"]
+        return loss, metrics
+
+    return total_loss
+
+
+def _split(x: Array, pieces: int, mesh: Mesh) -> Array:
+    """[B, ...] -> [pieces, B / pieces, ...]; piece j takes rows j, j + pieces, ..., so no row leaves its device."""
+    x = x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES)))
+
+
+def _join(x: Array, mesh: Mesh) -> Array:
+    """Undoes `_split`."""
+    x = x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    return jax.lax.with_sharding_constraint(x, mesh_lib.batch_sharding(mesh))
+
+
+def example_keys(rng: Array, step: Array, count: int) -> Key[Array, " B"]:
+    """One key per example, a function of the seed, the step and the row in the global batch alone."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(count))
+
+
+def _moving_average(average: Any, params: Any, decay: float) -> Any:
+    if average is None:
+        return None
+    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)

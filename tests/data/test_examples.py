@@ -1,0 +1,186 @@
+import collections
+
+import numpy as np
+import pytest
+
+from mmjax.data.examples import REASONS, EvalExamples, TrainExamples, id_words
+from mmjax.data.images import BadExample, ImageSpec
+from mmjax.data.tokenizers import make_tokenizer
+from mmjax.errors import UserError
+
+SPEC = ImageSpec(size=8)
+TOKENIZER = make_tokenizer("bytes", 12)
+
+
+class FakeSource:
+    """Records whose id, first pixel and captions tell which one they are; `faults` maps an index to what is wrong."""
+
+    class_names = None
+    templates = None
+
+    def __init__(self, n, name="fake", offset=0, faults=None):
+        self.n, self.name, self.offset, self.faults = n, name, offset, faults or {}
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        fault = self.faults.get(index)
+        if isinstance(fault, Exception):
+            raise fault
+        image = np.random.default_rng(self.offset + index).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        record = {"image": image, "captions": [f"{index}a", f"{index}b", f"{index}c"], "id": self.offset + index}
+        return {**record, **(fault or {})}
+
+
+def make(*mixture, seed=0, **options):
+    return TrainExamples(mixture, seed=seed, image_spec=SPEC, tokenizer=TOKENIZER, **options)
+
+
+def example_id(example):
+    return int(example["id"][0]) + (int(example["id"][1]) << 32)
+
+
+def caption(example):
+    return bytes(int(i) for i in example["text"] if i < 256).decode()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_an_example_has_the_batch_s_keys_shapes_and_dtypes():
+    example = make((FakeSource(5), 1))[3]
+    assert {k: (v.dtype.name, v.shape) for k, v in example.items()} == {
+        "image": ("uint8", (8, 8, 3)),
+        "text": ("int32", (12,)),
+        "text_mask": ("bool", (12,)),
+        "id": ("uint32", (2,)),
+        "replaced": ("int8", ()),
+    }
+
+
+def test_each_source_of_a_mixture_gives_each_example_once_an_epoch():
+    small, large = FakeSource(7, "small"), FakeSource(19, "large", offset=100)
+    examples = make((small, 0.25), (large, 0.75))
+    seen = {"small": [], "large": []}
+    for position in range(7 * 4 * 4):
+        i = example_id(examples[position])
+        seen["small" if i < 100 else "large"].append(i % 100)
+    assert (len(seen["small"]), len(seen["large"])) == (28, 84)
+    for name, n in (("small", 7), ("large", 19)):
+        epochs = [seen[name][i : i + n] for i in range(0, len(seen[name]) - n + 1, n)]
+        assert len(epochs) == 4 and all(sorted(epoch) == list(range(n)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) == 4  # another order each time
+
+
+def test_without_shuffling_the_source_is_read_in_its_order():
+    examples = make((FakeSource(5), 1), shuffle=False)
+    assert [example_id(examples[p]) for p in range(12)] == [0, 1, 2, 3, 4] * 2 + [0, 1]
+
+
+def test_an_example_is_a_pure_function_of_seed_and_position():
+    first, again, other = (make((FakeSource(6), 2), (FakeSource(9), 1), seed=s) for s in (1, 1, 2))
+    backwards = {p: again[p] for p in reversed(range(40))}
+    assert all(same(first[p], backwards[p]) for p in range(40))
+    assert sum(same(first[p], other[p]) for p in range(40)) < 4
+    assert same(first[7], first[np.int64(7)])
+
+
+def test_caption_and_crop_change_from_epoch_to_epoch():
+    examples = make((FakeSource(1), 1))
+    visits = [examples[p] for p in range(60)]
+    counts = collections.Counter(caption(v) for v in visits)
+    assert set(counts) == {"0a", "0b", "0c"} and min(counts.values()) > 8
+    assert len({v["image"].tobytes() for v in visits}) > 4
+
+
+def test_the_two_words_of_an_id():
+    assert id_words(2**64 - 2).tolist() == [2**32 - 2, 2**32 - 1]
+    assert id_words(5 + (9 << 32)).tolist() == [5, 9] and id_words(5).dtype == np.uint32
+
+
+FAULTS = {
+    1: ({"image": b"not an image"}, "decode"),
+    4: (FileNotFoundError("gone.jpg"), "missing"),
+    6: (PermissionError("locked.jpg"), "read"),
+    8: ({"captions": []}, "caption"),
+    9: ({"captions": ["", " \n"]}, "caption"),
+    11: (BadExample("too_large"), "too_large"),
+    13: (BadExample("cursed", "own reason of a source"), "other"),
+}
+
+
+def test_a_bad_example_is_replaced_counted_and_shifts_nothing():
+    n = 24
+    good = make((FakeSource(n), 1))
+    bad = make((FakeSource(n, faults={i: fault for i, (fault, _) in FAULTS.items()}), 1))
+    for position in range(2 * n):
+        _, _, index = good.locate(position)
+        expected, example = good[position], bad[position]
+        if index in FAULTS:
+            assert REASONS[example["replaced"]] == FAULTS[index][1]
+            assert example_id(example) not in FAULTS
+            assert same(example, bad[position])
+        else:
+            assert same(example, expected) and example["replaced"] == 0
+    stand_ins = {example_id(bad[p]) for p in range(2 * n) if bad[p]["replaced"]}
+    assert len(stand_ins) > 5  # not always the same one
+
+
+def test_a_replacement_comes_from_the_same_component():
+    broken = FakeSource(10, "broken", faults={i: FileNotFoundError("x") for i in range(9)})
+    examples = make((broken, 1), (FakeSource(10, "fine", offset=100), 1), max_tries=200)
+    for position in range(40):
+        example = examples[position]
+        component, _, index = examples.locate(position)
+        if component == 0:
+            assert example_id(example) == 9 and bool(example["replaced"]) == (index != 9)
+        else:
+            assert example_id(example) == 100 + index and example["replaced"] == 0
+
+
+def test_blank_captions_are_never_drawn():
+    examples = make((FakeSource(1, faults={0: {"captions": ["", "real", "  "]}}), 1))
+    assert {caption(examples[p]) for p in range(20)} == {"real"}
+
+
+def test_a_source_without_usable_examples_stops_the_run_and_is_named():
+    source = FakeSource(3, "web", faults={i: FileNotFoundError("/data/gone.jpg") for i in range(3)})
+    with pytest.raises(UserError, match=r"data.train: 5 examples of 'web' in a row.*/data/gone.jpg") as caught:
+        make((source, 1), max_tries=5)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_a_source_is_not_mistaken_for_a_bad_example():
+    with pytest.raises(KeyError):
+        make((FakeSource(2, faults={i: KeyError("caption") for i in range(2)}), 1))[0]
+
+
+@pytest.mark.parametrize("mixture", [[], [(FakeSource(0), 1)], [(FakeSource(3), 0)], [(FakeSource(3), -1.5)]])
+def test_a_mixture_that_gives_nothing_is_refused(mixture):
+    with pytest.raises(UserError, match="data.train"):
+        make(*mixture)
+
+
+def test_evaluation_sees_every_example_once_in_order_and_unchanged():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(5)]
+    source = FakeSource(5, faults={i: {"image": image, "label": 4 - i} for i, image in enumerate(images)})
+    examples = EvalExamples(source, SPEC)
+    assert len(examples) == 5
+    for i, example in enumerate(examples):
+        assert np.array_equal(example.image, images[i])
+        assert (example.label, example.id, example.captions) == (4 - i, i, [f"{i}a", f"{i}b", f"{i}c"])
+    assert i == 4
+    assert EvalExamples(FakeSource(1), SPEC)[0].label is None
+
+
+@pytest.mark.parametrize("fault", [{"image": b"broken"}, FileNotFoundError("gone.jpg")])
+def test_a_bad_evaluation_image_is_an_error_that_names_it(fault):
+    examples = EvalExamples(FakeSource(4, "coco", faults={2: fault}), SPEC)
+    assert examples[1].id == 1
+    with pytest.raises(UserError, match="data.eval: example 2 of 'coco'"):
+        list(examples)

@@ -1,0 +1,105 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax.data.digits import Digits
+from mmjax.data.files import Folder, Pairs
+from mmjax.data.shapes import Shapes
+from mmjax.data.source import stable_id
+from mmjax.data.specs import open_source, parse_eval, parse_mixture
+from mmjax.errors import UserError
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table and a class folder whose paths hold every separator of the grammar."""
+    folder = tmp_path / "a+b@2x" / "cats+dogs@3"
+    (folder / "cat").mkdir(parents=True)
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(file, "PNG")
+    for path in (folder / "cat" / "0.png", folder / "0.png"):
+        path.write_bytes(file.getvalue())
+    path = folder.parent / "t+1@0.5.tsv"
+    path.write_text("image\tcaption\ncats+dogs@3/cat/0.png\ta cat\n")
+    return str(path)
+
+
+def kinds_and_weights(mixture):
+    return [(type(source).__name__, weight) for source, weight in mixture]
+
+
+def test_embedded_sources_and_splits():
+    assert isinstance(open_source("digits"), Digits) and isinstance(open_source("shapes/test"), Shapes)
+    assert open_source("shapes").split == "train" and open_source("digits/test").split == "test"
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("shapes@0.5+digits@0.5", [0.5, 0.5]),
+        ("shapes+digits@2", [1.0, 2.0]),
+        ("shapes/train@1e-2 + digits/train", [0.01, 1.0]),
+    ],
+)
+def test_mixtures_have_weights(text, weights):
+    assert kinds_and_weights(parse_mixture(text)) == list(zip(["Shapes", "Digits"], weights, strict=True))
+
+
+def test_separators_inside_paths_are_left_alone(table):
+    mixture = parse_mixture(f"pairs:{table}@3+digits+folder:{table.rpartition('/')[0]}/cats+dogs@3@.25+shapes@2")
+    assert kinds_and_weights(mixture) == [("Pairs", 3.0), ("Digits", 1.0), ("Folder", 0.25), ("Shapes", 2.0)]
+    assert mixture[0][0][0]["captions"] == ["a cat"] and mixture[2][0].class_names == ["cat"]
+    assert isinstance(open_source(f"pairs:{table}"), Pairs) and kinds_and_weights(parse_mixture(f"pairs:{table}"))
+
+
+def test_evaluation_sources_are_told_apart(table):
+    sources = parse_eval("shapes/test+digits/test")
+    assert [source.name for source in sources] == ["shapes", "digits"] and [len(s) for s in sources] == [1000, 355]
+    folder = table.rpartition("/")[0]
+    sources = parse_eval(f"folder:{folder}/cats+dogs@3/+folder:{folder}+shapes/test")
+    assert [type(s) for s in sources] == [Folder, Folder, Shapes]
+    same = parse_eval(f"pairs:{table}+pairs:{folder}/./t+1@0.5.tsv")
+    assert len({source.name for source in same}) == 2 and all(s.name.startswith("pairs:") for s in same)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["''", "digits[/SPLIT]"]),
+        ("digits+", ["''", "digits[/SPLIT]"]),
+        ("pairs:", ["'pairs:'", "pairs:FILE"]),
+        ("shapes+digts", ["'digts'", "unknown source", "did you mean 'digits'"]),
+        ("pears:x.csv", ["'pears'", "did you mean 'pairs'"]),
+        ("wds:{0..9}.tar", ["unknown source 'wds'", "folder:DIR"]),
+        ("digits/tset", ["'digits/tset'", "split", "did you mean 'test'"]),
+        ("digits:test", ["':test' cannot follow 'digits'", "digits[/SPLIT]"]),
+        ("shapes@half", ["'half'", "not a number"]),
+        ("shapes@0+digits", ["'shapes@0'", "positive"]),
+        ("shapes@-1", ["weight -1", "positive"]),
+        ("pairs:none.csv+digits", ["'pairs:none.csv'", "no such file"]),
+        ("folder:none", ["'folder:none'", "no such file or folder"]),
+    ],
+)
+def test_mistakes_are_named(text, words):
+    for parse, field in ((parse_mixture, "data.train"), (parse_eval, "data.eval")):
+        with pytest.raises(UserError) as error:
+            parse(text)
+        message = str(error.value)
+        assert message.startswith(field) and "\n" not in message
+        if parse is parse_mixture:
+            assert all(word in message for word in words), message
+
+
+def test_evaluation_takes_no_weights_and_no_repeats():
+    with pytest.raises(UserError, match="data.eval='digits/test@0.5' has a weight"):
+        parse_eval("shapes/test+digits/test@0.5")
+    with pytest.raises(UserError, match="'digits/test' twice"):
+        parse_eval("digits/test+digits/test")
+
+
+def test_stable_ids_are_64_bit_and_never_change():
+    assert stable_id("digits", "seven") == stable_id("digits", "seven") < 2**64
+    assert stable_id("ab", "c") != stable_id("a", "bc") and stable_id("a") != stable_id("a", "")
+    assert stable_id("image", 7) == 9692492806356241785

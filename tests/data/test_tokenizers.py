@@ -1,0 +1,333 @@
+import functools
+import gzip
+import html
+import importlib.resources
+import json
+import pickle
+import random
+import unicodedata
+
+import ftfy
+import numpy as np
+import pytest
+import tokenizers
+
+from mmjax.data.tokenizers import canonicalize, clean_clip, make_tokenizer
+from mmjax.errors import UserError
+
+
+@functools.cache
+def reference_tables():
+    content = importlib.resources.files("mmjax.data").joinpath("vocab", "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    merges = [tuple(m.split()) for m in gzip.decompress(content).decode().split("\n")[1 : 49152 - 256 - 2 + 1]]
+    order = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    order += [b for b in range(256) if b not in order]
+    symbol = {b: chr(b) if i < 188 else chr(256 + i - 188) for i, b in enumerate(order)}
+    vocab = [symbol[b] for b in order] + [symbol[b] + "</w>" for b in order] + ["".join(m) for m in merges]
+    return symbol, {m: rank for rank, m in enumerate(merges)}, {v: i for i, v in enumerate(vocab)}
+
+
+def reference_words(text):
+    """CLIP's pre-tokenizer by hand: contractions, runs of letters, single digits, runs of anything else."""
+
+    def kind(c):
+        return "space" if c.isspace() else {"L": "letter", "N": "number"}.get(unicodedata.category(c)[0], "other")
+
+    i = 0
+    while i < len(text):
+        suffix = next((s for s in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(s, i)), "")
+        end = i + max(len(suffix), 1)
+        while (
+            not suffix and kind(text[i]) in ("letter", "other") and end < len(text) and kind(text[end]) == kind(text[i])
+        ):
+            end += 1
+        if kind(text[i]) != "space":
+            yield text[i:end]
+        i = end
+
+
+@functools.cache
+def reference_bpe(word):
+    symbol, ranks, vocab = reference_tables()
+    parts = [symbol[b] for b in word.encode()]
+    parts[-1] += "</w>"
+    while len(parts) > 1:
+        rank, first = min((ranks.get(pair, 10**9), pair) for pair in zip(parts, parts[1:], strict=False))
+        if rank == 10**9:
+            break
+        merged, i = [], 0
+        while i < len(parts):
+            step = 2 if tuple(parts[i : i + 2]) == first else 1
+            merged.append("".join(parts[i : i + step]))
+            i += step
+        parts = merged
+    return [vocab[part] for part in parts]
+
+
+def reference_encode(text):
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    text = " ".join(text.split()).strip().lower()
+    return [49406, *(i for word in reference_words(text) for i in reference_bpe(word)), 49407]
+
+
+FRAGMENTS = [
+    "a photo of a cat",
+    "It's",
+    "don't",
+    "WE'LL",
+    "they've",
+    "i'd",
+    "'s",
+    "''s",
+    "o'clock",
+    "1",
+    "2023",
+    "3.14",
+    "10,000",
+    "x2",
+    "abc123def",
+    "½",
+    "²",
+    "Ⅷ",
+    "٣",
+    "１２",
+    "é",
+    "é",
+    "Straße",
+    "İstanbul",
+    "naïve café",
+    "ﬁn",
+    "🐱",
+    "👩\u200d👩\u200d👧",
+    "🇩🇪",
+    "❤️",
+    "日本語",
+    "한국어",
+    "привет мир",
+    "עברית",
+    "नमस्ते",
+    "&amp;",
+    "&lt;b&gt;",
+    "&amp;amp;",
+    "&#39;",
+    "&nbsp;",
+    "&eacute;",
+    "\t",
+    "\n\n",
+    "  ",
+    "\xa0",
+    "\u200b",
+    "--",
+    "...",
+    "!!!",
+    "?!",
+    "#tag",
+    "@user",
+    "http://a.b/c?d=e",
+    "<",
+    ">",
+    "_",
+    "snake_case",
+    "CamelCase",
+    "$5",
+    "50%",
+    "(c)",
+    "©",
+    "™",
+    "“quoted”",
+    "‘s",
+    "â€œmojibakeâ€\x9d",
+    "schÃ¶n",
+    "\x07",
+    "<",
+    "endoftext",
+    ">",
+    "</w>",
+    "supercalifragilisticexpialidocious",
+    "qzxjkv",
+    "~`^",
+]
+
+
+def sample_texts():
+    rng = random.Random(0)
+    mixed = [
+        "".join(rng.choice(FRAGMENTS) + rng.choice(["", " "]) for _ in range(rng.randint(1, 12))) for _ in range(150)
+    ]
+    ascii_noise = ["".join(chr(rng.randint(1, 127)) for _ in range(rng.randint(0, 40))) for _ in range(50)]
+    return [*FRAGMENTS, *mixed, *ascii_noise, "", " ", "word " * 300, "x" * 500]
+
+
+def test_clip_ids_equal_an_independent_implementation():
+    texts = sample_texts()
+    assert len(texts) > 250
+    tokenizer = make_tokenizer("clip", 4000)
+    for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
+        assert ids == reference_encode(text), repr(text)
+
+
+def test_clip_ids_are_openai_s():
+    """Golden ids, as OpenCLIP 3.3.0's copy of OpenAI's SimpleTokenizer gives them."""
+    ids, mask = make_tokenizer("clip", 77)(["a photo of a cat", "", "hello world!"])
+    assert ids.shape == mask.shape == (3, 77) and ids.dtype == np.int32 and mask.dtype == bool
+    assert ids[0, :8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
+    assert ids[1, :3].tolist() == [49406, 49407, 0]
+    assert ids[2, :6].tolist() == [49406, 3306, 1002, 256, 49407, 0]
+    assert mask.sum(1).tolist() == [7, 2, 5] and not ids[~mask].any()
+
+
+def test_text_that_spells_a_special_token_stays_text():
+    ids, _ = make_tokenizer("clip", 77)(["a <|endoftext|> b <|startoftext|>"])
+    assert (ids == 49407).sum() == 1 and (ids == 49406).sum() == 1 and ids[0].argmax() > 10
+
+
+@pytest.mark.parametrize(
+    "text", ["tom &amp; jerry", "A  B\tC", "plain", "tail ", "caf\u00c3\u00a9", "ﬁ \u2028 x", "'\x1bq"]
+)
+def test_the_fast_path_cleans_like_the_slow_one(text):
+    slow = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
+    assert clean_clip(text) == slow
+
+
+@pytest.mark.parametrize("kind", ["clip", "bytes"])
+def test_long_texts_are_cut_and_still_end(kind):
+    tokenizer = make_tokenizer(kind, 8)
+    long, short = make_tokenizer(kind, 100).encode(["one two three four five six seven eight nine", "hi"])
+    ids, mask = tokenizer(["one two three four five six seven eight nine", "hi"])
+    assert ids[0].tolist() == [*long[:7], tokenizer.eos_id] and mask[0].all()
+    assert ids[1, : len(short)].tolist() == short and (ids[1, len(short) :] == tokenizer.pad_id).all()
+    assert len(long) > 8 and mask[1].sum() == len(short)
+
+
+def test_bytes_are_utf8_between_specials():
+    tokenizer = make_tokenizer("bytes", 10)
+    ids, _ = tokenizer(["  hé\n\t! "])
+    assert ids[0].tolist() == [257, *"hé !".encode(), 258, 256, 256, 256]
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (259, 257, 258, 256)
+    assert tokenizer(["lone surrogate \ud800"])[0].max() < 259
+
+
+def test_no_texts_and_one_text():
+    tokenizer = make_tokenizer("clip", 5)
+    assert tokenizer([])[0].shape == (0, 5)
+    with pytest.raises(TypeError, match="list"):
+        tokenizer("a string")
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [("A photo, of_a CAT!", "a photo of a cat"), ("it's  1.5\n%", "its 15"), ("“Héllo”—?", "“héllo”—"), ("!?", "")],
+)
+def test_canonicalize_drops_ascii_punctuation_and_case(text, canonical):
+    assert canonicalize(text) == canonical
+
+
+def word_level_json(*, template):
+    names = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "cat"]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.add_special_tokens(names[:4])
+    if template:
+        specials = [(n, names.index(n)) for n in ("<s>", "</s>") if n in template]
+        backend.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=specials)
+    backend.enable_truncation(3)  # what the file says about lengths must not matter
+    return backend.to_str()
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "ids"),
+    [
+        ("<s> $A </s>", 1, [[1, 4, 5, 6, 2], [1, 3, 2, 0, 0]]),
+        ("$A </s>", None, [[4, 5, 6, 4, 2], [3, 2, 0, 0, 0]]),
+        ("", None, [[4, 5, 6, 4, 2], [3, 2, 0, 0, 0]]),
+    ],
+)
+def test_a_tokenizer_json_keeps_its_own_specials(tmp_path, template, bos, ids):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(word_level_json(template=template))
+    tokenizer = make_tokenizer(f"json:{path}", 5)
+    result, mask = tokenizer(["a RED cat a red", "dog"])
+    assert result.tolist() == ids
+    assert mask.tolist() == [[True] * 5, [i != 0 for i in ids[1]]]
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (7, bos, 2, 0)
+
+
+def test_a_checkpoint_can_carry_the_file(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(word_level_json(template="<s> $A </s>"))
+    tokenizer = make_tokenizer(f"json:{path}", 6)
+    assert tokenizer.file_bytes == path.read_bytes()
+    path.unlink()
+    description = json.loads(json.dumps(tokenizer.describe()))
+    rebuilt = make_tokenizer(description["spec"], description["context_length"], file=tokenizer.file_bytes)
+    assert rebuilt.describe() == description and len(description["file_sha256"]) == 64
+    for copy in (rebuilt, pickle.loads(pickle.dumps(tokenizer))):
+        assert np.array_equal(copy(["a cat"])[0], tokenizer(["a cat"])[0])
+
+
+@pytest.mark.parametrize("kind", ["clip", "bytes"])
+def test_a_worker_can_have_a_copy(kind):
+    tokenizer = make_tokenizer(kind, 16)
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.describe() == tokenizer.describe() and tokenizer.file_bytes is None
+    assert np.array_equal(copy(["a Cat!"])[0], tokenizer(["a Cat!"])[0])
+
+
+def test_sentencepiece_follows_siglip():
+    sentencepiece = pytest.importorskip("sentencepiece")
+    import io
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a photo of a red cat", "a photo of two blue dogs", "its a cat"] * 20),
+        model_writer=model,
+        vocab_size=40,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = make_tokenizer("sentencepiece:c4.model", 6, file=model.getvalue())
+    ids, mask = tokenizer(["A_Photo, of a CAT!!!", "a photo of a cat", "a", "", "dogs " * 20])
+    assert np.array_equal(ids[0], ids[1])
+    assert ids[2:4, -1].tolist() == [1, 1] and ids[4, -1] == 1 and (ids[4, :-1] != 1).all()
+    assert ids[3].tolist() == [1] * 6 and mask[3].tolist() == [True] + [False] * 5
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (None, 1, 1)
+    assert tokenizer.vocab_size > ids.max() and pickle.loads(pickle.dumps(tokenizer)).describe() == tokenizer.describe()
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        make_tokenizer("sentencepiece:x", 6, file=b"nonsense")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("clp", r"data.tokenizer='clp' is not known \(did you mean 'clip'\?\)"),
+        ("clip:x", "data.tokenizer='clip:x' is not known"),
+        ("json:/no/such/tokenizer.json", "data.tokenizer='json:/no/such/tokenizer.json': cannot read"),
+        ("json:", "data.tokenizer='json:' lacks the path"),
+    ],
+)
+def test_a_wrong_spec_is_one_line_that_names_the_field(spec, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make_tokenizer(spec, 16)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="data.tokenizer=.*pip install sentencepiece"):
+        make_tokenizer("sentencepiece:x", 16, file=b"")
+
+
+def test_files_of_another_format_and_short_contexts_are_refused():
+    for content in (b"{}", b"\xff\xfe", b"not json"):
+        with pytest.raises(UserError, match="is not a tokenizer.json"):
+            make_tokenizer("json:x", 16, file=content)
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(UserError, match="no end-of-text token"):
+        make_tokenizer("json:x", 16, file=bare.to_str().encode())
+    with pytest.raises(UserError, match="context_length=2"):
+        make_tokenizer("clip", 2)
