@@ -27,6 +27,9 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.model = variants.variant(variant)  # see mmjax/models/variants.py
     config.objectives = dict(itc=0.0, sigmoid=0.0)  # weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}
 
+    config.init_from = ""  # workdir of another run whose parameters this one starts from
+    config.init_paths = (".*",)  # path regexes of what is taken from there; the rest is new
+
     config.data = dict(
         train="",  # mixture: 'shapes@0.7+digits@0.3', 'pairs:FILE.tsv', 'folder:DIR'
         eval="",  # evaluated one by one: 'shapes/test+digits/test'

@@ -104,31 +104,20 @@ def draw_scene(rng: random.Random, count: int) -> Scene:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Words the scene: every object, attribute and relation, in one of several forms and orders.
+    """Words the scene: every object, attribute and relation, in one of two orders.
 
-    At most 21 words of lower-case letters, without punctuation.
+    "a small red ring left of a large blue cross"; of three objects the anchor comes first: "a large blue cross above a
+    small red ring and right of a large green square". At most 16 words of lower-case letters, without punctuation.
     """
     names = ["a " + " ".join(kind) for kind in scene.objects]
-    prefix = _pick(rng, ("", "", "", "there is ", "a picture of "))
+    swap = rng.random() < 0.5
     if not scene.relations:
-        return prefix + names[0]
-    form = rng.random()
+        return names[0]
     if len(names) == 2:
-        (_, relation, _), a, b = scene.relations[0], *names
-        if rng.random() < 0.5:
-            a, relation, b = b, _OPPOSITE[relation], a
-        if form < 0.7:
-            return f"{prefix}{a} {_words(rng, relation)} {b}"
-        return f"{prefix}{a} with {b} {_aside(_OPPOSITE[relation])}"
-    parts = [(relation, names[j]) for _, relation, j in scene.relations]
-    if rng.random() < 0.5:
-        parts.reverse()
-    (r, a), (s, b) = parts
-    if form < 0.5:
-        return f"{prefix}{names[0]} {_words(rng, r)} {a} and {_words(rng, s)} {b}"
-    if form < 0.8:
-        return f"{names[0]} with {a} {_aside(_OPPOSITE[r])} and {b} {_aside(_OPPOSITE[s])}"
-    return f"{prefix}{a} {_words(rng, _OPPOSITE[r])} and {b} {_words(rng, _OPPOSITE[s])} {names[0]}"
+        (_, relation, _), (a, b) = scene.relations[0], names
+        return f"{b} {_OPPOSITE[relation]} {a}" if swap else f"{a} {relation} {b}"
+    parts = [f"{relation} {names[j]}" for _, relation, j in scene.relations]
+    return f"{names[0]} {' and '.join(parts[::-1] if swap else parts)}"
 
 
 def place(scene: Scene, rng: random.Random, size: int) -> list[dict[str, Any]]:
@@ -269,14 +258,6 @@ def _pick(rng: random.Random, options: tuple) -> Any:
 
 def _axis(relation: tuple[int, str, int]) -> int:
     return RELATIONS.index(relation[1]) // 2
-
-
-def _words(rng: random.Random, relation: str) -> str:
-    return f"to the {relation}" if relation in RELATIONS[:2] and rng.random() < 0.4 else relation
-
-
-def _aside(relation: str) -> str:
-    return {"left of": "on its left", "right of": "on its right", "above": "above it", "below": "below it"}[relation]
 
 
 @functools.lru_cache(maxsize=2 * _BACKGROUNDS)

@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from mmjax import storage
 from mmjax.errors import UserError
+from mmjax.parallel import partition
 
 _COMPLETE = "COMPLETE"
 
@@ -121,6 +122,14 @@ class Checkpoints:
         """Reads a state straight to the shardings of `abstract` (a tree of `jax.ShapeDtypeStruct`)."""
         self._fetch(step)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+
+    def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the stored parameters by path, without reading them."""
+        self._fetch(step)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = reader.metadata(epath.Path(self._manager.directory) / str(step) / "state").item_metadata.tree
+        leaves = jax.tree_util.tree_leaves_with_path(tree["params"])
+        return {partition.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
     def restore_params(self, step: int, abstract_params: Any, *, prefer_average: bool = True) -> Any:
         """Reads the parameters alone (the moving average where there is one), without the optimizer's state."""

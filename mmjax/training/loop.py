@@ -18,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation import embed, report
 from mmjax.parallel import arrays
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, logs, optimizer, throughput
+from mmjax.training import checkpoint, logs, optimizer, throughput, warm_start
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
 
@@ -131,6 +131,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             logs.say(f"resumed at step {start} of {config.steps}")
         else:
             state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+            if config.init_from:
+                state = warm_start.initialise(state, config)
         train_step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
         _introduce(config, mesh, abstract_params, trainable)
 

@@ -1,0 +1,37 @@
+"""LiT (arXiv:2111.07991): a new text tower learns to read a locked, pretrained image tower.
+
+Command:
+  python train.py --config=configs/lit.py:variant=B/32 --workdir=runs/lit --config.init_from=runs/clip-b32 \
+      --config.data.train=pairs:captions.tsv
+What is locked: the image tower and its projection; they leave differentiation, the clipping norm and the optimizer state.
+  Their weights come from `init_from`, another mmjax workdir of the same image tower.
+Recipe: big_vision's siglip_lit_coco.py: learning rate 1e-3, weight decay 0.01, gradients clipped at 1, batch 512, 5,000 steps,
+  with the softmax loss; lengthen for more data.
+Hardware and time: one GPU or one TPU host; not timed here.
+Expected: depends on the image tower. mmjax has run it at toy size only: a text tower trained from scratch in front of the
+  quickstart's locked image tower.
+"""
+
+from mmjax.config import base_config, parse_arg
+
+
+def get_config(arg: str = ""):
+    args = parse_arg(arg, variant="B/32")
+    config = base_config(args.variant)
+    config.name = f"lit {args.variant}"
+    config.objectives.itc = 1.0
+    config.batch_size = 512
+    config.steps = 5000
+
+    locked = ("image/.*", "image_head/.*")
+    config.init_paths = locked
+    config.optimizer.freeze = locked
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.grad_clip = 1.0
+    config.schedule.warmup = 500
+
+    config.data.workers = 4
+    config.checkpoint.every = 1000
+    config.eval.every = 1000
+    return config
