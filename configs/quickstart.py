@@ -1,33 +1,44 @@
-"""CLIP from scratch on drawn scenes and real handwritten digits, on a laptop.
+"""CLIP from scratch in minutes: drawn scenes and real handwritten digits, on two cores.
 
-Command: python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+Command:
+  python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+  python eval.py --workdir=runs/quickstart
+Recipe: a small CLIP (image tower of 4 layers over 16 patches, text tower of 2, 96 wide), Muon, batch 256, 46,080 pairs, of which
+  seven in ten are scenes. Scenes with one description, and digits of one class, count as positives of one another.
+Hardware and time: TIME
+Expected: RESULT
 """
 
 from mmjax.config import base_config, parse_arg
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, steps=600)
+    args = parse_arg(arg, steps=180)
     config = base_config("small")
     config.name = "quickstart"
     config.steps = args.steps
     config.batch_size = 256
     config.objectives.itc = 1.0
-    config.precision = "float32"
-    config.model.text.context_length = 24
+    config.precision = "float32"  # CPUs are slow in bfloat16
     for tower in (config.model.image, config.model.text):
-        tower.activation = "gelu_tanh"
+        tower.activation = "gelu_tanh"  # half the price of the exact one on a CPU
         tower.scan = False
+
     config.data.train = "shapes@0.7+digits@0.3"
     config.data.eval = "shapes/test+digits/test"
     config.data.mean_std = "siglip"
-    config.data.crop_scale = (0.9, 1.0)
-    config.data.crop_ratio = (0.9, 1.1)
-    config.optimizer.learning_rate = 1e-3
+    config.data.crop_scale = (1.0, 1.0)  # every pixel of a 32-pixel scene counts, and there are always new ones
+    config.data.crop_ratio = (1.0, 1.0)
+
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 6e-3
+    config.optimizer.b1 = 0.95
     config.optimizer.weight_decay = 0.1
     config.optimizer.grad_clip = 1.0
-    config.schedule.warmup = 60
-    config.checkpoint.every = 200
-    config.eval.every = 200
-    config.log.every = 20
+    config.schedule.warmup = args.steps // 10
+
+    config.checkpoint.every = 60
+    config.eval.every = 90
+    config.eval.batch_size = 250
+    config.log.every = 5
     return config

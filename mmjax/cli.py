@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,8 +120,11 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -
         options, rest = parser.parse_known_args(argv)
         return command(options, _overrides(rest, parser))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
         return EXIT_MISTAKE
+    except KeyboardInterrupt:  # a second Ctrl-C, or one before there was anything to save
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except TrainingDiverged as error:
         print(f"stopped: {error}", file=sys.stderr)
         return EXIT_DIVERGED

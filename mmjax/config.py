@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import json
+import math
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from mmjax.errors import UserError, did_you_mean
 from mmjax.models import variants
 
 ConfigDict = ml_collections.ConfigDict
+
+# Numbers that may also be None.
+_OPTIONAL = ("model.logit_bias_init",)
 
 
 def base_config(variant: str = "B/32") -> ConfigDict:
@@ -163,12 +168,21 @@ def load_recipe(spec: str) -> ConfigDict:
         config = module.get_config(arg)
     except UserError:
         raise
-    except (AttributeError, KeyError, TypeError) as error:
-        line = str(error.args[0] if error.args else error).splitlines()[0]
-        raise UserError(f"--config={spec}: the recipe failed with {type(error).__name__}: {line}") from error
+    except Exception as error:
+        raise UserError(f"--config={spec}: the recipe failed with {_reason(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
     return config
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """The first line of an error's message (ml_collections' go on to list all fields) and the line of the recipe."""
+    told = (str(error.args[0] if error.args else error).splitlines() or [""])[0]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {told}{where}"
 
 
 # -- overrides ---------------------------------------------------------------------------------------------------------
@@ -177,6 +191,11 @@ def load_recipe(spec: str) -> ConfigDict:
 def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
     """Sets fields in place from (dotted path, text) pairs, as `--config.PATH=TEXT` gives them."""
     for path, text in overrides:
+        if path == "variant":
+            raise UserError(
+                f"--config.variant={text} would change a label, not the model; give the size to the recipe:"
+                f" --config=NAME:variant={text}"
+            )
         set_field(config, path, text, prefix="--config.")
 
 
@@ -209,25 +228,35 @@ def _parse_value(field: str, text: str, current: Any) -> Any:
         return text.strip("'\"") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
-    if current is None or (type(value) is type(current) and not isinstance(current, tuple)):
-        return value
-    if isinstance(current, float) and type(value) is int:
-        return float(value)
-    if isinstance(current, int) and not isinstance(current, bool) and type(value) is float and value.is_integer():
-        return int(value)  # 1e5 steps
-    if isinstance(current, tuple):
-        if isinstance(value, (tuple, list)):
-            return tuple(value)
-        if isinstance(value, str):
-            return (value,)
-    if value is None and isinstance(current, float):
-        return None
-    wanted = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as \"('a', 'b')\""}[
-        type(current)
-    ]
-    raise UserError(f"{field}={text}: wants {wanted}, and has {current!r} now")
+    if field.endswith(_OPTIONAL):
+        wanted, value = "a number or none", float(value) if type(value) is int else value
+        fits = value is None or type(value) is float
+    elif isinstance(current, tuple):
+        value = tuple(value) if isinstance(value, (tuple, list)) else (value,) if isinstance(value, str) else value
+        fits = isinstance(value, tuple) and _same_kind(value, current)
+        numbers = current and all(isinstance(item, (int, float)) for item in current)
+        wanted = f"a tuple such as {current!r}" if numbers else "a tuple such as \"('a', 'b')\""
+    elif isinstance(current, float):
+        wanted, value = "a number", float(value) if type(value) is int else value
+        fits = type(value) is float and math.isfinite(value)
+    elif isinstance(current, bool):
+        wanted, fits = "true or false", type(value) is bool
+    else:
+        if type(value) is float and value.is_integer():
+            value = int(value)  # 1e5 steps
+        wanted, fits = "an integer", type(value) is int
+    if not fits:
+        raise UserError(f"{field}={text}: wants {wanted}, and has {current!r} now")
+    return value
+
+
+def _same_kind(value: tuple, current: tuple) -> bool:
+    """Whether a tuple of numbers stays one, of the same length; what else a tuple holds is checked where it is used."""
+    if not current or not all(isinstance(item, (int, float)) for item in current):
+        return True
+    return len(value) == len(current) and all(type(item) in (int, float) for item in value)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

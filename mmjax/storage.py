@@ -1,8 +1,10 @@
 """Workdirs and data on local disks and on any fsspec file system."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import fsspec
 from etils import epath
 from upath import UPath
 
@@ -27,10 +29,11 @@ def as_path(path: Any) -> Any:
     if isinstance(path, (epath.Path, UPath)):
         return path
     text = os.path.expanduser(os.fspath(path))
-    if scheme(text) in ("", "gs", "s3", "az"):
-        return epath.Path(text)
     try:
-        return UPath(text)
+        if not scheme(text):
+            return epath.Path(text)
+        fsspec.get_filesystem_class(scheme(text))  # says which package is missing
+        return epath.Path(text) if scheme(text) in ("gs", "s3", "az") else UPath(text)
     except (ValueError, ImportError) as error:
         raise UserError(f"path {text!r}: {str(error).splitlines()[0]}") from error
 
@@ -38,6 +41,20 @@ def as_path(path: Any) -> Any:
 def is_direct(path: Any) -> bool:
     """Whether Orbax can write here; elsewhere checkpoints are staged on the local disk and copied."""
     return scheme(path) in ("", *_DIRECT)
+
+
+def make_folder(path: Any, field: str) -> None:
+    """Makes a folder, and its parents, that files can be written to.
+
+    Raises:
+      UserError: naming `field`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{field}={path}: cannot be made ({error.strerror or error}); give another folder") from error
+    if not scheme(path) and not os.access(path, os.W_OK):
+        raise UserError(f"{field}={path}: not writable; change its permissions or give another folder")
 
 
 def write_atomically(path: Any, text: str) -> None:
@@ -50,10 +67,12 @@ def write_atomically(path: Any, text: str) -> None:
     os.replace(part, path)
 
 
-def copy_tree(source: Any, target: Any) -> None:
-    """Copies a folder's files between file systems."""
+def copy_tree(source: Any, target: Any, *, leave_out: Sequence[str] = ()) -> None:
+    """Copies a folder's files between file systems, but for children of the names in `leave_out`."""
     target.mkdir(parents=True, exist_ok=True)
     for child in source.iterdir():
+        if child.name in leave_out:
+            continue
         if child.is_dir():
             copy_tree(child, target / child.name)
         else:

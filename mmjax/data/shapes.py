@@ -28,7 +28,7 @@ COLORS = {
     "white": (248, 248, 248),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
-RADII = {"small": (3.3, 3.6, 3.9), "large": (5.6, 5.9, 6.2)}  # in pixels of a 32-pixel image: half the object's extent
+RADII = {"small": (4.0, 4.2, 4.4), "large": (6.1, 6.3, 6.5)}  # in pixels of a 32-pixel image: half the object's extent
 SIZES = tuple(RADII)
 RELATIONS = ("left of", "right of", "above", "below")
 TRAIN_LENGTH = 1_000_000
@@ -41,7 +41,7 @@ _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "be
 _STEP = {"left of": (0, 1), "right of": (0, -1), "above": (1, 0), "below": (-1, 0)}
 _CELL = 14.0  # cells of a 32-pixel image, after a border of 2 pixels
 _BORDER = 2.0
-_MAX_JITTER = 2.0
+_MAX_JITTER = 1.5
 _PHASES = 4  # object positions are multiples of 1 / _PHASES pixel, so that masks can be cached
 _SUPERSAMPLE = 4
 _BACKGROUNDS = 64  # how many there are, and of shades per colour: drawn once and kept
@@ -298,7 +298,7 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if shape == "ring":
         return (x**2 + y**2 <= 1) & (x**2 + y**2 >= 0.25)
     if shape == "square":
-        return (abs(x) <= 0.88) & (abs(y) <= 0.88)
+        return (abs(x) <= 0.94) & (abs(y) <= 0.94)
     if shape == "triangle":  # apex up
         return (y <= 0.9) & (2 * abs(x) <= y + 1.0)
     return np.minimum(abs(x), abs(y) + 0 * x) <= np.where(np.maximum(abs(x), abs(y)) <= 1, 0.3, -1)  # cross

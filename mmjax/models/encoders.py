@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, dropout, embed, transformer
@@ -54,7 +55,7 @@ class VisionTransformer(nn.Module):
     drop_path: float = 0.0
     scan: bool = True
     remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -111,7 +112,7 @@ class TextTransformer(nn.Module):
     drop_path: float = 0.0
     scan: bool = True
     remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders
-from mmjax.nn import attention, pool
+from mmjax.nn import attention, dropout, pool
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection")
@@ -19,7 +20,8 @@ _HEAD_FIELDS = ("pool", "projection")
 def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
     """Scales the last axis to unit length, in float32."""
     x = x.astype(jnp.float32)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    # The floor is under the root: a row of zeros (a text without any valid token) gets a finite gradient.
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class EmbeddingHead(nn.Module):
@@ -39,7 +41,7 @@ class EmbeddingHead(nn.Module):
     mlp_dim: int
     activation: str
     norm_eps: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, encoded: encoders.Encoded) -> Float[Array, "B E"]:
@@ -76,7 +78,7 @@ class TwoTower(nn.Module):
     text: Mapping[str, Any]
     logit_scale_init: float = 1 / 0.07
     logit_bias_init: float | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         self.image_encoder = _encoder(encoders.VisionTransformer, self.image, self.dtype, "image")
@@ -102,11 +104,12 @@ class TwoTower(nn.Module):
             name=name,
         )
 
+    # Each tower folds its number into the examples' keys, so that the towers' noise is independent.
     def encode_image(
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B E"]:
         """Embeds normalised images; rows have unit length."""
-        return l2_normalize(self.image_head(self.image_encoder(images, keys)))
+        return l2_normalize(self.image_head(self.image_encoder(images, dropout.fold_keys(keys, 0))))
 
     def encode_text(
         self,
@@ -115,14 +118,14 @@ class TwoTower(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
-        return l2_normalize(self.text_head(self.text_encoder(text, text_mask, keys)))
+        return l2_normalize(self.text_head(self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1))))
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both; used to initialise every parameter."""
         return self.encode_image(images), self.encode_text(text, text_mask)
 
 
-def _encoder(cls: type[nn.Module], tower: Mapping[str, Any], dtype: jnp.dtype, name: str) -> nn.Module:
+def _encoder(cls: type[nn.Module], tower: Mapping[str, Any], dtype: DTypeLike, name: str) -> nn.Module:
     fields = {field.name for field in dataclasses.fields(cls)}
     settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
     unknown = sorted(set(settings) - fields)

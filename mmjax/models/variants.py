@@ -64,11 +64,20 @@ def _clip(embed_dim: int, image: dict[str, Any], text: dict[str, Any]) -> dict[s
     )
 
 
-def _siglip(patch_size: int, width: int, depth: int, heads: int, mlp_dim: int | None = None) -> dict[str, Any]:
+def _siglip(
+    patch_size: int,
+    width: int,
+    depth: int,
+    heads: int,
+    mlp_dim: int | None = None,
+    *,
+    image_size: int = 224,
+    context_length: int = 64,
+) -> dict[str, Any]:
     """SigLIP: no class token, attention pooling, a bidirectional text tower as large as the image tower."""
     shared = dict(activation="gelu_tanh", norm_eps=1e-6)
     image = _image(
-        224,
+        image_size,
         patch_size,
         width,
         depth,
@@ -87,7 +96,7 @@ def _siglip(patch_size: int, width: int, depth: int, heads: int, mlp_dim: int | 
         heads,
         mlp_dim,
         vocab_size=32000,
-        context_length=64,
+        context_length=context_length,
         causal=False,
         eos_id=1,
         pool="last",
@@ -107,15 +116,14 @@ VARIANTS = {
     "L/14@336": _clip(768, _image(336, 14, 1024, 24, 16), _text(768, 12, 12)),
     "H/14": _clip(1024, _image(224, 14, 1280, 32, 16), _text(1024, 24, 16)),
     "siglip-B/16": _siglip(16, 768, 12, 12),
-    "siglip-L/16": _siglip(16, 1024, 24, 16),
-    "siglip-So400m/14": _siglip(14, 1152, 27, 16, 4304),
+    # Published for 256 pixels and more; and for 224 pixels with texts of 16 tokens.
+    "siglip-L/16": _siglip(16, 1024, 24, 16, image_size=256),
+    "siglip-So400m/14": _siglip(14, 1152, 27, 16, 4304, context_length=16),
     # For tests and for a laptop.
     "tiny": _clip(32, _image(16, 8, 32, 2, 2), _text(32, 2, 2, context_length=32)),
-    "tiny-siglip": _siglip(8, 32, 2, 2),
-    "small": _clip(128, _image(32, 8, 128, 4, 4), _text(128, 3, 4, context_length=32)),
+    "tiny-siglip": _siglip(8, 32, 2, 2, image_size=16, context_length=32),
+    "small": _clip(128, _image(32, 8, 96, 4, 3), _text(96, 2, 3, context_length=20)),
 }
-VARIANTS["tiny-siglip"]["image"]["image_size"] = 16
-VARIANTS["tiny-siglip"]["text"]["context_length"] = 32
 
 
 def variant(name: str) -> dict[str, Any]:

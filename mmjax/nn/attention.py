@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
@@ -47,7 +48,7 @@ class SelfAttention(nn.Module):
 
     heads: int
     out_std: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], spec: AttentionSpec) -> Float[Array, "B N D"]:
@@ -70,7 +71,7 @@ class CrossAttention(nn.Module):
 
     heads: int
     out_std: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -17,7 +18,7 @@ class PatchEmbed(nn.Module):
     width: int
     patch_size: int
     use_bias: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:

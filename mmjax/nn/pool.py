@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import attention, transformer
@@ -24,7 +25,7 @@ class Pool(nn.Module):
     mlp_dim: int = 0
     activation: str = "gelu"
     norm_eps: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

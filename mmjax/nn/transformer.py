@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from mmjax.nn import attention, dropout
@@ -25,7 +26,7 @@ REMAT_POLICIES = {
 }
 
 
-def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
     """Layer norm with float32 statistics and the two-pass variance PyTorch uses."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
@@ -36,7 +37,7 @@ class Mlp(nn.Module):
     hidden: int
     activation: str
     out_std: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -56,7 +57,7 @@ class Block(nn.Module):
     out_std: float
     dropout: float
     drop_path: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x, layer, spec, keys):
@@ -113,7 +114,7 @@ class Transformer(nn.Module):
     remat: str = "none"
     dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

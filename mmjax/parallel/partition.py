@@ -46,7 +46,7 @@ def map_with_path(function, tree: Any) -> Any:
 
 
 def param_shardings(
-    params: Any, mesh: Mesh, *, preset: str = "fsdp", rules: Sequence[Rule] = ()
+    params: Any, mesh: Mesh, *, preset: str = "fsdp", rules: Sequence[Sequence[Any]] = ()
 ) -> tuple[Any, list[str]]:
     """Assigns every parameter its sharding.
 
@@ -63,12 +63,16 @@ def param_shardings(
       A tree of NamedShardings, and lines that say what fell to no rule.
 
     Raises:
-      UserError: a user's rule matches nothing, names an unknown axis or does not divide.
+      UserError: a user's rule is no regular expression, matches nothing, names an unknown axis or does not divide.
     """
     used = set()
     notes = []
     preset_rules = PRESETS[choose("mesh.sharding", preset, PRESETS)]
     for index, (pattern, spec) in enumerate(rules):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"mesh.rules[{index}]={pattern!r} is not a regular expression: {error}") from error
         for axis in spec:
             for name in axis if isinstance(axis, (tuple, list)) else (axis,):
                 if name is not None and name not in mesh.shape:

@@ -7,8 +7,9 @@ disk, copied, and counts once its marker file has been written.
 
 import base64
 import dataclasses
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +19,11 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mmjax import storage
-from mmjax.errors import UserError
+from mmjax.errors import UserError, did_you_mean
 from mmjax.parallel import partition
 
-_COMPLETE = "COMPLETE"
+_COMPLETE = "COMPLETE"  # our marker of a whole copy
+_COMMITTED = "commit_success.txt"  # Orbax's, on object stores, where a folder cannot be renamed
 
 
 class Checkpoints:
@@ -32,52 +34,52 @@ class Checkpoints:
       keep: how many of the latest are kept.
       keep_best: how many of the best by `best_metric` are kept besides.
       best_metric: a name among the metrics given to `save`; larger is better.
-      read_only: nothing is created, cleaned up or removed.
+      read_only: nothing is created, cleaned up or removed, and there is no `save` or `restore`.
     """
 
     def __init__(
         self, folder: Any, *, keep: int = 2, keep_best: int = 0, best_metric: str = "", read_only: bool = False
     ):
-        if keep < 1:
-            raise UserError(f"checkpoint.keep={keep} must be at least 1: the latest checkpoint always survives")
-        if keep_best and not best_metric:
-            raise UserError(f"checkpoint.keep_best={keep_best} needs checkpoint.best_metric, e.g. 'shapes/acc1'")
+        check_settings(keep, keep_best, best_metric)
         self.folder = storage.as_path(folder)
-        self._staging = None
-        local = self.folder
-        if not storage.is_direct(self.folder):
-            if jax.process_count() > 1:
-                raise UserError(f"workdir {self.folder}: several processes need a shared disk or gs://")
-            self._staging = tempfile.TemporaryDirectory(prefix="mmjax-checkpoints-")
-            local = epath.Path(self._staging.name)
-            self._fetched = set()
-        policies = [checkpoint_managers.LatestN(keep)]
-        if keep_best:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics.get(best_metric, -float("inf")), n=keep_best
-                )
-            )
         self._best_metric = best_metric
-        self._manager = ocp.CheckpointManager(
-            epath.Path(local) if not str(local).startswith("gs://") else local,
+        self._staging, self._local = None, self.folder
+        if not storage.is_direct(self.folder):
+            self._staging = tempfile.TemporaryDirectory(prefix="mmjax-checkpoints-")
+            self._local = epath.Path(self._staging.name)
+        self._fetched = set()
+        self._manager = None if read_only else self._make_manager(keep, keep_best)
+
+    def _make_manager(self, keep: int, keep_best: int) -> ocp.CheckpointManager:
+        if self._staging is not None:
+            if jax.process_count() > 1:
+                raise UserError(f"--workdir={self.folder.parent}: several processes need a shared disk or gs://")
+            # What is kept follows from the steps and metrics there are, those of an earlier process included.
+            for step in self.all_steps():
+                storage.copy_tree(self.folder / str(step), self._local / str(step), leave_out=("state",))
+        policies = [checkpoint_managers.LatestN(keep), _Best(self._best_metric, keep_best)]
+        return ocp.CheckpointManager(
+            self._local,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                # Without a function for the best, Orbax would not write the metrics.
+                best_fn=(lambda metrics: metrics.get(self._best_metric, 0.0)) if keep_best else None,
                 enable_async_checkpointing=self._staging is None,
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only and self._staging is None,
+                create=True,
+                cleanup_tmp_directories=True,
             ),
             item_names=("state", "meta"),
         )
 
     def all_steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        if self._staging is None:
-            return sorted(self._manager.all_steps())
         if not self.folder.exists():
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and (p / _COMPLETE).exists())
+        marker = _COMPLETE if self._staging is not None else _COMMITTED if storage.scheme(self.folder) else ""
+        # On a local disk a folder has its final name once it is complete.
+        return sorted(
+            int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and (path / marker).exists()
+        )
 
     def latest(self) -> int | None:
         """The last complete step, or None."""
@@ -85,56 +87,57 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Starts saving; returns as soon as the state may be changed."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
-        if self._best_metric and metrics is not None and self._best_metric not in metrics:
+        if self._best_metric and metrics and self._best_metric not in metrics:
             raise UserError(
-                f"checkpoint.best_metric={self._best_metric!r} is not among the evaluation's:"
-                f" {', '.join(sorted(metrics))}"
+                f"checkpoint.best_metric={self._best_metric!r} is not among the evaluation's"
+                f"{did_you_mean(self._best_metric, metrics)}: {', '.join(sorted(metrics))}"
             )
-        self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
+        self._manager.save(step, args=args, metrics=dict(metrics or {}))
         if self._staging is not None:
             self._publish(step)
 
     def _publish(self, step: int) -> None:
-        """Copies a staged step out and removes what the manager no longer keeps."""
-        self._manager.wait_until_finished()
-        source, target = epath.Path(self._staging.name) / str(step), self.folder / str(step)
-        storage.copy_tree(source, target)
+        """Copies a staged step out, then removes what the manager no longer keeps and what a kill left half copied."""
+        target = self.folder / str(step)
+        if target.exists():
+            storage.remove_tree(target)
+        storage.copy_tree(self._local / str(step), target)
         (target / _COMPLETE).write_text("")
         self._fetched.add(step)
-        for old in set(self.all_steps()) - set(self._manager.all_steps()):
-            (self.folder / str(old) / _COMPLETE).unlink()
-            storage.remove_tree(self.folder / str(old))
+        kept = {str(step) for step in self._manager.all_steps()}
+        for path in list(self.folder.iterdir()):
+            if path.name.isdigit() and path.name not in kept:
+                if (path / _COMPLETE).exists():
+                    (path / _COMPLETE).unlink()  # first: half a folder must not look whole
+                storage.remove_tree(path)
 
-    def _fetch(self, step: int) -> None:
-        """Brings a step to the staging folder, for the manager to read."""
+    def _state(self, step: int) -> epath.Path:
+        """The folder of a step's arrays, on a file system that tensorstore reads."""
         if self._staging is not None and step not in self._fetched:
-            storage.copy_tree(self.folder / str(step), epath.Path(self._staging.name) / str(step))
+            storage.copy_tree(self.folder / str(step), self._local / str(step))
             self._fetched.add(step)
-            self._manager.reload()
+        return self._local / str(step) / "state"
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """Reads what was saved beside the state."""
-        self._fetch(step)
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        """Reads what was saved beside the state. Starts no device: what it says decides how they are set up."""
+        return json.loads((self.folder / str(step) / "meta" / "metadata").read_text())
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Reads a state straight to the shardings of `abstract` (a tree of `jax.ShapeDtypeStruct`)."""
-        self._fetch(step)
+        self._state(step)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the stored parameters by path, without reading them."""
-        self._fetch(step)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(epath.Path(self._manager.directory) / str(step) / "state").item_metadata.tree
+            tree = reader.metadata(self._state(step)).item_metadata.tree
         leaves = jax.tree_util.tree_leaves_with_path(tree["params"])
         return {partition.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
     def restore_params(self, step: int, abstract_params: Any, *, prefer_average: bool = True) -> Any:
         """Reads the parameters alone (the moving average where there is one), without the optimizer's state."""
-        self._fetch(step)
-        folder = epath.Path(self._manager.directory) / str(step) / "state"
+        folder = self._state(step)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             has_average = reader.metadata(folder).item_metadata.tree.get("ema_params") is not None
             key = "ema_params" if prefer_average and has_average else "params"
@@ -145,13 +148,46 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until what was started is on disk; a failed save raises here."""
-        self._manager.wait_until_finished()
+        if self._manager is not None:
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and releases the manager's threads."""
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
         if self._staging is not None:
             self._staging.cleanup()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the `count` checkpoints with the largest `metric`; one that was not evaluated is no candidate."""
+
+    metric: str
+    count: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        rated = [
+            (info.metrics[self.metric], place)
+            for place, info in enumerate(checkpoints)
+            if self.metric in (info.metrics or {})
+        ]
+        best = {place for _, place in sorted(rated, reverse=True)[: self.count]}
+        return [place in best for place in range(len(checkpoints))]
+
+
+def check_settings(keep: int, keep_best: int, best_metric: str) -> None:
+    """Checks what is kept.
+
+    Raises:
+      UserError: naming the field of `checkpoint`.
+    """
+    if keep < 1:
+        raise UserError(f"checkpoint.keep={keep} must be at least 1: the latest checkpoint always survives")
+    if keep_best < 0:
+        raise UserError(f"checkpoint.keep_best={keep_best} must not be negative")
+    if keep_best and not best_metric:
+        raise UserError(f"checkpoint.keep_best={keep_best} needs checkpoint.best_metric, e.g. 'shapes/acc1'")
 
 
 def make_meta(

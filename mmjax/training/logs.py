@@ -1,5 +1,6 @@
 """What a run tells: `metrics.jsonl`, TensorBoard, Weights & Biases and the terminal."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -99,12 +100,11 @@ class Logger:
         if not self._active:
             return
         self.file = MetricsFile(self._workdir / "metrics.jsonl")
-        if config.log.tensorboard:
-            self._open_board()
+        self._tensorboard = config.log.tensorboard
         if config.log.wandb_project:
             self._open_wandb(config)
 
-    def _open_board(self) -> None:
+    def _open_board(self, step: int) -> None:
         from tensorboardX import SummaryWriter
 
         self._board_folder = None
@@ -112,14 +112,13 @@ class Logger:
         if storage.scheme(folder):
             self._board_folder = tempfile.TemporaryDirectory(prefix="mmjax-tensorboard-")
             folder = self._board_folder.name
-        self._board = SummaryWriter(str(folder), flush_secs=30)
+        # purge_step: TensorBoard then hides what an earlier process wrote from that step on.
+        self._board = SummaryWriter(str(folder), flush_secs=30, purge_step=step + 1 if step else None)
 
     def _open_wandb(self, config: ml_collections.ConfigDict) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            project = config.log.wandb_project
-            raise UserError(f"log.wandb_project={project!r}: wandb is not installed; pip install wandb") from error
+        check_settings(config)
+        import wandb
+
         self._wandb = wandb.init(
             project=config.log.wandb_project, name=config.name, config=config.to_dict(), resume="allow"
         )
@@ -129,6 +128,8 @@ class Logger:
         if not self._active:
             return
         self.file.drop_after(step)
+        if self._tensorboard:
+            self._open_board(step)
         if sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
 
@@ -172,6 +173,7 @@ class Logger:
             self.file.flush()
             if self._board is not None:
                 self._board.flush()
+                self._upload_board()
 
     def close(self) -> None:
         """Ends the bar and closes the files."""
@@ -182,11 +184,26 @@ class Logger:
             self._bar.close()
         if self._board is not None:
             self._board.close()
+            self._upload_board()
             if self._board_folder is not None:
-                storage.copy_tree(epath.Path(self._board_folder.name), self._workdir / "tensorboard")
                 self._board_folder.cleanup()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _upload_board(self) -> None:
+        if self._board_folder is not None:
+            storage.copy_tree(epath.Path(self._board_folder.name), self._workdir / "tensorboard")
+
+
+def check_settings(config: ml_collections.ConfigDict) -> None:
+    """Checks `log`.
+
+    Raises:
+      UserError: W&B is asked for and not installed.
+    """
+    project = config.log.wandb_project
+    if project and importlib.util.find_spec("wandb") is None:
+        raise UserError(f"log.wandb_project={project!r}: wandb is not installed; pip install wandb")
 
 
 def _duration(seconds: float) -> str:

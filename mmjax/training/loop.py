@@ -1,7 +1,7 @@
 """The training loop, top to bottom: mesh, input, model, restore, steps, evaluation, checkpoint."""
 
 import collections
-import json
+import os
 import signal
 import threading
 import time
@@ -18,22 +18,10 @@ from mmjax.errors import UserError
 from mmjax.evaluation import embed, report
 from mmjax.parallel import arrays
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, logs, optimizer, throughput, warm_start
+from mmjax.training import checkpoint, checks, logs, optimizer, profiler, throughput, warm_start
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
 
-# Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
-_STRUCTURE = (
-    "model.",
-    "ema_decay",
-    "optimizer.name",
-    "optimizer.freeze",
-    "optimizer.momentum_dtype",
-    "optimizer.grad_clip",
-    "optimizer.weight_decay",
-)
-# Rates may change in a resumed run as long as they stay on or off.
-_ON_OFF = ("ema_decay", "optimizer.grad_clip", "optimizer.weight_decay")
 # Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
 _RUN_AHEAD = 2
 # Too few examples to say what share of a data set is bad.
@@ -65,7 +53,8 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        logs.say(f"{signal.Signals(number).name}: saving after this step, then stopping")
+        # Not print: the handler may interrupt one, and buffered files are not re-entrant.
+        os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping\n".encode())
 
 
 def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
@@ -84,8 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
     """
     with StopSignal() as stop:
         workdir = storage.as_path(workdir)
-        check_config(config)
-        check_workdir(config, workdir)
+        checks.check_config(config)
+        checks.check_workdir(config, workdir)
 
         # Mesh, input, task.
         mesh = mesh_lib.make_mesh(config.mesh)
@@ -96,6 +85,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             specs.parse_mixture(config.data.train), seed=config.seed, image_spec=image_spec, tokenizer=tokenizer
         )
         evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
+        checks.check_best_metric(config, [source.name for source in evaluator.sources])
 
         # Model and optimizer, as shapes; nothing is made on the devices yet.
         abstract_params = jax.eval_shape(task.init, jax.random.key(0))
@@ -107,24 +97,20 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         for note in notes:
             logs.say(note)
 
-        # Restore, or initialise.
+        # Restore, or initialise. Until here, and until a warm start has been read, no mistake has changed the workdir.
         settings = config.checkpoint
+        storage.make_folder(workdir, "--workdir")
         checkpoints = checkpoint.Checkpoints(
             workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
         )
+        bad_examples = collections.Counter()
         start = checkpoints.latest() or 0
+        meta = checkpoints.read_meta(start) if start else {}
         if start > config.steps:
             raise UserError(
                 f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
             )
-        if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
-            storage.write_atomically(workdir / "config.json", config_lib.to_json(config))
-        logger = logs.Logger(workdir, config)
-        logger.resume(start)
-        bad_examples = collections.Counter()
         if start:
-            meta = checkpoints.read_meta(start)
             bad_examples.update(meta["bad_examples"])
             target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
             state = checkpoints.restore(start, target)
@@ -136,13 +122,20 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         train_step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
         _introduce(config, mesh, abstract_params, trainable)
 
+        if jax.process_index() == 0:
+            storage.write_atomically(workdir / "config.json", config_lib.to_json(config))
+        logger = logs.Logger(workdir, config)
+        logger.resume(start)
         run = _Run(config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer)
         try:
+            if start and not meta["evaluated"] and run.evaluation_due(start):
+                run.evaluate(state, start)  # the run was stopped before it could
             state = run.loop(state, start, train_step, source, stop)
             if stop.received is None:
-                run.finish(state)
+                run.finish()
             checkpoints.wait()
         finally:
+            run.profiler.close()
             logger.close()
             checkpoints.close()
         return stop.received
@@ -162,6 +155,7 @@ class _Run:
         self.meter = throughput.Meter(
             config.batch_size, task.flops_per_example(), mesh.size, throughput.peak_flops(kind)
         )
+        self.profiler = profiler.Profiler(workdir, config.log.profile)
         self.evaluated: dict[str, float] | None = None  # metrics of the current step's evaluation
 
     def loop(self, state, start, train_step, source, stop):
@@ -181,7 +175,7 @@ class _Run:
         self.meter.reset()
         with batches:
             for step in range(start + 1, config.steps + 1):
-                self._profile(step)
+                self.profiler.before(step, state)
                 waiting = time.perf_counter()
                 batch = next(batches)
                 self.meter.add(time.perf_counter() - waiting)
@@ -194,38 +188,46 @@ class _Run:
                     self._log(*unlogged)
                     unlogged = None
                 if step == start + 1 or step % config.log.every == 0 or step == config.steps:
-                    unlogged = (step, metrics, self.meter.read())
+                    unlogged = (step, metrics, self.meter.read() | self._bad_counts())
                 self.logger.progress(step)
 
-                last = step == config.steps or stop.received is not None
-                evaluate = step == config.steps or (config.eval.every and step % config.eval.every == 0)
-                save = last or step % config.checkpoint.every == 0
-                if evaluate or save:
+                stopping = stop.received is not None
+                evaluate = self.evaluation_due(step) and not stopping
+                save = step == config.steps or step % config.checkpoint.every == 0
+                if evaluate or save or stopping:
                     if unlogged is not None:
                         self._log(*unlogged)
                         unlogged = None
                     self._check_finite(state)
-                    self.evaluated = self.evaluate(state, step) if evaluate and stop.received is None else None
-                    if save:
+                    self.evaluated = self.evaluate(state, step) if evaluate else None
+                    stopping = stop.received is not None  # a signal may have come during the evaluation
+                    if save or stopping:
                         self.save(state, step)
                     self.meter.reset()
-                if stop.received is not None:
+                if stopping:
                     break
         return state
 
-    def _log(self, step: int, metrics: Any, rates: dict[str, float]) -> None:
+    def evaluation_due(self, step: int) -> bool:
+        """Whether this is a step to evaluate at; the last one always is."""
+        every = self.config.eval.every
+        return step == self.config.steps or bool(every and step % every == 0)
+
+    def _log(self, step: int, metrics: Any, others: dict[str, float]) -> None:
         values = {name: value.item() for name, value in arrays.to_host(metrics).items()}
-        first_bad = values.pop("first_bad_step")
-        if first_bad >= 0:
-            raise _diverged(first_bad, self.checkpoints.latest())
-        values |= rates
-        values |= {f"bad_{reason}": count for reason, count in sorted(self.bad_examples.items())}
-        self.logger.write(step, "train", values)
+        self._stop_if_bad(values.pop("first_bad_step"))
+        self.logger.write(step, "train", values | others)
 
     def _check_finite(self, state: Any) -> None:
-        first_bad = int(arrays.to_host(state.first_bad_step))
-        if first_bad >= 0:
-            raise _diverged(first_bad, self.checkpoints.latest())
+        self._stop_if_bad(int(arrays.to_host(state.first_bad_step)))
+
+    def _stop_if_bad(self, first_bad_step: int) -> None:
+        if first_bad_step >= 0:
+            self.checkpoints.wait()  # so that the message tells what there is
+            raise _diverged(first_bad_step, self.checkpoints.latest())
+
+    def _bad_counts(self) -> dict[str, int]:
+        return {f"bad_{reason}": count for reason, count in sorted(self.bad_examples.items())}
 
     def _count_bad(self, replaced: np.ndarray, step: int) -> None:
         """Counts examples that could not be read, and stops when they are too many."""
@@ -240,15 +242,6 @@ class _Run:
                 f"data.train={self.config.data.train!r}: {bad} of {seen} examples could not be read ({told}), more than"
                 f" data.max_bad_fraction={self.config.data.max_bad_fraction}; repair the data or allow more"
             )
-
-    def _profile(self, step: int) -> None:
-        window = self.config.log.profile
-        if not window:
-            return
-        if step == window[0]:
-            jax.profiler.start_trace(str(self.workdir / "profile"))
-        elif step == window[1] + 1:
-            jax.profiler.stop_trace()
 
     def evaluate(self, state: Any, step: int) -> dict[str, float]:
         """Evaluates and logs; at the last step the report is written too."""
@@ -276,73 +269,26 @@ class _Run:
             self.image_spec,
             self.tokenizer,
             bad_examples=dict(self.bad_examples),
+            evaluated=self.evaluated is not None,
         )
         self.checkpoints.save(step, state, meta, self.evaluated)
 
-    def finish(self, state: Any) -> None:
+    def finish(self) -> None:
         """Writes the summary line, once."""
-        if jax.process_index() != 0 or any(line["kind"] == "summary" for line in self.logger.file.lines()):
+        if jax.process_index() != 0:
             return
-        lines = self.logger.file.lines()
+        lines, steps = self.logger.file.lines(), self.config.steps
+        if any(line["kind"] == "summary" and line["step"] == steps for line in lines):
+            return
         rates = [line["images_per_second"] for line in lines if line["kind"] == "train" and "images_per_second" in line]
-        summary = {"examples_seen": self.config.steps * self.config.batch_size}
+        summary = {"examples_seen": steps * self.config.batch_size}
         if rates:
             summary["images_per_second"] = float(np.median(rates))
-        summary |= self.evaluated or {}
-        self.logger.write(self.config.steps, "summary", summary)
-
-
-def check_config(config: ml_collections.ConfigDict) -> None:
-    """Checks plain numbers before anything is opened.
-
-    Raises:
-      UserError: naming the field.
-    """
-    for field in ("steps", "batch_size", "microbatch", "checkpoint.every", "eval.batch_size", "log.every"):
-        value = config_lib.flatten(config)[field]
-        if value < 1:
-            raise UserError(f"{field}={value} must be at least 1")
-    if not 0.0 <= config.ema_decay < 1.0:
-        raise UserError(f"ema_decay={config.ema_decay} is not in [0, 1)")
-    if not config.data.train:
-        raise UserError("data.train is empty; name the training data, e.g. --config.data.train=pairs:captions.tsv")
-    profile = config.log.profile
-    if profile and (len(profile) != 2 or not 1 <= profile[0] <= profile[1]):
-        raise UserError(f"log.profile={profile} wants (first step, last step)")
-    tasks.check_model(config)
-
-
-def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
-    """Checks that a workdir that has a run in it has this one; says what else changed.
-
-    Raises:
-      UserError: the run in it has another model or optimizer; the differing fields are listed.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    try:
-        stored = config_lib.from_json(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"--workdir={workdir}: config.json is not JSON ({error}); give another workdir") from error
-    changed = config_lib.differences(stored, config)
-    old, new = config_lib.flatten(stored), config_lib.flatten(config)
-    other = [
-        line
-        for line in changed
-        if line.startswith(_STRUCTURE) and not any(line.startswith(f) and old[f] and new[f] for f in _ON_OFF)
-    ]
-    if other:
-        raise UserError(
-            f"--workdir={workdir} holds another model ({'; '.join(other)}); give another workdir or these values"
-        )
-    if old["batch_size"] != new["batch_size"]:
-        raise UserError(
-            f"batch_size={new['batch_size']}: the run in --workdir={workdir} has {old['batch_size']}, and its position"
-            " in the data counts in such batches; give another workdir or that value"
-        )
-    for line in changed:
-        logs.say(f"changed since the run in this workdir began: {line}")
+        # From the file: the evaluation may have been another process's, killed before it came to the summary.
+        for line in lines:
+            if line["kind"] == "eval" and line["step"] == steps:
+                summary |= {name: value for name, value in line.items() if name not in ("step", "kind", "eval_seconds")}
+        self.logger.write(steps, "summary", summary)
 
 
 def _introduce(config: Any, mesh: Any, params: Any, trainable: Any) -> None:

@@ -86,15 +86,17 @@ def make_optimizer(
     settings = config.optimizer
     schedule = schedules.make_schedule(config)
     decayed = partition.map_with_path(lambda path, _: role(path) != "vector", params)
-    parts = [optax.clip_by_global_norm(settings.grad_clip)] if settings.grad_clip else []
-    parts += [
+    factors = _factors(settings, config.model, params)
+    # What is off stands here as the identity, so that a stored state fits whether it is on or off.
+    parts = [
+        optax.clip_by_global_norm(settings.grad_clip) if settings.grad_clip else optax.identity(),
         _rule(settings, params),
         optax.add_decayed_weights(settings.weight_decay, mask=decayed) if settings.weight_decay else optax.identity(),
         optax.scale_by_learning_rate(schedule),
+        optax.identity()
+        if factors is None
+        else optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)),
     ]
-    factors = _factors(settings, config.model, params)
-    if factors is not None:
-        parts.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)))
     return optax.chain(*parts), schedule
 
 
@@ -110,7 +112,9 @@ def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTra
         return optax.trace(settings.b1, accumulator_dtype=dtype) if settings.b1 else optax.identity()
     if name == "adafactor":
         # Factored second moments and update clipping are per matrix: each layer of a stack is one.
-        one = optax.chain(optax.scale_by_factored_rms(decay_rate=0.8), optax.clip_by_block_rms(1.0))
+        # From 32 on, as in big_vision: a head has 64 or 80 units, and attention kernels should be factored too.
+        factored = optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32)
+        one = optax.chain(factored, optax.clip_by_block_rms(1.0))
         labels = partition.map_with_path(lambda path, _: "stacked" if is_stacked(path) else "single", params)
         momentum = optax.ema(settings.b1, debias=False, accumulator_dtype=dtype)
         return optax.chain(optax.partition({"stacked": over_layers(one), "single": one}, labels), momentum)

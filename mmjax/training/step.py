@@ -40,6 +40,8 @@ def make_train_step(
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
         params = task.constrain(optimizer.merge(optax.apply_updates(trainable, updates), frozen))
+        # A frozen parameter stays as it is even outside the constraint, such as a released SigLIP scale above 100.
+        params = optimizer.merge(optimizer.split_frozen(params, config.optimizer.freeze)[0], frozen)
         grad_norm = optax.global_norm(grads)
         step = state.step + 1
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
@@ -113,4 +115,6 @@ def example_keys(rng: Array, step: Array, count: int) -> Key[Array, " B"]:
 def _moving_average(average: Any, params: Any, decay: float) -> Any:
     if average is None:
         return None
-    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
+    # Not decay * a + (1 - decay) * p: rounded to float32 the two weights do not add up to 1, and for a decay of 0.9999
+    # parameters that stand still (frozen ones) would drift by 1e-4.
+    return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)

@@ -1,0 +1,119 @@
+"""What a person may have set wrongly, told before anything is opened, made or changed."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from mmjax import config as config_lib
+from mmjax import tasks
+from mmjax.errors import UserError
+from mmjax.training import checkpoint, logs
+
+# Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
+_STRUCTURE = (
+    "model.",
+    "ema_decay",
+    "optimizer.name",
+    "optimizer.freeze",
+    "optimizer.momentum_dtype",
+    "optimizer.b1",
+    "optimizer.weight_decay",
+)
+# Rates may change in a resumed run as long as they stay on or off.
+_ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
+# How a model is run, not what it is: parameters are stored alike.
+_EXECUTION = tuple(f"model.{tower}.{field}" for tower in ("image", "text") for field in ("scan", "remat"))
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Checks plain numbers before anything is opened.
+
+    Raises:
+      UserError: naming the field.
+    """
+    flat = config_lib.flatten(config)
+    for field in ("steps", "batch_size", "microbatch", "checkpoint.every", "eval.batch_size", "log.every"):
+        if flat[field] < 1:
+            raise UserError(f"{field}={flat[field]} must be at least 1")
+    not_negative = ("eval.every", "schedule.warmup", "schedule.cooldown", "data.workers", "data.prefetch", "seed")
+    for field in (*not_negative, "optimizer.grad_clip", "optimizer.weight_decay"):
+        if flat[field] < 0:
+            raise UserError(f"{field}={flat[field]} must not be negative")
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed} must be below 2**32")
+    if not 0.0 <= config.ema_decay < 1.0:
+        raise UserError(f"ema_decay={config.ema_decay} is not in [0, 1)")
+    if not config.data.train:
+        raise UserError("data.train is empty; name the training data, e.g. --config.data.train=pairs:captions.tsv")
+    profile = config.log.profile
+    if profile and not (
+        len(profile) == 2 and all(isinstance(step, int) for step in profile) and 1 <= profile[0] <= profile[1]
+    ):
+        raise UserError(f"log.profile={profile} wants (first step, last step)")
+    for field, example in (
+        ("mesh.rules", "((r'.*mlp.*', ('fsdp', None)),)"),
+        ("optimizer.multipliers", "(('x', 0.1),)"),
+    ):
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in flat[field]):
+            raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
+    checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
+    logs.check_settings(config)
+    tasks.check_model(config)
+
+
+def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]) -> None:
+    """Checks that the best checkpoints can be told: there are some that are both saved and evaluated, on that data set.
+
+    Raises:
+      UserError: naming the field of `checkpoint`.
+    """
+    if not config.checkpoint.keep_best:
+        return
+    name, known = config.checkpoint.best_metric, ", ".join(datasets) or "none, as data.eval is empty"
+    if name.rpartition("/")[0] not in datasets:
+        raise UserError(f"checkpoint.best_metric={name!r} wants DATASET/METRIC, with one of the data sets: {known}")
+    saved, evaluated = config.checkpoint.every, config.eval.every
+    if not evaluated or (saved % evaluated and evaluated % saved):
+        raise UserError(
+            f"checkpoint.keep_best={config.checkpoint.keep_best}: only a checkpoint that is evaluated can be the best;"
+            f" make checkpoint.every={saved} a multiple of eval.every={evaluated}"
+        )
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
+    """Checks that a workdir that has a run in it has this one; says what else changed.
+
+    Raises:
+      UserError: the run in it has another model or optimizer; the differing fields are listed.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder")
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        stored = config_lib.from_json(path.read_text())
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"--workdir={workdir}: config.json is not a config ({error}); give another workdir") from error
+    changed = config_lib.differences(stored, config)
+    old, new = config_lib.flatten(stored), config_lib.flatten(config)
+    other = [
+        line
+        for line in changed
+        if line.startswith(_STRUCTURE)
+        and not line.startswith(_EXECUTION)
+        and not any(line.startswith(field) and old[field] and new[field] for field in _ON_OFF)
+    ]
+    if other:
+        raise UserError(
+            f"--workdir={workdir} holds another model ({'; '.join(other)}); give another workdir or these values"
+        )
+    if old["batch_size"] != new["batch_size"]:
+        raise UserError(
+            f"batch_size={new['batch_size']}: the run in --workdir={workdir} has {old['batch_size']}, and its position"
+            " in the data counts in such batches; give another workdir or that value"
+        )
+    for line in changed:
+        logs.say(f"changed since the run in this workdir began: {line}")

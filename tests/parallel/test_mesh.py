@@ -1,0 +1,114 @@
+"""The mesh, which rows belong where, and what a wrong shape or batch is told."""
+
+import jax
+import numpy as np
+import pytest
+
+from mmjax.errors import UserError
+from mmjax.parallel.mesh import batch_devices, batch_sharding, check_batch, local_rows, make_mesh, replicated
+
+
+def shape(data, fsdp=1, tensor=1):
+    return {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
+@pytest.mark.parametrize(
+    "asked, made",
+    [
+        ((8, 1, 1), (8, 1, 1)),
+        ((-1, 1, 1), (8, 1, 1)),
+        ((2, -1, 2), (2, 2, 2)),
+        ((1, 2, -1), (1, 2, 4)),
+        ((8, -1, 1), (8, 1, 1)),
+    ],
+)
+def test_shapes(asked, made):
+    mesh = make_mesh(shape(*asked))
+    assert tuple(mesh.shape.values()) == made
+    assert tuple(mesh.shape) == ("data", "fsdp", "tensor")
+    assert set(mesh.devices.ravel()) == set(jax.devices())
+    assert batch_devices(mesh) == made[0] * made[1]
+
+
+def test_chosen_devices():
+    mesh = make_mesh(shape(-1), devices=jax.devices()[:1])
+    assert mesh.devices.ravel().tolist() == jax.devices()[:1]
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ((4, 1, 1), "mesh.data=4, mesh.fsdp=1, mesh.tensor=1 makes 4 devices, but there are 8"),
+        ((-1, 3, 1), "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1 makes 6 devices, but there are 8"),
+        ((-1, 16, 1), "mesh.data=-1, mesh.fsdp=16, mesh.tensor=1 makes 16 devices, but there are 8"),
+        ((-1, -1, 1), "mesh.data=-1, mesh.fsdp=-1, mesh.tensor=1: each axis takes a positive number, and one"),
+        ((0, 1, 1), "mesh.data=0, .*each axis takes a positive number"),
+        ((8, -2, 1), "mesh.fsdp=-2, .*each axis takes a positive number"),
+    ],
+)
+def test_impossible_shapes(asked, message):
+    with pytest.raises(UserError, match=message) as error:
+        make_mesh(shape(*asked))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("asked", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_rows(asked):
+    """Rows are spread over `data` and `fsdp` in order; `tensor` devices hold the same ones."""
+    mesh = make_mesh(shape(*asked))
+    index = batch_sharding(mesh).devices_indices_map((16, 3))
+    groups = {}
+    for place, device in np.ndenumerate(mesh.devices):
+        groups.setdefault(place[:2], set()).add(tuple(range(*index[device][0].indices(16))))
+    assert all(len(rows) == 1 for rows in groups.values())
+    spread = [row for _, rows in sorted(groups.items()) for row in next(iter(rows))]
+    assert spread == list(range(16))
+    # One process holds all devices here, and so all rows.
+    np.testing.assert_array_equal(local_rows(mesh, 16), np.arange(16))
+
+
+@pytest.mark.parametrize("asked", [(8, 1, 1), (2, 2, 2)])
+def test_rows_of_two_processes(asked, monkeypatch):
+    """With the devices split over two imagined processes, their rows split the batch."""
+    mesh = make_mesh(shape(*asked))
+    kind = type(batch_sharding(mesh))
+    halves = []
+    for half in (mesh.devices[: asked[0] // 2], mesh.devices[asked[0] // 2 :]):
+        mine = set(half.ravel())
+
+        def own(self, array_shape, mine=mine):
+            return {d: index for d, index in self.devices_indices_map(array_shape).items() if d in mine}
+
+        monkeypatch.setattr(kind, "addressable_devices_indices_map", own)
+        halves.append(local_rows(mesh, 16))
+    np.testing.assert_array_equal(np.concatenate(halves), np.arange(16))
+    assert len(halves[0]) == len(halves[1]) == 8
+
+
+def test_replicated():
+    mesh = make_mesh(shape(2, 2, 2))
+    assert replicated(mesh).is_fully_replicated
+
+
+@pytest.mark.parametrize("size, pieces", [(8, 1), (64, 1), (32, 4)])
+def test_batch_that_divides(size, pieces):
+    check_batch("batch_size", size, make_mesh(shape(4, 2)), pieces)
+
+
+@pytest.mark.parametrize(
+    "size, pieces, message",
+    [
+        (20, 1, r"batch_size=20 does not divide over mesh.data x mesh.fsdp = 8 devices; choose 16 or 24"),
+        (5, 1, r"batch_size=5 .* choose 8"),
+        (0, 1, r"batch_size=0 .* choose 8"),
+        (-8, 1, r"batch_size=-8 .* choose 8"),
+        (40, 2, r"batch_size=40 .* = 8 devices x microbatch = 2; choose 32 or 48"),
+    ],
+)
+def test_batch_that_does_not_divide(size, pieces, message):
+    with pytest.raises(UserError, match=message):
+        check_batch("batch_size", size, make_mesh(shape(4, 2)), pieces)
+
+
+def test_tensor_devices_do_not_split_the_batch():
+    check_batch("batch_size", 4, make_mesh(shape(2, 2, 2)))

@@ -1,0 +1,66 @@
+"""An installed wheel works by itself: commands, recipes by name, vocabulary."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--config.steps=2", "--config.batch_size=8", "--config.schedule.warmup=1", "--config.model.image.width=32", "--config.model.image.heads=2", "--config.model.image.mlp_dim=64", "--config.model.image.depth=1", "--config.model.text.width=32", "--config.model.text.heads=2", "--config.model.text.mlp_dim=64", "--config.model.text.depth=1", "--config.data.train=digits", "--config.data.eval=digits/test", "--config.log.tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def _environment(folder):
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS", "VIRTUAL_ENV")}
+    return environment | {"JAX_PLATFORMS": "cpu", "HOME": str(folder)}
+
+
+def _train_and_evaluate(mmjax, folder):
+    run = lambda *words: subprocess.run(
+        [str(mmjax), *words], cwd=folder, env=_environment(folder), capture_output=True, text=True
+    )
+    trained = run("train", "--config=quickstart", "--workdir=run", *TINY)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = run("eval", "--workdir=run")
+    assert evaluated.returncode == 0, evaluated.stderr
+    (record,) = json.loads((folder / "run/eval/2.json").read_text())
+    assert record["dataset"] == "digits" and 0 <= record["metrics"]["acc1"] <= 1
+    assert (folder / "run/report.html").exists()
+    listing = run("--help")
+    assert "clip" in listing.stdout and "siglip" in listing.stdout
+
+
+def test_wheel_runs_away_from_the_checkout(wheel, tmp_path):
+    """The wheel alone in a new venv; its dependencies are borrowed from this one."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env/bin/python"
+    (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    _train_and_evaluate(tmp_path / "env/bin/mmjax", tmp_path)
+
+
+@pytest.mark.full
+def test_wheel_names_all_its_dependencies(wheel, tmp_path):
+    """The wheel in an empty venv, with what it asks for and nothing else."""
+    venv.create(tmp_path / "env", with_pip=True)
+    subprocess.run(
+        [tmp_path / "env/bin/python", "-m", "pip", "install", "-q", str(wheel)], check=True, capture_output=True
+    )
+    _train_and_evaluate(tmp_path / "env/bin/mmjax", tmp_path)
+    listed = subprocess.run([tmp_path / "env/bin/python", "-m", "pip", "list"], capture_output=True, text=True).stdout
+    assert "tensorflow" not in listed.lower() and "torch" not in listed.lower()

@@ -1,0 +1,85 @@
+"""Learning rates at the steps where something changes."""
+
+import math
+
+import pytest
+
+from mmjax.config import base_config
+from mmjax.errors import UserError
+from mmjax.training.schedules import make_schedule
+
+
+def schedule(name, steps=100, peak=2.0, **settings):
+    config = base_config("tiny")
+    config.steps = steps
+    config.optimizer.learning_rate = peak
+    config.schedule.update({"name": name, "warmup": 10, "final": 0.0} | settings)
+    rate = make_schedule(config)
+    return lambda step: float(rate(step))
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant", "rsqrt"])
+def test_warmup(name):
+    rate = schedule(name)
+    for k in range(10):
+        assert rate(k) == pytest.approx(2.0 * (k + 1) / 10)
+    assert rate(10) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant", "rsqrt"])
+def test_no_warmup_starts_at_the_peak(name):
+    assert schedule(name, warmup=0)(0) == pytest.approx(2.0)
+
+
+def test_cosine():
+    rate = schedule("cosine")
+    assert rate(55) == pytest.approx(1.0)  # half way
+    assert rate(99) == pytest.approx(1.0 + math.cos(math.pi * 89 / 90), rel=1e-3)  # the last update
+    assert rate(100) == rate(200) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_cosine_to_a_floor():
+    rate = schedule("cosine", final=0.1)
+    assert rate(55) == pytest.approx(2.0 * 0.55)
+    assert rate(100) == pytest.approx(0.2)
+
+
+def test_constant():
+    rate = schedule("constant")
+    assert rate(10) == rate(99) == rate(1000) == 2.0
+
+
+def test_rsqrt():
+    rate = schedule("rsqrt", timescale=30)
+    assert rate(40) == pytest.approx(2.0 * math.sqrt(0.5))
+    assert rate(10 + 90) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.25])
+def test_cooldown(final):
+    constant = schedule("constant", cooldown=20, final=final)
+    rsqrt, free = schedule("rsqrt", cooldown=20, final=final, timescale=30), schedule("rsqrt", timescale=30)
+    assert constant(80) == 2.0 and rsqrt(80) == free(80)
+    for step, left in ((81, 0.95), (90, 0.5), (99, 0.05), (100, 0.0), (150, 0.0)):
+        share = final + (1 - final) * left
+        assert constant(step) == pytest.approx(2.0 * share, abs=1e-6)
+        assert rsqrt(step) == pytest.approx(free(step) * share, abs=1e-6)
+
+
+def test_a_cooldown_may_follow_the_warmup_at_once():
+    rate = schedule("constant", steps=20, cooldown=10)
+    assert [rate(9), rate(10), rate(15)] == pytest.approx([2.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("cosin", {}, r"schedule.name='cosin' is not known \(did you mean 'cosine'\?\)"),
+        ("cosine", {"warmup": 101}, r"schedule.warmup=101 \+ schedule.cooldown=0 is more than steps=100"),
+        ("rsqrt", {"cooldown": 95}, r"schedule.warmup=10 \+ schedule.cooldown=95 is more than steps=100"),
+        ("cosine", {"cooldown": 5}, r"schedule.cooldown=5 goes with 'constant' or 'rsqrt'"),
+    ],
+)
+def test_mistakes(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        schedule(name, **settings)
