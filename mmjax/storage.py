@@ -31,7 +31,7 @@ def as_path(path: Any) -> Any:
     text = os.path.expanduser(os.fspath(path))
     try:
         if not scheme(text):
-            return epath.Path(text)
+            return epath.Path(os.path.abspath(text))  # Orbax wants absolute paths
         fsspec.get_filesystem_class(scheme(text))  # says which package is missing
         return epath.Path(text) if scheme(text) in ("gs", "s3", "az") else UPath(text)
     except (ValueError, ImportError) as error:

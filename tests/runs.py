@@ -26,7 +26,16 @@ from mmjax.training import loop
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
 
+ROOT = Path(__file__).parent.parent
 RECIPE = tiny_recipe.__file__
+# Test files, test processes and the processes they start share what they compile.
+_CACHE = {
+    "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "xla"),
+    "jax_persistent_cache_min_compile_time_secs": 0.3,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for _name, _value in _CACHE.items():
+    jax.config.update(_name, _value)
 # What differs from run to run on the same machine.
 TIMES = {"images_per_second", "step_time", "data_wait", "eval_seconds", "mfu"}
 
@@ -71,8 +80,9 @@ def _groups(config, *groups):
     )
 
 
+# The schedule of the tiny recipe is constant: `steps` is no part of what is compiled.
 _MODEL = ("model.", "objectives.", "data.positives", "data.context_length", "precision", "loss.")
-_STEP = (*_MODEL, "optimizer.", "schedule.", "steps", "microbatch", "ema_decay", "mesh.")
+_STEP = (*_MODEL, "optimizer.", "schedule.", "microbatch", "ema_decay", "mesh.")
 
 
 @contextlib.contextmanager
@@ -214,13 +224,12 @@ def _jpeg(path, rng):
 
 # -- processes ---------------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parent.parent
-
 
 def environment(**changes):
     """For a Python that finds this checkout and compiles quickly, on one CPU device."""
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    return os.environ | quick | changes
+    cache = {name.upper(): str(value) for name, value in _CACHE.items()}
+    return os.environ | quick | cache | changes
 
 
 def python(*args, **options):

@@ -85,5 +85,7 @@ def test_siglip_trains(tmp_path):
     assert abs(first["logit_bias"] + 10) < 0.1 and abs(first["logit_scale"] - 10) < 0.1 and first["loss"] > 1
 
 
-def test_quickstart_trains(tmp_path):
-    assert loop.train(tiny("quickstart"), tmp_path / "quickstart") is None
+def test_quickstart_trains_in_a_relative_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert loop.train(tiny("quickstart"), "runs/quickstart") is None
+    assert (tmp_path / "runs/quickstart/report.html").exists()

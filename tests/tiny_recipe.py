@@ -19,6 +19,7 @@ def get_config(arg: str = ""):
     config.data.train = "shapes"
     config.data.tokenizer = "bytes"
     config.optimizer.learning_rate = 1e-3
+    config.schedule.name = "constant"
     config.schedule.warmup = 2
     config.checkpoint.every = 3
     config.eval.every = 4

@@ -105,7 +105,16 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+QUICK = {"before the first checkpoint", "while a line is written", "within a save", "before the summary"}
+QUICK |= {"between an evaluation and a save"}
+
+
+def some(moments, quick):
+    """All moments; those that are not in `quick` are left to `make test-full`."""
+    return [moment if moment in quick else pytest.param(moment, marks=pytest.mark.full) for moment in moments]
+
+
+@pytest.mark.parametrize("moment", some(MOMENTS, QUICK))
 def test_killed(moment, data, undisturbed, tmp_path):
     config = config_of(data)
     with MOMENTS[moment], pytest.raises(Killed):
@@ -135,8 +144,8 @@ def test_resumed_on_other_devices(data, undisturbed, tmp_path):
     config = config_of(data)
     with at_step(5), pytest.raises(Killed):
         runs.train(config, tmp_path)
-    config.mesh.fsdp = 4
-    assert runs.train(config, tmp_path, devices=8) is None
+    config.mesh.fsdp = 2
+    assert runs.train(config, tmp_path, devices=2) is None
     expected, found = runs.numbers(undisturbed, "train"), runs.numbers(tmp_path, "train")
     assert list(found) == list(expected)
     for key in expected:
@@ -144,7 +153,7 @@ def test_resumed_on_other_devices(data, undisturbed, tmp_path):
 
 
 def test_longer_than_it_was(data, undisturbed, tmp_path):
-    """More steps for a finished run: the schedule is another one, the steps up to there stay."""
+    """More steps for a finished run: what has been logged stays, and the new end has its own summary."""
     config = config_of(data)
     assert runs.train(config, tmp_path) is None
     config.steps = 10
@@ -177,7 +186,10 @@ SIGNALS = {
 }
 
 
-@pytest.mark.parametrize("moment", SIGNALS)
+QUICK_SIGNALS = {"between checkpoints", "at a step that evaluates", "within an evaluation", "at the last step"}
+
+
+@pytest.mark.parametrize("moment", some(SIGNALS, QUICK_SIGNALS))
 def test_signal(moment, data, undisturbed, tmp_path, capfd):
     """SIGTERM and Ctrl-C save at the current step; what was left undone is done when the run goes on."""
     number, owner, name, when, step = SIGNALS[moment]
