@@ -3,7 +3,7 @@
 Command:
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
   python eval.py --workdir=runs/quickstart
-Recipe: a small CLIP (image tower of 4 layers over 16 patches, text tower of 2, 96 wide), Muon, batch 256, 46,080 pairs, of which
+Recipe: a small CLIP (image tower of 4 layers over 16 patches, text tower of 2, 96 wide), Muon, batch 256, 38,400 pairs, of which
   seven in ten are scenes. Scenes with one description, and digits of one class, count as positives of one another.
 Hardware and time: TIME
 Expected: RESULT
@@ -13,7 +13,7 @@ from mmjax.config import base_config, parse_arg
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, steps=180)
+    args = parse_arg(arg, steps=150)
     config = base_config("small")
     config.name = "quickstart"
     config.steps = args.steps
@@ -37,8 +37,8 @@ def get_config(arg: str = ""):
     config.optimizer.grad_clip = 1.0
     config.schedule.warmup = args.steps // 10
 
-    config.checkpoint.every = 60
-    config.eval.every = 90
+    config.checkpoint.every = 50
+    config.eval.every = 75
     config.eval.batch_size = 250
     config.log.every = 5
     return config
