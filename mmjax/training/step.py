@@ -42,7 +42,7 @@ def make_train_step(
         params = task.constrain(optimizer.merge(optax.apply_updates(trainable, updates), frozen))
         # A frozen parameter stays as it is even outside the constraint, such as a released SigLIP scale above 100.
         params = optimizer.merge(optimizer.split_frozen(params, config.optimizer.freeze)[0], frozen)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         step = state.step + 1
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         new_state = state.replace(
