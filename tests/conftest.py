@@ -13,12 +13,13 @@ if jaxlib.__version__.startswith("0.10."):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 import jax
+import jaxtyping
+import numpy as np
+import pytest
+from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
-
-import jaxtyping
-from absl import flags
 
 # Arrays' shapes and types are checked against the annotations at every call. `training.state` stays out: its fields
 # hold shapes and shardings as well as arrays.
@@ -37,9 +38,6 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 flags.FLAGS.mark_as_parsed()
-
-import numpy as np
-import pytest
 
 
 def pytest_configure(config):

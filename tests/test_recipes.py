@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmjax import config as config_lib
 from mmjax.models import variants
-from mmjax.training import loop
+from mmjax.training import checks, loop
 
 SIZES = ["clip:variant=" + size for size in ("B/32", "B/16", "L/14", "L/14@336", "H/14")]
 SIZES += ["siglip:variant=" + size for size in ("B/16", "L/16", "So400m/14")] + [
@@ -24,7 +24,7 @@ def test_a_recipe_is_a_complete_config(spec):
     assert set(config_lib.flatten(config)) == set(config_lib.flatten(config_lib.base_config()))
     config.data.train = config.data.train or "digits"
     config.mesh.fsdp = 1
-    loop.check_config(config)
+    checks.check_config(config)
     assert config.schedule.warmup < config.steps
     assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
     module = config_lib.recipe_folder() / f"{spec.partition(':')[0]}.py"

@@ -11,7 +11,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--config.steps=2", "--config.batch_size=8", "--config.schedule.warmup=1", "--config.model.image.width=32", "--config.model.image.heads=2", "--config.model.image.mlp_dim=64", "--config.model.image.depth=1", "--config.model.text.width=32", "--config.model.text.heads=2", "--config.model.text.mlp_dim=64", "--config.model.text.depth=1", "--config.data.train=digits", "--config.data.eval=digits/test", "--config.log.tensorboard=false"]
+TINY = [
+    "--config.steps=2",
+    "--config.batch_size=8",
+    "--config.schedule.warmup=1",
+    "--config.model.image.width=32",
+    "--config.model.image.heads=2",
+    "--config.model.image.mlp_dim=64",
+    "--config.model.image.depth=1",
+    "--config.model.text.width=32",
+    "--config.model.text.heads=2",
+    "--config.model.text.mlp_dim=64",
+    "--config.model.text.depth=1",
+    "--config.data.train=digits",
+    "--config.data.eval=digits/test",
+    "--config.log.tensorboard=false",
+]
 
 
 @pytest.fixture(scope="module")

@@ -171,8 +171,10 @@ def _header(title: str, config: Mapping, history: Sequence[Mapping], evaluations
         facts["seed"] = config["seed"]
     for line in history:
         if line.get("kind") == "summary":
-            numbers = {key: value for key, value in line.items() if key not in ("step", "kind") and _is_number(value)}
-            facts |= {key.replace("_", " "): f"{value:,.4g}" for key, value in list(numbers.items())[:8]}
+            for key, value in line.items():
+                # "DATASET/METRIC" stands in the tables.
+                if key not in ("step", "kind") and "/" not in key and _is_number(value):
+                    facts[key.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
     facts["evaluated on"] = f"{sum(evaluation.n for evaluation in evaluations):,} images"
     items = "".join(f"<li>{_text(key)} <b>{_text(value)}</b></li>" for key, value in facts.items())
     return f"<h1>{_text(title)}</h1><ul class=facts>{items}</ul>"

@@ -187,7 +187,7 @@ class _Run:
                 if unlogged is not None:
                     self._log(*unlogged)
                     unlogged = None
-                if step == start + 1 or step % config.log.every == 0 or step == config.steps:
+                if step == 1 or step % config.log.every == 0 or step == config.steps:
                     unlogged = (step, metrics, self.meter.read() | self._bad_counts())
                 self.logger.progress(step)
 

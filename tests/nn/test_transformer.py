@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax.nn.attention import AttentionSpec
-from mmjax.nn.transformer import ACTIVATIONS, REMAT_POLICIES, Transformer, layer_norm
+from mmjax.nn.transformer import ACTIVATIONS, Transformer, layer_norm
 
 DEPTH, HEADS, WIDTH, HIDDEN = 3, 2, 8, 12
 FORMULAS = {

@@ -60,12 +60,12 @@ def run(config, params, gradients):
     return updates
 
 
-# -- a stack of layers, and the same layers one by one ------------------------------------------------------------------
+# -- a stack of layers, and the same layers one by one -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def stack():
-    """(parameters, three gradients): a stacked block whose layers and q, k, v have gradients of very different sizes."""
+    """(parameters, three gradients) of a stacked block; layers and q, k, v have gradients of very different sizes."""
     rng = np.random.default_rng(0)
     head_dim = WIDTH // HEADS
     shapes = {
@@ -183,7 +183,7 @@ def test_adafactor_factors_attention_kernels():
     assert sizes[0] == kernel.size and sum(sizes[1:]) < 0.05 * kernel.size
 
 
-# -- rules against numpy ------------------------------------------------------------------------------------------------
+# -- rules against numpy -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
@@ -245,7 +245,7 @@ def test_bfloat16_momentum(params):
         assert dtypes.get("nu", {"float32"}) == {"float32"}
 
 
-# -- roles --------------------------------------------------------------------------------------------------------------
+# -- roles -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", ["tiny", "tiny-siglip"])
@@ -259,7 +259,7 @@ def test_roles(variant):
     assert {name for name in names if is_stacked(name)} == {name for name in names if "/transformer/layers/" in name}
 
 
-# -- frozen parameters --------------------------------------------------------------------------------------------------
+# -- frozen parameters -------------------------------------------------------------------------------------------------
 
 
 def test_split_and_merge(params):
@@ -295,7 +295,7 @@ def test_the_state_knows_nothing_of_frozen_parameters(shapes, name):
     assert jax.tree.structure(updates) == jax.tree.structure(trainable)
 
 
-# -- multipliers and layer-wise decay -----------------------------------------------------------------------------------
+# -- multipliers and layer-wise decay ----------------------------------------------------------------------------------
 
 
 def factors(params, **settings):

@@ -1,4 +1,4 @@
-"""The update: the same on one device and on many, in one piece and in several; what it guards and what it leaves alone."""
+"""The update: the same on one device and on many, in one piece and in several; what it guards and leaves alone."""
 
 import math
 
@@ -121,7 +121,7 @@ def relative(a, b):
 
 
 def key_bias(path, x):
-    """The part of a fused bias that belongs to the keys; the true gradient is zero: it moves all logits of a query alike."""
+    """The keys' part of a fused bias, whose true gradient is zero: it moves all logits of a query alike."""
     return x[:, 1] if path.endswith("attention/qkv/bias") else None
 
 
@@ -135,7 +135,7 @@ def one_trained(one):
     return one.train()
 
 
-# -- many devices against one -------------------------------------------------------------------------------------------
+# -- many devices against one ------------------------------------------------------------------------------------------
 
 
 def compare(many, one, starts):
@@ -219,7 +219,7 @@ def test_initialisation_does_not_depend_on_the_mesh(one, random_params):
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4  # over fsdp and tensor
 
 
-# -- pieces of a batch --------------------------------------------------------------------------------------------------
+# -- pieces of a batch -------------------------------------------------------------------------------------------------
 
 
 def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_trained):
@@ -266,7 +266,7 @@ def test_additive_losses_stay_with_their_examples(one, pieces):
     assert float(gradient) == pytest.approx(dot)
 
 
-# -- what the step guards -----------------------------------------------------------------------------------------------
+# -- what the step guards ----------------------------------------------------------------------------------------------
 
 
 def test_metrics(one, one_trained):

@@ -1,0 +1,118 @@
+"""Embeddings, logits, losses and gradients of PyTorch's CLIP and SigLIP (transformers) with the same random weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_weights
+
+from mmjax.models.two_tower import TwoTower
+from mmjax.models.variants import variant
+from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
+from mmjax.parallel.partition import path_name
+
+pytestmark = pytest.mark.full
+WIDTH, HIDDEN, DEPTH, HEADS, EMBED = 32, 48, 3, 4, 16
+TOWER = dict(hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=DEPTH, num_attention_heads=HEADS)
+VOCAB, CONTEXT, SIDE, PATCH, EOS = 60, 10, 24, 8, 59
+
+
+def torch_model(kind, activation):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    text = TOWER | dict(vocab_size=VOCAB, max_position_embeddings=CONTEXT, hidden_act=activation)
+    text |= dict(bos_token_id=EOS - 1, eos_token_id=EOS, pad_token_id=0)
+    vision = TOWER | dict(image_size=SIDE, patch_size=PATCH, hidden_act=activation)
+    if kind == "clip":
+        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBED)
+        model = transformers.CLIPModel(config)
+    else:
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+            if "norm" in name and name.endswith("weight"):
+                weight.add_(1.0)
+        model.logit_scale.fill_(2.0)
+        if kind == "siglip":
+            model.logit_bias.fill_(-3.0)
+    return model.eval()
+
+
+def our_model(kind, activation):
+    settings = variant("tiny" if kind == "clip" else "tiny-siglip")
+    settings.pop("max_logit_scale")
+    settings["embed_dim"] = EMBED if kind == "clip" else WIDTH
+    shared = dict(width=WIDTH, depth=DEPTH, heads=HEADS, mlp_dim=HIDDEN, activation=activation)
+    settings["image"] |= shared | dict(image_size=SIDE, patch_size=PATCH)
+    settings["text"] |= shared | dict(vocab_size=VOCAB, context_length=CONTEXT, eos_id=EOS if kind == "clip" else 1)
+    return TwoTower(**settings)
+
+
+def inputs(batch=6):
+    rng = np.random.default_rng(0)
+    text = rng.integers(2, EOS - 1, (batch, CONTEXT))
+    text[np.arange(batch), rng.integers(2, CONTEXT, batch)] = EOS
+    return rng.standard_normal((batch, SIDE, SIDE, 3)).astype(np.float32), text.astype(np.int32)
+
+
+def flat(tree):
+    return {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize(
+    "kind, activation, theirs",
+    [("clip", "quick_gelu", "quick_gelu"), ("clip", "gelu", "gelu"), ("siglip", "gelu_tanh", "gelu_pytorch_tanh")],
+)
+def test_parity(kind, activation, theirs):
+    torch = pytest.importorskip("torch")
+    reference, model = torch_model(kind, theirs), our_model(kind, activation)
+    images, text = inputs()
+    out = reference(
+        input_ids=torch.from_numpy(text).long(),
+        pixel_values=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
+        return_loss=True,
+    )
+    out.loss.backward()
+    weights = {name: weight.detach().numpy() for name, weight in reference.named_parameters()}
+    gradients = {name: weight.grad.numpy() for name, weight in reference.named_parameters()}
+
+    params = torch_weights.from_hugging_face(weights, HEADS)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images, text)["params"]
+    assert {k: x.shape for k, x in flat(params).items()} == {
+        path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+    }
+
+    @jax.jit
+    def run(params, images, text):
+        image, words = model.apply({"params": params}, images, text)
+        scale = jnp.exp(params["logit_scale"])
+        bias = params.get("logit_bias", 0.0)
+        logits = scale * jnp.einsum("iE,jE->ij", image, words, precision="highest") + bias
+        loss = softmax_loss(image, words, scale) if kind == "clip" else sigmoid_loss(image, words, scale, bias)
+        return loss[0], (image, words, logits)
+
+    (loss, (image, words, logits)), ours = jax.value_and_grad(run, has_aux=True)(params, images, text)
+    np.testing.assert_allclose(image, out.image_embeds.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(words, out.text_embeds.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(logits, out.logits_per_image.detach().numpy(), atol=1e-5)
+    assert float(loss) == pytest.approx(out.loss.item(), rel=1e-5)
+    expected = flat(torch_weights.from_hugging_face(gradients, HEADS))
+    scale = max(np.linalg.norm(x) for x in expected.values())
+    for path, gradient in flat(ours).items():
+        assert np.linalg.norm(gradient - expected[path]) < 2e-5 * max(np.linalg.norm(expected[path]), 0.1 * scale), path
+
+
+def test_the_test_sees_a_wrong_activation():
+    """The tolerance is tight enough to tell quick_gelu from gelu."""
+    torch = pytest.importorskip("torch")
+    images, text = inputs()
+    reference = torch_model("clip", "quick_gelu")
+    out = reference(
+        input_ids=torch.from_numpy(text).long(), pixel_values=torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    )
+    weights = {name: weight.detach().numpy() for name, weight in reference.named_parameters()}
+    params = torch_weights.from_hugging_face(weights, HEADS)
+    image, _ = jax.jit(our_model("clip", "gelu").apply)({"params": params}, images, text)
+    assert abs(image - out.image_embeds.detach().numpy()).max() > 1e-3
