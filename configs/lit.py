@@ -3,13 +3,12 @@
 Command:
   python train.py --config=configs/lit.py:variant=B/32 --workdir=runs/lit --config.init_from=runs/clip-b32 \
       --config.data.train=pairs:captions.tsv
-What is locked: the image tower and its projection; they leave differentiation, the clipping norm and the optimizer state.
-  Their weights come from `init_from`, another mmjax workdir of the same image tower.
-Recipe: big_vision's siglip_lit_coco.py: learning rate 1e-3, weight decay 0.01, gradients clipped at 1, batch 512, 5,000 steps,
-  with the softmax loss; lengthen for more data.
+What is locked: the image tower and its projection; they leave differentiation, the clipping norm and the optimizer
+  state. Their weights come from `init_from`, another mmjax workdir of the same image tower.
+Recipe: big_vision's siglip_lit_coco.py: learning rate 1e-3, weight decay 0.01, gradients clipped at 1, batch 512, 5,000
+  steps, with the softmax loss; lengthen for more data.
 Hardware and time: one GPU or one TPU host; not timed here.
-Expected: depends on the image tower. mmjax has run it at toy size only: a text tower trained from scratch in front of the
-  quickstart's locked image tower.
+Expected: depends on the image tower. mmjax has run it at toy size only.
 """
 
 from mmjax.config import base_config, parse_arg

@@ -3,8 +3,9 @@
 Command:
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
   python eval.py --workdir=runs/quickstart
-Recipe: a small CLIP (image tower of 4 layers over 16 patches, text tower of 2, 96 wide), Muon, batch 256, 38,400 pairs, of which
-  seven in ten are scenes. Scenes with one description, and digits of one class, count as positives of one another.
+Recipe: a small CLIP (image tower of 4 layers over 16 patches, text tower of 2, 96 wide), Muon, batch 256, 38,400 pairs,
+  of which seven in ten are scenes. Scenes with one description, and digits of one class, count as positives of one
+  another.
 Hardware and time: TIME
 Expected: RESULT
 """

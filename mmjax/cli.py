@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax import config as config_lib
-from mmjax.errors import UserError, did_you_mean
+from mmjax.errors import TrainingDiverged, UserError, did_you_mean
 
 # Exit statuses: 0 done, 1 diverged, 2 a mistake in config, flags or data, 128 + n stopped by signal n after saving.
 EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
@@ -50,7 +50,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
         stopped = loop.train(config, options.workdir)
         if stopped is None:
-            print(f"done: {options.workdir} (step {config.steps})")
+            print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")
             return 0
         return 128 + stopped
 
@@ -79,17 +79,22 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(config) -> None:
     """Sets what must be set before the devices start: XLA flags and the compilation cache."""
-    flags = [config.xla_flags] if config.xla_flags else []
+    # libtpu reads its flags elsewhere, and XLA ends the process at a flag that it does not know.
+    given = config.xla_flags.split()
+    flags = [flag for flag in given if not flag.startswith("--xla_tpu")]
+    tpu_flags = [flag for flag in given if flag.startswith("--xla_tpu")]
+    if tpu_flags:
+        os.environ["LIBTPU_INIT_ARGS"] = " ".join([*tpu_flags, os.environ.get("LIBTPU_INIT_ARGS", "")]).strip()
     if config.deterministic:
         flags.append("--xla_gpu_deterministic_ops=true")
     os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
-    # grain and orbax tell every step of theirs; warnings are enough.
+    # grain and orbax tell every step of theirs, and warn of what is as it should be; errors are enough.
     import logging
 
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
     import jax
 
@@ -114,8 +119,6 @@ def _raise_usage(message: str) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -> int:
-    from mmjax.training.loop import TrainingDiverged
-
     try:
         options, rest = parser.parse_known_args(argv)
         return command(options, _overrides(rest, parser))

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import math
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,10 +149,9 @@ def load_recipe(spec: str) -> ConfigDict:
     Raises:
       UserError: no such file or recipe, or the recipe sets a field that does not exist.
     """
-    # The argument starts at the first colon after the file's name (a URL or a drive has one before).
-    head, dot_py, tail = spec.partition(".py")
-    if dot_py:
-        path, arg = Path(head + dot_py), tail.removeprefix(":")
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", spec)
+    if match:
+        path, arg = Path(match[1]), match[2] or ""
     else:
         name, _, arg = spec.partition(":")
         path = recipe_folder() / f"{name}.py"
@@ -172,6 +172,9 @@ def load_recipe(spec: str) -> ConfigDict:
         raise UserError(f"--config={spec}: the recipe failed with {_reason(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
+    lacking = sorted(set(flatten(base_config())) - set(flatten(config)))
+    if lacking:
+        raise UserError(f"--config={spec}: the recipe's config has no field {lacking[0]!r}; start from base_config()")
     return config
 
 

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient became non-finite; the last checkpoint is from before that."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `" (did you mean 'x'?)"` for the nearest known name, or an empty string when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

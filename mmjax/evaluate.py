@@ -96,7 +96,7 @@ def evaluate_workdir(
       workdir: of the run.
       meta: the checkpoint's, as `read_meta` gives it.
       step: checkpoint; the latest by default.
-      output: JSON file; `WORKDIR/eval/STEP.json` by default.
+      output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
 
     Returns:
       CLIP_benchmark's records, one per dataset.
@@ -131,7 +131,9 @@ def evaluate_workdir(
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.write_atomically(path, json.dumps(records, indent=2) + "\n")
         history = logs.MetricsFile(workdir / "metrics.jsonl").lines()
-        page = report.write_report(workdir, config, history, results)
+        # The workdir's report is of its own data; results that go elsewhere take theirs along.
+        page = path.with_suffix(".html") if output else workdir / "report.html"
+        report.write_report(page, config, history, results, step=step)
         print(suite.format_table(records))
         print(f"\nresults: {path}\nreport:  {page}")
     return records

@@ -186,6 +186,10 @@ def check_model(config: ml_collections.ConfigDict) -> None:
                 raise UserError(f"{field}.{rate}={tower[rate]} is not in [0, 1)")
     choose("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
     choose("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
+    if image.pool == "mean" and image.class_token:
+        raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
+    if text.pool == "mean" and not text.mask_padding:
+        raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
     if image.image_size % image.patch_size:
         raise UserError(
             f"model.image.image_size={image.image_size} is not a multiple of model.image.patch_size={image.patch_size}"
@@ -201,6 +205,9 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     choose("loss.precision", config.loss.precision, ("default", "high", "highest"))
     choose("data.positives", config.data.positives, ("id", "diagonal"))
     weights = config.objectives.to_dict()
+    for name, weight in weights.items():
+        if weight < 0:
+            raise UserError(f"objectives.{name}={weight} must not be negative")
     if not any(weights.values()):
         raise UserError(f"objectives={weights}: at least one weight must be positive")
     if weights["sigmoid"] and model.logit_bias_init is None:

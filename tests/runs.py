@@ -135,7 +135,7 @@ def eval_cli(*argv, devices=1):
 
 def lines(workdir, kind=None):
     """The lines of metrics.jsonl, every one of which must be JSON."""
-    text = (epath.Path(workdir) / "metrics.jsonl").read_text()
+    text = (storage.as_path(workdir) / "metrics.jsonl").read_text()
     assert "NaN" not in text and "Infinity" not in text
     return [line for line in map(json.loads, text.splitlines()) if kind in (None, line["kind"])]
 

@@ -99,8 +99,7 @@ def test_a_recipe_is_found_by_name_and_by_path(tmp_path):
         config_lib.load_recipe("quikstart")
     with pytest.raises(UserError, match="did you mean 'B/32'"):
         config_lib.load_recipe("clip:variant=B/33")
-    (tmp_path / "mine.py").write_text(
-        "from mmjax.config import base_config\ndef get_config(arg):\n    c = base_config()\n    c.step = 1\n    return c\n"
-    )
+    lines = ["from mmjax.config import base_config", "def get_config(arg):", "    c = base_config()", "    c.step = 1"]
+    (tmp_path / "mine.py").write_text("\n".join([*lines, "    return c"]))
     with pytest.raises(UserError, match=r"recipe failed .*line 4"):
         config_lib.load_recipe(str(tmp_path / "mine.py"))

@@ -99,7 +99,9 @@ class Folder:
 
     Classes and files are in alphabetical order. A class's name is its folder's with spaces for underscores; captions
     are made from `templates`, and the class is the record's `id`, so that images of one class are positives of one
-    another.
+    another. Folders that are named by codes (ImageNet's) need `classnames.txt` beside them: one name a line, in the
+    folders' order; `zeroshot_classification_templates.txt` may give the prompts, one a line with {c} for the name. Both
+    files are CLIP_benchmark's.
 
     Args:
       path: the folder.
@@ -112,12 +114,20 @@ class Folder:
     def __init__(self, path: str, *, field: str = "data.train"):
         path = path.rstrip("/") or "/"
         self.name = posixpath.basename(path)
-        self.templates = list(FOLDER_TEMPLATES)
         where = f"{field}='folder:{path}'"
         folders = [name for name in _folders(path, where) if not name.startswith(".")]
         if not folders:
             raise UserError(f"{where}: no sub-folders there; put the images of each class into a folder named after it")
-        self.class_names = [folder.replace("_", " ") for folder in folders]
+        self.class_names = _lines(f"{path}/classnames.txt") or [folder.replace("_", " ") for folder in folders]
+        if len(self.class_names) != len(folders):
+            raise UserError(
+                f"{where}: classnames.txt has {len(self.class_names)} names for {len(folders)} folders;"
+                " write one a line in the folders' alphabetical order"
+            )
+        self.templates = _lines(f"{path}/zeroshot_classification_templates.txt") or list(FOLDER_TEMPLATES)
+        for template in self.templates:
+            if "{c}" not in template:
+                raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
         self._ids = [stable_id("class", name) for name in self.class_names]
         self._files: list[str] = []
         self._labels: list[int] = []
@@ -139,10 +149,18 @@ class Folder:
         label = self._labels[index]
         return Record(
             image=read_bytes(self._files[index]),
-            captions=[template.format(c=self.class_names[label]) for template in self.templates],
+            captions=[template.replace("{c}", self.class_names[label]) for template in self.templates],
             id=self._ids[label],
             label=label,
         )
+
+
+def _lines(path: str) -> list[str]:
+    """Returns a text file's lines that are not blank; none where there is no such file."""
+    try:
+        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return []
 
 
 def read_bytes(path: str) -> bytes:
@@ -209,10 +227,16 @@ def _rows(path: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
     if path.endswith(".jsonl"):
         yield from _json_rows(text, where)
         return
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.endswith(".tsv") else ",")
+    delimiter = "\t" if path.endswith(".tsv") else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
         for cells in reader:
+            if any("\n" in cell and delimiter in cell for cell in cells):
+                raise UserError(
+                    f"{where}: a quoted cell that ends at line {reader.line_num} swallows other rows;"
+                    ' write a quotation mark inside a cell as "" and quote the cell'
+                )
             if cells:  # a blank line is no row
                 yield reader.line_num, dict(zip(header, cells, strict=False))
     except csv.Error as error:

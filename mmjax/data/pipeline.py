@@ -4,7 +4,10 @@ An element of the grain dataset is a chunk of rows, not one example: grain's cos
 rows, and the rows of one batch are still spread over all threads and workers.
 """
 
+import multiprocessing
 import os
+import signal
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -152,8 +155,25 @@ class _Chunks:
         loaded = [self.examples[first + row] for row in rows.tolist()]
         return {key: np.stack([example[key] for example in loaded]) for key in loaded[0]}
 
+    def __setstate__(self, state: dict) -> None:
+        """Arrives in a worker process."""
+        self.__dict__.update(state)
+        parent = multiprocessing.parent_process()
+        if parent is None:
+            return
+        # Ctrl-C goes to all processes of a terminal: what follows from it is the main one's to decide.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A main process that was killed ends no workers.
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
     def __repr__(self) -> str:  # grain puts it in its log lines
         return f"Chunks({len(self)} of {self.chunk_size} rows)"
+
+
+def _exit_after(process) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _close_all(iterators: list) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 import ftfy
 import numpy as np
 import tokenizers
-from etils import epath
 from jaxtyping import Bool, Int32
 
+from mmjax import storage
 from mmjax.errors import UserError, did_you_mean
 
 _FIELD = "data.tokenizer"
@@ -280,6 +280,6 @@ def _first_known(backend: tokenizers.Tokenizer, names: Sequence[str]) -> int | N
 
 def _read(spec: str, path: str) -> bytes:
     try:
-        return epath.Path(path).read_bytes()
+        return storage.as_path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{_FIELD}={spec!r}: cannot read {path!r} ({type(error).__name__}); check the path") from error

@@ -54,11 +54,15 @@ class MeshEmbedder:
         return self._run(self._embed_text, zip(ids, mask, strict=True))
 
     def loss(self, image_embeddings: np.ndarray, text_embeddings: np.ndarray, ids: np.ndarray, /) -> float | None:
-        """The training loss averaged over consecutive full batches; None when there is not one."""
+        """The training loss averaged over full batches of a fixed shuffle; None when there is not one.
+
+        Shuffled, because a folder of classes comes in their order, and a batch of one class has no negatives.
+        """
         words = np.stack([ids & 0xFFFFFFFF, ids >> np.uint64(32)], axis=1).astype(np.uint32)
+        order = np.random.default_rng(0).permutation(len(ids))
         losses = []
         for start in range(0, len(ids) - self.batch_size + 1, self.batch_size):
-            rows = start + self.rows
+            rows = order[start + self.rows]
             image, text, pair_ids = arrays.to_global(
                 self.mesh, (image_embeddings[rows], text_embeddings[rows], words[rows])
             )

@@ -110,11 +110,13 @@ class _Series:
     noisy: bool = False
 
 
-def write_report(workdir: Any, config: Any, history: list[dict[str, Any]], evaluations: Sequence[Evaluation]) -> Any:
-    """Writes `report.html` into a workdir (a path) and returns its path."""
-    path = workdir / "report.html"
+def write_report(
+    path: Any, config: Any, history: list[dict[str, Any]], evaluations: Sequence[Evaluation], *, step: int
+) -> Any:
+    """Writes the report of an evaluation at `step` to `path` and returns it."""
+    title = f"{config.name}, step {step:,}"
     storage.write_atomically(
-        path, render_report(title=config.name, config=config.to_dict(), history=history, evaluations=evaluations)
+        path, render_report(title=title, config=config.to_dict(), history=history, evaluations=evaluations)
     )
     return path
 
@@ -164,7 +166,7 @@ def _header(title: str, config: Mapping, history: Sequence[Mapping], evaluations
     facts = {}
     steps = [line["step"] for line in history if _is_number(line.get("step"))]
     if steps:
-        facts["steps"] = f"{max(steps):,}"
+        facts["steps trained"] = f"{max(steps):,}"
     if _is_number(config.get("batch_size")):
         facts["batch size"] = f"{config['batch_size']:,}"
     if "seed" in config:

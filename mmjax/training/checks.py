@@ -14,6 +14,8 @@ from mmjax.training import checkpoint, logs
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
 _STRUCTURE = (
     "model.",
+    "data.tokenizer",
+    "data.mean_std",
     "ema_decay",
     "optimizer.name",
     "optimizer.freeze",
@@ -24,7 +26,11 @@ _STRUCTURE = (
 # Rates may change in a resumed run as long as they stay on or off.
 _ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
 # How a model is run, not what it is: parameters are stored alike.
-_EXECUTION = tuple(f"model.{tower}.{field}" for tower in ("image", "text") for field in ("scan", "remat"))
+_EXECUTION = tuple(
+    f"model.{tower}.{field}"
+    for tower in ("image", "text")
+    for field in ("scan", "remat", "patch_dropout", "dropout", "drop_path")
+)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -34,13 +40,31 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       UserError: naming the field.
     """
     flat = config_lib.flatten(config)
-    for field in ("steps", "batch_size", "microbatch", "checkpoint.every", "eval.batch_size", "log.every"):
+    sizes = [field for field, value in flat.items() if field.startswith("model.") and type(value) is int]
+    for field in ("steps", "batch_size", "microbatch", "checkpoint.every", "eval.batch_size", "log.every", *sizes):
         if flat[field] < 1:
             raise UserError(f"{field}={flat[field]} must be at least 1")
     not_negative = ("eval.every", "schedule.warmup", "schedule.cooldown", "data.workers", "data.prefetch", "seed")
     for field in (*not_negative, "optimizer.grad_clip", "optimizer.weight_decay"):
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
+    positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
+    for field in positive:
+        if flat[field] <= 0:
+            raise UserError(f"{field}={flat[field]} must be positive")
+    for field in ("optimizer.b1", "optimizer.b2"):
+        if not 0.0 <= flat[field] < 1.0:
+            raise UserError(f"{field}={flat[field]} is not in [0, 1)")
+    for field in ("schedule.final", "optimizer.layer_decay.image", "optimizer.layer_decay.text"):
+        if not 0.0 <= flat[field] <= 1.0:
+            raise UserError(f"{field}={flat[field]} is not in [0, 1]")
+    if config.model.max_logit_scale < 1:
+        raise UserError(f"model.max_logit_scale={config.model.max_logit_scale} must be at least 1")
+    if config.mesh.tensor < 1:
+        raise UserError(f"mesh.tensor={config.mesh.tensor} must be at least 1; mesh.data or mesh.fsdp may be -1")
+    for field in ("optimizer.freeze", "init_paths"):
+        if not all(isinstance(pattern, str) for pattern in flat[field]):
+            raise UserError(f"{field}={flat[field]} wants path regexes, such as ('image/.*',)")
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be below 2**32")
     if not 0.0 <= config.ema_decay < 1.0:
@@ -56,7 +80,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         ("mesh.rules", "((r'.*mlp.*', ('fsdp', None)),)"),
         ("optimizer.multipliers", "(('x', 0.1),)"),
     ):
-        if any(isinstance(pair, str) or len(pair) != 2 for pair in flat[field]):
+        value_type = tuple if field == "mesh.rules" else (int, float)
+        if not all(
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], value_type)
+            for pair in flat[field]
+        ):
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
@@ -74,6 +102,11 @@ def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]
     name, known = config.checkpoint.best_metric, ", ".join(datasets) or "none, as data.eval is empty"
     if name.rpartition("/")[0] not in datasets:
         raise UserError(f"checkpoint.best_metric={name!r} wants DATASET/METRIC, with one of the data sets: {known}")
+    metric = name.rpartition("/")[2]
+    if metric == "loss" or "rank" in metric:
+        raise UserError(
+            f"checkpoint.best_metric={name!r} is better when smaller; choose a rate such as acc1 or a recall"
+        )
     saved, evaluated = config.checkpoint.every, config.eval.every
     if not evaluated or (saved % evaluated and evaluated % saved):
         raise UserError(

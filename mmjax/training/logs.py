@@ -1,5 +1,6 @@
 """What a run tells: `metrics.jsonl`, TensorBoard, Weights & Biases and the terminal."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -36,9 +37,10 @@ class MetricsFile:
         self._lines = _read_lines(self.path) if self._remote else []
         self._uploaded = time.monotonic()
 
-    def drop_after(self, step: int) -> None:
-        """Forgets lines past a restored step, and a line that a kill cut off."""
-        kept = [line for line in _read_lines(self.path) if line["step"] <= step]
+    def drop_after(self, step: int, *, evaluated: bool = True) -> None:
+        """Forgets lines past a restored step (with its own evaluation, if not `evaluated`), and one a kill cut off."""
+        last = step if evaluated else step - 1
+        kept = [line for line in _read_lines(self.path) if line["step"] <= (step if line["kind"] == "train" else last)]
         storage.write_atomically(self.path, "".join(_encode(line) for line in kept))
         self._lines = kept if self._remote else []
 
@@ -120,14 +122,24 @@ class Logger:
         import wandb
 
         self._wandb = wandb.init(
-            project=config.log.wandb_project, name=config.name, config=config.to_dict(), resume="allow"
+            project=config.log.wandb_project,
+            name=config.name,
+            config=config.to_dict(),
+            resume="allow",
+            # The workdir is the run: started again on it, W&B goes on too.
+            id=hashlib.sha256(str(self._workdir).encode()).hexdigest()[:16],
         )
 
-    def resume(self, step: int) -> None:
-        """Drops logged lines past the step a run goes on from, and starts the progress bar there."""
+    def resume(self, step: int, *, evaluated: bool = True) -> None:
+        """Drops logged lines past the step a run goes on from, and starts the progress bar there.
+
+        Args:
+          step: the restored step.
+          evaluated: whether its checkpoint was saved after its evaluation; else that line goes too.
+        """
         if not self._active:
             return
-        self.file.drop_after(step)
+        self.file.drop_after(step, evaluated=evaluated)
         if self._tensorboard:
             self._open_board(step)
         if sys.stderr.isatty():

@@ -14,7 +14,7 @@ import numpy as np
 from mmjax import config as config_lib
 from mmjax import storage, tasks
 from mmjax.data import examples, pipeline, specs
-from mmjax.errors import UserError
+from mmjax.errors import TrainingDiverged, UserError
 from mmjax.evaluation import embed, report
 from mmjax.parallel import arrays
 from mmjax.parallel import mesh as mesh_lib
@@ -26,10 +26,6 @@ from mmjax.training import step as step_lib
 _RUN_AHEAD = 2
 # Too few examples to say what share of a data set is bad.
 _MIN_SEEN = 1000
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or the gradient became non-finite; the last checkpoint is from before that."""
 
 
 class StopSignal:
@@ -110,22 +106,25 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             raise UserError(
                 f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
             )
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         if start:
             bad_examples.update(meta["bad_examples"])
-            target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
             state = checkpoints.restore(start, target)
             logs.say(f"resumed at step {start} of {config.steps}")
         else:
+            taken = warm_start.read(target.params, config) if config.init_from else {}
             state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
-            if config.init_from:
-                state = warm_start.initialise(state, config)
+            state = warm_start.replace(state, taken)
         train_step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
         _introduce(config, mesh, abstract_params, trainable)
+        if config.optimizer.freeze and not config.init_from and not start:
+            logs.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
         if jax.process_index() == 0:
             storage.write_atomically(workdir / "config.json", config_lib.to_json(config))
         logger = logs.Logger(workdir, config)
-        logger.resume(start)
+        # An evaluation that the checkpoint does not know of is made again below, and its line with it.
+        logger.resume(start, evaluated=bool(start and meta["evaluated"]))
         run = _Run(config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer)
         try:
             if start and not meta["evaluated"] and run.evaluation_due(start):
@@ -177,7 +176,15 @@ class _Run:
             for step in range(start + 1, config.steps + 1):
                 self.profiler.before(step, state)
                 waiting = time.perf_counter()
-                batch = next(batches)
+                try:
+                    batch = next(batches)
+                except Exception:
+                    if stop.received is None:
+                        raise
+                    # The signal went to the workers as well (SLURM does that), and there are no more batches.
+                    if step > start + 1:
+                        self._stop_at(step - 1, state, unlogged)
+                    break
                 self.meter.add(time.perf_counter() - waiting)
                 self._count_bad(batch.pop("replaced"), step)
                 state, metrics = train_step(state, arrays.to_global(self.mesh, batch))
@@ -199,7 +206,7 @@ class _Run:
                         self._log(*unlogged)
                         unlogged = None
                     self._check_finite(state)
-                    self.evaluated = self.evaluate(state, step) if evaluate else None
+                    self.evaluated = self._evaluate_or_save(state, step) if evaluate else None
                     stopping = stop.received is not None  # a signal may have come during the evaluation
                     if save or stopping:
                         self.save(state, step)
@@ -207,6 +214,23 @@ class _Run:
                 if stopping:
                     break
         return state
+
+    def _stop_at(self, step: int, state: Any, unlogged: Any) -> None:
+        """Logs and saves a step that is over, and evaluated where that was due."""
+        if unlogged is not None:
+            self._log(*unlogged)
+        self._check_finite(state)
+        self.evaluated = self.evaluated if self.evaluation_due(step) else None
+        self.save(state, step)
+
+    def _evaluate_or_save(self, state: Any, step: int) -> dict[str, float]:
+        """Evaluates; data that cannot be evaluated on costs none of the training."""
+        try:
+            return self.evaluate(state, step)
+        except UserError:
+            self.evaluated = None
+            self.save(state, step)
+            raise
 
     def evaluation_due(self, step: int) -> bool:
         """Whether this is a step to evaluate at; the last one always is."""
@@ -257,7 +281,8 @@ class _Run:
             told = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if "rank" not in name)
             logs.say(f"step {step}  {result.dataset}: {told}")
         if final and jax.process_index() == 0:
-            report.write_report(self.workdir, self.config, self.logger.file.lines(), results)
+            history = self.logger.file.lines()
+            report.write_report(self.workdir / "report.html", self.config, history, results, step=step)
         return metrics
 
     def save(self, state: Any, step: int) -> None:

@@ -12,9 +12,10 @@ SCHEDULES = ("cosine", "constant", "rsqrt")
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     """Builds `step -> learning rate` from `schedule`, `steps` and `optimizer.learning_rate`.
 
-    Update k (from 0) uses `peak * (k + 1) / warmup` while warming up, as OpenCLIP does. `cosine` then falls to `final`
-    at the last step; `constant` and `rsqrt` (`sqrt(timescale / (timescale + k - warmup))`, arXiv:2106.04560) fall
-    linearly to `final` over the last `cooldown` steps.
+    Update k (from 0) uses `peak * (k + 1) / warmup` while warming up, as OpenCLIP does. `cosine` then falls
+    towards `final`, which update `steps` (one past the last) would have; `constant` and `rsqrt`
+    (`sqrt(timescale / (timescale + k - warmup))`, arXiv:2106.04560) fall linearly towards it over the last `cooldown`
+    updates.
 
     Raises:
       UserError: an unknown name, or warm-up and cool-down that do not fit into the run.

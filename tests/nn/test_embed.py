@@ -81,6 +81,9 @@ def test_resample_keeps_the_prefix_and_knows_rows_from_columns():
     out = jax.jit(lambda x: resample_positions(x, (4, 6), (6, 4), prefix=1))(table)
     assert out.shape == (25, 3)
     np.testing.assert_array_equal(out[0], table[0])
+    rows, columns = bicubic_matrix(4, 6, antialias=True), bicubic_matrix(6, 4, antialias=True)
+    expected = np.einsum("Rr,Cc,rcD->RCD", rows, columns, table[1:].reshape(4, 6, 3))
+    np.testing.assert_allclose(out[1:], expected.reshape(24, 3), atol=1e-5)
     # Values that change along rows only must change along rows only, and the same way.
     ramp = np.repeat(np.arange(4, dtype=np.float32), 6)[:, None]
     out = resample_positions(jnp.asarray(ramp), (4, 6), (6, 4))

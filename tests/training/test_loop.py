@@ -12,7 +12,7 @@ import runs
 from tensorboardX.proto import event_pb2
 
 from mmjax.errors import UserError
-from mmjax.evaluation import embed
+from mmjax.evaluation import embed, report
 from mmjax.training import checkpoint, loop, profiler, warm_start
 
 
@@ -37,7 +37,7 @@ class TestWhatIsLogged:
         assert [line["step"] for line in lines] == list(range(1, 9))
         for line in lines:
             assert set(line) >= {"loss", "accuracy", "logit_scale", "grad_norm", "learning_rate"}
-            assert 0 < line["step_time"] and 0 <= line["data_wait"] <= line["step_time"]
+            assert line["step_time"] > 0 and 0 <= line["data_wait"] <= line["step_time"]
             assert line["images_per_second"] == pytest.approx(16 / line["step_time"])
             assert "mfu" not in line  # the peak of this processor is not known
             assert 0 < line["loss"] < 10 and 0 <= line["accuracy"] <= 1 and line["grad_norm"] > 0
@@ -301,13 +301,22 @@ class TestLockedTowerAndAverage:
         for path, x in jax.tree_util.tree_leaves_with_path(evaluated[0]):
             np.testing.assert_array_equal(x, state["['ema_params']" + jax.tree_util.keystr(path)])
 
+    def test_eval_gives_the_same_numbers(self, lit, tmp_path):
+        output = tmp_path / "result.json"
+        with mock.patch.object(report, "write_report"):
+            assert runs.eval_cli(f"--workdir={lit}", f"--output={output}") == 0
+        (line,) = runs.lines(lit, "eval")
+        found = {
+            f"{r['dataset']}/{name}": x for r in json.loads(output.read_text()) for name, x in r["metrics"].items()
+        }
+        assert found == {name: value for name, value in line.items() if "/" in name}
+
     def test_mistakes_in_what_is_taken(self, plain, tmp_path):
-        params = {"image": {"patch_embed": {"kernel": jax.numpy.zeros((8, 8, 3, 48))}}}
-        state = mock.Mock(params=params)
+        params = {"image": {"patch_embed": {"kernel": jax.ShapeDtypeStruct((8, 8, 3, 48), np.float32)}}}
 
         def told(match, **changes):
             with pytest.raises(UserError, match=match):
-                warm_start.initialise(state, runs.config(**changes))
+                warm_start.read(params, runs.config(**changes))
 
         told("init_from='/nowhere': there is no", init_from="/nowhere")
         told("has shape .* there and has shape .* here", init_from=str(plain))

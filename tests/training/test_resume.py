@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import runs
 
+from mmjax.data import pipeline
 from mmjax.evaluation import embed
 from mmjax.training import checkpoint, logs, loop
 
@@ -211,6 +212,25 @@ def test_signal(moment, data, undisturbed, tmp_path, capfd):
     assert_equal_runs(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_signal_that_ends_the_workers_too(step, data, undisturbed, tmp_path):
+    """There is no next batch then: the step before is saved."""
+    following = pipeline.BatchIterator.__next__
+    config, count = config_of(data), iter(range(1, 100))
+
+    def following_or_gone(self):
+        if next(count) == step + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("Worker process was terminated unexpectedly")
+        return following(self)
+
+    with mock.patch.object(pipeline.BatchIterator, "__next__", following_or_gone):
+        assert runs.train(config, tmp_path) == signal.SIGTERM
+    assert runs.steps(tmp_path)[-1] == step == runs.lines(tmp_path, "train")[-1]["step"]
+    assert runs.train(config, tmp_path) is None
+    assert_equal_runs(tmp_path, undisturbed)
+
+
 def test_second_ctrl_c_interrupts(tmp_path, data):
     def twice(self, *args):
         for _ in range(2):
@@ -233,7 +253,10 @@ class Process:
         self.output = workdir.with_name(f"{workdir.name}-{uuid.uuid4().hex}.txt")
         with self.output.open("w") as file:
             command = [sys.executable, str(runs.ROOT / "train.py"), *flags]
-            self.popen = subprocess.Popen(command, env=runs.environment(), stdout=file, stderr=file)
+            # Of its own process group, as a terminal makes one.
+            self.popen = subprocess.Popen(
+                command, env=runs.environment(), stdout=file, stderr=file, start_new_session=True
+            )
 
     def wait_for(self, condition, *args):
         """Returns as soon as the condition holds; the run must not have ended by then."""
@@ -260,7 +283,7 @@ class Process:
 
 
 def test_killed_processes(tmp_path):
-    """kill -9 before the first checkpoint and within a save, then SIGTERM; the moments are drawn."""
+    """kill -9 before the first checkpoint and within a save; the moments are drawn."""
     rng = random.Random(7)
     steps, every = 60, 12
     overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=0"]
@@ -278,13 +301,31 @@ def test_killed_processes(tmp_path):
     run.wait_for(run.saving)
     assert run.end(signal.SIGKILL) == -signal.SIGKILL
 
-    run = Process(workdir, *overrides)
-    run.wait_for(run.steps_logged, rng.randint(1, every))
-    assert run.end(signal.SIGTERM) == 143
-    assert runs.steps(workdir)[-1] == runs.lines(workdir, "train")[-1]["step"] < steps
-
     assert Process(workdir, *overrides).end() == 0
     assert_equal_runs(workdir, tmp_path / "whole", steps)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group(number, status, tmp_path):
+    """Ctrl-C and SLURM reach the worker processes as well; the run saves all the same."""
+    run = Process(tmp_path / "run", "--config.steps=100000", "--config.eval.every=0", "--config.data.workers=2")
+    run.wait_for(run.steps_logged, 5)
+    os.killpg(run.popen.pid, number)
+    assert run.end() == status
+    assert runs.steps(run.workdir)[-1] == runs.lines(run.workdir, "train")[-1]["step"]
+
+
+@pytest.mark.full
+def test_a_kill_leaves_no_workers(tmp_path):
+    run = Process(tmp_path / "run", "--config.steps=100000", "--config.eval.every=0", "--config.data.workers=2")
+    run.wait_for(run.steps_logged, 1)
+    assert run.end(signal.SIGKILL) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):  # the group is empty
+        while time.monotonic() < deadline:
+            os.killpg(run.popen.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.full
@@ -297,16 +338,20 @@ def test_killed_a_dozen_times(tmp_path, data):
     assert Process(tmp_path / "whole", *overrides).end() == 0
 
     workdir = tmp_path / "killed"
-    ends, within_saves = [], 0
-    for number in range(12):
+    numbers = [signal.SIGKILL] * 8 + [signal.SIGTERM] * 2 + [signal.SIGINT] * 2
+    rng.shuffle(numbers)
+    within_saves = 0
+    for turn, number in enumerate(numbers):
         run = Process(workdir, *overrides)
-        run.wait_for(run.steps_logged, rng.randint(1, 5 if number < 2 else 25))
-        if number % 2:
+        run.wait_for(run.steps_logged, rng.randint(1, 5 if turn < 2 else 25))
+        if turn % 2:
             run.wait_for(run.saving)
         time.sleep(rng.random() * 0.02)
         within_saves += run.saving()
-        ends.append(run.end(rng.choice([signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT])))
-    assert set(ends) <= {-9, 130, 143} and ends.count(-9) >= 6 and within_saves >= 2, (ends, within_saves)
+        assert run.end(number) == (-number if number == signal.SIGKILL else 128 + number)
+        if number != signal.SIGKILL:
+            assert runs.steps(workdir)[-1] == runs.lines(workdir, "train")[-1]["step"] < steps
+    assert within_saves >= 3
     assert Process(workdir, *overrides).end() == 0
     assert runs.steps(workdir) == runs.steps(tmp_path / "whole") == [steps]
     assert_equal_runs(workdir, tmp_path / "whole", steps)
