@@ -139,7 +139,7 @@ class TestNotFinite:
         ("step", "log_every"),
         [
             pytest.param(5, 1, id="noticed by a log"),
-            pytest.param(5, 100, id="noticed by a save"),
+            pytest.param(5, 100, id="noticed by a save", marks=pytest.mark.full),
             pytest.param(7, 100, id="noticed at the end", marks=pytest.mark.full),
         ],
     )
@@ -406,3 +406,18 @@ def test_checkpoints_are_read_by_others_while_it_runs(data, tmp_path):
         runs.train(runs.config(**data), tmp_path)
     assert [(step, count) for step, count, _ in seen] == [(3, 3), (6, 6), (8, 8)]
     assert all(position % (3 * 16) == 0 for _, _, positions in seen for position in positions)
+
+
+def test_data_that_cannot_be_evaluated_on_costs_no_training(tmp_path, capsys):
+    """The step is saved, and once the data is whole its evaluation is made up for."""
+    folder = runs.write_classes(tmp_path / "pets")
+    image = (folder / "dog" / "2.jpg").read_bytes()
+    (folder / "dog" / "2.jpg").write_bytes(b"not an image")
+    argv = [f"--workdir={tmp_path / 'run'}", f"--config.data.eval=folder:{folder}"]
+    assert runs.train_cli(*argv) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: data.eval: example 6 of 'pets' cannot be read") and len(told.splitlines()) == 1
+    assert runs.steps(tmp_path / "run") == [3, 4]
+    (folder / "dog" / "2.jpg").write_bytes(image)
+    assert runs.train_cli(*argv) == 0
+    assert [step for kind, step in runs.numbers(tmp_path / "run") if kind == "eval"] == [4, 8]

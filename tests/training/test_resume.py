@@ -128,7 +128,7 @@ def test_killed(moment, data, undisturbed, tmp_path):
 def test_killed_again_and_again(seed, data, undisturbed, tmp_path):
     rng = random.Random(seed)
     config = config_of(data)
-    for _ in range(4):
+    for _ in range(3):
         make = rng.choice([at_step, within_line, within_save])
         with contextlib.suppress(Killed), make(rng.randint(1, STEPS)):
             runs.train(config, tmp_path)
