@@ -46,6 +46,15 @@ class TestMetricsFile:
             (3, "eval"),
         ]
 
+    def test_an_evaluation_that_is_made_again_is_dropped(self, path):
+        file = self.write(path, 1, 2)
+        file.write({"step": 2, "kind": "eval"})
+        file.flush()
+        file.drop_after(2, evaluated=True)
+        assert [line["kind"] for line in file.lines()] == ["train", "train", "eval"]
+        file.drop_after(2, evaluated=False)
+        assert [line["kind"] for line in file.lines()] == ["train", "train"]
+
     @pytest.mark.parametrize("rest", ['{"step": 3, "ki', '{"step": 3, "kind": "train", "loss": 1.', "12", "\0\0"])
     def test_a_line_that_a_kill_cut_off(self, path, rest):
         self.write(path, 1, 2)

@@ -138,8 +138,8 @@ class TestNotFinite:
     @pytest.mark.parametrize(
         ("step", "log_every"),
         [
-            pytest.param(5, 1, id="noticed by a log"),
-            pytest.param(5, 100, id="noticed by a save", marks=pytest.mark.full),
+            pytest.param(5, 1, id="noticed by a log", marks=pytest.mark.full),
+            pytest.param(5, 100, id="noticed by a save"),
             pytest.param(7, 100, id="noticed at the end", marks=pytest.mark.full),
         ],
     )
