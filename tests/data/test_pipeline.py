@@ -36,7 +36,7 @@ class Noise:
 class Positions:
     """Examples that say where they are and remember who was asked for; each takes `seconds`."""
 
-    def __init__(self, seconds=60):
+    def __init__(self, seconds=0.0):
         self.seconds, self.seen = seconds, []
 
     def __getitem__(self, position):

@@ -82,7 +82,7 @@ def test_the_first_examples_do_not_change():
         "a large green cross left of a small green ring",
         "a small green square left of a large yellow circle",
     ]
-    assert int(source[0]["image"].astype(int).sum()) == 278340
+    assert int(source[0]["image"].astype(int).sum()) == 291831
 
 
 def test_train_and_test_do_not_share_descriptions_but_every_part_of_them(held_out, train_sample):
@@ -153,7 +153,7 @@ def test_relations_hold_for_the_drawn_pixels(held_out):
             centres.append((x.mean() + 0.5, y.mean() + 0.5))
             assert abs(centres[-1][0] - item["x"]) < 1 and abs(centres[-1][1] - item["y"]) < 2.2  # a triangle's is low
             extent = max(np.ptp(x), np.ptp(y)) + 1
-            limit = {"triangle": 7.5, "square": 8.5}.get(item["shape"], 9.5)
+            limit = {"triangle": 9.5, "square": 9.5}.get(item["shape"], 10.5)
             assert (extent > limit) == (item["size"] == "large")
         for i, relation, j in record["annotation"]["relations"]:
             dx, dy = np.subtract(centres[j], centres[i])
