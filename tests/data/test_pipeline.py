@@ -180,7 +180,7 @@ def test_batches_are_prepared_in_the_background_and_not_without_end():
 
 def test_closing_early_ends_the_threads_and_the_iteration():
     iterator = train_batches(
-        Positions(seconds=60), start_step=0, stop_step=10**6, global_batch=GLOBAL_BATCH, rows=range(8), threads=3
+        Positions(seconds=0.001), start_step=0, stop_step=10**6, global_batch=GLOBAL_BATCH, rows=range(8), threads=3
     )
     next(iterator)
     assert reading_threads()
@@ -213,7 +213,7 @@ def test_arguments_that_make_no_batch_are_refused(options):
 
 def test_an_iterator_that_is_forgotten_ends_its_threads():
     iterator = train_batches(
-        Positions(seconds=60), start_step=0, stop_step=10**6, global_batch=GLOBAL_BATCH, rows=range(8), threads=2
+        Positions(seconds=0.001), start_step=0, stop_step=10**6, global_batch=GLOBAL_BATCH, rows=range(8), threads=2
     )
     next(iterator)
     assert reading_threads()
