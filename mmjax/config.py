@@ -79,12 +79,14 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         data=-1,  # devices along each axis; -1 takes what is left
         fsdp=1,
         tensor=1,
+        slices=0,  # groups of devices with slower links between them, crossed by `data` alone; 0 = the TPU slices
         sharding="fsdp+tensor",  # preset: replicated, fsdp, fsdp+tensor
         rules=(),  # (path regex, axes of the array's last dimensions), before the preset's
     )
     config.loss = dict(
-        impl="dense",  # one matrix of logits, spread over the mesh by the compiler
-        precision="highest",  # of its matrix product
+        impl="dense",  # dense, gather, ring: the same value and gradients; see docs/scaling.md
+        block_size=1024,  # gather, ring: rows and columns of the tiles of logits, of which one is alive at a time
+        precision="highest",  # of its matrix products
     )
     config.precision = "bfloat16"  # compute type of the towers: bfloat16 or float32; parameters stay float32
 

@@ -12,8 +12,8 @@ from mmjax import storage, tasks
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation import embed, report, suite
+from mmjax.parallel import distributed, partition
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import partition
 from mmjax.training import checkpoint, logs
 
 # What an evaluation may change; the rest describes the model that was trained.
@@ -104,21 +104,25 @@ def evaluate_workdir(
     Raises:
       UserError: nothing to evaluate, or data that cannot be read.
     """
-    if not config.data.eval:
-        raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
-    workdir = storage.as_path(workdir)
-    mesh = mesh_lib.make_mesh(config.mesh)
-    image_spec = ImageSpec(**meta["preprocessing"])
-    tokenizer = tasks.make_tokenizer(config, file=checkpoint.tokenizer_file(meta))
-    task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std)
-    evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
+    with distributed.together():
+        if not config.data.eval:
+            raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
+        workdir = storage.as_path(workdir)
+        mesh = mesh_lib.make_mesh(config.mesh)
+        image_spec = ImageSpec(**meta["preprocessing"])
+        tokenizer = tasks.make_tokenizer(config, file=checkpoint.tokenizer_file(meta))
+        task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
+        evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
 
-    abstract = jax.eval_shape(task.init, jax.random.key(0))
-    shardings, _ = partition.param_shardings(abstract, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
-    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    checkpoints = open_checkpoints(workdir)
+        abstract = jax.eval_shape(task.init, jax.random.key(0))
+        shardings, _ = partition.param_shardings(abstract, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        checkpoints = open_checkpoints(workdir)
     try:
-        step = choose_step(checkpoints, step)
+        # A run that is still going may save another one between two hosts' looks.
+        with distributed.together():
+            step = choose_step(checkpoints, step)
+        step = distributed.from_first(step)
         params = checkpoints.restore_params(step, target)
     finally:
         checkpoints.close()

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
 from mmjax.data import images, tokenizers
@@ -14,7 +15,6 @@ from mmjax.nn import pool, transformer
 from mmjax.objectives import contrastive
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-LOSS_IMPLEMENTATIONS = ("dense",)
 Batch = dict[str, Array]
 
 
@@ -72,14 +72,21 @@ class ContrastiveTask:
     Args:
       config: the run's config.
       mean, std: of RGB values in [0, 1], for the normalisation on the device.
+      mesh: the devices that share a batch; None for one device.
 
     Raises:
       UserError: an impossible model or objective.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        mesh: Mesh | None = None,
+    ):
         check_model(config)
-        self.config = config
+        self.config, self.mesh = config, mesh
         settings = config.model.to_dict()
         self.max_log_scale = math.log(settings.pop("max_logit_scale"))
         dtype = DTYPES[choose("precision", config.precision, DTYPES)]
@@ -130,14 +137,15 @@ class ContrastiveTask:
         self, params: Any, image: Float[Array, "B E"], text: Float[Array, "B E"], ids: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The objectives on embeddings; shared by training and the held-out loss."""
-        weights, precision = self.config.objectives, self.config.loss.precision
+        weights, settings = self.config.objectives, self.config.loss
+        layout = dict(impl=settings.impl, mesh=self.mesh, block_size=settings.block_size, precision=settings.precision)
         scale = jnp.exp(params["logit_scale"])
         losses, metrics = {}, {}
         if weights.itc:
-            losses["itc"], metrics = contrastive.softmax_loss(image, text, scale, ids, precision=precision)
+            losses["itc"], metrics = contrastive.softmax_loss(image, text, scale, ids, **layout)
         if weights.sigmoid:
             bias = params["logit_bias"]
-            losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, scale, bias, ids, precision=precision)
+            losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, scale, bias, ids, **layout)
         if len(losses) > 1:
             metrics = metrics | {f"loss_{name}": value for name, value in losses.items()}
         return sum(weights[name] * value for name, value in losses.items()), metrics
@@ -201,7 +209,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
             f"data.context_length={config.data.context_length} is longer than the model's"
             f" model.text.context_length={text.context_length}; lower it or set 0 for the model's own"
         )
-    choose("loss.impl", config.loss.impl, LOSS_IMPLEMENTATIONS)
+    choose("loss.impl", config.loss.impl, contrastive.IMPLEMENTATIONS)
     choose("loss.precision", config.loss.precision, ("default", "high", "highest"))
     choose("data.positives", config.data.positives, ("id", "diagonal"))
     weights = config.objectives.to_dict()

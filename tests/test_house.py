@@ -13,11 +13,11 @@ FILES = sorted((ROOT / "mmjax").rglob("*.py"))
 ROOMS = {
     "nn": set(),
     "models": {"nn"},
-    "objectives": set(),
+    "objectives": {"parallel"},
     "data": set(),
     "parallel": set(),
     "evaluation": {"data", "parallel"},
-    "tasks": {"nn", "models", "objectives", "data"},
+    "tasks": {"nn", "models", "objectives", "data", "parallel"},
     "config": {"models"},  # the size table
     "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config"},
 }

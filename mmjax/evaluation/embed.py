@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mmjax.data import examples, images, specs, tokenizers
 from mmjax.evaluation import suite
-from mmjax.parallel import arrays
+from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
 
 
@@ -29,7 +29,7 @@ class MeshEmbedder:
     """
 
     def __init__(self, task: Any, mesh: Mesh, tokenizer: tokenizers.Tokenizer, batch_size: int):
-        mesh_lib.check_batch("eval.batch_size", batch_size, mesh)
+        mesh_lib.check_batch("eval.batch_size", batch_size, mesh, loss=task.config.loss.impl)
         self.mesh, self.tokenizer, self.batch_size = mesh, tokenizer, batch_size
         self.rows = mesh_lib.local_rows(mesh, batch_size)
         rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
@@ -101,6 +101,40 @@ def _stack(rows: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 
+class _SharedExamples(examples.EvalExamples):
+    """A source's examples where several processes evaluate: each reads and decodes the rows that its devices embed.
+
+    All else (captions, labels, ids) is exchanged batch by batch; the images of others are blank.
+
+    Args:
+      source, image_spec: see `EvalExamples`.
+      batch_size: examples embedded at a time over all processes.
+      rows: those of a batch that this process embeds, ascending.
+    """
+
+    def __init__(self, source: Any, image_spec: images.ImageSpec, batch_size: int, rows: np.ndarray):
+        super().__init__(source, image_spec)
+        self.batch_size, self.rows = batch_size, rows.tolist()
+
+    def __iter__(self) -> Iterator[examples.EvalExample]:
+        blank = np.zeros((self.image_spec.size, self.image_spec.size, 3), np.uint8)
+        for start in range(0, len(self), self.batch_size):
+            stop = min(start + self.batch_size, len(self))
+            own, told, error = {}, [], None
+            try:
+                for index in (start + row for row in self.rows if start + row < stop):
+                    example = self[index]
+                    own[index] = example.image
+                    label = None if example.label is None else int(example.label)
+                    told.append([index, example.captions, label, int(example.id)])
+            except Exception as caught:
+                error = caught
+            distributed.raise_together(error)
+            everyone = {index: rest for part in distributed.exchange(told) for index, *rest in part}
+            for index in range(start, stop):
+                yield examples.EvalExample(own.get(index, blank), *everyone[index])
+
+
 class Evaluator:
     """The evaluation of a config: its sources opened once, its functions compiled once.
 
@@ -122,12 +156,19 @@ class Evaluator:
         self.image_spec = image_spec
 
     def run(self, params: Any, *, keep_artifacts: bool = False) -> list[suite.Evaluation]:
-        """Evaluates parameters on every source; artifacts are what the report shows."""
+        """Evaluates parameters on every source; artifacts are what the report shows, for the first process alone."""
+
+        def decoded(source: Any) -> examples.EvalExamples:
+            # What a report shows is read again, from a view of a source, and by the first process alone.
+            if jax.process_count() == 1 or not any(source is each for each in self.sources):
+                return examples.EvalExamples(source, self.image_spec)
+            return _SharedExamples(source, self.image_spec, self.embedder.batch_size, self.embedder.rows)
+
         return suite.evaluate(
             self.sources,
             self.embedder.bind(params),
-            examples=lambda source: examples.EvalExamples(source, self.image_spec),
-            keep_artifacts=keep_artifacts,
+            examples=decoded,
+            keep_artifacts=keep_artifacts and jax.process_index() == 0,
         )
 
 

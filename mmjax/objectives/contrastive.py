@@ -1,21 +1,29 @@
 """Contrastive losses over the whole batch: softmax (CLIP) and sigmoid (SigLIP).
 
-Both read the arrays they are given as the global batch. Under `jit` on a mesh that batch is spread over the devices
-and the compiler gathers what a row needs; the value is that of one device.
+The arrays given are the global batch, under `jit` on a mesh spread over the devices. One value and one gradient,
+computed in one of three ways (`impl`):
+
+- `dense`: one matrix of logits, spread over the mesh by the compiler, with what autodiff keeps of it.
+- `gather`, `ring`: tile by tile, see `mmjax.objectives.tiles`.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt
 
+from mmjax.objectives import tiled_sigmoid, tiled_softmax, tiles
+from mmjax.parallel import ring
+
 Metrics = dict[str, Any]
+IMPLEMENTATIONS = ("dense", "gather", "ring")
 
 
 def positive_pairs(ids: UInt[Array, "B 2"]) -> Bool[Array, "B B"]:
     """Which image and text belong together: those whose 64-bit ids (two 32-bit words) are equal."""
-    return (ids[:, None, :] == ids[None, :, :]).all(axis=-1)
+    return tiles.positives(ids, ids)
 
 
 def similarity(
@@ -31,6 +39,9 @@ def softmax_loss(
     logit_scale: Float[Array, ""],
     ids: UInt[Array, "B 2"] | None = None,
     *,
+    impl: str = "dense",
+    mesh: Mesh | None = None,
+    block_size: int = 1024,
     precision: str = "highest",
 ) -> tuple[Float[Array, ""], Metrics]:
     """Symmetric InfoNCE with any number of positives.
@@ -41,27 +52,41 @@ def softmax_loss(
     Args:
       image, text: unit rows; row i of each is a pair.
       logit_scale: the multiplier itself, not its logarithm.
-      ids: rows with equal ids are positives of one another; None when every row is its own class (no mask is built).
-      precision: of the matrix product.
+      ids: rows with equal ids are positives of one another; None when every row is its own class (nothing is compared).
+      impl: a name in `IMPLEMENTATIONS`.
+      mesh: the devices that share the rows; None for one device. `gather` and `ring` split the rows over all axes.
+      block_size: rows and columns of a tile of logits at most, for `gather` and `ring`.
+      precision: of the matrix products.
 
     Returns:
       The loss in nats and metrics: `accuracy` in [0, 1], the mean over both directions of how often the largest
-      logit is a positive.
+      logit is a positive (not, when a negative is as large).
+
+    Raises:
+      ValueError: an unknown `impl`, or rows that do not divide over the mesh for `gather` and `ring`.
     """
+    image, text = image.astype(jnp.float32), text.astype(jnp.float32)
+    if impl != "dense":
+        layout = _layout(len(image), ids, impl, mesh, block_size, precision)
+        loss, accuracy = tiled_softmax.softmax(layout, image, text, logit_scale, ids)
+        return loss, {"accuracy": jax.lax.stop_gradient(accuracy)}
+    image, text = _spread(mesh, image, text)
     logits = logit_scale * similarity(image, text, precision=precision)
-    row_lse = jax.nn.logsumexp(logits, axis=1)
-    column_lse = jax.nn.logsumexp(logits, axis=0)
+    pairs = _pairs(len(image), ids)
+    # The log-sum-exp over the negatives apart from that over the positives: `tiled_softmax` says what that is good for.
+    negatives = jnp.where(pairs, tiles.FLOOR, logits)
     if ids is None:
         # Not jnp.diag: the diagonal of a sharded matrix costs stray gathers.
-        positive = logit_scale * jnp.sum(image.astype(jnp.float32) * text.astype(jnp.float32), axis=-1)
-        row_positive = column_positive = positive
+        positive = logit_scale * jnp.sum(image * text, axis=-1)
+        losses = [jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - positive) for axis in (1, 0)]
     else:
-        pairs = positive_pairs(ids)
         count = pairs.sum(axis=1).astype(jnp.float32)
-        chosen = jnp.where(pairs, logits, 0.0)
-        row_positive, column_positive = chosen.sum(axis=1) / count, chosen.sum(axis=0) / count
-    loss = 0.5 * (jnp.mean(row_lse - row_positive) + jnp.mean(column_lse - column_positive))
-    return loss, {"accuracy": _accuracy(logits, ids)}
+        losses = []
+        for axis in (1, 0):
+            lse = jax.nn.logsumexp(jnp.where(pairs, logits, tiles.FLOOR), axis=axis)
+            mean = jnp.where(pairs, logits, 0.0).sum(axis=axis) / count
+            losses.append(jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse) + lse - mean)
+    return 0.5 * (jnp.mean(losses[0]) + jnp.mean(losses[1])), {"accuracy": _accuracy(logits, pairs)}
 
 
 def sigmoid_loss(
@@ -71,25 +96,50 @@ def sigmoid_loss(
     logit_bias: Float[Array, ""],
     ids: UInt[Array, "B 2"] | None = None,
     *,
+    impl: str = "dense",
+    mesh: Mesh | None = None,
+    block_size: int = 1024,
     precision: str = "highest",
 ) -> tuple[Float[Array, ""], Metrics]:
     """SigLIP's loss: `-1/B sum_ij log sigmoid(z_ij (scale x_i . y_j + bias))` (arXiv:2303.15343).
 
-    z is +1 for pairs with equal ids and -1 otherwise. Arguments and metrics as in `softmax_loss`.
+    z is +1 for pairs with equal ids and -1 otherwise. Arguments, metrics and errors as in `softmax_loss`.
     """
+    image, text = image.astype(jnp.float32), text.astype(jnp.float32)
+    if impl != "dense":
+        layout = _layout(len(image), ids, impl, mesh, block_size, precision)
+        loss, accuracy = tiled_sigmoid.sigmoid(layout, image, text, logit_scale, logit_bias, ids)
+        return loss, {"accuracy": jax.lax.stop_gradient(accuracy)}
+    image, text = _spread(mesh, image, text)
     logits = logit_scale * similarity(image, text, precision=precision) + logit_bias
-    pairs = jnp.eye(logits.shape[0], dtype=bool) if ids is None else positive_pairs(ids)
-    loss = jnp.mean(jnp.sum(-jax.nn.log_sigmoid(jnp.where(pairs, logits, -logits)), axis=1))
-    return loss, {"accuracy": _accuracy(logits, ids)}
+    pairs = _pairs(len(image), ids)
+    loss = jnp.mean(jnp.sum(jax.nn.softplus(jnp.where(pairs, -logits, logits)), axis=1))
+    return loss, {"accuracy": _accuracy(logits, pairs)}
 
 
-def _accuracy(logits: Float[Array, "B B"], ids: UInt[Array, "B 2"] | None) -> Float[Array, ""]:
+def _layout(batch: int, ids: Any, impl: str, mesh: Mesh | None, block_size: int, precision: str) -> tiles.Layout:
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r} is not one of {IMPLEMENTATIONS}")
+    if block_size < 1:
+        raise ValueError(f"block_size={block_size} must be at least 1")
+    if mesh is not None and batch % mesh.size:
+        raise ValueError(f"{batch} rows do not divide over {mesh.size} devices, which impl={impl!r} needs")
+    return tiles.Layout(impl, mesh, block_size, precision, unique=ids is None)
+
+
+def _spread(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:
+    """Rows over all devices where they divide, so that a `tensor` device does not repeat its neighbour's logits."""
+    if mesh is None or len(arrays[0]) % mesh.size:
+        return arrays
+    return tuple(jax.lax.with_sharding_constraint(x, ring.rows_over_all(mesh)) for x in arrays)
+
+
+def _pairs(batch: int, ids: UInt[Array, "B 2"] | None) -> Bool[Array, "B B"]:
+    return jnp.eye(batch, dtype=bool) if ids is None else positive_pairs(ids)
+
+
+def _accuracy(logits: Float[Array, "B B"], pairs: Bool[Array, "B B"]) -> Float[Array, ""]:
     """Share of rows and columns whose largest logit is a positive."""
     logits = jax.lax.stop_gradient(logits)
-    index = jnp.arange(logits.shape[0])
-    by_row, by_column = logits.argmax(axis=1), logits.argmax(axis=0)
-    if ids is None:
-        hits = (by_row == index, by_column == index)
-    else:
-        hits = ((ids[by_row] == ids).all(axis=-1), (ids[by_column] == ids).all(axis=-1))
-    return 0.5 * (hits[0].mean() + hits[1].mean())
+    positive, negative = jnp.where(pairs, logits, -jnp.inf), jnp.where(pairs, -jnp.inf, logits)
+    return 0.5 * sum((positive.max(axis) > negative.max(axis)).mean() for axis in (1, 0))

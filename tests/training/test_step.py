@@ -49,7 +49,7 @@ class Run:
         sizes = [config.mesh[axis] for axis in ("data", "fsdp", "tensor")]
         self.config = config
         self.mesh = make_mesh(config.mesh, jax.devices()[: math.prod(sizes)])
-        self.task = ContrastiveTask(config, (0.5,) * 3, (0.5,) * 3)
+        self.task = ContrastiveTask(config, (0.5,) * 3, (0.5,) * 3, self.mesh)
         shapes = jax.eval_shape(self.task.init, jax.random.key(0))
         trainable, _ = split_frozen(shapes, config.optimizer.freeze)
         tx, schedule = make_optimizer(config, trainable)

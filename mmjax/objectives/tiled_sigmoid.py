@@ -1,0 +1,117 @@
+"""The sigmoid loss in tiles. A logit's gradient needs no other logit, so one walk gives the loss and the gradients."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mmjax.objectives import tiles
+
+
+class SigmoidSums(NamedTuple):
+    """Running results over the logits of this device's rows."""
+
+    loss: Array  # [N]
+    slope: Array | None  # [N] gradient with respect to the bias; None without gradients
+    by_row: Array | None  # [N, E] gradient, without the factor scale
+    best: tuple[Array, Array]  # [N] largest negative and positive logit
+
+
+class SigmoidColumns(NamedTuple):
+    """Running results of columns."""
+
+    by_column: Array | None
+    best: tuple[Array, Array]
+
+
+def _sigmoid_tiles(rows: tiles.Side, columns: tiles.Side, sums: SigmoidSums, ends: SigmoidColumns, scale, bias, layout):
+    """Adds the logits of rows x columns; a logit's slope needs no other logit, so gradients come with the loss."""
+
+    def body(state, row, column, height, width, fresh):
+        sums, ends = state
+        some_rows, some_columns = tiles.take(rows, row, height), tiles.take(columns, column, width)
+        logits, positive = tiles.tile(some_rows, some_columns, scale, layout)
+        logits = logits + bias
+        against = jnp.where(positive, -logits, logits)
+        losses = jax.nn.softplus(against)
+        losses = losses if fresh is None else jnp.where(fresh, losses, 0)
+        loss = tiles.put(sums.loss, tiles.take(sums.loss, row, height) + jnp.sum(losses, 1), row)
+        slope, gradients = sums.slope, (sums.by_row, ends.by_column)
+        if slope is not None:
+            slopes = jnp.where(positive, -1.0, 1.0) * jax.nn.sigmoid(against)
+            slopes = slopes if fresh is None else jnp.where(fresh, slopes, 0)
+            slope = tiles.put(slope, tiles.take(slope, row, height) + jnp.sum(slopes, 1), row)
+            gradients = tiles.add_products(gradients, slopes, some_rows, some_columns, row, column, None, layout)
+        kinds = (~positive, positive)
+        best = []
+        for old, start, axis in ((sums.best, row, 1), (ends.best, column, 0)):
+            new = tuple(jnp.max(jnp.where(kind, logits, tiles.FLOOR), axis) for kind in kinds)
+            best.append(tiles.put(old, jax.tree.map(jnp.maximum, tiles.take(old, start, len(new[0])), new), start))
+        return SigmoidSums(loss, slope, gradients[0], best[0]), SigmoidColumns(gradients[1], best[1])
+
+    return tiles.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, (sums, ends))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sigmoid(
+    layout: tiles.Layout, image: Array, text: Array, scale: Array, bias: Array, ids: Array | None
+) -> tuple[Array, Array]:
+    """SigLIP's loss, as `contrastive.sigmoid_loss` defines it; returns (loss, accuracy). Arguments as `softmax`'s."""
+    return _sigmoid_run(layout, image, text, scale, bias, ids, gradients=False)[:2]
+
+
+def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
+    batch = len(image)
+
+    def run(x, y, *rest):
+        *ids, scale, bias = rest
+        rows, columns = tiles.own_rows(x, y, *(ids or [None]), layout)
+        zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiles.FLOOR)
+        sums = SigmoidSums(zero, zero if gradients else None, jnp.zeros_like(x) if gradients else None, (floor, floor))
+        if layout.impl == "ring":
+            ends = SigmoidColumns(jnp.zeros_like(y) if gradients else None, (floor, floor))
+
+            def meet(sums, block):
+                columns, ends = block
+                sums, ends = _sigmoid_tiles(rows, columns, sums, ends, scale, bias, layout)
+                return sums, (columns, ends)
+
+            sums, (_, ends) = layout.trip(meet, sums, (columns, ends))
+            by_column, best = ends
+        else:
+            all_columns = tiles.gather_side(columns, tiles.all_keys(columns, layout), layout)
+            total = len(all_columns.x)
+            ends = SigmoidColumns(
+                jnp.zeros_like(all_columns.x) if gradients else None,
+                (jnp.full(total, tiles.FLOOR), jnp.full(total, tiles.FLOOR)),
+            )
+            sums, ends = _sigmoid_tiles(rows, all_columns, sums, ends, scale, bias, layout)
+            by_column = layout.scatter(ends.by_column) if gradients else None
+            best = ends.best
+            if layout.mesh is not None:
+                best = jax.lax.pmax(best, layout.mesh.axis_names)
+            # Each device counts all columns: an equal share of the count is its own.
+        hits = jnp.sum(sums.best[1] > sums.best[0]) + jnp.sum(best[1] > best[0]) / (len(best[0]) / len(x))
+        loss, accuracy = layout.sum(jnp.sum(sums.loss)) / batch, layout.sum(0.5 * hits) / batch
+        if not gradients:
+            return loss, accuracy
+        by_scale, by_bias = layout.sum(jnp.sum(x * sums.by_row)), layout.sum(jnp.sum(sums.slope))
+        return loss, accuracy, scale * sums.by_row / batch, scale * by_column / batch, by_scale / batch, by_bias / batch
+
+    rows = (image, text, *([] if ids is None else [ids]))
+    out_rows = (False, False, True, True, False, False) if gradients else (False, False)
+    return layout.run(run, rows, (scale, bias), out_rows)
+
+
+def _sigmoid_forward(layout, image, text, scale, bias, ids):
+    loss, accuracy, *gradients = _sigmoid_run(layout, image, text, scale, bias, ids, gradients=True)
+    return (loss, accuracy), gradients
+
+
+def _sigmoid_backward(layout, gradients, cotangents):
+    return *(cotangents[0] * gradient for gradient in gradients), None
+
+
+sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)

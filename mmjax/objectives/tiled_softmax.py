@@ -1,0 +1,250 @@
+"""The symmetric softmax loss in tiles, with its own backward pass.
+
+For each row and column the log-sum-exp over its negatives is kept apart from that over its positives. Near convergence
+a positive's gradient p - 1 is a difference of equal numbers; here it is the negated sum of the negatives'
+probabilities, `-sigmoid(lse_negatives - lse_positives)`, exact to float32 however small.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from mmjax.objectives import tiles
+
+
+class Stats(NamedTuple):
+    """Running sums over the logits of each row, [N] each. A log-sum-exp is kept as a maximum and a sum.
+
+    The last four are None with unique positives, where the one positive logit is known beforehand.
+    """
+
+    max_neg: Array
+    sum_neg: Array
+    max_pos: Array | None = None
+    sum_pos: Array | None = None
+    total_pos: Array | None = None
+    count: Array | None = None
+
+    @classmethod
+    def empty(cls, n: int, unique: bool) -> "Stats":
+        floor, zero = jnp.full(n, tiles.FLOOR), jnp.zeros(n)
+        return cls(floor, zero) if unique else cls(floor, zero, floor, zero, zero, zero)
+
+    def merge(self, other: "Stats") -> "Stats":
+        """The statistics over both's logits."""
+        max_neg, sum_neg = _merge_lse(self.max_neg, self.sum_neg, other.max_neg, other.sum_neg)
+        if self.max_pos is None:
+            return Stats(max_neg, sum_neg)
+        max_pos, sum_pos = _merge_lse(self.max_pos, self.sum_pos, other.max_pos, other.sum_pos)
+        return Stats(max_neg, sum_neg, max_pos, sum_pos, self.total_pos + other.total_pos, self.count + other.count)
+
+
+def _merge_lse(max_a, sum_a, max_b, sum_b):
+    largest = jnp.maximum(max_a, max_b)
+    return largest, sum_a * jnp.exp(max_a - largest) + sum_b * jnp.exp(max_b - largest)
+
+
+class Weights(NamedTuple):
+    """What the gradient of a row's logits is made of, [N] each.
+
+    Probabilities come from the same maximum and sum as in the forward pass, so that they add up to one to float32's
+    last digit; from a rounded log-sum-exp of 100 they would miss it by 1e-5.
+
+    Attributes:
+      max_neg, negative: a negative's probability is `exp(logit - max_neg) * negative`.
+      miss: probability of all negatives together.
+      max_pos, positive: a positive's share among the positives is `exp(logit - max_pos) * positive`; None with unique
+        positives.
+      share: 1 / number of positives; None with unique ones.
+    """
+
+    max_neg: Array
+    negative: Array
+    miss: Array
+    max_pos: Array | None = None
+    positive: Array | None = None
+    share: Array | None = None
+
+
+def finish(stats: Stats, only: Array | None) -> tuple[Array, Array, Weights]:
+    """From statistics to each row's loss, whether its largest logit is a positive, and the gradient's weights.
+
+    Args:
+      stats: over all logits of each row.
+      only: [N] the positive logit where it is unique.
+    """
+    sum_neg = jnp.maximum(stats.sum_neg, jnp.finfo(jnp.float32).tiny)
+    lse_neg = stats.max_neg + jnp.log(sum_neg)
+    lse_pos = stats.max_pos + jnp.log(stats.sum_pos) if only is None else only
+    loss, miss = jax.nn.softplus(lse_neg - lse_pos), jax.nn.sigmoid(lse_neg - lse_pos)
+    weights = Weights(stats.max_neg, miss / sum_neg, miss)
+    if only is not None:
+        return loss, only > stats.max_neg, weights
+    # A lone positive is its own log-sum-exp: not left to rounding.
+    spread = jnp.where(stats.count == 1, 0.0, lse_pos - stats.total_pos / stats.count)
+    weights = weights._replace(max_pos=stats.max_pos, positive=1 / stats.sum_pos, share=1 / stats.count)
+    return loss + spread, stats.max_pos > stats.max_neg, weights
+
+
+def tile_stats(logits: tiles.Tile, positive: Bool[Array, "R C"], fresh: Any, axis: int, unique: bool) -> Stats:
+    """Statistics of a tile along an axis. `fresh` is False where another tile has the logit already; None nowhere."""
+    negative = ~positive if fresh is None else ~positive & fresh
+    spread = functools.partial(jnp.expand_dims, axis=axis)
+    max_neg = jnp.max(jnp.where(negative, logits, tiles.FLOOR), axis)
+    if unique:
+        return Stats(max_neg, jnp.sum(jnp.where(negative, jnp.exp(logits - spread(max_neg)), 0), axis))
+    positive = positive if fresh is None else positive & fresh
+    max_pos = jnp.max(jnp.where(positive, logits, tiles.FLOOR), axis)
+    # Each logit is one or the other, so one exponential does for both sums.
+    power = jnp.exp(logits - jnp.where(positive, spread(max_pos), spread(max_neg)))
+    return Stats(
+        max_neg,
+        jnp.sum(jnp.where(negative, power, 0), axis),
+        max_pos,
+        jnp.sum(jnp.where(positive, power, 0), axis),
+        jnp.sum(jnp.where(positive, logits, 0), axis),
+        jnp.sum(positive, axis, dtype=jnp.float32),
+    )
+
+
+def tile_gradient(logits: tiles.Tile, positive: Bool[Array, "R C"], weights: Weights, axis: int) -> tiles.Tile:
+    """Gradient of the sum of losses along `axis` with respect to a tile of logits."""
+    w = Weights(*(None if x is None else jnp.expand_dims(x, axis) for x in weights))
+    if w.share is None:
+        return jnp.where(positive, -w.miss, jnp.exp(logits - w.max_neg) * w.negative)
+    power = jnp.exp(logits - jnp.where(positive, w.max_pos, w.max_neg))
+    among = power * w.positive
+    # p - 1/|P| for p = among (1 - miss), ordered so that what is left of a lone positive does not cancel.
+    several = (among - w.share) - among * w.miss
+    return jnp.where(positive, jnp.where(w.share == 1, -w.miss, several), power * w.negative)
+
+
+def _softmax_statistics(rows: tiles.Side, columns: tiles.Side, stats, scale, layout: tiles.Layout):
+    """Adds the logits of rows x columns to (row statistics, column statistics); either may be None."""
+
+    def body(stats, row, column, height, width, fresh):
+        logits, positive = tiles.tile(tiles.take(rows, row, height), tiles.take(columns, column, width), scale, layout)
+        added = []
+        for old, start, size, axis in ((stats[0], row, height, 1), (stats[1], column, width, 0)):
+            if old is not None:
+                new = tile_stats(logits, positive, fresh, axis, layout.unique)
+                old = tiles.put(old, tiles.take(old, start, size).merge(new), start)
+            added.append(old)
+        return tuple(added)
+
+    return tiles.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, stats)
+
+
+def _softmax_gradients(rows: tiles.Side, columns: tiles.Side, weights, gradients, scale, layout: tiles.Layout):
+    """Adds, to the gradients of rows and columns, those of the losses whose weights are given.
+
+    Args:
+      rows, columns: the embeddings.
+      weights: (rows' weights, columns' weights); either may be None.
+      gradients: (rows', columns'), without the factor `scale`.
+      scale: logit scale.
+      layout: see `tiles.Layout`.
+    """
+
+    def body(gradients, row, column, height, width, fresh):
+        some_rows, some_columns = tiles.take(rows, row, height), tiles.take(columns, column, width)
+        logits, positive = tiles.tile(some_rows, some_columns, scale, layout)
+        slope = jnp.float32(0.0)
+        if weights[0] is not None:
+            slope += tile_gradient(logits, positive, tiles.take(weights[0], row, height), 1)
+        if weights[1] is not None:
+            slope += tile_gradient(logits, positive, tiles.take(weights[1], column, width), 0)
+        return tiles.add_products(gradients, slope, some_rows, some_columns, row, column, fresh, layout)
+
+    return tiles.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, gradients)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def softmax(layout: tiles.Layout, image: Array, text: Array, scale: Array, ids: Array | None) -> tuple[Array, Array]:
+    """Symmetric InfoNCE, as `contrastive.softmax_loss` defines it; returns (loss, accuracy).
+
+    Args:
+      layout: see `tiles.Layout`.
+      image, text: [B, E] float32, B a multiple of the mesh's size.
+      scale: logit scale.
+      ids: [B, 2] uint32, or None with `layout.unique`.
+    """
+    return _softmax_forward(layout, image, text, scale, ids)[0]
+
+
+def _softmax_forward(layout, image, text, scale, ids):
+    batch, ringed = len(image), layout.impl == "ring"
+
+    def forward(x, y, *rest):
+        *ids, scale = rest
+        rows, columns = tiles.own_rows(x, y, *(ids or [None]), layout)
+        positive = scale * jnp.sum(x * y, axis=-1) if layout.unique else None
+        empty = Stats.empty(len(x), layout.unique)
+        everything = ()
+        if ringed:
+
+            def meet(row_stats, block):
+                columns, column_stats = block
+                row_stats, column_stats = _softmax_statistics(rows, columns, (row_stats, column_stats), scale, layout)
+                return row_stats, (columns, column_stats)
+
+            row_stats, (_, column_stats) = layout.trip(meet, empty, (columns, empty))
+        else:
+            keys = tiles.all_keys(rows, layout)
+            all_rows, all_columns = tiles.gather_side(rows, keys, layout), tiles.gather_side(columns, keys, layout)
+            row_stats, _ = _softmax_statistics(rows, all_columns, (empty, None), scale, layout)
+            column_stats, _ = _softmax_statistics(columns, all_rows, (empty, None), scale, layout)
+            everything = (all_rows.x, all_columns.x, keys)
+        losses, hits, weights = zip(*(finish(stats, positive) for stats in (row_stats, column_stats)), strict=True)
+        loss = layout.sum(0.5 * (jnp.sum(losses[0]) + jnp.sum(losses[1]))) / batch
+        accuracy = layout.sum(0.5 * (jnp.sum(hits[0]) + jnp.sum(hits[1]))) / batch
+        return loss, accuracy, weights, everything
+
+    # What `gather` gathered serves the backward pass too.
+    loss, accuracy, weights, everything = layout.run(
+        forward, (image, text, *([] if ids is None else [ids])), (scale,), (False, False, True, False)
+    )
+    return (loss, accuracy), (image, text, scale, ids, weights, everything)
+
+
+def _softmax_backward(layout, residuals, cotangents):
+    image, text, scale, ids, weights, everything = residuals
+    factor = 0.5 * cotangents[0] / len(image)
+
+    def backward(x, y, weights, *rest):
+        *ids, everything, scale, factor = rest
+        rows, columns = tiles.own_rows(x, y, *(ids or [None]), layout)
+        by_row, by_column = jnp.zeros_like(x), jnp.zeros_like(y)
+        if layout.impl == "ring":
+
+            def meet(by_row, block):
+                columns, column_weights, by_column = block
+                by_row, by_column = _softmax_gradients(
+                    rows, columns, (weights[0], column_weights), (by_row, by_column), scale, layout
+                )
+                return by_row, (columns, column_weights, by_column)
+
+            by_row, (_, _, by_column) = layout.trip(meet, by_row, (columns, weights[1], by_column))
+            by_scale = jnp.sum(x * by_row)
+        else:
+            all_x, all_y, keys = everything
+            by_row, all_by_column = _softmax_gradients(
+                rows, tiles.Side(all_y, keys), (weights[0], None), (by_row, jnp.zeros_like(all_y)), scale, layout
+            )
+            by_column, all_by_row = _softmax_gradients(
+                columns, tiles.Side(all_x, keys), (weights[1], None), (by_column, jnp.zeros_like(all_x)), scale, layout
+            )
+            by_scale = jnp.sum(x * by_row) + jnp.sum(y * by_column)
+            by_row, by_column = by_row + layout.scatter(all_by_row), by_column + layout.scatter(all_by_column)
+        factor_scale = factor * scale
+        return factor_scale * by_row, factor_scale * by_column, factor * layout.sum(by_scale)
+
+    rows = (image, text, weights, *([] if ids is None else [ids]))
+    by_image, by_text, by_scale = layout.run(backward, rows, (everything, scale, factor), (True, True, False))
+    return by_image, by_text, by_scale, None
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
