@@ -88,6 +88,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         block_size=1024,  # gather, ring: rows and columns of the tiles of logits, of which one is alive at a time
         precision="highest",  # of its matrix products
     )
+    config.attention = "auto"  # kernel: 'auto' takes cuDNN's on NVIDIA where it applies; 'cudnn', 'xla'
     config.precision = "bfloat16"  # compute type of the towers: bfloat16 or float32; parameters stay float32
 
     config.checkpoint = dict(

@@ -22,6 +22,7 @@ _FREE = (
     "eval.",
     "mesh.",
     "precision",
+    "attention",
     "loss.precision",
     "deterministic",
     "compilation_cache",

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from mmjax.data import images, tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.models import two_tower
-from mmjax.nn import pool, transformer
+from mmjax.nn import attention, pool, transformer
 from mmjax.objectives import contrastive
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -90,7 +91,11 @@ class ContrastiveTask:
         settings = config.model.to_dict()
         self.max_log_scale = math.log(settings.pop("max_logit_scale"))
         dtype = DTYPES[choose("precision", config.precision, DTYPES)]
-        self.model = two_tower.TwoTower(**settings, dtype=dtype)
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        self.kernels = {tower: attention_kernel(config, tower, device, dtype) for tower in ("image", "text")}
+        self.model = two_tower.TwoTower(
+            **settings, dtype=dtype, image_attention=self.kernels["image"], text_attention=self.kernels["text"]
+        )
         self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
         towers = (config.model.image, config.model.text)
         self.uses_noise = any(tower[rate] > 0 for tower in towers for rate in tower if "drop" in rate)
@@ -162,9 +167,29 @@ class ContrastiveTask:
         """Embeds token ids; rows have unit length."""
         return self.model.apply({"params": params}, text, text_mask, method="encode_text")
 
+    def describe_attention(self) -> str:
+        """Which kernel each tower's attention runs on."""
+        names = {"cudnn": "cuDNN's kernel", "xla": "XLA's kernel"}
+        if len(set(self.kernels.values())) == 1:
+            return names[self.kernels["image"]]
+        return ", ".join(f"{tower} {names[kernel]}" for tower, kernel in self.kernels.items())
+
     def flops_per_example(self) -> float:
         """Multiplications and additions of one forward pass over a pair."""
         return model_flops(self.config.model)
+
+
+def attention_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any) -> str:
+    """The attention kernel of a tower, `cudnn` or `xla`.
+
+    Raises:
+      UserError: `attention` asks for cuDNN's where it does not apply.
+    """
+    wanted, settings = config.attention, config.model[tower]
+    kernel, obstacle = attention.choose_implementation(wanted, device, dtype, settings.width // settings.heads)
+    if wanted == "cudnn" and obstacle:
+        raise UserError(f"attention='cudnn': for model.{tower} it {obstacle}; set attention='auto'")
+    return kernel
 
 
 def check_model(config: ml_collections.ConfigDict) -> None:
@@ -209,6 +234,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
             f"data.context_length={config.data.context_length} is longer than the model's"
             f" model.text.context_length={text.context_length}; lower it or set 0 for the model's own"
         )
+    choose("attention", config.attention, attention.IMPLEMENTATIONS)
     choose("loss.impl", config.loss.impl, contrastive.IMPLEMENTATIONS)
     choose("loss.precision", config.loss.precision, ("default", "high", "highest"))
     choose("data.positives", config.data.positives, ("id", "diagonal"))

@@ -81,7 +81,7 @@ def _groups(config, *groups):
 
 
 # The schedule of the tiny recipe is constant: `steps` is no part of what is compiled.
-_MODEL = ("model.", "objectives.", "data.positives", "data.context_length", "precision", "loss.")
+_MODEL = ("model.", "objectives.", "data.positives", "data.context_length", "attention", "precision", "loss.")
 _STEP = (*_MODEL, "optimizer.", "schedule.", "microbatch", "ema_decay", "mesh.")
 
 

@@ -56,6 +56,7 @@ class VisionTransformer(nn.Module):
     scan: bool = True
     remat: str = "none"
     dtype: DTypeLike = jnp.float32
+    attention_impl: str = "xla"
 
     @nn.compact
     def __call__(
@@ -113,6 +114,7 @@ class TextTransformer(nn.Module):
     scan: bool = True
     remat: str = "none"
     dtype: DTypeLike = jnp.float32
+    attention_impl: str = "xla"
 
     @nn.compact
     def __call__(
@@ -153,5 +155,6 @@ def _transformer(tower) -> transformer.Transformer:
         dropout=tower.dropout,
         drop_path=tower.drop_path,
         dtype=tower.dtype,
+        attention_impl=tower.attention_impl,
         name="transformer",
     )

@@ -71,6 +71,7 @@ class TwoTower(nn.Module):
       logit_scale_init: of the scale itself, not of its logarithm: 1 / 0.07 for CLIP, 10 for SigLIP.
       logit_bias_init: None for no bias; -10 for SigLIP.
       dtype: compute type of the towers; embeddings are float32.
+      image_attention, text_attention: kernels of the towers, `xla` or `cudnn`.
     """
 
     embed_dim: int
@@ -79,10 +80,12 @@ class TwoTower(nn.Module):
     logit_scale_init: float = 1 / 0.07
     logit_bias_init: float | None = None
     dtype: DTypeLike = jnp.float32
+    image_attention: str = "xla"
+    text_attention: str = "xla"
 
     def setup(self):
-        self.image_encoder = _encoder(encoders.VisionTransformer, self.image, self.dtype, "image")
-        self.text_encoder = _encoder(encoders.TextTransformer, self.text, self.dtype, "text")
+        self.image_encoder = self._encoder(encoders.VisionTransformer, self.image, self.image_attention, "image")
+        self.text_encoder = self._encoder(encoders.TextTransformer, self.text, self.text_attention, "text")
         self.image_head = self._head(self.image, "image_head")
         self.text_head = self._head(self.text, "text_head")
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
@@ -90,6 +93,14 @@ class TwoTower(nn.Module):
         if self.logit_bias_init is not None:
             bias = nn.initializers.constant(self.logit_bias_init)
             self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
+
+    def _encoder(self, cls, tower, kernel, name) -> nn.Module:
+        fields = {field.name for field in dataclasses.fields(cls)}
+        settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
+        unknown = sorted(set(settings) - fields)
+        if unknown:
+            raise TypeError(f"{cls.__name__} has no setting {unknown[0]!r}")
+        return cls(**settings, dtype=self.dtype, attention_impl=kernel, name=name)
 
     def _head(self, tower, name) -> EmbeddingHead:
         return EmbeddingHead(
@@ -123,12 +134,3 @@ class TwoTower(nn.Module):
     def __call__(self, images, text, text_mask=None):
         """Embeds both; used to initialise every parameter."""
         return self.encode_image(images), self.encode_text(text, text_mask)
-
-
-def _encoder(cls: type[nn.Module], tower: Mapping[str, Any], dtype: DTypeLike, name: str) -> nn.Module:
-    fields = {field.name for field in dataclasses.fields(cls)}
-    settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
-    unknown = sorted(set(settings) - fields)
-    if unknown:
-        raise TypeError(f"{cls.__name__} has no setting {unknown[0]!r}")
-    return cls(**settings, dtype=dtype, name=name)

@@ -58,6 +58,7 @@ class Block(nn.Module):
     dropout: float
     drop_path: float
     dtype: DTypeLike
+    attention_impl: str
 
     @nn.compact
     def __call__(self, x, layer, spec, keys):
@@ -80,7 +81,9 @@ class Block(nn.Module):
             )
 
         y = layer_norm(self.norm_eps, self.dtype, "norm1")(x)
-        y = attention.SelfAttention(self.heads, self.out_std, self.dtype, name="attention")(y, spec)
+        y = attention.SelfAttention(self.heads, self.out_std, self.dtype, self.attention_impl, name="attention")(
+            y, spec
+        )
         x = residual(x, y, noise[0], noise[1])
         y = layer_norm(self.norm_eps, self.dtype, "norm2")(x)
         y = Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name="mlp")(y)
@@ -103,6 +106,7 @@ class Transformer(nn.Module):
       dropout: rate on both residual branches.
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
       dtype: compute type; parameters stay float32.
+      attention_impl: kernel, `xla` or `cudnn`; for the latter an odd number of tokens is filled up to an even one.
     """
 
     depth: int
@@ -115,6 +119,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
+    attention_impl: str = "xla"
 
     @nn.compact
     def __call__(
@@ -126,6 +131,8 @@ class Transformer(nn.Module):
         intermediates: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "depth B N D"] | None]:
         """Returns the last layer's tokens and, on request, every layer's (else None)."""
+        length = x.shape[1]
+        x, spec = _filled(x, spec, attention.filled_length(length, self.attention_impl))
         block = Block
         if self.remat != "none":
             # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
@@ -154,7 +161,20 @@ class Transformer(nn.Module):
             dropout=self.dropout,
             drop_path=self.drop_path,
             dtype=self.dtype,
+            attention_impl=self.attention_impl,
             name="layers",
         )
         index = jnp.arange(self.depth)
-        return layers(module, x, (index, index / max(1, self.depth - 1)), spec, keys)
+        x, outputs = layers(module, x, (index, index / max(1, self.depth - 1)), spec, keys)
+        return x[:, :length], outputs if outputs is None else outputs[:, :, :length]
+
+
+def _filled(
+    x: Float[Array, "B N D"], spec: attention.AttentionSpec, length: int
+) -> tuple[Float[Array, "B M D"], attention.AttentionSpec]:
+    """Appends tokens of zeros, which no token sees, up to a length."""
+    more = length - x.shape[1]
+    if not more:
+        return x, spec
+    valid = None if spec.valid is None else jnp.pad(spec.valid, ((0, 0), (0, more)))
+    return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.replace(valid=valid, length=x.shape[1])
