@@ -1,6 +1,8 @@
 """The update: the same on one device and on many, in one piece and in several; what it guards and leaves alone."""
 
+import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +22,14 @@ from mmjax.training.step import example_keys, make_loss, make_train_step
 BATCH, STEPS = 16, 10
 
 
-def make_config(variant="tiny", *, mesh=(1, 1, 1), noise=False, microbatch=1, **optimizer):
+def make_config(variant="tiny", *, mesh=(1, 1, 1), noise=False, microbatch=1, loss="dense", **optimizer):
     """Plain SGD with momentum: after the first step its trace is the gradient."""
     config = base_config(variant)
     config.steps = STEPS
     config.batch_size = BATCH
     config.microbatch = microbatch
     config.precision = "float32"
+    config.loss.update(impl=loss, block_size=3)
     config.mesh.update(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     config.objectives["sigmoid" if "siglip" in variant else "itc"] = 1.0
     config.model.text.update(vocab_size=40, context_length=8, eos_id=39)
@@ -154,13 +157,19 @@ def compare(many, one, starts):
             assert abs(key_bias(path, gradient[path])).max() <= 1e-6, path
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)], ids=str)
-def test_eight_devices_against_one(random_params, one, one_trained, mesh):
-    run = Run(make_config(mesh=mesh), random_params)
+@pytest.mark.parametrize(("mesh", "loss"), [((8, 1, 1), "gather"), ((2, 2, 2), "ring")], ids=str)
+def test_eight_devices_against_one(random_params, one, one_trained, mesh, loss):
+    run = Run(make_config(mesh=mesh, loss=loss), random_params)
     compare(run.train(), one_trained, flat(one.start))
     if mesh[1] > 1:
         placed = {path_name(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(run.shardings.params)}
         assert "tensor" in placed["image/transformer/layers/attention/qkv/kernel"]  # it was sharded indeed
+        return
+    # What of the batch passes between devices in the whole update: both towers' embeddings and the ids, once.
+    program = run.step.lower(run.state(), run.batch(0)).compile().as_text()
+    gathered = re.findall(rf"= \(?(\w+)\[{BATCH},\d+\][^=\n]* all-gather(?:-start)?\(", program)
+    assert sorted(gathered) == ["f32", "f32", "u32"] and program.count(" all-gather") == 3
+    assert len(re.findall(r" reduce-scatter(?:-start)?\(", program)) == 2
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +187,7 @@ def noisy_trained(random_params):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("microbatch", [2, 4])
+@pytest.mark.parametrize("microbatch", [2, 4, 8])
 def test_microbatches_on_one_device(random_params, noisy_trained, microbatch):
     expected, start = noisy_trained("tiny")
     compare(Run(make_config(noise="all", microbatch=microbatch), random_params).train(), expected, start)
@@ -186,10 +195,11 @@ def test_microbatches_on_one_device(random_params, noisy_trained, microbatch):
 
 @pytest.mark.full
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (4, 1, 2)], ids=str)
+@pytest.mark.parametrize("loss", ["dense", "gather", "ring"])
 @pytest.mark.parametrize("variant", ["tiny", "tiny-siglip"])
-def test_every_mesh_with_noise_and_microbatches(random_params, noisy_trained, mesh, variant):
+def test_every_mesh_with_noise_and_microbatches(random_params, noisy_trained, mesh, variant, loss):
     expected, start = noisy_trained(variant)
-    run = Run(make_config(variant, mesh=mesh, noise="all", microbatch=2), random_params)
+    run = Run(make_config(variant, mesh=mesh, noise="all", microbatch=2, loss=loss), random_params)
     compare(run.train(), expected, start)
 
 
@@ -241,6 +251,25 @@ def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_tra
     for losses, gradient, _ in results[1:]:
         np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
         assert relative(gradient, results[0][1]) <= 1e-5
+
+
+def temporaries(one, pieces, rows=128):
+    """Bytes that value and gradients need besides parameters and batch, with noise."""
+    config = make_config(noise=True, microbatch=pieces)
+    task = ContrastiveTask(config, (0.5,) * 3, (0.5,) * 3, one.mesh)
+    loss = make_loss(task, pieces, one.mesh)
+    batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in make_batch(0).items()}
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return run.lower(one.abstract.params, batch, keys).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("pieces", [(1, 8), pytest.param((1, 2, 4, 8), marks=pytest.mark.full)], ids=str)
+def test_memory_falls_with_the_pieces(one, pieces):
+    """Activations are those of one piece; what does not fall is the gradient of the parameters and the embeddings."""
+    found = [temporaries(one, count) for count in pieces]
+    for (a, before), (b, after) in itertools.pairwise(zip(pieces, found, strict=True)):
+        assert after <= 1.25 * before * a / b
 
 
 def test_example_keys_depend_on_seed_step_and_row():
