@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,15 +43,22 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", required=True, help="folder or URL for checkpoints, logs and the report")
 
+    _add_cluster_flags(parser)
+
     def command(options, overrides):
-        config = config_lib.load_recipe(options.config)
-        config_lib.apply_overrides(config, overrides)
-        prepare(config)
+        def read():
+            config = config_lib.load_recipe(options.config)
+            config_lib.apply_overrides(config, overrides)
+            return config
+
+        config = _start(options, read)
+        from mmjax.parallel import distributed
         from mmjax.training import loop  # after the environment is set
 
         stopped = loop.train(config, options.workdir)
         if stopped is None:
-            print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")
+            if distributed.is_first():
+                print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")
             return 0
         return 128 + stopped
 
@@ -64,21 +72,67 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, default=None, help="checkpoint to evaluate; the latest by default")
     parser.add_argument("--output", default=None, help="JSON file; WORKDIR/eval/STEP.json by default")
 
+    _add_cluster_flags(parser)
+
     def command(options, overrides):
         from mmjax import evaluate
 
-        meta = evaluate.read_meta(options.workdir, options.step)
-        config = config_lib.from_json(json.dumps(meta["config"]))
-        evaluate.apply_overrides(config, overrides)
-        prepare(config)
+        meta = {}
+
+        def read():
+            meta.update(evaluate.read_meta(options.workdir, options.step))
+            config = config_lib.from_json(json.dumps(meta["config"]))
+            evaluate.apply_overrides(config, overrides)
+            return config
+
+        config = _start(options, read)
         evaluate.evaluate_workdir(config, options.workdir, meta, step=options.step, output=options.output)
         return 0
 
     return _run(parser, argv, command)
 
 
+def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several processes",
+        "found by themselves under SLURM, Open MPI, on TPU pods and on Kubernetes; else started so:",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, the same for all")
+    group.add_argument("--processes", type=int, metavar="N", help="how many; 1 by itself switches the detection off")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument("--join-timeout", type=int, default=300, metavar="SECONDS", help="to wait for the others; 300")
+
+
+def _start(options, read):
+    """Reads the config, joins the other processes where there are any, and sets up the devices.
+
+    A mistake in the config waits until the others can be told: one that all make is printed once.
+    """
+    config = mistake = None
+    try:
+        config = read()
+        set_environment(config)
+    except UserError as error:
+        mistake = error
+    from mmjax.parallel import distributed
+
+    try:
+        distributed.start(options.coordinator, options.processes, options.process, timeout=options.join_timeout)
+    except UserError as error:
+        raise mistake or error from None
+    distributed.raise_together(mistake)
+    set_compilation_cache(config)
+    return config
+
+
 def prepare(config) -> None:
-    """Sets what must be set before the devices start: XLA flags and the compilation cache."""
+    """Sets what must be set before the devices start, for a process by itself."""
+    set_environment(config)
+    set_compilation_cache(config)
+
+
+def set_environment(config) -> None:
+    """Sets XLA's flags, which are read when the devices start."""
     # libtpu reads its flags elsewhere, and XLA ends the process at a flag that it does not know.
     given = config.xla_flags.split()
     flags = [flag for flag in given if not flag.startswith("--xla_tpu")]
@@ -96,6 +150,9 @@ def prepare(config) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
+
+def set_compilation_cache(config) -> None:
+    """Chooses where compiled programs are kept. It may start the devices."""
     import jax
 
     folder = config.compilation_cache
@@ -119,18 +176,50 @@ def _raise_usage(message: str) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -> int:
+    """Runs a command; returns the exit status, or ends the process when it stops without the others that it joined."""
+    together = True
     try:
         options, rest = parser.parse_known_args(argv)
-        return command(options, _overrides(rest, parser))
+        status = command(options, _overrides(rest, parser))
     except UserError as error:
-        print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
-        return EXIT_MISTAKE
+        together = type(error).__name__ == "AgreedError"
+        if _is_first() or not together:
+            print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
+        status = EXIT_MISTAKE
     except KeyboardInterrupt:  # a second Ctrl-C, or one before there was anything to save
         print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        status, together = 128 + signal.SIGINT, False
     except TrainingDiverged as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return EXIT_DIVERGED
+        if _is_first():
+            print(f"stopped: {error}", file=sys.stderr)
+        status = EXIT_DIVERGED
+    except Exception as error:
+        if not _joined():
+            raise
+        from mmjax.parallel import distributed
+
+        # Told by all together, when the error is another process's and so known to all.
+        together = isinstance(error, distributed.OtherProcessError)
+        if together:
+            print(f"stopped: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        status = 1
+    if _joined():
+        from mmjax.parallel import distributed
+
+        distributed.leave(status, together=together)
+    return status
+
+
+def _joined() -> bool:
+    """Whether this process is one of several; imports nothing."""
+    module = sys.modules.get("mmjax.parallel.distributed")
+    return module is not None and module.is_running()
+
+
+def _is_first() -> bool:
+    return not _joined() or sys.modules["mmjax.parallel.distributed"].is_first()
 
 
 def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[tuple[str, str]]:

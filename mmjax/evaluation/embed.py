@@ -67,6 +67,8 @@ class MeshEmbedder:
                 self.mesh, (image_embeddings[rows], text_embeddings[rows], words[rows])
             )
             losses.append(self._loss(self.params, image, text, pair_ids if self.positives == "id" else None))
+            if len(losses) > 1:
+                losses[-2].block_until_ready()  # a CPU has no threads for the collectives of many steps at a time
         return float(np.mean([float(x) for x in losses])) if losses else None
 
     def _run(self, function: Any, rows: Iterator[tuple[np.ndarray, ...]]) -> np.ndarray:

@@ -11,13 +11,35 @@ from mmjax.parallel import mesh as mesh_lib
 
 
 def to_global(mesh: Mesh, local: Any) -> Any:
-    """Makes global arrays, rows over `data` and `fsdp`, of every process's own rows (a tree of numpy arrays)."""
+    """Makes global arrays, rows over `data` and `fsdp`, of every process's own rows.
+
+    Args:
+      mesh: the device mesh.
+      local: a tree of numpy arrays, each with the rows `mesh.local_rows` of a batch, in that order.
+    """
     sharding = mesh_lib.batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), local)
+    blocks = mesh_lib.batch_devices(mesh)
+    # One number for each block of rows; a process's blocks need be neither neighbours nor its alone.
+    own = {int(block): place for place, block in enumerate(mesh_lib.local_rows(mesh, blocks))}
+
+    def put(x: np.ndarray) -> jax.Array:
+        size = len(x) // len(own)
+
+        def rows(index):
+            start = own[(index[0].start or 0) // size] * size
+            return x[start : start + size]
+
+        return jax.make_array_from_callback((size * blocks, *x.shape[1:]), sharding, rows)
+
+    return jax.tree.map(put, local)
 
 
 def to_host(tree: Any) -> Any:
-    """Fetches whole arrays to every process as numpy."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    """Fetches whole arrays to every process as numpy; every process must call it where an array is spread over them."""
+
+    def fetch(x: Any) -> np.ndarray:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(fetch, tree)

@@ -66,7 +66,7 @@ def param_shardings(
       UserError: a user's rule is no regular expression, matches nothing, names an unknown axis or does not divide.
     """
     used = set()
-    notes = []
+    fallen: dict[str, list[str]] = {}  # parameters that no rule placed, by where they went
     preset_rules = PRESETS[choose("mesh.sharding", preset, PRESETS)]
     for index, (pattern, spec) in enumerate(rules):
         try:
@@ -87,8 +87,10 @@ def param_shardings(
             if re.fullmatch(pattern, path):
                 return NamedSharding(mesh, _fitting_spec(leaf.shape, spec, mesh))
         spec = _largest_axis(leaf.shape, mesh.shape["fsdp"])
-        if spec == PartitionSpec() and math.prod(leaf.shape) >= MIN_SHARDED_SIZE and mesh.shape["fsdp"] > 1:
-            notes.append(f"{path} {leaf.shape} has no axis divisible by mesh.fsdp={mesh.shape['fsdp']}: replicated")
+        if mesh.shape["fsdp"] > 1:
+            large = math.prod(leaf.shape) >= MIN_SHARDED_SIZE
+            where = "sharded over fsdp" if spec != PartitionSpec() else "too odd" if large else "small"
+            fallen.setdefault(where, []).append(f"{path} {leaf.shape}" if where == "too odd" else path)
         return NamedSharding(mesh, spec)
 
     shardings = map_with_path(place, params)
@@ -96,7 +98,24 @@ def param_shardings(
     for index, (pattern, _) in enumerate(rules):
         if index not in used:
             raise UserError(f"mesh.rules[{index}]={pattern!r} matches no parameter path, such as {example!r}")
-    return shardings, notes
+    return shardings, _notes(fallen, mesh.shape["fsdp"])
+
+
+def _notes(fallen: dict[str, list[str]], fsdp: int) -> list[str]:
+    """One line on what no rule placed; another on what is large and could not be sharded."""
+    notes = []
+    if sharded := fallen.get("sharded over fsdp"):
+        small = f"; {len(fallen['small'])} small ones are replicated" if "small" in fallen else ""
+        notes.append(
+            f"no rule places {_some(sharded)}: sharded over mesh.fsdp={fsdp} on the largest axis that divides{small}"
+        )
+    if odd := fallen.get("too odd"):
+        notes.append(f"no axis divides by mesh.fsdp={fsdp}, so replicated: {_some(odd)}")
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _padded(shape: tuple[int, ...], spec: Sequence[Any]) -> list[Any]:

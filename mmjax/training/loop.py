@@ -16,7 +16,7 @@ from mmjax import storage, tasks
 from mmjax.data import examples, pipeline, specs
 from mmjax.errors import TrainingDiverged, UserError
 from mmjax.evaluation import embed, report
-from mmjax.parallel import arrays
+from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint, checks, logs, optimizer, profiler, throughput, warm_start
 from mmjax.training import state as state_lib
@@ -24,6 +24,8 @@ from mmjax.training import step as step_lib
 
 # Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
 _RUN_AHEAD = 2
+# Seconds that a signal may reach this process later than its workers.
+_SIGNAL_DELAY = 2.0
 # Too few examples to say what share of a data set is bad.
 _MIN_SEEN = 1000
 
@@ -34,27 +36,34 @@ class StopSignal:
     def __init__(self):
         self.received: int | None = None
         self._previous = {}
+        self._tells = True
 
     def __enter__(self) -> "StopSignal":
+        self._tells = distributed.is_first()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in distributed.SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def _handle(self, number, frame) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        if not self._tells:
+            return
         # Not print: the handler may interrupt one, and buffered files are not re-entrant.
         os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping\n".encode())
 
 
 def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
     """Trains, resuming whatever the workdir holds.
+
+    Several processes call it alike. What stops one of them (a signal, data that cannot be read) stops all, at the same
+    step.
 
     Args:
       config: a recipe's config.
@@ -68,55 +77,64 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
       TrainingDiverged: a non-finite loss or gradient.
     """
     with StopSignal() as stop:
-        workdir = storage.as_path(workdir)
-        checks.check_config(config)
-        checks.check_workdir(config, workdir)
+        # What a process does by itself: a mistake that one of them meets is raised by all.
+        with distributed.together():
+            workdir = storage.as_path(workdir)
+            checks.check_config(config)
+            checks.check_workdir(config, workdir)
 
-        # Mesh, input, task.
-        mesh = mesh_lib.make_mesh(config.mesh)
-        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch)
-        image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
-        task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std)
-        source = examples.TrainExamples(
-            specs.parse_mixture(config.data.train), seed=config.seed, image_spec=image_spec, tokenizer=tokenizer
-        )
-        evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
-        checks.check_best_metric(config, [source.name for source in evaluator.sources])
-
-        # Model and optimizer, as shapes; nothing is made on the devices yet.
-        abstract_params = jax.eval_shape(task.init, jax.random.key(0))
-        trainable, _ = optimizer.split_frozen(abstract_params, config.optimizer.freeze)
-        tx, schedule = optimizer.make_optimizer(config, trainable)
-        init = state_lib.make_init(task, config, tx)
-        abstract = jax.eval_shape(init, jax.random.key(0))
-        shardings, notes = state_lib.state_shardings(abstract, config, mesh)
-        for note in notes:
-            logs.say(note)
-
-        # Restore, or initialise. Until here, and until a warm start has been read, no mistake has changed the workdir.
-        settings = config.checkpoint
-        storage.make_folder(workdir, "--workdir")
-        checkpoints = checkpoint.Checkpoints(
-            workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
-        )
-        bad_examples = collections.Counter()
-        start = checkpoints.latest() or 0
-        meta = checkpoints.read_meta(start) if start else {}
-        if start > config.steps:
-            raise UserError(
-                f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
+            # Mesh, input, task.
+            mesh = mesh_lib.make_mesh(config.mesh)
+            mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+            image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
+            task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
+            source = examples.TrainExamples(
+                specs.parse_mixture(config.data.train), seed=config.seed, image_spec=image_spec, tokenizer=tokenizer
             )
+            evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
+            checks.check_best_metric(config, [source.name for source in evaluator.sources])
+
+            # Model and optimizer, as shapes; nothing is made on the devices yet.
+            abstract_params = jax.eval_shape(task.init, jax.random.key(0))
+            trainable, _ = optimizer.split_frozen(abstract_params, config.optimizer.freeze)
+            tx, schedule = optimizer.make_optimizer(config, trainable)
+            init = state_lib.make_init(task, config, tx)
+            abstract = jax.eval_shape(init, jax.random.key(0))
+            shardings, notes = state_lib.state_shardings(abstract, config, mesh)
+            for note in notes:
+                logs.say(note)
+            # Until here, and until a warm start has been read, no mistake has changed the workdir.
+            storage.make_folder(workdir, "--workdir")
+        distributed.check_shared(workdir, "--workdir")
+
+        # Restore, or initialise.
+        settings = config.checkpoint
+        with distributed.together():
+            checkpoints = checkpoint.Checkpoints(
+                workdir / "checkpoints",
+                keep=settings.keep,
+                keep_best=settings.keep_best,
+                best_metric=settings.best_metric,
+            )
+            start = checkpoints.latest() or 0
+            meta = checkpoints.read_meta(start) if start else {}
+            if start > config.steps:
+                raise UserError(
+                    f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
+                )
+        bad_examples = collections.Counter()
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         if start:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, target)
             logs.say(f"resumed at step {start} of {config.steps}")
         else:
-            taken = warm_start.read(target.params, config) if config.init_from else {}
+            with distributed.together():
+                taken = warm_start.read(target.params, config) if config.init_from else {}
             state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
             state = warm_start.replace(state, taken)
         train_step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
-        _introduce(config, mesh, abstract_params, trainable)
+        _introduce(config, task, mesh, abstract_params, trainable)
         if config.optimizer.freeze and not config.init_from and not start:
             logs.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
@@ -130,14 +148,15 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             if start and not meta["evaluated"] and run.evaluation_due(start):
                 run.evaluate(state, start)  # the run was stopped before it could
             state = run.loop(state, start, train_step, source, stop)
-            if stop.received is None:
+            stopped_by = run.stopped_by(stop)
+            if stopped_by is None:
                 run.finish()
             checkpoints.wait()
         finally:
             run.profiler.close()
             logger.close()
             checkpoints.close()
-        return stop.received
+        return stopped_by
 
 
 class _Run:
@@ -156,19 +175,32 @@ class _Run:
         )
         self.profiler = profiler.Profiler(workdir, config.log.profile)
         self.evaluated: dict[str, float] | None = None  # metrics of the current step's evaluation
+        self.votes = distributed.Votes(mesh)
+        self.own = mesh_lib.own_rows(mesh, config.batch_size)  # the rows whose bad examples this process counts
+        self.cast = collections.deque()  # (step, vote) not read yet
+        self.bad_at = collections.deque(maxlen=_RUN_AHEAD + 2)  # (step, bad examples up to it)
+        self.signal: int | None = None  # which one of the processes got, as all know it
+        self.stop, self.feed = None, None
 
     def loop(self, state, start, train_step, source, stop):
         """Runs steps start + 1 to `steps`, or until a signal."""
-        config = self.config
-        batches = pipeline.train_batches(
-            source,
-            start_step=start,
-            stop_step=config.steps,
-            global_batch=config.batch_size,
-            rows=mesh_lib.local_rows(self.mesh, config.batch_size),
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-        )
+        config, self.stop = self.config, stop
+        rows = mesh_lib.local_rows(self.mesh, config.batch_size)
+
+        def make_batches(step: int, workers: int = config.data.workers) -> pipeline.BatchIterator:
+            return pipeline.train_batches(
+                source,
+                start_step=step,
+                stop_step=config.steps,
+                global_batch=config.batch_size,
+                rows=rows,
+                workers=workers,
+                prefetch=config.data.prefetch,
+            )
+
+        several = jax.process_count() > 1 and start < config.steps
+        batches = _SteadyBatches(make_batches, start, stop) if several else make_batches(start)
+        self.feed = batches
         running = collections.deque()  # results of the last steps, to bound how far Python runs ahead
         unlogged = None  # a step whose numbers are read once the next one is on its way
         self.meter.reset()
@@ -191,27 +223,33 @@ class _Run:
                 running.append(metrics["loss"])
                 if len(running) > _RUN_AHEAD:
                     running.popleft().block_until_ready()
+                    self._settle(step - _RUN_AHEAD)
                 if unlogged is not None:
                     self._log(*unlogged)
                     unlogged = None
                 if step == 1 or step % config.log.every == 0 or step == config.steps:
-                    unlogged = (step, metrics, self.meter.read() | self._bad_counts())
+                    unlogged = (step, metrics, self.meter.read())
                 self.logger.progress(step)
 
-                stopping = stop.received is not None
-                evaluate = self.evaluation_due(step) and not stopping
                 save = step == config.steps or step % config.checkpoint.every == 0
+                if save or self.evaluation_due(step):
+                    self._settle(step)
+                stopping = self._stopping()
+                evaluate = self.evaluation_due(step) and not stopping
                 if evaluate or save or stopping:
+                    self._settle(step)
                     if unlogged is not None:
                         self._log(*unlogged)
                         unlogged = None
                     self._check_finite(state)
                     self.evaluated = self._evaluate_or_save(state, step) if evaluate else None
-                    stopping = stop.received is not None  # a signal may have come during the evaluation
+                    if evaluate:
+                        stopping = self.stopped_by(stop) is not None  # a signal may have come during the evaluation
                     if save or stopping:
                         self.save(state, step)
                     self.meter.reset()
                 if stopping:
+                    self._tell_others_signal(step)
                     break
         return state
 
@@ -222,6 +260,33 @@ class _Run:
         self._check_finite(state)
         self.evaluated = self.evaluated if self.evaluation_due(step) else None
         self.save(state, step)
+
+    def _stopping(self) -> bool:
+        """Whether to stop after this step, as far as all processes know."""
+        if jax.process_count() == 1:
+            self.signal = self.stop.received
+        return self.signal is not None
+
+    def stopped_by(self, stop: StopSignal) -> int | None:
+        """The signal that any process got, asking all of them now."""
+        if jax.process_count() == 1:
+            self.signal = stop.received
+        elif self.signal is None:
+            self._read_signals(np.asarray(self.votes.cast(self._signals(stop))))
+        return self.signal
+
+    @staticmethod
+    def _signals(stop: StopSignal) -> list[int]:
+        return [int(stop.received == number) for number in distributed.SIGNALS]
+
+    def _read_signals(self, counts: np.ndarray) -> None:
+        received = [number for number, count in zip(distributed.SIGNALS, counts.tolist(), strict=False) if count]
+        if received and self.signal is None:
+            self.signal = received[0]
+
+    def _tell_others_signal(self, step: int) -> None:
+        if self.stop.received is None:  # else its handler told
+            logs.say(f"{signal.Signals(self.signal).name} in another process: saved step {step}, stopping")
 
     def _evaluate_or_save(self, state: Any, step: int) -> dict[str, float]:
         """Evaluates; data that cannot be evaluated on costs none of the training."""
@@ -240,7 +305,8 @@ class _Run:
     def _log(self, step: int, metrics: Any, others: dict[str, float]) -> None:
         values = {name: value.item() for name, value in arrays.to_host(metrics).items()}
         self._stop_if_bad(values.pop("first_bad_step"))
-        self.logger.write(step, "train", values | others)
+        self._settle(step)
+        self.logger.write(step, "train", values | others | self._bad_counts(step))
 
     def _check_finite(self, state: Any) -> None:
         self._stop_if_bad(int(arrays.to_host(state.first_bad_step)))
@@ -250,19 +316,38 @@ class _Run:
             self.checkpoints.wait()  # so that the message tells what there is
             raise _diverged(first_bad_step, self.checkpoints.latest())
 
-    def _bad_counts(self) -> dict[str, int]:
-        return {f"bad_{reason}": count for reason, count in sorted(self.bad_examples.items())}
+    def _bad_counts(self, step: int) -> dict[str, int]:
+        counts = next((counts for at, counts in self.bad_at if at == step), self.bad_examples)
+        return {f"bad_{reason}": count for reason, count in sorted(counts.items())}
 
     def _count_bad(self, replaced: np.ndarray, step: int) -> None:
-        """Counts examples that could not be read, and stops when they are too many."""
-        reasons = replaced[replaced > 0]
-        if not len(reasons):
-            return
-        self.bad_examples.update(examples.REASONS[code] for code in reasons)
-        seen, bad = step * self.config.batch_size, sum(self.bad_examples.values()) * jax.process_count()
+        """Tells all processes how many examples could not be read here, and whether this one was asked to stop."""
+        counts = np.bincount(replaced[self.own], minlength=len(examples.REASONS))[1:].tolist()
+        failed = isinstance(self.feed, _SteadyBatches) and self.feed.error is not None
+        self.cast.append((step, self.votes.cast([*self._signals(self.stop), int(failed), *counts])))
+        if jax.process_count() == 1:
+            self._settle(step)
+
+    def _settle(self, step: int) -> None:
+        """Reads what the processes told at steps up to this one; it is read at the same point in every process."""
+        while self.cast and self.cast[0][0] <= step:
+            at, vote = self.cast.popleft()
+            heard = np.asarray(vote)
+            self._read_signals(heard)
+            failed, *counts = heard[len(distributed.SIGNALS) :].tolist()
+            if failed:
+                distributed.raise_together(self.feed.error)
+            self.bad_examples.update({reason: n for reason, n in zip(examples.REASONS[1:], counts, strict=True) if n})
+            self.bad_at.append((at, dict(self.bad_examples)))
+            if any(counts):
+                self._check_bad(at)
+
+    def _check_bad(self, step: int) -> None:
+        """Stops when too many examples could not be read."""
+        seen, bad = step * self.config.batch_size, sum(self.bad_examples.values())
         if seen >= _MIN_SEEN and bad > self.config.data.max_bad_fraction * seen:
             told = ", ".join(f"{reason}: {count}" for reason, count in self.bad_examples.most_common())
-            raise UserError(
+            raise distributed.AgreedError(
                 f"data.train={self.config.data.train!r}: {bad} of {seen} examples could not be read ({told}), more than"
                 f" data.max_bad_fraction={self.config.data.max_bad_fraction}; repair the data or allow more"
             )
@@ -316,14 +401,65 @@ class _Run:
         self.logger.write(steps, "summary", summary)
 
 
-def _introduce(config: Any, mesh: Any, params: Any, trainable: Any) -> None:
+class _SteadyBatches:
+    """One of several processes' batches, which come even where they cannot: an error waits until all know of it.
+
+    Until then the last batch is repeated. What is made of it is never saved: every save hears of the error first.
+
+    Args:
+      make: gives the batches from a step on; with `workers=0`, by this process alone.
+      start: the first step.
+      stop: tells whether a signal has come.
+    """
+
+    def __init__(self, make: Any, start: int, stop: StopSignal):
+        self._make, self._step, self._stop = make, start, stop
+        self._open = None
+        self.error: Exception | None = None
+        with distributed.together():  # before there is a batch that could be repeated
+            self._open = make(start)
+            self._first = self._last = next(self._open)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._first is not None:
+            self._first = None
+        elif self.error is None:
+            try:
+                self._last = self._following()
+            except Exception as error:
+                self.error = error
+        self._step += 1
+        return dict(self._last)
+
+    def _following(self) -> dict[str, np.ndarray]:
+        try:
+            return next(self._open)
+        except Exception as error:
+            until = time.monotonic() + _SIGNAL_DELAY
+            while self._stop.received is None and not isinstance(error, UserError) and time.monotonic() < until:
+                time.sleep(0.05)
+            if self._stop.received is None:
+                raise
+            # The signal ended the worker processes too (SLURM does that), but all must make the same last steps.
+            self._open = self._make(self._step, workers=0)
+            return next(self._open)
+
+    def __enter__(self) -> "_SteadyBatches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._open is not None:
+            self._open.close()
+
+
+def _introduce(config: Any, task: Any, mesh: Any, params: Any, trainable: Any) -> None:
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     told = f"{count(params):,} parameters" + (f" ({count(trainable):,} trained)" if config.optimizer.freeze else "")
     kind = jax.devices()[0].device_kind
     logs.say(
         f"{config.name}: {config.variant}, {told}; mesh {shape} of {kind};"
-        f" {config.steps} steps of {config.batch_size} pairs"
+        f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"
     )
 
 

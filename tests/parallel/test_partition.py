@@ -99,7 +99,7 @@ def test_large_axis_that_does_not_divide_is_noted(mesh):
     odd = {"large": jax.ShapeDtypeStruct((999, 1001), jnp.float32), "small": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
     shardings, notes = param_shardings(odd, mesh)
     assert all(s.spec == P() for s in shardings.values())
-    assert notes == ["large (999, 1001) has no axis divisible by mesh.fsdp=2: replicated"]
+    assert notes == ["no axis divides by mesh.fsdp=2, so replicated: large (999, 1001)"]
 
 
 def test_users_rules_come_first_and_the_first_match_wins(params, mesh):
