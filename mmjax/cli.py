@@ -1,4 +1,4 @@
-"""The command line: `mmjax train` and `mmjax eval`; train.py and eval.py are the same in a checkout."""
+"""The command line: `mmjax train`, `eval` and `plan`; train.py and eval.py are the same in a checkout."""
 
 import argparse
 import json
@@ -12,25 +12,28 @@ from pathlib import Path
 from mmjax import config as config_lib
 from mmjax.errors import TrainingDiverged, UserError, did_you_mean
 
-# Exit statuses: 0 done, 1 diverged, 2 a mistake in config, flags or data, 128 + n stopped by signal n after saving.
+# Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 128 + n stopped
+# by signal n after saving.
 EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": train_main, "eval": eval_main}
+    commands = {"train": train_main, "eval": eval_main, "plan": plan_main}
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     if not argv or argv[0] in ("-h", "--help"):
         print(
-            "usage: mmjax {train,eval} ...\n\n  train  train a recipe, or resume it"
+            "usage: mmjax {train,eval,plan} ...\n\n  train  train a recipe, or resume it"
             "\n  eval   evaluate a trained workdir"
+            "\n  plan   say what a recipe would need on a TPU slice that is not here"
         )
         print("\nrecipes: " + ", ".join(sorted(p.stem for p in config_lib.recipe_folder().glob("*.py"))))
         return 0 if argv else EXIT_MISTAKE
     print(
-        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], commands)}; choose train or eval", file=sys.stderr
+        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], commands)}; choose {', '.join(commands)}",
+        file=sys.stderr,
     )
     return EXIT_MISTAKE
 
@@ -88,6 +91,49 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
         config = _start(options, read)
         evaluate.evaluate_workdir(config, options.workdir, meta, step=options.step, output=options.output)
         return 0
+
+    return _run(parser, argv, command)
+
+
+def plan_main(argv: Sequence[str] | None = None) -> int:
+    """`plan --config=RECIPE[:k=v,k=v] --topology=v5e:16x16 [--budget=N] [--sweep] [--config.FIELD=VALUE ...]`."""
+    parser = _parser(
+        "plan",
+        "Compiles a recipe's train step for a TPU slice that is not here: memory, FLOPs, collectives, shortest step."
+        " No TPU and no data are needed; pip install 'mmjax[tpu]' brings the compiler. Exit status 1: it does not fit.",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="RECIPE[:k=v,...]", help="a .py file, or the name of a recipe"
+    )
+    parser.add_argument("--topology", required=True, metavar="CHIP:AxB[xC]", help="e.g. v5e:16x16 or v5p:4x4x4")
+    parser.add_argument("--budget", metavar="EXAMPLES", help="also tell steps and chip-hours for so many, e.g. 12.8e9")
+    parser.add_argument(
+        "--sweep",
+        nargs="?",
+        const="mesh,microbatch",
+        metavar="WHAT",
+        help="try several and rank them: mesh, microbatch, remat; mesh,microbatch when nothing is named",
+    )
+    parser.add_argument("--max-compiles", type=int, default=12, metavar="N", help="of a sweep; 12 by default")
+    parser.add_argument("--output", metavar="FILE", help="the same numbers as JSON")
+
+    def command(options, overrides):
+        config = config_lib.load_recipe(options.config)
+        config_lib.apply_overrides(config, overrides)
+        from mmjax.plan import topology  # jax is imported after this
+
+        topology.set_environment()
+        prepare(config)
+        from mmjax.plan import command as plan
+
+        return plan.run(
+            config,
+            options.topology,
+            budget=options.budget,
+            swept=options.sweep,
+            max_compiles=options.max_compiles,
+            output=options.output,
+        )
 
     return _run(parser, argv, command)
 
@@ -180,7 +226,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -
     together = True
     try:
         options, rest = parser.parse_known_args(argv)
-        status = command(options, _overrides(rest, parser))
+        status = command(options, parse_overrides(rest, parser))
     except UserError as error:
         together = type(error).__name__ == "AgreedError"
         if _is_first() or not together:
@@ -222,7 +268,7 @@ def _is_first() -> bool:
     return not _joined() or sys.modules["mmjax.parallel.distributed"].is_first()
 
 
-def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+def parse_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
     """Reads `--config.PATH=VALUE` and `--config.PATH VALUE`."""
     overrides, position = [], 0
     while position < len(rest):

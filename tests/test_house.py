@@ -20,6 +20,7 @@ ROOMS = {
     "tasks": {"nn", "models", "objectives", "data", "parallel"},
     "config": {"models"},  # the size table
     "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config"},
+    "plan": {"parallel", "tasks", "training"},
 }
 PLAIN = {"errors", "storage"}
 TOP = {"cli", "evaluate", "__init__"}  # may import anything

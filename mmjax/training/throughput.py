@@ -2,30 +2,13 @@
 
 import time
 
-# Dense bfloat16 peak of one device in FLOP/s, by a part of jax's device_kind; vendors' data sheets. First match wins.
-_PEAKS = (
-    ("TPU v6", 918e12),
-    ("TPU v5p", 459e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5", 459e12),
-    ("TPU v4", 275e12),
-    ("TPU v3", 61.5e12),  # per core, which is what jax calls a device
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("B200", 2250e12),
-    ("A100", 312e12),
-    ("L40S", 362e12),
-    ("L40", 181e12),
-    ("L4", 121e12),
-    ("V100", 125e12),
-)
+from mmjax.training import devices
 
 
 def peak_flops(device_kind: str) -> float | None:
     """A device's dense bfloat16 peak in FLOP/s, or None when it is not in the table (a CPU)."""
-    return next((peak for name, peak in _PEAKS if name in device_kind), None)
+    device = devices.find(device_kind)
+    return None if device is None else device.flops
 
 
 class Meter:

@@ -1,0 +1,184 @@
+"""Every collective of a compiled program: what it moves, how often, and along which axes of the mesh."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmjax.plan import hlo
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective operation.
+
+    Attributes:
+      kind: a name in `KINDS`.
+      axes: the mesh axes it runs along, joined by `+`; `?` where the groups are not whole axes.
+      group: chips that take part in one exchange.
+      executions: times per step.
+      bytes: the size per chip of the whole array in one execution: what is there after an all-gather, before a
+        reduce-scatter, before and after the others. Without padding.
+    """
+
+    kind: str
+    axes: str
+    group: int
+    executions: int
+    bytes: int
+
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes that each chip must at least send in all executions.
+
+        Of the best possible algorithms: (n - 1)/n of the array, twice that for an all-reduce, all of it for a permute.
+        """
+        share = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(self.kind, share)
+        return self.executions * self.bytes * factor
+
+
+def find(module: hlo.Module, mesh_shape: Mapping[str, int]) -> list[Collective]:
+    """Lists the collectives of a program, largest total first; those within one chip are left out.
+
+    Args:
+      module: the parsed program.
+      mesh_shape: the mesh's axes and sizes, in order; partition i of the program is device i of the flattened mesh.
+    """
+    control, fused, _ = module.executions()
+    found = collections.Counter()
+    for name, times in [*control.items(), *fused.items()]:
+        computation = module.computations[name]
+        reduces = {i.name for i in computation.instructions.values() if _kind(i) == "all-reduce"}
+        # An asynchronous collective that TPUs spread over the fusions it overlaps with stands in each of them; it is
+        # the same one, started in the fusion that has this custom call.
+        starts = any(
+            i.attribute("custom_call_target") == "AsyncCollectiveStart" for i in computation.instructions.values()
+        )
+        for instruction in computation.instructions.values():
+            kind = _kind(instruction)
+            if kind is None or ("chain_id=" in instruction.attributes and not starts):
+                continue
+            if name in fused and kind == "all-reduce" and _scatters(computation, reduces):
+                kind = "reduce-scatter"  # how TPUs write it: a fusion of an all-reduce and the slice that is kept
+            axes, group = _axes(instruction, mesh_shape)
+            size = sum(leaf.bytes for o in instruction.operands for leaf in hlo.leaves(computation.shape_of(o)))
+            if kind == "all-gather":
+                size *= group
+            if group > 1:
+                found[kind, axes, group, size] += times
+    listed = [Collective(*key[:3], times, key[3]) for key, times in found.items() if times]
+    return sorted(listed, key=lambda c: (-c.executions * c.bytes, c.kind, c.axes))
+
+
+def totals(listed: list[Collective]) -> list[dict]:
+    """Sums by kind and axes: executions, bytes of arrays, bytes sent per chip; largest first."""
+    sums = {}
+    for c in listed:
+        row = sums.setdefault((c.kind, c.axes), dict(kind=c.kind, axes=c.axes, executions=0, bytes=0, sent_bytes=0.0))
+        row["executions"] += c.executions
+        row["bytes"] += c.executions * c.bytes
+        row["sent_bytes"] += c.sent_bytes
+    return sorted(sums.values(), key=lambda row: -row["bytes"])
+
+
+def _kind(instruction: hlo.Instruction) -> str | None:
+    """The collective that starts here; the `-done` half of a pair is not one."""
+    opcode = instruction.opcode.removesuffix("-start")
+    return opcode if opcode in KINDS else None
+
+
+def _scatters(computation: hlo.Computation, reduces: set[str]) -> bool:
+    """Whether all that is read of an all-reduce inside a fusion is a slice of it."""
+    users = computation.users()
+    read = [user for name in reduces for user in users[name]]
+    while any(user.opcode in ("bitcast", "reshape") for user in read):
+        read = [
+            after for user in read for after in (users[user.name] if user.opcode in ("bitcast", "reshape") else [user])
+        ]
+    return bool(read) and all(user.opcode == "dynamic-slice" for user in read)
+
+
+def _axes(instruction: hlo.Instruction, mesh_shape: Mapping[str, int]) -> tuple[str, int]:
+    """Axes and size of a collective's groups, from any of the forms XLA writes them in."""
+    devices = math.prod(mesh_shape.values())
+    pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", instruction.attributes)
+    if pairs:
+        moves = [tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs[1])]
+        moves = [pair for pair in moves if pair[0] != pair[1]]
+        axes = _varying(np.array(moves or [[0, 0]]), mesh_shape)
+        return "+".join(axes) or "none", math.prod(mesh_shape[axis] for axis in axes)
+    groups = replica_groups(instruction.attributes, devices)
+    axes = _varying(groups, mesh_shape)
+    whole = math.prod(mesh_shape[axis] for axis in axes) == groups.shape[1]
+    return ("+".join(axes) or "none") + ("" if whole else "?"), groups.shape[1]
+
+
+def _varying(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> list[str]:
+    """Axes along which the members of a group differ."""
+    coordinates = np.unravel_index(groups, tuple(mesh_shape.values()))
+    return [axis for axis, where in zip(mesh_shape, coordinates, strict=True) if (where != where[:, :1]).any()]
+
+
+def replica_groups(attributes: str, devices: int) -> np.ndarray:
+    """Reads `replica_groups=` in any of XLA's forms into device numbers, [groups, members].
+
+    `{{0,1},{2,3}}` lists them, `{}` is all devices; `[4,2]<=[2,4]T(1,0)` reshapes and transposes 0, 1, 2, ...;
+    `mesh['a'=4,'b'=2] {'a'}` names the axes of a mesh of XLA's own (device order by `device_ids=`, part of an axis as
+    `'a':(2)2`: size 2 after a major part of 2).
+
+    Raises:
+      ValueError: another form.
+    """
+    text = attributes.partition("replica_groups=")[2]
+    if match := re.match(r"\{((?:\{[\d,]*\},?)*)\}", text):
+        listed = [[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", match[1])]
+        return np.array(listed or [list(range(devices))])
+    if match := re.match(r"\[([\d,]+)\](<=\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        return _iota(match[2]).reshape(_ints(match[1]))
+    if match := re.match(r"mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))?\s*\{([^}]*)\}", text):
+        sizes = {name: int(size) for name, size in re.findall(r"'?([\w.\-]+)'?=(\d+)", match[1])}
+        order = np.arange(math.prod(sizes.values()))
+        if match[2]:
+            # The pattern above stops at the first parenthesis, which may be the transposition's.
+            ids = re.search(r"device_ids=\((\[[\d,]+\](?:T\([\d,]+\))?|[\d,]+)\)", text)[1]
+            order = _iota("<=" + ids) if ids.startswith("[") else np.array(_ints(ids))
+        return _mesh_groups(order, sizes, re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", match[3]))
+    raise ValueError(f"replica_groups of an unknown form: {text[:80]!r}")
+
+
+def _mesh_groups(order: np.ndarray, sizes: dict[str, int], chosen: list[tuple[str, str, str]]) -> np.ndarray:
+    """Groups along some axes of a mesh, or along parts of them."""
+    dims, picked = [], []
+    for name, size in sizes.items():
+        parts = [size]
+        used = None
+        for axis, before, part in chosen:
+            if axis == name and part:
+                parts, used = [int(before), int(part), size // int(before) // int(part)], 1
+            elif axis == name:
+                used = 0
+        if used is not None:
+            picked.append(len(dims) + used)
+        dims += parts
+    grid = order.reshape(dims)
+    rest = [axis for axis in range(len(dims)) if axis not in picked]
+    members = math.prod(dims[axis] for axis in picked)
+    return grid.transpose(rest + picked).reshape(-1, members)
+
+
+def _iota(text: str) -> np.ndarray:
+    """`<=[2,4]T(1,0)`: 0, 1, 2, ... in that shape, transposed."""
+    match = re.match(r"<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    dims = _ints(match[1])
+    numbers = np.arange(math.prod(dims)).reshape(dims)
+    return (numbers.transpose(_ints(match[2])) if match[2] else numbers).reshape(-1)
+
+
+def _ints(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]

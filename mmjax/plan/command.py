@@ -1,0 +1,89 @@
+"""What `mmjax plan` does, once its flags are read."""
+
+import json
+import math
+from typing import Any
+
+import ml_collections
+
+from mmjax import storage
+from mmjax.errors import UserError
+from mmjax.plan import program, report, sweep, topology
+
+# Exit status of a plan that says that nothing fits.
+EXIT_DOES_NOT_FIT = 1
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    name: str,
+    *,
+    budget: str | None = None,
+    swept: str | None = None,
+    max_compiles: int = 12,
+    output: str | None = None,
+) -> int:
+    """Makes a plan, or a sweep of plans, and prints it.
+
+    Args:
+      config: the run's config.
+      name: of the topology.
+      budget: number of examples to train on, as text such as `12.8e9`.
+      swept: what `--sweep` varies, comma-separated; None for a single plan.
+      max_compiles: of a sweep.
+      output: JSON file for the same numbers.
+
+    Returns:
+      The exit status: 0, or 1 when it does not fit.
+
+    Raises:
+      UserError: a mistake in config or flags, or no compiler.
+    """
+    examples = _examples(budget)
+    axes = None if swept is None else sweep.parse(swept)
+    if max_compiles < 1:
+        raise UserError(f"--max-compiles={max_compiles} must be at least 1")
+    path = None if output is None else storage.as_path(output)
+    if path is not None and not path.parent.exists():
+        raise UserError(f"--output={output}: its folder does not exist; make it first")
+    devices = topology.devices(name)
+
+    if axes is None:
+        setup = program.set_up(config, devices)
+        _say(f"compiling the train step for {name}; this takes from seconds to minutes ...")
+        plan = _with_budget(program.make_plan(setup, name), examples)
+        _say("\n" + report.render(plan))
+        written, fits = plan, plan["fits"]
+    else:
+        ranked = sweep.run(config, name, devices, axes, max_compiles=max_compiles, say=_say)
+        ranked = [_with_budget(plan, examples) for plan in ranked]
+        _say(sweep.render(ranked))
+        fits = any(plan["fits"] for plan in ranked)
+        if fits:
+            _say("\nThe first of them:\n\n" + report.render(ranked[0]))
+        written = ranked
+    if path is not None:
+        storage.write_atomically(path, json.dumps(written, indent=2) + "\n")
+    return 0 if fits else EXIT_DOES_NOT_FIT
+
+
+def _examples(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        examples = float(text)
+    except ValueError:
+        examples = math.nan
+    if not (0 < examples < math.inf):
+        raise UserError(f"--budget={text}: give a positive number of examples, such as 12.8e9")
+    return examples
+
+
+def _with_budget(plan: dict[str, Any], examples: float | None) -> dict[str, Any]:
+    if examples is None or "roofline" not in plan:
+        return plan
+    return plan | {"budget": program.budget(plan, examples)}
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

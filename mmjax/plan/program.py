@@ -1,0 +1,267 @@
+"""The real train step of a config, compiled ahead of time for a topology, and everything that is read off it."""
+
+import dataclasses
+import importlib.metadata
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from mmjax import tasks
+from mmjax.errors import UserError
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.plan import collectives, costs, hlo
+from mmjax.training import checks, devices, optimizer
+from mmjax.training import state as state_lib
+from mmjax.training import step as step_lib
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A train step that has not been compiled.
+
+    Attributes:
+      config: the run's config.
+      task: what is trained.
+      mesh: of the topology's devices.
+      device: their data sheet.
+      state, batch: shapes with shardings, as the step takes them.
+      step: the jitted step.
+    """
+
+    config: ml_collections.ConfigDict
+    task: Any
+    mesh: jax.sharding.Mesh
+    device: devices.Device
+    state: state_lib.TrainState
+    batch: dict[str, jax.ShapeDtypeStruct]
+    step: Any
+
+    def lower(self) -> jax.stages.Lowered:
+        """Traces the step; no array is made."""
+        return self.step.lower(self.state, self.batch)
+
+
+def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
+    """Builds what `training.loop.train` builds up to the first step, with shapes in place of arrays.
+
+    Args:
+      config: a recipe's config; `data.train` may be empty, as no data is read.
+      topology: devices to compile for.
+
+    Raises:
+      UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.train = config.data.train or "none"  # it is checked to be there, and not looked at
+    checks.check_config(config)
+    mesh = mesh_lib.make_mesh(config.mesh, topology)
+    device = devices.find(topology[0].device_kind)
+    if device is None or not device.memory:
+        raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/devices.py")
+    mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+    image_spec = tasks.make_image_spec(config)
+    task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
+    trainable, _ = optimizer.split_frozen(jax.eval_shape(task.init, jax.random.key(0)), config.optimizer.freeze)
+    tx, schedule = optimizer.make_optimizer(config, trainable)
+    abstract = jax.eval_shape(state_lib.make_init(task, config, tx), jax.random.key(0))
+    shardings, _ = state_lib.state_shardings(abstract, config, mesh)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
+    return Setup(config, task, mesh, device, state, _batch(config, mesh), step)
+
+
+def _batch(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch, as the pipeline makes it."""
+    rows, size = config.batch_size, config.model.image.image_size
+    length = config.data.context_length or config.model.text.context_length
+    shapes = {
+        "image": ((rows, size, size, 3), jnp.uint8),
+        "text": ((rows, length), jnp.int32),
+        "text_mask": ((rows, length), jnp.bool_),
+        "id": ((rows, 2), jnp.uint32),
+    }
+    sharding = mesh_lib.batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}
+
+
+def chip_bytes(tree: Any) -> int:
+    """Bytes of a tree of shapes with shardings on one chip."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def state_bytes(setup: Setup) -> dict[str, int]:
+    """Bytes per chip of what stays from step to step, by kind."""
+    state = setup.state
+    return {
+        "parameters": chip_bytes(state.params),
+        "optimizer": chip_bytes(state.opt_state),
+        "moving_average": chip_bytes(state.ema_params),
+    }
+
+
+def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
+    """Compiles a step and returns all that is known about it, in the form of the JSON file.
+
+    Sizes are bytes per chip, times are seconds per step, FLOPs are per step.
+
+    Args:
+      setup: the step.
+      topology: the name it was set up for.
+
+    Raises:
+      UserError: the compiler refuses for another reason than memory.
+    """
+    config, device, chips = setup.config, setup.device, setup.mesh.size
+    plan = {
+        "config": config.name,
+        "topology": topology,
+        "device": device.kind,
+        "chips": chips,
+        "mesh": dict(setup.mesh.shape),
+        "batch_size": config.batch_size,
+        "microbatch": config.microbatch,
+        "remat": {tower: config.model[tower].remat for tower in ("image", "text")},
+        "loss": config.loss.impl,
+        "parameter_count": sum(x.size for x in jax.tree.leaves(setup.state.params)),
+        "versions": {name: _version(name) for name in ("jax", "libtpu")},
+    }
+    kinds = state_bytes(setup)
+    model_flops = 3.0 * setup.task.flops_per_example() * config.batch_size
+    plan["memory"] = kinds | {"capacity": int(device.memory)}
+    plan["flops"] = {"model": model_flops}
+    started = time.perf_counter()
+    try:
+        compiled = setup.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        plan["refusal"] = refusal(str(error))
+        return plan | {"fits": False, "advice": advice(setup)}
+    plan["compile_seconds"] = time.perf_counter() - started
+
+    module = hlo.parse(compiled.as_text())
+    counted = costs.count(module)
+    found = collectives.find(module, dict(setup.mesh.shape))
+    plan["memory"] = memory(kinds, compiled.memory_analysis(), counted.activation_bytes) | {
+        "capacity": int(device.memory)
+    }
+    plan["flops"] |= {"chip": counted.flops, "compiler_once": _cost(compiled).get("flops", 0.0)}
+    plan["hbm_bytes"] = counted.hbm_bytes
+    plan["unknown_loops"] = list(counted.unknown_loops)
+    plan["collectives"] = collectives.totals(found)
+    plan["roofline"] = roofline(counted, found, device, model_flops / chips)
+    plan["fits"] = plan["memory"]["total"] <= device.memory
+    return plan if plan["fits"] else plan | {"advice": advice(setup)}
+
+
+def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[str, int]:
+    """Splits the compiler's sizes by kind; the parts add up to its total.
+
+    Args:
+      kinds: bytes per chip of the state, by kind.
+      analysis: `compiled.memory_analysis()`.
+      activations: bytes kept for the backward pass, as `costs.count` finds them.
+
+    Returns:
+      `kinds`, then `inputs` (the batch, and what the layout pads the state with), `activations`, `temporaries` (the
+      rest of what the compiler allocates for a step: gradients, workspace, new values that replace nothing),
+      `program` and `total`.
+    """
+    extra = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    working = analysis.temp_size_in_bytes + extra
+    parts = dict(kinds)
+    parts["inputs"] = max(0, analysis.argument_size_in_bytes - sum(kinds.values()))
+    parts["activations"] = min(activations, working)
+    parts["temporaries"] = working - parts["activations"]
+    parts["program"] = analysis.generated_code_size_in_bytes
+    return parts | {"total": sum(parts.values())}
+
+
+def roofline(
+    counted: costs.Costs, found: Sequence[collectives.Collective], device: devices.Device, model_flops: float
+) -> dict[str, Any]:
+    """The shortest time a step can take: each of three resources at its data sheet's rate.
+
+    Args:
+      counted: costs of a step on one chip.
+      found: its collectives.
+      device: the data sheet.
+      model_flops: of the model's three passes, per chip; what MFU counts.
+
+    Returns:
+      Seconds of `compute`, `memory` and `links`; `step` is the largest of them (all overlap), `bound` its name,
+      `serial` the sum (nothing overlaps), `mfu` the MFU at `step`.
+    """
+    seconds = {
+        "compute": counted.matrix_flops / device.flops,
+        "memory": counted.hbm_bytes / device.memory_bandwidth,
+        "links": sum(one.sent_bytes for one in found) / device.link_bandwidth,
+    }
+    bound = max(seconds, key=seconds.get)
+    step = seconds[bound]
+    mfu = model_flops / device.flops / step if step else 0.0
+    return seconds | {"step": step, "bound": bound, "serial": sum(seconds.values()), "mfu": mfu}
+
+
+def refusal(message: str) -> dict[str, Any]:
+    """What the compiler says when a program does not fit.
+
+    Returns:
+      `needs` and `has` in bytes, where its message tells them, and `says`, its first line.
+
+    Raises:
+      UserError: it is another error.
+    """
+    said = " ".join(message.split("\n\n")[0].split())
+    if "RESOURCE_EXHAUSTED" not in said:
+        raise UserError(f"the TPU compiler refuses the program: {said[:300]}")
+    sizes = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", said) or re.search(
+        r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", said
+    )
+    told = {"says": said.partition("RESOURCE_EXHAUSTED:")[2].strip()}
+    if sizes:
+        told["needs"] = int(float(sizes[1]) * _UNITS[sizes[2]])
+        told["has"] = int(float(sizes[3]) * _UNITS[sizes[4]])
+    return told
+
+
+def advice(setup: Setup) -> list[str]:
+    """What would make a step smaller, as flags; the cheapest first."""
+    config, mesh = setup.config, setup.mesh
+    options = []
+    for tower in ("image", "text"):
+        if config.model[tower].remat != "full":
+            options.append(f"--config.model.{tower}.remat=full")
+    rows = config.batch_size // mesh_lib.batch_devices(mesh)
+    if rows % (2 * config.microbatch) == 0:
+        options.append(f"--config.microbatch={2 * config.microbatch}")
+    if mesh.shape["data"] % 2 == 0:
+        options.append(f"--config.mesh.fsdp={2 * mesh.shape['fsdp']}")
+    if config.optimizer.momentum_dtype != "bfloat16":
+        options.append("--config.optimizer.momentum_dtype=bfloat16")
+    return [*options, "more chips, or a smaller batch_size"]
+
+
+def budget(plan: Mapping[str, Any], examples: float) -> dict[str, float]:
+    """Steps, hours and chip-hours that a number of examples takes at least."""
+    steps = math.ceil(examples / plan["batch_size"])
+    hours = steps * plan["roofline"]["step"] / 3600
+    return {"examples": examples, "steps": steps, "hours": hours, "chip_hours": hours * plan["chips"]}
+
+
+def _cost(compiled: Any) -> Mapping[str, float]:
+    analysis = compiled.cost_analysis() or {}
+    return analysis[0] if isinstance(analysis, (list, tuple)) else analysis
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

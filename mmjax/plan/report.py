@@ -1,0 +1,135 @@
+"""A plan in words: aligned lines for a person to read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_KINDS = {
+    "parameters": "parameters",
+    "optimizer": "optimizer state",
+    "moving_average": "moving average",
+    "inputs": "batch and padding",
+    "activations": "activations",
+    "temporaries": "gradients, temporaries",
+    "program": "program",
+}
+_BOUNDS = {"compute": "matrix units", "memory": "HBM bandwidth", "links": "chip-to-chip links"}
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as data sheets give them."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def seconds(time: float) -> str:
+    """Seconds or milliseconds."""
+    return f"{time:.3g} s" if time >= 1 else f"{time * 1e3:.3g} ms"
+
+
+def setting(plan: Mapping[str, Any]) -> str:
+    """Mesh, microbatches and rematerialisation in a few words."""
+    mesh = " x ".join(f"{axis} {count}" for axis, count in plan["mesh"].items())
+    remat = plan["remat"]
+    told = remat["image"] if remat["image"] == remat["text"] else f"{remat['image']}/{remat['text']}"
+    return f"{mesh}, microbatch {plan['microbatch']}, remat {told}"
+
+
+def render(plan: Mapping[str, Any]) -> str:
+    """All of a plan."""
+    lines = [
+        f"{plan['config']}: {plan['parameter_count']:,} parameters, batch {plan['batch_size']:,}",
+        f"{plan['topology']}: {plan['chips']} x {plan['device']}; {setting(plan)}, loss {plan['loss']}",
+        "",
+    ]
+    lines += _memory(plan)
+    if "roofline" not in plan:
+        return "\n".join(lines)
+    flops, roof = plan["flops"], plan["roofline"]
+    chips = plan["chips"]
+    lines += ["", "FLOPs per step"]
+    lines += _table(
+        [
+            ("model, 3 x forward, all chips", f"{flops['model']:.4g}"),
+            ("executed, all chips", f"{flops['chip'] * chips:.4g}", f"{flops['chip'] * chips / flops['model']:.2f} x"),
+            ("executed, one chip", f"{flops['chip']:.4g}"),
+            ("compiler's count, loops once", f"{flops['compiler_once']:.4g}"),
+        ]
+    )
+    lines += ["", "Collectives per step and chip"]
+    rows = [("kind", "mesh axes", "times", "bytes", "sent")]
+    for row in plan["collectives"]:
+        rows.append((row["kind"], row["axes"], f"{row['executions']}", size(row["bytes"]), size(row["sent_bytes"])))
+    lines += _table(rows) if plan["collectives"] else ["  none"]
+    lines += ["", "Time of a step, at least"]
+    lines += _table(
+        [(_BOUNDS[name], seconds(roof[name]), "<- bounds" if name == roof["bound"] else "") for name in _BOUNDS]
+        + [("all overlapping", seconds(roof["step"]), f"MFU at most {roof['mfu']:.1%}")]
+        + [("one after the other", seconds(roof["serial"]), f"MFU {roof['mfu'] * roof['step'] / roof['serial']:.1%}")]
+        if roof["step"]
+        else []
+    )
+    if plan["unknown_loops"]:
+        lines.append(f"  loops of unknown length, counted once: {', '.join(plan['unknown_loops'])}")
+    if "budget" in plan:
+        cost = plan["budget"]
+        lines += [
+            "",
+            f"{cost['examples']:.4g} examples: {cost['steps']:,} steps, at least {cost['hours']:.4g} h,"
+            f" {cost['chip_hours']:,.0f} chip-hours (a lower bound: every rate is the data sheet's)",
+        ]
+    return "\n".join(lines)
+
+
+def _memory(plan: Mapping[str, Any]) -> list[str]:
+    memory = plan["memory"]
+    capacity = memory["capacity"]
+    lines = ["Bytes per chip"]
+    rows = [(told, size(memory[kind])) for kind, told in _KINDS.items() if memory.get(kind)]
+    if "total" in memory:
+        rows.append(("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}"))
+    lines += _table(rows)
+    return lines if plan["fits"] else [*lines, does_not_fit(plan), f"  try: {'; '.join(plan['advice'])}"]
+
+
+def does_not_fit(plan: Mapping[str, Any]) -> str:
+    """One line on what is missing."""
+    refusal = plan.get("refusal")
+    if refusal is None:
+        memory = plan["memory"]
+        return f"does not fit: {size(memory['total'])} of {size(memory['capacity'])}"
+    if "needs" in refusal:
+        over = refusal["needs"] / refusal["has"]
+        return (
+            f"does not fit: the compiler needs {size(refusal['needs'])} of {size(refusal['has'])} ({over:.2f} x): "
+            + refusal["says"]
+        )
+    return f"does not fit: {refusal['says']}"
+
+
+def line(plan: Mapping[str, Any]) -> str:
+    """A plan of a sweep in one line."""
+    if not plan["fits"]:
+        return does_not_fit(plan).partition(": Ran out")[0]
+    roof, memory = plan["roofline"], plan["memory"]
+    return (
+        f"{size(memory['total'])} ({memory['total'] / memory['capacity']:.0%}), step at least {seconds(roof['step'])}"
+        f" ({_BOUNDS[roof['bound']]}), MFU at most {roof['mfu']:.1%}"
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns, the first to the left, numbers to the right."""
+    width = max((len(row) for row in rows), default=0)
+    rows = [[*row, *[""] * (width - len(row))] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(width)]
+    left = [column == 0 or not any(row[column][:1].isdigit() for row in rows) for column in range(width)]
+    # Remarks after a number stand to the left as well.
+    left = [flag or (column > 1 and any("%" in row[column] or "x" in row[column] for row in rows))
+            for column, flag in enumerate(left)]  # fmt: skip
+    return [
+        ("  " + "  ".join(
+            cell.ljust(widths[i]) if left[i] else cell.rjust(widths[i]) for i, cell in enumerate(row))).rstrip()
+        for row in rows
+    ]  # fmt: skip

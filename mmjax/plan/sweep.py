@@ -1,0 +1,144 @@
+"""Tries meshes, microbatches and rematerialisation, and ranks what fits."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ml_collections
+
+from mmjax.errors import UserError, choose
+from mmjax.plan import program, report
+
+AXES = ("mesh", "microbatch", "remat")
+_TENSOR = (1, 2, 4, 8)
+_MICROBATCHES = (1, 2, 4, 8, 16)
+_REMAT = ("none", "dots", "full")
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Reads `--sweep=mesh,microbatch,remat`.
+
+    Raises:
+      UserError: another word.
+    """
+    return tuple(choose("--sweep", part.strip(), AXES) for part in text.split(",") if part.strip())
+
+
+def candidates(
+    config: ml_collections.ConfigDict, chips: int, swept: Sequence[str]
+) -> Iterator[list[ml_collections.ConfigDict]]:
+    """Lists what to try, in groups of equal mesh and rematerialisation, few microbatches first.
+
+    Within a group more microbatches are slower and smaller, so that the first that fits ends the group. Groups come
+    with the least communication first: along `data` alone, then with more `fsdp`, then with `tensor`.
+
+    Args:
+      config: the run's config.
+      chips: of the topology.
+      swept: names in `AXES`; what is not among them stays as in the config.
+    """
+    heads = [config.model[tower].heads for tower in ("image", "text")]
+    meshes = [(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)]
+    if "mesh" in swept:
+        powers = [2**i for i in range(chips.bit_length()) if chips % 2**i == 0]
+        meshes = [
+            (chips // fsdp // tensor, fsdp, tensor)
+            for tensor, fsdp in itertools.product(_TENSOR, powers)
+            if chips % (fsdp * tensor) == 0 and not any(count % tensor for count in heads)
+        ]
+    remats = _REMAT if "remat" in swept else (None,)
+    pieces = _MICROBATCHES if "microbatch" in swept else (config.microbatch,)
+    for mesh, remat in itertools.product(meshes, remats):
+        group = []
+        for microbatch in pieces:
+            changed = config.copy_and_resolve_references()
+            changed.mesh.data, changed.mesh.fsdp, changed.mesh.tensor = mesh
+            changed.microbatch = microbatch
+            if remat is not None:
+                changed.model.image.remat = changed.model.text.remat = remat
+            rows = chips // mesh[2] * microbatch if mesh[0] > 0 else 1
+            if config.batch_size % rows == 0 or microbatch == pieces[0]:
+                group.append(changed)
+        yield group
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    topology: str,
+    devices: Sequence[Any],
+    swept: Sequence[str],
+    *,
+    max_compiles: int,
+    say: Callable[[str], None],
+    make_plan: Callable[[program.Setup, str], dict[str, Any]] = program.make_plan,
+) -> list[dict[str, Any]]:
+    """Compiles candidates one after the other and ranks them.
+
+    What cannot fit is not compiled: a state larger than the memory, or a setting whose like with fewer bytes per chip
+    has been refused for its state alone.
+
+    Args:
+      config: the run's config.
+      topology: its name.
+      devices: its devices.
+      swept: what is varied.
+      max_compiles: after as many the rest is left out.
+      say: is told of each candidate as it is done.
+      make_plan: compiles one; replaced in tests.
+
+    Returns:
+      What fits, the shortest step first, then the smallest; after it what does not, each with `reason`.
+    """
+    fitting, others, compiled, left = [], [], 0, 0
+    for group in candidates(config, len(devices), swept):
+        for candidate in group:
+            try:
+                setup = program.set_up(candidate, devices)
+            except UserError as error:
+                others.append({"setting": _told(candidate), "fits": False, "reason": str(error)})
+                say(f"  {_told(candidate)}: {error}")
+                break
+            held = sum(program.state_bytes(setup).values())
+            if held > setup.device.memory:
+                reason = f"the state alone is {report.size(held)} of {report.size(setup.device.memory)}"
+                others.append({"setting": _told(candidate), "fits": False, "reason": reason})
+                say(f"  {_told(candidate)}: {reason}; not compiled")
+                break  # more microbatches do not make the state smaller
+            if compiled == max_compiles:
+                left += 1
+                continue
+            compiled += 1
+            say(f"[{compiled}/{max_compiles}] {_told(candidate)}: compiling")
+            try:
+                plan = make_plan(setup, topology)
+            except UserError as error:
+                plan = {"fits": False, "reason": str(error)}
+            told = plan.get("reason") or report.line(plan)
+            say(f"    {told}")
+            if plan["fits"]:
+                fitting.append(plan | {"setting": report.setting(plan)})
+                break
+            others.append(plan | {"setting": _told(candidate), "reason": told})
+    if left:
+        say(f"  {left} more not tried; --max-compiles={max_compiles + left} would try them all")
+    fitting.sort(key=lambda plan: (plan["roofline"]["step"], plan["memory"]["total"]))
+    return fitting + others
+
+
+def render(ranked: Sequence[dict[str, Any]]) -> str:
+    """The ranking in words."""
+    fitting = [plan for plan in ranked if plan["fits"]]
+    lines = ["", "What fits, fastest first (times are lower bounds)" if fitting else "Nothing that was tried fits."]
+    for place, plan in enumerate(fitting, 1):
+        lines.append(f"{place:3}. {plan['setting']}: {report.line(plan)}")
+    others = [plan for plan in ranked if not plan["fits"]]
+    if others:
+        lines += ["", "What does not"]
+        lines += [f"  -  {plan['setting']}: {plan['reason']}" for plan in others]
+    return "\n".join(lines)
+
+
+def _told(config: ml_collections.ConfigDict) -> str:
+    mesh = {axis: "rest" if config.mesh[axis] == -1 else config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
+    remat = {tower: config.model[tower].remat for tower in ("image", "text")}
+    return report.setting({"mesh": mesh, "microbatch": config.microbatch, "remat": remat})
