@@ -1,0 +1,54 @@
+"""What the benchmarks share: interleaved timing, JSON lines, versions."""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def interleaved(contenders: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Times contenders in turn, so that a machine that slows down slows all of them down.
+
+    Args:
+      contenders: functions that return when their work is done.
+      rounds: measurements of each.
+      warmup: calls of each before the first measurement.
+
+    Returns:
+      Seconds of each call, by name.
+    """
+    for function in contenders.values():
+        for _ in range(warmup):
+            function()
+    seconds = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, function in contenders.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest of some times, in seconds."""
+    return {"seconds": statistics.median(seconds), "seconds_min": min(seconds), "seconds_max": max(seconds)}
+
+
+def emit(**fields: Any) -> None:
+    """Prints one measurement as a JSON line, floats to four digits."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in fields.items()}
+    print(json.dumps(rounded), flush=True)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of what is installed of these packages, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

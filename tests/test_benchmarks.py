@@ -1,0 +1,47 @@
+"""The benchmarks run, at sizes that measure nothing, and print what they promise."""
+
+import json
+
+import pytest
+import runs
+
+
+def lines(done):
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_loss():
+    done = runs.python(
+        "benchmarks/loss.py", "--mesh=1x2x1", "--batches=2**6,128", "--time-batch=64", "--width=8", "--block-size=16",
+        "--rounds=2", "--kinds=softmax", "--ids=shared", cwd=runs.ROOT,
+    )  # fmt: skip
+    found = lines(done)
+    memory = {(line["batch"], line["impl"]) for line in found if "temporaries_gb" in line}
+    assert memory == {(batch, impl) for batch in (64, 128) for impl in ("dense", "gather", "ring")}
+    times = {line["impl"]: line for line in found if "ratio" in line}
+    assert set(times) == {"dense", "gather", "ring"} and times["dense"]["ratio"] == 1.0
+    assert all(0 < line["seconds_min"] <= line["seconds"] <= line["seconds_max"] for line in times.values())
+
+
+@pytest.mark.full
+def test_train_step():
+    done = runs.python(
+        "benchmarks/train_step.py", "--models=tiny", "--batch=8", "--rounds=2", "--steps=1",
+        "--config.loss.impl=ring", cwd=runs.ROOT,
+    )  # fmt: skip
+    (line,) = lines(done)
+    assert line["implementation"] == "mmjax" and "loss ring" in line["settings"] and line["memory_gb"] > 0
+    assert line["images_per_second"] == pytest.approx(8 / line["seconds"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--models=B/33"], "did you mean 'B/32'"),
+        (["--models=tiny", "--batch=9", "--config.microbatch=2"], "batch_size=9 does not divide"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, told):
+    done = runs.python("benchmarks/train_step.py", *flags, cwd=runs.ROOT)
+    assert done.returncode == 2 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1
