@@ -65,7 +65,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
             return 0
         return 128 + stopped
 
-    return _run(parser, argv, command)
+    return run(parser, argv, command)
 
 
 def eval_main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +92,7 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
         evaluate.evaluate_workdir(config, options.workdir, meta, step=options.step, output=options.output)
         return 0
 
-    return _run(parser, argv, command)
+    return run(parser, argv, command)
 
 
 def plan_main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
             output=options.output,
         )
 
-    return _run(parser, argv, command)
+    return run(parser, argv, command)
 
 
 def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
@@ -221,7 +221,7 @@ def _raise_usage(message: str) -> None:
     raise UserError(f"{message}; see --help")
 
 
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -> int:
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -> int:
     """Runs a command; returns the exit status, or ends the process when it stops without the others that it joined."""
     together = True
     try:

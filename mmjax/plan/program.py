@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from mmjax import tasks
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import collectives, costs, hlo
-from mmjax.training import checks, devices, optimizer
+from mmjax.training import checks, devices
+from mmjax.training import setup as setup_lib
 from mmjax.training import state as state_lib
-from mmjax.training import step as step_lib
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -69,27 +68,8 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
     image_spec = tasks.make_image_spec(config)
     task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
-    trainable, _ = optimizer.split_frozen(jax.eval_shape(task.init, jax.random.key(0)), config.optimizer.freeze)
-    tx, schedule = optimizer.make_optimizer(config, trainable)
-    abstract = jax.eval_shape(state_lib.make_init(task, config, tx), jax.random.key(0))
-    shardings, _ = state_lib.state_shardings(abstract, config, mesh)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
-    return Setup(config, task, mesh, device, state, _batch(config, mesh), step)
-
-
-def _batch(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch, as the pipeline makes it."""
-    rows, size = config.batch_size, config.model.image.image_size
-    length = config.data.context_length or config.model.text.context_length
-    shapes = {
-        "image": ((rows, size, size, 3), jnp.uint8),
-        "text": ((rows, length), jnp.int32),
-        "text_mask": ((rows, length), jnp.bool_),
-        "id": ((rows, 2), jnp.uint32),
-    }
-    sharding = mesh_lib.batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}
+    setup = setup_lib.make_setup(config, task, mesh)
+    return Setup(config, task, mesh, device, setup.state, setup_lib.batch_shapes(config, mesh), setup.step)
 
 
 def chip_bytes(tree: Any) -> int:

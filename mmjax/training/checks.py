@@ -41,7 +41,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     """
     flat = config_lib.flatten(config)
     sizes = [field for field, value in flat.items() if field.startswith("model.") and type(value) is int]
-    for field in ("steps", "batch_size", "microbatch", "loss.block_size", "checkpoint.every", "eval.batch_size", "log.every", *sizes):
+    for field in (
+        "steps",
+        "batch_size",
+        "microbatch",
+        "loss.block_size",
+        "checkpoint.every",
+        "eval.batch_size",
+        "log.every",
+        *sizes,
+    ):
         if flat[field] < 1:
             raise UserError(f"{field}={flat[field]} must be at least 1")
     not_negative = ("eval.every", "schedule.warmup", "schedule.cooldown", "data.workers", "data.prefetch", "seed")

@@ -18,9 +18,8 @@ from mmjax.errors import TrainingDiverged, UserError
 from mmjax.evaluation import embed, report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, checks, logs, optimizer, profiler, throughput, warm_start
-from mmjax.training import state as state_lib
-from mmjax.training import step as step_lib
+from mmjax.training import checkpoint, checks, logs, profiler, throughput, warm_start
+from mmjax.training import setup as setup_lib
 
 # Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
 _RUN_AHEAD = 2
@@ -95,13 +94,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             checks.check_best_metric(config, [source.name for source in evaluator.sources])
 
             # Model and optimizer, as shapes; nothing is made on the devices yet.
-            abstract_params = jax.eval_shape(task.init, jax.random.key(0))
-            trainable, _ = optimizer.split_frozen(abstract_params, config.optimizer.freeze)
-            tx, schedule = optimizer.make_optimizer(config, trainable)
-            init = state_lib.make_init(task, config, tx)
-            abstract = jax.eval_shape(init, jax.random.key(0))
-            shardings, notes = state_lib.state_shardings(abstract, config, mesh)
-            for note in notes:
+            setup = setup_lib.make_setup(config, task, mesh)
+            for note in setup.notes:
                 logs.say(note)
             # Until here, and until a warm start has been read, no mistake has changed the workdir.
             storage.make_folder(workdir, "--workdir")
@@ -123,18 +117,15 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
                     f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
                 )
         bad_examples = collections.Counter()
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         if start:
             bad_examples.update(meta["bad_examples"])
-            state = checkpoints.restore(start, target)
+            state = checkpoints.restore(start, setup.state)
             logs.say(f"resumed at step {start} of {config.steps}")
         else:
             with distributed.together():
-                taken = warm_start.read(target.params, config) if config.init_from else {}
-            state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
-            state = warm_start.replace(state, taken)
-        train_step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
-        _introduce(config, task, mesh, abstract_params, trainable)
+                taken = warm_start.read(setup.state.params, config) if config.init_from else {}
+            state = warm_start.replace(setup.make_state(config.seed), taken)
+        _introduce(config, task, mesh, setup)
         if config.optimizer.freeze and not config.init_from and not start:
             logs.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
@@ -147,7 +138,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         try:
             if start and not meta["evaluated"] and run.evaluation_due(start):
                 run.evaluate(state, start)  # the run was stopped before it could
-            state = run.loop(state, start, train_step, source, stop)
+            state = run.loop(state, start, setup.step, source, stop)
             stopped_by = run.stopped_by(stop)
             if stopped_by is None:
                 run.finish()
@@ -452,10 +443,11 @@ class _SteadyBatches:
             self._open.close()
 
 
-def _introduce(config: Any, task: Any, mesh: Any, params: Any, trainable: Any) -> None:
+def _introduce(config: Any, task: Any, mesh: Any, setup: Any) -> None:
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    told = f"{count(params):,} parameters" + (f" ({count(trainable):,} trained)" if config.optimizer.freeze else "")
+    told = f"{count(setup.state.params):,} parameters"
+    told += f" ({count(setup.trainable):,} trained)" if config.optimizer.freeze else ""
     kind = jax.devices()[0].device_kind
     logs.say(
         f"{config.name}: {config.variant}, {told}; mesh {shape} of {kind};"
