@@ -478,6 +478,13 @@ def test_another_refusal_is_an_error():
     assert program.refusal("RESOURCE_EXHAUSTED: of another kind") == {"says": "of another kind"}
 
 
+def test_a_program_in_another_form_is_one_line(cpu_slice, monkeypatch):
+    compiled = SimpleNamespace(as_text=lambda: "HloModule new", memory_analysis=None)
+    monkeypatch.setattr(program.Setup, "lower", lambda self: SimpleNamespace(compile=lambda: compiled))
+    with pytest.raises(UserError, match=r"cannot read the program that this compiler wrote \(jax .*\): .*no ENTRY"):
+        program.make_plan(program.set_up(tiny(), cpu_slice), "cpu:8")
+
+
 def test_what_does_not_fit_says_what_to_change(cpu_slice, monkeypatch):
     setup = program.set_up(tiny(), cpu_slice)
 

@@ -158,7 +158,7 @@ class Module:
                         enter(part, times * (1 if turns is None else turns), inside_fusion)
                 elif instruction.opcode == "fusion":
                     enter(called["calls"][0], times, True)
-                elif instruction.opcode in _CONTROL:
+                elif instruction.opcode in _CONTROL:  # of a conditional every branch is counted
                     for parts in called.values():
                         for part in parts:
                             enter(part, times, inside_fusion)

@@ -125,9 +125,13 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         return plan | {"fits": False, "advice": advice(setup)}
     plan["compile_seconds"] = time.perf_counter() - started
 
-    module = hlo.parse(compiled.as_text())
-    counted = costs.count(module)
-    found = collectives.find(module, dict(setup.mesh.shape))
+    try:
+        module = hlo.parse(compiled.as_text())
+        counted = costs.count(module)
+        found = collectives.find(module, dict(setup.mesh.shape))
+    except (ValueError, KeyError, IndexError) as error:
+        told = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
+        raise UserError(f"cannot read the program that this compiler wrote ({told}): {error!r}") from error
     plan["memory"] = memory(kinds, compiled.memory_analysis(), counted.activation_bytes) | {
         "capacity": int(device.memory)
     }
