@@ -1,10 +1,10 @@
 """Between this process's rows and arrays that span the mesh."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mmjax.parallel import mesh as mesh_lib
@@ -36,10 +36,20 @@ def to_global(mesh: Mesh, local: Any) -> Any:
 
 def to_host(tree: Any) -> Any:
     """Fetches whole arrays to every process as numpy; every process must call it where an array is spread over them."""
+    leaves, treedef = jax.tree.flatten(tree)
+    spread = {
+        place: x
+        for place, x in enumerate(leaves)
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+    }
+    if spread:
+        mesh = next(iter(spread.values())).sharding.mesh
+        for place, x in _gather(mesh)(spread).items():
+            leaves[place] = x
+    return treedef.unflatten([np.asarray(x) for x in leaves])
 
-    def fetch(x: Any) -> np.ndarray:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
-            return np.asarray(x)
-        return multihost_utils.process_allgather(x, tiled=True)
 
-    return jax.tree.map(fetch, tree)
+@functools.cache
+def _gather(mesh: Mesh) -> Any:
+    """One program for a whole tree, compiled once for each of its shapes."""
+    return jax.jit(lambda tree: tree, out_shardings=mesh_lib.replicated(mesh))
