@@ -101,7 +101,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             storage.make_folder(workdir, "--workdir")
         distributed.check_shared(workdir, "--workdir")
 
-        # Restore, or initialise.
+        # Restore, or initialise. All look at the same folder, and so meet the same mistakes.
         settings = config.checkpoint
         with distributed.together():
             checkpoints = checkpoint.Checkpoints(
