@@ -160,10 +160,10 @@ def _start(options, read):
         set_environment(config)
     except UserError as error:
         mistake = error
-    from mmjax.parallel import distributed
+    from mmjax.parallel import cluster, distributed
 
     try:
-        distributed.start(options.coordinator, options.processes, options.process, timeout=options.join_timeout)
+        cluster.start(options.coordinator, options.processes, options.process, timeout=options.join_timeout)
     except UserError as error:
         raise mistake or error from None
     distributed.raise_together(mistake)

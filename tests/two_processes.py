@@ -19,9 +19,9 @@ import numpy as np
 
 
 def steps(folder, meshes, coordinator, count, index):
-    from mmjax.parallel import distributed
+    from mmjax.parallel import cluster, distributed
 
-    distributed.start(coordinator, int(count), int(index), timeout=60)
+    cluster.start(coordinator, int(count), int(index), timeout=60)
     check(Path(folder), meshes.split(","))
     distributed.leave(0, together=True)
 

@@ -1,9 +1,7 @@
 """The training loop, top to bottom: mesh, input, model, restore, steps, evaluation, checkpoint."""
 
 import collections
-import os
 import signal
-import threading
 import time
 from typing import Any
 
@@ -20,42 +18,12 @@ from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint, checks, logs, profiler, throughput, warm_start
 from mmjax.training import setup as setup_lib
+from mmjax.training.stopping import SteadyBatches, StopSignal
 
 # Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
 _RUN_AHEAD = 2
-# Seconds that a signal may reach this process later than its workers.
-_SIGNAL_DELAY = 2.0
 # Too few examples to say what share of a data set is bad.
 _MIN_SEEN = 1000
-
-
-class StopSignal:
-    """Remembers SIGTERM and SIGINT, so that the loop can save first. A second Ctrl-C interrupts at once."""
-
-    def __init__(self):
-        self.received: int | None = None
-        self._previous = {}
-        self._tells = True
-
-    def __enter__(self) -> "StopSignal":
-        self._tells = distributed.is_first()
-        if threading.current_thread() is threading.main_thread():
-            for number in distributed.SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
-
-    def _handle(self, number, frame) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        if not self._tells:
-            return
-        # Not print: the handler may interrupt one, and buffered files are not re-entrant.
-        os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping\n".encode())
 
 
 def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
@@ -190,7 +158,7 @@ class _Run:
             )
 
         several = jax.process_count() > 1 and start < config.steps
-        batches = _SteadyBatches(make_batches, start, stop) if several else make_batches(start)
+        batches = SteadyBatches(make_batches, start, stop) if several else make_batches(start)
         self.feed = batches
         running = collections.deque()  # results of the last steps, to bound how far Python runs ahead
         unlogged = None  # a step whose numbers are read once the next one is on its way
@@ -314,7 +282,7 @@ class _Run:
     def _count_bad(self, replaced: np.ndarray, step: int) -> None:
         """Tells all processes how many examples could not be read here, and whether this one was asked to stop."""
         counts = np.bincount(replaced[self.own], minlength=len(examples.REASONS))[1:].tolist()
-        failed = isinstance(self.feed, _SteadyBatches) and self.feed.error is not None
+        failed = isinstance(self.feed, SteadyBatches) and self.feed.error is not None
         self.cast.append((step, self.votes.cast([*self._signals(self.stop), int(failed), *counts])))
         if jax.process_count() == 1:
             self._settle(step)
@@ -390,57 +358,6 @@ class _Run:
             if line["kind"] == "eval" and line["step"] == steps:
                 summary |= {name: value for name, value in line.items() if name not in ("step", "kind", "eval_seconds")}
         self.logger.write(steps, "summary", summary)
-
-
-class _SteadyBatches:
-    """One of several processes' batches, which come even where they cannot: an error waits until all know of it.
-
-    Until then the last batch is repeated. What is made of it is never saved: every save hears of the error first.
-
-    Args:
-      make: gives the batches from a step on; with `workers=0`, by this process alone.
-      start: the first step.
-      stop: tells whether a signal has come.
-    """
-
-    def __init__(self, make: Any, start: int, stop: StopSignal):
-        self._make, self._step, self._stop = make, start, stop
-        self._open = None
-        self.error: Exception | None = None
-        with distributed.together():  # before there is a batch that could be repeated
-            self._open = make(start)
-            self._first = self._last = next(self._open)
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        if self._first is not None:
-            self._first = None
-        elif self.error is None:
-            try:
-                self._last = self._following()
-            except Exception as error:
-                self.error = error
-        self._step += 1
-        return dict(self._last)
-
-    def _following(self) -> dict[str, np.ndarray]:
-        try:
-            return next(self._open)
-        except Exception as error:
-            until = time.monotonic() + _SIGNAL_DELAY
-            while self._stop.received is None and not isinstance(error, UserError) and time.monotonic() < until:
-                time.sleep(0.05)
-            if self._stop.received is None:
-                raise
-            # The signal ended the worker processes too (SLURM does that), but all must make the same last steps.
-            self._open = self._make(self._step, workers=0)
-            return next(self._open)
-
-    def __enter__(self) -> "_SteadyBatches":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._open is not None:
-            self._open.close()
 
 
 def _introduce(config: Any, task: Any, mesh: Any, setup: Any) -> None:

@@ -13,7 +13,7 @@ import runs
 import several
 
 from mmjax.errors import UserError
-from mmjax.parallel import distributed, mesh
+from mmjax.parallel import cluster, distributed, mesh
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -36,7 +36,7 @@ EIGHT = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
 
 
 def find(environ=None, **flags):
-    return distributed.find_cluster(**flags, environ=environ or {})
+    return cluster.find_cluster(**flags, environ=environ or {})
 
 
 # -- detection ---------------------------------------------------------------------------------------------------------
@@ -69,12 +69,12 @@ def test_alone(environ):
     ],
 )
 def test_slurm(more, devices):
-    cluster = find(SLURM | more)
-    assert cluster.found_by == "SLURM" and cluster.arguments == {"num_processes": 4} and cluster.devices == devices
+    found = find(SLURM | more)
+    assert found.found_by == "SLURM" and found.arguments == {"num_processes": 4} and found.devices == devices
 
 
 def test_open_mpi(monkeypatch):
-    assert find(MPI | SLURM) == distributed.Cluster("Open MPI", {}, [1])
+    assert find(MPI | SLURM) == cluster.Cluster("Open MPI", {}, [1])
     assert find(MPI | EIGHT).devices == [4, 5, 6, 7]
     five = {name: value for name, value in MPI.items() if "orte" not in name}
     found = importlib.util.find_spec
@@ -89,8 +89,8 @@ def test_open_mpi(monkeypatch):
 
 def test_tpu_and_kubernetes(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(distributed.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
-    assert find({"TPU_WORKER_HOSTNAMES": "a,b"}) == distributed.Cluster("TPU", {})
+    monkeypatch.setattr(cluster.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
+    assert find({"TPU_WORKER_HOSTNAMES": "a,b"}) == cluster.Cluster("TPU", {})
     assert find({"TPU_WORKER_HOSTNAMES": "a"}) is None
     assert find({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}).certain
     assert not find({}).certain  # the machine's metadata say how many there are
@@ -103,10 +103,10 @@ def test_tpu_and_kubernetes(monkeypatch):
 
 
 def test_flags_come_before_the_environment():
-    cluster = find(SLURM, coordinator="[::1]:1234", processes=2, process=1)
-    assert cluster.found_by == "flags" and cluster.devices is None
-    assert cluster.arguments["num_processes"] == 2 and cluster.arguments["process_id"] == 1
-    assert cluster.arguments["cluster_detection_method"] == "deactivate"
+    found = find(SLURM, coordinator="[::1]:1234", processes=2, process=1)
+    assert found.found_by == "flags" and found.devices is None
+    assert found.arguments["num_processes"] == 2 and found.arguments["process_id"] == 1
+    assert found.arguments["cluster_detection_method"] == "deactivate"
     assert find(SLURM, processes=1) is None
     assert find(SLURM, coordinator="host:1", processes=1, process=0) is None
 
