@@ -14,6 +14,7 @@ from mmjax.errors import UserError, choose
 from mmjax.models import two_tower
 from mmjax.nn import attention, pool, transformer
 from mmjax.objectives import contrastive
+from mmjax.parallel import activations
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Batch = dict[str, Array]
@@ -123,11 +124,12 @@ class ContrastiveTask:
         Returns:
           Features, rows aligned with the batch's, and additive per-example losses (none here).
         """
-        images = self.normalize(batch["image"])
-        return {
-            "image": self.model.apply({"params": params}, images, keys, method="encode_image"),
-            "text": self.model.apply({"params": params}, batch["text"], batch["text_mask"], keys, method="encode_text"),
-        }, {}
+        variables, images = {"params": params}, self.normalize(batch["image"])
+        with activations.placed_on(self.mesh):
+            return {
+                "image": self.model.apply(variables, images, keys, method="encode_image"),
+                "text": self.model.apply(variables, batch["text"], batch["text_mask"], keys, method="encode_text"),
+            }, {}
 
     def loss(self, params: Any, features: dict[str, Array], batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The weighted sum of the objectives over the whole batch, and metrics by name."""
@@ -161,11 +163,13 @@ class ContrastiveTask:
 
     def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
         """Embeds preprocessed images; rows have unit length."""
-        return self.model.apply({"params": params}, self.normalize(images), method="encode_image")
+        with activations.placed_on(self.mesh):
+            return self.model.apply({"params": params}, self.normalize(images), method="encode_image")
 
     def embed_text(self, params: Any, text: Array, text_mask: Array) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
-        return self.model.apply({"params": params}, text, text_mask, method="encode_text")
+        with activations.placed_on(self.mesh):
+            return self.model.apply({"params": params}, text, text_mask, method="encode_text")
 
     def describe_attention(self) -> str:
         """Which kernel each tower's attention runs on."""

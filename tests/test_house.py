@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "mmjax").rglob("*.py"))
 # What each room may import besides itself and the plain modules below. Rooms depend downwards only.
 ROOMS = {
-    "nn": set(),
-    "models": {"nn"},
+    "nn": {"parallel"},
+    "models": {"nn", "parallel"},
     "objectives": {"parallel"},
     "data": set(),
     "parallel": set(),

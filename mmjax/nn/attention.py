@@ -9,6 +9,8 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from mmjax.parallel.activations import place
+
 IMPLEMENTATIONS = ("auto", "cudnn", "xla")
 
 
@@ -120,7 +122,8 @@ class SelfAttention(nn.Module):
         head_dim = width // self.heads
         # 'BND,DTHK->BNTHK'
         qkv = dense_general((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="qkv")(x)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        # Each `tensor` device has its own heads.
+        q, k, v = (place(qkv[:, :, i], None, "tensor", None) for i in range(3))
         # 'BNHK,HKD->BND'
         return dense_general(width, axis=(-2, -1), std=self.out_std, dtype=self.dtype, name="out")(
             attend(q, k, v, spec, self.implementation)
@@ -145,5 +148,6 @@ class CrossAttention(nn.Module):
         head_dim = width // self.heads
         q = dense_general((self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="q")(x)
         kv = dense_general((2, self.heads, head_dim), std=memory_width**-0.5, dtype=self.dtype, name="kv")(memory)
-        out = attend(q, kv[:, :, 0], kv[:, :, 1], spec)
+        k, v = (place(kv[:, :, i], None, "tensor", None) for i in range(2))
+        out = attend(place(q, None, "tensor", None), k, v, spec)
         return dense_general(width, axis=(-2, -1), std=self.out_std, dtype=self.dtype, name="out")(out)

@@ -8,6 +8,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from mmjax.parallel.activations import whole
+
 
 class PatchEmbed(nn.Module):
     """Non-overlapping image patches through one linear map.
@@ -29,7 +31,7 @@ class PatchEmbed(nn.Module):
         init = nn.initializers.normal((p * p * channels) ** -0.5)
         kernel = self.param("kernel", init, (p, p, channels, self.width), jnp.float32)
         patches = images.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels)
-        x = jnp.einsum("BhpwqC,pqCD->BhwD", patches, kernel.astype(self.dtype))
+        x = jnp.einsum("BhpwqC,pqCD->BhwD", patches, whole(kernel).astype(self.dtype))
         x = x.reshape(batch, -1, self.width)
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32).astype(self.dtype)

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from mmjax.nn import attention, dropout
+from mmjax.parallel.activations import place
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),  # OpenCLIP: exact, by erf
@@ -43,7 +44,8 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         width = x.shape[-1]
         x = attention.dense_general(self.hidden, std=(2 * width) ** -0.5, dtype=self.dtype, name="fc1")(x)
-        x = ACTIVATIONS[self.activation](x)
+        # Each `tensor` device has its own hidden units.
+        x = ACTIVATIONS[self.activation](place(x, *[None] * (x.ndim - 2), "tensor"))
         return attention.dense_general(width, std=self.out_std, dtype=self.dtype, name="fc2")(x)
 
 
@@ -80,14 +82,15 @@ class Block(nn.Module):
                 dropout.drop_path(branch, self.drop_path * depth_fraction, path_keys) if self.drop_path else branch
             )
 
+        x = place(x)
         y = layer_norm(self.norm_eps, self.dtype, "norm1")(x)
         y = attention.SelfAttention(self.heads, self.out_std, self.dtype, self.attention_impl, name="attention")(
             y, spec
         )
-        x = residual(x, y, noise[0], noise[1])
+        x = residual(x, place(y), noise[0], noise[1])
         y = layer_norm(self.norm_eps, self.dtype, "norm2")(x)
         y = Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name="mlp")(y)
-        x = residual(x, y, noise[2], noise[3])
+        x = residual(x, place(y), noise[2], noise[3])
         return x, x
 
 
@@ -166,7 +169,7 @@ class Transformer(nn.Module):
         )
         index = jnp.arange(self.depth)
         x, outputs = layers(module, x, (index, index / max(1, self.depth - 1)), spec, keys)
-        return x[:, :length], outputs if outputs is None else outputs[:, :, :length]
+        return place(x)[:, :length], outputs if outputs is None else outputs[:, :, :length]
 
 
 def _filled(
