@@ -69,6 +69,10 @@ def measure(model, config, options):
     sheet = devices.find(device)
     contenders, memory = {}, {}
     contenders["mmjax"], memory["mmjax"], note = ours(config, options.steps)
+    if options.peer and jax.device_count() > 1:
+        raise UserError(
+            f"--peer={options.peer} runs on one device, and there are {jax.device_count()}; set CUDA_VISIBLE_DEVICES=0"
+        )
     if options.peer:
         for compiled in {"both": (False, True), "yes": (True,), "no": (False,)}[options.peer_compile]:
             name = "open_clip torch.compile" if compiled else "open_clip"

@@ -41,6 +41,6 @@ def get_config(arg: str = ""):
 
     config.checkpoint.every = 50
     config.eval.every = 75
-    config.eval.batch_size = 250
+    config.eval.batch_size = 256
     config.log.every = 5
     return config

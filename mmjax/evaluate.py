@@ -23,7 +23,7 @@ _FREE = (
     "mesh.",
     "precision",
     "attention",
-    "loss.precision",
+    "loss.",
     "deterministic",
     "compilation_cache",
     "xla_flags",

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import runs
 from PIL import Image
 
 from mmjax import config as config_lib
@@ -66,7 +67,7 @@ def test_clip_trains_on_a_folder_of_jpegs_then_lit_on_top(tmp_path):
 
     config = tiny("clip:variant=B/32", f"pairs:{table}")
     config.data.eval = f"pairs:{table}"
-    assert loop.train(config, tmp_path / "clip") is None
+    assert runs.train(config, tmp_path / "clip") is None
     logged = lines(tmp_path / "clip")
     assert [line["step"] for line in logged if line["kind"] == "train"] == [1, 2, 3]
     assert all(np.isfinite(line["loss"]) for line in logged if line["kind"] == "train")
@@ -75,12 +76,12 @@ def test_clip_trains_on_a_folder_of_jpegs_then_lit_on_top(tmp_path):
 
     config = tiny("lit:variant=B/32")
     config.init_from = str(tmp_path / "clip")
-    assert loop.train(config, tmp_path / "lit") is None
+    assert runs.train(config, tmp_path / "lit") is None
     assert len(lines(tmp_path / "lit")) == 5  # three steps, evaluation, summary
 
 
 def test_siglip_trains(tmp_path):
-    assert loop.train(tiny("siglip:variant=B/16"), tmp_path / "siglip") is None
+    assert runs.train(tiny("siglip:variant=B/16"), tmp_path / "siglip") is None
     first = lines(tmp_path / "siglip")[0]
     # At the start nearly all of the loss is the positives': their logits are scale * cosine + bias.
     assert abs(first["logit_bias"] + 10) < 0.1 and abs(first["logit_scale"] - 10) < 0.1 and first["loss"] > 1

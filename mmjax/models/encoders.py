@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, dropout, embed, transformer
-from mmjax.parallel.activations import whole
+from mmjax.parallel.activations import lookup
 
 
 class Encoded(NamedTuple):
@@ -135,7 +135,7 @@ class TextTransformer(nn.Module):
         token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
         shape = (self.context_length, self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
-        x = (whole(token_embedding)[text] + position_embedding[:length]).astype(self.dtype)
+        x = (lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
         x, layers = _transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)

@@ -104,13 +104,20 @@ class Side(NamedTuple):
     keys: UInt32[Array, "N W"]
 
 
+def tile_size(n: int, block: int) -> int:
+    """The rows of a tile: n in as few equal parts as `block` allows, rounded up to 8 where that is no more than it."""
+    size = -(-n // -(-n // block))
+    rounded = -(-size // 8) * 8
+    return rounded if rounded <= min(block, n) else size
+
+
 def over_tiles(rows: int, columns: int, block: int, body: Callable, carry: Any) -> Any:
     """Runs `carry = body(carry, row_start, column_start, height, width, fresh)` for every tile.
 
     The last tiles of an uneven division reach back over rows and columns that others had: `fresh` tells them apart,
     and is None when there are none.
     """
-    height, width = min(block, rows), min(block, columns)
+    height, width = tile_size(rows, block), tile_size(columns, block)
     across = -(-columns // width)
     count = -(-rows // height) * across
     even = rows % height == 0 and columns % width == 0

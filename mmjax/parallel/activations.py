@@ -6,12 +6,13 @@ give every device all rows of the batch: each would do its neighbours' attention
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
-from mmjax.parallel.mesh import BATCH_AXES
+from mmjax.parallel.mesh import AXES, BATCH_AXES
 
 
 @contextlib.contextmanager
@@ -24,13 +25,19 @@ def placed_on(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
+def _mesh() -> Any:
+    """The mesh that is traced for; None outside `placed_on`, under a mesh of other axes and inside `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
+
+
 def place(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."]:
     """Spreads rows over `data` and `fsdp`, and the axes after them as named; the rest is whole on every device.
 
     Does nothing outside `placed_on`, or where an axis does not divide.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    mesh = _mesh()
+    if mesh is None or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x
     named = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
@@ -44,7 +51,20 @@ def whole(table: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
     Does nothing outside `placed_on`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes:
+    if _mesh() is None:
         return table
     return jax.lax.with_sharding_constraint(table, PartitionSpec())
+
+
+def lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
+    """Rows of a table by number: `table[ids]`, each device looking up its own.
+
+    A table sharded over `fsdp` is gathered for it, and its gradient scattered back as it is summed.
+    """
+    mesh = _mesh()
+    shards = 1 if mesh is None else mesh.shape["fsdp"]
+    if shards == 1 or len(table) % shards or len(ids) % (mesh.shape["data"] * shards):
+        return whole(table)[ids]
+    rows = PartitionSpec(BATCH_AXES)
+    look = lambda part, ids: jax.lax.all_gather(part, "fsdp", tiled=True)[ids]
+    return jax.shard_map(look, in_specs=(PartitionSpec("fsdp"), rows), out_specs=rows)(table, ids)

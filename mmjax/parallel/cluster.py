@@ -167,10 +167,19 @@ def _tpu(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
-    """A pod of an indexed Job, where the package is there with which jax asks for the others (`jax[k8s]`)."""
+    """A pod of an indexed Job; jax asks the cluster for the others.
+
+    Raises:
+      UserError: the package for that is not there. Running alone would be one of many runs on the same workdir.
+    """
     if "KUBERNETES_SERVICE_HOST" not in environ or "JOB_COMPLETION_INDEX" not in environ:
         return None
-    return Cluster("Kubernetes", {}) if importlib.util.find_spec("kubernetes") is not None else None
+    if importlib.util.find_spec("kubernetes") is None:
+        raise UserError(
+            "this is a pod of an indexed Job, and finding the others needs the kubernetes package: pip install"
+            " 'jax[k8s]', give --coordinator, --processes and --process, or --processes=1 for a run by itself"
+        )
+    return Cluster("Kubernetes", {})
 
 
 def start(

@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -140,6 +140,19 @@ def from_first(value: Any) -> Any:
     return exchange(value)[0] if is_running() else value
 
 
+def wait_for(there: Callable[[], bool], what: str) -> None:
+    """Waits until this host sees what another one has written.
+
+    Raises:
+      UserError: it does not appear; the message begins with `what`.
+    """
+    until = time.monotonic() + _VISIBILITY
+    while not there():
+        if time.monotonic() > until:
+            raise UserError(f"{what} is not seen by this host; give a folder on a disk that all hosts share, or gs://")
+        time.sleep(0.1)
+
+
 def check_shared(folder: Any, field: str) -> None:
     """Checks that all processes see the same folder: one writes a file there, and the others look for it.
 
@@ -154,14 +167,7 @@ def check_shared(folder: Any, field: str) -> None:
             path.write_text("")
     try:
         with together():
-            until = time.monotonic() + _VISIBILITY
-            while not path.exists():
-                if time.monotonic() > until:
-                    raise UserError(
-                        f"{field}={folder}: this host does not see what the first one writes there; give a folder on a"
-                        " disk that all hosts share, or gs://"
-                    )
-                time.sleep(0.1)
+            wait_for(path.exists, f"{field}={folder}: what the first host writes there")
     finally:
         if jax.process_index() == 0:
             path.unlink()

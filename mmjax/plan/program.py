@@ -139,6 +139,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     plan["hbm_bytes"] = counted.hbm_bytes
     plan["unknown_loops"] = list(counted.unknown_loops)
     plan["collectives"] = collectives.totals(found)
+    plan["each_collective"] = [dataclasses.asdict(collective) for collective in found]
     plan["roofline"] = roofline(counted, found, device, model_flops / chips)
     plan["fits"] = plan["memory"]["total"] <= device.memory
     return plan if plan["fits"] else plan | {"advice": advice(setup)}

@@ -15,6 +15,10 @@ _KINDS = {
 _BOUNDS = {"compute": "matrix units", "memory": "HBM bandwidth", "links": "chip-to-chip links"}
 
 
+# Single collectives printed below the totals; the JSON has all.
+_LARGEST = 8
+
+
 def size(count: float) -> str:
     """Bytes in decimal units, as data sheets give them."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -62,6 +66,15 @@ def render(plan: Mapping[str, Any]) -> str:
     for row in plan["collectives"]:
         rows.append((row["kind"], row["axes"], f"{row['executions']}", size(row["bytes"]), size(row["sent_bytes"])))
     lines += _table(rows) if plan["collectives"] else ["  none"]
+    if plan["each_collective"]:
+        lines += ["", f"The largest of the {len(plan['each_collective'])} that differ"]
+        lines += _table(
+            [("kind", "mesh axes", "times", "bytes each")]
+            + [
+                (c["kind"], c["axes"], f"{c['executions']}", size(c["bytes"]))
+                for c in plan["each_collective"][:_LARGEST]
+            ]
+        )
     lines += ["", "Time of a step, at least"]
     lines += _table(
         [(_BOUNDS[name], seconds(roof[name]), "<- bounds" if name == roof["bound"] else "") for name in _BOUNDS]

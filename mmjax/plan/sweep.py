@@ -19,9 +19,9 @@ def parse(text: str) -> tuple[str, ...]:
     """Reads `--sweep=mesh,microbatch,remat`.
 
     Raises:
-      UserError: another word.
+      UserError: another word, or none.
     """
-    return tuple(choose("--sweep", part.strip(), AXES) for part in text.split(",") if part.strip())
+    return tuple(choose("--sweep", part.strip(), AXES) for part in text.split(","))
 
 
 def candidates(

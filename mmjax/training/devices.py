@@ -28,10 +28,10 @@ GIB = 2.0**30
 # program have 15.75 GiB of a v5e's memory and 95.74 of a v5p's.
 DEVICES = (
     Device("TPU v6", 918e12, 32 * GIB, 1638e9, 400e9),
-    Device("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9),
-    Device("TPU v5 lite", 197e12, 16 * GIB, 819e9, 200e9),
-    Device("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9),
-    Device("TPU v5", 459e12, 95 * GIB, 2765e9, 600e9),  # what jax calls a v5p
+    Device("TPU v5p", 459e12, 95.74 * GIB, 2765e9, 600e9),
+    Device("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 200e9),
+    Device("TPU v5e", 197e12, 15.75 * GIB, 819e9, 200e9),
+    Device("TPU v5", 459e12, 95.74 * GIB, 2765e9, 600e9),  # what jax calls a v5p
     Device("TPU v4", 275e12, 32 * GIB, 1200e9, 300e9),
     Device("TPU v3", 61.5e12),  # per core, which is what jax calls a device
     Device("H200", 989e12),

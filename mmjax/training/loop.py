@@ -71,14 +71,16 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
 
         # Restore, or initialise. All look at the same folder, and so meet the same mistakes.
         settings = config.checkpoint
+        checkpoints = checkpoint.Checkpoints(
+            workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
+        )
+        # The first host's look at a shared disk counts; another's may be older.
+        start = distributed.from_first(checkpoints.latest() or 0)
         with distributed.together():
-            checkpoints = checkpoint.Checkpoints(
-                workdir / "checkpoints",
-                keep=settings.keep,
-                keep_best=settings.keep_best,
-                best_metric=settings.best_metric,
-            )
-            start = checkpoints.latest() or 0
+            if start:
+                distributed.wait_for(
+                    lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}"
+                )
             meta = checkpoints.read_meta(start) if start else {}
             if start > config.steps:
                 raise UserError(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.objectives import tiles
 from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
 from mmjax.parallel import mesh as mesh_lib
 
@@ -218,6 +219,16 @@ def test_what_cannot_be(changes, message):
     changes = changes | ({"mesh": mesh_of(changes["mesh"])} if "mesh" in changes else {})
     with pytest.raises(ValueError, match=message):
         softmax_loss(rows, rows, jnp.float32(1.0), **changes)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 20, 1023, 1024, 1030, 1366, 1500, 2049, 4096])
+@pytest.mark.parametrize("block", [1, 5, 8, 64, 1000, 1024])
+def test_tiles_are_few_and_nearly_equal(n, block):
+    size = tiles.tile_size(n, block)
+    assert 1 <= size <= min(n, block)
+    count = -(-n // size)
+    assert count == -(-n // block)  # as few as the bound allows
+    assert count * size - n <= max(count, 8 * count - 1)  # little is computed twice
 
 
 # -- what the compiler makes of it -------------------------------------------------------------------------------------

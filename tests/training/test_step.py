@@ -164,12 +164,45 @@ def test_eight_devices_against_one(random_params, one, one_trained, mesh, loss):
     if mesh[1] > 1:
         placed = {path_name(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(run.shardings.params)}
         assert "tensor" in placed["image/transformer/layers/attention/qkv/kernel"]  # it was sharded indeed
-        return
-    # What of the batch passes between devices in the whole update: both towers' embeddings and the ids, once.
+
+
+def collectives(program):
+    """How often each collective on an array with a row for every example or device's share stands in a program."""
+    sizes = "|".join(str(BATCH // part) for part in (1, 8))
+    pattern = (
+        rf"= \(?(\w+)\[(?:{sizes}),\d+\][^=\n]* (all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+    )
+    return sorted((name, kind) for kind, name in re.findall(pattern, program))
+
+
+@pytest.mark.parametrize(
+    ("variant", "loss", "expected"),
+    [
+        # A gather and a scatter a tower, and the ids.
+        ("tiny", "gather", [("all-gather", "f32")] * 2 + [("all-gather", "u32")] + [("reduce-scatter", "f32")] * 2),
+        pytest.param(
+            "tiny-siglip",
+            "gather",
+            [("all-gather", "f32"), ("all-gather", "u32"), ("reduce-scatter", "f32")],
+            marks=pytest.mark.full,
+        ),
+        # Texts and ids on the one trip; on the other the texts' gradients too.
+        ("tiny", "ring", [("collective-permute", "f32")] * 3 + [("collective-permute", "u32")] * 2),
+        pytest.param(
+            "tiny-siglip",
+            "ring",
+            [("collective-permute", "f32")] * 3 + [("collective-permute", "u32")],  # one f32 is for the accuracy
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_what_of_the_batch_passes_between_devices(random_params, variant, loss, expected):
+    """Read from the compiled update with the batch over all eight devices."""
+    run = Run(make_config(variant, mesh=(8, 1, 1), loss=loss), random_params)
     program = run.step.lower(run.state(), run.batch(0)).compile().as_text()
-    gathered = re.findall(rf"= \(?(\w+)\[{BATCH},\d+\][^=\n]* all-gather(?:-start)?\(", program)
-    assert sorted(gathered) == ["f32", "f32", "u32"] and program.count(" all-gather") == 3
-    assert len(re.findall(r" reduce-scatter(?:-start)?\(", program)) == 2
+    assert collectives(program) == expected
+    others = {"gather": ["collective-permute", "all-to-all"], "ring": ["all-gather", "reduce-scatter", "all-to-all"]}
+    assert not re.search(rf" ({'|'.join(others[loss])})(-start)?\(", program)
 
 
 @pytest.fixture(scope="module")
