@@ -4,9 +4,14 @@ import importlib.metadata
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# A checkout need not be installed, as for train.py.
+sys.path.insert(1, str(Path(__file__).parent.parent))
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:

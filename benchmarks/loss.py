@@ -9,38 +9,57 @@ the CPU, and times then compare implementations, not machines. One JSON line a m
 """
 
 import argparse
-import ast
 import functools
 import math
-import operator
+import re
 import statistics
+import sys
 
 import common
 
+from mmjax import cli
+from mmjax.errors import UserError, choose
 
-def parse():
+
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = lambda text: [number(part) for part in text.split(",")]
-    parser.add_argument("--batches", type=numbers, default=[2**15, 2**16, 2**17, 2**18, 2**20], help="for memory")
-    parser.add_argument("--time-batch", type=number, default=4096, help="for times; 0 = none")
+    parser.add_argument("--batches", default="2**15,2**16,2**17,2**18,2**20", help="for memory")
+    parser.add_argument("--time-batch", default="4096", help="for times; 0 = none")
     parser.add_argument("--width", type=int, default=512, help="of the embeddings")
     parser.add_argument("--mesh", default="8x1x1", help="data x fsdp x tensor")
     parser.add_argument("--block-size", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--kinds", default="softmax,sigmoid")
     parser.add_argument("--ids", default="unique,shared", help="unique: each pair its own class; shared: by id")
-    return parser.parse_args()
+    return parser
 
 
-def number(text):
+def number(flag, text):
     """Reads 4096 or 2**12."""
-    base, *exponent = text.split("**")
-    return functools.reduce(operator.pow, map(ast.literal_eval, [base, *exponent]))
+    if not re.fullmatch(r"\d+(\*\*\d+)?", text):
+        raise UserError(f"{flag}={text}: wants numbers such as 4096 or 2**12")
+    base, _, exponent = text.partition("**")
+    return int(base) ** int(exponent or 1)
 
 
 def main():
-    options = parse()
+    return cli.run(make_parser(), None, measure)
+
+
+def measure(options, overrides):
+    """Prints memory, then times, of every case."""
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+    if not re.fullmatch(r"\d+x\d+x\d+", options.mesh):
+        raise UserError(f"--mesh={options.mesh}: wants data x fsdp x tensor, such as 8x1x1")
     shape = [int(part) for part in options.mesh.split("x")]
+    batches = [number("--batches", part) for part in options.batches.split(",")]
+    time_batch = number("--time-batch", options.time_batch)
+    for flag, batch in [*(("--batches", batch) for batch in batches), ("--time-batch", time_batch)]:
+        if batch % math.prod(shape):
+            raise UserError(f"{flag}: {batch} does not divide over the {math.prod(shape)} devices of --mesh")
+    kinds = [choose("--kinds", kind, ("softmax", "sigmoid")) for kind in options.kinds.split(",")]
+    ids_of = [choose("--ids", which, ("unique", "shared")) for which in options.ids.split(",")]
 
     import jax
 
@@ -71,16 +90,16 @@ def main():
         return run.lower(x, x, one, one, ids).compile()
 
     fields = dict(benchmark="loss", mesh=options.mesh, width=options.width, device=devices[0].device_kind)
-    for kind in options.kinds.split(","):
-        for which in options.ids.split(","):
+    for kind in kinds:
+        for which in ids_of:
             case = fields | dict(kind=kind, ids=which)
-            for batch in options.batches:
+            for batch in batches:
                 for impl in contrastive.IMPLEMENTATIONS:
                     memory = compiled(kind, impl, batch, which == "shared").memory_analysis().temp_size_in_bytes
                     common.emit(**case, impl=impl, batch=batch, temporaries_gb=memory / 1e9, versions=versions)
-            if not options.time_batch:
+            if not time_batch:
                 continue
-            rng, batch = np.random.default_rng(0), options.time_batch
+            rng, batch = np.random.default_rng(0), time_batch
             unit = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
             image, text = (jax.device_put(unit(rng.standard_normal((batch, options.width))), rows) for _ in range(2))
             ids = np.stack([rng.integers(0, batch // 2, batch), np.zeros(batch)], 1).astype(np.uint32)
@@ -97,7 +116,8 @@ def main():
             for impl, times in seconds.items():
                 ratio = statistics.median(times) / base
                 common.emit(**case, impl=impl, batch=batch, **common.spread(times), ratio=ratio, versions=versions)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -36,12 +36,16 @@ def test_train_step():
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("script", "flags", "told"),
     [
-        (["--models=B/33"], "did you mean 'B/32'"),
-        (["--models=tiny", "--batch=9", "--config.microbatch=2"], "batch_size=9 does not divide"),
+        ("train_step", ["--models=B/33"], "did you mean 'B/32'"),
+        ("train_step", ["--models=tiny", "--batch=9", "--config.microbatch=2"], "batch_size=9 does not divide"),
+        ("loss", ["--mesh=8x1"], "--mesh=8x1: wants"),
+        ("loss", ["--batches=2**x"], "--batches=2**x: wants"),
+        ("loss", ["--kinds=softmaxx"], "did you mean 'softmax'"),
+        ("loss", ["--time-batch=12"], "12 does not divide over the 8 devices"),
     ],
 )
-def test_a_mistake_is_one_line(flags, told):
-    done = runs.python("benchmarks/train_step.py", *flags, cwd=runs.ROOT)
+def test_a_mistake_is_one_line(script, flags, told):
+    done = runs.python(f"benchmarks/{script}.py", *flags, cwd=runs.ROOT)
     assert done.returncode == 2 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1
