@@ -102,7 +102,7 @@ def test_agreement(two):
     mistakes = [("AgreedError", "x=1 is wrong (process 1 of 2)"), ("AgreedError", "y")]
     assert found[0]["raised"] == [*mistakes, ("OtherProcessError", "process 1 of 2 failed with KeyError: 'z'")]
     assert found[1]["raised"] == [*mistakes, ("KeyError", "'z'")]
-    assert all("this host does not see what the first one writes" in each["not shared"] for each in found)
+    assert all("what the first host writes there is not seen by this host" in each["not shared"] for each in found)
     for shape, rows in found[0]["rows"].items():
         assert sorted(rows + found[1]["rows"][shape]) == list(range(16)), shape
     assert found[0]["rows"][(1, 1, 8)] == list(range(16))  # both hold them all
