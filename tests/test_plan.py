@@ -684,7 +684,7 @@ def test_a_topology_that_is_not_there(tmp_path):
         assert process.returncode == 0, error
         made = json.loads((tmp_path / f"{name}.json").read_text())
         assert made["device"] == "TPU v5 lite" and made["chips"] == 4 and made["mesh"][axis] == 2
-        assert made["memory"]["total"] < made["memory"]["capacity"] == 16 * 2**30
+        assert made["memory"]["total"] < made["memory"]["capacity"] == int(15.75 * 2**30)
         # The whole model's state is 12 bytes a parameter; it is replicated, being small, but for what tensor splits.
         assert made["memory"]["parameters"] <= 4 * made["parameter_count"]
         assert 0.9 < made["flops"]["chip"] * 4 / made["flops"]["model"] < 3
