@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax import config as config_lib
-from mmjax.errors import TrainingDiverged, UserError, did_you_mean
+from mmjax.errors import AgreedError, TrainingDiverged, UserError, did_you_mean
 
 # Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 128 + n stopped
 # by signal n after saving.
@@ -228,7 +228,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) ->
         options, rest = parser.parse_known_args(argv)
         status = command(options, parse_overrides(rest, parser))
     except UserError as error:
-        together = type(error).__name__ == "AgreedError"
+        together = isinstance(error, AgreedError)
         if _is_first() or not together:
             print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
         status = EXIT_MISTAKE

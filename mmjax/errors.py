@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class AgreedError(UserError):
+    """A mistake that every process raises at the same point; only the first one tells it."""
+
+
 class TrainingDiverged(RuntimeError):
     """The loss or the gradient became non-finite; the last checkpoint is from before that."""
 

@@ -117,7 +117,7 @@ def evaluate_workdir(
 
         abstract = jax.eval_shape(task.init, jax.random.key(0))
         shardings, _ = partition.param_shardings(abstract, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        target = partition.placed_shapes(abstract, shardings)
         checkpoints = open_checkpoints(workdir)
     try:
         # A run that is still going may save another one between two hosts' looks.

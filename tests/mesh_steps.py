@@ -10,9 +10,8 @@ import tiny_recipe
 from mmjax.parallel import arrays, partition
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import ContrastiveTask
-from mmjax.training import checkpoint, optimizer
-from mmjax.training import state as state_lib
-from mmjax.training import step as step_lib
+from mmjax.training import checkpoint
+from mmjax.training import setup as setup_lib
 
 BATCH, STEPS, LENGTH = 16, 10, 8
 
@@ -36,13 +35,9 @@ class Steps:
         self.config = config_of(mesh, **changes)
         self.mesh = mesh_lib.make_mesh(self.config.mesh, jax.devices()[: math.prod(mesh)])
         self.task = ContrastiveTask(self.config, (0.5,) * 3, (0.5,) * 3, self.mesh)
-        params = jax.eval_shape(self.task.init, jax.random.key(0))
-        tx, schedule = optimizer.make_optimizer(self.config, params)
-        self.tx = tx
-        self.abstract = jax.eval_shape(state_lib.make_init(self.task, self.config, tx), jax.random.key(0))
-        self.shardings, _ = state_lib.state_shardings(self.abstract, self.config, self.mesh)
+        setup = setup_lib.make_setup(self.config, self.task, self.mesh)
+        self.abstract, self.shardings, self.step = setup.state, setup.shardings, setup.step
         self.rows = mesh_lib.local_rows(self.mesh, BATCH)
-        self.step = step_lib.make_train_step(self.task, self.config, tx, schedule, self.mesh, self.shardings)
 
     def start(self):
         """The same random numbers on every mesh; nothing is compiled for them."""
@@ -80,9 +75,8 @@ class Steps:
 
     def restore(self, folder):
         """Reads it onto this mesh; every array has the sharding asked for."""
-        as_target = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         checkpoints = checkpoint.Checkpoints(folder)
-        state = checkpoints.restore(1, jax.tree.map(as_target, self.abstract, self.shardings))
+        state = checkpoints.restore(1, self.abstract)
         checkpoints.close()
         assert jax.tree.map(lambda x: x.sharding, state) == self.shardings
         return state

@@ -65,9 +65,8 @@ def sigmoid(
 def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
     batch = len(image)
 
-    def run(x, y, *rest):
-        *ids, scale, bias = rest
-        rows, columns = tiles.own_rows(x, y, *(ids or [None]), layout)
+    def run(x, y, ids, scale, bias):
+        rows, columns = tiles.own_rows(x, y, ids, layout)
         zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiles.FLOOR)
         sums = SigmoidSums(zero, zero if gradients else None, jnp.zeros_like(x) if gradients else None, (floor, floor))
         if layout.impl == "ring":
@@ -100,7 +99,7 @@ def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
         by_scale, by_bias = layout.sum(jnp.sum(x * sums.by_row)), layout.sum(jnp.sum(sums.slope))
         return loss, accuracy, scale * sums.by_row / batch, scale * by_column / batch, by_scale / batch, by_bias / batch
 
-    rows = (image, text, *([] if ids is None else [ids]))
+    rows = (image, text, ids)
     out_rows = (False, False, True, True, False, False) if gradients else (False, False)
     return layout.run(run, rows, (scale, bias), out_rows)
 

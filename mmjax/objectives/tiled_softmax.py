@@ -178,9 +178,8 @@ def softmax(layout: tiles.Layout, image: Array, text: Array, scale: Array, ids: 
 def _softmax_forward(layout, image, text, scale, ids):
     batch, ringed = len(image), layout.impl == "ring"
 
-    def forward(x, y, *rest):
-        *ids, scale = rest
-        rows, columns = tiles.own_rows(x, y, *(ids or [None]), layout)
+    def forward(x, y, ids, scale):
+        rows, columns = tiles.own_rows(x, y, ids, layout)
         positive = scale * jnp.sum(x * y, axis=-1) if layout.unique else None
         empty = Stats.empty(len(x), layout.unique)
         everything = ()
@@ -204,9 +203,7 @@ def _softmax_forward(layout, image, text, scale, ids):
         return loss, accuracy, weights, everything
 
     # What `gather` gathered serves the backward pass too.
-    loss, accuracy, weights, everything = layout.run(
-        forward, (image, text, *([] if ids is None else [ids])), (scale,), (False, False, True, False)
-    )
+    loss, accuracy, weights, everything = layout.run(forward, (image, text, ids), (scale,), (False, False, True, False))
     return (loss, accuracy), (image, text, scale, ids, weights, everything)
 
 
@@ -214,9 +211,8 @@ def _softmax_backward(layout, residuals, cotangents):
     image, text, scale, ids, weights, everything = residuals
     factor = 0.5 * cotangents[0] / len(image)
 
-    def backward(x, y, weights, *rest):
-        *ids, everything, scale, factor = rest
-        rows, columns = tiles.own_rows(x, y, *(ids or [None]), layout)
+    def backward(x, y, ids, weights, everything, scale, factor):
+        rows, columns = tiles.own_rows(x, y, ids, layout)
         by_row, by_column = jnp.zeros_like(x), jnp.zeros_like(y)
         if layout.impl == "ring":
 
@@ -242,7 +238,7 @@ def _softmax_backward(layout, residuals, cotangents):
         factor_scale = factor * scale
         return factor_scale * by_row, factor_scale * by_column, factor * layout.sum(by_scale)
 
-    rows = (image, text, weights, *([] if ids is None else [ids]))
+    rows = (image, text, ids, weights)
     by_image, by_text, by_scale = layout.run(backward, rows, (everything, scale, factor), (True, True, False))
     return by_image, by_text, by_scale, None
 

@@ -19,14 +19,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.errors import UserError
+from mmjax.errors import AgreedError, UserError
 
 _SMALLEST_MESSAGE = 1024  # bytes
 _VISIBILITY = 30.0  # seconds that a network disk may take to show a new file to other hosts
-
-
-class AgreedError(UserError):
-    """A mistake that every process raises at the same point; only the first one tells it."""
 
 
 class OtherProcessError(RuntimeError):

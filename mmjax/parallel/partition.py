@@ -156,6 +156,11 @@ def _largest_axis(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     return PartitionSpec(*(["fsdp" if i == axis else None for i in range(len(shape))]))
 
 
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+    """Shapes that say where their arrays live (`jax.ShapeDtypeStruct`): what is restored to, or compiled for."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
 def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Gives each optimizer moment its parameter's sharding: the parameter whose path ends its own, of equal shape.
 

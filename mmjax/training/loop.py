@@ -12,7 +12,7 @@ import numpy as np
 from mmjax import config as config_lib
 from mmjax import storage, tasks
 from mmjax.data import examples, pipeline, specs
-from mmjax.errors import TrainingDiverged, UserError
+from mmjax.errors import AgreedError, TrainingDiverged, UserError
 from mmjax.evaluation import embed, report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
@@ -171,10 +171,11 @@ class _Run:
                 waiting = time.perf_counter()
                 try:
                     batch = next(batches)
-                except Exception:
+                except Exception as error:
                     if stop.received is None:
                         raise
                     # The signal went to the workers as well (SLURM does that), and there are no more batches.
+                    logs.say(f"no batch for step {step} after the signal: {type(error).__name__}: {error}")
                     if step > start + 1:
                         self._stop_at(step - 1, state, unlogged)
                     break
@@ -308,7 +309,7 @@ class _Run:
         seen, bad = step * self.config.batch_size, sum(self.bad_examples.values())
         if seen >= _MIN_SEEN and bad > self.config.data.max_bad_fraction * seen:
             told = ", ".join(f"{reason}: {count}" for reason, count in self.bad_examples.most_common())
-            raise distributed.AgreedError(
+            raise AgreedError(
                 f"data.train={self.config.data.train!r}: {bad} of {seen} examples could not be read ({told}), more than"
                 f" data.max_bad_fraction={self.config.data.max_bad_fraction}; repair the data or allow more"
             )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.training import optimizer
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
@@ -51,7 +52,7 @@ def make_setup(config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.
     init = state_lib.make_init(task, config, tx)
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings, notes = state_lib.state_shardings(abstract, config, mesh)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    state = partition.placed_shapes(abstract, shardings)
     step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
     return Setup(state, trainable, init, shardings, step, notes)
 
