@@ -1,6 +1,7 @@
-"""The command line: `mmjax train`, `eval` and `plan`; train.py and eval.py are the same in a checkout."""
+"""The command line, `mmjax COMMAND`; train.py and eval.py are its first two in a checkout."""
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -17,22 +18,28 @@ from mmjax.errors import AgreedError, TrainingDiverged, UserError, did_you_mean
 EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
 
 
+# Name: (where its function is, what it does). Modules are imported when asked for.
+COMMANDS = {
+    "train": ("mmjax.cli:train_main", "train a recipe, or resume it"),
+    "eval": ("mmjax.cli:eval_main", "evaluate a trained workdir"),
+    "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": train_main, "eval": eval_main, "plan": plan_main}
-    if argv and argv[0] in commands:
-        return commands[argv[0]](argv[1:])
+    if argv and argv[0] in COMMANDS:
+        module, _, function = COMMANDS[argv[0]][0].partition(":")
+        return getattr(importlib.import_module(module), function)(argv[1:])
     if not argv or argv[0] in ("-h", "--help"):
-        print(
-            "usage: mmjax {train,eval,plan} ...\n\n  train  train a recipe, or resume it"
-            "\n  eval   evaluate a trained workdir"
-            "\n  plan   say what a recipe would need on a TPU slice that is not here"
-        )
+        width = max(map(len, COMMANDS))
+        print(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
+        print("\n".join(f"  {name:{width}}  {told}" for name, (_, told) in COMMANDS.items()))
         print("\nrecipes: " + ", ".join(sorted(p.stem for p in config_lib.recipe_folder().glob("*.py"))))
         return 0 if argv else EXIT_MISTAKE
     print(
-        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], commands)}; choose {', '.join(commands)}",
+        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], COMMANDS)}; choose {', '.join(COMMANDS)}",
         file=sys.stderr,
     )
     return EXIT_MISTAKE
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """`train --config=RECIPE[:k=v,k=v] --workdir=DIR [--config.FIELD=VALUE ...]`."""
-    parser = _parser("train", "Trains a recipe; started again on the same workdir, it resumes.")
+    parser = make_parser("train", "Trains a recipe; started again on the same workdir, it resumes.")
     parser.add_argument(
         "--config", required=True, metavar="RECIPE[:k=v,...]", help="a .py file, or the name of a recipe"
     )
@@ -70,7 +77,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 def eval_main(argv: Sequence[str] | None = None) -> int:
     """`eval --workdir=DIR [--step=N] [--output=FILE] [--config.FIELD=VALUE ...]`."""
-    parser = _parser("eval", "Restores a checkpoint, evaluates it, prints a table, writes JSON and a report.")
+    parser = make_parser("eval", "Restores a checkpoint, evaluates it, prints a table, writes JSON and a report.")
     parser.add_argument("--workdir", required=True, help="workdir of a trained run")
     parser.add_argument("--step", type=int, default=None, help="checkpoint to evaluate; the latest by default")
     parser.add_argument("--output", default=None, help="JSON file; WORKDIR/eval/STEP.json by default")
@@ -210,7 +217,7 @@ def set_compilation_cache(config) -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
+def make_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"mmjax {name}", description=description, allow_abbrev=False)
     parser.error = _raise_usage
     parser.epilog = "--config.FIELD=VALUE sets any field of the config, e.g. --config.optimizer.learning_rate=1e-3"
