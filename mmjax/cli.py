@@ -104,7 +104,7 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
 
 def plan_main(argv: Sequence[str] | None = None) -> int:
     """`plan --config=RECIPE[:k=v,k=v] --topology=v5e:16x16 [--budget=N] [--sweep] [--config.FIELD=VALUE ...]`."""
-    parser = _parser(
+    parser = make_parser(
         "plan",
         "Compiles a recipe's train step for a TPU slice that is not here: memory, FLOPs, collectives, shortest step."
         " No TPU and no data are needed; pip install 'mmjax[tpu]' brings the compiler. Exit status 1: it does not fit.",
