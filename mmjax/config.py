@@ -37,8 +37,15 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.init_paths = (".*",)  # path regexes of what is taken from there; the rest is new
 
     config.data = dict(
-        train="",  # mixture: 'shapes@0.7+digits@0.3', 'pairs:FILE.tsv', 'folder:DIR'
+        train="",  # mixture: 'wds:DIR/{00000..01242}.tar@0.7+pairs:FILE.tsv@0.3'; all sources: docs/data.md
         eval="",  # evaluated one by one: 'shapes/test+digits/test'
+        image_key="",  # field that holds the image: a column, or endings in a tar ('jpg;png'); '' finds it
+        caption_keys="",  # fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them
+        order="global",  # 'global' permutes all examples; 'windowed' shards, then examples within `window` of them
+        window=8,  # shards
+        cache="",  # folder for indexes and remote shards; '' = the user's cache folder
+        cache_gb=100.0,  # remote shards kept there
+        retry_seconds=120.0,  # how long a failing bucket or server is asked again
         tokenizer="clip",  # 'clip', 'bytes', 'sentencepiece:FILE', 'json:FILE'
         context_length=0,  # tokens of a text; 0 = the model's
         positives="id",  # 'id': equal ids are positives of one another; 'diagonal': every pair is its own class
@@ -48,6 +55,11 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         crop_scale=(0.9, 1.0),  # training: share of the area kept by the random crop
         crop_ratio=(3 / 4, 4 / 3),  # training: its aspect ratio
         flip=False,  # training: mirror half of the images
+        color_jitter=(0.0, 0.0, 0.0, 0.0),  # training: brightness, contrast, saturation, hue, as torchvision has them
+        color_jitter_prob=1.0,  # training: share of the images that are jittered
+        grayscale=0.0,  # training: share of the images that lose their colours
+        randaugment=(0, 9),  # training: RandAugment's operations an image (0 = off) and magnitude, 0 to 30
+        draft=True,  # training: let libjpeg halve large images while decoding, never below the crop's size
         workers=0,  # processes that decode; 0 = threads of this one
         prefetch=2,  # batches made ahead
         max_bad_fraction=0.01,  # stop when more of the examples than this could not be read

@@ -9,7 +9,7 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
-from mmjax.data import images, tokenizers
+from mmjax.data import examples, images, specs, tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.models import two_tower
 from mmjax.nn import attention, pool, transformer
@@ -35,6 +35,24 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec:
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,
         flip=data.flip,
+    )
+
+
+def make_train_examples(
+    config: ml_collections.ConfigDict, image_spec: images.ImageSpec, tokenizer: tokenizers.Tokenizer
+) -> examples.TrainExamples:
+    """The training examples of `data.train`, by position.
+
+    Raises:
+      UserError: anything wrong with the data.
+    """
+    return examples.TrainExamples(
+        specs.parse_mixture(config.data.train, specs.make_options(config)),
+        seed=config.seed,
+        image_spec=image_spec,
+        tokenizer=tokenizer,
+        order=config.data.order,
+        window=config.data.window,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import fsspec
 from etils import epath
 
-from mmjax.data.source import Record, check_index, stable_id
+from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
 from mmjax.errors import UserError, did_you_mean
 
 IMAGE_COLUMNS = ("image", "filepath", "path")
@@ -51,6 +51,7 @@ class Pairs:
         self,
         path: str,
         *,
+        options: SourceOptions = DEFAULT_OPTIONS,
         image_column: str | None = None,
         caption_column: str | None = None,
         field: str = "data.train",
@@ -111,7 +112,7 @@ class Folder:
       UserError: on a folder that is missing or has no sub-folders, and on a class without images.
     """
 
-    def __init__(self, path: str, *, field: str = "data.train"):
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         path = path.rstrip("/") or "/"
         self.name = posixpath.basename(path)
         where = f"{field}='folder:{path}'"

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmjax.data.faults import BadExample
 from mmjax.errors import UserError, choose
 
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
@@ -26,23 +27,6 @@ MEAN_STD = {
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _ORIENTATION = 0x0112  # EXIF tag
 _CROP_TRIES = 10
-
-
-class BadExample(Exception):
-    """An example that cannot be used: it is replaced in training and named in evaluation.
-
-    Attributes:
-      reason: one word that the replaced examples are counted by, such as `decode`.
-      detail: what was wrong, for the person who reads the log.
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,10 +81,12 @@ def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.
       max_pixels: larger images are refused from their header, before they can fill the memory.
 
     Raises:
-      BadExample: `decode` (not an image, truncated, or without a defined range), `too_large`.
+      BadExample: `empty`, `not_image`, `corrupt` (truncated, damaged, or without a defined range), `too_large`.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
+    if not image:
+        raise BadExample("empty", "a file of zero bytes")
     try:
         with Image.open(io.BytesIO(image)) as opened:
             if opened.width * opened.height > max_pixels:
@@ -111,15 +97,17 @@ def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadExample("too_large", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadExample("not_image", f"{len(image)} bytes of no known image format") from error
     except Exception as error:  # on corrupt files Pillow's plugins raise nearly every type there is
-        raise BadExample("decode", f"{type(error).__name__}: {error}") from error
+        raise BadExample("corrupt", f"{type(error).__name__}: {error}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
-        raise BadExample("decode", f"array of {array.dtype} {list(array.shape)}; expected uint8 [H,W,3]")
+        raise BadExample("corrupt", f"array of {array.dtype} {list(array.shape)}; expected uint8 [H,W,3]")
     image = Image.fromarray(np.ascontiguousarray(array))
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -141,7 +129,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         samples = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
     if mode == "F":
-        raise BadExample("decode", "floating-point samples have no defined range")
+        raise BadExample("corrupt", "floating-point samples have no defined range")
     if mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

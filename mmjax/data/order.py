@@ -11,6 +11,8 @@ from fractions import Fraction
 
 import numpy as np
 
+ORDERS = ("global", "windowed")
+
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _ROUNDS = 6
@@ -58,6 +60,101 @@ def permute(index: int, n: int, key: int) -> int:
         index = left * b + right
         if index < n:
             return index
+
+
+class GlobalOrder:
+    """Every epoch is one permutation of all examples.
+
+    Args:
+      length: number of examples.
+    """
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def index(self, place: int, key: int) -> int:
+        """The example at a place of the epoch that `key` stands for."""
+        return permute(place, self.length, key)
+
+    def window(self, place: int, key: int) -> int:
+        """Number of the window that a place lies in."""
+        return 0
+
+    def another(self, place: int, key: int, draw: float) -> int:
+        """An example to stand in for the one at `place`, by a draw from [0, 1)."""
+        return int(draw * self.length)
+
+
+class SourceOrder(GlobalOrder):
+    """Every epoch reads the source from its first example to its last."""
+
+    def index(self, place: int, key: int) -> int:
+        return place
+
+
+class WindowedOrder:
+    """Every epoch permutes the shards, then the examples within each window of consecutive shards.
+
+    Few shards are read at a time, for storage that is slow at jumping about. State is one number per shard.
+
+    Args:
+      shard_lengths: int64 [S], examples of each shard; indices count through them in order.
+      window: shards whose examples are mixed.
+    """
+
+    def __init__(self, shard_lengths: np.ndarray, window: int):
+        self.lengths = np.asarray(shard_lengths, np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.length = int(self.lengths.sum())
+        self.size = window
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def index(self, place: int, key: int) -> int:
+        """The example at a place of the epoch that `key` stands for."""
+        shards, ends, window_ends = self._epoch(key)
+        window, first, count = self._bounds(place, window_ends)
+        place = first + permute(place - first, count, hash64(key, window))
+        at = int(np.searchsorted(ends, place, side="right"))
+        shard = shards[at]
+        return int(self.starts[shard] + self.lengths[shard] - (ends[at] - place))
+
+    def window(self, place: int, key: int) -> int:
+        """Number of the window that a place lies in."""
+        return self._bounds(place, self._epoch(key)[2])[0]
+
+    def shards(self, window: int, key: int) -> list[int]:
+        """The shards of a window; none behind the last window."""
+        return self._epoch(key)[0][window * self.size : (window + 1) * self.size].tolist()
+
+    def another(self, place: int, key: int, draw: float) -> int:
+        """An example of the same window to stand in for the one at `place`, by a draw from [0, 1)."""
+        _, first, count = self._bounds(place, self._epoch(key)[2])
+        return self.index(first + int(draw * count), key)
+
+    def _bounds(self, place: int, window_ends: np.ndarray) -> tuple[int, int, int]:
+        window = int(np.searchsorted(window_ends, place, side="right"))
+        first = int(window_ends[window - 1]) if window else 0
+        return window, first, int(window_ends[window]) - first
+
+    def _epoch(self, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Order of the shards, where each ends in the epoch, and where each window ends."""
+        epoch = self._epochs.get(key)
+        if epoch is None:
+            shards = np.argsort(_hash_range(len(self.lengths), key), kind="stable")
+            ends = np.cumsum(self.lengths[shards])
+            epoch = shards, ends, np.append(ends[self.size - 1 : -1 : self.size], ends[-1])
+            if len(self._epochs) > 1:  # this epoch and the one before, which prefetching may still be in
+                self._epochs.pop(next(iter(self._epochs)), None)
+            self._epochs[key] = epoch
+        return epoch
+
+
+def _hash_range(n: int, key: int) -> np.ndarray:
+    """uint64 [n]: splitmix64's outputs number 0 to n - 1 from the seed `key`, all different."""
+    x = np.uint64(key & _MASK) + np.uint64(_GOLDEN) * np.arange(1, n + 1, dtype=np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def integer_weights(weights: Sequence[int | float | Fraction]) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from mmjax.data.examples import available_cores
+
 Batch = dict[str, np.ndarray]
 
 _MAX_CHUNK = 32  # rows
@@ -106,7 +108,7 @@ def train_batches(
     if start_step == stop_step:
         return BatchIterator(None)
     if threads is None:
-        threads = 0 if workers else min(16, _available_cores())
+        threads = 0 if workers else min(16, available_cores())
     parallel = max(1, workers * max(1, threads)) if workers else max(1, threads)
     chunk_size = min(_MAX_CHUNK, -(-len(rows) // parallel))
     chunks_per_batch = -(-len(rows) // chunk_size)
@@ -184,7 +186,3 @@ def _close_all(iterators: list) -> None:
 def _concatenate(chunks: Sequence[Batch]) -> Batch:
     # Chunks from workers live in shared memory that is freed with them; concatenating copies into ordinary arrays.
     return {key: np.concatenate([np.asarray(chunk[key]) for chunk in chunks]) for key in chunks[0]}
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,8 @@
 """What a source of image-text examples is."""
 
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -12,6 +14,7 @@ class Record(TypedDict):
     Attributes:
       image: an encoded file (JPEG, PNG, ...) as bytes, or uint8 [H, W, 3].
       captions: at least one; training draws one per visit, evaluation keeps all.
+      caption_weights: how likely training draws each of the captions; all alike where it is left out.
       id: 64-bit unsigned. Examples with equal ids are positives of one another: the id of an image, a class or a
         caption.
       label: index into the source's `class_names`; only in sources that have them.
@@ -21,6 +24,7 @@ class Record(TypedDict):
     image: bytes | np.ndarray
     captions: list[str]
     id: int
+    caption_weights: NotRequired[list[float]]
     label: NotRequired[int]
     annotation: NotRequired[dict[str, Any]]
 
@@ -42,6 +46,47 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+@runtime_checkable
+class Sharded(Source, Protocol):
+    """A source whose consecutive examples lie together in shards that are best read one after the other.
+
+    Attributes:
+      shard_lengths: int64 [S], examples of each shard in the order of the source's indices; their sum is its length.
+    """
+
+    shard_lengths: np.ndarray
+
+    def prepare(self, shards: Sequence[int], /) -> None:
+        """Is told which shards will be read soon. It returns at once; fetching ahead goes on in the background."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What a config says about reading, the same for all of its sources.
+
+    Attributes:
+      image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
+      caption_keys: fields that hold captions, as `mmjax.data.captions.CaptionKeys` reads them; "" finds them.
+      order: `global` or `windowed`, see `mmjax.data.order`; the latter needs only the shards' lengths in advance.
+      cache: folder for indexes and shards; "" is the user's cache folder.
+      cache_gb: shards of remote tars kept in it.
+      retry_seconds: how long a failing storage is asked again.
+      image_size: side of the images that `synthetic` makes.
+    """
+
+    image_key: str = ""
+    caption_keys: str = ""
+    order: str = "global"
+    cache: str = ""
+    cache_gb: float = 100.0
+    retry_seconds: float = 120.0
+    image_size: int = 256
+
+
+DEFAULT_OPTIONS = SourceOptions()
 
 
 def stable_id(*parts: str | int) -> int:

@@ -10,11 +10,13 @@ path is left alone unless what follows reads as a source or, at the end, as a nu
 
 import math
 import re
+from typing import Any
 
 from mmjax.data.digits import Digits
 from mmjax.data.files import Folder, Pairs
+from mmjax.data.order import ORDERS
 from mmjax.data.shapes import Shapes
-from mmjax.data.source import Source
+from mmjax.data.source import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.errors import UserError, choose, did_you_mean
 
 EMBEDDED = {"digits": Digits, "shapes": Shapes}
@@ -27,11 +29,26 @@ _PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
 
-def open_source(spec: str, *, field: str = "data.train") -> Source:
+def make_options(config: Any) -> SourceOptions:
+    """How sources are read, from a run's config: `data` and the image tower's input size."""
+    data = config.data
+    return SourceOptions(
+        image_key=data.image_key,
+        caption_keys=data.caption_keys,
+        order=choose("data.order", data.order, ORDERS),
+        cache=data.cache,
+        cache_gb=data.cache_gb,
+        retry_seconds=data.retry_seconds,
+        image_size=config.model.image.image_size,
+    )
+
+
+def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.train") -> Source:
     """Opens one source.
 
     Args:
       spec: such as "digits/test" or "pairs:coco.tsv"; no weight.
+      options: how to read it.
       field: config field to name in errors.
 
     Raises:
@@ -41,7 +58,7 @@ def open_source(spec: str, *, field: str = "data.train") -> Source:
         raise UserError(f"{field}={spec!r} names no data; {_usage()}")
     name, colon, path = spec.partition(":")
     if colon and name in FROM_FILES:
-        return FROM_FILES[name](path, field=field)
+        return FROM_FILES[name](path, options=options, field=field)
     name, _, split = spec.partition("/")
     if name in EMBEDDED:
         return EMBEDDED[name](choose(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
@@ -53,8 +70,15 @@ def open_source(spec: str, *, field: str = "data.train") -> Source:
     )
 
 
-def parse_mixture(text: str, *, field: str = "data.train") -> list[tuple[Source, float]]:
+def parse_mixture(
+    text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.train"
+) -> list[tuple[Source, float]]:
     """Opens a mixture of sources, such as "shapes@0.5+digits@0.5".
+
+    Args:
+      text: the config's field.
+      options: how to read them.
+      field: config field to name in errors.
 
     Returns:
       Each source with its weight: positive, 1 where none is written, not normalised.
@@ -65,11 +89,11 @@ def parse_mixture(text: str, *, field: str = "data.train") -> list[tuple[Source,
     mixture = []
     for part in _parts(text):
         spec, weight = _weighted(part, field)
-        mixture.append((open_source(spec, field=field), 1.0 if weight is None else weight))
+        mixture.append((open_source(spec, options, field=field), 1.0 if weight is None else weight))
     return mixture
 
 
-def parse_eval(text: str, *, field: str = "data.eval") -> list[Source]:
+def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.eval") -> list[Source]:
     """Opens the sources of "shapes/test+digits/test", each to be evaluated by itself.
 
     Sources that share a name are renamed to their spec, so that results can be told apart.
@@ -84,7 +108,7 @@ def parse_eval(text: str, *, field: str = "data.eval") -> list[Source]:
             raise UserError(f"{field}={part!r} has a weight, but every source is evaluated by itself; remove it")
         if parts.count(part) > 1:
             raise UserError(f"{field}={text!r} names {part!r} twice; name it once")
-        sources.append(open_source(part, field=field))
+        sources.append(open_source(part, options, field=field))
     names = [source.name for source in sources]
     for part, source in zip(parts, sources, strict=True):
         if names.count(source.name) > 1:

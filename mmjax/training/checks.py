@@ -46,6 +46,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "batch_size",
         "microbatch",
         "loss.block_size",
+        "data.window",
         "checkpoint.every",
         "eval.batch_size",
         "log.every",
@@ -53,7 +54,15 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     ):
         if flat[field] < 1:
             raise UserError(f"{field}={flat[field]} must be at least 1")
-    not_negative = ("eval.every", "schedule.warmup", "schedule.cooldown", "data.workers", "data.prefetch", "seed")
+    not_negative = (
+        "eval.every",
+        "schedule.warmup",
+        "schedule.cooldown",
+        "data.workers",
+        "data.prefetch",
+        "data.retry_seconds",
+        "seed",
+    )
     for field in (*not_negative, "optimizer.grad_clip", "optimizer.weight_decay"):
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmjax import config as config_lib
 from mmjax import storage, tasks
-from mmjax.data import examples, pipeline, specs
+from mmjax.data import faults, pipeline
 from mmjax.errors import AgreedError, TrainingDiverged, UserError
 from mmjax.evaluation import embed, report
 from mmjax.parallel import arrays, distributed
@@ -55,9 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
             image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
             task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
-            source = examples.TrainExamples(
-                specs.parse_mixture(config.data.train), seed=config.seed, image_spec=image_spec, tokenizer=tokenizer
-            )
+            source = tasks.make_train_examples(config, image_spec, tokenizer)
             evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
             checks.check_best_metric(config, [source.name for source in evaluator.sources])
 
@@ -284,7 +282,7 @@ class _Run:
 
     def _count_bad(self, replaced: np.ndarray, step: int) -> None:
         """Tells all processes how many examples could not be read here, and whether this one was asked to stop."""
-        counts = np.bincount(replaced[self.own], minlength=len(examples.REASONS))[1:].tolist()
+        counts = np.bincount(replaced[self.own], minlength=len(faults.REASONS))[1:].tolist()
         failed = isinstance(self.feed, SteadyBatches) and self.feed.error is not None
         self.cast.append((step, self.votes.cast([*self._signals(self.stop), int(failed), *counts])))
         if jax.process_count() == 1:
@@ -299,7 +297,7 @@ class _Run:
             failed, *counts = heard[len(distributed.SIGNALS) :].tolist()
             if failed:
                 distributed.raise_together(self.feed.error)
-            self.bad_examples.update({reason: n for reason, n in zip(examples.REASONS[1:], counts, strict=True) if n})
+            self.bad_examples.update({reason: n for reason, n in zip(faults.REASONS[1:], counts, strict=True) if n})
             self.bad_at.append((at, dict(self.bad_examples)))
             if any(counts):
                 self._check_bad(at)

@@ -3,8 +3,9 @@ import collections
 import numpy as np
 import pytest
 
-from mmjax.data.examples import REASONS, EvalExamples, TrainExamples, id_words
-from mmjax.data.images import BadExample, ImageSpec
+from mmjax.data.examples import EvalExamples, TrainExamples, id_words
+from mmjax.data.faults import REASONS, BadExample
+from mmjax.data.images import ImageSpec
 from mmjax.data.tokenizers import make_tokenizer
 from mmjax.errors import UserError
 
@@ -103,11 +104,11 @@ def test_the_two_words_of_an_id():
 
 
 FAULTS = {
-    1: ({"image": b"not an image"}, "decode"),
+    1: ({"image": b"not an image"}, "not_image"),
     4: (FileNotFoundError("gone.jpg"), "missing"),
     6: (PermissionError("locked.jpg"), "read"),
-    8: ({"captions": []}, "caption"),
-    9: ({"captions": ["", " \n"]}, "caption"),
+    8: ({"captions": []}, "no_caption"),
+    9: ({"captions": ["", " \n"]}, "no_caption"),
     11: (BadExample("too_large"), "too_large"),
     13: (BadExample("cursed", "own reason of a source"), "other"),
 }

@@ -180,7 +180,7 @@ class TestBadExamples:
         runs.train(config, tmp_path / "whole")
         last = runs.lines(tmp_path / "whole", "train")[-1]
         # Every ninth example is missing, every ninth is none, but for the epoch that is not over.
-        assert abs(last["bad_missing"] - 8 * 16 / 9) < 1 and abs(last["bad_decode"] - 8 * 16 / 9) < 1
+        assert abs(last["bad_missing"] - 8 * 16 / 9) < 1 and abs(last["bad_not_image"] - 8 * 16 / 9) < 1
         # The counts go on where they were.
         with mock.patch.object(loop._Run, "save", _after_save(3)), pytest.raises(ZeroDivisionError):
             runs.train(config, tmp_path / "again")

@@ -242,16 +242,16 @@ def test_bad_examples_are_counted_once(tmp_path):
     (tmp_path / "pairs" / "3.jpg").write_bytes(b"no picture")
     argv = [f"--config.data.train=pairs:{pairs}", "--config.data.max_bad_fraction=1.0"]
     assert runs.train_cli(f"--workdir={tmp_path / 'one'}", *argv) == 0
-    expected = [line["bad_decode"] for line in runs.lines(tmp_path / "one", "train")]
+    expected = [line["bad_not_image"] for line in runs.lines(tmp_path / "one", "train")]
     assert expected[-1] >= 8
     tensor = ["--config.mesh.data=1", "--config.mesh.tensor=2"]
     for name, mesh, devices in (("rows", [], 4), ("tensor", tensor, 1)):
         train = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / name}", *argv, *mesh]
         statuses, told = several.command(tmp_path, *train, devices=devices)
         assert statuses == [0, 0], told
-        assert [line["bad_decode"] for line in runs.lines(tmp_path / name, "train")] == expected
+        assert [line["bad_not_image"] for line in runs.lines(tmp_path / name, "train")] == expected
     meta = json.loads((tmp_path / "rows" / "checkpoints" / "8" / "meta" / "metadata").read_text())
-    assert meta["bad_examples"] == {"decode": expected[-1]}
+    assert meta["bad_examples"] == {"not_image": expected[-1]}
 
 
 @pytest.mark.full
