@@ -69,7 +69,7 @@ class CaptionKeys:
             found = texts_of(lookup(key))
             captions += found
             if self.weights is not None:
-                weights += [self.weights[position] / len(found)] * len(found)
+                weights += [self.weights[position] / len(found) for _ in found]
             elif found:
                 break
         if not captions:

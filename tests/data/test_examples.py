@@ -6,6 +6,7 @@ import pytest
 from mmjax.data.examples import EvalExamples, TrainExamples, id_words
 from mmjax.data.faults import REASONS, BadExample
 from mmjax.data.images import ImageSpec
+from mmjax.data.reading import ReadError
 from mmjax.data.tokenizers import make_tokenizer
 from mmjax.errors import UserError
 
@@ -143,6 +144,67 @@ def test_a_replacement_comes_from_the_same_component():
             assert example_id(example) == 100 + index and example["replaced"] == 0
 
 
+class FakeShards(FakeSource):
+    """The same in shards of 4, 5 and 6 examples; remembers what it was told to prepare."""
+
+    shard_lengths = np.array([4, 5, 6])
+
+    def __init__(self, **options):
+        super().__init__(15, **options)
+        self.prepared = []
+
+    def prepare(self, shards):
+        self.prepared.append(shards)
+
+
+def test_windowed_order_reads_a_shard_after_the_other_and_tells_the_source_which():
+    source = FakeShards()
+    examples = make((source, 1), order="windowed", window=1)
+    for epoch in range(3):
+        ids = [example_id(examples[epoch * 15 + i]) for i in range(15)]
+        assert sorted(ids) == list(range(15))
+        shards = np.searchsorted([4, 9, 15], ids, side="right").tolist()
+        assert len([a for a, b in zip(shards, shards[1:], strict=False) if a != b]) == 2
+        told = source.prepared[epoch * 3 : epoch * 3 + 3]
+        assert [shards[i] for i in np.flatnonzero(np.diff([-1, *shards]))] == [window[0] for window in told]
+        assert [len(window) for window in told] == [2, 2, 1]  # this window's shard and the next one's
+    assert len(source.prepared) == 9
+
+
+def test_sources_without_shards_are_permuted_whole_under_windowed_order():
+    ids = [example_id(make((FakeSource(9), 1), order="windowed", window=1)[i]) for i in range(9)]
+    assert ids == [example_id(make((FakeSource(9), 1))[i]) for i in range(9)]
+
+
+def test_a_stand_in_lies_in_the_window_while_that_has_any_good_example():
+    faults = {i: FileNotFoundError("x") for i in (0, 1, 2, 5)} | {i: BadExample("empty") for i in range(9, 15)}
+    examples = make((FakeShards(faults=faults), 1), order="windowed", window=1)
+    for position in range(15):
+        _, _, index = examples.locate(position)
+        example = examples[position]
+        if index in faults:
+            found = example_id(example)
+            assert found not in faults and (found in range(4) or index >= 4)
+            assert REASONS[example["replaced"]] == ("empty" if index >= 9 else "missing")
+
+
+def test_a_storage_that_fails_again_and_again_stops_the_run():
+    source = FakeSource(50, "web", faults={i: ReadError("http://x/0.tar: 503, for 120 s") for i in range(50)})
+    with pytest.raises(UserError, match=r"the storage of 'web' fails \(http://x/0.tar: 503, for 120 s\)"):
+        make((source, 1))[0]
+    one = FakeSource(50, faults={7: ReadError("locked")})
+    replaced = [int(make((one, 1))[i]["replaced"]) for i in range(50)]
+    assert [REASONS[code] for code in replaced if code] == ["read"]
+
+
+def test_captions_are_drawn_by_their_weights():
+    fault = {"captions": ["a", " ", "b", "c"], "caption_weights": [0.5, 9.0, 0.3, 0.2]}
+    examples = make((FakeSource(1, faults={0: fault}), 1))
+    counts = collections.Counter(caption(examples[p]) for p in range(1000))
+    assert abs(counts["a"] - 500) < 60 and abs(counts["b"] - 300) < 60 and abs(counts["c"] - 200) < 60
+    assert sum(counts.values()) == 1000
+
+
 def test_blank_captions_are_never_drawn():
     examples = make((FakeSource(1, faults={0: {"captions": ["", "real", "  "]}}), 1))
     assert {caption(examples[p]) for p in range(20)} == {"real"}
@@ -177,6 +239,19 @@ def test_evaluation_sees_every_example_once_in_order_and_unchanged():
         assert (example.label, example.id, example.captions) == (4 - i, i, [f"{i}a", f"{i}b", f"{i}c"])
     assert i == 4
     assert EvalExamples(FakeSource(1), SPEC)[0].label is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_evaluation_decodes_ahead_and_stops_where_the_reader_does(threads):
+    source, read = FakeSource(100), []
+    original = FakeSource.__getitem__
+    source.__class__ = type("Watched", (FakeSource,), {"__getitem__": lambda s, i: read.append(i) or original(s, i)})
+    examples = EvalExamples(source, SPEC, threads=threads)
+    assert [example.id for example in examples.read([5, 3, 99])] == [5, 3, 99]
+    iterator = iter(examples)
+    assert [next(iterator).id for _ in range(3)] == [0, 1, 2]
+    iterator.close()
+    assert len(read) < 3 + 3 + 5 * threads
 
 
 @pytest.mark.parametrize("fault", [{"image": b"broken"}, FileNotFoundError("gone.jpg")])

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mmjax.data.order import example_rng, hash64, integer_weights, mixture_position, permute
+from mmjax.data.order import WindowedOrder, example_rng, hash64, integer_weights, mixture_position, permute
 
 
 @pytest.mark.parametrize("n", [*range(1, 66), 100, 127, 128, 129, 1000, 4099])
@@ -42,6 +42,60 @@ def test_permute_leaves_no_order_behind():
 def test_permute_refuses_what_it_cannot_permute(index, n):
     with pytest.raises(ValueError, match="index"):
         permute(index, n, 0)
+
+
+LENGTHS = np.array([7, 0, 3, 11, 1, 20, 5, 0, 9])
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 9, 100])
+def test_windowed_order_gives_each_example_once_and_reads_few_shards_at_a_time(window):
+    order = WindowedOrder(LENGTHS, window)
+    shard_of = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+    epochs = []
+    for key in range(20):
+        indices = [order.index(place, key) for place in range(LENGTHS.sum())]
+        assert sorted(indices) == list(range(LENGTHS.sum()))
+        windows = [order.window(place, key) for place in range(LENGTHS.sum())]
+        assert windows == sorted(windows)
+        seen = []
+        for number in range(-(-len(LENGTHS) // window)):
+            shards = order.shards(number, key)
+            seen += shards
+            read = {int(shard_of[i]) for i, w in zip(indices, windows, strict=True) if w == number}
+            assert read == {shard for shard in shards if LENGTHS[shard]}
+        assert sorted(seen) == list(range(len(LENGTHS))) and order.shards(number + 1, key) == []
+        epochs.append(tuple(indices))
+    assert len(set(epochs)) == 20
+
+
+def test_windowed_order_mixes_the_examples_of_a_window():
+    order = WindowedOrder(np.full(6, 1000), 3)
+    for place in (0, 3000):
+        indices = np.array([order.index(place + i, 5) for i in range(3000)])
+        shards = [order.shards(place // 3000, 5).index(i // 1000) for i in indices]
+        assert abs(np.corrcoef(np.arange(3000), shards)[0, 1]) < 0.08
+        assert abs(np.corrcoef(np.arange(3000), indices % 1000)[0, 1]) < 0.08
+
+
+def test_windowed_order_permutes_the_shards_evenly():
+    order = WindowedOrder(np.ones(4, int), 1)
+    counts = collections.Counter(tuple(order.index(place, hash64(key)) for place in range(4)) for key in range(4800))
+    assert len(counts) == math.factorial(4)
+    assert min(counts.values()) > 130 and max(counts.values()) < 280  # 200 expected, sd 14
+
+
+def test_a_stand_in_comes_from_the_same_window():
+    order = WindowedOrder(LENGTHS, 2)
+    for place in range(LENGTHS.sum()):
+        window = order.window(place, 3)
+        members = {order.index(p, 3) for p in range(LENGTHS.sum()) if order.window(p, 3) == window}
+        assert {order.another(place, 3, draw) for draw in np.linspace(0, 0.999, 60)} <= members
+
+
+def test_windowed_order_of_200_000_shards_is_found_at_once():
+    order = WindowedOrder(np.full(200_000, 10_000), 8)
+    indices = {order.index(10_000 * 99_999 + i, 1) for i in range(100)}
+    assert len(indices) == 100 and len({order.shards(k, 1)[0] for k in range(50)}) == 50
 
 
 def random_weights(rng):
