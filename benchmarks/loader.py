@@ -1,0 +1,307 @@
+"""Images per second of the input pipeline from tars of JPEGs, beside open_clip's and beside the limit.
+
+  python benchmarks/loader.py                                256-px and 1024-px JPEGs, 2 workers each
+  python benchmarks/loader.py --sizes=256 --memory=50000     memory of all processes while so many images go by
+
+Contenders, all reading the same generated tars (1/f noise, JPEG quality 95, a caption each), with the same number of
+worker processes, batch size, output size and crop (90 to 100 % of the area, ratio 3/4 to 4/3):
+  mmjax           the trainer's own pipeline, in global order: uint8 batches and token ids
+  mmjax, no draft the same, with libjpeg's scaled decoding off
+  limit           a bare loop in as many processes: bytes in memory -> mmjax's decode and crop, nothing else
+  peer            webdataset and torch's DataLoader, wired as open_clip does. The image transforms are torchvision's
+                  where that imports; elsewhere the same operations in Pillow and torch, which is then our imitation,
+                  and the line says so. Texts are tokenised by mmjax's tokenizer in both. Needs torch and webdataset.
+Every contender runs in a process of its own, in turns, `--rounds` times, with warm-up outside of the clock. Reported
+are medians, and the median of the rounds' ratios to the peer and to the limit. One JSON line a measurement.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import common
+import numpy as np
+from PIL import Image
+
+from mmjax import cli
+from mmjax.errors import UserError, choose
+
+CONTENDERS = ("mmjax", "mmjax, no draft", "limit", "peer")
+SHARDS = 8
+CAPTION = "a photograph of something that 1/f noise brought to mind, number {}"
+_SHUFFLED_FIRST = 1000  # open_clip's buffer gives nothing before it holds so many samples
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="256,1024", help="sides of the JPEGs in pixels")
+    parser.add_argument("--images", type=int, default=1024, help="images in the tars of each size")
+    parser.add_argument("--timed", type=int, default=2048, help="images a round")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--output-size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", default=";".join(CONTENDERS), help="joined by ';'")
+    parser.add_argument("--memory", type=int, default=0, metavar="IMAGES", help="measure memory instead of time")
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", default="", help="where the tars are made; a temporary folder by default")
+    return parser
+
+
+def main():
+    return cli.run(make_parser(), None, measure)
+
+
+def measure(options, overrides):
+    """Makes the tars, then runs the contenders in turns."""
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+    names = [choose("--contenders", name.strip(), CONTENDERS) for name in options.contenders.split(";")]
+    if options.child:
+        run_child(options)
+        return 0
+    with tempfile.TemporaryDirectory() as temporary:
+        for size in map(int, options.sizes.split(",")):
+            folder = Path(options.folder or temporary) / str(size)
+            make_tars(folder, size, options.images)
+            rounds = {name: [] for name in names}
+            for _ in range(1 if options.memory else options.rounds):
+                for name in names:
+                    rounds[name].append(run(options, name, folder))
+            for name, results in rounds.items():
+                report(options, size, name, results, rounds)
+    return 0
+
+
+def report(options, size, name, results, rounds):
+    """Prints a contender's line."""
+    settings = {"contender": name, "jpeg": size, "workers": options.workers, "batch": options.batch}
+    if options.memory:
+        common.emit(benchmark="loader memory", **settings, **results[0], **common.versions("mmjax", "webdataset"))
+        return
+    rates = [result["images_per_second"] for result in results]
+    line = {"images_per_second": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
+    for other in ("peer", "limit"):
+        if other in rounds and other != name:
+            pairs = zip(rates, (result["images_per_second"] for result in rounds[other]), strict=True)
+            line[f"ratio_to_{other}"] = statistics.median(own / others for own, others in pairs)
+    notes = {key: value for key, value in results[0].items() if key != "images_per_second"}
+    packages = ("mmjax", "pillow", "grain", "webdataset", "torch", "torchvision")
+    common.emit(benchmark="loader", **settings, **line, **notes, **common.versions(*packages))
+
+
+def run(options, name, folder):
+    """Runs a contender once, in a process of its own."""
+    command = [sys.executable, __file__, f"--child={folder}", f"--contenders={name}"]
+    for flag in ("timed", "workers", "batch", "output_size", "memory", "images"):
+        command.append(f"--{flag.replace('_', '-')}={getattr(options, flag)}")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise UserError(f"--contenders={name}: it failed with {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_child(options):
+    """One contender: warm-up, then so many images against the clock (or with a look at the memory now and then)."""
+    name, folder = options.contenders, Path(options.child)
+    if name == "limit":
+        print(json.dumps({"images_per_second": limit(options, folder)}))
+        return
+    total = options.memory or options.timed
+    batches, note = peer(options, folder) if name == "peer" else (ours(options, folder, name == "mmjax"), {})
+    iterator = iter(batches)
+    # What was read ahead before the clock started must not count: the warm-up is longer than that.
+    for _ in range(4 + 4 * options.workers):
+        next(iterator)
+    start, memory = time.perf_counter(), []
+    for step in range(-(-total // options.batch)):
+        next(iterator)
+        if options.memory and step % max(1, total // options.batch // 10) == 0:
+            memory.append(round(tree_memory() / 1e6))
+    seconds = time.perf_counter() - start
+    rate = (-(-total // options.batch) * options.batch) / seconds
+    print(json.dumps({"images_per_second": rate, **note, **({"memory_mb": memory} if memory else {})}), flush=True)
+    os._exit(0)  # workers of either library need not be waited for
+
+
+def make_tars(folder, size, count):
+    """Writes 1/f-noise JPEGs (as detailed as photographs, at about 30 kB for 256 pixels) with captions."""
+    if folder.is_dir() and any(folder.glob("*.tar")):
+        return
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(size)
+    pool = [noise_jpeg(rng, size) for _ in range(min(count, 64))]
+    number = 0
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for _ in range(count // SHARDS):
+                for ending, data in (("jpg", pool[number % len(pool)]), ("txt", CAPTION.format(number).encode())):
+                    info = tarfile.TarInfo(f"{number:09d}.{ending}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                number += 1
+
+
+def noise_jpeg(rng, size):
+    """A JPEG of noise with the spectrum of natural images."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    frequency[0, 0] = 1.0 / size
+    grey = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) / frequency**1.35, s=(size, size))
+    tint = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, size, size))) / frequency**1.6, s=(size, size))
+    scaled = [channel / channel.std() for channel in (grey, *tint)]
+    pixels = 128 + 45 * scaled[0][..., None] + 12 * np.stack(scaled[1:], axis=-1)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def ours(options, folder, draft):
+    """mmjax's batches, from the tars."""
+    from mmjax.data import examples, images, pipeline, specs, tokenizers
+
+    train = examples.TrainExamples(
+        specs.parse_mixture(f"wds:{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),
+        seed=0,
+        image_spec=images.ImageSpec(size=options.output_size, draft=draft),
+        tokenizer=tokenizers.make_tokenizer("clip", 77),
+    )
+    return pipeline.train_batches(
+        train,
+        start_step=0,
+        stop_step=10**9,
+        global_batch=options.batch,
+        rows=range(options.batch),
+        workers=options.workers,
+    )
+
+
+def limit(options, folder):
+    """Images per second of decoding and cropping alone, in as many processes as there are workers."""
+    files = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            files += [tar.extractfile(member).read() for member in tar if member.name.endswith("jpg")][:64]
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Barrier(options.workers + 1), context.Event()
+    share = options.timed // options.workers
+    arguments = (files, share, options.output_size, ready, go)
+    workers = [context.Process(target=_decode, args=arguments) for _ in range(options.workers)]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    start = time.perf_counter()
+    go.set()
+    for worker in workers:
+        worker.join()
+    return share * options.workers / (time.perf_counter() - start)
+
+
+def _decode(files, count, size, ready, go):
+    from mmjax.data import images, order
+
+    spec = images.ImageSpec(size=size)
+    for number in range(16):
+        images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
+    ready.wait()
+    go.wait()
+    for number in range(count):
+        images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
+    os._exit(0)
+
+
+def peer(options, folder):
+    """Batches of webdataset and torch's DataLoader, in the stages and with the buffers of open_clip's trainer."""
+    import torch
+    import webdataset as wds
+
+    torch.set_num_threads(1)
+    from mmjax.data import tokenizers
+
+    tokenizer = tokenizers.make_tokenizer("clip", 77)
+    preprocess, transforms = peer_transform(options.output_size)
+    stages = [
+        wds.ResampledShards(f"{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),  # --dataset-resampled: never ends
+        wds.tarfile_to_samples(),
+        wds.shuffle(bufsize=5000, initial=_SHUFFLED_FIRST),
+        wds.select(lambda sample: "txt" in sample and "jpg" in sample),
+        wds.decode("pilrgb"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map_dict(image=preprocess, text=lambda text: torch.from_numpy(tokenizer([text])[0][0]).long()),
+        wds.to_tuple("image", "text"),
+        wds.batched(options.batch, partial=False),
+    ]
+    loader = wds.WebLoader(
+        wds.DataPipeline(*stages),
+        batch_size=None,
+        shuffle=False,
+        num_workers=options.workers,
+        persistent_workers=options.workers > 0,
+    )
+    return loader, {"transforms": transforms}
+
+
+def peer_transform(size):
+    """open_clip's training transform, and whose operations it is made of."""
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    try:
+        from torchvision import transforms
+        from torchvision.transforms import InterpolationMode
+
+        steps = [
+            transforms.RandomResizedCrop(size, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC),
+            lambda image: image.convert("RGB"),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+        return transforms.Compose(steps), "torchvision's"
+    except (ImportError, AttributeError, RuntimeError, TypeError):
+        return _imitation(size, mean, std), "our imitation of torchvision's"
+
+
+def _imitation(size, mean, std):
+    """RandomResizedCrop, ToTensor and Normalize as torchvision computes them, in Pillow and torch."""
+    import torch
+
+    from mmjax.data import images
+
+    spec, rng = images.ImageSpec(size=size), np.random.default_rng()
+    mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+    def transform(image):
+        left, top, width, height = images.random_crop_box(image.width, image.height, spec, rng)
+        image = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BICUBIC)
+        image = image.convert("RGB")
+        tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(size, size, 3)
+        tensor = tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return tensor.clone().sub_(mean).div_(std)
+
+    return transform
+
+
+def tree_memory():
+    """Bytes of memory of this process and its children; pages that several share are counted in parts (PSS)."""
+    total, waiting = 0, [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main())
