@@ -1,0 +1,54 @@
+"""A slice of CPU devices in place of TPUs, and the command on it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import runs
+from programs import CHIP, MESH
+
+from mmjax import cli
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.plan import program, topology
+from mmjax.training import devices
+from mmjax.training import state as state_lib
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_lib.make_mesh(MESH, jax.devices()[:8])
+
+
+@pytest.fixture
+def cpu_slice(monkeypatch):
+    """Eight CPU devices in place of a slice, with the data sheet of a slow chip."""
+    monkeypatch.setattr(devices, "find", lambda kind: CHIP)
+    return jax.devices()[:8]
+
+
+@pytest.fixture
+def quick_set_up(cpu_slice, monkeypatch):
+    """Mesh and batch are checked as they are in a plan; the model is a single array of 4,000 bytes."""
+
+    def set_up(config, found):
+        mesh = mesh_lib.make_mesh(config.mesh, found)
+        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch)
+        whole = mesh_lib.replicated(mesh)
+        params = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=whole)
+        state = state_lib.TrainState(None, params, None, None, None, None)
+        return program.Setup(config, None, mesh, devices.find("cpu"), state, {}, None)
+
+    monkeypatch.setattr(program, "set_up", set_up)
+
+
+@pytest.fixture
+def plan(monkeypatch, capsys):
+    """Runs `mmjax plan` with the tiny recipe; returns its status, output and error line."""
+    monkeypatch.setattr(topology, "set_environment", lambda: None)
+    monkeypatch.setattr(cli, "prepare", lambda config: None)
+
+    def run(*flags):
+        status = cli.main(["plan", f"--config={runs.RECIPE}", *flags])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
