@@ -112,6 +112,8 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.eval = dict(
         every=1000,  # steps; 0 = only at the end
         batch_size=256,  # rows encoded at a time over all devices, and rows of the held-out loss
+        image_key="",  # as data.image_key, for data.eval
+        caption_keys="",  # as data.caption_keys, for data.eval
     )
     config.log = dict(
         every=20,  # steps between lines of metrics.jsonl

@@ -29,12 +29,13 @@ _PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
 
-def make_options(config: Any) -> SourceOptions:
-    """How sources are read, from a run's config: `data` and the image tower's input size."""
+def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
+    """How sources are read, from a run's config; those of `data.eval` have keys of their own in `eval`."""
     data = config.data
+    keys = config.eval if evaluation else data
     return SourceOptions(
-        image_key=data.image_key,
-        caption_keys=data.caption_keys,
+        image_key=keys.image_key,
+        caption_keys=keys.caption_keys,
         order=choose("data.order", data.order, ORDERS),
         cache=data.cache,
         cache_gb=data.cache_gb,

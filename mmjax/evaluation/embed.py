@@ -153,7 +153,7 @@ class Evaluator:
     def __init__(
         self, config: Any, task: Any, mesh: Mesh, tokenizer: tokenizers.Tokenizer, image_spec: images.ImageSpec
     ):
-        self.sources = specs.parse_eval(config.data.eval, specs.make_options(config)) if config.data.eval else []
+        self.sources = specs.parse_eval(config.data.eval, specs.make_options(config, evaluation=True)) if config.data.eval else []
         self.embedder = MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         self.image_spec = image_spec
 
