@@ -1,0 +1,37 @@
+"""big_vision's two-tower models (SigLIP, LiT with a pooled image tower) in .npz files, which carry no config."""
+
+from mmjax.interop import settings as lib
+from mmjax.interop.tensors import Tensors, unscanned
+
+ATTENTION = "MultiHeadDotProductAttention_0"
+
+
+def normalised(tensors: Tensors) -> Tensors:
+    """The parameters alone (a checkpoint may hold an optimizer's state), layers by number."""
+    if any(name.startswith("params/") for name in tensors):
+        tensors = tensors.renamed(lambda name: name.removeprefix("params/") if name.startswith("params/") else None)
+    return unscanned(tensors)
+
+
+def from_shapes(tensors: Tensors) -> lib.Settings:
+    """A model's settings. Heads are an axis there, and the activation and epsilon are Flax's: tanh GELU and 1e-6."""
+    settings = lib.siglip()
+    for name, encoder, tower in (
+        ("img", "Transformer", settings["image"]),
+        ("txt", "Encoder_0", settings["text"]),
+    ):
+        block = f"{name}/{encoder}/encoderblock_"
+        width, heads, _ = lib.shape(tensors, f"{block}0/{ATTENTION}/query/kernel", 3)
+        tower |= dict(width=width, heads=heads, depth=lib.depth(tensors, block + r"(\d+)/"))
+        tower["mlp_dim"] = lib.shape(tensors, f"{block}0/MlpBlock_0/Dense_0/kernel", 2)[1]
+    patch = lib.shape(tensors, "img/embedding/kernel", 4)[0]
+    positions = lib.shape(tensors, "img/pos_embedding", 3)[1]
+    settings["image"] |= dict(patch_size=patch, image_size=patch * lib.square(tensors, "img/pos_embedding", positions))
+    settings["text"] |= dict(
+        vocab_size=lib.shape(tensors, "txt/Embed_0/embedding", 2)[0],
+        context_length=lib.shape(tensors, "txt/pos_embedding", 3)[1],
+    )
+    settings["embed_dim"] = lib.shape(tensors, "txt/head/kernel", 2)[1]
+    settings["image"]["projection"] = "bias" if "img/head/kernel" in tensors else "none"
+    settings["logit_bias_init"] = -10.0 if "b" in tensors else None
+    return settings

@@ -1,0 +1,95 @@
+"""Writing a model in another library's format: its config files, and the weights tensor by tensor."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax.errors import choose
+from mmjax.interop import huggingface, openclip, translate
+
+FORMATS = ("openclip", "hf")
+
+
+def write(
+    folder: Path,
+    form: str,
+    *,
+    settings: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
+    params: Mapping[str, Any],
+    tokenizer: tuple[str, bytes | None] = ("", None),
+) -> list[Path]:
+    """Writes a folder that OpenCLIP (`local-dir:FOLDER`) or Hugging Face's `from_pretrained` loads.
+
+    Args:
+      folder: made where it is missing.
+      form: `openclip` or `hf`.
+      settings: of the two-tower model, as in `mmjax.models.variants`.
+      preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
+      params: our arrays by path.
+      tokenizer: as `data.tokenizer` has it, and its file, which is written beside the weights.
+
+    Returns:
+      The files written.
+
+    Raises:
+      UserError: the format has no such model; nothing has been written then.
+    """
+    shapes = {path: tuple(array.shape) for path, array in params.items()}
+    configs: dict[str, Any]
+    if choose("--to", form, FORMATS) == "openclip":
+        configs = {"open_clip_config.json": openclip.to_config(settings, preprocessing)}
+        table, name, called = openclip.naming_for(settings).table, "open_clip_model.safetensors", "OpenCLIP"
+    else:
+        family = huggingface.family_for(settings)
+        configs = {
+            "config.json": huggingface.to_config(settings),
+            "preprocessor_config.json": huggingface.to_preprocessor(preprocessing, family),
+        }
+        table, name, called = huggingface.table(family), "model.safetensors", "Hugging Face's model"
+    rows = translate.select(table, shapes, called)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for file, content in configs.items():
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n")
+        written.append(folder / file)
+    write_safetensors(folder / name, translate.their_shapes(rows, shapes), translate.write(params, rows))
+    written.append(folder / name)
+    kind, content = tokenizer[0].partition(":")[0], tokenizer[1]
+    if content is not None:
+        file = folder / {"sentencepiece": "spiece.model", "json": "tokenizer.json"}[kind]
+        file.write_bytes(content)
+        written.append(file)
+    return written
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Writes float32 arrays as they come, where the library would want all of them at once.
+
+    The format: eight bytes of length, a JSON header with every array's type, shape and place, then the arrays' bytes.
+
+    Args:
+      path: of the file; it has this name once it is whole.
+      shapes: of all arrays, in the order of `arrays`.
+      arrays: names and contiguous float32 arrays.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, array), wanted in zip(arrays, shapes.items(), strict=True):
+            if (name, array.shape) != wanted:
+                raise ValueError(f"{name} {array.shape} came where {wanted} was due")
+            file.write(np.asarray(array, "<f4", order="C").tobytes())
+    part.replace(path)

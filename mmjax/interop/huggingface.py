@@ -1,0 +1,284 @@
+"""Hugging Face's `CLIPModel` and `SiglipModel` (and SigLIP 2 of fixed resolution): their config files, both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.errors import UserError
+from mmjax.interop import settings as lib
+from mmjax.interop import tables
+from mmjax.interop.tables import Row
+from mmjax.interop.tensors import Tensors
+
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_THEIRS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
+
+# What a config file that leaves a field out means, as the library's own classes have it.
+_DEFAULTS = {
+    "clip": dict(
+        text=dict(
+            vocab_size=49408,
+            hidden_size=512,
+            intermediate_size=2048,
+            num_hidden_layers=12,
+            num_attention_heads=8,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+            eos_token_id=49407,
+        ),
+        vision=dict(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            num_channels=3,
+            image_size=224,
+            patch_size=32,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+    ),
+    "siglip": dict(
+        text=dict(
+            vocab_size=32000,
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=64,
+            hidden_act="gelu_pytorch_tanh",
+            layer_norm_eps=1e-6,
+        ),
+        vision=dict(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            num_channels=3,
+            image_size=224,
+            patch_size=16,
+            hidden_act="gelu_pytorch_tanh",
+            layer_norm_eps=1e-6,
+        ),
+    ),
+}
+# Our fields of a tower and theirs.
+_FIELDS = {
+    "width": "hidden_size",
+    "mlp_dim": "intermediate_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "norm_eps": "layer_norm_eps",
+}
+_RESAMPLE = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers
+
+
+def table(family: str) -> list[Row]:
+    """The table of `clip` or `siglip`."""
+    return tables.HF_CLIP if family == "clip" else tables.HF_SIGLIP
+
+
+def family_of(config: Mapping[str, Any], path: Any) -> str:
+    """`clip` or `siglip`, from a config.json.
+
+    Raises:
+      UserError: a model of another kind.
+    """
+    kind = config.get("model_type")
+    if kind == "siglip2":
+        raise UserError(
+            f"{path}: a SigLIP 2 NaFlex model, whose images have any shape; mmjax reads those of fixed resolution,"
+            " such as google/siglip2-base-patch16-224"
+        )
+    if kind not in _DEFAULTS:
+        raise UserError(f"{path}: model_type={kind!r} is not read; mmjax reads 'clip' and 'siglip'")
+    return kind
+
+
+def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
+    """A model's settings from config.json.
+
+    Raises:
+      UserError: a model of another kind, or a setting that mmjax does not have.
+    """
+    family = family_of(config, path)
+    defaults = _DEFAULTS[family]
+    vision, text = (
+        # Old files say the same under another name, and the library lets that win.
+        defaults[tower] | _given(config.get(f"{tower}_config")) | _given(config.get(f"{tower}_config_dict"))
+        for tower in ("vision", "text")
+    )
+    settings = lib.clip() if family == "clip" else lib.siglip()
+    for ours, theirs, name in ((settings["image"], vision, "vision"), (settings["text"], text, "text")):
+        ours |= {field: theirs[other] for field, other in _FIELDS.items()}
+        field = f"{path}: {name}_config.hidden_act"
+        ours["activation"] = lib.known_activation(field, theirs["hidden_act"], ACTIVATIONS)
+    if vision["num_channels"] != 3:
+        raise UserError(f"{path}: vision_config.num_channels={vision['num_channels']}; mmjax takes RGB images")
+    if not vision.get("vision_use_head", True):
+        raise UserError(f"{path}: vision_config.vision_use_head is false, so there is no image embedding to load")
+    settings["image"] |= {field: vision[field] for field in ("image_size", "patch_size")}
+    for field in ("image_size", "patch_size"):
+        if type(vision[field]) is not int:
+            raise UserError(f"{path}: vision_config.{field}={vision[field]} is not one number; mmjax takes squares")
+    settings["text"] |= dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
+    if family == "clip":
+        settings["embed_dim"] = config.get("projection_dim", 512)
+        # 2 is from before the field meant anything: such models pool at the largest id, which is the last one.
+        eos = text["eos_token_id"]
+        settings["text"]["eos_id"] = text["vocab_size"] - 1 if eos == 2 else eos
+    else:
+        settings["embed_dim"] = vision["hidden_size"]
+        size = text.get("projection_size") or text["hidden_size"]
+        if size != vision["hidden_size"]:
+            raise UserError(
+                f"{path}: text_config.projection_size={size} is not vision_config.hidden_size={vision['hidden_size']}"
+            )
+    return settings
+
+
+def _given(fields: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (fields or {}).items() if value is not None}
+
+
+def from_shapes(tensors: Tensors, family: str) -> lib.Settings:
+    """A model's settings as far as shapes tell them; what they do not is None."""
+    settings = lib.clip() if family == "clip" else lib.siglip()
+    for name, tower in (("vision", settings["image"]), ("text", settings["text"])):
+        layers = f"{name}_model.encoder.layers."
+        hidden, width = lib.shape(tensors, f"{layers}0.mlp.fc1.weight", 2)
+        tower |= dict(width=width, mlp_dim=hidden, heads=lib.default_heads(width), activation=None, norm_eps=None)
+        tower["depth"] = lib.depth(tensors, layers.replace(".", r"\.") + r"(\d+)\.")
+    patch = lib.shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)[2]
+    name = "vision_model.embeddings.position_embedding.weight"
+    positions = lib.shape(tensors, name, 2)[0] - int(family == "clip")
+    settings["image"] |= dict(patch_size=patch, image_size=patch * lib.square(tensors, name, positions))
+    vocab_size = lib.shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
+    context = lib.shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0]
+    settings["text"] |= dict(vocab_size=vocab_size, context_length=context)
+    if family == "clip":
+        settings["embed_dim"] = lib.shape(tensors, "text_projection.weight", 2)[0]
+        settings["text"]["eos_id"] = vocab_size - 1
+    else:
+        settings["embed_dim"] = settings["image"]["width"]
+    return settings
+
+
+def preprocessing(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    """How images are prepared, from preprocessor_config.json.
+
+    Raises:
+      UserError: something that mmjax does not do.
+    """
+    found: dict[str, Any] = {}
+    if "image_mean" in config:
+        found |= dict(mean=config["image_mean"], std=config["image_std"])
+    if "resample" in config:
+        if config["resample"] not in _RESAMPLE:
+            raise UserError(f"{path}: resample={config['resample']} is neither 3 (bicubic) nor 2 (bilinear)")
+        found["interpolation"] = _RESAMPLE[config["resample"]]
+    size, crop = config.get("size"), config.get("crop_size")
+    if isinstance(size, Mapping) and "height" in size:
+        found |= dict(resize="squash", size=size["height"])
+    elif size is not None:
+        shortest = size["shortest_edge"] if isinstance(size, Mapping) else size
+        found |= dict(resize="crop", size=shortest)
+        cropped = crop["height"] if isinstance(crop, Mapping) else crop
+        if config.get("do_center_crop", True) and cropped not in (None, shortest):
+            raise UserError(f"{path}: resizes to {shortest} and then crops {cropped} pixels; mmjax takes equal sizes")
+    return found
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+_CLIP_FIXED = {
+    "image": dict(class_token=True, patch_bias=False, pre_norm=True, pool="cls", projection="linear"),
+    "text": dict(causal=True, mask_padding=False, pool="eos", projection="linear"),
+}
+_SIGLIP_FIXED = {
+    "image": dict(class_token=False, patch_bias=True, pre_norm=False, pool="map", projection="none"),
+    "text": dict(causal=False, mask_padding=False, pool="last", projection="bias"),
+}
+
+
+def family_for(settings: lib.Settings) -> str:
+    """Which of the two models the settings are.
+
+    Raises:
+      UserError: neither; the first field that differs from the nearer one is named.
+    """
+    family = "clip" if settings["image"]["class_token"] else "siglip"
+    fixed = _CLIP_FIXED if family == "clip" else _SIGLIP_FIXED
+    name = {"clip": "CLIPModel", "siglip": "SiglipModel"}[family]
+    for tower, fields in fixed.items():
+        for field, value in fields.items():
+            if settings[tower][field] != value:
+                raise UserError(
+                    f"model.{tower}.{field}={settings[tower][field]!r}: Hugging Face's {name} has {value!r} there"
+                )
+    has_bias = settings["logit_bias_init"] is not None
+    if has_bias != (family == "siglip"):
+        told = "has no logit_bias" if family == "clip" else "has a logit_bias"
+        raise UserError(f"model.logit_bias_init={settings['logit_bias_init']}: Hugging Face's {name} {told}")
+    if family == "clip" and settings["text"]["eos_id"] == 2:
+        raise UserError("model.text.eos_id=2: Hugging Face's CLIPModel takes 2 for 'the largest id' there")
+    return family
+
+
+def to_config(settings: lib.Settings) -> dict[str, Any]:
+    """What config.json must say for `from_pretrained`.
+
+    Raises:
+      UserError: the model is not one of theirs.
+    """
+    family = family_for(settings)
+    image, text = settings["image"], settings["text"]
+    vision_config, text_config = (
+        {theirs: tower[ours] for ours, theirs in _FIELDS.items()} | {"hidden_act": _THEIRS[tower["activation"]]}
+        for tower in (image, text)
+    )
+    vision_config |= dict(image_size=image["image_size"], patch_size=image["patch_size"], num_channels=3)
+    text_config |= dict(vocab_size=text["vocab_size"], max_position_embeddings=text["context_length"])
+    text_config |= dict(eos_token_id=text["eos_id"], bos_token_id=None, pad_token_id=None)
+    if family == "clip":
+        if text["vocab_size"] == 49408:
+            text_config |= dict(bos_token_id=49406, pad_token_id=1)
+        for config in (vision_config, text_config):
+            config["projection_dim"] = settings["embed_dim"]
+        top = dict(architectures=["CLIPModel"], model_type="clip", projection_dim=settings["embed_dim"])
+    else:
+        text_config |= dict(projection_size=settings["embed_dim"], pad_token_id=text["eos_id"])
+        top = dict(architectures=["SiglipModel"], model_type="siglip")
+    return top | dict(vision_config=vision_config, text_config=text_config, dtype="float32")
+
+
+def to_preprocessor(preprocessing: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """What preprocessor_config.json must say."""
+    size = preprocessing["size"]
+    square = {"height": size, "width": size}
+    crop = preprocessing["resize"] == "crop"
+    number = {name: number for number, name in _RESAMPLE.items()}[preprocessing["interpolation"]]
+    config = dict(
+        image_processor_type="CLIPImageProcessor" if family == "clip" or crop else "SiglipImageProcessor",
+        do_resize=True,
+        size={"shortest_edge": size} if crop else square,
+        resample=number,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=list(preprocessing["mean"]),
+        image_std=list(preprocessing["std"]),
+        do_convert_rgb=True,
+    )
+    if config["image_processor_type"] == "CLIPImageProcessor":
+        config |= dict(do_center_crop=crop, crop_size=square)
+    return config

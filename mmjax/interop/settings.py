@@ -1,0 +1,144 @@
+"""Settings of a model that came from elsewhere: from shapes, from a config file, or said by a person."""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.interop.tensors import Tensors
+from mmjax.models import variants
+
+Settings = dict[str, Any]
+TOWERS = ("image", "text")
+# How training runs the model, not what it is: nothing that a file could tell.
+_EXECUTION = ("scan", "remat", "dropout", "drop_path", "patch_dropout")
+
+
+def clip() -> Settings:
+    """CLIP's settings, to be filled in."""
+    return variants.variant("B/32")
+
+
+def siglip() -> Settings:
+    """SigLIP's settings, to be filled in."""
+    return variants.variant("siglip-B/16")
+
+
+def apply(settings: Settings, changes: Mapping[str, Any]) -> None:
+    """Sets fields that a person gave, in place: `image.activation`, or `activation` for both towers.
+
+    Raises:
+      UserError: there is no such field, or the value is of another kind.
+    """
+    towers = {f"{tower}.{field}": (tower, field) for tower in TOWERS for field in settings[tower]}
+    shared = [field for field in settings["image"] if field in settings["text"] and field not in _EXECUTION]
+    for name, value in changes.items():
+        if name in towers:
+            places = [towers[name]]
+        elif name in shared:
+            places = [(tower, name) for tower in TOWERS]
+        else:
+            known = [*shared, *(field for field in towers if field.split(".")[1] not in _EXECUTION)]
+            raise UserError(f"{name}={value!r}: a model has no such setting{did_you_mean(name, known)}; see its config")
+        for tower, field in places:
+            settings[tower][field] = _fitting(name, value, variants.variant("B/32")[tower][field])
+
+
+def _fitting(name: str, value: Any, example: Any) -> Any:
+    if isinstance(example, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(example):
+        raise UserError(f"{name}={value!r}: wants a value such as {example!r}")
+    return value
+
+
+def parse(texts: list[str]) -> dict[str, Any]:
+    """Reads `image.activation=quick_gelu` and the like, as the command line gives them."""
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text!r} is not of the form FIELD=VALUE, such as image.activation=gelu")
+        try:
+            changes[name.strip()] = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
+        except (ValueError, SyntaxError):
+            changes[name.strip()] = value
+    return changes
+
+
+def check_complete(settings: Settings, path: Any) -> None:
+    """Checks that nothing is left open that no shape and no config file told.
+
+    Raises:
+      UserError: naming the fields and how to give them.
+    """
+    open_fields = [
+        f"{tower}.{field}" for tower in TOWERS for field in settings[tower] if settings[tower][field] is None
+    ]
+    if not open_fields:
+        return
+    both = {field.split(".")[1] for field in open_fields}
+    both = sorted(field for field in both if all(f"{tower}.{field}" in open_fields for tower in TOWERS))
+    rest = [field for field in open_fields if field.split(".")[1] not in both]
+    examples = {"activation": '"quick_gelu"', "norm_eps": "1e-5", "heads": "8"}
+    code = [f"{field}={examples[field]}" for field in both]
+    if rest:
+        code.append("**{" + ", ".join(f'"{field}": {examples[field.split(".")[1]]}' for field in rest) + "}")
+    flags = " ".join(f"--set {field}={examples[field.split('.')[-1]].strip(chr(34))}" for field in [*both, *rest])
+    raise UserError(
+        f"{path}: no config file lies beside it, and shapes do not tell {', '.join([*both, *rest])};"
+        f" give what the model was trained with, e.g. mmjax.load(path, {', '.join(code)}) or mmjax convert {flags}"
+    )
+
+
+def default_heads(width: int) -> int | None:
+    """Width / 64, as nearly all published towers have it; None where that does not divide."""
+    return width // 64 if width % 64 == 0 else None
+
+
+def depth(tensors: Tensors, pattern: str) -> int:
+    """Number of layers whose names match a pattern with one group, the layer's number.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = {int(match[1]) for name in tensors for match in [re.match(pattern, name)] if match}
+    if not found:
+        raise UserError(f"{tensors.path}: has no layers of the name {pattern.replace(chr(92), '')}")
+    return max(found) + 1
+
+
+def shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+    """Shape of an array that a model of this kind must have.
+
+    Raises:
+      UserError: it is missing or has another number of axes.
+    """
+    if name not in tensors:
+        raise UserError(f"{tensors.path}: the parameter {name} is missing{did_you_mean(name, tensors)}")
+    found = tensors[name]
+    if len(found) != axes:
+        raise UserError(f"{tensors.path}: {name} has shape {list(found)}, which has {len(found)} axes and not {axes}")
+    return found
+
+
+def square(tensors: Tensors, name: str, positions: int) -> int:
+    """Side of the grid of patches.
+
+    Raises:
+      UserError: the number of positions is not a square.
+    """
+    side = round(positions**0.5)
+    if side < 1 or side * side != positions:
+        raise UserError(f"{tensors.path}: {name} has {positions} patches, which make no square")
+    return side
+
+
+def known_activation(field: str, value: str, names: Mapping[str, str]) -> str:
+    """Our name of an activation.
+
+    Raises:
+      UserError: mmjax does not have it.
+    """
+    return names[choose(field, value, names)]

@@ -1,0 +1,293 @@
+"""Opening a checkpoint of another library: what it is, and everything needed to run it, before any number is read."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax import storage
+from mmjax.data import images
+from mmjax.errors import UserError
+from mmjax.interop import big_vision, huggingface, openclip, tables, translate
+from mmjax.interop import settings as settings_lib
+from mmjax.interop.tables import Row
+from mmjax.interop.tensors import WEIGHTS, Tensors, open_tensors
+
+HUB = "hf-hub:"
+FORMATS = {
+    "openclip": "OpenCLIP",
+    "hf-clip": "Hugging Face's CLIPModel",
+    "hf-siglip": "Hugging Face's SiglipModel",
+    "big_vision": "big_vision",
+}
+# Where each library puts what; the first that is there is taken.
+_OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+_HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_OPENCLIP_CONFIG, _HF_CONFIG, _HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
+_CLIP_VOCAB = 49408
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint of another library, opened and checked; its arrays are read when asked for.
+
+    Attributes:
+      path: of the file with the arrays.
+      format: a key of `FORMATS`.
+      settings: of the two-tower model, as in `mmjax.models.variants`.
+      preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`, as `data.images.ImageSpec` has them.
+      tokenizer: as `data.tokenizer` has it; empty where none is known.
+      config_file: where the settings come from; None where they come from shapes.
+      tensors, rows, shapes: the arrays, the table's rows and our parameters' shapes.
+    """
+
+    path: Path
+    format: str
+    settings: dict[str, Any]
+    preprocessing: dict[str, Any]
+    tokenizer: str
+    config_file: Path | None
+    tensors: Tensors
+    rows: list[Row]
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(
+        self, place: Callable[[str, np.ndarray], Any], wanted: Callable[[str], bool] = lambda path: True
+    ) -> dict[str, Any]:
+        """Reads parameters one by one; see `translate.read`."""
+        return translate.read(self.tensors, self.rows, self.shapes, place, wanted)
+
+
+def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
+    """Opens a checkpoint in OpenCLIP's, Hugging Face's or big_vision's format.
+
+    Args:
+      path: a file, a folder, or `hf-hub:NAME`.
+      changes: settings that a person gave, such as `{"activation": "quick_gelu"}`; see `settings.apply`.
+
+    Raises:
+      UserError: missing, damaged, unsafe, of another kind of model, or with settings that cannot be told.
+    """
+    path = fetch(path)
+    weights = weights_in(path) if path.is_dir() else path
+    tensors = _plain_names(open_tensors(weights))
+    form = _recognise(tensors)
+    if form == "big_vision":
+        tensors = big_vision.normalised(tensors)
+    folder = weights.parent
+    config_file = folder / (_OPENCLIP_CONFIG if form == "openclip" else _HF_CONFIG)
+    config = _read_json(config_file) if form != "big_vision" and config_file.is_file() else None
+    if form.startswith("hf-") and config is not None:
+        form = f"hf-{huggingface.family_of(config, config_file)}"
+    read = {"openclip": _openclip, "hf-clip": _hugging_face, "hf-siglip": _hugging_face, "big_vision": _big_vision}
+    settings, table, prepared, tokenizer = read[form](tensors, form, config, config_file)
+    settings_lib.apply(settings, changes or {})
+    settings_lib.check_complete(settings, weights)
+    _check_settings(settings, config_file if config else weights)
+    shapes = translate.param_shapes(settings)
+    rows = translate.select(table, shapes, FORMATS[form])
+    translate.check(tensors, rows, shapes)
+    return Source(
+        path=weights,
+        format=form,
+        settings=settings,
+        preprocessing=_default_preprocessing(settings) | prepared | {"size": settings["image"]["image_size"]},
+        tokenizer=tokenizer,
+        config_file=config_file if config is not None else None,
+        tensors=tensors,
+        rows=rows,
+        shapes=shapes,
+    )
+
+
+def fetch(path: Any) -> Path:
+    """Makes a path local: `hf-hub:NAME` is fetched by huggingface_hub.
+
+    Raises:
+      UserError: no such path, or the package is not installed.
+    """
+    text = str(path)
+    if text.startswith(HUB):
+        return _fetch_from_hub(text.removeprefix(HUB))
+    if storage.scheme(path):
+        raise UserError(f"{path}: weights of other libraries are read from a local disk; copy them there first")
+    local = Path(text).expanduser()
+    if not local.exists():
+        raise UserError(f"{path}: there is no such file or folder; give a path, or hf-hub:NAME for a model of the Hub")
+    return local
+
+
+def _fetch_from_hub(name: str) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(f"{HUB}{name}: needs the package huggingface_hub; pip install huggingface_hub") from error
+    try:
+        files = huggingface_hub.list_repo_files(name)
+        wanted = [file for file in files if "/" not in file and file.endswith((".json", ".model", ".txt"))]
+        weights = [file for file in (*_OPENCLIP_FILES[:1], *_HF_FILES, *_OPENCLIP_FILES) if file in files]
+        weights += [file for file in files if "/" not in file and file.endswith(WEIGHTS)]
+        if not weights:
+            raise UserError(f"{HUB}{name}: holds no weights in a format that mmjax reads ({', '.join(WEIGHTS)})")
+        shards = [file for file in files if weights[0].endswith(".index.json") and file.endswith(WEIGHTS)]
+        patterns = [*wanted, weights[0], *shards]
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except UserError:
+        raise
+    except Exception as error:  # the package raises its own, the network's and the operating system's
+        told = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{HUB}{name}: could not be fetched ({type(error).__name__}: {told})") from error
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights in a folder.
+
+    Raises:
+      UserError: there is none, or one of several would have to be guessed.
+    """
+    if (folder / _OPENCLIP_CONFIG).is_file():
+        names = [name for name in _OPENCLIP_FILES if (folder / name).is_file()]
+        # model.safetensors is Hugging Face's where its config lies there too.
+        if names and not (names[0] == _HF_FILES[0] and (folder / _HF_CONFIG).is_file()):
+            return folder / names[0]
+    for name in (*_HF_FILES, *_OPENCLIP_FILES):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHTS)
+    if len(found) == 1:
+        return folder / found[0]
+    if not found:
+        raise UserError(f"{folder}: holds neither a run's checkpoints nor a file of weights ({', '.join(WEIGHTS)})")
+    raise UserError(f"{folder}: holds several files of weights ({', '.join(found)}); give the path of one of them")
+
+
+def _plain_names(tensors: Tensors) -> Tensors:
+    """Without what trainers put around the names: `state_dict.`, `module.` (DDP), `_orig_mod.` (torch.compile)."""
+    nested = any(name.startswith("state_dict.") for name in tensors)
+
+    def rename(name):
+        if nested and not name.startswith("state_dict."):
+            return None  # the optimizer's
+        return name.removeprefix("state_dict.").replace("_orig_mod.", "").removeprefix("module.")
+
+    return tensors.renamed(rename)
+
+
+# What a file's names say about its format: all of these are there.
+_SIGNS = {
+    "hf-siglip": ("vision_model.head.probe", "text_model.head.weight"),
+    "hf-clip": ("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_projection.weight"),
+    "openclip": ("visual.conv1.weight", "visual.positional_embedding"),
+}
+_OTHERS = {
+    "visual.layer1.0.conv1.weight": "a CLIP with a ResNet, and mmjax has vision transformers",
+    "text_decoder.token_embedding.weight": "a CoCa, which is not read",
+    "text_decoder.text_projection": "a CoCa, which is not read",
+    "text.transformer.embeddings.word_embeddings.weight": "an OpenCLIP model with a Hugging Face text tower",
+    "img/cls": "a big_vision tower with a class token, which is not read",
+}
+
+
+def _recognise(tensors: Tensors) -> str:
+    for name, told in _OTHERS.items():
+        if name in tensors or f"params/{name}" in tensors:
+            raise UserError(f"{tensors.path}: {told}")
+    for form, names in _SIGNS.items():
+        if all(name in tensors for name in names):
+            return form
+    if "visual.trunk.patch_embed.proj.weight" in tensors:
+        return "openclip"
+    if any(name.removeprefix("params/").startswith("img/embedding/") for name in tensors):
+        return "big_vision"
+    shown = ", ".join(list(tensors)[:3]) or "none at all"
+    raise UserError(
+        f"{tensors.path}: not a CLIP or SigLIP of OpenCLIP, Hugging Face or big_vision; its parameters are {shown} ..."
+    )
+
+
+# -- each format -------------------------------------------------------------------------------------------------------
+
+
+def _openclip(tensors, form, config, config_file):
+    naming = openclip.naming_of(tensors)
+    tokenizer = ""
+    if config is None:
+        settings, prepared = openclip.from_shapes(tensors, naming), {}
+    else:
+        settings = openclip.from_config(config, config_file)
+        prepared = openclip.preprocessing(config, config_file)
+        named = config.get("model_cfg", config)["text_cfg"].get("hf_tokenizer_name")
+        tokenizer = _tokenizer_file(config_file.parent) if named else ""
+        if named:
+            return settings, naming.table, prepared, tokenizer
+    if settings["text"]["vocab_size"] == _CLIP_VOCAB:
+        tokenizer = "clip"
+    return settings, naming.table, prepared, tokenizer
+
+
+def _hugging_face(tensors, form, config, config_file):
+    family = form.removeprefix("hf-")
+    if config is None:
+        settings, prepared = huggingface.from_shapes(tensors, family), {}
+    else:
+        settings, prepared = huggingface.from_config(config, config_file), {}
+    preprocessor = config_file.parent / _HF_PREPROCESSOR
+    if preprocessor.is_file():
+        prepared = huggingface.preprocessing(_read_json(preprocessor), preprocessor)
+        size = prepared.get("size", settings["image"]["image_size"])
+        if config is not None and size != settings["image"]["image_size"]:
+            told = f"{preprocessor}: makes images of {size} pixels, but the model takes"
+            raise UserError(f"{told} {settings['image']['image_size']}; correct one of the two files")
+    if family == "clip" and settings["text"]["vocab_size"] == _CLIP_VOCAB:
+        return settings, huggingface.table(family), prepared, "clip"
+    return settings, huggingface.table(family), prepared, _tokenizer_file(config_file.parent)
+
+
+def _big_vision(tensors, form, config, config_file):
+    return big_vision.from_shapes(tensors), tables.BIG_VISION, {}, _tokenizer_file(config_file.parent)
+
+
+def _tokenizer_file(folder: Path) -> str:
+    """The tokenizer that lies beside the weights, as `data.tokenizer` names it."""
+    for kind, name in (
+        ("sentencepiece", "spiece.model"),
+        ("sentencepiece", "sentencepiece.model"),
+        ("json", "tokenizer.json"),
+    ):
+        if (folder / name).is_file():
+            return f"{kind}:{folder.resolve() / name}"
+    return ""
+
+
+def _default_preprocessing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """CLIP's where the image tower has a class token, else SigLIP's."""
+    is_clip = settings["image"]["class_token"]
+    mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
+    return dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std)
+
+
+def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """Checks what would make the model impossible to build."""
+    for name in settings_lib.TOWERS:
+        tower = settings[name]
+        for field, value in tower.items():
+            if type(value) is int and value < 1:
+                raise UserError(f"{path}: {name}.{field}={value} must be at least 1")
+        if tower["width"] % tower["heads"]:
+            raise UserError(f"{path}: {name}.heads={tower['heads']} does not divide {name}.width={tower['width']}")
+    image = settings["image"]
+    if image["image_size"] < image["patch_size"]:
+        raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a config, which is a JSON object")
+    return content

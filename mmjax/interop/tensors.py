@@ -1,0 +1,191 @@
+"""Named arrays in files, read one by one: safetensors (in shards too), NumPy's .npz and PyTorch's .bin and .pt.
+
+A reader lists shapes without reading numbers, so that a whole checkpoint is checked before any of it is loaded.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from mmjax.errors import UserError
+from mmjax.interop import torch_file
+
+WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
+
+
+class Tensors(Mapping[str, tuple[int, ...]]):
+    """Shapes by name; `read` gives the numbers.
+
+    Args:
+      path: what messages call it.
+      shapes: of every array.
+      read: reads one array, in any floating-point type.
+      is_jit: the file was a TorchScript archive, as OpenAI published its weights.
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        shapes: Mapping[str, tuple[int, ...]],
+        read: Callable[[str], np.ndarray],
+        *,
+        is_jit: bool = False,
+    ):
+        self.path, self.is_jit = path, is_jit
+        self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self._read = read
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one array as float32.
+
+        Raises:
+          UserError: the file is cut off, or the array holds no numbers.
+        """
+        array = self._read(name)
+        try:
+            return np.asarray(array, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: {name} holds {array.dtype}, not numbers") from error
+
+    def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
+        """The same arrays under other names; those renamed to None are left out."""
+        names = {new: old for old in self for new in [rename(old)] if new is not None}
+        return Tensors(
+            self.path,
+            {new: self[old] for new, old in names.items()},
+            lambda name: self._read(names[name]),
+            is_jit=self.is_jit,
+        )
+
+
+def open_tensors(path: Path) -> Tensors:
+    """Opens a file of weights by its ending; nothing in it is executed.
+
+    Raises:
+      UserError: the file is missing, damaged, of an unknown kind or names what is not allowed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if path.name.endswith(".index.json"):
+        return _open_shards(path)
+    kind = path.suffix
+    if kind == ".safetensors":
+        return _open_safetensors(path)
+    if kind == ".npz":
+        return _open_npz(path)
+    if kind in (".bin", ".pt", ".pth"):
+        shapes, read, is_jit = torch_file.open_file(path)
+        return Tensors(path, shapes, read, is_jit=is_jit)
+    raise UserError(f"{path}: {kind or 'no ending'} is not a format of weights; give one of: {', '.join(WEIGHTS)}")
+
+
+def _open_safetensors(path: Path) -> Tensors:
+    try:
+        file = safetensors.safe_open(path, framework="np")
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({_line(error)}); fetch it again") from error
+
+    def read(name):
+        try:
+            return file.get_tensor(name)
+        except Exception as error:  # a type that numpy lacks
+            raise UserError(f"{path}: {name} cannot be read ({_line(error)})") from error
+
+    return Tensors(path, shapes, read)
+
+
+def _open_shards(path: Path) -> Tensors:
+    """A checkpoint in several files, with `model.safetensors.index.json` (or PyTorch's) saying what is where."""
+    try:
+        places = json.loads(path.read_text())["weight_map"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not an index of weights ({type(error).__name__}); fetch it again") from error
+    shards = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise UserError(f"{path}: names the file {name!r}, which is not beside it")
+        shards[name] = open_tensors(path.parent / name)
+    for name, shard in places.items():
+        if name not in shards[shard]:
+            raise UserError(f"{path}: {name} is not in {shard}; fetch both again")
+    shapes = {name: shards[shard][name] for name, shard in places.items()}
+    return Tensors(path, shapes, lambda name: shards[places[name]].read(name))
+
+
+def _open_npz(path: Path) -> Tensors:
+    try:
+        archive = zipfile.ZipFile(path)
+        shapes = {}
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+                shape, _, dtype = read_header[version[0]](file)
+            if dtype.hasobject:
+                raise UserError(f"{path}: {member} holds Python objects, which are not read")
+            shapes[member.removesuffix(".npy")] = shape
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{path}: not a whole .npz file ({_line(error)}); fetch it again") from error
+
+    def read(name):
+        try:
+            with archive.open(f"{name}.npy") as file:
+                return _numbers(np.lib.format.read_array(file, allow_pickle=False))
+        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            raise UserError(f"{path}: {name} cannot be read ({_line(error)}); fetch the file again") from error
+
+    return Tensors(path, shapes, read)
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """.npz files hold bfloat16 as two opaque bytes."""
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
+
+
+def unscanned(tensors: Tensors) -> Tensors:
+    """big_vision's stacked layers, `encoderblock/NAME` with a leading axis, as `encoderblock_0/NAME` and so on."""
+    names: dict[str, tuple[str, int | None]] = {}
+    shapes = {}
+    for name, shape in tensors.items():
+        match = re.fullmatch(r"(.*/encoderblock)/(.*)", name)
+        if not match or not shape:
+            names[name], shapes[name] = (name, None), shape
+            continue
+        for layer in range(shape[0]):
+            single = f"{match[1]}_{layer}/{match[2]}"
+            names[single], shapes[single] = (name, layer), shape[1:]
+    kept: dict[str, np.ndarray] = {}  # the stacks that are being taken apart, layer by layer
+
+    def read(name):
+        stack, layer = names[name]
+        if layer is None:
+            return tensors.read(stack)
+        if stack not in kept:
+            kept[stack] = tensors.read(stack)
+        part = kept[stack][layer]
+        if layer == tensors[stack][0] - 1:
+            del kept[stack]
+        return part
+
+    return Tensors(tensors.path, shapes, read)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,327 @@
+"""PyTorch's .pt and .bin files without PyTorch and without unpickling.
+
+`torch.save` writes a zip archive: a pickle that describes the tensors, and one member of raw bytes a storage. The
+pickle is a program for a stack machine. Here that program is read, opcode by opcode, by an interpreter that can only
+build dicts, lists, tuples, numbers, strings and descriptions of tensors: it looks up no name and calls nothing, and a
+pickle that asks for anything else is refused. TorchScript archives, as OpenAI published its weights, have the same
+pickle with objects of their own classes, which are kept as plain records.
+"""
+
+import dataclasses
+import math
+import pickletools
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mmjax.errors import UserError
+
+_REMEDY = "save its state_dict as safetensors and load that"
+_OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of the format before PyTorch 1.6
+
+_STORAGES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+_ORDERED_DICT = "collections OrderedDict"
+_REBUILD_TENSOR = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
+_REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
+_SIZE = "torch Size"
+# TorchScript's typed lists: their argument is the list.
+_TYPED_LISTS = tuple(f"torch.jit._pickle build_{kind}list" for kind in ("int", "double", "bool", "tensor"))
+_TAG = "torch.jit._pickle restore_type_tag"
+_ALLOWED = {_ORDERED_DICT, *_REBUILD_TENSOR, _REBUILD_PARAMETER, _SIZE, *_TYPED_LISTS, _TAG}
+_ALLOWED |= {f"torch {name}" for name in _STORAGES}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Global:
+    """A name that a pickle mentions; nothing is ever looked up under it."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """Raw numbers in a member of the archive."""
+
+    key: str
+    dtype: Any
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage, in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Record(dict):
+    """An object of a TorchScript class: its fields."""
+
+
+class _Mark:
+    """Where a list of items begins on the stack."""
+
+
+class _Refused(Exception):
+    """What a pickle asks for and does not get."""
+
+
+def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], bool]:
+    """Lists a file's tensors.
+
+    Args:
+      path: a .pt, .pth or .bin file.
+
+    Returns:
+      Shapes by name (nested dicts and modules joined by dots), a function that reads one, and whether the file is a
+      TorchScript archive.
+
+    Raises:
+      UserError: damaged, of the format before PyTorch 1.6, or asking for anything but tensors.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(_OLD_MAGIC))
+    if head == _OLD_MAGIC:
+        raise UserError(f"{path}: in PyTorch's format before version 1.6, which is not read; {_REMEDY}")
+    if not head.startswith(b"PK"):
+        raise UserError(f"{path}: not a file of torch.save (no zip archive); {_REMEDY}")
+    try:
+        archive = zipfile.ZipFile(path)
+        members = {info.filename: info for info in archive.infolist()}
+        main = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(main) != 1:
+            raise UserError(f"{path}: no data.pkl in this zip archive, so not of torch.save; {_REMEDY}")
+        folder = main[0].removesuffix("data.pkl")
+        # TorchScript compresses its code, which is not read.
+        used = [info for name, info in members.items() if name == main[0] or name.startswith(f"{folder}data/")]
+        if any(info.compress_type != zipfile.ZIP_STORED for info in used):
+            raise UserError(f"{path}: a compressed archive, which torch.save does not write; {_REMEDY}")
+        order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
+        if order.strip() != b"little":
+            raise UserError(f"{path}: written on a big-endian machine; {_REMEDY}")
+        is_jit = any(name.startswith(f"{folder}code/") for name in members)
+        found = _interpret(archive.read(main[0]), is_jit)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: damaged or cut off ({error}); fetch it again") from error
+    except _Refused as error:
+        raise UserError(f"{path}: refused, as its pickle {error}; nothing was executed; {_REMEDY}") from error
+    for name, tensor in found.items():
+        _check(path, name, tensor, folder, members)
+
+    def read(name: str) -> np.ndarray:
+        tensor = found[name]
+        try:
+            raw = np.frombuffer(archive.read(f"{folder}data/{tensor.storage.key}"), tensor.storage.dtype)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{path}: {name} is damaged ({error}); fetch the file again") from error
+        strides = [stride * raw.itemsize for stride in tensor.strides]
+        return np.lib.stride_tricks.as_strided(raw[tensor.offset :], tensor.shape, strides, writeable=False)
+
+    return {name: tensor.shape for name, tensor in found.items()}, read, is_jit
+
+
+def _check(path: Path, name: str, tensor: _Tensor, folder: str, members: dict[str, zipfile.ZipInfo]) -> None:
+    """Checks that a tensor lies within its storage, and the storage within the file."""
+    size = np.dtype(tensor.storage.dtype).itemsize
+    member = members.get(f"{folder}data/{tensor.storage.key}")
+    if member is None or member.file_size < tensor.storage.count * size:
+        raise UserError(f"{path}: the numbers of {name} are missing or cut off; fetch it again")
+    numbers = (tensor.offset, *tensor.shape, *tensor.strides)
+    whole = all(type(number) is int and number >= 0 for number in numbers)
+    if not whole or len(tensor.shape) != len(tensor.strides):
+        raise UserError(f"{path}: {name} has an impossible shape; the file is damaged")
+    if 0 in tensor.shape:
+        return
+    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+    if last >= tensor.storage.count or math.prod(tensor.shape) > tensor.storage.count:
+        raise UserError(f"{path}: {name} reaches beyond its numbers; the file is damaged")
+
+
+def _collect(value: Any, prefix: str, found: dict[str, _Tensor], seen: set[int]) -> None:
+    """Finds the tensors in nested dicts and modules; names are joined by dots."""
+    if isinstance(value, _Tensor):
+        found[prefix] = value
+    elif isinstance(value, dict) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in value.items():
+            if isinstance(key, str):
+                _collect(item, f"{prefix}.{key}" if prefix else key, found, seen)
+
+
+# -- the stack machine -------------------------------------------------------------------------------------------------
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_LITERALS = {
+    *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _interpret(program: bytes, is_jit: bool) -> dict[str, _Tensor]:
+    """Reads a pickle into plain containers and descriptions of tensors, and finds the latter.
+
+    Raises:
+      _Refused: it asks for anything else.
+    """
+    try:
+        found: dict[str, _Tensor] = {}
+        _collect(_Machine(is_jit).run(program), "", found, set())
+        return found
+    except _Refused:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
+        raise _Refused(f"is damaged ({type(error).__name__})") from error
+
+
+class _Machine:
+    def __init__(self, is_jit: bool):
+        self.is_jit = is_jit
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, program: bytes) -> Any:
+        stack, memo = self.stack, self.memo
+        for opcode, argument, _ in pickletools.genops(program):
+            name = opcode.name
+            if name in ("PROTO", "FRAME"):
+                continue
+            if name == "STOP":
+                return stack.pop()
+            if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            elif name in _LITERALS:
+                stack.append(argument)
+            elif name in _EMPTY:
+                stack.append(_EMPTY[name]())
+            elif name in _TUPLES:
+                stack[-_TUPLES[name] :] = [tuple(stack[-_TUPLES[name] :])]
+            elif name == "MARK":
+                stack.append(_Mark)
+            elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            elif name == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif name in ("GET", "BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            else:
+                self._build(name, argument)
+        raise _Refused("has no end")
+
+    def _build(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in ("TUPLE", "LIST"):
+            items = self._since_mark()
+            stack.append(tuple(items) if name == "TUPLE" else items)
+        elif name == "DICT":
+            stack.append(_pairs(self._since_mark()))
+        elif name == "APPEND":
+            item = stack.pop()
+            _expect(stack[-1], list).append(item)
+        elif name == "APPENDS":
+            items = self._since_mark()
+            _expect(stack[-1], list).extend(items)
+        elif name == "SETITEM":
+            key, value = stack[-2:]
+            del stack[-2:]
+            _expect(stack[-1], dict)[key] = value
+        elif name == "SETITEMS":
+            items = self._since_mark()
+            _expect(stack[-1], dict).update(_pairs(items))
+        elif name == "GLOBAL":
+            stack.append(self._global(argument))
+        elif name == "STACK_GLOBAL":
+            module, attribute = stack[-2:]
+            del stack[-2:]
+            stack.append(self._global(f"{module} {attribute}"))
+        elif name == "BINPERSID":
+            stack.append(_storage(stack.pop()))
+        elif name == "REDUCE":
+            arguments = stack.pop()
+            stack.append(_reduce(stack.pop(), arguments))
+        elif name == "NEWOBJ":
+            stack.pop()
+            if not _is_class(stack.pop()):
+                raise _Refused("makes an object that is not a TorchScript module")
+            stack.append(_Record())
+        elif name == "BUILD":
+            state = stack.pop()
+            if isinstance(stack[-1], _Record) and isinstance(state, dict):
+                stack[-1].update(state)
+            elif not isinstance(stack[-1], dict):  # an OrderedDict's attributes, such as _metadata, are dropped
+                raise _Refused("sets the state of an object")
+        elif name == "POP":
+            stack.pop()
+        else:
+            raise _Refused(f"uses {name}")
+
+    def _since_mark(self) -> list[Any]:
+        start = len(self.stack) - 1 - self.stack[::-1].index(_Mark)
+        items = self.stack[start + 1 :]
+        del self.stack[start:]
+        return items
+
+    def _global(self, name: str) -> _Global:
+        if name in _ALLOWED or (self.is_jit and name.startswith("__torch__")):
+            return _Global(name)
+        raise _Refused(f"names {name.replace(' ', '.')}")
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, _Global) and value.name.startswith("__torch__")
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise _Refused("is damaged")
+    return value
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _storage(identity: Any) -> _Storage:
+    kind, storage, key, _, count = _expect(identity, tuple)[:5]
+    name = storage.name.removeprefix("torch ") if isinstance(storage, _Global) else ""
+    if kind != "storage" or name not in _STORAGES or not isinstance(key, str) or type(count) is not int:
+        raise _Refused("refers to something other than a tensor's numbers")
+    return _Storage(key, _STORAGES[name], count)
+
+
+def _reduce(function: Any, arguments: Any) -> Any:
+    """What a call would give, for the few functions that describe tensors and containers."""
+    name = function.name if isinstance(function, _Global) else ""
+    _expect(arguments, tuple)
+    if name in _REBUILD_TENSOR:
+        storage, offset, shape, strides = arguments[:4]
+        return _Tensor(_expect(storage, _Storage), offset, tuple(shape), tuple(strides))
+    if name == _REBUILD_PARAMETER:
+        return _expect(arguments[0], _Tensor)
+    if name == _ORDERED_DICT:
+        return dict(arguments[0]) if arguments else {}
+    if name == _SIZE:
+        return tuple(arguments[0])
+    if name in _TYPED_LISTS or name == _TAG:
+        return arguments[0]
+    raise _Refused("calls something that is not a tensor's")
