@@ -1,0 +1,242 @@
+"""Class names and prompt templates for zero-shot classification: those published for known datasets, and one's own.
+
+The published ones lie in `classes/`, a JSON file for each dataset that says which package and version they are from;
+the packages' licences lie beside them (`scripts/extract_prompts.py` made them). A file of one's own is JSON:
+
+    ["a photo of a {c}.", ...]                               templates for the dataset's own class names
+    {"CLASS": ["a prompt", ...], ...}                        finished prompts for each class (CuPL, Pratt et al. 2023)
+    {"classes": [...], "templates": [...] or {...}}          both; "codes" may give the folder names of the classes
+    {"DATASET": any of these, ...}                           for several datasets, as CLIP_benchmark's files
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from mmjax import storage
+from mmjax.data.files import FOLDER_TEMPLATES
+from mmjax.data.source import Record, Source
+from mmjax.errors import UserError, did_you_mean
+from mmjax.evaluation.zero_shot import Templates, class_prompts
+
+OWN = "own"
+_FOLDER = resources.files("mmjax.evaluation") / "classes"
+_PREFIX = re.compile(r"^(wds|vtab|tfds|webdataset)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Class names and templates.
+
+    Attributes:
+      name: the dataset's, or the file's path.
+      class_names: in the order of the labels; None where the dataset's own are to be used.
+      templates: for all classes, or prompts for each class by its name; see `zero_shot.class_prompts`.
+      codes: folder names of the classes (ImageNet's WordNet ids), in the order of the labels; may be empty.
+      origin: where names and templates were published.
+    """
+
+    name: str
+    class_names: tuple[str, ...] | None
+    templates: Templates
+    codes: tuple[str, ...] = ()
+    origin: str = ""
+
+
+def known() -> list[str]:
+    """The datasets whose class names and templates come with mmjax."""
+    return sorted(path.name.removesuffix(".json") for path in _FOLDER.iterdir() if path.name.endswith(".json"))
+
+
+def find(dataset: str) -> str | None:
+    """The known name of a dataset as people write it (`oxford_iiit_pet`, `wds_vtab-pets`, `CIFAR-10`), or None."""
+    return _names().get(_plain(dataset))
+
+
+def load(name_or_path: str, *, dataset: str = "", field: str = "prompts") -> Prompts:
+    """Reads prompts.
+
+    Args:
+      name_or_path: a known dataset (`imagenet1k`; `imagenet1k:simple` has the seven templates that OpenAI found to do
+        nearly as well as all eighty), or a JSON file, see above.
+      dataset: which entry of a file for several datasets to take.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: no such name or file, or a file that is not of one of the forms above.
+    """
+    if name_or_path.endswith(".json"):
+        return _from_file(name_or_path, dataset, field)
+    name, _, kind = name_or_path.partition(":")
+    found = find(name)
+    if found is None:
+        raise UserError(
+            f"{field}={name_or_path!r} is not known{did_you_mean(name, [*known(), OWN])}; give a .json file, {OWN!r}"
+            f" for the dataset's own, or one of: {', '.join(known())}"
+        )
+    content = _read(found)
+    if kind not in ("", "simple") or (kind and "simple_templates" not in content):
+        kinds = "; only ':simple' can follow, for the seven templates" if "simple_templates" in content else ""
+        raise UserError(f"{field}={name_or_path!r}: {found!r} has no {kind!r} templates{kinds}")
+    key = "simple_templates" if kind else "templates"
+    return Prompts(
+        name=f"{found}:{kind}" if kind else found,
+        class_names=tuple(content["classes"]),
+        templates=tuple(content[key]),
+        codes=tuple(content.get("codes", ())),
+        origin=f"classes: {content['classes_from']}; templates: {content[key + '_from']}",
+    )
+
+
+class Prompted:
+    """A source with other class names and templates: its examples, captioned with their class's first prompt."""
+
+    def __init__(self, source: Source, prompts: Prompts):
+        self.source, self.name, self.prompts = source, source.name, prompts
+        self.class_names, self.templates = list(prompts.class_names or ()), prompts.templates
+        self._captions = [own[0] for own in class_prompts(self.class_names, self.templates)]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self.source[index]
+        label = record.get("label")
+        return record if label is None else record | {"captions": [self._captions[label]]}
+
+
+def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "prompts") -> Source:
+    """The source with the class names and templates that it is to be evaluated with.
+
+    Args:
+      source: as it was opened.
+      choice: a known name or a file, see `load`; `own` leaves the source as it is. By default a dataset whose name is
+        known, with as many classes as are known for it, or whose classes are named by WordNet ids, gets the published
+        names, and the published templates where it brings none of its own.
+      dataset: its name, where the source's is another.
+      field: config field to name in errors.
+
+    Returns:
+      A `Prompted` source, or the source itself where nothing is changed.
+
+    Raises:
+      UserError: as `load`, or the names do not fit the source's classes.
+    """
+    name = dataset or source.name
+    if choice == OWN:
+        return source
+    if choice:
+        prompts = load(choice, dataset=name, field=field)
+        names = _match(source.class_names, prompts)
+        if names is None:
+            raise UserError(
+                f"{field}={choice!r}: {source.name!r} has {len(source.class_names or ())} classes (the first is"
+                f" {(source.class_names or [''])[0]!r}), and these name {len(prompts.class_names or ())} others;"
+                " choose the dataset's, or write them to a .json file"
+            )
+        return Prompted(source, dataclasses.replace(prompts, class_names=tuple(names)))
+    if not source.class_names:
+        return source
+    codes = _read("imagenet1k")["codes"]
+    found = "imagenet1k" if set(source.class_names) <= set(codes) else find(name)
+    prompts = load(found) if found else None
+    names = _match(source.class_names, prompts) if prompts else None
+    if names is None:
+        return source
+    if source.templates and list(source.templates) != FOLDER_TEMPLATES:
+        prompts = dataclasses.replace(prompts, templates=list(source.templates))
+    return Prompted(source, dataclasses.replace(prompts, class_names=tuple(names)))
+
+
+def _match(own: Sequence[str] | None, prompts: Prompts) -> list[str] | None:
+    """The prompts' name for each of a source's classes, or None where they are not names of these classes."""
+    theirs = prompts.class_names
+    if theirs is None:
+        return list(own) if own else None
+    if not own:
+        return list(theirs)
+    by_code = dict(zip(prompts.codes, theirs, strict=bool(prompts.codes)))
+    if by_code and set(own) <= set(by_code):
+        return [by_code[code] for code in own]
+    if all(name.isdecimal() for name in own):
+        numbers = [int(name) for name in own]
+        # Folders are sorted as text ("10" before "2"), and some datasets count from 1.
+        first = 1 if min(numbers) == 1 and max(numbers) == len(theirs) else 0
+        if len(set(numbers)) == len(own) and max(numbers) < len(theirs) + first:
+            return [theirs[number - first] for number in numbers]
+    by_name = {_plain(name): name for name in theirs}
+    if len(by_name) == len(theirs) and all(_plain(name) in by_name for name in own):
+        return [by_name[_plain(name)] for name in own]
+    if len(own) != len(theirs):
+        return None
+    # By position, unless a name says that it stands elsewhere.
+    places = {_plain(name): place for place, name in enumerate(theirs)}
+    contradicted = any(places.get(_plain(name), place) != place for place, name in enumerate(own))
+    return None if contradicted and len(places) == len(theirs) else list(theirs)
+
+
+def _from_file(path: str, dataset: str, field: str) -> Prompts:
+    where = f"{field}={path!r}"
+    try:
+        content = json.loads(storage.as_path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: not readable as JSON ({error})") from error
+    if isinstance(content, dict) and "templates" not in content:
+        # For several datasets: the entry of this one. A class may be called as a dataset is, but has no nested lists.
+        entries = {
+            key: value for key, value in content.items() if isinstance(value, dict) or find(key) or key == dataset
+        }
+        if len(entries) == len(content) and content:
+            name = find(dataset)
+            chosen = [key for key in entries if key == dataset or (name and find(key) == name)]
+            if not chosen:
+                raise UserError(f"{where}: has no entry for {dataset!r}; it has {', '.join(map(repr, entries))}")
+            content = entries[chosen[0]]
+    names = codes = None
+    templates: Any = content
+    if isinstance(content, dict) and "templates" in content:
+        templates, names, codes = content["templates"], content.get("classes"), content.get("codes")
+    for told, value in (("classes", names), ("codes", codes)):
+        if value is not None and not _are_strings(value):
+            raise UserError(f"{where}: {told!r} must be a list of strings")
+    if isinstance(templates, dict):
+        for name, own in templates.items():
+            if not _are_strings(own):
+                raise UserError(f"{where}: the prompts of {name!r} must be a list of at least one string")
+    elif not _are_strings(templates):
+        raise UserError(f"{where}: templates must be a list of strings with {{c}}, or prompts by class")
+    if codes is not None and len(codes) != len(names or ()):
+        raise UserError(f"{where}: {len(codes)} codes for {len(names or ())} classes; give one for each")
+    prompts = Prompts(path, tuple(names) if names else None, templates, tuple(codes or ()), path)
+    class_prompts(names or _keys(templates) or ["x"], templates)
+    return prompts
+
+
+def _keys(templates: Templates) -> list[str]:
+    return list(templates) if isinstance(templates, Mapping) else []
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone, without what marks a dataset's packaging."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return _PREFIX.sub("", _PREFIX.sub("", plain)) or plain
+
+
+@functools.cache
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    return {_plain(alias): name for name in known() for alias in (*_read(name)["aliases"], name)}

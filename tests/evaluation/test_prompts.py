@@ -1,0 +1,176 @@
+"""Published class names and templates, those of a person's own, and which of them a source is evaluated with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmjax.data.files import FOLDER_TEMPLATES
+from mmjax.errors import UserError
+from mmjax.evaluation import prompts
+from mmjax.evaluation.zero_shot import class_prompts
+
+COUNTS = {  # classes and templates: Table 9 of Radford et al. 2021, and the lists of CLIP_benchmark
+    "imagenet1k": (1000, 80),
+    "imagenet-a": (200, 80),
+    "imagenet-o": (200, 80),
+    "imagenet-r": (200, 80),
+    "cifar10": (10, 18),
+    "cifar100": (100, 18),
+    "food101": (101, 1),
+    "pets": (37, 1),
+    "flowers": (102, 1),
+    "dtd": (47, 8),
+    "eurosat": (10, 3),
+    "mnist": (10, 1),
+    "caltech101": (102, 34),
+    "cars": (196, 8),
+    "fgvc_aircraft": (100, 2),
+    "sun397": (397, 2),
+    "voc2007": (20, 1),
+    "stl10": (10, 2),
+    "gtsrb": (43, 3),
+    "svhn": (10, 6),
+    "country211": (211, 5),
+    "resisc45": (45, 4),
+    "fer2013": (7, 6),
+    "pcam": (2, 2),
+}
+
+
+class Source:
+    def __init__(self, name, class_names, templates=FOLDER_TEMPLATES):
+        self.name, self.class_names, self.templates = name, class_names, templates
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"image": b"", "captions": ["x", "y"], "id": index, "label": index}
+
+
+@pytest.mark.parametrize("name", prompts.known())
+def test_every_list_is_whole_and_says_where_it_is_from(name):
+    found = prompts.load(name)
+    assert (len(found.class_names), len(found.templates)) == COUNTS.get(
+        name, (len(found.class_names), len(found.templates))
+    )
+    assert not any("_" in each for each in found.class_names)
+    assert all(each.strip() for each in found.class_names) or name == "clevr_closest_object_distance"  # " shapes."
+    assert len(found.codes) in (0, len(found.class_names))
+    # Only ImageNet has names twice, as OpenAI left them.
+    assert len(set(found.class_names)) >= len(found.class_names) - 2 * name.startswith("imagenet")
+    assert "dataset" in found.origin or "clip-benchmark 1" in found.origin
+    class_prompts(found.class_names, found.templates)  # every template has a {c}
+
+
+def test_all_wanted_are_there_with_their_licences():
+    assert set(COUNTS) <= set(prompts.known())
+    folder = Path(prompts.__file__).parent / "classes"
+    for licence in ("clip-benchmark", "open-clip"):
+        assert "Permission is hereby granted" in (folder / f"LICENSE-{licence}").read_text()
+    assert "Apache License" in (folder / "LICENSE-tensorflow-datasets").read_text()
+
+
+def test_imagenet_has_seven_simple_templates():
+    assert len(prompts.load("imagenet1k:simple").templates) == 7
+    assert "itap of a {c}." in prompts.load("imagenet-a:simple").templates
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("CIFAR-10", "cifar10"),
+        ("wds_vtab-pets", "pets"),
+        ("oxford_iiit_pet", "pets"),
+        ("cars196", "cars"),
+        ("imagenetv2", "imagenet1k"),
+        ("imagenet_sketch", "imagenet1k"),
+        ("ImageNet-A", "imagenet-a"),
+        ("wds_imagenet_r", "imagenet-r"),
+        ("digits", None),
+    ],
+)
+def test_names_as_people_write_them(written, name):
+    assert prompts.find(written) == name
+
+
+def test_codes_and_numbers_become_names():
+    codes = prompts.load("imagenet1k").codes
+    found = prompts.apply(Source("val", [codes[2], codes[0]]))  # a few of ImageNet's classes, in a folder of any name
+    assert found.class_names == ["great white shark", "tench"] and len(found.templates) == 80
+    assert found[1]["captions"] == ["a bad photo of a tench."] and len(found) == 3
+    numbers = sorted(map(str, range(1000)))  # as folders are sorted: "0", "1", "10", "100", ...
+    names = prompts.load("imagenet1k").class_names
+    assert prompts.apply(Source("imagenet", numbers)).class_names == [names[int(number)] for number in numbers]
+    flowers = sorted(map(str, range(1, 103)))
+    found = prompts.apply(Source("flowers", flowers)).class_names
+    assert found[flowers.index("1")] == "pink primrose" and found[flowers.index("102")] == "blackberry lily"
+
+
+def test_names_are_matched_before_positions():
+    names = list(prompts.load("stl10").class_names)
+    shuffled = [f" {name.upper()}" for name in reversed(names)]
+    assert prompts.apply(Source("stl10", shuffled)).class_names == names[::-1]
+    eurosat = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop"]
+    eurosat += ["Residential", "River", "SeaLake"]
+    assert prompts.apply(Source("EuroSAT", eurosat)).class_names == list(prompts.load("eurosat").class_names)
+    # "river" standing elsewhere says that the order is another.
+    assert prompts.apply(Source("eurosat", eurosat[::-1])).class_names == eurosat[::-1]
+
+
+def test_a_source_keeps_what_it_brings():
+    plain = Source("pets", ["cat", "dog"])
+    assert prompts.apply(plain) is plain  # another number of classes: another dataset
+    assert prompts.apply(Source("words", ["0", "1"])).class_names == ["0", "1"]
+    own = Source("cifar10", list(prompts.load("cifar10").class_names), ["my {c}"])
+    assert list(prompts.apply(own).templates) == ["my {c}"]
+    assert prompts.apply(own, "own") is own
+    assert len(prompts.apply(own, "cifar10").templates) == 18
+    captions = Source("pairs", None, None)
+    assert prompts.apply(captions) is captions
+
+
+@pytest.mark.parametrize(
+    ("content", "choice", "expected"),
+    [
+        (["a {c}!"], ["cat", "dog"], [["a cat!"], ["a dog!"]]),
+        ({"dog": ["it barks"], "cat": ["it purrs", "a {c}"]}, ["cat", "dog"], [["it purrs", "a cat"], ["it barks"]]),
+        ({"classes": ["Cat", "Dog"], "templates": ["{c}"], "codes": ["c", "d"]}, ["d", "c"], [["Dog"], ["Cat"]]),
+        ({"toys": ["toy {c}"], "cifar10": ["{c}"]}, ["cat", "dog"], [["toy cat"], ["toy dog"]]),
+        ({"toys": {"cat": ["1"], "dog": ["2"]}, "more": {"x": ["y"]}}, ["cat", "dog"], [["1"], ["2"]]),
+    ],
+    ids=["templates", "by class", "both", "by dataset", "by dataset and class"],
+)
+def test_files_of_ones_own(content, choice, expected, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(content))
+    found = prompts.apply(Source("toys", choice), str(path))
+    assert class_prompts(found.class_names, found.templates) == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ("imagnet1k", "did you mean 'imagenet1k'"),
+        ("pets:simple", "has no 'simple' templates"),
+        ("imagenet1k:short", "only ':simple' can follow"),
+        ("missing.json", "there is no such file"),
+        ("cifar100", "has 2 classes"),
+        ([], "list of strings"),
+        (["a photo"], "has no {c}"),
+        ({"cat": "it purrs"}, "must be a list"),
+        ({"templates": ["{c}"], "classes": ["a"], "codes": ["b", "c"]}, "2 codes for 1 classes"),
+        ({"cifar10": ["{c}"]}, "has no entry for 'toys'"),
+        ({"cat": ["x"]}, "class 'dog' has no prompts"),
+        ("{", "not readable as JSON"),
+    ],
+)
+def test_mistakes_are_one_line(choice, told, tmp_path):
+    if not isinstance(choice, str) or choice == "{":
+        path = tmp_path / "own.json"
+        path.write_text(choice if isinstance(choice, str) else json.dumps(choice))
+        choice = str(path)
+    with pytest.raises(UserError) as caught:
+        prompts.apply(Source("toys", ["cat", "dog"]), choice, field="datasets.toys.prompts")
+    assert told in str(caught.value) and "\n" not in str(caught.value)
