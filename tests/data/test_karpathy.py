@@ -1,0 +1,95 @@
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax.data.karpathy import Karpathy
+from mmjax.data.source import Source
+from mmjax.errors import UserError
+
+
+def entry(number, split, filepath=None, captions=2):
+    made = {"filename": f"{number}.png", "split": split, "imgid": number}
+    made["sentences"] = [{"raw": f" caption {number}.{i} ", "tokens": []} for i in range(captions)]
+    return made | ({"filepath": filepath} if filepath else {})
+
+
+def png(value):
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder, entries, images="", *, flat=False):
+    """The JSON and its images; returns the JSON's path."""
+    for each in entries:
+        path = folder / images / ("" if flat else each.get("filepath", "")) / each["filename"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(each["imgid"]))
+    file = folder / "dataset_coco.json"
+    file.write_text(json.dumps({"dataset": "coco", "images": entries}))
+    return str(file)
+
+
+ENTRIES = [
+    entry(0, "test", "val2014"),
+    entry(1, "restval", "val2014", captions=6),
+    entry(2, "train", "train2014"),
+    entry(3, "test", "val2014"),
+    entry(4, "val", "val2014"),
+]
+
+
+@pytest.mark.parametrize("images", ["", "images"])
+def test_splits_in_the_order_of_the_file(tmp_path, images):
+    file = write(tmp_path, ENTRIES, images)
+    test = Karpathy(f"{file}/test")
+    assert isinstance(test, Source) and test.name == "coco" and len(test) == 2
+    assert test[0]["captions"] == ["caption 0.0", "caption 0.1"] and test[1]["image"] == png(3)
+    assert test[0]["id"] != test[1]["id"] and test[-1]["id"] == test[1]["id"]
+    train = Karpathy(f"{file}/train")  # with restval
+    assert train.name == "coco/train" and [len(train[i]["captions"]) for i in range(2)] == [6, 2]
+    assert len(Karpathy(f"{file}/val")) == 1
+    assert pickle.loads(pickle.dumps(test))[1] == test[1]
+    with pytest.raises(IndexError):
+        test[2]
+
+
+def test_images_elsewhere(tmp_path):
+    (tmp_path / "a").mkdir()
+    entries = [entry(0, "test"), entry(1, "test")]  # Flickr's have no filepath
+    file = write(tmp_path / "a", entries, "../photos")
+    assert Karpathy(f"{file}/test,images={tmp_path}/photos")[1]["image"] == png(1)
+    # All of COCO's in one folder, without its sub-folders.
+    file = write(tmp_path / "b", ENTRIES, "images", flat=True)
+    assert Karpathy(f"{file}/test")[1]["image"] == png(3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "content", "told"),
+    [
+        ("FILE", None, "no split"),
+        ("FILE/tset", ENTRIES, "did you mean 'test'"),
+        ("FILE/test", None, "there is no file"),
+        ("FILE/test", {"annotations": []}, "no list 'images'"),
+        ("FILE/test", "{", "cannot be read as JSON"),
+        ("FILE/test", [{"filename": "a.png", "split": "test"}], "image 0 lacks 'sentences'"),
+        ("FILE/test", [entry(0, "test", captions=0)], "has no caption"),
+        ("FILE/val", [entry(0, "test")], "no image of the file is in 'val'; its splits are test"),
+        ("FILE/test", [entry(0, "test")], "is not in"),
+        ("FILE/test,images=", [entry(0, "test")], "names no folder"),
+        ("FILE/test,images=/nowhere", [entry(0, "test")], "give the folder that holds it"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, spec, content, told):
+    file = tmp_path / "dataset_x.json"
+    if content is not None:
+        text = content if isinstance(content, str) else content if isinstance(content, dict) else {"images": content}
+        file.write_text(text if isinstance(text, str) else json.dumps(text))
+    with pytest.raises(UserError) as caught:
+        Karpathy(spec.replace("FILE", str(file)), field="data.eval")
+    assert told in str(caught.value) and str(caught.value).startswith("data.eval='karpathy:")
+    assert "\n" not in str(caught.value)
