@@ -24,8 +24,6 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec:
     """How images are prepared, from `data` and the model's input size."""
     data = config.data
     mean, std = images.MEAN_STD[choose("data.mean_std", data.mean_std, images.MEAN_STD)]
-    choose("data.resize", data.resize, ("crop", "squash"))
-    choose("data.interpolation", data.interpolation, ("bicubic", "bilinear"))
     return images.ImageSpec(
         size=config.model.image.image_size,
         resize=data.resize,
@@ -34,7 +32,12 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec:
         std=std,
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,
+        draft=data.draft,
         flip=data.flip,
+        color_jitter=data.color_jitter,
+        color_jitter_prob=data.color_jitter_prob,
+        grayscale=data.grayscale,
+        randaugment=data.randaugment,
     )
 
 

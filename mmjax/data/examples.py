@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmjax.data.faults import BadExample, reason_code
-from mmjax.data.images import ImageSpec, decode, eval_transform, train_transform
+from mmjax.data.images import ImageSpec, decode, eval_transform, train_image
 from mmjax.data.order import (
     GlobalOrder,
     SourceOrder,
@@ -148,7 +148,7 @@ class TrainExamples:
 
     def _load(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         caption = _draw_caption(record, rng.random())
-        image = train_transform(decode(record["image"]), self.image_spec, rng)
+        image = train_image(record["image"], self.image_spec, rng)
         ids, mask = self.tokenizer([caption])
         return {"image": image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
 

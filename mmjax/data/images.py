@@ -1,22 +1,29 @@
-"""Decoding and resizing images on the host: encoded bytes or arrays -> uint8 [H,W,3].
+"""Decoding, cropping and resizing images on the host: encoded bytes or arrays -> uint8 [H,W,3].
 
 Pixels stay uint8 here; `MEAN_STD` is applied on the device.
 """
 
+import contextlib
 import dataclasses
 import io
+import logging
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from mmjax.data import augment
 from mmjax.data.faults import BadExample
 from mmjax.errors import UserError, choose
 
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
 MAX_PIXELS = 89_478_485
+
+# Formats that hold photographs. The other plugins of Pillow start programs (EPS), know no magic number or are rare.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 MEAN_STD = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -25,13 +32,33 @@ MEAN_STD = {
 }
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_ORIENTATION = 0x0112  # EXIF tag
 _CROP_TRIES = 10
+_MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
+
+# What makes an image of this EXIF orientation upright.
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow finds an orientation
+
+# A damaged file is reported as a BadExample; Pillow's own words about it would fill the log.
+for _category in (UserWarning, RuntimeWarning):
+    warnings.filterwarnings("ignore", module=r"PIL\.", category=_category)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """How an image becomes a [size, size, 3] array. Recorded in the checkpoint: evaluation depends on it.
+    """How an image becomes a [size, size, 3] array. Recorded in the checkpoint: evaluation depends on the first six.
+
+    The others are of training alone; by default they do nothing, so that a record without them reads as what was done.
 
     Attributes:
       size: side of the square output, in pixels.
@@ -42,7 +69,12 @@ class ImageSpec:
       std: per-channel standard deviation, divided by after that.
       crop_scale: range of the training crop's area as a fraction of the image's.
       crop_ratio: range of the training crop's aspect ratio, width / height.
+      draft: let libjpeg decode at 1/2, 1/4 or 1/8 where the crop keeps at least `size` pixels a side.
       flip: mirror half of the training images.
+      color_jitter: brightness, contrast, saturation and hue, see `augment.color_jitter`.
+      color_jitter_prob: share of the training images that are jittered.
+      grayscale: share of the training images that lose their colours.
+      randaugment: operations an image and their magnitude, see `augment.rand_augment`.
     """
 
     size: int
@@ -52,32 +84,56 @@ class ImageSpec:
     std: Sequence[float | int] = MEAN_STD["clip"][1]
     crop_scale: Sequence[float | int] = (0.9, 1.0)
     crop_ratio: Sequence[float | int] = (3 / 4, 4 / 3)
+    draft: bool = False
     flip: bool = False
+    color_jitter: Sequence[float | int] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter_prob: float = 1.0
+    grayscale: float = 0.0
+    randaugment: Sequence[int] = (0, 9)
 
     def __post_init__(self):
-        for name in ("mean", "std", "crop_scale", "crop_ratio"):  # JSON and config files give lists, even of ints
+        for name in ("mean", "std", "crop_scale", "crop_ratio", "color_jitter"):  # JSON gives lists, even of ints
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
-        choose("image.resize", self.resize, ("crop", "squash"))
-        choose("image.interpolation", self.interpolation, _RESAMPLING)
+        object.__setattr__(self, "randaugment", tuple(self.randaugment))
+        choose("data.resize", self.resize, ("crop", "squash"))
+        choose("data.interpolation", self.interpolation, _RESAMPLING)
         if self.size < 1:
-            raise UserError(f"image.size={self.size} is not positive")
+            raise UserError(f"image size {self.size} is not positive; set model.image.image_size to 1 or more")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"image.mean={self.mean}, image.std={self.std}: give three numbers each, std above 0")
+            raise UserError(f"data.mean_std: mean {self.mean}, std {self.std}: give three numbers each, std above 0")
         for name, upper in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
             value = getattr(self, name)
             if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
                 limit = " <= 1" if upper == 1.0 else ""
-                raise UserError(f"image.{name}={value}: give (low, high) with 0 < low <= high{limit}")
+                raise UserError(f"data.{name}={value}: give (low, high) with 0 < low <= high{limit}")
+        for name in ("color_jitter_prob", "grayscale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name}={getattr(self, name)} is no probability; give a number from 0 to 1")
+        jitter = self.color_jitter
+        if len(jitter) != 4 or not all(0 <= x < math.inf for x in jitter) or jitter[3] > 0.5:
+            raise UserError(
+                f"data.color_jitter={jitter}: give (brightness, contrast, saturation, hue), none negative, hue <= 0.5"
+            )
+        ops = self.randaugment
+        whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
+        if not whole or ops[0] < 0 or not 0 <= ops[1] <= augment.MAX_MAGNITUDE:
+            raise UserError(
+                f"data.randaugment={ops}: give (operations, magnitude) as integers, operations >= 0 (0 = off) and"
+                f" magnitude from 0 to {augment.MAX_MAGNITUDE}"
+            )
+
+
+# -- decoding ----------------------------------------------------------------------------------------------------------
 
 
 def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes an image to upright 8-bit RGB.
 
-    The EXIF orientation is applied, palettes are expanded, alpha is dropped without compositing (as OpenCLIP does) and
-    16-bit samples keep their high byte.
+    The EXIF orientation is applied, palettes are expanded, alpha is dropped without compositing (as OpenCLIP does),
+    16-bit samples keep their high byte, and of several frames the first counts.
 
     Args:
-      image: an encoded file, or a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4].
+      image: an encoded file in one of FORMATS, or a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4].
       max_pixels: larger images are refused from their header, before they can fill the memory.
 
     Raises:
@@ -85,22 +141,44 @@ def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
+    with _open(image, max_pixels) as opened:
+        opened.load()
+        return _turned(_to_rgb(opened), _orientation(opened))
+
+
+@contextlib.contextmanager
+def _open(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens a file for as long as it is decoded; whatever goes wrong in the block becomes a BadExample."""
     if not image:
         raise BadExample("empty", "a file of zero bytes")
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise BadExample("too_large", f"{opened.width} x {opened.height} pixels, the limit is {max_pixels}")
-            opened.load()
-            return _to_rgb(_upright(opened))
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            _check_size(opened, image, max_pixels)
+            yield opened
     except BadExample:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadExample("too_large", str(error)) from error
     except UnidentifiedImageError as error:
-        raise BadExample("not_image", f"{len(image)} bytes of no known image format") from error
+        raise BadExample("not_image", f"{len(image)} bytes of no image format that is read here") from error
     except Exception as error:  # on corrupt files Pillow's plugins raise nearly every type there is
         raise BadExample("corrupt", f"{type(error).__name__}: {error}") from error
+
+
+def _check_size(opened: Image.Image, image: bytes, max_pixels: int) -> None:
+    """Refuses, from its header, an image that would take too much memory or time."""
+    width, height = opened.size
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, and may be larger than the image
+        width = max(width, int(opened.tag_v2.get(322, 0)))
+        height = max(height, int(opened.tag_v2.get(323, 0)))
+    if width * height > max_pixels:
+        raise BadExample("too_large", f"{width} x {height} pixels, the limit is {max_pixels}")
+    if isinstance(opened, JpegImagePlugin.JpegImageFile) and width * height > _MANY_SCANS_PIXELS:
+        # Each scan goes over all pixels, and an empty one takes few bytes. Encoders write about ten; by chance the
+        # marker is found once in 64 KiB of whatever follows the image.
+        scans = image.count(b"\xff\xda")
+        if scans > 500 + (len(image) >> 14):
+            raise BadExample("corrupt", f"{scans} scans")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -108,16 +186,26 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
         raise BadExample("corrupt", f"array of {array.dtype} {list(array.shape)}; expected uint8 [H,W,3]")
+    if 0 in array.shape:
+        raise BadExample("empty", f"array {list(array.shape)} without pixels")
     image = Image.fromarray(np.ascontiguousarray(array))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, that is still to be applied; Pillow turns TIFFs itself while it loads them."""
+    # PNGs may have it after the pixels, where only getexif looks.
+    if image.format != "PNG" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # metadata that cannot be parsed says nothing about the pixels
-        return image
-    return image if orientation == 1 else ImageOps.exif_transpose(image)
+        return 1
+    return orientation if orientation in _TRANSPOSE else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -135,23 +223,96 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def train_transform(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """Random resized crop, as torchvision's `RandomResizedCrop` defines it, and a flip where the spec asks for one.
+# -- training ----------------------------------------------------------------------------------------------------------
 
-    The crop is resampled in place (`resize(box=...)`), so that at its border the filter sees the neighbouring pixels.
+
+def train_image(
+    image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a training image, crops it at random and augments it as the spec says.
+
+    The crop is torchvision's `RandomResizedCrop`, drawn from the size of the upright image and resampled in place
+    (`resize(box=...)`), so that at its border the filter sees the neighbouring pixels. It is the same with `spec.draft`
+    and without. Then come the flip, RandAugment, colour jitter and grayscale.
+
+    Args:
+      image: see `decode`.
+      spec: what to do.
+      rng: everything random is drawn from it.
+      max_pixels: see `decode`.
+
+    Raises:
+      BadExample: as `decode` does.
     """
-    left, top, width, height = random_crop_box(image.width, image.height, spec, rng)
-    box = (left, top, left + width, top + height)
-    if (width, height) == (spec.size, spec.size):
-        image = image.crop(box)
+    if isinstance(image, np.ndarray):
+        decoded = _from_array(image)
+        crop = _crop(decoded, random_crop_box(*decoded.size, spec, rng), spec)
     else:
-        image = image.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[:, ::-1]) if spec.flip and rng.random() < 0.5 else pixels
+        with _open(image, max_pixels) as opened:
+            jpeg = isinstance(opened, JpegImagePlugin.JpegImageFile)
+            if not jpeg:  # some plugins know orientation and size for sure only after this
+                opened.load()
+            orientation = _orientation(opened)
+            width, height = opened.size
+            upright = (height, width) if orientation >= 5 else (width, height)
+            box = _stored_box(random_crop_box(*upright, spec, rng), orientation, upright)
+            if jpeg and spec.draft:
+                box = _draft(opened, box, spec.size)
+            # The small crop is turned, not the large image.
+            crop = _turned(_crop(opened, box, spec), orientation)
+    return np.asarray(_augmented(crop, spec, rng))
+
+
+def _stored_box(
+    box: tuple[float, float, float, float], orientation: int, upright: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Where a box (left, top, right, bottom) of the upright image of this size lies in the file's image."""
+    left, top, right, bottom = box
+    width, height = upright
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    return (top, left, bottom, right) if orientation >= 5 else (left, top, right, bottom)
+
+
+def _draft(
+    jpeg: JpegImagePlugin.JpegImageFile, box: tuple[float, float, float, float], size: int
+) -> tuple[float, float, float, float]:
+    """Tells libjpeg to decode at the smallest scale that keeps the box `size` pixels a side; returns the scaled box."""
+    side = min(box[2] - box[0], box[3] - box[1])
+    scale = next((s for s in (8, 4, 2) if side >= s * size), 1)
+    if scale > 1 and jpeg.draft(None, (jpeg.width // scale, jpeg.height // scale)) is None:
+        return box  # Pillow has another decoder for this file
+    return tuple(x / scale for x in box)
+
+
+def _crop(image: Image.Image, box: tuple[float, float, float, float], spec: ImageSpec) -> Image.Image:
+    """The box of an image in any mode, as RGB [size, size]."""
+    if image.mode != "L":  # grey stays grey while it is resampled: a third of the work for the same pixels
+        image = _to_rgb(image)
+    size = spec.size
+    if (box[2] - box[0], box[3] - box[1]) == (size, size) and all(x == int(x) for x in box):
+        image = image.crop(tuple(int(x) for x in box))
+    else:
+        image = image.resize((size, size), _RESAMPLING[spec.interpolation], box=box)
+    return _to_rgb(image)
+
+
+def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> Image.Image:
+    if spec.flip and rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if spec.randaugment[0]:
+        image = augment.rand_augment(image, *spec.randaugment, rng)
+    if any(spec.color_jitter) and rng.random() < spec.color_jitter_prob:
+        image = augment.color_jitter(image, spec.color_jitter, rng)
+    if spec.grayscale and rng.random() < spec.grayscale:
+        image = augment.grayscale(image)
+    return image
 
 
 def random_crop_box(width: int, height: int, spec: ImageSpec, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draws the training crop of an image of this size, in pixels: (left, top, crop width, crop height).
+    """Draws the training crop of an image of this size, in pixels: (left, top, right, bottom).
 
     Ten tries with area ~ U(crop_scale) and log aspect ratio ~ U(log crop_ratio); when none fits, the largest central
     crop whose aspect ratio is within `crop_ratio` (torchvision's `RandomResizedCrop.get_params`).
@@ -167,20 +328,25 @@ def random_crop_box(width: int, height: int, spec: ImageSpec, rng: np.random.Gen
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top = int(rng.random() * (height - crop_height + 1))
             left = int(rng.random() * (width - crop_width + 1))
-            return left, top, crop_width, crop_height
+            return left, top, left + crop_width, top + crop_height
     if width / height < ratio_low:
         crop_width, crop_height = width, max(1, min(height, round(width / ratio_low)))
     elif width / height > ratio_high:
         crop_width, crop_height = max(1, min(width, round(height * ratio_high))), height
     else:
         crop_width, crop_height = width, height
-    return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
 def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
     """Resizes for evaluation, with the rounding of torchvision's `Resize(size)` and `CenterCrop(size)`.
 
-    An image that already has the target size comes back unchanged.
+    An image that already has the target size comes back unchanged. A ribbon whose long side would come out too long for
+    the memory is resized within the crop alone, the same up to rounding.
     """
     size, resampling = spec.size, _RESAMPLING[spec.interpolation]
     width, height = image.size
@@ -192,7 +358,11 @@ def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H 
         new_width, new_height = size, int(size * height / width)
     else:
         new_width, new_height = int(size * width / height), size
+    left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
+    right, bottom = left + size, top + size
+    if new_width * new_height > MAX_PIXELS:
+        x, y = width / new_width, height / new_height
+        return np.asarray(image.resize((size, size), resampling, box=(left * x, top * y, right * x, bottom * y)))
     if (width, height) != (new_width, new_height):
         image = image.resize((new_width, new_height), resampling)
-    left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.asarray(image.crop((left, top, right, bottom)))
