@@ -23,6 +23,8 @@ COMMANDS = {
     "train": ("mmjax.cli:train_main", "train a recipe, or resume it"),
     "eval": ("mmjax.cli:eval_main", "evaluate a trained workdir"),
     "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
+    "convert": ("mmjax.convert:convert_main", "write a model in OpenCLIP's, Hugging Face's or mmjax's format"),
+    "info": ("mmjax.convert:info_main", "say what a workdir or another library's checkpoint holds"),
 }
 
 

@@ -19,11 +19,12 @@ ROOMS = {
     "evaluation": {"data", "parallel"},
     "tasks": {"nn", "models", "objectives", "data", "parallel"},
     "config": {"models"},  # the size table
-    "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config"},
+    "interop": {"models", "data", "parallel", "config"},
+    "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "interop"},
     "plan": {"parallel", "tasks", "training"},
 }
 PLAIN = {"errors", "storage"}
-TOP = {"cli", "evaluate", "__init__"}  # may import anything
+TOP = {"cli", "evaluate", "hub", "convert", "__init__"}  # may import anything
 
 
 def room_of(path: Path) -> str:

@@ -150,6 +150,11 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
         raise UserError(f"--workdir={workdir}: config.json is not a config ({error}); give another workdir") from error
     changed = config_lib.differences(stored, config)
     old, new = config_lib.flatten(stored), config_lib.flatten(config)
+    if not old["data.train"]:
+        raise UserError(
+            f"--workdir={workdir} holds a model of `mmjax convert`, not a run; give another workdir and"
+            f" --config.init_from={workdir}"
+        )
     other = [
         line
         for line in changed

@@ -1,7 +1,9 @@
-"""Starting from another run's parameters: all of them, or those whose paths match (LiT: the image tower)."""
+"""Starting from parameters that are there: all of them, or those whose paths match (LiT: the image tower)."""
 
+import dataclasses
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmjax import config as config_lib
 from mmjax import storage
 from mmjax.errors import UserError
+from mmjax.interop import configs, translate
+from mmjax.interop import source as interop
 from mmjax.nn import embed
 from mmjax.parallel import partition
 from mmjax.training import checkpoint, logs
@@ -26,7 +30,10 @@ _FUNCTION = (
 
 
 def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
-    """Reads what `init_paths` names from the latest checkpoint in `init_from`: its moving average, where it has one.
+    """Reads what `init_paths` names from `init_from`, straight to where it belongs.
+
+    `init_from` is the workdir of a run, of whose latest checkpoint the moving average is taken where there is one, or a
+    file, folder or `hf-hub:NAME` in OpenCLIP's, Hugging Face's or big_vision's format.
 
     Args:
       params: a tree of `jax.ShapeDtypeStruct`, to whose shardings the arrays are read.
@@ -39,48 +46,129 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
       UserError: no checkpoint there, a pattern that matches nothing, or a parameter that is missing or of another
         shape.
     """
-    folder = storage.as_path(config.init_from) / "checkpoints"
-    if not folder.exists():
-        raise UserError(f"init_from={config.init_from!r}: there is no {folder}; give the workdir of a training run")
     flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     names = list(flat)
     for pattern in config.init_paths:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {names[0]!r}")
 
-    source = checkpoint.Checkpoints(folder, read_only=True)
+    source = _open(config.init_from)
     try:
-        step = source.latest()
-        if step is None:
-            raise UserError(f"init_from={config.init_from!r}: no complete checkpoint in {folder}")
-        stored = source.param_shapes(step)
-        stored_config = config_lib.from_json(json.dumps(source.read_meta(step)["config"]))
         wanted = {}
         for name, leaf in flat.items():
             if not any(re.fullmatch(pattern, name) for pattern in config.init_paths):
                 continue
-            _check_same_function(stored_config, config, name.split("/")[0])
-            if name == _POSITIONS and name in stored and stored[name][1:] == leaf.shape[1:]:
+            _check_same_function(source, config, name.split("/")[0])
+            there = source.shapes.get(name)
+            if name == _POSITIONS and there is not None and there[1:] == leaf.shape[1:]:
                 # A table for another resolution is read whole, and resampled below.
                 whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-                wanted[name] = jax.ShapeDtypeStruct(stored[name], leaf.dtype, sharding=whole)
-            elif stored.get(name) == leaf.shape:
+                wanted[name] = jax.ShapeDtypeStruct(there, leaf.dtype, sharding=whole)
+            elif there == leaf.shape:
                 wanted[name] = leaf
             else:
-                there = f"has shape {stored[name]}" if name in stored else "does not exist"
+                told = f"has shape {there}" if there is not None else "does not exist"
                 raise UserError(
-                    f"init_from={config.init_from!r}: {name} {there} there and has shape {leaf.shape} here;"
+                    f"init_from={config.init_from!r}: {name} {told} there and has shape {leaf.shape} here;"
                     " change the model, or leave it out with init_paths"
                 )
-        taken = source.restore_params(step, _nested(wanted))
+        arrays = source.read(wanted)
     finally:
         source.close()
-    logs.say(f"took {len(wanted)} of {len(names)} parameter arrays from step {step} of {config.init_from}")
-    arrays = {partition.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(taken)}
+    logs.say(f"took {len(wanted)} of {len(names)} parameter arrays from {source.told}")
     if _POSITIONS in arrays:
-        table = _for_resolution(arrays[_POSITIONS], stored_config.model.image, config.model.image)
+        table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)
         arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
     return arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What parameters can be taken from.
+
+    Attributes:
+      told: what it is called in the log.
+      config: what was trained there.
+      shapes: of its parameters, by path.
+      read: shapes with shardings by path -> arrays by path.
+      close: releases it.
+      tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
+    """
+
+    told: str
+    config: ml_collections.ConfigDict
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
+    close: Callable[[], None]
+    tokenizer_file: Callable[[], bytes | None]
+
+
+def _open(init_from: str) -> _Source:
+    """Opens a workdir, or another library's checkpoint.
+
+    Raises:
+      UserError: it is neither, or holds no complete checkpoint.
+    """
+    if init_from.startswith(interop.HUB):
+        return _open_other_library(init_from)
+    path = storage.as_path(init_from)
+    folder = path / "checkpoints"
+    if folder.exists():
+        return _open_workdir(init_from, folder)
+    if not path.exists():
+        raise UserError(
+            f"init_from={init_from!r}: there is no {path}; give the workdir of a training run, or weights of OpenCLIP,"
+            " Hugging Face or big_vision"
+        )
+    return _open_other_library(init_from)
+
+
+def _open_workdir(init_from: str, folder: Any) -> _Source:
+    source = checkpoint.Checkpoints(folder, read_only=True)
+    try:
+        step = source.latest()
+        if step is None:
+            raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
+        meta = source.read_meta(step)
+        return _Source(
+            told=f"step {step} of {init_from}",
+            config=config_lib.from_json(json.dumps(meta["config"])),
+            shapes=source.param_shapes(step),
+            read=lambda wanted: translate.flattened(source.restore_params(step, translate.nested(wanted))),
+            close=source.close,
+            tokenizer_file=lambda: checkpoint.tokenizer_file(meta),
+        )
+    except BaseException:
+        source.close()
+        raise
+
+
+def _open_other_library(init_from: str) -> _Source:
+    try:
+        opened = interop.open_source(init_from)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from error
+
+    def read(wanted):
+        def place(name, array):
+            return jax.make_array_from_callback(array.shape, wanted[name].sharding, lambda index: array[index])
+
+        return opened.read(place, wanted.__contains__)
+
+    return _Source(
+        told=f"{init_from} ({interop.FORMATS[opened.format]})",
+        config=configs.make_config(opened),
+        shapes=opened.shapes,
+        read=read,
+        close=lambda: None,
+        tokenizer_file=lambda: _file_of(opened.tokenizer),
+    )
+
+
+def _file_of(tokenizer: str) -> bytes | None:
+    """The content of the file that `data.tokenizer` names, if it names one."""
+    _, _, path = tokenizer.partition(":")
+    return storage.as_path(path).read_bytes() if path and storage.as_path(path).exists() else None
 
 
 def _for_resolution(table: jax.Array, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> jax.Array:
@@ -91,21 +179,34 @@ def _for_resolution(table: jax.Array, old: ml_collections.ConfigDict, new: ml_co
     return embed.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
 
 
-def _check_same_function(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, part: str) -> None:
+def _check_same_function(source: _Source, new: ml_collections.ConfigDict, part: str) -> None:
     """Checks that a tower's weights would compute here what they computed there.
 
     Raises:
       UserError: a field that no shape shows differs.
     """
-    tower = part.removesuffix("_head")
+    old, tower = source.config, part.removesuffix("_head")
     fields = [f"model.{tower}.{field}" for field in _FUNCTION] if tower in ("image", "text") else []
-    fields += ["data.mean_std"] if tower == "image" else ["data.tokenizer"] if tower == "text" else []
+    fields += ["data.mean_std"] if tower == "image" else []
+    if tower == "text" and not _same_tokenizer(source, new):
+        fields.append("data.tokenizer")
     different = [line for line in config_lib.differences(old, new) if line.split(":")[0] in fields]
     if different:
         raise UserError(
             f"init_from={new.init_from!r} was trained with another setting ({'; '.join(different)}), with which its"
             " weights compute something else; use its value, or leave the tower out with init_paths"
         )
+
+
+def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:
+    """Whether two runs tokenize alike: what a file is called does not matter. Weights may come without a tokenizer."""
+    old, kind = source.config.data.tokenizer, new.data.tokenizer.partition(":")[0]
+    if old in (configs.NO_TOKENIZER, new.data.tokenizer):
+        return True
+    if old.partition(":")[0] != kind:
+        return False
+    files = source.tokenizer_file(), _file_of(new.data.tokenizer)
+    return files[0] is not None and files[0] == files[1]
 
 
 def replace(state: TrainState, taken: dict[str, jax.Array]) -> TrainState:
@@ -115,15 +216,3 @@ def replace(state: TrainState, taken: dict[str, jax.Array]) -> TrainState:
     params = partition.map_with_path(lambda path, x: taken.get(path, x), state.params)
     average = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     return state.replace(params=params, ema_params=average)
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{'a/b': x} -> {'a': {'b': x}}."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree

@@ -1,0 +1,52 @@
+"""A mmjax config for a checkpoint of another library, as if it had been trained here."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax.data import images
+from mmjax.errors import UserError
+from mmjax.interop.source import Source
+from mmjax.models import variants
+
+NO_TOKENIZER = "none"  # `data.tokenizer` where none lies beside the weights
+_OTHER = "other"  # a mean and a standard deviation that have no name
+
+
+def make_config(source: Source) -> ConfigDict:
+    """Returns the config: model, preprocessing, tokenizer and the objective that belongs to the model.
+
+    `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.
+    """
+    config = config_lib.base_config()
+    config.name = source.path.parent.name if source.path.name.startswith(("model.", "open_clip")) else source.path.stem
+    same = [name for name, settings in variants.VARIANTS.items() if settings == source.settings]
+    config.variant = same[0] if same else config.name
+    with config.unlocked(), config.ignore_type():
+        config.model = source.settings
+        config.data.tokenizer = source.tokenizer or NO_TOKENIZER
+    prepared = source.preprocessing
+    config.data.mean_std = next((name for name in images.MEAN_STD if _is_named(prepared, name)), _OTHER)
+    config.data.resize, config.data.interpolation = prepared["resize"], prepared["interpolation"]
+    objective = "itc" if source.settings["logit_bias_init"] is None else "sigmoid"
+    config.objectives[objective] = 1.0
+    config.precision = "float32"
+    return config
+
+
+def check_named(config: ConfigDict, source: Source) -> None:
+    """Checks that training and evaluation could prepare images as the checkpoint wants them.
+
+    Raises:
+      UserError: its mean and standard deviation have no name in mmjax.
+    """
+    if config.data.mean_std == _OTHER:
+        raise UserError(
+            f"{source.path}: its images are normalised with mean {list(source.preprocessing['mean'])} and standard"
+            f" deviation {list(source.preprocessing['std'])}; data.mean_std knows {', '.join(images.MEAN_STD)}"
+        )
+
+
+def _is_named(prepared, name: str) -> bool:
+    mean, std = images.MEAN_STD[name]
+    return np.allclose(prepared["mean"], mean, atol=1e-4) and np.allclose(prepared["std"], std, atol=1e-4)
