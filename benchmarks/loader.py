@@ -278,8 +278,8 @@ def _imitation(size, mean, std):
     mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
     def transform(image):
-        left, top, width, height = images.random_crop_box(image.width, image.height, spec, rng)
-        image = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BICUBIC)
+        box = images.random_crop_box(image.width, image.height, spec, rng)
+        image = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
         image = image.convert("RGB")
         tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(size, size, 3)
         tensor = tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
