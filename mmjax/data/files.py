@@ -5,94 +5,122 @@ files are read when asked for; one that is missing then raises FileNotFoundError
 replaces.
 """
 
-import csv
-import io
+import hashlib
 import itertools
-import json
 import posixpath
-from collections.abc import Iterator
+import struct
+from array import array
 
 import fsspec
-from etils import epath
+import numpy as np
 
+from mmjax.data.captions import texts_of
+from mmjax.data.faults import BadExample
+from mmjax.data.fields import FOLDER_TEMPLATES, choose_fields, class_record
+from mmjax.data.patterns import reason
+from mmjax.data.reading import Reader, ReadError, is_local, local_path
 from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
-from mmjax.errors import UserError, did_you_mean
+from mmjax.data.tables import Table
+from mmjax.data.texts import Texts, TextsBuilder
+from mmjax.errors import UserError
 
 IMAGE_COLUMNS = ("image", "filepath", "path")
-CAPTION_COLUMNS = ("caption", "title", "text")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-FOLDER_TEMPLATES = ["a photo of a {c}.", "a picture of a {c}.", "an image of a {c}."]
-_EPATH_SCHEMES = ("gs", "s3", "az", "hf")
+_FIRST = 100  # images of which one must be there
+_CHUNK = 8192  # rows
+_uint64 = struct.Struct("<Q").unpack
+_BETWEEN = "\0"  # captions of one cell
 
 
 class Pairs:
     """Images with captions, listed in a table with a header.
 
-    The rows of a CSV, TSV or JSON Lines file (UTF-8) name an image and a caption. Rows that share an image make one
-    record with several captions, in order of first appearance. Relative image paths start at the table's folder. The
-    image's path is the record's `id`.
+    The rows of a CSV, TSV or JSON Lines file (UTF-8) name an image and captions: a text, or in JSON a list of texts.
+    Rows that share an image make one record with the captions of all, in order of first appearance. Relative image
+    paths start at the table's folder. The image's path is the record's `id`. A row without an image is a bad example,
+    and so is an image without a caption that is not blank.
 
     Args:
       path: the table; its ending says which kind it is.
-      image_column: column of image paths; by default the first found of "image", "filepath" and "path".
-      caption_column: column of captions; by default the first found of "caption", "title" and "text".
+      options: how to read it. `image_key` is the column of image paths, by default the first found of "image",
+        "filepath" and "path"; `caption_keys` are the columns of captions, by default the first usual one found.
       field: config field to name in errors.
 
     Raises:
-      UserError: on a table that is missing, empty, not UTF-8 or malformed, without the wanted columns, with an empty
-        field in them, or whose first image is missing.
+      UserError: on a table that is missing, empty, not UTF-8 or malformed, without the wanted columns, or none of whose
+        first hundred images can be read.
     """
 
     class_names = None
     templates = None
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        options: SourceOptions = DEFAULT_OPTIONS,
-        image_column: str | None = None,
-        caption_column: str | None = None,
-        field: str = "data.train",
-    ):
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         self.name = posixpath.splitext(posixpath.basename(path))[0]
         where = f"{field}='pairs:{path}'"
-        if not path.endswith(TABLE_SUFFIXES):
-            raise UserError(
-                f"{where}: cannot tell what kind of table this is; its name must end in {_either(TABLE_SUFFIXES)}"
-            )
-        rows = _rows(path, where)
-        first = next(rows, None)
-        if first is None:
-            raise UserError(
-                f"{where}: the table has no rows; give one with a header and at least one image and caption"
-            )
-        image_column = _column(where, list(first[1]), image_column, IMAGE_COLUMNS, "images")
-        caption_column = _column(where, list(first[1]), caption_column, CAPTION_COLUMNS, "captions")
-        folder = path[: path.rfind("/") + 1]
-        captions: dict[str, list[str]] = {}
-        for line, row in itertools.chain([first], rows):
-            image = _cell(where, line, row, image_column)
-            caption = _cell(where, line, row, caption_column)
-            captions.setdefault(_resolve(folder, image), []).append(caption)
-        self._images = list(captions)
-        self._captions = list(captions.values())
-        try:
-            read_bytes(self._images[0])
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(
-                f"{where}: its first image, {self._images[0]!r}, cannot be read ({_reason(error)}); "
-                f"column {image_column!r} must hold full paths or URLs, or paths relative to the table's folder"
-            ) from error
+        self._reader = Reader(options.retry_seconds)
+        self._folder = path[: path.rfind("/") + 1]
+        table = Table(path, reader=self._reader, where=where)
+        fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
+        self._keys = fields.captions
+        images, captions, hashes = TextsBuilder(), [TextsBuilder() for _ in self._keys.keys], array("Q")
+        rows = table.rows([fields.image, *self._keys.keys])
+        # Column by column: a million rows are a matter of seconds.
+        while chunk := list(itertools.islice(rows, _CHUNK)):
+            lines, paths, *cells = zip(*chunk, strict=True)
+            paths = [path.strip() if isinstance(path, str) else "" for path in paths]
+            images.extend(paths)
+            # Rows without an image are records of their own, told apart by their line.
+            full = [_resolve(self._folder, path) or f"\0{line}" for path, line in zip(paths, lines, strict=True)]
+            hashes.extend(map(_hash, full))
+            for column, values in zip(captions, cells, strict=True):
+                column.extend(map(_joined, values))
+        self._images, self._captions = Texts.of(images), [Texts.of(column) for column in captions]
+        if not any(column.length for column in self._captions):
+            columns = " or ".join(map(repr, self._keys.keys))
+            raise UserError(f"{where}: no row has a text in column {columns}; name another one in data.caption_keys")
+        self._rows, self._starts = _group(np.array(hashes, np.uint64))
+        self._check_images(fields.image, where)
+
+    def _check_images(self, column: str, where: str) -> None:
+        first = None
+        for index in range(min(_FIRST, len(self))):
+            try:
+                self._read(index)
+                return
+            except (BadExample, OSError) as error:
+                first = first or error
+                if isinstance(error, ReadError):  # hours would go by until the storage had refused all
+                    break
+        told = first.detail if isinstance(first, BadExample) else f"{self._path(0)!r}: {reason(first)}"
+        raise UserError(
+            f"{where}: none of its first {index + 1} images can be read (the first: {told}); column {column!r} must "
+            "hold full paths or URLs, or paths relative to the table's folder"
+        )
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._starts) - 1
 
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
-        path = self._images[index]
-        return Record(image=read_bytes(path), captions=list(self._captions[index]), id=stable_id("image", path))
+        rows = self._rows[self._starts[index] : self._starts[index + 1]]
+        path = self._path(index)
+        texts = dict(zip(self._keys.keys, self._captions, strict=True))
+        try:
+            captions = self._keys.gather(lambda key: [text for row in rows for text in _parted(texts[key][row])])
+        except BadExample as error:
+            raise BadExample(error.reason, f"{path}: {error.detail}") from error
+        return Record(image=self._read(index), id=stable_id("image", path), path=path, **captions)
+
+    def _path(self, index: int) -> str:
+        """An image's full path; empty where its row names none."""
+        image = self._images[int(self._rows[self._starts[index]])]
+        return _resolve(self._folder, image)
+
+    def _read(self, index: int) -> bytes:
+        path = self._path(index)
+        if not path:
+            raise BadExample("no_image", f"row {self._rows[self._starts[index]] + 1} names no image")
+        return read_image(self._reader, path)
 
 
 class Folder:
@@ -106,6 +134,7 @@ class Folder:
 
     Args:
       path: the folder.
+      options: how to read it.
       field: config field to name in errors.
 
     Raises:
@@ -115,93 +144,91 @@ class Folder:
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         path = path.rstrip("/") or "/"
         self.name = posixpath.basename(path)
+        self._path, self._reader = path, Reader(options.retry_seconds)
         where = f"{field}='folder:{path}'"
-        folders = [name for name in _folders(path, where) if not name.startswith(".")]
-        if not folders:
+        self._folders = [name for name in _folders(path, where) if not name.startswith(".")]
+        if not self._folders:
             raise UserError(f"{where}: no sub-folders there; put the images of each class into a folder named after it")
-        self.class_names = _lines(f"{path}/classnames.txt") or [folder.replace("_", " ") for folder in folders]
-        if len(self.class_names) != len(folders):
+        names = self._lines("classnames.txt")
+        self.class_names = names or [folder.replace("_", " ") for folder in self._folders]
+        if len(self.class_names) != len(self._folders):
             raise UserError(
-                f"{where}: classnames.txt has {len(self.class_names)} names for {len(folders)} folders;"
+                f"{where}: classnames.txt has {len(self.class_names)} names for {len(self._folders)} folders;"
                 " write one a line in the folders' alphabetical order"
             )
-        self.templates = _lines(f"{path}/zeroshot_classification_templates.txt") or list(FOLDER_TEMPLATES)
+        self.templates = self._lines("zeroshot_classification_templates.txt") or list(FOLDER_TEMPLATES)
         for template in self.templates:
             if "{c}" not in template:
                 raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
-        self._ids = [stable_id("class", name) for name in self.class_names]
-        self._files: list[str] = []
-        self._labels: list[int] = []
-        for label, folder in enumerate(folders):
-            files = [f"{path}/{folder}/{name}" for name in _images(f"{path}/{folder}")]
-            if not files:
+        files, counts = TextsBuilder(), []
+        for folder in self._folders:
+            found = _images(f"{path}/{folder}")
+            if not found:
                 raise UserError(
-                    f"{where}: class folder {folder!r} has no images; remove it or fill it with files "
-                    f"ending in {_either(IMAGE_SUFFIXES)}"
+                    f"{where}: class folder {folder!r} has no images; remove it or fill it with files ending in "
+                    f"{', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
                 )
-            self._files += files
-            self._labels += [label] * len(files)
+            files.extend(found)
+            counts.append(len(found))
+        self._files, self._ends = Texts.of(files), np.cumsum(counts)
+
+    def _lines(self, name: str) -> list[str]:
+        """Returns the lines of a text file beside the folders that are not blank; none where there is no such file."""
+        try:
+            content = self._reader.read(f"{self._path}/{name}")
+        except FileNotFoundError:
+            return []
+        return [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
-        label = self._labels[index]
-        return Record(
-            image=read_bytes(self._files[index]),
-            captions=[template.replace("{c}", self.class_names[label]) for template in self.templates],
-            id=self._ids[label],
-            label=label,
-        )
-
-
-def _lines(path: str) -> list[str]:
-    """Returns a text file's lines that are not blank; none where there is no such file."""
-    try:
-        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return []
+        label = int(np.searchsorted(self._ends, index, side="right"))
+        path = f"{self._path}/{self._folders[label]}/{self._files[index]}"
+        return class_record(read_image(self._reader, path), self.class_names, self.templates, label, path)
 
 
 def read_bytes(path: str) -> bytes:
-    """Returns a file's contents.
+    """Returns a file's contents, read with a default Reader's patience.
 
     Raises:
-      FileNotFoundError: when there is no such file.
+      FileNotFoundError: there is no such file.
+      ReadError: it cannot be read.
     """
-    if _is_for_epath(path):
-        return epath.Path(path).read_bytes()
-    with fsspec.open(path, "rb") as file:
-        return file.read()
+    return Reader().read(path)
 
 
-def _is_for_epath(path: str) -> bool:
-    scheme, separator, _ = path.partition("://")
-    return not separator or scheme in _EPATH_SCHEMES
+def read_image(reader: Reader, path: str) -> bytes:
+    """Returns an image file's contents.
+
+    Raises:
+      OSError: it is not there, or cannot be read.
+      BadExample: `read`, where the path is of a kind that nothing here can read.
+    """
+    try:
+        return reader.read(path)
+    except (ValueError, ImportError) as error:  # a scheme that is unknown, or whose package is missing
+        raise BadExample("read", f"{path!r}: {reason(error)}") from error
 
 
 def _folders(path: str, where: str) -> list[str]:
     """Returns the sorted names of a folder's sub-folders."""
     try:
-        if _is_for_epath(path):
-            return sorted(entry.name for entry in epath.Path(path).iterdir() if entry.is_dir())
-        fs, inner = fsspec.core.url_to_fs(path)
+        fs, inner = fsspec.core.url_to_fs(local_path(path) if is_local(path) else path)
         entries = fs.ls(inner, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"{where}: cannot be listed ({_reason(error)}); give a folder with one sub-folder per class"
+            f"{where}: cannot be listed ({reason(error)}); give a folder with one sub-folder per class"
         ) from error
     return sorted(_base(entry["name"]) for entry in entries if entry["type"] == "directory")
 
 
 def _images(folder: str) -> list[str]:
     """Returns the sorted names of a folder's image files, told by their endings: no call per file."""
-    if _is_for_epath(folder):
-        names = [entry.name for entry in epath.Path(folder).iterdir()]
-    else:
-        fs, inner = fsspec.core.url_to_fs(folder)
-        names = [_base(name) for name in fs.ls(inner, detail=False)]
+    fs, inner = fsspec.core.url_to_fs(local_path(folder) if is_local(folder) else folder)
+    names = [_base(name) for name in fs.ls(inner, detail=False)]
     return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
 
 
@@ -210,76 +237,38 @@ def _base(path: str) -> str:
 
 
 def _resolve(folder: str, image: str) -> str:
-    """Returns an image's full path; `folder` ends in a slash or is empty."""
-    if "://" in image:
+    """Returns an image's full path; `folder` ends in a slash or is empty. What names nothing leads nowhere."""
+    if not image or "://" in image:
         return image
     path = image if image.startswith("/") else folder + image
-    return path if "://" in path else posixpath.normpath(path)
+    # Normalising all of a million paths would take as long as everything else.
+    return posixpath.normpath(path) if "://" not in path and ("//" in path or "./" in path) else path
 
 
-def _rows(path: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yields (line number, row by column) of a table."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 at byte {error.start}; save the table as UTF-8") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{where}: cannot be read ({_reason(error)}); give the path of a table that exists") from error
-    if path.endswith(".jsonl"):
-        yield from _json_rows(text, where)
-        return
-    delimiter = "\t" if path.endswith(".tsv") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        for cells in reader:
-            if any("\n" in cell and delimiter in cell for cell in cells):
-                raise UserError(
-                    f"{where}: a quoted cell that ends at line {reader.line_num} swallows other rows;"
-                    ' write a quotation mark inside a cell as "" and quote the cell'
-                )
-            if cells:  # a blank line is no row
-                yield reader.line_num, dict(zip(header, cells, strict=False))
-    except csv.Error as error:
-        raise UserError(f"{where}: line {reader.line_num} cannot be parsed ({error}); check its quotes") from error
+def _hash(text: str) -> int:
+    return _uint64(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
 
 
-def _json_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: line {line} is not JSON ({error.msg}); write one object per line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: line {line} is not a JSON object; write one object per line")
-        yield line, row
+def _group(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups rows with equal hashes.
+
+    Returns:
+      Row numbers int64 [R], group by group in order of first appearance, and where each group starts, int64 [G + 1].
+    """
+    _, first, group, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    appearance = np.argsort(first, kind="stable")
+    rank = np.empty_like(appearance)
+    rank[appearance] = np.arange(len(appearance))
+    rows = np.argsort(rank[group], kind="stable")
+    return rows, np.concatenate([[0], np.cumsum(counts[appearance])])
 
 
-def _column(where: str, found: list[str], wanted: str | None, usual: tuple[str, ...], what: str) -> str:
-    """Returns the name of the column to use."""
-    for name in usual if wanted is None else (wanted,):
-        if name in found:
-            return name
-    near = did_you_mean(wanted or usual[0], found)
-    names = _either(usual) if wanted is None else repr(wanted)
-    raise UserError(f"{where}: no column of {what}: found {', '.join(map(repr, found))}{near}; name one {names}")
+def _joined(cell: object) -> str:
+    """A cell's captions as one text."""
+    if isinstance(cell, str):
+        return cell.strip().replace(_BETWEEN, " ")
+    return _BETWEEN.join(text.replace(_BETWEEN, " ") for text in texts_of(cell))
 
 
-def _cell(where: str, line: int, row: dict[str, object], column: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: line {line} has {value!r} in column {column!r}; every row needs a text there")
-    return value.strip()
-
-
-def _either(options: tuple[str, ...]) -> str:
-    return f"{', '.join(options[:-1])} or {options[-1]}"
-
-
-def _reason(error: Exception) -> str:
-    """Returns why a file cannot be read, on one line."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file or folder"
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
+def _parted(cell: str) -> list[str]:
+    return cell.split(_BETWEEN) if cell else []

@@ -19,6 +19,7 @@ class Record(TypedDict):
         caption.
       label: index into the source's `class_names`; only in sources that have them.
       annotation: the structure behind the image, as plain Python; only in sources that know it.
+      path: where the image lies, to be told when it cannot be decoded; only in sources made of files.
     """
 
     image: bytes | np.ndarray
@@ -27,6 +28,7 @@ class Record(TypedDict):
     caption_weights: NotRequired[list[float]]
     label: NotRequired[int]
     annotation: NotRequired[dict[str, Any]]
+    path: NotRequired[str]
 
 
 @runtime_checkable

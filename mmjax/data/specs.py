@@ -1,8 +1,13 @@
 """Sources by name: the strings of `data.train` and `data.eval`.
 
     digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
+    synthetic[/N]                       N noise images, to measure training without data
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
+    parquet:PATTERN                     rows of Parquet files
+    tfds:NAME/SPLIT  tfds:DIR/SPLIT     sets that TensorFlow Datasets has prepared as ArrayRecord
+    arrayrecord:PATTERN                 tf.train.Example protos in ArrayRecord files
+    hf:DIR[/SPLIT]                      what Hugging Face datasets' save_to_disk wrote
 
 Several are joined by "+"; for training each may have a weight after "@": `shapes@0.5+digits@0.5`. A "+" or "@" inside a
 path is left alone unless what follows reads as a source or, at the end, as a number.
@@ -12,19 +17,44 @@ import math
 import re
 from typing import Any
 
+from mmjax.data.array_records import ArrayRecords
 from mmjax.data.digits import Digits
 from mmjax.data.files import Folder, Pairs
+from mmjax.data.huggingface import HuggingFace
 from mmjax.data.order import ORDERS
+from mmjax.data.parquet import Parquet
 from mmjax.data.shapes import Shapes
 from mmjax.data.source import DEFAULT_OPTIONS, Source, SourceOptions
+from mmjax.data.synthetic import Synthetic
+from mmjax.data.tfds import Tfds
 from mmjax.errors import UserError, choose, did_you_mean
 
 EMBEDDED = {"digits": Digits, "shapes": Shapes}
-FROM_FILES = {"pairs": Pairs, "folder": Folder}
+MADE = {"synthetic": Synthetic}
+FROM_FILES = {
+    "pairs": Pairs,
+    "folder": Folder,
+    "parquet": Parquet,
+    "tfds": Tfds,
+    "arrayrecord": ArrayRecords,
+    "hf": HuggingFace,
+}
 SPLITS = ("train", "test")
+# What follows each name, for the line that says how to write sources.
+_FORMS = {
+    "digits": "[/SPLIT]",
+    "shapes": "[/SPLIT]",
+    "synthetic": "[/N]",
+    "pairs": ":FILE.{csv,tsv,jsonl}",
+    "folder": ":DIR",
+    "parquet": ":PATTERN",
+    "tfds": ":NAME/SPLIT",
+    "arrayrecord": ":PATTERN",
+    "hf": ":DIR[/SPLIT]",
+}
 
 _PATH_SOURCE = f"(?:{'|'.join(FROM_FILES)}):"
-_EMBEDDED_SOURCE = f"(?:{'|'.join(EMBEDDED)})(?:/[^/+@]*)?(?:@[^+]*)?"
+_EMBEDDED_SOURCE = f"(?:{'|'.join([*EMBEDDED, *MADE])})(?:/[^/+@]*)?(?:@[^+]*)?"
 _PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
@@ -61,14 +91,14 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
     if colon and name in FROM_FILES:
         return FROM_FILES[name](path, options=options, field=field)
     name, _, split = spec.partition("/")
+    if name in MADE:
+        return MADE[name](split, options=options, field=field)
     if name in EMBEDDED:
         return EMBEDDED[name](choose(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
     name = re.split("[:/@]", spec)[0]
-    if name in EMBEDDED:
+    if name in (*EMBEDDED, *MADE):
         raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")
-    raise UserError(
-        f"{field}={spec!r}: unknown source {name!r}{did_you_mean(name, [*EMBEDDED, *FROM_FILES])}; {_usage()}"
-    )
+    raise UserError(f"{field}={spec!r}: unknown source {name!r}{did_you_mean(name, _FORMS)}; {_usage()}")
 
 
 def parse_mixture(
@@ -142,5 +172,5 @@ def _weighted(part: str, field: str) -> tuple[str, float | None]:
 
 
 def _usage() -> str:
-    embedded = ", ".join(f"{name}[/SPLIT]" for name in EMBEDDED)
-    return f"write {embedded}, pairs:FILE.{{csv,tsv,jsonl}} or folder:DIR"
+    *forms, last = (name + form for name, form in _FORMS.items())
+    return f"write {', '.join(forms)} or {last}"

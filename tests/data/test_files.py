@@ -1,3 +1,4 @@
+import collections
 import io
 import json
 import pickle
@@ -7,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.data.examples import TrainExamples
+from mmjax.data.faults import REASONS, BadExample, reason_code
 from mmjax.data.files import Folder, Pairs
-from mmjax.data.source import Source
+from mmjax.data.images import ImageSpec
+from mmjax.data.source import Source, SourceOptions
+from mmjax.data.tokenizers import make_tokenizer
 from mmjax.errors import UserError
 
 
@@ -24,6 +29,12 @@ def images(tmp_path):
     for i in range(3):
         (tmp_path / "images" / f"{i}.png").write_bytes(png(i))
     return tmp_path
+
+
+def counts(source) -> collections.Counter:
+    """How many of an epoch's examples had to be replaced, by reason."""
+    examples = TrainExamples([(source, 1)], seed=0, image_spec=ImageSpec(size=4), tokenizer=make_tokenizer("bytes", 8))
+    return collections.Counter(REASONS[examples[i]["replaced"]] for i in range(len(source)))
 
 
 def write(folder, name, text):
@@ -60,11 +71,35 @@ def test_rows_are_grouped_by_image_in_order(images, kind):
 
 
 def test_the_usual_columns_have_an_order_and_can_be_chosen(images):
-    path = write(images, "t.csv", "\ufeffpath,image,text,caption,alt\nnone.png,images/1.png,no,yes,perhaps\n")
+    path = write(images, "t.csv", "\ufeffpath,image,text,caption,alt\nimages/2.png,images/1.png,no,yes,perhaps\n")
     assert Pairs(path)[0]["captions"] == ["yes"] and Pairs(path)[0]["image"] == png(1)
-    assert Pairs(path, caption_column="alt")[0]["captions"] == ["perhaps"]
-    with pytest.raises(UserError, match="column of captions: found 'path', 'image', .*did you mean 'alt'.*'alts'"):
-        Pairs(path, caption_column="alts")
+    source = Pairs(path, options=SourceOptions(image_key="path", caption_keys="alt"))
+    assert source[0]["captions"] == ["perhaps"] and source[0]["image"] == png(2)
+    with pytest.raises(UserError, match="captions: looked for alts, found 'path', 'image', .*did you mean 'alt'"):
+        Pairs(path, options=SourceOptions(caption_keys="alts"))
+    with pytest.raises(UserError, match="images: looked for pat, found 'path', .*did you mean 'path'.*data.image_key"):
+        Pairs(path, options=SourceOptions(image_key="pat"))
+
+
+def test_several_columns_of_captions_share_their_weights(images):
+    rows = "images/0.png,long 0,short 0\nimages/1.png,,short 1\nimages/0.png,longer 0, \n"
+    path = write(images, "t.csv", "image,long,short\n" + rows)
+    source = Pairs(path, options=SourceOptions(caption_keys="long@3+short@1"))
+    assert source[0]["captions"] == ["long 0", "longer 0", "short 0"]
+    assert source[0]["caption_weights"] == [1.5, 1.5, 1.0]
+    assert source[1]["captions"] == ["short 1"] and source[1]["caption_weights"] == [1.0]
+
+
+def test_a_cell_of_json_may_hold_several_captions_or_lie_inside_another(images):
+    rows = [
+        {"image": {"file": "images/0.png"}, "captions": ["a", " b ", "", "nul\0"]},
+        {"image": {"file": "images/1.png"}, "captions": []},
+    ]
+    path = write(images, "t.jsonl", "\n".join(map(json.dumps, rows)))
+    source = Pairs(path, options=SourceOptions(image_key="image.file"))
+    assert source[0]["captions"] == ["a", "b", "nul"] and source[0]["image"] == png(0)
+    with pytest.raises(BadExample, match=r"no_caption: .*images/1.png: no text under 'captions'"):
+        source[1]
 
 
 def test_tables_and_images_on_another_file_system():
@@ -88,11 +123,34 @@ def test_tables_and_images_on_another_file_system():
         Folder("memory://pairs-test")
 
 
-def test_an_image_that_is_missing_later_is_told_when_it_is_read(images):
-    source = Pairs(write(images, "t.csv", "image,caption\nimages/0.png,a\nimages/9.png,b\n"))
-    assert len(source) == 2 and source[0]["captions"] == ["a"]
-    with pytest.raises(FileNotFoundError):
-        source[1]
+def test_rows_that_cannot_be_used_are_bad_examples_and_refuse_no_table(images):
+    rows = ["images/9.png,gone", "images/0.png,", ",first", "images/1.png,one", ",second", "images/2.png"]
+    rows += ["nosuch://x/y.png,scheme", "images/0.png,back"]
+    (images / "images" / "torn.png").write_bytes(png(3)[:-30])
+    source = Pairs(write(images, "t.csv", "image,caption\n" + "\n".join([*rows, "images/torn.png,torn"])))
+    seen = []
+    for i in range(len(source)):
+        try:
+            seen.append(source[i]["captions"])
+        except (BadExample, OSError) as error:
+            seen.append(REASONS[reason_code(error)])
+    assert seen == [
+        "missing", ["back"], "no_image", ["one"], "no_image", "no_caption", "read", ["torn"]
+    ]  # fmt: skip
+    assert sorted(counts(source).items()) == [
+        ("corrupt", 1), ("missing", 1), ("no_caption", 1), ("no_image", 2), ("ok", 2), ("read", 1)
+    ]  # fmt: skip
+
+
+def test_a_table_is_small_in_memory_and_the_same_after_pickling(images):
+    rows = "".join(f"images/{i % 7}{i}.png,caption {i}\n" for i in range(20_000))
+    source = Pairs(write(images, "t.csv", "image,caption\nimages/0.png,zero\n" + rows))
+    assert len(source) == 20_001
+    size = len(pickle.dumps(source))
+    assert size < 2 * len(rows) + 20_000 * 40
+    assert pickle.loads(pickle.dumps(source))[0] == source[0]
+    with pytest.raises(FileNotFoundError, match="images/519997.png"):
+        source[19_998]
 
 
 @pytest.mark.parametrize(
@@ -101,12 +159,18 @@ def test_an_image_that_is_missing_later_is_told_when_it_is_read(images):
         ("t.csv", "", ["no rows", "header"]),
         ("t.csv", "image,caption\n", ["no rows"]),
         ("t.jsonl", "\n\n", ["no rows"]),
-        ("t.csv", "img,caption\na.png,x\n", ["column of images", "'img', 'caption'", "image, filepath or path"]),
-        ("t.tsv", "image,caption\na.png,x\n", ["column of images", "'image,caption'"]),
-        ("t.jsonl", '{"image": "a.png", "words": "x"}\n', ["column of captions", "'words'", "caption, title or text"]),
-        ("t.csv", "image,caption\nnowhere.png,x\n", ["first image", "nowhere.png", "relative to the table's folder"]),
-        ("t.csv", "image,caption\nimages/0.png,x\nimages/1.png\n", ["line 3", "'caption'"]),
-        ("t.jsonl", '{"image": "images/0.png", "caption": 3}', ["line 1", "3", "'caption'"]),
+        ("t.csv", "img,caption\na.png,x\n", ["field of images", "'img', 'caption'", "image, filepath, path"]),
+        ("t.tsv", "image,caption\na.png,x\n", ["field of images", "'image,caption'"]),
+        ("t.jsonl", '{"image": "a.png", "words": "x"}\n', ["field of captions", "'words'", "caption, captions"]),
+        (
+            "t.csv",
+            "image,caption\nnowhere.png,x\nno.png,y",
+            ["first 2 images", "nowhere.png", "column 'image'", "no such"],
+        ),
+        ("t.csv", "image,caption\nnosuch://a.png,x\n", ["first 1 images", "nosuch://a.png", "nosuch"]),
+        ("t.csv", "image,caption\n,x\n", ["first 1 images", "row 1 names no image"]),
+        ("t.csv", 'image,caption\nimages/0.png,"x\nimages/1.png,y"\n', ["line 3", "swallows"]),
+        ("t.jsonl", '{"image": "images/0.png", "caption": 3}', ["no row has a text", "'caption'", "data.caption_keys"]),
         ("t.jsonl", '{"image": "images/0.png", "caption": "a"}\n{"image"', ["line 2", "not JSON"]),
         ("t.jsonl", "[1]", ["line 1", "object"]),
         ("t.txt", "image,caption\n", [".csv, .tsv or .jsonl"]),

@@ -1,0 +1,78 @@
+"""What was used most recently, kept open or decoded."""
+
+import collections
+import os
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+
+class Lru:
+    """Makes values by key and keeps the ones used most recently, up to a total size. Thread-safe.
+
+    Two threads that ask for the same key wait for one making of it; others are not held up. Values belong to the
+    process: a pickled or forked copy begins without any. A value that somebody still uses lives on until they let go.
+
+    Args:
+      make: gives the value of a key; its errors are the caller's, and the next who asks tries again.
+      limit: total size; the value asked for last is kept whatever its size.
+      size: of a value; by default each counts 1.
+    """
+
+    def __init__(self, make: Callable[[Any], Any], limit: float, size: Callable[[Any], float] | None = None):
+        self._make, self._limit, self._size = make, limit, size
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: collections.OrderedDict[Hashable, _Entry] = collections.OrderedDict()
+        self._total = 0.0
+        self._process = os.getpid()
+
+    def get(self, key: Hashable) -> Any:
+        """Returns the value of `key`, made now unless it is kept."""
+        if self._process != os.getpid():
+            self._reset()
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+        with entry.lock:
+            if entry.size is None:
+                try:
+                    value = self._make(key)
+                except BaseException:
+                    with self._lock:
+                        if self._entries.get(key) is entry:
+                            del self._entries[key]
+                    raise
+                entry.value = value
+                self._keep(key, entry)
+            return entry.value
+
+    def _keep(self, key: Hashable, entry: "_Entry") -> None:
+        with self._lock:
+            entry.size = self._size(entry.value) if self._size else 1
+            if self._entries.get(key) is not entry:  # made by one that waited for a failure
+                return
+            self._total += entry.size
+            for other, kept in list(self._entries.items()):
+                if self._total <= self._limit:
+                    break
+                if other != key and kept.size is not None:
+                    self._total -= kept.size
+                    del self._entries[other]
+
+    def __getstate__(self) -> tuple:
+        return self._make, self._limit, self._size
+
+    def __setstate__(self, state: tuple) -> None:
+        self.__init__(*state)
+
+
+class _Entry:
+    """A value and, once it is made, its size."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.value = None
+        self.size: float | None = None

@@ -1,0 +1,62 @@
+"""Many short texts without an object for each."""
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class Texts:
+    """Immutable sequence of texts: UTF-8 in one buffer, and where each ends. Quick to pickle, small in memory.
+
+    Args:
+      texts: read once, one after the other.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()):
+        builder = TextsBuilder()
+        builder.extend(texts)
+        self._buffer, self._ends = builder.buffers()
+
+    @classmethod
+    def of(cls, builder: "TextsBuilder") -> "Texts":
+        """Takes over what a builder has gathered."""
+        texts = cls.__new__(cls)
+        texts._buffer, texts._ends = builder.buffers()
+        return texts
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        return self._buffer[start : int(self._ends[index])].decode("utf-8", "surrogatepass")
+
+    @property
+    def length(self) -> int:
+        """Bytes of all texts, without where they end."""
+        return len(self._buffer)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all texts, in bytes."""
+        return len(self._buffer) + self._ends.nbytes
+
+
+class TextsBuilder:
+    """Gathers texts."""
+
+    def __init__(self):
+        self._buffer = bytearray()
+        self._lengths = array("q")
+
+    def extend(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]  # JSON may hold halves of pairs
+        self._buffer += b"".join(encoded)
+        self._lengths.extend(map(len, encoded))
+
+    def buffers(self) -> tuple[bytes, np.ndarray]:
+        """Returns the bytes, and int64 [N] where each text ends; the builder is empty then."""
+        buffer, ends = bytes(self._buffer), np.cumsum(np.array(self._lengths, np.int64))
+        self.__init__()
+        return buffer, ends
