@@ -3,9 +3,12 @@
 import asyncio
 import collections
 import dataclasses
+import errno
 import logging
 import os
 import random
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +16,23 @@ from typing import Any
 
 import fsspec
 
-_OPEN_FILES = 64  # kept open by a process, for reading parts of shards
+_OPEN_FILES = 256  # kept open by a process, for reading parts of shards
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0  # seconds
+_SILENCE = 60.0  # seconds without a byte, after which an HTTP connection counts as broken
 # What does not become better by waiting.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 _PERMANENT_OTHERS = (ImportError, ValueError, TypeError)
+_PERMANENT_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 _WORTH_WAITING = (408, 425, 429)  # client errors of HTTP that pass: timeout, too early, too many requests
+_FORBIDDEN, _BEHIND_THE_END = (401, 403), 416
+# Errors of connections that are no OSError, by the client whose they are.
+_CONNECTION_ERRORS = {
+    "aiohttp": ("ClientError",),
+    "botocore.exceptions": ("HTTPClientError",),
+    "requests.exceptions": ("RequestException",),
+    "google.auth.exceptions": ("TransportError",),
+    "http.client": ("HTTPException",),
+}
 
 log = logging.getLogger("mmjax.data")
 
@@ -39,11 +53,12 @@ def local_path(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads local paths and fsspec URLs. Picklable; open files belong to the process.
+    """Reads local paths and fsspec URLs. Picklable; open files and connections belong to the process.
 
     Attributes:
       retry_seconds: how long errors that may pass (503, timeouts, broken connections) are answered by asking again,
-        with growing pauses.
+        with growing pauses. A server that accepts a connection and then says nothing is given up after as long, and
+        after a minute at most.
     """
 
     retry_seconds: float = 120.0
@@ -53,36 +68,43 @@ class Reader:
 
         Raises:
           FileNotFoundError: there is no such file.
+          PermissionError: it may not be read.
           ReadError: it cannot be read.
         """
         if is_local(path):
             with open(local_path(path), "rb") as file:
                 return file.read()
-        return self._patiently(path, lambda: _filesystem(path).cat_file(path))
+        return self._patiently(path, lambda: self._filesystem(path).cat_file(path))
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Returns `length` bytes from `offset`; fewer where the file ends before.
 
         Raises:
           FileNotFoundError: there is no such file.
+          PermissionError: it may not be read.
           ReadError: it cannot be read.
         """
+        if length <= 0:
+            return b""
         if is_local(path):
             return _pread(local_path(path), offset, length)
-        data = self._patiently(path, lambda: _filesystem(path).cat_file(path, start=offset, end=offset + length))
-        # A server that does not know ranges sends the whole file.
-        return data if len(data) <= length else data[offset : offset + length]
+        return self._patiently(path, lambda: self._read_remote_range(path, offset, length))
+
+    def has_ranges(self, path: str) -> bool:
+        """Whether the server of `path`, as far as this process has asked it, sends parts of files when asked to."""
+        return _server(path) not in _without_ranges
 
     def size(self, path: str) -> int:
         """Returns a file's size in bytes.
 
         Raises:
           FileNotFoundError: there is no such file.
+          PermissionError: it may not be read.
           ReadError: it cannot be told.
         """
         if is_local(path):
             return os.stat(local_path(path)).st_size
-        size = self._patiently(path, lambda: _filesystem(path).size(path))
+        size = self._patiently(path, lambda: self._filesystem(path).size(path))
         if size is None:
             raise ReadError(f"{path}: the server does not tell its size")
         return int(size)
@@ -92,7 +114,7 @@ class Reader:
         if is_local(path):
             return os.path.isfile(local_path(path))
         try:
-            self._patiently(path, lambda: _filesystem(path).info(path))
+            self._patiently(path, lambda: self._filesystem(path).info(path))
         except FileNotFoundError:
             return False
         return True
@@ -101,7 +123,7 @@ class Reader:
         """Returns the sorted paths that match a pattern with * and ?, with their scheme."""
         if is_local(pattern):
             return sorted(fsspec.filesystem("file").glob(local_path(pattern)))
-        fs = _filesystem(pattern)
+        fs = self._filesystem(pattern)
         return sorted(fs.unstrip_protocol(path) for path in self._patiently(pattern, lambda: fs.glob(pattern)))
 
     def download(self, path: str, target: str) -> None:
@@ -109,15 +131,37 @@ class Reader:
 
         Raises:
           FileNotFoundError: there is no such file.
+          PermissionError: it may not be read.
           ReadError: it cannot be read.
         """
         part = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
         try:
-            self._patiently(path, lambda: _filesystem(path).get_file(path, part))
+            self._patiently(path, lambda: self._filesystem(path).get_file(path, part))
             os.replace(part, target)
         finally:
             if os.path.exists(part):
                 os.remove(part)
+
+    def _filesystem(self, path: str) -> Any:
+        """The fsspec file system of a URL; fsspec keeps one for each thread."""
+        if not path.startswith(("http://", "https://")):
+            return fsspec.core.url_to_fs(path)[0]
+        import aiohttp  # fsspec says how to get it where it is missing
+
+        silence = min(_SILENCE, max(1.0, self.retry_seconds))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence, sock_read=silence)
+        return fsspec.core.url_to_fs(path, client_kwargs={"timeout": timeout})[0]
+
+    def _read_remote_range(self, path: str, offset: int, length: int) -> bytes:
+        fs = self._filesystem(path)
+        if path.startswith(("http://", "https://")):
+            return fsspec.asyn.sync(fs.loop, _http_range, fs, path, offset, length)
+        try:
+            return fs.cat_file(path, start=offset, end=offset + length)
+        except Exception as error:
+            if _is_behind_the_end(error):
+                return b""
+            raise
 
     def _patiently(self, path: str, call: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + self.retry_seconds
@@ -127,6 +171,8 @@ class Reader:
                 return call()
             except Exception as error:
                 if not _may_pass(error):
+                    if _status(error) in _FORBIDDEN:
+                        raise PermissionError(errno.EACCES, _told(error), path) from error
                     if isinstance(error, (OSError, *_PERMANENT_OTHERS)):
                         raise
                     raise ReadError(f"{path}: {_told(error)}") from error
@@ -140,14 +186,82 @@ class Reader:
                 wait = min(2 * wait, _LONGEST_WAIT)
 
 
+_without_ranges: set[str] = set()  # servers that send a whole file when asked for a part of it
+
+
+async def _http_range(fs: Any, url: str, offset: int, length: int) -> bytes:
+    """Part of a file over HTTP. fsspec's own does not tell a part from a whole file."""
+    session = await fs.set_session()
+    given = dict(fs.kwargs)
+    headers = {
+        **given.pop("headers", {}),
+        "Range": f"bytes={offset}-{offset + length - 1}",
+        "Accept-Encoding": "identity",
+    }
+    async with session.get(fs.encode_url(url), headers=headers, **given) as response:
+        if response.status == _BEHIND_THE_END:
+            return b""
+        if response.status == 404:
+            raise FileNotFoundError(errno.ENOENT, "no such file", url)
+        response.raise_for_status()
+        if response.status == 206:
+            begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            if begins and int(begins[1]) != offset:
+                raise ReadError(f"{url}: the server was asked for byte {offset} and sent byte {begins[1]}")
+            return (await response.read())[:length]
+        if _server(url) not in _without_ranges:
+            _without_ranges.add(_server(url))
+            log.warning("%s sends whole files when asked for a part: every example costs a shard", _server(url))
+        await _skip(response.content, offset)
+        parts = []
+        while length > 0 and (part := await response.content.read(length)):
+            parts.append(part)
+            length -= len(part)
+        response.close()
+        return b"".join(parts)
+
+
+async def _skip(stream: Any, count: int) -> None:
+    while count > 0 and (part := await stream.read(min(count, 1 << 20))):
+        count -= len(part)
+
+
+def _server(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])
+
+
 def _may_pass(error: Exception) -> bool:
-    """Whether asking again may help. Clients of the stores tell HTTP's status as `status`, `code` or in a response."""
-    if isinstance(error, (*_PERMANENT, *_PERMANENT_OTHERS)):
+    """Whether asking again may help."""
+    if isinstance(error, (*_PERMANENT, *_PERMANENT_OTHERS)) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
         return False
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    if isinstance(status, int) and 400 <= status < 500:
+    status = _status(error)
+    if status is not None and 400 <= status < 500:
         return status in _WORTH_WAITING
-    return isinstance(error, (OSError, EOFError, asyncio.TimeoutError)) or isinstance(status, int)
+    kinds = (OSError, EOFError, asyncio.TimeoutError, *_connection_errors())
+    return isinstance(error, kinds) or status is not None
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP's status, which the stores' clients tell as `status`, `code`, or in botocore's parsed response."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) and status >= 100 else None
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Errors of the clients that are loaded."""
+    loaded = [(sys.modules[name], kinds) for name, kinds in _CONNECTION_ERRORS.items() if name in sys.modules]
+    return tuple(getattr(module, kind) for module, kinds in loaded for kind in kinds if hasattr(module, kind))
+
+
+def _is_behind_the_end(error: Exception) -> bool:
+    """Whether a store was asked for a part behind the end of a file; s3fs makes EINVAL of the status."""
+    return _status(error) == _BEHIND_THE_END or (
+        isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower()
+    )
 
 
 def _told(error: Exception) -> str:
@@ -155,10 +269,6 @@ def _told(error: Exception) -> str:
     status = getattr(error, "status", None)
     message = " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
     return f"{status} {message}" if isinstance(status, int) else message
-
-
-def _filesystem(path: str) -> Any:
-    return fsspec.core.url_to_fs(path)[0]
 
 
 class _OpenFiles:
@@ -172,11 +282,17 @@ class _OpenFiles:
         with self.lock:
             if path in self.files:
                 self.files.move_to_end(path)
-            else:
-                self.files[path] = _OpenFile(path)
-                while len(self.files) > _OPEN_FILES:
-                    self.files.popitem(last=False)
-            return self.files[path]
+                return self.files[path]
+        opened = _OpenFile(path)  # outside the lock: on a slow disk it takes a while
+        with self.lock:
+            self.files[path] = opened
+            while len(self.files) > _OPEN_FILES:
+                self.files.popitem(last=False)
+        return opened
+
+    def forget(self, path: str) -> None:
+        with self.lock:
+            self.files.pop(path, None)
 
 
 class _OpenFile:
@@ -196,7 +312,16 @@ os.register_at_fork(after_in_child=lambda: _open_files.__init__())
 
 
 def _pread(path: str, offset: int, length: int) -> bytes:
-    file = _open_files.get(path)
+    try:
+        return _pread_open(_open_files.get(path), offset, length)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    _open_files.forget(path)  # another file has its name now, on a network file system
+    return _pread_open(_open_files.get(path), offset, length)
+
+
+def _pread_open(file: _OpenFile, offset: int, length: int) -> bytes:
     data = os.pread(file.fd, length, offset)
     while data and len(data) < length:  # a read may give less than is there
         more = os.pread(file.fd, length - len(data), offset + len(data))

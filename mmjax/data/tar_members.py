@@ -1,0 +1,272 @@
+"""What is in a tar: its members, and the examples that consecutive ones make.
+
+Headers are read as `tarfile` reads them (ustar, GNU's long names, pax, sizes in base 256), several times as fast, and
+from anything that gives bytes by offset.
+"""
+
+import collections
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+BLOCK = 512
+_ZEROS = bytes(BLOCK)
+_FILE, _NO_DATA = b"0\x007", b"123456"  # types of members: data follows, or never does whatever the size says
+_LONG_NAME, _LONG_LINK, _PAX, _SPARSE = b"L", b"K", b"xX", b"S"
+_LONGEST_EXTENSION = 1 << 20  # bytes of a long name or a pax header
+_KEY_SETS = 1000  # told apart in one shard
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's
+_META = re.compile(r"__[^/]*__(?:$|/)")  # names that webdataset skips
+_PAX_RECORD = re.compile(rb"(\d{1,20}) ([^=]+)=")
+
+Read = Callable[[int, int], bytes]
+
+
+class TarError(Exception):
+    """A tar that cannot be read on.
+
+    Attributes:
+      reason: `cut` where it ends within a member, `read` where a header is damaged.
+      offset: byte of the tar.
+    """
+
+    def __init__(self, reason: str, offset: int, told: str):
+        super().__init__(reason, offset, told)
+        self.reason = reason
+        self.offset = offset
+        self.told = told
+
+    def __str__(self) -> str:
+        return self.told
+
+
+class Member(NamedTuple):
+    """A regular file in a tar: its name, where its headers start, where its data starts, and its size in bytes."""
+
+    name: str
+    start: int
+    data: int
+    size: int
+
+
+def read_members(read: Read, total: int) -> Iterator[Member]:
+    """Yields the regular files of a tar that are there to their last byte.
+
+    Args:
+      read: gives (offset, length) -> bytes.
+      total: size of the tar in bytes.
+
+    Raises:
+      TarError: where the tar breaks off or makes no sense, after the members before.
+    """
+    offset = start = 0
+    name: str | None = None
+    pax: dict[bytes, bytes] = {}
+    while offset < total:
+        header = read(offset, BLOCK)
+        if len(header) < BLOCK:
+            raise TarError("cut", offset, f"cut off at byte {total}, in a header")
+        if header == _ZEROS:  # the end mark
+            return
+        kind = header[156:157]
+        size = _parse_header(header, offset)
+        data = offset + BLOCK
+        if kind in _PAX or kind in (_LONG_NAME, _LONG_LINK, b"g"):
+            if size > _LONGEST_EXTENSION:
+                raise TarError("read", offset, f"damaged header at byte {offset}")
+            text = read(data, size) if size else b""
+            if len(text) < size:
+                raise TarError("cut", offset, f"cut off at byte {total}, in a header")
+            if kind == _LONG_NAME:
+                name = _text(text)
+            elif kind in _PAX:
+                pax |= _parse_pax(text, offset)
+            offset = _padded(data + size)
+            continue
+        if b"size" in pax:
+            size = _decimal(pax[b"size"], offset)
+        sparse = kind == _SPARSE or any(key.startswith(b"GNU.sparse") for key in pax)
+        while kind == _SPARSE and header[482 if data == offset + BLOCK else 504]:  # more of a sparse file's map follows
+            header = read(data, BLOCK)
+            data += BLOCK
+            if len(header) < BLOCK:
+                raise TarError("cut", offset, f"cut off at byte {total}, in a header")
+        if b"path" in pax:
+            name = pax[b"path"].decode("utf-8", "surrogateescape")
+        elif name is None:
+            name = _text(header[:100])
+            if header[257:263] == b"ustar\x00" and header[345]:
+                name = f"{_text(header[345:500])}/{name}"
+        if kind in _NO_DATA or (kind == b"\x00" and name.endswith("/")):
+            offset = data
+        else:
+            if data + size > total:
+                raise TarError("cut", offset, f"cut off at byte {total}, in {name!r}")
+            if kind in _FILE and not sparse:
+                yield Member(name, start, data, size)
+            offset = _padded(data + size)
+        start, name = offset, None
+        pax = {}
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Splits a member's name into key and ending (in lower case) at the first dot of its base name, as webdataset does.
+
+    None for names without a dot or with nothing before it, and for those in double underscores.
+    """
+    match = _KEY.fullmatch(name)
+    if match is None or _META.match(name):
+        return None
+    return match[1], match[2].lower()
+
+
+class Example(NamedTuple):
+    """Consecutive members with the same key: where they start and end, and their endings in order."""
+
+    key: str
+    start: int
+    end: int
+    endings: tuple[str, ...]
+
+
+def read_examples(read: Read, total: int) -> Iterator[Example]:
+    """Yields the examples of a tar; the one that the tar breaks off in is left out.
+
+    Raises:
+      TarError: as `read_members` does.
+    """
+    key, start, end = None, 0, 0
+    endings: list[str] = []
+    for member in read_members(read, total):
+        split = split_name(member.name)
+        if split is None:
+            continue
+        if split[0] != key:
+            if key is not None:
+                yield Example(key, start, end, tuple(endings))
+            key, start, endings = split[0], member.start, []
+        endings.append(split[1])
+        end = member.data + member.size
+    if key is not None:
+        yield Example(key, start, end, tuple(endings))
+
+
+class ShardTable(NamedTuple):
+    """The examples of one shard.
+
+    Attributes:
+      rows: uint32 [N, 2], first block of 512 bytes and number of blocks of each.
+      key_sets: how many examples have which endings; the endings are sorted and joined by ";".
+      problem: what is wrong with the shard, "" when nothing is.
+    """
+
+    rows: np.ndarray
+    key_sets: dict[str, int]
+    problem: str
+
+
+def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
+    """Finds the examples of a tar.
+
+    Args:
+      read: gives (offset, length) -> bytes.
+      total: size of the tar in bytes.
+      chunk: bytes asked for at a time; headers that lie close together are read at once.
+    """
+    rows: list[tuple[int, int]] = []
+    found: collections.Counter[tuple[str, ...]] = collections.Counter()
+    problem = "" if total else "empty"
+    window = _Window(read, chunk)
+    try:
+        for example in read_examples(window.read, total):
+            rows.append((example.start // BLOCK, _padded(example.end) // BLOCK - example.start // BLOCK))
+            found[example.endings if example.endings in found or len(found) < _KEY_SETS else ("...",)] += 1
+    except TarError as error:
+        problem = str(error) if error.offset else _no_tar(window.read(0, BLOCK), str(error))
+    if not rows and not problem:
+        problem = "no examples"
+    key_sets: collections.Counter[str] = collections.Counter()
+    for endings, count in found.items():
+        key_sets[";".join(sorted(set(endings)))] += count
+    table = np.array(rows, np.uint64).reshape(-1, 2)
+    if table.size and table.max() > np.iinfo(np.uint32).max:
+        return ShardTable(np.zeros((0, 2), np.uint32), {}, "larger than 2 TiB")
+    return ShardTable(table.astype(np.uint32), dict(key_sets), problem)
+
+
+class _Window:
+    """Reads through a buffer that moves on with the reader."""
+
+    def __init__(self, read: Read, chunk: int):
+        self.source, self.chunk = read, chunk
+        self.first, self.data = 0, b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        at = offset - self.first
+        if not 0 <= at <= len(self.data) - length:
+            self.first, self.data, at = offset, self.source(offset, max(length, self.chunk)), 0
+        return self.data[at : at + length]
+
+
+def _parse_header(header: bytes, offset: int) -> int:
+    """Checks a header; returns the size that it tells."""
+    try:
+        told = _number(header[148:156])
+        size = _number(header[124:136])
+    except ValueError:
+        raise TarError("read", offset, f"damaged header at byte {offset}") from None
+    # The sum of the bytes, the checksum's own counted as spaces. Adler-32's low half is that sum, modulo 65521.
+    expected = 1 + told - 8 * ord(" ") + sum(header[148:156])
+    if (zlib.adler32(header) & 0xFFFF) != expected % 65521:
+        # Some old programs add signed bytes.
+        if sum(struct.unpack("512b", header)) - sum(struct.unpack("8b", header[148:156])) + 8 * ord(" ") != told:
+            raise TarError("read", offset, f"damaged header at byte {offset}")
+    if not 0 <= size < 1 << 60:
+        raise TarError("read", offset, f"damaged header at byte {offset}")
+    return size
+
+
+def _number(field: bytes) -> int:
+    """Octal, or base 256 where the highest bit is set."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    if field[0] == 0xFF:
+        return int.from_bytes(field, "big", signed=True)
+    return int(field.partition(b"\x00")[0].strip() or b"0", 8)
+
+
+def _decimal(text: bytes, offset: int) -> int:
+    if not text.isdigit() or len(text) > 18:
+        raise TarError("read", offset, f"damaged header at byte {offset}")
+    return int(text)
+
+
+def _parse_pax(text: bytes, offset: int) -> dict[bytes, bytes]:
+    records, at = {}, 0
+    while at < len(text) and text[at]:
+        match = _PAX_RECORD.match(text, at)
+        end = at + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(text) or text[end - 1] != ord("\n"):
+            raise TarError("read", offset, f"damaged pax header at byte {offset}")
+        records[match[2]] = text[match.end() : end - 1]
+        at = end
+    return records
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\x00")[0].decode("utf-8", "surrogateescape")
+
+
+def _padded(offset: int) -> int:
+    return -(-offset // BLOCK) * BLOCK
+
+
+def _no_tar(beginning: bytes, told: str) -> str:
+    """What a file is whose first header cannot be read."""
+    if beginning[:2] == b"\x1f\x8b":
+        return "compressed with gzip; decompress it, compressed tars have no positions"
+    return "not a tar" if told.startswith("damaged") or len(beginning) < BLOCK else told
