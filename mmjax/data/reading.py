@@ -87,7 +87,7 @@ class Reader:
         if length <= 0:
             return b""
         if is_local(path):
-            return _pread(local_path(path), offset, length)
+            return pread(local_path(path), offset, length)
         return self._patiently(path, lambda: self._read_remote_range(path, offset, length))
 
     def has_ranges(self, path: str) -> bool:
@@ -311,14 +311,24 @@ _open_files = _OpenFiles()
 os.register_at_fork(after_in_child=lambda: _open_files.__init__())
 
 
-def _pread(path: str, offset: int, length: int) -> bytes:
+def pread(path: str, offset: int, length: int) -> bytes:
+    """Part of a local file, which stays open while it is among the most recently used ones.
+
+    Raises:
+      OSError: it cannot be read.
+    """
     try:
         return _pread_open(_open_files.get(path), offset, length)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-    _open_files.forget(path)  # another file has its name now, on a network file system
+    forget(path)  # another file has its name now, on a network file system
     return _pread_open(_open_files.get(path), offset, length)
+
+
+def forget(path: str) -> None:
+    """Closes a local file, so that the next read opens what has its name by then."""
+    _open_files.forget(path)
 
 
 def _pread_open(file: _OpenFile, offset: int, length: int) -> bytes:
