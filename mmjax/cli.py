@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
     "convert": ("mmjax.convert:convert_main", "write a model in OpenCLIP's, Hugging Face's or mmjax's format"),
     "info": ("mmjax.convert:info_main", "say what a workdir or another library's checkpoint holds"),
+    "search": ("mmjax.search:search_main", "find a folder's images by text or image"),
 }
 
 

@@ -8,7 +8,7 @@ import json
 import posixpath
 from typing import Any
 
-from mmjax.data.files import read_bytes
+from mmjax.data.reading import Reader
 from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
 from mmjax.errors import UserError, choose
 
@@ -35,6 +35,7 @@ class Karpathy:
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='karpathy:{path}'"
+        self._reader = Reader(options.retry_seconds)
         file, _, rest = path.rpartition(".json/")
         split, comma, root = rest.partition(",images=")
         if not file:
@@ -49,7 +50,7 @@ class Karpathy:
         files: list[str] = []
         self._captions: list[list[str]] = []
         splits = set()
-        for number, entry in enumerate(_entries(file, where)):
+        for number, entry in enumerate(_entries(self._reader, file, where)):
             filename, own, captions = _parse(entry, number, where)
             splits.add(own)
             if own in wanted:
@@ -61,7 +62,7 @@ class Karpathy:
             )
         folder = file[: file.rfind("/") + 1]
         roots = [root] if comma else [posixpath.join(folder, each) for each in _FOLDERS]
-        self._files = _locate(files, roots, where, given=bool(comma))
+        self._files = _locate(self._reader, files, roots, where, given=bool(comma))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -69,12 +70,13 @@ class Karpathy:
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
         path = self._files[index]
-        return Record(image=read_bytes(path), captions=list(self._captions[index]), id=stable_id("image", path))
+        captions = list(self._captions[index])
+        return Record(image=self._reader.read(path), captions=captions, id=stable_id("image", path), path=path)
 
 
-def _entries(file: str, where: str) -> list[Any]:
+def _entries(reader: Reader, file: str, where: str) -> list[Any]:
     try:
-        content = json.loads(read_bytes(file))
+        content = json.loads(reader.read(file))
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no file {file}; give the path of Karpathy's dataset_*.json") from error
     except (OSError, ValueError, ImportError) as error:
@@ -101,13 +103,13 @@ def _parse(entry: Any, number: int, where: str) -> tuple[str, str, list[str]]:
     return path, split, captions
 
 
-def _locate(files: list[str], roots: list[str], where: str, *, given: bool) -> list[str]:
+def _locate(reader: Reader, files: list[str], roots: list[str], where: str, *, given: bool) -> list[str]:
     """Full paths, under the first root where the first image is; by its name alone where all lie in one folder."""
     for root in roots:
         for found in (files, [posixpath.basename(file) for file in files]):
             first = posixpath.join(root, found[0])
             try:
-                read_bytes(first)
+                reader.read(first)
             except (OSError, ValueError, ImportError):
                 continue
             return [posixpath.join(root, file) for file in found]

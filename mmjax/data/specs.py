@@ -4,6 +4,7 @@
     synthetic[/N]                       N noise images, to measure training without data
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
+    karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
     parquet:PATTERN                     rows of Parquet files
     tfds:NAME/SPLIT  tfds:DIR/SPLIT     sets that TensorFlow Datasets has prepared as ArrayRecord
     arrayrecord:PATTERN                 tf.train.Example protos in ArrayRecord files
@@ -21,6 +22,7 @@ from mmjax.data.array_records import ArrayRecords
 from mmjax.data.digits import Digits
 from mmjax.data.files import Folder, Pairs
 from mmjax.data.huggingface import HuggingFace
+from mmjax.data.karpathy import Karpathy
 from mmjax.data.order import ORDERS
 from mmjax.data.parquet import Parquet
 from mmjax.data.shapes import Shapes
@@ -34,6 +36,7 @@ MADE = {"synthetic": Synthetic}
 FROM_FILES = {
     "pairs": Pairs,
     "folder": Folder,
+    "karpathy": Karpathy,
     "parquet": Parquet,
     "tfds": Tfds,
     "arrayrecord": ArrayRecords,
@@ -47,6 +50,7 @@ _FORMS = {
     "synthetic": "[/N]",
     "pairs": ":FILE.{csv,tsv,jsonl}",
     "folder": ":DIR",
+    "karpathy": ":FILE.json/SPLIT",
     "parquet": ":PATTERN",
     "tfds": ":NAME/SPLIT",
     "arrayrecord": ":PATTERN",

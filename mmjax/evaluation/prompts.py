@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any
 
 from mmjax import storage
-from mmjax.data.files import FOLDER_TEMPLATES
+from mmjax.data.fields import FOLDER_TEMPLATES
 from mmjax.data.source import Record, Source
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.zero_shot import Templates, class_prompts
@@ -114,9 +114,9 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
 
     Args:
       source: as it was opened.
-      choice: a known name or a file, see `load`; `own` leaves the source as it is. By default a dataset whose name is
-        known, with as many classes as are known for it, or whose classes are named by WordNet ids, gets the published
-        names, and the published templates where it brings none of its own.
+      choice: a known name or a file, see `load`; `own` leaves the source as it is. By default classes that are called
+        by WordNet ids, or of a dataset with a known name by numbers or by their known names, get the published names,
+        and the published templates where the source brings none of its own.
       dataset: its name, where the source's is another.
       field: config field to name in errors.
 
@@ -144,7 +144,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     codes = _read("imagenet1k")["codes"]
     found = "imagenet1k" if set(source.class_names) <= set(codes) else find(name)
     prompts = load(found) if found else None
-    names = _match(source.class_names, prompts) if prompts else None
+    names = _match(source.class_names, prompts, by_position=False) if prompts else None
     if names is None:
         return source
     if source.templates and list(source.templates) != FOLDER_TEMPLATES:
@@ -152,7 +152,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     return Prompted(source, dataclasses.replace(prompts, class_names=tuple(names)))
 
 
-def _match(own: Sequence[str] | None, prompts: Prompts) -> list[str] | None:
+def _match(own: Sequence[str] | None, prompts: Prompts, *, by_position: bool = True) -> list[str] | None:
     """The prompts' name for each of a source's classes, or None where they are not names of these classes."""
     theirs = prompts.class_names
     if theirs is None:
@@ -171,7 +171,7 @@ def _match(own: Sequence[str] | None, prompts: Prompts) -> list[str] | None:
     by_name = {_plain(name): name for name in theirs}
     if len(by_name) == len(theirs) and all(_plain(name) in by_name for name in own):
         return [by_name[_plain(name)] for name in own]
-    if len(own) != len(theirs):
+    if len(own) != len(theirs) or not by_position:
         return None
     # By position, unless a name says that it stands elsewhere.
     places = {_plain(name): place for place, name in enumerate(theirs)}

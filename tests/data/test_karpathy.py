@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmjax.data.karpathy import Karpathy
 from mmjax.data.source import Source
+from mmjax.data.specs import open_source
 from mmjax.errors import UserError
 
 
@@ -52,7 +53,7 @@ def test_splits_in_the_order_of_the_file(tmp_path, images):
     assert test[0]["id"] != test[1]["id"] and test[-1]["id"] == test[1]["id"]
     train = Karpathy(f"{file}/train")  # with restval
     assert train.name == "coco/train" and [len(train[i]["captions"]) for i in range(2)] == [6, 2]
-    assert len(Karpathy(f"{file}/val")) == 1
+    assert len(Karpathy(f"{file}/val")) == len(open_source(f"karpathy:{file}/val")) == 1
     assert pickle.loads(pickle.dumps(test))[1] == test[1]
     with pytest.raises(IndexError):
         test[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.data.files import FOLDER_TEMPLATES
+from mmjax.data.fields import FOLDER_TEMPLATES
 from mmjax.errors import UserError
 from mmjax.evaluation import prompts
 from mmjax.evaluation.zero_shot import class_prompts
@@ -114,9 +114,12 @@ def test_names_are_matched_before_positions():
     assert prompts.apply(Source("stl10", shuffled)).class_names == names[::-1]
     eurosat = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop"]
     eurosat += ["Residential", "River", "SeaLake"]
-    assert prompts.apply(Source("EuroSAT", eurosat)).class_names == list(prompts.load("eurosat").class_names)
+    own = Source("EuroSAT", eurosat)  # words of its own are left alone unless a person says which list they stand for
+    assert prompts.apply(own) is own
+    assert prompts.apply(own, "eurosat").class_names == list(prompts.load("eurosat").class_names)
     # "river" standing elsewhere says that the order is another.
-    assert prompts.apply(Source("eurosat", eurosat[::-1])).class_names == eurosat[::-1]
+    with pytest.raises(UserError, match="10 classes"):
+        prompts.apply(Source("eurosat", eurosat[::-1]), "eurosat")
 
 
 def test_a_source_keeps_what_it_brings():
