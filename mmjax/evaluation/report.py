@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image
 
 from mmjax import storage
-from mmjax.evaluation.suite import CLASSIFICATION, RETRIEVAL, Evaluation, Match, columns
+from mmjax.evaluation.artifacts import Match
+from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.tables import CLASSIFICATION, RETRIEVAL, columns
 
 _PIXELATED_BELOW = 64  # thumbnails with a shorter longest side are enlarged without smoothing
 _TABLE_CLASSES = 24  # confusion matrices up to this size are tables of numbers, larger ones pictures

@@ -6,7 +6,95 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Integer
 
-from mmjax.evaluation.metrics import retrieval_metrics
+from mmjax.errors import UserError
+from mmjax.evaluation import ranking
+from mmjax.evaluation.exact import BLOCK
+from mmjax.evaluation.metrics import rank_metrics
+
+_KS = (1, 5, 10)
+
+
+def retrieval_metrics(
+    image_embeddings: Float[np.ndarray, "N E"],
+    text_embeddings: Float[np.ndarray, "M E"],
+    text_image: Integer[np.ndarray, " M"],
+    *,
+    image_ids: Integer[np.ndarray, " N"] | None = None,
+    block: int = BLOCK,
+) -> dict[str, float]:
+    """Recall at 1, 5 and 10 and rank statistics in both directions, named as in CLIP_benchmark.
+
+    `image_retrieval_*` ranks all images for each text; `text_retrieval_*` ranks all texts for each image, where any of
+    the image's texts counts. Every product is computed once for both directions, and none is kept.
+
+    Args:
+      image_embeddings: one row per image.
+      text_embeddings: one row per text.
+      text_image: the index of each text's image; every image needs at least one text.
+      image_ids: images with equal ids are positives of one another's texts (a file that lists an image once per
+        caption, say). Without ids every image is its own.
+      block: how many images and texts meet at a time; the result does not depend on it.
+
+    Returns:
+      For both prefixes what `metrics.rank_metrics` names: recalls, mean reciprocal rank and mean average precision in
+      [0, 1], ranks from 1 up. `rsum`, the sum of the six recalls, in [0, 6] (papers print it in percent, up to 600).
+
+    Raises:
+      ValueError: for an image without texts, and as `ranking.positive_ranks`.
+    """
+    ranking.check_indices("text_image", text_image, len(image_embeddings))
+    if image_ids is None:
+        groups = np.arange(len(image_embeddings))
+    else:
+        groups = np.unique(image_ids, return_inverse=True)[1].reshape(-1)
+    text_groups = groups[text_image]
+    images, texts = ranking.members(text_groups, groups), ranking.members(groups, text_groups)
+    ranks = ranking.ranks_both_ways(text_embeddings, image_embeddings, images, texts, block=block)
+    metrics = {}
+    for name, found, (_, offsets) in zip(("image_retrieval", "text_retrieval"), ranks, (images, texts), strict=True):
+        metrics |= {f"{name}_{key}": value for key, value in rank_metrics(found, offsets, ks=_KS).items()}
+    metrics["rsum"] = sum(metrics[f"{name}_retrieval_recall@{k}"] for name in ("image", "text") for k in _KS)
+    return metrics
+
+
+def fold_metrics(
+    image_embeddings: Float[np.ndarray, "N E"],
+    text_embeddings: Float[np.ndarray, "M E"],
+    text_image: Integer[np.ndarray, " M"],
+    *,
+    fold_size: int = 1000,
+    image_ids: Integer[np.ndarray, " N"] | None = None,
+    block: int = BLOCK,
+) -> dict[str, float]:
+    """`retrieval_metrics` averaged over consecutive folds of images with their texts: COCO's 1k protocol.
+
+    Args:
+      image_embeddings, text_embeddings, text_image, image_ids, block: see `retrieval_metrics`.
+      fold_size: images in a fold. COCO's 5,000 test images, in the order of Karpathy's split, make five of 1,000.
+
+    Raises:
+      UserError: the images do not divide into folds.
+      ValueError: as `retrieval_metrics`.
+    """
+    count = len(image_embeddings)
+    if fold_size < 1 or count % fold_size:
+        raise UserError(
+            f"fold_size={fold_size}: {count} images do not divide into such folds; choose a divisor of {count}"
+        )
+    folds = []
+    for start in range(0, count, fold_size):
+        images = slice(start, start + fold_size)
+        texts = np.flatnonzero((text_image >= start) & (text_image < start + fold_size))
+        folds.append(
+            retrieval_metrics(
+                image_embeddings[images],
+                text_embeddings[texts],
+                text_image[texts] - start,
+                image_ids=None if image_ids is None else image_ids[images],
+                block=block,
+            )
+        )
+    return {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +102,7 @@ class RetrievalResult:
     """What `evaluate_retrieval` found.
 
     Attributes:
-      metrics: see `metrics.retrieval_metrics`.
+      metrics: see `retrieval_metrics`, and `fold_metrics` where folds were asked for.
       texts: U different captions, in order of first appearance.
       text_embeddings: [U, E] their embeddings.
       text_index: [M] every caption's row in `texts`, image after image.
@@ -50,6 +138,7 @@ def evaluate_retrieval(
     *,
     embed_texts: Callable[[list[str]], np.ndarray],
     image_ids: Integer[np.ndarray, " N"] | None = None,
+    fold_size: int | None = None,
 ) -> RetrievalResult:
     """Ranks all captions for every image and all images for every caption.
 
@@ -60,8 +149,10 @@ def evaluate_retrieval(
       captions: the captions of every image, at least one each.
       embed_texts: maps n strings to L2-normalised embeddings [n, E].
       image_ids: images with equal ids are positives of one another's captions.
+      fold_size: also the means over folds of so many images, as `5x1000_image_retrieval_recall@1` for five of 1,000.
 
     Raises:
+      UserError: the images do not divide into folds.
       ValueError: for an image without captions.
     """
     counts = np.array([len(own) for own in captions])
@@ -69,5 +160,10 @@ def evaluate_retrieval(
         raise ValueError(f"image {int(np.argmin(counts))} has no caption; retrieval needs one for every image")
     text_image = np.repeat(np.arange(len(captions)), counts)
     texts, text_embeddings, text_index = embed_unique(embed_texts, [text for own in captions for text in own])
-    metrics = retrieval_metrics(image_embeddings, text_embeddings[text_index], text_image, image_ids=image_ids)
+    gallery = text_embeddings[text_index]
+    metrics = retrieval_metrics(image_embeddings, gallery, text_image, image_ids=image_ids)
+    if fold_size is not None:
+        means = fold_metrics(image_embeddings, gallery, text_image, fold_size=fold_size, image_ids=image_ids)
+        prefix = f"{len(image_embeddings) // fold_size}x{fold_size}"
+        metrics |= {f"{prefix}_{name}": value for name, value in means.items()}
     return RetrievalResult(metrics, texts, text_embeddings, text_index, text_image)

@@ -9,7 +9,7 @@ import pytest
 from mmjax.data.examples import EvalExamples
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError
-from mmjax.evaluation import suite
+from mmjax.evaluation import artifacts, suite, tables
 from mmjax.evaluation.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.zero_shot import evaluate_zero_shot, prompts, zero_shot_weights
 
@@ -150,11 +150,11 @@ def test_retrieval_artifacts_have_small_thumbnails_and_honour_ids():
 
 
 def test_the_shown_examples_are_seeded_and_spread():
-    picked = suite._spread(1200, 12, seed=3)
+    picked = artifacts.spread(1200, 12, seed=3)
     np.testing.assert_array_equal(picked // 100, np.arange(12))
-    np.testing.assert_array_equal(picked, suite._spread(1200, 12, seed=3))
-    assert (picked != suite._spread(1200, 12, seed=4)).any()
-    np.testing.assert_array_equal(suite._spread(5, 12, seed=0), np.arange(5))
+    np.testing.assert_array_equal(picked, artifacts.spread(1200, 12, seed=3))
+    assert (picked != artifacts.spread(1200, 12, seed=4)).any()
+    np.testing.assert_array_equal(artifacts.spread(5, 12, seed=0), np.arange(5))
 
 
 def test_no_example_may_be_left_out():
@@ -266,7 +266,7 @@ def test_records_and_table():
         "metrics": {"acc1": 0.5, "acc5": 1.0, "mean_per_class_recall": 0.25, "loss": 1.5},
         "language": "en",
     }
-    table = suite.format_table(records)
+    table = tables.format_table(records)
     assert (
         "tiny  step_7" in table
         and "50.00%" in table
@@ -275,6 +275,6 @@ def test_records_and_table():
         and "odd" in table
     )
     assert max(map(len, table.splitlines())) <= 120 and table.isascii()
-    assert suite.format_table([]) == ""
+    assert tables.format_table([]) == ""
     two = records + [records[0] | {"model": "big"}]
-    assert "digits/test (big step_7)" in suite.format_table(two)
+    assert "digits/test (big step_7)" in tables.format_table(two)

@@ -1,0 +1,123 @@
+"""Tables of metrics: which columns, in which order, under which headings, and how they print."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+CLASSIFICATION = "zeroshot_classification"
+RETRIEVAL = "zeroshot_retrieval"
+
+_TERMINAL = 120  # columns of text
+_FOLDS = re.compile(r"\d+x\d+_")  # begins the keys of `retrieval.fold_metrics` in an evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A metric as tables show it: its key, a heading (with the group it stands under), and how to print a value.
+
+    A rate is printed in percent; so is a `total` of rates, which may exceed 1 and is printed without the sign.
+    """
+
+    key: str
+    group: str
+    heading: str
+    rate: bool
+    total: bool = False
+
+    def text(self, value: float | None) -> str:
+        if value is None:
+            return "-"
+        if self.total:
+            return f"{100 * value:.1f}"
+        return f"{100 * value:.2f}%" if self.rate else f"{value:.4g}"
+
+
+def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
+    """The columns for a table of these metrics, known ones first and in a fixed order, then the rest by name."""
+    present = {key for each in metrics for key in each}
+    known = [Column("acc1", "", "top-1", True), Column("acc5", "", "top-5", True)]
+    known += [Column("mean_per_class_recall", "", "per-class recall", True)]
+    known += [Column("mean_average_precision", "", "mAP", True)]
+    known += _retrieval_columns("", "")
+    for folds in sorted({found.group() for key in present if (found := _FOLDS.match(key))}):
+        known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
+    known += [Column("loss", "", "loss", False)]
+    others = present - {column.key for column in known}
+    return [column for column in known if column.key in present] + [Column(k, "", k, False) for k in sorted(others)]
+
+
+def _retrieval_columns(prefix: str, suffix: str) -> list[Column]:
+    """Both directions' columns; a prefix of the keys and a suffix of the groups tell folds apart."""
+    found = []
+    for side, group in (("image_retrieval", "text to image"), ("text_retrieval", "image to text")):
+        found += [Column(f"{prefix}{side}_recall@{k}", group + suffix, f"R@{k}", True) for k in (1, 5, 10)]
+        for kind, heading in (("median_rank", "MedR"), ("mean_rank", "MeanR")):
+            found += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, False)]
+        for kind, heading in (("mean_reciprocal_rank", "MRR"), ("mean_average_precision", "mAP")):
+            found += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, True)]
+    return [*found, Column(f"{prefix}rsum", suffix.removeprefix(", "), "rsum", False, total=True)]
+
+
+def format_table(records: Sequence[dict[str, Any]]) -> str:
+    """A plain-text table of the records of `to_records`, one block per task; rates in percent."""
+    models = {(record["model"], record["pretrained"]) for record in records}
+    blocks = []
+    for task, title in ((CLASSIFICATION, "zero-shot classification"), (RETRIEVAL, "zero-shot retrieval")):
+        rows = [record for record in records if record["task"] == task]
+        if not rows:
+            continue
+        names = [row["dataset"] for row in rows]
+        if len(models) > 1:
+            names = [f"{row['dataset']} ({row['model']} {row['pretrained']})" for row in rows]
+        found = [row["metrics"] for row in rows]
+        blocks += _table_blocks(title, names, found, columns(found))
+    if len(models) == 1:
+        blocks.insert(0, "{}  {}".format(*models.pop()).rstrip())
+    return "\n\n".join(blocks)
+
+
+def _table_blocks(title: str, names: list[str], metrics: list[dict[str, float]], shown: list[Column]) -> list[str]:
+    """A table as text; one too wide for a terminal goes on below, cut between groups of columns."""
+    first = max(len(text) for text in [title, *names])
+    parts: list[list[Column]] = []
+    for _, group in itertools.groupby(shown, key=lambda column: column.group):
+        group = list(group)
+        if parts and first + sum(_width(column, metrics) + 2 for column in parts[-1] + group) <= _TERMINAL:
+            parts[-1] += group
+        else:
+            parts.append(group)
+    blocks = []
+    for part in parts:
+        widths = [_width(column, metrics) for column in part]
+        lines = []
+        if any(column.group for column in part):
+            lines.append(f"{'':{first}}{_group_line(part, widths)}".rstrip())
+        header = "".join(f"  {column.heading:>{width}}" for column, width in zip(part, widths, strict=True))
+        lines += [f"{title:{first}}{header}", "-" * (first + len(header))]
+        for name, row in zip(names, metrics, strict=True):
+            cells = (column.text(row.get(column.key)) for column in part)
+            lines.append(
+                f"{name:{first}}" + "".join(f"  {text:>{width}}" for text, width in zip(cells, widths, strict=True))
+            )
+        blocks.append("\n".join(lines))
+    return blocks
+
+
+def _width(column: Column, metrics: list[dict[str, float]]) -> int:
+    return max(len(column.heading), *(len(column.text(row.get(column.key))) for row in metrics))
+
+
+def _group_line(shown: list[Column], widths: list[int]) -> str:
+    """The groups' names over their columns."""
+    line, start = "", 0
+    while start < len(shown):
+        stop = start + 1
+        while stop < len(shown) and shown[stop].group == shown[start].group:
+            stop += 1
+        width = sum(widths[start:stop]) + 2 * (stop - start - 1)
+        label = f" {shown[start].group} " if shown[start].group else ""
+        line += "  " + (label.center(width, "-") if label else " " * width)
+        start = stop
+    return line
