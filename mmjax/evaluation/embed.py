@@ -1,6 +1,6 @@
 """Embeds images and texts over the whole mesh, in batches of one shape."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.data import examples, images, specs, tokenizers
-from mmjax.evaluation import suite
+from mmjax.evaluation import prompts, suite
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
 
@@ -141,7 +141,7 @@ class Evaluator:
     """The evaluation of a config: its sources opened once, its functions compiled once.
 
     Args:
-      config: `data.eval` and `eval.batch_size` are read.
+      config: `data.eval` and `eval` are read.
       task: see `MeshEmbedder`.
       mesh: the device mesh.
       tokenizer, image_spec: preprocessing, as in training.
@@ -153,25 +153,33 @@ class Evaluator:
     def __init__(
         self, config: Any, task: Any, mesh: Mesh, tokenizer: tokenizers.Tokenizer, image_spec: images.ImageSpec
     ):
-        self.sources = specs.parse_eval(config.data.eval, specs.make_options(config, evaluation=True)) if config.data.eval else []
+        options = specs.make_options(config, evaluation=True)
+        opened = specs.parse_eval(config.data.eval, options) if config.data.eval else []
+        self.sources = [prompts.apply(source) for source in opened]
         self.embedder = MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         self.image_spec = image_spec
 
     def run(self, params: Any, *, keep_artifacts: bool = False) -> list[suite.Evaluation]:
         """Evaluates parameters on every source; artifacts are what the report shows, for the first process alone."""
-
-        def decoded(source: Any) -> examples.EvalExamples:
-            # What a report shows is read again, from a view of a source, and by the first process alone.
-            if jax.process_count() == 1 or not any(source is each for each in self.sources):
-                return examples.EvalExamples(source, self.image_spec)
-            return _SharedExamples(source, self.image_spec, self.embedder.batch_size, self.embedder.rows)
-
         return suite.evaluate(
             self.sources,
             self.embedder.bind(params),
-            examples=decoded,
+            examples=make_examples(self.sources, self.image_spec, self.embedder),
             keep_artifacts=keep_artifacts and jax.process_index() == 0,
         )
+
+
+def make_examples(
+    sources: Sequence[Any], image_spec: images.ImageSpec, embedder: MeshEmbedder
+) -> Callable[[Any], examples.EvalExamples]:
+    """How sources are decoded: `sources` by all processes together, and a view of one by whichever process asks."""
+
+    def decoded(source: Any) -> examples.EvalExamples:
+        if jax.process_count() == 1 or not any(source is each for each in sources):
+            return examples.EvalExamples(source, image_spec)
+        return _SharedExamples(source, image_spec, embedder.batch_size, embedder.rows)
+
+    return decoded
 
 
 def flat_metrics(evaluations: list[suite.Evaluation]) -> dict[str, float]:

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from mmjax.evaluation import report
-from mmjax.evaluation.suite import (
-    CLASSIFICATION,
-    RETRIEVAL,
-    Artifacts,
-    CaptionMatches,
-    Evaluation,
-    ImageMatches,
-    Match,
-)
+from mmjax.evaluation.artifacts import Artifacts, CaptionMatches, ImageMatches, Match
+from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.tables import CLASSIFICATION, RETRIEVAL
 
 HOSTILE = "<script>alert(1)</script> \"'&$x_$ </style> \ud800"
 VOID = {"meta", "img", "br", "link", "input"}

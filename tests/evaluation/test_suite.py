@@ -122,6 +122,9 @@ def test_artifacts_show_what_the_metrics_say():
     assert artifacts.class_names == COLOURS
     assert artifacts.confusion.sum() == 30 and artifacts.confusion[0, 1] == 5 and np.trace(artifacts.confusion) == 25
     assert len(artifacts.images) == 12 and len(artifacts.captions) == 6
+    # The five failures come first, and then seven of the others.
+    assert [shown.nearest[0].right for shown in artifacts.images] == [False] * 5 + [True] * 7
+    assert [shown.nearest[0].right for shown in artifacts.captions] == [False] * 1 + [True] * 5
     for shown in artifacts.images:
         colour = COLOURS[shown.image[0, 0, 0]]
         assert shown.captions == [f"it is {colour}"]
