@@ -6,6 +6,7 @@ nor a restart can change it.
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
@@ -147,8 +148,9 @@ class TrainExamples:
             self.sources[component].prepare(order.shards(window, key) + order.shards(window + 1, key))
 
     def _load(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        caption = _draw_caption(record, rng.random())
-        image = train_image(record["image"], self.image_spec, rng)
+        with _told_where(record):
+            caption = _draw_caption(record, rng.random())
+            image = train_image(record["image"], self.image_spec, rng)
         ids, mask = self.tokenizer([caption])
         return {"image": image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
 
@@ -159,6 +161,17 @@ def _order(source: Source, shuffle: bool, order: str, window: int) -> GlobalOrde
     if order == "windowed" and isinstance(source, Sharded):
         return WindowedOrder(source.shard_lengths, window)
     return GlobalOrder(len(source))
+
+
+@contextlib.contextmanager
+def _told_where(record: Record) -> Iterator[None]:
+    """Adds the record's path to what is wrong with it."""
+    try:
+        yield
+    except BadExample as error:
+        if "path" not in record:
+            raise
+        raise BadExample(error.reason, f"{record['path']}: {error.detail}") from error
 
 
 def _draw_caption(record: Record, draw: float) -> str:
@@ -209,7 +222,8 @@ class EvalExamples:
         """
         try:
             record = self.source[index]
-            image = eval_transform(decode(record["image"]), self.image_spec)
+            with _told_where(record):
+                image = eval_transform(decode(record["image"]), self.image_spec)
         except (BadExample, OSError) as error:
             raise UserError(
                 f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"

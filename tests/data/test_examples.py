@@ -217,6 +217,15 @@ def test_a_source_without_usable_examples_stops_the_run_and_is_named():
     assert "\n" not in str(caught.value)
 
 
+def test_an_image_that_cannot_be_decoded_is_told_with_its_path():
+    broken = {"image": b"no image", "path": "/data/a.jpg"}
+    source = FakeSource(3, "web", faults=dict.fromkeys(range(3), broken))
+    with pytest.raises(UserError, match=r"not_image: /data/a.jpg: 8 bytes of no image format"):
+        make((source, 1), max_tries=3)[0]
+    with pytest.raises(UserError, match=r"example 1 of 'web' .*not_image: /data/a.jpg: 8 bytes"):
+        EvalExamples(source, SPEC)[1]
+
+
 def test_a_mistake_in_a_source_is_not_mistaken_for_a_bad_example():
     with pytest.raises(KeyError):
         make((FakeSource(2, faults={i: KeyError("caption") for i in range(2)}), 1))[0]
