@@ -190,16 +190,6 @@ class Folder:
         return class_record(read_image(self._reader, path), self.class_names, self.templates, label, path)
 
 
-def read_bytes(path: str) -> bytes:
-    """Returns a file's contents, read with a default Reader's patience.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ReadError: it cannot be read.
-    """
-    return Reader().read(path)
-
-
 def read_image(reader: Reader, path: str) -> bytes:
     """Returns an image file's contents.
 

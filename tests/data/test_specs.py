@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -7,8 +8,8 @@ from PIL import Image
 from mmjax.data.digits import Digits
 from mmjax.data.files import Folder, Pairs
 from mmjax.data.shapes import Shapes
-from mmjax.data.source import stable_id
-from mmjax.data.specs import open_source, parse_eval, parse_mixture
+from mmjax.data.source import SourceOptions, stable_id
+from mmjax.data.specs import EMBEDDED, FROM_FILES, MADE, open_source, parse_eval, parse_mixture
 from mmjax.errors import UserError
 
 
@@ -47,6 +48,19 @@ def test_mixtures_have_weights(text, weights):
     assert kinds_and_weights(parse_mixture(text)) == list(zip(["Shapes", "Digits"], weights, strict=True))
 
 
+def test_options_and_weights_reach_every_kind_of_source():
+    (first, weight), (second, other) = parse_mixture("synthetic/9@3+synthetic", SourceOptions(image_size=8))
+    assert (len(first), weight, len(second), other) == (9, 3.0, 1_000_000, 1.0)
+    assert first[0]["image"].shape == second[0]["image"].shape == (8, 8, 3)
+
+
+def test_the_usage_line_tells_every_kind_of_source():
+    with pytest.raises(UserError) as error:
+        open_source("")
+    forms = re.split(", | or ", str(error.value).partition("write ")[2])
+    assert [re.split("[:[]", form)[0] for form in forms] == [*EMBEDDED, *MADE, *FROM_FILES]
+
+
 def test_separators_inside_paths_are_left_alone(table):
     mixture = parse_mixture(f"pairs:{table}@3+digits+folder:{table.rpartition('/')[0]}/cats+dogs@3@.25+shapes@2")
     assert kinds_and_weights(mixture) == [("Pairs", 3.0), ("Digits", 1.0), ("Folder", 0.25), ("Shapes", 2.0)]
@@ -72,7 +86,9 @@ def test_evaluation_sources_are_told_apart(table):
         ("pairs:", ["'pairs:'", "pairs:FILE"]),
         ("shapes+digts", ["'digts'", "unknown source", "did you mean 'digits'"]),
         ("pears:x.csv", ["'pears'", "did you mean 'pairs'"]),
-        ("wds:{0..9}.tar", ["unknown source 'wds'", "folder:DIR"]),
+        ("webdataset:{0..9}.tar", ["unknown source 'webdataset'", "folder:DIR"]),
+        ("parquets:x.parquet", ["'parquets'", "did you mean 'parquet'"]),
+        ("synthetic:9", ["':9' cannot follow 'synthetic'", "synthetic[/N]"]),
         ("digits/tset", ["'digits/tset'", "split", "did you mean 'test'"]),
         ("digits:test", ["':test' cannot follow 'digits'", "digits[/SPLIT]"]),
         ("shapes@half", ["'half'", "not a number"]),
