@@ -19,7 +19,7 @@ ROOMS = {
     "evaluation": {"data", "parallel"},
     "tasks": {"nn", "models", "objectives", "data", "parallel"},
     "config": {"models"},  # the size table
-    "interop": {"models", "data", "parallel", "config"},
+    "interop": {"nn", "models", "data", "parallel", "config"},
     "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "interop"},
     "plan": {"parallel", "tasks", "training"},
 }

@@ -152,16 +152,18 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
         raise UserError(f"{path}: a CoCa model of OpenCLIP, which is not read")
     vision, text = model["vision_cfg"], model["text_cfg"]
     is_timm = bool(vision.get("timm_model_name"))
+    timm_tower = _timm_tower(vision["timm_model_name"], path) if is_timm else {}
     _check_fields(vision, "vision", is_timm, path)
     _check_fields(text, "text", False, path)
     quick = bool(model.get("quick_gelu", False))
     settings = lib.siglip() if is_timm else lib.clip()
     settings["embed_dim"] = model["embed_dim"]
-    settings["logit_bias_init"] = model.get("init_logit_bias")
+    bias = model.get("init_logit_bias")
+    settings["logit_bias_init"] = None if bias is None else float(bias)
 
     image = settings["image"]
     if is_timm:
-        image |= _timm_tower(vision["timm_model_name"], path)
+        image |= timm_tower
         if vision.get("image_size", image["image_size"]) != image["image_size"]:
             raise UserError(f"{path}: vision_cfg.image_size={vision['image_size']} is not that of timm_model_name")
     else:

@@ -8,6 +8,7 @@ from typing import Any
 from mmjax.errors import UserError, choose, did_you_mean
 from mmjax.interop.tensors import Tensors
 from mmjax.models import variants
+from mmjax.nn import transformer
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
@@ -41,6 +42,8 @@ def apply(settings: Settings, changes: Mapping[str, Any]) -> None:
         else:
             known = [*shared, *(field for field in towers if field.split(".")[1] not in _EXECUTION)]
             raise UserError(f"{name}={value!r}: a model has no such setting{did_you_mean(name, known)}; see its config")
+        if places[0][1] == "activation":
+            choose(name, value, transformer.ACTIVATIONS)
         for tower, field in places:
             settings[tower][field] = _fitting(name, value, variants.variant("B/32")[tower][field])
 
@@ -67,8 +70,8 @@ def parse(texts: list[str]) -> dict[str, Any]:
     return changes
 
 
-def check_complete(settings: Settings, path: Any) -> None:
-    """Checks that nothing is left open that no shape and no config file told.
+def finish(settings: Settings, path: Any) -> None:
+    """Checks that nothing is left open that no shape and no config file told; sets what follows from the rest.
 
     Raises:
       UserError: naming the fields and how to give them.
@@ -77,6 +80,14 @@ def check_complete(settings: Settings, path: Any) -> None:
         f"{tower}.{field}" for tower in TOWERS for field in settings[tower] if settings[tower][field] is None
     ]
     if not open_fields:
+        examples = variants.variant("B/32")
+        for tower in TOWERS:
+            for field, value in settings[tower].items():
+                _fitting(f"{path}: {tower}.{field}", value, examples[tower][field])
+        _fitting(f"{path}: embed_dim", settings["embed_dim"], examples["embed_dim"])
+        image = settings["image"]
+        # The other libraries' patches are a convolution, which leaves the last pixels out.
+        image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
         return
     both = {field.split(".")[1] for field in open_fields}
     both = sorted(field for field in both if all(f"{tower}.{field}" in open_fields for tower in TOWERS))

@@ -83,9 +83,15 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
     if form.startswith("hf-") and config is not None:
         form = f"hf-{huggingface.family_of(config, config_file)}"
     read = {"openclip": _openclip, "hf-clip": _hugging_face, "hf-siglip": _hugging_face, "big_vision": _big_vision}
-    settings, table, prepared, tokenizer = read[form](tensors, form, config, config_file)
+    try:
+        settings, table, prepared, tokenizer = read[form](tensors, form, config, config_file)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{config_file}: not a config of {FORMATS[form]} ({told}); fetch it again") from error
     settings_lib.apply(settings, changes or {})
-    settings_lib.check_complete(settings, weights)
+    settings_lib.finish(settings, weights)
     _check_settings(settings, config_file if config else weights)
     shapes = translate.param_shapes(settings)
     rows = translate.select(table, shapes, FORMATS[form])

@@ -1,0 +1,143 @@
+"""Weights as other libraries wrote them give what those libraries computed (see make_golden.py)."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from towers import encode
+
+from mmjax.errors import UserError
+from mmjax.interop import openclip, settings, source, translate
+from mmjax.interop.tensors import Tensors
+
+GOLDEN = Path(__file__).parent / "golden"
+HEADS = {"image.heads": 2, "text.heads": 2}
+# What no config file lies there to tell.
+GIVEN = {
+    "openai-jit": HEADS,
+    "openclip-custom": HEADS | {"activation": "gelu", "norm_eps": 1e-5},
+    "openclip-siglip": HEADS | {"activation": "gelu_tanh", "norm_eps": 1e-6},
+}
+FORMATS = {
+    "hf-clip": "hf-clip",
+    "hf-clip-legacy": "hf-clip",
+    "hf-siglip": "hf-siglip",
+    "big_vision": "big_vision",
+    "big_vision-scanned": "big_vision",
+    "openclip-quickgelu": "openclip",
+    "openai-jit": "openclip",
+    "openclip-custom": "openclip",
+    "openclip-siglip": "openclip",
+}
+
+
+def expected(name):
+    with np.load(GOLDEN / name / "expected.npz") as file:
+        return dict(file)
+
+
+def opened(name, **changes):
+    """The folder holds the inputs too, so files that no config names are given by path."""
+    folder = GOLDEN / name
+    files = [file for file in folder.iterdir() if file.suffix in (".pt", ".npz") and file.stem != "expected"]
+    return source.open_source(files[0] if files else folder, GIVEN.get(name, {}) | changes)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_computes_what_the_library_computed(name):
+    checkpoint, want = opened(name), expected(name)
+    assert checkpoint.format == FORMATS[name]
+    image, text = encode(checkpoint, want["images"], want["ids"])
+    scalars = checkpoint.read(lambda _, array: float(array), lambda path: path.startswith("logit_"))
+    logits = np.exp(scalars["logit_scale"]) * image @ text.T + scalars.get("logit_bias", 0.0)
+    for found, key in ((image, "image"), (text, "text"), (logits, "logits")):
+        np.testing.assert_allclose(found, want[key], atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [("openai-jit", {"text.activation": "gelu"}), ("openclip-custom", {"text.norm_eps": 1e-3})],
+)
+def test_a_wrong_setting_would_show(name, changes):
+    """The tolerance of the test above is tight enough to tell them apart."""
+    want = expected(name)
+    assert abs(encode(opened(name, **changes), None, want["ids"])[1] - want["text"]).max() > 1e-4
+
+
+def test_preprocessing_comes_from_the_files():
+    found = opened("hf-clip").preprocessing
+    assert (found["size"], found["resize"], found["interpolation"]) == (16, "crop", "bilinear")
+    assert found["mean"] == [0.485, 0.456, 0.406] and found["std"] == [0.229, 0.224, 0.225]
+    found = opened("openclip-quickgelu").preprocessing
+    assert (found["resize"], found["interpolation"], found["mean"]) == ("squash", "bilinear", [0.5, 0.5, 0.5])
+    # Without a file, the family's own.
+    found = opened("hf-siglip").preprocessing
+    assert (found["resize"], found["interpolation"], found["mean"]) == ("squash", "bicubic", (0.5, 0.5, 0.5))
+
+
+def test_openai_archives_are_known_to_be_quick_gelu():
+    assert {opened("openai-jit").settings[tower]["activation"] for tower in ("image", "text")} == {"quick_gelu"}
+
+
+@pytest.mark.parametrize(
+    "name, changes, told",
+    [
+        ("openclip-custom", {"image.heads": 2, "text.heads": 2}, "do not tell activation, norm_eps; give"),
+        (
+            "openclip-custom",
+            {"activation": "gelu", "norm_eps": 1e-5},
+            r"do not tell heads; give .*load\(path, heads=8\)",
+        ),
+        (
+            "openclip-custom",
+            HEADS | {"image.activation": "gelu", "norm_eps": 1e-5},
+            r'do not tell text.activation; .* \*\*\{"text.activation": "quick_gelu"\}.*--set text.activation=quick',
+        ),
+    ],
+)
+def test_what_shapes_do_not_tell_is_asked_for(name, changes, told):
+    with pytest.raises(UserError, match=told):
+        source.open_source(GOLDEN / name / "epoch_3.pt", changes)
+
+
+PUBLISHED = json.loads((GOLDEN / "openclip_configs.json").read_text())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_of_openclip_have_its_names_and_shapes(name):
+    golden = PUBLISHED[name]
+    model = openclip.from_config(golden["config"], name)
+    settings.finish(model, name)
+    shapes = translate.param_shapes(model)
+    naming = openclip.Naming(
+        timm="timm_model_name" in golden["config"]["vision_cfg"],
+        custom_text=golden["config"].get("custom_text", False),
+        projection_bias=model["text"]["projection"] == "bias",
+    )
+    theirs = translate.their_shapes(translate.select(naming.table, shapes, "OpenCLIP"), shapes)
+    listed = sorted(f"{key} {list(shape)}" for key, shape in theirs.items())
+    assert (len(listed), sum(int(np.prod(shape)) for shape in theirs.values())) == (golden["arrays"], golden["numbers"])
+    assert hashlib.sha256("\n".join(listed).encode()).hexdigest() == golden["sha256"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_config_written_again_says_the_same(name):
+    model = openclip.from_config(PUBLISHED[name]["config"], name)
+    settings.finish(model, name)
+    prepared = dict(size=1, resize="crop", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
+    again = openclip.from_config(openclip.to_config(model, prepared), name)
+    settings.finish(again, name)
+    assert again == model
+
+
+def test_published_shapes_alone_tell_the_same_model():
+    """Names and shapes of B/32, without a config, give its settings but for what was asked for."""
+    model = openclip.from_config(PUBLISHED["ViT-B-32"]["config"], "B/32")
+    shapes = translate.param_shapes(model)
+    naming = openclip.Naming(timm=False, custom_text=False, projection_bias=False)
+    theirs = translate.their_shapes(translate.select(naming.table, shapes, "OpenCLIP"), shapes)
+    found = openclip.from_shapes(Tensors("file", theirs, lambda name: None), naming)
+    settings.apply(found, {"activation": "gelu", "norm_eps": 1e-5})
+    assert found == model

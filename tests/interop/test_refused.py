@@ -1,0 +1,233 @@
+"""Files that are damaged, of another model, or do not fit their config: each is one clear line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mmjax import storage
+from mmjax.errors import UserError
+from mmjax.interop import source
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of an OpenCLIP folder."""
+    shutil.copytree(GOLDEN / "openclip-quickgelu", tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def change(folder):
+    """Changes the weights of the copy; returns the folder."""
+    path = folder / "open_clip_model.safetensors"
+
+    def change(edit):
+        arrays = load_file(path)
+        save_file(edit(arrays) or arrays, path)
+        return folder
+
+    return change
+
+
+def refused(path, told, **changes):
+    with pytest.raises(UserError, match=told) as error:
+        source.open_source(path, changes)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_safetensors(folder):
+    path = folder / "open_clip_model.safetensors"
+    content = path.read_bytes()
+    for size in (0, 5, 100, len(content) - 1):
+        path.write_bytes(content[:size])
+        refused(folder, "open_clip_model.safetensors: not a whole safetensors file")
+
+
+def test_missing_unknown_and_misshapen_parameters_are_named(change):
+    refused(
+        change(lambda arrays: {k: v for k, v in arrays.items() if k != "visual.ln_post.weight"}),
+        "the parameter visual.ln_post.weight is missing",
+    )
+    refused(
+        change(lambda arrays: arrays | {"visual.ln_post.weight": np.ones(15, np.float32)}),
+        r"visual.ln_post.weight has shape \[15\], but its config makes it \[16\]",
+    )
+    change(lambda arrays: arrays | {"visual.ln_post.weight": np.ones(16, np.float32)})
+    refused(
+        change(lambda arrays: arrays | {"visual.ln_pots.weight": np.ones(16, np.float32)}),
+        "the parameter visual.ln_pots.weight is unknown",
+    )
+
+
+def test_a_nearby_name_is_offered(change):
+    def misspell(arrays):
+        arrays["ln_finale.weight"] = arrays.pop("ln_final.weight")
+
+    refused(change(misspell), r"ln_final.weight is missing \(did you mean 'ln_finale.weight'\?\)")
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"module.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"state_dict.module.{name}",
+        lambda name: name.replace("visual.", "visual._orig_mod."),
+    ],
+)
+def test_what_trainers_put_around_names_is_taken_off(change, rename):
+    folder = change(lambda arrays: {rename(name): x for name, x in arrays.items()})
+    assert source.open_source(folder).format == "openclip"
+
+
+def test_half_precision_and_scalars_in_brackets(change):
+    want = source.open_source(GOLDEN / "openclip-quickgelu").read(lambda _, x: x)
+    half = change(lambda arrays: {k: x.astype(np.float16).reshape(x.shape or 1) for k, x in arrays.items()})
+    for path, x in source.open_source(half).read(lambda _, x: x).items():
+        assert x.dtype == np.float32 and x.shape == want[path].shape
+        np.testing.assert_array_equal(x, want[path].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        (["bert.embeddings.word_embeddings.weight"], "not a CLIP or SigLIP of .* its parameters are bert.embeddings"),
+        (["visual.layer1.0.conv1.weight"], "a CLIP with a ResNet"),
+        (["visual.conv1.weight", "text_decoder.text_projection"], "a CoCa"),
+        (["text.transformer.embeddings.word_embeddings.weight"], "a Hugging Face text tower"),
+        (["params/img/cls"], "a class token, which is not read"),
+        ([], "its parameters are none at all"),
+    ],
+)
+def test_models_of_other_families(tmp_path, names, told):
+    save_file({name: np.zeros((2, 2), np.float32) for name in names}, tmp_path / "a.safetensors")
+    refused(tmp_path, told)
+
+
+@pytest.mark.parametrize(
+    "path, value, told",
+    [
+        ("vision_cfg.pool_type", "avg", "vision_cfg.pool_type='avg' is not read; mmjax has 'tok'"),
+        ("vision_cfg.layers", [3, 4, 6, 3], "is a ResNet"),
+        ("vision_cfg.ls_init_value", 0.1, "vision_cfg.ls_init_value=0.1 is not read"),
+        ("vision_cfg.some_new_option", True, "vision_cfg.some_new_option=True is not read"),
+        ("vision_cfg.act_kwargs", {"approximate": "tanh"}, "with quick_gelu=True is not read"),
+        ("vision_cfg.width", "wide", "not a config of OpenCLIP"),
+        ("vision_cfg.head_width", 5, "image.heads=3 does not divide image.width=16"),
+        ("vision_cfg.timm_model_name", "convnext_base", "timm_model_name='convnext_base' is not read"),
+        ("text_cfg.pool_type", "first", "text_cfg.pool_type='first' is not read"),
+        ("text_cfg.hf_model_name", "roberta-base", "text_cfg.hf_model_name='roberta-base' is not read"),
+        ("text_cfg.layers", 3, "transformer.resblocks.2.ln_1.weight .* is missing"),
+        ("text_cfg.layers", 1, "transformer.resblocks.1.* is unknown"),
+        ("text_cfg.layers", 0, "text.depth=0 must be at least 1"),
+        ("multimodal_cfg", {}, "a CoCa model"),
+        ("embed_dim", None, "embed_dim=None: wants a value such as 512"),
+    ],
+)
+def test_configs_of_openclip(folder, path, value, told):
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    *parents, last = path.split(".")
+    node = config["model_cfg"]
+    for part in parents:
+        node = node[part]
+    node[last] = value
+    file.write_text(json.dumps(config))
+    refused(folder, told)
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"model_type": "siglip2"}, "NaFlex"),
+        ({"model_type": "blip"}, "model_type='blip' is not read"),
+        (
+            {"text_config": {"hidden_act": "gelu2"}},
+            r"text_config.hidden_act='gelu2' is not known \(did you mean 'gelu'",
+        ),
+        ({"vision_config": {"num_channels": 1}}, "vision_config.num_channels=1"),
+        ({"vision_config": {"image_size": [16, 24]}}, r"vision_config.image_size=\[16, 24\] is not one number"),
+        ({"vision_config": 3}, "not a config of Hugging Face"),
+        ({"vision_config": {"hidden_size": 1.5}}, "image.width=1.5: wants a value such as 768"),
+        ({"text_config": {"num_attention_heads": 5}}, "text.heads=5 does not divide text.width"),
+    ],
+)
+def test_configs_of_hugging_face(tmp_path, changes, told):
+    shutil.copytree(GOLDEN / "hf-clip", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    for name, value in changes.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
+    file.write_text(json.dumps(config))
+    refused(tmp_path / "model", told)
+
+
+def test_shards(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "hf-clip", folder)
+    index = folder / "model.safetensors.index.json"
+    places = json.loads(index.read_text())
+    first = places["weight_map"]["logit_scale"]
+    index.write_text(json.dumps({"weight_map": places["weight_map"] | {"logit_scale": f"../{first}"}}))
+    refused(folder, "names the file '../model-.*', which is not beside it")
+    other = next(name for name in places["weight_map"].values() if name != first)
+    index.write_text(json.dumps({"weight_map": places["weight_map"] | {"logit_scale": other}}))
+    refused(folder, "logit_scale is not in model-")
+    index.write_text("{}")
+    refused(folder, "not an index of weights")
+    index.write_text(json.dumps(places))
+    (folder / first).unlink()
+    refused(folder, f"{first}: there is no such file")
+
+
+def test_npz_files(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"params/img/embedding/kernel": np.array([{}], dtype=object)})
+    refused(path, "holds Python objects, which are not read")
+    path.write_bytes((GOLDEN / "big_vision" / "siglip.npz").read_bytes()[:5000])
+    refused(path, "not a whole .npz file")
+    with np.load(GOLDEN / "big_vision" / "siglip.npz") as file:
+        arrays = dict(file)
+    del arrays["params/txt/Encoder_0/encoder_norm/bias"]
+    np.savez(path, **arrays)
+    refused(path, "the parameter txt/Encoder_0/encoder_norm/bias is missing")
+
+
+def test_paths(tmp_path):
+    refused(tmp_path / "nowhere", "there is no such file or folder")
+    refused(tmp_path, "holds neither a run's checkpoints nor a file of weights")
+    for name in ("a.pt", "b.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    refused(tmp_path, r"holds several files of weights \(a.pt, b.safetensors\)")
+    (tmp_path / "c.onnx").write_bytes(b"")
+    refused(tmp_path / "c.onnx", ".onnx is not a format of weights")
+    assert storage.scheme("gs://bucket/model")
+    refused("gs://bucket/model", "copy them there first")
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"activatoin": "gelu"}, r"activatoin='gelu': a model has no such setting \(did you mean 'activation'\?\)"),
+        ({"image.heads": "two"}, "image.heads='two': wants a value such as 12"),
+        ({"activation": "swiglu"}, "activation='swiglu' is not known"),
+        ({"image.heads": 3}, "image.heads=3 does not divide"),
+    ],
+)
+def test_settings_that_a_person_gives(changes, told):
+    with pytest.raises(UserError, match=told):
+        source.open_source(GOLDEN / "openclip-quickgelu", changes)
+
+
+def test_the_hub_needs_its_package(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused("hf-hub:openai/clip-vit-base-patch32", "needs the package huggingface_hub; pip install huggingface_hub")
