@@ -36,6 +36,8 @@ class VisionTransformer(nn.Module):
       class_token: prepend a learned token.
       patch_bias: the patch projection has a bias (SigLIP yes, CLIP no).
       pre_norm: a layer norm between embedding and transformer (CLIP).
+      crop_to_patches: leave out the pixels beyond the last whole patch, as SigLIP So400m/14 does at 384 pixels;
+        otherwise a size that does not divide is a mistake.
       patch_dropout: share of patches dropped per example in training; a class token is always kept.
       Others as in `Transformer`.
     """
@@ -51,6 +53,7 @@ class VisionTransformer(nn.Module):
     class_token: bool = True
     patch_bias: bool = False
     pre_norm: bool = True
+    crop_to_patches: bool = False
     patch_dropout: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -67,6 +70,9 @@ class VisionTransformer(nn.Module):
         std = self.width**-0.5
         side = self.image_size // self.patch_size
         prefix = int(self.class_token)
+        if self.crop_to_patches:
+            height, width = (size // self.patch_size * self.patch_size for size in images.shape[1:3])
+            images = images[:, :height, :width]
         x = embed.PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype, name="patch_embed")(images)
         shape = (side * side + prefix, self.width)
         table = self.param("position_embedding", nn.initializers.normal(std), shape, jnp.float32)

@@ -19,6 +19,7 @@ def _image(image_size, patch_size, width, depth, heads, mlp_dim=None, **changes)
         class_token=True,
         patch_bias=False,
         pre_norm=True,
+        crop_to_patches=False,
         pool="cls",
         projection="linear",
         patch_dropout=0.0,
