@@ -248,9 +248,10 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
     if text.pool == "mean" and not text.mask_padding:
         raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
-    if image.image_size % image.patch_size:
+    if image.image_size % image.patch_size and not image.crop_to_patches:
         raise UserError(
-            f"model.image.image_size={image.image_size} is not a multiple of model.image.patch_size={image.patch_size}"
+            f"model.image.image_size={image.image_size} is not a multiple of model.image.patch_size={image.patch_size};"
+            " change one of them, or set model.image.crop_to_patches=True to leave the last pixels out"
         )
     if image.pool == "cls" and not image.class_token:
         raise UserError("model.image.pool='cls' needs model.image.class_token=True")
