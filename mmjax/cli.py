@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("mmjax.cli:train_main", "train a recipe, or resume it"),
     "eval": ("mmjax.cli:eval_main", "evaluate a trained workdir"),
     "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
+    "index": ("mmjax.cli:index_main", "find the examples of WebDataset shards, and what is wrong with the shards"),
     "convert": ("mmjax.convert:convert_main", "write a model in OpenCLIP's, Hugging Face's or mmjax's format"),
     "info": ("mmjax.convert:info_main", "say what a workdir or another library's checkpoint holds"),
     "search": ("mmjax.search:search_main", "find a folder's images by text or image"),
@@ -144,6 +145,21 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
             max_compiles=options.max_compiles,
             output=options.output,
         )
+
+    return run(parser, argv, command)
+
+
+def index_main(argv: Sequence[str] | None = None) -> int:
+    """`index PATTERN [--output FILE] [--workers N] [--force] [--cache DIR]`."""
+    from mmjax.data import index_command
+
+    parser = make_parser("index", "")
+    index_command.add_arguments(parser)
+
+    def command(options, overrides):
+        if overrides:
+            raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
+        return index_command.run(options)
 
     return run(parser, argv, command)
 

@@ -77,7 +77,7 @@ class ShardCache:
             return copy
         failed = self._failed.get(url)
         if failed and time.monotonic() < failed[0] + _REMEMBERED:
-            raise failed[1]
+            raise failed[1].with_traceback(None)
         with self._locked(copy, wait=True):
             if not os.path.exists(copy):
                 self._download(url, copy)

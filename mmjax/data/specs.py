@@ -5,6 +5,7 @@
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
     karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
+    wds:PATTERN                         WebDataset tars: DIR/{00000..01242}.tar, a folder, gs://...; PATTERN::PATTERN
     parquet:PATTERN                     rows of Parquet files
     tfds:NAME/SPLIT  tfds:DIR/SPLIT     sets that TensorFlow Datasets has prepared as ArrayRecord
     arrayrecord:PATTERN                 tf.train.Example protos in ArrayRecord files
@@ -28,6 +29,7 @@ from mmjax.data.parquet import Parquet
 from mmjax.data.shapes import Shapes
 from mmjax.data.source import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.data.synthetic import Synthetic
+from mmjax.data.tars import Tars
 from mmjax.data.tfds import Tfds
 from mmjax.errors import UserError, choose, did_you_mean
 
@@ -37,6 +39,7 @@ FROM_FILES = {
     "pairs": Pairs,
     "folder": Folder,
     "karpathy": Karpathy,
+    "wds": Tars,
     "parquet": Parquet,
     "tfds": Tfds,
     "arrayrecord": ArrayRecords,
@@ -51,6 +54,7 @@ _FORMS = {
     "pairs": ":FILE.{csv,tsv,jsonl}",
     "folder": ":DIR",
     "karpathy": ":FILE.json/SPLIT",
+    "wds": ":PATTERN",
     "parquet": ":PATTERN",
     "tfds": ":NAME/SPLIT",
     "arrayrecord": ":PATTERN",

@@ -227,6 +227,7 @@ def build(
     *,
     reader: Reader,
     workers: int,
+    processes: bool = False,
     previous: str | None = None,
     progress: Any = None,
 ) -> TarIndex:
@@ -237,6 +238,7 @@ def build(
       target: local path of the index.
       reader: for remote shards.
       workers: shards scanned at a time.
+      processes: whether the workers may be processes; the main module is imported again in each.
       previous: an older index; local shards that have not changed since are taken over from it.
       progress: wraps the iterator over shards, as tqdm does.
 
@@ -245,7 +247,7 @@ def build(
     """
     known = _Known(previous)
     with IndexWriter(target) as writer:
-        results = _scan_all([path for name, path in shards if not known.has(name, path)], reader, workers)
+        results = _scan_all([path for name, path in shards if not known.has(name, path)], reader, workers, processes)
         try:
             for name, path in progress(shards) if progress else shards:
                 scanned = known.get(name) if known.has(name, path) else next(results)
@@ -292,7 +294,7 @@ class _Known:
         return Scanned(int(shards.sizes[place]), int(shards.modified[place]), table)
 
 
-def _scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Iterator[Scanned]:
+def _scan_all(paths: Sequence[str], reader: Reader, workers: int, processes: bool) -> Iterator[Scanned]:
     """Yields the shards in order, scanned a few at a time and not far ahead."""
     scan_one = functools.partial(scan_shard, reader=reader)
     workers = min(workers, len(paths))
@@ -300,7 +302,7 @@ def _scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Iterator[Sc
         yield from map(scan_one, paths)
         return
     # Parsing holds the interpreter; waiting for a network does not.
-    if is_local(paths[0]) and len(paths) >= _SHARDS_FOR_PROCESSES:
+    if processes and is_local(paths[0]) and len(paths) >= _SHARDS_FOR_PROCESSES:
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
     else:

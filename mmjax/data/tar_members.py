@@ -116,10 +116,11 @@ def read_members(read: Read, total: int) -> Iterator[Member]:
 def split_name(name: str) -> tuple[str, str] | None:
     """Splits a member's name into key and ending (in lower case) at the first dot of its base name, as webdataset does.
 
-    None for names without a dot or with nothing before it, and for those in double underscores.
+    None for names without a dot or with nothing before it (webdataset takes the latter for examples of their own, such
+    as macOS's ._00001.jpg beside 00001.jpg), and for those in a folder in double underscores.
     """
     match = _KEY.fullmatch(name)
-    if match is None or _META.match(name):
+    if match is None or match[1].endswith("/") or _META.match(name):
         return None
     return match[1], match[2].lower()
 
@@ -185,6 +186,8 @@ def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
         for example in read_examples(window.read, total):
             rows.append((example.start // BLOCK, _padded(example.end) // BLOCK - example.start // BLOCK))
             found[example.endings if example.endings in found or len(found) < _KEY_SETS else ("...",)] += 1
+        if rows and window.last != _ZEROS:
+            problem = f"ends at byte {total} without an end mark; it may be cut off"
     except TarError as error:
         problem = str(error) if error.offset else _no_tar(window.read(0, BLOCK), str(error))
     if not rows and not problem:
@@ -203,13 +206,14 @@ class _Window:
 
     def __init__(self, read: Read, chunk: int):
         self.source, self.chunk = read, chunk
-        self.first, self.data = 0, b""
+        self.first, self.data, self.last = 0, b"", b""
 
     def read(self, offset: int, length: int) -> bytes:
         at = offset - self.first
         if not 0 <= at <= len(self.data) - length:
             self.first, self.data, at = offset, self.source(offset, max(length, self.chunk)), 0
-        return self.data[at : at + length]
+        self.last = self.data[at : at + length]
+        return self.last
 
 
 def _parse_header(header: bytes, offset: int) -> int:
@@ -221,13 +225,15 @@ def _parse_header(header: bytes, offset: int) -> int:
         raise TarError("read", offset, f"damaged header at byte {offset}") from None
     # The sum of the bytes, the checksum's own counted as spaces. Adler-32's low half is that sum, modulo 65521.
     expected = 1 + told - 8 * ord(" ") + sum(header[148:156])
-    if (zlib.adler32(header) & 0xFFFF) != expected % 65521:
-        # Some old programs add signed bytes.
-        if sum(struct.unpack("512b", header)) - sum(struct.unpack("8b", header[148:156])) + 8 * ord(" ") != told:
-            raise TarError("read", offset, f"damaged header at byte {offset}")
-    if not 0 <= size < 1 << 60:
+    right = (zlib.adler32(header) & 0xFFFF) == expected % 65521 or _signed_sum(header) == told
+    if not (right and 0 <= size < 1 << 60):
         raise TarError("read", offset, f"damaged header at byte {offset}")
     return size
+
+
+def _signed_sum(header: bytes) -> int:
+    """The checksum of some old programs, which add signed bytes."""
+    return sum(struct.unpack("512b", header)) - sum(struct.unpack("8b", header[148:156])) + 8 * ord(" ")
 
 
 def _number(field: bytes) -> int:

@@ -1,0 +1,49 @@
+"""Shards for tests."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+from PIL import Image
+
+
+def jpeg(number, size=(20, 16)):
+    """A small JPEG that is `number`'s alone."""
+    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def write_tar(path, members, format=tarfile.USTAR_FORMAT):
+    """Writes (name, bytes) pairs."""
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def example(number, image=None, caption=None):
+    """Members of one example as img2dataset writes them."""
+    key = f"{number:09d}"
+    text = f"caption {number}" if caption is None else caption
+    told = {"key": key, "caption": text, "width": 16, "url": f"http://x/{number}"}
+    image = jpeg(number) if image is None else image
+    return [(f"{key}.jpg", image), (f"{key}.json", json.dumps(told).encode()), (f"{key}.txt", text.encode())]
+
+
+def write_set(folder, lengths=(7, 5, 9, 6), stats=True, change=lambda number, members: members):
+    """Writes shards 00000.tar, ... as img2dataset does; `change` may alter an example's members."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for shard, length in enumerate(lengths):
+        members = []
+        for _ in range(length):
+            members += change(number, example(number))
+            number += 1
+        write_tar(folder / f"{shard:05d}.tar", members)
+        if stats:
+            (folder / f"{shard:05d}_stats.json").write_text(json.dumps({"count": length + 2, "successes": length}))
+    return folder
