@@ -10,11 +10,13 @@ import hashlib
 import html
 import importlib.resources
 import importlib.util
+import json
 import re
 import string
 from collections.abc import Callable, Sequence
 
 import ftfy
+import ftfy.badness
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int32
@@ -34,6 +36,15 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos>", "[SEP]")
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 
+# A text of more than _HEAD characters is cut before it is cleaned and encoded, to a head with enough ids and _MARGIN
+# more, which the cut may have changed.
+_HEAD = 1024
+_MARGIN = 32
+_SPACE_IN_ASCII = re.compile(r"(?<=[!-~]) (?=[!-~])")
+_MOJIBAKE_HEAD = 10_000
+_LONG_GAP = re.compile(r" {17,}")
+_BLANK_LINE = re.compile(r"\n[\0-\x09\x0b-\x1a\x1c-\x20\x7f]*(?=\n)")
+
 Encode = Callable[[list[str]], list[list[int]]]
 
 
@@ -47,7 +58,8 @@ class Tokenizer:
       vocab_size: ids are below this.
       bos_id: first id of every text, or None where the kind has none.
       eos_id: last id of every text.
-      pad_id: what follows it.
+      pad_id: what follows it; SigLIP's convention repeats `eos_id`.
+      cleaning: what happens to a text before it is encoded, in words.
       file_bytes: content of the model file for the kinds with PATH, so that a checkpoint can carry it; else None.
       encode: cleaned and encoded texts, without padding: lists of at most L ids, specials included.
     """
@@ -58,6 +70,7 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int
     pad_id: int
+    cleaning: str
     file_bytes: bytes | None = dataclasses.field(default=None, repr=False)
     encode: Encode = dataclasses.field(repr=False)
 
@@ -79,9 +92,13 @@ class Tokenizer:
 
     def describe(self) -> dict:
         """What meta.json records: enough to recognise the tokenizer and, with `file_bytes`, to rebuild it."""
-        fields = ("spec", "context_length", "vocab_size", "bos_id", "eos_id", "pad_id")
+        fields = ("spec", "context_length", "vocab_size", "bos_id", "eos_id", "pad_id", "cleaning")
         sha256 = None if self.file_bytes is None else hashlib.sha256(self.file_bytes).hexdigest()
-        return {**{name: getattr(self, name) for name in fields}, "file_sha256": sha256}
+        return {
+            **{name: getattr(self, name) for name in fields},
+            "pad_repeats_eos": self.pad_id == self.eos_id,
+            "file_sha256": sha256,
+        }
 
     def __reduce__(self):
         # The encoders hold native objects; a worker builds its own from the same file.
@@ -91,12 +108,18 @@ class Tokenizer:
 def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None) -> Tokenizer:
     """Makes the tokenizer that `data.tokenizer` names.
 
-    - `clip`: OpenAI CLIP's lower-cased byte-level BPE, 49408 ids, SOT 49406, EOT 49407, pad 0. Unlike OpenAI's, text
-      that spells a special token stays text, so that a caption cannot end itself.
+    - `clip`: OpenAI CLIP's lower-cased byte-level BPE, 49408 ids, SOT 49406, EOT 49407, pad 0. Unlike OpenAI's and
+      OpenCLIP's, text that spells a special token stays text, so that a caption cannot end itself. What is a letter or
+      a number is as the `tokenizers` package's Unicode version has it.
     - `bytes`: UTF-8 bytes 0..255, then pad 256, bos 257, eos 258.
     - `sentencepiece:PATH`: SigLIP's convention: canonicalised text, no bos, padded with the end-of-text id.
     - `json:PATH`: a tokenizer.json with its own normalizer and post-processor; an end-of-text id is appended where the
       post-processor adds nothing.
+
+    A text of more than 1024 characters is cut before it is cleaned, at a line's end or a space, to a head that has 32
+    ids more than are kept. For `bytes` that changes nothing, for `clip` nothing where the text is ASCII without HTML
+    entities or the cut is a line's end. Elsewhere an id could change where Unicode is broken (mojibake) in one part of
+    a line of more than 10,000 characters and not in another.
 
     Args:
       spec: one of the above; PATH is local or a URL that `etils.epath` reads.
@@ -142,18 +165,37 @@ def _clip(context_length: int) -> Tokenizer:
     _clip_backend()  # built here, not in the middle of the first batch
 
     def encode(texts: list[str]) -> list[list[int]]:
-        return [[bos, *_clip_ids(clean_clip(text))[: context_length - 2], eos] for text in texts]
+        room = context_length - 2
+        heads = [_clip_head(text, room) if len(text) > _HEAD else text for text in texts]
+        return [[bos, *_clip_ids(clean_clip(head))[:room], eos] for head in heads]
 
     return Tokenizer(
-        spec="clip", context_length=context_length, vocab_size=49408, bos_id=bos, eos_id=eos, pad_id=0, encode=encode
+        spec="clip",
+        context_length=context_length,
+        vocab_size=49408,
+        bos_id=bos,
+        eos_id=eos,
+        pad_id=0,
+        cleaning="ftfy, HTML entities twice, whitespace, lower case",
+        encode=encode,
     )
 
 
+def _clip_head(text: str, ids: int) -> str:
+    # ftfy takes its time for every line and every space. It looks at a few spaces together, at most.
+    text = _LONG_GAP.sub(" " * 16, _BLANK_LINE.sub("", text))
+    # Whether and how broken Unicode can be mended is decided by the whole line.
+    if len(text) <= _MOJIBAKE_HEAD and not text.isascii() and ftfy.badness.is_bad(text):
+        return text
+    return _shortened(text, ids, lambda head: _clip_ids(clean_clip(head)))
+
+
 def _clip_ids(text: str) -> list[int]:
-    # Captions are mostly the same ASCII words: looking them up is ten times faster than encoding them again.
-    if not text.isascii():
-        return _clip_backend().encode(text, add_special_tokens=False).ids
-    return [i for word in _CLIP_ASCII_WORDS.findall(text) for i in _clip_word_ids(word)]
+    # Captions are mostly the same words: looking them up is ten times faster than encoding them again. No word goes
+    # across a space.
+    if text.isascii():
+        return [i for word in _CLIP_ASCII_WORDS.findall(text) for i in _clip_word_ids(word)]
+    return [i for words in text.split() for i in _clip_word_ids(words)]
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -188,11 +230,22 @@ def _byte_symbols() -> list[str]:
 def _bytes(context_length: int) -> Tokenizer:
     pad, bos, eos = 256, 257, 258
 
+    room = context_length - 2
+
     def encode(texts: list[str]) -> list[list[int]]:
-        return [[bos, *" ".join(text.split()).encode("utf-8", "replace")[: context_length - 2], eos] for text in texts]
+        # A character is at least one byte, so that no more words and characters than bytes can count.
+        heads = [" ".join(text.split(None, room)[:room])[:room] for text in texts]
+        return [[bos, *head.encode("utf-8", "replace")[:room], eos] for head in heads]
 
     return Tokenizer(
-        spec="bytes", context_length=context_length, vocab_size=259, bos_id=bos, eos_id=eos, pad_id=pad, encode=encode
+        spec="bytes",
+        context_length=context_length,
+        vocab_size=259,
+        bos_id=bos,
+        eos_id=eos,
+        pad_id=pad,
+        cleaning="whitespace",
+        encode=encode,
     )
 
 
@@ -212,9 +265,12 @@ def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
     if eos < 0:
         raise UserError(f"{_FIELD}={spec!r} has no end-of-text piece; train the model with eos_id >= 0")
 
+    def encode_one(text: str) -> list[int]:
+        return model.EncodeAsIds(canonicalize(text))
+
     def encode(texts: list[str]) -> list[list[int]]:
-        bodies = model.EncodeAsIds([canonicalize(text) for text in texts]) if texts else []
-        return [[*body[: context_length - 1], eos] for body in bodies]
+        room = context_length - 1
+        return [[*encode_one(_shortened(text, room, encode_one))[:room], eos] for text in texts]
 
     return Tokenizer(
         spec=spec,
@@ -223,6 +279,7 @@ def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
         bos_id=None,
         eos_id=eos,
         pad_id=eos,
+        cleaning="no ASCII punctuation, lower case, whitespace",
         file_bytes=content,
         encode=encode,
     )
@@ -247,8 +304,13 @@ def _json(spec: str, context_length: int, content: bytes) -> Tokenizer:
     pad = _first_known(backend, _PAD_NAMES) if declared_pad is None else declared_pad
     backend.enable_truncation(context_length - appended)
 
+    def all_ids(text: str) -> list[int]:
+        encoding = backend.encode(text)
+        return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
+
     def encode(texts: list[str]) -> list[list[int]]:
-        rows = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+        heads = [_shortened(text, context_length, all_ids) for text in texts]
+        rows = [encoding.ids for encoding in backend.encode_batch_fast(heads)]
         return [[*row, eos] for row in rows] if appended else rows
 
     return Tokenizer(
@@ -258,6 +320,7 @@ def _json(spec: str, context_length: int, content: bytes) -> Tokenizer:
         bos_id=bos,
         eos_id=eos,
         pad_id=eos if pad is None else pad,
+        cleaning=_normalizers(content),
         file_bytes=content,
         encode=encode,
     )
@@ -274,8 +337,40 @@ def _added_specials(backend: tokenizers.Tokenizer) -> tuple[int | None, int | No
     return None, None
 
 
+def _normalizers(content: bytes) -> str:
+    """The normalizers that a tokenizer.json names, in their order."""
+    normalizer = json.loads(content).get("normalizer")
+    if normalizer is None:
+        return "none"
+    parts = normalizer.get("normalizers", [normalizer])
+    return ", ".join(str(part.get("type")) for part in parts)
+
+
 def _first_known(backend: tokenizers.Tokenizer, names: Sequence[str]) -> int | None:
     return next((i for i in map(backend.token_to_id, names) if i is not None), None)
+
+
+def _shortened(text: str, ids: int, encode: Callable[[str], list[int]]) -> str:
+    """The head of a long text that has `ids` ids and _MARGIN more; cleaning and encoding take time by the length."""
+    length = _HEAD
+    while length < len(text):
+        head = _head(text, length)
+        if len(encode(head)) >= ids + _MARGIN:
+            return head
+        length *= 4
+    return text
+
+
+def _head(text: str, length: int) -> str:
+    """Up to `length` characters of a longer text, cut where cleaning sees the same on the left of the cut.
+
+    ftfy goes line by line; words, entities and escapes end at a space, if no broken Unicode stands there.
+    """
+    line_end = text.rfind("\n", length // 2, length)
+    if line_end >= 0:
+        return text[: line_end + 1]
+    spaces = [match.start() for match in _SPACE_IN_ASCII.finditer(text, length // 2, length)]
+    return text[: spaces[-1]] if spaces else text[:length]
 
 
 def _read(spec: str, path: str) -> bytes:

@@ -274,33 +274,6 @@ def test_a_worker_can_have_a_copy(kind):
     assert np.array_equal(copy(["a Cat!"])[0], tokenizer(["a Cat!"])[0])
 
 
-def test_sentencepiece_follows_siglip():
-    sentencepiece = pytest.importorskip("sentencepiece")
-    import io
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a photo of a red cat", "a photo of two blue dogs", "its a cat"] * 20),
-        model_writer=model,
-        vocab_size=40,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    tokenizer = make_tokenizer("sentencepiece:c4.model", 6, file=model.getvalue())
-    ids, mask = tokenizer(["A_Photo, of a CAT!!!", "a photo of a cat", "a", "", "dogs " * 20])
-    assert np.array_equal(ids[0], ids[1])
-    assert ids[2:4, -1].tolist() == [1, 1] and ids[4, -1] == 1 and (ids[4, :-1] != 1).all()
-    assert ids[3].tolist() == [1] * 6 and mask[3].tolist() == [True] + [False] * 5
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (None, 1, 1)
-    assert tokenizer.vocab_size > ids.max() and pickle.loads(pickle.dumps(tokenizer)).describe() == tokenizer.describe()
-    with pytest.raises(UserError, match="not a sentencepiece model"):
-        make_tokenizer("sentencepiece:x", 6, file=b"nonsense")
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
