@@ -71,12 +71,13 @@ def open_records(path: str):
     """Opens an ArrayRecord file.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file, or it may not be read.
       BadExample: `corrupt`, for a file of another format or one that breaks off.
     """
     from array_record.python.array_record_module import ArrayRecordReader  # grain brings it
 
-    os.stat(path)  # the reader's errors do not tell a missing file from others
+    with open(path, "rb"):  # the reader's errors do not tell a missing file or a folder from others
+        pass
     reader = ArrayRecordReader(path, **_READER)
     if reader.ok():
         return reader

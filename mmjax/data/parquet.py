@@ -67,7 +67,10 @@ class Parquet:
         self.class_names = None if self._fields.class_names is None else list(self._fields.class_names)
         self.templates = None if self.class_names is None else list(FOLDER_TEMPLATES)
         self._ends = np.cumsum(self.shard_lengths)
-        if options.order == "global" and lengths.mean() >= _BIG_GROUP and sizes.sum() > _DECODED_BYTES:
+        self._sizes, self._where, self._warned = sizes, where, False
+        # Evaluation reads in order.
+        is_jumping = field == "data.train" and options.order == "global"
+        if is_jumping and lengths.mean() >= _BIG_GROUP and sizes.sum() > _DECODED_BYTES:
             log.warning(
                 "%s: under data.order='global' each example reads a row group of %d rows (%.1f MB);"
                 " set data.order='windowed'",
@@ -95,7 +98,17 @@ class Parquet:
         return self._fields.record(lookup, source=self._identity, index=index, path=path)
 
     def prepare(self, shards: Sequence[int], /) -> None:
-        """Row groups are read when first asked for; other threads go on with theirs meanwhile."""
+        """Says so, once, when the row groups of a window are more than are kept; they are read when asked for."""
+        window = self._sizes[list(shards)].sum() / 2  # with those of the next one
+        if window > _DECODED_BYTES and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: a window of row groups takes up to %.0f MB, more than the %.0f MB that are kept, so that they are"
+                " read again and again; set data.window lower",
+                self._where,
+                window / 1e6,
+                _DECODED_BYTES / 1e6,
+            )
 
     def _footer(self, path: str) -> Any:
         import pyarrow.parquet

@@ -80,6 +80,7 @@ def test_files_that_cannot_be_read_are_named(shards, tmp_path):
     for pattern, words in {
         "gone": "gone' cannot be read .no such file.*check the pattern",
         "gone*": "no file matches",
+        "": "cannot be read .Is a directory.*check the pattern",
         "text": "text: no complete ArrayRecord file .*leave the file out or write it again",
         "none": "no records",
         "other": "none of the first 2 records is a tf.train.Example proto",

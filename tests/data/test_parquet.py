@@ -148,10 +148,16 @@ def test_row_groups_are_kept_up_to_a_size_and_big_ones_warned_of(tmp_path, monke
     monkeypatch.setattr(parquet, "_DECODED_BYTES", 25_000)  # two row groups
     with caplog.at_level(logging.WARNING, "mmjax.data"):
         Parquet(str(tmp_path / "a.parquet"), options=SourceOptions(order="windowed"))
+        Parquet(str(tmp_path / "a.parquet"), field="data.eval")
         assert not caplog.records
         source = Parquet(str(tmp_path / "a.parquet"))
     (record,) = caplog.records
     assert "each example reads a row group of 10 rows (0.0 MB); set data.order='windowed'" in record.getMessage()
+    source.prepare([0, 1])
+    assert len(caplog.records) == 1
+    for _ in range(2):
+        source.prepare([0, 1, 2, 3, 4, 5])
+    assert len(caplog.records) == 2 and "set data.window lower" in caplog.text
     reads = []
     monkeypatch.setattr(source._groups, "_make", lambda shard: reads.append(shard) or source._decode(shard))
     for i in [*range(20), *range(20), 59, 19, 0]:
