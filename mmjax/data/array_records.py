@@ -1,7 +1,6 @@
 """Sources made of ArrayRecord files that hold tf.train.Example protos."""
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
