@@ -185,17 +185,21 @@ class _Counter:
         floor = np.full((len(near), 1), np.inf, np.float32)
         floor[stops > starts, 0] = self.low[starts[stops > starts]]
         candidates = near >= floor
-        found = np.count_nonzero(candidates)
-        few = found * _LOOKUP < (stops - starts).sum() * near.shape[1]
-        if few and self._look_up(near, candidates, rows, columns):
+        slots = int((stops - starts).max())
+        few = np.count_nonzero(candidates) * _LOOKUP < (stops - starts).sum() * near.shape[1]
+        if slots > 1 and few and self._look_up(near, candidates, rows, columns):
             return
-        for slot in range(int((stops - starts).max())):
+        for slot in range(slots):
             own = np.flatnonzero(stops - starts > slot)
             positives = starts[own] + slot
             scores = near if len(own) == len(near) else near[own]
             higher = scores > self.high[positives, None]
             self.before[positives] += higher.view(np.uint8).sum(axis=1, dtype=np.uint32)
-            unsure = scores >= self.low[positives, None]
+            # The candidates are those that may be above a query's first threshold.
+            if slot == 0:
+                unsure = candidates if scores is near else candidates[own]
+            else:
+                unsure = scores >= self.low[positives, None]
             unsure ^= higher
             at, item = _nonzero(unsure)
             self._decide(positives[at], item + columns.start, rows, columns)
@@ -209,8 +213,11 @@ class _Counter:
         offset = 8.0 * (self.owners[first:last] - rows.start)
         slack = 8.0 * len(near) * 2.0**-51
         value = near[at, item] + 8.0 * at
-        certain = np.searchsorted(self.high[first:last] + offset + slack, value, side="left")
+        high = self.high[first:last] + offset + slack
         possible = np.searchsorted(self.low[first:last] + offset - slack, value, side="right")
+        certain = possible.copy()
+        unsure = np.flatnonzero(value <= high[possible - 1])
+        certain[unsure] = np.searchsorted(high, value[unsure], side="left")
         undecided = possible - certain
         if undecided.sum() > near.size:
             return False
