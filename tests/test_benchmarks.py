@@ -24,6 +24,19 @@ def test_loss():
     assert all(0 < line["seconds_min"] <= line["seconds"] <= line["seconds_max"] for line in times.values())
 
 
+def test_retrieval():
+    done = runs.python(
+        "benchmarks/retrieval.py", "--images=30", "--captions-per-image=3", "--width=8", "--likeness=1", "--rounds=2",
+        cwd=runs.ROOT,
+    )  # fmt: skip
+    found = {line["contender"]: line for line in lines(done)}
+    assert set(found) == {"sort", "mmjax"} and found["sort"]["ratio"] == 1.0
+    for side in ("image", "text"):
+        recalls = {line[f"{side}_retrieval_recall@1"] for line in found.values()}
+        assert len(recalls) == 1 and 0 < recalls.pop() <= 1
+    assert all(line["peak_gb"] > 0 and line["seconds_min"] <= line["seconds"] for line in found.values())
+
+
 @pytest.mark.full
 def test_train_step():
     done = runs.python(
@@ -40,6 +53,7 @@ def test_train_step():
     [
         ("train_step", ["--models=B/33"], "did you mean 'B/32'"),
         ("train_step", ["--models=tiny", "--batch=9", "--config.microbatch=2"], "batch_size=9 does not divide"),
+        ("retrieval", ["--images=0"], "--images=0: wants at least 1"),
         ("loss", ["--mesh=8x1"], "--mesh=8x1: wants"),
         ("loss", ["--batches=2**x"], "--batches=2**x: wants"),
         ("loss", ["--kinds=softmaxx"], "did you mean 'softmax'"),
