@@ -21,7 +21,7 @@ EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
 # Name: (where its function is, what it does). Modules are imported when asked for.
 COMMANDS = {
     "train": ("mmjax.cli:train_main", "train a recipe, or resume it"),
-    "eval": ("mmjax.cli:eval_main", "evaluate a trained workdir"),
+    "eval": ("mmjax.cli:eval_main", "evaluate a trained workdir, or weights of another library"),
     "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
     "index": ("mmjax.cli:index_main", "find the examples of WebDataset shards, and what is wrong with the shards"),
     "convert": ("mmjax.convert:convert_main", "write a model in OpenCLIP's, Hugging Face's or mmjax's format"),
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(map(len, COMMANDS))
         print(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
         print("\n".join(f"  {name:{width}}  {told}" for name, (_, told) in COMMANDS.items()))
-        print("\nrecipes: " + ", ".join(sorted(p.stem for p in config_lib.recipe_folder().glob("*.py"))))
+        print(
+            "\nrecipes: "
+            + ", ".join(sorted(p.stem for p in config_lib.recipe_folder().glob("*.py") if p.stem != "eval"))
+        )
         return 0 if argv else EXIT_MISTAKE
     print(
         f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], COMMANDS)}; choose {', '.join(COMMANDS)}",
@@ -80,10 +83,13 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 
 def eval_main(argv: Sequence[str] | None = None) -> int:
-    """`eval --workdir=DIR [--step=N] [--output=FILE] [--config.FIELD=VALUE ...]`."""
+    """`eval --workdir=DIR|--model=PATH [--step=N] [--config=SUITE] [--output=FILE] [--config.FIELD=VALUE ...]`."""
     parser = make_parser("eval", "Restores a checkpoint, evaluates it, prints a table, writes JSON and a report.")
-    parser.add_argument("--workdir", required=True, help="workdir of a trained run")
+    parser.add_argument("--workdir", help="workdir of a trained run")
     parser.add_argument("--step", type=int, default=None, help="checkpoint to evaluate; the latest by default")
+    parser.add_argument("--model", metavar="PATH", help="instead of a workdir: weights that mmjax.load reads")
+    parser.add_argument("--config", metavar="SUITE[:k=v,...]", help="datasets and tasks, such as configs/eval.py")
+    parser.add_argument("--again", action="store_true", help="run what a suite has finished, too")
     parser.add_argument("--output", default=None, help="JSON file; WORKDIR/eval/STEP.json by default")
 
     _add_cluster_flags(parser)
@@ -91,16 +97,39 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
     def command(options, overrides):
         from mmjax import evaluate
 
-        meta = {}
+        if (options.workdir is None) == (options.model is None):
+            raise UserError(
+                "--workdir or --model: give one of them; --workdir=DIR evaluates a run, --model=PATH weights"
+            )
+        if options.again and not options.config:
+            raise UserError("--again needs --config=SUITE; without one everything is evaluated again anyway")
+        given, meta = {}, {}
 
         def read():
-            meta.update(evaluate.read_meta(options.workdir, options.step))
-            config = config_lib.from_json(json.dumps(meta["config"]))
-            evaluate.apply_overrides(config, overrides)
+            own = overrides
+            if options.config:
+                given["suite"], own = evaluate.read_suite(options.config, overrides)
+            given["overrides"] = own
+            if options.model is not None:
+                if options.step is not None:
+                    raise UserError(f"--step={options.step} needs --workdir; a file has one set of weights")
+                config = config_lib.base_config()
+            else:
+                meta.update(evaluate.read_meta(options.workdir, options.step))
+                config = config_lib.from_json(json.dumps(meta["config"]))
+            evaluate.apply_overrides(config, own)
             return config
 
         config = _start(options, read)
-        evaluate.evaluate_workdir(config, options.workdir, meta, step=options.step, output=options.output)
+        if options.model is None:
+            model = evaluate.open_workdir(config, options.workdir, meta, step=options.step)
+        else:
+            model = evaluate.open_model(options.model, given["overrides"])
+        places = dict(workdir=options.workdir, output=options.output)
+        if options.config:
+            evaluate.evaluate_suite(model, given["suite"], again=options.again, **places)
+        else:
+            evaluate.evaluate_model(model, **places)
         return 0
 
     return run(parser, argv, command)

@@ -166,6 +166,15 @@ def load_recipe(spec: str) -> ConfigDict:
     Raises:
       UserError: no such file or recipe, or the recipe sets a field that does not exist.
     """
+    config = run_file(spec)
+    lacking = sorted(set(flatten(base_config())) - set(flatten(config)))
+    if lacking:
+        raise UserError(f"--config={spec}: the recipe's config has no field {lacking[0]!r}; start from base_config()")
+    return config
+
+
+def run_file(spec: str) -> ConfigDict:
+    """Runs `get_config` of a file, whatever it describes; see `load_recipe`."""
     match = re.fullmatch(r"(.*?\.py)(?::(.*))?", spec)
     if match:
         path, arg = Path(match[1]), match[2] or ""
@@ -189,9 +198,6 @@ def load_recipe(spec: str) -> ConfigDict:
         raise UserError(f"--config={spec}: the recipe failed with {_reason(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
-    lacking = sorted(set(flatten(base_config())) - set(flatten(config)))
-    if lacking:
-        raise UserError(f"--config={spec}: the recipe's config has no field {lacking[0]!r}; start from base_config()")
     return config
 
 

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint by itself: everything but the evaluation data comes from the workdir."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 
 from mmjax import config as config_lib
 from mmjax import storage, tasks
+from mmjax.data import specs
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError, did_you_mean
-from mmjax.evaluation import embed, report, suite, tables
-from mmjax.parallel import distributed, partition
+from mmjax.evaluation import embed, jobs, report, runner, suite, tables
+from mmjax.evaluation import records as records_lib
+from mmjax.parallel import arrays, distributed, partition
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint, logs
 
@@ -84,6 +87,27 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[tuple
     config_lib.apply_overrides(config, overrides)
 
 
+def read_suite(
+    spec: str, overrides: Sequence[tuple[str, str]]
+) -> tuple[ml_collections.ConfigDict, list[tuple[str, str]]]:
+    """Reads a suite's file; returns it with the overrides of its fields, and the other overrides.
+
+    Raises:
+      UserError: no such file, or it describes no suite.
+    """
+    config = config_lib.run_file(spec)
+    lacking = sorted(set(jobs.suite_config()) - set(config))
+    if lacking:
+        raise UserError(
+            f"--config={spec}: this is no evaluation suite (it has no field {lacking[0]!r}); start from"
+            " mmjax.evaluation.jobs.suite_config()"
+        )
+    config.lock()
+    own = [(path, text) for path, text in overrides if path.split(".")[0] in config]
+    config_lib.apply_overrides(config, own)
+    return config, [each for each in overrides if each not in own]
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A model to embed with, before its parameters are there.
@@ -93,6 +117,7 @@ class Model:
       mesh, task, tokenizer, image_spec: see `embed.Evaluator`.
       name: of the run or the file, for people.
       step: of the run; None for weights of another library.
+      identity: differs between models whose results differ.
       restore: reads the parameters over the mesh.
     """
 
@@ -103,6 +128,7 @@ class Model:
     image_spec: ImageSpec
     name: str
     step: int | None
+    identity: str
     restore: Callable[[], Any]
 
     @property
@@ -149,7 +175,10 @@ def open_workdir(
         finally:
             checkpoints.close()
 
-    return Model(config, mesh, task, tokenizer, image_spec, str(workdir), step, restore)
+    # Of the checkpoint's own words alone, so that a run that was moved keeps its results.
+    told = json.dumps([meta, step, config.precision], sort_keys=True, default=str)
+    identity = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    return Model(config, mesh, task, tokenizer, image_spec, str(workdir), step, identity, restore)
 
 
 def open_model(path: Any, overrides: Sequence[tuple[str, str]] = ()) -> Model:
@@ -172,7 +201,18 @@ def open_model(path: Any, overrides: Sequence[tuple[str, str]] = ()) -> Model:
     def restore():
         return jax.tree.map(lambda x, place: jax.device_put(np.asarray(x), place), loaded.params, shardings)
 
-    return Model(config, mesh, task, tokenizer, image_spec, str(path), None, restore)
+    identity = f"{digest(loaded.params)} {config.precision}"
+    return Model(config, mesh, task, tokenizer, image_spec, str(path), None, identity, restore)
+
+
+def digest(params: Any) -> str:
+    """A hash of all parameters, the same on any mesh."""
+    state = hashlib.blake2b(digest_size=16)
+    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
+        array = np.ascontiguousarray(arrays.to_host(leaf))
+        state.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        state.update(array.reshape(-1).view(np.uint8).data)
+    return state.hexdigest()
 
 
 def _shardings(params: Any, config: ml_collections.ConfigDict, mesh: Any) -> Any:
@@ -222,7 +262,7 @@ def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> 
     results = evaluator.run(params, keep_artifacts=True)
     records = suite.to_records(results, model=config.variant, pretrained=model.pretrained)
     if jax.process_index() == 0:
-        storage.write_atomically(path, json.dumps(records, indent=2) + "\n")
+        records_lib.write(path, records_lib.merge(records_lib.read(path), records, keep=lambda old: "settings" in old))
         history = [] if workdir is None else logs.MetricsFile(storage.as_path(workdir) / "metrics.jsonl").lines()
         report.write_report(page, config, history, results, step=model.step)
         print(tables.format_table(records))
@@ -243,3 +283,89 @@ def places(model: Model, workdir: Any, output: Any) -> tuple[Any, Any]:
         storage.make_folder(path.parent, "--output" if output else "--workdir")
     # The workdir's report is of its own data; results that go elsewhere take theirs along.
     return path, path.with_suffix(".html") if output else storage.as_path(workdir) / "report.html"
+
+
+def evaluate_suite(
+    model: Model, config: ml_collections.ConfigDict, *, workdir: Any = None, output: Any = None, again: bool = False
+) -> list[dict[str, Any]]:
+    """Runs a suite and writes every result as soon as it is there; what is finished already is left out.
+
+    Args:
+      model: as `open_workdir` or `open_model` gives it.
+      config: the suite's, see `jobs.suite_config`.
+      workdir: of the model's run, where there is one.
+      output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
+      again: run what is finished, too.
+
+    Returns:
+      The records of all of the suite's evaluations, in its order.
+
+    Raises:
+      UserError: a mistake in the suite, or data that is not there; before anything is computed.
+    """
+    with distributed.together():
+        wanted = jobs.make_jobs(config)
+        path, page = places(model, workdir, output)
+        finished = {} if again else {records_lib.key(record): record for record in records_lib.read(path)}
+    is_finished = lambda record: records_lib.same(finished.get(records_lib.key(record)), record)
+    empty = {(job.name, task): _record(model, job, task, config) for job in wanted for task in job.tasks}
+    tasks = {job.name: [t for t in job.tasks if not is_finished(empty[job.name, t])] for job in wanted}
+    tasks = distributed.from_first(tasks)
+    left = sum(map(len, tasks.values()))
+    if left < len(empty):
+        logs.say(f"{len(empty) - left} of {len(empty)} evaluations are finished already; --again runs them again")
+    with distributed.together():
+        options = specs.make_options(model.config, evaluation=True)
+        pending = [job for job in wanted if tasks[job.name]]
+        opened = runner.open_jobs(pending, options, config, say=logs.say)
+        if opened:
+            embedder = embed.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
+    if opened:
+        embedder.bind(model.restore())
+        for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=logs.say):
+            metrics = {name: float(value) for name, value in outcome.metrics.items()}
+            record = empty[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
+            if jax.process_index() == 0:
+                records_lib.write_section(path, record, report.render_section(outcome))
+                records_lib.write(path, records_lib.merge(records_lib.read(path), [record]))
+    if jax.process_index() != 0:
+        return []
+    found = {records_lib.key(record): record for record in records_lib.read(path)}
+    records = [
+        found[records_lib.key(record)]
+        for record in empty.values()
+        if records_lib.same(found.get(records_lib.key(record)), record)
+    ]
+    history = [] if workdir is None else logs.MetricsFile(storage.as_path(workdir) / "metrics.jsonl").lines()
+    means = jobs.means(records, config)
+    title = model.config.name if model.step is None else f"{model.config.name}, step {model.step:,}"
+    evaluations = [suite.Evaluation(each["dataset"], each["task"], each["n"], each["metrics"]) for each in records]
+    sections = [records_lib.read_section(path, record) for record in records]
+    text = report.render_report(
+        title=title,
+        config=model.config.to_dict(),
+        history=history,
+        evaluations=evaluations,
+        sections=sections,
+        means=means,
+    )
+    storage.write_atomically(page, text)
+    print(tables.format_table(records))
+    for name, (mean, count) in means.items():
+        print(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%")
+    print(f"\nresults: {path}\nreport:  {page}")
+    return records
+
+
+def _record(model: Model, job: jobs.Job, task: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {
+        "dataset": job.name,
+        "model": model.config.variant,
+        "pretrained": model.pretrained,
+        "task": task,
+        "metrics": {},
+        "language": job.language,
+        "n": 0,
+        "settings": job.settings(task, config),
+        "identity": model.identity,
+    }

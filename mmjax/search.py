@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import hashlib
 import html
 import io
 import json
@@ -10,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -25,7 +23,6 @@ from mmjax.data.source import Record
 from mmjax.errors import UserError, choose
 from mmjax.evaluation import embed, exact
 from mmjax.evaluation import index as index_lib
-from mmjax.parallel import arrays
 
 _THUMBNAIL = 192  # pixels of a contact sheet's images
 _MARGIN, _LINE = 8, 18
@@ -122,7 +119,7 @@ class Searcher:
         spec = {key: getattr(model.image_spec, key) for key in ("size", "resize", "interpolation", "mean", "std")}
         self.identity = {
             "name": f"{model.config.name}, {model.pretrained}",
-            "params": digest(params),
+            "params": evaluate.digest(params),
             "preprocessing": json.loads(json.dumps(spec)),
         }
 
@@ -190,16 +187,6 @@ class Searcher:
             yield from images
 
         return self.embedder.images(all_of_them())
-
-
-def digest(params: Any) -> str:
-    """A hash of all parameters, the same on any mesh."""
-    state = hashlib.blake2b(digest_size=16)
-    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
-        array = np.ascontiguousarray(arrays.to_host(leaf))
-        state.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        state.update(array.view(np.uint8).data)
-    return state.hexdigest()
 
 
 class _Files:

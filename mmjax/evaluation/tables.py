@@ -9,6 +9,15 @@ from typing import Any
 CLASSIFICATION = "zeroshot_classification"
 RETRIEVAL = "zeroshot_retrieval"
 
+_TITLES = {
+    CLASSIFICATION: "zero-shot classification",
+    RETRIEVAL: "zero-shot retrieval",
+    "image_caption_selection": "image-caption selection",
+    "knn": "k nearest neighbours",
+    "few_shot": "few-shot episodes",
+    "linear_probe": "linear probe",
+}
+_RATE = re.compile(r"(^|_)(acc\d?|recall)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
 _FOLDS = re.compile(r"\d+x\d+_")  # begins the keys of `retrieval.fold_metrics` in an evaluation
 
@@ -45,7 +54,16 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
     known += [Column("loss", "", "loss", False)]
     others = present - {column.key for column in known}
-    return [column for column in known if column.key in present] + [Column(k, "", k, False) for k in sorted(others)]
+    shown = [column for column in known if column.key in present]
+    return shown + [Column(key, "", key, bool(_RATE.search(key))) for key in sorted(others)]
+
+
+def titles(tasks: Iterable[str]) -> dict[str, str]:
+    """The tasks that occur, in the order of tables, with what stands above their table."""
+    there = set(tasks)
+    return {task: title for task, title in _TITLES.items() if task in there} | {
+        task: task.replace("_", " ") for task in sorted(there - set(_TITLES))
+    }
 
 
 def _retrieval_columns(prefix: str, suffix: str) -> list[Column]:
@@ -64,10 +82,8 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
     """A plain-text table of the records of `to_records`, one block per task; rates in percent."""
     models = {(record["model"], record["pretrained"]) for record in records}
     blocks = []
-    for task, title in ((CLASSIFICATION, "zero-shot classification"), (RETRIEVAL, "zero-shot retrieval")):
+    for task, title in titles(record["task"] for record in records).items():
         rows = [record for record in records if record["task"] == task]
-        if not rows:
-            continue
         names = [row["dataset"] for row in rows]
         if len(models) > 1:
             names = [f"{row['dataset']} ({row['model']} {row['pretrained']})" for row in rows]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mmjax.evaluation import report
+from mmjax.evaluation import charts, report
 from mmjax.evaluation.artifacts import Artifacts, CaptionMatches, ImageMatches, Match
 from mmjax.evaluation.suite import Evaluation
 from mmjax.evaluation.tables import CLASSIFICATION, RETRIEVAL
@@ -169,8 +169,8 @@ def test_the_same_input_gives_the_same_page():
 
 def test_long_curves_are_thinned_without_losing_their_ends():
     lines = [{"step": step, "loss": float(step)} for step in range(10_000)]
-    series = report._series(lines, "loss", "training")
+    series = charts.make_series(lines, "loss", "training")
     assert len(series.steps) == 400
     assert series.steps[0] < 25 and series.steps[-1] > 9_975
     np.testing.assert_allclose(series.steps, series.values)
-    np.testing.assert_allclose(report._smooth([2.0] * 50), 2.0)
+    np.testing.assert_allclose(charts.smooth([2.0] * 50), 2.0)

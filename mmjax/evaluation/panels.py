@@ -1,0 +1,136 @@
+"""The report's part for one evaluation: classes, the worst first, confusions, examples, failures first."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmjax.evaluation.artifacts import Match
+from mmjax.evaluation.markup import data_uri, escape, image
+from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.tables import CLASSIFICATION
+
+_TABLE_CLASSES = 24  # confusion matrices up to this size are tables of numbers, larger ones pictures
+
+
+def render_section(evaluation: Evaluation) -> str:
+    """What is shown of an evaluation; nothing without artifacts."""
+    return "".join(part(evaluation) for part in (_classes, _confusion, _examples))
+
+
+def _classes(evaluation: Evaluation) -> str:
+    """Every class's accuracy, the worst first, with what it is most often taken for."""
+    artifacts = evaluation.artifacts
+    if artifacts is None or artifacts.confusion is None:
+        return ""
+    counts = artifacts.confusion
+    names = artifacts.class_names or [str(index) for index in range(len(counts))]
+    totals, right = counts.sum(axis=1), counts.diagonal()
+    rates = right / np.maximum(totals, 1)
+    there = np.flatnonzero(totals)
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    rows = ""
+    for label in there[np.argsort(rates[there], kind="stable")].tolist():
+        other = int(wrong[label].argmax())
+        taken = f"{escape(names[other])} ({wrong[label, other]:,})" if wrong[label, other] else ""
+        rows += (
+            f"<tr><td>{escape(names[label])}</td><td>{totals[label]:,}</td>"
+            f'<td class=rate style="--v:{100 * rates[label]:.1f}%">{100 * rates[label]:.2f}%</td><td>{taken}</td></tr>'
+        )
+    empty = len(counts) - len(there)
+    note = f" {empty} of {len(counts)} classes have no image." if empty else ""
+    return (
+        f"<h2>Classes: {escape(evaluation.dataset)}</h2><p>The least accurate first.{note}</p>"
+        "<div class='card scroll tall'><table class=results><thead><tr><th>class</th><th>images</th><th>top-1</th>"
+        f"<th>most often taken for</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _confusion(evaluation: Evaluation) -> str:
+    artifacts = evaluation.artifacts
+    if artifacts is None or artifacts.confusion is None:
+        return ""
+    counts = artifacts.confusion
+    names = artifacts.class_names or [str(index) for index in range(len(counts))]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = _confusion_table(counts, share, names) if len(counts) <= _TABLE_CLASSES else _confusion_image(share)
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10].tolist()
+    worst = [divmod(cell, len(counts)) for cell in order if wrong.flat[cell]]
+    items = "".join(
+        f"<li><b>{wrong[i, j]:,}</b> {escape(names[i])} taken for {escape(names[j])}</li>" for i, j in worst
+    )
+    mistakes = f"<ul class=confused>{items}</ul>" if worst else "<p>No mistakes.</p>"
+    return (
+        f"<h2>Confusion: {escape(evaluation.dataset)}</h2>"
+        "<p>Rows are true classes, columns predicted ones; shades are shares of the row.</p>"
+        f"<div class='card split'><div class=scroll>{picture}</div>"
+        f"<div><h3>Most frequent mistakes</h3>{mistakes}</div></div>"
+    )
+
+
+def _confusion_table(counts: np.ndarray, share: np.ndarray, names: Sequence[str]) -> str:
+    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in names)
+    rows = ""
+    for i, name in enumerate(names):
+        rows += f"<tr><th>{escape(name)}</th>"
+        for j, value in enumerate(counts[i]):
+            # The square root lifts rare mistakes into sight.
+            strength = 100 * math.sqrt(share[i, j]) if i != j else 85 * share[i, j]
+            colour = "var(--accent)" if i == j else "var(--bad)"
+            ink = ";color:var(--card)" if strength > 55 else ""
+            style = f"background:color-mix(in srgb,{colour} {strength:.0f}%,var(--page)){ink}"
+            rows += f'<td style="{style}">{value or ""}</td>'
+        rows += "</tr>"
+    return f"<table class=confusion><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _confusion_image(share: np.ndarray) -> str:
+    # One colour of varying opacity shows on a light page and on a dark one.
+    pixels = np.empty((*share.shape, 4), np.uint8)
+    pixels[..., :3] = (200, 64, 47)
+    np.einsum("CCR->CR", pixels[..., :3])[...] = (47, 111, 222)
+    pixels[..., 3] = np.rint(255 * np.sqrt(share))
+    return f'<img class=matrix alt="confusion matrix" src="{data_uri(pixels)}">'
+
+
+def _examples(evaluation: Evaluation) -> str:
+    artifacts = evaluation.artifacts
+    if artifacts is None or not artifacts.images:
+        return ""
+    kind = "class names" if evaluation.task == CLASSIFICATION else "captions"
+    images = ""
+    for each in artifacts.images:
+        own = "".join(f"<li>{escape(caption)}</li>" for caption in each.captions[:5])
+        images += (
+            f"<div class='card match'>{image(each.image, 'an evaluation image')}"
+            f"<div><ul>{own}</ul><ol>{''.join(map(_text_match, each.nearest))}</ol></div></div>"
+        )
+    captions = ""
+    for each in artifacts.captions:
+        shown = "".join(map(_image_match, each.nearest))
+        captions += f"<div class='card strip'><p>{escape(each.caption)}</p><div>{shown}</div></div>"
+    right = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.images)
+    found = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.captions)
+    return (
+        f"<h2>Nearest {kind}: {escape(evaluation.dataset)}</h2>"
+        f"<p>{len(artifacts.images)} images from all over the dataset, failures first, each under its own caption, "
+        f"with the nearest {kind} and their cosine similarity. \N{CHECK MARK} marks right ones; the first is right for "
+        f"{right} of these. Failures are chosen more often than they occur.</p>"
+        f"<div class=matches>{images}</div>"
+        f"<h2>Nearest images: {escape(evaluation.dataset)}</h2>"
+        f"<p>The images nearest to {len(artifacts.captions)} {kind}, best first, failures before others; the first is "
+        f"right for {found}.</p>"
+        f"<div class=matches>{captions}</div>"
+    )
+
+
+def _text_match(match: Match) -> str:
+    kind = "hit" if match.right else "miss"
+    return f"<li class={kind}><span>{escape(match.item)}</span><b>{match.score:.3f}</b></li>"
+
+
+def _image_match(match: Match) -> str:
+    kind = "hit" if match.right else "miss"
+    alt = "a right image" if match.right else "a wrong image"
+    return f"<figure class={kind}>{image(match.item, alt)}<figcaption>{match.score:.3f}</figcaption></figure>"

@@ -1,0 +1,200 @@
+"""Runs the jobs of a suite: every source is opened first, and embedded once for all tasks that want it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.data import specs
+from mmjax.data.images import ImageSpec
+from mmjax.data.source import Source, SourceOptions
+from mmjax.errors import UserError
+from mmjax.evaluation import artifacts, bootstrap, compositional, embed, features, probe, prompts, retrieval, suite
+from mmjax.evaluation.artifacts import Matching
+from mmjax.evaluation.features import Features
+from mmjax.evaluation.jobs import TASKS, Job
+from mmjax.evaluation.suite import Evaluation
+from mmjax.parallel import distributed
+
+_CAPTIONED = ("zeroshot_retrieval", "image_caption_selection")  # tasks that need no classes
+Outcome = tuple[dict[str, float], Matching | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A job with its sources.
+
+    Attributes:
+      job: what is to be done.
+      source: its images, with the prompts that they are evaluated with.
+      train: the images that probes learn from, or None.
+    """
+
+    job: Job
+    source: Source
+    train: Source | None
+
+
+def open_jobs(
+    jobs: Sequence[Job], options: SourceOptions, config: ConfigDict, *, say: Callable[[str], None] = print
+) -> list[Opened]:
+    """Opens all sources.
+
+    Args:
+      jobs: what to open.
+      options: how to read sources.
+      config: the suite's; with `missing='skip'` what cannot be opened is left out.
+      say: is told what is left out.
+
+    Raises:
+      UserError: naming the first dataset that cannot be opened, with what it was looked for at, and the others.
+    """
+    opened, errors = [], {}
+    for job in jobs:
+        try:
+            opened.append(_open(job, options, config))
+        except UserError as error:
+            errors[job.name] = error
+    if errors and config.missing == "error":
+        name, first = next(iter(errors.items()))
+        others = [other for other in errors if other != name]
+        more = f" (nor can {', '.join(others)})" if others else ""
+        raise UserError(
+            f"dataset {name!r} cannot be evaluated{more}: {first}; --config.missing=skip goes on without"
+        ) from first
+    for name, error in errors.items():
+        say(f"left out: {name}: {error}")
+    if not opened and jobs:
+        raise UserError("none of the datasets can be opened; set root to the folder that holds them")
+    return opened
+
+
+def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
+    field = f"datasets.{job.name}"
+    source = specs.open_source(job.source, options, field=f"{field}.source")
+    source.name = job.name
+    source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
+    classes = len(source.class_names or ())
+    for task in job.tasks:
+        if not classes and task not in _CAPTIONED:
+            raise UserError(
+                f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {', '.join(_CAPTIONED)}"
+            )
+    if "few_shot" in job.tasks and classes < config.few_shot.ways:
+        raise UserError(f"few_shot.ways={config.few_shot.ways}: {job.name} has {classes} classes; choose fewer ways")
+    train = None
+    if job.train and any(TASKS[task] for task in job.tasks):
+        train = specs.open_source(job.train, options, field=f"{field}.train")
+        train.name = f"{job.name}/train"
+        if len(train.class_names or ()) != classes:
+            raise UserError(
+                f"{field}.train={job.train!r} has {len(train.class_names or ())} classes, and the test split {classes};"
+                " name the training split of the same dataset"
+            )
+    return Opened(job, source, train)
+
+
+def run(
+    opened: Sequence[Opened],
+    tasks: Mapping[str, Sequence[str]],
+    embedder: Any,
+    image_spec: ImageSpec,
+    config: ConfigDict,
+    *,
+    say: Callable[[str], None] = print,
+) -> Iterator[tuple[Job, Evaluation]]:
+    """Yields each outcome as soon as it is there; every process must take all of them.
+
+    Args:
+      opened: the datasets.
+      tasks: which to run, by dataset.
+      embedder: an `embed.MeshEmbedder`; every process gets all embeddings and computes all metrics.
+      image_spec: how images are prepared.
+      config: the suite's.
+      say: is told what comes next.
+    """
+    sources = [source for each in opened for source in (each.source, each.train) if source is not None]
+    examples = embed.make_examples(sources, image_spec, embedder)
+    for each in opened:
+        wanted = tasks[each.job.name]
+        if not wanted:
+            continue
+        say(f"{each.job.name}: {len(each.source):,} images, {', '.join(wanted)}")
+        found = features.embed_source(each.source, embedder, examples)
+        learnt_from = None
+        if any(TASKS[task] for task in wanted):
+            say(f"{each.job.name}: {len(each.train):,} training images")
+            learnt_from = features.embed_source(each.train, embedder, examples)
+        for task in wanted:
+            metrics, matching = _TASKS[task](found, learnt_from, embedder, each.job, config)
+            with distributed.together():
+                shown = None
+                if matching is not None and jax.process_index() == 0:
+                    shown = artifacts.collect(found, matching, examples)
+            yield each.job, Evaluation(each.job.name, task, len(found), metrics, shown)
+
+
+def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    metrics, matching = suite.classify(found, embedder)
+    if config.bootstrap:
+        # A mean does not depend on the order of its values, so the counts are enough.
+        right = int(matching.confusion.trace())
+        values = np.arange(len(found)) < right
+        interval = bootstrap.bootstrap_interval(values, resamples=config.bootstrap, seed=config.seed)
+        metrics |= {"acc1_low95": interval.low, "acc1_high95": interval.high}
+    return metrics, matching
+
+
+def _retrieve(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    metrics, matching = suite.retrieve(found, embedder, fold_size=job.fold_size or None)
+    sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+    return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
+
+
+def _linear_probe(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    result = probe.linear_probe(*_pairs(train, found), classes=len(found.source.class_names), seed=config.seed)
+    return result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}, None
+
+
+def _knn(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    settings = config.knn
+    classes = len(found.source.class_names)
+    return probe.knn_metrics(*_pairs(train, found), classes=classes, ks=settings.ks, vote=settings.vote), None
+
+
+def _few_shot(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    settings = config.few_shot.to_dict()
+    metrics = {}
+    for shots in settings.pop("shots"):
+        result = probe.few_shot_metrics(found.embeddings, found.labels, shots=shots, seed=config.seed, **settings)
+        metrics |= {f"{settings['ways']}way_{shots}shot_{name}": value for name, value in result.items()}
+    return metrics, None
+
+
+def _select_captions(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    wrong = [place for place, captions in enumerate(found.captions) if len(captions) != 2]
+    if wrong:
+        raise UserError(
+            f"datasets.{job.name}: image {wrong[0]} has {len(found.captions[wrong[0]])} captions;"
+            " image_caption_selection wants two for each, the right one first"
+        )
+    _, embeddings, index = retrieval.embed_unique(embedder.texts, [text for own in found.captions for text in own])
+    positive, negative = embeddings[index[0::2]], embeddings[index[1::2]]
+    return compositional.sugarcrepe_metrics(found.embeddings, positive, negative), None
+
+
+def _pairs(train: Features, test: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return train.embeddings, train.labels, test.embeddings, test.labels
+
+
+_TASKS: dict[str, Callable[..., Outcome]] = {
+    "zeroshot_classification": _classify,
+    "zeroshot_retrieval": _retrieve,
+    "linear_probe": _linear_probe,
+    "knn": _knn,
+    "few_shot": _few_shot,
+    "image_caption_selection": _select_captions,
+}
