@@ -5,6 +5,7 @@ Pixels stay uint8 here; `MEAN_STD` is applied on the device.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import math
@@ -22,7 +23,7 @@ from mmjax.errors import UserError, choose
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
 MAX_PIXELS = 89_478_485
 
-# Formats that hold photographs. The other plugins of Pillow start programs (EPS), know no magic number or are rare.
+# Formats that hold photographs, where this Pillow reads them. The other plugins of Pillow start programs (EPS), know no magic number or are rare.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 MEAN_STD = {
@@ -152,7 +153,7 @@ def _open(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
     if not image:
         raise BadExample("empty", "a file of zero bytes")
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(image), formats=_formats()) as opened:
             _check_size(opened, image, max_pixels)
             yield opened
     except BadExample:
@@ -163,6 +164,12 @@ def _open(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise BadExample("not_image", f"{len(image)} bytes of no image format that is read here") from error
     except Exception as error:  # on corrupt files Pillow's plugins raise nearly every type there is
         raise BadExample("corrupt", f"{type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()  # all plugins: on its own Pillow starts with a few
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_size(opened: Image.Image, image: bytes, max_pixels: int) -> None:

@@ -12,6 +12,7 @@ from image_files import encoded, gradient, noise, smooth, stored
 from PIL import Image
 
 from mmjax import config, tasks
+from mmjax.data import images
 from mmjax.data.images import MEAN_STD, BadExample, ImageSpec, decode, eval_transform
 from mmjax.errors import UserError
 
@@ -165,6 +166,17 @@ def test_what_cannot_be_decoded_is_a_bad_example_with_its_reason(name):
     with pytest.raises(BadExample) as caught:
         decode(image)
     assert caught.value.reason == reason and caught.value.detail
+
+
+def test_a_pillow_that_lacks_a_format_still_tells_what_is_no_image(monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    images._formats.cache_clear()
+    try:
+        with pytest.raises(BadExample, match="not_image"):
+            decode(b"\0\0\0\x20ftypavif" + bytes(64))
+        assert decode(JPEG).size == (64, 64)
+    finally:
+        images._formats.cache_clear()
 
 
 def test_many_pixels_are_refused_and_as_many_as_allowed_are_not():
