@@ -2,10 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import recorded
 import runs
+import several
 from PIL import Image
 
 from mmjax import config as config_lib
@@ -246,3 +250,80 @@ def test_a_bootstrap_interval_holds_the_accuracy(root, trained, tmp_path):
     error = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 20)  # the normal approximation
     assert metrics["acc1_low95"] == pytest.approx(accuracy - error, abs=0.08)
     assert metrics["acc1_high95"] == pytest.approx(accuracy + error, abs=0.08)
+
+
+def measure(root, trained, output, *flags, recording=None, devices=1):
+    """Runs the suite; returns its records, and what was embedded."""
+    flags = [f"--workdir={trained}", f"--config={root / 'suite.py'}", f"--output={output}", *flags]
+    with mock.patch.object(report, "render_report", lambda **_: ""):
+        if recording is not None:
+            with recorded.replay(recording):
+                assert runs.eval_cli(*flags, devices=devices) == 0
+            return by_task(output), recording
+        with recorded.record() as made:
+            assert runs.eval_cli(*flags, devices=devices) == 0
+        return by_task(output), made
+
+
+def by_task(path):
+    return {(record["dataset"], record["task"]): record["metrics"] for record in json.loads(path.read_text())}
+
+
+def assert_same_metrics(found, expected, loss=True):
+    """The same numbers; the loss is of a batch, and summed over the mesh."""
+    assert [*found] == [*expected]
+    for task, metrics in expected.items():
+        assert {name: value for name, value in found[task].items() if name != "loss"} == {
+            name: value for name, value in metrics.items() if name != "loss"
+        }
+        if loss and "loss" in metrics:
+            assert found[task]["loss"] == pytest.approx(metrics["loss"], abs=2e-6)
+
+
+def assert_same_embeddings(found, expected):
+    assert [len(rows) for rows in found.passes] == [len(rows) for rows in expected.passes] and len(expected.passes) == 4
+    for mine, theirs in zip(found.passes, expected.passes, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
+    assert [*found.texts] == [*expected.texts]
+    np.testing.assert_allclose(
+        np.stack([*found.texts.values()]), np.stack([*expected.texts.values()]), rtol=0, atol=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def base(root, trained, tmp_path_factory):
+    return measure(root, trained, tmp_path_factory.mktemp("base") / "one.json")
+
+
+@pytest.mark.parametrize(
+    ("devices", "flags"),
+    [
+        (1, ["--config.eval.batch_size=7"]),  # 20, 50 and 8 images: the last batch is filled up to another length
+        pytest.param(8, [], marks=pytest.mark.full),
+        pytest.param(8, ["--config.eval.batch_size=24", "--config.mesh.fsdp=2"], marks=pytest.mark.full),
+        pytest.param(8, ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"], marks=pytest.mark.full),
+    ],
+)
+def test_batches_and_meshes_change_no_metric(root, trained, base, tmp_path, devices, flags):
+    expected, recording = base
+    _, found = measure(root, trained, tmp_path / "embeddings.json", *flags, devices=devices)
+    assert_same_embeddings(found, recording)
+    metrics, _ = measure(root, trained, tmp_path / "metrics.json", *flags, recording=recording, devices=devices)
+    same_batch = not any("batch_size" in flag for flag in flags)
+    assert_same_metrics(metrics, expected, loss=same_batch)
+
+
+@pytest.mark.full
+def test_two_processes_change_no_metric(root, trained, base, tmp_path):
+    expected, recording = base
+    recording.save(tmp_path / "one.npz")
+    for mode, file in (("record", "two.npz"), ("replay", "one.npz")):
+        output, port = tmp_path / f"{mode}.json", several.free_port()
+        flags = [f"--workdir={trained}", f"--config={root / 'suite.py'}", f"--output={output}"]
+        flags += [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+        script = Path(recorded.__file__)
+        commands = [[script, mode, tmp_path / file, *flags, f"--process={i}"] for i in range(2)]
+        with several.Processes(tmp_path, commands, devices=4) as processes:
+            assert processes.end() == [0, 0], processes.told()
+    assert_same_embeddings(recorded.Recording.load(tmp_path / "two.npz"), recording)
+    assert_same_metrics(by_task(tmp_path / "replay.json"), expected)

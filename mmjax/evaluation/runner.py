@@ -12,7 +12,7 @@ from mmjax.data import specs
 from mmjax.data.images import ImageSpec
 from mmjax.data.source import Source, SourceOptions
 from mmjax.errors import UserError
-from mmjax.evaluation import artifacts, bootstrap, compositional, embed, features, probe, prompts, retrieval, suite
+from mmjax.evaluation import artifacts, bootstrap, compositional, embed, features, prompts, retrieval, suite
 from mmjax.evaluation.artifacts import Matching
 from mmjax.evaluation.features import Features
 from mmjax.evaluation.jobs import TASKS, Job
@@ -155,17 +155,23 @@ def _retrieve(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDi
 
 
 def _linear_probe(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    from mmjax.evaluation import probe  # scikit-learn takes seconds to import
+
     result = probe.linear_probe(*_pairs(train, found), classes=len(found.source.class_names), seed=config.seed)
     return result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}, None
 
 
 def _knn(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    from mmjax.evaluation import probe  # scikit-learn takes seconds to import
+
     settings = config.knn
     classes = len(found.source.class_names)
     return probe.knn_metrics(*_pairs(train, found), classes=classes, ks=settings.ks, vote=settings.vote), None
 
 
 def _few_shot(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    from mmjax.evaluation import probe
+
     settings = config.few_shot.to_dict()
     metrics = {}
     for shots in settings.pop("shots"):
