@@ -124,6 +124,8 @@ class Reader:
         if is_local(pattern):
             return sorted(fsspec.filesystem("file").glob(local_path(pattern)))
         fs = self._filesystem(pattern)
+        if pattern.startswith(("http://", "https://")):  # fsspec takes an error's page for an empty folder
+            self.read(re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0])
         return sorted(fs.unstrip_protocol(path) for path in self._patiently(pattern, lambda: fs.glob(pattern)))
 
     def download(self, path: str, target: str) -> None:
@@ -169,7 +171,8 @@ class Reader:
         while True:
             try:
                 return call()
-            except Exception as error:
+            except Exception as raised:
+                error = _real(raised)
                 if not _may_pass(error):
                     if _status(error) in _FORBIDDEN:
                         raise PermissionError(errno.EACCES, _told(error), path) from error
@@ -239,6 +242,13 @@ def _may_pass(error: Exception) -> bool:
         return status in _WORTH_WAITING
     kinds = (OSError, EOFError, asyncio.TimeoutError, *_connection_errors())
     return isinstance(error, kinds) or status is not None
+
+
+def _real(error: Exception) -> Exception:
+    """The error that stopped a call: fsspec says of each that stops it telling a file's size that there is no file."""
+    cause = error.__cause__
+    hidden = isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _status(cause) != 404
+    return cause if hidden else error
 
 
 def _status(error: Exception) -> int | None:

@@ -32,13 +32,15 @@ class TarError(Exception):
     Attributes:
       reason: `cut` where it ends within a member, `read` where a header is damaged.
       offset: byte of the tar.
+      name: of the member that is cut off, "" where it is not known.
     """
 
-    def __init__(self, reason: str, offset: int, told: str):
-        super().__init__(reason, offset, told)
+    def __init__(self, reason: str, offset: int, told: str, name: str = ""):
+        super().__init__(reason, offset, told, name)
         self.reason = reason
         self.offset = offset
         self.told = told
+        self.name = name
 
     def __str__(self) -> str:
         return self.told
@@ -105,7 +107,7 @@ def read_members(read: Read, total: int) -> Iterator[Member]:
             offset = data
         else:
             if data + size > total:
-                raise TarError("cut", offset, f"cut off at byte {total}, in {name!r}")
+                raise TarError("cut", offset, f"cut off at byte {total}, in {name!r}", name)
             if kind in _FILE and not sparse:
                 yield Member(name, start, data, size)
             offset = _padded(data + size)
@@ -135,25 +137,32 @@ class Example(NamedTuple):
 
 
 def read_examples(read: Read, total: int) -> Iterator[Example]:
-    """Yields the examples of a tar; the one that the tar breaks off in is left out.
+    """Yields the examples of a tar; one with a member that is cut off is left out.
 
     Raises:
       TarError: as `read_members` does.
     """
     key, start, end = None, 0, 0
     endings: list[str] = []
-    for member in read_members(read, total):
-        split = split_name(member.name)
-        if split is None:
-            continue
-        if split[0] != key:
-            if key is not None:
-                yield Example(key, start, end, tuple(endings))
-            key, start, endings = split[0], member.start, []
-        endings.append(split[1])
-        end = member.data + member.size
-    if key is not None:
+    stopped = None
+    try:
+        for member in read_members(read, total):
+            split = split_name(member.name)
+            if split is None:
+                continue
+            if split[0] != key:
+                if key is not None:
+                    yield Example(key, start, end, tuple(endings))
+                key, start, endings = split[0], member.start, []
+            endings.append(split[1])
+            end = member.data + member.size
+    except TarError as error:
+        stopped = error
+    cut = split_name(stopped.name) if stopped else None
+    if key is not None and (cut is None or cut[0] != key):
         yield Example(key, start, end, tuple(endings))
+    if stopped:
+        raise stopped
 
 
 class ShardTable(NamedTuple):

@@ -30,6 +30,7 @@ class Bucket:
 
         class Handler(SimpleHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # it holds each answer back for 40 ms
 
             def __init__(self, *args):
                 super().__init__(*args, directory=bucket.folder)
