@@ -247,8 +247,9 @@ def _may_pass(error: Exception) -> bool:
 def _real(error: Exception) -> Exception:
     """The error that stopped a call: fsspec says of each that stops it telling a file's size that there is no file."""
     cause = error.__cause__
-    hidden = isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _status(cause) != 404
-    return cause if hidden else error
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    return cause if _may_pass(cause) or _status(cause) in _FORBIDDEN else error
 
 
 def _status(error: Exception) -> int | None:
