@@ -47,3 +47,28 @@ def write_set(folder, lengths=(7, 5, 9, 6), stats=True, change=lambda number, me
         if stats:
             (folder / f"{shard:05d}_stats.json").write_text(json.dumps({"count": length + 2, "successes": length}))
     return folder
+
+
+def mutate(data, rng):
+    """Damages a tar at random: bytes, headers with a right checksum, pieces left out or put in, a cut."""
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        kind, at = rng.randrange(5), rng.randrange(len(data))
+        if kind == 0:
+            data[at] = rng.randrange(256)
+        elif kind == 1:  # in a header, with the checksum made right again
+            at -= at % 512
+            place = at + rng.choice([*range(0, 10), *range(124, 136), 156, 345])
+            if place < len(data) and at + 512 <= len(data):
+                data[place] = rng.choice([0, 0x30, 0x37, 0x39, 0x80, 0xFF, 0x4C, 0x78, 0x53, rng.randrange(256)])
+                total = 256 + sum(data[at : at + 148]) + sum(data[at + 156 : at + 512])
+                data[at + 148 : at + 156] = b"%06o\0 " % total
+        elif kind == 2:
+            del data[at:]
+        elif kind == 3:
+            del data[at : at + rng.randint(1, 2000)]
+        else:
+            data[at:at] = rng.randbytes(rng.randint(1, 2000))
+        if not data:
+            break
+    return bytes(data)

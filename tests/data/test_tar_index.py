@@ -11,7 +11,7 @@ import tarfile
 import numpy as np
 import pytest
 import webdataset
-from tar_sets import example, write_set, write_tar
+from tar_sets import example, mutate, write_set, write_tar
 
 from mmjax import cli
 from mmjax.data import tar_index
@@ -221,30 +221,6 @@ def test_an_error_leaves_the_old_index_and_no_other_file(tmp_path):
     with pytest.raises(RuntimeError), IndexWriter(str(path)):
         raise RuntimeError
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-
-
-def mutate(data, rng):
-    data = bytearray(data)
-    for _ in range(rng.randint(1, 6)):
-        kind, at = rng.randrange(5), rng.randrange(len(data))
-        if kind == 0:
-            data[at] = rng.randrange(256)
-        elif kind == 1:  # in a header, with the checksum made right again
-            at -= at % BLOCK
-            place = at + rng.choice([*range(0, 10), *range(124, 136), 156, 345])
-            if place < len(data) and at + BLOCK <= len(data):
-                data[place] = rng.choice([0, 0x30, 0x37, 0x39, 0x80, 0xFF, 0x4C, 0x78, 0x53, rng.randrange(256)])
-                total = 256 + sum(data[at : at + 148]) + sum(data[at + 156 : at + 512])
-                data[at + 148 : at + 156] = b"%06o\0 " % total
-        elif kind == 2:
-            del data[at:]
-        elif kind == 3:
-            del data[at : at + rng.randint(1, 2000)]
-        else:
-            data[at:at] = rng.randbytes(rng.randint(1, 2000))
-        if not data:
-            break
-    return bytes(data)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.full)])

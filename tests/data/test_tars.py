@@ -3,13 +3,16 @@ import json
 import logging
 import os
 import pickle
+import random
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pytest
 from serving import serve
-from tar_sets import example, jpeg, write_set, write_tar
+from tar_sets import example, jpeg, mutate, write_set, write_tar
 
 from mmjax import cli
 from mmjax.data.examples import TrainExamples
@@ -475,3 +478,46 @@ def test_formats_of_tar_make_no_difference(tmp_path):
         source = Tars(str(path), options=options(tmp_path))
         assert [source[i]["image"] for i in range(2)] == [b"J", b"K"]
         assert source[0]["id"] == stable_id("image", str(path), key)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.full)])
+def test_shards_that_change_behind_their_index_give_records_or_reasons(tmp_path, count):
+    folder = write_set(tmp_path / "set", (8,))
+    source = Tars(str(folder), options=options(tmp_path))
+    path, intact = folder / "00000.tar", (folder / "00000.tar").read_bytes()
+    found = collections.Counter()
+    for number in range(count):
+        path.write_bytes(mutate(intact, random.Random(number)))
+        for index in range(8):
+            try:
+                found["record"] += source[index]["captions"] != []
+            except BadExample as error:
+                found[error.reason] += 1
+    assert set(found) <= {"record", "cut", "read", "no_image", "no_caption"} and found["record"] and found["cut"]
+
+
+@pytest.mark.full
+def test_processes_index_many_shards_alike(tmp_path):
+    folder = write_set(tmp_path / "set", (2,) * 40)
+    found = []
+    for workers in (1, 2):
+        output = tmp_path / f"{workers}.index"
+        command = ["index", str(folder), "--force", "--workers", str(workers), "--output", str(output)]
+        code = "import sys; from mmjax.cli import main; sys.exit(main())"
+        ran = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+        assert ran.returncode == 0 and "examples: 80" in ran.stdout, ran.stderr
+        found.append(output.read_bytes())
+    assert found[0] == found[1]
+
+
+def test_an_index_is_made_of_a_bucket_that_fails_for_a_while(tmp_path, capsys):
+    write_set(tmp_path / "set")
+    with serve(tmp_path) as bucket:
+        bucket.fail_next = 3
+        pattern = f"{bucket.url}/set/{{00000..00003}}.tar"
+        assert cli.main(["index", pattern, "--cache", str(tmp_path / "cache"), "--retry-seconds", "20"]) == 0
+        assert f"examples: {TOTAL}" in capsys.readouterr().out
+        bucket.fail_until = float("inf")
+        again = ["index", pattern, "--cache", str(tmp_path / "cache"), "--retry-seconds", "0.3"]
+        assert cli.main(again) == 2
+        assert "503" in capsys.readouterr().err
