@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def wheel(tmp_path_factory):
     subprocess.run(command, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
+
+
+def test_published_prompts_are_in_the_wheel_with_their_licences(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    folder = ROOT / "mmjax/evaluation/classes"
+    assert {f"mmjax/evaluation/classes/{path.name}" for path in folder.iterdir()} <= set(names)
+    assert "mmjax/evaluation/classes/LICENSE-clip-benchmark" in names and "mmjax/configs/eval.py" in names
 
 
 def _environment(folder):

@@ -101,15 +101,17 @@ def _examples(evaluation: Evaluation) -> str:
     kind = "class names" if evaluation.task == CLASSIFICATION else "captions"
     images = ""
     for each in artifacts.images:
-        own = "".join(f"<li>{escape(caption)}</li>" for caption in each.captions[:5])
+        # A class's captions differ in their templates alone.
+        captions = each.captions[: 1 if evaluation.task == CLASSIFICATION else 5]
+        own = "".join(f"<li>{escape(caption)}</li>" for caption in captions)
         images += (
             f"<div class='card match'>{image(each.image, 'an evaluation image')}"
             f"<div><ul>{own}</ul><ol>{''.join(map(_text_match, each.nearest))}</ol></div></div>"
         )
-    captions = ""
+    texts = ""
     for each in artifacts.captions:
         shown = "".join(map(_image_match, each.nearest))
-        captions += f"<div class='card strip'><p>{escape(each.caption)}</p><div>{shown}</div></div>"
+        texts += f"<div class='card strip'><p>{escape(each.caption)}</p><div>{shown}</div></div>"
     right = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.images)
     found = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.captions)
     return (
@@ -121,7 +123,7 @@ def _examples(evaluation: Evaluation) -> str:
         f"<h2>Nearest images: {escape(evaluation.dataset)}</h2>"
         f"<p>The images nearest to {len(artifacts.captions)} {kind}, best first, failures before others; the first is "
         f"right for {found}.</p>"
-        f"<div class=matches>{captions}</div>"
+        f"<div class=matches>{texts}</div>"
     )
 
 
