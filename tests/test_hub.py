@@ -224,6 +224,22 @@ class TestTokenizers:
         *_, tokenizer = source._openclip(tensors, "openclip", config, CLIP / "open_clip_config.json")
         assert tokenizer == ""
 
+    @pytest.mark.parametrize(
+        "clean, file, kind",
+        [
+            (None, "tokenizer.json", "json"),
+            ("canonicalize", "spiece.model", "sentencepiece"),
+            ("canonicalize", "tokenizer.json", ""),
+        ],
+    )
+    def test_openclips_cleaning_is_not_left_out(self, tmp_path, clean, file, kind):
+        """A tokenizer.json does not say that texts are cleaned before."""
+        text = {"hf_tokenizer_name": "somewhere", "tokenizer_kwargs": clean and {"clean": clean}}
+        config = {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}}
+        (tmp_path / file).write_bytes(b"")
+        *_, tokenizer = source._openclip(mock.MagicMock(), "openclip", config, tmp_path / "open_clip_config.json")
+        assert tokenizer.partition(":")[0] == kind
+
     def test_one_that_does_not_fit_is_refused_when_strings_come(self):
         model = mmjax.load(CLIP, tokenizer="clip")
         assert model.encode_text(golden()["ids"]).shape == (3, 12)

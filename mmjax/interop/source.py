@@ -225,9 +225,13 @@ def _openclip(tensors, form, config, config_file):
     else:
         settings = openclip.from_config(config, config_file)
         prepared = openclip.preprocessing(config, config_file)
-        named = config.get("model_cfg", config)["text_cfg"].get("hf_tokenizer_name")
-        tokenizer = _tokenizer_file(config_file.parent) if named else ""
-        if named:
+        text = config.get("model_cfg", config)["text_cfg"]
+        if text.get("hf_tokenizer_name"):
+            tokenizer = _tokenizer_file(config_file.parent)
+            # What cleans a text first is no part of a tokenizer.json; SentencePiece's kind does it as SigLIP does.
+            cleaned = (text.get("tokenizer_kwargs") or {}).get("clean")
+            if cleaned and not (tokenizer.startswith("sentencepiece:") and cleaned == "canonicalize"):
+                tokenizer = ""
             return settings, naming.table, prepared, tokenizer
     if settings["text"]["vocab_size"] == _CLIP_VOCAB:
         tokenizer = "clip"

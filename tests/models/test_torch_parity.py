@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_weights
 
+from mmjax.interop import huggingface, translate
+from mmjax.interop.tensors import Tensors
 from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants import variant
 from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
@@ -57,6 +58,18 @@ def inputs(batch=6):
     return rng.standard_normal((batch, SIDE, SIDE, 3)).astype(np.float32), text.astype(np.int32)
 
 
+def from_hugging_face(arrays, model):
+    """Translates {name: numpy array} to our parameters; all of it is linear, so gradients are translated alike."""
+    kind = "siglip" if "logit_bias" in arrays else "clip"
+    inputs = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32), jax.ShapeDtypeStruct((1, CONTEXT), np.int32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    shapes = {name: leaf.shape for name, leaf in translate.flattened(tree).items()}
+    tensors = Tensors(kind, {name: x.shape for name, x in arrays.items()}, arrays.__getitem__)
+    rows = translate.select(huggingface.table(kind), shapes, kind)
+    translate.check(tensors, rows, shapes)
+    return translate.nested(translate.read(tensors, rows, shapes, lambda _, array: array))
+
+
 def flat(tree):
     return {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
@@ -78,11 +91,7 @@ def test_parity(kind, activation, theirs):
     weights = {name: weight.detach().numpy() for name, weight in reference.named_parameters()}
     gradients = {name: weight.grad.numpy() for name, weight in reference.named_parameters()}
 
-    params = torch_weights.from_hugging_face(weights, HEADS)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images, text)["params"]
-    assert {k: x.shape for k, x in flat(params).items()} == {
-        path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(shapes)
-    }
+    params = from_hugging_face(weights, model)
 
     @jax.jit
     def run(params, images, text):
@@ -98,7 +107,7 @@ def test_parity(kind, activation, theirs):
     np.testing.assert_allclose(words, out.text_embeds.detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(logits, out.logits_per_image.detach().numpy(), atol=1e-5)
     assert float(loss) == pytest.approx(out.loss.item(), rel=1e-5)
-    expected = flat(torch_weights.from_hugging_face(gradients, HEADS))
+    expected = flat(from_hugging_face(gradients, model))
     scale = max(np.linalg.norm(x) for x in expected.values())
     for path, gradient in flat(ours).items():
         assert np.linalg.norm(gradient - expected[path]) < 2e-5 * max(np.linalg.norm(expected[path]), 0.1 * scale), path
@@ -113,6 +122,6 @@ def test_the_test_sees_a_wrong_activation():
         input_ids=torch.from_numpy(text).long(), pixel_values=torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     )
     weights = {name: weight.detach().numpy() for name, weight in reference.named_parameters()}
-    params = torch_weights.from_hugging_face(weights, HEADS)
-    image, _ = jax.jit(our_model("clip", "gelu").apply)({"params": params}, images, text)
+    model = our_model("clip", "gelu")
+    image, _ = jax.jit(model.apply)({"params": from_hugging_face(weights, model)}, images, text)
     assert abs(image - out.image_embeds.detach().numpy()).max() > 1e-3

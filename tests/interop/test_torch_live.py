@@ -1,0 +1,176 @@
+"""PyTorch's own models of random configurations: loaded here, written back, loaded there."""
+
+import json
+
+import numpy as np
+import pytest
+import runs
+from towers import encode
+
+from mmjax import convert
+from mmjax.interop import export, source
+
+pytestmark = pytest.mark.full
+COUNT = 20
+BATCH = 3
+
+
+def tower(rng, activations):
+    heads = int(rng.choice([1, 2, 3, 4]))
+    return dict(
+        hidden_size=heads * int(rng.choice([4, 6, 8])),
+        intermediate_size=int(rng.integers(5, 40)),
+        num_hidden_layers=int(rng.integers(1, 4)),
+        num_attention_heads=heads,
+        hidden_act=str(rng.choice(activations)),
+        layer_norm_eps=float(rng.choice([1e-6, 1e-5, 1e-3])),
+    )
+
+
+def draw(kind, seed):
+    """A random configuration and a model of it with random weights."""
+    import torch
+    import transformers
+
+    rng = np.random.default_rng(1000 * (kind == "siglip") + seed)
+    activations = ["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+    vision, text = tower(rng, activations), tower(rng, activations)
+    patch = int(rng.choice([4, 5, 8]))
+    # Now and then, pixels beyond the last whole patch.
+    vision |= dict(patch_size=patch, image_size=patch * int(rng.integers(1, 4)) + int(rng.choice([0, 0, 3])))
+    vocab = int(rng.integers(20, 90))
+    text |= dict(vocab_size=vocab, max_position_embeddings=int(rng.integers(3, 12)))
+    text |= dict(bos_token_id=0, pad_token_id=1, eos_token_id=int(rng.choice([vocab - 1, vocab // 2, 2])))
+    if kind == "clip":
+        config = transformers.CLIPConfig(
+            text_config=text, vision_config=vision, projection_dim=int(rng.integers(4, 24))
+        )
+        model = transformers.CLIPModel(config)
+    else:
+        text["projection_size"] = vision["hidden_size"]
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+            if "norm" in name and name.endswith("weight"):
+                weight.add_(1.0)
+        model.logit_scale.fill_(2.0)
+        if kind == "siglip":
+            model.logit_bias.fill_(-3.0)
+    images = rng.standard_normal((BATCH, 3, vision["image_size"], vision["image_size"])).astype(np.float32)
+    ids = rng.integers(3, vocab - 1, (BATCH, text["max_position_embeddings"]))
+    end = text["eos_token_id"] if text["eos_token_id"] != 2 else vocab - 1  # 2 stands for the largest id
+    ids[np.arange(BATCH), rng.integers(0, ids.shape[1], BATCH)] = end
+    return model.eval(), images, ids
+
+
+def run(model, images, ids):
+    import torch
+
+    with torch.no_grad():
+        out = model(input_ids=torch.from_numpy(ids), pixel_values=torch.from_numpy(images))
+    return [x.numpy() for x in (out.image_embeds, out.text_embeds, out.logits_per_image)]
+
+
+@pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_random_configurations(kind, seed, tmp_path):
+    model, images, ids = draw(kind, seed)
+    want = run(model, images, ids)
+    model.save_pretrained(tmp_path / "theirs", safe_serialization=True)
+    opened = source.open_source(tmp_path / "theirs")
+    assert opened.format == f"hf-{kind}"
+    image, text = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
+    params = opened.read(lambda _, array: array)
+    logits = np.exp(params["logit_scale"]) * image @ text.T + params.get("logit_bias", 0.0)
+    for found, wanted in zip((image, text, logits), want, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+    export.write(tmp_path / "ours", "hf", settings=opened.settings, preprocessing=opened.preprocessing, params=params)
+    again, told = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(told.values())
+    for found, wanted in zip(run(again.eval(), images, ids), want, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_images_are_prepared_as_their_processor_does(kind, tmp_path):
+    """preprocessor_config.json, as written here, in their image processor."""
+    import transformers
+    from PIL import Image
+
+    from mmjax.data.images import ImageSpec, eval_transform
+
+    model, *_ = draw(kind, 0)
+    model.save_pretrained(tmp_path / "theirs")
+    opened = source.open_source(tmp_path / "theirs")
+    params = opened.read(lambda _, array: array)
+    prepared = opened.preprocessing | {"size": 24}
+    settings = opened.settings | {"image": opened.settings["image"] | {"image_size": 24}}
+    export.write(tmp_path / "ours", "hf", settings=settings, preprocessing=prepared, params=params)
+    config = json.loads((tmp_path / "ours" / "preprocessor_config.json").read_text())
+    name = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}[kind]
+    assert config["image_processor_type"] == name
+    # The variant of it that resizes with Pillow, as the originals did.
+    processor = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8))
+    theirs = processor(**{k: v for k, v in config.items() if k != "image_processor_type"})(picture, return_tensors="np")
+    spec = ImageSpec(**prepared)
+    ours = (eval_transform(picture, spec) / 255 - spec.mean) / spec.std
+    # Two ways to round to a pixel value.
+    np.testing.assert_allclose(theirs["pixel_values"][0].transpose(1, 2, 0), ours, atol=0.02)
+
+
+def test_from_import_to_training_to_evaluation_to_export(tmp_path):
+    """A CLIP of PyTorch's is fine-tuned and evaluated here, and what comes out is what PyTorch computes with it."""
+    import torch
+    import transformers
+
+    import mmjax
+
+    common = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, hidden_act="gelu")
+    text = common | dict(
+        vocab_size=259, max_position_embeddings=32, bos_token_id=257, eos_token_id=258, pad_token_id=256
+    )
+    vision = common | dict(image_size=16, patch_size=8)
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "theirs")
+
+    data = dict(data__train="shapes", data__eval="shapes/test", steps=3, checkpoint__every=3)
+    run_config = runs.config(init_from=str(tmp_path / "theirs"), **data)
+    assert runs.train(run_config, tmp_path / "run") is None
+    (line,) = runs.lines(tmp_path / "run", "eval")
+    assert 0 <= line["shapes/image_retrieval_recall@1"] <= 1
+
+    tuned = mmjax.load(tmp_path / "run")
+    start = mmjax.load(tmp_path / "theirs")
+    name = ("image", "transformer", "layers", "mlp", "fc1", "kernel")
+    kernels = []
+    for model in (tuned, start):
+        node = model.params
+        for part in name:
+            node = node[part]
+        kernels.append(np.asarray(node))
+    assert 0 < abs(kernels[0] - kernels[1]).max() < 0.02  # three steps away from where it began
+
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((BATCH, 3, 16, 16)).astype(np.float32)
+    ids = rng.integers(0, 256, (BATCH, 32))
+    ids[np.arange(BATCH), [5, 9, 31]] = 258
+    want = [tuned.encode_image(images.transpose(0, 2, 3, 1)), tuned.encode_text(ids)]
+    want.append(tuned.logit_scale * want[0] @ want[1].T)
+
+    convert.convert(tmp_path / "run", tmp_path / "hf", to="hf")
+    model, told = transformers.CLIPModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(told.values())
+    for found, wanted in zip(run(model.eval(), images, ids), want, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+    # By OpenCLIP's format, whose loading there the golden files stand for, and from there to PyTorch again.
+    convert.convert(tmp_path / "run", tmp_path / "openclip", to="openclip")
+    convert.convert(tmp_path / "openclip", tmp_path / "hf2", to="hf")
+    model = transformers.CLIPModel.from_pretrained(tmp_path / "hf2")
+    for found, wanted in zip(run(model.eval(), images, ids), want, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
