@@ -61,6 +61,8 @@ VTAB = (
     *("dtd", "eurosat", "flowers", "kitti_closest_vehicle_distance", "pcam", "pets", "resisc45", "sun397", "svhn"),
 )
 
+SUGAR_CREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, root="data", collection="embedded")
@@ -90,9 +92,14 @@ def get_config(arg: str = ""):
         sets[name] = dataset(f"karpathy:{{root}}/{name}/dataset_{name}.json/test", RETRIEVAL)
     sets.coco.fold_size = 1000
 
+    for kind in SUGAR_CREPE:
+        source = f"sugarcrepe:{{root}}/sugar_crepe/{kind}.json,images={{root}}/coco/val2017"
+        sets[f"sugar_crepe_{kind}"] = dataset(source, "image_caption_selection", main_metric="acc")
+
     config.collections.embedded = ("digits", "shapes")
     config.collections.imagenet_robustness = IMAGENET_ROBUSTNESS
     config.collections.retrieval = ("coco", "flickr30k", "flickr8k")
+    config.collections.sugar_crepe = tuple(f"sugar_crepe_{kind}" for kind in SUGAR_CREPE)
     config.collections.vtab = VTAB
     config.collections.classification = tuple(CLASSIFICATION)
     return config

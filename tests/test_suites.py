@@ -26,6 +26,7 @@ def get_config(arg=""):
                                       "few_shot", train="folder:{{root}}/train")
     config.datasets.pictures = dataset("karpathy:{{root}}/dataset_x.json/test", "zeroshot_retrieval", fold_size=2)
     config.datasets.pets = dataset("folder:{{root}}/classes", prompts="{root}/prompts.json")
+    config.datasets.negatives = dataset("sugarcrepe:{{root}}/swap.json", "image_caption_selection", main_metric="acc")
     config.collections.classes = ("colours", "pets")
     return config
 """
@@ -44,6 +45,8 @@ def root(tmp_path_factory):
         entries.append({"filename": name, "split": "test", "sentences": sentences})
     (folder / "dataset_x.json").write_text(json.dumps({"images": entries}))
     runs.write_classes(folder / "classes")
+    swaps = [{"filename": f"{i}.jpg", "caption": f"{i} is here", "negative_caption": f"here is {i}"} for i in range(6)]
+    (folder / "swap.json").write_text(json.dumps(dict(enumerate(swaps))))
     write_colours(folder / "train", 10)
     write_colours(folder / "test", 4)
     (folder / "prompts.json").write_text(json.dumps({"cat": ["it purrs", "a {c}"], "dog": ["it barks"]}))
@@ -103,12 +106,13 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
     assert runs.eval_cli(*flags) == 0
     out = capsys.readouterr().out
     # One pass over each source, whatever is measured on it.
-    assert passes == [20, 50, 8, 8]
+    assert passes == [20, 50, 8, 8, 6]
     found = records(workdir)
     assert [*found] == [
         *(("colours", task) for task in (ZERO, "knn", "linear_probe", "few_shot")),
         ("pictures", RETRIEVAL),
         ("pets", ZERO),
+        ("negatives", "image_caption_selection"),
     ]
     for record in found.values():
         assert list(record)[:6] == ["dataset", "model", "pretrained", "task", "metrics", "language"]
@@ -127,6 +131,7 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
     assert f"mean of the 2 datasets of classes: {100 * mean:.2f}%" in out and "linear probe" in out
 
     # Of the plain evaluation of the same data the same colours.
+    assert 0 <= found["negatives", "image_caption_selection"]["metrics"]["acc"] <= 1
     plain = workdir.parent / "plain.json"
     assert runs.eval_cli(f"--workdir={workdir}", f"--output={plain}", f"--config.data.eval=folder:{root}/test") == 0
     assert json.loads(plain.read_text())[0]["metrics"] == colours
@@ -177,7 +182,7 @@ def test_a_suite_that_was_killed_goes_on(root, workdir, passes, capsys, monkeypa
     [
         (
             ["--config.root=/nowhere"],
-            "dataset 'colours' cannot be evaluated (nor can pictures, pets): datasets.colours.source=",
+            "dataset 'colours' cannot be evaluated (nor can pictures, pets, negatives): datasets.colours.source=",
         ),
         (["--config.root=/nowhere"], "/nowhere/test"),
         (["--config.collection=pet"], "did you mean 'pets'"),
@@ -281,7 +286,7 @@ def assert_same_metrics(found, expected, loss=True):
 
 
 def assert_same_embeddings(found, expected):
-    assert [len(rows) for rows in found.passes] == [len(rows) for rows in expected.passes] and len(expected.passes) == 4
+    assert [len(rows) for rows in found.passes] == [len(rows) for rows in expected.passes] and len(expected.passes) == 5
     for mine, theirs in zip(found.passes, expected.passes, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
     assert [*found.texts] == [*expected.texts]

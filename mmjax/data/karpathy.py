@@ -62,7 +62,7 @@ class Karpathy:
             )
         folder = file[: file.rfind("/") + 1]
         roots = [root] if comma else [posixpath.join(folder, each) for each in _FOLDERS]
-        self._files = _locate(self._reader, files, roots, where, given=bool(comma))
+        self._files = locate_images(self._reader, files, roots, where, given=bool(comma))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -74,13 +74,22 @@ class Karpathy:
         return Record(image=self._reader.read(path), captions=captions, id=stable_id("image", path), path=path)
 
 
-def _entries(reader: Reader, file: str, where: str) -> list[Any]:
+def read_json(reader: Reader, file: str, where: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it is not there, or is no JSON.
+    """
     try:
-        content = json.loads(reader.read(file))
+        return json.loads(reader.read(file))
     except FileNotFoundError as error:
-        raise UserError(f"{where}: there is no file {file}; give the path of Karpathy's dataset_*.json") from error
+        raise UserError(f"{where}: there is no file {file}; give the path of one that exists") from error
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{where}: {file} cannot be read as JSON ({' '.join(str(error).split())})") from error
+
+
+def _entries(reader: Reader, file: str, where: str) -> list[Any]:
+    content = read_json(reader, file, where)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         raise UserError(f"{where}: {file} has no list 'images'; give Karpathy's dataset_*.json")
@@ -103,8 +112,12 @@ def _parse(entry: Any, number: int, where: str) -> tuple[str, str, list[str]]:
     return path, split, captions
 
 
-def _locate(reader: Reader, files: list[str], roots: list[str], where: str, *, given: bool) -> list[str]:
-    """Full paths, under the first root where the first image is; by its name alone where all lie in one folder."""
+def locate_images(reader: Reader, files: list[str], roots: list[str], where: str, *, given: bool) -> list[str]:
+    """Full paths, under the first root where the first image is; by its name alone where all lie in one folder.
+
+    Raises:
+      UserError: it is under none of them.
+    """
     for root in roots:
         for found in (files, [posixpath.basename(file) for file in files]):
             first = posixpath.join(root, found[0])

@@ -5,6 +5,7 @@
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
     karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
+    sugarcrepe:FILE.json                captions with hard negatives, for evaluation
     wds:PATTERN                         WebDataset tars: DIR/{00000..01242}.tar, a folder, gs://...; PATTERN::PATTERN
     parquet:PATTERN                     rows of Parquet files
     tfds:NAME/SPLIT  tfds:DIR/SPLIT     sets that TensorFlow Datasets has prepared as ArrayRecord
@@ -28,6 +29,7 @@ from mmjax.data.order import ORDERS
 from mmjax.data.parquet import Parquet
 from mmjax.data.shapes import Shapes
 from mmjax.data.source import DEFAULT_OPTIONS, Source, SourceOptions
+from mmjax.data.sugarcrepe import SugarCrepe
 from mmjax.data.synthetic import Synthetic
 from mmjax.data.tars import Tars
 from mmjax.data.tfds import Tfds
@@ -39,6 +41,7 @@ FROM_FILES = {
     "pairs": Pairs,
     "folder": Folder,
     "karpathy": Karpathy,
+    "sugarcrepe": SugarCrepe,
     "wds": Tars,
     "parquet": Parquet,
     "tfds": Tfds,
@@ -54,6 +57,7 @@ _FORMS = {
     "pairs": ":FILE.{csv,tsv,jsonl}",
     "folder": ":DIR",
     "karpathy": ":FILE.json/SPLIT",
+    "sugarcrepe": ":FILE.json",
     "wds": ":PATTERN",
     "parquet": ":PATTERN",
     "tfds": ":NAME/SPLIT",

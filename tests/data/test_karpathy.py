@@ -94,3 +94,35 @@ def test_mistakes_are_one_line(tmp_path, spec, content, told):
         Karpathy(spec.replace("FILE", str(file)), field="data.eval")
     assert told in str(caught.value) and str(caught.value).startswith("data.eval='karpathy:")
     assert "\n" not in str(caught.value)
+
+
+def sugar(folder, entries, images="val2017"):
+    for number in range(2):
+        path = folder / images / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    (folder / "swap_att.json").write_text(json.dumps(entries))
+    return f"{folder}/swap_att.json"
+
+
+PAIRS = {str(i): {"filename": f"{i}.png", "caption": f"a {i}", "negative_caption": f"no {i}"} for i in range(2)}
+
+
+@pytest.mark.parametrize("images", ["val2017", "../val2017", "elsewhere"])
+def test_sugarcrepe_has_the_right_caption_first(tmp_path, images):
+    (tmp_path / "json").mkdir()
+    file = sugar(tmp_path / "json", PAIRS, images)
+    given = f",images={tmp_path}/json/elsewhere" if images == "elsewhere" else ""
+    source = open_source(f"sugarcrepe:{file}{given}")
+    assert isinstance(source, Source) and source.name == "swap_att" and len(source) == 2
+    assert source[1]["captions"] == ["a 1", "no 1"] and source[1]["image"] == png(1)
+    assert source[0]["id"] != source[1]["id"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [({"0": {"filename": "0.png", "caption": "x"}}, "example 0 lacks 'negative_caption'"), ({}, "no")],
+)
+def test_sugarcrepe_mistakes(tmp_path, entries, told):
+    with pytest.raises(UserError, match=told):
+        open_source(f"sugarcrepe:{sugar(tmp_path, entries)}", field="data.eval")
