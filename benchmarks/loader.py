@@ -209,7 +209,7 @@ def limit(options, folder):
 def _decode(files, count, size, ready, go):
     from mmjax.data import images, order
 
-    spec = images.ImageSpec(size=size)
+    spec = images.ImageSpec(size=size, draft=True)
     for number in range(16):
         images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
     ready.wait()
