@@ -23,7 +23,8 @@ from mmjax.errors import UserError, choose
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
 MAX_PIXELS = 89_478_485
 
-# Formats that hold photographs, where this Pillow reads them. The other plugins of Pillow start programs (EPS), know no magic number or are rare.
+# Formats that hold photographs, where this Pillow reads them. Its other plugins start programs (EPS), know no magic
+# number or are rare.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 MEAN_STD = {
