@@ -125,6 +125,8 @@ class Model:
         """
         if isinstance(texts, str):
             texts = [texts]
+        if not len(texts):
+            return np.zeros((0, self.config.model.embed_dim), np.float32)
         if all(isinstance(text, str) for text in texts):
             return self._run(self._embed_text, self.tokenizer(list(texts)))
         ids, text = np.asarray(texts), self.config.model.text
@@ -219,7 +221,7 @@ def load(
     config = configs.make_config(opened)
     if tokenizer is not None:
         config.data.tokenizer = tokenizer
-    place = SingleDeviceSharding(jax.devices()[0])
+    place = SingleDeviceSharding(jax.local_devices()[0])
     params = translate.nested(opened.read(lambda _, array: jax.device_put(array, place)))
     prepared = opened.preprocessing
 
@@ -260,7 +262,7 @@ def read_workdir(path: Any, step: int | None) -> tuple[ml_collections.ConfigDict
     checkpoints, step, meta = open_step(path, step)
     try:
         config = config_lib.from_json(json.dumps(meta["config"]))
-        place = SingleDeviceSharding(jax.devices()[0])
+        place = SingleDeviceSharding(jax.local_devices()[0])
         shapes = translate.param_shapes(config.model.to_dict())
         target = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for name, shape in shapes.items()}
         return config, meta, checkpoints.restore_params(step, translate.nested(target))

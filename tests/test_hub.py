@@ -83,7 +83,7 @@ class TestEmbedding:
         for count in (2, 3, 4, 5, 11):
             np.testing.assert_allclose(model.encode_image(images[:count]), want[:count], atol=1e-6)
         assert model._embed_pixels._cache_size() == 3  # of 1, 2 and 4 rows
-        assert model.encode_image(images[:0]).shape == (0, 12)
+        assert model.encode_image(images[:0]).shape == model.encode_text([]).shape == (0, 12)
 
     def test_zero_shot(self, model, pictures):
         ids = golden()["ids"]

@@ -208,6 +208,8 @@ def _recognise(tensors: Tensors) -> str:
         return "openclip"
     if any(name.removeprefix("params/").startswith("img/embedding/") for name in tensors):
         return "big_vision"
+    if (tensors.path.parent / f"{tensors.path.name.split('-')[0]}.safetensors.index.json").is_file():
+        raise UserError(f"{tensors.path}: one of several files of a model; give their folder, {tensors.path.parent}")
     shown = ", ".join(list(tensors)[:3]) or "none at all"
     raise UserError(
         f"{tensors.path}: not a CLIP or SigLIP of OpenCLIP, Hugging Face or big_vision; its parameters are {shown} ..."

@@ -172,6 +172,7 @@ def test_configs_of_hugging_face(tmp_path, changes, told):
 def test_shards(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(GOLDEN / "hf-clip", folder)
+    refused(folder / "model-00001-of-00003.safetensors", "one of several files of a model; give their folder")
     index = folder / "model.safetensors.index.json"
     places = json.loads(index.read_text())
     first = places["weight_map"]["logit_scale"]
