@@ -1,7 +1,9 @@
 """Suites: every source opened before anything is computed, one pass each, finished ones left out, clear mistakes."""
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from unittest import mock
 
@@ -133,7 +135,8 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
     # Of the plain evaluation of the same data the same colours.
     assert 0 <= found["negatives", "image_caption_selection"]["metrics"]["acc"] <= 1
     plain = workdir.parent / "plain.json"
-    assert runs.eval_cli(f"--workdir={workdir}", f"--output={plain}", f"--config.data.eval=folder:{root}/test") == 0
+    with mock.patch.object(report, "write_report"):
+        assert runs.eval_cli(f"--workdir={workdir}", f"--output={plain}", f"--config.data.eval=folder:{root}/test") == 0
     assert json.loads(plain.read_text())[0]["metrics"] == colours
 
     page = (workdir / "report.html").read_text()
@@ -185,6 +188,7 @@ def test_a_suite_that_was_killed_goes_on(root, workdir, passes, capsys, monkeypa
             "dataset 'colours' cannot be evaluated (nor can pictures, pets, negatives): datasets.colours.source=",
         ),
         (["--config.root=/nowhere"], "/nowhere/test"),
+        (["--config.datasets.pets.source=wds:/nowhere/tars/test"], "there is no /nowhere/tars/test"),
         (["--config.collection=pet"], "did you mean 'pets'"),
         (["--config.datasets.pets.tasks=zeroshot"], "datasets.pets.tasks='zeroshot' is not known"),
         (["--config.datasets.pets.tasks=knn"], "datasets.pets.train is empty, but knn learns"),
@@ -217,6 +221,31 @@ def test_missing_datasets_can_be_left_out(root, trained, passes, tmp_path, capsy
     assert passes == [20] and "left out: pets" in capsys.readouterr().out
     assert [record["task"] for record in json.loads(output.read_text())] == ["few_shot"]
     assert output.with_suffix(".html").exists()
+
+
+def test_a_folder_of_tars_as_clip_benchmark_writes_it(root, trained, tmp_path):
+    """The same images as a folder by class give the same numbers; labels, names and templates lie beside the tars."""
+    folder = tmp_path / "wds_cifar10" / "test"
+    folder.mkdir(parents=True)
+    names = sorted(path.name for path in (root / "test").iterdir())
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for number, path in enumerate(sorted((root / "test").glob("*/*.png"))):
+            for ending, content in (("png", path.read_bytes()), ("cls", str(names.index(path.parent.name)).encode())):
+                info = tarfile.TarInfo(f"s{number:07}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (folder / "nshards.txt").write_text("1")
+    (folder.parent / "classnames.txt").write_text("\n".join(names))
+    (folder.parent / "zeroshot_classification_templates.txt").write_text("my {c}\nyour {c}")
+    (tmp_path / "own.json").write_text(json.dumps(["my {c}", "your {c}"]))
+    found = []
+    for source, prompts in ((f"wds:{folder}", ""), (f"folder:{root}/test", tmp_path / "own.json")):
+        output = tmp_path / f"{source[:3]}.json"
+        flags = ["--config.collection=pets", f"--config.datasets.pets.source={source}"]
+        flags += [f"--config.datasets.pets.prompts={prompts}", f"--output={output}"]
+        assert runs.eval_cli(f"--workdir={trained}", f"--config={root / 'suite.py'}", *flags) == 0
+        found.append(by_task(output)["pets", ZERO])
+    assert {k: v for k, v in found[0].items() if k != "loss"} == {k: v for k, v in found[1].items() if k != "loss"}
 
 
 def test_the_suite_that_comes_with_mmjax():

@@ -1,6 +1,7 @@
 """Runs the jobs of a suite: every source is opened first, and embedded once for all tasks that want it."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data import specs
 from mmjax.data.images import ImageSpec
+from mmjax.data.reading import is_local
 from mmjax.data.source import Source, SourceOptions
 from mmjax.errors import UserError
 from mmjax.evaluation import artifacts, bootstrap, compositional, embed, features, prompts, retrieval, suite
@@ -74,6 +76,8 @@ def open_jobs(
 
 def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
     field = f"datasets.{job.name}"
+    for key, spec in (("source", job.source), ("train", job.train)):
+        _check_there(spec, f"{field}.{key}")
     source = specs.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
@@ -95,6 +99,13 @@ def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
                 " name the training split of the same dataset"
             )
     return Opened(job, source, train)
+
+
+def _check_there(spec: str, field: str) -> None:
+    """Says plainly that a folder of tars is not there, instead of looking for a tar of its name."""
+    kind, _, path = spec.partition(":")
+    if kind == "wds" and is_local(path) and not any(mark in path for mark in "*?[{:") and not os.path.exists(path):
+        raise UserError(f"{field}={spec!r}: there is no {path}")
 
 
 def run(
