@@ -4,7 +4,8 @@ Command:
   python train.py --config=configs/lit.py:variant=B/32 --workdir=runs/lit --config.init_from=runs/clip-b32 \
       --config.data.train=pairs:captions.tsv
 What is locked: the image tower and its projection; they leave differentiation, the clipping norm and the optimizer
-  state. Their weights come from `init_from`, another mmjax workdir of the same image tower.
+  state. Their weights come from `init_from`: a mmjax workdir, or weights of OpenCLIP, Hugging Face or big_vision, with
+  the same image tower.
 Recipe: big_vision's siglip_lit_coco.py: learning rate 1e-3, weight decay 0.01, gradients clipped at 1, batch 512, 5,000
   steps, with the softmax loss; lengthen for more data.
 Hardware and time: one GPU or one TPU host; not timed here.

@@ -33,7 +33,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.model = variants.variant(variant)  # see mmjax/models/variants.py
     config.objectives = dict(itc=0.0, sigmoid=0.0)  # weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}
 
-    config.init_from = ""  # workdir of another run whose parameters this one starts from
+    config.init_from = ""  # workdir, or weights of OpenCLIP, Hugging Face or big_vision, that this run starts from
     config.init_paths = (".*",)  # path regexes of what is taken from there; the rest is new
 
     config.data = dict(

@@ -188,7 +188,7 @@ class TestLoading:
         files = ["README.md", "open_clip_model.safetensors", "open_clip_config.json", "pytorch_model.bin", "runs/x.bin"]
         package = types.SimpleNamespace(list_repo_files=lambda name: files, snapshot_download=snapshot_download)
         with mock.patch.dict(sys.modules, huggingface_hub=package):
-            assert mmjax.load("hf-hub:someone/tiny").config.model.embed_dim == 12
+            assert mmjax.load("hf-hub:someone/tiny").config.name == "someone/tiny"
             files[:] = ["README.md", "model.onnx"]
             with pytest.raises(UserError, match="holds no weights in a format that mmjax reads"):
                 mmjax.load("hf-hub:someone/else")

@@ -19,7 +19,7 @@ def make_config(source: Source) -> ConfigDict:
     `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.
     """
     config = config_lib.base_config()
-    config.name = source.path.parent.name if source.path.name.startswith(("model.", "open_clip")) else source.path.stem
+    config.name = source.name
     same = [name for name, settings in variants.VARIANTS.items() if settings == source.settings]
     config.variant = same[0] if same else config.name
     with config.unlocked(), config.ignore_type():

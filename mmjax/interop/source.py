@@ -36,6 +36,7 @@ class Source:
 
     Attributes:
       path: of the file with the arrays.
+      name: what a person calls it: the model's on the Hub, its folder's or its file's.
       format: a key of `FORMATS`.
       settings: of the two-tower model, as in `mmjax.models.variants`.
       preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`, as `data.images.ImageSpec` has them.
@@ -45,6 +46,7 @@ class Source:
     """
 
     path: Path
+    name: str
     format: str
     settings: dict[str, Any]
     preprocessing: dict[str, Any]
@@ -71,7 +73,7 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
     Raises:
       UserError: missing, damaged, unsafe, of another kind of model, or with settings that cannot be told.
     """
-    path = fetch(path)
+    given, path = str(path), fetch(path)
     weights = weights_in(path) if path.is_dir() else path
     tensors = _plain_names(open_tensors(weights))
     form = _recognise(tensors)
@@ -98,6 +100,7 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
     translate.check(tensors, rows, shapes)
     return Source(
         path=weights,
+        name=given.removeprefix(HUB) if given.startswith(HUB) else path.resolve().name if path.is_dir() else path.stem,
         format=form,
         settings=settings,
         preprocessing=_default_preprocessing(settings) | prepared | {"size": settings["image"]["image_size"]},

@@ -7,6 +7,7 @@ import collections
 import hashlib
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,7 @@ def make_openclip():
         model.register_buffer(name, torch.tensor(value))
     traced = torch.jit.trace(both_towers(model), tensors(), check_trace=False)
     traced.half().save(folder / "tiny.pt")
+    without_debug_files(folder / "tiny.pt")
 
     # CustomTextCLIP with exact GELU, as a training checkpoint of a compiled model under DDP, without a config.
     config = openclip_config(init_logit_bias=-10.0)
@@ -275,6 +277,15 @@ def make_openclip():
     folder = new("openclip-siglip")
     save_file(model.state_dict(), folder / "model.safetensors")
     expect(folder, *run_openclip(model))
+
+
+def without_debug_files(path):
+    """Drops from a TorchScript archive where on the disk its code once lay."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info: archive.read(info) for info in archive.infolist() if not info.filename.endswith("debug_pkl")}
+    with zipfile.ZipFile(path, "w") as archive:
+        for info, content in members.items():
+            archive.writestr(info, content, info.compress_type)
 
 
 def both_towers(model):
