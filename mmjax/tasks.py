@@ -17,6 +17,7 @@ from mmjax.objectives import contrastive
 from mmjax.parallel import activations
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+NOISE = ("patch_dropout", "dropout", "drop_path")  # a tower's rates of what training does at random
 Batch = dict[str, Array]
 
 
@@ -120,7 +121,7 @@ class ContrastiveTask:
         )
         self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
         towers = (config.model.image, config.model.text)
-        self.uses_noise = any(tower[rate] > 0 for tower in towers for rate in tower if "drop" in rate)
+        self.uses_noise = any(tower[rate] > 0 for tower in towers for rate in NOISE if rate in tower)
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""
@@ -239,7 +240,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
                 f"{field}.projection='none' needs {field}.width={tower.width} to equal"
                 f" model.embed_dim={model.embed_dim}"
             )
-        for rate in (key for key in tower if "drop" in key):
+        for rate in (rate for rate in NOISE if rate in tower):
             if not 0.0 <= tower[rate] < 1.0:
                 raise UserError(f"{field}.{rate}={tower[rate]} is not in [0, 1)")
     choose("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
