@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint by itself: everything but the evaluation data comes from the workdir."""
+"""Evaluates a model by itself: everything but the evaluation data comes from the workdir, or from a file of weights."""
 
 import dataclasses
 import hashlib
@@ -219,18 +219,12 @@ def _shardings(params: Any, config: ml_collections.ConfigDict, mesh: Any) -> Any
     return partition.param_shardings(params, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)[0]
 
 
-def evaluate_workdir(
-    config: ml_collections.ConfigDict,
-    workdir: Any,
-    meta: dict[str, Any],
-    *,
-    step: int | None = None,
-    output: Any = None,
-) -> list[dict[str, Any]]:
-    """Restores a checkpoint over the mesh, evaluates it and writes the results.
+def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
+    """Evaluates a model on `data.eval` and writes the results.
 
     Args:
-      config, workdir, meta, step: see `open_workdir`.
+      model: as `open_workdir` or `open_model` gives it.
+      workdir: of its run, where there is one.
       output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
 
     Returns:
@@ -238,17 +232,6 @@ def evaluate_workdir(
 
     Raises:
       UserError: nothing to evaluate, or data that cannot be read.
-    """
-    return evaluate_model(open_workdir(config, workdir, meta, step=step), workdir=workdir, output=output)
-
-
-def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
-    """Evaluates a model on `data.eval` and writes the results; see `evaluate_workdir`.
-
-    Args:
-      model: as `open_workdir` or `open_model` gives it.
-      workdir: of its run, where there is one.
-      output: JSON file.
     """
     config = model.config
     with distributed.together():

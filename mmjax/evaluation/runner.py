@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from mmjax.data import specs
 from mmjax.data.images import ImageSpec
@@ -22,6 +24,7 @@ from mmjax.evaluation.suite import Evaluation
 from mmjax.parallel import distributed
 
 _CAPTIONED = ("zeroshot_retrieval", "image_caption_selection")  # tasks that need no classes
+_PATIENCE = 5.0  # seconds before a progress bar appears
 Outcome = tuple[dict[str, float], Matching | None]
 
 
@@ -129,23 +132,29 @@ def run(
     """
     sources = [source for each in opened for source in (each.source, each.train) if source is not None]
     examples = embed.make_examples(sources, image_spec, embedder)
+
+    def shown(source: Source) -> Iterable[Any]:
+        hidden = jax.process_index() != 0
+        told = dict(desc=source.name, unit="image", file=sys.stderr, delay=_PATIENCE, leave=False, disable=hidden)
+        return tqdm(examples(source), total=len(source), **told)
+
     for each in opened:
         wanted = tasks[each.job.name]
         if not wanted:
             continue
         say(f"{each.job.name}: {len(each.source):,} images, {', '.join(wanted)}")
-        found = features.embed_source(each.source, embedder, examples)
+        found = features.embed_source(each.source, embedder, shown)
         learnt_from = None
         if any(TASKS[task] for task in wanted):
             say(f"{each.job.name}: {len(each.train):,} training images")
-            learnt_from = features.embed_source(each.train, embedder, examples)
+            learnt_from = features.embed_source(each.train, embedder, shown)
         for task in wanted:
             metrics, matching = _TASKS[task](found, learnt_from, embedder, each.job, config)
             with distributed.together():
-                shown = None
+                kept = None
                 if matching is not None and jax.process_index() == 0:
-                    shown = artifacts.collect(found, matching, examples)
-            yield each.job, Evaluation(each.job.name, task, len(found), metrics, shown)
+                    kept = artifacts.collect(found, matching, examples)
+            yield each.job, Evaluation(each.job.name, task, len(found), metrics, kept)
 
 
 def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
