@@ -23,7 +23,7 @@ FORMATS = ("mmjax", *export.FORMATS)
 
 
 def convert_main(argv: Sequence[str] | None = None) -> int:
-    """`convert SRC DST --to={mmjax,openclip,hf} [--step=N] [--tokenizer=SPEC] [--set FIELD=VALUE ...]`."""
+    """`convert SRC DST --to={mmjax,openclip,hf,big_vision} [--step=N] [--tokenizer=SPEC] [--set FIELD=VALUE ...]`."""
     parser = cli.make_parser(
         "convert",
         "Writes a model in another format. SRC: a workdir, a file or folder of OpenCLIP (and OpenAI), Hugging Face or"
@@ -124,7 +124,7 @@ def convert(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"DST={dst} is there already; give a new folder")
     if to != "mmjax" and storage.scheme(dst):
-        raise UserError(f"DST={dst}: OpenCLIP's and Hugging Face's files are written to a local disk")
+        raise UserError(f"DST={dst}: the files of other libraries are written to a local disk")
     loaded = _load(src, step, changes or {}, tokenizer, needs_tokenizer=to == "mmjax")
     if to == "mmjax":
         _write_workdir(target, loaded)

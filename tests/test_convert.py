@@ -98,7 +98,7 @@ def test_tokenizer_files_go_along(tmp_path):
         ("hf-clip", {"activation": "relu"}, "openclip", "model.image.activation='relu': OpenCLIP has gelu"),
         ("hf-clip", {"text.mask_padding": True}, "openclip", "model.text.mask_padding=True"),
         ("hf-clip", {"text.eos_id": 2}, "hf", "model.text.eos_id=2: Hugging Face's CLIPModel takes 2 for"),
-        ("hf-clip", {}, "onnx", "--to='onnx' is not known; choose one of: mmjax, openclip, hf"),
+        ("hf-clip", {}, "onnx", "--to='onnx' is not known; choose one of: mmjax, openclip, hf, big_vision"),
         ("hf-clip", {}, "mmjax", "no tokenizer lies beside it, and a workdir has one; give --tokenizer"),
     ],
 )

@@ -1,5 +1,8 @@
 """big_vision's two-tower models (SigLIP, LiT with a pooled image tower) in .npz files, which carry no config."""
 
+from collections.abc import Mapping
+
+from mmjax.errors import UserError
 from mmjax.interop import settings as lib
 from mmjax.interop.tensors import Tensors, unscanned
 
@@ -35,3 +38,23 @@ def from_shapes(tensors: Tensors) -> lib.Settings:
     settings["image"]["projection"] = "bias" if "img/head/kernel" in tensors else "none"
     settings["logit_bias_init"] = -10.0 if "b" in tensors else None
     return settings
+
+
+def check_same(settings: lib.Settings, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks that a file of these shapes, which is all that it tells, would be read as this very model.
+
+    Raises:
+      UserError: big_vision has no such model; the first field in which it would be another is named.
+    """
+
+    def unread(name):
+        raise AssertionError(f"{name} was read for its shape")
+
+    found = from_shapes(Tensors("DST", shapes, unread))
+    for tower in lib.TOWERS:
+        for field, value in settings[tower].items():
+            if lib.is_function(field) and found[tower].get(field, value) != value:
+                raise UserError(
+                    f"model.{tower}.{field}={value!r}: big_vision's two towers have {found[tower][field]!r};"
+                    " choose --to=openclip or --to=hf"
+                )

@@ -1,6 +1,7 @@
 """Writing a model in another library's format: its config files, and the weights tensor by tensor."""
 
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mmjax.errors import choose
-from mmjax.interop import huggingface, openclip, translate
+from mmjax.interop import big_vision, huggingface, openclip, tables, translate
 
-FORMATS = ("openclip", "hf")
+FORMATS = ("openclip", "hf", "big_vision")
 
 
 def write(
@@ -22,11 +23,11 @@ def write(
     params: Mapping[str, Any],
     tokenizer: tuple[str, bytes | None] = ("", None),
 ) -> list[Path]:
-    """Writes a folder that OpenCLIP (`local-dir:FOLDER`) or Hugging Face's `from_pretrained` loads.
+    """Writes a folder that OpenCLIP (`local-dir:FOLDER`), Hugging Face's `from_pretrained` or big_vision loads.
 
     Args:
       folder: made where it is missing.
-      form: `openclip` or `hf`.
+      form: `openclip`, `hf`, or `big_vision` (`FOLDER/model.npz`, layers one by one).
       settings: of the two-tower model, as in `mmjax.models.variants`.
       preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
       params: our arrays by path.
@@ -40,7 +41,9 @@ def write(
     """
     shapes = {path: tuple(array.shape) for path, array in params.items()}
     configs: dict[str, Any]
-    if choose("--to", form, FORMATS) == "openclip":
+    if choose("--to", form, FORMATS) == "big_vision":
+        configs, table, name, called = {}, tables.BIG_VISION, "model.npz", "big_vision"
+    elif form == "openclip":
         configs = {"open_clip_config.json": openclip.to_config(settings, preprocessing)}
         table, name, called = openclip.naming_for(settings).table, "open_clip_model.safetensors", "OpenCLIP"
     else:
@@ -51,12 +54,17 @@ def write(
         }
         table, name, called = huggingface.table(family), "model.safetensors", "Hugging Face's model"
     rows = translate.select(table, shapes, called)
+    if form == "big_vision":
+        big_vision.check_same(dict(settings), translate.their_shapes(rows, shapes))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for file, content in configs.items():
         (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         written.append(folder / file)
-    write_safetensors(folder / name, translate.their_shapes(rows, shapes), translate.write(params, rows))
+    if form == "big_vision":
+        write_npz(folder / name, ((f"params/{key}", array) for key, array in translate.write(params, rows)))
+    else:
+        write_safetensors(folder / name, translate.their_shapes(rows, shapes), translate.write(params, rows))
     written.append(folder / name)
     kind, content = tokenizer[0].partition(":")[0], tokenizer[1]
     if content is not None:
@@ -92,4 +100,14 @@ def write_safetensors(
             if (name, array.shape) != wanted:
                 raise ValueError(f"{name} {array.shape} came where {wanted} was due")
             file.write(np.asarray(array, "<f4", order="C").tobytes())
+    part.replace(path)
+
+
+def write_npz(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes float32 arrays to an .npz file as they come; it has its name once it is whole."""
+    part = path.with_name(f".{path.name}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array, "<f4", order="C"), allow_pickle=False)
     part.replace(path)

@@ -16,6 +16,11 @@ TOWERS = ("image", "text")
 _EXECUTION = ("scan", "remat", "dropout", "drop_path", "patch_dropout")
 
 
+def is_function(field: str) -> bool:
+    """Whether a tower's field decides what it computes, rather than how it is run."""
+    return field not in _EXECUTION
+
+
 def clip() -> Settings:
     """CLIP's settings, to be filled in."""
     return variants.variant("B/32")
