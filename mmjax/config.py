@@ -59,8 +59,9 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         color_jitter_prob=1.0,  # training: share of the images that are jittered
         grayscale=0.0,  # training: share of the images that lose their colours
         randaugment=(0, 9),  # training: RandAugment's operations an image (0 = off) and magnitude, 0 to 30
-        draft=True,  # training: let libjpeg halve large images while decoding, never below the crop's size
+        draft=True,  # training: let libjpeg decode large images at 1/2, 1/4 or 1/8, never below the crop's size
         workers=0,  # processes that decode; 0 = threads of this one
+        threads=0,  # in each of them, for storage that answers slowly; 0 = one, and one a core without workers
         prefetch=2,  # batches made ahead
         max_bad_fraction=0.01,  # stop when more of the examples than this could not be read
     )

@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,6 +89,19 @@ class TrainExamples:
         self.image_spec = image_spec
         self.tokenizer = tokenizer
         self.max_tries = max_tries
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What the order of the examples follows from, by component, for JSON: two runs of equal ones see the same."""
+        return [
+            {
+                "source": source.name,
+                "weight": weight,
+                "examples": length,
+                "order": type(order).__name__,
+                "shards": order.digest() if isinstance(order, WindowedOrder) else "",
+            }
+            for source, weight, length, order in zip(self.sources, self.weights, self.lengths, self.orders, strict=True)
+        ]
 
     def locate(self, position: int) -> tuple[int, int, int]:
         """Returns (component, epoch, index into its source) of the example that belongs at `position`."""

@@ -4,6 +4,7 @@ Everything here is exact integer arithmetic, so it gives the same answer on ever
 """
 
 import functools
+import hashlib
 import heapq
 import math
 from collections.abc import Sequence
@@ -107,7 +108,7 @@ class WindowedOrder:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.length = int(self.lengths.sum())
         self.size = window
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._latest: tuple[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]], ...] = ()  # epochs by key
 
     def index(self, place: int, key: int) -> int:
         """The example at a place of the epoch that `key` stands for."""
@@ -126,6 +127,10 @@ class WindowedOrder:
         """The shards of a window; none behind the last window."""
         return self._epoch(key)[0][window * self.size : (window + 1) * self.size].tolist()
 
+    def digest(self) -> str:
+        """A short hash of the shards' lengths and the window."""
+        return hashlib.blake2b(self.lengths.tobytes() + bytes(str(self.size), "ascii"), digest_size=8).hexdigest()
+
     def another(self, place: int, key: int, draw: float) -> int:
         """An example of the same window to stand in for the one at `place`, by a draw from [0, 1)."""
         _, first, count = self._bounds(place, self._epoch(key)[2])
@@ -138,14 +143,14 @@ class WindowedOrder:
 
     def _epoch(self, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Order of the shards, where each ends in the epoch, and where each window ends."""
-        epoch = self._epochs.get(key)
-        if epoch is None:
-            shards = np.argsort(_hash_range(len(self.lengths), key), kind="stable")
-            ends = np.cumsum(self.lengths[shards])
-            epoch = shards, ends, np.append(ends[self.size - 1 : -1 : self.size], ends[-1])
-            if len(self._epochs) > 1:  # this epoch and the one before, which prefetching may still be in
-                self._epochs.pop(next(iter(self._epochs)), None)
-            self._epochs[key] = epoch
+        for known, epoch in self._latest:
+            if known == key:
+                return epoch
+        shards = np.argsort(_hash_range(len(self.lengths), key), kind="stable")
+        ends = np.cumsum(self.lengths[shards])
+        epoch = shards, ends, np.append(ends[self.size - 1 : -1 : self.size], ends[-1])
+        # This epoch and the one before, which prefetching may still be in. Replaced whole: several threads read it.
+        self._latest = ((key, epoch), *self._latest[:1])
         return epoch
 
 

@@ -1,14 +1,15 @@
 """What a person may have set wrongly, told before anything is opened, made or changed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from mmjax import config as config_lib
 from mmjax import tasks
-from mmjax.errors import UserError
+from mmjax.errors import AgreedError, UserError
+from mmjax.parallel import distributed
 from mmjax.training import checkpoint, logs
 
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
@@ -173,3 +174,39 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
         )
     for line in changed:
         logs.say(f"changed since the run in this workdir began: {line}")
+
+
+def check_same_data(examples: list[dict[str, Any]], text: str) -> None:
+    """Checks that all processes see the same training data; each calls it at the same point.
+
+    Args:
+      examples: what this one's follow from, see `TrainExamples.describe`.
+      text: `data.train`.
+
+    Raises:
+      AgreedError: they do not.
+    """
+    everyone = distributed.exchange(examples)
+    for number, others in enumerate(everyone):
+        if others != everyone[0]:
+            one, other = next((a, b) for a, b in zip(everyone[0], others, strict=True) if a != b)
+            raise AgreedError(
+                f"data.train={text!r}: process 0 sees {one['examples']} examples of {one['source']!r} and process"
+                f" {number} {other['examples']}, or in other shards; give all hosts the same files and index"
+            )
+
+
+def changed_data(examples: list[dict[str, Any]], meta: Mapping[str, Any], text: str) -> str | None:
+    """Says how the training data differs from what a checkpoint was trained on, where the config says that it does not.
+
+    None where they are the same, and where `data.train` names other data.
+    """
+    before = meta.get("data")
+    if before is None or meta["config"]["data"]["train"] != text or before == examples:
+        return None
+    told = ", ".join(f"{each['examples']} of {each['source']!r}" for each in examples)
+    was = ", ".join(f"{each['examples']} of {each['source']!r}" for each in before)
+    return (
+        f"warning: data.train={text!r} is not what it was at the checkpoint ({told} now, {was} at the time, or another"
+        " order): within this epoch some examples may come twice and others not at all"
+    )

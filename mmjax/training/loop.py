@@ -66,6 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             # Until here, and until a warm start has been read, no mistake has changed the workdir.
             storage.make_folder(workdir, "--workdir")
         distributed.check_shared(workdir, "--workdir")
+        checks.check_same_data(source.describe(), config.data.train)
 
         # Restore, or initialise. All look at the same folder, and so meet the same mistakes.
         settings = config.checkpoint
@@ -89,6 +90,9 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, setup.state)
             logs.say(f"resumed at step {start} of {config.steps}")
+            changed = checks.changed_data(source.describe(), meta, config.data.train)
+            if changed:
+                logs.say(changed)
         else:
             with distributed.together():
                 taken = warm_start.read(setup.state.params, config) if config.init_from else {}
@@ -102,7 +106,10 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         logger = logs.Logger(workdir, config)
         # An evaluation that the checkpoint does not know of is made again below, and its line with it.
         logger.resume(start, evaluated=bool(start and meta["evaluated"]))
-        run = _Run(config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer)
+        run = _Run(
+            config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer,
+            source.describe(),
+        )  # fmt: skip
         try:
             if start and not meta["evaluated"] and run.evaluation_due(start):
                 run.evaluate(state, start)  # the run was stopped before it could
@@ -122,11 +129,11 @@ class _Run:
     """A started run: what the loop needs at every step, and what it does now and then."""
 
     def __init__(
-        self, config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer
+        self, config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer, data
     ):
         self.config, self.workdir, self.task, self.mesh = config, workdir, task, mesh
         self.evaluator, self.checkpoints, self.logger = evaluator, checkpoints, logger
-        self.image_spec, self.tokenizer = image_spec, tokenizer
+        self.image_spec, self.tokenizer, self.data = image_spec, tokenizer, data
         self.bad_examples = bad_examples
         kind = jax.devices()[0].device_kind
         self.meter = throughput.Meter(
@@ -154,6 +161,7 @@ class _Run:
                 global_batch=config.batch_size,
                 rows=rows,
                 workers=workers,
+                threads=config.data.threads or None,
                 prefetch=config.data.prefetch,
             )
 
@@ -338,6 +346,7 @@ class _Run:
             step * self.config.batch_size,
             self.image_spec,
             self.tokenizer,
+            data=self.data,
             bad_examples=dict(self.bad_examples),
             evaluated=self.evaluated is not None,
         )
