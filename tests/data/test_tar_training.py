@@ -56,8 +56,8 @@ def test_a_set_that_has_changed_is_told_when_a_run_goes_on(tmp_path, monkeypatch
     for index in folder.glob("*.index"):
         index.unlink()
     runs.train(config(folder, steps=5), tmp_path / "run")
-    (told,) = [line for line in said if line.startswith("warning: data.train=")]
-    assert "69 of 'tars' examples now, 64 of 'tars' at the time" in told
+    (told,) = [line for line in said if line.startswith("warning: the examples of data.train=")]
+    assert "(69 of 'tars' now, 64 of 'tars' at the time" in told
 
 
 def test_hosts_that_see_other_data_stop_together(monkeypatch):
