@@ -193,7 +193,7 @@ class TestBadExamples:
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
         told = capsys.readouterr().err
         assert told.startswith(f"error: data.train='{broken}': ") and "of 64 examples could not be read" in told
-        assert "missing: " in told and "decode: " in told and "data.max_bad_fraction=0.2" in told
+        assert "missing: " in told and "not_image: " in told and "data.max_bad_fraction=0.2" in told
         assert runs.steps(tmp_path / "run") == [3]
         with mock.patch.object(loop, "_MIN_SEEN", 60):  # what had been read before the restart still counts
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
