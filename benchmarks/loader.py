@@ -38,7 +38,9 @@ from mmjax.errors import UserError, choose
 CONTENDERS = ("mmjax", "mmjax, no draft", "limit", "peer")
 SHARDS = 8
 CAPTION = "a photograph of something that 1/f noise brought to mind, number {}"
-_SHUFFLED_FIRST = 1000  # open_clip's buffer gives nothing before it holds so many samples
+# open_clip's buffer gives nothing before it holds so many samples, and then grows to 5,000; here it stays, so that the
+# peer is not charged for filling it.
+_SHUFFLED = 1000
 
 
 def make_parser():
@@ -198,7 +200,7 @@ def limit(options, folder):
     workers = [context.Process(target=_decode, args=arguments) for _ in range(options.workers)]
     for worker in workers:
         worker.start()
-    ready.wait()
+    ready.wait(timeout=300)  # a worker that has died never comes
     start = time.perf_counter()
     go.set()
     for worker in workers:
@@ -232,7 +234,7 @@ def peer(options, folder):
     stages = [
         wds.ResampledShards(f"{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),  # --dataset-resampled: never ends
         wds.tarfile_to_samples(),
-        wds.shuffle(bufsize=5000, initial=_SHUFFLED_FIRST),
+        wds.shuffle(bufsize=_SHUFFLED, initial=_SHUFFLED),
         wds.select(lambda sample: "txt" in sample and "jpg" in sample),
         wds.decode("pilrgb"),
         wds.rename(image="jpg;png;jpeg;webp", text="txt"),
