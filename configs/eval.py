@@ -88,6 +88,9 @@ def get_config(arg: str = ""):
     ):
         sets[name].train = sets[name].source.replace("/test", "/train")  # add tasks: --config.datasets.NAME.tasks
 
+    source = "wds:{root}/wds_voc2007_multilabel/test"
+    sets.voc2007_multilabel = dataset(source, ZERO_SHOT, main_metric="mean_average_precision")
+
     for name in ("coco", "flickr30k", "flickr8k"):
         sets[name] = dataset(f"karpathy:{{root}}/{name}/dataset_{name}.json/test", RETRIEVAL)
     sets.coco.fold_size = 1000
@@ -95,6 +98,9 @@ def get_config(arg: str = ""):
     for kind in SUGAR_CREPE:
         source = f"sugarcrepe:{{root}}/sugar_crepe/{kind}.json,images={{root}}/coco/val2017"
         sets[f"sugar_crepe_{kind}"] = dataset(source, "image_caption_selection", main_metric="acc")
+
+    source = "winoground:{root}/winoground/data/examples.jsonl"
+    sets.winoground = dataset(source, "image_caption_selection", main_metric="acc")
 
     config.collections.embedded = ("digits", "shapes")
     config.collections.imagenet_robustness = IMAGENET_ROBUSTNESS

@@ -200,12 +200,16 @@ def _draw_caption(record: Record, draw: float) -> str:
 
 
 class EvalExample(NamedTuple):
-    """One evaluation example: image uint8 [H,W,3], all captions, label (None without classes), id (64-bit unsigned)."""
+    """One evaluation example: image uint8 [H,W,3], all captions, label (None without one), id (64-bit unsigned).
+
+    `labels` are all classes that the image shows, where it may show several; None elsewhere.
+    """
 
     image: np.ndarray
     captions: list[str]
     label: int | None
     id: int
+    labels: list[int] | None = None
 
 
 class EvalExamples:
@@ -241,7 +245,7 @@ class EvalExamples:
             raise UserError(
                 f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"
             ) from error
-        return EvalExample(image, list(record["captions"]), record.get("label"), record["id"])
+        return EvalExample(image, list(record["captions"]), record.get("label"), record["id"], record.get("labels"))
 
     def __iter__(self) -> Iterator[EvalExample]:
         return self.read(range(len(self)))

@@ -18,6 +18,8 @@ class Record(TypedDict):
       id: 64-bit unsigned. Examples with equal ids are positives of one another: the id of an image, a class or a
         caption.
       label: index into the source's `class_names`; only in sources that have them.
+      labels: indices into `class_names`, ascending, of all that the image shows (maybe none); instead of `label`, in
+        sources whose images may show several.
       annotation: the structure behind the image, as plain Python; only in sources that know it.
       path: where the image lies, to be told when it cannot be decoded; only in sources made of files.
     """
@@ -27,6 +29,7 @@ class Record(TypedDict):
     id: int
     caption_weights: NotRequired[list[float]]
     label: NotRequired[int]
+    labels: NotRequired[list[int]]
     annotation: NotRequired[dict[str, Any]]
     path: NotRequired[str]
 

@@ -6,6 +6,7 @@
     folder:DIR                          images in one sub-folder per class
     karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
     sugarcrepe:FILE.json                captions with hard negatives, for evaluation
+    winoground:FILE.jsonl               two images and two captions of the same words, for evaluation
     wds:PATTERN                         WebDataset tars: DIR/{00000..01242}.tar, a folder, gs://...; PATTERN::PATTERN
     parquet:PATTERN                     rows of Parquet files
     tfds:NAME/SPLIT  tfds:DIR/SPLIT     sets that TensorFlow Datasets has prepared as ArrayRecord
@@ -33,6 +34,7 @@ from mmjax.data.sugarcrepe import SugarCrepe
 from mmjax.data.synthetic import Synthetic
 from mmjax.data.tars import Tars
 from mmjax.data.tfds import Tfds
+from mmjax.data.winoground import Winoground
 from mmjax.errors import UserError, choose, did_you_mean
 
 EMBEDDED = {"digits": Digits, "shapes": Shapes}
@@ -42,6 +44,7 @@ FROM_FILES = {
     "folder": Folder,
     "karpathy": Karpathy,
     "sugarcrepe": SugarCrepe,
+    "winoground": Winoground,
     "wds": Tars,
     "parquet": Parquet,
     "tfds": Tfds,
@@ -58,6 +61,7 @@ _FORMS = {
     "folder": ":DIR",
     "karpathy": ":FILE.json/SPLIT",
     "sugarcrepe": ":FILE.json",
+    "winoground": ":FILE.jsonl",
     "wds": ":PATTERN",
     "parquet": ":PATTERN",
     "tfds": ":NAME/SPLIT",

@@ -15,6 +15,7 @@ from mmjax.data.captions import CaptionKeys
 from mmjax.data.faults import BadExample
 from mmjax.data.fields import FOLDER_TEMPLATES, class_record, dig
 from mmjax.data.lru import Lru
+from mmjax.data.multilabel import multilabel_record
 from mmjax.data.patterns import reason
 from mmjax.data.reading import Reader, local_path
 from mmjax.data.shard_cache import ShardCache, user_cache
@@ -44,7 +45,7 @@ class Tars:
     `windowed` downloaded whole into a cache on the local disk.
 
     A folder with classnames.txt and examples with .cls is a set of classes; with dataset_type.txt saying `retrieval`,
-    every line of a .txt is a caption. Both are CLIP_benchmark's.
+    every line of a .txt is a caption; saying `multilabel`, a .npy marks an example's classes. All are CLIP_benchmark's.
 
     Args:
       path: paths or fsspec URLs with {00000..01242}, {a,b}, * and ?; folders; several joined by "::".
@@ -136,8 +137,10 @@ class Tars:
 
     def _find_classes(self, shards: ShardList, key_sets: Mapping[str, int], where: str) -> None:
         lines = lambda name: read_lines(shards.details, name, reader=self._reader, where=where)
-        self._is_retrieval = [line.lower() for line in lines("dataset_type.txt")] == ["retrieval"]
-        labelled = any("cls" in endings.split(";") for endings in key_sets)
+        kinds = [line.lower() for line in lines("dataset_type.txt")]
+        self._is_retrieval, self.is_multilabel = kinds == ["retrieval"], kinds == ["multilabel"]
+        label = "npy" if self.is_multilabel else "cls"
+        labelled = any(label in endings.split(";") for endings in key_sets)
         self.class_names = (lines("classnames.txt") if labelled and not self._is_retrieval else None) or None
         self.templates = None
         if self.class_names:
@@ -240,6 +243,9 @@ class Tars:
         if ending is None:
             raise BadExample("no_image", f"{name}: has {_either(list(members))}, no {_either(self._images)}")
         image, path_in = members[ending], f"{name}.{ending}"
+        if self.is_multilabel and self.class_names:
+            names = dict(class_names=self.class_names, templates=self.templates)
+            return multilabel_record(members, image, path_in, **names, where=name)
         label = self._label(members, name) if self.class_names else None
         try:
             texts = self._captions.gather(_Lookup(members, self._is_retrieval))

@@ -47,12 +47,23 @@ class CaptionMatches:
 
 @dataclasses.dataclass(frozen=True)
 class Artifacts:
-    """What a report shows of one evaluation; confusion ([C, C], rows are true classes) is for classification alone."""
+    """What a report shows of one evaluation.
+
+    Attributes:
+      images, captions: examples.
+      confusion: [C, C] counts, rows are true classes; for classification alone.
+      class_names: of the C classes.
+      average_precisions, class_counts: [C], where images show several classes: NaN for one that no image shows.
+      what: which of several predictions these are of, such as "k = 10"; "" where there is one.
+    """
 
     images: list[ImageMatches]
     captions: list[CaptionMatches]
     confusion: np.ndarray | None = None
     class_names: list[str] | None = None
+    average_precisions: np.ndarray | None = None
+    class_counts: np.ndarray | None = None
+    what: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +77,8 @@ class Matching:
       embeddings: [M, E] theirs.
       text_groups: of each text.
       image_groups: of each image.
-      confusion, class_names: see `Artifacts`.
+      confusion, class_names, average_precisions, class_counts: see `Artifacts`.
+      captions: of each image, where other ones than the source's are to be shown.
     """
 
     texts: list[str]
@@ -75,6 +87,9 @@ class Matching:
     image_groups: list[int]
     confusion: np.ndarray | None = None
     class_names: list[str] | None = None
+    average_precisions: np.ndarray | None = None
+    class_counts: np.ndarray | None = None
+    captions: list[list[str]] | None = None
 
     def right(self, image: int, text: int) -> bool:
         return self.image_groups[image] in self.text_groups[text]
@@ -90,6 +105,7 @@ def collect(features: Features, matching: Matching, examples: Examples, *, seed:
       seed: decides which failures and which others are shown.
     """
     own, texts = features.embeddings, matching.embeddings
+    captions = matching.captions or features.captions
     images = _choose(own, texts, matching.right, seed)
     queries = _choose(texts, own, lambda text, image: matching.right(image, text), seed)
     text_at, text_scores = exact.top_matches(own[images], texts, _NEAREST)
@@ -99,7 +115,7 @@ def collect(features: Features, matching: Matching, examples: Examples, *, seed:
         images=[
             ImageMatches(
                 thumbnails[image],
-                features.captions[image],
+                captions[image],
                 [Match(matching.texts[t], float(s), matching.right(image, t)) for t, s in zip(at, scores, strict=True)],
             )
             for image, at, scores in zip(images.tolist(), text_at.tolist(), text_scores, strict=True)
@@ -113,6 +129,8 @@ def collect(features: Features, matching: Matching, examples: Examples, *, seed:
         ],
         confusion=matching.confusion,
         class_names=matching.class_names,
+        average_precisions=matching.average_precisions,
+        class_counts=matching.class_counts,
     )
 
 

@@ -128,7 +128,7 @@ class _SharedExamples(examples.EvalExamples):
                     example = self[index]
                     own[index] = example.image
                     label = None if example.label is None else int(example.label)
-                    told.append([index, example.captions, label, int(example.id)])
+                    told.append([index, example.captions, label, int(example.id), example.labels])
             except Exception as caught:
                 error = caught
             distributed.raise_together(error)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt64
+from jaxtyping import Bool, Float32, Int64, UInt64
 
 from mmjax.data.source import Source
 from mmjax.errors import UserError
@@ -33,12 +33,16 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class Example(Protocol):
-    """A decoded evaluation example: image uint8 [H, W, 3], all its captions, its label or None, its 64-bit id."""
+    """A decoded evaluation example: image uint8 [H, W, 3], all its captions, its label or None, its 64-bit id.
+
+    `labels` are all of its classes where there may be several; None elsewhere.
+    """
 
     image: np.ndarray
     captions: list[str]
     label: int | None
     id: int
+    labels: list[int] | None
 
 
 Examples = Callable[[Source], Iterable[Example]]
@@ -52,8 +56,9 @@ class Features:
       source: whose they are.
       embeddings: [N, E] float32, L2-normalised, in the source's order.
       captions: of every image.
-      labels: [N] of every image, or None where the source has no classes.
+      labels: [N] of every image, or None where the source has no classes or images show several.
       ids: [N] of every image.
+      targets: [N, C] whether each image shows each class, where images may show several; else None.
     """
 
     source: Source
@@ -61,6 +66,7 @@ class Features:
     captions: list[list[str]]
     labels: Int64[np.ndarray, " N"] | None
     ids: UInt64[np.ndarray, " N"]
+    targets: Bool[np.ndarray, "N C"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,12 +86,14 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
     """
     captions: list[list[str]] = []
     labels: list[int | None] = []
+    several: list[list[int] | None] = []
     ids: list[int] = []
 
     def stream() -> Iterator[np.ndarray]:
         for example in examples(source):
             captions.append(list(example.captions))
             labels.append(example.label)
+            several.append(example.labels)
             ids.append(int(example.id))
             yield example.image
 
@@ -98,12 +106,16 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
         raise ValueError(f"{source.name}: {len(source)} records gave {count} examples; evaluation leaves none out")
     if embeddings.shape[:1] != (count,):
         raise ValueError(f"{source.name}: {count} images gave embeddings of shape {embeddings.shape}")
-    found = None
-    if source.class_names:
+    found = targets = None
+    if source.class_names and any(own is not None for own in several):
+        targets = np.zeros((count, len(source.class_names)), bool)
+        for row, own in zip(targets, several, strict=True):
+            row[own or []] = True
+    elif source.class_names:
         missing = sum(label is None for label in labels)
         if missing:
             raise ValueError(
                 f"{source.name}: {missing} of {count} examples have no label, though the source has classes"
             )
         found = np.array(labels, np.int64)
-    return Features(source, embeddings, captions, found, np.array(ids, np.uint64))
+    return Features(source, embeddings, captions, found, np.array(ids, np.uint64), targets)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError, choose, did_you_mean
 from mmjax.evaluation import prompts
+from mmjax.evaluation.clip_score import PROMPT
 
 # Tasks by name, and whether they learn from a training split.
 TASKS = {
@@ -18,6 +19,7 @@ TASKS = {
     "knn": True,
     "few_shot": False,
     "image_caption_selection": False,
+    "clip_score": False,
 }
 
 
@@ -33,7 +35,8 @@ def suite_config(root: str = "data", collection: str = "embedded") -> ConfigDict
     config.collection = collection
     config.missing = "error"  # what a dataset that cannot be opened is: 'error', or 'skip' to go on without it
     config.seed = 0  # of the probe's split, few-shot episodes and the bootstrap
-    config.bootstrap = 0  # resamples for a 95 % confidence interval of zero-shot accuracy; 0 = none
+    config.bootstrap = 0  # resamples for 95 % intervals of zero-shot accuracy, recalls and CLIPScore; 0 = none
+    config.clip_score = dict(prefix=PROMPT)  # what captions and references begin with
     config.knn = dict(ks=(10, 20), vote="weighted")  # or 'plain'; see mmjax.evaluation.probe
     config.few_shot = dict(ways=5, shots=(1, 5), queries=15, episodes=600, head="centroid")  # or 'logistic'
     config.datasets = ConfigDict(sort_keys=False)
@@ -97,7 +100,9 @@ class Job:
             told |= {"prompts": self.prompts, "bootstrap": suite.bootstrap}
         if task == "zeroshot_retrieval":
             told["fold_size"] = self.fold_size
-        if task in ("knn", "few_shot"):
+        if task in ("zeroshot_retrieval", "clip_score") and suite.bootstrap:
+            told["bootstrap"] = suite.bootstrap
+        if task in ("knn", "few_shot", "clip_score"):
             told |= suite[task].to_dict()
         if task in ("linear_probe", "few_shot") or told.get("bootstrap"):
             told["seed"] = suite.seed

@@ -1,7 +1,7 @@
 """Metrics of classification and of ranks: pure functions of NumPy arrays, named as in CLIP_benchmark."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Float64, Integer
 
 from mmjax.evaluation.exact import blocks
 from mmjax.evaluation.ranking import average_precision, best_ranks, check_indices
@@ -79,6 +79,19 @@ def confusion_matrix(
 def multilabel_metrics(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> dict[str, float]:
     """Mean average precision over classes, for images that show several of them (VOC2007, MS-COCO).
 
+    Returns:
+      `mean_average_precision`, over the classes with an image: one without has no average precision (CLIP_benchmark
+      counts it as 0; its data sets have none).
+
+    Raises:
+      ValueError: as `average_precisions`.
+    """
+    return {"mean_average_precision": float(np.nanmean(average_precisions(scores, targets)))}
+
+
+def average_precisions(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> Float64[np.ndarray, " C"]:
+    """Every class's average precision, NaN for a class that no image shows.
+
     A class's average precision is 1/P sum over its P images of the precision at their ranks among all N images: no
     interpolation, as CLIP_benchmark and scikit-learn (PASCAL VOC's own protocol of 2007 interpolates at 11 points).
     Among equal scores the lower image comes first.
@@ -87,10 +100,6 @@ def multilabel_metrics(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarra
       scores: similarity or logits of every image with every class.
       targets: whether the image shows the class.
 
-    Returns:
-      `mean_average_precision`, over the classes with an image: one without has no average precision (CLIP_benchmark
-      counts it as 0; its data sets have none).
-
     Raises:
       ValueError: for shapes that do not fit, scores that are not finite, or targets that are all false.
     """
@@ -98,12 +107,11 @@ def multilabel_metrics(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarra
         raise ValueError(f"scores {scores.shape} and targets {targets.shape} should be equal and show some class")
     if not np.isfinite(scores).all():
         raise ValueError("scores are not finite: the embeddings hold NaN or infinity")
-    found = []
-    for column, shown in zip(scores.T, targets.T, strict=True):
-        if shown.any():
-            ranks = 1 + np.flatnonzero(shown[np.argsort(-column, kind="stable")])
-            found.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-    return {"mean_average_precision": float(np.mean(found))}
+    found = np.full(scores.shape[1], np.nan)
+    for label in np.flatnonzero(targets.any(axis=0)):
+        ranks = 1 + np.flatnonzero(targets[np.argsort(-scores[:, label], kind="stable"), label])
+        found[label] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+    return found
 
 
 def rank_metrics(

@@ -8,14 +8,22 @@ import numpy as np
 from mmjax.evaluation.artifacts import Match
 from mmjax.evaluation.markup import data_uri, escape, image
 from mmjax.evaluation.suite import Evaluation
-from mmjax.evaluation.tables import CLASSIFICATION
+from mmjax.evaluation.tables import CLASSIFICATION, titles
 
 _TABLE_CLASSES = 24  # confusion matrices up to this size are tables of numbers, larger ones pictures
 
 
 def render_section(evaluation: Evaluation) -> str:
     """What is shown of an evaluation; nothing without artifacts."""
-    return "".join(part(evaluation) for part in (_classes, _confusion, _examples))
+    return "".join(part(evaluation) for part in (_classes, _average_precisions, _confusion, _examples))
+
+
+def _heading(evaluation: Evaluation) -> str:
+    """The dataset and, where it has several tasks with classes, which one this is of."""
+    names = [evaluation.dataset]
+    if evaluation.task != CLASSIFICATION:
+        names.append(next(iter(titles([evaluation.task]).values())))
+    return escape(", ".join(filter(None, [*names, evaluation.artifacts.what])))
 
 
 def _classes(evaluation: Evaluation) -> str:
@@ -40,9 +48,31 @@ def _classes(evaluation: Evaluation) -> str:
     empty = len(counts) - len(there)
     note = f" {empty} of {len(counts)} classes have no image." if empty else ""
     return (
-        f"<h2>Classes: {escape(evaluation.dataset)}</h2><p>The least accurate first.{note}</p>"
+        f"<h2>Classes: {_heading(evaluation)}</h2><p>The least accurate first.{note}</p>"
         "<div class='card scroll tall'><table class=results><thead><tr><th>class</th><th>images</th><th>top-1</th>"
         f"<th>most often taken for</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _average_precisions(evaluation: Evaluation) -> str:
+    """Every class's average precision, the worst first, where images show several classes."""
+    artifacts = evaluation.artifacts
+    if artifacts is None or artifacts.average_precisions is None:
+        return ""
+    values, counts = artifacts.average_precisions, artifacts.class_counts
+    names = artifacts.class_names or [str(index) for index in range(len(values))]
+    there = np.flatnonzero(~np.isnan(values))
+    rows = "".join(
+        f"<tr><td>{escape(names[label])}</td><td>{counts[label]:,}</td>"
+        f'<td class=rate style="--v:{100 * values[label]:.1f}%">{100 * values[label]:.2f}%</td></tr>'
+        for label in there[np.argsort(values[there], kind="stable")].tolist()
+    )
+    empty = len(values) - len(there)
+    note = f" {empty} of {len(values)} classes have no image." if empty else ""
+    return (
+        f"<h2>Classes: {_heading(evaluation)}</h2><p>The lowest average precision first.{note}</p>"
+        "<div class='card scroll tall'><table class=results><thead><tr><th>class</th><th>images</th>"
+        f"<th>average precision</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -62,7 +92,7 @@ def _confusion(evaluation: Evaluation) -> str:
     )
     mistakes = f"<ul class=confused>{items}</ul>" if worst else "<p>No mistakes.</p>"
     return (
-        f"<h2>Confusion: {escape(evaluation.dataset)}</h2>"
+        f"<h2>Confusion: {_heading(evaluation)}</h2>"
         "<p>Rows are true classes, columns predicted ones; shades are shares of the row.</p>"
         f"<div class='card split'><div class=scroll>{picture}</div>"
         f"<div><h3>Most frequent mistakes</h3>{mistakes}</div></div>"
@@ -102,7 +132,8 @@ def _examples(evaluation: Evaluation) -> str:
     images = ""
     for each in artifacts.images:
         # A class's captions differ in their templates alone.
-        captions = each.captions[: 1 if evaluation.task == CLASSIFICATION else 5]
+        alike = evaluation.task == CLASSIFICATION and artifacts.average_precisions is None
+        captions = each.captions[: 1 if alike else 5]
         own = "".join(f"<li>{escape(caption)}</li>" for caption in captions)
         images += (
             f"<div class='card match'>{image(each.image, 'an evaluation image')}"

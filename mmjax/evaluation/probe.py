@@ -1,15 +1,13 @@
-"""What frozen features hold: linear probe, k nearest neighbours, few-shot episodes. NumPy and scikit-learn."""
+"""What frozen features hold: linear probe, k nearest neighbours, few-shot episodes. NumPy and SciPy."""
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from mmjax.errors import UserError, choose
+from mmjax.evaluation import logistic
 from mmjax.evaluation.exact import blocks, top_matches
 from mmjax.evaluation.metrics import classification_metrics, label_rank_metrics, label_ranks
 
@@ -28,12 +26,14 @@ class LinearProbeResult:
         half the squared norm of the weights.
       validation_accuracy: top-1 of the held-out examples for every C tried.
       converged: whether the last fit met its tolerance.
+      predictions: [M] the class of every test example.
     """
 
     metrics: dict[str, float]
     inverse_l2: float
     validation_accuracy: dict[float, float]
     converged: bool
+    predictions: np.ndarray
 
 
 def linear_probe(
@@ -53,7 +53,8 @@ def linear_probe(
 
     As Radford et al. 2021, section A.3: C = 10**exponent is tried on a coarse grid, then at half the distance on both
     sides of the best, and so on (four times make eight steps a decade); chosen by accuracy on a part held out of the
-    training examples, the stronger penalty among equals; then fitted to all of them. L-BFGS, at most 1,000 iterations.
+    training examples, the stronger penalty among equals; then fitted to all of them. L-BFGS, at most 1,000 iterations,
+    each fit beginning where the one before it ended (on the grid that is from strong to weak); see `logistic`.
 
     Args:
       train_features, train_labels: to fit and to choose C with; labels in [0, classes).
@@ -81,12 +82,15 @@ def linear_probe(
         )
     kept, chosen_by = train_features[~held], train_features[held]
     fitted: dict[float, float] = {}
-    model = LogisticRegression(max_iter=max_iterations, warm_start=True)
+    model: logistic.Logistic | None = None
 
     def accuracy(exponent: float) -> float:
+        nonlocal model
         if exponent not in fitted:
-            _fit(model, 10.0**exponent, kept, train_labels[~held])
-            fitted[exponent] = float((_predict(model, chosen_by) == train_labels[held]).mean())
+            settings = dict(inverse_l2=10.0**exponent, max_iterations=max_iterations)
+            model = logistic.fit(kept, train_labels[~held], start=model, **settings)
+            _, predictions = _evaluate(model, chosen_by, train_labels[held], classes)
+            fitted[exponent] = float((predictions == train_labels[held]).mean())
         return fitted[exponent]
 
     tried = sorted(float(exponent) for exponent in exponents)
@@ -97,16 +101,17 @@ def linear_probe(
         near = [each for each in (best - step, best, best + step) if tried[0] <= each <= tried[-1]]
         best = max(near, key=lambda exponent: (accuracy(exponent), -exponent))
 
-    final = LogisticRegression(max_iter=max_iterations)
-    converged = _fit(final, 10.0**best, train_features, train_labels)
-    ranks = np.empty(len(test_labels), np.int64)
-    for rows in blocks(len(test_labels), _BLOCK):
-        ranks[rows] = label_ranks(_scores(final, test_features[rows], classes), test_labels[rows])
+    # No class is held out whole, so the start has all of them.
+    final = logistic.fit(
+        train_features, train_labels, inverse_l2=10.0**best, start=model, max_iterations=max_iterations
+    )
+    ranks, predictions = _evaluate(final, test_features, test_labels, classes)
     return LinearProbeResult(
         metrics=label_rank_metrics(ranks, test_labels, classes),
         inverse_l2=10.0**best,
         validation_accuracy={10.0**exponent: fitted[exponent] for exponent in sorted(fitted)},
-        converged=converged,
+        converged=final.converged,
+        predictions=predictions,
     )
 
 
@@ -120,7 +125,20 @@ def held_out(labels: Integer[np.ndarray, " N"], share: float, *, seed: int) -> B
     return held
 
 
-def knn_metrics(
+@dataclasses.dataclass(frozen=True)
+class KnnResult:
+    """What `knn` found.
+
+    Attributes:
+      metrics: for every k `acc1@K`, `acc5@K` and `mean_per_class_recall@K`.
+      predictions: by k, [M] the class of every test example.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[int, np.ndarray]
+
+
+def knn(
     train_features: Float[np.ndarray, "N D"],
     train_labels: Integer[np.ndarray, " N"],
     test_features: Float[np.ndarray, "M D"],
@@ -130,7 +148,7 @@ def knn_metrics(
     ks: Sequence[int] = (10, 20, 100, 200),
     vote: str = "weighted",
     temperature: float = 0.07,
-) -> dict[str, float]:
+) -> KnnResult:
     """Classification by the k most similar training examples, by cosine; exact, see `exact.top_matches`.
 
     Args:
@@ -142,9 +160,6 @@ def knn_metrics(
         equal votes the lower class comes first.
       temperature: of the weighted vote.
 
-    Returns:
-      For every k `acc1@K`, `acc5@K` and `mean_per_class_recall@K`.
-
     Raises:
       UserError: for an unknown vote, or a k below 1.
       ValueError: for shapes or labels that do not fit, or features that are not finite.
@@ -155,7 +170,7 @@ def knn_metrics(
     _check(train_features, train_labels, classes)
     _check(test_features, test_labels, classes)
     gallery = _unit(train_features)
-    ranks = {k: np.empty(len(test_labels), np.int64) for k in ks}
+    ranks, predictions = ({k: np.empty(len(test_labels), np.int64) for k in ks} for _ in range(2))
     for rows in blocks(len(test_labels), _BLOCK):
         at, cosines = top_matches(_unit(test_features[rows]), gallery, max(ks))
         # A common factor changes no vote, and keeps exp() of a low temperature in range.
@@ -165,10 +180,10 @@ def knn_metrics(
         for k in ks:
             votes = np.zeros((len(at), classes))
             np.add.at(votes, (examples, voted[:, :k]), weights[:, :k])
-            ranks[k][rows] = label_ranks(votes, test_labels[rows])
-    return {
-        f"{name}@{k}": value for k in ks for name, value in label_rank_metrics(ranks[k], test_labels, classes).items()
-    }
+            ranks[k][rows], predictions[k][rows] = label_ranks(votes, test_labels[rows]), votes.argmax(axis=1)
+    found = {k: label_rank_metrics(ranks[k], test_labels, classes) for k in ks}
+    metrics = {f"{name}@{k}": value for k, own in found.items() for name, value in own.items()}
+    return KnnResult(metrics, predictions)
 
 
 def few_shot_metrics(
@@ -232,35 +247,22 @@ def few_shot_metrics(
         if head == "centroid":
             scores = asked @ _unit(support.mean(axis=1)).T
         else:
-            model = LogisticRegression(C=inverse_l2, max_iter=1000)
-            model.fit(support.reshape(ways * shots, -1), np.repeat(np.arange(ways), shots))
-            scores = _scores(model, asked, ways)
+            rows, own = support.reshape(ways * shots, -1), np.repeat(np.arange(ways), shots)
+            scores = logistic.fit(rows, own, inverse_l2=inverse_l2).scores(asked, ways)
         accuracies.append(classification_metrics(scores, truth)["acc1"])
     deviation = np.std(accuracies, ddof=1)
     return {"acc1": float(np.mean(accuracies)), "acc1_interval95": float(1.96 * deviation / np.sqrt(episodes))}
 
 
-def _fit(model: LogisticRegression, inverse_l2: float, features: np.ndarray, labels: np.ndarray) -> bool:
-    """Fits and tells whether it converged."""
-    model.set_params(C=inverse_l2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, labels)
-    return bool(np.max(model.n_iter_) < model.max_iter)
-
-
-def _predict(model: LogisticRegression, features: np.ndarray) -> np.ndarray:
-    return np.concatenate([model.predict(features[rows]) for rows in blocks(len(features), _BLOCK)])
-
-
-def _scores(model: LogisticRegression, features: np.ndarray, classes: int) -> np.ndarray:
-    """Logits of all classes; those that the model has not seen score below all others."""
-    logits = model.decision_function(features)
-    if logits.ndim == 1:  # scikit-learn's way with two classes
-        logits = np.stack([np.zeros_like(logits), logits], axis=1)
-    scores = np.repeat(logits.min(axis=1, keepdims=True) - 1, classes, axis=1)
-    scores[:, model.classes_] = logits
-    return scores
+def _evaluate(
+    model: logistic.Logistic, features: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The 1-based rank of every example's class, and its predicted class."""
+    ranks, predictions = np.empty(len(labels), np.int64), np.empty(len(labels), np.int64)
+    for rows in blocks(len(labels), _BLOCK):
+        scores = model.scores(features[rows], classes)
+        ranks[rows], predictions[rows] = label_ranks(scores, labels[rows]), scores.argmax(axis=1)
+    return ranks, predictions
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -105,8 +105,8 @@ class Prompted:
 
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]
-        label = record.get("label")
-        return record if label is None else record | {"captions": [self._captions[label]]}
+        labels = record["labels"] if "labels" in record else [record["label"]] if "label" in record else None
+        return record if labels is None else record | {"captions": [self._captions[each] for each in labels] or [""]}
 
 
 def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "prompts") -> Source:

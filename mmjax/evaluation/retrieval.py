@@ -8,10 +8,12 @@ from jaxtyping import Float, Float32, Integer
 
 from mmjax.errors import UserError
 from mmjax.evaluation import ranking
+from mmjax.evaluation.bootstrap import bootstrap_interval
 from mmjax.evaluation.exact import BLOCK
 from mmjax.evaluation.metrics import rank_metrics
 
 _KS = (1, 5, 10)
+_SIDES = ("image_retrieval", "text_retrieval")
 
 
 def retrieval_metrics(
@@ -42,6 +44,24 @@ def retrieval_metrics(
     Raises:
       ValueError: for an image without texts, and as `ranking.positive_ranks`.
     """
+    ranks = retrieval_ranks(image_embeddings, text_embeddings, text_image, image_ids=image_ids, block=block)
+    return _metrics(ranks)
+
+
+def retrieval_ranks(
+    image_embeddings: Float[np.ndarray, "N E"],
+    text_embeddings: Float[np.ndarray, "M E"],
+    text_image: Integer[np.ndarray, " M"],
+    *,
+    image_ids: Integer[np.ndarray, " N"] | None = None,
+    block: int = BLOCK,
+) -> dict[str, ranking.CSR]:
+    """The ranks behind `retrieval_metrics`, with its arguments and errors.
+
+    Returns:
+      For `image_retrieval` (a query a text) and `text_retrieval` (a query an image) the 1-based ranks [P] of all
+      positives and offsets [Q+1]: those of query q are ranks[offsets[q]:offsets[q+1]].
+    """
     ranking.check_indices("text_image", text_image, len(image_embeddings))
     if image_ids is None:
         groups = np.arange(len(image_embeddings))
@@ -50,9 +70,13 @@ def retrieval_metrics(
     text_groups = groups[text_image]
     images, texts = ranking.members(text_groups, groups), ranking.members(groups, text_groups)
     ranks = ranking.ranks_both_ways(text_embeddings, image_embeddings, images, texts, block=block)
+    return {name: (found, own[1]) for name, found, own in zip(_SIDES, ranks, (images, texts), strict=True)}
+
+
+def _metrics(ranks: dict[str, ranking.CSR]) -> dict[str, float]:
     metrics = {}
-    for name, found, (_, offsets) in zip(("image_retrieval", "text_retrieval"), ranks, (images, texts), strict=True):
-        metrics |= {f"{name}_{key}": value for key, value in rank_metrics(found, offsets, ks=_KS).items()}
+    for name, own in ranks.items():
+        metrics |= {f"{name}_{key}": value for key, value in rank_metrics(*own, ks=_KS).items()}
     metrics["rsum"] = sum(metrics[f"{name}_retrieval_recall@{k}"] for name in ("image", "text") for k in _KS)
     return metrics
 
@@ -107,6 +131,8 @@ class RetrievalResult:
       text_embeddings: [U, E] their embeddings.
       text_index: [M] every caption's row in `texts`, image after image.
       text_image: [M] every caption's image.
+      image_ranks: [M] for every caption the 1-based rank of its image (the best of those with its id) among all images.
+      text_ranks: [N] for every image the 1-based rank of the best of its captions among all captions.
     """
 
     metrics: dict[str, float]
@@ -114,6 +140,25 @@ class RetrievalResult:
     text_embeddings: np.ndarray
     text_index: np.ndarray
     text_image: np.ndarray
+    image_ranks: np.ndarray
+    text_ranks: np.ndarray
+
+    def recall_intervals(
+        self, image_ids: Integer[np.ndarray, " N"], *, resamples: int, seed: int = 0
+    ) -> dict[str, float]:
+        """The bounds of each recall's 95 % bootstrap interval, `..._low95` and `..._high95`, on the whole set.
+
+        Images are drawn with all of their captions, and those of one id together, in both directions; the galleries
+        stay what they are.
+        """
+        images = np.unique(image_ids, return_inverse=True)[1].reshape(-1)
+        sides = ((self.image_ranks, images[self.text_image]), (self.text_ranks, images))
+        found = {}
+        for name, (ranks, groups) in zip(_SIDES, sides, strict=True):
+            for k in _KS:
+                interval = bootstrap_interval(ranks <= k, groups=groups, resamples=resamples, seed=seed)
+                found |= {f"{name}_recall@{k}_low95": interval.low, f"{name}_recall@{k}_high95": interval.high}
+        return found
 
 
 def embed_unique(
@@ -161,9 +206,11 @@ def evaluate_retrieval(
     text_image = np.repeat(np.arange(len(captions)), counts)
     texts, text_embeddings, text_index = embed_unique(embed_texts, [text for own in captions for text in own])
     gallery = text_embeddings[text_index]
-    metrics = retrieval_metrics(image_embeddings, gallery, text_image, image_ids=image_ids)
+    ranks = retrieval_ranks(image_embeddings, gallery, text_image, image_ids=image_ids)
+    metrics = _metrics(ranks)
     if fold_size is not None:
         means = fold_metrics(image_embeddings, gallery, text_image, fold_size=fold_size, image_ids=image_ids)
         prefix = f"{len(image_embeddings) // fold_size}x{fold_size}"
         metrics |= {f"{prefix}_{name}": value for name, value in means.items()}
-    return RetrievalResult(metrics, texts, text_embeddings, text_index, text_image)
+    best = (ranking.best_ranks(*ranks[side]) for side in _SIDES)
+    return RetrievalResult(metrics, texts, text_embeddings, text_index, text_image, *best)

@@ -16,16 +16,27 @@ from mmjax.data.images import ImageSpec
 from mmjax.data.reading import is_local
 from mmjax.data.source import Source, SourceOptions
 from mmjax.errors import UserError
-from mmjax.evaluation import artifacts, bootstrap, compositional, embed, features, prompts, retrieval, suite
-from mmjax.evaluation.artifacts import Matching
+from mmjax.evaluation import (
+    artifacts,
+    bootstrap,
+    clip_score,
+    compositional,
+    embed,
+    features,
+    prompts,
+    retrieval,
+    suite,
+)
+from mmjax.evaluation.artifacts import Artifacts, Matching
 from mmjax.evaluation.features import Features
 from mmjax.evaluation.jobs import TASKS, Job
+from mmjax.evaluation.metrics import confusion_matrix
 from mmjax.evaluation.suite import Evaluation
 from mmjax.parallel import distributed
 
-_CAPTIONED = ("zeroshot_retrieval", "image_caption_selection")  # tasks that need no classes
+_CAPTIONED = ("zeroshot_retrieval", "image_caption_selection", "clip_score")  # tasks that need no classes
 _PATIENCE = 5.0  # seconds before a progress bar appears
-Outcome = tuple[dict[str, float], Matching | None]
+Outcome = tuple[dict[str, float], Matching | Artifacts | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +94,17 @@ def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
         _check_there(spec, f"{field}.{key}")
     source = specs.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
+    several = getattr(source, "is_multilabel", False)
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
     classes = len(source.class_names or ())
     for task in job.tasks:
         if not classes and task not in _CAPTIONED:
             raise UserError(
                 f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {', '.join(_CAPTIONED)}"
+            )
+        if several and task in ("knn", "linear_probe", "few_shot"):
+            raise UserError(
+                f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
             )
     if "few_shot" in job.tasks and classes < config.few_shot.ways:
         raise UserError(f"few_shot.ways={config.few_shot.ways}: {job.name} has {classes} classes; choose fewer ways")
@@ -149,17 +165,16 @@ def run(
             say(f"{each.job.name}: {len(each.train):,} training images")
             learnt_from = features.embed_source(each.train, embedder, shown)
         for task in wanted:
-            metrics, matching = _TASKS[task](found, learnt_from, embedder, each.job, config)
+            metrics, kept = _TASKS[task](found, learnt_from, embedder, each.job, config)
             with distributed.together():
-                kept = None
-                if matching is not None and jax.process_index() == 0:
-                    kept = artifacts.collect(found, matching, examples)
+                if isinstance(kept, Matching):
+                    kept = artifacts.collect(found, kept, examples) if jax.process_index() == 0 else None
             yield each.job, Evaluation(each.job.name, task, len(found), metrics, kept)
 
 
 def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
     metrics, matching = suite.classify(found, embedder)
-    if config.bootstrap:
+    if config.bootstrap and matching.confusion is not None:
         # A mean does not depend on the order of its values, so the counts are enough.
         right = int(matching.confusion.trace())
         values = np.arange(len(found)) < right
@@ -169,24 +184,34 @@ def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDi
 
 
 def _retrieve(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    metrics, matching = suite.retrieve(found, embedder, fold_size=job.fold_size or None)
+    resampling = dict(bootstrap=config.bootstrap, seed=config.seed)
+    metrics, matching = suite.retrieve(found, embedder, fold_size=job.fold_size or None, **resampling)
     sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
     return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
 
 
 def _linear_probe(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    from mmjax.evaluation import probe  # scikit-learn takes seconds to import
+    from mmjax.evaluation import probe
 
     result = probe.linear_probe(*_pairs(train, found), classes=len(found.source.class_names), seed=config.seed)
-    return result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}, None
+    metrics = result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}
+    return metrics, _confusion(found, result.predictions)
 
 
 def _knn(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    from mmjax.evaluation import probe  # scikit-learn takes seconds to import
+    from mmjax.evaluation import probe
 
     settings = config.knn
     classes = len(found.source.class_names)
-    return probe.knn_metrics(*_pairs(train, found), classes=classes, ks=settings.ks, vote=settings.vote), None
+    result = probe.knn(*_pairs(train, found), classes=classes, ks=settings.ks, vote=settings.vote)
+    k = settings.ks[0]
+    return result.metrics, _confusion(found, result.predictions[k], f"k = {k}")
+
+
+def _confusion(found: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
+    """What a report shows of predictions alone."""
+    names = list(found.source.class_names)
+    return Artifacts([], [], confusion_matrix(predictions, found.labels, len(names)), names, what=what)
 
 
 def _few_shot(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
@@ -209,7 +234,32 @@ def _select_captions(found: Features, _: Any, embedder: Any, job: Job, config: C
         )
     _, embeddings, index = retrieval.embed_unique(embedder.texts, [text for own in found.captions for text in own])
     positive, negative = embeddings[index[0::2]], embeddings[index[1::2]]
+    if getattr(found.source, "images_per_example", 1) == 2:
+        # An example's two images are consecutive, each with its own caption first.
+        pairs = lambda rows: rows.reshape(-1, 2, rows.shape[-1])
+        return compositional.winoground_metrics(pairs(found.embeddings), pairs(positive)), None
     return compositional.sugarcrepe_metrics(found.embeddings, positive, negative), None
+
+
+def _clip_score(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    silent = [place for place, own in enumerate(found.captions) if not own]
+    if silent:
+        raise UserError(f"datasets.{job.name}: image {silent[0]} has no caption; clip_score wants one for each")
+    prefix = config.clip_score.prefix
+    _, embeddings, index = retrieval.embed_unique(
+        embedder.texts, [prefix + text for own in found.captions for text in own]
+    )
+    own = np.split(embeddings[index], np.cumsum([len(captions) for captions in found.captions])[:-1])
+    first = np.stack([rows[0] for rows in own])
+    values = {"clip_score": clip_score.clip_scores(found.embeddings, first)}
+    if all(len(rows) > 1 for rows in own):
+        references = [rows[1:] for rows in own]
+        values["ref_clip_score"] = clip_score.ref_clip_scores(found.embeddings, first, references)
+    metrics = {name: float(each.mean()) for name, each in values.items()}
+    for name, each in values.items() if config.bootstrap else ():
+        interval = bootstrap.bootstrap_interval(each, resamples=config.bootstrap, seed=config.seed)
+        metrics |= {f"{name}_low95": interval.low, f"{name}_high95": interval.high}
+    return metrics, None
 
 
 def _pairs(train: Features, test: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -223,4 +273,5 @@ _TASKS: dict[str, Callable[..., Outcome]] = {
     "knn": _knn,
     "few_shot": _few_shot,
     "image_caption_selection": _select_captions,
+    "clip_score": _clip_score,
 }

@@ -16,7 +16,7 @@ from mmjax.evaluation.artifacts import Artifacts, Matching
 from mmjax.evaluation.features import Embedder, Examples, Features, embed_source
 from mmjax.evaluation.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.tables import CLASSIFICATION, RETRIEVAL
-from mmjax.evaluation.zero_shot import evaluate_zero_shot
+from mmjax.evaluation.zero_shot import evaluate_multilabel, evaluate_zero_shot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,13 @@ def evaluate(
 
 
 def classify(features: Features, embedder: Embedder) -> tuple[dict[str, float], Matching]:
-    """Zero-shot classification by the source's class names and templates, and the held-out loss."""
+    """Zero-shot classification by the source's class names and templates, and the held-out loss.
+
+    Images that show several classes give `mean_average_precision`, and no loss: none of their captions is the one.
+    """
     source = features.source
+    if features.targets is not None:
+        return _classify_multilabel(features, embedder)
     result = evaluate_zero_shot(
         features.embeddings,
         features.labels,
@@ -86,10 +91,36 @@ def classify(features: Features, embedder: Embedder) -> tuple[dict[str, float], 
     return _with_loss(result.metrics, features, first[index], embedder), matching
 
 
+def _classify_multilabel(features: Features, embedder: Embedder) -> tuple[dict[str, float], Matching]:
+    source, targets = features.source, features.targets
+    result = evaluate_multilabel(
+        features.embeddings,
+        targets,
+        embed_texts=embedder.texts,
+        class_names=source.class_names,
+        templates=source.templates or [],
+    )
+    names = list(source.class_names)
+    matching = Matching(
+        names,
+        result.weights,
+        text_groups=[set(np.flatnonzero(shown).tolist()) for shown in targets.T],
+        image_groups=list(range(len(features))),
+        class_names=names,
+        average_precisions=result.average_precisions,
+        class_counts=targets.sum(axis=0),
+        captions=[[names[label] for label in np.flatnonzero(shown)] for shown in targets],
+    )
+    return result.metrics, matching
+
+
 def retrieve(
-    features: Features, embedder: Embedder, *, fold_size: int | None = None
+    features: Features, embedder: Embedder, *, fold_size: int | None = None, bootstrap: int = 0, seed: int = 0
 ) -> tuple[dict[str, float], Matching]:
-    """Retrieval in both directions by all captions, and the held-out loss; see `retrieval.evaluate_retrieval`."""
+    """Retrieval in both directions by all captions, and the held-out loss; see `retrieval.evaluate_retrieval`.
+
+    With `bootstrap` resamples, drawn by `seed`, also the recalls' intervals.
+    """
     result = evaluate_retrieval(
         features.embeddings,
         features.captions,
@@ -97,6 +128,9 @@ def retrieve(
         image_ids=features.ids,
         fold_size=fold_size,
     )
+    metrics = result.metrics
+    if bootstrap:
+        metrics = metrics | result.recall_intervals(features.ids, resamples=bootstrap, seed=seed)
     # The loss pairs every image with its first caption.
     paired = result.text_embeddings[result.text_index[np.unique(result.text_image, return_index=True)[1]]]
     ids = features.ids.tolist()
@@ -104,7 +138,7 @@ def retrieve(
     for text, image in zip(result.text_index, result.text_image, strict=True):
         groups[text].add(ids[image])
     matching = Matching(result.texts, result.text_embeddings, groups, ids)
-    return _with_loss(result.metrics, features, paired, embedder), matching
+    return _with_loss(metrics, features, paired, embedder), matching
 
 
 TASKS = {CLASSIFICATION: classify, RETRIEVAL: retrieve}

@@ -13,6 +13,7 @@ _TITLES = {
     CLASSIFICATION: "zero-shot classification",
     RETRIEVAL: "zero-shot retrieval",
     "image_caption_selection": "image-caption selection",
+    "clip_score": "CLIPScore",
     "knn": "k nearest neighbours",
     "few_shot": "few-shot episodes",
     "linear_probe": "linear probe",
@@ -75,6 +76,10 @@ def _retrieval_columns(prefix: str, suffix: str) -> list[Column]:
             found += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, False)]
         for kind, heading in (("mean_reciprocal_rank", "MRR"), ("mean_average_precision", "mAP")):
             found += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, True)]
+        bounds = f"{group}, 95% interval{suffix}"
+        for k in (1, 5, 10):
+            for kind in ("low", "high"):
+                found += [Column(f"{prefix}{side}_recall@{k}_{kind}95", bounds, f"R@{k} {kind}", True)]
     return [*found, Column(f"{prefix}rsum", suffix.removeprefix(", "), "rsum", False, total=True)]
 
 

@@ -35,6 +35,21 @@ class ZeroShotResult:
     confusion: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class MultilabelResult:
+    """What `evaluate_multilabel` found.
+
+    Attributes:
+      metrics: `mean_average_precision`, in [0, 1].
+      weights: [C, E] the class embeddings, L2-normalised float32.
+      average_precisions: [C] of every class, NaN for one that no image shows.
+    """
+
+    metrics: dict[str, float]
+    weights: np.ndarray
+    average_precisions: np.ndarray
+
+
 def prompts(class_name: str, templates: Sequence[str]) -> list[str]:
     """The class name put in place of `{c}` in every template; other braces stay as they are."""
     return [template.replace("{c}", class_name) for template in templates]
@@ -133,8 +148,8 @@ def evaluate_multilabel(
     embed_texts: EmbedTexts,
     class_names: Sequence[str],
     templates: Templates,
-) -> dict[str, float]:
-    """Zero-shot `mean_average_precision` of images that show several classes; see `metrics.multilabel_metrics`.
+) -> MultilabelResult:
+    """Ranks all images for every class, for images that show several of them; see `metrics.multilabel_metrics`.
 
     Args:
       image_embeddings: L2-normalised, one row per image.
@@ -142,7 +157,8 @@ def evaluate_multilabel(
       embed_texts, class_names, templates: see `evaluate_zero_shot`.
     """
     weights = zero_shot_weights(embed_texts, class_names, templates)
-    return metrics.multilabel_metrics(exact.similarity(image_embeddings, weights), targets)
+    precisions = metrics.average_precisions(exact.similarity(image_embeddings, weights), targets)
+    return MultilabelResult({"mean_average_precision": float(np.nanmean(precisions))}, weights, precisions)
 
 
 def _calls(classes: list[list[str]]) -> Iterator[list[list[str]]]:

@@ -96,6 +96,50 @@ def test_mistakes_are_one_line(tmp_path, spec, content, told):
     assert "\n" not in str(caught.value)
 
 
+WINO = [
+    {"id": i, "image_0": f"{2 * i}", "image_1": f"{2 * i + 1}.png", "caption_0": f"a {i} b", "caption_1": f"b {i} a"}
+    for i in range(2)
+]
+
+
+def winoground(folder, lines, images="images"):
+    for number in range(4):
+        path = folder / images / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    (folder / "examples.jsonl").write_text(
+        "\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines)
+    )
+    return f"{folder}/examples.jsonl"
+
+
+@pytest.mark.parametrize("images", ["", "images", "elsewhere"])
+def test_winoground_has_both_images_each_with_its_own_caption_first(tmp_path, images):
+    file = winoground(tmp_path, [WINO[0], "", WINO[1]], images)
+    given = f",images={tmp_path}/elsewhere" if images == "elsewhere" else ""
+    source = open_source(f"winoground:{file}{given}", field="data.eval")
+    assert isinstance(source, Source) and source.name == "winoground" and len(source) == 4
+    assert [source[i]["image"] for i in range(4)] == [png(i) for i in range(4)]
+    assert [source[i]["captions"] for i in (2, 3)] == [["a 1 b", "b 1 a"], ["b 1 a", "a 1 b"]]
+    assert len({source[i]["id"] for i in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([WINO[0], {**WINO[1], "caption_1": " "}], "example 1 lacks 'caption_1'"),
+        (["{"], "line 1 is no JSON"),
+        (["[]"], "line 1 is no JSON object"),
+        ([], "the file has no examples"),
+        ([{**WINO[0], "image_0": "9"}], "its first image, '9.png', is not in"),
+    ],
+)
+def test_winoground_mistakes(tmp_path, lines, told):
+    with pytest.raises(UserError, match=told) as caught:
+        open_source(f"winoground:{winoground(tmp_path, lines)}", field="data.eval")
+    assert "\n" not in str(caught.value)
+
+
 def sugar(folder, entries, images="val2017"):
     for number in range(2):
         path = folder / images / f"{number}.png"

@@ -40,7 +40,7 @@ def test_zero_shot_with_shared_templates_and_with_prompts_per_class(golden, kind
     pictures = arrays["images"] + 0.25 * weights[arrays["labels"]]
     pictures = (pictures / np.linalg.norm(pictures, axis=1, keepdims=True)).astype(np.float32)
     found = zero_shot.evaluate_zero_shot(pictures, arrays["labels"], **settings).metrics
-    found |= zero_shot.evaluate_multilabel(pictures, arrays["targets"], **settings)
+    found |= zero_shot.evaluate_multilabel(pictures, arrays["targets"], **settings).metrics
     assert len(found) == 4
     for name, value in found.items():
         assert value == pytest.approx(values[f"{kind} {name}"], abs=1e-6)

@@ -37,8 +37,9 @@ def test_linear_probe_is_logistic_regression_with_the_best_of_a_sweep():
     best = max(found.validation_accuracy.values())
     assert found.validation_accuracy[found.inverse_l2] == best
     assert {1e-4, 1e-2, 1.0, 1e2} < set(found.validation_accuracy)
+    np.testing.assert_array_equal(found.predictions, predictions)
     again = probe.linear_probe(*TRAIN, *TEST, classes=6, exponents=(-4, -2, 0, 2), refinements=2)
-    assert again == found
+    assert (again.metrics, again.validation_accuracy) == (found.metrics, found.validation_accuracy)
 
 
 def test_a_probe_of_two_classes_and_of_labels_it_never_saw():
@@ -58,11 +59,13 @@ def test_the_held_out_part_is_of_every_class_and_never_all_of_it():
 
 @pytest.mark.parametrize("vote", probe.VOTES)
 def test_neighbours_vote_as_in_scikit_learn(vote):
-    found = probe.knn_metrics(*TRAIN, *TEST, classes=6, ks=(1, 7, 50, 1000), vote=vote)
+    found = probe.knn(*TRAIN, *TEST, classes=6, ks=(1, 7, 50, 1000), vote=vote)
+    predicted, found = found.predictions, found.metrics
     weights = "uniform" if vote == "plain" else lambda distance: np.exp((1 - distance) / 0.07)
     for k in (1, 7, 50, 1000):
         model = KNeighborsClassifier(min(k, 300), weights=weights, metric="cosine", algorithm="brute").fit(*TRAIN)
         predictions = model.predict(TEST[0])
+        np.testing.assert_array_equal(predicted[k], predictions)
         assert found[f"acc1@{k}"] == np.mean(predictions == TEST[1])
         assert found[f"mean_per_class_recall@{k}"] == pytest.approx(balanced_accuracy_score(TEST[1], predictions))
         assert found[f"acc5@{k}"] >= found[f"acc1@{k}"]
@@ -71,13 +74,13 @@ def test_neighbours_vote_as_in_scikit_learn(vote):
 
 def test_equal_neighbours_are_taken_in_order_and_equal_votes_go_to_the_lower_class():
     same, labels = np.ones((6, 3), np.float32), np.array([4, 4, 2, 2, 0, 0])
-    found = probe.knn_metrics(same, labels, same[:1], np.array([4]), classes=5, ks=(3, 4), vote="plain")
+    found = probe.knn(same, labels, same[:1], np.array([4]), classes=5, ks=(3, 4), vote="plain").metrics
     assert found["acc1@3"] == 1 and found["acc1@4"] == 0  # two votes each for 4 and 2
 
 
 def test_a_sharp_temperature_does_not_overflow():
-    found = probe.knn_metrics(*TRAIN, *TEST, classes=6, ks=(50,), temperature=1e-4)
-    nearest = probe.knn_metrics(*TRAIN, *TEST, classes=6, ks=(1,))
+    found = probe.knn(*TRAIN, *TEST, classes=6, ks=(50,), temperature=1e-4).metrics
+    nearest = probe.knn(*TRAIN, *TEST, classes=6, ks=(1,)).metrics
     assert found["acc1@50"] == pytest.approx(nearest["acc1@1"], abs=0.01)
 
 
@@ -111,8 +114,8 @@ def test_few_shot_episodes_are_what_scikit_learn_makes_of_the_same_draws(head, e
     [
         (lambda: probe.linear_probe(*TRAIN, *TEST, classes=6, validation=1.0), "validation=1.0"),
         (lambda: probe.linear_probe(TRAIN[0][:1], TRAIN[1][:1], *TEST, classes=6), "leave nothing to choose by"),
-        (lambda: probe.knn_metrics(*TRAIN, *TEST, classes=6, vote="weigthed"), "did you mean 'weighted'"),
-        (lambda: probe.knn_metrics(*TRAIN, *TEST, classes=6, ks=(0,)), "from 1 up"),
+        (lambda: probe.knn(*TRAIN, *TEST, classes=6, vote="weigthed"), "did you mean 'weighted'"),
+        (lambda: probe.knn(*TRAIN, *TEST, classes=6, ks=(0,)), "from 1 up"),
         (lambda: probe.few_shot_metrics(*TRAIN, ways=6), "only 5 classes have the 1 \\+ 15 examples"),
         (lambda: probe.few_shot_metrics(*TRAIN, shots=0), "shots=0: wants at least 1"),
     ],

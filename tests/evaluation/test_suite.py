@@ -22,6 +22,7 @@ class Example:
     captions: list
     label: int | None
     id: int
+    labels: list | None = None
 
 
 def record(picture, captions, label, number):
@@ -31,7 +32,8 @@ def record(picture, captions, label, number):
 
 def decode(source):
     for i in range(len(source)):
-        yield Example(source[i]["image"], source[i]["captions"], source[i].get("label"), source[i]["id"])
+        told = [source[i].get(key) for key in ("image", "captions", "label", "id", "labels")]
+        yield Example(*told)
 
 
 class Source(list):
