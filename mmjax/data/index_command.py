@@ -1,18 +1,17 @@
 """`mmjax index`: finds the examples of WebDataset shards, and what is wrong with the shards."""
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
 
-import fsspec
-
+from mmjax.data.index_build import build_index
 from mmjax.data.patterns import reason
 from mmjax.data.reading import Reader, is_local, local_path
 from mmjax.data.shard_list import ShardList, list_shards
 from mmjax.data.source import SourceOptions
 from mmjax.data.tar_index import GONE, Shards, TarIndex
-from mmjax.data.tars import build_index
 from mmjax.errors import UserError
 
 _TOLD = 20  # problems and key sets that are listed
@@ -21,7 +20,8 @@ _TOLD = 20  # problems and key sets that are listed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.description = (
-        "Finds where each example of WebDataset shards lies, writes that beside them or into the cache folder, and says"
+        "Finds where each example of WebDataset shards lies, writes that beside them (into the cache folder where that"
+        " cannot be written), and says"
         " what is in them and what is wrong. Shards that have not changed since the last time are not read again."
     )
     parser.epilog = "example: mmjax index 'gs://bucket/laion/{00000..41455}.tar'"
@@ -44,31 +44,43 @@ def run(options: argparse.Namespace) -> int:
     shards = list_shards(pattern, reader=Reader(options.retry_seconds), where=where)
     read = SourceOptions(cache=options.cache, retry_seconds=options.retry_seconds)
     build = lambda output: build_index(
-        shards, options=read, output=output, workers=options.workers, processes=True, force=options.force
+        shards, options=read, where=where, output=output, workers=options.workers, force=options.force
     )
     try:
         if options.output and not is_local(options.output):
             with tempfile.TemporaryDirectory() as folder:
                 index = TarIndex(build(os.path.join(folder, "index")))
                 _tell(index.shards(), shards)
-                fs, path = fsspec.core.url_to_fs(options.output)
-                fs.put_file(index.path, path)
+                Reader(options.retry_seconds).upload(index.path, options.output)
             print(f"index: {options.output}")
         else:
             index = TarIndex(build(local_path(options.output)))
             _tell(index.shards(), shards)
-            print(f"index: {index.path}")
+            beside = "" if options.output or shards.is_local else shards.index_beside()
+            refusal = _put_beside(index.path, beside, shards, options) if beside else ""
+            print(f"index: {beside if beside and not refusal else index.path}{refusal}")
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{where}: {reason(error)}") from error
-    beside = shards.index_beside()
-    if options.output and os.path.abspath(local_path(options.output)) not in (beside, shards.index_in(options.cache)):
-        if options.output != beside:
-            print(f"runs look for it in {beside or shards.index_in(options.cache)}", file=sys.stderr)
-    elif not shards.is_local and beside:
-        print(f"for other hosts: mmjax index ... --output {beside}", file=sys.stderr)
-    return 0 if len(index) else 2
+    looked_for = shards.index_beside(), shards.index_in(options.cache)
+    output = os.path.abspath(local_path(options.output)) if is_local(options.output) else options.output
+    if options.output and output not in looked_for:
+        print(f"runs look for it in {' or '.join(filter(None, looked_for))}", file=sys.stderr)
+    return 0
+
+
+def _put_beside(path: str, beside: str, shards: ShardList, options: argparse.Namespace) -> str:
+    """Uploads an index to where its shards are; returns "", or why it lies in the cache alone."""
+    try:
+        if beside.startswith(("http://", "https://")):
+            raise PermissionError(errno.EROFS, "HTTP is for reading")
+        Reader(options.retry_seconds).upload(path, beside)
+    except (OSError, NotImplementedError, ValueError) as error:
+        return f" (in this machine's cache: {beside} cannot be written: {reason(error)})"
+    # What is there now is also what other hosts take: one copy is enough.
+    os.replace(path, shards.index_copy_in(options.cache))
+    return ""
 
 
 def _tell(told: Shards, shards: ShardList) -> None:

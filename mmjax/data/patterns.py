@@ -1,13 +1,16 @@
 """Files by pattern: `DIR/{00000..00099}.tar`, `DIR/train-*.parquet`."""
 
+import collections
 import posixpath
 import re
+from collections.abc import Sequence
 
 from mmjax.data.reading import Reader
 from mmjax.errors import UserError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SLIP = re.compile(r"\{(\d+)[-:.]+(\d+)[^\d{},]*\}")  # what is meant for a range
 _WILD = re.compile(r"[*?\[]")
 _MOST = 10_000_000  # paths; more of them is a slip of the pen
 
@@ -56,6 +59,9 @@ def list_files(pattern: str, *, reader: Reader, where: str) -> list[str]:
     Raises:
       UserError: when nothing matches, a folder cannot be listed, or a file is named twice.
     """
+    slip = _SLIP.search(pattern)
+    if slip and not _RANGE.fullmatch(slip[0][1:-1]):
+        raise UserError(f"{where}: {slip[0]} is no range; write {{{slip[1]}..{slip[2]}}}")
     try:
         paths = []
         for path in expand_braces(pattern):
@@ -67,10 +73,19 @@ def list_files(pattern: str, *, reader: Reader, where: str) -> list[str]:
         raise
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{where}: cannot be listed ({reason(error)}); check the path") from error
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise UserError(f"{where}: names {twice!r} twice; name every file once")
+    check_named_once(paths, where)
     return paths
+
+
+def check_named_once(paths: Sequence[str], where: str) -> None:
+    """Refuses a file that is named twice.
+
+    Raises:
+      UserError: beginning with `where`.
+    """
+    if len(set(paths)) < len(paths):
+        twice = next(path for path, count in collections.Counter(paths).items() if count > 1)
+        raise UserError(f"{where}: names {twice!r} twice; name every file once")
 
 
 def name_of(pattern: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import collections
 import dataclasses
 import errno
+import hashlib
 import logging
 import os
 import random
@@ -12,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
 _OPEN_FILES = 256  # kept open by a process, for reading parts of shards
+_LOOK_FOR_REMOVED = 5.0  # seconds
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0  # seconds
 _SILENCE = 60.0  # seconds without a byte, after which an HTTP connection counts as broken
 # What does not become better by waiting.
@@ -25,6 +27,11 @@ _PERMANENT_OTHERS = (ImportError, ValueError, TypeError)
 _PERMANENT_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 _WORTH_WAITING = (408, 425, 429)  # client errors of HTTP that pass: timeout, too early, too many requests
 _FORBIDDEN, _BEHIND_THE_END = (401, 403), 416
+# What stores call the version of a file.
+_VERSIONS = (
+    *("ETag", "etag", "generation", "md5Hash", "Content-MD5", "Digest", "mtime", "LastModified", "last_modified"),
+    *("Last-Modified", "updated", "created"),
+)
 # Errors of connections that are no OSError, by the client whose they are.
 _CONNECTION_ERRORS = {
     "aiohttp": ("ClientError",),
@@ -49,6 +56,14 @@ def is_local(path: str) -> bool:
 def local_path(path: str) -> str:
     """A local path without file://, and with ~ resolved."""
     return os.path.expanduser(path.removeprefix("file://"))
+
+
+class Stamp(NamedTuple):
+    """A file's size in bytes, and what changes when it is written anew: for local files nanoseconds since 1970, for
+    others a positive hash of what the store tells (ETag, generation, times), 0 where it tells nothing."""
+
+    size: int
+    version: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +124,45 @@ class Reader:
             raise ReadError(f"{path}: the server does not tell its size")
         return int(size)
 
+    def stamp(self, path: str) -> Stamp:
+        """Returns a file's size and version.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          PermissionError: it may not be read.
+          ReadError: they cannot be told.
+        """
+        if is_local(path):
+            status = os.stat(local_path(path))
+            return Stamp(status.st_size, status.st_mtime_ns)
+        stamp = _stamp(self._patiently(path, lambda: self._filesystem(path).info(path)))
+        if stamp is None:
+            raise ReadError(f"{path}: the server does not tell its size")
+        return stamp
+
+    def list_stamps(self, folder: str) -> dict[str, Stamp] | None:
+        """Returns sizes and versions of the files in a bucket's folder, by name; None where it cannot be listed.
+
+        Raises:
+          ReadError: the storage fails.
+        """
+        if folder.startswith(("http://", "https://")):
+            return None
+        fs = self._filesystem(folder)
+
+        def ask() -> list[dict]:
+            fs.invalidate_cache()
+            return fs.ls(folder, detail=True)
+
+        try:
+            entries = self._patiently(folder, ask)
+        except FileNotFoundError:
+            return {}
+        except (PermissionError, NotImplementedError):
+            return None
+        stamps = {str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]: _stamp(entry) for entry in entries}
+        return {name: stamp for name, stamp in stamps.items() if stamp is not None}
+
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
         if is_local(path):
@@ -143,6 +197,15 @@ class Reader:
         finally:
             if os.path.exists(part):
                 os.remove(part)
+
+    def upload(self, path: str, url: str) -> None:
+        """Copies a local file into a bucket.
+
+        Raises:
+          OSError: it cannot be written there.
+        """
+        fs = self._filesystem(url)
+        self._patiently(url, lambda: fs.put_file(path, fs._strip_protocol(url)))
 
     def _filesystem(self, path: str) -> Any:
         """The fsspec file system of a URL; fsspec keeps one for each thread."""
@@ -233,6 +296,15 @@ def _server(url: str) -> str:
     return "/".join(url.split("/", 3)[:3])
 
 
+def _stamp(info: dict) -> Stamp | None:
+    """What a store tells of a file; None where it does not tell the size."""
+    if info.get("size") is None:
+        return None
+    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    digest = int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "big") >> 1
+    return Stamp(int(info["size"]), digest if told else 0)
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether asking again may help."""
     if isinstance(error, (*_PERMANENT, *_PERMANENT_OTHERS)) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
@@ -287,14 +359,16 @@ class _OpenFiles:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.files: collections.OrderedDict[str, _OpenFile] = collections.OrderedDict()
+        self.next_look = 0.0
+        self.files: collections.OrderedDict[str, OpenFile] = collections.OrderedDict()
 
-    def get(self, path: str) -> "_OpenFile":
+    def get(self, path: str) -> "OpenFile":
         with self.lock:
+            self._drop_removed()
             if path in self.files:
                 self.files.move_to_end(path)
                 return self.files[path]
-        opened = _OpenFile(path)  # outside the lock: on a slow disk it takes a while
+        opened = OpenFile(path)  # outside the lock: on a slow disk it takes a while
         with self.lock:
             self.files[path] = opened
             while len(self.files) > _OPEN_FILES:
@@ -305,12 +379,28 @@ class _OpenFiles:
         with self.lock:
             self.files.pop(path, None)
 
+    def _drop_removed(self) -> None:
+        """Closes files that are gone from their folders, every few seconds: they take room on the disk until then."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + _LOOK_FOR_REMOVED
+        for path, file in list(self.files.items()):
+            if file.is_removed():
+                del self.files[path]
 
-class _OpenFile:
+
+class OpenFile:
     """A file descriptor that is closed when nobody reads from it any more."""
 
     def __init__(self, path: str):
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def is_removed(self) -> bool:
+        """Whether no folder names the file any more."""
+        try:
+            return os.fstat(self.fd).st_nlink == 0
+        except OSError:  # stale, on a network file system
+            return True
 
     def __del__(self):
         if hasattr(self, "fd"):
@@ -329,12 +419,12 @@ def pread(path: str, offset: int, length: int) -> bytes:
       OSError: it cannot be read.
     """
     try:
-        return _pread_open(_open_files.get(path), offset, length)
+        return pread_open(_open_files.get(path), offset, length)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
     forget(path)  # another file has its name now, on a network file system
-    return _pread_open(_open_files.get(path), offset, length)
+    return pread_open(_open_files.get(path), offset, length)
 
 
 def forget(path: str) -> None:
@@ -342,7 +432,12 @@ def forget(path: str) -> None:
     _open_files.forget(path)
 
 
-def _pread_open(file: _OpenFile, offset: int, length: int) -> bytes:
+def pread_open(file: OpenFile, offset: int, length: int) -> bytes:
+    """Part of an open file; fewer bytes where it ends before.
+
+    Raises:
+      OSError: it cannot be read.
+    """
     data = os.pread(file.fd, length, offset)
     while data and len(data) < length:  # a read may give less than is there
         more = os.pread(file.fd, length - len(data), offset + len(data))

@@ -1,19 +1,21 @@
 """Remote shards on the local disk: downloaded once a host, up to a limit, the least recently used ones removed."""
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
+from mmjax.data import reading
+from mmjax.data.locks import locked
 from mmjax.data.reading import Reader
 
 _DOWNLOADERS = 4  # threads of a process that fetch ahead
 _DEAD_AFTER = 3600.0  # seconds after which nobody is writing to a partial file any more
+_TABLE = ".index"
 _REMEMBERED = 60.0  # seconds for which a shard that could not be had is not asked for again
 
 log = logging.getLogger("mmjax.data")
@@ -22,6 +24,11 @@ log = logging.getLogger("mmjax.data")
 def user_cache() -> str:
     """The user's cache folder for data."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmjax")
+
+
+def table_of(copy: str) -> str:
+    """Where the places of a copy's examples are kept, which goes when the copy does."""
+    return copy + _TABLE
 
 
 class ShardCache:
@@ -78,7 +85,7 @@ class ShardCache:
         failed = self._failed.get(url)
         if failed and time.monotonic() < failed[0] + _REMEMBERED:
             raise failed[1].with_traceback(None)
-        with self._locked(copy, wait=True):
+        with locked(copy):
             if not os.path.exists(copy):
                 self._download(url, copy)
         return copy
@@ -111,13 +118,15 @@ class ShardCache:
                     return
             copy = self.copy_of(url)
             # What another process is fetching is not waited for.
-            with contextlib.suppress(Exception), self._locked(copy, wait=False) as mine:
+            with contextlib.suppress(Exception), locked(copy, wait=False) as mine:
                 if mine and not os.path.exists(copy):
                     self._download(url, copy)
 
     def _download(self, url: str, copy: str) -> None:
         try:
             self._remove_old(copy)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(table_of(copy))  # of a former copy
             self.reader.download(url, copy)
         except OSError as error:
             self._failed[url] = time.monotonic(), error
@@ -136,15 +145,15 @@ class ShardCache:
                     os.remove(entry.path)
                     continue
                 total += status.st_size
-                if not entry.name.endswith((".part", ".lock")) and entry.path not in kept:
+                if not entry.name.endswith((".part", ".lock", _TABLE)) and entry.path not in kept:
                     files.append((status.st_mtime, status.st_size, entry.path))
         for _, size, path in sorted(files):
             if total <= self.limit:
                 return
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path + ".lock")
+            for name in (path, table_of(path)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(name)
+            reading.forget(path)
             total -= size
         if total > self.limit and not self._told:
             self._told = True
@@ -153,18 +162,6 @@ class ShardCache:
                 self.limit / 1e9,
                 total / 1e9,
             )
-
-    @contextlib.contextmanager
-    def _locked(self, copy: str, *, wait: bool) -> Iterator[bool]:
-        """Holds the lock of a copy; yields whether it does, which may be no without `wait`."""
-        os.makedirs(self.folder, exist_ok=True)
-        with open(copy + ".lock", "wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
 
 
 def _files(folder: str) -> Iterable[os.DirEntry]:

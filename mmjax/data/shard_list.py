@@ -1,20 +1,18 @@
-"""Which shards a pattern stands for, where their index is, and how many examples they declare."""
+"""Which shards a pattern stands for, where their index lies, and how many examples they declare."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mmjax.data.patterns import list_files, name_of, reason
-from mmjax.data.reading import Reader, ReadError, is_local, local_path
+from mmjax.data.patterns import check_named_once, list_files, name_of, reason
+from mmjax.data.reading import Reader, is_local, local_path
 from mmjax.data.shard_cache import user_cache
 from mmjax.errors import UserError
 
@@ -55,12 +53,22 @@ class ShardList:
 
     def index_beside(self) -> str:
         """Where the index lies when it lies with the shards; "" where they have no folder in common."""
-        plain = re.sub(r"[^A-Za-z0-9.]+", "_", self.pattern).strip("_.")[:40]
-        return f"{self.folder}/mmjax-{plain}-{_hash(self.pattern)}.index" if self.folder else ""
+        return f"{self.folder}/mmjax-{_readable(self.pattern)}-{_hash(self.pattern)}.index" if self.folder else ""
 
     def index_in(self, cache: str) -> str:
-        """Where the index lies when it lies in a cache folder; "" is the user's."""
-        return os.path.join(local_path(cache) or user_cache(), "index", f"{_hash(self.path(self.pattern))}.index")
+        """Where an index that was built here lies in a cache folder; "" is the user's."""
+        name = f"{_readable(f'{self.name}-{self.pattern}')}-{_hash(self.path(self.pattern))}"
+        return os.path.join(local_path(cache) or user_cache(), "index", f"{name}.index")
+
+    def index_copy_in(self, cache: str) -> str:
+        """Where the copy of the index that lies beside remote shards is in a cache folder."""
+        return self.index_in(cache).removesuffix(".index") + "-copy.index"
+
+
+def _readable(pattern: str) -> str:
+    """A pattern as part of a file's name."""
+    text = pattern.replace("*", "all").replace("..", "-to-").replace(".tar", "")
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:60].rstrip("-") or "shards"
 
 
 def _hash(text: str) -> str:
@@ -98,6 +106,7 @@ def list_shards(pattern: str, *, reader: Reader, where: str, split: str = "train
         parts.append(part)
         folder, name = posixpath.split(part)
         details += [folder] + ([posixpath.dirname(folder)] if posixpath.basename(folder) in _SPLITS else [])
+    check_named_once(paths, where)
     folder = _common_folder(paths, parts)
     inside = len(folder) + 1 if folder else 0
     first = parts[0]
@@ -160,36 +169,6 @@ def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str)
         if text is not None:
             return [line.strip() for line in text.splitlines() if line.strip()]
     return []
-
-
-def find_index(shards: ShardList, *, cache: str, reader: Reader) -> str | None:
-    """Returns the local path of the shards' index, None where there is none.
-
-    One that lies beside remote shards is copied to the cache folder.
-
-    Raises:
-      OSError: the copy cannot be written.
-    """
-    beside, cached = shards.index_beside(), shards.index_in(cache)
-    if shards.is_local:
-        return next((path for path in (beside, cached) if path and os.path.isfile(path)), None)
-    if beside:
-        with contextlib.suppress(FileNotFoundError, PermissionError, ReadError):
-            size = reader.size(beside)
-            if not os.path.isfile(cached) or os.path.getsize(cached) != size:
-                with locked(cached):
-                    reader.download(beside, cached)
-    return cached if os.path.isfile(cached) else None
-
-
-@contextlib.contextmanager
-def locked(path: str) -> Iterator[None]:
-    """Lets one process of a host at a time write a file in the cache folder; all of them, where that is read-only."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            fcntl.flock(stack.enter_context(open(path + ".lock", "wb")), fcntl.LOCK_EX)
-        yield
 
 
 def declared_lengths(shards: ShardList, *, reader: Reader, where: str) -> tuple[np.ndarray, list[str]]:

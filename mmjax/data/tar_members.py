@@ -283,5 +283,5 @@ def _padded(offset: int) -> int:
 def _no_tar(beginning: bytes, told: str) -> str:
     """What a file is whose first header cannot be read."""
     if beginning[:2] == b"\x1f\x8b":
-        return "compressed with gzip; decompress it, compressed tars have no positions"
+        return "compressed with gzip; decompress it"
     return "not a tar" if told.startswith("damaged") or len(beginning) < BLOCK else told
