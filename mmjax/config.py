@@ -41,6 +41,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         eval="",  # evaluated one by one: 'shapes/test+digits/test'
         image_key="",  # field that holds the image: a column, or endings in a tar ('jpg;png'); '' finds it
         caption_keys="",  # fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them
+        # In both, '|' separates parts for each source of the mixture: 'txt|title'.
         order="global",  # 'global' permutes all examples; 'windowed' shards, then examples within `window` of them
         window=8,  # shards
         cache="",  # folder for indexes and remote shards; '' = the user's cache folder
@@ -63,7 +64,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         workers=0,  # processes that decode; 0 = threads of this one
         threads=0,  # in each of them, for storage that answers slowly; 0 = one, and one a core without workers
         prefetch=2,  # batches made ahead
-        max_bad_fraction=0.01,  # stop when more of the examples than this could not be read
+        max_bad_fraction=0.01,  # stop when more of the examples, or of a set's shards, than this cannot be read
     )
 
     config.optimizer = dict(

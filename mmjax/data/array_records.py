@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mmjax.data.faults import BadExample
-from mmjax.data.fields import FOLDER_TEMPLATES, Fields, choose_fields
+from mmjax.data.fields import FOLDER_TEMPLATES, Fields, choose_fields, spread
 from mmjax.data.lru import Lru
 from mmjax.data.optional import require
 from mmjax.data.patterns import list_files, name_of, reason
@@ -19,7 +19,7 @@ from mmjax.errors import UserError
 
 _OPEN_FILES = 256
 _OPENERS = 32  # threads
-_FIRST = 100  # records looked at for the fields they have
+_LOOKED_AT = 100  # records looked at for the fields they have
 # One record at a time is asked for: nothing is read ahead, and a small buffer is enough.
 _READER = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
 
@@ -174,10 +174,11 @@ def _count(paths: list[str], where: str) -> list[int]:
 
 
 def _find_fields(files: RecordFiles, options: SourceOptions, where: str) -> Fields:
-    """The fields of the first examples that can be read: features without values may be left out of some."""
+    """The fields of some examples that can be read: features without values may be left out of some."""
     found: dict[str, None] = {}
     mistake = None
-    for index in range(min(_FIRST, len(files))):
+    looked_at = spread(len(files), _LOOKED_AT)
+    for index in looked_at:
         try:
             found |= dict.fromkeys(parse_example(files[index]))
         except (BadExample, ValueError) as error:
@@ -190,7 +191,8 @@ def _find_fields(files: RecordFiles, options: SourceOptions, where: str) -> Fiel
     if mistake:
         raise mistake
     raise UserError(
-        f"{where}: none of the first {index + 1} records is a tf.train.Example proto ({unreadable}); write such protos"
+        f"{where}: none of {len(looked_at)} records looked at is a tf.train.Example proto ({unreadable});"
+        " write such protos"
     )
 
 

@@ -5,11 +5,13 @@ A field inside another one is named by its path: `captions/text` or `captions.te
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmjax.data.captions import CaptionKeys
 from mmjax.data.faults import BadExample
+from mmjax.data.patterns import reason
+from mmjax.data.reading import Reader
 from mmjax.data.source import Record, SourceOptions, stable_id
 from mmjax.errors import UserError, did_you_mean
 
@@ -107,19 +109,20 @@ def choose_fields(
 ) -> Fields:
     """Chooses an image, and captions or a class, from the fields that a source has.
 
-    Captions that the config asks for come first, then classes with names, then captions under the first of the usual
-    names that is there.
+    Captions that the config asks for come first, and all of them must be there; then classes with names, then captions
+    under the first of the usual names that is there.
 
     Args:
       found: all fields, those inside others by their path.
-      options: `image_key` and `caption_keys`.
+      options: `image_key`, `caption_keys` and `keys_field`.
       where: the config field and its value, to begin errors with.
       images: the fields that can hold an encoded image, where the source knows.
       classes: names of the classes by field, where the source knows.
       image_keys: usual names of the image's field.
 
     Raises:
-      UserError: when it has none of the wanted fields, with those that it has; or its image field holds no images.
+      UserError: when it has none of the usual fields, or lacks one that the config names, with those that it has; or
+        its image field holds no images.
     """
     wanted = options.image_key.split(";") if options.image_key else list(image_keys)
     image = next((field for name in wanted if (field := _find(name, found))), None)
@@ -130,28 +133,33 @@ def choose_fields(
     if image is None:
         raise UserError(
             f"{where}: no field of images: looked for {_some(wanted)}, found {_listed(found)}{_near(wanted, found)};"
-            " name one in data.image_key"
+            f" name one in {options.keys_field}.image_key"
         )
     if possible is not None and image not in possible:
         holds = f", but {_listed(possible)} could" if possible else ""
-        raise UserError(f"{where}: field {image!r} holds no encoded images{holds}; set data.image_key")
+        raise UserError(f"{where}: field {image!r} holds no encoded images{holds}; set {options.keys_field}.image_key")
     classes = classes or {}
-    keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS)
-    there = [_find(key, found) is not None for key in keys.keys]
-    if classes and not (options.caption_keys and any(there)):
+    field = f"{options.keys_field}.caption_keys"
+    keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field)
+    names = [_find(key, found) for key in keys.keys]
+    if options.caption_keys:
+        absent = [key for key, name in zip(keys.keys, names, strict=True) if name is None]
+        if absent:
+            raise UserError(
+                f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(found)}"
+                f"{_near(absent, found)}; name what is there"
+            )
+        return Fields(image, CaptionKeys(tuple(names), keys.weights))
+    if classes:
         label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
         return Fields(image, None, label, tuple(classes[label]))
-    if not any(there):
-        near = _near(keys.keys if options.caption_keys else keys.keys[:1], found)
+    usual = [name for name in names if name is not None]
+    if not usual:
         raise UserError(
-            f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(found)}{near};"
-            " name one in data.caption_keys"
+            f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(found)}"
+            f"{_near(keys.keys[:1], found)}; name one in {field}"
         )
-    names = tuple(_find(key, found) for key, is_there in zip(keys.keys, there, strict=True) if is_there)
-    if keys.weights is None:
-        return Fields(image, CaptionKeys(names[:1]))
-    weights = tuple(weight for weight, is_there in zip(keys.weights, there, strict=True) if is_there)
-    return Fields(image, CaptionKeys(names, weights))
+    return Fields(image, CaptionKeys((usual[0],)))
 
 
 def dig(value: Any, path: str) -> Any:
@@ -164,6 +172,52 @@ def dig(value: Any, path: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [dig(each, path) for each in value]
     return None
+
+
+def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The fields of an object and of those inside it, also in lists, by their path."""
+    for key, each in value.items():
+        yield before + key
+        inside = each[0] if isinstance(each, list) and each else each
+        if isinstance(inside, Mapping):
+            yield from field_paths(inside, f"{before}{key}/")
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` numbers of range(length), ascending from 0 and evenly spread, to look at a part of a source."""
+    return list(range(0, length, max(1, -(-length // count))))
+
+
+def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str) -> list[str]:
+    """Lines that are not blank of a small file in the first of some folders that has it; none where none does.
+
+    Raises:
+      UserError: the file cannot be read, or is not UTF-8.
+    """
+    for folder in folders:
+        path = f"{folder}/{name}"
+        try:
+            text = reader.read(path).decode("utf-8-sig")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # some stores forbid what they do not have
+            continue
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: {path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{where}: {path} cannot be read ({reason(error)})") from error
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    return []
+
+
+def check_templates(templates: Sequence[str], where: str) -> list[str]:
+    """Returns prompt templates, the usual ones where there are none.
+
+    Raises:
+      UserError: one has no {c}.
+    """
+    for template in templates:
+        if "{c}" not in template:
+            raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
+    return list(templates) or list(FOLDER_TEMPLATES)
 
 
 def _find(name: str, found: Iterable[str]) -> str | None:

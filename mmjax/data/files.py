@@ -16,7 +16,7 @@ import numpy as np
 
 from mmjax.data.captions import texts_of
 from mmjax.data.faults import BadExample
-from mmjax.data.fields import FOLDER_TEMPLATES, choose_fields, class_record
+from mmjax.data.fields import check_templates, choose_fields, class_record, read_lines
 from mmjax.data.patterns import reason
 from mmjax.data.reading import Reader, ReadError, is_local, local_path
 from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
@@ -77,7 +77,9 @@ class Pairs:
         self._images, self._captions = Texts.of(images), [Texts.of(column) for column in captions]
         if not any(column.length for column in self._captions):
             columns = " or ".join(map(repr, self._keys.keys))
-            raise UserError(f"{where}: no row has a text in column {columns}; name another one in data.caption_keys")
+            raise UserError(
+                f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
+            )
         self._rows, self._starts = _group(np.array(hashes, np.uint64))
         self._check_images(fields.image, where)
 
@@ -149,17 +151,15 @@ class Folder:
         self._folders = [name for name in _folders(path, where) if not name.startswith(".")]
         if not self._folders:
             raise UserError(f"{where}: no sub-folders there; put the images of each class into a folder named after it")
-        names = self._lines("classnames.txt")
+        lines = lambda name: read_lines([path], name, reader=self._reader, where=where)
+        names = lines("classnames.txt")
         self.class_names = names or [folder.replace("_", " ") for folder in self._folders]
         if len(self.class_names) != len(self._folders):
             raise UserError(
                 f"{where}: classnames.txt has {len(self.class_names)} names for {len(self._folders)} folders;"
                 " write one a line in the folders' alphabetical order"
             )
-        self.templates = self._lines("zeroshot_classification_templates.txt") or list(FOLDER_TEMPLATES)
-        for template in self.templates:
-            if "{c}" not in template:
-                raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
+        self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
         files, counts = TextsBuilder(), []
         for folder in self._folders:
             found = _images(f"{path}/{folder}")
@@ -171,14 +171,6 @@ class Folder:
             files.extend(found)
             counts.append(len(found))
         self._files, self._ends = Texts.of(files), np.cumsum(counts)
-
-    def _lines(self, name: str) -> list[str]:
-        """Returns the lines of a text file beside the folders that are not blank; none where there is no such file."""
-        try:
-            content = self._reader.read(f"{self._path}/{name}")
-        except FileNotFoundError:
-            return []
-        return [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
 
     def __len__(self) -> int:
         return len(self._files)

@@ -70,7 +70,7 @@ class Sharded(Source, Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What a config says about reading, the same for all of its sources.
+    """What a config says about reading a source.
 
     Attributes:
       image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
@@ -80,6 +80,8 @@ class SourceOptions:
       cache_gb: shards of remote tars kept in it.
       retry_seconds: how long a failing storage is asked again.
       image_size: side of the images that `synthetic` makes.
+      max_bad_fraction: share of the shards that may be missing or damaged, see `mmjax.data.shard_checks`.
+      keys_field: part of the config that holds `image_key` and `caption_keys`, to name in errors: `data` or `eval`.
     """
 
     image_key: str = ""
@@ -89,6 +91,8 @@ class SourceOptions:
     cache_gb: float = 100.0
     retry_seconds: float = 120.0
     image_size: int = 256
+    max_bad_fraction: float = 0.01
+    keys_field: str = "data"
 
 
 DEFAULT_OPTIONS = SourceOptions()

@@ -14,10 +14,13 @@
     hf:DIR[/SPLIT]                      what Hugging Face datasets' save_to_disk wrote
 
 Several are joined by "+"; for training each may have a weight after "@": `shapes@0.5+digits@0.5`. A "+" or "@" inside a
-path is left alone unless what follows reads as a source or, at the end, as a number.
+path is left alone unless what follows reads as a source or, at the end, as a number. `image_key` and `caption_keys` are
+for all sources of a mixture, or have a part for each, separated by "|": `txt|title`.
 """
 
+import dataclasses
 import math
+import os
 import re
 from typing import Any
 
@@ -26,6 +29,7 @@ from mmjax.data.digits import Digits
 from mmjax.data.files import Folder, Pairs
 from mmjax.data.huggingface import HuggingFace
 from mmjax.data.karpathy import Karpathy
+from mmjax.data.optional import check_storage
 from mmjax.data.order import ORDERS
 from mmjax.data.parquet import Parquet
 from mmjax.data.shapes import Shapes
@@ -51,6 +55,7 @@ FROM_FILES = {
     "arrayrecord": ArrayRecords,
     "hf": HuggingFace,
 }
+_LOCAL = ("tfds", "arrayrecord")  # these say themselves that they read local files
 SPLITS = ("train", "test")
 # What follows each name, for the line that says how to write sources.
 _FORMS = {
@@ -79,7 +84,10 @@ def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
     """How sources are read, from a run's config; those of `data.eval` have keys of their own in `eval`."""
     data = config.data
     keys = config.eval if evaluation else data
+    # What an evaluation leaves out changes its result.
     return SourceOptions(
+        max_bad_fraction=0.0 if evaluation else data.max_bad_fraction,
+        keys_field="eval" if evaluation else "data",
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
         order=choose("data.order", data.order, ORDERS),
@@ -94,18 +102,30 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
     """Opens one source.
 
     Args:
-      spec: such as "digits/test" or "pairs:coco.tsv"; no weight.
+      spec: such as "digits/test" or "pairs:coco.tsv"; no weight. A source may ignore keys that it has no use for.
       options: how to read it.
       field: config field to name in errors.
 
     Raises:
       UserError: on an unknown name or split, and on anything wrong with the files.
     """
+    (options,) = _options_of_each(options, 1)
+    return _open(spec, options, field)
+
+
+def _open(spec: str, options: SourceOptions, field: str) -> Source:
     if spec in ("", *(f"{name}:" for name in FROM_FILES)):
         raise UserError(f"{field}={spec!r} names no data; {_usage()}")
     name, colon, path = spec.partition(":")
     if colon and name in FROM_FILES:
-        return FROM_FILES[name](path, options=options, field=field)
+        if name not in _LOCAL:
+            check_storage(path, where=f"{field}={spec!r}")
+        try:
+            return FROM_FILES[name](path, options=options, field=field)
+        except UserError as error:
+            if hint := _weight_hint(path):
+                raise UserError(f"{error}{hint}") from error
+            raise
     name, _, split = spec.partition("/")
     if name in MADE:
         return MADE[name](split, options=options, field=field)
@@ -114,7 +134,10 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
     name = re.split("[:/@]", spec)[0]
     if name in (*EMBEDDED, *MADE):
         raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")
-    raise UserError(f"{field}={spec!r}: unknown source {name!r}{did_you_mean(name, _FORMS)}; {_usage()}")
+    if name in FROM_FILES:
+        raise UserError(f"{field}={spec!r} says no path; write {name}{_FORMS[name]}")
+    near = f" (did you mean {name.lower()!r}?)" if name.lower() in _FORMS else did_you_mean(name.lower(), _FORMS)
+    raise UserError(f"{field}={spec!r}: unknown source {name!r}{near}; {_usage()}")
 
 
 def parse_mixture(
@@ -134,9 +157,10 @@ def parse_mixture(
       UserError: as `open_source` does, and on a weight that is not a positive number.
     """
     mixture = []
-    for part in _parts(text):
+    parts = _parts(text)
+    for part, own in zip(parts, _options_of_each(options, len(parts)), strict=True):
         spec, weight = _weighted(part, field)
-        mixture.append((open_source(spec, options, field=field), 1.0 if weight is None else weight))
+        mixture.append((_open(spec, own, field), 1.0 if weight is None else weight))
     return mixture
 
 
@@ -150,17 +174,40 @@ def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: st
     """
     parts = _parts(text)
     sources = []
-    for part in parts:
+    for part, own in zip(parts, _options_of_each(options, len(parts)), strict=True):
         if _weighted(part, field)[1] is not None:
             raise UserError(f"{field}={part!r} has a weight, but every source is evaluated by itself; remove it")
         if parts.count(part) > 1:
             raise UserError(f"{field}={text!r} names {part!r} twice; name it once")
-        sources.append(open_source(part, options, field=field))
+        sources.append(_open(part, own, field))
     names = [source.name for source in sources]
     for part, source in zip(parts, sources, strict=True):
         if names.count(source.name) > 1:
             source.name = part
     return sources
+
+
+def _options_of_each(options: SourceOptions, count: int) -> list[SourceOptions]:
+    """The options of each of so many sources: keys with a part for each are taken apart."""
+    columns = {}
+    for key in ("image_key", "caption_keys"):
+        text = getattr(options, key)
+        parts = [part.strip() for part in text.split("|")]
+        if len(parts) not in (1, count):
+            raise UserError(
+                f"{options.keys_field}.{key}={text!r} has {len(parts)} parts for {count} sources; write one for all, or"
+                " one for each, separated by '|' (an empty one finds the field)"
+            )
+        columns[key] = parts * (count // len(parts))
+    return [dataclasses.replace(options, image_key=i, caption_keys=c) for i, c in zip(*columns.values(), strict=True)]
+
+
+def _weight_hint(path: str) -> str:
+    """What to add to an error where the end of a path may have been meant for a weight."""
+    before, at, after = path.rpartition("@")
+    if not at or "/" in after or "." in after or os.path.exists(path):
+        return ""
+    return f"; if {'@' + after!r} is meant for a weight, write a number, such as {before}@0.5"
 
 
 def _parts(text: str) -> list[str]:

@@ -5,10 +5,10 @@ import io
 import itertools
 import json
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmjax.data.fields import dig
+from mmjax.data.fields import dig, field_paths
 from mmjax.data.patterns import reason
 from mmjax.data.reading import Reader
 from mmjax.errors import UserError
@@ -49,7 +49,7 @@ class Table:
             )
         # Every object says again which fields it has; a header says it once.
         self._header = [] if self._is_json else first[0][1]
-        found = itertools.chain.from_iterable(_paths(row) for _, row in first) if self._is_json else self._header
+        found = itertools.chain.from_iterable(field_paths(row) for _, row in first) if self._is_json else self._header
         self.columns = list(dict.fromkeys(found))
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple]:
@@ -124,12 +124,3 @@ class Table:
         except UnicodeDecodeError as error:
             at = error.start
         return UserError(f"{self._where}: not UTF-8 at byte {at}; save the table as UTF-8")
-
-
-def _paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The fields of an object and of those inside it, also in lists, by their path."""
-    for key, each in value.items():
-        yield before + key
-        inside = each[0] if isinstance(each, list) and each else each
-        if isinstance(inside, dict):
-            yield from _paths(inside, f"{before}{key}/")

@@ -1,10 +1,9 @@
 """WebDataset shards by position: every example of many tars has a number."""
 
-import json
+import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,26 @@ from tqdm import tqdm
 from mmjax.data import reading, tar_index
 from mmjax.data.captions import CaptionKeys
 from mmjax.data.faults import BadExample
-from mmjax.data.fields import FOLDER_TEMPLATES, class_record, dig
+from mmjax.data.fields import check_templates, class_record, read_lines, spread
 from mmjax.data.lru import Lru
 from mmjax.data.multilabel import multilabel_record
 from mmjax.data.patterns import reason
-from mmjax.data.reading import Reader, local_path
+from mmjax.data.read_ahead import ReadAhead
+from mmjax.data.reading import Reader, ReadError, local_path
 from mmjax.data.shard_cache import ShardCache, user_cache
-from mmjax.data.shard_list import ShardList, declared_lengths, find_index, list_shards, locked, read_lines
+from mmjax.data.shard_checks import check_shards
+from mmjax.data.shard_list import ShardList, declared_lengths, find_index, list_shards, locked
 from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
 from mmjax.data.tar_index import GONE, TarIndex
-from mmjax.data.tar_members import BLOCK, Read, TarError, read_members, scan, split_name
+from mmjax.data.tar_keys import CAPTION_KEYS, IMAGE_ENDINGS, KeyCheck, Lookup, Members, either, parse_members
+from mmjax.data.tar_keys import reading as reading_from
+from mmjax.data.tar_members import BLOCK, scan
 from mmjax.data.texts import Texts
 from mmjax.errors import UserError
 
-IMAGE_ENDINGS = "jpg;jpeg;png;webp;bmp;gif;tif;tiff;jfif;ppm"
-CAPTION_KEYS = ("txt", "caption", "json:caption")
 _TABLES = 256  # shards whose examples' places are remembered, where there is no index
+_LOOKED_AT = 64  # examples, for the keys that the config names
 _FIRST_BYTES, _FIRST_SHARDS = 4 << 20, 8  # looked at for what an example has, where there is no index
-_STATS_AT_ONCE = 32
 
 log = logging.getLogger("mmjax.data")
 
@@ -42,7 +43,10 @@ class Tars:
     in an index (see `mmjax.data.tar_index`), built at the start for local shards that have none. In the order
     `windowed` the number of examples in each shard is enough, which img2dataset's NNNNN_stats.json or a sizes.json
     tells; a shard is then scanned when it is first needed. Remote shards are read example by example, and in the order
-    `windowed` downloaded whole into a cache on the local disk.
+    `windowed` downloaded whole into a cache on the local disk; local ones are then read ahead, whole and in order.
+
+    Shards that an index says to be missing or damaged are told of at the start; `data.eval` refuses any, training more
+    than `options.max_bad_fraction` of them (see `mmjax.data.shard_checks`).
 
     A folder with classnames.txt and examples with .cls is a set of classes; with dataset_type.txt saying `retrieval`,
     every line of a .txt is a caption; saying `multilabel`, a .npy marks an example's classes. All are CLIP_benchmark's.
@@ -53,8 +57,8 @@ class Tars:
       field: config field to name in errors.
 
     Raises:
-      UserError: no shards or examples, none with the wanted members, an index that is not the shards', remote shards
-        without an index, or storage that fails.
+      UserError: no shards or examples, a wanted member or JSON field that is nowhere, an index that is not the
+        shards', too many shards that are not whole, remote shards without an index, or storage that fails.
     """
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
@@ -63,7 +67,9 @@ class Tars:
         self._images = tuple(
             ending.strip().lstrip(".").lower() for ending in (options.image_key or IMAGE_ENDINGS).split(";")
         )
-        self._captions = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS)
+        self._captions = CaptionKeys.parse(
+            options.caption_keys, default=CAPTION_KEYS, field=f"{options.keys_field}.caption_keys"
+        )
         split = "test" if field.startswith("data.eval") else "train"
         shards = list_shards(path, reader=self._reader, where=where, split=split)
         self.name = shards.name
@@ -72,25 +78,32 @@ class Tars:
         windowed = options.order == "windowed"
         try:
             key_sets = self._open(shards, path, options, where)
-        except OSError as error:
+        except UserError:
+            raise
+        except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{where}: cannot be read ({reason(error)})") from error
-        self._cache = None
-        if windowed and not shards.is_local:
+        self._cache = self._ahead = None
+        if windowed and shards.is_local:
+            self._ahead = ReadAhead()
+        elif windowed:
             folder = os.path.join(local_path(options.cache) or user_cache(), "shards")
             self._cache = ShardCache(folder, options.cache_gb * 1e9, self._reader)
         self._tables = Lru(self._scan, _TABLES)
-        self._find_classes(shards, key_sets, where)
-        self._check_keys(key_sets, where)
+        looks = iter([(key_sets, self._spread_examples())]) if key_sets is not None else self._beginnings(where)
+        first = next(looks)
+        self._find_classes(shards, first[0], where)
+        check = KeyCheck(self._images, self._captions, options, has_classes=bool(self.class_names))
+        check.run(itertools.chain([first], looks), where)
 
-    def _open(self, shards: ShardList, path: str, options: SourceOptions, where: str) -> dict[str, int]:
-        """Sets the shards and their lengths; returns what examples have."""
+    def _open(self, shards: ShardList, path: str, options: SourceOptions, where: str) -> dict[str, int] | None:
+        """Sets the shards and their lengths; returns what examples have, where an index knows."""
         found = find_index(shards, cache=options.cache, reader=self._reader)
         if found is None and options.order == "windowed":
             lengths, silent = declared_lengths(shards, reader=self._reader, where=where)
             if not silent:
                 self._set_lengths(shards.names, lengths)
                 self._check_not_empty({}, where)
-                return self._look_at_first(where)
+                return None
             if not shards.is_local:
                 raise UserError(
                     f"{where}: nothing tells how many examples {len(silent)} of {len(lengths)} shards have"
@@ -106,8 +119,8 @@ class Tars:
         self._index = TarIndex(found)
         told = self._index.shards()
         self._set_lengths(told.names, told.rows)
-        _check_same_shards(shards, told, path, where)
         self._check_not_empty(told.problems, where)
+        check_shards(shards, told, path=path, options=options, where=where)
         return told.all_key_sets
 
     def _set_lengths(self, names: Sequence[str], lengths: np.ndarray) -> None:
@@ -118,22 +131,39 @@ class Tars:
     def _check_not_empty(self, problems: Mapping[str, str], where: str) -> None:
         if not len(self):
             what = "; ".join(f"{name} is {problem}" for name, problem in list(problems.items())[:3])
-            raise UserError(f"{where}: no examples in {len(self._names)} shards{f' ({what})' if what else ''}")
+            raise UserError(
+                f"{where}: no examples in {len(self._names)} shards{f' ({what})' if what else ''}; check the pattern,"
+                " and that the files are tars of images and captions"
+            )
 
-    def _look_at_first(self, where: str) -> dict[str, int]:
-        """What the examples at the beginning of the first shard that can be read have."""
-        last = "they hold no examples"
-        for shard in np.flatnonzero(self.shard_lengths)[:_FIRST_SHARDS].tolist():
+    def _spread_examples(self) -> Iterator[Members]:
+        """Some examples that can be read, from all over the shards of an index."""
+        for index in spread(len(self), _LOOKED_AT):
             try:
-                beginning = self._reader.read_range(self._path(shard), 0, _FIRST_BYTES)
-            except OSError as error:
-                last = reason(error)
+                yield self._members(index)[2]
+            except ReadError:  # the storage fails; hours would go by until it had refused all
+                return
+            except (BadExample, OSError):
                 continue
-            table = scan(_reading(beginning), len(beginning), chunk=_FIRST_BYTES)
+
+    def _beginnings(self, where: str) -> Iterator[tuple[dict[str, int], Iterator[Members]]]:
+        """What the examples at the beginning of shards have, and these examples, where there is no index."""
+        problem, found = "they hold no examples", False
+        full = np.flatnonzero(self.shard_lengths)
+        for shard in full[spread(len(full), _FIRST_SHARDS)].tolist():
+            path = self._path(shard)
+            try:
+                beginning = self._reader.read_range(path, 0, _FIRST_BYTES)
+            except OSError as error:
+                problem = reason(error)
+                continue
+            table = scan(reading_from(beginning), len(beginning), chunk=_FIRST_BYTES)
             if len(table.rows):
-                return table.key_sets
-            last = table.problem
-        raise UserError(f"{where}: none of the first shards can be read (the last: {last}); check the path")
+                found = True
+                yield table.key_sets, _examples(beginning, table.rows[:_LOOKED_AT], path)
+            problem = table.problem
+        if not found:
+            raise UserError(f"{where}: none of the first shards can be read (the last: {problem}); check the path")
 
     def _find_classes(self, shards: ShardList, key_sets: Mapping[str, int], where: str) -> None:
         lines = lambda name: read_lines(shards.details, name, reader=self._reader, where=where)
@@ -144,30 +174,8 @@ class Tars:
         self.class_names = (lines("classnames.txt") if labelled and not self._is_retrieval else None) or None
         self.templates = None
         if self.class_names:
-            self.templates = lines("zeroshot_classification_templates.txt") or list(FOLDER_TEMPLATES)
-            for template in self.templates:
-                if "{c}" not in template:
-                    raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
+            self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
             self._class_ids = [stable_id("class", name) for name in self.class_names]
-
-    def _check_keys(self, key_sets: Mapping[str, int], where: str) -> None:
-        """Fails at the start where no example at all can be used."""
-        sets = [set(endings.split(";")) for endings in key_sets]
-        count = sum(key_sets.values())
-        if not sets or {"..."} in sets:
-            return
-        common = ", or ".join(", ".join(endings.split(";")) for endings in list(key_sets)[:5])
-        have = f"{count:,} examples have {common}" + (" and others" if len(sets) > 5 else "")
-        if not any(endings & set(self._images) for endings in sets):
-            raise UserError(
-                f"{where}: {have}; none has {_either(self._images)}; set data.image_key to what holds images"
-            )
-        wanted = {key.partition(":")[0].lower() for key in self._captions.keys}
-        if not self.class_names and not any(endings & wanted for endings in sets):
-            raise UserError(
-                f"{where}: {have}; none has {_either(sorted(wanted))} for captions; set data.caption_keys"
-                " (json:FIELD is a field of a .json member)"
-            )
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -180,7 +188,10 @@ class Tars:
           FileNotFoundError: the shard is not there.
           OSError: it cannot be read.
         """
-        index = check_index(index, len(self))
+        return self._record(*self._members(check_index(index, len(self))))
+
+    def _members(self, index: int) -> tuple[str, str, dict[str, bytes]]:
+        """An example's shard, key and contents."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         path = self._path(shard)
         if self._index is not None:
@@ -190,11 +201,13 @@ class Tars:
         blob = self._read(path, start, length)
         if len(blob) <= length - BLOCK:  # the last member may lack its padding, no more
             raise BadExample("cut", f"{path} ends at byte {start + len(blob)}, within an example")
-        key, members = _parse(blob, f"{path}, example at byte {start}")
-        return self._record(path, key, members)
+        return path, *parse_members(blob, f"{path}, example at byte {start}")
 
     def prepare(self, shards: Sequence[int]) -> None:
-        """Starts to download shards of remote tars in the background, for the order `windowed`."""
+        """Starts to fetch shards in the background, for the order `windowed`: remote ones to the local disk, local
+        ones to memory."""
+        if self._ahead is not None:
+            self._ahead.prepare([local_path(self._path(shard)) for shard in shards])
         if self._cache is not None:
             try:
                 self._cache.prepare([self._path(shard) for shard in shards])
@@ -241,14 +254,14 @@ class Tars:
         ending = next((ending for ending in self._images if ending in members), None)
         name = f"{path}/{key}"
         if ending is None:
-            raise BadExample("no_image", f"{name}: has {_either(list(members))}, no {_either(self._images)}")
+            raise BadExample("no_image", f"{name}: has {either(list(members))}, no {either(self._images)}")
         image, path_in = members[ending], f"{name}.{ending}"
         if self.is_multilabel and self.class_names:
             names = dict(class_names=self.class_names, templates=self.templates)
             return multilabel_record(members, image, path_in, **names, where=name)
         label = self._label(members, name) if self.class_names else None
         try:
-            texts = self._captions.gather(_Lookup(members, self._is_retrieval))
+            texts = self._captions.gather(Lookup(members, self._is_retrieval))
         except BadExample as error:
             if label is None:
                 raise BadExample(error.reason, f"{name}: {error.detail}") from error
@@ -265,47 +278,14 @@ class Tars:
         return int(text)
 
 
-class _Lookup:
-    """Finds the texts of an example: `txt` is a member, `json:FIELD` a field of one."""
-
-    def __init__(self, members: Mapping[str, bytes], one_a_line: bool):
-        self._members, self._one_a_line = members, one_a_line
-        self._parsed: dict[str, Any] = {}
-
-    def __call__(self, key: str) -> Any:
-        ending, colon, field = key.partition(":")
-        ending = ending.lower()
-        content = self._members.get(ending)
-        if content is None or not colon:
-            return content.splitlines() if content and self._one_a_line else content
-        if ending not in self._parsed:
-            try:
-                self._parsed[ending] = json.loads(content)
-            except (ValueError, RecursionError):
-                self._parsed[ending] = None
-        return dig(self._parsed[ending], field)
-
-
-def _parse(blob: bytes, where: str) -> tuple[str, dict[str, bytes]]:
-    """The key and, by ending, the contents of an example."""
-    key, members = None, {}
-    try:
-        for member in read_members(_reading(blob), len(blob)):
-            split = split_name(member.name)
-            if split is None:
-                continue
-            key = split[0] if key is None else key
-            if split[0] == key:
-                members.setdefault(split[1], blob[member.data : member.data + member.size])
-    except TarError as error:
-        raise BadExample(error.reason, f"{where}: {error}") from error
-    if key is None:
-        raise BadExample("read", f"{where}: no member is there")
-    return key, members
-
-
-def _reading(data: bytes) -> Read:
-    return lambda offset, length: data[offset : offset + length]
+def _examples(beginning: bytes, rows: np.ndarray, path: str) -> Iterator[Members]:
+    """The examples of a shard's beginning, but for those that cannot be read."""
+    for first, count in rows.tolist():
+        start = first * BLOCK
+        try:
+            yield parse_members(beginning[start : start + count * BLOCK], path)[1]
+        except BadExample:
+            continue
 
 
 def build_index(
@@ -351,44 +331,3 @@ def build_index(
             progress=lambda shards: tqdm(shards, desc="indexing shards", unit="shard"),
         )
     return target
-
-
-def _check_same_shards(shards: ShardList, told: tar_index.Shards, path: str, where: str) -> None:
-    """Compares an index with the shards that are there; ones that got shorter or vanished are told of and borne."""
-    remedy = f"run mmjax index {path!r} again"
-    known = set(told.names)
-    new = [name for name in shards.names if name not in known]
-    lost = known.difference(shards.names)
-    if new or (lost and not shards.listed):
-        what = f"{new[0]!r} is not in it" if new else f"{min(lost)!r} is in it alone"
-        raise UserError(f"{where}: its index is of other shards ({what}); {remedy}")
-    if not shards.is_local:
-        return
-    with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
-        sizes = np.fromiter(pool.map(_size, (shards.path(name) for name in told.names)), np.int64, len(told.names))
-    changed = np.flatnonzero(sizes > told.sizes)
-    if len(changed):
-        name = told.names[changed[0]]
-        raise UserError(f"{where}: {len(changed)} shards are not what their index says, such as {name!r}; {remedy}")
-    worse = np.flatnonzero(sizes < told.sizes)
-    if len(worse):
-        gone = int((sizes[worse] == GONE).sum())
-        log.warning(
-            "%s: %d shards are gone and %d are shorter than when they were indexed, such as %s; "
-            "examples in them are replaced and counted",
-            shards.name,
-            gone,
-            len(worse) - gone,
-            told.names[worse[0]],
-        )
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return GONE
-
-
-def _either(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"

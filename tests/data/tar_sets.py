@@ -7,6 +7,38 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from mmjax.data.examples import TrainExamples
+from mmjax.data.images import ImageSpec
+from mmjax.data.source import SourceOptions
+from mmjax.data.tokenizers import make_tokenizer
+
+LENGTHS = (7, 5, 9, 6)
+TOTAL = sum(LENGTHS)
+
+
+def options(tmp_path, **fields):
+    return SourceOptions(**{"cache": str(tmp_path / "cache"), "retry_seconds": 5.0, **fields})
+
+
+def make_examples(source, order="global", window=2):
+    return TrainExamples(
+        [(source, 1)],
+        seed=3,
+        image_spec=ImageSpec(size=8),
+        tokenizer=make_tokenizer("bytes", 16),
+        order=order,
+        window=window,
+    )
+
+
+def number_of(record):
+    return int(record["captions"][0].split()[-1])
+
+
+def ids(batches):
+    """[steps, rows] of 64-bit ids."""
+    return [[int(low) | int(high) << 32 for low, high in batch["id"]] for batch in batches]
+
 
 def jpeg(number, size=(20, 16)):
     """A small JPEG that is `number`'s alone."""
@@ -34,7 +66,7 @@ def example(number, image=None, caption=None):
     return [(f"{key}.jpg", image), (f"{key}.json", json.dumps(told).encode()), (f"{key}.txt", text.encode())]
 
 
-def write_set(folder, lengths=(7, 5, 9, 6), stats=True, change=lambda number, members: members):
+def write_set(folder, lengths=LENGTHS, stats=True, change=lambda number, members: members):
     """Writes shards 00000.tar, ... as img2dataset does; `change` may alter an example's members."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 0

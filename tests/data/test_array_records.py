@@ -38,7 +38,7 @@ def test_features_are_chosen_by_key(tmp_path):
     options = SourceOptions(image_key="image/encoded", caption_keys="alt@3+caption@2")
     record = ArrayRecords(str(tmp_path / "a"), options=options)[0]
     assert record["captions"] == ["a", "b"] and record["caption_weights"] == [1.5, 1.5] and record["image"] == png(7)
-    with pytest.raises(UserError, match="captions: looked for altt, found 'alt', 'caption', .*did you mean 'alt'"):
+    with pytest.raises(UserError, match="no field 'altt', found 'alt', 'caption', .*did you mean 'alt'"):
         ArrayRecords(str(tmp_path / "a"), options=SourceOptions(caption_keys="altt"))
     with pytest.raises(UserError, match="images: looked for jpg, found 'alt', 'caption', 'image/encoded'"):
         ArrayRecords(str(tmp_path / "a"), options=SourceOptions(image_key="jpg"))
@@ -83,7 +83,7 @@ def test_files_that_cannot_be_read_are_named(shards, tmp_path):
         "": "cannot be read .Is a directory.*check the pattern",
         "text": "text: no complete ArrayRecord file .*leave the file out or write it again",
         "none": "no records",
-        "other": "none of the first 2 records is a tf.train.Example proto",
+        "other": "none of 2 records looked at is a tf.train.Example proto",
     }.items():
         with pytest.raises(UserError, match=words) as error:
             ArrayRecords(f"{tmp_path}/{pattern}", field="data.eval")

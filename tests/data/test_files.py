@@ -56,7 +56,7 @@ def test_the_usual_columns_have_an_order_and_can_be_chosen(images):
     assert Pairs(path)[0]["captions"] == ["yes"] and Pairs(path)[0]["image"] == png(1)
     source = Pairs(path, options=SourceOptions(image_key="path", caption_keys="alt"))
     assert source[0]["captions"] == ["perhaps"] and source[0]["image"] == png(2)
-    with pytest.raises(UserError, match="captions: looked for alts, found 'path', 'image', .*did you mean 'alt'"):
+    with pytest.raises(UserError, match="no field 'alts', found 'path', 'image', .*did you mean 'alt'"):
         Pairs(path, options=SourceOptions(caption_keys="alts"))
     with pytest.raises(UserError, match="images: looked for pat, found 'path', .*did you mean 'path'.*data.image_key"):
         Pairs(path, options=SourceOptions(image_key="pat"))

@@ -59,7 +59,7 @@ def test_structs_lists_and_weights(tmp_path):
         tmp_path / "a.parquet", 0, 3, jpg=[None] * 3, image=images, captions=captions, nested=nested, caption=[""] * 3
     )
     path = str(tmp_path / "a.parquet")
-    source = Parquet(path, options=SourceOptions(caption_keys="captions@3+nested.raw@1+txt@5"))
+    source = Parquet(path, options=SourceOptions(caption_keys="captions@3+nested.raw@1+caption@5"))
     check_source(source, [0, 1, 2])
     assert source[0]["captions"] == ["a", "b", "raw 0"] and source[0]["caption_weights"] == [1.5, 1.5, 1]
     assert Parquet(path, options=SourceOptions(caption_keys="nested/raw"))[2]["captions"] == ["raw 2"]
@@ -107,7 +107,9 @@ def test_bad_rows_and_row_groups_are_counted(tmp_path):
             ["images: looked for png, found 'key', 'jpg'", "did you mean 'jpg'", "data.image_key"],
         ),
         ({}, {"image_key": "key"}, ["field 'key' holds no encoded images", "'jpg' could"]),
-        ({}, {"caption_keys": "captoin"}, ["captions: looked for captoin", "'caption'", "did you mean 'caption'"]),
+        ({}, {"caption_keys": "captoin"}, ["no field 'captoin'", "'caption'", "did you mean 'caption'"]),
+        ({}, {"caption_keys": "nope@0.9+caption@0.1"}, ["data.caption_keys='nope@0.9+caption@0.1': no field 'nope'"]),
+        ({}, {"caption_keys": "text", "keys_field": "eval"}, ["eval.caption_keys='text': no field 'text'"]),
         ({"jpg": ["0.jpg", "1.jpg"]}, {}, ["field 'jpg' holds no encoded images"]),
     ],
 )

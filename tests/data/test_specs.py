@@ -1,15 +1,19 @@
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
+from checks import png
+from fsspec.registry import _registry
 from PIL import Image
 
+from mmjax.config import base_config
 from mmjax.data.digits import Digits
 from mmjax.data.files import Folder, Pairs
 from mmjax.data.shapes import Shapes
 from mmjax.data.source import SourceOptions, stable_id
-from mmjax.data.specs import EMBEDDED, FROM_FILES, MADE, open_source, parse_eval, parse_mixture
+from mmjax.data.specs import EMBEDDED, FROM_FILES, MADE, make_options, open_source, parse_eval, parse_mixture
 from mmjax.errors import UserError
 
 
@@ -89,6 +93,15 @@ def test_evaluation_sources_are_told_apart(table):
         ("webdataset:{0..9}.tar", ["unknown source 'webdataset'", "folder:DIR"]),
         ("parquets:x.parquet", ["'parquets'", "did you mean 'parquet'"]),
         ("synthetic:9", ["':9' cannot follow 'synthetic'", "synthetic[/N]"]),
+        ("wds", ["'wds' says no path; write wds:PATTERN"]),
+        ("pairs+digits", ["'pairs' says no path; write pairs:FILE"]),
+        ("WDS:a", ["unknown source 'WDS'", "did you mean 'wds'"]),
+        ("Shapes", ["unknown source 'Shapes'", "did you mean 'shapes'"]),
+        ("wds:none@half", ["if '@half' is meant for a weight, write a number, such as none@0.5"]),
+        ("pairs:none.csv@0,5", ["if '@0,5' is meant for a weight"]),
+        ("wds:foo://bucket/{0..9}.tar", ["foo:// is no storage that is known"]),
+        ("pairs:htps://host/a.csv", ["htps:// is no storage that is known (did you mean 'https'?)"]),
+        ("wds:a::foo://b", ["foo:// is no storage that is known"]),
         ("digits/tset", ["'digits/tset'", "split", "did you mean 'test'"]),
         ("digits:test", ["':test' cannot follow 'digits'", "digits[/SPLIT]"]),
         ("shapes@half", ["'half'", "not a number"]),
@@ -106,6 +119,61 @@ def test_mistakes_are_named(text, words):
         assert message.startswith(field) and "\n" not in message
         if parse is parse_mixture:
             assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(("scheme", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs")])
+@pytest.mark.parametrize("name", ["wds", "pairs", "parquet", "folder", "karpathy"])
+def test_a_missing_package_for_a_storage_is_named_with_what_installs_it(monkeypatch, name, scheme, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    monkeypatch.delitem(_registry, scheme, raising=False)
+    with pytest.raises(UserError, match=f"{scheme}:// cannot be read .*{package}.*pip install 'mmjax.{extra}.'"):
+        open_source(f"{name}:{scheme}://bucket/x")
+
+
+@pytest.fixture
+def two_tables(tmp_path):
+    """Tables whose columns have different names."""
+    images = [tmp_path / name for name in ("a.png", "b.png")]
+    for value, path in enumerate(images):
+        path.write_bytes(png(value))
+    (tmp_path / "1.csv").write_text("image,title\na.png,one\n")
+    (tmp_path / "2.csv").write_text("photo,alt,path\na.png,two,b.png\n")
+    return f"pairs:{tmp_path}/1.csv+pairs:{tmp_path}/2.csv"
+
+
+def test_keys_may_have_a_part_for_each_source(two_tables):
+    chosen = SourceOptions(image_key="|photo", caption_keys="title | alt@2")
+    for sources in ([source for source, _ in parse_mixture(two_tables, chosen)], parse_eval(two_tables, chosen)):
+        assert [source[0]["captions"] for source in sources] == [["one"], ["two"]]
+        assert [source[0]["image"] for source in sources] == [png(0), png(0)]
+    (first, _), (second, _) = parse_mixture(two_tables, SourceOptions(caption_keys="|alt"))
+    assert first[0]["captions"] == ["one"] and second[0]["image"] == png(1)  # an empty part finds the field
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"caption_keys": "title"}, "2.csv': data.caption_keys='title': no field 'title', found 'photo'"),
+        ({"caption_keys": "title|alt|x"}, "data.caption_keys='title|alt|x' has 3 parts for 2 sources; write one"),
+        ({"image_key": "a|b|c", "keys_field": "eval"}, "eval.image_key='a|b|c' has 3 parts for 2 sources"),
+        ({"caption_keys": "|alt@0", "keys_field": "eval"}, "eval.caption_keys='alt@0'"),
+    ],
+)
+def test_keys_that_do_not_fit_their_sources_are_refused(two_tables, options, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        parse_mixture(two_tables, SourceOptions(**options))
+    with pytest.raises(UserError, match="has 2 parts for 1 sources"):
+        open_source(two_tables.partition("+")[0], SourceOptions(caption_keys="title|alt"))
+
+
+def test_evaluation_has_keys_of_its_own():
+    config = base_config()
+    config.data.update(image_key="a", caption_keys="b")
+    config.eval.update(image_key="c", caption_keys="d")
+    train, evaluation = make_options(config), make_options(config, evaluation=True)
+    assert (train.image_key, train.caption_keys, train.keys_field) == ("a", "b", "data")
+    assert (evaluation.image_key, evaluation.caption_keys, evaluation.keys_field) == ("c", "d", "eval")
+    assert (train.max_bad_fraction, evaluation.max_bad_fraction) == (config.data.max_bad_fraction, 0.0)
 
 
 def test_evaluation_takes_no_weights_and_no_repeats():

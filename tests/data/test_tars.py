@@ -1,58 +1,19 @@
+"""What an example of a tar is, and which shards a pattern stands for."""
+
 import collections
 import json
-import logging
-import os
-import pickle
 import random
-import shutil
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
 import pytest
-from serving import serve
-from tar_sets import example, jpeg, mutate, write_set, write_tar
+from tar_sets import LENGTHS, TOTAL, example, jpeg, mutate, number_of, options, write_set, write_tar
 
-from mmjax import cli
-from mmjax.data.examples import TrainExamples
 from mmjax.data.faults import BadExample
-from mmjax.data.images import ImageSpec
-from mmjax.data.pipeline import train_batches
-from mmjax.data.shard_list import list_shards
-from mmjax.data.source import Sharded, SourceOptions, stable_id
+from mmjax.data.source import Sharded, stable_id
 from mmjax.data.specs import open_source, parse_mixture
 from mmjax.data.tars import Tars
-from mmjax.data.tokenizers import make_tokenizer
 from mmjax.errors import UserError
-
-LENGTHS = (7, 5, 9, 6)
-TOTAL = sum(LENGTHS)
-
-
-def options(tmp_path, **fields):
-    return SourceOptions(**{"cache": str(tmp_path / "cache"), "retry_seconds": 5.0, **fields})
-
-
-def make_examples(source, order="global", window=2):
-    return TrainExamples(
-        [(source, 1)],
-        seed=3,
-        image_spec=ImageSpec(size=8),
-        tokenizer=make_tokenizer("bytes", 16),
-        order=order,
-        window=window,
-    )
-
-
-def number_of(record):
-    return int(record["captions"][0].split()[-1])
-
-
-def ids(batches):
-    """[steps, rows] of 64-bit ids."""
-    return [[int(low) | int(high) << 32 for low, high in batch["id"]] for batch in batches]
-
 
 # Which shards.
 
@@ -96,7 +57,7 @@ def test_sets_in_several_folders_are_joined_and_keep_their_ids_apart(tmp_path):
         ("wds:{0}/empty", "no \\*.tar in"),
         ("wds:{0}/set::", "nothing on one side"),
         ("wds:pipe:cat {0}/set/00000.tar", "commands are not run"),
-        ("wds:{0}/{{7..9}}.tar", "no examples in 3 shards .7.tar is missing"),
+        ("wds:{0}/{{7..9}}.tar", "no examples in 3 shards .7.tar is missing.*check the pattern"),
         ("wds:", "names no data"),
     ],
 )
@@ -116,6 +77,7 @@ def one_example(tmp_path, members, **fields):
     return Tars(str(tmp_path / "s.tar"), options=options(tmp_path, **fields))[0]
 
 
+CAPTIONED = [("k.jpg", b"J"), ("k.json", b'{"caption": "a", "deep": {"er": "b"}, "n": 3}'), ("k.txt", b"t")]
 TOLD = json.dumps({"caption": "from json", "deep": {"er": ["x", " y "]}, "n": 3}).encode()
 
 
@@ -130,7 +92,7 @@ TOLD = json.dumps({"caption": "from json", "deep": {"er": ["x", " y "]}, "n": 3}
         ({"txt": b"plain", "json": TOLD}, {"caption_keys": "json:deep.er"}, ["x", "y"]),
         ({"txt": b"plain", "json": TOLD}, {"caption_keys": "json:caption@3+txt"}, ["from json", "plain"]),
         ({"txt": "ünï".encode() + b"\xff"}, {}, ["ünï\ufffd"]),
-        ({"json": b"{broken", "txt": b"t"}, {"caption_keys": "json:caption+txt"}, ["t"]),
+        ({"json": b"{broken", "txt": b"t"}, {}, ["t"]),
         ({"txt": b"x" * 100_000}, {}, ["x" * 100_000]),
     ],
 )
@@ -180,6 +142,13 @@ def test_every_missing_part_has_its_reason(tmp_path):
         ([("k.jpg", b""), ("k.cls", b"")], {}, "1 examples have cls, jpg; none has caption, json, txt .*caption_keys"),
         ([("k.jpg", b""), ("k.txt", b"")], {"image_key": "png"}, "none has png; set data.image_key"),
         ([("k.jpg", b""), ("k.txt", b"")], {"caption_keys": "json:caption"}, "none has json for captions"),
+        ([("k.jpg", b""), ("k.txt", b"")], {"caption_keys": "txt2"}, "none has txt2 .*mean 'txt'.*data.caption_keys"),
+        ([("k.jpg", b""), ("k.txt", b"")], {"image_key": "png", "keys_field": "eval"}, "set eval.image_key"),
+        (CAPTIONED, {"caption_keys": "nope@0.9+txt@0.1"}, "keys='nope@0.9.txt@0.1': 1 examples .* none has 'nope'"),
+        (CAPTIONED, {"caption_keys": "json:captoin@0.7+txt@0.3"}, "under 'json:captoin' in 1 .*mean 'json:caption'"),
+        (CAPTIONED, {"caption_keys": "json:n"}, "no text under 'json:n' .* have json:caption, json:deep, json:deep/er"),
+        ([("k.jpg", b""), ("k.json", b'{"alt": "x"}')], {}, "no text under 'json:caption' in 1 .* have json:alt"),
+        ([("k.jpg", b""), ("k.json", b"{")], {"caption_keys": "json:a", "keys_field": "eval"}, "eval.caption_keys='js"),
         ([("n01.10026.jpg", b""), ("n01.10027.jpg", b"")], {}, "10026.jpg, 10027.jpg"),
     ],
 )
@@ -189,6 +158,14 @@ def test_shards_without_the_wanted_members_fail_at_the_start(tmp_path, members, 
     (tmp_path / "sizes.json").write_text('{"0.tar": 1}')
     with pytest.raises(UserError, match=told):
         Tars(str(tmp_path), options=options(tmp_path, order=order, **fields))
+
+
+@pytest.mark.parametrize("order", ["global", "windowed"])
+def test_a_key_that_some_examples_have_is_enough(tmp_path, order):
+    """They may lie in other shards, and far from the first example."""
+    write_set(tmp_path / "set", (40, 40), change=lambda number, members: members[:1] + members[1 + (number < 50) :])
+    source = Tars(str(tmp_path / "set"), options=options(tmp_path, order=order, caption_keys="json:caption@0.7+txt@1"))
+    assert source[0]["caption_weights"] == [1.0] and source[79]["caption_weights"] == [0.7, 1.0]
 
 
 def classification_set(folder, captions=False):
@@ -237,239 +214,6 @@ def test_each_line_is_a_caption_in_clip_benchmark_s_retrieval_sets_only(tmp_path
     assert source[0]["captions"] == ["one", "two", "three"] and source.class_names is None
 
 
-# The index.
-
-
-def test_the_index_is_built_once_and_lies_beside_the_shards(tmp_path, capfd):
-    folder = write_set(tmp_path / "set")
-    first = Tars(str(folder), options=options(tmp_path))
-    assert "indexing shards" in capfd.readouterr().err
-    (index,) = folder.glob("mmjax-*.index")
-    before = index.stat().st_mtime_ns
-    again = Tars(f"{folder}/*.tar", options=options(tmp_path))
-    assert index.stat().st_mtime_ns == before and capfd.readouterr().err == ""
-    assert first[4]["id"] == again[4]["id"]
-    moved = tmp_path / "moved"
-    shutil.move(folder, moved)
-    assert number_of(Tars(str(moved), options=options(tmp_path))[20]) == 20
-    assert capfd.readouterr().err == ""  # it moves with them
-
-
-def test_an_index_that_cannot_lie_there_lies_in_the_cache(tmp_path, monkeypatch):
-    folder = write_set(tmp_path / "set")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert len(Tars(str(folder), options=options(tmp_path))) == TOTAL
-    assert not list(folder.glob("*.index")) and len(list((tmp_path / "cache" / "index").glob("*.index"))) == 1
-
-
-@pytest.mark.parametrize("change", ["grown", "new", "appeared"])
-def test_an_index_of_other_shards_is_refused_until_it_is_made_again(tmp_path, change):
-    folder = write_set(tmp_path / "set")
-    pattern = f"{folder}/{{00000..00004}}.tar" if change == "appeared" else str(folder)
-    before = len(Tars(pattern, options=options(tmp_path)))
-    name = "00001.tar" if change == "grown" else "00004.tar"
-    write_tar(folder / name, [member for number in range(50, 100) for member in example(number)])
-    with pytest.raises(UserError, match=f"{name}.*run mmjax index '.*' again"):
-        Tars(pattern, options=options(tmp_path))
-    assert cli.main(["index", pattern, "--cache", str(tmp_path / "cache")]) == 0
-    assert len(Tars(pattern, options=options(tmp_path))) == before + 50 - (5 if change == "grown" else 0)
-
-
-@pytest.mark.parametrize("pattern", ["*.tar", "{00000..00003}.tar"])
-def test_shards_that_vanish_or_shrink_are_borne(tmp_path, pattern, caplog):
-    folder = write_set(tmp_path / "set")
-    good = Tars(f"{folder}/{pattern}", options=options(tmp_path))
-    expected = {i: good[i] for i in range(TOTAL)}
-    os.remove(folder / "00001.tar")
-    (folder / "00002.tar").write_bytes((folder / "00002.tar").read_bytes()[:4000])
-    del good
-    from mmjax.data import reading
-
-    reading.forget(str(folder / "00001.tar"))
-    with caplog.at_level(logging.WARNING, "mmjax.data"):
-        source = Tars(f"{folder}/{pattern}", options=options(tmp_path))
-    assert [record.message for record in caplog.records] == [
-        "set: 1 shards are gone and 1 are shorter than when they were indexed, such as 00001.tar; "
-        "examples in them are replaced and counted"
-    ]
-    for index in range(TOTAL):
-        if 7 <= index < 12:
-            with pytest.raises(FileNotFoundError):
-                source[index]
-        elif index in (12, *range(22, TOTAL)) or index < 7:
-            assert source[index] == expected[index]
-    with pytest.raises(BadExample, match="cut"):
-        source[20]
-
-
-def test_a_source_travels_small(tmp_path):
-    source = Tars(str(write_set(tmp_path / "set")), options=options(tmp_path))
-    expected = source[5]
-    data = pickle.dumps(source)
-    assert len(data) < 4000 and pickle.loads(data)[5] == expected
-
-
-# The order `windowed`.
-
-
-@pytest.mark.parametrize("told", ["stats", "sizes"])
-def test_windowed_needs_only_the_lengths(tmp_path, told):
-    folder = write_set(tmp_path / "set", stats=told == "stats")
-    if told == "sizes":
-        sizes = {f"{i:05d}.tar": n for i, n in enumerate(LENGTHS)}
-        (folder / "sizes.json").write_text(json.dumps(sizes))
-    source = Tars(str(folder), options=options(tmp_path, order="windowed"))
-    assert not list(folder.glob("*.index")) and source.shard_lengths.tolist() == list(LENGTHS)
-    assert [number_of(source[i]) for i in range(TOTAL)] == list(range(TOTAL))
-
-
-def test_local_shards_without_lengths_are_indexed(tmp_path):
-    folder = write_set(tmp_path / "set", stats=False)
-    source = Tars(str(folder), options=options(tmp_path, order="windowed"))
-    assert source.shard_lengths.tolist() == list(LENGTHS) and list(folder.glob("*.index"))
-
-
-def test_shards_with_fewer_or_more_examples_than_declared(tmp_path, caplog):
-    folder = write_set(tmp_path / "set")
-    (folder / "00000_stats.json").write_text('{"successes": 9}')
-    (folder / "00001_stats.json").write_text('{"successes": 3}')
-    source = Tars(str(folder), options=options(tmp_path, order="windowed"))
-    with caplog.at_level(logging.WARNING, "mmjax.data"):
-        for index in range(7):
-            assert number_of(source[index]) == index
-        for index in (7, 8):
-            with pytest.raises(BadExample, match="cut: .*00000.tar has 7 examples, not 9"):
-                source[index]
-        assert [number_of(source[index]) for index in (9, 11, 12)] == [7, 9, 12]
-    assert [record.message.split("set/")[1] for record in caplog.records] == [
-        "00000.tar has 7 examples, 9 declared ",
-        "00001.tar has 5 examples, 3 declared ",
-    ]
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"successes": "many"}', '{"successes": -3}', '{"count": 3}'])
-def test_statistics_that_say_nothing_are_told(tmp_path, content):
-    folder = write_set(tmp_path / "set")
-    (folder / "00002_stats.json").write_text(content)
-    with pytest.raises(UserError, match="00002_stats.json"):
-        Tars(str(folder), options=options(tmp_path, order="windowed"))
-
-
-# Every example once.
-
-BATCH = 24
-
-
-def read(examples, start, stop, hosts, **how):
-    """ids [steps][rows], read by so many hosts."""
-    size = BATCH // hosts
-    parts = []
-    for host in range(hosts):
-        rows = range(host * size, (host + 1) * size)
-        with train_batches(examples, start_step=start, stop_step=stop, global_batch=BATCH, rows=rows, **how) as batches:
-            parts.append(ids(batches))
-    return [sum((part[step] for part in parts), []) for step in range(stop - start)]
-
-
-@pytest.mark.parametrize("order", ["global", "windowed"])
-def test_each_example_comes_once_an_epoch_whatever_reads_it(tmp_path, order):
-    lengths = (11, 13, 17, 7)  # 48: an epoch is two steps
-    source = Tars(str(write_set(tmp_path / "set", lengths)), options=options(tmp_path, order=order))
-    all_of_them = collections.Counter(source[i]["id"] for i in range(48))
-    examples = make_examples(source, order)
-    one_host = read(examples, 0, 4, 1, threads=0)
-    first, second = sum(one_host[:2], []), sum(one_host[2:], [])
-    assert collections.Counter(first) == collections.Counter(second) == all_of_them and len(all_of_them) == 48
-    assert first != second
-    for hosts in (2, 3, 8):
-        assert read(pickle.loads(pickle.dumps(examples)), 0, 4, hosts, threads=2) == one_host
-    for start in (1, 2, 3):
-        assert read(make_examples(source, order), start, 4, 3, threads=1) == one_host[start:]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("order", ["global", "windowed"])
-def test_workers_read_the_same(tmp_path, order):
-    lengths = (11, 13, 17, 7)
-    source = Tars(str(write_set(tmp_path / "set", lengths)), options=options(tmp_path, order=order))
-    one_host = read(make_examples(source, order), 0, 4, 1, threads=0)
-    for hosts, start in ((1, 0), (2, 1)):
-        assert read(make_examples(source, order), start, 4, hosts, workers=2) == one_host[start:]
-
-
-# Buckets.
-
-
-def test_remote_shards_are_indexed_by_the_command_and_trained_on(tmp_path):
-    local = Tars(str(write_set(tmp_path / "set")), options=options(tmp_path))
-    os.remove(next((tmp_path / "set").glob("*.index")))
-    with serve(tmp_path) as bucket:
-        pattern = f"{bucket.url}/set/{{00000..00003}}.tar"
-        with pytest.raises(UserError, match="run mmjax index '.*', or set data.order=windowed"):
-            Tars(pattern, options=options(tmp_path))
-        assert cli.main(["index", pattern, "--cache", str(tmp_path / "cache")]) == 0
-        source = Tars(pattern, options=options(tmp_path))
-        bucket.requests.clear()
-        for index in (0, 6, 7, 26):
-            assert {**source[index], "id": 0, "path": ""} == {**local[index], "id": 0, "path": ""}
-        assert [asked.startswith("bytes=") for _, _, asked in bucket.requests] == [True] * 4  # one request an example
-        assert len({e for batch in read(make_examples(source), 0, 9, 1, threads=4) for e in batch}) == TOTAL
-
-
-def test_an_index_beside_remote_shards_is_found(tmp_path):
-    folder = write_set(tmp_path / "set")
-    Tars(str(folder / "{00000..00003}.tar"), options=options(tmp_path))
-    with serve(tmp_path) as bucket:
-        source = Tars(
-            f"{bucket.url}/set/{{00000..00003}}.tar", options=options(tmp_path, cache=str(tmp_path / "other"))
-        )
-        assert number_of(source[13]) == 13 and list((tmp_path / "other" / "index").glob("*.index"))
-
-
-def test_windowed_reads_a_bucket_without_an_index(tmp_path):
-    folder = write_set(tmp_path / "set")
-    with serve(tmp_path) as bucket:
-        spec = f"wds:{bucket.url}/set/{{00000..00003}}.tar"
-        chosen = options(tmp_path, order="windowed")
-        source = open_source(spec, chosen)
-        bucket.requests.clear()
-        order = read(make_examples(source, "windowed"), 0, 9, 2, threads=2)
-        assert order == read(make_examples(pickle.loads(pickle.dumps(source)), "windowed"), 0, 9, 1, threads=3)
-        assert len({e for batch in order for e in batch}) == TOTAL
-        whole = [path for method, path, asked in bucket.requests if method == "GET" and asked is None]
-        assert sorted(whole) == [f"/set/{i:05d}.tar" for i in range(4)]  # each downloaded once
-        os.remove(folder / "00003_stats.json")
-        with pytest.raises(UserError, match="nothing tells how many examples 1 of 4 shards have"):
-            open_source(spec, chosen)
-
-
-def test_a_folder_of_a_bucket_is_listed(tmp_path):
-    write_set(tmp_path / "set")
-    with serve(tmp_path) as bucket:
-        assert list_shards(f"{bucket.url}/set/*.tar", reader=_reader(), where="x").names == [
-            f"{i:05d}.tar" for i in range(4)
-        ]
-        source = Tars(f"{bucket.url}/set", options=options(tmp_path, order="windowed"))
-        assert len(source) == TOTAL and source.name == "set"
-
-
-def _reader():
-    from mmjax.data.reading import Reader
-
-    return Reader(2.0)
-
-
-def test_a_server_without_ranges_is_read_all_the_same(tmp_path, caplog):
-    write_set(tmp_path / "set")
-    with serve(tmp_path) as bucket:
-        bucket.ranges = False
-        pattern = f"{bucket.url}/set/{{00000..00003}}.tar"
-        assert cli.main(["index", pattern, "--cache", str(tmp_path / "cache")]) == 0
-        source = Tars(pattern, options=options(tmp_path))
-        assert [number_of(source[i]) for i in range(TOTAL)] == list(range(TOTAL))
-    assert sum("sends whole files" in record.message for record in caplog.records) == 1
-
-
 def test_formats_of_tar_make_no_difference(tmp_path):
     key = "k" * 120 + "/ü"
     for number, format in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
@@ -494,30 +238,3 @@ def test_shards_that_change_behind_their_index_give_records_or_reasons(tmp_path,
             except BadExample as error:
                 found[error.reason] += 1
     assert set(found) <= {"record", "cut", "read", "no_image", "no_caption"} and found["record"] and found["cut"]
-
-
-@pytest.mark.full
-def test_processes_index_many_shards_alike(tmp_path):
-    folder = write_set(tmp_path / "set", (2,) * 40)
-    found = []
-    for workers in (1, 2):
-        output = tmp_path / f"{workers}.index"
-        command = ["index", str(folder), "--force", "--workers", str(workers), "--output", str(output)]
-        code = "import sys; from mmjax.cli import main; sys.exit(main())"
-        ran = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
-        assert ran.returncode == 0 and "examples: 80" in ran.stdout, ran.stderr
-        found.append(output.read_bytes())
-    assert found[0] == found[1]
-
-
-def test_an_index_is_made_of_a_bucket_that_fails_for_a_while(tmp_path, capsys):
-    write_set(tmp_path / "set")
-    with serve(tmp_path) as bucket:
-        bucket.fail_next = 3
-        pattern = f"{bucket.url}/set/{{00000..00003}}.tar"
-        assert cli.main(["index", pattern, "--cache", str(tmp_path / "cache"), "--retry-seconds", "20"]) == 0
-        assert f"examples: {TOTAL}" in capsys.readouterr().out
-        bucket.fail_until = float("inf")
-        again = ["index", pattern, "--cache", str(tmp_path / "cache"), "--retry-seconds", "0.3"]
-        assert cli.main(again) == 2
-        assert "503" in capsys.readouterr().err
