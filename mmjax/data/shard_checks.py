@@ -2,17 +2,16 @@
 
 import logging
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from mmjax.data.reading import Reader
 from mmjax.data.shard_list import ShardList
+from mmjax.data.shard_stamps import current_sizes
 from mmjax.data.source import SourceOptions
 from mmjax.data.tar_index import GONE, Shards
 from mmjax.errors import UserError
 
-_STATS_AT_ONCE = 32
 _NO_FAULT = "no examples"  # what the index says of a tar that is whole and empty, as where no download succeeded
 
 log = logging.getLogger("mmjax.data")
@@ -33,7 +32,7 @@ def check_shards(shards: ShardList, told: Shards, *, path: str, options: SourceO
       where: the config field and its value, to begin errors with.
 
     Raises:
-      UserError: the index is of other shards, a shard has grown since, or too many are not whole.
+      UserError: the index is of other shards, a shard has grown or been replaced since, or too many are not whole.
     """
     again = f"run mmjax index {path!r} again"
     known = set(told.names)
@@ -42,11 +41,8 @@ def check_shards(shards: ShardList, told: Shards, *, path: str, options: SourceO
     if new or (lost and not shards.listed):
         what = f"{new[0]!r} is not in it" if new else f"{min(lost)!r} is in it alone"
         raise UserError(f"{where}: its index is of other shards ({what}); {again}")
-    sizes = told.sizes
-    if shards.is_local:
-        with ThreadPoolExecutor(_STATS_AT_ONCE) as pool:
-            sizes = np.fromiter(pool.map(_size, (shards.path(name) for name in told.names)), np.int64, len(told.names))
-    changed = np.flatnonzero(sizes > told.sizes)
+    sizes, replaced = current_sizes(shards, told, reader=Reader(options.retry_seconds))
+    changed = np.flatnonzero((sizes > told.sizes) | replaced)
     if len(changed):
         name = told.names[changed[0]]
         raise UserError(f"{where}: {len(changed)} shards are not what their index says, such as {name!r}; {again}")
@@ -83,10 +79,3 @@ def _faults(told: Shards, sizes: np.ndarray) -> dict[str, str]:
         elif problem != _NO_FAULT:
             faults[name] = problem
     return faults
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return GONE

@@ -7,25 +7,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from mmjax.data import reading, tar_index
+from mmjax.data import reading
 from mmjax.data.captions import CaptionKeys
 from mmjax.data.faults import BadExample
 from mmjax.data.fields import check_templates, class_record, read_lines, spread
+from mmjax.data.index_build import build_index
+from mmjax.data.index_find import find_index
 from mmjax.data.lru import Lru
 from mmjax.data.multilabel import multilabel_record
 from mmjax.data.patterns import reason
 from mmjax.data.read_ahead import ReadAhead
 from mmjax.data.reading import Reader, ReadError, local_path
-from mmjax.data.shard_cache import ShardCache, user_cache
+from mmjax.data.shard_cache import ShardCache, table_of, user_cache
 from mmjax.data.shard_checks import check_shards
-from mmjax.data.shard_list import ShardList, declared_lengths, find_index, list_shards, locked
+from mmjax.data.shard_list import ShardList, declared_lengths, list_shards
 from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
-from mmjax.data.tar_index import GONE, TarIndex
+from mmjax.data.tar_index import TarIndex
 from mmjax.data.tar_keys import CAPTION_KEYS, IMAGE_ENDINGS, KeyCheck, Lookup, Members, either, parse_members
 from mmjax.data.tar_keys import reading as reading_from
 from mmjax.data.tar_members import BLOCK, scan
+from mmjax.data.tar_scan import kept_table, scan_once
 from mmjax.data.texts import Texts
 from mmjax.errors import UserError
 
@@ -88,6 +90,7 @@ class Tars:
         elif windowed:
             folder = os.path.join(local_path(options.cache) or user_cache(), "shards")
             self._cache = ShardCache(folder, options.cache_gb * 1e9, self._reader)
+        self._tables_in = options.cache
         self._tables = Lru(self._scan, _TABLES)
         looks = iter([(key_sets, self._spread_examples())]) if key_sets is not None else self._beginnings(where)
         first = next(looks)
@@ -115,8 +118,8 @@ class Tars:
                     f"{where}: remote shards need an index; run mmjax index {path!r}, or set data.order=windowed"
                     " where sizes.json or img2dataset's NNNNN_stats.json lies beside them"
                 )
-            found = build_index(shards, options=options)
-        self._index = TarIndex(found)
+            found = TarIndex(build_index(shards, options=options, where=where))
+        self._index = found
         told = self._index.shards()
         self._set_lengths(told.names, told.rows)
         self._check_not_empty(told.problems, where)
@@ -241,10 +244,10 @@ class Tars:
 
     def _scan(self, shard: int) -> np.ndarray:
         path = self._path(shard)
-        look = lambda local: tar_index.scan_shard(local, self._reader)
-        scanned = look(path) if self._cache is None else self._with_copy(path, look)
-        if scanned.size == GONE:
-            raise FileNotFoundError(path)
+        if self._cache is None:
+            scanned = scan_once(path, self._reader, kept_table(path, self._tables_in))
+        else:
+            scanned = self._with_copy(path, lambda copy: scan_once(copy, self._reader, table_of(copy)))
         declared, there = int(self.shard_lengths[shard]), len(scanned.table.rows)
         if there != declared or scanned.table.problem:
             log.warning("%s has %d examples, %d declared %s", path, there, declared, scanned.table.problem)
@@ -286,48 +289,3 @@ def _examples(beginning: bytes, rows: np.ndarray, path: str) -> Iterator[Members
             yield parse_members(beginning[start : start + count * BLOCK], path)[1]
         except BadExample:
             continue
-
-
-def build_index(
-    shards: ShardList,
-    *,
-    options: SourceOptions,
-    output: str = "",
-    workers: int = 0,
-    processes: bool = False,
-    force: bool = False,
-) -> str:
-    """Builds the index of shards; returns its local path.
-
-    It lies beside local shards where that folder can be written to, else in the cache folder. One process of a host
-    builds it while the others wait.
-
-    Args:
-      shards: to index.
-      options: `cache` and `retry_seconds`.
-      output: local path to write to instead.
-      workers: shards scanned at a time; 0 is one per core, or more where they are remote.
-      processes: whether workers may be processes (see `tar_index.build`).
-      force: scans all shards, whatever an older index knows.
-
-    Raises:
-      OSError: a shard cannot be read, or the index not written.
-    """
-    cached, beside = shards.index_in(options.cache), shards.index_beside()
-    writable = shards.is_local and beside and os.access(shards.folder, os.W_OK)
-    target = output or (beside if writable else cached)
-    workers = workers or max(os.cpu_count() or 1, 1 if shards.is_local else 8)
-    before = os.stat(target).st_mtime_ns if os.path.isfile(target) else None
-    with locked(cached):
-        if not force and os.path.isfile(target) and os.stat(target).st_mtime_ns != before:
-            return target  # another process has built it meanwhile
-        tar_index.build(
-            [(name, shards.path(name)) for name in shards.names],
-            target,
-            reader=Reader(options.retry_seconds),
-            workers=min(workers, 64),
-            processes=processes,
-            previous=target if os.path.isfile(target) and not force else None,
-            progress=lambda shards: tqdm(shards, desc="indexing shards", unit="shard"),
-        )
-    return target
