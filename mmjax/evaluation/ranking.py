@@ -17,6 +17,7 @@ CSR = tuple[np.ndarray, np.ndarray]  # (indices [P], offsets [Q+1]): query q own
 
 # What it costs to look a score up among sorted thresholds, in comparisons of a whole block with one threshold.
 _LOOKUP = 20
+_LARGEST_BLOCK = 2**14  # so that a query, a score and an item fit in the 63 bits of a key
 # A query with more positives than this, and than this share of the gallery, is ranked by sorting its exact scores.
 _MANY, _MANY_SHARE = 16, 1 / 256
 _SORTED_AT_A_TIME = 2**22  # scores
@@ -205,31 +206,26 @@ class _Counter:
             self._decide(positives[at], item + columns.start, rows, columns)
 
     def _look_up(self, near: np.ndarray, candidates: np.ndarray, rows: slice, columns: slice) -> bool:
-        """Finds where the candidates fall among their query's thresholds; False if too many are undecided to hold."""
+        """Finds where the thresholds fall among their query's candidates; False if too many are undecided to hold."""
         at, item = _nonzero(candidates)
-        # Scores lie in (-2, 2): eight apart, the thresholds of all queries are one ascending list. Adding the offset
-        # rounds, and the list's thresholds are moved out of the way by as much.
+        # One sorted list for all queries: a key is the query, then the score, then the item.
+        bits = near.shape[1].bit_length()
+        keys = at << (32 + bits) | _ordered(near[at, item]) << bits | item
+        keys.sort()
         first, last = self.offsets[rows.start], self.offsets[rows.stop]
-        offset = 8.0 * (self.owners[first:last] - rows.start)
-        slack = 8.0 * len(near) * 2.0**-51
-        value = near[at, item] + 8.0 * at
-        high = self.high[first:last] + offset + slack
-        possible = np.searchsorted(self.low[first:last] + offset - slack, value, side="right")
-        certain = possible.copy()
-        unsure = np.flatnonzero(value <= high[possible - 1])
-        certain[unsure] = np.searchsorted(high, value[unsure], side="left")
-        undecided = possible - certain
+        query = self.owners[first:last] - rows.start
+        end = np.searchsorted(keys, np.arange(1, len(near) + 1) << (32 + bits))[query]
+        query = query << (32 + bits)
+        possible = np.searchsorted(keys, query | _ordered(self.low[first:last]) << bits)
+        certain = np.searchsorted(keys, query | _ordered(self.high[first:last]) << bits | ((1 << bits) - 1))
+        undecided = certain - possible
         if undecided.sum() > near.size:
             return False
-        # A query with n thresholds has n + 1 places for a candidate, the last above all of them.
-        places = np.bincount(certain + at, minlength=last - first + len(near)).cumsum()
-        threshold = np.arange(last - first)
-        query = self.owners[first:last] - rows.start
-        end = self.offsets[rows.start + 1 : rows.stop + 1] - first + np.arange(len(near))
-        self.before[first:last] += places[end[query]] - places[threshold + query]
-        which = np.repeat(np.arange(len(at)), undecided)
+        self.before[first:last] += end - certain
+        which = np.repeat(np.arange(last - first), undecided)
         within = np.arange(len(which)) - np.repeat(np.cumsum(undecided) - undecided, undecided)
-        self._decide(first + certain[which] + within, item[which] + columns.start, rows, columns)
+        items = keys[possible[which] + within] & ((1 << bits) - 1)
+        self._decide(first + which, items + columns.start, rows, columns)
         return True
 
     def _decide(self, positives: np.ndarray, items: np.ndarray, rows: slice, columns: slice) -> None:
@@ -244,6 +240,7 @@ class _Counter:
 
 def _count(forward: _Counter, backward: _Counter | None, block: int) -> None:
     queries, gallery = forward.scores.queries, forward.scores.gallery
+    block = min(block, _LARGEST_BLOCK)
     for rows in exact.blocks(len(queries), block):
         for columns in exact.blocks(len(gallery), block):
             near = forward.scores.approximate(rows, columns)
@@ -257,6 +254,13 @@ def _refuse_repeats(owners: np.ndarray, indices: np.ndarray) -> None:
     repeated = (np.diff(indices[order]) == 0) & (np.diff(owners) == 0)
     if repeated.any():
         raise ValueError(f"query {owners[np.argmax(repeated)]} has the same positive twice")
+
+
+def _ordered(values: np.ndarray) -> np.ndarray:
+    """Whole numbers below 2**32, int64, in the order of these float32s."""
+    # Adding 0 makes -0 and 0 one.
+    bits = (values + np.float32(0)).view(np.int32)
+    return np.where(bits < 0, ~bits & 0x7FFFFFFF, bits).astype(np.int64) + np.where(bits < 0, 0, 2**31)
 
 
 def _nonzero(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
