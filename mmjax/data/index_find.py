@@ -1,8 +1,11 @@
 """Finds the index of shards."""
 
+import contextlib
 import logging
+import os
 
 from mmjax.data.locks import locked
+from mmjax.data.patterns import reason
 from mmjax.data.reading import Reader
 from mmjax.data.shard_list import ShardList
 from mmjax.data.tar_index import HEAD_BYTES, TarIndex
@@ -27,7 +30,7 @@ def find_index(shards: ShardList, *, cache: str, reader: Reader) -> TarIndex | N
         try:
             index = TarIndex(path)
             names = set(index.shards().names)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
             log.warning("%s is passed over: %s", path, error.strerror)
@@ -52,15 +55,23 @@ def copy_index(shards: ShardList, *, cache: str, reader: Reader) -> str | None:
         return None
     try:
         head = reader.read_range(beside, 0, HEAD_BYTES)  # tells when it was built
-        if _head(copy) != head:
-            with locked(copy):
-                if _head(copy) != head:
-                    reader.download(beside, copy)
     except FileNotFoundError:
         return None
     except PermissionError as error:  # some stores forbid what they do not have
         log.warning("%s is taken to be missing: %s", beside, error.strerror or error)
         return None
+    if _head(copy) == head:
+        return copy
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(copy))
+        except OSError as error:
+            raise UserError(
+                f"{beside} cannot be copied to {os.path.dirname(copy)} ({reason(error)}); set data.cache to a folder"
+                " that can be written"
+            ) from error
+        if _head(copy) != head:
+            reader.download(beside, copy)
     return copy
 
 
@@ -68,5 +79,5 @@ def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return b""

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import dataclasses
+import datetime
 import errno
 import hashlib
 import logging
@@ -300,7 +301,8 @@ def _stamp(info: dict) -> Stamp | None:
     """What a store tells of a file; None where it does not tell the size."""
     if info.get("size") is None:
         return None
-    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    told = next((info[name] for name in _VERSIONS if info.get(name)), "")
+    told = str(told.timestamp() if isinstance(told, datetime.datetime) else told)  # a listing may tell it either way
     digest = int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "big") >> 1
     return Stamp(int(info["size"]), digest if told else 0)
 
