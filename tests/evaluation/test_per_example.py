@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mmjax.evaluation import bootstrap, clip_score, compositional
+from mmjax.evaluation import bootstrap, clip_score, compositional, retrieval
 
 
 def test_winoground_scores_are_those_of_the_paper():
@@ -88,6 +88,28 @@ def test_captions_of_one_image_do_not_count_as_independent():
     alone, together = (bootstrap.bootstrap_interval(values, groups=own) for own in (None, groups))
     ratio = (together.high - together.low) / (alone.high - alone.low)
     assert ratio == pytest.approx(5**0.5, rel=0.15)
+
+
+def test_recalls_are_resampled_by_image_with_its_captions():
+    rng = np.random.default_rng(6)
+    images, counts = rng.normal(size=(150, 8)).astype(np.float32), rng.integers(1, 5, 150)
+    rows = {f"{i} {j}": images[i] + 1.5 * rng.normal(size=8) for i in range(150) for j in range(counts[i])}
+    embed = lambda texts: np.stack([rows[text] for text in texts]).astype(np.float32)
+    captions = [[f"{i} {j}" for j in range(counts[i])] for i in range(150)]
+    result = retrieval.evaluate_retrieval(images, captions, embed_texts=embed)
+    scores, owner = images @ embed(list(rows)).T, np.repeat(np.arange(150), counts)
+    own = scores[owner, np.arange(len(owner))]
+    np.testing.assert_array_equal(result.image_ranks, 1 + (scores > own).sum(axis=0))
+    best = np.maximum.reduceat(own, np.cumsum(counts) - counts)
+    np.testing.assert_array_equal(result.text_ranks, 1 + (scores > best[:, None]).sum(axis=1))
+    found = result.recall_intervals(np.arange(150), resamples=4000)
+    hits = np.bincount(owner, weights=result.image_ranks <= 5)
+    settings = dict(n_resamples=4000, method="percentile", rng=np.random.default_rng(7))
+    ratio = lambda h, c, axis: h.sum(axis=axis) / c.sum(axis=axis)
+    image = scipy.stats.bootstrap((hits, counts), ratio, paired=True, **settings).confidence_interval
+    text = scipy.stats.bootstrap((result.text_ranks <= 5,), np.mean, **settings).confidence_interval
+    for name, interval in (("image_retrieval_recall@5", image), ("text_retrieval_recall@5", text)):
+        assert (found[f"{name}_low95"], found[f"{name}_high95"]) == pytest.approx(interval, abs=0.012)
 
 
 @pytest.mark.parametrize("settings", [{"level": 1.0}, {"resamples": 0}])
