@@ -89,15 +89,15 @@ def read_members(read: Read, total: int) -> Iterator[Member]:
                 pax |= _parse_pax(text, offset)
             offset = _padded(data + size)
             continue
-        if b"size" in pax:
+        if pax and b"size" in pax:
             size = _decimal(pax[b"size"], offset)
-        sparse = kind == _SPARSE or any(key.startswith(b"GNU.sparse") for key in pax)
+        sparse = kind == _SPARSE or (pax and any(key.startswith(b"GNU.sparse") for key in pax))
         while kind == _SPARSE and header[482 if data == offset + BLOCK else 504]:  # more of a sparse file's map follows
             header = read(data, BLOCK)
             data += BLOCK
             if len(header) < BLOCK:
                 raise TarError("cut", offset, f"cut off at byte {total}, in a header")
-        if b"path" in pax:
+        if pax and b"path" in pax:
             name = pax[b"path"].decode("utf-8", "surrogateescape")
         elif name is None:
             name = _text(header[:100])
@@ -112,7 +112,8 @@ def read_members(read: Read, total: int) -> Iterator[Member]:
                 yield Member(name, start, data, size)
             offset = _padded(data + size)
         start, name = offset, None
-        pax = {}
+        if pax:
+            pax = {}
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -228,16 +229,25 @@ class _Window:
 def _parse_header(header: bytes, offset: int) -> int:
     """Checks a header; returns the size that it tells."""
     try:
-        told = _number(header[148:156])
-        size = _number(header[124:136])
+        if header[154] or header[135] or header[124] & 0xF8 != 0x30:  # unlike nearly all programs write them
+            raise ValueError
+        told, size = int(header[148:154], 8), int(header[124:135], 8)
     except ValueError:
-        raise TarError("read", offset, f"damaged header at byte {offset}") from None
+        told, size = _numbers(header, offset)
     # The sum of the bytes, the checksum's own counted as spaces. Adler-32's low half is that sum, modulo 65521.
-    expected = 1 + told - 8 * ord(" ") + sum(header[148:156])
+    expected = told - 255 + sum(header[148:156])
     right = (zlib.adler32(header) & 0xFFFF) == expected % 65521 or _signed_sum(header) == told
     if not (right and 0 <= size < 1 << 60):
         raise TarError("read", offset, f"damaged header at byte {offset}")
     return size
+
+
+def _numbers(header: bytes, offset: int) -> tuple[int, int]:
+    """Checksum and size that a header tells, in any way of writing them."""
+    try:
+        return _number(header[148:156]), _number(header[124:136])
+    except ValueError:
+        raise TarError("read", offset, f"damaged header at byte {offset}") from None
 
 
 def _signed_sum(header: bytes) -> int:
@@ -277,7 +287,7 @@ def _text(field: bytes) -> str:
 
 
 def _padded(offset: int) -> int:
-    return -(-offset // BLOCK) * BLOCK
+    return (offset + BLOCK - 1) & -BLOCK
 
 
 def _no_tar(beginning: bytes, told: str) -> str:

@@ -25,7 +25,7 @@ from mmjax.data.tar_index import GONE, IndexWriter, TarIndex, ends_of
 from mmjax.data.tar_members import BLOCK, Read, ShardTable, scan
 from mmjax.errors import UserError
 
-_LOCAL_CHUNK, _REMOTE_CHUNK = 4096, 16 << 20  # bytes
+_LOCAL_CHUNK, _REMOTE_CHUNK = 8192, 16 << 20  # bytes
 _SHARDS_FOR_PROCESSES = 32  # below as many, processes take longer to start than this one to be done
 
 log = logging.getLogger("mmjax.data")
