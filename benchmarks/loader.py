@@ -2,6 +2,7 @@
 
   python benchmarks/loader.py                                256-px and 1024-px JPEGs, 2 workers each
   python benchmarks/loader.py --sizes=256 --memory=50000     memory of all processes while so many images go by
+  python benchmarks/loader.py --index=100000000              opening an index of so many examples
 
 Contenders, all reading the same generated tars (1/f noise, JPEG quality 95, a caption each), with the same number of
 worker processes, batch size, output size and crop (90 to 100 % of the area, ratio 3/4 to 4/3):
@@ -54,6 +55,7 @@ def make_parser():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", default=";".join(CONTENDERS), help="joined by ';'")
     parser.add_argument("--memory", type=int, default=0, metavar="IMAGES", help="measure memory instead of time")
+    parser.add_argument("--index", type=int, default=0, metavar="EXAMPLES", help="measure how long an index opens")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help="where the tars are made; a temporary folder by default")
     return parser
@@ -70,6 +72,9 @@ def measure(options, overrides):
     names = [choose("--contenders", name.strip(), CONTENDERS) for name in options.contenders.split(";")]
     if options.child:
         run_child(options)
+        return 0
+    if options.index:
+        index_times(options.index)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         for size in map(int, options.sizes.split(",")):
@@ -111,6 +116,32 @@ def run(options, name, folder):
     if done.returncode:
         raise UserError(f"--contenders={name}: it failed with {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+_OPEN = """
+import json, resource, sys, time
+from mmjax.data.tars import TarIndex, Texts
+memory = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+before, start = memory(), time.perf_counter()
+index = TarIndex(sys.argv[1])
+told = index.shards()
+names = Texts(told.names)
+print(json.dumps({"examples": len(index), "seconds": time.perf_counter() - start, "MB": memory() - before}))
+"""
+
+
+def index_times(examples):
+    """Prints how long an index of so many examples, 10,000 a shard, takes to open and what it adds to memory."""
+    from mmjax.data.tar_index import IndexWriter
+    from mmjax.data.tar_members import ShardTable
+
+    table = ShardTable(np.ones((10_000, 2), np.uint32), {"jpg;json;txt": 10_000}, "")
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "large.index")
+        with IndexWriter(path) as writer:
+            for shard in range(max(1, examples // len(table.rows))):
+                writer.add(f"{shard:05d}.tar", 10**9, 0, table)
+        subprocess.run([sys.executable, "-c", _OPEN, path], check=True)
 
 
 def run_child(options):
