@@ -15,8 +15,9 @@ from mmjax.evaluation.exact import blocks
 _BLOCK = 4096  # examples: their logits stay in the processor's cache
 _LEAST = -60.0  # logits below the largest one that still count
 _GRADIENT = 1e-4  # scikit-learn's tolerance, of the largest entry of the gradient of the mean loss
-# A step that lowers the loss by less than this share of it is the last: what the features' precision can tell.
-_LOSS = {np.dtype(np.float32): 1e-9, np.dtype(np.float64): 64 * np.finfo(np.float64).eps}
+# A step that lowers the loss by less than this share of it is the last (scikit-learn's, too).
+_LOSS = 64 * np.finfo(np.float64).eps
+_SMALL = 2**24  # numbers; fewer are computed with in float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Logistic:
 
     def scores(self, features: Float[np.ndarray, "M D"], classes: int) -> Float[np.ndarray, "M C"]:
         """Logits of all classes; those that had no examples score below all others."""
-        logits = features @ self.weights.T.astype(features.dtype) + self.bias.astype(features.dtype)
+        logits = features.astype(np.float64) @ self.weights.T + self.bias
         scores = np.repeat(logits.min(axis=1, keepdims=True) - 1, classes, axis=1)
         scores[:, self.classes] = logits
         return scores
@@ -68,8 +69,10 @@ def fit(
     Raises:
       ValueError: for examples of one class, or a start of others.
     """
-    if features.dtype not in _LOSS:
-        features = features.astype(np.float32)
+    # Where it costs nothing, float64: features that hardly differ (of a model at its start, say) need it.
+    features = features.astype(
+        np.float64 if features.size <= _SMALL or features.dtype == np.float64 else np.float32, copy=False
+    )
     classes, targets = np.unique(labels, return_inverse=True)
     shape = (len(classes), features.shape[1] + 1)
     if len(classes) < 2:
@@ -91,7 +94,11 @@ def fit(
         jac=True,
         method="L-BFGS-B",
         options=dict(
-            maxiter=max_iterations, maxfun=4 * max_iterations, maxls=50, gtol=_GRADIENT, ftol=_LOSS[features.dtype]
+            maxiter=max_iterations,
+            maxfun=4 * max_iterations,
+            maxls=50,
+            gtol=_GRADIENT,
+            ftol=_LOSS,
         ),
     )
     weights = found.x.reshape(shape)

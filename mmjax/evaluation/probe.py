@@ -54,7 +54,7 @@ def linear_probe(
     As Radford et al. 2021, section A.3: C = 10**exponent is tried on a coarse grid, then at half the distance on both
     sides of the best, and so on (four times make eight steps a decade); chosen by accuracy on a part held out of the
     training examples, the stronger penalty among equals; then fitted to all of them. L-BFGS, at most 1,000 iterations,
-    each fit beginning where the one before it ended (on the grid that is from strong to weak); see `logistic`.
+    each fit of the search beginning at that of the next stronger penalty tried; see `logistic`.
 
     Args:
       train_features, train_labels: to fit and to choose C with; labels in [0, classes).
@@ -82,14 +82,15 @@ def linear_probe(
         )
     kept, chosen_by = train_features[~held], train_features[held]
     fitted: dict[float, float] = {}
-    model: logistic.Logistic | None = None
+    models: dict[float, logistic.Logistic] = {}
 
     def accuracy(exponent: float) -> float:
-        nonlocal model
         if exponent not in fitted:
             settings = dict(inverse_l2=10.0**exponent, max_iterations=max_iterations)
-            model = logistic.fit(kept, train_labels[~held], start=model, **settings)
-            _, predictions = _evaluate(model, chosen_by, train_labels[held], classes)
+            # Never from a weaker penalty's: what the tolerance leaves of its large weights would outweigh small ones.
+            stronger = max((each for each in models if each < exponent), default=None)
+            models[exponent] = logistic.fit(kept, train_labels[~held], start=models.get(stronger), **settings)
+            _, predictions = _evaluate(models[exponent], chosen_by, train_labels[held], classes)
             fitted[exponent] = float((predictions == train_labels[held]).mean())
         return fitted[exponent]
 
@@ -101,10 +102,7 @@ def linear_probe(
         near = [each for each in (best - step, best, best + step) if tried[0] <= each <= tried[-1]]
         best = max(near, key=lambda exponent: (accuracy(exponent), -exponent))
 
-    # No class is held out whole, so the start has all of them.
-    final = logistic.fit(
-        train_features, train_labels, inverse_l2=10.0**best, start=model, max_iterations=max_iterations
-    )
+    final = logistic.fit(train_features, train_labels, inverse_l2=10.0**best, max_iterations=max_iterations)
     ranks, predictions = _evaluate(final, test_features, test_labels, classes)
     return LinearProbeResult(
         metrics=label_rank_metrics(ranks, test_labels, classes),
