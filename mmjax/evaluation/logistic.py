@@ -1,4 +1,4 @@
-"""Multinomial logistic regression by L-BFGS, with scikit-learn's objective, in the precision of the features.
+"""Multinomial logistic regression by L-BFGS with scikit-learn's objective; large features keep their precision.
 
 scikit-learn hands its solver float64 weights, and so makes a float64 copy of float32 features in every product. Here
 products are of the features' own precision, a block of examples at a time; sums over blocks are of float64.
