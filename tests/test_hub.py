@@ -10,17 +10,30 @@ import numpy as np
 import pytest
 import runs
 from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, processors
 
 import mmjax
 from mmjax import evaluate, hub, tasks
+from mmjax.data import tokenizers
 from mmjax.data.images import ImageSpec, eval_transform
 from mmjax.errors import UserError
-from mmjax.interop import source
+from mmjax.interop import beside, source
 from mmjax.nn.embed import bicubic_matrix
 
 GOLDEN = Path(__file__).parent / "interop" / "golden"
 CLIP = GOLDEN / "openclip-quickgelu"
 RNG = np.random.default_rng(0)
+
+
+def gemma_like():
+    """A tokenizer.json of SigLIP 2's kind: byte fallback, spaces as letters, and nothing about case."""
+    names = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", "a", "c", "t", "A", "C", "at", "cat"]
+    model = models.BPE({n: i for i, n in enumerate(names)}, [("a", "t"), ("c", "at")], unk_token="<unk>", fuse_unk=True)
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    backend.add_special_tokens(names[:4])
+    return backend
 
 
 def golden(name=CLIP.name):
@@ -227,9 +240,10 @@ class TestTokenizers:
     @pytest.mark.parametrize(
         "clean, file, kind",
         [
-            (None, "tokenizer.json", "json"),
+            (None, "tokenizer.json", "json+whitespace"),
+            (None, "spiece.model", ""),  # whose kind has no other cleaning than SigLIP's
             ("canonicalize", "spiece.model", "sentencepiece"),
-            ("canonicalize", "tokenizer.json", ""),
+            ("canonicalize", "tokenizer.json", "json+canonicalize"),
         ],
     )
     def test_openclips_cleaning_is_not_left_out(self, tmp_path, clean, file, kind):
@@ -239,6 +253,33 @@ class TestTokenizers:
         (tmp_path / file).write_bytes(b"")
         *_, tokenizer = source._openclip(mock.MagicMock(), "openclip", config, tmp_path / "open_clip_config.json")
         assert tokenizer.partition(":")[0] == kind
+
+    @pytest.mark.parametrize(
+        "text, told",
+        [
+            (dict(hf_tokenizer_name="x", tokenizer_kwargs={"language": "de"}), "'language=de' is not known"),
+            (dict(hf_tokenizer_name="x", tokenizer_mode="clips"), "'tokenizer_mode=clips' is not known"),
+            (dict(tokenizer_kwargs={"reduction_mask": "syntax"}), "clip takes no 'reduction_mask=syntax'"),
+        ],
+    )
+    def test_what_openclip_can_be_told_and_mmjax_cannot_do_is_refused(self, tmp_path, text, told):
+        (tmp_path / "tokenizer.json").write_text("{}")
+        spec = beside.openclip_tokenizer(tmp_path, text, 49408)
+        with pytest.raises(UserError, match=told):
+            tokenizers.make_tokenizer(spec, 8)
+
+    @pytest.mark.parametrize(
+        "config, lower",
+        [('{"tokenizer_class": "GemmaTokenizer"}', True), ('{"tokenizer_class": "T5Tokenizer"}', False)],
+    )
+    def test_siglip_2_is_lower_cased(self, tmp_path, config, lower):
+        shutil.copytree(GOLDEN / "hf-siglip", tmp_path / "model")
+        (tmp_path / "model" / "tokenizer.json").write_text(gemma_like().to_str())
+        (tmp_path / "model" / "tokenizer_config.json").write_text(config)
+        model = mmjax.load(tmp_path / "model")
+        upper, plain = (model.tokenizer([text])[0].tolist() for text in ("A Cat", "a cat"))
+        assert (upper == plain) == lower
+        assert model.config.data.tokenizer.startswith("json+lowercase:" if lower else "json:")
 
     def test_one_that_does_not_fit_is_refused_when_strings_come(self):
         model = mmjax.load(CLIP, tokenizer="clip")

@@ -1,27 +1,26 @@
 """Tokenizers: text -> ids int32 [n, L] and mask bool [n, L].
 
-Kinds: `clip`, `bytes`, `sentencepiece:PATH`, `json:PATH` (any Hugging Face tokenizer.json).
+Kinds: `clip`, `bytes`, `sentencepiece:PATH`, `json:PATH` (any Hugging Face tokenizer.json), and, with what is done to
+the texts before and to the ids after, `json+canonicalize:PATH`.
 """
 
 import dataclasses
 import functools
 import gzip
 import hashlib
-import html
 import importlib.resources
 import importlib.util
 import json
 import re
-import string
 from collections.abc import Callable, Sequence
 
-import ftfy
 import ftfy.badness
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int32
 
 from mmjax import storage
+from mmjax.data.cleaning import CLEANINGS, canonicalize, clean_clip
 from mmjax.errors import UserError, did_you_mean
 
 _FIELD = "data.tokenizer"
@@ -30,11 +29,15 @@ _KINDS = ("clip", "bytes", "sentencepiece:PATH", "json:PATH")
 _CLIP_MERGES = 49152 - 256 - 2
 _CLIP_PATTERN = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _CLIP_ASCII_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # the same, for lower-case ASCII
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 # What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.
 _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos>", "[SEP]")
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
+_SEP_NAMES = ("[SEP]", "</s>")
+
+# What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, and ids of separators set to 0.
+LOWERCASE, STRIP_SEP = "lowercase", "strip_sep"
+_OPTIONS = (*CLEANINGS, LOWERCASE, STRIP_SEP)
 
 # A text of more than _HEAD characters is cut before it is cleaned and encoded, to a head with enough ids and _MARGIN
 # more, which the cut may have changed.
@@ -114,7 +117,9 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
     - `bytes`: UTF-8 bytes 0..255, then pad 256, bos 257, eos 258.
     - `sentencepiece:PATH`: SigLIP's convention: canonicalised text, no bos, padded with the end-of-text id.
     - `json:PATH`: a tokenizer.json with its own normalizer and post-processor; an end-of-text id is appended where the
-      post-processor adds nothing.
+      post-processor adds nothing. `json+OPTION:PATH`, or several of them, does what the file does not tell:
+      `whitespace`, `lower` or `canonicalize`, which are what OpenCLIP calls `clean`; `lowercase`, the normalizer of
+      that name before the file's own (SigLIP 2); `strip_sep`, 0 for the separator's id (OpenCLIP's `strip_sep_token`).
 
     A text of more than 1024 characters is cut before it is cleaned, at a line's end or a space, to a head that has 32
     ids more than are kept. For `bytes` that changes nothing, for `clip` nothing where the text is ASCII without HTML
@@ -133,31 +138,36 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
         raise UserError(
             f"context_length={context_length} leaves no room for text between the special tokens; use 3 or more"
         )
-    kind, _, path = spec.partition(":")
+    named, _, path = spec.partition(":")
+    kind, *options = named.split("+")
     if spec in ("clip", "bytes"):
         make = _clip if kind == "clip" else _bytes
         return make(context_length)
+    if kind in (known.partition(":")[0] for known in _KINDS):
+        _check_options(spec, kind, options)
     if kind not in ("sentencepiece", "json"):
         near = did_you_mean(kind, [k.partition(":")[0] for k in _KINDS])
         raise UserError(f"{_FIELD}={spec!r} is not known{near}; choose one of: {', '.join(_KINDS)}")
     if not path:
-        raise UserError(f"{_FIELD}={spec!r} lacks the path of its file; write {kind}:PATH")
+        raise UserError(f"{_FIELD}={spec!r} lacks the path of its file; write {named}:PATH")
     content = _read(spec, path) if file is None else file
-    make = _sentencepiece if kind == "sentencepiece" else _json
-    return make(spec, context_length, content)
+    if kind == "json":
+        return _json(spec, context_length, content, options)
+    return _sentencepiece(spec, context_length, content)
 
 
-def clean_clip(text: str) -> str:
-    """CLIP's cleaning: mended Unicode, HTML entities resolved twice, whitespace collapsed, lower case."""
-    # ftfy and html leave printable ASCII without entities as it is, and take most of the time.
-    if not (text.isascii() and text.isprintable() and "&" not in text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
-
-
-def canonicalize(text: str) -> str:
-    """SigLIP's cleaning (big_vision `canonicalize_text`): no ASCII punctuation, lower case, whitespace collapsed."""
-    return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+def _check_options(spec: str, kind: str, options: Sequence[str]) -> None:
+    for option in options:
+        if kind != "json":
+            raise UserError(
+                f"{_FIELD}={spec!r}: {kind} takes no {option!r}; only json can have one, json+{option}:PATH"
+            )
+        if option not in _OPTIONS:
+            near = did_you_mean(option, _OPTIONS)
+            raise UserError(f"{_FIELD}={spec!r}: {option!r} is not known{near}; choose among {', '.join(_OPTIONS)}")
+    cleanings = [option for option in options if option in CLEANINGS]
+    if len(cleanings) > 1:
+        raise UserError(f"{_FIELD}={spec!r}: {' and '.join(cleanings)} cannot both clean a text; choose one")
 
 
 def _clip(context_length: int) -> Tokenizer:
@@ -285,11 +295,23 @@ def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
     )
 
 
-def _json(spec: str, context_length: int, content: bytes) -> Tokenizer:
+def _json(spec: str, context_length: int, content: bytes, options: Sequence[str]) -> Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises bare Exception for a file of another format
         raise UserError(f"{_FIELD}={spec!r} is not a tokenizer.json ({error}); give the file of that name") from error
+    steps = [_normalizers(content)]
+    if LOWERCASE in options:
+        lower = tokenizers.normalizers.Lowercase()
+        own = backend.normalizer
+        backend.normalizer = lower if own is None else tokenizers.normalizers.Sequence([lower, own])
+        steps = ["Lowercase", *steps]
+    clean: Callable[[str], str] | None = None
+    for option in options:
+        if option in CLEANINGS:
+            clean, told = CLEANINGS[option]
+            steps = [told, *steps]
+    separator = _first_known(backend, _SEP_NAMES) if STRIP_SEP in options else None
     declared_pad = (backend.padding or {}).get("pad_id")
     backend.no_padding()
     backend.no_truncation()
@@ -305,22 +327,25 @@ def _json(spec: str, context_length: int, content: bytes) -> Tokenizer:
     backend.enable_truncation(context_length - appended)
 
     def all_ids(text: str) -> list[int]:
-        encoding = backend.encode(text)
+        encoding = backend.encode(clean(text) if clean else text)
         return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
 
     def encode(texts: list[str]) -> list[list[int]]:
         heads = [_shortened(text, context_length, all_ids) for text in texts]
+        if clean:
+            heads = [clean(head) for head in heads]
         rows = [encoding.ids for encoding in backend.encode_batch_fast(heads)]
-        return [[*row, eos] for row in rows] if appended else rows
+        rows = [[*row, eos] for row in rows] if appended else rows
+        return rows if separator is None else [[0 if i == separator else i for i in row] for row in rows]
 
     return Tokenizer(
         spec=spec,
         context_length=context_length,
         vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
         bos_id=bos,
-        eos_id=eos,
+        eos_id=0 if eos == separator else eos,
         pad_id=eos if pad is None else pad,
-        cleaning=_normalizers(content),
+        cleaning=", ".join(step for step in steps if step != "none") or "none",
         file_bytes=content,
         encode=encode,
     )

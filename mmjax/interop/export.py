@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.data.tokenizers import LOWERCASE
 from mmjax.errors import choose
 from mmjax.interop import big_vision, huggingface, openclip, tables, translate
 
@@ -66,8 +67,13 @@ def write(
     else:
         write_safetensors(folder / name, translate.their_shapes(rows, shapes), translate.write(params, rows))
     written.append(folder / name)
-    kind, content = tokenizer[0].partition(":")[0], tokenizer[1]
+    (kind, *options), content = tokenizer[0].partition(":")[0].split("+"), tokenizer[1]
     if content is not None:
+        if form == "hf" and LOWERCASE in options:
+            # The class that puts the normalizer before those of the file.
+            file = folder / "tokenizer_config.json"
+            file.write_text(json.dumps({"tokenizer_class": "Siglip2Tokenizer"}, indent=2) + "\n")
+            written.append(file)
         file = folder / {"sentencepiece": "spiece.model", "json": "tokenizer.json"}[kind]
         file.write_bytes(content)
         written.append(file)

@@ -11,7 +11,7 @@ import numpy as np
 from mmjax import storage
 from mmjax.data import images
 from mmjax.errors import UserError
-from mmjax.interop import big_vision, huggingface, openclip, tables, translate
+from mmjax.interop import beside, big_vision, huggingface, openclip, tables, translate
 from mmjax.interop import settings as settings_lib
 from mmjax.interop.tables import Row
 from mmjax.interop.tensors import WEIGHTS, Tensors, open_tensors
@@ -27,7 +27,7 @@ FORMATS = {
 _OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 _HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _OPENCLIP_CONFIG, _HF_CONFIG, _HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
-_CLIP_VOCAB = 49408
+_HF_TOKENIZER = "tokenizer_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,23 +224,15 @@ def _recognise(tensors: Tensors) -> str:
 
 def _openclip(tensors, form, config, config_file):
     naming = openclip.naming_of(tensors)
-    tokenizer = ""
     if config is None:
         settings, prepared = openclip.from_shapes(tensors, naming), {}
+        text = {}
     else:
         settings = openclip.from_config(config, config_file)
         prepared = openclip.preprocessing(config, config_file)
         text = config.get("model_cfg", config)["text_cfg"]
-        if text.get("hf_tokenizer_name"):
-            tokenizer = _tokenizer_file(config_file.parent)
-            # What cleans a text first is no part of a tokenizer.json; SentencePiece's kind does it as SigLIP does.
-            cleaned = (text.get("tokenizer_kwargs") or {}).get("clean")
-            if cleaned and not (tokenizer.startswith("sentencepiece:") and cleaned == "canonicalize"):
-                tokenizer = ""
-            return settings, naming.table, prepared, tokenizer
-    if settings["text"]["vocab_size"] == _CLIP_VOCAB:
-        tokenizer = "clip"
-    return settings, naming.table, prepared, tokenizer
+    vocab = settings["text"]["vocab_size"]
+    return settings, naming.table, prepared, beside.openclip_tokenizer(config_file.parent, text, vocab)
 
 
 def _hugging_face(tensors, form, config, config_file):
@@ -256,25 +248,18 @@ def _hugging_face(tensors, form, config, config_file):
         if config is not None and size != settings["image"]["image_size"]:
             told = f"{preprocessor}: makes images of {size} pixels, but the model takes"
             raise UserError(f"{told} {settings['image']['image_size']}; correct one of the two files")
-    if family == "clip" and settings["text"]["vocab_size"] == _CLIP_VOCAB:
+    if family == "clip" and settings["text"]["vocab_size"] == beside.CLIP_VOCAB:
         return settings, huggingface.table(family), prepared, "clip"
-    return settings, huggingface.table(family), prepared, _tokenizer_file(config_file.parent)
+    told = config_file.parent / _HF_TOKENIZER
+    called = (_read_json(told) if told.is_file() else {}).get("tokenizer_class", "")
+    tokenizer = beside.tokenizer(config_file.parent, called, settings["text"]["vocab_size"])
+    return settings, huggingface.table(family), prepared, tokenizer
 
 
 def _big_vision(tensors, form, config, config_file):
-    return big_vision.from_shapes(tensors), tables.BIG_VISION, {}, _tokenizer_file(config_file.parent)
-
-
-def _tokenizer_file(folder: Path) -> str:
-    """The tokenizer that lies beside the weights, as `data.tokenizer` names it."""
-    for kind, name in (
-        ("sentencepiece", "spiece.model"),
-        ("sentencepiece", "sentencepiece.model"),
-        ("json", "tokenizer.json"),
-    ):
-        if (folder / name).is_file():
-            return f"{kind}:{folder.resolve() / name}"
-    return ""
+    settings = big_vision.from_shapes(tensors)
+    tokenizer = beside.tokenizer(config_file.parent, "", settings["text"]["vocab_size"])
+    return settings, tables.BIG_VISION, {}, tokenizer
 
 
 def _default_preprocessing(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -253,6 +253,77 @@ def test_a_tokenizer_json_keeps_its_own_specials(tmp_path, template, bos, ids):
     assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (7, bos, 2, 0)
 
 
+# What open_clip 3.3.0's `get_clean_fn` makes of these texts.
+TEXTS = ["A  Cat &amp;amp; a DOG!", "naÃ¯ve_cat, red", "  red\tred  ", "", "a <b>Red</b> cat's tail " * 9]
+CLEANED = {
+    "whitespace": ["A Cat & a DOG!", "naïve_cat, red", "red red", "", " ".join(["a <b>Red</b> cat's tail"] * 9)],
+    "lower": ["a cat & a dog!", "naïve_cat, red", "red red", "", " ".join(["a <b>red</b> cat's tail"] * 9)],
+    "canonicalize": ["a cat a dog", "naïve cat red", "red red", "", " ".join(["a bredb cats tail"] * 9)],
+}
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("clean", CLEANED)
+def test_options_do_what_openclip_does(tmp_path, clean, strip):
+    """The ids of `HFTokenizer(clean=..., strip_sep_token=...)`, with a separator that ends texts."""
+    letters = [chr(i) for i in range(33, 127)] + ["ï", "▁"]
+    names = ["<pad>", "[CLS]", "[SEP]", "<unk>", *letters]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({n: i for i, n in enumerate(names)}, [], unk_token="<unk>"))
+    backend.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.add_special_tokens(names[:4])
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    backend.enable_truncation(32)
+    backend.enable_padding(length=32)
+    want = np.array([encoding.ids for encoding in backend.encode_batch(CLEANED[clean])])
+    spec = f"json+{clean}{'+strip_sep' if strip else ''}:{tmp_path / 'tokenizer.json'}"
+    ours = make_tokenizer(spec, 32)
+    np.testing.assert_array_equal(ours(TEXTS)[0], np.where(want == 2, 0, want) if strip else want)
+    assert ours.eos_id == (0 if strip else 2) and ours.describe()["spec"] == spec
+    copy = pickle.loads(pickle.dumps(ours))
+    np.testing.assert_array_equal(copy(TEXTS)[0], ours(TEXTS)[0])
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "same_as"),
+    [
+        ("whitespace", "A &amp;lt;  CAT", "A < CAT"),
+        ("lower", "A &amp;lt;  CAT", "a < cat"),
+        ("canonicalize", "A_&amp;lt;  CAT!", "a cat"),
+        ("lowercase", "A  &lt; CAT", "a  &lt; cat"),
+    ],
+)
+def test_options_clean_before_the_file_does(tmp_path, option, text, same_as):
+    letters = sorted({*text, *same_as, " "})
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({n: i for i, n in enumerate([*letters, "</s>"])}, []))
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    plain = make_tokenizer(f"json:{tmp_path / 'tokenizer.json'}", 20)
+    cleaned = make_tokenizer(f"json+{option}:{tmp_path / 'tokenizer.json'}", 20)
+    np.testing.assert_array_equal(cleaned([text])[0], plain([same_as])[0])
+    assert not np.array_equal(plain([text])[0], plain([same_as])[0])
+    assert cleaned.describe()["cleaning"] != "none" and plain.describe()["cleaning"] == "none"
+
+
+@pytest.mark.full
+def test_lowercase_is_transformers_siglip2_tokenizer(tmp_path):
+    import transformers
+
+    names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "a", "c", "t", "A", "C", "Σ", "σ", "ς", "at", "cat"]
+    merges = [("a", "t"), ("c", "at")]
+    theirs = transformers.Siglip2Tokenizer(vocab={n: i for i, n in enumerate(names)}, merges=merges)
+    file = json.loads(theirs.backend_tokenizer.to_str())
+    file["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}  # all that files say
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    ours = make_tokenizer(f"json+lowercase:{tmp_path / 'tokenizer.json'}", 12)
+    plain = make_tokenizer(f"json:{tmp_path / 'tokenizer.json'}", 12)
+    for text in ("A Cat", "a cat", "CATΣ A", "<eos> C"):
+        want = theirs(text, add_special_tokens=False).input_ids
+        assert ours.encode([text])[0] == [*want, 1]
+    assert plain.encode(["A Cat"]) != ours.encode(["A Cat"])
+
+
 def test_a_checkpoint_can_carry_the_file(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(word_level_json(template="<s> $A </s>"))
@@ -281,6 +352,9 @@ def test_a_worker_can_have_a_copy(kind):
         ("clip:x", "data.tokenizer='clip:x' is not known"),
         ("json:/no/such/tokenizer.json", "data.tokenizer='json:/no/such/tokenizer.json': cannot read"),
         ("json:", "data.tokenizer='json:' lacks the path"),
+        ("json+lowr:x", r"'lowr' is not known \(did you mean 'lower'\?\)"),
+        ("json+lower+canonicalize:x", "lower and canonicalize cannot both clean"),
+        ("sentencepiece+lower:x", "sentencepiece takes no 'lower'"),
     ],
 )
 def test_a_wrong_spec_is_one_line_that_names_the_field(spec, message):
