@@ -173,31 +173,6 @@ def from_shapes(tensors: Tensors, family: str) -> lib.Settings:
     return settings
 
 
-def preprocessing(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
-    """How images are prepared, from preprocessor_config.json.
-
-    Raises:
-      UserError: something that mmjax does not do.
-    """
-    found: dict[str, Any] = {}
-    if "image_mean" in config:
-        found |= dict(mean=config["image_mean"], std=config["image_std"])
-    if "resample" in config:
-        if config["resample"] not in _RESAMPLE:
-            raise UserError(f"{path}: resample={config['resample']} is neither 3 (bicubic) nor 2 (bilinear)")
-        found["interpolation"] = _RESAMPLE[config["resample"]]
-    size, crop = config.get("size"), config.get("crop_size")
-    if isinstance(size, Mapping) and "height" in size:
-        found |= dict(resize="squash", size=size["height"])
-    elif size is not None:
-        shortest = size["shortest_edge"] if isinstance(size, Mapping) else size
-        found |= dict(resize="crop", size=shortest)
-        cropped = crop["height"] if isinstance(crop, Mapping) else crop
-        if config.get("do_center_crop", True) and cropped not in (None, shortest):
-            raise UserError(f"{path}: resizes to {shortest} and then crops {cropped} pixels; mmjax takes equal sizes")
-    return found
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 _CLIP_FIXED = {

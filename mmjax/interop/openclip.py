@@ -279,24 +279,6 @@ def from_shapes(tensors: Tensors, naming: Naming) -> lib.Settings:
     return settings
 
 
-def preprocessing(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
-    """How images are prepared, from open_clip_config.json's `preprocess_cfg`.
-
-    Raises:
-      UserError: something that mmjax does not do.
-    """
-    cfg = config.get("preprocess_cfg") or {}
-    found = {field: cfg[field] for field in ("mean", "std", "interpolation") if field in cfg}
-    if cfg.get("interpolation", "bicubic") not in ("bicubic", "bilinear"):
-        raise UserError(f"{path}: preprocess_cfg.interpolation={cfg['interpolation']!r} is not bicubic or bilinear")
-    if "resize_mode" in cfg:
-        modes = {"shortest": "crop", "squash": "squash"}
-        if cfg["resize_mode"] not in modes:
-            raise UserError(f"{path}: preprocess_cfg.resize_mode={cfg['resize_mode']!r} is not shortest or squash")
-        found["resize"] = modes[cfg["resize_mode"]]
-    return found
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 _TOKENIZERS = {32000: "timm/ViT-B-16-SigLIP", 256000: "timm/ViT-B-16-SigLIP2"}

@@ -1,7 +1,6 @@
 """Opening a checkpoint of another library: what it is, and everything needed to run it, before any number is read."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from mmjax import storage
-from mmjax.data import images
 from mmjax.errors import UserError
 from mmjax.interop import beside, big_vision, huggingface, openclip, tables, translate
+from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop import settings as settings_lib
+from mmjax.interop.jsons import read_json
 from mmjax.interop.tables import Row
 from mmjax.interop.tensors import WEIGHTS, Tensors, open_tensors
 
@@ -26,7 +26,7 @@ FORMATS = {
 # Where each library puts what; the first that is there is taken.
 _OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 _HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_OPENCLIP_CONFIG, _HF_CONFIG, _HF_PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
+_OPENCLIP_CONFIG, _HF_CONFIG = "open_clip_config.json", "config.json"
 _HF_TOKENIZER = "tokenizer_config.json"
 
 
@@ -81,7 +81,7 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
         tensors = big_vision.normalised(tensors)
     folder = weights.parent
     config_file = folder / (_OPENCLIP_CONFIG if form == "openclip" else _HF_CONFIG)
-    config = _read_json(config_file) if form != "big_vision" and config_file.is_file() else None
+    config = read_json(config_file) if form != "big_vision" and config_file.is_file() else None
     if form.startswith("hf-") and config is not None:
         form = f"hf-{huggingface.family_of(config, config_file)}"
     read = {"openclip": _openclip, "hf-clip": _hugging_face, "hf-siglip": _hugging_face, "big_vision": _big_vision}
@@ -103,7 +103,7 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
         name=given.removeprefix(HUB) if given.startswith(HUB) else path.resolve().name if path.is_dir() else path.stem,
         format=form,
         settings=settings,
-        preprocessing=_default_preprocessing(settings) | prepared | {"size": settings["image"]["image_size"]},
+        preprocessing=prepared | {"size": settings["image"]["image_size"]},
         tokenizer=tokenizer,
         config_file=config_file if config is not None else None,
         tensors=tensors,
@@ -225,11 +225,11 @@ def _recognise(tensors: Tensors) -> str:
 def _openclip(tensors, form, config, config_file):
     naming = openclip.naming_of(tensors)
     if config is None:
-        settings, prepared = openclip.from_shapes(tensors, naming), {}
-        text = {}
+        settings, text = openclip.from_shapes(tensors, naming), {}
+        prepared = preprocessing_lib.defaults(not naming.timm)
     else:
         settings = openclip.from_config(config, config_file)
-        prepared = openclip.preprocessing(config, config_file)
+        prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)
         text = config.get("model_cfg", config)["text_cfg"]
     vocab = settings["text"]["vocab_size"]
     return settings, naming.table, prepared, beside.openclip_tokenizer(config_file.parent, text, vocab)
@@ -238,20 +238,18 @@ def _openclip(tensors, form, config, config_file):
 def _hugging_face(tensors, form, config, config_file):
     family = form.removeprefix("hf-")
     if config is None:
-        settings, prepared = huggingface.from_shapes(tensors, family), {}
+        settings, size = huggingface.from_shapes(tensors, family), None
     else:
-        settings, prepared = huggingface.from_config(config, config_file), {}
-    preprocessor = config_file.parent / _HF_PREPROCESSOR
-    if preprocessor.is_file():
-        prepared = huggingface.preprocessing(_read_json(preprocessor), preprocessor)
-        size = prepared.get("size", settings["image"]["image_size"])
-        if config is not None and size != settings["image"]["image_size"]:
-            told = f"{preprocessor}: makes images of {size} pixels, but the model takes"
-            raise UserError(f"{told} {settings['image']['image_size']}; correct one of the two files")
+        settings = huggingface.from_config(config, config_file)
+        size = settings["image"]["image_size"]
+    prepared = preprocessing_lib.defaults(family == "clip")
+    told = preprocessing_lib.hf_file(config_file.parent)
+    if told is not None:
+        prepared = preprocessing_lib.from_hf(told[1], family, size, told[0])
     if family == "clip" and settings["text"]["vocab_size"] == beside.CLIP_VOCAB:
         return settings, huggingface.table(family), prepared, "clip"
     told = config_file.parent / _HF_TOKENIZER
-    called = (_read_json(told) if told.is_file() else {}).get("tokenizer_class", "")
+    called = (read_json(told) if told.is_file() else {}).get("tokenizer_class", "")
     tokenizer = beside.tokenizer(config_file.parent, called, settings["text"]["vocab_size"])
     return settings, huggingface.table(family), prepared, tokenizer
 
@@ -259,14 +257,7 @@ def _hugging_face(tensors, form, config, config_file):
 def _big_vision(tensors, form, config, config_file):
     settings = big_vision.from_shapes(tensors)
     tokenizer = beside.tokenizer(config_file.parent, "", settings["text"]["vocab_size"])
-    return settings, tables.BIG_VISION, {}, tokenizer
-
-
-def _default_preprocessing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """CLIP's where the image tower has a class token, else SigLIP's."""
-    is_clip = settings["image"]["class_token"]
-    mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
-    return dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std)
+    return settings, tables.BIG_VISION, preprocessing_lib.defaults(False), tokenizer
 
 
 def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
@@ -281,13 +272,3 @@ def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
     image = settings["image"]
     if image["image_size"] < image["patch_size"]:
         raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a config, which is a JSON object")
-    return content

@@ -1,0 +1,181 @@
+"""How images are prepared, as OpenCLIP's and Hugging Face's files say it: what mmjax does not do is refused."""
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.data import images
+from mmjax.errors import UserError
+from mmjax.interop.jsons import read_json
+
+_NUMBERS = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers of resampling
+HF_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def defaults(is_clip: bool) -> dict[str, Any]:
+    """CLIP's way to prepare images, or SigLIP's."""
+    mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
+    return dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std)
+
+
+# -- OpenCLIP ----------------------------------------------------------------------------------------------------------
+
+_MODES = {"shortest": "crop", "squash": "squash"}
+# Filled is what a resize_mode leaves empty that mmjax does not have.
+_OPENCLIP_FIELDS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+def from_openclip(config: Mapping[str, Any], image_size: int, path: Any) -> dict[str, Any]:
+    """From open_clip_config.json's `preprocess_cfg`; what it leaves out is OpenAI's CLIP's there, for any model.
+
+    Raises:
+      UserError: something that mmjax does not do.
+    """
+    prefix = f"{path}: preprocess_cfg"
+    cfg = _given(config.get("preprocess_cfg"), _OPENCLIP_FIELDS, prefix)
+    if cfg.get("mode", "RGB") != "RGB":
+        raise UserError(f"{prefix}.mode={cfg['mode']!r} is not read; mmjax takes RGB images")
+    if cfg.get("interpolation", "bicubic") not in _NUMBERS.values():
+        raise UserError(f"{prefix}.interpolation={cfg['interpolation']!r} is not bicubic or bilinear")
+    if cfg.get("resize_mode", "shortest") not in _MODES:
+        raise UserError(f"{prefix}.resize_mode={cfg['resize_mode']!r} is not shortest or squash")
+    if "size" in cfg and cfg["size"] not in (image_size, [image_size], [image_size] * 2):
+        raise UserError(f"{prefix}.size={cfg['size']}: the model takes {image_size}; correct one of the two")
+    found = defaults(True)
+    if "interpolation" in cfg:
+        found["interpolation"] = cfg["interpolation"]
+    if "resize_mode" in cfg:
+        found["resize"] = _MODES[cfg["resize_mode"]]
+    return found | _mean_std(cfg, "mean", "std", found, prefix)
+
+
+# -- Hugging Face ------------------------------------------------------------------------------------------------------
+
+_HF_READ = {
+    *("image_mean", "image_std", "resample", "size", "crop_size", "do_center_crop"),
+    *("do_resize", "do_rescale", "do_normalize", "rescale_factor", "do_pad"),
+}
+# Fields that change nothing in what one picture becomes.
+_HF_IGNORED = {
+    *("image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "_valid_processor_keys"),
+    *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping"),
+    *("default_to_square", "pad_size", "image_seq_length", "transformers_version"),
+}
+_TYPES = {"CLIPImageProcessor": True, "CLIPFeatureExtractor": True, "SiglipImageProcessor": False}
+
+
+def hf_file(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """The file of the image processor and what it says; as in the library, the processor's file goes first.
+
+    Raises:
+      UserError: a file is not JSON.
+    """
+    processor, image_processor = (folder / name for name in HF_FILES)
+    if processor.is_file():
+        content = read_json(processor)
+        if "image_processor" in content:
+            return processor, content["image_processor"]
+    return (image_processor, read_json(image_processor)) if image_processor.is_file() else None
+
+
+def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path: Any) -> dict[str, Any]:
+    """From an image processor's fields; what they leave out is as the processor's class has it.
+
+    Args:
+      config: the fields.
+      family: `clip` or `siglip`, the model's, for a file that does not name a class.
+      image_size: the model's; None where its config does not tell it.
+      path: of the file.
+
+    Raises:
+      UserError: something that mmjax does not do.
+    """
+    cfg = _given(config, _HF_READ | _HF_IGNORED, str(path), separator=": ")
+    kind = str(cfg.get("image_processor_type") or cfg.get("feature_extractor_type") or "")
+    named = kind.removesuffix("Fast").removesuffix("Pil")
+    if named and named not in _TYPES:
+        raise UserError(f"{path}: image_processor_type={kind!r} is not read; mmjax reads CLIP's and SigLIP's")
+    is_clip = _TYPES[named] if named else family == "clip"
+    found = defaults(is_clip)
+    for field, wanted in (("do_resize", True), ("do_rescale", True), ("do_normalize", True), ("do_pad", False)):
+        if cfg.get(field, wanted) is not wanted:
+            raise UserError(f"{path}: {field}={cfg[field]!r} is not read; mmjax has {wanted} there")
+    factor = cfg.get("rescale_factor", 1 / 255)
+    if not _is_number(factor) or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+        raise UserError(f"{path}: rescale_factor={factor!r} is not read; mmjax has 1/255")
+    if "resample" in cfg:
+        if type(cfg["resample"]) is not int or cfg["resample"] not in _NUMBERS:
+            raise UserError(f"{path}: resample={cfg['resample']!r} is neither 3 (bicubic) nor 2 (bilinear)")
+        found["interpolation"] = _NUMBERS[cfg["resample"]]
+    found |= _mean_std(cfg, "image_mean", "image_std", found, str(path), separator=": ")
+    return found | _hf_size(cfg, is_clip, image_size, path)
+
+
+def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path: Any) -> dict[str, Any]:
+    """Whether whole pictures are squashed or their middles cut out; checks that the model's size comes out."""
+    size = cfg.get("size")
+    if size is None:  # the class's own is 224 pixels, but only the model's can be meant
+        return dict(resize="crop" if is_clip else "squash")
+    size = {"shortest_edge": size} if type(size) is int else size
+    if not isinstance(size, Mapping) or set(size) not in ({"shortest_edge"}, {"height", "width"}):
+        raise UserError(f"{path}: size={size!r} is not read; mmjax takes a shortest_edge, or a height and a width")
+    crop = cfg.get("crop_size")
+    crop = {"height": crop, "width": crop} if type(crop) is int else crop
+    is_cropped = cfg.get("do_center_crop", is_clip)
+    if is_cropped not in (True, False):
+        raise UserError(f"{path}: do_center_crop={is_cropped!r} is not true or false")
+    if "shortest_edge" in size and not is_cropped:
+        raise UserError(f"{path}: do_center_crop=False keeps pictures' shapes; mmjax makes squares of them")
+    sides = [*size.values()]
+    if is_cropped and crop is not None:
+        if not isinstance(crop, Mapping) or set(crop) != {"height", "width"}:
+            raise UserError(f"{path}: crop_size={crop!r} is not read; mmjax takes a height and a width")
+        if len({*map(str, sides), *map(str, crop.values())}) > 1:
+            told = f"resizes to {' x '.join(map(str, sides))} and then crops {' x '.join(map(str, crop.values()))}"
+            raise UserError(f"{path}: {told} pixels; mmjax takes equal sizes")
+    if any(type(side) is not int for side in sides) or len(set(sides)) > 1:
+        raise UserError(f"{path}: size={size!r} is not a square of whole pixels; mmjax takes squares")
+    if image_size is not None and sides[0] != image_size:
+        raise UserError(
+            f"{path}: makes images of {sides[0]} pixels, but the model takes {image_size}; correct one of the two files"
+        )
+    return dict(resize="crop" if "shortest_edge" in size else "squash")
+
+
+# -- both --------------------------------------------------------------------------------------------------------------
+
+
+def _given(fields: Any, known: Collection[str], prefix: str, separator: str = ".") -> dict[str, Any]:
+    """The fields that say something; null stands for what is left out.
+
+    Raises:
+      UserError: no fields, or one that is not known.
+    """
+    if fields is None:
+        return {}
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{prefix}: {fields!r} is no object of fields; correct it")
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name, value in given.items():
+        if name not in known and value is not False:
+            raise UserError(f"{prefix}{separator}{name}={value!r} is not read; mmjax has no such setting")
+    return given
+
+
+def _mean_std(
+    cfg: Mapping[str, Any], mean: str, std: str, default: Mapping[str, Any], prefix: str, separator: str = "."
+) -> dict[str, Any]:
+    found = {}
+    for ours, theirs in (("mean", mean), ("std", std)):
+        value = cfg.get(theirs, default[ours])
+        numbers = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
+        if not numbers or (ours == "std" and min(value) <= 0):
+            wanted = "three numbers" + (" greater than 0" if ours == "std" else "")
+            raise UserError(f"{prefix}{separator}{theirs}={value!r}: wants {wanted}, for red, green and blue")
+        found[ours] = [float(x) for x in value]
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
