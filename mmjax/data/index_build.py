@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mmjax.data import reading
+from mmjax.data import open_files
 from mmjax.data.index_find import copy_index
 from mmjax.data.locks import building
 from mmjax.data.patterns import reason
@@ -68,7 +68,7 @@ def build(
                 f"{where}: no examples in {len(shards)} shards ({what}); check the pattern, and that the files are tars"
                 " of images and captions"
             )
-    reading.forget(target)
+    open_files.forget(target)
     with contextlib.suppress(FileNotFoundError):
         os.remove(partial)
     return TarIndex(target)

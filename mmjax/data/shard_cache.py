@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from mmjax.data import reading
+from mmjax.data import open_files
 from mmjax.data.locks import locked
 from mmjax.data.reading import Reader
 
@@ -153,7 +153,7 @@ class ShardCache:
             for name in (path, table_of(path)):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(name)
-            reading.forget(path)
+            open_files.forget(path)
             total -= size
         if total > self.limit and not self._told:
             self._told = True

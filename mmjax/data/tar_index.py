@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from mmjax.data import reading
+from mmjax.data import open_files, reading
 from mmjax.data.tar_members import BLOCK, ShardTable
 from mmjax.errors import UserError
 
@@ -82,7 +82,7 @@ class TarIndex:
 
     def __init__(self, path: str):
         self.path = path
-        self._file: reading.OpenFile | None = reading.OpenFile(path)
+        self._file: open_files.OpenFile | None = open_files.OpenFile(path)
         self.length, self._start, self._size, self.built = _read_head(path, self._file)
 
     def __len__(self) -> int:
@@ -138,26 +138,26 @@ class TarIndex:
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
-            data = reading.pread_open(self._file or self._open_again(), offset, length)
+            data = open_files.pread_open(self._file or self._open_again(), offset, length)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-            data = reading.pread_open(self._open_again(), offset, length)
+            data = open_files.pread_open(self._open_again(), offset, length)
         if len(data) < length:
             raise reading.ReadError(f"{self.path} was cut off; {_REMEDY}")
         return data
 
-    def _open_again(self) -> reading.OpenFile:
-        file = reading.OpenFile(self.path)
+    def _open_again(self) -> open_files.OpenFile:
+        file = open_files.OpenFile(self.path)
         if _read_head(self.path, file) != (self.length, self._start, self._size, self.built):
             raise UserError(f"index {self.path!r} was made again while it was in use; start again")
         self._file = file
         return file
 
 
-def _read_head(path: str, file: reading.OpenFile) -> tuple[int, int, int, int]:
+def _read_head(path: str, file: open_files.OpenFile) -> tuple[int, int, int, int]:
     """Returns the number of rows, where the description is and how long, and when the index was built."""
-    head, size = reading.pread_open(file, 0, _HEAD.size), os.fstat(file.fd).st_size
+    head, size = open_files.pread_open(file, 0, _HEAD.size), os.fstat(file.fd).st_size
     if len(head) < _HEAD.size or head[: len(_MAGIC)] != _MAGIC:
         raise UserError(f"index {path!r} is not one of mmjax's; {_REMEDY}")
     _, version, rows, start, length, built = _HEAD.unpack(head)

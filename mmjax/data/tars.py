@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data import reading
+from mmjax.data import open_files
 from mmjax.data.captions import CaptionKeys
 from mmjax.data.faults import BadExample
 from mmjax.data.fields import check_templates, class_record, read_lines, spread
@@ -224,7 +224,7 @@ class Tars:
         # While a shard that has an index is still coming, its examples are read one by one.
         if self._cache is None or (self._index is not None and not self._cache.has(path)):
             return self._reader.read_range(path, start, length)
-        return self._with_copy(path, lambda copy: reading.pread(copy, start, length))
+        return self._with_copy(path, lambda copy: open_files.pread(copy, start, length))
 
     def _with_copy(self, path: str, use: Any) -> Any:
         """Uses a shard's copy on the local disk, which another process may remove to make room."""

@@ -16,7 +16,7 @@ from serving import serve
 from tar_sets import TOTAL, example, number_of, options, write_set, write_tar
 
 from mmjax import cli
-from mmjax.data import locks, reading, tar_scan
+from mmjax.data import locks, open_files, tar_scan
 from mmjax.data.index_build import build
 from mmjax.data.index_find import find_index
 from mmjax.data.locks import building, locked
@@ -228,16 +228,16 @@ def test_removed_copies_are_closed(tmp_path, monkeypatch):
     with serve(tmp_path) as bucket:
         cache = ShardCache(str(tmp_path / "cache"), 1.0, Reader(5.0))
         first = cache.get(f"{bucket.url}/set/00000.tar")
-        reading.pread(first, 0, 10)
+        open_files.pread(first, 0, 10)
         cache.get(f"{bucket.url}/set/00001.tar")
-        assert not os.path.exists(first) and first not in reading._open_files.files
+        assert not os.path.exists(first) and first not in open_files._open_files.files
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
-    reading.pread(str(tmp_path / "a"), 0, 1)
+    open_files.pread(str(tmp_path / "a"), 0, 1)
     os.remove(tmp_path / "a")  # by another process
-    monkeypatch.setattr(reading._open_files, "next_look", 0.0)
-    reading.pread(str(tmp_path / "b"), 0, 1)
-    assert str(tmp_path / "a") not in reading._open_files.files
+    monkeypatch.setattr(open_files._open_files, "next_look", 0.0)
+    open_files.pread(str(tmp_path / "b"), 0, 1)
+    assert str(tmp_path / "a") not in open_files._open_files.files
 
 
 # Shards that change.
@@ -328,7 +328,7 @@ def test_a_shard_is_scanned_by_one_worker_alone(tmp_path, remote, scanned):
         write_tar(
             folder / "00000.tar", [member for number in range(90, 97) for member in example(number, caption="x 5")]
         )
-        reading.forget(str(folder / "00000.tar"))
+        open_files.forget(str(folder / "00000.tar"))
         source = Tars(f"{base}/{PATTERN}", options=options(tmp_path, order="windowed"))
         assert number_of(source[6]) == 5 and len(scanned) == 5
 

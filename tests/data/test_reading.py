@@ -11,7 +11,8 @@ import types
 import pytest
 from serving import serve
 
-from mmjax.data.reading import Reader, ReadError, _may_pass, pread
+from mmjax.data.open_files import pread
+from mmjax.data.reading import Reader, ReadError, _may_pass
 
 DATA = bytes(range(256)) * 400
 

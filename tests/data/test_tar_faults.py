@@ -13,7 +13,7 @@ from PIL import Image
 from serving import serve
 from tar_sets import example, jpeg, write_set
 
-from mmjax.data import reading
+from mmjax.data import open_files
 from mmjax.data.examples import TrainExamples
 from mmjax.data.faults import REASONS
 from mmjax.data.images import ImageSpec
@@ -139,7 +139,7 @@ def test_an_epoch_over_damaged_shards_is_the_intact_one_but_for_what_was_planted
     rewrite(folder / "00002.tar", lambda data: data[: starts[53]] + b"damage" + data[starts[53] + 6 :])
     os.remove(folder / "00004.tar")
     for shard in range(5):
-        reading.forget(str(folder / f"{shard:05d}.tar"))
+        open_files.forget(str(folder / f"{shard:05d}.tar"))
 
     expected = {number: reason for number, (_, reason) in PLANTED.items()}
     expected |= dict.fromkeys(range(72, 80), "cut") | dict.fromkeys(range(80, 100), "missing")

@@ -66,9 +66,9 @@ def test_shards_that_vanish_or_shrink_are_borne(tmp_path, pattern, caplog):
     os.remove(folder / "00001.tar")
     (folder / "00002.tar").write_bytes((folder / "00002.tar").read_bytes()[:4000])
     del good
-    from mmjax.data import reading
+    from mmjax.data import open_files
 
-    reading.forget(str(folder / "00001.tar"))
+    open_files.forget(str(folder / "00001.tar"))
     with pytest.raises(UserError, match="1 of 4 shards are missing, 1 are cut off"):
         Tars(f"{folder}/{pattern}", options=options(tmp_path))
     with caplog.at_level(logging.WARNING, "mmjax.data"):
