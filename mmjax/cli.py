@@ -88,6 +88,7 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", help="workdir of a trained run")
     parser.add_argument("--step", type=int, default=None, help="checkpoint to evaluate; the latest by default")
     parser.add_argument("--model", metavar="PATH", help="instead of a workdir: weights that mmjax.load reads")
+    add_model_flags(parser)
     parser.add_argument("--config", metavar="SUITE[:k=v,...]", help="datasets and tasks, such as configs/eval.py")
     parser.add_argument("--again", action="store_true", help="run what a suite has finished, too")
     parser.add_argument("--output", default=None, help="JSON file; WORKDIR/eval/STEP.json by default")
@@ -103,6 +104,7 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
             )
         if options.again and not options.config:
             raise UserError("--again needs --config=SUITE; without one everything is evaluated again anyway")
+        check_model_flags(options)
         given, meta = {}, {}
 
         def read():
@@ -124,7 +126,7 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
         if options.model is None:
             model = evaluate.open_workdir(config, options.workdir, meta, step=options.step)
         else:
-            model = evaluate.open_model(options.model, given["overrides"])
+            model = evaluate.open_model(options.model, given["overrides"], **model_flags(options))
         places = dict(workdir=options.workdir, output=options.output)
         if options.config:
             evaluate.evaluate_suite(model, given["suite"], again=options.again, **places)
@@ -191,6 +193,39 @@ def index_main(argv: Sequence[str] | None = None) -> int:
         return index_command.run(options)
 
     return run(parser, argv, command)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what can be said of the weights of another library: `--tokenizer` and `--set`."""
+    parser.add_argument(
+        "--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; what lies beside the weights"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="what the file does not tell, e.g. activation=quick_gelu or image.heads=16",
+    )
+
+
+def check_model_flags(options: argparse.Namespace) -> None:
+    """Checks that `--tokenizer` and `--set` come with `--model`.
+
+    Raises:
+      UserError: they would change a run.
+    """
+    given = f"--tokenizer={options.tokenizer}" if options.tokenizer is not None else ""
+    given = given or next((f"--set {text}" for text in options.set), "")
+    if given and options.model is None:
+        raise UserError(f"{given} needs --model; the run in --workdir has a tokenizer and settings of its own")
+
+
+def model_flags(options: argparse.Namespace) -> dict:
+    """`--tokenizer` and `--set` as `evaluate.open_model` takes them."""
+    from mmjax.interop import settings
+
+    return dict(tokenizer=options.tokenizer, changes=settings.parse(options.set))
 
 
 def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:

@@ -148,7 +148,7 @@ def _load(src, step, changes, tokenizer, *, needs_tokenizer) -> _Loaded:
     if hub.is_workdir(src):
         if changes:
             raise UserError(f"--set {next(iter(changes))}: the run in {src} has its own config")
-        config, meta, params = hub.read_workdir(src, step)
+        config, meta, params = hub.read_workdir(src, step, "--step")
         file = checkpoint.tokenizer_file(meta)
         if tokenizer is not None:
             config.data.tokenizer, file = tokenizer, None
@@ -224,7 +224,7 @@ def describe(path: Any, *, step: int | None = None, changes: Mapping[str, Any] |
 
 
 def _describe_workdir(path: Any, step: int | None) -> dict[str, str]:
-    checkpoints, chosen, meta = hub.open_step(path, step)
+    checkpoints, chosen, meta = hub.open_step(path, step, "--step")
     try:
         steps, shapes = checkpoints.all_steps(), checkpoints.param_shapes(chosen)
     finally:

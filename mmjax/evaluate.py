@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -181,8 +181,22 @@ def open_workdir(
     return Model(config, mesh, task, tokenizer, image_spec, str(workdir), step, identity, restore)
 
 
-def open_model(path: Any, overrides: Sequence[tuple[str, str]] = ()) -> Model:
+def open_model(
+    path: Any,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    tokenizer: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Model:
     """Prepares a model in any format that `mmjax.load` reads; every process calls it.
+
+    Its parameters are read here, straight to their places on the mesh.
+
+    Args:
+      path: see `mmjax.load`.
+      overrides: of fields that an evaluation may change.
+      tokenizer: as `data.tokenizer` has it; what lies beside the weights by default.
+      changes: settings that the file does not tell, see `interop.settings.apply`.
 
     Raises:
       UserError: as `mmjax.load`, or an override of a field that describes the model.
@@ -190,19 +204,20 @@ def open_model(path: Any, overrides: Sequence[tuple[str, str]] = ()) -> Model:
     from mmjax import hub
 
     with distributed.together():
-        loaded = hub.load(path)
-        apply_overrides(loaded.config, overrides)
-        config, image_spec = loaded.config, loaded.image_spec
+        opened = hub.open_path(path, tokenizer=tokenizer, settings=changes)
+        config = opened.config
+        apply_overrides(config, overrides)
+        image_spec = ImageSpec(**opened.preprocessing)
         mesh = mesh_lib.make_mesh(config.mesh)
         task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
-        tokenizer = loaded.tokenizer
-    shardings = _shardings(loaded.params, config, mesh)
-
-    def restore():
-        return jax.tree.map(lambda x, place: jax.device_put(np.asarray(x), place), loaded.params, shardings)
-
-    identity = f"{digest(loaded.params)} {config.precision}"
-    return Model(config, mesh, task, tokenizer, image_spec, str(path), None, identity, restore)
+        made = opened.make_tokenizer()
+        places = hub.shardings(opened.shapes, config, mesh)
+        is_run = hub.is_workdir(path)
+        params = None if is_run else opened.read(places)
+    if is_run:
+        params = opened.read(places)  # Orbax lets the processes wait for each other
+    identity = f"{digest(params)} {config.precision}"
+    return Model(config, mesh, task, made, image_spec, str(path), None, identity, lambda: params)
 
 
 def digest(params: Any) -> str:

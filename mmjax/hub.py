@@ -1,14 +1,16 @@
 """`mmjax.load(PATH)`: a restored model that a person can call."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from jaxtyping import Float32
 from PIL import Image, ImageOps
 
@@ -20,13 +22,16 @@ from mmjax.errors import UserError
 from mmjax.evaluation import zero_shot as zero_shot_lib
 from mmjax.interop import configs, source, translate
 from mmjax.nn import embed
+from mmjax.parallel import arrays, partition
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint
 
 TEMPLATES = ("a photo of a {c}.",)
+_POSITIONS = "image/position_embedding"
 
 
 class Model:
-    """An image tower, a text tower and the scale of their similarities, on one device.
+    """An image tower, a text tower and the scale of their similarities, on one device or over a mesh.
 
     Made by `load`. Inputs are taken in batches, filled up to a power of two, so that few shapes are compiled.
 
@@ -36,6 +41,7 @@ class Model:
       image_spec: how images are prepared.
       make_tokenizer: makes the tokenizer when the first string comes; raises `UserError` where there is none.
       batch_size: rows embedded at a time.
+      mesh: over which `params` lie, and batches are spread; every process of it makes the same calls.
     """
 
     def __init__(
@@ -46,10 +52,12 @@ class Model:
         make_tokenizer: Callable[[], tokenizers.Tokenizer],
         *,
         batch_size: int = 64,
+        mesh: Mesh | None = None,
     ):
         self.config, self.params, self.image_spec, self.batch_size = config, params, image_spec, batch_size
+        self.mesh = mesh
         self._make_tokenizer, self._tokenizer = make_tokenizer, None
-        self._task = task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std)
+        self._task = task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
         self._embed_bytes = jax.jit(task.embed_images)
         self._embed_pixels = jax.jit(lambda params, x: task.model.apply({"params": params}, x, method="encode_image"))
         self._embed_text = jax.jit(task.embed_text)
@@ -165,14 +173,21 @@ class Model:
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
     def _run(self, function: Any, columns: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Runs batches of the next power of two of rows; the last row is repeated to fill one up."""
+        """Runs batches of the next power of two of rows; the last row is repeated to fill one up.
+
+        Over a mesh a batch also divides over its devices.
+        """
+        unit = 1 if self.mesh is None else mesh_lib.batch_devices(self.mesh)
         total, parts = len(columns[0]), []
         for start in range(0, total, self.batch_size):
             rows = [column[start : start + self.batch_size] for column in columns]
             count = len(rows[0])
-            filled = min(self.batch_size, 1 << (count - 1).bit_length())
+            filled = -(-min(self.batch_size, 1 << (count - 1).bit_length()) // unit) * unit
             rows = [np.concatenate([x, np.repeat(x[-1:], filled - count, axis=0)]) for x in rows]
-            parts.append(np.asarray(function(self.params, *rows), np.float32)[:count])
+            if self.mesh is not None:
+                own = mesh_lib.local_rows(self.mesh, filled)
+                rows = arrays.to_global(self.mesh, [x[own] for x in rows])
+            parts.append(np.asarray(arrays.to_host(function(self.params, *rows)), np.float32)[:count])
         return np.concatenate(parts) if parts else np.zeros((0, self.config.model.embed_dim), np.float32)
 
 
@@ -191,9 +206,10 @@ def load(
     tokenizer: str | None = None,
     precision: str | None = None,
     batch_size: int = 64,
+    mesh: Mesh | None = None,
     **settings: Any,
 ) -> Model:
-    """Loads a model, onto one device, from wherever it comes.
+    """Loads a model, onto one device or over a mesh, from wherever it comes.
 
     Args:
       path: a workdir; a file or folder in OpenCLIP's (and OpenAI's), Hugging Face's or big_vision's format; or
@@ -203,6 +219,8 @@ def load(
       tokenizer: as `data.tokenizer` has it, such as `sentencepiece:FILE`, where none lies beside the weights.
       precision: compute type of the towers, `float32` or `bfloat16`; a run's own, and else float32.
       batch_size: rows embedded at a time.
+      mesh: of `mmjax.parallel.mesh.make_mesh`: the partition rules place every array as it is read, and no device
+        holds all of a model that is too large for it.
       **settings: what the files of another library do not tell, such as `activation="quick_gelu"`; for one tower,
         `**{"image.heads": 16}`.
 
@@ -211,76 +229,9 @@ def load(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
-    if is_workdir(path):
-        if settings:
-            raise UserError(f"{next(iter(settings))}: the run in {path} has its own config; load it without")
-        return _load_workdir(path, step, image_size, tokenizer, precision, batch_size)
-    if step is not None:
-        raise UserError(f"step={step}: {path} is not the workdir of a run")
-    opened = source.open_source(path, settings)
-    config = configs.make_config(opened)
-    if tokenizer is not None:
-        config.data.tokenizer = tokenizer
-    place = SingleDeviceSharding(jax.local_devices()[0])
-    params = translate.nested(opened.read(lambda _, array: jax.device_put(array, place)))
-    prepared = opened.preprocessing
-
-    def make_tokenizer():
-        if config.data.tokenizer == configs.NO_TOKENIZER:
-            raise UserError(
-                f"{opened.path}: no tokenizer lies beside it, so give token ids, or its file:"
-                ' mmjax.load(path, tokenizer="sentencepiece:FILE") or "json:FILE"'
-            )
-        return tasks.make_tokenizer(config)
-
-    return _finish(config, params, prepared, make_tokenizer, image_size, precision, batch_size)
-
-
-def is_workdir(path: Any) -> bool:
-    """Whether there are a run's checkpoints."""
-    return not str(path).startswith(source.HUB) and (storage.as_path(path) / "checkpoints").is_dir()
-
-
-def open_step(path: Any, step: int | None) -> tuple[checkpoint.Checkpoints, int, dict[str, Any]]:
-    """Opens a workdir at a step, or at the latest; to be closed by the caller. Also returns what meta.json says.
-
-    Raises:
-      UserError: there is no such checkpoint.
-    """
-    checkpoints = checkpoint.Checkpoints(storage.as_path(path) / "checkpoints", read_only=True)
-    steps = checkpoints.all_steps()
-    if not steps:
-        raise UserError(f"{path}: no complete checkpoint in {checkpoints.folder}; train until one has been saved")
-    if step is not None and step not in steps:
-        raise UserError(f"step={step}: there is no such checkpoint; there are {', '.join(map(str, steps))}")
-    step = steps[-1] if step is None else step
-    return checkpoints, step, checkpoints.read_meta(step)
-
-
-def read_workdir(path: Any, step: int | None) -> tuple[ml_collections.ConfigDict, dict[str, Any], Any]:
-    """Reads config, meta.json and parameters (the moving average, where there is one) of a run, onto one device."""
-    checkpoints, step, meta = open_step(path, step)
-    try:
-        config = config_lib.from_json(json.dumps(meta["config"]))
-        place = SingleDeviceSharding(jax.local_devices()[0])
-        shapes = translate.param_shapes(config.model.to_dict())
-        target = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for name, shape in shapes.items()}
-        return config, meta, checkpoints.restore_params(step, translate.nested(target))
-    finally:
-        checkpoints.close()
-
-
-def _load_workdir(path, step, image_size, tokenizer, precision, batch_size):
-    config, meta, params = read_workdir(path, step)
-    file = checkpoint.tokenizer_file(meta)
-    if tokenizer is not None:
-        config.data.tokenizer, file = tokenizer, None
-    make_tokenizer = lambda: tasks.make_tokenizer(config, file=file)
-    return _finish(config, params, meta["preprocessing"], make_tokenizer, image_size, precision, batch_size)
-
-
-def _finish(config, params, preprocessing, make_tokenizer, image_size, precision, batch_size) -> Model:
-    preprocessing = dict(preprocessing)
+    opened = open_path(path, step=step, tokenizer=tokenizer, settings=settings)
+    config, preprocessing = opened.config, dict(opened.preprocessing)
+    params = opened.read(shardings(opened.shapes, config, mesh))
     image = config.model.image
     if image_size is not None and image_size != image.image_size:
         if type(image_size) is not int or image_size < image.patch_size or image_size % image.patch_size:
@@ -290,8 +241,131 @@ def _finish(config, params, preprocessing, make_tokenizer, image_size, precision
         old, new = (side // image.patch_size for side in (image.image_size, image_size))
         table = params["image"]["position_embedding"]
         table = embed.resample_positions(table, (old, old), (new, new), prefix=int(image.class_token))
+        places = shardings({**opened.shapes, _POSITIONS: table.shape}, config, mesh)
+        table = jax.device_put(table, places[_POSITIONS])
         params = params | {"image": params["image"] | {"position_embedding": table}}
         image.image_size = preprocessing["size"] = image_size
     if precision is not None:
         config.precision = precision
-    return Model(config, params, image_lib.ImageSpec(**preprocessing), make_tokenizer, batch_size=batch_size)
+    spec = image_lib.ImageSpec(**preprocessing)
+    return Model(config, params, spec, opened.make_tokenizer, batch_size=batch_size, mesh=mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A model of which no parameter has been read.
+
+    Attributes:
+      config: as of a run; may be changed before the parameters are read.
+      preprocessing: fields of `data.images.ImageSpec`.
+      shapes: of the parameters, by path.
+      make_tokenizer: see `Model`.
+      read: shardings by path -> parameters, each read straight to its place.
+    """
+
+    config: ml_collections.ConfigDict
+    preprocessing: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    make_tokenizer: Callable[[], tokenizers.Tokenizer]
+    read: Callable[[Mapping[str, Sharding]], Any]
+
+
+def open_path(
+    path: Any, *, step: int | None = None, tokenizer: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Opened:
+    """Opens what `load` reads; arguments and errors as there."""
+    if path is None or not isinstance(path, str | os.PathLike):
+        raise UserError(f"path={path!r}: give a workdir, a file or folder of weights, or hf-hub:NAME")
+    if is_workdir(path):
+        if settings:
+            raise UserError(f"{next(iter(settings))}: the run in {path} has its own config; load it without")
+        return _open_workdir(path, step, tokenizer)
+    if step is not None:
+        raise UserError(f"step={step}: {path} is not the workdir of a run")
+    opened = source.open_source(path, settings)
+    config = configs.make_config(opened)
+    if tokenizer is not None:
+        config.data.tokenizer = tokenizer
+
+    def make_tokenizer():
+        if config.data.tokenizer == configs.NO_TOKENIZER:
+            raise UserError(
+                f"{opened.path}: no tokenizer lies beside it, so give token ids, or its file:"
+                ' mmjax.load(path, tokenizer="sentencepiece:FILE") or "json:FILE", the flag --tokenizer=... of mmjax'
+                " eval and search"
+            )
+        return tasks.make_tokenizer(config)
+
+    def read(places):
+        def place(name, array):
+            # Each device takes its part; a file that is mapped into memory is read no further.
+            return jax.make_array_from_callback(array.shape, places[name], lambda index: array[index])
+
+        return translate.nested(opened.read(place))
+
+    return Opened(config, opened.preprocessing, opened.shapes, make_tokenizer, read)
+
+
+def shardings(
+    shapes: Mapping[str, tuple[int, ...]], config: ml_collections.ConfigDict, mesh: Mesh | None
+) -> dict[str, Sharding]:
+    """Where parameters belong, by path: by the partition rules of `config.mesh`, or on one device without a mesh."""
+    if mesh is None:
+        return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
+    tree = translate.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+    placed, _ = partition.param_shardings(tree, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
+    return translate.flattened(placed)
+
+
+def is_workdir(path: Any) -> bool:
+    """Whether there are a run's checkpoints."""
+    return not str(path).startswith(source.HUB) and (storage.as_path(path) / "checkpoints").is_dir()
+
+
+def open_step(path: Any, step: int | None, field: str = "step") -> tuple[checkpoint.Checkpoints, int, dict[str, Any]]:
+    """Opens a workdir at a step, or at the latest; to be closed by the caller. Also returns what meta.json says.
+
+    Raises:
+      UserError: there is no such checkpoint, naming `field`.
+    """
+    checkpoints = checkpoint.Checkpoints(storage.as_path(path) / "checkpoints", read_only=True)
+    steps = checkpoints.all_steps()
+    if not steps:
+        raise UserError(f"{path}: no complete checkpoint in {checkpoints.folder}; train until one has been saved")
+    if step is not None and step not in steps:
+        raise UserError(f"{field}={step}: there is no such checkpoint; there are {', '.join(map(str, steps))}")
+    step = steps[-1] if step is None else step
+    return checkpoints, step, checkpoints.read_meta(step)
+
+
+def _open_workdir(path: Any, step: int | None, tokenizer: str | None) -> Opened:
+    """Opens a run's parameters: the moving average, where there is one."""
+    checkpoints, step, meta = open_step(path, step)
+    checkpoints.close()
+    config = config_lib.from_json(json.dumps(meta["config"]))
+    shapes = translate.param_shapes(config.model.to_dict())
+    file = checkpoint.tokenizer_file(meta)
+    if tokenizer is not None:
+        config.data.tokenizer, file = tokenizer, None
+
+    def read(places):
+        target = {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=places[name]) for name, shape in shapes.items()
+        }
+        again, _, _ = open_step(path, step)
+        try:
+            return again.restore_params(step, translate.nested(target))
+        finally:
+            again.close()
+
+    return Opened(config, meta["preprocessing"], shapes, lambda: tasks.make_tokenizer(config, file=file), read)
+
+
+def read_workdir(
+    path: Any, step: int | None, field: str = "step"
+) -> tuple[ml_collections.ConfigDict, dict[str, Any], Any]:
+    """Reads config, meta.json and parameters (the moving average, where there is one) of a run, onto one device."""
+    checkpoints, step, meta = open_step(path, step, field)
+    checkpoints.close()
+    opened = _open_workdir(path, step, None)
+    return opened.config, meta, opened.read(shardings(opened.shapes, opened.config, None))

@@ -51,6 +51,7 @@ def search_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", help="of a trained run")
     parser.add_argument("--step", type=int, default=None, help="checkpoint; the latest by default")
     parser.add_argument("--model", metavar="PATH", help="instead: weights that mmjax.load reads")
+    cli.add_model_flags(parser)
     parser.add_argument("--top", type=int, default=10, metavar="K", help="answers to a query; 10")
     parser.add_argument("--output", metavar="FILE", help="contact sheet (.html, .png) or the answers as .json")
     parser.add_argument("--index", metavar="DIR", help=f"where the index is kept; DIR/{index_lib.FOLDER} of --images")
@@ -59,6 +60,11 @@ def search_main(argv: Sequence[str] | None = None) -> int:
     def command(options, overrides):
         if (options.workdir is None) == (options.model is None):
             raise UserError("--workdir or --model: give one of them")
+        cli.check_model_flags(options)
+        if not options.queries and not options.image:
+            raise UserError('nothing to search for: give a TEXT, such as "a red circle", or --image=FILE')
+        if any(not query.strip() for query in options.queries):
+            raise UserError("a TEXT is empty; give words, or --image=FILE alone")
         if options.top < 1:
             raise UserError(f"--top={options.top} must be at least 1")
         if options.output:
@@ -77,9 +83,11 @@ def search_main(argv: Sequence[str] | None = None) -> int:
             config = config_lib.base_config()
             config_lib.apply_overrides(config, overrides)
             cli.prepare(config)
-            model = evaluate.open_model(options.model, overrides)
+            model = evaluate.open_model(options.model, overrides, **cli.model_flags(options))
         searcher = Searcher(model)
         where = options.index or f"{options.images.rstrip('/')}/{index_lib.FOLDER}"
+        if options.index is None:
+            _check_writable(where, options.images)
         index = index_lib.Index(where, searcher.identity, rebuild=options.rebuild)
         dropped, added = searcher.update(index, options.images, images)
         bad = index.unreadable()
@@ -99,6 +107,17 @@ def search_main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return cli.run(parser, argv, command)
+
+
+def _check_writable(where: str, images: str) -> None:
+    """Says that an index can lie elsewhere, where it cannot lie beside the images."""
+    try:
+        storage.make_folder(storage.as_path(where), "index")
+    except UserError as error:
+        raise UserError(
+            f"--images={images}: the index cannot be kept there ({error.__cause__ or 'not writable'}); name another"
+            " folder for it with --index=DIR"
+        ) from error
 
 
 class Searcher:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -103,8 +104,12 @@ def test_tokenizer_files_go_along(tmp_path):
     ],
 )
 def test_what_a_format_does_not_have_is_refused_and_nothing_written(tmp_path, name, changes, to, told):
+    src = GOLDEN / name
+    if changes:  # which only a model without a config takes
+        src = shutil.copytree(src, tmp_path / "bare", ignore=shutil.ignore_patterns("*config.json", "expected.npz"))
+        changes = {"activation": "quick_gelu", "norm_eps": 1e-5, "image.heads": 2, "text.heads": 2} | changes
     with pytest.raises(UserError, match=told):
-        convert.convert(GOLDEN / name, tmp_path / "out", to=to, changes=changes)
+        convert.convert(src, tmp_path / "out", to=to, changes=changes)
     assert not (tmp_path / "out").exists()
 
 
@@ -151,6 +156,8 @@ def test_a_workdir_is_evaluated_and_written_back(other, tmp_path, capsys):
         assert runs.eval_cli(f"--workdir={workdir}", f"--config.data.eval=folder:{classes}") == 0
     (record,) = json.loads((workdir / "eval" / "0.json").read_text())
     assert 0 <= record["metrics"]["acc1"] <= 1
+    assert convert_cli(workdir, tmp_path / "back", "--to=openclip", "--step=9") == 2
+    assert capsys.readouterr().err == "error: --step=9: there is no such checkpoint; there are 0\n"
     # Back again, for another library.
     assert convert_cli(workdir, tmp_path / "back", "--to=openclip") == 0
     assert "bytes" in capsys.readouterr().out
@@ -160,6 +167,27 @@ def test_a_workdir_is_evaluated_and_written_back(other, tmp_path, capsys):
     config.data.train = "shapes"
     with pytest.raises(UserError, match="holds a model of `mmjax convert`, not a run; .*--config.init_from="):
         checks.check_workdir(config, storage.as_path(workdir))
+
+
+def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, capsys):
+    """What a bare file does not tell is said on the command line."""
+    folder, _ = other
+    file = shutil.copy(folder / "open_clip_model.safetensors", tmp_path / "bare.safetensors")
+    classes = runs.write_classes(tmp_path / "classes")
+    told = ["--tokenizer=bytes", *(f"--set={text}" for text in ("activation=gelu", "norm_eps=1e-5", "heads=2"))]
+    data = f"--config.data.eval=folder:{classes}"
+    with mock.patch.object(report, "write_report"):
+        assert runs.eval_cli(f"--model={file}", f"--output={tmp_path / 'bare.json'}", data, *told) == 0
+        for output, flags in (("whole.json", told[:1]), ("no.json", [])):
+            status = runs.eval_cli(f"--model={folder}", f"--output={tmp_path / output}", data, *flags)
+            assert status == (0 if flags else 2)
+    assert "the flag --tokenizer=" in capsys.readouterr().err
+    bare, whole = (json.loads((tmp_path / name).read_text())[0]["metrics"] for name in ("bare.json", "whole.json"))
+    assert bare == whole
+    assert runs.eval_cli(f"--workdir={tmp_path}", data, *told) == 2
+    assert "--tokenizer=bytes needs --model" in capsys.readouterr().err
+    with runs.shared_compilation(), runs.on_devices(1):
+        assert cli.main(["search", "cat", f"--model={file}", f"--images={classes}", "--top=1", *told]) == 0
 
 
 class TestInitFrom:
@@ -212,8 +240,15 @@ class TestInitFrom:
 
     def test_weights_that_do_not_tell_enough(self, other, tmp_path):
         shutil.copy(other[0] / "open_clip_model.safetensors", tmp_path)
-        with pytest.raises(UserError, match="init_from: .* do not tell activation, heads, norm_eps; .* mmjax convert"):
+        with pytest.raises(UserError, match="init_from: .* do not tell activation, heads, norm_eps;") as caught:
             self.read(tmp_path)
+        # What is told can be pasted, with the model's own values.
+        command = str(caught.value).partition("mmjax convert ")[2].partition(";")[0]
+        command = (
+            command.replace("quick_gelu", "gelu").replace("heads=8", "heads=2").replace("DST", str(tmp_path / "dst"))
+        )
+        assert convert.convert_main(shlex.split(command)) == 0
+        same(self.read(tmp_path / "dst"), other[1])
 
     def test_what_is_called_otherwise_is_the_same_tokenizer(self, tmp_path):
         config = runs.config(data__tokenizer="sentencepiece:" + str(tmp_path / "b.model"))

@@ -19,6 +19,7 @@ from mmjax.data.images import ImageSpec, eval_transform
 from mmjax.errors import UserError
 from mmjax.interop import beside, source
 from mmjax.nn.embed import bicubic_matrix
+from mmjax.parallel import mesh as mesh_lib
 
 GOLDEN = Path(__file__).parent / "interop" / "golden"
 CLIP = GOLDEN / "openclip-quickgelu"
@@ -187,6 +188,39 @@ class TestLoading:
             mmjax.load(workdir, activation="gelu")
         with pytest.raises(UserError, match="step=3: .* is not the workdir of a run"):
             mmjax.load(CLIP, step=3)
+
+    def test_over_a_mesh_every_array_is_read_to_its_place(self, model, workdir, pictures):
+        mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+        images, text = golden()["images"], golden()["ids"]
+        spread = mmjax.load(CLIP, mesh=mesh, batch_size=4, image_size=32)
+        wider = mmjax.load(CLIP, batch_size=4, image_size=32)
+        np.testing.assert_allclose(spread.encode_image(pictures), wider.encode_image(pictures), atol=1e-5)
+        spread = mmjax.load(CLIP, mesh=mesh, batch_size=4)
+        np.testing.assert_allclose(spread.encode_image(images), model.encode_image(images), atol=1e-5)
+        np.testing.assert_allclose(spread.encode_text(text), model.encode_text(text), atol=1e-5)
+        leaves = jax.tree.leaves(spread.params) + jax.tree.leaves(mmjax.load(workdir, mesh=mesh).params)
+        assert all(leaf.sharding.mesh == mesh for leaf in leaves)
+        assert any(leaf.addressable_shards[0].data.size < leaf.size for leaf in leaves)
+
+    def test_evaluation_reads_parameters_to_the_mesh_alone(self):
+        """A copy on one device would keep a large model from being evaluated."""
+        places = []
+        make = jax.make_array_from_callback
+
+        def noting(shape, sharding, callback, **more):
+            places.append(sharding)
+            return make(shape, sharding, callback, **more)
+
+        overrides = [("mesh.data", "1"), ("mesh.fsdp", "8")]
+        with mock.patch.object(jax, "make_array_from_callback", noting):
+            with mock.patch.object(tasks, "make_tokenizer"):
+                model = evaluate.open_model(GOLDEN / "hf-clip", overrides, tokenizer="bytes")
+            params = model.restore()
+        assert len(places) == len(jax.tree.leaves(params)) and all(len(place.device_set) == 8 for place in places)
+
+    def test_no_path(self):
+        with pytest.raises(UserError, match="path=None: give a workdir, a file or folder of weights, or hf-hub:NAME"):
+            mmjax.load(None)
 
     def test_the_hub(self, tmp_path):
         """What is there decides what is fetched; nothing here goes to the network."""

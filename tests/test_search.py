@@ -161,6 +161,8 @@ def test_contact_sheets(trained, folder, tmp_path, capsys):
         ),
         (["--images=F", "--workdir=gone"], "give the --workdir of a training run"),
         (["--images=F", "--workdir=W", "--config.model.image.width=3"], "belongs to the trained model"),
+        (["--images=F", "--workdir=W", "--set=heads=2"], "--set heads=2 needs --model"),
+        (["--images=F", "--workdir=W", "--tokenizer=clip"], "--tokenizer=clip needs --model"),
     ],
 )
 def test_mistakes_are_one_line(trained, folder, tmp_path, capsys, flags, told):
@@ -170,6 +172,22 @@ def test_mistakes_are_one_line(trained, folder, tmp_path, capsys, flags, told):
     assert search("red", *flags) == 2
     err = capsys.readouterr().err
     assert told in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("queries", "told"), [([], "nothing to search for: give a TEXT"), ([""], "a TEXT is empty; give words")]
+)
+def test_no_query_is_a_mistake(trained, folder, capsys, queries, told):
+    assert search(*queries, f"--workdir={trained}", f"--images={folder}") == 2
+    assert told in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_written_to_are_indexed_elsewhere(trained, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: str(folder) not in str(path))
+    assert search("red", f"--workdir={trained}", f"--images={folder}") == 2
+    err = capsys.readouterr().err
+    assert "name another folder for it with --index=DIR" in err and len(err.splitlines()) == 1
+    assert search("red", f"--workdir={trained}", f"--images={folder}", f"--index={tmp_path / 'index'}") == 0
 
 
 def test_an_update_that_was_killed_goes_on(folder, tmp_path, monkeypatch):

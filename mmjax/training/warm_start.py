@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
         if not any(re.fullmatch(pattern, name) for name in names):
             raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {names[0]!r}")
 
-    source = _open(config.init_from)
+    source = _open(config.init_from, config.data.tokenizer)
     try:
         wanted = {}
         for name, leaf in flat.items():
@@ -103,14 +104,14 @@ class _Source:
     tokenizer_file: Callable[[], bytes | None]
 
 
-def _open(init_from: str) -> _Source:
-    """Opens a workdir, or another library's checkpoint.
+def _open(init_from: str, tokenizer: str) -> _Source:
+    """Opens a workdir, or another library's checkpoint; a message's remedy names the run's tokenizer.
 
     Raises:
       UserError: it is neither, or holds no complete checkpoint.
     """
     if init_from.startswith(interop.HUB):
-        return _open_other_library(init_from)
+        return _open_other_library(init_from, tokenizer)
     path = storage.as_path(init_from)
     folder = path / "checkpoints"
     if folder.exists():
@@ -120,7 +121,7 @@ def _open(init_from: str) -> _Source:
             f"init_from={init_from!r}: there is no {path}; give the workdir of a training run, or weights of OpenCLIP,"
             " Hugging Face or big_vision"
         )
-    return _open_other_library(init_from)
+    return _open_other_library(init_from, tokenizer)
 
 
 def _open_workdir(init_from: str, folder: Any) -> _Source:
@@ -143,11 +144,14 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         raise
 
 
-def _open_other_library(init_from: str) -> _Source:
+def _open_other_library(init_from: str, tokenizer: str) -> _Source:
     try:
         opened = interop.open_source(init_from)
     except UserError as error:
-        raise UserError(f"init_from: {error}") from error
+        # A workdir has a tokenizer, and here is no place for --set: what it makes can be started from.
+        told = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
+        more = "; then --config.init_from=DST" if told != str(error) else ""
+        raise UserError(f"init_from: {told}{more}") from error
 
     def read(wanted):
         def place(name, array):
