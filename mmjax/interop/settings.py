@@ -2,18 +2,29 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.errors import UserError, choose, did_you_mean
 from mmjax.interop.tensors import Tensors
 from mmjax.models import variants
-from mmjax.nn import transformer
+from mmjax.nn import pool, transformer
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
 # How training runs the model, not what it is: nothing that a file could tell.
 _EXECUTION = ("scan", "remat", "dropout", "drop_path", "patch_dropout")
+# Fields with a choice of words.
+_CHOICES = {
+    "activation": tuple(transformer.ACTIVATIONS),
+    "image.pool": tuple(kind for kind in pool.POOLS if kind != "eos"),
+    "text.pool": tuple(kind for kind in pool.POOLS if kind != "cls"),
+    "projection": ("linear", "bias", "none"),
+}
+# Far beyond any model: what a damaged file says is refused before its layers are counted.
+_MOST = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "context_length": 10**6}
+_MOST_OTHERS = 10**5
 
 
 def is_function(field: str) -> bool:
@@ -31,11 +42,16 @@ def siglip() -> Settings:
     return variants.variant("siglip-B/16")
 
 
-def apply(settings: Settings, changes: Mapping[str, Any]) -> None:
+def apply(settings: Settings, changes: Mapping[str, Any], config_file: Any = None) -> None:
     """Sets fields that a person gave, in place: `image.activation`, or `activation` for both towers.
 
+    Args:
+      settings: of the model.
+      changes: the fields.
+      config_file: where the settings come from, which then are not to be changed; None where shapes told them.
+
     Raises:
-      UserError: there is no such field, or the value is of another kind.
+      UserError: there is no such field, the value is of another kind, or the config file says something else.
     """
     towers = {f"{tower}.{field}": (tower, field) for tower in TOWERS for field in settings[tower]}
     shared = [field for field in settings["image"] if field in settings["text"] and field not in _EXECUTION]
@@ -47,13 +63,32 @@ def apply(settings: Settings, changes: Mapping[str, Any]) -> None:
         else:
             known = [*shared, *(field for field in towers if field.split(".")[1] not in _EXECUTION)]
             raise UserError(f"{name}={value!r}: a model has no such setting{did_you_mean(name, known)}; see its config")
-        if places[0][1] == "activation":
-            choose(name, value, transformer.ACTIVATIONS)
         for tower, field in places:
-            settings[tower][field] = _fitting(name, value, variants.variant("B/32")[tower][field])
+            fitting = _fitting(name, value, tower, field)
+            if config_file is not None and settings[tower][field] != fitting and is_function(field):
+                raise UserError(
+                    f"{name}={value!r} was given, but the model of {config_file} has"
+                    f" {tower}.{field}={settings[tower][field]!r}; leave it out, or correct the file"
+                )
+            settings[tower][field] = fitting
 
 
-def _fitting(name: str, value: Any, example: Any) -> Any:
+def _fitting(told: str, value: Any, tower: str, field: str) -> Any:
+    """The value of a tower's field, of the right type and in the right range; messages call it `told`."""
+    value = _typed(told, value, variants.variant("B/32")[tower][field])
+    choices = _CHOICES.get(field) or _CHOICES.get(f"{tower}.{field}")
+    if choices:
+        choose(told, value, choices)
+    if type(value) is int and field != "eos_id" and value < 1:
+        raise UserError(f"{told}={value} must be at least 1")
+    if type(value) is int and value > _MOST.get(field, _MOST_OTHERS):
+        raise UserError(f"{told}={value} is more than any model has ({_MOST.get(field, _MOST_OTHERS)})")
+    if field == "norm_eps" and not 0 < value < 1:
+        raise UserError(f"{told}={value} must be greater than 0 and less than 1")
+    return value
+
+
+def _typed(name: str, value: Any, example: Any) -> Any:
     if isinstance(example, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(example):
@@ -85,11 +120,13 @@ def finish(settings: Settings, path: Any) -> None:
         f"{tower}.{field}" for tower in TOWERS for field in settings[tower] if settings[tower][field] is None
     ]
     if not open_fields:
-        examples = variants.variant("B/32")
         for tower in TOWERS:
             for field, value in settings[tower].items():
-                _fitting(f"{path}: {tower}.{field}", value, examples[tower][field])
-        _fitting(f"{path}: embed_dim", settings["embed_dim"], examples["embed_dim"])
+                settings[tower][field] = _fitting(f"{path}: {tower}.{field}", value, tower, field)
+        size = _typed(f"{path}: embed_dim", settings["embed_dim"], 512)
+        if not 1 <= size <= _MOST_OTHERS:
+            raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MOST_OTHERS}")
+        _check_fit(settings, path)
         image = settings["image"]
         # The other libraries' patches are a convolution, which leaves the last pixels out.
         image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
@@ -102,10 +139,26 @@ def finish(settings: Settings, path: Any) -> None:
     if rest:
         code.append("**{" + ", ".join(f'"{field}": {examples[field.split(".")[1]]}' for field in rest) + "}")
     flags = " ".join(f"--set {field}={examples[field.split('.')[-1]].strip(chr(34))}" for field in [*both, *rest])
+    command = f"mmjax convert {shlex.quote(str(path))} DST --to=mmjax {flags}"
     raise UserError(
         f"{path}: no config file lies beside it, and shapes do not tell {', '.join([*both, *rest])};"
-        f" give what the model was trained with, e.g. mmjax.load(path, {', '.join(code)}) or mmjax convert {flags}"
+        f" give what the model was trained with, e.g. mmjax.load(path, {', '.join(code)}) or {command}"
     )
+
+
+def _check_fit(settings: Settings, path: Any) -> None:
+    """Checks what would make the model impossible to build, or would pool texts where no token is."""
+    for name in TOWERS:
+        tower = settings[name]
+        if tower["width"] % tower["heads"]:
+            raise UserError(f"{path}: {name}.heads={tower['heads']} does not divide {name}.width={tower['width']}")
+    image, text = settings["image"], settings["text"]
+    if image["image_size"] < image["patch_size"]:
+        raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
+    if text["pool"] == "eos" and not 0 <= text["eos_id"] < text["vocab_size"]:
+        raise UserError(
+            f"{path}: text.eos_id={text['eos_id']} is none of the {text['vocab_size']} ids, and texts are pooled there"
+        )
 
 
 def default_heads(width: int) -> int | None:
@@ -122,6 +175,8 @@ def depth(tensors: Tensors, pattern: str) -> int:
     found = {int(match[1]) for name in tensors for match in [re.match(pattern, name)] if match}
     if not found:
         raise UserError(f"{tensors.path}: has no layers of the name {pattern.replace(chr(92), '')}")
+    if max(found) >= _MOST["depth"]:
+        raise UserError(f"{tensors.path}: names a layer {max(found)}, which no model has; the file is damaged")
     return max(found) + 1
 
 

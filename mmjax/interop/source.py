@@ -92,9 +92,9 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         told = f"{type(error).__name__}: {error}"
         raise UserError(f"{config_file}: not a config of {FORMATS[form]} ({told}); fetch it again") from error
-    settings_lib.apply(settings, changes or {})
-    settings_lib.finish(settings, weights)
-    _check_settings(settings, config_file if config else weights)
+    told_by = weights if config is None else config_file
+    settings_lib.apply(settings, changes or {}, None if config is None else config_file)
+    settings_lib.finish(settings, told_by)
     shapes = translate.param_shapes(settings)
     rows = translate.select(table, shapes, FORMATS[form])
     translate.check(tensors, rows, shapes)
@@ -173,14 +173,17 @@ def weights_in(folder: Path) -> Path:
     raise UserError(f"{folder}: holds several files of weights ({', '.join(found)}); give the path of one of them")
 
 
+_NESTED = ("state_dict.", "model_state_dict.", "model.")  # the first that is there holds the model
+
+
 def _plain_names(tensors: Tensors) -> Tensors:
-    """Without what trainers put around the names: `state_dict.`, `module.` (DDP), `_orig_mod.` (torch.compile)."""
-    nested = any(name.startswith("state_dict.") for name in tensors)
+    """Without what trainers put around the names: where the model lies, `module.` (DDP), `_orig_mod.` (compiled)."""
+    around = next((part for part in _NESTED if any(name.startswith(part) for name in tensors)), "")
 
     def rename(name):
-        if nested and not name.startswith("state_dict."):
+        if not name.startswith(around):
             return None  # the optimizer's
-        return name.removeprefix("state_dict.").replace("_orig_mod.", "").removeprefix("module.")
+        return name.removeprefix(around).replace("_orig_mod.", "").removeprefix("module.")
 
     return tensors.renamed(rename)
 
@@ -258,17 +261,3 @@ def _big_vision(tensors, form, config, config_file):
     settings = big_vision.from_shapes(tensors)
     tokenizer = beside.tokenizer(config_file.parent, "", settings["text"]["vocab_size"])
     return settings, tables.BIG_VISION, preprocessing_lib.defaults(False), tokenizer
-
-
-def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
-    """Checks what would make the model impossible to build."""
-    for name in settings_lib.TOWERS:
-        tower = settings[name]
-        for field, value in tower.items():
-            if type(value) is int and value < 1:
-                raise UserError(f"{path}: {name}.{field}={value} must be at least 1")
-        if tower["width"] % tower["heads"]:
-            raise UserError(f"{path}: {name}.heads={tower['heads']} does not divide {name}.width={tower['width']}")
-    image = settings["image"]
-    if image["image_size"] < image["patch_size"]:
-        raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")

@@ -3,8 +3,9 @@
 A reader lists shapes without reading numbers, so that a whole checkpoint is checked before any of it is loaded.
 """
 
-import json
+import math
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,13 @@ import safetensors
 
 from mmjax.errors import UserError
 from mmjax.interop import torch_file
+from mmjax.interop.jsons import read_json
+from mmjax.interop.zips import ZIP_FAULTS, line
 
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
+# What parameters are made of. Integers and eight-bit floats are quantised: without their scales they say nothing.
+_PARAMETERS = {np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)}
+_MOST_LAYERS = 1_000
 
 
 class Tensors(Mapping[str, tuple[int, ...]]):
@@ -55,13 +61,15 @@ class Tensors(Mapping[str, tuple[int, ...]]):
         """Reads one array as float32.
 
         Raises:
-          UserError: the file is cut off, or the array holds no numbers.
+          UserError: the file is cut off, or the array holds something other than floating-point numbers.
         """
         array = self._read(name)
-        try:
-            return np.asarray(array, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{self.path}: {name} holds {array.dtype}, not numbers") from error
+        if array.dtype not in _PARAMETERS:
+            raise UserError(
+                f"{self.path}: {name} holds {array.dtype}, and parameters are floating-point numbers; quantised"
+                " weights are not read"
+            )
+        return np.asarray(array, dtype=np.float32)
 
     def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
         """The same arrays under other names; those renamed to None are left out."""
@@ -100,23 +108,22 @@ def _open_safetensors(path: Path) -> Tensors:
         file = safetensors.safe_open(path, framework="np")
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({_line(error)}); fetch it again") from error
+        raise UserError(f"{path}: not a whole safetensors file ({line(error)}); fetch it again") from error
 
     def read(name):
         try:
             return file.get_tensor(name)
         except Exception as error:  # a type that numpy lacks
-            raise UserError(f"{path}: {name} cannot be read ({_line(error)})") from error
+            raise UserError(f"{path}: {name} cannot be read ({line(error)})") from error
 
     return Tensors(path, shapes, read)
 
 
 def _open_shards(path: Path) -> Tensors:
     """A checkpoint in several files, with `model.safetensors.index.json` (or PyTorch's) saying what is where."""
-    try:
-        places = json.loads(path.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not an index of weights ({type(error).__name__}); fetch it again") from error
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise UserError(f"{path}: not an index of weights, whose weight_map names a file for each; fetch it again")
     shards = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
@@ -133,25 +140,36 @@ def _open_npz(path: Path) -> Tensors:
     try:
         archive = zipfile.ZipFile(path)
         shapes = {}
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-                shape, _, dtype = read_header[version[0]](file)
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                shape, dtype = _npy_header(file)
             if dtype.hasobject:
-                raise UserError(f"{path}: {member} holds Python objects, which are not read")
-            shapes[member.removesuffix(".npy")] = shape
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: not a whole .npz file ({_line(error)}); fetch it again") from error
+                raise UserError(f"{path}: {info.filename} holds Python objects, which are not read")
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize >= max(info.file_size, 1):
+                raise UserError(f"{path}: {info.filename} has too few bytes for shape {list(shape)}; fetch it again")
+            shapes[info.filename.removesuffix(".npy")] = shape
+    except ZIP_FAULTS as error:
+        raise UserError(f"{path}: not a whole .npz file ({line(error)}); fetch it again") from error
 
     def read(name):
         try:
             with archive.open(f"{name}.npy") as file:
                 return _numbers(np.lib.format.read_array(file, allow_pickle=False))
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
-            raise UserError(f"{path}: {name} cannot be read ({_line(error)}); fetch the file again") from error
+        except ZIP_FAULTS as error:
+            raise UserError(f"{path}: {name} cannot be read ({line(error)}); fetch the file again") from error
 
     return Tensors(path, shapes, read)
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    if version[0] not in read_header:
+        raise ValueError(f"version {version[0]} of .npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NumPy warns of headers that it has to guess
+        shape, _, dtype = read_header[version[0]](file)
+    return shape, dtype
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
@@ -168,6 +186,8 @@ def unscanned(tensors: Tensors) -> Tensors:
         if not match or not shape:
             names[name], shapes[name] = (name, None), shape
             continue
+        if shape[0] > _MOST_LAYERS:
+            raise UserError(f"{tensors.path}: {name} has {shape[0]} layers, which no model has; the file is damaged")
         for layer in range(shape[0]):
             single = f"{match[1]}_{layer}/{match[2]}"
             names[single], shapes[single] = (name, layer), shape[1:]
@@ -185,7 +205,3 @@ def unscanned(tensors: Tensors) -> Tensors:
         return part
 
     return Tensors(tensors.path, shapes, read)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

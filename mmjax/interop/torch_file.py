@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from mmjax.errors import UserError
+from mmjax.interop.zips import ZIP_FAULTS, line
 
 _REMEDY = "save its state_dict as safetensors and load that"
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of the format before PyTorch 1.6
@@ -35,6 +36,8 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_MOST_AXES, _MOST_NUMBERS = 32, 2**58
+_LONGEST_NAME = 1_000
 _ORDERED_DICT = "collections OrderedDict"
 _REBUILD_TENSOR = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
 _REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
@@ -61,6 +64,11 @@ class _Storage:
     dtype: Any
     count: int
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.count * np.dtype(self.dtype).itemsize
+
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
@@ -72,12 +80,11 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-class _Record(dict):
+class _Record:
     """An object of a TorchScript class: its fields."""
 
-
-class _Mark:
-    """Where a list of items begins on the stack."""
+    def __init__(self):
+        self.state: dict[Any, Any] = {}
 
 
 class _Refused(Exception):
@@ -114,49 +121,74 @@ def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], n
         used = [info for name, info in members.items() if name == main[0] or name.startswith(f"{folder}data/")]
         if any(info.compress_type != zipfile.ZIP_STORED for info in used):
             raise UserError(f"{path}: a compressed archive, which torch.save does not write; {_REMEDY}")
-        order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
+        order = b"little"
+        if f"{folder}byteorder" in members:
+            with archive.open(f"{folder}byteorder") as file:
+                order = file.read(16)
         if order.strip() != b"little":
             raise UserError(f"{path}: written on a big-endian machine; {_REMEDY}")
         is_jit = any(name.startswith(f"{folder}code/") for name in members)
         found = _interpret(archive.read(main[0]), is_jit)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: damaged or cut off ({error}); fetch it again") from error
     except _Refused as error:
         raise UserError(f"{path}: refused, as its pickle {error}; nothing was executed; {_REMEDY}") from error
+    except ZIP_FAULTS as error:
+        raise UserError(f"{path}: damaged or cut off ({line(error)}); fetch it again") from error
     for name, tensor in found.items():
         _check(path, name, tensor, folder, members)
 
+    kept: dict[str, np.ndarray] = {}  # the last storage that holds more than one tensor
+
+    def numbers(name: str, storage: _Storage, is_shared: bool) -> np.ndarray:
+        if storage.key in kept:
+            return kept[storage.key].view(storage.dtype)
+        kept.clear()
+        try:
+            raw = np.frombuffer(archive.read(f"{folder}data/{storage.key}"), np.uint8)
+            found = raw[: storage.size].view(storage.dtype)
+        except ZIP_FAULTS as error:
+            raise UserError(f"{path}: {name} is damaged ({line(error)}); fetch the file again") from error
+        if found.size != storage.count:
+            raise UserError(f"{path}: the numbers of {name} are cut off; fetch the file again")
+        if is_shared:
+            kept[storage.key] = found
+        return found
+
     def read(name: str) -> np.ndarray:
         tensor = found[name]
-        try:
-            raw = np.frombuffer(archive.read(f"{folder}data/{tensor.storage.key}"), tensor.storage.dtype)
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{path}: {name} is damaged ({error}); fetch the file again") from error
-        strides = [stride * raw.itemsize for stride in tensor.strides]
-        return np.lib.stride_tricks.as_strided(raw[tensor.offset :], tensor.shape, strides, writeable=False)
+        if 0 in tensor.shape:
+            return np.empty(tensor.shape, tensor.storage.dtype)
+        raw = numbers(name, tensor.storage, math.prod(tensor.shape) < tensor.storage.count)
+        # An axis of length 1 may have any stride.
+        steps = [0 if n == 1 else step * raw.itemsize for n, step in zip(tensor.shape, tensor.strides, strict=True)]
+        return np.lib.stride_tricks.as_strided(raw[tensor.offset :], tensor.shape, steps, writeable=False)
 
     return {name: tensor.shape for name, tensor in found.items()}, read, is_jit
 
 
 def _check(path: Path, name: str, tensor: _Tensor, folder: str, members: dict[str, zipfile.ZipInfo]) -> None:
     """Checks that a tensor lies within its storage, and the storage within the file."""
-    size = np.dtype(tensor.storage.dtype).itemsize
-    member = members.get(f"{folder}data/{tensor.storage.key}")
-    if member is None or member.file_size < tensor.storage.count * size:
+    storage = tensor.storage
+    member = members.get(f"{folder}data/{storage.key}")
+    if member is None or storage.count < 0 or member.file_size < storage.size:
         raise UserError(f"{path}: the numbers of {name} are missing or cut off; fetch it again")
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     whole = all(type(number) is int and number >= 0 for number in numbers)
-    if not whole or len(tensor.shape) != len(tensor.strides):
+    # NumPy counts the bytes of empty arrays too, without the axes of length 0.
+    count = math.prod(n or 1 for n in tensor.shape) if whole else 0
+    if not whole or len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > _MOST_AXES or count > _MOST_NUMBERS:
         raise UserError(f"{path}: {name} has an impossible shape; the file is damaged")
     if 0 in tensor.shape:
         return
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
-    if last >= tensor.storage.count or math.prod(tensor.shape) > tensor.storage.count:
+    if last >= storage.count or count > storage.count:
         raise UserError(f"{path}: {name} reaches beyond its numbers; the file is damaged")
 
 
 def _collect(value: Any, prefix: str, found: dict[str, _Tensor], seen: set[int]) -> None:
     """Finds the tensors in nested dicts and modules; names are joined by dots."""
+    if len(prefix) > _LONGEST_NAME:
+        raise _Refused(f"has a name of more than {_LONGEST_NAME} characters")
+    value = value.state if isinstance(value, _Record) else value
     if isinstance(value, _Tensor):
         found[prefix] = value
     elif isinstance(value, dict) and id(value) not in seen:
@@ -190,20 +222,23 @@ def _interpret(program: bytes, is_jit: bool) -> dict[str, _Tensor]:
         return found
     except _Refused:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError, OverflowError, AttributeError) as error:
         raise _Refused(f"is damaged ({type(error).__name__})") from error
 
 
 class _Machine:
+    """Time and memory grow with the program's length: nothing is copied but what the program itself wrote."""
+
     def __init__(self, is_jit: bool):
         self.is_jit = is_jit
         self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
 
     def run(self, program: bytes) -> Any:
-        stack, memo = self.stack, self.memo
+        memo = self.memo
         for opcode, argument, _ in pickletools.genops(program):
-            name = opcode.name
+            name, stack = opcode.name, self.stack
             if name in ("PROTO", "FRAME"):
                 continue
             if name == "STOP":
@@ -215,9 +250,11 @@ class _Machine:
             elif name in _EMPTY:
                 stack.append(_EMPTY[name]())
             elif name in _TUPLES:
-                stack[-_TUPLES[name] :] = [tuple(stack[-_TUPLES[name] :])]
+                items = [stack.pop() for _ in range(_TUPLES[name])]
+                stack.append(tuple(items[::-1]))
             elif name == "MARK":
-                stack.append(_Mark)
+                self.below.append(stack)
+                self.stack = []
             elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
                 memo[argument] = stack[-1]
             elif name == "MEMOIZE":
@@ -229,30 +266,29 @@ class _Machine:
         raise _Refused("has no end")
 
     def _build(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name in ("TUPLE", "LIST"):
+        if name in ("TUPLE", "LIST", "DICT"):
             items = self._since_mark()
-            stack.append(tuple(items) if name == "TUPLE" else items)
-        elif name == "DICT":
-            stack.append(_pairs(self._since_mark()))
-        elif name == "APPEND":
+            self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": _pairs}[name](items))
+        elif name in ("APPENDS", "SETITEMS"):
+            items = self._since_mark()
+            if name == "APPENDS":
+                _expect(self.stack[-1], list).extend(items)
+            else:
+                _expect(self.stack[-1], dict).update(_pairs(items))
+        else:
+            self._build_one(name, argument, self.stack)
+
+    def _build_one(self, name: str, argument: Any, stack: list[Any]) -> None:
+        if name == "APPEND":
             item = stack.pop()
             _expect(stack[-1], list).append(item)
-        elif name == "APPENDS":
-            items = self._since_mark()
-            _expect(stack[-1], list).extend(items)
         elif name == "SETITEM":
-            key, value = stack[-2:]
-            del stack[-2:]
-            _expect(stack[-1], dict)[key] = value
-        elif name == "SETITEMS":
-            items = self._since_mark()
-            _expect(stack[-1], dict).update(_pairs(items))
+            value, key = stack.pop(), stack.pop()
+            _expect(stack[-1], dict).update(_pairs([key, value]))
         elif name == "GLOBAL":
             stack.append(self._global(argument))
         elif name == "STACK_GLOBAL":
-            module, attribute = stack[-2:]
-            del stack[-2:]
+            attribute, module = _expect(stack.pop(), str), _expect(stack.pop(), str)
             stack.append(self._global(f"{module} {attribute}"))
         elif name == "BINPERSID":
             stack.append(_storage(stack.pop()))
@@ -267,7 +303,7 @@ class _Machine:
         elif name == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], _Record) and isinstance(state, dict):
-                stack[-1].update(state)
+                stack[-1].state = state
             elif not isinstance(stack[-1], dict):  # an OrderedDict's attributes, such as _metadata, are dropped
                 raise _Refused("sets the state of an object")
         elif name == "POP":
@@ -276,9 +312,7 @@ class _Machine:
             raise _Refused(f"uses {name}")
 
     def _since_mark(self) -> list[Any]:
-        start = len(self.stack) - 1 - self.stack[::-1].index(_Mark)
-        items = self.stack[start + 1 :]
-        del self.stack[start:]
+        items, self.stack = self.stack, self.below.pop()
         return items
 
     def _global(self, name: str) -> _Global:
@@ -297,7 +331,15 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
+def _axes(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or len(value) > _MOST_AXES:
+        raise _Refused("has a shape that no tensor has")
+    return tuple(value)
+
+
 def _pairs(items: list[Any]) -> dict[Any, Any]:
+    if not all(isinstance(key, (str, int, float, bytes, type(None))) for key in items[::2]):
+        raise _Refused("has a key that is neither a string nor a number")  # hashing a nest of tuples may take forever
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
@@ -315,13 +357,15 @@ def _reduce(function: Any, arguments: Any) -> Any:
     _expect(arguments, tuple)
     if name in _REBUILD_TENSOR:
         storage, offset, shape, strides = arguments[:4]
-        return _Tensor(_expect(storage, _Storage), offset, tuple(shape), tuple(strides))
+        return _Tensor(_expect(storage, _Storage), offset, _axes(shape), _axes(strides))
     if name == _REBUILD_PARAMETER:
         return _expect(arguments[0], _Tensor)
     if name == _ORDERED_DICT:
-        return dict(arguments[0]) if arguments else {}
+        if arguments:  # a pickle of Python 3 sets the items afterwards
+            raise _Refused("makes an OrderedDict of something")
+        return {}
     if name == _SIZE:
-        return tuple(arguments[0])
+        return _axes(arguments[0])
     if name in _TYPED_LISTS or name == _TAG:
         return arguments[0]
     raise _Refused("calls something that is not a tensor's")

@@ -220,11 +220,76 @@ def test_paths(tmp_path):
         ({"image.heads": "two"}, "image.heads='two': wants a value such as 12"),
         ({"activation": "swiglu"}, "activation='swiglu' is not known"),
         ({"image.heads": 3}, "image.heads=3 does not divide"),
+        ({"image.heads": 0}, "image.heads=0 must be at least 1"),
+        (
+            {"text.pool": "map "},
+            r"text.pool='map ' is not known \(did you mean 'map'\?\); choose one of: mean, last, eos",
+        ),
+        ({"text.pool": "cls"}, "text.pool='cls' is not known"),
+        ({"image.pool": "eos"}, "image.pool='eos' is not known"),
+        ({"image.projection": "mlp"}, "image.projection='mlp' is not known"),
+        ({"norm_eps": 0}, "norm_eps=0.0 must be greater than 0 and less than 1"),
+        ({"norm_eps": -1e-5}, "norm_eps=-1e-05 must be greater than 0"),
+        ({"norm_eps": float("nan")}, "norm_eps=nan must be greater than 0"),
+        ({"text.eos_id": 40}, "text.eos_id=40 is none of the 40 ids, and texts are pooled there"),
+        ({"text.eos_id": -1}, "text.eos_id=-1 is none of the 40 ids"),
+        ({"image.depth": 10**9}, "image.depth=1000000000 is more than any model has"),
     ],
 )
 def test_settings_that_a_person_gives(changes, told):
-    with pytest.raises(UserError, match=told):
-        source.open_source(GOLDEN / "openclip-quickgelu", changes)
+    given = {"activation": "gelu", "norm_eps": 1e-5, "image.heads": 2, "text.heads": 2} | changes
+    with pytest.raises(UserError, match=told) as error:
+        source.open_source(GOLDEN / "openclip-custom" / "epoch_3.pt", given)
+    assert "\n" not in str(error.value)
+
+
+def test_an_end_of_text_that_is_not_used_may_be_any():
+    """A SigLIP pools at the last position."""
+    given = {"activation": "gelu", "norm_eps": 1e-6, "image.heads": 2, "text.heads": 2, "text.eos_id": 99}
+    assert source.open_source(GOLDEN / "openclip-siglip", given).settings["text"]["eos_id"] == 99
+
+
+def test_settings_against_the_config_are_refused():
+    path = GOLDEN / "openclip-quickgelu"
+    refused(
+        path,
+        r"activation='gelu' was given, but the model of .*open_clip_config.json has image.activation='quick_gelu';"
+        " leave it out, or correct the file",
+        activation="gelu",
+    )
+    refused(path, "norm_eps=0.001 was given, but .* has image.norm_eps=1e-05", norm_eps=1e-3)
+    refused(GOLDEN / "hf-siglip", "text.activation='gelu' was given.*config.json", **{"text.activation": "gelu"})
+    assert source.open_source(path, {"activation": "quick_gelu", "image.heads": 2}).config_file is not None
+
+
+def test_a_whole_number_for_an_epsilon_is_one_all_the_same(folder):
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"]["norm_kwargs"] = {"eps": 0}
+    file.write_text(json.dumps(config))
+    refused(folder, "open_clip_config.json: text.norm_eps=0.0 must be greater than 0")
+    shutil.copytree(GOLDEN / "hf-clip", folder.parent / "hf")
+    file = folder.parent / "hf" / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"]["layer_norm_eps"] = 0
+    file.write_text(json.dumps(config))
+    refused(file.parent, "config.json: text.norm_eps=0.0 must be greater than 0")
+    config["text_config"] |= {"layer_norm_eps": 1e-5, "eos_token_id": 40}
+    file.write_text(json.dumps(config))
+    refused(file.parent, "config.json: text.eos_id=40 is none of the 40 ids")
+
+
+@pytest.mark.parametrize("nest", ["model.", "model_state_dict.", "state_dict."])
+def test_a_model_beside_an_optimizer(nest, change):
+    folder = change(lambda arrays: {f"{nest}{k}": x for k, x in arrays.items()} | {"optimizer.exp": np.ones(3)})
+    assert source.open_source(folder).format == "openclip"
+
+
+def test_the_command_that_is_offered_is_whole():
+    path = GOLDEN / "openclip-custom" / "epoch_3.pt"
+    refused(
+        path, f"mmjax convert {path} DST --to=mmjax --set activation=quick_gelu", **{"image.heads": 2, "text.heads": 2}
+    )
 
 
 def test_the_hub_needs_its_package(monkeypatch):
