@@ -220,6 +220,24 @@ def run_openclip(model):
     return image, text, logits if model.logit_bias is None else logits + model.logit_bias
 
 
+def register_tower():
+    """Gives timm a tower of SigLIP's kind of the golden size."""
+
+    @timm.models.register_model
+    def vit_golden_siglip(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, **changes):
+        return timm.models.vision_transformer.VisionTransformer(
+            img_size=SIDE,
+            patch_size=PATCH,
+            embed_dim=WIDTH,
+            depth=DEPTH,
+            num_heads=HEADS,
+            mlp_ratio=HIDDEN / WIDTH,
+            class_token=False,
+            act_layer="gelu_tanh",
+            **{key: value for key, value in changes.items() if key in ("num_classes", "global_pool")},
+        )
+
+
 def make_openclip():
     preprocess = dict(mean=[0.5] * 3, std=[0.5] * 3, interpolation="bilinear", resize_mode="squash")
     # CLIP with QuickGELU, in a folder of the Hub.
@@ -254,20 +272,7 @@ def make_openclip():
     expect(folder, *run_openclip(model))
 
     # A SigLIP with a tower of timm's, of a size that timm does not register.
-    @timm.models.register_model
-    def vit_golden_siglip(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, **changes):
-        return timm.models.vision_transformer.VisionTransformer(
-            img_size=SIDE,
-            patch_size=PATCH,
-            embed_dim=WIDTH,
-            depth=DEPTH,
-            num_heads=HEADS,
-            mlp_ratio=HIDDEN / WIDTH,
-            class_token=False,
-            act_layer="gelu_tanh",
-            **{key: value for key, value in changes.items() if key in ("num_classes", "global_pool")},
-        )
-
+    register_tower()
     text = dict(no_causal_mask=True, proj_bias=True, pool_type="last", norm_kwargs=dict(eps=1e-6))
     text |= dict(act_kwargs=dict(approximate="tanh"))
     config = openclip_config(embed_dim=WIDTH, init_logit_bias=-10.0)
