@@ -10,13 +10,14 @@ import jax
 import ml_collections
 import numpy as np
 
+from mmjax import __version__, storage, tasks
 from mmjax import config as config_lib
-from mmjax import storage, tasks
 from mmjax.data import specs
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation import embed, jobs, report, runner, suite, tables
 from mmjax.evaluation import records as records_lib
+from mmjax.evaluation.zero_shot import class_prompts
 from mmjax.parallel import arrays, distributed, partition
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint, logs
@@ -320,9 +321,12 @@ def evaluate_suite(
             embedder = embed.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
     if opened:
         embedder.bind(model.restore())
+        counts = {each.job.name: _count_prompts(each.source) for each in opened}
         for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=logs.say):
             metrics = {name: float(value) for name, value in outcome.metrics.items()}
             record = empty[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
+            if outcome.task == tables.CLASSIFICATION:
+                record["prompts"] = counts[job.name]
             if jax.process_index() == 0:
                 records_lib.write_section(path, record, report.render_section(outcome))
                 records_lib.write(path, records_lib.merge(records_lib.read(path), [record]))
@@ -355,6 +359,12 @@ def evaluate_suite(
     return records
 
 
+def _count_prompts(source: Any) -> int:
+    """How many texts the classes are told by, over all classes."""
+    known = source.class_names and source.templates
+    return sum(map(len, class_prompts(source.class_names, source.templates))) if known else 0
+
+
 def _record(model: Model, job: jobs.Job, task: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
     return {
         "dataset": job.name,
@@ -364,6 +374,9 @@ def _record(model: Model, job: jobs.Job, task: str, config: ml_collections.Confi
         "metrics": {},
         "language": job.language,
         "n": 0,
+        "image_size": model.image_spec.size,
+        "precision": model.config.precision,
+        "mmjax": __version__,
         "settings": job.settings(task, config),
         "identity": model.identity,
     }

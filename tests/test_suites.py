@@ -14,6 +14,7 @@ import runs
 import several
 from PIL import Image
 
+from mmjax import __version__
 from mmjax import config as config_lib
 from mmjax.evaluation import embed, jobs, report
 
@@ -120,7 +121,11 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
         assert list(record)[:6] == ["dataset", "model", "pretrained", "task", "metrics", "language"]
         assert record["pretrained"] == f"{workdir}@2" and record["metrics"]
     colours = found["colours", ZERO]["metrics"]
-    assert {"acc1", "acc5", "mean_per_class_recall", "loss"} == set(colours)
+    assert {"acc1", "acc5", "mean_per_class_recall"} == set(colours)
+    for record in found.values():
+        assert (record["image_size"], record["precision"]) == (16, "float32") and record["mmjax"] == __version__
+    # Two prompts for cats and one for dogs; one for each of the five colours.
+    assert found["pets", ZERO]["prompts"] == 3 and "prompts" not in found["colours", "knn"]
     assert {"acc1@10", "acc1@20"} < set(found["colours", "knn"]["metrics"])
     for task, metric in (("linear_probe", "acc1"), ("knn", "acc1@10"), ("few_shot", "5way_1shot_acc1")):
         assert found["colours", task]["metrics"][metric] > 0.9  # chance is 0.2
@@ -137,7 +142,8 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
     plain = workdir.parent / "plain.json"
     with mock.patch.object(report, "write_report"):
         assert runs.eval_cli(f"--workdir={workdir}", f"--output={plain}", f"--config.data.eval=folder:{root}/test") == 0
-    assert json.loads(plain.read_text())[0]["metrics"] == colours
+    metrics = json.loads(plain.read_text())[0]["metrics"]
+    assert metrics.pop("loss") > 0 and metrics == colours
 
     page = (workdir / "report.html").read_text()
     assert "Classes: colours" in page and "Confusion: colours" in page and "Nearest captions: pictures" in page
@@ -178,6 +184,19 @@ def test_a_suite_that_was_killed_goes_on(root, workdir, passes, capsys, monkeypa
     assert len(passes) == 6
     assert runs.eval_cli(f"--workdir={moved}", f"--config.data.eval=folder:{root}/test") == 0
     assert [*records(moved)] == [("pictures", RETRIEVAL), ("pets", ZERO), ("test", ZERO)]
+
+
+def test_a_file_of_prompts_that_changed_is_evaluated_again(root, workdir, passes, tmp_path):
+    """And the batch, which decides over the held-out loss alone, is no other evaluation."""
+    file = tmp_path / "prompts.json"
+    flags = [f"--workdir={workdir}", f"--config={root / 'suite.py'}", "--config.collection=pets"]
+    flags.append(f"--config.datasets.pets.prompts={file}")
+    file.write_text(json.dumps(["a {c}"]))
+    assert runs.eval_cli(*flags) == 0 and runs.eval_cli(*flags, "--config.eval.batch_size=8") == 0
+    assert len(passes) == 1 and "loss" not in records(workdir)["pets", ZERO]["metrics"]
+    file.write_text(json.dumps(["a {c}", "the {c}"]))
+    assert runs.eval_cli(*flags) == 0 and len(passes) == 2
+    assert records(workdir)["pets", ZERO]["prompts"] == 4
 
 
 @pytest.mark.parametrize(
@@ -327,6 +346,12 @@ def assert_same_embeddings(found, expected):
 @pytest.fixture(scope="module")
 def base(root, trained, tmp_path_factory):
     return measure(root, trained, tmp_path_factory.mktemp("base") / "one.json")
+
+
+def test_of_the_same_embeddings_eight_devices_make_the_same_metrics(root, trained, base, tmp_path):
+    expected, recording = base
+    metrics, _ = measure(root, trained, tmp_path / "metrics.json", recording=recording, devices=8)
+    assert_same_metrics(metrics, expected)
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,15 @@ class _SharedExamples(examples.EvalExamples):
 
     def __iter__(self) -> Iterator[examples.EvalExample]:
         blank = np.zeros((self.image_spec.size, self.image_spec.size, 3), np.uint8)
+        starts = range(0, len(self), self.batch_size)
+        mine = [start + row for start in starts for row in self.rows if start + row < len(self)]
+        ahead = self.read(mine)  # by threads, over the ends of batches
         for start in range(0, len(self), self.batch_size):
             stop = min(start + self.batch_size, len(self))
             own, told, error = {}, [], None
             try:
                 for index in (start + row for row in self.rows if start + row < stop):
-                    example = self[index]
+                    example = next(ahead)
                     own[index] = example.image
                     label = None if example.label is None else int(example.label)
                     told.append([index, example.captions, label, int(example.id), example.labels])

@@ -80,7 +80,11 @@ def dataset(
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One dataset of a suite, checked but not opened; fields as `dataset` has them, with {root} filled in."""
+    """One dataset of a suite, checked but not opened; fields as `dataset` has them, with {root} filled in.
+
+    `prompts_digest` is a hash of the class names and templates that `prompts` stands for, so that a file that changed
+    is another evaluation; "" where they are the source's own.
+    """
 
     name: str
     source: str
@@ -90,6 +94,7 @@ class Job:
     main_metric: str = ""
     fold_size: int = 0
     language: str = "en"
+    prompts_digest: str = ""
 
     def settings(self, task: str, suite: ConfigDict) -> dict[str, Any]:
         """Everything that the outcome of a task depends on, besides the model."""
@@ -97,7 +102,7 @@ class Job:
         if TASKS[task]:
             told["train"] = self.train
         if task == "zeroshot_classification":
-            told |= {"prompts": self.prompts, "bootstrap": suite.bootstrap}
+            told |= {"prompts": self.prompts, "prompts_digest": self.prompts_digest, "bootstrap": suite.bootstrap}
         if task == "zeroshot_retrieval":
             told["fold_size"] = self.fold_size
         if task in ("zeroshot_retrieval", "clip_score") and suite.bootstrap:
@@ -129,11 +134,14 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
             choose(f"{field}.tasks", task, TASKS)
             if TASKS[task] and not entry.train:
                 raise UserError(f"{field}.train is empty, but {task} learns from a training split; name its source")
-        if entry.prompts and entry.prompts != prompts.OWN:
-            prompts.load(entry.prompts, dataset=name, field=f"{field}.prompts")
+        named = entry.prompts or prompts.find(name) or prompts.OWN
+        digest = ""
+        if named != prompts.OWN:
+            digest = prompts.load(named, dataset=name, field=f"{field}.prompts").digest()
         fill = lambda text: text.replace("{root}", suite.root.rstrip("/"))
         found = {key: entry[key] for key in dataset("")}
-        jobs.append(Job(name=name, **found | {"source": fill(entry.source), "train": fill(entry.train)}))
+        filled = {"source": fill(entry.source), "train": fill(entry.train), "prompts_digest": digest}
+        jobs.append(Job(name=name, **found | filled))
         if not jobs[-1].source:
             raise UserError(f"{field}.source is empty; name the data, e.g. wds:DIR or folder:DIR")
     return jobs

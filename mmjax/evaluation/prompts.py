@@ -11,6 +11,7 @@ the packages' licences lie beside them (`scripts/extract_prompts.py` made them).
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,11 @@ class Prompts:
     templates: Templates
     codes: tuple[str, ...] = ()
     origin: str = ""
+
+    def digest(self) -> str:
+        """A hash of class names, templates and codes."""
+        told = json.dumps([self.class_names, self.templates, self.codes], ensure_ascii=False)
+        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def known() -> list[str]:
@@ -165,12 +171,21 @@ def _match(own: Sequence[str] | None, prompts: Prompts, *, by_position: bool = T
     if all(name.isdecimal() for name in own):
         numbers = [int(name) for name in own]
         # Folders are sorted as text ("10" before "2"), and some datasets count from 1.
-        first = 1 if min(numbers) == 1 and max(numbers) == len(theirs) else 0
-        if len(set(numbers)) == len(own) and max(numbers) < len(theirs) + first:
+        fit = len(set(numbers)) == len(own) and max(numbers) <= len(theirs)
+        if fit and (0 in numbers) != (len(theirs) in numbers):
+            first = 0 if 0 in numbers else 1
             return [theirs[number - first] for number in numbers]
+    else:
+        fit = False
     by_name = {_plain(name): name for name in theirs}
     if len(by_name) == len(theirs) and all(_plain(name) in by_name for name in own):
         return [by_name[_plain(name)] for name in own]
+    if fit and not {0, len(theirs)} & set(numbers):
+        raise UserError(
+            f"{prompts.name!r} names {len(theirs)} classes, and the data's are numbers from {min(numbers)} to"
+            f" {max(numbers)}, which may count from 0 or from 1; set prompts='own', or give a .json file with"
+            " 'classes', their 'codes' (the numbers) and 'templates'"
+        )
     if len(own) != len(theirs) or not by_position:
         return None
     # By position, unless a name says that it stands elsewhere.

@@ -173,7 +173,8 @@ def run(
 
 
 def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    metrics, matching = suite.classify(found, embedder)
+    # The held-out loss depends on the batch, which is no part of a suite's settings.
+    metrics, matching = suite.classify(found, embedder, with_loss=False)
     if config.bootstrap and matching.confusion is not None:
         # A mean does not depend on the order of its values, so the counts are enough.
         right = int(matching.confusion.trace())
@@ -184,8 +185,8 @@ def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDi
 
 
 def _retrieve(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    resampling = dict(bootstrap=config.bootstrap, seed=config.seed)
-    metrics, matching = suite.retrieve(found, embedder, fold_size=job.fold_size or None, **resampling)
+    options = dict(bootstrap=config.bootstrap, seed=config.seed, with_loss=False)
+    metrics, matching = suite.retrieve(found, embedder, fold_size=job.fold_size or None, **options)
     sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
     return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
 

@@ -69,7 +69,7 @@ def evaluate(
     return found
 
 
-def classify(features: Features, embedder: Embedder) -> tuple[dict[str, float], Matching]:
+def classify(features: Features, embedder: Embedder, *, with_loss: bool = True) -> tuple[dict[str, float], Matching]:
     """Zero-shot classification by the source's class names and templates, and the held-out loss.
 
     Images that show several classes give `mean_average_precision`, and no loss: none of their captions is the one.
@@ -85,9 +85,11 @@ def classify(features: Features, embedder: Embedder) -> tuple[dict[str, float], 
         templates=source.templates or [],
     )
     names = list(source.class_names)
-    _, first, index = embed_unique(embedder.texts, [own[0] for own in features.captions])
     groups = [{label} for label in range(len(names))]
     matching = Matching(names, result.weights, groups, features.labels.tolist(), result.confusion, names)
+    if not with_loss:
+        return result.metrics, matching
+    _, first, index = embed_unique(embedder.texts, [own[0] for own in features.captions])
     return _with_loss(result.metrics, features, first[index], embedder), matching
 
 
@@ -115,7 +117,13 @@ def _classify_multilabel(features: Features, embedder: Embedder) -> tuple[dict[s
 
 
 def retrieve(
-    features: Features, embedder: Embedder, *, fold_size: int | None = None, bootstrap: int = 0, seed: int = 0
+    features: Features,
+    embedder: Embedder,
+    *,
+    fold_size: int | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+    with_loss: bool = True,
 ) -> tuple[dict[str, float], Matching]:
     """Retrieval in both directions by all captions, and the held-out loss; see `retrieval.evaluate_retrieval`.
 
@@ -138,7 +146,7 @@ def retrieve(
     for text, image in zip(result.text_index, result.text_image, strict=True):
         groups[text].add(ids[image])
     matching = Matching(result.texts, result.text_embeddings, groups, ids)
-    return _with_loss(metrics, features, paired, embedder), matching
+    return (_with_loss(metrics, features, paired, embedder) if with_loss else metrics), matching
 
 
 TASKS = {CLASSIFICATION: classify, RETRIEVAL: retrieve}

@@ -108,6 +108,20 @@ def test_codes_and_numbers_become_names():
     assert found[flowers.index("1")] == "pink primrose" and found[flowers.index("102")] == "blackberry lily"
 
 
+@pytest.mark.parametrize(("numbers", "first"), [(range(2, 103), 1), (range(101), 0), (range(1, 102), None)])
+def test_numbers_are_not_guessed_to_begin_at_0_or_1(numbers, first):
+    """Flowers' 102 classes with one missing: the last number, or 0, tells; without both nobody can know."""
+    own = sorted(map(str, numbers))
+    names = prompts.load("flowers").class_names
+    if first is None:
+        with pytest.raises(
+            UserError, match="'flowers' names 102 classes, .* numbers from 1 to 101, .* from 0 or from 1"
+        ):
+            prompts.apply(Source("flowers", own))
+    else:
+        assert prompts.apply(Source("flowers", own)).class_names == [names[int(each) - first] for each in own]
+
+
 def test_names_are_matched_before_positions():
     names = list(prompts.load("stl10").class_names)
     shuffled = [f" {name.upper()}" for name in reversed(names)]
