@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from mmjax.data.examples import EvalExamples
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError
-from mmjax.evaluation import artifacts, suite, tables
+from mmjax.evaluation import artifacts, embed, suite, tables
 from mmjax.evaluation.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.zero_shot import evaluate_zero_shot, prompts, zero_shot_weights
+from mmjax.parallel import distributed
 
 COLOURS = ["red", "green", "blue", "gray", "black", "white"]
 
@@ -253,6 +255,41 @@ def test_equal_texts_are_embedded_once():
     # A caption that two images share is twice in the gallery: the second image's copy comes second.
     result = evaluate_retrieval(np.eye(2, dtype=np.float32), [["bb"], ["bb"]], embed_texts=embed)
     assert result.metrics["text_retrieval_mean_rank"] == 1.5
+
+
+def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeypatch):
+    """Two processes of a batch of four: this one embeds rows 1 and 2, and the other tells of the rest."""
+    source, threads = colours(10), set()
+    plain = list(EvalExamples(source, ImageSpec(size=8)))
+    read = type(source).__getitem__
+
+    def noting(self, index):
+        threads.add((threading.current_thread().name, index))
+        return read(self, index)
+
+    def exchange(told):
+        own = {index for index, *_ in told}
+        start = min(own) // 4 * 4
+        others = [
+            [i, each.captions, each.label, each.id, each.labels]
+            for i, each in enumerate(plain)
+            if start <= i < start + 4 and i not in own
+        ]
+        return [told, others]
+
+    monkeypatch.setattr(type(source), "__getitem__", noting)
+    monkeypatch.setattr(distributed, "exchange", exchange)
+    shared = embed._SharedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
+    found = []
+    for example in shared:
+        found.append(example)
+        if len(found) == 1:
+            first = {index for _, index in threads}
+    assert {index for _, index in threads} == {1, 2, 5, 6, 9} and first > {1, 2}
+    assert threading.main_thread().name not in {name for name, _ in threads}
+    for index, (mine, whole) in enumerate(zip(found, plain, strict=True)):
+        assert mine[1:] == whole[1:]
+        np.testing.assert_array_equal(mine.image, whole.image if index % 4 in (1, 2) else np.zeros((8, 8, 3)))
 
 
 def test_records_and_table():
