@@ -8,11 +8,12 @@ import runs
 from towers import encode
 
 from mmjax import convert
-from mmjax.interop import export, source
+from mmjax.interop import export, huggingface, source
 
 pytestmark = pytest.mark.full
 COUNT = 20
 BATCH = 3
+TOWERS = ("vision", "text")
 
 
 def tower(rng, activations):
@@ -33,7 +34,7 @@ def draw(kind, seed):
     import transformers
 
     rng = np.random.default_rng(1000 * (kind == "siglip") + seed)
-    activations = ["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+    activations = list(huggingface.ACTIVATIONS)
     vision, text = tower(rng, activations), tower(rng, activations)
     patch = int(rng.choice([4, 5, 8]))
     # Now and then, pixels beyond the last whole patch.
@@ -90,8 +91,41 @@ def test_random_configurations(kind, seed, tmp_path):
     export.write(tmp_path / "ours", "hf", settings=opened.settings, preprocessing=opened.preprocessing, params=params)
     again, told = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(told.values())
+    # An activation that has other names there is written by one of them, and rounds otherwise.
+    acts = [[getattr(x.config, f"{name}_config").hidden_act for name in TOWERS] for x in (model, again)]
+    tolerance = 0.0 if acts[0] == acts[1] else 1e-5
     for found, wanted in zip(run(again.eval(), images, ids), want, strict=True):
-        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
+
+
+def test_siglip_2_of_fixed_resolution(tmp_path):
+    """A SiglipModel with Gemma's vocabulary and a text tower narrower than the embeddings, as giant-opt's is."""
+    import torch
+    import transformers
+
+    tower = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    text = tower | dict(hidden_size=8, projection_size=12, vocab_size=256_000, max_position_embeddings=64)
+    text |= dict(bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    vision = tower | dict(hidden_size=12, image_size=32, patch_size=16)
+    torch.manual_seed(0)
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(dict(image_processor_type="SiglipImageProcessor", size=dict(height=32, width=32), resample=2))
+    )
+    opened = source.open_source(tmp_path)
+    assert (opened.format, opened.preprocessing["interpolation"]) == ("hf-siglip", "bilinear")
+    assert (opened.settings["embed_dim"], opened.settings["text"]["width"]) == (12, 8)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((BATCH, 3, 32, 32)).astype(np.float32)
+    ids = rng.integers(0, 256_000, (BATCH, 64))
+    image, text = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
+    want = run(model, images, ids)
+    np.testing.assert_allclose(image, want[0], atol=1e-5)
+    np.testing.assert_allclose(text, want[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
