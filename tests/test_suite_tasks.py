@@ -8,7 +8,13 @@ import pytest
 import recorded
 import runs
 from data.tar_sets import jpeg, write_tar
+from PIL import Image
 from sklearn.metrics import average_precision_score
+
+from mmjax.data.source import SourceOptions
+from mmjax.errors import UserError
+from mmjax.evaluation.jobs import dataset, make_jobs, suite_config
+from mmjax.evaluation.runner import open_jobs
 
 SUITE = """
 from mmjax.evaluation.jobs import dataset, suite_config
@@ -112,3 +118,17 @@ def test_the_report_has_the_classes_of_probes(outcome):
     page = outcome[1]
     for what in ("linear probe", "k nearest neighbours, k = 10"):
         assert f"Classes: probes, {what}" in page and f"Confusion: probes, {what}" in page
+
+
+def test_each_dataset_has_keys_of_its_own(tmp_path):
+    (tmp_path / "t.tsv").write_text("image\tcaption\tlong\na.png\tone\tone of them\n")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    suite = suite_config()
+    suite.datasets.one = dataset(f"pairs:{tmp_path}/t.tsv", "zeroshot_retrieval", caption_keys="long")
+    suite.collection = "one"
+    options = SourceOptions(caption_keys="of_the_training_run", keys_field="eval")
+    (opened,) = open_jobs(make_jobs(suite), options, suite)
+    assert opened.source[0]["captions"] == ["one of them"]
+    suite.datasets.one.caption_keys = "lnog"
+    with pytest.raises(UserError, match=r"datasets.one.caption_keys.*'lnog'.*did you mean 'long'"):
+        open_jobs(make_jobs(suite), options, suite)

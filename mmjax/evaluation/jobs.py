@@ -52,6 +52,8 @@ def dataset(
     main_metric: str = "",
     fold_size: int = 0,
     language: str = "en",
+    image_key: str = "",
+    caption_keys: str = "",
 ) -> ConfigDict:
     """An entry of a suite.
 
@@ -64,6 +66,7 @@ def dataset(
         `mean_recall@1` (of both directions).
       fold_size: images in a fold of retrieval (1000 for COCO's 1k protocol); 0 = no folds.
       language: of the texts, for the records.
+      image_key, caption_keys: as `data.image_key` and `data.caption_keys`, of this dataset; "" finds them.
     """
     return ConfigDict(
         dict(
@@ -74,6 +77,8 @@ def dataset(
             main_metric=main_metric,
             fold_size=fold_size,
             language=language,
+            image_key=image_key,
+            caption_keys=caption_keys,
         )
     )
 
@@ -94,11 +99,14 @@ class Job:
     main_metric: str = ""
     fold_size: int = 0
     language: str = "en"
+    image_key: str = ""
+    caption_keys: str = ""
     prompts_digest: str = ""
 
     def settings(self, task: str, suite: ConfigDict) -> dict[str, Any]:
         """Everything that the outcome of a task depends on, besides the model."""
         told: dict[str, Any] = {"source": self.source}
+        told |= {key: getattr(self, key) for key in ("image_key", "caption_keys") if getattr(self, key)}
         if TASKS[task]:
             told["train"] = self.train
         if task == "zeroshot_classification":

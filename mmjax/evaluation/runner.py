@@ -90,6 +90,8 @@ def open_jobs(
 
 def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
     field = f"datasets.{job.name}"
+    keys = dict(image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
+    options = dataclasses.replace(options, **keys)
     for key, spec in (("source", job.source), ("train", job.train)):
         _check_there(spec, f"{field}.{key}")
     source = specs.open_source(job.source, options, field=f"{field}.source")
