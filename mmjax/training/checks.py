@@ -207,6 +207,6 @@ def changed_data(examples: list[dict[str, Any]], meta: Mapping[str, Any], text: 
     told = ", ".join(f"{each['examples']} of {each['source']!r}" for each in examples)
     was = ", ".join(f"{each['examples']} of {each['source']!r}" for each in before)
     return (
-        f"warning: the examples of data.train={text!r}, or their order, are not what they were at the checkpoint ({told}"
-        f" now, {was} at the time): within this epoch some may come twice and others not at all"
+        f"warning: the examples of data.train={text!r}, or their order, are not what they were at the checkpoint"
+        f" ({told} now, {was} at the time): within this epoch some may come twice and others not at all"
     )
