@@ -8,8 +8,9 @@ import json
 import posixpath
 from typing import Any
 
+from mmjax.data.listed import Listed
 from mmjax.data.reading import Reader
-from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
+from mmjax.data.source import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, choose
 
 SPLITS = ("train", "val", "test")
@@ -17,7 +18,7 @@ _FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dat
 _USAGE = "write karpathy:FILE.json/SPLIT or karpathy:FILE.json/SPLIT,images=DIR"
 
 
-class Karpathy:
+class Karpathy(Listed):
     """Images with all their captions (five or more), in the order of the file.
 
     Args:
@@ -29,9 +30,6 @@ class Karpathy:
       UserError: on a file that is missing or is not of this form, a split that it does not have, or images that are
         not there.
     """
-
-    class_names = None
-    templates = None
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='karpathy:{path}'"
@@ -63,15 +61,6 @@ class Karpathy:
         folder = file[: file.rfind("/") + 1]
         roots = [root] if comma else [posixpath.join(folder, each) for each in _FOLDERS]
         self._files = locate_images(self._reader, files, roots, where, given=bool(comma))
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Record:
-        index = check_index(index, len(self))
-        path = self._files[index]
-        captions = list(self._captions[index])
-        return Record(image=self._reader.read(path), captions=captions, id=stable_id("image", path), path=path)
 
 
 def read_json(reader: Reader, file: str, where: str) -> Any:

@@ -3,14 +3,15 @@
 import posixpath
 
 from mmjax.data.karpathy import locate_images, read_json
+from mmjax.data.listed import Listed
 from mmjax.data.reading import Reader
-from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
+from mmjax.data.source import DEFAULT_OPTIONS, SourceOptions, stable_id
 from mmjax.errors import UserError
 
 _FOLDERS = ("", "images", "val2017", "../val2017", "../images")
 
 
-class SugarCrepe:
+class SugarCrepe(Listed):
     """Images with two captions, the right one first: for the task `image_caption_selection`, not for training.
 
     The file is one of the benchmark's, such as `replace_att.json`: {"0": {"filename", "caption", "negative_caption"}}.
@@ -24,9 +25,6 @@ class SugarCrepe:
     Raises:
       UserError: on a file that is missing or is not of this form, or images that are not there.
     """
-
-    class_names = None
-    templates = None
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.eval"):
         where = f"{field}='sugarcrepe:{path}'"
@@ -51,16 +49,6 @@ class SugarCrepe:
         roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, each)) for each in _FOLDERS]
         self._files = locate_images(self._reader, names, roots, where, given=bool(comma))
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Record:
-        index = check_index(index, len(self))
-        path = self._files[index]
-        return Record(
-            image=self._reader.read(path),
-            captions=list(self._captions[index]),
-            # The captions of one image are not positives of one another here.
-            id=stable_id("sugarcrepe", self.name, index),
-            path=path,
-        )
+    def _id(self, index: int, path: str) -> int:
+        # The captions of one image are not positives of one another here.
+        return stable_id("sugarcrepe", self.name, index)

@@ -5,8 +5,9 @@ import posixpath
 from typing import Any
 
 from mmjax.data.karpathy import locate_images
+from mmjax.data.listed import Listed
 from mmjax.data.reading import Reader
-from mmjax.data.source import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
+from mmjax.data.source import DEFAULT_OPTIONS, SourceOptions, stable_id
 from mmjax.errors import UserError
 
 _FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
@@ -14,7 +15,7 @@ _FOLDERS = ("", "images", "../images")
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Winoground:
+class Winoground(Listed):
     """Both images of every example, one after the other, for the task `image_caption_selection`, not for training.
 
     The captions of an image are its own, then the other one's. The file is `examples.jsonl` of Hugging Face's
@@ -33,8 +34,6 @@ class Winoground:
       UserError: on a file that is missing or is not of this form, or images that are not there.
     """
 
-    class_names = None
-    templates = None
     images_per_example = 2
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.eval"):
@@ -60,19 +59,9 @@ class Winoground:
         roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, each)) for each in _FOLDERS]
         self._files = locate_images(self._reader, names, roots, where, given=bool(comma))
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Record:
-        index = check_index(index, len(self))
-        path = self._files[index]
-        return Record(
-            image=self._reader.read(path),
-            captions=list(self._captions[index]),
-            # The captions of one image are not positives of one another here.
-            id=stable_id("winoground", self.name, index),
-            path=path,
-        )
+    def _id(self, index: int, path: str) -> int:
+        # The captions of one image are not positives of one another here.
+        return stable_id("winoground", self.name, index)
 
 
 def _read(reader: Reader, file: str, where: str) -> list[dict[str, Any]]:
