@@ -95,7 +95,10 @@ def test_mistakes_are_named(saved, tmp_path):
         with pytest.raises(UserError, match=words) as error:
             HuggingFace(f"{saved}/{path}", field="data.eval")
         assert str(error.value).startswith(f"data.eval='hf:{saved}/{path}'") and "\n" not in str(error.value)
-    with pytest.raises(UserError, match="captions: looked for captoin, found 'image', 'url', 'caption', 'sentences'"):
+    with pytest.raises(
+        UserError,
+        match="data.caption_keys='captoin': no field 'captoin', found 'image', 'url', 'caption'.*did you mean 'caption'",
+    ):
         HuggingFace(f"{saved}/captioned", options=SourceOptions(caption_keys="captoin"))
     with pytest.raises(UserError, match="field 'url' holds no encoded images, but 'image' could"):
         HuggingFace(f"{saved}/captioned", options=SourceOptions(image_key="url"))

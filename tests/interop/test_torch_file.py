@@ -222,7 +222,7 @@ def test_other_files(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_what_torch_saves_is_read(tmp_path, dtype):
     import torch
 
@@ -240,6 +240,18 @@ def test_what_torch_saves_is_read(tmp_path, dtype):
     assert set(found) == {f"state_dict.{name}" for name in content} | {"p"}
     for name, want in content.items():
         np.testing.assert_array_equal(found.read(f"state_dict.{name}"), want.float().numpy())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_what_torch_saves_as_integers_is_no_parameter(tmp_path, dtype):
+    import torch
+
+    torch.save({"w": torch.ones(2, 3), "ids": torch.ones(4).to(getattr(torch, dtype))}, tmp_path / "a.pt")
+    found = open_tensors(tmp_path / "a.pt")
+    assert found["ids"] == (4,) and found.read("w").shape == (2, 3)
+    with pytest.raises(UserError, match=f"ids holds {dtype}, and parameters are floating-point numbers"):
+        found.read("ids")
 
 
 @pytest.mark.full
