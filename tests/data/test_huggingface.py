@@ -97,7 +97,7 @@ def test_mistakes_are_named(saved, tmp_path):
         assert str(error.value).startswith(f"data.eval='hf:{saved}/{path}'") and "\n" not in str(error.value)
     with pytest.raises(
         UserError,
-        match="data.caption_keys='captoin': no field 'captoin', found 'image', 'url', 'caption'.*did you mean 'caption'",
+        match="data.caption_keys='captoin': no field 'captoin', found 'image', 'url'.*did you mean 'caption'",
     ):
         HuggingFace(f"{saved}/captioned", options=SourceOptions(caption_keys="captoin"))
     with pytest.raises(UserError, match="field 'url' holds no encoded images, but 'image' could"):
