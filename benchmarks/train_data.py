@@ -72,7 +72,13 @@ def measure(options, overrides):
 
 def train(options, overrides, data, workdir):
     """Images per second of a run, and the share of its time that it waited for data."""
-    fields = [f"steps={options.steps}", "log.every=5", "log.tensorboard=False", "checkpoint.every=1000000"]
+    fields = [
+        f"steps={options.steps}",
+        "log.every=5",
+        "log.tensorboard=False",
+        "checkpoint.every=1000000",
+        "schedule.warmup=0",
+    ]
     fields += [*SMALL, "eval.every=0", *(f"{field}={value}" for field, value in overrides), f"data.train={data}"]
     root = Path(__file__).parent.parent
     command = [sys.executable, str(root / "train.py"), "--config=clip:variant=B/32", f"--workdir={workdir}"]
