@@ -86,11 +86,11 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
             x = transformer.layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
-        x, layers = _transformer(self)(
+        out = make_transformer(self)(
             x, attention.AttentionSpec(), dropout.fold_keys(keys, 1), intermediates=intermediates
         )
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
-        return Encoded(x, layers=layers)
+        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
+        return Encoded(x, layers=out.layers)
 
 
 class TextTransformer(nn.Module):
@@ -144,24 +144,16 @@ class TextTransformer(nn.Module):
         x = (lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
-        x, layers = _transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
-        return Encoded(x, valid, jnp.argmax(text == self.eos_id, axis=1), layers)
+        out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
+        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
+        return Encoded(x, valid, jnp.argmax(text == self.eos_id, axis=1), out.layers)
 
 
-def _transformer(tower) -> transformer.Transformer:
-    """The transformer of a tower; both kinds of tower name its settings alike."""
-    return transformer.Transformer(
-        depth=tower.depth,
-        heads=tower.heads,
-        mlp_dim=tower.mlp_dim,
-        activation=tower.activation,
-        norm_eps=tower.norm_eps,
-        scan=tower.scan,
-        remat=tower.remat,
-        dropout=tower.dropout,
-        drop_path=tower.drop_path,
-        dtype=tower.dtype,
-        attention_impl=tower.attention_impl,
-        name="transformer",
-    )
+# What every encoder calls alike, so that its transformer is built from its own fields.
+_SHARED = ("depth", "heads", "mlp_dim", "activation", "norm_eps", "scan", "remat", "dropout", "drop_path", "dtype")
+
+
+def make_transformer(tower: nn.Module, **changes) -> transformer.Transformer:
+    """The transformer of a tower, from the tower's fields of the same names and `changes`."""
+    settings = {name: getattr(tower, name) for name in (*_SHARED, "attention_impl")}
+    return transformer.Transformer(**(settings | changes), name="transformer")

@@ -1,13 +1,13 @@
 """Multi-head attention, and the one description of who attends to whom."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.parallel.activations import place
 
@@ -18,16 +18,67 @@ IMPLEMENTATIONS = ("auto", "cudnn", "xla")
 class AttentionSpec:
     """Which keys a query may see. Nothing else in mmjax builds attention masks.
 
+    All that is set must allow a key. A query without any key outputs 0.
+
     Attributes:
       causal: query i sees keys 0..i only.
       valid: [B, S] bool, True where the key is real; None when all are. It masks keys only.
       length: how many leading tokens are real, the same for every example; the rest is filling that nobody sees. None
         when all are.
+      ar: [S] or [B, S], 1 where a token and those after it are hidden from all tokens before it: 0 0 0 is
+        bidirectional, 1 1 1 causal, 0 0 1 1 a prefix of two that sees itself, and a causal rest that sees the prefix
+        (PaliGemma's `mask_ar`, arXiv:2407.07726).
+      segment: [S] or [B, S], numbers; a token sees its own segment only.
+      offset: the key that query 0 stands at, where the keys before it are those of earlier calls.
     """
 
     causal: bool = struct.field(pytree_node=False, default=False)
     valid: Bool[Array, "B S"] | None = None
     length: int | None = struct.field(pytree_node=False, default=None)
+    ar: Int[Array, "*B S"] | None = None
+    segment: Int[Array, "*B S"] | None = None
+    offset: Int[Array, ""] | None = None
+
+    def mask(self, queries: int, keys: int) -> Bool[Array, "b T S"]:
+        """The whole description as one mask, True where query t may see key s; b is 1 or B."""
+        start = 0 if self.offset is None else self.offset
+        own, other = start + jnp.arange(queries)[:, None], jnp.arange(keys)
+        mask = jnp.ones((1, queries, keys), bool)
+        if self.causal:
+            mask &= other <= own
+        if self.length is not None:
+            mask &= other < self.length
+        if self.valid is not None:
+            mask &= self.valid[:, None, :]
+        for numbers, allowed in ((self._groups(), jnp.less_equal), (self.segment, jnp.equal)):
+            if numbers is not None:
+                numbers = jnp.atleast_2d(numbers)
+                mine = jnp.take(numbers, start + jnp.arange(queries), axis=1)
+                mask &= allowed(numbers[:, None, :], mine[:, :, None])
+        return mask
+
+    def _groups(self) -> Int[Array, "*B S"] | None:
+        return None if self.ar is None else jnp.cumsum(jnp.asarray(self.ar), axis=-1)
+
+    def filled(self, length: int, more: int) -> "AttentionSpec":
+        """The same for `length` tokens and `more` after them that nobody sees."""
+        valid, ar, segment = (
+            x if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
+            for x in (self.valid, self.ar, self.segment)
+        )
+        return self.replace(valid=valid, ar=ar, segment=segment, length=length)
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one attention layer, [B, S, H, K] each; of stacked layers [depth, B, S, H, K]."""
+
+    k: Float[Array, "*depth B S H K"]
+    v: Float[Array, "*depth B S H K"]
+
+    def written(self, index: Int[Array, ""], new: "KeysValues") -> "KeysValues":
+        """Puts one layer's new keys and values at slots index, index + 1, ..."""
+        at = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), index, axis=1)
+        return KeysValues(at(self.k, new.k), at(self.v, new.v))
 
 
 def attend(
@@ -45,21 +96,33 @@ def attend(
       implementation: `xla`, or `cudnn` where `choose_implementation` says so.
     """
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-    mask, lengths = None, None
-    if spec.valid is not None:
+    causal, mask, lengths, sees = spec.causal, None, None, None
+    if spec.ar is not None or spec.segment is not None or spec.offset is not None:
+        whole = spec.mask(queries, keys)
+        causal, sees = False, whole.any(axis=-1)
+    elif spec.valid is not None:
         valid = spec.valid if spec.length is None else spec.valid & (jnp.arange(keys) < spec.length)
-        # cuDNN wants it whole but for the heads.
-        mask = jnp.broadcast_to(valid[:, None, None, :], (batch, 1, queries, keys))
-    elif spec.length is not None and not spec.causal:  # filling stands last: a causal query comes before it
+        whole = valid[:, None, :]
+        sees = jnp.cumsum(valid, axis=1) > 0 if causal else valid.any(axis=1, keepdims=True)
+    elif spec.length is not None and not causal:  # filling stands last: a causal query comes before it
         lengths = jnp.full(batch, spec.length, jnp.int32)
+    if sees is not None:
+        # cuDNN wants it whole but for the heads.
+        mask = jnp.broadcast_to(whole[:, None], (batch, 1, queries, keys))
     out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, is_causal=spec.causal, key_value_seq_lengths=lengths, implementation=implementation
+        q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=lengths, implementation=implementation
     )
-    if mask is None:
-        return out
     # A softmax over nothing but masked keys is uniform over garbage: make it an explicit zero.
-    sees = jnp.cumsum(valid, axis=1) > 0 if spec.causal else valid.any(axis=1, keepdims=True)
-    return jnp.where(sees[:, :, None, None], out, 0)
+    return out if sees is None else jnp.where(sees[:, :, None, None], out, 0)
+
+
+def attention_weights(
+    q: Float[Array, "B T H K"], k: Float[Array, "B S H K"], spec: AttentionSpec
+) -> Float[Array, "B H T S"]:
+    """How much of each key `attend` takes for each query, in float32; rows sum to 1, or to 0 without any key."""
+    logits = jnp.einsum("BTHK,BSHK->BHTS", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    mask = spec.mask(q.shape[1], k.shape[1])[:, None]
+    return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1), 0.0)
 
 
 def choose_implementation(wanted: str, device: Any, dtype: DTypeLike, head_dim: int) -> tuple[str, str]:
@@ -105,49 +168,95 @@ def dense_general(features, *, axis=-1, std, dtype, name, use_bias=True) -> nn.D
     return nn.DenseGeneral(features, axis=axis, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused projection.
+class _Attention(nn.Module):
+    """What both kinds of attention share.
 
-    Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K]; `out` kernel [H, K, D] and bias [D].
+    Attributes:
+      heads: H; the queries' width is divided among them.
+      out_std: of the output projection's initialisation.
+      qk_norm: layer norm, without bias, of each head's queries and keys (arXiv:2302.05442).
     """
 
     heads: int
     out_std: float
     dtype: DTypeLike = jnp.float32
     implementation: str = "xla"
+    qk_norm: bool = False
+
+    def _normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
+        if not self.qk_norm:
+            return x
+        return nn.LayerNorm(1e-6, self.dtype, use_bias=False, use_fast_variance=False, name=name)(x)
+
+    def _attended(self, q, k, v, spec, implementation, width):
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(q, k, spec))
+        # 'BNHK,HKD->BND'
+        return dense_general(width, axis=(-2, -1), std=self.out_std, dtype=self.dtype, name="out")(
+            attend(q, k, v, spec, implementation)
+        )
+
+
+class SelfAttention(_Attention):
+    """Multi-head self-attention with one fused projection.
+
+    Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K]; `out` kernel [H, K, D] and bias [D]; with `qk_norm`,
+    `q_norm` and `k_norm` scale [K].
+    """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], spec: AttentionSpec) -> Float[Array, "B N D"]:
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        spec: AttentionSpec,
+        cached: KeysValues | None = None,
+        index: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B N D"], KeysValues]:
+        """Attends; with `cached`, over its S slots once the own keys and values stand at slots index, index + 1, ...
+
+        Returns:
+          The output, and all keys and values that were attended to.
+        """
         width = x.shape[-1]
         head_dim = width // self.heads
         # 'BND,DTHK->BNTHK'
         qkv = dense_general((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="qkv")(x)
         # Each `tensor` device has its own heads.
         q, k, v = (place(qkv[:, :, i], None, "tensor", None) for i in range(3))
-        # 'BNHK,HKD->BND'
-        return dense_general(width, axis=(-2, -1), std=self.out_std, dtype=self.dtype, name="out")(
-            attend(q, k, v, spec, self.implementation)
-        )
+        q, keys_values = self._normed(q, "q_norm"), KeysValues(self._normed(k, "k_norm"), v)
+        if cached is not None:
+            keys_values = cached.written(index, keys_values)
+        implementation = self.implementation if cached is None else "xla"  # one query is no work for a fused kernel
+        return self._attended(q, *keys_values, spec, implementation, width), keys_values
 
 
-class CrossAttention(nn.Module):
-    """Multi-head attention of queries over a memory of any width, always by XLA's kernel.
+class CrossAttention(_Attention):
+    """Multi-head attention of queries over a memory of any width.
 
-    Parameters: `q` kernel [D, H, K]; `kv` kernel [Dm, 2, H, K]; `out` kernel [H, K, D]; each with its bias.
+    Parameters: `q` kernel [D, H, K]; `kv` kernel [Dm, 2, H, K]; `out` kernel [H, K, D]; each with its bias; with
+    `qk_norm`, `q_norm` and `k_norm` scale [K].
     """
-
-    heads: int
-    out_std: float
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], memory: Float[Array, "B S Dm"], spec: AttentionSpec
-    ) -> Float[Array, "B T D"]:
-        width, memory_width = x.shape[-1], memory.shape[-1]
+        self,
+        x: Float[Array, "B T D"],
+        memory: Float[Array, "B S Dm"] | None,
+        spec: AttentionSpec,
+        cached: KeysValues | None = None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Attends to `memory`, or to its keys and values as an earlier call returned them.
+
+        Returns:
+          The output, and the memory's keys and values.
+        """
+        width = x.shape[-1]
         head_dim = width // self.heads
         q = dense_general((self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="q")(x)
-        kv = dense_general((2, self.heads, head_dim), std=memory_width**-0.5, dtype=self.dtype, name="kv")(memory)
-        k, v = (place(kv[:, :, i], None, "tensor", None) for i in range(2))
-        out = attend(place(q, None, "tensor", None), k, v, spec)
-        return dense_general(width, axis=(-2, -1), std=self.out_std, dtype=self.dtype, name="out")(out)
+        if cached is None:
+            std = memory.shape[-1] ** -0.5
+            kv = dense_general((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
+            k, v = (place(kv[:, :, i], None, "tensor", None) for i in range(2))
+            cached = KeysValues(self._normed(k, "k_norm"), v)
+        q = self._normed(place(q, None, "tensor", None), "q_norm")
+        return self._attended(q, *cached, spec, self.implementation, width), cached

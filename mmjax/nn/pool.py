@@ -11,13 +11,17 @@ POOLS = ("cls", "mean", "last", "eos", "map")
 
 
 class Pool(nn.Module):
-    """Pools [B, N, D] tokens into [B, D].
+    """Pools [B, N, D] tokens into [B, D], or into [B, queries, D].
 
     Attributes:
       kind: `cls` (token 0), `mean` (over valid tokens), `last` (the last position, padding or not, as SigLIP's text
-        tower does), `eos` (the first end-of-text token, as CLIP's does) or `map` (multi-head attention pooling with a
-        learned query, then a residual MLP, arXiv:2106.04560).
-      heads, mlp_dim, activation, norm_eps: of the `map` pool.
+        tower does), `eos` (the first end-of-text token, as CLIP's does) or `map` (multi-head attention pooling by
+        learned queries, arXiv:2106.04560).
+      heads, activation, norm_eps: of the `map` pool.
+      mlp_dim: of the residual MLP after the `map` pool; 0 for none (CoCa's attentional pooler, arXiv:2205.01917).
+      queries: learned queries of the `map` pool; the result of one has no axis for it.
+      width: of the queries and so of the result; 0 for the tokens' own.
+      norm_inputs: layer norms of queries and tokens before they attend (CoCa).
     """
 
     kind: str
@@ -26,6 +30,9 @@ class Pool(nn.Module):
     activation: str = "gelu"
     norm_eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
+    queries: int = 1
+    width: int = 0
+    norm_inputs: bool = False
 
     @nn.compact
     def __call__(
@@ -33,7 +40,7 @@ class Pool(nn.Module):
         tokens: Float[Array, "B N D"],
         valid: Bool[Array, "B N"] | None = None,
         eos: Int[Array, " B"] | None = None,
-    ) -> Float[Array, "B D"]:
+    ) -> Float[Array, "B *queries E"]:
         """Pools; `eos` is the position of the end-of-text token, which the `eos` kind needs."""
         if self.kind == "cls":
             return tokens[:, 0]
@@ -51,12 +58,16 @@ class Pool(nn.Module):
         raise ValueError(f"pool={self.kind!r} is not known; choose one of: {', '.join(POOLS)}")
 
     def _map(self, tokens, valid):
-        batch, _, width = tokens.shape
+        width = self.width or tokens.shape[-1]
         std = width**-0.5
-        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), jnp.float32)
-        query = jnp.broadcast_to(probe.astype(self.dtype), (batch, 1, width))
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, self.queries, width), jnp.float32)
+        query = jnp.broadcast_to(probe.astype(self.dtype), (len(tokens), self.queries, width))
+        if self.norm_inputs:
+            query = transformer.layer_norm(self.norm_eps, self.dtype, "norm_query")(query)
+            tokens = transformer.layer_norm(self.norm_eps, self.dtype, "norm_memory")(tokens)
         spec = attention.AttentionSpec(valid=valid)
-        x = attention.CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
-        y = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
-        x = x + transformer.Mlp(self.mlp_dim, self.activation, std, self.dtype, name="mlp")(y)
-        return x[:, 0]
+        x, _ = attention.CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
+        if self.mlp_dim:
+            y = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+            x = x + transformer.Mlp(self.mlp_dim, self.activation, std, self.dtype, name="mlp")(y)
+        return x[:, 0] if self.queries == 1 else x

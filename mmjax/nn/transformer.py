@@ -1,12 +1,14 @@
-"""The one Transformer: ViT's, CLIP's and SigLIP's towers are settings of it."""
+"""The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, dropout
 from mmjax.parallel.activations import place
@@ -18,6 +20,8 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
+
+NORMS = ("pre", "post")
 
 # What is kept from the forward pass for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
@@ -49,8 +53,66 @@ class Mlp(nn.Module):
         return attention.dense_general(width, std=self.out_std, dtype=self.dtype, name="fc2")(x)
 
 
+class Memory(NamedTuple):
+    """What cross-attention looks at: tokens [B, M, Dm] and which of them are real ([B, M]; None when all are)."""
+
+    tokens: Float[Array, "B M Dm"]
+    valid: Bool[Array, "B M"] | None = None
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of what a causal (or prefix) transformer has read, with room for more.
+
+    Attributes:
+      layers: of every stack of layers, by name; `KeysValues` with leaves [depth, B, ...].
+      valid: [B, S] bool, True where a slot holds a real token.
+      index: slots used; the next token goes there, for all examples alike.
+      memory_valid: [B, M] bool, of the memory that cross-attention looks at; None when all of it is real.
+    """
+
+    layers: Any
+    valid: Bool[Array, "B S"]
+    index: Int[Array, ""]
+    memory_valid: Bool[Array, "B M"] | None = None
+
+    def take(self, rows: Int[Array, " R"]) -> "Cache":
+        """The cache of these examples, which may repeat."""
+        return self.replace(
+            layers=jax.tree.map(lambda x: x[:, rows], self.layers),
+            valid=self.valid[rows],
+            memory_valid=None if self.memory_valid is None else self.memory_valid[rows],
+        )
+
+    @property
+    def counts(self) -> Int[Array, " B"]:
+        """Real tokens read so far: the position of the next one."""
+        return self.valid.sum(axis=1)
+
+
+class Output(NamedTuple):
+    """What a Transformer returns: the last layer's tokens; on request, else None, every layer's and the cache."""
+
+    tokens: Float[Array, "B N D"]
+    layers: Float[Array, "depth B N D"] | None = None
+    cache: Cache | None = None
+
+
+class _State(NamedTuple):
+    """One layer's part of the cache: of its self-attention and its cross-attention (None where it has none)."""
+
+    own: attention.KeysValues
+    memory: attention.KeysValues | None
+
+
 class Block(nn.Module):
-    """Pre-norm residual block: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`."""
+    """A residual block.
+
+    Pre-norm: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`; post-norm: `norm1(x + attention(x))`, then
+    `norm2(x + mlp(x))`. Cross-attention (`norm_cross`) stands between the two; with `cross_mlp` it comes after them,
+    with a norm of the memory and an MLP of its own. Where there are several `segments`, each has its own last norm and
+    MLP, and cross-attention is for the first one alone.
+    """
 
     heads: int
     mlp_dim: int
@@ -61,44 +123,108 @@ class Block(nn.Module):
     drop_path: float
     dtype: DTypeLike
     attention_impl: str
+    norm: str
+    qk_norm: bool
+    cross: bool
+    cross_mlp: bool
+    segments: tuple[int, ...] | None
 
     @nn.compact
-    def __call__(self, x, layer, spec, keys):
+    def __call__(self, x, layer, state, spec, keys, memory, memory_spec, index):
         """One layer in the form `nn.scan` wants: carry and per-layer input first.
 
         Args:
           x: [B, N, D].
-          layer: (index, depth fraction in [0, 1]) of this layer; the drop-path rate grows linearly with depth.
-          spec: who attends to whom.
+          layer: (number, depth fraction in [0, 1]) of this layer; the drop-path rate grows linearly with depth.
+          state: the layer's part of a cache, or None.
+          spec, memory_spec: who attends to whom, among the tokens and in the memory.
           keys: [B] per-example keys, or None.
+          memory: [B, M, Dm], or None where there is none or its keys and values are cached.
+          index: slot of the cache that the first token goes to.
+
+        Returns:
+          The tokens, and the layer's `_State`.
         """
-        index, depth_fraction = layer
-        keys = dropout.fold_keys(keys, index)
-        noise = [dropout.fold_keys(keys, branch) for branch in range(4)]
+        number, depth_fraction = layer
+        keys = dropout.fold_keys(keys, number)
+        noise = [dropout.fold_keys(keys, branch) for branch in range(8)]
+        pre = self.norm == "pre"
 
-        def residual(x, branch, element_keys, path_keys):
-            branch = dropout.dropout(branch, self.dropout, element_keys)
-            return x + (
-                dropout.drop_path(branch, self.drop_path * depth_fraction, path_keys) if self.drop_path else branch
+        def residual(x, function, norm, branch, rows=slice(None)):
+            """`rows` are the tokens that have this branch."""
+            normed = lambda y: layer_norm(self.norm_eps, self.dtype, norm)(y)
+            y = function(normed(x[:, rows]) if pre else x[:, rows])
+            y = dropout.dropout(place(y), self.dropout, noise[branch])
+            if self.drop_path:
+                y = dropout.drop_path(y, self.drop_path * depth_fraction, noise[branch + 1])
+            if rows == slice(None):
+                return x + y if pre else normed(x + y)
+            part = x[:, rows] + y if pre else normed(x[:, rows] + y)
+            return jnp.concatenate([x[:, : rows.start], part, x[:, rows.stop :]], axis=1)
+
+        def attend(y):
+            nonlocal own
+            module = attention.SelfAttention(
+                self.heads, self.out_std, self.dtype, self.attention_impl, self.qk_norm, name="attention"
             )
+            y, own = module(y, spec, None if state is None else state.own, index)
+            return y
 
-        x = place(x)
-        y = layer_norm(self.norm_eps, self.dtype, "norm1")(x)
-        y = attention.SelfAttention(self.heads, self.out_std, self.dtype, self.attention_impl, name="attention")(
-            y, spec
-        )
-        x = residual(x, place(y), noise[0], noise[1])
-        y = layer_norm(self.norm_eps, self.dtype, "norm2")(x)
-        y = Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name="mlp")(y)
-        x = residual(x, place(y), noise[2], noise[3])
-        return x, x
+        def look(y):
+            nonlocal seen
+            module = attention.CrossAttention(
+                self.heads, self.out_std, self.dtype, qk_norm=self.qk_norm, name="cross_attention"
+            )
+            source = memory
+            if self.cross_mlp and memory is not None:
+                source = layer_norm(self.norm_eps, self.dtype, "norm_memory")(memory)
+            y, seen = module(y, source, memory_spec, None if state is None else state.memory)
+            return y
+
+        mlp = lambda name: Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name=name)
+        own = seen = None
+        first = slice(None) if self.segments is None else slice(0, self.segments[0])
+        crosses = self.cross and (self.segments is None or self.segments[0] > 0)
+        x = residual(place(x), attend, "norm1", 0)
+        if crosses and not self.cross_mlp:
+            x = residual(x, look, "norm_cross", 4, first)
+        if self.segments is None:
+            x = residual(x, mlp("mlp"), "norm2", 2)
+        start = 0
+        for i, length in enumerate(self.segments or ()):
+            if length:
+                names = ("mlp", "norm2") if i == 0 else (f"segment{i}_mlp", f"segment{i}_norm2")
+                x = residual(x, mlp(names[0]), names[1], 2, slice(start, start + length))
+            start += length
+        if crosses and self.cross_mlp:
+            x = residual(x, look, "norm_cross", 4, first)
+            x = residual(x, mlp("cross_mlp"), "norm_cross_mlp", 6, first)
+        return x, _State(own, seen)
+
+
+class _Unit(nn.Module):
+    """Layers that repeat together: one with cross-attention, then those without."""
+
+    blocks: tuple[Any, ...]  # functions that make them
+
+    @nn.compact
+    def __call__(self, x, layers, states, *rest):
+        outputs, new = [], []
+        for i, block in enumerate(self.blocks):
+            layer = jax.tree.map(lambda leaf, i=i: leaf[i], layers)
+            x, state = block(f"block{i}")(x, layer, None if states is None else states[i], *rest)
+            outputs.append(x)
+            new.append(state)
+        return x, (tuple(new), jnp.stack(outputs))
 
 
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks.
+    """A stack of blocks.
 
     Layer parameters are stored stacked, [depth, ...], scanned or not: checkpoints, sharding rules and weight files do
-    not depend on `scan`. Unrolled layers (`scan=False`) compile slower and run a little faster.
+    not depend on `scan`. Unrolled layers (`scan=False`) compile slower and run a little faster. Where only some layers
+    have cross-attention there are two stacks: `layers`, those before `cross_from`, and `cross_layers`, the others (with
+    `cross_every` k > 1 in units of `block0`, which has it, to `block{k-1}`).
 
     Attributes:
       depth, heads, mlp_dim: number of layers, attention heads, hidden units of the MLP.
@@ -106,10 +232,16 @@ class Transformer(nn.Module):
       norm_eps: layer-norm epsilon.
       scan: whether one compiled layer is looped over the stack.
       remat: a name in `REMAT_POLICIES`.
-      dropout: rate on both residual branches.
+      dropout: rate on all residual branches.
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
       dtype: compute type; parameters stay float32.
-      attention_impl: kernel, `xla` or `cudnn`; for the latter an odd number of tokens is filled up to an even one.
+      attention_impl: kernel of self-attention, `xla` or `cudnn`; for the latter an odd number of tokens is filled up to
+        an even one. Cross-attention always runs on XLA's.
+      norm: `pre` or `post` (BERT), see `Block`. Neither includes a norm after the last layer.
+      qk_norm: norms of queries and keys.
+      cross_every: every k-th layer from `cross_from` on has cross-attention; 0 for none.
+      cross_from: the first layer with cross-attention.
+      cross_mlp: see `Block` (CoCa's decoder).
     """
 
     depth: int
@@ -123,6 +255,11 @@ class Transformer(nn.Module):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
+    norm: str = "pre"
+    qk_norm: bool = False
+    cross_every: int = 0
+    cross_from: int = 0
+    cross_mlp: bool = False
 
     @nn.compact
     def __call__(
@@ -131,45 +268,149 @@ class Transformer(nn.Module):
         spec: attention.AttentionSpec,
         keys: Key[Array, " B"] | None = None,
         *,
+        memory: Memory | None = None,
+        segments: tuple[int, ...] | None = None,
+        cache: Cache | None = None,
+        slots: int = 0,
         intermediates: bool = False,
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "depth B N D"] | None]:
-        """Returns the last layer's tokens and, on request, every layer's (else None)."""
-        length = x.shape[1]
-        x, spec = _filled(x, spec, attention.filled_length(length, self.attention_impl))
+    ) -> Output:
+        """Runs the stack.
+
+        Args:
+          x: tokens.
+          spec: who attends to whom. With a `cache` only its `valid` is read, for the new tokens: they see those in the
+            cache and each other causally.
+          keys: one an example, for dropout; None turns it off.
+          memory: what cross-attention looks at. Not needed with a `cache`, which holds it.
+          segments: numbers of tokens, one after the other, with an MLP each (Q-Former: queries, text); 0 skips one.
+          cache: of earlier calls; N tokens are appended to it. There must be room for them.
+          slots: tokens that a cache made of this call holds, this call's included; 0 for none.
+          intermediates: whether to return every layer's output.
+
+        Raises:
+          ValueError: settings that contradict each other.
+        """
+        self._check(memory, cache)
+        length, width = x.shape[1:]
+        index = new_valid = None
+        if cache is not None:
+            index = cache.index
+            real = jnp.ones(x.shape[:2], bool) if spec.valid is None else spec.valid
+            new_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, real, index, axis=1)
+            spec = attention.AttentionSpec(causal=length > 1, valid=new_valid, offset=index)
+            memory = Memory(None, cache.memory_valid)
+        else:
+            x, spec = _filled(x, spec, attention.filled_length(length, self.attention_impl))
+            if segments is not None and x.shape[1] > length:
+                segments = (*segments[:-1], segments[-1] + x.shape[1] - length)
+        memory_spec = attention.AttentionSpec(valid=None if memory is None else memory.valid)
+        rest = (spec, keys, None if memory is None else memory.tokens, memory_spec, index)
+
+        outputs, states = [], {}
+        plain, units, each = self._layout()
+        numbers = jnp.arange(self.depth)
+        layers = (numbers, numbers / max(1, self.depth - 1))
+        for name, count, crossing in (("layers", plain, False), ("cross_layers", units, True)):
+            if not count:
+                continue
+            make = functools.partial(self._block, width, segments)
+            part = jax.tree.map(lambda leaf, crossing=crossing: leaf[plain:] if crossing else leaf[:plain], layers)
+            if crossing and each > 1:
+                module = _Unit(tuple(functools.partial(make, i == 0) for i in range(each)), name=name)
+                part = jax.tree.map(lambda leaf: leaf.reshape(count, each), part)
+            else:
+                # A stack that is all of one kind has one name.
+                module = make(crossing, "layers" if not plain else name)
+            # Kept states and outputs of every layer are asked for, not always made: they would live until the end.
+            x, (state, output) = self._scanned(count, bool(slots) or cache is not None, intermediates)(
+                module, x, part, None if cache is None else cache.layers[name], *rest
+            )
+            states[name] = state
+            outputs.append(output if output is None or output.ndim == 4 else output.reshape(-1, *output.shape[2:]))
+        tokens = place(x)[:, :length]
+        stacked = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
+        if cache is not None:
+            made = cache.replace(layers=states, valid=new_valid, index=index + length)
+        else:
+            made = _new_cache(states, spec, memory, x.shape[:2], length, slots) if slots else None
+        return Output(tokens, stacked, made)
+
+    def _check(self, memory, cache):
+        if self.norm not in NORMS:
+            raise ValueError(f"norm={self.norm!r} is not known; choose one of: {', '.join(NORMS)}")
+        if bool(self.cross_every) != (memory is not None) and cache is None:
+            raise ValueError(f"cross_every={self.cross_every}, but memory is {'not ' * (memory is None)}given")
+        if self.cross_mlp and self.norm == "post":
+            raise ValueError("cross_mlp=True needs norm='pre'")
+        if self.cross_every and (self.depth - self.cross_from) % self.cross_every:
+            raise ValueError(
+                f"the {self.depth - self.cross_from} layers from cross_from={self.cross_from} on do not divide by"
+                f" cross_every={self.cross_every}"
+            )
+
+    def _layout(self) -> tuple[int, int, int]:
+        """Layers without cross-attention that come first, units after them, and layers of a unit."""
+        if not self.cross_every:
+            return self.depth, 0, 1
+        return self.cross_from, (self.depth - self.cross_from) // self.cross_every, self.cross_every
+
+    def _block(self, width: int, segments: tuple[int, ...] | None, cross: bool, name: str) -> nn.Module:
         block = Block
         if self.remat != "none":
             # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
-
-        def body(block, x, layer, spec, keys):
-            x, out = block(x, layer, spec, keys)
-            return x, out if intermediates else None
-
-        layers = nn.scan(
-            body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
-            length=self.depth,
-            unroll=1 if self.scan else self.depth,
-        )
-        # OpenAI CLIP's initialisation: residual branches shrink with depth.
-        out_std = x.shape[-1] ** -0.5 * (2 * self.depth) ** -0.5
-        module = block(
+        return block(
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             activation=self.activation,
             norm_eps=self.norm_eps,
-            out_std=out_std,
+            # OpenAI CLIP's initialisation: residual branches shrink with depth.
+            out_std=width**-0.5 * (2 * self.depth) ** -0.5,
             dropout=self.dropout,
             drop_path=self.drop_path,
             dtype=self.dtype,
             attention_impl=self.attention_impl,
-            name="layers",
+            norm=self.norm,
+            qk_norm=self.qk_norm,
+            cross=cross,
+            cross_mlp=self.cross_mlp,
+            segments=segments,
+            name=name,
         )
-        index = jnp.arange(self.depth)
-        x, outputs = layers(module, x, (index, index / max(1, self.depth - 1)), spec, keys)
-        return place(x)[:, :length], outputs if outputs is None else outputs[:, :, :length]
+
+    def _scanned(self, length: int, keep_states: bool, intermediates: bool):
+        def body(module, x, layer, state, *rest):
+            x, out = module(x, layer, state, *rest)
+            state, output = out if isinstance(module, _Unit) else (out, x)
+            return x, (state if keep_states else None, output if intermediates else None)
+
+        return nn.scan(
+            body,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, 0, *[nn.broadcast] * 5),
+            length=length,
+            unroll=1 if self.scan else length,
+        )
+
+
+def _new_cache(
+    states: Any, spec: attention.AttentionSpec, memory: Memory | None, shape: tuple[int, int], length: int, slots: int
+) -> Cache:
+    """Makes room for `slots` tokens behind the `length` first ones."""
+    if slots < length:
+        raise ValueError(f"slots={slots} are too few for {length} tokens")
+
+    def room(state):
+        if not isinstance(state, _State):
+            return tuple(room(each) for each in state)
+        grow = lambda x: jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, slots - length), (0, 0), (0, 0)))
+        return _State(attention.KeysValues(*map(grow, state.own)), state.memory)
+
+    real = jnp.ones(shape, bool) if spec.valid is None else spec.valid
+    valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
+    layers = {name: room(state) for name, state in states.items()}
+    return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
 
 
 def _filled(
@@ -179,5 +420,4 @@ def _filled(
     more = length - x.shape[1]
     if not more:
         return x, spec
-    valid = None if spec.valid is None else jnp.pad(spec.valid, ((0, 0), (0, more)))
-    return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.replace(valid=valid, length=x.shape[1])
+    return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.filled(x.shape[1], more)

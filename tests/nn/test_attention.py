@@ -91,7 +91,7 @@ def test_self_attention(random_params):
         "out": {"kernel": (2, 4, 8), "bias": (8,)},
     }
     params = random_params(shapes, std=0.5)
-    out = jax.jit(module.apply)({"params": params}, x, AttentionSpec(causal=True))
+    out, _ = jax.jit(module.apply)({"params": params}, x, AttentionSpec(causal=True))
     projected = np.einsum("bnd,dthk->tbnhk", x, params["qkv"]["kernel"]) + params["qkv"]["bias"][:, None, None]
     heads = reference(*projected, causal=True)
     expected = np.einsum("bnhk,hkd->bnd", heads, params["out"]["kernel"]) + params["out"]["bias"]
@@ -106,7 +106,7 @@ def test_cross_attention_over_memory_of_another_width(random_params):
     spec = AttentionSpec(valid=jnp.asarray(VALID))
     params = random_params(jax.eval_shape(module.init, jax.random.key(0), x, memory, spec)["params"], std=0.5)
     assert params["kv"]["kernel"].shape == (6, 2, 2, 4)
-    out = jax.jit(module.apply)({"params": params}, x, memory, spec)
+    out, _ = jax.jit(module.apply)({"params": params}, x, memory, spec)
     q = np.einsum("btd,dhk->bthk", x, params["q"]["kernel"]) + params["q"]["bias"]
     k, v = np.einsum("bsd,dthk->tbshk", memory, params["kv"]["kernel"]) + params["kv"]["bias"][:, None, None]
     expected = np.einsum("bthk,hkd->btd", reference(q, k, v, valid=VALID), params["out"]["kernel"])

@@ -86,7 +86,7 @@ def test_a_filled_transformer_is_the_same_function(random_params, causal, holes,
 
     def run(module):
         def value(params, x):
-            out, layers = module.apply({"params": params}, x, spec, intermediates=True)
+            out, layers, _ = module.apply({"params": params}, x, spec, intermediates=True)
             assert out.shape == x.shape and layers.shape == (2, *x.shape)
             return (weights * (out + layers.sum(0))).sum(), out
 

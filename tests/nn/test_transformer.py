@@ -61,7 +61,7 @@ def run(params, tokens, keys=None, *, intermediates=False, **changes):
 
     @jax.jit
     def loss(params, tokens, keys):
-        out, layers = module.apply(
+        out, layers, _ = module.apply(
             {"params": params}, tokens, AttentionSpec(causal=True), keys, intermediates=intermediates
         )
         return (out * weights).sum(), (out, layers)
