@@ -200,13 +200,14 @@ def noise_jpeg(rng, size):
 
 def ours(options, folder, draft):
     """mmjax's batches, from the tars."""
-    from mmjax.data import examples, images, pipeline, specs, tokenizers
+    from mmjax.data import examples, images, pipeline, prepare, specs, tokenizers
 
     train = examples.TrainExamples(
         specs.parse_mixture(f"wds:{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),
         seed=0,
-        image_spec=images.ImageSpec(size=options.output_size, draft=draft),
-        tokenizer=tokenizers.make_tokenizer("clip", 77),
+        prepare=prepare.PairPreparer(
+            images.ImageSpec(size=options.output_size, draft=draft), tokenizers.make_tokenizer("clip", 77)
+        ),
     )
     return pipeline.train_batches(
         train,

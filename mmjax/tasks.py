@@ -9,7 +9,7 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
-from mmjax.data import examples, images, specs, tokenizers
+from mmjax.data import examples, images, prepare, specs, tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.models import two_tower
 from mmjax.nn import attention, pool, transformer
@@ -53,8 +53,7 @@ def make_train_examples(
     return examples.TrainExamples(
         specs.parse_mixture(config.data.train, specs.make_options(config)),
         seed=config.seed,
-        image_spec=image_spec,
-        tokenizer=tokenizer,
+        prepare=prepare.PairPreparer(image_spec, tokenizer),
         order=config.data.order,
         window=config.data.window,
     )

@@ -1,4 +1,4 @@
-"""Examples by position: source -> decoded, cropped and tokenised arrays.
+"""Examples by position: source -> what is made of its records, such as decoded, cropped and tokenised arrays.
 
 Everything random about a training example is a pure function of (seed, position), so neither hosts, workers, threads
 nor a restart can change it.
@@ -6,18 +6,19 @@ nor a restart can change it.
 
 import collections
 import concurrent.futures
-import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmjax.data.faults import BadExample, reason_code
-from mmjax.data.images import ImageSpec, decode, eval_transform, train_image
+from mmjax.data.images import ImageSpec, decode, eval_transform
 from mmjax.data.order import (
     GlobalOrder,
     SourceOrder,
@@ -27,13 +28,20 @@ from mmjax.data.order import (
     integer_weights,
     mixture_position,
 )
+from mmjax.data.prepare import Preparer, told_where
 from mmjax.data.reading import ReadError
-from mmjax.data.source import Record, Sharded, Source
-from mmjax.data.tokenizers import Tokenizer
+from mmjax.data.source import Sharded, Source
 from mmjax.errors import UserError
 
 # Examples of one position that the storage may fail to give, each after its own trying again.
 _STORAGE_TRIES = 2
+
+# Threads that cross into a window tell its source once. One lock for all: it is held for no time at all, and examples
+# are pickled, which a lock of their own could not be.
+_TELLING = threading.Lock()
+
+# What an evaluation example holds by name; the rest of its record are its extras.
+_NAMED = ("image", "captions", "label", "id", "labels", "path", "caption_weights")
 
 
 class TrainExamples:
@@ -51,8 +59,7 @@ class TrainExamples:
         mixture: Sequence[tuple[Source, int | float | Fraction]],
         *,
         seed: int,
-        image_spec: ImageSpec,
-        tokenizer: Tokenizer,
+        prepare: Preparer,
         shuffle: bool = True,
         order: str = "global",
         window: int = 8,
@@ -63,8 +70,7 @@ class TrainExamples:
         Args:
           mixture: (source, weight) pairs; the weights are proportions and need not sum to 1.
           seed: the run's seed.
-          image_spec: size and crop of the images.
-          tokenizer: for the captions.
+          prepare: makes arrays of a record, see `mmjax.data.prepare`.
           shuffle: permute every epoch; otherwise each source is read in its own order.
           order: `global` permutes all examples of a source; `windowed` permutes its shards and then the examples
             within `window` of them at a time. Sources without shards are permuted whole.
@@ -84,10 +90,9 @@ class TrainExamples:
             raise UserError(f"data.train: {error}") from error
         self.lengths = [len(source) for source in self.sources]
         self.orders = [_order(source, shuffle, order, window) for source in self.sources]
-        self._prepared: dict[int, tuple[int, int]] = {}  # component: the window that its source was told of
+        self._told: dict[int, tuple[int, int]] = {}  # component: (epoch, window) that its source was told of last
         self.seed = seed
-        self.image_spec = image_spec
-        self.tokenizer = tokenizer
+        self.prepare = prepare
         self.max_tries = max_tries
 
     def describe(self) -> list[dict[str, Any]]:
@@ -105,30 +110,30 @@ class TrainExamples:
 
     def locate(self, position: int) -> tuple[int, int, int]:
         """Returns (component, epoch, index into its source) of the example that belongs at `position`."""
+        component, epoch, place, key = self._place(position)
+        return component, epoch, self.orders[component].index(place, key)
+
+    def _place(self, position: int) -> tuple[int, int, int, int]:
+        """The component of a position, its epoch, the place in that epoch's order, and the key of the order."""
         component, count = mixture_position(position, self.weights)
         epoch, place = divmod(count, self.lengths[component])
-        return component, epoch, self.orders[component].index(place, _epoch_key(self.seed, component, epoch))
+        return component, epoch, place, _epoch_key(self.seed, component, epoch)
 
     def __getitem__(self, position: int | np.integer) -> dict[str, np.ndarray]:
         """Returns the example at a global position.
 
         Returns:
-          image: uint8 [H,W,3].
-          text: int32 [L].
-          text_mask: bool [L].
-          id: uint32 [2], the low and the high word of the source's 64-bit id.
-          replaced: int8 [], 0 or the reason (an index into REASONS) why this stands in for another example.
+          What `prepare` makes of the record, and `replaced`, int8 []: 0, or the reason (an index into REASONS) why this
+          stands in for another example.
 
         Raises:
           UserError: after `max_tries` bad examples, naming the source and the last error.
         """
         position = int(position)
-        component, count = mixture_position(position, self.weights)
+        component, epoch, place, key = self._place(position)
         source, order = self.sources[component], self.orders[component]
-        epoch, place = divmod(count, self.lengths[component])
-        key = _epoch_key(self.seed, component, epoch)
         if isinstance(order, WindowedOrder):
-            self._prepare(component, order, place, key)
+            self._tell(component, order, epoch, place, key)
         index = order.index(place, key)
         replaced = storage_failures = 0
         for attempt in range(self.max_tries):
@@ -139,7 +144,7 @@ class TrainExamples:
                 near = attempt <= self.max_tries // 2
                 index = order.another(place, key, draw) if near else int(draw * len(source))
             try:
-                return {**self._load(source[index], rng), "replaced": np.int8(replaced)}
+                return {**self.prepare(source[index], rng), "replaced": np.int8(replaced)}
             except (BadExample, OSError) as error:
                 last = error
                 replaced = replaced or reason_code(error)
@@ -153,19 +158,16 @@ class TrainExamples:
             f"number {index} ({last}); check that the files are there and are images with captions"
         ) from last
 
-    def _prepare(self, component: int, order: WindowedOrder, place: int, key: int) -> None:
-        """Tells the source which shards are needed now and next, once a window."""
-        window = order.window(place, key)
-        if self._prepared.get(component) != (key, window):
-            self._prepared[component] = (key, window)
-            self.sources[component].prepare(order.shards(window, key) + order.shards(window + 1, key))
+    def _tell(self, component: int, order: WindowedOrder, epoch: int, place: int, key: int) -> None:
+        """Tells the source which shards are needed now and next, once a window.
 
-    def _load(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        with _told_where(record):
-            caption = _draw_caption(record, rng.random())
-            image = train_image(record["image"], self.image_spec, rng)
-        ids, mask = self.tokenizer([caption])
-        return {"image": image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
+        Threads reach a window one before the other; whoever is still in the one before it tells nothing.
+        """
+        window = order.window(place, key)
+        with _TELLING:
+            if (epoch, window) > self._told.get(component, (-1, -1)):
+                self._told[component] = (epoch, window)
+                self.sources[component].prepare(order.shards(window, key) + order.shards(window + 1, key))
 
 
 def _order(source: Source, shuffle: bool, order: str, window: int) -> GlobalOrder | WindowedOrder:
@@ -176,40 +178,24 @@ def _order(source: Source, shuffle: bool, order: str, window: int) -> GlobalOrde
     return GlobalOrder(len(source))
 
 
-@contextlib.contextmanager
-def _told_where(record: Record) -> Iterator[None]:
-    """Adds the record's path to what is wrong with it."""
-    try:
-        yield
-    except BadExample as error:
-        if "path" not in record:
-            raise
-        raise BadExample(error.reason, f"{record['path']}: {error.detail}") from error
-
-
-def _draw_caption(record: Record, draw: float) -> str:
-    """The caption that a draw from [0, 1) stands for, of those that are not blank."""
-    captions = record["captions"]
-    weights = record.get("caption_weights") or [1.0] * len(captions)
-    usable = [(caption, weight) for caption, weight in zip(captions, weights, strict=True) if caption.strip()]
-    if not usable:
-        raise BadExample("no_caption", "no caption that is not blank")
-    ends = np.cumsum([weight for _, weight in usable])
-    at = int(np.searchsorted(ends, draw * ends[-1], side="right"))
-    return usable[min(at, len(usable) - 1)][0]
-
-
 class EvalExample(NamedTuple):
-    """One evaluation example: image uint8 [H,W,3], all captions, label (None without one), id (64-bit unsigned).
+    """One evaluation example.
 
-    `labels` are all classes that the image shows, where it may show several; None elsewhere.
+    Attributes:
+      image: uint8 [H,W,3]; None where the record has no image.
+      captions: all of them; none where the record has none.
+      label: None without one.
+      id: 64-bit unsigned.
+      labels: all classes that the image shows, where it may show several; None elsewhere.
+      extras: what else the record holds (`question`, `answers`, `modalities`, `annotation`, ...), as it is there.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     captions: list[str]
     label: int | None
     id: int
     labels: list[int] | None = None
+    extras: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class EvalExamples:
@@ -239,13 +225,22 @@ class EvalExamples:
         """
         try:
             record = self.source[index]
-            with _told_where(record):
-                image = eval_transform(decode(record["image"]), self.image_spec)
+            image = None
+            if record.get("image") is not None:
+                with told_where(record):
+                    image = eval_transform(decode(record["image"]), self.image_spec)
         except (BadExample, OSError) as error:
             raise UserError(
                 f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"
             ) from error
-        return EvalExample(image, list(record["captions"]), record.get("label"), record["id"], record.get("labels"))
+        return EvalExample(
+            image,
+            list(record.get("captions", ())),
+            record.get("label"),
+            record["id"],
+            record.get("labels"),
+            {name: value for name, value in record.items() if name not in _NAMED},
+        )
 
     def __iter__(self) -> Iterator[EvalExample]:
         return self.read(range(len(self)))
@@ -264,11 +259,6 @@ class EvalExamples:
             finally:  # an error, or a reader who has seen enough
                 for future in ahead:
                     future.cancel()
-
-
-def id_words(value: int) -> np.ndarray:
-    """Splits a 64-bit id into uint32 [2]: low word, high word (JAX has no 64-bit integers by default)."""
-    return np.array((value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF), dtype=np.uint32)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -162,15 +162,6 @@ def _read_text(path: str, reader: Reader, where: str) -> str | None:
         raise UserError(f"{where}: {path} cannot be read ({reason(error)})") from error
 
 
-def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str) -> list[str]:
-    """Lines that are not blank of a small file in the first of some folders that has it; none where none does."""
-    for folder in folders:
-        text = _read_text(f"{folder}/{name}", reader, where)
-        if text is not None:
-            return [line.strip() for line in text.splitlines() if line.strip()]
-    return []
-
-
 def declared_lengths(shards: ShardList, *, reader: Reader, where: str) -> tuple[np.ndarray, list[str]]:
     """How many examples the shards say they have: in sizes.json of their folder, else in img2dataset's statistics.
 

@@ -12,24 +12,37 @@ class Record(TypedDict):
     """One example, as a source gives it: nothing decoded, cropped or tokenised yet.
 
     Attributes:
-      image: an encoded file (JPEG, PNG, ...) as bytes, or uint8 [H, W, 3].
-      captions: at least one; training draws one per visit, evaluation keeps all.
-      caption_weights: how likely training draws each of the captions; all alike where it is left out.
       id: 64-bit unsigned. Examples with equal ids are positives of one another: the id of an image, a class or a
         caption.
+      image: an encoded file (JPEG, PNG, ...) as bytes, or uint8 [H, W, 3].
+      captions: at least one; training draws one per visit, evaluation keeps all. Sources of pairs have them.
+      caption_weights: how likely training draws each of the captions; all alike where it is left out.
       label: index into the source's `class_names`; only in sources that have them.
       labels: indices into `class_names`, ascending, of all that the image shows (maybe none); instead of `label`, in
         sources whose images may show several.
+      question: about the image; with `answers`, in sources of questions.
+      answers: what people answered, ten of them in VQA v2, with repetitions; where the answer is certain it is there
+        ten times, so that the same rule gives it 1.
+      answer_type: `yes/no`, `number` or `other`, which results are broken down by.
+      question_type: what kind of question it is, in the source's words.
+      question_id: the benchmark's number of the question.
+      modalities: arrays by name, None (or no entry) where one is missing; in sources of several modalities.
       annotation: the structure behind the image, as plain Python; only in sources that know it.
       path: where the image lies, to be told when it cannot be decoded; only in sources made of files.
     """
 
-    image: bytes | np.ndarray
-    captions: list[str]
     id: int
+    image: NotRequired[bytes | np.ndarray]
+    captions: NotRequired[list[str]]
     caption_weights: NotRequired[list[float]]
     label: NotRequired[int]
     labels: NotRequired[list[int]]
+    question: NotRequired[str]
+    answers: NotRequired[list[str]]
+    answer_type: NotRequired[str]
+    question_type: NotRequired[str]
+    question_id: NotRequired[int]
+    modalities: NotRequired[dict[str, np.ndarray | None]]
     annotation: NotRequired[dict[str, Any]]
     path: NotRequired[str]
 

@@ -11,6 +11,7 @@ from PIL import Image
 from mmjax.data.examples import TrainExamples
 from mmjax.data.faults import REASONS, BadExample, reason_code
 from mmjax.data.images import ImageSpec
+from mmjax.data.prepare import PairPreparer
 from mmjax.data.source import Source
 from mmjax.data.tokenizers import make_tokenizer
 
@@ -24,7 +25,8 @@ def png(value: int) -> bytes:
 
 def train_examples(source, **options) -> TrainExamples:
     tokenizer = make_tokenizer("bytes", 8)
-    return TrainExamples([(source, 1)], seed=0, image_spec=ImageSpec(size=4), tokenizer=tokenizer, **options)
+    prepare = PairPreparer(ImageSpec(size=4), tokenizer)
+    return TrainExamples([(source, 1)], seed=0, prepare=prepare, **options)
 
 
 def check_source(source, values: list[int]) -> None:

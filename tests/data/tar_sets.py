@@ -9,6 +9,7 @@ from PIL import Image
 
 from mmjax.data.examples import TrainExamples
 from mmjax.data.images import ImageSpec
+from mmjax.data.prepare import PairPreparer
 from mmjax.data.source import SourceOptions
 from mmjax.data.tokenizers import make_tokenizer
 
@@ -24,8 +25,7 @@ def make_examples(source, order="global", window=2):
     return TrainExamples(
         [(source, 1)],
         seed=3,
-        image_spec=ImageSpec(size=8),
-        tokenizer=make_tokenizer("bytes", 16),
+        prepare=PairPreparer(ImageSpec(size=8), make_tokenizer("bytes", 16)),
         order=order,
         window=window,
     )

@@ -10,6 +10,7 @@ from tar_sets import write_set
 from mmjax.data.examples import TrainExamples
 from mmjax.data.images import ImageSpec
 from mmjax.data.pipeline import train_batches
+from mmjax.data.prepare import PairPreparer
 from mmjax.data.source import SourceOptions
 from mmjax.data.tars import Tars
 from mmjax.data.tokenizers import make_tokenizer
@@ -28,7 +29,7 @@ def make_examples(folder, order):
     source = Tars(str(folder), options=SourceOptions(order=order))
     tokenizer = make_tokenizer("bytes", 16)
     spec = ImageSpec(size=8, crop_scale=(0.3, 0.9))
-    return TrainExamples([(source, 1)], seed=3, image_spec=spec, tokenizer=tokenizer, order=order, window=2)
+    return TrainExamples([(source, 1)], seed=3, prepare=PairPreparer(spec, tokenizer), order=order, window=2)
 
 
 def read(examples, steps, *, hosts=1, workers=0, batch=24):

@@ -1,11 +1,13 @@
 import collections
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from mmjax.data.examples import EvalExamples, TrainExamples, id_words
+from mmjax.data.examples import EvalExamples, TrainExamples
 from mmjax.data.faults import REASONS, BadExample
 from mmjax.data.images import ImageSpec
+from mmjax.data.prepare import PairPreparer
 from mmjax.data.reading import ReadError
 from mmjax.data.tokenizers import make_tokenizer
 from mmjax.errors import UserError
@@ -38,7 +40,7 @@ class FakeSource:
 
 
 def make(*mixture, seed=0, **options):
-    return TrainExamples(mixture, seed=seed, image_spec=SPEC, tokenizer=TOKENIZER, **options)
+    return TrainExamples(mixture, seed=seed, prepare=PairPreparer(SPEC, TOKENIZER), **options)
 
 
 def example_id(example):
@@ -97,11 +99,6 @@ def test_caption_and_crop_change_from_epoch_to_epoch():
     counts = collections.Counter(caption(v) for v in visits)
     assert set(counts) == {"0a", "0b", "0c"} and min(counts.values()) > 8
     assert len({v["image"].tobytes() for v in visits}) > 4
-
-
-def test_the_two_words_of_an_id():
-    assert id_words(2**64 - 2).tolist() == [2**32 - 2, 2**32 - 1]
-    assert id_words(5 + (9 << 32)).tolist() == [5, 9] and id_words(5).dtype == np.uint32
 
 
 FAULTS = {
@@ -169,6 +166,35 @@ def test_windowed_order_reads_a_shard_after_the_other_and_tells_the_source_which
         assert [shards[i] for i in np.flatnonzero(np.diff([-1, *shards]))] == [window[0] for window in told]
         assert [len(window) for window in told] == [2, 2, 1]  # this window's shard and the next one's
     assert len(source.prepared) == 9
+
+
+def test_threads_on_both_sides_of_a_window_s_end_tell_the_source_once():
+    source = FakeShards()
+    examples = make((source, 1), order="windowed", window=1)
+    in_turns = [p for pair in zip(range(30), range(3, 33), strict=True) for p in pair]  # one thread is ahead by three
+    for position in in_turns:
+        examples[position]
+    expected = FakeShards()
+    alone = make((expected, 1), order="windowed", window=1)
+    for position in range(33):
+        alone[position]
+    assert source.prepared == expected.prepared
+
+
+def test_threads_at_once_tell_the_source_of_each_window_once():
+    source = FakeShards()
+    examples = make((source, 1), order="windowed", window=1)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(examples.__getitem__, range(45)))
+    expected = FakeShards()
+    alone = make((expected, 1), order="windowed", window=1)
+    for position in range(45):
+        alone[position]
+    assert len(expected.prepared) == 9
+    # In order and none twice; a window may be left out that a thread has gone past.
+    remaining = iter(expected.prepared)
+    assert source.prepared and all(told in remaining for told in source.prepared)
+    assert source.prepared[-1] == expected.prepared[-1]
 
 
 def test_sources_without_shards_are_permuted_whole_under_windowed_order():

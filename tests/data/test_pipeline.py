@@ -9,6 +9,7 @@ import pytest
 from mmjax.data.examples import TrainExamples
 from mmjax.data.images import ImageSpec
 from mmjax.data.pipeline import train_batches
+from mmjax.data.prepare import PairPreparer
 from mmjax.data.tokenizers import make_tokenizer
 from mmjax.errors import UserError
 
@@ -48,7 +49,7 @@ class Positions:
 def noise_examples(seed=0):
     mixture = [(Noise(), 0.75), (Noise(11), 0.25)]
     tokenizer = make_tokenizer("clip", 8)
-    return TrainExamples(mixture, seed=seed, image_spec=ImageSpec(size=8), tokenizer=tokenizer)
+    return TrainExamples(mixture, seed=seed, prepare=PairPreparer(ImageSpec(size=8), tokenizer))
 
 
 def batches(examples, start=0, stop=6, rows=range(GLOBAL_BATCH), **options):

@@ -17,6 +17,7 @@ from mmjax.data import open_files
 from mmjax.data.examples import TrainExamples
 from mmjax.data.faults import REASONS
 from mmjax.data.images import ImageSpec
+from mmjax.data.prepare import PairPreparer
 from mmjax.data.reading import Reader
 from mmjax.data.shard_cache import ShardCache
 from mmjax.data.source import SourceOptions
@@ -97,8 +98,7 @@ def make_examples(source, order):
     return TrainExamples(
         [(source, 1)],
         seed=1,
-        image_spec=ImageSpec(size=8),
-        tokenizer=make_tokenizer("bytes", 16),
+        prepare=PairPreparer(ImageSpec(size=8), make_tokenizer("bytes", 16)),
         order=order,
         window=5,
     )
