@@ -56,6 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
             task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
             source = tasks.make_train_examples(config, image_spec, tokenizer)
+            data = source.describe()
             evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
             checks.check_best_metric(config, [source.name for source in evaluator.sources])
 
@@ -66,7 +67,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             # Until here, and until a warm start has been read, no mistake has changed the workdir.
             storage.make_folder(workdir, "--workdir")
         distributed.check_shared(workdir, "--workdir")
-        checks.check_same_data(source.describe(), config.data.train)
+        checks.check_same_data(data, config.data.train)
 
         # Restore, or initialise. All look at the same folder, and so meet the same mistakes.
         settings = config.checkpoint
@@ -90,7 +91,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, setup.state)
             logs.say(f"resumed at step {start} of {config.steps}")
-            changed = checks.changed_data(source.describe(), meta, config.data.train)
+            changed = checks.changed_data(data, meta, config.data.train)
             if changed:
                 logs.say(changed)
         else:
@@ -107,9 +108,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         # An evaluation that the checkpoint does not know of is made again below, and its line with it.
         logger.resume(start, evaluated=bool(start and meta["evaluated"]))
         run = _Run(
-            config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer,
-            source.describe(),
-        )  # fmt: skip
+            config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer, data
+        )
         try:
             if start and not meta["evaluated"] and run.evaluation_due(start):
                 run.evaluate(state, start)  # the run was stopped before it could
