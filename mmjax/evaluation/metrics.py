@@ -137,3 +137,54 @@ def rank_metrics(
     metrics["mean_reciprocal_rank"] = float((1 / best).mean())
     metrics["mean_average_precision"] = float(average_precision(ranks, offsets).mean())
     return metrics
+
+
+def matching_metrics(
+    scores: Float[np.ndarray, " N"] | Float[np.ndarray, "N 2"],
+    labels: Integer[np.ndarray, " N"] | Bool[np.ndarray, " N"],
+) -> dict[str, float]:
+    """Accuracy of image-text matching (ITM).
+
+    Args:
+      scores: the logit of a match, where above 0 is a match; or the logits of mismatch and match, where the larger one
+        decides, and mismatch among equal ones.
+      labels: 1 for a match, 0 for a mismatch.
+
+    Returns:
+      Values in [0, 1]: `itm_accuracy`; `itm_accuracy_match` and `itm_accuracy_mismatch`, over the pairs of one label,
+      left out where there are none; `itm_balanced_accuracy`, the mean of those two, 0.5 for a constant guess. ALBEF's
+      pairs are one match to two mismatches, so its constant guess has an accuracy of 2/3.
+
+    Raises:
+      ValueError: for no pairs, shapes that do not fit, labels outside {0, 1} or scores that are not finite.
+    """
+    if labels.ndim != 1 or scores.shape not in (labels.shape, (*labels.shape, 2)) or not labels.size:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} should be [N] or [N, 2], and [N] with N > 0")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores are not finite: the model's outputs hold NaN or infinity")
+    labels = labels.astype(np.int64)
+    check_indices("labels", labels, 2)
+    matched = scores[:, 1] > scores[:, 0] if scores.ndim == 2 else scores > 0
+    right = matched == (labels == 1)
+    metrics = {"itm_accuracy": float(right.mean())}
+    for label, name in ((1, "match"), (0, "mismatch")):
+        if (labels == label).any():
+            metrics[f"itm_accuracy_{name}"] = float(right[labels == label].mean())
+    metrics["itm_balanced_accuracy"] = float(np.mean(list(metrics.values())[1:]))
+    return metrics
+
+
+def perplexity(total_nll: float, tokens: float) -> float:
+    """exp of the mean negative log-likelihood a token; infinite where float64 has no such number.
+
+    Args:
+      total_nll: summed over all tokens of all examples, in nats, so that long texts weigh as their tokens do.
+      tokens: how many were predicted: padding and the first token are not.
+
+    Raises:
+      ValueError: for no tokens.
+    """
+    if not tokens > 0:
+        raise ValueError(f"perplexity of {tokens} tokens: there should be some")
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.float64(total_nll) / tokens))
