@@ -1,6 +1,7 @@
 """The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -205,14 +206,14 @@ class Block(nn.Module):
 class _Unit(nn.Module):
     """Layers that repeat together: one with cross-attention, then those without."""
 
-    blocks: tuple[Any, ...]  # functions that make them
+    blocks: tuple[Callable[..., nn.Module], ...]  # make them, but for their names
 
     @nn.compact
     def __call__(self, x, layers, states, *rest):
         outputs, new = [], []
         for i, block in enumerate(self.blocks):
-            layer = jax.tree.map(lambda leaf, i=i: leaf[i], layers)
-            x, state = block(f"block{i}")(x, layer, None if states is None else states[i], *rest)
+            layer = tuple(leaf[i] for leaf in layers)
+            x, state = block(name=f"block{i}")(x, layer, None if states is None else states[i], *rest)
             outputs.append(x)
             new.append(state)
         return x, (tuple(new), jnp.stack(outputs))
@@ -306,21 +307,20 @@ class Transformer(nn.Module):
         memory_spec = attention.AttentionSpec(valid=None if memory is None else memory.valid)
         rest = (spec, keys, None if memory is None else memory.tokens, memory_spec, index)
 
-        outputs, states = [], {}
+        outputs, states, make = [], {}, self._block(width, segments)
         plain, units, each = self._layout()
         numbers = jnp.arange(self.depth)
         layers = (numbers, numbers / max(1, self.depth - 1))
         for name, count, crossing in (("layers", plain, False), ("cross_layers", units, True)):
             if not count:
                 continue
-            make = functools.partial(self._block, width, segments)
-            part = jax.tree.map(lambda leaf, crossing=crossing: leaf[plain:] if crossing else leaf[:plain], layers)
+            part = tuple(leaf[plain:] if crossing else leaf[:plain] for leaf in layers)
             if crossing and each > 1:
-                module = _Unit(tuple(functools.partial(make, i == 0) for i in range(each)), name=name)
-                part = jax.tree.map(lambda leaf: leaf.reshape(count, each), part)
+                module = _Unit(tuple(functools.partial(make, cross=i == 0) for i in range(each)), name=name)
+                part = tuple(leaf.reshape(-1, each) for leaf in part)
             else:
                 # A stack that is all of one kind has one name.
-                module = make(crossing, "layers" if not plain else name)
+                module = make(cross=crossing, name=name if plain else "layers")
             # Kept states and outputs of every layer are asked for, not always made: they would live until the end.
             x, (state, output) = self._scanned(count, bool(slots) or cache is not None, intermediates)(
                 module, x, part, None if cache is None else cache.layers[name], *rest
@@ -354,12 +354,14 @@ class Transformer(nn.Module):
             return self.depth, 0, 1
         return self.cross_from, (self.depth - self.cross_from) // self.cross_every, self.cross_every
 
-    def _block(self, width: int, segments: tuple[int, ...] | None, cross: bool, name: str) -> nn.Module:
+    def _block(self, width: int, segments: tuple[int, ...] | None) -> Callable[..., nn.Module]:
+        """What makes a block, but for `cross` and `name`."""
         block = Block
         if self.remat != "none":
             # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
-        return block(
+        return functools.partial(
+            block,
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             activation=self.activation,
@@ -372,10 +374,8 @@ class Transformer(nn.Module):
             attention_impl=self.attention_impl,
             norm=self.norm,
             qk_norm=self.qk_norm,
-            cross=cross,
             cross_mlp=self.cross_mlp,
             segments=segments,
-            name=name,
         )
 
     def _scanned(self, length: int, keep_states: bool, intermediates: bool):

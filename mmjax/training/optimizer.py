@@ -28,7 +28,7 @@ def role(path: str) -> str:
 
 def is_stacked(path: str) -> bool:
     """Whether the first axis counts layers."""
-    return "/layers/" in path
+    return not {"layers", "cross_layers"}.isdisjoint(path.split("/"))
 
 
 def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> tuple[Any, Any]:

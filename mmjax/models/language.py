@@ -1,0 +1,195 @@
+"""Text through one stack, read or written: BERT, GPT, and decoders that look at an image."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mmjax.models import encoders
+from mmjax.nn import attention, dropout, transformer
+from mmjax.parallel.activations import lookup, whole
+
+HEADS = ("none", "tied", "linear", "mlm")
+
+
+class TextStack(nn.Module):
+    """Token embeddings, a transformer that may cross-attend to a memory, and a head over the vocabulary.
+
+    Parameters: `token_embedding` [V, D], `position_embedding` [L, D], with `token_types` `type_embedding` [types, D],
+    with `embedding_norm` `norm_embed`, `transformer`, with `final_norm` `norm`, and the head's: `head` (`linear`:
+    kernel [D, V]), or `head_dense`, `head_norm` and `head_bias` [V] (`mlm`; its matrix is the token embedding).
+
+    Attributes:
+      vocab_size, context_length: rows of the token and of the position table.
+      width, depth, heads, mlp_dim, activation, norm_eps: of the transformer.
+      causal: each token sees itself and those before it.
+      norm: `pre` (GPT) or `post` (BERT).
+      token_types: rows of the table of token types (BERT's segments); 0 for none.
+      embedding_norm: a layer norm of the embedded tokens (BERT).
+      final_norm: a layer norm after the last layer (GPT).
+      cross_every, cross_from, cross_mlp: see `Transformer`.
+      head: over the vocabulary: `none`, `tied` (the token embedding, as GPT-2 does), `linear` (with bias where
+        `head_bias`), `mlm` (BERT's: dense, activation, norm, the token embedding, bias).
+      head_bias: see `head`.
+      dropout, drop_path, scan, remat, dtype, attention_impl: see `Transformer`; `dropout` is of the embeddings, too.
+    """
+
+    vocab_size: int
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    causal: bool = True
+    norm: str = "pre"
+    token_types: int = 0
+    embedding_norm: bool = False
+    final_norm: bool = True
+    cross_every: int = 0
+    cross_from: int = 0
+    cross_mlp: bool = False
+    head: str = "none"
+    head_bias: bool = True
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    scan: bool = True
+    remat: str = "none"
+    dtype: DTypeLike = jnp.float32
+    attention_impl: str = "xla"
+
+    def setup(self):
+        if self.head not in HEADS:
+            raise ValueError(f"head={self.head!r} is not known; choose one of: {', '.join(HEADS)}")
+        init, norm = nn.initializers.normal, transformer.layer_norm
+        self.token_embedding = self.param("token_embedding", init(0.02), (self.vocab_size, self.width), jnp.float32)
+        shape = (self.context_length, self.width)
+        self.position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
+        if self.token_types:
+            self.type_embedding = self.param("type_embedding", init(0.02), (self.token_types, self.width), jnp.float32)
+        if self.embedding_norm:
+            self.norm_embed = norm(self.norm_eps, self.dtype)
+        cross = dict(cross_every=self.cross_every, cross_from=self.cross_from, cross_mlp=self.cross_mlp)
+        self.transformer = encoders.make_transformer(self, norm=self.norm, **cross)
+        if self.final_norm:
+            self.final = norm(self.norm_eps, self.dtype, "norm")
+        std = self.width**-0.5
+        if self.head == "linear":
+            self.head_linear = attention.dense_general(
+                self.vocab_size, std=std, dtype=self.dtype, name="head", use_bias=self.head_bias
+            )
+        elif self.head == "mlm":
+            self.head_dense = attention.dense_general(self.width, std=std, dtype=self.dtype, name="head_dense")
+            self.head_norm = norm(self.norm_eps, self.dtype)
+            self.output_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,), jnp.float32)
+
+    def embed(
+        self,
+        text: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        types: Int[Array, "B T"] | int = 0,
+        keys: Key[Array, " B"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Embeds token ids; `positions` are 0, 1, ... unless given.
+
+        Raises:
+          ValueError: more tokens than positions.
+        """
+        length = text.shape[1]
+        if length > self.context_length:
+            raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
+        places = self.position_embedding[:length] if positions is None else self.position_embedding[positions]
+        x = lookup(self.token_embedding, text) + places
+        if self.token_types:
+            x = x + self.type_embedding[types]
+        x = x.astype(self.dtype)
+        x = self.norm_embed(x) if self.embedding_norm else x
+        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, 0))
+
+    def run(
+        self,
+        x: Float[Array, "B N D"],
+        spec: attention.AttentionSpec,
+        keys: Key[Array, " B"] | None = None,
+        **options: Any,
+    ) -> transformer.Output:
+        """Runs embedded tokens through the transformer and the final norm; `options` as `Transformer` has them."""
+        out = self.transformer(x, spec, dropout.fold_keys(keys, 1), **options)
+        return out._replace(tokens=self.final(out.tokens)) if self.final_norm else out
+
+    def __call__(
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        memory: transformer.Memory | None = None,
+        keys: Key[Array, " B"] | None = None,
+    ) -> encoders.Encoded:
+        """Encodes token ids; what `text_mask` calls padding is seen by no token."""
+        spec = attention.AttentionSpec(causal=self.causal, valid=text_mask)
+        return encoders.Encoded(self.run(self.embed(text, keys=keys), spec, keys, memory=memory).tokens, text_mask)
+
+    def logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Scores over the vocabulary, in float32."""
+        if self.head == "linear":
+            return self.head_linear(tokens).astype(jnp.float32)
+        if self.head == "none":
+            raise ValueError("head='none' has no logits; choose head='tied', 'linear' or 'mlm'")
+        if self.head == "mlm":
+            tokens = self.head_norm(transformer.ACTIVATIONS[self.activation](self.head_dense(tokens)))
+        table = whole(self.token_embedding).astype(self.dtype)
+        out = jnp.einsum("BTD,VD->BTV", tokens, table, preferred_element_type=jnp.float32)
+        return out + self.output_bias if self.head == "mlm" else out
+
+    def start(
+        self,
+        prefix: Float[Array, "B P D"],
+        spec: attention.AttentionSpec,
+        *,
+        slots: int,
+        memory: transformer.Memory | None = None,
+    ) -> tuple[Float[Array, "B V"], "Carry"]:
+        """Reads an embedded prefix, for writing what follows it.
+
+        Args:
+          prefix: embedded tokens (the first of all texts, or image tokens and a question); each example has at least
+            one valid token.
+          spec: who attends to whom among them; `valid` tells which are real, in any places.
+          slots: tokens in all that will ever be read, the prefix included.
+          memory: what cross-attention looks at.
+
+        Returns:
+          Logits of the token after the last real one, and what `step` continues from.
+        """
+        out = self.run(prefix, spec, memory=memory, slots=slots)
+        last = prefix.shape[1] - 1 - jnp.argmax(out.cache.valid[:, : prefix.shape[1]][:, ::-1], axis=1)
+        tokens = jnp.take_along_axis(out.tokens, last[:, None, None], axis=1)
+        return self.logits(tokens)[:, 0], Carry(out.cache, jnp.zeros(len(prefix), jnp.int32))
+
+    def step(self, carry: "Carry", tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], "Carry"]:
+        """Reads one more token of each example and scores the next one.
+
+        The token's position is the number of real tokens before it, less those that `Carry.skipped` counts.
+        """
+        positions = carry.cache.counts - carry.skipped
+        x = self.embed(tokens[:, None], positions[:, None])
+        out = self.run(x, attention.AttentionSpec(), cache=carry.cache)
+        return self.logits(out.tokens)[:, 0], carry._replace(cache=out.cache)
+
+
+class Carry(NamedTuple):
+    """What a decoder remembers between two tokens.
+
+    Attributes:
+      cache: keys and values of all tokens so far.
+      skipped: [B] tokens of the prefix that have no text position, such as an image's.
+    """
+
+    cache: transformer.Cache
+    skipped: Int[Array, " B"]
+
+    def take(self, rows: Int[Array, " R"]) -> "Carry":
+        """That of these examples, which may repeat."""
+        return Carry(self.cache.take(rows), self.skipped[rows])
