@@ -1,9 +1,12 @@
 """Makes tests/interop/golden: tiny models of the libraries themselves, in their files, with what they compute.
 
-Not run by the tests. It needs PyTorch, transformers, open_clip_torch and timm: python tests/interop/make_golden.py
+Not run by the tests. It needs PyTorch, transformers, open_clip_torch and timm:
+
+  PYTHONPATH=tests python tests/interop/make_golden.py
 """
 
 import collections
+import functools
 import hashlib
 import json
 import shutil
@@ -14,6 +17,7 @@ import numpy as np
 import open_clip
 import timm
 import torch
+import torch_weights
 import transformers
 from open_clip.factory import get_model_config
 from safetensors.torch import save_file
@@ -21,25 +25,12 @@ from safetensors.torch import save_file
 GOLDEN = Path(__file__).parent / "golden"
 WIDTH, DEPTH, HEADS, HIDDEN, EMBED = 16, 2, 2, 24, 12
 VOCAB, CONTEXT, SIDE, PATCH = 40, 7, 16, 8
+randomise = functools.partial(torch_weights.randomise, std=0.3, logit_scale=1.5, logit_bias=-2.0)
 # Published configs, whose names and shapes are recorded.
 PUBLISHED = (
     *("ViT-B-32", "ViT-B-32-quickgelu", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14", "ViT-B-16-SigLIP"),
     *("ViT-SO400M-14-SigLIP-384", "ViT-SO400M-16-SigLIP2-256", "ViT-gopt-16-SigLIP2-256"),
 )
-
-
-def randomise(model, seed):
-    """Random weights, large enough that a wrong epsilon or activation shows."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-            if ("norm" in name or "ln_" in name) and name.endswith("weight"):
-                weight.add_(1.0)
-        model.logit_scale.fill_(1.5)
-        if getattr(model, "logit_bias", None) is not None:
-            model.logit_bias.fill_(-2.0)
-    return model.eval()
 
 
 def inputs():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import runs
+from torch_weights import randomise
 from towers import encode
 
 from mmjax import convert
@@ -30,7 +31,6 @@ def tower(rng, activations):
 
 def draw(kind, seed):
     """A random configuration and a model of it with random weights."""
-    import torch
     import transformers
 
     rng = np.random.default_rng(1000 * (kind == "siglip") + seed)
@@ -50,20 +50,11 @@ def draw(kind, seed):
     else:
         text["projection_size"] = vision["hidden_size"]
         model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
-            if "norm" in name and name.endswith("weight"):
-                weight.add_(1.0)
-        model.logit_scale.fill_(2.0)
-        if kind == "siglip":
-            model.logit_bias.fill_(-3.0)
     images = rng.standard_normal((BATCH, 3, vision["image_size"], vision["image_size"])).astype(np.float32)
     ids = rng.integers(3, vocab - 1, (BATCH, text["max_position_embeddings"]))
     end = text["eos_token_id"] if text["eos_token_id"] != 2 else vocab - 1  # 2 stands for the largest id
     ids[np.arange(BATCH), rng.integers(0, ids.shape[1], BATCH)] = end
-    return model.eval(), images, ids
+    return randomise(model, seed), images, ids
 
 
 def run(model, images, ids):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from torch_weights import randomise
 
 from mmjax.interop import huggingface, translate
 from mmjax.interop.tensors import Tensors
@@ -19,8 +20,8 @@ VOCAB, CONTEXT, SIDE, PATCH, EOS = 60, 10, 24, 8, 59
 
 
 def torch_model(kind, activation):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     text = TOWER | dict(vocab_size=VOCAB, max_position_embeddings=CONTEXT, hidden_act=activation)
     text |= dict(bos_token_id=EOS - 1, eos_token_id=EOS, pad_token_id=0)
     vision = TOWER | dict(image_size=SIDE, patch_size=PATCH, hidden_act=activation)
@@ -29,16 +30,7 @@ def torch_model(kind, activation):
         model = transformers.CLIPModel(config)
     else:
         model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
-            if "norm" in name and name.endswith("weight"):
-                weight.add_(1.0)
-        model.logit_scale.fill_(2.0)
-        if kind == "siglip":
-            model.logit_bias.fill_(-3.0)
-    return model.eval()
+    return randomise(model, 0)
 
 
 def our_model(kind, activation):
@@ -79,7 +71,8 @@ def flat(tree):
     [("clip", "quick_gelu", "quick_gelu"), ("clip", "gelu", "gelu"), ("siglip", "gelu_tanh", "gelu_pytorch_tanh")],
 )
 def test_parity(kind, activation, theirs):
-    torch = pytest.importorskip("torch")
+    import torch
+
     reference, model = torch_model(kind, theirs), our_model(kind, activation)
     images, text = inputs()
     out = reference(
@@ -115,7 +108,8 @@ def test_parity(kind, activation, theirs):
 
 def test_the_test_sees_a_wrong_activation():
     """The tolerance is tight enough to tell quick_gelu from gelu."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     images, text = inputs()
     reference = torch_model("clip", "quick_gelu")
     out = reference(
