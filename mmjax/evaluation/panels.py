@@ -1,7 +1,7 @@
 """The report's part for one evaluation: classes, the worst first, confusions, examples, failures first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _TABLE_CLASSES = 24  # confusion matrices up to this size are tables of numbers,
 
 def render_section(evaluation: Evaluation) -> str:
     """What is shown of an evaluation; nothing without artifacts."""
-    return "".join(part(evaluation) for part in (_classes, _average_precisions, _confusion, _examples))
+    return "".join(part(evaluation) for part in (_accuracies, _average_precisions, _confusion, _examples))
 
 
 def _heading(evaluation: Evaluation) -> str:
@@ -26,32 +26,25 @@ def _heading(evaluation: Evaluation) -> str:
     return escape(", ".join(filter(None, [*names, evaluation.artifacts.what])))
 
 
-def _classes(evaluation: Evaluation) -> str:
+def _class_names(evaluation: Evaluation, count: int) -> Sequence[str]:
+    return evaluation.artifacts.class_names or [str(index) for index in range(count)]
+
+
+def _accuracies(evaluation: Evaluation) -> str:
     """Every class's accuracy, the worst first, with what it is most often taken for."""
     artifacts = evaluation.artifacts
     if artifacts is None or artifacts.confusion is None:
         return ""
     counts = artifacts.confusion
-    names = artifacts.class_names or [str(index) for index in range(len(counts))]
-    totals, right = counts.sum(axis=1), counts.diagonal()
-    rates = right / np.maximum(totals, 1)
-    there = np.flatnonzero(totals)
+    names, totals = _class_names(evaluation, len(counts)), counts.sum(axis=1)
+    rates = np.where(totals > 0, counts.diagonal() / np.maximum(totals, 1), np.nan)
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
-    rows = ""
-    for label in there[np.argsort(rates[there], kind="stable")].tolist():
-        other = int(wrong[label].argmax())
-        taken = f"{escape(names[other])} ({wrong[label, other]:,})" if wrong[label, other] else ""
-        rows += (
-            f"<tr><td>{escape(names[label])}</td><td>{totals[label]:,}</td>"
-            f'<td class=rate style="--v:{100 * rates[label]:.1f}%">{100 * rates[label]:.2f}%</td><td>{taken}</td></tr>'
-        )
-    empty = len(counts) - len(there)
-    note = f" {empty} of {len(counts)} classes have no image." if empty else ""
-    return (
-        f"<h2>Classes: {_heading(evaluation)}</h2><p>The least accurate first.{note}</p>"
-        "<div class='card scroll tall'><table class=results><thead><tr><th>class</th><th>images</th><th>top-1</th>"
-        f"<th>most often taken for</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    others = [
+        f"{escape(names[other])} ({row[other]:,})" if row[other] else ""
+        for row, other in zip(wrong, wrong.argmax(axis=1).tolist(), strict=True)
+    ]
+    columns = {"top-1": rates, "most often taken for": others}
+    return _class_table(evaluation, totals, columns, "The least accurate first.")
 
 
 def _average_precisions(evaluation: Evaluation) -> str:
@@ -59,20 +52,35 @@ def _average_precisions(evaluation: Evaluation) -> str:
     artifacts = evaluation.artifacts
     if artifacts is None or artifacts.average_precisions is None:
         return ""
-    values, counts = artifacts.average_precisions, artifacts.class_counts
-    names = artifacts.class_names or [str(index) for index in range(len(values))]
-    there = np.flatnonzero(~np.isnan(values))
+    columns = {"average precision": artifacts.average_precisions}
+    return _class_table(evaluation, artifacts.class_counts, columns, "The lowest average precision first.")
+
+
+def _class_table(evaluation: Evaluation, counts: np.ndarray, columns: Mapping[str, Sequence], order: str) -> str:
+    """A row for every class that has images.
+
+    Args:
+      evaluation: whose classes.
+      counts: [C] images of each.
+      columns: what stands beside the counts, by heading: first the rates [C], in [0, 1] or NaN for a class without an
+        image, which the table is sorted by; then, if anything, HTML [C].
+      order: the sentence that says so.
+    """
+    names, (rates, *others) = _class_names(evaluation, len(counts)), columns.values()
+    there = np.flatnonzero(~np.isnan(rates))
     rows = "".join(
         f"<tr><td>{escape(names[label])}</td><td>{counts[label]:,}</td>"
-        f'<td class=rate style="--v:{100 * values[label]:.1f}%">{100 * values[label]:.2f}%</td></tr>'
-        for label in there[np.argsort(values[there], kind="stable")].tolist()
+        f'<td class=rate style="--v:{100 * rates[label]:.1f}%">{100 * rates[label]:.2f}%</td>'
+        f"{''.join(f'<td>{other[label]}</td>' for other in others)}</tr>"
+        for label in there[np.argsort(rates[there], kind="stable")].tolist()
     )
-    empty = len(values) - len(there)
-    note = f" {empty} of {len(values)} classes have no image." if empty else ""
+    empty = len(counts) - len(there)
+    note = f" {empty} of {len(counts)} classes have no image." if empty else ""
+    head = "".join(f"<th>{column}</th>" for column in ("class", "images", *columns))
     return (
-        f"<h2>Classes: {_heading(evaluation)}</h2><p>The lowest average precision first.{note}</p>"
-        "<div class='card scroll tall'><table class=results><thead><tr><th>class</th><th>images</th>"
-        f"<th>average precision</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<h2>Classes: {_heading(evaluation)}</h2><p>{order}{note}</p>"
+        f"<div class='card scroll tall'><table class=results><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -81,7 +89,7 @@ def _confusion(evaluation: Evaluation) -> str:
     if artifacts is None or artifacts.confusion is None:
         return ""
     counts = artifacts.confusion
-    names = artifacts.class_names or [str(index) for index in range(len(counts))]
+    names = _class_names(evaluation, len(counts))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     picture = _confusion_table(counts, share, names) if len(counts) <= _TABLE_CLASSES else _confusion_image(share)
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
