@@ -13,6 +13,14 @@ from typing import Any
 # A checkout need not be installed, as for train.py.
 sys.path.insert(1, str(Path(__file__).parent.parent))
 
+from mmjax.errors import UserError
+
+
+def refuse_config(overrides: Sequence[tuple[str, str]]) -> None:
+    """Raises UserError where a benchmark without a config is given `--config.FIELD`."""
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Times contenders in turn, so that a machine that slows down slows all of them down.

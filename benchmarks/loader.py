@@ -67,8 +67,7 @@ def main():
 
 def measure(options, overrides):
     """Makes the tars, then runs the contenders in turns."""
-    if overrides:
-        raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+    common.refuse_config(overrides)
     names = [choose("--contenders", name.strip(), CONTENDERS) for name in options.contenders.split(";")]
     if options.child:
         run_child(options)

@@ -48,8 +48,7 @@ def main():
 
 def measure(options, overrides):
     """Prints memory, then times, of every case."""
-    if overrides:
-        raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+    common.refuse_config(overrides)
     if not re.fullmatch(r"\d+x\d+x\d+", options.mesh):
         raise UserError(f"--mesh={options.mesh}: wants data x fsdp x tensor, such as 8x1x1")
     shape = [int(part) for part in options.mesh.split("x")]

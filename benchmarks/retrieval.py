@@ -43,8 +43,7 @@ def main():
 
 def measure(options, overrides):
     """Prints time and memory of every contender."""
-    if overrides:
-        raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+    common.refuse_config(overrides)
     names = [choose("--contenders", name, CONTENDERS) for name in options.contenders.split(",")]
     for flag in ("images", "captions_per_image", "width", "rounds"):
         if getattr(options, flag) < 1:
