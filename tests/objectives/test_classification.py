@@ -1,0 +1,71 @@
+"""Classification and VQA losses against float64 brute force (and PyTorch's, in the full tests)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from mmjax.objectives import additive
+from mmjax.objectives.classification import answer_loss, classification_loss
+
+BATCH, CLASSES = 5, 7
+
+
+def example(seed=0):
+    rng = np.random.default_rng(seed)
+    logits = (4 * rng.standard_normal((BATCH, CLASSES))).astype(np.float32)
+    labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
+    labels[0] = logits[0].argmax()
+    scores = rng.choice([0.0, 0.0, 0.3, 0.6, 0.9, 1.0], (BATCH, CLASSES)).astype(np.float32)
+    return logits, labels, scores, np.array([True, True, False, True, True])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("some", [False, True])
+def test_classification(smoothing, some):
+    logits, labels, _, mask = example()
+    given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
+    wanted = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
+    log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
+    loss = lambda x, labels, given: additive.mean(classification_loss(x, labels, given, smoothing))
+    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, labels, given)
+    assert float(value) == pytest.approx(-(wanted * log_p).sum(-1)[mask].mean(), rel=1e-6)
+    np.testing.assert_allclose(gradient, (np.exp(log_p) - wanted) * mask[:, None] / mask.sum(), atol=1e-6)
+    accuracy = (logits.argmax(-1) == labels)[mask].mean()
+    assert float(metrics["class_accuracy"]) == pytest.approx(accuracy) and accuracy > 0
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_answers_are_summed(some):
+    logits, _, scores, mask = example()
+    given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
+    x = logits.astype(np.float64)
+    each = -scores * scipy.special.log_expit(x) - (1 - scores) * scipy.special.log_expit(-x)
+    loss = lambda x, scores, given: additive.mean(answer_loss(x, scores, given))
+    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, scores, given)
+    assert float(value) == pytest.approx(each.mean(-1)[mask].mean() * CLASSES, rel=1e-6)
+    np.testing.assert_allclose(gradient, (scipy.special.expit(x) - scores) * mask[:, None] / mask.sum(), atol=1e-6)
+    reached = scores[np.arange(BATCH), logits.argmax(-1)][mask].mean()
+    assert float(metrics["vqa_accuracy"]) == pytest.approx(reached) and 0 < reached < 1
+
+
+def test_answers_of_a_sure_model_stay_finite():
+    """Logits of 1000: the loss is 1000 where it is wrong and 0 where it is right."""
+    sums = jax.jit(answer_loss)(np.array([[1000.0, -1000.0]], np.float32), np.zeros((1, 2), np.float32))
+    assert float(sums.total[0]) == 1000.0
+
+
+@pytest.mark.full
+def test_pytorch_agrees():
+    import torch
+
+    logits, labels, scores, _ = example()
+    given, functional = torch.tensor(logits), torch.nn.functional
+    theirs = functional.cross_entropy(given, torch.tensor(labels).long(), label_smoothing=0.1)
+    ours, _ = additive.mean(classification_loss(jnp.asarray(logits), jnp.asarray(labels), None, 0.1))
+    assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)
+    # As ViLT's compute_vqa: the mean, times the number of answers.
+    theirs = functional.binary_cross_entropy_with_logits(given, torch.tensor(scores)) * CLASSES
+    ours, _ = additive.mean(answer_loss(jnp.asarray(logits), jnp.asarray(scores)))
+    assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)
