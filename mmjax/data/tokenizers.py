@@ -1,54 +1,41 @@
 """Tokenizers: text -> ids int32 [n, L] and mask bool [n, L].
 
-Kinds: `clip`, `bytes`, `sentencepiece:PATH`, `json:PATH` (any Hugging Face tokenizer.json), and, with what is done to
-the texts before and to the ids after, `json+canonicalize:PATH`.
+Kinds: `clip`, `bytes`, `words:PATH`, `sentencepiece:PATH`, `json:PATH` (any Hugging Face tokenizer.json), and, with
+what is done to the texts before and to the ids after, `json+canonicalize:PATH`.
 """
 
 import dataclasses
 import functools
-import gzip
 import hashlib
-import importlib.resources
 import importlib.util
 import json
-import re
 from collections.abc import Callable, Sequence
 
-import ftfy.badness
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int32
 
 from mmjax import storage
+from mmjax.data import clip_bpe, words
 from mmjax.data.cleaning import CLEANINGS, canonicalize, clean_clip
+from mmjax.data.shortening import shortened, shortened_for_ftfy
 from mmjax.errors import UserError, did_you_mean
 
 _FIELD = "data.tokenizer"
-_KINDS = ("clip", "bytes", "sentencepiece:PATH", "json:PATH")
-
-_CLIP_MERGES = 49152 - 256 - 2
-_CLIP_PATTERN = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-_CLIP_ASCII_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # the same, for lower-case ASCII
+_KINDS = ("clip", "bytes", "words:PATH", "sentencepiece:PATH", "json:PATH")
 
 # What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.
 _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos>", "[SEP]")
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 _SEP_NAMES = ("[SEP]", "</s>")
+_MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
 
 # What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, and ids of separators set to 0.
 LOWERCASE, STRIP_SEP = "lowercase", "strip_sep"
 _OPTIONS = (*CLEANINGS, LOWERCASE, STRIP_SEP)
 
-# A text of more than _HEAD characters is cut before it is cleaned and encoded, to a head with enough ids and _MARGIN
-# more, which the cut may have changed.
-_HEAD = 1024
-_MARGIN = 32
-_SPACE_IN_ASCII = re.compile(r"(?<=[!-~]) (?=[!-~])")
-_MOJIBAKE_HEAD = 10_000
-_LONG_GAP = re.compile(r" {17,}")
-_BLANK_LINE = re.compile(r"\n[\0-\x09\x0b-\x1a\x1c-\x20\x7f]*(?=\n)")
-
 Encode = Callable[[list[str]], list[list[int]]]
+Decode = Callable[[list[int]], str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,12 +46,18 @@ class Tokenizer:
       spec: what it was made from, as in `data.tokenizer`.
       context_length: L, ids per text. Longer texts are cut; their last id is `eos_id` all the same.
       vocab_size: ids are below this.
-      bos_id: first id of every text, or None where the kind has none.
+      bos_id: first id of every text, or None where the kind has none: a text is then words, eos, pad, and nothing comes
+        before the first word that it could be predicted from. `require_bos` refuses such a kind where that matters.
       eos_id: last id of every text.
       pad_id: what follows it; SigLIP's convention repeats `eos_id`.
+      mask_id: what masked language modelling puts in a word's place, or None where the kind has none.
+      sep_id: what separates a question from its answer, or None where the kind has none.
+      special_ids: ids that stand for no words, ascending: never masked, and left out of decoded text. CLIP's pad is not
+        among them, since 0 is "!" there.
       cleaning: what happens to a text before it is encoded, in words.
       file_bytes: content of the model file for the kinds with PATH, so that a checkpoint can carry it; else None.
       encode: cleaned and encoded texts, without padding: lists of at most L ids, specials included.
+      decode_words: the text of ids without specials.
     """
 
     spec: str
@@ -73,9 +66,13 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int
     pad_id: int
+    special_ids: tuple[int, ...]
     cleaning: str
+    mask_id: int | None = None
+    sep_id: int | None = None
     file_bytes: bytes | None = dataclasses.field(default=None, repr=False)
     encode: Encode = dataclasses.field(repr=False)
+    decode_words: Decode = dataclasses.field(repr=False)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int32[np.ndarray, "n L"], Bool[np.ndarray, "n L"]]:
         """Tokenizes texts.
@@ -92,6 +89,25 @@ class Tokenizer:
             ids[i, : len(row)] = row
             mask[i, : len(row)] = True
         return ids, mask
+
+    def words(self, text: str) -> list[int]:
+        """Ids of a text without bos and eos: at most as many as there is room for between them."""
+        row = self.encode([text])[0]
+        return row[row[:1] == [self.bos_id] : len(row) - (row[-1:] == [self.eos_id])]
+
+    def decode(self, ids: Sequence[int] | Int32[np.ndarray, " n"]) -> str:
+        """The text of ids up to the first end of text (or their end), without specials.
+
+        What was cleaned away (capitals, say) does not come back, and `clip` has a space beside every punctuation mark.
+        An id outside the vocabulary, which a model with a larger table may give, is left out; bytes that are no UTF-8
+        are replaced.
+        """
+        row = [int(i) for i in ids]
+        if row[:1] == [self.bos_id]:  # in some vocabularies the same id as eos
+            row = row[1:]
+        if self.eos_id in row:
+            row = row[: row.index(self.eos_id)]
+        return self.decode_words([i for i in row if 0 <= i < self.vocab_size and i not in self.special_ids]).strip()
 
     def describe(self) -> dict:
         """What meta.json records: enough to recognise the tokenizer and, with `file_bytes`, to rebuild it."""
@@ -115,6 +131,8 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
       OpenCLIP's, text that spells a special token stays text, so that a caption cannot end itself. What is a letter or
       a number is as the `tokenizers` package's Unicode version has it.
     - `bytes`: UTF-8 bytes 0..255, then pad 256, bos 257, eos 258.
+    - `words:PATH`: whole words, from a file with one a line: pad 0, bos 1, eos 2, unk 3, mask 4, sep 5, then the words.
+      Texts are canonicalised as SigLIP's are; other words are unk. `words:shapes` has those of the drawn scenes.
     - `sentencepiece:PATH`: SigLIP's convention: canonicalised text, no bos, padded with the end-of-text id.
     - `json:PATH`: a tokenizer.json with its own normalizer and post-processor; an end-of-text id is appended where the
       post-processor adds nothing. `json+OPTION:PATH`, or several of them, does what the file does not tell:
@@ -145,15 +163,39 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
         return make(context_length)
     if kind in (known.partition(":")[0] for known in _KINDS):
         _check_options(spec, kind, options)
-    if kind not in ("sentencepiece", "json"):
+    if kind not in ("words", "sentencepiece", "json"):
         near = did_you_mean(kind, [k.partition(":")[0] for k in _KINDS])
         raise UserError(f"{_FIELD}={spec!r} is not known{near}; choose one of: {', '.join(_KINDS)}")
     if not path:
         raise UserError(f"{_FIELD}={spec!r} lacks the path of its file; write {named}:PATH")
-    content = _read(spec, path) if file is None else file
+    if file is not None:
+        content = file
+    elif kind == "words" and path in words.EMBEDDED:
+        content = words.EMBEDDED[path]
+    else:
+        content = _read(spec, path)
     if kind == "json":
         return _json(spec, context_length, content, options)
+    if kind == "words":
+        return _words(spec, context_length, content)
     return _sentencepiece(spec, context_length, content)
+
+
+def require_bos(tokenizer: Tokenizer, use: str) -> None:
+    """Checks that texts begin with an id that the first word can be predicted from.
+
+    Args:
+      tokenizer: to check.
+      use: what needs it, such as "objectives.caption".
+
+    Raises:
+      UserError: its kind has none.
+    """
+    if tokenizer.bos_id is None:
+        raise UserError(
+            f"{_FIELD}={tokenizer.spec!r} begins texts with no id of its own, which {use} needs to predict the first"
+            " word from; choose clip, bytes, words:PATH, or a tokenizer.json whose post-processor adds one"
+        )
 
 
 def _check_options(spec: str, kind: str, options: Sequence[str]) -> None:
@@ -171,70 +213,28 @@ def _check_options(spec: str, kind: str, options: Sequence[str]) -> None:
 
 
 def _clip(context_length: int) -> Tokenizer:
-    bos, eos = 49406, 49407
-    _clip_backend()  # built here, not in the middle of the first batch
+    bos, eos = clip_bpe.BOS, clip_bpe.EOS
+    clip_bpe.backend()  # built here, not in the middle of the first batch
+
+    def encode_one(text: str) -> list[int]:
+        return clip_bpe.clip_ids(clean_clip(text))
 
     def encode(texts: list[str]) -> list[list[int]]:
         room = context_length - 2
-        heads = [_clip_head(text, room) if len(text) > _HEAD else text for text in texts]
-        return [[bos, *_clip_ids(clean_clip(head))[:room], eos] for head in heads]
+        return [[bos, *encode_one(shortened_for_ftfy(text, room, encode_one))[:room], eos] for text in texts]
 
     return Tokenizer(
         spec="clip",
         context_length=context_length,
-        vocab_size=49408,
+        vocab_size=clip_bpe.VOCAB_SIZE,
         bos_id=bos,
         eos_id=eos,
         pad_id=0,
+        special_ids=(bos, eos),
         cleaning="ftfy, HTML entities twice, whitespace, lower case",
         encode=encode,
+        decode_words=clip_bpe.clip_text,
     )
-
-
-def _clip_head(text: str, ids: int) -> str:
-    # ftfy takes its time for every line and every space. It looks at a few spaces together, at most.
-    text = _LONG_GAP.sub(" " * 16, _BLANK_LINE.sub("", text))
-    # Whether and how broken Unicode can be mended is decided by the whole line.
-    if len(text) <= _MOJIBAKE_HEAD and not text.isascii() and ftfy.badness.is_bad(text):
-        return text
-    return _shortened(text, ids, lambda head: _clip_ids(clean_clip(head)))
-
-
-def _clip_ids(text: str) -> list[int]:
-    # Captions are mostly the same words: looking them up is ten times faster than encoding them again. No word goes
-    # across a space.
-    if text.isascii():
-        return [i for word in _CLIP_ASCII_WORDS.findall(text) for i in _clip_word_ids(word)]
-    return [i for words in text.split() for i in _clip_word_ids(words)]
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _clip_word_ids(word: str) -> tuple[int, ...]:
-    return tuple(_clip_backend().encode(word, add_special_tokens=False).ids)
-
-
-@functools.lru_cache(maxsize=1)
-def _clip_backend() -> tokenizers.Tokenizer:
-    content = importlib.resources.files("mmjax.data").joinpath("vocab", "bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    lines = gzip.decompress(content).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : _CLIP_MERGES + 1]]  # the first line is a header
-    symbols = [*_byte_symbols(), *(s + "</w>" for s in _byte_symbols()), *map("".join, merges)]
-    vocab = {symbol: i for i, symbol in enumerate(symbols)}
-    model = tokenizers.models.BPE(vocab, merges, end_of_word_suffix="</w>", continuing_subword_prefix="")
-    backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(_CLIP_PATTERN), behavior="removed", invert=True),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    return backend
-
-
-def _byte_symbols() -> list[str]:
-    """One printable character per byte, in the order of CLIP's ids: printable bytes first, then U+0100 and on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 def _bytes(context_length: int) -> Tokenizer:
@@ -254,8 +254,38 @@ def _bytes(context_length: int) -> Tokenizer:
         bos_id=bos,
         eos_id=eos,
         pad_id=pad,
+        special_ids=(pad, bos, eos),
         cleaning="whitespace",
         encode=encode,
+        decode_words=lambda ids: bytes(ids).decode("utf-8", "replace"),
+    )
+
+
+def _words(spec: str, context_length: int, content: bytes) -> Tokenizer:
+    known = words.parse_words(content, f"{_FIELD}={spec!r}")
+    ids = {word: words.SPECIALS + i for i, word in enumerate(known)}
+
+    def encode_one(text: str) -> list[int]:
+        return words.word_ids(text, ids)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        room = context_length - 2
+        return [[words.BOS, *encode_one(shortened(text, room, encode_one))[:room], words.EOS] for text in texts]
+
+    return Tokenizer(
+        spec=spec,
+        context_length=context_length,
+        vocab_size=words.SPECIALS + len(known),
+        bos_id=words.BOS,
+        eos_id=words.EOS,
+        pad_id=words.PAD,
+        mask_id=words.MASK,
+        sep_id=words.SEP,
+        special_ids=tuple(range(words.SPECIALS)),
+        cleaning="no ASCII punctuation, lower case, whitespace",
+        file_bytes=content,
+        encode=encode,
+        decode_words=lambda row: words.words_text(row, known),
     )
 
 
@@ -280,18 +310,23 @@ def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
 
     def encode(texts: list[str]) -> list[list[int]]:
         room = context_length - 1
-        return [[*encode_one(_shortened(text, room, encode_one))[:room], eos] for text in texts]
+        return [[*encode_one(shortened(text, room, encode_one))[:room], eos] for text in texts]
+
+    size = model.GetPieceSize()
+    no_words = [i for i in range(size) if model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i)]
 
     return Tokenizer(
         spec=spec,
         context_length=context_length,
-        vocab_size=model.GetPieceSize(),
+        vocab_size=size,
         bos_id=None,
         eos_id=eos,
         pad_id=eos,
+        special_ids=tuple(no_words),
         cleaning="no ASCII punctuation, lower case, whitespace",
         file_bytes=content,
         encode=encode,
+        decode_words=model.DecodeIds,
     )
 
 
@@ -331,23 +366,33 @@ def _json(spec: str, context_length: int, content: bytes, options: Sequence[str]
         return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
 
     def encode(texts: list[str]) -> list[list[int]]:
-        heads = [_shortened(text, context_length, all_ids) for text in texts]
+        heads = [shortened(text, context_length, all_ids) for text in texts]
         if clean:
             heads = [clean(head) for head in heads]
         rows = [encoding.ids for encoding in backend.encode_batch_fast(heads)]
         rows = [[*row, eos] for row in rows] if appended else rows
         return rows if separator is None else [[0 if i == separator else i for i in row] for row in rows]
 
+    pad = eos if pad is None else pad
+    end = 0 if eos == separator else eos
+    mask, own_separator = _first_known(backend, _MASK_NAMES), backend.token_to_id("[SEP]")
+    declared = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
+    specials = {bos, end, pad, mask, own_separator, *declared} - {None}
+
     return Tokenizer(
         spec=spec,
         context_length=context_length,
         vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
         bos_id=bos,
-        eos_id=0 if eos == separator else eos,
-        pad_id=eos if pad is None else pad,
+        eos_id=end,
+        pad_id=pad,
+        mask_id=mask,
+        sep_id=None if separator is not None else own_separator,
+        special_ids=tuple(sorted(specials)),
         cleaning=", ".join(step for step in steps if step != "none") or "none",
         file_bytes=content,
         encode=encode,
+        decode_words=lambda row: backend.decode(row, skip_special_tokens=False),
     )
 
 
@@ -373,29 +418,6 @@ def _normalizers(content: bytes) -> str:
 
 def _first_known(backend: tokenizers.Tokenizer, names: Sequence[str]) -> int | None:
     return next((i for i in map(backend.token_to_id, names) if i is not None), None)
-
-
-def _shortened(text: str, ids: int, encode: Callable[[str], list[int]]) -> str:
-    """The head of a long text that has `ids` ids and _MARGIN more; cleaning and encoding take time by the length."""
-    length = _HEAD
-    while length < len(text):
-        head = _head(text, length)
-        if len(encode(head)) >= ids + _MARGIN:
-            return head
-        length *= 4
-    return text
-
-
-def _head(text: str, length: int) -> str:
-    """Up to `length` characters of a longer text, cut where cleaning sees the same on the left of the cut.
-
-    ftfy goes line by line; words, entities and escapes end at a space, if no broken Unicode stands there.
-    """
-    line_end = text.rfind("\n", length // 2, length)
-    if line_end >= 0:
-        return text[: line_end + 1]
-    spaces = [match.start() for match in _SPACE_IN_ASCII.finditer(text, length // 2, length)]
-    return text[: spaces[-1]] if spaces else text[:length]
 
 
 def _read(spec: str, path: str) -> bytes:

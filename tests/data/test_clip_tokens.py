@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from make_clip_golden import PATH, SPECIAL, Generator
 
-from mmjax.data import tokenizers
+from mmjax.data import clip_bpe, tokenizers
 from mmjax.data.tokenizers import clean_clip, make_tokenizer
 
 # What OpenCLIP's SimpleTokenizer gives where a text spells its special tokens: the caption ends itself.
@@ -29,7 +29,7 @@ def golden():
 
 def unshortened(text, context_length):
     """Ids with the whole text cleaned and encoded."""
-    return [49406, *tokenizers._clip_ids(clean_clip(text))[: context_length - 2], 49407]
+    return [49406, *clip_bpe.clip_ids(clean_clip(text))[: context_length - 2], 49407]
 
 
 def test_ids_equal_openclip_s_on_5000_strings():

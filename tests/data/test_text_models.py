@@ -70,6 +70,11 @@ def test_sentencepiece_follows_siglip():
     assert ids[3].tolist() == [1] * 12 and mask[3].tolist() == [True] + [False] * 11
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (None, 1, 1)
     assert tokenizer.vocab_size > ids.max() and pickle.loads(pickle.dumps(tokenizer)).describe() == tokenizer.describe()
+    assert make_tokenizer("sentencepiece:x", 64, file=content).decode(ids[2]) == "a" and tokenizer.special_ids == (
+        0,
+        1,
+        2,
+    )
     with pytest.raises(UserError, match="not a sentencepiece model"):
         make_tokenizer("sentencepiece:x", 6, file=b"nonsense")
 
@@ -114,3 +119,8 @@ def test_json_ids_are_those_of_transformers(tmp_path, kind, cleaning):
     expected = reference(texts, padding="max_length", truncation=True, max_length=40)
     assert np.array_equal(ids, expected["input_ids"]) and np.array_equal(mask, expected["attention_mask"])
     assert tokenizer.describe()["cleaning"] == cleaning
+    assert tokenizer.special_ids == tuple(sorted(reference.backend_tokenizer.get_added_tokens_decoder()))
+    for row in ids[:50].tolist():
+        known = row[: row.index(2) if 2 in row else None]
+        expected = reference.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert tokenizer.decode(row) == expected.strip()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from mmjax.data.tokenizers import canonicalize, clean_clip, make_tokenizer
+from mmjax.data.tokenizers import canonicalize, clean_clip, make_tokenizer, require_bos
 from mmjax.errors import UserError
 
 
@@ -378,3 +378,109 @@ def test_files_of_another_format_and_short_contexts_are_refused():
         make_tokenizer("json:x", 16, file=bare.to_str().encode())
     with pytest.raises(UserError, match="context_length=2"):
         make_tokenizer("clip", 2)
+
+
+def test_whole_words_have_ids_after_six_specials(tmp_path):
+    path = tmp_path / "vocabulary.txt"
+    path.write_text("a\nred\n\ncat\n1\n")
+    tokenizer = make_tokenizer(f"words:{path}", 7)
+    ids, mask = tokenizer(["A red, CAT!", "a dog", "1 " * 9, ""])
+    assert ids.tolist() == [
+        [1, 6, 7, 8, 2, 0, 0],
+        [1, 6, 3, 2, 0, 0, 0],
+        [1, 9, 9, 9, 9, 9, 2],
+        [1, 2, 0, 0, 0, 0, 0],
+    ]
+    assert mask.sum(1).tolist() == [5, 4, 7, 2] and tokenizer.vocab_size == 10
+    names = ("pad_id", "bos_id", "eos_id", "mask_id", "sep_id")
+    assert [getattr(tokenizer, name) for name in names] == [0, 1, 2, 4, 5]
+    assert tokenizer.special_ids == (0, 1, 2, 3, 4, 5) and tokenizer.file_bytes == path.read_bytes()
+    copies = [pickle.loads(pickle.dumps(tokenizer)), make_tokenizer("words:gone.txt", 7, file=tokenizer.file_bytes)]
+    path.unlink()
+    for copy in copies:
+        assert np.array_equal(copy(["a red cat"])[0], tokenizer(["a red cat"])[0])
+        assert copy.decode([1, 7, 8, 2]) == "red cat"
+
+
+def test_the_embedded_words_do_not_change():
+    # Checkpoints carry them, but results of two versions should be comparable.
+    tokenizer = make_tokenizer("words:shapes", 16)
+    assert tokenizer.encode(["what colour is the circle?"])[0] == [1, 32, 35, 29, 28, 23, 2]
+    assert tokenizer.vocab_size == 51
+    carried = make_tokenizer("words:shapes", 16, file=b"one\ntwo")
+    assert carried.encode(["two red"])[0] == [1, 7, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no words"),
+        (b"a\nred cat\n", "line 2, 'red cat', is not one lower-case word"),
+        (b"a\nRed\n", "line 2, 'Red', is not one lower-case word"),
+        (b"what?\n", r"line 1, 'what\?', is not one"),
+        (b"a\n\nb\na\n", "line 4, 'a', is line 1 again"),
+        (b"caf\xe9", "is not UTF-8 at byte 3"),
+    ],
+)
+def test_a_wrong_vocabulary_is_one_line(content, message):
+    with pytest.raises(UserError, match=f"data.tokenizer='words:x.txt'.*{message}") as caught:
+        make_tokenizer("words:x.txt", 8, file=content)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["clip", "bytes", "words"])
+def test_decoding_undoes_encoding_and_stops_at_the_end_of_text(kind):
+    tokenizer = make_tokenizer("words:shapes" if kind == "words" else kind, 48)
+    texts = ["a small red ring left of a large blue cross", "yes", ""]
+    texts += {"words": [], "clip": ["日本語 ½ naïve", "caf é"], "bytes": ["日本語 ½ Naïve! <b>"]}[kind]
+    ids, _ = tokenizer(texts)
+    assert [tokenizer.decode(row) for row in ids] == texts
+    # Generated ids need no beginning, may have no end, and may hold what the vocabulary does not.
+    for text, row in zip(texts, ids, strict=True):
+        words = tokenizer.words(text)
+        assert words == [i for i in row.tolist()[: len(words) + 2] if i not in (tokenizer.bos_id, tokenizer.eos_id)]
+        assert tokenizer.decode(words) == text
+        assert tokenizer.decode([*words, tokenizer.vocab_size + 5, tokenizer.eos_id, words[0] if words else 7]) == text
+
+
+def test_clip_text_is_openai_s():
+    """As OpenCLIP 3.3.0's SimpleTokenizer.decode, without the space that it leaves at the end."""
+    tokenizer = make_tokenizer("clip", 77)
+    assert tokenizer.decode([49406, 3306, 1002, 256, 49407, 0, 0]) == "hello world !"
+    assert tokenizer.decode([0, 256]) == "!!"  # id 0 is an exclamation mark, not padding
+    assert "\ufffd" in tokenizer.decode([230])  # a byte in the middle of a character
+    rng = random.Random(3)
+    for text in sample_texts():
+        text = clean_clip(text)
+        expected = " ".join("".join(reference_words(text)).split())
+        assert tokenizer.decode(make_tokenizer("clip", 4000).words(text)).replace(" ", "") == expected.replace(" ", "")
+    assert isinstance(tokenizer.decode([rng.randrange(60_000) for _ in range(500)]), str)
+
+
+def test_bytes_that_are_no_text_are_replaced():
+    tokenizer = make_tokenizer("bytes", 10)
+    assert tokenizer.decode([257, 0xE6, 0x97, 258]) == "\ufffd"
+    assert (tokenizer.mask_id, tokenizer.sep_id, tokenizer.special_ids) == (None, None, (256, 257, 258))
+
+
+def test_a_tokenizer_json_says_which_ids_are_special(tmp_path):
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "cat", "##s", "red", "."]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.decoder = tokenizers.decoders.WordPiece()
+    backend.add_special_tokens(names[:5])
+    backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    tokenizer = make_tokenizer(f"json:{tmp_path / 'tokenizer.json'}", 8)
+    assert (tokenizer.mask_id, tokenizer.sep_id, tokenizer.special_ids) == (4, 2, (0, 1, 2, 3, 4))
+    assert tokenizer.encode(["red cats."])[0] == [1, 7, 5, 6, 8, 2] and tokenizer.words("red cats.") == [7, 5, 6, 8]
+    assert tokenizer.decode([1, 7, 5, 6, 8, 2, 7, 0]) == "red cats."
+    stripped = make_tokenizer(f"json+strip_sep:{tmp_path / 'tokenizer.json'}", 8)
+    assert (stripped.sep_id, stripped.eos_id, stripped.decode([1, 7, 0])) == (None, 0, "red")
+
+
+def test_captioning_needs_a_first_id(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(word_level_json(template="$A </s>"))
+    require_bos(make_tokenizer("bytes", 8), "objectives.caption")
+    with pytest.raises(UserError, match="data.tokenizer='json:.*objectives.caption needs .* choose clip, bytes, words"):
+        require_bos(make_tokenizer(f"json:{tmp_path / 'tokenizer.json'}", 8), "objectives.caption")
