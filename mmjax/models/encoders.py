@@ -15,7 +15,7 @@ class Encoded(NamedTuple):
     """What every encoder returns.
 
     Attributes:
-      tokens: [B, N, D] after the final norm.
+      tokens: [B, N, D] after the final norm, where there is one.
       valid: [B, N] bool, True where the token is real; None when all are.
       eos: [B] position of the end-of-text token; None where there is none.
       layers: [depth, B, N, D] each block's output, when intermediates were asked for; else None.
@@ -36,6 +36,7 @@ class VisionTransformer(nn.Module):
       class_token: prepend a learned token.
       patch_bias: the patch projection has a bias (SigLIP yes, CLIP no).
       pre_norm: a layer norm between embedding and transformer (CLIP).
+      final_norm: a layer norm after the last layer; CoCa's pooler has its own instead.
       crop_to_patches: leave out the pixels beyond the last whole patch, as SigLIP So400m/14 does at 384 pixels;
         otherwise a size that does not divide is a mistake.
       patch_dropout: share of patches dropped per example in training; a class token is always kept.
@@ -53,6 +54,7 @@ class VisionTransformer(nn.Module):
     class_token: bool = True
     patch_bias: bool = False
     pre_norm: bool = True
+    final_norm: bool = True
     crop_to_patches: bool = False
     patch_dropout: float = 0.0
     dropout: float = 0.0
@@ -89,7 +91,7 @@ class VisionTransformer(nn.Module):
         out = make_transformer(self)(
             x, attention.AttentionSpec(), dropout.fold_keys(keys, 1), intermediates=intermediates
         )
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
+        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
         return Encoded(x, layers=out.layers)
 
 

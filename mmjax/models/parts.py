@@ -1,0 +1,60 @@
+"""What models of several parts have in common: a part from its settings, a memory, the last token of a prompt."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from mmjax import errors
+from mmjax.models.encoders import Encoded
+from mmjax.nn.transformer import Memory
+
+M = TypeVar("M", bound=nn.Module)
+
+# What a text part's settings hold for others than the layers: the tokenizer's ids.
+TEXT_IDS = ("eos_id", "sep_id")
+
+
+def build(cls: type[M], part: str, settings: Mapping[str, Any], *, ignored: tuple[str, ...] = (), **fixed: Any) -> M:
+    """Makes a part of a model from its plain settings.
+
+    Args:
+      cls: the part's class.
+      part: the model's field that holds the settings, and the part's name.
+      settings: fields of `cls`.
+      ignored: settings that are not for `cls`.
+      fixed: fields that the model itself decides.
+
+    Raises:
+      UserError: a setting that `cls` does not have, or that is not the user's to decide.
+    """
+    free = {field.name for field in dataclasses.fields(cls)} - {"parent", "name", *fixed}
+    chosen = {key: value for key, value in settings.items() if key not in ignored}
+    for key in chosen:
+        if key not in free:
+            hint = errors.did_you_mean(key, free)
+            raise errors.UserError(f"model.{part}.{key} is no setting of {cls.__name__} here{hint}; remove it")
+    return cls(**chosen, **fixed, name=part)
+
+
+def as_memory(encoded: Encoded) -> Memory:
+    """What a decoder looks at; nothing comes through of tokens that are not valid, NaN included."""
+    return Memory(without_invalid(encoded).tokens, encoded.valid)
+
+
+def without_invalid(encoded: Encoded) -> Encoded:
+    """Zeros in place of tokens that are not valid."""
+    if encoded.valid is None:
+        return encoded
+    return encoded._replace(tokens=jnp.where(encoded.valid[..., None], encoded.tokens, 0))
+
+
+def last_valid(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"] | None) -> Float[Array, "B D"]:
+    """Each example's last valid token."""
+    if valid is None:
+        return tokens[:, -1]
+    last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
+    return jnp.take_along_axis(tokens, last[:, None, None], axis=1)[:, 0]

@@ -1,0 +1,166 @@
+"""Image tokens in front of a language model's text: LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mmjax import errors
+from mmjax.models import encoders, language, parts
+from mmjax.nn import attention, dropout, transformer
+
+CONNECTORS = ("linear", "mlp2x_gelu")
+PREFIXES = ("full", "causal")
+
+
+class Connector(nn.Module):
+    """From the image tower's tokens to the language model's width. Parameters: `fc1` and, for `mlp2x_gelu`, `fc2`.
+
+    Attributes:
+      kind: `linear` (LLaVA, PaliGemma) or `mlp2x_gelu` (LLaVA-1.5, arXiv:2310.03744).
+      width: of the language model.
+    """
+
+    kind: str
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
+        errors.choose("model.connector", self.kind, CONNECTORS)
+        dense = lambda x, name: attention.dense_general(
+            self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name=name
+        )(x)
+        x = dense(x, "fc1")
+        return x if self.kind == "linear" else dense(transformer.ACTIVATIONS["gelu"](x), "fc2")
+
+
+class PrefixLM(nn.Module):
+    """A vision transformer, a connector, and a decoder that reads image tokens and then text.
+
+    The text's positions are counted from its own first token: image tokens have the image tower's. Text is padded on
+    the right.
+
+    Parameters: `image`, `connector`, `text`.
+
+    Attributes:
+      image: settings of `VisionTransformer`. A class token is left out of the prefix.
+      text: settings of `TextStack`, `eos_id`, and `sep_id` (None where there is none).
+      connector: a name in `CONNECTORS`.
+      feature_layer: which block's output is taken, without the final norm: -2 is the last but one (LLaVA), and what
+        comes after it gets no gradient. None for the last one's after the final norm.
+      prefix: `full`, image tokens see each other (PaliGemma), or `causal`, each sees those before it (LLaVA).
+      prefix_text: the text up to its first `sep_id`, a question, belongs to a `full` prefix.
+      dtype: compute type; logits are float32.
+      image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
+    """
+
+    image: Mapping[str, Any]
+    text: Mapping[str, Any]
+    connector: str = "mlp2x_gelu"
+    feature_layer: int | None = None
+    prefix: str = "full"
+    prefix_text: bool = False
+    dtype: DTypeLike = jnp.float32
+    image_attention: str = "xla"
+    text_attention: str = "xla"
+
+    serves: ClassVar[tuple[str, ...]] = ("caption",)
+
+    def setup(self):
+        errors.choose("model.prefix", self.prefix, PREFIXES)
+        if self.prefix_text and self.prefix != "full":
+            raise errors.UserError("model.prefix_text=True needs a prefix that sees itself; set model.prefix='full'")
+        if self.prefix_text and self.text.get("sep_id") is None:
+            raise errors.UserError("model.prefix_text=True needs to know where questions end; set model.text.sep_id")
+        depth = self.image["depth"]
+        if self.feature_layer is not None and not -depth <= self.feature_layer < depth:
+            raise errors.UserError(
+                f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
+            )
+        shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
+        self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.connect = Connector(self.connector, self.text["width"], self.dtype, name="connector")
+        shared = dict(dtype=self.dtype, attention_impl=self.text_attention, causal=True, cross_every=0)
+        self.writer = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **shared)
+
+    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
+        """Encodes normalised images: the tower's patch tokens, before the connector."""
+        layer = self.feature_layer
+        out = self.image_encoder(images, dropout.fold_keys(keys, 0), intermediates=layer is not None)
+        tokens = out.tokens if layer is None else out.layers[layer]
+        return encoders.Encoded(tokens[:, int(self.image_encoder.class_token) :])
+
+    def caption_logits(
+        self,
+        image: encoders.Encoded,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Teacher forcing: logits [:, t] score token t + 1."""
+        keys = dropout.fold_keys(keys, 3)
+        x, spec = self._prefixed(image, text, text_mask, keys)
+        tokens = self.writer.run(x, spec, keys).tokens
+        return self.writer.logits(tokens[:, image.tokens.shape[1] :])
+
+    def start(
+        self, image: encoders.Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
+    ) -> tuple[Float[Array, "B V"], language.Carry]:
+        """Reads image tokens and a prompt (the first token, at least), padded on the right.
+
+        Args:
+          image: what `encode_image` returned.
+          text: the prompt, such as a question.
+          text_mask: its real tokens; None when all are.
+          slots: text tokens in all that will ever be read, the prompt included.
+
+        Returns:
+          Logits of the token after the prompt, and what `step` continues from.
+        """
+        batch, length = image.tokens.shape[:2]
+        x, spec = self._prefixed(image, text, text_mask)
+        logits, carry = self.writer.start(x, spec, slots=length + slots)
+        skipped = jnp.full(batch, length, jnp.int32) if image.valid is None else image.valid.sum(axis=1)
+        return logits, carry._replace(skipped=skipped)
+
+    def step(self, carry: language.Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], language.Carry]:
+        """Reads one more token of each example and scores the next one."""
+        return self.writer.step(carry, tokens)
+
+    @staticmethod
+    def take(carry: language.Carry, rows: Int[Array, " R"]) -> language.Carry:
+        """The carry of these examples, which may repeat."""
+        return carry.take(rows)
+
+    def __call__(self, images, text, text_mask=None):
+        """Scores the token after each text's last position; used to initialise every parameter."""
+        return self.caption_logits(self.encode_image(images), text, text_mask)[:, -1]
+
+    def _prefixed(
+        self,
+        image: encoders.Encoded,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None,
+        keys: Key[Array, " B"] | None = None,
+    ) -> tuple[Float[Array, "B N+T D"], attention.AttentionSpec]:
+        """Image tokens and embedded text, and who attends to whom."""
+        image_tokens = self.connect(parts.without_invalid(image).tokens)
+        x = jnp.concatenate([image_tokens, self.writer.embed(text, keys=keys)], axis=1)
+        shape = image.tokens.shape[:2]
+        valid = None
+        if image.valid is not None or text_mask is not None:
+            real = lambda mask, shape: jnp.ones(shape, bool) if mask is None else mask
+            valid = jnp.concatenate([real(image.valid, shape), real(text_mask, text.shape)], axis=1)
+        if self.prefix == "causal":
+            return x, attention.AttentionSpec(causal=True, valid=valid)
+        after = jnp.ones(text.shape, jnp.int32)
+        if self.prefix_text:
+            separators = text == self.text["sep_id"]
+            asked = separators.any(axis=1, keepdims=True) & (jnp.cumsum(separators, axis=1) - separators == 0)
+            after = after - asked
+        hidden = jnp.concatenate([jnp.zeros(shape, jnp.int32), after], axis=1)
+        return x, attention.AttentionSpec(valid=valid, ar=hidden)
