@@ -1,6 +1,7 @@
 """Sources by name: the strings of `data.train` and `data.eval`.
 
     digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
+    questions[/SPLIT]                   the same scenes with questions and answers
     synthetic[/N]                       N noise images, to measure training without data
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
@@ -32,6 +33,7 @@ from mmjax.data.karpathy import Karpathy
 from mmjax.data.optional import check_storage
 from mmjax.data.order import ORDERS
 from mmjax.data.parquet import Parquet
+from mmjax.data.questions import Questions
 from mmjax.data.shapes import Shapes
 from mmjax.data.source import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.data.sugarcrepe import SugarCrepe
@@ -41,7 +43,7 @@ from mmjax.data.tfds import Tfds
 from mmjax.data.winoground import Winoground
 from mmjax.errors import UserError, choose, did_you_mean
 
-EMBEDDED = {"digits": Digits, "shapes": Shapes}
+EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions}
 MADE = {"synthetic": Synthetic}
 FROM_FILES = {
     "pairs": Pairs,
@@ -61,6 +63,7 @@ SPLITS = ("train", "test")
 _FORMS = {
     "digits": "[/SPLIT]",
     "shapes": "[/SPLIT]",
+    "questions": "[/SPLIT]",
     "synthetic": "[/N]",
     "pairs": ":FILE.{csv,tsv,jsonl}",
     "folder": ":DIR",
