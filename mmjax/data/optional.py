@@ -8,7 +8,7 @@ import fsspec
 
 from mmjax.errors import UserError, did_you_mean
 
-_SCHEME = re.compile(r"(?:^|::|,images=)([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"(?:^|::|,images=|,annotations=)([A-Za-z][A-Za-z0-9+.-]*)://")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
 

@@ -6,6 +6,7 @@
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
     karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
+    vqa:FILE.json                       questions and answers about images, as VQA v2 or JSON Lines have them
     sugarcrepe:FILE.json                captions with hard negatives, for evaluation
     winoground:FILE.jsonl               two images and two captions of the same words, for evaluation
     wds:PATTERN                         WebDataset tars: DIR/{00000..01242}.tar, a folder, gs://...; PATTERN::PATTERN
@@ -40,6 +41,7 @@ from mmjax.data.sugarcrepe import SugarCrepe
 from mmjax.data.synthetic import Synthetic
 from mmjax.data.tars import Tars
 from mmjax.data.tfds import Tfds
+from mmjax.data.vqa import Vqa
 from mmjax.data.winoground import Winoground
 from mmjax.errors import UserError, choose, did_you_mean
 
@@ -49,6 +51,7 @@ FROM_FILES = {
     "pairs": Pairs,
     "folder": Folder,
     "karpathy": Karpathy,
+    "vqa": Vqa,
     "sugarcrepe": SugarCrepe,
     "winoground": Winoground,
     "wds": Tars,
@@ -68,6 +71,7 @@ _FORMS = {
     "pairs": ":FILE.{csv,tsv,jsonl}",
     "folder": ":DIR",
     "karpathy": ":FILE.json/SPLIT",
+    "vqa": ":FILE.{json,jsonl}",
     "sugarcrepe": ":FILE.json",
     "winoground": ":FILE.jsonl",
     "wds": ":PATTERN",

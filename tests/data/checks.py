@@ -25,8 +25,8 @@ def png(value: int) -> bytes:
 
 def train_examples(source, **options) -> TrainExamples:
     tokenizer = make_tokenizer("bytes", 8)
-    prepare = PairPreparer(ImageSpec(size=4), tokenizer)
-    return TrainExamples([(source, 1)], seed=0, prepare=prepare, **options)
+    options = {"prepare": PairPreparer(ImageSpec(size=4), tokenizer), **options}
+    return TrainExamples([(source, 1)], seed=0, **options)
 
 
 def check_source(source, values: list[int]) -> None:
