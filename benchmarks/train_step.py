@@ -130,9 +130,9 @@ def ours(config, steps):
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
     spec = tasks.make_image_spec(config)
-    task = tasks.ContrastiveTask(config, spec.mean, spec.std, mesh)
+    task = tasks.Task(config, spec, mesh=mesh)
     setup = setup_lib.make_setup(config, task, mesh)
-    compiled = setup.step.lower(setup.state, setup_lib.batch_shapes(config, mesh)).compile()
+    compiled = setup.step.lower(setup.state, tasks.batch_shapes(config, mesh)).compile()
     batch = arrays.to_global(mesh, synthetic(config))
     state = setup.make_state(config.seed)
 

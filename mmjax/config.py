@@ -31,7 +31,18 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.batch_size = 1024  # pairs per update over all devices
     config.microbatch = 1  # pieces the towers run in, one after the other; the loss always sees the whole batch
     config.model = variants.variant(variant)  # see mmjax/models/variants.py
-    config.objectives = dict(itc=0.0, sigmoid=0.0)  # weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}
+    # Weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}, CoCa {itc: 1, caption: 2}, ALBEF {itc: 1, itm: 1, mlm: 1}.
+    config.objectives = dict(
+        itc=0.0,  # softmax contrast of images and texts
+        sigmoid=0.0,  # SigLIP's
+        triplet=0.0,  # hinge on the hardest negatives (VSE++)
+        itm=0.0,  # image-text matching on hard negatives
+        mlm=0.0,  # masked words, given the image
+        mim=0.0,  # masked patches, given the text
+        caption=0.0,  # each next token of the text, given the image
+        vqa=0.0,  # the answer to a question, among a list
+        classify=0.0,  # the class of an example of several modalities
+    )
 
     config.init_from = ""  # workdir, or weights of OpenCLIP, Hugging Face or big_vision, that this run starts from
     config.init_paths = (".*",)  # path regexes of what is taken from there; the rest is new
@@ -49,6 +60,8 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         retry_seconds=120.0,  # how long a failing bucket or server is asked again
         tokenizer="clip",  # 'clip', 'bytes', 'sentencepiece:FILE', 'json:FILE'
         context_length=0,  # tokens of a text; 0 = the model's
+        texts="captions",  # what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)
+        answers="",  # file with one answer a line, for 'questions'; '' = those of the training data itself
         positives="id",  # 'id': equal ids are positives of one another; 'diagonal': every pair is its own class
         mean_std="clip",  # 'clip', 'siglip' (0.5), 'imagenet'
         interpolation="bicubic",  # or 'bilinear'
@@ -101,6 +114,12 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         impl="dense",  # dense, gather, ring: the same value and gradients; see docs/scaling.md
         block_size=1024,  # gather, ring: rows and columns of the tiles of logits, of which one is alive at a time
         precision="highest",  # of its matrix products
+        label_smoothing=0.0,  # caption, classify: share of the target spread over all tokens or classes
+        triplet_margin=0.2,
+        triplet_negatives="hardest",  # 'hardest', 'semi-hard', 'sum'
+        itm_negatives="global",  # drawn among the whole batch, or among a device's own rows: 'local'
+        mlm_rate=0.15,  # share of a text's tokens that are masked
+        mim_ratio=0.5,  # share of an image's patches that are masked
     )
     config.attention = "auto"  # kernel: 'auto' takes cuDNN's on NVIDIA where it applies; 'cudnn', 'xla'
     config.precision = "bfloat16"  # compute type of the towers: bfloat16 or float32; parameters stay float32
@@ -116,6 +135,16 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         batch_size=256,  # rows encoded at a time over all devices, and rows of the held-out loss
         image_key="",  # as data.image_key, for data.eval
         caption_keys="",  # as data.caption_keys, for data.eval
+    )
+    config.decoding = dict(
+        method="greedy",  # how text is written in evaluation: 'greedy', 'beam', 'sample'
+        max_tokens=0,  # at most; 0 = as many as a text has
+        min_tokens=0,  # at least
+        beams=4,
+        length_penalty=1.0,  # beam: score = log-probability / length ** this
+        temperature=1.0,  # sample
+        top_k=0,  # sample: among so many tokens; 0 = all
+        top_p=1.0,  # sample: among the likeliest that have this probability together
     )
     config.log = dict(
         every=20,  # steps between lines of metrics.jsonl
@@ -300,6 +329,8 @@ def from_json(text: str) -> ConfigDict:
     stored = json.loads(text)
     config = base_config()
     with config.unlocked(), config.ignore_type():
+        if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
+            config.model = ConfigDict()  # another kind of model has other fields
         _update(config, stored)
     return config.lock()
 

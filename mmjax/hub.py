@@ -57,9 +57,9 @@ class Model:
         self.config, self.params, self.image_spec, self.batch_size = config, params, image_spec, batch_size
         self.mesh = mesh
         self._make_tokenizer, self._tokenizer = make_tokenizer, None
-        self._task = task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
+        self._task = task = tasks.Task(config, image_spec, mesh=mesh)
         self._embed_bytes = jax.jit(task.embed_images)
-        self._embed_pixels = jax.jit(lambda params, x: task.model.apply({"params": params}, x, method="encode_image"))
+        self._embed_pixels = jax.jit(task.embed_pixels)
         self._embed_text = jax.jit(task.embed_text)
 
     @property

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import tiny_recipe
 
+from mmjax import tasks
 from mmjax.parallel import arrays, partition
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import ContrastiveTask
 from mmjax.training import checkpoint
 from mmjax.training import setup as setup_lib
 
@@ -21,6 +21,7 @@ def config_of(mesh, **changes):
     config = tiny_recipe.get_config()
     config.mesh.update(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     config.model.text.context_length = LENGTH
+    config.data.mean_std = "siglip"
     for tower in (config.model.image, config.model.text):
         tower.heads = 8
     config.optimizer.update({"name": "sgd", "learning_rate": 0.02, "b1": 0.9, "weight_decay": 0.0} | changes)
@@ -34,7 +35,7 @@ class Steps:
     def __init__(self, mesh, **changes):
         self.config = config_of(mesh, **changes)
         self.mesh = mesh_lib.make_mesh(self.config.mesh, jax.devices()[: math.prod(mesh)])
-        self.task = ContrastiveTask(self.config, (0.5,) * 3, (0.5,) * 3, self.mesh)
+        self.task = tasks.Task(self.config, tasks.make_image_spec(self.config), mesh=self.mesh)
         setup = setup_lib.make_setup(self.config, self.task, self.mesh)
         self.abstract, self.shardings, self.step = setup.state, setup.shardings, setup.step
         self.rows = mesh_lib.local_rows(self.mesh, BATCH)

@@ -53,11 +53,11 @@ def config(**changes):
 _made = {}
 
 
-class _Task(tasks.ContrastiveTask):
+class _Task(tasks.Task):
     """Remembers how its parameters are made, so that asking for their shapes again traces nothing."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.init = jax.jit(super().init)
 
 
@@ -88,12 +88,12 @@ _STEP = (*_MODEL, "optimizer.", "schedule.", "microbatch", "ema_decay", "mesh.")
 @contextlib.contextmanager
 def shared_compilation():
     """Runs of one config share their compiled functions: compiling takes far longer than the few steps of a test."""
-    task = lambda config, mean, std, mesh=None: (_groups(config, *_MODEL), mean, std, mesh)
+    task = lambda config, spec, tokenizer=None, mesh=None: (_groups(config, *_MODEL), spec, str(tokenizer), mesh)
     init = lambda task, config, tx: (task, _groups(config, *_STEP))
     step = lambda task, config, tx, schedule, mesh, shardings: (task, _groups(config, *_STEP), mesh)
     embedder = lambda task, mesh, tokenizer, batch_size: (task, mesh, str(tokenizer.describe()), batch_size)
     with (
-        mock.patch.object(tasks, "ContrastiveTask", _shared(_Task, task)),
+        mock.patch.object(tasks, "Task", _shared(_Task, task)),
         mock.patch.object(state_lib, "make_init", _shared(state_lib.make_init, init)),
         mock.patch.object(step_lib, "make_train_step", _shared(step_lib.make_train_step, step)),
         mock.patch.object(embed, "MeshEmbedder", _shared(embed.MeshEmbedder, embedder)),

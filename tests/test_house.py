@@ -16,8 +16,9 @@ ROOMS = {
     "objectives": {"parallel"},
     "data": set(),
     "parallel": set(),
+    "generation": set(),
     "evaluation": {"data", "parallel"},
-    "tasks": {"nn", "models", "objectives", "data", "parallel"},
+    "tasks": {"nn", "models", "objectives", "data", "parallel", "generation"},
     "config": {"models"},  # the size table
     "interop": {"nn", "models", "data", "parallel", "config"},
     "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "interop"},

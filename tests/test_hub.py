@@ -166,7 +166,7 @@ class TestLoading:
         meta = evaluate.read_meta(workdir)
         config = runs.config()
         spec = ImageSpec(**meta["preprocessing"])
-        task = tasks.ContrastiveTask(config, spec.mean, spec.std)
+        task = tasks.Task(config, spec)
         pixels = np.stack([eval_transform(picture, spec) for picture in pictures])
         np.testing.assert_allclose(
             model.encode_image(pictures), jax.jit(task.embed_images)(model.params, pixels), atol=1e-6

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -74,6 +74,8 @@ class TwoTower(nn.Module):
       image_attention, text_attention: kernels of the towers, `xla` or `cudnn`.
     """
 
+    serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet")
+
     embed_dim: int
     image: Mapping[str, Any]
     text: Mapping[str, Any]
@@ -116,21 +118,42 @@ class TwoTower(nn.Module):
         )
 
     # Each tower folds its number into the examples' keys, so that the towers' noise is independent.
-    def encode_image(
-        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
-    ) -> Float[Array, "B E"]:
-        """Embeds normalised images; rows have unit length."""
-        return l2_normalize(self.image_head(self.image_encoder(images, dropout.fold_keys(keys, 0))))
+    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
+        """Encodes normalised images."""
+        return self.image_encoder(images, dropout.fold_keys(keys, 0))
 
     def encode_text(
         self,
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
+    ) -> encoders.Encoded:
+        """Encodes token ids."""
+        return self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1))
+
+    def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
+        """Embeds encoded images; rows have unit length."""
+        return l2_normalize(self.image_head(image))
+
+    def embed_text(self, text: encoders.Encoded) -> Float[Array, "B E"]:
+        """Embeds encoded texts; rows have unit length."""
+        return l2_normalize(self.text_head(text))
+
+    def image_embedding(
+        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B E"]:
+        """Embeds normalised images; rows have unit length."""
+        return self.embed_image(self.encode_image(images, keys))
+
+    def text_embedding(
+        self,
+        text: Int[Array, "B L"],
+        text_mask: Bool[Array, "B L"] | None = None,
+        keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
-        return l2_normalize(self.text_head(self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1))))
+        return self.embed_text(self.encode_text(text, text_mask, keys))
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both; used to initialise every parameter."""
-        return self.encode_image(images), self.encode_text(text, text_mask)
+        return self.image_embedding(images), self.text_embedding(text, text_mask)

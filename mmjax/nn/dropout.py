@@ -6,7 +6,7 @@ microbatches or laid out over devices.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 
 def fold_keys(keys: Key[Array, " B"] | None, data: int | Array) -> Key[Array, " B"] | None:
@@ -42,3 +42,21 @@ def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " 
     noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
     index = jnp.sort(jnp.argsort(noise, axis=1)[:, :kept], axis=1)
     return jnp.take_along_axis(tokens, index[..., None], axis=1)
+
+
+def modality_dropout(present: Bool[Array, "B M"], rate: float, keys: Key[Array, " B"] | None) -> Bool[Array, "B M"]:
+    """Hides each modality that is there with probability `rate`, never an example's last one.
+
+    Where all would go, one of those that are there stays, each as likely as the others. The identity when `keys` is
+    None.
+    """
+    if keys is None or rate == 0.0:
+        return present
+
+    def hide(key, present):
+        which, how = jax.random.split(key)
+        kept = present & jax.random.bernoulli(how, 1.0 - rate, present.shape)
+        lucky = jnp.argmax(jnp.where(present, jax.random.uniform(which, present.shape), -1.0))
+        return jnp.where(kept.any(), kept, present & (jnp.arange(len(present)) == lucky))
+
+    return jax.vmap(hide)(keys, present)

@@ -67,9 +67,9 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/devices.py")
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
     image_spec = tasks.make_image_spec(config)
-    task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
+    task = tasks.Task(config, image_spec, mesh=mesh)
     setup = setup_lib.make_setup(config, task, mesh)
-    return Setup(config, task, mesh, device, setup.state, setup_lib.batch_shapes(config, mesh), setup.step)
+    return Setup(config, task, mesh, device, setup.state, tasks.batch_shapes(config, mesh), setup.step)
 
 
 def chip_bytes(tree: Any) -> int:

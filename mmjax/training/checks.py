@@ -69,7 +69,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"{field}={flat[field]} must not be negative")
     positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
     for field in positive:
-        if flat[field] <= 0:
+        if flat.get(field, 1) <= 0:
             raise UserError(f"{field}={flat[field]} must be positive")
     for field in ("optimizer.b1", "optimizer.b2"):
         if not 0.0 <= flat[field] < 1.0:
@@ -77,7 +77,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for field in ("schedule.final", "optimizer.layer_decay.image", "optimizer.layer_decay.text"):
         if not 0.0 <= flat[field] <= 1.0:
             raise UserError(f"{field}={flat[field]} is not in [0, 1]")
-    if config.model.max_logit_scale < 1:
+    if config.model.get("max_logit_scale", 1) < 1:
         raise UserError(f"model.max_logit_scale={config.model.max_logit_scale} must be at least 1")
     if config.mesh.tensor < 1:
         raise UserError(f"mesh.tensor={config.mesh.tensor} must be at least 1; mesh.data or mesh.fsdp may be -1")

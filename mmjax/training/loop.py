@@ -54,7 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             mesh = mesh_lib.make_mesh(config.mesh)
             mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
             image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
-            task = tasks.ContrastiveTask(config, image_spec.mean, image_spec.std, mesh)
+            task = tasks.Task(config, image_spec, tokenizer, mesh)
             source = tasks.make_train_examples(config, image_spec, tokenizer)
             data = source.describe()
             evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.training import optimizer
 from mmjax.training import state as state_lib
@@ -55,17 +53,3 @@ def make_setup(config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.
     state = partition.placed_shapes(abstract, shardings)
     step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
     return Setup(state, trainable, init, shardings, step, notes)
-
-
-def batch_shapes(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch as the pipeline makes it, with shardings."""
-    rows, size = config.batch_size, config.model.image.image_size
-    length = config.data.context_length or config.model.text.context_length
-    shapes = {
-        "image": ((rows, size, size, 3), jnp.uint8),
-        "text": ((rows, length), jnp.int32),
-        "text_mask": ((rows, length), jnp.bool_),
-        "id": ((rows, 2), jnp.uint32),
-    }
-    sharding = mesh_lib.batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}

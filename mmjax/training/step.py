@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from mmjax.objectives import additive as additive_lib
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
@@ -32,7 +33,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trainable, frozen = optimizer.split_frozen(state.params, config.optimizer.freeze)
-        keys = example_keys(state.rng, state.step, len(batch["image"])) if task.uses_noise else None
+        keys = example_keys(state.rng, state.step, len(batch["id"])) if task.uses_keys else None
 
         def objective(trainable):
             return total_loss(optimizer.merge(trainable, frozen), batch, keys)
@@ -75,7 +76,8 @@ def make_loss(
     """Returns `(params, batch, keys) -> (loss, metrics)` with the towers run in `pieces` microbatches.
 
     The loss sees the features of the whole batch (GradCache, arXiv:2101.06983, with the recomputation left to
-    rematerialisation), so the gradient is that of one piece.
+    rematerialisation), so the gradient is that of one piece. Losses of single examples (`TokenLoss`) are divided once,
+    by the count of the whole batch.
     """
 
     def total_loss(params, batch, keys):
@@ -85,10 +87,11 @@ def make_loss(
             encode = jax.checkpoint(lambda rows: task.encode(params, *rows))
             split = jax.tree.map(lambda x: _split(x, pieces, mesh), (batch, keys))
             features, additive = jax.tree.map(lambda x: _join(x, mesh), jax.lax.map(encode, split))
-        loss, metrics = task.loss(params, features, batch)
-        for name, values in additive.items():
-            metrics[f"loss_{name}"] = values.mean()
-            loss = loss + metrics[f"loss_{name}"]
+        loss, metrics = task.loss(params, features, batch, keys)
+        for name, sums in additive.items():
+            value, told = additive_lib.mean(sums)
+            metrics = metrics | told | {f"loss_{name}": value}
+            loss = loss + task.weights[name] * value
         return loss, metrics
 
     return total_loss

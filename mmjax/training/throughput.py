@@ -17,14 +17,16 @@ class Meter:
     Args:
       batch_size: pairs per step.
       flops_per_example: of a forward pass; a training step is counted as three of them, recomputation not counted.
+        None where they are not known.
       devices: how many.
       peak: of one device in FLOP/s, or None.
     """
 
-    def __init__(self, batch_size: int, flops_per_example: float, devices: int, peak: float | None):
+    def __init__(self, batch_size: int, flops_per_example: float | None, devices: int, peak: float | None):
         self._batch_size = batch_size
-        self._step_flops = 3.0 * flops_per_example * batch_size
-        self._peak = None if peak is None else peak * devices
+        known = peak is not None and flops_per_example is not None
+        self._step_flops = 3.0 * (flops_per_example or 0.0) * batch_size
+        self._peak = peak * devices if known else None
         self.reset()
 
     def reset(self) -> None:

@@ -18,8 +18,8 @@ def _compiled(settings):
     @jax.jit
     def run(params, images, ids):
         variables = {"params": params}
-        text = model.apply(variables, ids, method="encode_text")
-        return None if images is None else model.apply(variables, images, method="encode_image"), text
+        text = model.apply(variables, ids, method="text_embedding")
+        return None if images is None else model.apply(variables, images, method="image_embedding"), text
 
     return run
 

@@ -58,7 +58,7 @@ def test_towers_and_heads_by_name():
 def test_what_follows_the_end_of_a_clip_text_does_not_matter(random_params):
     model = make()
     params = random_params(shapes(model))
-    encode = jax.jit(lambda params, text: model.apply({"params": params}, text, method="encode_text"))
+    encode = jax.jit(lambda params, text: model.apply({"params": params}, text, method="text_embedding"))
     embed = lambda text: encode(params, text)
     text = TEXT.copy()
     text[:, 5] = 100
@@ -83,9 +83,9 @@ def test_towers_draw_their_own_noise(random_params):
     @jax.jit
     def outcomes(params, images, text, keys):
         flags = []
-        for method, x in (("encode_image", images), ("encode_text", text)):
+        for method, x in (("image_embedding", images), ("text_embedding", text)):
             rows = jnp.broadcast_to(x[:1], (count, *x.shape[1:]))
-            arguments = (rows, keys) if method == "encode_image" else (rows, None, keys)
+            arguments = (rows, keys) if method == "image_embedding" else (rows, None, keys)
             noisy = model.apply({"params": params}, *arguments, method=method)
             # With rate 0.6 in the second of two layers, an example keeps neither branch with probability 0.36; the
             # embedding is then that of one layer, and the same for all such examples.

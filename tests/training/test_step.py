@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
+from mmjax import tasks
 from mmjax.config import base_config
+from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel import arrays
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, path_name
-from mmjax.tasks import ContrastiveTask
 from mmjax.training.optimizer import make_optimizer, split_frozen
 from mmjax.training.state import make_init, state_shardings
 from mmjax.training.step import example_keys, make_loss, make_train_step
@@ -29,6 +30,7 @@ def make_config(variant="tiny", *, mesh=(1, 1, 1), noise=False, microbatch=1, lo
     config.batch_size = BATCH
     config.microbatch = microbatch
     config.precision = "float32"
+    config.data.mean_std = "siglip"
     config.loss.update(impl=loss, block_size=3)
     config.mesh.update(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     config.objectives["sigmoid" if "siglip" in variant else "itc"] = 1.0
@@ -52,7 +54,7 @@ class Run:
         sizes = [config.mesh[axis] for axis in ("data", "fsdp", "tensor")]
         self.config = config
         self.mesh = make_mesh(config.mesh, jax.devices()[: math.prod(sizes)])
-        self.task = ContrastiveTask(config, (0.5,) * 3, (0.5,) * 3, self.mesh)
+        self.task = tasks.Task(config, tasks.make_image_spec(config), mesh=self.mesh)
         shapes = jax.eval_shape(self.task.init, jax.random.key(0))
         trainable, _ = split_frozen(shapes, config.optimizer.freeze)
         tx, schedule = make_optimizer(config, trainable)
@@ -277,9 +279,9 @@ def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_tra
     results = []
     for microbatch, mesh in ((1, (1, 1, 1)), (4, (4, 1, 1))):
         run = Run(make_config(noise=True, microbatch=microbatch, mesh=mesh), random_params)
-        assert run.task.uses_noise
+        assert run.task.uses_keys
         results.append(run.train(steps=2))
-    assert not one.task.uses_noise
+    assert not one.task.uses_keys
     assert relative(results[0][1], one_trained[1]) > 0.1  # the noise is there
     for losses, gradient, _ in results[1:]:
         np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
@@ -289,7 +291,7 @@ def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_tra
 def temporaries(one, pieces, rows=128):
     """Bytes that value and gradients need besides parameters and batch, with noise."""
     config = make_config(noise=True, microbatch=pieces)
-    task = ContrastiveTask(config, (0.5,) * 3, (0.5,) * 3, one.mesh)
+    task = tasks.Task(config, tasks.make_image_spec(config), mesh=one.mesh)
     loss = make_loss(task, pieces, one.mesh)
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in make_batch(0).items()}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
@@ -319,11 +321,13 @@ def test_additive_losses_stay_with_their_examples(one, pieces):
     """A task with a per-example loss: its mean over the batch is added, and features come back in the batch's order."""
 
     class Task:
+        weights = {"caption": 1.0}
+
         def encode(self, params, batch, keys):
             assert batch["x"].shape[0] == 8 // pieces
-            return {"x": params * batch["x"]}, {"caption": batch["x"] ** 2}
+            return {"x": params * batch["x"]}, {"caption": TokenLoss(batch["x"] ** 2, jnp.ones_like(batch["x"]), {})}
 
-        def loss(self, params, features, batch):
+        def loss(self, params, features, batch, keys):
             return (features["x"] * batch["weight"]).sum(), {}
 
     batch = {"x": jnp.arange(8.0), "weight": jnp.arange(8.0) + 1}

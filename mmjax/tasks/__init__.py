@@ -1,0 +1,17 @@
+"""From a config to a task: which model, which objectives with which weights, which data they need."""
+
+from mmjax.tasks.checking import check_model
+from mmjax.tasks.flops import model_flops
+from mmjax.tasks.inputs import batch_shapes, make_image_spec, make_tokenizer, make_train_examples
+from mmjax.tasks.task import DTYPES, Task
+
+__all__ = [
+    "DTYPES",
+    "Task",
+    "batch_shapes",
+    "check_model",
+    "make_image_spec",
+    "make_tokenizer",
+    "make_train_examples",
+    "model_flops",
+]

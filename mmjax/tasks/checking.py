@@ -1,0 +1,125 @@
+"""What a person may have set wrongly in a model or its objectives, found before anything is built."""
+
+from collections.abc import Iterator
+
+import ml_collections
+
+from mmjax.errors import UserError, choose
+from mmjax.models import build
+from mmjax.nn import attention, pool, transformer
+from mmjax.objectives import contrastive, triplet
+from mmjax.tasks import inputs
+
+# A tower's rates of what training does at random.
+NOISE = ("patch_dropout", "dropout", "drop_path")
+_LOSS_CHOICES = {
+    "impl": contrastive.IMPLEMENTATIONS,
+    "precision": ("default", "high", "highest"),
+    "triplet_negatives": triplet.NEGATIVES,
+    "itm_negatives": ("global", "local"),
+}
+
+
+def check_model(config: ml_collections.ConfigDict) -> None:
+    """Checks the fields that describe the model, its objectives and what they are given.
+
+    Raises:
+      UserError: naming the field.
+    """
+    model = config.model
+    kind = choose("model.kind", model.get("kind", "two_tower"), build.KINDS)
+    for field, part in _parts("model", model):
+        _check_part(config, field, part)
+    if inputs.has_image(config) and "patch_size" in model.image:
+        image = model.image
+        if image.image_size % image.patch_size and not image.get("crop_to_patches"):
+            raise UserError(
+                f"model.image.image_size={image.image_size} is not a multiple of"
+                f" model.image.patch_size={image.patch_size}; change one of them, or set"
+                " model.image.crop_to_patches=True to leave the last pixels out"
+            )
+    if inputs.has_text(config) and config.data.context_length > model.text.context_length:
+        raise UserError(
+            f"data.context_length={config.data.context_length} is longer than the model's"
+            f" model.text.context_length={model.text.context_length}; lower it or set 0 for the model's own"
+        )
+    if kind == "two_tower":
+        _check_two_tower(model)
+    choose("attention", config.attention, attention.IMPLEMENTATIONS)
+    choose("data.positives", config.data.positives, ("id", "diagonal"))
+    for name, known in _LOSS_CHOICES.items():
+        choose(f"loss.{name}", config.loss[name], known)
+    _check_objectives(config, kind)
+
+
+def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+    """The groups of fields within a model's settings, however deep."""
+    for name, value in settings.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield f"{field}.{name}", value
+            yield from _parts(f"{field}.{name}", value)
+
+
+def _check_part(config: ml_collections.ConfigDict, field: str, part: ml_collections.ConfigDict) -> None:
+    if "heads" in part:
+        if "width" in part and part.width % part.heads:
+            raise UserError(f"{field}.heads={part.heads} does not divide {field}.width={part.width}")
+        if part.heads % max(1, config.mesh.tensor):
+            raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={part.heads}")
+    for name, known in (("activation", transformer.ACTIVATIONS), ("remat", transformer.REMAT_POLICIES)):
+        if name in part:
+            choose(f"{field}.{name}", part[name], known)
+    for rate in (rate for rate in NOISE if rate in part):
+        if not 0.0 <= part[rate] < 1.0:
+            raise UserError(f"{field}.{rate}={part[rate]} is not in [0, 1)")
+
+
+def _check_two_tower(model: ml_collections.ConfigDict) -> None:
+    image, text = model.image, model.text
+    for field, tower in (("model.image", image), ("model.text", text)):
+        choose(f"{field}.projection", tower.projection, ("linear", "bias", "none"))
+        if tower.projection == "none" and tower.width != model.embed_dim:
+            raise UserError(
+                f"{field}.projection='none' needs {field}.width={tower.width} to equal"
+                f" model.embed_dim={model.embed_dim}"
+            )
+    choose("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
+    choose("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
+    if image.pool == "mean" and image.class_token:
+        raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
+    if text.pool == "mean" and not text.mask_padding:
+        raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
+    if image.pool == "cls" and not image.class_token:
+        raise UserError("model.image.pool='cls' needs model.image.class_token=True")
+
+
+def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
+    weights, model, loss = config.objectives.to_dict(), config.model, config.loss
+    for name, weight in weights.items():
+        if weight < 0:
+            raise UserError(f"objectives.{name}={weight} must not be negative")
+    wanted = [name for name, weight in weights.items() if weight]
+    if not wanted:
+        raise UserError(f"objectives={weights}: at least one weight must be positive")
+    serves = build.KINDS[kind].serves
+    for name in wanted:
+        if name not in serves:
+            raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(serves)}")
+    if weights["sigmoid"] and model.get("logit_bias_init") is None:
+        raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
+    if weights["vqa"] and not model.get("answers"):
+        raise UserError(f"objectives.vqa={weights['vqa']} needs model.answers, the number of answers to choose from")
+    if inputs.has_text(config):
+        texts = inputs.text_kind(config)
+        fitting = (
+            ("questions",) if weights["vqa"] else ("captions", "answers") if wanted == ["caption"] else ("captions",)
+        )
+        if texts not in fitting:
+            raise UserError(f"data.texts={texts!r} does not go with objectives.{wanted[0]}; set {' or '.join(fitting)}")
+    if not 0.0 <= loss.label_smoothing < 1.0:
+        raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
+    for name in ("mlm_rate", "mim_ratio"):
+        if not 0.0 < loss[name] < 1.0:
+            raise UserError(f"loss.{name}={loss[name]} is not in (0, 1)")
+    if not 0.0 <= model.get("modality_dropout", 0.0) < 1.0:
+        raise UserError(f"model.modality_dropout={model.modality_dropout} is not in [0, 1)")

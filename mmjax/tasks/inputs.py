@@ -1,0 +1,200 @@
+"""What a task reads: preprocessing, tokenizer, training examples and the shapes of their batches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from mmjax.data import answers as answers_lib
+from mmjax.data import examples, images, prepare, source, specs, tokenizers
+from mmjax.errors import UserError, choose
+from mmjax.parallel import mesh as mesh_lib
+
+# What `data.texts` may be, and what it makes of a record.
+TEXTS = ("captions", "questions", "answers")
+
+
+def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | None:
+    """How images are prepared, from `data` and the model's input size; None for a model that sees no image."""
+    data = config.data
+    if not has_image(config):
+        return None
+    mean, std = images.MEAN_STD[choose("data.mean_std", data.mean_std, images.MEAN_STD)]
+    return images.ImageSpec(
+        size=config.model.image.image_size,
+        resize=data.resize,
+        interpolation=data.interpolation,
+        mean=mean,
+        std=std,
+        crop_scale=data.crop_scale,
+        crop_ratio=data.crop_ratio,
+        draft=data.draft,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        color_jitter_prob=data.color_jitter_prob,
+        grayscale=data.grayscale,
+        randaugment=data.randaugment,
+    )
+
+
+def has_image(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model looks at images."""
+    return "image" in config.model
+
+
+def has_text(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model reads or writes text."""
+    return "text" in config.model
+
+
+def text_kind(config: ml_collections.ConfigDict) -> str:
+    """Which texts of a record the model is given: `data.texts`."""
+    return choose("data.texts", config.data.texts, TEXTS)
+
+
+def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = None) -> tokenizers.Tokenizer | None:
+    """The tokenizer of `data.tokenizer`, checked against the text tower; None for a model without text.
+
+    Args:
+      config: the run's config.
+      file: the tokenizer's model file, where a checkpoint carries it.
+
+    Raises:
+      UserError: it has more ids than the model's table, or another end-of-text id where the model pools on it.
+    """
+    if not has_text(config):
+        return None
+    text = config.model.text
+    tokenizer = tokenizers.make_tokenizer(
+        config.data.tokenizer, config.data.context_length or text.context_length, file=file
+    )
+    if tokenizer.vocab_size > text.vocab_size:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
+            f" model.text.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
+        )
+    if text.get("pool") == "eos" and tokenizer.eos_id != text.eos_id:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, but"
+            f" model.text.eos_id={text.eos_id}; set that to {tokenizer.eos_id}"
+        )
+    return tokenizer
+
+
+def open_mixture(config: ml_collections.ConfigDict) -> list[tuple[source.Source, Any]]:
+    """The sources of `data.train` with their weights.
+
+    Raises:
+      UserError: anything wrong with them.
+    """
+    return specs.parse_mixture(config.data.train, specs.make_options(config))
+
+
+def answer_names(config: ml_collections.ConfigDict, mixture: list[tuple[source.Source, Any]]) -> tuple[str, ...]:
+    """The answers that a question is classified among: those of `data.answers`, or of the training data itself.
+
+    Raises:
+      UserError: neither is there, or the model's `answers` is another number.
+    """
+    if config.data.answers:
+        names = tuple(answers_lib.read_answers(config.data.answers))
+    else:
+        known = [each.answer_names for each, _ in mixture if getattr(each, "answer_names", None)]
+        if len(known) != 1:
+            raise UserError(
+                f"data.answers is empty, and {len(known)} sources of data.train={config.data.train!r} have answers of"
+                " their own; name a file with one answer a line"
+            )
+        names = tuple(known[0])
+    if len(names) != config.model.answers:
+        raise UserError(f"model.answers={config.model.answers}, but there are {len(names)}; set it to {len(names)}")
+    return names
+
+
+def make_preparer(
+    config: ml_collections.ConfigDict,
+    image_spec: images.ImageSpec | None,
+    tokenizer: tokenizers.Tokenizer | None,
+    mixture: list[tuple[source.Source, Any]],
+) -> prepare.Preparer:
+    """What makes of a record what the task is trained on.
+
+    Raises:
+      UserError: the data have not what the task needs.
+    """
+    if "encoders" in config.model:
+        return prepare.ModalityPreparer(modality_shapes(config, [each for each, _ in mixture]), image_spec)
+    kind = text_kind(config)
+    if kind == "questions":
+        return prepare.QuestionPreparer(image_spec, tokenizer, answer_names(config, mixture))
+    return (prepare.AnswerPreparer if kind == "answers" else prepare.PairPreparer)(image_spec, tokenizer)
+
+
+def modality_shapes(
+    config: ml_collections.ConfigDict, sources: list[source.Source]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The shape of each modality but the record's image, as the sources declare them.
+
+    Raises:
+      UserError: an encoder without a modality, or sources that differ.
+    """
+    wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
+    shapes = {}
+    for each in sources:
+        declared = getattr(each, "modality_shapes", {})
+        for name in wanted:
+            if name not in declared:
+                raise UserError(
+                    f"model.encoders.{name}: {each.name!r} has no such modality; it has {', '.join(declared) or 'none'}"
+                )
+            if shapes.setdefault(name, tuple(declared[name])) != tuple(declared[name]):
+                raise UserError(f"model.encoders.{name}: the sources of data.train give it different shapes")
+    return tuple(sorted(shapes.items()))
+
+
+def make_train_examples(
+    config: ml_collections.ConfigDict,
+    image_spec: images.ImageSpec | None,
+    tokenizer: tokenizers.Tokenizer | None,
+) -> examples.TrainExamples:
+    """The training examples of `data.train`, by position.
+
+    Raises:
+      UserError: anything wrong with the data.
+    """
+    mixture = open_mixture(config)
+    return examples.TrainExamples(
+        mixture,
+        seed=config.seed,
+        prepare=make_preparer(config, image_spec, tokenizer, mixture),
+        order=config.data.order,
+        window=config.data.window,
+    )
+
+
+def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch as the pipeline makes it, with shardings.
+
+    Raises:
+      UserError: a model of several modalities, whose shapes only its data tell.
+    """
+    rows = config.batch_size
+    if "encoders" in config.model:
+        raise UserError(f"model.kind={config.model.kind!r}: its batch has the shapes of its data; it cannot be planned")
+    size = config.model.image.image_size
+    length = config.data.context_length or config.model.text.context_length
+    shapes = {
+        "image": ((rows, size, size, 3), jnp.uint8),
+        "text": ((rows, length), jnp.int32),
+        "text_mask": ((rows, length), jnp.bool_),
+        "id": ((rows, 2), jnp.uint32),
+    }
+    kind = text_kind(config)
+    if kind == "questions":
+        shapes["answer"] = ((rows, config.model.answers), jnp.float32)
+    elif kind == "answers":
+        shapes["target_mask"] = ((rows, length), jnp.bool_)
+    sharding = mesh_lib.batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}

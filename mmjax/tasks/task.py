@@ -1,0 +1,347 @@
+"""The task: one model, trained with any of the objectives it serves, each with its weight."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from mmjax import generation
+from mmjax.data import images as images_lib
+from mmjax.data import tokenizers
+from mmjax.errors import UserError, choose
+from mmjax.models import build
+from mmjax.nn import attention
+from mmjax.objectives import contrastive, triplet
+from mmjax.objectives.additive import TokenLoss
+from mmjax.parallel import activations
+from mmjax.tasks import flops, matching, objectives
+from mmjax.tasks.checking import NOISE, check_model
+from mmjax.tasks.objectives import modalities
+from mmjax.tasks.views import Views
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CONTRASTIVE = ("itc", "sigmoid", "triplet")
+Batch = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What objectives want to know besides the batch.
+
+    Attributes:
+      loss: the config's.
+      vocab_size, mask_id, special_ids: of the tokenizer, for masked words.
+      patch_size: of the image tower, for masked patches.
+      modality_dropout: see `objectives.classify`.
+    """
+
+    loss: Any
+    vocab_size: int = 0
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    patch_size: int = 0
+    modality_dropout: float = 0.0
+
+
+class Task:
+    """A model trained with weighted objectives.
+
+    The trainer sees `init`, `encode` (which may run over microbatches), `loss` (which sees the whole batch), `weights`
+    and `constrain`; evaluation sees what the model can do: `embed_*` and `pair_loss`, `write`, `answer`, `match`,
+    `classify`.
+
+    Args:
+      config: the run's config.
+      image_spec: how images are prepared; None for a model that sees none.
+      tokenizer: needed for masked words alone.
+      mesh: the devices that share a batch; None for one device.
+
+    Raises:
+      UserError: an impossible model or objective.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        image_spec: images_lib.ImageSpec | None,
+        tokenizer: tokenizers.Tokenizer | None = None,
+        mesh: Mesh | None = None,
+    ):
+        check_model(config)
+        self.config, self.mesh = config, mesh
+        self.weights = {name: weight for name, weight in config.objectives.items() if weight}
+        settings = config.model.to_dict()
+        top = settings.pop("max_logit_scale", None)
+        self.max_log_scale = None if top is None else math.log(top)
+        hidden = settings.pop("modality_dropout", 0.0)
+        dtype = DTYPES[choose("precision", config.precision, DTYPES)]
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        self.kernels = {
+            tower: attention_kernel(config, tower, device, dtype)
+            for tower in ("image", "text")
+            if "heads" in config.model.get(tower, {})
+        }
+        self.model = build.make_model(settings, dtype, self.kernels)
+        mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
+        self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+        self.settings = _Settings(
+            config.loss, patch_size=config.model.get("image", {}).get("patch_size", 0), modality_dropout=hidden
+        )
+        if self.weights.get("mlm"):
+            if tokenizer is None or tokenizer.mask_id is None:
+                raise UserError(
+                    f"objectives.mlm={self.weights['mlm']} needs a tokenizer with a mask token, which"
+                    f" data.tokenizer={config.data.tokenizer!r} has not; 'words:...' and BERT's tokenizer.json do"
+                )
+            self.settings = dataclasses.replace(
+                self.settings,
+                vocab_size=tokenizer.vocab_size,
+                mask_id=tokenizer.mask_id,
+                special_ids=tuple(tokenizer.special_ids),
+            )
+        rates = [value for path, value in _leaves(settings) if path in NOISE]
+        self.draws = any(self.weights.get(name) for name in objectives.DRAWING) or hidden > 0
+        self.uses_keys = self.draws or any(rate > 0 for rate in rates)
+        self.is_noisy = any(rate > 0 for rate in rates)
+
+    # -- what can be asked of it ---------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def embeds(self) -> bool:
+        """Whether images and texts are embedded in one space, a vector each."""
+        if "itc" not in self.model.serves:
+            return False
+        pixels, _ = self._example()
+        image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
+        return image.ndim == 2
+
+    def can(self, objective: str) -> bool:
+        """Whether the model is trained with an objective."""
+        return bool(self.weights.get(objective))
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Initialises the parameters."""
+        return self.model.init(key, *self._example())["params"]
+
+    def _example(self) -> tuple[Any, ...]:
+        """Arguments of a call that touches every parameter."""
+        model = self.config.model
+        if "encoders" in model:
+            return build.example(model.to_dict())
+        size = model.image.image_size
+        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
+
+    def normalize(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """From bytes to the numbers the image tower was made for."""
+        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
+
+    def views(self, params: Any, batch: Batch, keys: Key[Array, " B"] | None = None) -> Views:
+        """A batch as the model sees it."""
+        return Views(self.model.bind({"params": params}), batch, keys, self.normalize)
+
+    def encode(
+        self, params: Any, batch: Batch, keys: Key[Array, " B"] | None
+    ) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
+        """Runs the model as far as an example needs no other one.
+
+        Args:
+          params: parameters.
+          batch: as the pipeline makes it, see `batch_shapes`.
+          keys: one key per example, or None for no noise.
+
+        Returns:
+          Features for `loss`, rows aligned with the batch's, and the sums of the objectives of single examples.
+        """
+        noise = keys if self.is_noisy else None
+        with activations.placed_on(self.mesh):
+            views = Views(self.model.bind({"params": params}), batch, noise, self.normalize, drawing=keys)
+            features: dict[str, Any] = {}
+            if self.contrasts:
+                features["image"], features["text"] = views.embeddings
+            if self.can("itm"):
+                features |= matching.features(views)
+            additive = {
+                name: function(views, self.settings)
+                for name, function in objectives.PER_EXAMPLE.items()
+                if self.can(name)
+            }
+        return features, additive
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether an objective contrasts the examples of a batch."""
+        return any(self.can(name) for name in CONTRASTIVE)
+
+    def loss(
+        self, params: Any, features: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The weighted sum of the objectives between examples, over the whole batch, and metrics by name."""
+        ids = batch["id"] if self.config.data.positives == "id" else None
+        total, metrics = jnp.zeros(()), {}
+        if self.contrasts:
+            total, metrics = self.pair_loss(params, features["image"], features["text"], ids)
+        if self.can("itm"):
+            with activations.placed_on(self.mesh):
+                value, told = matching.loss(
+                    self.model.bind({"params": params}),
+                    features,
+                    batch,
+                    keys,
+                    self._scale(params),
+                    self.settings,
+                    self.mesh,
+                    noise=self.is_noisy,
+                )
+            total = total + self.weights["itm"] * value
+            metrics = metrics | told | {"loss_itm": value}
+        if "logit_scale" in params:
+            metrics["logit_scale"] = jnp.exp(params["logit_scale"])
+        if "logit_bias" in params:
+            metrics["logit_bias"] = params["logit_bias"]
+        return total, metrics
+
+    def _scale(self, params: Any) -> Float[Array, ""] | None:
+        return jnp.exp(params["logit_scale"]) if "logit_scale" in params else None
+
+    def pair_loss(
+        self, params: Any, image: Float[Array, "B ..."], text: Float[Array, "B E"], ids: Any
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The contrastive objectives on embeddings; shared by training and the held-out loss."""
+        settings = self.config.loss
+        layout = dict(impl=settings.impl, mesh=self.mesh, block_size=settings.block_size, precision=settings.precision)
+        losses, metrics = {}, {}
+        if self.can("itc"):
+            losses["itc"], metrics = contrastive.softmax_loss(image, text, self._scale(params), ids, **layout)
+        if self.can("sigmoid"):
+            bias = params["logit_bias"]
+            losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, self._scale(params), bias, ids, **layout)
+        if self.can("triplet"):
+            losses["triplet"], told = triplet.triplet_loss(
+                image, text, ids, margin=settings.triplet_margin, negatives=settings.triplet_negatives, mesh=self.mesh
+            )
+            metrics = told | metrics
+        if len(self.weights) > 1:
+            metrics = metrics | {f"loss_{name}": value for name, value in losses.items()}
+        return sum((self.weights[name] * value for name, value in losses.items()), jnp.zeros(())), metrics
+
+    def constrain(self, params: Any) -> Any:
+        """Clamps the log scale to [0, ln max_logit_scale] after an update, as OpenCLIP does."""
+        if self.max_log_scale is None or "logit_scale" not in params:
+            return params
+        return params | {"logit_scale": jnp.clip(params["logit_scale"], 0.0, self.max_log_scale)}
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Embeds preprocessed images; rows have unit length."""
+        return self.embed_pixels(params, self.normalize(images))
+
+    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Embeds normalised images; rows have unit length."""
+        with activations.placed_on(self.mesh):
+            return nn.apply(lambda model: model.embed_image(model.encode_image(pixels)), self.model)({"params": params})
+
+    def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
+        """Embeds token ids; rows have unit length."""
+        with activations.placed_on(self.mesh):
+            embed = lambda model: model.embed_text(model.encode_text(text, text_mask))
+            return nn.apply(embed, self.model)({"params": params})
+
+    def write(
+        self,
+        params: Any,
+        images: UInt8[Array, "B H W 3"],
+        prompt: Int[Array, "B P"],
+        prompt_mask: Bool[Array, "B P"],
+        decoding: generation.Decoding,
+        keys: Key[Array, " B"] | None = None,
+    ) -> generation.Generated:
+        """Generates text about images.
+
+        Args:
+          params: parameters.
+          images: preprocessed.
+          prompt: token ids that the text goes on from, the first of every text included, padded on the right.
+          prompt_mask: which of them are real.
+          decoding: how tokens are chosen.
+          keys: one an example, for sampling.
+        """
+        with activations.placed_on(self.mesh):
+            model = self.model.bind({"params": params})
+            slots = prompt.shape[1] + decoding.max_tokens
+            logits, carry = model.start(model.encode_image(self.normalize(images)), prompt, prompt_mask, slots)
+            return generation.generate(model.step, logits, carry, decoding, keys, take=model.take)
+
+    def write_loss(self, params: Any, batch: Batch) -> TokenLoss:
+        """The captioning objective of each example, without label smoothing: for perplexity."""
+        settings = dataclasses.replace(self.settings, loss=self.config.loss.copy_and_resolve_references())
+        with settings.loss.unlocked():
+            settings.loss.label_smoothing = 0.0
+        with activations.placed_on(self.mesh):
+            return objectives.caption(self.views(params, batch), settings)
+
+    def answer(
+        self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B A"]:
+        """Scores of each answer to questions about images."""
+        with activations.placed_on(self.mesh):
+            views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
+            return views.model.answer_logits(views.fused)
+
+    def match(
+        self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
+    ) -> Float[Array, " B"]:
+        """How much more likely than not each text belongs to its image: a difference of logits."""
+        with activations.placed_on(self.mesh):
+            views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
+            logits = views.model.match_logits(views.fused)
+            return logits[:, 1] - logits[:, 0]
+
+    def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
+        """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
+        with activations.placed_on(self.mesh):
+            views = self.views(params, batch)
+            return views.model(modalities(views), present)
+
+    # -- what is told of it --------------------------------------------------------------------------------------------
+
+    def describe_attention(self) -> str:
+        """Which kernel each tower's attention runs on."""
+        names = {"cudnn": "cuDNN's kernel", "xla": "XLA's kernel"}
+        if len(set(self.kernels.values())) <= 1:
+            return names[next(iter(self.kernels.values()), "xla")]
+        return ", ".join(f"{tower} {names[kernel]}" for tower, kernel in self.kernels.items())
+
+    def flops_per_example(self) -> float | None:
+        """Multiplications and additions of one forward pass over a pair; None where they are not counted."""
+        return flops.model_flops(self.config.model)
+
+
+def _leaves(settings: Any) -> list[tuple[str, Any]]:
+    """Names and values of all settings, however deep."""
+    found = []
+    for name, value in settings.items():
+        found += _leaves(value) if isinstance(value, dict) else [(name, value)]
+    return found
+
+
+def attention_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any) -> str:
+    """The attention kernel of a tower, `cudnn` or `xla`.
+
+    Raises:
+      UserError: `attention` asks for cuDNN's where it does not apply.
+    """
+    wanted, settings = config.attention, config.model[tower]
+    kernel, obstacle = attention.choose_implementation(wanted, device, dtype, settings.width // settings.heads)
+    if wanted == "cudnn" and obstacle:
+        raise UserError(f"attention='cudnn': for model.{tower} it {obstacle}; set attention='auto'")
+    return kernel

@@ -1,0 +1,90 @@
+"""A batch as a model sees it, each view of it computed once however many objectives look at it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt
+
+from mmjax.models.encoders import Encoded
+from mmjax.nn import dropout
+
+# Numbers folded into an example's keys: below are the towers', which models fold themselves.
+_FUSION, _DECODER, _DRAWS = 2, 3, 64
+
+
+class Views:
+    """What objectives take from a batch.
+
+    Args:
+      model: bound to parameters.
+      batch: as the pipeline makes it.
+      keys: one an example, for the layers' noise, or None for none.
+      normalize: from bytes to the numbers the image tower was made for.
+      drawing: one an example, for what objectives draw, or None in evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batch: dict[str, Array],
+        keys: Key[Array, " B"] | None,
+        normalize: Any,
+        drawing: Key[Array, " B"] | None = None,
+    ):
+        self.model, self.batch, self.keys, self.normalize = model, batch, keys, normalize
+        self.drawing = drawing
+
+    @functools.cached_property
+    def pixels(self) -> Float[Array, "B H W 3"]:
+        """The images, normalised."""
+        return self.normalize(self.batch["image"])
+
+    @functools.cached_property
+    def image(self) -> Encoded:
+        """The image tower's tokens."""
+        return self.model.encode_image(self.pixels, self.keys)
+
+    @functools.cached_property
+    def text(self) -> Encoded:
+        """The text tower's tokens."""
+        return self.model.encode_text(self.batch["text"], self.batch["text_mask"], self.keys)
+
+    @functools.cached_property
+    def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
+        """Unit vectors of image and text."""
+        return self.model.embed_image(self.image), self.model.embed_text(self.text)
+
+    @functools.cached_property
+    def fused(self) -> Encoded:
+        """Image and text together."""
+        return self.model.fuse(self.image, self.text, self.batch["text"], self.fusion_keys)
+
+    @property
+    def fusion_keys(self) -> Key[Array, " B"] | None:
+        """For the noise of fusing."""
+        return dropout.fold_keys(self.keys, _FUSION)
+
+    @property
+    def decoder_keys(self) -> Key[Array, " B"] | None:
+        """For the noise of a decoder."""
+        return dropout.fold_keys(self.keys, _DECODER)
+
+    def draws(self, number: int) -> Key[Array, " B"]:
+        """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time."""
+        return draw_keys(self.drawing, self.batch["id"], number)
+
+
+def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], number: int) -> Key[Array, " B"]:
+    """Keys of an example for drawing, apart from those of its noise.
+
+    Args:
+      keys: the examples', or None in evaluation, where they follow from the ids.
+      ids: of the examples.
+      number: which draw.
+    """
+    if keys is None:
+        one = lambda words: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), words[0]), words[1])
+        keys = jax.vmap(one)(jnp.asarray(ids))
+    return dropout.fold_keys(keys, _DRAWS + number)
