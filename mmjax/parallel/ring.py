@@ -1,6 +1,7 @@
 """Collectives over all devices of a mesh, whatever its axes: every device is a place on one ring."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,13 +27,20 @@ def place(mesh: Mesh) -> jax.Array:
     return jax.lax.axis_index(mesh.axis_names)
 
 
-def pass_on(tree: Any, mesh: Mesh) -> Any:
+def pass_on(tree: Any, mesh: Mesh, axes: Sequence[str] | None = None) -> Any:
     """Hands arrays to the next device of the ring and takes the previous one's; inside `per_device` only.
 
     Vectors of one type and length travel as one message, since each costs a message's latency and little else.
+
+    Args:
+      tree: the arrays.
+      mesh: the device mesh.
+      axes: of the mesh, where several smaller rings are wanted; None for one ring of all devices.
     """
-    steps = [(i, (i + 1) % mesh.size) for i in range(mesh.size)]
-    send = lambda x: jax.lax.ppermute(x, mesh.axis_names, steps)
+    axes = mesh.axis_names if axes is None else tuple(axes)
+    size = math.prod(mesh.shape[axis] for axis in axes)
+    steps = [(i, (i + 1) % size) for i in range(size)]
+    send = lambda x: jax.lax.ppermute(x, axes, steps)
     leaves, structure = jax.tree.flatten(tree)
     groups: dict[Any, list[int]] = {}
     for index, leaf in enumerate(leaves):

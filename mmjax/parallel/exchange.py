@@ -1,0 +1,168 @@
+"""Rows of sharded arrays by number, each device receiving the rows it asked for and no others."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int32
+
+from mmjax.parallel import ring
+from mmjax.parallel.mesh import BATCH_AXES, batch_devices
+
+SCOPES = ("local", "global")
+
+
+def fetch(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = None, scope: str = "global") -> Any:
+    """`x[index]` of every array, where their rows (and the index) are spread over `data` and `fsdp`.
+
+    Left to the partitioner every device would receive all rows. Here each pair of devices exchanges at most twice its
+    even share of rows, again until all requests are served: once where the index is spread evenly. The gradient goes
+    back the same way and is summed in float32 where the rows live.
+
+    Args:
+      tree: arrays [B, ...]; `tensor` devices hold the same rows.
+      index: row numbers in [0, B); R need not be B.
+      mesh: None for one device.
+      scope: `local` promises that each device asks only for rows that it has itself: nothing is exchanged.
+
+    Returns:
+      Arrays [R, ...].
+
+    Raises:
+      ValueError: an unknown scope, or rows that do not divide over `data` and `fsdp`.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope={scope!r} is not one of {SCOPES}")
+    leaves, structure = jax.tree.flatten(tree)
+    if mesh is None or batch_devices(mesh) == 1:
+        return jax.tree.map(lambda x: x[index], tree)
+    for x in (*leaves, index):
+        if len(x) % batch_devices(mesh):
+            raise ValueError(f"{len(x)} rows do not divide over {batch_devices(mesh)} devices")
+    if not leaves:
+        return tree
+    rows = {len(x) // batch_devices(mesh) for x in leaves}
+    if len(rows) > 1:
+        raise ValueError(f"arrays of different numbers of rows, {sorted({len(x) for x in leaves})}")
+    return jax.tree.unflatten(structure, _fetch(_How(mesh, scope, rows.pop()), tuple(leaves), index))
+
+
+class _How(NamedTuple):
+    """What is known when compiling; `rows` are those of one device."""
+
+    mesh: Mesh
+    scope: str
+    rows: int
+
+    def run(self, function, *args):
+        """On each device's rows."""
+        rows = PartitionSpec(BATCH_AXES)
+        return ring.per_device(functools.partial(function, self), self.mesh, rows, rows)(*args)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fetch(how: _How, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    return how.run(_receive, leaves, index)
+
+
+def _forward(how, leaves, index):
+    return _fetch(how, leaves, index), index
+
+
+def _backward(how, index, cotangents):
+    # Integers have none.
+    real = [i for i, x in enumerate(cotangents) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    found = how.run(_return, tuple(cotangents[i] for i in real), index)
+    gradients = dict(zip(real, found, strict=True))
+    return tuple(gradients.get(i) for i in range(len(cotangents))), None
+
+
+_fetch.defvjp(_forward, _backward)
+
+
+class _Routes(NamedTuple):
+    """Where each of a device's requests goes.
+
+    Attributes:
+      owner, row: the device that has the row, and its number there.
+      rank: the request's place among those to the same owner.
+      capacity: requests to one owner in one round.
+      rounds: the same on all devices.
+    """
+
+    owner: Array
+    row: Array
+    rank: Array
+    capacity: int
+    rounds: Array
+
+
+def _routes(how: _How, index: Array) -> _Routes:
+    devices, wanted = batch_devices(how.mesh), len(index)
+    capacity = -(-2 * wanted // devices)
+    owner = index // how.rows
+    order = jnp.argsort(owner)
+    counts = jnp.bincount(owner, length=devices)
+    starts = jnp.cumsum(counts) - counts
+    rank = jnp.zeros_like(index).at[order].set(jnp.arange(wanted, dtype=index.dtype) - starts[owner[order]])
+    rounds = jax.lax.pmax(-(-counts.max() // capacity), BATCH_AXES)
+    return _Routes(owner, index % how.rows, rank, capacity, rounds)
+
+
+def _round(how: _How, routes: _Routes, number: Array) -> tuple[Array, Array]:
+    """One round's slots, `capacity` for each device: which own request is in it, and which row the other one asks for.
+
+    An empty slot holds a number past the end.
+    """
+    slots, wanted = batch_devices(how.mesh) * routes.capacity, len(routes.rank)
+    place = routes.rank - number * routes.capacity
+    slot = jnp.where((place >= 0) & (place < routes.capacity), routes.owner * routes.capacity + place, slots)
+    request = jnp.full(slots, wanted).at[slot].set(jnp.arange(wanted), mode="drop")
+    asked = routes.row.at[request].get(mode="fill", fill_value=how.rows)
+    return request, _swap(asked)
+
+
+def _swap(x: Array) -> Array:
+    """Slot by slot: what was meant for another device goes there."""
+    return jax.lax.all_to_all(x, BATCH_AXES, 0, 0, tiled=True)
+
+
+def _own(how: _How, index: Array) -> Array:
+    return index - jax.lax.axis_index(BATCH_AXES) * how.rows
+
+
+def _receive(how: _How, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    """On one device: the rows asked for."""
+    if how.scope == "local":
+        return tuple(x[_own(how, index)] for x in leaves)
+    routes = _routes(how, index)
+
+    def body(number, found):
+        request, asked = _round(how, routes, number)
+        send = lambda x: _swap(x.at[asked].get(mode="clip"))
+        return tuple(y.at[request].set(send(x), mode="drop") for x, y in zip(leaves, found, strict=True))
+
+    empty = tuple(jnp.zeros((len(index), *x.shape[1:]), x.dtype) for x in leaves)
+    return jax.lax.fori_loop(0, routes.rounds, body, empty)
+
+
+def _return(how: _How, cotangents: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    """On one device: the gradients of its own rows, from the gradients of all rows asked for."""
+    exact = [jnp.promote_types(x.dtype, jnp.float32) for x in cotangents]
+    sums = tuple(jnp.zeros((how.rows, *x.shape[1:]), dtype) for x, dtype in zip(cotangents, exact, strict=True))
+    if how.scope == "local":
+        sums = tuple(y.at[_own(how, index)].add(x) for x, y in zip(cotangents, sums, strict=True))
+    else:
+        routes = _routes(how, index)
+
+        def body(number, sums):
+            request, asked = _round(how, routes, number)
+            send = lambda x: _swap(x.at[request].get(mode="clip"))
+            return tuple(
+                y.at[asked].add(send(x).astype(y.dtype), mode="drop") for x, y in zip(cotangents, sums, strict=True)
+            )
+
+        sums = jax.lax.fori_loop(0, routes.rounds, body, sums)
+    return tuple(y.astype(x.dtype) for x, y in zip(cotangents, sums, strict=True))
