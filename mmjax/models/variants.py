@@ -134,3 +134,54 @@ def variant(name: str) -> dict[str, Any]:
       UserError: the name is not in the table.
     """
     return copy.deepcopy(VARIANTS[errors.choose("variant", name, VARIANTS)])
+
+
+def _encoder(width: int, depth: int, heads: int, **settings) -> dict[str, Any]:
+    return dict(width=width, depth=depth, heads=heads, mlp_dim=4 * width) | settings
+
+
+def _tower(variant: str, tower: str) -> dict[str, Any]:
+    """A tower of `VARIANTS` without its head."""
+    return {key: value for key, value in VARIANTS[variant][tower].items() if key not in ("pool", "projection")}
+
+
+_TINY, _SMALL, _BASE = (32, 2, 2), (96, 4, 3), (768, 12, 12)
+# Encoders of one modality by kind and size. What only the data can tell is left to the config: the steps of a series,
+# the columns of a table.
+ENCODERS: dict[str, dict[str, dict[str, Any]]] = {
+    "image": {"tiny": _tower("tiny", "image"), "small": _tower("small", "image"), "base": _tower("B/16", "image")},
+    "text": {"tiny": _tower("tiny", "text"), "small": _tower("small", "text"), "base": _tower("B/16", "text")},
+    "video": {
+        "tiny": _encoder(*_TINY, frames=4, image_size=16, patch_size=8),
+        "small": _encoder(*_SMALL, frames=8, image_size=32, patch_size=8),
+        # ViViT-B/16x2.
+        "base": _encoder(*_BASE, frames=32, image_size=224, patch_size=16, activation="gelu_tanh", positions="joint"),
+    },
+    "audio": {
+        "tiny": _encoder(*_TINY, frames=32, mel_bins=16, patch_size=(8, 8)),
+        "small": _encoder(*_SMALL, frames=96, mel_bins=64, patch_size=(16, 16)),
+        # AST: ten seconds at 100 frames a second.
+        "base": _encoder(
+            *_BASE,
+            frames=1024,
+            mel_bins=128,
+            patch_size=(16, 16),
+            stride=(10, 10),
+            distillation_token=True,
+            norm_eps=1e-12,
+        ),
+    },
+    "series": {"tiny": _encoder(*_TINY), "small": _encoder(*_SMALL), "base": _encoder(*_BASE)},
+    "table": {"tiny": _encoder(*_TINY), "small": _encoder(*_SMALL), "base": _encoder(*_BASE)},
+    "features": {"tiny": dict(width=32), "small": dict(width=96), "base": dict(width=768)},
+}
+
+
+def encoder(kind: str, size: str) -> dict[str, Any]:
+    """Returns a copy of an encoder's settings, as `modalities.make_encoder` takes them.
+
+    Raises:
+      UserError: the kind or the size is not in the table.
+    """
+    sizes = ENCODERS[errors.choose("kind", kind, ENCODERS)]
+    return copy.deepcopy(sizes[errors.choose("size", size, sizes)])
