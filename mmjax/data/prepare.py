@@ -151,6 +151,7 @@ class ModalityPreparer:
     Attributes:
       shapes: of each modality, by name: a mapping, or (name, shape) pairs.
       image_spec: size and crop of the record's image, where that is a modality.
+      gaps: the modalities in which NaN stands for a single missing value, as a table's encoder takes it.
 
     Raises:
       ValueError: no modality, or `image` in `shapes` beside an `image_spec`.
@@ -158,6 +159,7 @@ class ModalityPreparer:
 
     shapes: Mapping[str, Sequence[int]] | tuple[tuple[str, tuple[int, ...]], ...]
     image_spec: ImageSpec | None = None
+    gaps: tuple[str, ...] = ()
 
     def __post_init__(self):
         pairs = self.shapes.items() if isinstance(self.shapes, Mapping) else self.shapes
@@ -207,7 +209,8 @@ class ModalityPreparer:
             array = np.zeros(shape, np.float32) if value is None else np.asarray(value, np.float32)
             if array.shape != shape:
                 raise BadExample("other", f"modality {name!r} has shape {array.shape}, not {shape}")
-            if not np.isfinite(array).all():
+            bad = np.isinf(array) if name in self.gaps else ~np.isfinite(array)
+            if bad.any():
                 raise BadExample("other", f"modality {name!r} holds a value that is not finite")
             arrays[f"modality_{name}"] = array
         return arrays, there

@@ -2,6 +2,7 @@
 
     digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
     questions[/SPLIT]                   the same scenes with questions and answers
+    sensors[/SPLIT]                     three synthetic modalities and a label
     synthetic[/N]                       N noise images, to measure training without data
     pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
     folder:DIR                          images in one sub-folder per class
@@ -35,6 +36,7 @@ from mmjax.data.optional import check_storage
 from mmjax.data.order import ORDERS
 from mmjax.data.parquet import Parquet
 from mmjax.data.questions import Questions
+from mmjax.data.sensors import Sensors
 from mmjax.data.shapes import Shapes
 from mmjax.data.source import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.data.sugarcrepe import SugarCrepe
@@ -45,7 +47,7 @@ from mmjax.data.vqa import Vqa
 from mmjax.data.winoground import Winoground
 from mmjax.errors import UserError, choose, did_you_mean
 
-EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions}
+EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions, "sensors": Sensors}
 MADE = {"synthetic": Synthetic}
 FROM_FILES = {
     "pairs": Pairs,
@@ -67,6 +69,7 @@ _FORMS = {
     "digits": "[/SPLIT]",
     "shapes": "[/SPLIT]",
     "questions": "[/SPLIT]",
+    "sensors": "[/SPLIT]",
     "synthetic": "[/N]",
     "pairs": ":FILE.{csv,tsv,jsonl}",
     "folder": ":DIR",

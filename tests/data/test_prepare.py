@@ -203,6 +203,14 @@ def test_modalities_that_cannot_be_used_say_why(record, message):
         ModalityPreparer({"a": (4,)})(record, rng())
 
 
+def test_a_table_may_have_gaps():
+    record = {"id": 1, "label": 0, "modalities": {"a": np.array([0, np.nan, 0, 2])}}
+    table = ModalityPreparer({"a": (4,)}, gaps=("a",))(record, rng())["modality_a"]
+    np.testing.assert_array_equal(table, np.float32([0, np.nan, 0, 2]))
+    with pytest.raises(BadExample, match="not finite"):
+        ModalityPreparer({"a": (4,)}, gaps=("a",))({**record, "modalities": {"a": np.full(4, np.inf)}}, rng())
+
+
 class Sensors:
     """Records without images; every fourth is broken."""
 
