@@ -70,7 +70,7 @@ def test_classes_are_balanced_and_categories_are_whole_numbers(samples):
 
 def test_every_further_modality_tells_more(samples):
     """A linear classifier of a few features comes near the bound, and does not exceed it."""
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     train, test = samples
     labels = [[record["label"] for record in part] for part in samples]
@@ -78,13 +78,12 @@ def test_every_further_modality_tells_more(samples):
     accuracy = {}
     for names in CHOICES:
         x, held_out = (np.concatenate([columns[name][part] for name in names], axis=1) for part in (0, 1))
-        mean, std = x.mean(0), x.std(0)
-        model = LogisticRegression(max_iter=200).fit((x - mean) / std, labels[0])
-        accuracy[names] = model.score((held_out - mean) / std, labels[1])
+        accuracy[names] = LinearDiscriminantAnalysis().fit(x, labels[0]).score(held_out, labels[1])
         bound = best_accuracy(names)
         assert bound - 0.03 < accuracy[names] < bound + 3 * (bound * (1 - bound) / len(test)) ** 0.5
     single, pairs, all_three = ([accuracy[c] for c in CHOICES if len(c) == count] for count in (1, 2, 3))
-    assert 0.4 < min(single) and max(single) < 0.5 and 0.82 < min(pairs) and max(pairs) < 0.93 and all_three[0] > 0.94
+    assert min(single) > 0.4 and max(single) < 0.5
+    assert min(pairs) > 0.82 and max(pairs) < 0.93 and all_three[0] > 0.94
 
 
 def test_examples_have_all_modalities():
