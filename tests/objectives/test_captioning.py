@@ -24,15 +24,16 @@ def example(seed=0, std=3.0):
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def compiled(logits, targets, mask, smoothing=0.0):
-    """The mean loss, the metrics, and the sums per example."""
-    sums = caption_loss(logits, targets, mask, smoothing)
-    return *additive.mean(sums), sums
+def run(logits, targets, mask, smoothing=0.0):
+    """The mean loss, the metrics, the sums per example, and the gradient."""
 
+    def loss(logits):
+        sums = caption_loss(logits, targets, mask, smoothing)
+        value, metrics = additive.mean(sums)
+        return value, (metrics, sums)
 
-@functools.partial(jax.jit, static_argnums=3)
-def gradient_of(logits, targets, mask, smoothing=0.0):
-    return jax.grad(lambda x: compiled(x, targets, mask, smoothing)[0])(logits)
+    (value, (metrics, sums)), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
+    return value, metrics, sums, gradient
 
 
 def brute_force(logits, targets, smoothing):
@@ -49,8 +50,7 @@ def brute_force(logits, targets, smoothing):
 def test_value_and_gradient(smoothing, std):
     logits, targets, mask = example(std=std)
     losses, slopes = brute_force(logits, targets, smoothing)
-    value, metrics, sums = compiled(logits, targets, mask, smoothing)
-    gradient = gradient_of(logits, targets, mask, smoothing)
+    value, metrics, sums, gradient = run(logits, targets, mask, smoothing)
     assert float(value) == pytest.approx(losses[mask].mean(), rel=1e-6)
     np.testing.assert_allclose(sums.total, (losses * mask).sum(1), rtol=1e-5)
     np.testing.assert_array_equal(sums.count, [6, 3, 0, 1])
@@ -61,27 +61,27 @@ def test_value_and_gradient(smoothing, std):
 
 def test_nothing_counted_is_no_loss():
     logits, targets, mask = example()
-    assert float(compiled(logits, targets, mask & False)[0]) == 0.0
-    assert not np.asarray(gradient_of(logits, targets, mask & False)).any()
+    value, _, _, gradient = run(logits, targets, mask & False)
+    assert float(value) == 0.0 and not np.asarray(gradient).any()
 
 
 def test_microbatches_of_uneven_lengths_add_up():
     """Sums joined from pieces give the mean over all tokens, which the mean of the pieces' means is not."""
     logits, targets, mask = example()
-    pieces = [compiled(logits[rows], targets[rows], mask[rows]) for rows in (slice(2), slice(2, 4))]
-    joined = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(sums for _, _, sums in pieces))
+    pieces = [run(logits[rows], targets[rows], mask[rows]) for rows in (slice(2), slice(2, 4))]
+    joined = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(sums for _, _, sums, _ in pieces))
     value, metrics = additive.mean(joined)
-    whole, expected, _ = compiled(logits, targets, mask)
+    whole, expected, _, _ = run(logits, targets, mask)
     assert float(value) == pytest.approx(float(whole), rel=1e-6)
     assert float(metrics["caption_accuracy"]) == pytest.approx(float(expected["caption_accuracy"]), rel=1e-6)
-    assert abs(np.mean([piece for piece, _, _ in pieces]) - float(whole)) > 0.01
+    assert abs(np.mean([value for value, *_ in pieces]) - float(whole)) > 0.01
 
 
 def test_bfloat16_logits_are_summed_in_float32():
     logits, targets, _ = example()
     half = jnp.asarray(logits, jnp.bfloat16)
-    run = jax.jit(jax.value_and_grad(lambda x, targets: cross_entropy(x, targets, 0.1).sum()))
-    value, gradient = run(half, targets)
+    both = jax.jit(jax.value_and_grad(lambda x, targets: cross_entropy(x, targets, 0.1).sum()))
+    value, gradient = both(half, targets)
     losses, slopes = brute_force(np.asarray(half, np.float32), targets, 0.1)
     assert float(value) == pytest.approx(losses.sum(), rel=1e-6)
     assert gradient.dtype == jnp.bfloat16
@@ -114,6 +114,6 @@ def test_pytorch_agrees(smoothing):
     labels = torch.tensor(np.where(mask, targets, -100)).long()
     theirs = torch.nn.functional.cross_entropy(given.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
     theirs.backward()
-    value, gradient = (run(logits, targets, mask, smoothing) for run in (compiled, gradient_of))
-    assert float(value[0]) == pytest.approx(theirs.item(), rel=1e-6)
+    value, _, _, gradient = run(logits, targets, mask, smoothing)
+    assert float(value) == pytest.approx(theirs.item(), rel=1e-6)
     np.testing.assert_allclose(gradient, given.grad.numpy(), atol=1e-6)

@@ -21,8 +21,7 @@ def example(seed=0):
     return logits, labels, scores, np.array([True, True, False, True, True])
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize(("smoothing", "some"), [(0.0, False), (0.1, True)])
 def test_classification(smoothing, some):
     logits, labels, _, mask = example()
     given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
