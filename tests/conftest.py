@@ -30,6 +30,7 @@ jaxtyping.install_import_hook(
         "mmjax.objectives",
         "mmjax.tasks",
         "mmjax.parallel",
+        "mmjax.generation",
         "mmjax.training.optimizer",
         "mmjax.training.schedules",
         "mmjax.training.step",
