@@ -146,7 +146,7 @@ class PrefixLM(nn.Module):
         text: Int[Array, "B T"],
         text_mask: Bool[Array, "B T"] | None,
         keys: Key[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B N+T D"], attention.AttentionSpec]:
+    ) -> tuple[Float[Array, "B S D"], attention.AttentionSpec]:
         """Image tokens and embedded text, and who attends to whom."""
         image_tokens = self.connect(parts.without_invalid(image).tokens)
         x = jnp.concatenate([image_tokens, self.writer.embed(text, keys=keys)], axis=1)

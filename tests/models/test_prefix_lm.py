@@ -1,0 +1,89 @@
+"""The prefix language model: the connector's size, cached decoding, and who sees whom."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import writing
+
+from mmjax.errors import UserError
+from mmjax.models.prefix_lm import Connector
+
+ASKING = dict(prefix_text=True, text__sep_id=writing.SEP)
+LLAVA = dict(prefix="causal", feature_layer=-2, connector="linear")
+
+
+@pytest.mark.parametrize("kind, total", [("mlp2x_gelu", 20_979_712), ("linear", 4_198_400)])
+def test_parameter_counts_of_connectors(kind, total):
+    """LLaVA-1.5's and LLaVA's, from CLIP's ViT-L to a language model of 7 billion parameters."""
+    tokens = jax.ShapeDtypeStruct((1, 2, 1024), jnp.float32)
+    assert writing.count(jax.eval_shape(Connector(kind, 4096).init, jax.random.key(0), tokens)) == total
+
+
+def test_the_language_model_is_gpt2():
+    params = writing.shapes_of(writing.make("prefix_lm-L/14"))
+    assert writing.count(params["text"]) == 124_439_808
+    assert params["connector"]["fc1"]["kernel"].shape == (1024, 768)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(ASKING, id="paligemma"), pytest.param(LLAVA, id="llava", marks=pytest.mark.full)],
+)
+def prefix_lm(random_params, request):
+    model = writing.make("tiny-prefix_lm", **request.param)
+    params, arguments = random_params(writing.shapes_of(model)), writing.inputs(4)
+    # A question ends where the prompt does; the last text has none.
+    arguments[3][[0, 1], writing.PROMPTS[:2] - 1] = writing.SEP
+    run = writing.exercise(model)
+    return run, params, arguments, run(params, *arguments), model
+
+
+def test_cached_decoding_is_teacher_forcing(prefix_lm):
+    """Questions of different lengths are padded on the right, and give what they give alone."""
+    writing.check_cached(*prefix_lm[3])
+
+
+@pytest.mark.full
+def test_gradients_reach_every_parameter(prefix_lm):
+    """But for what comes after the block whose output is taken."""
+    _, params, arguments, _, model = prefix_lm
+    whole = model.feature_layer is None
+    found = writing.check_gradients(model, params, arguments, [] if whole else ["image/norm/"])
+    layers = found["image"]["transformer"]["layers"]["mlp"]["fc1"]["kernel"]
+    assert [bool(np.abs(layer).max() > 0) for layer in layers] == [True, whole]
+
+
+def test_only_what_is_real_matters(prefix_lm):
+    writing.check_only_what_is_real(*prefix_lm[:4])
+
+
+def test_a_question_sees_itself_and_no_answer(prefix_lm):
+    """The second text: bos, a word, sep, an answer."""
+    run, params, arguments, (before, _), model = prefix_lm
+    *rest, text, mask = arguments
+
+    def differs(column):
+        changed = text.copy()
+        changed[1, column] = 41
+        out, _ = run(params, *rest, changed, mask)
+        return list(np.abs(out["logits"][1] - before["logits"][1]).max(axis=1)[:4] > 1e-5)
+
+    assert differs(1) == [model.prefix_text, True, True, True]
+    assert differs(3) == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"connector": "mlp"}, "model.connector='mlp' is not known"),
+        ({"prefix": "ful"}, r"model.prefix='ful' is not known \(did you mean 'full'\?\)"),
+        ({"prefix_text": True}, "set model.text.sep_id"),
+        (ASKING | {"prefix": "causal"}, "set model.prefix='full'"),
+        ({"feature_layer": -3}, "model.feature_layer=-3 is none of 2 layers; choose -2 to 1"),
+        ({"text__cross_every": 1}, "model.text.cross_every is no setting"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, told):
+    with pytest.raises(UserError, match=told):
+        writing.shapes_of(writing.make("tiny-prefix_lm", **changes))
