@@ -1,6 +1,5 @@
 """Two towers into one embedding space: CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343)."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoders
+from mmjax.models import encoders, modalities
 from mmjax.nn import attention, dropout, pool
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
@@ -86,8 +85,8 @@ class TwoTower(nn.Module):
     text_attention: str = "xla"
 
     def setup(self):
-        self.image_encoder = self._encoder(encoders.VisionTransformer, self.image, self.image_attention, "image")
-        self.text_encoder = self._encoder(encoders.TextTransformer, self.text, self.text_attention, "text")
+        self.image_encoder = self._encoder("image", self.image, self.image_attention)
+        self.text_encoder = self._encoder("text", self.text, self.text_attention)
         self.image_head = self._head(self.image, "image_head")
         self.text_head = self._head(self.text, "text_head")
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
@@ -96,13 +95,9 @@ class TwoTower(nn.Module):
             bias = nn.initializers.constant(self.logit_bias_init)
             self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
 
-    def _encoder(self, cls, tower, kernel, name) -> nn.Module:
-        fields = {field.name for field in dataclasses.fields(cls)}
+    def _encoder(self, kind, tower, kernel) -> nn.Module:
         settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
-        unknown = sorted(set(settings) - fields)
-        if unknown:
-            raise TypeError(f"{cls.__name__} has no setting {unknown[0]!r}")
-        return cls(**settings, dtype=self.dtype, attention_impl=kernel, name=name)
+        return modalities.make_encoder(kind, settings, dtype=self.dtype, attention_impl=kernel, name=kind)
 
     def _head(self, tower, name) -> EmbeddingHead:
         return EmbeddingHead(
