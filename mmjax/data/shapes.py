@@ -104,20 +104,25 @@ def draw_scene(rng: random.Random, count: int) -> Scene:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Words the scene: every object, attribute and relation, in one of two orders.
+    """Words the scene in one of its `wordings`, drawn at random."""
+    swap = rng.random() < 0.5
+    return wordings(scene)[-1 if swap else 0]
+
+
+def wordings(scene: Scene) -> list[str]:
+    """All captions that a scene can have: every object, attribute and relation, in two orders if there are several.
 
     "a small red ring left of a large blue cross"; of three objects the anchor comes first: "a large blue cross above a
     small red ring and right of a large green square". At most 16 words of lower-case letters, without punctuation.
     """
     names = ["a " + " ".join(kind) for kind in scene.objects]
-    swap = rng.random() < 0.5
     if not scene.relations:
-        return names[0]
+        return names
     if len(names) == 2:
         (_, relation, _), (a, b) = scene.relations[0], names
-        return f"{b} {_OPPOSITE[relation]} {a}" if swap else f"{a} {relation} {b}"
+        return [f"{a} {relation} {b}", f"{b} {_OPPOSITE[relation]} {a}"]
     parts = [f"{relation} {names[j]}" for _, relation, j in scene.relations]
-    return f"{names[0]} {' and '.join(parts[::-1] if swap else parts)}"
+    return [f"{names[0]} {' and '.join(each)}" for each in (parts, parts[::-1])]
 
 
 def place(scene: Scene, rng: random.Random, size: int) -> list[dict[str, Any]]:
@@ -163,8 +168,8 @@ class Shapes:
     """Drawn scenes, `size` pixels square; example i is a pure function of (split, i).
 
     Records have the scene's description as `id` (so two drawings of one description are positives of each other), one
-    caption, and an `annotation`: `objects` as `place` gives them, `relations` as (i, relation, j), "object i is
-    `relation` object j".
+    caption, all its wordings as `references`, and an `annotation`: `objects` as `place` gives them, `relations` as
+    (i, relation, j), "object i is `relation` object j".
 
     Args:
       split: "train", a million scenes, one in ten of a single object and the others half of two, half of three; or
@@ -207,6 +212,7 @@ class Shapes:
         return Record(
             image=render(objects, rng, self.size),
             captions=[text],
+            references=wordings(scene),
             id=scene_id(scene),
             annotation={"objects": objects, "relations": list(scene.relations)},
         )

@@ -20,6 +20,8 @@ class Record(TypedDict):
       label: index into the source's `class_names`; only in sources that have them.
       labels: indices into `class_names`, ascending, of all that the image shows (maybe none); instead of `label`, in
         sources whose images may show several.
+      references: texts that each say all that a caption should, to compare written ones with; where it is left out, the
+        captions are.
       question: about the image; with `answers`, in sources of questions.
       answers: what people answered, ten of them in VQA v2, with repetitions; where the answer is certain it is there
         ten times, so that the same rule gives it 1.
@@ -37,6 +39,7 @@ class Record(TypedDict):
     caption_weights: NotRequired[list[float]]
     label: NotRequired[int]
     labels: NotRequired[list[int]]
+    references: NotRequired[list[str]]
     question: NotRequired[str]
     answers: NotRequired[list[str]]
     answer_type: NotRequired[str]

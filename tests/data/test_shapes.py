@@ -51,6 +51,16 @@ def with_inverses(facts):
     return facts | {(b, opposite[r], a) for a, r, b in facts}
 
 
+def test_references_are_the_wordings_that_captions_are_drawn_from(train_sample, held_out):
+    for record in train_sample + held_out:
+        references = record["references"]
+        assert record["captions"][0] in references and len(set(references)) == (1 if len(kinds(record)) == 1 else 2)
+        facts = [with_inverses(read_caption(text)[1]) for text in references]
+        assert all(each == facts[0] for each in facts)
+    first = sum(record["captions"][0] == record["references"][0] != record["references"][-1] for record in train_sample)
+    assert 0.42 < first / len(train_sample) < 0.48  # half of the nine in ten that have two
+
+
 def test_is_a_source_with_the_promised_lengths():
     train, test = Shapes("train"), Shapes("test")
     assert isinstance(train, Source) and isinstance(test, Source)
