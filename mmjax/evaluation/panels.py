@@ -56,7 +56,9 @@ def _average_precisions(evaluation: Evaluation) -> str:
     return _class_table(evaluation, artifacts.class_counts, columns, "The lowest average precision first.")
 
 
-def _class_table(evaluation: Evaluation, counts: np.ndarray, columns: Mapping[str, Sequence], order: str) -> str:
+def _class_table(
+    evaluation: Evaluation, counts: np.ndarray, columns: Mapping[str, Sequence | np.ndarray], order: str
+) -> str:
     """A row for every class that has images.
 
     Args:
