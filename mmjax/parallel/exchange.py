@@ -17,9 +17,10 @@ SCOPES = ("local", "global")
 def fetch(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = None, scope: str = "global") -> Any:
     """`x[index]` of every array, where their rows (and the index) are spread over `data` and `fsdp`.
 
-    Left to the partitioner every device would receive all rows. Here each pair of devices exchanges at most twice its
-    even share of rows, again until all requests are served: once where the index is spread evenly. The gradient goes
-    back the same way and is summed in float32 where the rows live.
+    Left to the partitioner every device would receive all rows. Here each pair of devices exchanges half its even share
+    of rows, again and again until all requests are served: two or three times where the index is spread evenly, so that
+    what is on the way is no more than a device's own rows. The gradient goes back the same way and is summed in float32
+    where the rows live.
 
     Args:
       tree: arrays [B, ...]; `tensor` devices hold the same rows.
@@ -101,7 +102,8 @@ class _Routes(NamedTuple):
 
 def _routes(how: _How, index: Array) -> _Routes:
     devices, wanted = batch_devices(how.mesh), len(index)
-    capacity = -(-2 * wanted // devices)
+    # Small rounds hold little and send few empty slots; a larger share would go out in one round, half empty.
+    capacity = -(-wanted // (2 * devices))
     owner = index // how.rows
     order = jnp.argsort(owner)
     counts = jnp.bincount(owner, length=devices)
@@ -129,6 +131,15 @@ def _swap(x: Array) -> Array:
     return jax.lax.all_to_all(x, BATCH_AXES, 0, 0, tiled=True)
 
 
+def _pack(x: Array) -> Array:
+    """Half-precision numbers as integers: XLA for the CPU would move them around in float32."""
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
+def _unpack(x: Array, dtype: Any) -> Array:
+    return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
+
+
 def _own(how: _How, index: Array) -> Array:
     return index - jax.lax.axis_index(BATCH_AXES) * how.rows
 
@@ -139,13 +150,16 @@ def _receive(how: _How, leaves: tuple[Array, ...], index: Array) -> tuple[Array,
         return tuple(x[_own(how, index)] for x in leaves)
     routes = _routes(how, index)
 
+    packed = tuple(_pack(x) for x in leaves)
+
     def body(number, found):
         request, asked = _round(how, routes, number)
         send = lambda x: _swap(x.at[asked].get(mode="clip"))
-        return tuple(y.at[request].set(send(x), mode="drop") for x, y in zip(leaves, found, strict=True))
+        return tuple(y.at[request].set(send(x), mode="drop") for x, y in zip(packed, found, strict=True))
 
-    empty = tuple(jnp.zeros((len(index), *x.shape[1:]), x.dtype) for x in leaves)
-    return jax.lax.fori_loop(0, routes.rounds, body, empty)
+    empty = tuple(jnp.zeros((len(index), *x.shape[1:]), x.dtype) for x in packed)
+    found = jax.lax.fori_loop(0, routes.rounds, body, empty)
+    return tuple(_unpack(y, x.dtype) for x, y in zip(leaves, found, strict=True))
 
 
 def _return(how: _How, cotangents: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
@@ -156,12 +170,14 @@ def _return(how: _How, cotangents: tuple[Array, ...], index: Array) -> tuple[Arr
         sums = tuple(y.at[_own(how, index)].add(x) for x, y in zip(cotangents, sums, strict=True))
     else:
         routes = _routes(how, index)
+        packed = tuple(_pack(x) for x in cotangents)
 
         def body(number, sums):
             request, asked = _round(how, routes, number)
-            send = lambda x: _swap(x.at[request].get(mode="clip"))
+            send = lambda x, dtype: _unpack(_swap(x.at[request].get(mode="clip")), dtype)
             return tuple(
-                y.at[asked].add(send(x).astype(y.dtype), mode="drop") for x, y in zip(cotangents, sums, strict=True)
+                y.at[asked].add(send(x, whole.dtype).astype(y.dtype), mode="drop")
+                for x, whole, y in zip(packed, cotangents, sums, strict=True)
             )
 
         sums = jax.lax.fori_loop(0, routes.rounds, body, sums)
