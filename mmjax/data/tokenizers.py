@@ -107,7 +107,8 @@ class Tokenizer:
             row = row[1:]
         if self.eos_id in row:
             row = row[: row.index(self.eos_id)]
-        return self.decode_words([i for i in row if 0 <= i < self.vocab_size and i not in self.special_ids]).strip()
+        specials = set(self.special_ids)
+        return self.decode_words([i for i in row if 0 <= i < self.vocab_size and i not in specials]).strip()
 
     def describe(self) -> dict:
         """What meta.json records: enough to recognise the tokenizer and, with `file_bytes`, to rebuild it."""
