@@ -256,6 +256,7 @@ def test_columns_are_told_apart(models):
     assert np.abs(encoded.tokens[0, 0] - encoded.tokens[1, 0]).max() > 1e-2
 
 
+@pytest.mark.full
 def test_layers_on_request_and_noise_by_example(random_params):
     module = make_encoder("series", TINY | dict(steps=6, dropout=0.5, depth=2))
     x = normal(3, 6, 2)

@@ -348,3 +348,14 @@ def test_multipliers_scale_weight_decay_too(params):
 def test_mistakes(params, settings, message):
     with pytest.raises(UserError, match=message):
         make_optimizer(make_config(**settings), params)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name, shape", [("tubelet_embed", (2, 2, 2, 3, 16)), ("patch_embed", (8, 3, 16))])
+def test_muon_takes_a_patch_kernel_as_one_matrix(name, shape):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((24, 16)).astype(np.float32)
+    params = {"image": {name: {"kernel": kernel.reshape(shape)}, "plain": {"kernel": kernel}}}
+    (update,) = run(make_config("muon", b1=0.95), params, [params])
+    update = update["image"]
+    np.testing.assert_allclose(update[name]["kernel"].reshape(24, 16), update["plain"]["kernel"], atol=1e-4)
