@@ -174,7 +174,7 @@ def matching_metrics(
     return metrics
 
 
-def perplexity(total_nll: float, tokens: float) -> float:
+def perplexity(total_nll: float, tokens: int | float) -> float:
     """exp of the mean negative log-likelihood a token; infinite where float64 has no such number.
 
     Args:
