@@ -1,5 +1,6 @@
 """Softmax and sigmoid loss against float64 brute force, with and without shared ids."""
 
+import functools
 import math
 
 import jax
@@ -36,12 +37,19 @@ def log_softmax(x):
     return x - x.max() - math.log(np.exp(x - x.max()).sum())
 
 
-def softmax_reference(image, text, scale, ids):
-    logits = scale * image @ text.T
+def cosine(image, text):
+    """Of several vectors of an image, the one most similar to the text."""
+    return max(vector @ text for vector in np.atleast_2d(image))
+
+
+def softmax_reference(image, text, scale, ids, smoothing=0.0):
+    logits = scale * np.array([[cosine(x, y) for y in text] for x in image])
     total = 0.0
     for matrix in (logits, logits.T):
         for i, positives in enumerate(partners(ids)):
-            total -= np.mean([log_softmax(matrix[i])[p] for p in positives]) / BATCH / 2
+            log_p = log_softmax(matrix[i])
+            among = (1 - smoothing) * np.mean([log_p[p] for p in positives])
+            total -= (among + smoothing * np.mean(log_p)) / BATCH / 2
     return total
 
 
@@ -49,7 +57,7 @@ def sigmoid_reference(image, text, scale, bias, ids):
     total = 0.0
     for i, positives in enumerate(partners(ids)):
         for j in range(BATCH):
-            z = (1 if j in positives else -1) * (scale * image[i] @ text[j] + bias)
+            z = (1 if j in positives else -1) * (scale * cosine(image[i], text[j]) + bias)
             total += (math.log1p(math.exp(-z)) if z > 0 else -z + math.log1p(math.exp(z))) / BATCH
     return total
 
@@ -94,6 +102,44 @@ def test_softmax(rows, scale, ids):
 @SCALES
 def test_sigmoid(rows, scale, ids):
     check(sigmoid_loss, sigmoid_reference, [*rows, scale, -10.0], ids)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    """Three vectors an image, and texts."""
+    rng = np.random.default_rng(4)
+    rows = [rng.standard_normal(shape) for shape in ((BATCH, 3, WIDTH), (BATCH, WIDTH))]
+    return [(x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32) for x in rows]
+
+
+@pytest.mark.parametrize("smoothing", [0.1, pytest.param(0.0, marks=pytest.mark.full)])
+@IDS
+def test_softmax_of_several_vectors_an_image(queries, smoothing, ids):
+    loss = functools.partial(softmax_loss, label_smoothing=smoothing)
+    check(loss, functools.partial(softmax_reference, smoothing=smoothing), [*queries, 10.0], ids)
+
+
+@pytest.mark.full
+@IDS
+def test_sigmoid_of_several_vectors_an_image(queries, ids):
+    check(sigmoid_loss, sigmoid_reference, [*queries, 10.0, -10.0], ids)
+
+
+@pytest.mark.full
+@IDS
+def test_label_smoothing(rows, ids):
+    loss = functools.partial(softmax_loss, label_smoothing=0.1)
+    check(loss, functools.partial(softmax_reference, smoothing=0.1), [*rows, 10.0], ids)
+
+
+@pytest.mark.parametrize("impl", ["gather", "ring"])
+def test_what_needs_the_whole_matrix(queries, rows, impl):
+    with pytest.raises(ValueError, match=f"3 vectors an image need impl='dense', not '{impl}'"):
+        softmax_loss(*map(jnp.asarray, queries), jnp.float32(1.0), impl=impl)
+    with pytest.raises(ValueError, match=f"label_smoothing=0.1 needs impl='dense', not '{impl}'"):
+        softmax_loss(*map(jnp.asarray, rows), jnp.float32(1.0), impl=impl, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="label_smoothing=1.0 must be at least 0 and below 1"):
+        softmax_loss(*map(jnp.asarray, rows), jnp.float32(1.0), label_smoothing=1.0)
 
 
 def test_positive_pairs_compare_both_words():
