@@ -85,6 +85,12 @@ class Cache:
             memory_valid=None if self.memory_valid is None else self.memory_valid[rows],
         )
 
+    def without_memory(self) -> "Cache":
+        """The cache without the memory's keys and values, for when no more tokens look at it (see `segments`)."""
+        strip = lambda state: state._replace(memory=None)
+        layers = jax.tree.map(strip, self.layers, is_leaf=lambda x: isinstance(x, _State))
+        return self.replace(layers=layers, memory_valid=None)
+
     @property
     def counts(self) -> Int[Array, " B"]:
         """Real tokens read so far: the position of the next one."""
@@ -183,7 +189,7 @@ class Block(nn.Module):
             return y
 
         mlp = lambda name: Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name=name)
-        own = seen = None
+        own, seen = None, None if state is None else state.memory
         first = slice(None) if self.segments is None else slice(0, self.segments[0])
         crosses = self.cross and (self.segments is None or self.segments[0] > 0)
         x = residual(place(x), attend, "norm1", 0)
@@ -282,7 +288,8 @@ class Transformer(nn.Module):
           spec: who attends to whom. With a `cache` only its `valid` is read, for the new tokens: they see those in the
             cache and each other causally.
           keys: one an example, for dropout; None turns it off.
-          memory: what cross-attention looks at. Not needed with a `cache`, which holds it.
+          memory: what cross-attention looks at. Not needed with a `cache`, which holds it, nor where the first of the
+            `segments`, which alone looks at it, has no tokens.
           segments: numbers of tokens, one after the other, with an MLP each (Q-Former: queries, text); 0 skips one.
           cache: of earlier calls; N tokens are appended to it. There must be room for them.
           slots: tokens that a cache made of this call holds, this call's included; 0 for none.
@@ -291,7 +298,7 @@ class Transformer(nn.Module):
         Raises:
           ValueError: settings that contradict each other.
         """
-        self._check(memory, cache)
+        self._check(memory, cache, segments)
         length, width = x.shape[1:]
         index = new_valid = None
         if cache is not None:
@@ -335,10 +342,11 @@ class Transformer(nn.Module):
             made = _new_cache(states, spec, memory, x.shape[:2], length, slots) if slots else None
         return Output(tokens, stacked, made)
 
-    def _check(self, memory, cache):
+    def _check(self, memory, cache, segments):
         if self.norm not in NORMS:
             raise ValueError(f"norm={self.norm!r} is not known; choose one of: {', '.join(NORMS)}")
-        if bool(self.cross_every) != (memory is not None) and cache is None:
+        looks = bool(self.cross_every) and (segments is None or segments[0] > 0)
+        if looks != (memory is not None) and cache is None:
             raise ValueError(f"cross_every={self.cross_every}, but memory is {'not ' * (memory is None)}given")
         if self.cross_mlp and self.norm == "post":
             raise ValueError("cross_mlp=True needs norm='pre'")
