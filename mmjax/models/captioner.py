@@ -1,35 +1,42 @@
-"""An image described: a ViT and a decoder that looks at its tokens (ViT + GPT-2; BLIP, arXiv:2201.12086)."""
+"""An image described: a ViT and a decoder that looks at its tokens (ViT + GPT-2; BLIP, arXiv:2201.12086; an LSTM)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, language, parts
+from mmjax.models import encoders, language, lstm_captioner, parts
 from mmjax.nn import attention, dropout
+
+DECODERS = ("transformer", "lstm")
+Carry = language.Carry | lstm_captioner.CaptionerCarry
 
 
 class Captioner(nn.Module):
-    """A vision transformer and a causal decoder that cross-attends to all of its tokens.
+    """A vision transformer and a causal decoder that looks at all of its tokens.
 
-    GPT-2's decoder is `norm="pre"`, `activation="gelu_tanh"`, `head="tied"`; BLIP's is BERT's: `norm="post"`,
-    `embedding_norm=True`, `final_norm=False`, `head="mlm"`. Either has `cross_every=1`.
+    Of transformers, GPT-2's decoder is `norm="pre"`, `activation="gelu_tanh"`, `head="tied"`; BLIP's is BERT's:
+    `norm="post"`, `embedding_norm=True`, `final_norm=False`, `head="mlm"`. Either has `cross_every=1`.
+    The LSTM is that of Show, Attend and Tell.
 
     Parameters: `image`, `text`.
 
     Attributes:
       image: settings of `VisionTransformer`.
-      text: settings of `TextStack`, and `eos_id`.
+      text: settings of `TextStack` or `LSTMCaptioner`, `context_length` (the longest text) and `eos_id`.
+      decoder: a name in `DECODERS`.
       dtype: compute type; logits are float32.
       image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
     """
 
     image: Mapping[str, Any]
     text: Mapping[str, Any]
+    decoder: str = "transformer"
     dtype: DTypeLike = jnp.float32
     image_attention: str = "xla"
     text_attention: str = "xla"
@@ -39,10 +46,14 @@ class Captioner(nn.Module):
     def setup(self):
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
         self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        errors.choose("model.decoder", self.decoder, DECODERS)
+        if self.decoder == "lstm":
+            ignored = (*parts.TEXT_IDS, "context_length")
+            cls = lstm_captioner.LSTMCaptioner
+            self.writer = parts.build(cls, "text", self.text, ignored=ignored, dtype=self.dtype)
+            return
         if not self.text.get("causal", True):
-            raise errors.UserError(
-                "model.text.causal=False would let a caption's words see the next ones; set it to True"
-            )
+            raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")
         if not self.text.get("cross_every"):
             raise errors.UserError("model.text.cross_every=0 would describe an image unseen; set it to 1 or more")
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
@@ -60,12 +71,15 @@ class Captioner(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1."""
-        words = self.writer(text, text_mask, parts.as_memory(image), dropout.fold_keys(keys, 3))
+        keys = dropout.fold_keys(keys, 3)
+        if self.decoder == "lstm":  # padding stands after what is real
+            return self.writer(image, text, keys)
+        words = self.writer(text, text_mask, parts.as_memory(image), keys)
         return self.writer.logits(words.tokens)
 
     def start(
         self, image: encoders.Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
-    ) -> tuple[Float[Array, "B V"], language.Carry]:
+    ) -> tuple[Float[Array, "B V"], Carry]:
         """Reads a prompt (the first token, at least), padded on the right.
 
         Args:
@@ -77,17 +91,34 @@ class Captioner(nn.Module):
         Returns:
           Logits of the token after the prompt, and what `step` continues from.
         """
+        if self.decoder == "lstm":
+            return self._read_prompt(image, text, jnp.ones(text.shape, bool) if text_mask is None else text_mask)
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
         return self.writer.start(self.writer.embed(text), spec, slots=slots, memory=parts.as_memory(image))
 
-    def step(self, carry: language.Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], language.Carry]:
+    def _read_prompt(self, image, text, real):
+        """The LSTM stands still at padding."""
+        carry = self.writer.start(image)
+
+        def read(writer, last, tokens, real):
+            logits, state = last
+            new_logits, new = writer.step(carry._replace(state=state), tokens)
+            keep = lambda old, new: jnp.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return jax.tree.map(keep, (logits, state), (new_logits, new.state)), None
+
+        nothing = jnp.zeros((len(text), self.writer.vocab_size), jnp.float32)
+        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
+        (logits, state), _ = scan(self.writer, (nothing, carry.state), text, real)
+        return logits, carry._replace(state=state)
+
+    def step(self, carry: Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Carry]:
         """Reads one more token of each example and scores the next one."""
         return self.writer.step(carry, tokens)
 
     @staticmethod
-    def take(carry: language.Carry, rows: Int[Array, " R"]) -> language.Carry:
+    def take(carry: Carry, rows: Int[Array, " R"]) -> Carry:
         """The carry of these examples, which may repeat."""
-        return carry.take(rows)
+        return carry.take(rows) if isinstance(carry, language.Carry) else jax.tree.map(lambda x: x[rows], carry)
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""

@@ -66,7 +66,13 @@ def _bert(*sizes, **changes) -> dict[str, Any]:
 
 def _captioner(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
     cross = dict(cross_every=1, cross_from=0)
-    return dict(kind="captioner", image=image, text=text | cross)
+    return dict(kind="captioner", decoder="transformer", image=image, text=text | cross)
+
+
+def _lstm_captioner(image, vocab_size, context_length, eos_id, width, layers=1) -> dict[str, Any]:
+    text = dict(vocab_size=vocab_size, context_length=context_length, eos_id=eos_id, width=width)
+    text |= dict(embed_width=width, layers=layers, dropout=0.0)
+    return dict(kind="captioner", decoder="lstm", image=image, text=text)
 
 
 def _coca(embed_dim, image, text, decoder, queries=256, pool_heads=8) -> dict[str, Any]:
@@ -115,11 +121,13 @@ GENERATIVE = {
     ),
     # For tests and for a laptop, on drawn scenes.
     "tiny-captioner": _captioner(_image(*_TINY_IMAGE), _gpt(*_SCENES, *_TINY)),
+    "tiny-captioner-lstm": _lstm_captioner(_image(*_TINY_IMAGE), *_SCENES, 32),
     "tiny-coca": _coca(
         32, _clip_image(*_TINY_IMAGE), _text(*_SCENES, *_TINY), _layers(*_TINY), queries=4, pool_heads=2
     ),
     "tiny-prefix_lm": _prefix_lm(_image(*_TINY_IMAGE), _gpt(*_SCENES, *_TINY)),
     "small-captioner": _captioner(_image(*_SMALL_IMAGE), _gpt(*_SCENES, *_SMALL)),
+    "small-captioner-lstm": _lstm_captioner(_image(*_SMALL_IMAGE), *_SCENES, 96),
     "small-coca": _coca(
         128, _clip_image(*_SMALL_IMAGE), _text(*_SCENES, *_SMALL), _layers(*_SMALL), queries=17, pool_heads=4
     ),

@@ -1,9 +1,16 @@
 """The captioner: published sizes, cached decoding, and what may not change a caption."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import torch_writers
 import writing
 
 from mmjax.errors import UserError
+from mmjax.models import language
+from mmjax.models.captioner import Captioner
+from mmjax.nn import transformer
 
 
 @pytest.mark.parametrize(
@@ -14,12 +21,60 @@ def test_parameter_counts(name, total):
     assert writing.count(writing.shapes_of(writing.make(name))) == total
 
 
-@pytest.fixture(scope="module")
-def captioner(random_params):
-    model = writing.make("tiny-captioner")
-    params, arguments = random_params(writing.shapes_of(model)), writing.inputs(5)
-    run = writing.exercise(model)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "blip",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("tiny-captioner", "tiny-captioner-lstm")),
+    ],
+)
+def captioner(random_params, request):
+    """BLIP's layout with its weights of the golden file; GPT-2's and the LSTM with random ones."""
+    if request.param == "blip":
+        weights, _ = writing.golden("blip")
+        model, params = Captioner(**torch_writers.BLIP), torch_writers.blip_params(weights)
+    else:
+        model = writing.make(request.param)
+        params = random_params(writing.shapes_of(model))
+    run, arguments = writing.exercise(model), writing.inputs(5)
     return run, params, arguments, run(params, *arguments), model
+
+
+def check_blip(run, weights, expected):
+    images, text, mask, _, _ = torch_writers.inputs()
+    everything = np.ones((3, 5), bool)
+    out, _ = run(torch_writers.blip_params(weights), images, everything, np.float32(0), text, mask)
+    writing.check_golden(out, expected, mask)
+
+
+@pytest.mark.parametrize("captioner", ["blip"], indirect=True)
+def test_blip_as_recorded(captioner):
+    check_blip(captioner[0], *writing.golden("blip"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("captioner", ["blip"], indirect=True)
+def test_blip_live(captioner):
+    model, expected = torch_writers.blip()
+    check_blip(captioner[0], torch_writers.weights_of(model), expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("live", [False, True], ids=["recorded", "live"])
+def test_gpt2_with_cross_attention(live):
+    """The decoder alone, on a memory of which some is padding."""
+    weights, expected = writing.golden("gpt2")
+    if live:
+        reference, expected = torch_writers.gpt2()
+        weights = torch_writers.weights_of(reference)
+    _, text, mask, memory, real = map(jnp.asarray, torch_writers.inputs())
+
+    @jax.jit
+    def run(params):
+        decoder = language.TextStack(**torch_writers.GPT_TEXT).bind({"params": params})
+        return decoder.logits(decoder(text, mask, transformer.Memory(memory, real)).tokens)
+
+    writing.check_golden(dict(logits=run(torch_writers.gpt2_params(weights))), expected, np.asarray(mask))
 
 
 def test_cached_decoding_is_teacher_forcing(captioner):
@@ -41,6 +96,7 @@ def test_only_what_is_real_matters(captioner):
     [
         ({"text__causal": False}, "model.text.causal=False"),
         ({"text__cross_every": 0}, "model.text.cross_every=0"),
+        ({"decoder": "gru"}, "model.decoder='gru' is not known; choose one of: transformer, lstm"),
         ({"text__dept": 3}, r"model.text.dept is no setting of TextStack here \(did you mean 'depth'\?\)"),
         ({"image__attention_impl": "cudnn"}, "model.image.attention_impl is no setting"),
     ],

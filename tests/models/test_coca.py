@@ -4,16 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_writers
 import writing
 
 from mmjax.errors import UserError
+from mmjax.models.coca import CoCa
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name, counts",
     [
         ("coca-B/32", [89_164_032, 63_428_608, 100_967_424, 1]),
-        pytest.param("coca-L/14", [306_724_864, 123_651_072, 208_074_240, 1], marks=pytest.mark.full),
+        ("coca-L/14", [306_724_864, 123_651_072, 208_074_240, 1]),
     ],
 )
 def test_parameter_counts(name, counts):
@@ -25,14 +28,21 @@ def test_parameter_counts(name, counts):
     assert sum(counts) == {"coca-B/32": 253_560_065, "coca-L/14": 638_450_177}[name]
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(False, id="captions"), pytest.param(True, id="both", marks=pytest.mark.full)]
-)
-def coca(random_params, request):
-    model = writing.make("tiny-coca")
-    params, arguments = random_params(writing.shapes_of(model)), writing.inputs(5)
-    run = writing.exercise(model, embed=request.param)
+@pytest.fixture(scope="module")
+def coca():
+    """OpenCLIP's weights of the golden file."""
+    weights, _ = writing.golden("coca")
+    model, params = CoCa(**torch_writers.COCA), torch_writers.coca_params(weights)
+    run, arguments = writing.exercise(model, embed=True), writing.inputs(5)
     return run, params, arguments, run(params, *arguments), model
+
+
+def test_openclip_as_recorded(coca):
+    """Embeddings and caption logits, of texts with padding."""
+    run, params, *_ = coca
+    images, text, mask, _, _ = torch_writers.inputs()
+    out, _ = run(params, images, np.ones((3, 5), bool), np.float32(0), text, mask)
+    writing.check_golden(out, writing.golden("coca")[1], mask)
 
 
 def test_cached_decoding_is_teacher_forcing(coca):
@@ -40,7 +50,6 @@ def test_cached_decoding_is_teacher_forcing(coca):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("coca", [True], indirect=True)
 def test_gradients_reach_every_parameter(coca):
     _, params, arguments, _, model = coca
     writing.check_gradients(model, params, arguments)
@@ -50,21 +59,26 @@ def test_only_what_is_real_matters(coca):
     writing.check_only_what_is_real(*coca[:4])
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("coca", [True], indirect=True)
 def test_the_last_real_token_counts(coca):
     """A mask one place off would hide it from the class token, or the class token from itself."""
     run, params, arguments, (before, _), _ = coca
     *rest, text, mask = arguments
     text = text.copy()
-    text[np.arange(3), writing.LENGTHS - 1] = 50
+    text[np.arange(3), writing.LENGTHS - 1] = 3
     out, _ = run(params, *rest, text, mask)
     np.testing.assert_allclose(np.linalg.norm(out["text"], axis=1), 1, atol=1e-6)
     assert (np.abs(out["text"] - before["text"]).max(axis=1) > 1e-3).all()
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("coca", [True], indirect=True)
+def test_captions_of_a_text_alone(coca):
+    """`caption_logits` reads the text itself."""
+    run, params, arguments, (before, _), model = coca
+    out, _ = writing.exercise(model)(params, *arguments)
+    np.testing.assert_allclose(out["logits"], before["logits"], atol=1e-6)
+
+
+@pytest.mark.full
 def test_texts_of_any_length_have_the_class_token_at_one_position(coca):
     _, params, (*_, text, mask), _, model = coca
     text, mask = text[1:2, :4], mask[1:2, :4]

@@ -19,7 +19,7 @@ COCA = dict(
     queries=5,
     pool_heads=2,
 )
-LENGTHS = np.array([CONTEXT, 3, 5])
+LENGTHS = np.array([CONTEXT, 4, 5])
 
 
 def inputs():
@@ -75,7 +75,7 @@ def blip():
     images, ids, mask, _, _ = tensors()
     with torch.no_grad():
         out = model(pixel_values=images, input_ids=ids, attention_mask=mask.long())
-    return model, dict(image=out.last_hidden_state.numpy(), logits=out.logits.numpy())
+    return model, dict(tokens=out.last_hidden_state.numpy(), logits=out.logits.numpy())
 
 
 def gpt2():

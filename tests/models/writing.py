@@ -1,10 +1,12 @@
 """What is asked of every model that writes text."""
 
 import copy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from torch_writers import CONTEXT, LENGTHS, VOCAB
 
 from mmjax.models import variants_generative
 from mmjax.models.captioner import Captioner
@@ -13,8 +15,8 @@ from mmjax.models.prefix_lm import PrefixLM
 from mmjax.parallel.partition import path_name
 
 KINDS = {"captioner": Captioner, "coca": CoCa, "prefix_lm": PrefixLM}
-LENGTHS = np.array([9, 4, 6])  # of the texts
-PROMPTS = np.array([2, 3, 1])  # of their first parts, which are read at once
+GOLDEN = Path(__file__).parent / "golden"
+PROMPTS = np.array([2, 3, 1])  # tokens of each text that are read at once
 ORDER = np.array([2, 0, 1])
 SEP = 5
 
@@ -39,12 +41,20 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def inputs(patches):
-    """Images, which of their tokens are real, what stands in place of the others, texts, their masks."""
+def golden(name):
+    """Weights of another library's model, and what it computed."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        arrays = dict(file)
+    expected = {key.removeprefix("expected/"): arrays.pop(key) for key in list(arrays) if key.startswith("expected/")}
+    return arrays, expected
+
+
+def inputs(tokens):
+    """Images, which of their tokens are real, what stands in place of the others, texts, which of theirs are real."""
     rng = np.random.default_rng(0)
-    text = rng.integers(6, 64, (3, LENGTHS.max())).astype(np.int32)
-    mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
-    valid = rng.random((3, patches)) < 0.7
+    mask = np.arange(CONTEXT) < LENGTHS[:, None]
+    text = np.where(mask, rng.integers(SEP + 1, VOCAB, mask.shape), 0).astype(np.int32)
+    valid = rng.random((3, tokens)) < 0.7
     return [rng.standard_normal((3, 16, 16, 3)).astype(np.float32), valid, np.float32(0), text, mask]
 
 
@@ -53,10 +63,12 @@ def forward(model, params, images, valid, garbage, text, mask, *, embed):
     bound = model.bind({"params": params})
     image = bound.encode_image(images)
     image = image._replace(tokens=jnp.where(valid[..., None], image.tokens, garbage), valid=valid)
-    out = {"logits": jnp.where(mask[..., None], bound.caption_logits(image, text, mask), 0)}
-    if embed:
-        out |= dict(image=bound.embed_image(image), text=bound.embed_text(bound.encode_text(text, mask)))
-    return out, image
+    if not embed:
+        logits, out = bound.caption_logits(image, text, mask), {}
+    else:
+        words = bound.encode_text(text, mask)
+        logits, out = bound.decode(image, words), dict(image=bound.embed_image(image), text=bound.embed_text(words))
+    return out | dict(logits=jnp.where(mask[..., None], logits, 0)), image
 
 
 def exercise(model, embed=False):
@@ -70,7 +82,7 @@ def exercise(model, embed=False):
         text = arguments[-2]
         width = int(PROMPTS.max())
         real = jnp.arange(width) < PROMPTS[:, None]
-        prompt = jnp.where(real, text[:, :width], 63)
+        prompt = jnp.where(real, text[:, :width], VOCAB - 1)
         first, carry = model.apply({"params": params}, image, prompt, real, width + text.shape[1], method="start")
         taken, back = model.take(carry, jnp.asarray(ORDER)), np.argsort(ORDER)
 
@@ -80,7 +92,7 @@ def exercise(model, embed=False):
             return carry, logits[back]
 
         _, rest = jax.lax.scan(step, taken, jnp.arange(text.shape[1] - 1))
-        return out, jnp.concatenate([first[None], rest]).swapaxes(0, 1)
+        return out | dict(tokens=image.tokens), jnp.concatenate([first[None], rest]).swapaxes(0, 1)
 
     compiled = jax.jit(run)
     return lambda *arguments: jax.tree.map(np.asarray, compiled(*arguments))
@@ -99,11 +111,18 @@ def gradients(model, params, arguments):
     return jax.jit(jax.grad(loss))(params)
 
 
-def check_cached(out, cached, at_least=1):
+def check_golden(out, expected, mask):
+    """Tokens that are padding have no logits worth comparing."""
+    for key, value in expected.items():
+        rows = mask if key == "logits" else slice(None)
+        np.testing.assert_allclose(out[key][rows], value[rows], atol=1e-5, err_msg=key)
+
+
+def check_cached(out, cached):
     """Cached decoding scores what teacher forcing scores."""
     for row, (length, prompt) in enumerate(zip(LENGTHS, PROMPTS, strict=True)):
         steps = length - prompt + 1
-        assert steps > at_least
+        assert steps > 1
         expected = out["logits"][row, prompt - 1 : length]
         np.testing.assert_allclose(cached[row, :steps], expected, rtol=1e-5, atol=2e-5)
         assert np.std(expected, axis=0).max() > 0.1  # steps differ
@@ -123,11 +142,12 @@ def check_gradients(model, params, arguments, but=()):
 def check_only_what_is_real(run, params, arguments, result):
     """Padding, image tokens that are not valid and the other examples of a batch change nothing."""
     images, valid, _, text, mask = arguments
-    changed, others = np.where(mask, text, 40), np.array([0, 2, 1])
+    changed, others = np.where(mask, text, VOCAB - 1), np.array([0, 2, 1])
     out, _ = run(params, images[others], valid[others], np.float32(np.nan), changed[others], mask[others])
-    for key, value in result[0].items():
+    kept = {key: value for key, value in result[0].items() if key != "tokens"}
+    for key, value in kept.items():
         np.testing.assert_allclose(out[key], value[others], rtol=1e-5, atol=1e-5, err_msg=key)
     alone = [x[:1].repeat(3, axis=0) for x in (images, valid)]
     out, _ = run(params, *alone, np.float32(0), text, mask)
-    for key, value in result[0].items():
+    for key, value in kept.items():
         np.testing.assert_allclose(out[key][0], value[0], rtol=1e-5, atol=1e-5, err_msg=key)
