@@ -107,7 +107,9 @@ def test_mlm_loss_is_the_mean_over_masked_tokens():
     assert float(metrics["mlm_accuracy"]) == pytest.approx(accuracy) and accuracy > 0
 
 
-@pytest.mark.parametrize(("count", "ratio", "expected"), [(196, 0.75, 147), (10, 0.9, 9)])
+@pytest.mark.parametrize(
+    ("count", "ratio", "expected"), [(196, 0.75, 147), pytest.param(10, 0.9, 9, marks=pytest.mark.full)]
+)
 def test_exactly_as_many_patches_are_masked(count, ratio, expected):
     mask = np.asarray(jax.jit(lambda keys: masked.mask_patches(keys, count, ratio))(keys_of(50)))
     assert mask.shape == (50, count)
@@ -135,7 +137,7 @@ def patches_of(images, side, normalize):
     return np.array(found).reshape(batch, height * width // side**2, -1)
 
 
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalize", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_patch_regression(normalize):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 8, 12, 3)).astype(np.float32)
