@@ -107,7 +107,9 @@ def assert_found(generated, expected):
 
 
 @pytest.mark.parametrize(
-    "penalty, min_tokens", [(1.0, 0), (-1.5, 0), (2.0, 2)], ids=["1", "negative", "2, at least 2 tokens"]
+    "penalty, min_tokens",
+    [(1.0, 0), pytest.param(-1.5, 0, marks=pytest.mark.full), pytest.param(2.0, 2, marks=pytest.mark.full)],
+    ids=["1", "negative", "2, at least 2 tokens"],
 )
 def test_beam_search_as_wide_as_all_sequences_is_exhaustive(penalty, min_tokens):
     model = Recurrent(examples=2)
@@ -119,7 +121,9 @@ def test_beam_search_as_wide_as_all_sequences_is_exhaustive(penalty, min_tokens)
         assert_found([x[example] for x in found], expected)
 
 
-@pytest.mark.parametrize("penalty, min_tokens, n_best", [(0.0, 3, 1), (-2.0, 0, 2), (3.0, 0, 1)])
+@pytest.mark.parametrize(
+    "penalty, min_tokens, n_best", [(0.0, 3, 1), (-2.0, 0, 2), pytest.param(3.0, 0, 1, marks=pytest.mark.full)]
+)
 def test_early_stopping_never_changes_a_beam_search(penalty, min_tokens, n_best):
     model = Recurrent(examples=24, seed=1)
     settings = decoding(method="beam", beams=3, max_tokens=7, length_penalty=penalty, min_tokens=min_tokens)
@@ -135,10 +139,10 @@ GREEDY = {
 }
 
 
-@pytest.mark.parametrize("setting", GREEDY.values(), ids=GREEDY)
+@pytest.mark.parametrize("setting", ["greedy", "one beam", pytest.param("no temperature", marks=pytest.mark.full)])
 def test_greedy_takes_the_likeliest_token_until_the_end_of_text(setting):
     model = Recurrent(examples=16, seed=2)
-    settings = decoding(max_tokens=6, length_penalty=0.5, **setting)
+    settings = decoding(max_tokens=6, length_penalty=0.5, **GREEDY[setting])
     found = model.generate(settings)
     for example in range(16):
         best = likeliest(model, example, settings)
@@ -167,7 +171,7 @@ def test_a_beam_search_of_one_beam_is_greedy():
         assert list(found.tokens[example, 0]) == best + [PAD] * (6 - len(best))
 
 
-@pytest.mark.parametrize("method", ["sample", "beam"])
+@pytest.mark.parametrize("method", [pytest.param("sample", marks=pytest.mark.full), "beam"])
 def test_other_examples_and_a_mesh_change_nothing(method):
     model = Recurrent(examples=8, seed=3)
     settings = decoding(method=method, max_tokens=5, temperature=1.5, top_p=0.95, beams=3)
@@ -215,7 +219,7 @@ def brute_truncate(logits, top_k, top_p):
     return sorted(kept)
 
 
-@pytest.mark.parametrize("top_k, top_p", [(3, 1.0), (0, 0.55), (4, 0.7), (99, 0.05)])
+@pytest.mark.parametrize("top_k, top_p", [(0, 0.55), (4, 0.7), pytest.param(3, 1.0, marks=pytest.mark.full)])
 def test_truncation_keeps_the_likeliest_tokens(top_k, top_p):
     rng = np.random.default_rng(0)
     logits = np.concatenate([rng.normal(0, 2, (30, 9)), rng.integers(0, 3, (30, 9))])  # the latter with many ties
@@ -260,16 +264,17 @@ def test_samples_of_an_example_are_independent_and_sorted():
             np.testing.assert_allclose(score, total / length, rtol=1e-5)
 
 
-@pytest.mark.parametrize("examples", [None, 3])
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis, examples", [(0, 3), (1, 3), (1, None)])
 def test_rows_are_taken_along_their_axis(axis, examples):
     rows = np.array([1, 0, 1, 2, 2, 2, 5, 4, 4])
     cache = np.random.default_rng(0).standard_normal((6, 2, 3)).swapaxes(0, axis)
-    found = take_rows({"cache": jnp.asarray(cache), "position": jnp.int32(3)}, jnp.asarray(rows), axis, examples)
+    carry = {"cache": jnp.asarray(cache), "position": jnp.int32(3)}
+    found = jax.jit(take_rows, static_argnums=(2, 3))(carry, jnp.asarray(rows), axis, examples)
     np.testing.assert_array_equal(found["cache"], np.take(cache.astype(np.float32), rows, axis))
     assert found["position"] == 3
 
 
+@pytest.mark.full
 def test_a_step_may_reorder_its_own_carry():
     """A cache with its rows elsewhere than at axis 0 and a `take` of its own give the same hypotheses."""
     model = Recurrent(examples=4, seed=7)

@@ -108,6 +108,7 @@ def test_every_parameter_has_a_gradient_and_garbage_none(params, image, text):
     np.testing.assert_array_equal(np.abs(of_tokens).max(axis=-1) > 0, VALID)
 
 
+@pytest.mark.full
 def test_generation_scores_what_teacher_forcing_says(params, image, teach):
     settings = Decoding(method="beam", max_tokens=T, beams=3, eos_id=1, pad_id=0)
     step = lambda carry, tokens: call(params, "step", carry, tokens)

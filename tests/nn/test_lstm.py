@@ -55,7 +55,7 @@ def brute_force(params, x, c, h):
     return np.array(outputs), c, h
 
 
-@pytest.mark.parametrize("valid", [None, VALID], ids=["all", "valid"])
+@pytest.mark.parametrize("valid", [pytest.param(None, marks=pytest.mark.full), VALID], ids=["all", "valid"])
 def test_padded_steps_are_as_if_they_were_not_there(run, params, inputs, carry, valid):
     x = inputs if valid is None else np.where(valid[..., None], inputs, 9.0)
     out, after = run(x, carry, valid)
@@ -68,6 +68,7 @@ def test_padded_steps_are_as_if_they_were_not_there(run, params, inputs, carry, 
         np.testing.assert_allclose(after.h[b], h, atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_sequence_may_be_read_in_pieces(run, inputs, params):
     out, after = run(inputs)
     first, carry = run(inputs[:, :3])
@@ -76,6 +77,7 @@ def test_a_sequence_may_be_read_in_pieces(run, inputs, params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, after)
 
 
+@pytest.mark.full
 def test_dropout_between_layers_belongs_to_an_example(params, inputs, run):
     keys = jax.random.split(jax.random.key(0), B)
     noisy = jax.jit(lambda x, keys: LSTM(WIDTH, LAYERS, dropout=0.5).apply({"params": params}, x, keys=keys)[0])
