@@ -249,6 +249,7 @@ def test_samples_follow_the_tempered_truncated_distribution():
     np.testing.assert_allclose(found.scores, (logits - np.log(np.exp(logits).sum()))[tokens], rtol=1e-5)
 
 
+@pytest.mark.full
 def test_samples_of_an_example_are_independent_and_sorted():
     model = Recurrent(examples=3, seed=6)
     settings = decoding(method="sample", max_tokens=6, min_tokens=3, temperature=3.0)
