@@ -119,6 +119,28 @@ def test_a_workdir_that_is_a_file_or_cannot_be_written(tmp_path, capsys):
     assert "nosuch" in one_line(capsys)
 
 
+@pytest.mark.parametrize("command", [runs.train_cli, runs.eval_cli])
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("checkpoints", "is a file, and checkpoints lie in a folder"),
+        ("checkpoints/3/meta/metadata", "is no whole checkpoint: meta/metadata cannot be read"),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_told_and_left(what, told, command, tmp_path, capsys):
+    (tmp_path / what).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / what).write_text("{")
+    assert command(f"--workdir={tmp_path}") == 2
+    assert told in one_line(capsys)
+    assert (tmp_path / what).read_text() == "{" and not (tmp_path / "config.json").exists()
+
+
+def test_a_config_that_is_not_one(tmp_path, capsys):
+    (tmp_path / "config.json").mkdir()
+    assert runs.train_cli(f"--workdir={tmp_path}") == 2
+    assert "config.json is not a config" in one_line(capsys)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
@@ -167,6 +189,7 @@ def test_evaluating_what_is_not_a_run(tmp_path, capsys):
     assert runs.eval_cli(f"--workdir={tmp_path}") == 2
     assert "give the --workdir of a training run" in one_line(capsys)
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "3").write_text("a file is no checkpoint")
     assert runs.eval_cli(f"--workdir={tmp_path}") == 2
     assert "no complete checkpoint" in one_line(capsys)
 

@@ -42,6 +42,7 @@ class Checkpoints:
     ):
         check_settings(keep, keep_best, best_metric)
         self.folder = storage.as_path(folder)
+        check_folder(self.folder)
         self._best_metric = best_metric
         self._staging, self._local = None, self.folder
         if not storage.is_direct(self.folder):
@@ -78,7 +79,9 @@ class Checkpoints:
         marker = _COMPLETE if self._staging is not None else _COMMITTED if storage.scheme(self.folder) else ""
         # On a local disk a folder has its final name once it is complete.
         return sorted(
-            int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and (path / marker).exists()
+            int(path.name)
+            for path in self.folder.iterdir()
+            if path.name.isdigit() and ((path / marker).exists() if marker else path.is_dir())
         )
 
     def latest(self) -> int | None:
@@ -120,8 +123,19 @@ class Checkpoints:
         return self._local / str(step) / "state"
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """Reads what was saved beside the state. Starts no device: what it says decides how they are set up."""
-        return json.loads((self.folder / str(step) / "meta" / "metadata").read_text())
+        """Reads what was saved beside the state. Starts no device: what it says decides how they are set up.
+
+        Raises:
+          UserError: the file is missing or damaged.
+        """
+        folder = self.folder / str(step)
+        try:
+            return json.loads((folder / "meta" / "metadata").read_text())
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{folder} is no whole checkpoint: meta/metadata cannot be read ({told}); move it away to use another"
+            ) from error
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Reads a state straight to the shardings of `abstract` (a tree of `jax.ShapeDtypeStruct`)."""
@@ -174,6 +188,16 @@ class _Best(checkpoint_managers.PreservationPolicy):
         ]
         best = {place for _, place in sorted(rated, reverse=True)[: self.count]}
         return [place in best for place in range(len(checkpoints))]
+
+
+def check_folder(folder: Any) -> None:
+    """Checks that checkpoints can lie there.
+
+    Raises:
+      UserError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and checkpoints lie in a folder; move it or give another workdir")
 
 
 def check_settings(keep: int, keep_best: int, best_metric: str) -> None:

@@ -1,6 +1,5 @@
 """What a person may have set wrongly, told before anything is opened, made or changed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,13 +141,15 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder")
+    checkpoint.check_folder(workdir / "checkpoints")
     path = workdir / "config.json"
     if not path.exists():
         return
     try:
         stored = config_lib.from_json(path.read_text())
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"--workdir={workdir}: config.json is not a config ({error}); give another workdir") from error
+    except (OSError, ValueError, AttributeError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={workdir}: config.json is not a config ({told}); give another workdir") from error
     changed = config_lib.differences(stored, config)
     old, new = config_lib.flatten(stored), config_lib.flatten(config)
     if not old["data.train"]:
