@@ -61,6 +61,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         tokenizer="clip",  # 'clip', 'bytes', 'sentencepiece:FILE', 'json:FILE'
         context_length=0,  # tokens of a text; 0 = the model's
         texts="captions",  # what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)
+        blind=False,  # show the model empty images: what can be known from the texts alone
         answers="",  # file with one answer a line, for 'questions'; '' = those of the training data itself
         positives="id",  # 'id': equal ids are positives of one another; 'diagonal': every pair is its own class
         mean_std="clip",  # 'clip', 'siglip' (0.5), 'imagenet'
@@ -198,7 +199,10 @@ def load_recipe(spec: str) -> ConfigDict:
       UserError: no such file or recipe, or the recipe sets a field that does not exist.
     """
     config = run_file(spec)
-    lacking = sorted(set(flatten(base_config())) - set(flatten(config)))
+    known = set(flatten(base_config()))
+    if config.get("model", {}).get("kind", "two_tower") != "two_tower":  # another kind of model has other fields
+        known = {field for field in known if not field.startswith("model.")}
+    lacking = sorted(known - set(flatten(config)))
     if lacking:
         raise UserError(f"--config={spec}: the recipe's config has no field {lacking[0]!r}; start from base_config()")
     return config

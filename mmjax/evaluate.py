@@ -16,6 +16,7 @@ from mmjax.data import specs
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation import embed, jobs, report, runner, suite, tables
+from mmjax.evaluation import evaluator as evaluator_lib
 from mmjax.evaluation import records as records_lib
 from mmjax.evaluation.zero_shot import class_prompts
 from mmjax.parallel import arrays, distributed, partition
@@ -30,6 +31,7 @@ _FREE = (
     "precision",
     "attention",
     "loss.",
+    "decoding.",
     "deterministic",
     "compilation_cache",
     "xla_flags",
@@ -115,7 +117,7 @@ class Model:
 
     Attributes:
       config: of the run, or made for weights of another library, with what this evaluation changes.
-      mesh, task, tokenizer, image_spec: see `embed.Evaluator`.
+      mesh, task, tokenizer, image_spec: see `evaluator_lib.Evaluator`.
       name: of the run or the file, for people.
       step: of the run; None for weights of another library.
       identity: differs between models whose results differ.
@@ -155,9 +157,10 @@ def open_workdir(
     with distributed.together():
         workdir = storage.as_path(workdir)
         mesh = mesh_lib.make_mesh(config.mesh)
-        image_spec = ImageSpec(**meta["preprocessing"])
+        image_spec = ImageSpec(**meta["preprocessing"]) if meta["preprocessing"] else None
         tokenizer = tasks.make_tokenizer(config, file=checkpoint.tokenizer_file(meta))
-        task = tasks.Task(config, image_spec, tokenizer, mesh)
+        facts = tasks.DataFacts.from_json(meta.get("facts", {}))
+        task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
         abstract = jax.eval_shape(task.init, jax.random.key(0))
         target = partition.placed_shapes(abstract, _shardings(abstract, config, mesh))
         checkpoints = open_checkpoints(workdir)
@@ -253,7 +256,7 @@ def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> 
     with distributed.together():
         if not config.data.eval:
             raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
-        evaluator = embed.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
+        evaluator = evaluator_lib.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
         path, page = places(model, workdir, output)
     params = model.restore()
     told = model.name if model.step is None else f"step {model.step} of {model.name}"

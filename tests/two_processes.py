@@ -86,7 +86,8 @@ def cli(events, folder, meshes, *argv):
     from mmjax import cli as command_line
     from mmjax.data import pipeline
     from mmjax.errors import UserError
-    from mmjax.evaluation import embed, report
+    from mmjax.evaluation import evaluator as evaluator_lib
+    from mmjax.evaluation import report
     from mmjax.parallel import distributed
     from mmjax.training import loop
 
@@ -106,7 +107,7 @@ def cli(events, folder, meshes, *argv):
         step, _, process = where.partition(":")
         at.setdefault((step, int(process)), []).append(what)
     counted, count_bad = [0], loop._Run._count_bad
-    run_evaluation, following = embed.Evaluator.run, pipeline.BatchIterator.__next__
+    run_evaluation, following = evaluator_lib.Evaluator.run, pipeline.BatchIterator.__next__
 
     def at_step(self, replaced, step):
         for what in at.get((str(step), jax.process_index()), ()):
@@ -137,7 +138,7 @@ def cli(events, folder, meshes, *argv):
     with (
         mock.patch.object(loop._Run, "_count_bad", at_step),
         mock.patch.object(pipeline.BatchIterator, "__next__", at_batch),
-        mock.patch.object(embed.Evaluator, "run", at_evaluation),
+        mock.patch.object(evaluator_lib.Evaluator, "run", at_evaluation),
         mock.patch.object(distributed, "leave", check_and_leave),
         drawn,
     ):

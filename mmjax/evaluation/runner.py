@@ -21,10 +21,10 @@ from mmjax.evaluation import (
     bootstrap,
     clip_score,
     compositional,
-    embed,
     features,
     prompts,
     retrieval,
+    sharing,
     suite,
 )
 from mmjax.evaluation.artifacts import Artifacts, Matching
@@ -149,7 +149,7 @@ def run(
       say: is told what comes next.
     """
     sources = [source for each in opened for source in (each.source, each.train) if source is not None]
-    examples = embed.make_examples(sources, image_spec, embedder)
+    examples = sharing.make_examples(sources, image_spec, embedder.feeder)
 
     def shown(source: Source) -> Iterable[Any]:
         hidden = jax.process_index() != 0

@@ -8,17 +8,27 @@ from typing import Any
 
 CLASSIFICATION = "zeroshot_classification"
 RETRIEVAL = "zeroshot_retrieval"
+CAPTIONING = "image_captioning"
+QUESTIONS = "visual_question_answering"
+MATCHING = "image_text_matching"
+MASKING = "masked_modelling"
+FUSION = "multimodal_classification"
 
 _TITLES = {
     CLASSIFICATION: "zero-shot classification",
     RETRIEVAL: "zero-shot retrieval",
+    CAPTIONING: "captioning",
+    QUESTIONS: "questions about images",
+    MATCHING: "image-text matching",
+    MASKING: "masked words and patches",
+    FUSION: "classification by several modalities",
     "image_caption_selection": "image-caption selection",
     "clip_score": "CLIPScore",
     "knn": "k nearest neighbours",
     "few_shot": "few-shot episodes",
     "linear_probe": "linear probe",
 }
-_RATE = re.compile(r"(^|_)(acc\d?|recall)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
+_RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
 _FOLDS = re.compile(r"\d+x\d+_")  # begins the keys of `retrieval.fold_metrics` in an evaluation
 

@@ -6,9 +6,23 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from mmjax.models.albef import ALBEF
+from mmjax.models.captioner import Captioner
+from mmjax.models.coca import CoCa
+from mmjax.models.prefix_lm import PrefixLM
+from mmjax.models.qformer import QFormer
 from mmjax.models.two_tower import TwoTower
+from mmjax.models.vilt import ViLT
 
-KINDS: dict[str, type[nn.Module]] = {"two_tower": TwoTower}
+KINDS: dict[str, type[nn.Module]] = {
+    "two_tower": TwoTower,
+    "captioner": Captioner,
+    "coca": CoCa,
+    "albef": ALBEF,
+    "vilt": ViLT,
+    "qformer": QFormer,
+    "prefix_lm": PrefixLM,
+}
 
 
 def make_model(settings: Mapping[str, Any], dtype: DTypeLike, kernels: Mapping[str, str]) -> nn.Module:

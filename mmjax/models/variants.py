@@ -4,6 +4,8 @@ import copy
 from typing import Any
 
 from mmjax import errors
+from mmjax.models.variants_fusion import FUSION
+from mmjax.models.variants_generative import GENERATIVE
 
 
 def _image(image_size, patch_size, width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
@@ -133,7 +135,8 @@ def variant(name: str) -> dict[str, Any]:
     Raises:
       UserError: the name is not in the table.
     """
-    return copy.deepcopy(VARIANTS[errors.choose("variant", name, VARIANTS)])
+    known = VARIANTS | GENERATIVE | FUSION
+    return copy.deepcopy(known[errors.choose("variant", name, known)])
 
 
 def _encoder(width: int, depth: int, heads: int, **settings) -> dict[str, Any]:

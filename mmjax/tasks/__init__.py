@@ -2,11 +2,20 @@
 
 from mmjax.tasks.checking import check_model
 from mmjax.tasks.flops import model_flops
-from mmjax.tasks.inputs import batch_shapes, make_image_spec, make_tokenizer, make_train_examples
+from mmjax.tasks.inputs import (
+    DataFacts,
+    batch_shapes,
+    make_image_spec,
+    make_tokenizer,
+    make_train_examples,
+    open_mixture,
+    read_facts,
+)
 from mmjax.tasks.task import DTYPES, Task
 
 __all__ = [
     "DTYPES",
+    "DataFacts",
     "Task",
     "batch_shapes",
     "check_model",
@@ -14,4 +23,6 @@ __all__ = [
     "make_tokenizer",
     "make_train_examples",
     "model_flops",
+    "open_mixture",
+    "read_facts",
 ]

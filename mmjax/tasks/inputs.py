@@ -1,5 +1,7 @@
 """What a task reads: preprocessing, tokenizer, training examples and the shapes of their batches."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from mmjax.data import examples, images, prepare, source, specs, tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
 
-# What `data.texts` may be, and what it makes of a record.
+Mixture = Sequence[tuple[source.Source, Any]]
 TEXTS = ("captions", "questions", "answers")
 
 
@@ -83,7 +85,7 @@ def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = No
     return tokenizer
 
 
-def open_mixture(config: ml_collections.ConfigDict) -> list[tuple[source.Source, Any]]:
+def open_mixture(config: ml_collections.ConfigDict) -> Mixture:
     """The sources of `data.train` with their weights.
 
     Raises:
@@ -92,12 +94,39 @@ def open_mixture(config: ml_collections.ConfigDict) -> list[tuple[source.Source,
     return specs.parse_mixture(config.data.train, specs.make_options(config))
 
 
-def answer_names(config: ml_collections.ConfigDict, mixture: list[tuple[source.Source, Any]]) -> tuple[str, ...]:
-    """The answers that a question is classified among: those of `data.answers`, or of the training data itself.
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What a task takes from its training data besides the examples; a checkpoint carries it.
+
+    Attributes:
+      answers: those that a question is classified among.
+      shapes: of each modality but the record's image: (name, shape) pairs.
+    """
+
+    answers: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "DataFacts":
+        """Reads what `dataclasses.asdict` and JSON made of it."""
+        shapes = tuple((name, tuple(shape)) for name, shape in stored.get("shapes", ()))
+        return cls(tuple(stored.get("answers", ())), shapes)
+
+
+def read_facts(config: ml_collections.ConfigDict, mixture: Mixture) -> DataFacts:
+    """What the task takes from its training data.
 
     Raises:
-      UserError: neither is there, or the model's `answers` is another number.
+      UserError: the data have not what the task needs.
     """
+    return DataFacts(
+        answers=_answer_names(config, mixture) if config.objectives.vqa else (),
+        shapes=_modality_shapes(config, mixture) if "encoders" in config.model else (),
+    )
+
+
+def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[str, ...]:
+    """The answers of `data.answers`, or of the training data itself."""
     if config.data.answers:
         names = tuple(answers_lib.read_answers(config.data.answers))
     else:
@@ -113,36 +142,10 @@ def answer_names(config: ml_collections.ConfigDict, mixture: list[tuple[source.S
     return names
 
 
-def make_preparer(
-    config: ml_collections.ConfigDict,
-    image_spec: images.ImageSpec | None,
-    tokenizer: tokenizers.Tokenizer | None,
-    mixture: list[tuple[source.Source, Any]],
-) -> prepare.Preparer:
-    """What makes of a record what the task is trained on.
-
-    Raises:
-      UserError: the data have not what the task needs.
-    """
-    if "encoders" in config.model:
-        return prepare.ModalityPreparer(modality_shapes(config, [each for each, _ in mixture]), image_spec)
-    kind = text_kind(config)
-    if kind == "questions":
-        return prepare.QuestionPreparer(image_spec, tokenizer, answer_names(config, mixture))
-    return (prepare.AnswerPreparer if kind == "answers" else prepare.PairPreparer)(image_spec, tokenizer)
-
-
-def modality_shapes(
-    config: ml_collections.ConfigDict, sources: list[source.Source]
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The shape of each modality but the record's image, as the sources declare them.
-
-    Raises:
-      UserError: an encoder without a modality, or sources that differ.
-    """
+def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
     wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
-    shapes = {}
-    for each in sources:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for each, _ in mixture:
         declared = getattr(each, "modality_shapes", {})
         for name in wanted:
             if name not in declared:
@@ -154,23 +157,31 @@ def modality_shapes(
     return tuple(sorted(shapes.items()))
 
 
-def make_train_examples(
+def make_preparer(
     config: ml_collections.ConfigDict,
     image_spec: images.ImageSpec | None,
     tokenizer: tokenizers.Tokenizer | None,
+    facts: DataFacts,
+) -> prepare.Preparer:
+    """What makes of a record what the task is trained on."""
+    if "encoders" in config.model:
+        return prepare.ModalityPreparer(facts.shapes, image_spec)
+    kind = text_kind(config)
+    if kind == "questions":
+        return prepare.QuestionPreparer(image_spec, tokenizer, facts.answers)
+    return (prepare.AnswerPreparer if kind == "answers" else prepare.PairPreparer)(image_spec, tokenizer)
+
+
+def make_train_examples(
+    config: ml_collections.ConfigDict, mixture: Mixture, preparer: prepare.Preparer
 ) -> examples.TrainExamples:
-    """The training examples of `data.train`, by position.
+    """The training examples of a mixture, by position.
 
     Raises:
       UserError: anything wrong with the data.
     """
-    mixture = open_mixture(config)
     return examples.TrainExamples(
-        mixture,
-        seed=config.seed,
-        prepare=make_preparer(config, image_spec, tokenizer, mixture),
-        order=config.data.order,
-        window=config.data.window,
+        mixture, seed=config.seed, prepare=preparer, order=config.data.order, window=config.data.window
     )
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
 from mmjax.objectives import matching
+from mmjax.parallel import exchange
 from mmjax.tasks.objectives import MATCHING
 from mmjax.tasks.views import Views, draw_keys
 
@@ -45,32 +45,33 @@ def loss(
       mesh: the devices that share the batch.
       noise: whether layers draw from `keys` too.
     """
-    rows = len(batch["text"])
+    rows, scope = len(batch["text"]), settings.loss.itm_negatives
     image, text = (features.get(name, jnp.zeros((rows, 1))) for name in ("image", "text"))
-    other_image, other_text, usable = matching.hard_negatives(
-        jax.lax.stop_gradient(image),
-        jax.lax.stop_gradient(text),
-        jnp.ones(()) if logit_scale is None else jax.lax.stop_gradient(logit_scale),
+    negatives = matching.hard_negatives(
+        image,
+        text,
+        jnp.ones(()) if logit_scale is None else logit_scale,
         batch["id"],
         draw_keys(keys, batch["id"], MATCHING),
         mesh=mesh,
-        scope=settings.loss.itm_negatives,
+        scope=scope,
         block_size=settings.loss.block_size,
+        precision=settings.loss.precision,
     )
     pictures, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
-    other_pictures, other_texts = matching.fetch((pictures, other_image), (texts, other_text), mesh=mesh)
+    other_pictures = exchange.fetch(pictures, negatives.image_for_text, mesh=mesh, scope=scope)
+    other_texts = exchange.fetch(texts, negatives.text_for_image, mesh=mesh, scope=scope)
 
     def match(pair):
         picture, (encoded, words), noise = pair
-        return model.match_logits(model.fuse(Encoded(*picture), Encoded(*encoded), words, noise))
+        return model.match_logits(model.fuse(picture, encoded, words, noise))
 
     sides = [(pictures, texts), (pictures, other_texts), (other_pictures, texts)]
-    pairs = [
-        (*side, None if keys is None or not noise else dropout.fold_keys(keys, 8 + i)) for i, side in enumerate(sides)
-    ]
+    noisy = keys if noise else None
+    pairs = [(*side, dropout.fold_keys(noisy, 8 + i)) for i, side in enumerate(sides)]
     # One after the other and computed again for the gradient: three times a batch of fused tokens is a lot to hold.
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
-    logits = jax.lax.map(jax.checkpoint(match), stacked).reshape(-1, 2)
-    labels = jnp.concatenate([jnp.ones(rows, jnp.int32), jnp.zeros(2 * rows, jnp.int32)])
-    weights = jnp.concatenate([jnp.ones(rows), usable.reshape(-1).astype(jnp.float32)])
-    return matching.itm_loss(logits, labels, weights)
+    logits = jax.lax.map(jax.checkpoint(match), stacked)
+    labels = jnp.zeros((3, rows), jnp.int32).at[0].set(matching.MATCH)
+    weights = jnp.stack([jnp.ones(rows), *[negatives.has_negative.astype(jnp.float32)] * 2])
+    return matching.itm_loss(logits.reshape(-1, 2), labels.reshape(-1), weights.reshape(-1))

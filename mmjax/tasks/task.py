@@ -21,7 +21,7 @@ from mmjax.nn import attention
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel import activations
-from mmjax.tasks import flops, matching, objectives
+from mmjax.tasks import flops, inputs, matching, objectives
 from mmjax.tasks.checking import NOISE, check_model
 from mmjax.tasks.objectives import modalities
 from mmjax.tasks.views import Views
@@ -60,8 +60,9 @@ class Task:
     Args:
       config: the run's config.
       image_spec: how images are prepared; None for a model that sees none.
-      tokenizer: needed for masked words alone.
+      tokenizer: needed for masked words and for writing.
       mesh: the devices that share a batch; None for one device.
+      facts: what is known of the training data.
 
     Raises:
       UserError: an impossible model or objective.
@@ -73,9 +74,12 @@ class Task:
         image_spec: images_lib.ImageSpec | None,
         tokenizer: tokenizers.Tokenizer | None = None,
         mesh: Mesh | None = None,
+        facts: inputs.DataFacts | None = None,
     ):
         check_model(config)
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.image_spec, self.facts = config, mesh, image_spec, facts or inputs.DataFacts()
+        # Evaluation makes arrays of a record alike.
+        self.preparer = inputs.make_preparer(config, image_spec, tokenizer, self.facts)
         self.weights = {name: weight for name, weight in config.objectives.items() if weight}
         settings = config.model.to_dict()
         top = settings.pop("max_logit_scale", None)
@@ -94,6 +98,11 @@ class Task:
         self.settings = _Settings(
             config.loss, patch_size=config.model.get("image", {}).get("patch_size", 0), modality_dropout=hidden
         )
+        if self.weights.get("caption") and tokenizer is not None and tokenizer.bos_id is None:
+            raise UserError(
+                f"objectives.caption={self.weights['caption']} needs a tokenizer with a first token, which"
+                f" data.tokenizer={config.data.tokenizer!r} has not; 'clip', 'bytes' and 'words:...' do"
+            )
         if self.weights.get("mlm"):
             if tokenizer is None or tokenizer.mask_id is None:
                 raise UserError(
@@ -122,6 +131,11 @@ class Task:
         image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
         return image.ndim == 2
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answers that a question is classified among."""
+        return self.facts.answers
+
     def can(self, objective: str) -> bool:
         """Whether the model is trained with an objective."""
         return bool(self.weights.get(objective))
@@ -141,7 +155,9 @@ class Task:
         return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
 
     def normalize(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From bytes to the numbers the image tower was made for."""
+        """From bytes to the numbers the image tower was made for; all zeros with `data.blind`."""
+        if self.config.data.blind:
+            return jnp.zeros(images.shape, jnp.float32)
         return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
 
     def views(self, params: Any, batch: Batch, keys: Key[Array, " B"] | None = None) -> Views:
@@ -280,6 +296,12 @@ class Task:
             slots = prompt.shape[1] + decoding.max_tokens
             logits, carry = model.start(model.encode_image(self.normalize(images)), prompt, prompt_mask, slots)
             return generation.generate(model.step, logits, carry, decoding, keys, take=model.take)
+
+    def decoding(self, tokenizer: tokenizers.Tokenizer) -> generation.Decoding:
+        """How text is written in evaluation: the config's `decoding`."""
+        settings = self.config.decoding.to_dict()
+        settings["max_tokens"] = settings["max_tokens"] or tokenizer.context_length - 1
+        return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
     def write_loss(self, params: Any, batch: Batch) -> TokenLoss:
         """The captioning objective of each example, without label smoothing: for perplexity."""

@@ -222,8 +222,8 @@ def make_meta(
     Args:
       config: the run's config.
       position: training examples consumed.
-      image_spec: how images are prepared, a dataclass.
-      tokenizer: gives `describe()` and `file_bytes`.
+      image_spec: how images are prepared, a dataclass; None for a model that sees none.
+      tokenizer: gives `describe()` and `file_bytes`; None for a model without text.
       **more: anything else JSON can hold.
     """
     import flax
@@ -238,13 +238,14 @@ def make_meta(
         "flax": flax.__version__,
         "optax": optax.__version__,
     }
+    file = None if tokenizer is None else tokenizer.file_bytes
     versions |= {"orbax-checkpoint": ocp.__version__, "numpy": numpy.__version__}
     return {
         "config": config.to_dict(),
         "position": position,
-        "preprocessing": dataclasses.asdict(image_spec),
-        "tokenizer": tokenizer.describe(),
-        "tokenizer_file": base64.b64encode(tokenizer.file_bytes).decode() if tokenizer.file_bytes else None,
+        "preprocessing": None if image_spec is None else dataclasses.asdict(image_spec),
+        "tokenizer": None if tokenizer is None else tokenizer.describe(),
+        "tokenizer_file": base64.b64encode(file).decode() if file else None,
         "versions": versions,
         "device": jax.devices()[0].device_kind,
         **more,

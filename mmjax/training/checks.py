@@ -26,11 +26,16 @@ _STRUCTURE = (
 # Rates may change in a resumed run as long as they stay on or off.
 _ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
 # How a model is run, not what it is: parameters are stored alike.
-_EXECUTION = tuple(
-    f"model.{tower}.{field}"
-    for tower in ("image", "text")
-    for field in ("scan", "remat", "patch_dropout", "dropout", "drop_path")
+_EXECUTION = ("scan", "remat", "patch_dropout", "dropout", "drop_path", "modality_dropout")
+_SIZES = (
+    *("width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "vocab_size", "context_length", "embed_dim"),
+    *("queries", "pool_heads", "classes"),
 )
+
+
+def _of_model(field: str, names: Sequence[str]) -> bool:
+    """Whether a field, by its path, is one of these somewhere in the model."""
+    return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -40,7 +45,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       UserError: naming the field.
     """
     flat = config_lib.flatten(config)
-    sizes = [field for field, value in flat.items() if field.startswith("model.") and type(value) is int]
+    sizes = [field for field, value in flat.items() if _of_model(field, _SIZES) and type(value) is int]
     for field in (
         "steps",
         "batch_size",
@@ -161,7 +166,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
         line
         for line in changed
         if line.startswith(_STRUCTURE)
-        and not line.startswith(_EXECUTION)
+        and not _of_model(line.partition(":")[0], _EXECUTION)
         and not any(line.startswith(field) and old[field] and new[field] for field in _ON_OFF)
     ]
     if other:

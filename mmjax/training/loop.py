@@ -1,6 +1,7 @@
 """The training loop, top to bottom: mesh, input, model, restore, steps, evaluation, checkpoint."""
 
 import collections
+import dataclasses
 import signal
 import time
 from typing import Any
@@ -13,7 +14,8 @@ from mmjax import config as config_lib
 from mmjax import storage, tasks
 from mmjax.data import faults, pipeline
 from mmjax.errors import AgreedError, TrainingDiverged, UserError
-from mmjax.evaluation import embed, report
+from mmjax.evaluation import evaluator as evaluator_lib
+from mmjax.evaluation import report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint, checks, logs, profiler, throughput, warm_start
@@ -54,10 +56,12 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             mesh = mesh_lib.make_mesh(config.mesh)
             mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
             image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
-            task = tasks.Task(config, image_spec, tokenizer, mesh)
-            source = tasks.make_train_examples(config, image_spec, tokenizer)
+            mixture = tasks.open_mixture(config)
+            facts = tasks.read_facts(config, mixture)
+            task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
+            source = tasks.make_train_examples(config, mixture, task.preparer)
             data = source.describe()
-            evaluator = embed.Evaluator(config, task, mesh, tokenizer, image_spec)
+            evaluator = evaluator_lib.Evaluator(config, task, mesh, tokenizer, image_spec)
             checks.check_best_metric(config, [source.name for source in evaluator.sources])
 
             # Model and optimizer, as shapes; nothing is made on the devices yet.
@@ -328,7 +332,7 @@ class _Run:
         results = self.evaluator.run(params, keep_artifacts=final)
         if not results:
             return {}
-        metrics = embed.flat_metrics(results)
+        metrics = evaluator_lib.flat_metrics(results)
         self.logger.write(step, "eval", metrics | {"eval_seconds": time.perf_counter() - started})
         for result in results:
             told = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if "rank" not in name)
@@ -347,6 +351,7 @@ class _Run:
             self.image_spec,
             self.tokenizer,
             data=self.data,
+            facts=dataclasses.asdict(self.task.facts),
             bad_examples=dict(self.bad_examples),
             evaluated=self.evaluated is not None,
         )

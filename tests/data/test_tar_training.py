@@ -74,7 +74,7 @@ def test_what_the_order_follows_from_is_described(tmp_path):
 
     def described(**changes):
         made = config(folder, **changes)
-        return tasks.make_train_examples(made, tasks.make_image_spec(made), tasks.make_tokenizer(made)).describe()
+        return tasks.make_train_examples(made, tasks.open_mixture(made), preparer=None).describe()
 
     assert described() == described(seed=9, batch_size=8)
     kinds = [described(), described(data__order="windowed"), described(data__order="windowed", data__window=3)]

@@ -10,7 +10,7 @@ import pytest
 from mmjax.data.examples import EvalExamples
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError
-from mmjax.evaluation import artifacts, embed, suite, tables
+from mmjax.evaluation import artifacts, sharing, suite, tables
 from mmjax.evaluation.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.zero_shot import evaluate_zero_shot, prompts, zero_shot_weights
 from mmjax.parallel import distributed
@@ -279,7 +279,7 @@ def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeyp
 
     monkeypatch.setattr(type(source), "__getitem__", noting)
     monkeypatch.setattr(distributed, "exchange", exchange)
-    shared = embed._SharedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
+    shared = sharing.SharedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
     found = []
     for example in shared:
         found.append(example)

@@ -12,7 +12,8 @@ import runs
 from tensorboardX.proto import event_pb2
 
 from mmjax.errors import UserError
-from mmjax.evaluation import embed, report
+from mmjax.evaluation import evaluator as evaluator_lib
+from mmjax.evaluation import report
 from mmjax.training import checkpoint, loop, profiler, warm_start
 
 
@@ -224,7 +225,7 @@ class TestBest:
         config = runs.config(**data, checkpoint__every=2, eval__every=2, checkpoint__keep=1)
         config.checkpoint.keep_best, config.checkpoint.best_metric = 1, "pets/acc1"
         accuracy = iter([0.1, 0.9, 0.2, 0.3])
-        with mock.patch.object(embed, "flat_metrics", lambda results: {"pets/acc1": next(accuracy)}):
+        with mock.patch.object(evaluator_lib, "flat_metrics", lambda results: {"pets/acc1": next(accuracy)}):
             runs.train(config, tmp_path)
         assert runs.steps(tmp_path) == [4, 8]
 
@@ -257,13 +258,13 @@ def lit(plain, data, evaluated, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("lit")
     config = runs.config(**data, ema_decay=DECAY, optimizer__freeze=LOCKED, seed=1, checkpoint__every=1)
     config.init_from, config.init_paths, config.checkpoint.keep, config.steps = str(plain), LOCKED, 9, 4
-    run = embed.Evaluator.run
+    run = evaluator_lib.Evaluator.run
 
     def remember(self, params, **kwargs):
         evaluated.append(jax.tree.map(np.array, params))
         return run(self, params, **kwargs)
 
-    with mock.patch.object(embed.Evaluator, "run", remember):
+    with mock.patch.object(evaluator_lib.Evaluator, "run", remember):
         assert runs.train(config, workdir) is None
     return workdir
 

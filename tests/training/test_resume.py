@@ -14,7 +14,7 @@ import pytest
 import runs
 
 from mmjax.data import pipeline
-from mmjax.evaluation import embed
+from mmjax.evaluation import evaluator as evaluator_lib
 from mmjax.training import checkpoint, logs, loop
 
 STEPS = 8  # checkpoints at 3, 6, 8; evaluations at 4, 8
@@ -99,7 +99,7 @@ MOMENTS = {
     "while a line is written": within_line(5),
     "within a save": within_save(6),
     "just after a save": raising(loop._Run, "save", when=lambda state, step: step == 6, before=False),
-    "within an evaluation": raising(embed.Evaluator, "run"),
+    "within an evaluation": raising(evaluator_lib.Evaluator, "run"),
     "between an evaluation and a save": raising(loop._Run, "save", when=lambda state, step: step == 8),
     "within the last save": within_save(8),
     "before the summary": raising(loop._Run, "finish"),
@@ -182,7 +182,7 @@ SIGNALS = {
     "before the first checkpoint": (signal.SIGINT, loop._Run, "_count_bad", lambda replaced, step: step == 1, 1),
     "at a step that saves": (signal.SIGINT, loop._Run, "_count_bad", lambda replaced, step: step == 6, 6),
     "at a step that evaluates": (signal.SIGTERM, loop._Run, "_count_bad", lambda replaced, step: step == 4, 4),
-    "within an evaluation": (signal.SIGTERM, embed.Evaluator, "run", lambda *args: True, 4),
+    "within an evaluation": (signal.SIGTERM, evaluator_lib.Evaluator, "run", lambda *args: True, 4),
     "at the last step": (signal.SIGTERM, loop._Run, "_count_bad", lambda replaced, step: step == 8, 8),
     "within the last evaluation": (signal.SIGINT, loop._Run, "save", lambda state, step: step == 8, 8),
 }

@@ -1,0 +1,115 @@
+"""Questions about images, answered by choosing among a list of answers or in words."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.data.prepare import AnswerPreparer
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.evaluation import vqa
+from mmjax.evaluation.feeding import Feeder, Row
+from mmjax.evaluation.shown import Shown
+from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.tables import QUESTIONS
+
+_NEAREST = 3  # answers shown
+
+
+class _Questions:
+    """What both ways of answering have in common: questions in, VQA accuracy out."""
+
+    def lacking(self, record: Mapping[str, Any]) -> str:
+        """What a record has not that this needs."""
+        return "" if record.get("question") and record.get("answers") else "question with answers"
+
+    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
+        """Evaluates a source; answers given as one alone are compared as VQA v2's ten are."""
+        held = []
+
+        def rows() -> Iterator[Row]:
+            for example in examples:
+                held.append((dict(example.extras), example.image if keep else None))
+                yield example.image, *self._encode(example.extras["question"])
+
+        given = self._answers(params, rows())
+        told = [extras for extras, _ in held]
+        types = [extras.get("answer_type") for extras in told]
+        people = [list(extras["answers"]) for extras in told]
+        # Only VQA v2's own answers come normalised.
+        how = "official" if source.name.startswith("vqa:") else "both"
+        chosen = [each[0][0] for each in given]
+        scored = vqa.score_answers(chosen, people, types if all(types) else None, normalize=how)
+        shown = Shown(keep, "answers given")
+        for (extras, image), answers, score in zip(held, given, scored.examples.tolist(), strict=True):
+            marked = [(text, value, place == 0 and score >= 0.5) for place, (text, value) in enumerate(answers)]
+            shown.add(image, [extras["question"], f"answer: {vqa.majority(extras['answers'])}"], marked)
+        return Evaluation(source.name, QUESTIONS, len(given), scored.metrics, shown.artifacts())
+
+    def _encode(self, question: str) -> Row:
+        raise NotImplementedError
+
+    def _answers(self, params: Any, rows: Iterator[Row]) -> list[list[tuple[str, float]]]:
+        raise NotImplementedError
+
+
+class AnswerEvaluation(_Questions):
+    """Chooses among the answers that the model was trained with.
+
+    Args:
+      task: gives `answer`, and `answers`, the list.
+      feeder: runs it on the mesh.
+      tokenizer: of the questions.
+    """
+
+    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
+        self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
+
+        def run(params, image, text, mask):
+            return jax.lax.top_k(task.answer(params, image, text, mask), min(_NEAREST, task.config.model.answers))
+
+        self.run = feeder.compiled(run)
+
+    def _encode(self, question: str) -> Row:
+        ids, mask = self.tokenizer([question])
+        return ids[0], mask[0]
+
+    def _answers(self, params: Any, rows: Iterator[Row]) -> list[list[tuple[str, float]]]:
+        scores, places = self.feeder.run(self.run, params, rows)
+        names = self.task.answers
+        chances = 1 / (1 + np.exp(-scores.astype(np.float64)))
+        return [
+            [(names[place], float(chance)) for place, chance in zip(row, own, strict=True)]
+            for row, own in zip(places.tolist(), chances, strict=True)
+        ]
+
+
+class WrittenAnswers(_Questions):
+    """Writes the answer after the question.
+
+    Args:
+      task: gives `write`.
+      feeder: runs it on the mesh.
+      tokenizer: of questions and answers.
+    """
+
+    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
+        self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
+        self.preparer = AnswerPreparer(task.image_spec, tokenizer)
+        decoding = task.decoding(tokenizer)
+
+        def run(params, image, text, mask):
+            written = task.write(params, image, text, mask, decoding)
+            return written.tokens, written.scores
+
+        self.run = feeder.compiled(run)
+
+    def _encode(self, question: str) -> Row:
+        return self.preparer.prompt(question)
+
+    def _answers(self, params: Any, rows: Iterator[Row]) -> list[list[tuple[str, float]]]:
+        tokens, scores = self.feeder.run(self.run, params, rows)
+        return [
+            [(self.tokenizer.decode(row.tolist()), score)] for row, score in zip(tokens, scores.tolist(), strict=True)
+        ]

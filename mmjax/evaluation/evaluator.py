@@ -1,0 +1,78 @@
+"""The evaluation of a config: every source, by all that its model is trained to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mmjax.data import images, specs, tokenizers
+from mmjax.errors import UserError
+from mmjax.evaluation import answered, embed, feeding, fused, masking, matched, prompts, sharing, suite, written
+
+
+class Evaluator:
+    """Sources opened once, functions compiled once.
+
+    Args:
+      config: `data`, `eval`, `decoding` and `objectives` are read.
+      task: what the model can do: see `mmjax.tasks.Task`.
+      mesh: the device mesh.
+      tokenizer, image_spec: preprocessing, as in training; None where the model has no use for them.
+
+    Raises:
+      UserError: an evaluation source cannot be opened, or has not what the model is trained to do.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        task: Any,
+        mesh: Mesh,
+        tokenizer: tokenizers.Tokenizer | None,
+        image_spec: images.ImageSpec | None,
+    ):
+        options = specs.make_options(config, evaluation=True)
+        opened = specs.parse_eval(config.data.eval, options) if config.data.eval else []
+        self.sources = [prompts.apply(source) for source in opened]
+        self.image_spec = image_spec
+        feeder = feeding.Feeder(mesh, config.eval.batch_size, loss=config.loss.impl if task.contrasts else "dense")
+        self.feeder = feeder
+        self.reads_all = task.can("classify")
+        self.parts: list[Callable[..., suite.Evaluation]] = []
+        if task.can("classify"):
+            self.parts.append(fused.FusedEvaluation(task, feeder))
+        if task.can("vqa"):
+            self.parts.append(answered.AnswerEvaluation(task, feeder, tokenizer))
+        if task.can("caption"):
+            part = answered.WrittenAnswers if config.data.texts == "answers" else written.CaptionEvaluation
+            self.parts.append(part(task, feeder, tokenizer))
+        if task.can("itm"):
+            self.parts.append(matched.MatchEvaluation(task, feeder, tokenizer))
+        if task.can("mlm") or task.can("mim"):
+            self.parts.append(masking.MaskEvaluation(task, feeder, tokenizer))
+        self.embedder = None
+        if task.embeds and (task.contrasts or not self.parts):
+            self.embedder = embed.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
+        for source in self.sources:
+            for part in self.parts:
+                if len(source) and (lacking := part.lacking(source[0])):
+                    raise UserError(f"data.eval={config.data.eval!r}: {source.name!r} has no {lacking}")
+
+    def run(self, params: Any, *, keep_artifacts: bool = False) -> list[suite.Evaluation]:
+        """Evaluates parameters on every source; artifacts are what the report shows, for the first process alone."""
+        keep = keep_artifacts and jax.process_index() == 0
+        # Modalities are arrays of any size, which are not sent around: every process reads all examples.
+        shared = [] if self.reads_all else self.sources
+        examples = sharing.make_examples(shared, self.image_spec, self.feeder)
+        found = []
+        for source in self.sources:
+            if self.embedder is not None:
+                found += suite.evaluate([source], self.embedder.bind(params), examples=examples, keep_artifacts=keep)
+            found += [part(params, source, examples(source), keep=keep) for part in self.parts]
+        return found
+
+
+def flat_metrics(evaluations: list[suite.Evaluation]) -> dict[str, float]:
+    """All metrics as `DATASET/METRIC`."""
+    return {f"{e.dataset}/{name}": value for e in evaluations for name, value in e.metrics.items()}

@@ -1,0 +1,72 @@
+"""Classification by several modalities, with all of them, without each, and by each alone."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mmjax.evaluation.feeding import Feeder, Row
+from mmjax.evaluation.metrics import classification_metrics
+from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.tables import FUSION
+
+
+class FusedEvaluation:
+    """Accuracy as the data are, and the same data with modalities taken away.
+
+    Args:
+      task: gives `classify`, and `preparer`, which makes arrays of a record's modalities.
+      feeder: runs it on the mesh.
+    """
+
+    def __init__(self, task: Any, feeder: Feeder):
+        self.task, self.feeder = task, feeder
+        self.run = None
+
+    def lacking(self, record: Mapping[str, Any]) -> str:
+        """What a record has not that this needs."""
+        return "" if record.get("modalities") and record.get("label") is not None else "modalities with a label"
+
+    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
+        """Evaluates a source."""
+        del keep
+        names = self.task.preparer.names
+        patterns = {"acc1": np.ones(len(names), bool)}
+        for place, name in enumerate(names):
+            patterns[f"acc1_without_{name}"] = np.arange(len(names)) != place
+        if len(names) > 2:  # of two, each alone is the other missing
+            for place, name in enumerate(names):
+                patterns[f"acc1_only_{name}"] = np.arange(len(names)) == place
+        labels: list[int] = []
+        keys: list[str] = []
+
+        def rows() -> Iterator[Row]:
+            for example in examples:
+                arrays, there = self._arrays(example)
+                labels.append(int(example.label))
+                keys[:] = sorted(arrays)
+                yield *(arrays[key] for key in keys), np.array([there[name] for name in names], bool)
+
+        if self.run is None:
+
+            def classify(params, *columns):
+                *values, present = columns
+                batch = dict(zip(keys, values, strict=True))
+                return {name: self.task.classify(params, batch, present & kept) for name, kept in patterns.items()}
+
+            self.run = self.feeder.compiled(classify)
+        found = self.feeder.run(self.run, params, rows())
+        metrics: dict[str, float] = {}
+        for name, scores in found.items():
+            told = classification_metrics(scores, np.array(labels))
+            metrics |= told if name == "acc1" else {name: told["acc1"]}
+        return Evaluation(source.name, FUSION, len(labels), metrics)
+
+    def _arrays(self, example: Any) -> tuple[dict[str, np.ndarray], dict[str, bool]]:
+        preparer = self.task.preparer
+        arrays, there = preparer.arrays(example.extras)
+        if preparer.image_spec is not None:
+            size = preparer.image_spec.size
+            there["image"] = example.image is not None
+            arrays["image"] = example.image if there["image"] else np.zeros((size, size, 3), np.uint8)
+        return arrays, there

@@ -1,0 +1,68 @@
+"""Examples read by several processes, each its own part."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.data import examples, images
+from mmjax.evaluation import feeding
+from mmjax.parallel import distributed
+
+# What a record may hold besides, and the other processes are told.
+_TOLD = ("question", "answers", "answer_type", "references")
+
+
+class SharedExamples(examples.EvalExamples):
+    """A source's examples where several processes evaluate: each reads and decodes the rows that its devices embed.
+
+    All else (captions, labels, ids) is exchanged batch by batch; the images of others are blank.
+
+    Args:
+      source, image_spec: see `EvalExamples`.
+      batch_size: examples embedded at a time over all processes.
+      rows: those of a batch that this process embeds, ascending.
+    """
+
+    def __init__(self, source: Any, image_spec: images.ImageSpec, batch_size: int, rows: np.ndarray):
+        super().__init__(source, image_spec)
+        self.batch_size, self.rows = batch_size, rows.tolist()
+
+    def __iter__(self) -> Iterator[examples.EvalExample]:
+        blank = np.zeros((self.image_spec.size, self.image_spec.size, 3), np.uint8)
+        starts = range(0, len(self), self.batch_size)
+        mine = [start + row for start in starts for row in self.rows if start + row < len(self)]
+        ahead = self.read(mine)  # by threads, over the ends of batches
+        for start in range(0, len(self), self.batch_size):
+            stop = min(start + self.batch_size, len(self))
+            own, told, error = {}, [], None
+            try:
+                for index in (start + row for row in self.rows if start + row < stop):
+                    example = next(ahead)
+                    own[index] = example.image
+                    label = None if example.label is None else int(example.label)
+                    extras = {name: example.extras[name] for name in _TOLD if name in example.extras}
+                    told.append([index, example.captions, label, int(example.id), example.labels, extras])
+            except Exception as caught:
+                error = caught
+            distributed.raise_together(error)
+            everyone = {index: rest for part in distributed.exchange(told) for index, *rest in part}
+            for index in range(start, stop):
+                yield examples.EvalExample(own.get(index, blank), *everyone[index])
+
+
+def make_examples(
+    sources: Sequence[Any], image_spec: images.ImageSpec | None, feeder: feeding.Feeder
+) -> Callable[[Any], examples.EvalExamples]:
+    """How sources are decoded: `sources` by all processes together, and a view of one by whichever process asks.
+
+    Without an `image_spec` there is nothing to decode, and every process reads all.
+    """
+
+    def decoded(source: Any) -> examples.EvalExamples:
+        if jax.process_count() == 1 or image_spec is None or not any(source is each for each in sources):
+            return examples.EvalExamples(source, image_spec)
+        return SharedExamples(source, image_spec, feeder.batch_size, feeder.rows)
+
+    return decoded

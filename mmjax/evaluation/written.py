@@ -1,0 +1,62 @@
+"""Captions written by a model, against those that people wrote."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.evaluation import captions
+from mmjax.evaluation.feeding import Feeder, Row
+from mmjax.evaluation.metrics import perplexity
+from mmjax.evaluation.shown import Shown
+from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.tables import CAPTIONING
+
+
+class CaptionEvaluation:
+    """Writes a caption of every image.
+
+    Gives BLEU, ROUGE-L, CIDEr-D and the share of captions that are exactly one of the references (`references` of the
+    record, where it has them: all wordings that are right; else its captions), and the perplexity of the first caption.
+
+    Args:
+      task: gives `write` and `write_loss`.
+      feeder: runs it on the mesh.
+      tokenizer: of the captions.
+    """
+
+    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
+        self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
+        decoding = task.decoding(tokenizer)
+
+        def run(params, image, text, mask):
+            written = task.write(params, image, text[:, :1], mask[:, :1], decoding)
+            loss = task.write_loss(params, {"image": image, "text": text, "text_mask": mask})
+            return written.tokens, written.scores, loss.total, loss.count
+
+        self.run = feeder.compiled(run)
+
+    def lacking(self, record: Mapping[str, Any]) -> str:
+        """What a record has not that this needs."""
+        return "" if record.get("image") is not None and record.get("captions") else "image with captions"
+
+    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
+        """Evaluates a source."""
+        held = []
+
+        def rows() -> Iterator[Row]:
+            for example in examples:
+                references = list(example.extras.get("references", example.captions))
+                held.append((references, example.image if keep else None))
+                ids, mask = self.tokenizer([example.captions[0]])
+                yield example.image, ids[0], mask[0]
+
+        tokens, scores, total, count = self.feeder.run(self.run, params, rows())
+        texts = [self.tokenizer.decode(row.tolist()) for row in tokens]
+        references = [each for each, _ in held]
+        scored = captions.score_captions(texts, references)
+        metrics = scored.metrics | {"perplexity": perplexity(float(total.sum()), float(count.sum()))}
+        shown = Shown(keep, "captions written")
+        exact = scored.examples["exact_match"]
+        for (told, image), text, score, right in zip(held, texts, scores.tolist(), exact.tolist(), strict=True):
+            shown.add(image, told, [(text, score, bool(right))])
+        return Evaluation(source.name, CAPTIONING, len(texts), metrics, shown.artifacts())
