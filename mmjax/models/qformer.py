@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from mmjax import errors
 from mmjax.models import encoders, heads, language, parts
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
@@ -56,6 +57,8 @@ class QFormer(nn.Module):
     serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "caption", "vqa")
 
     def setup(self):
+        if not self.text.get("cross_every"):
+            raise errors.UserError("model.text.cross_every=0 leaves the image unseen; set it to 1 or more (BLIP-2: 2)")
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
         self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
@@ -182,13 +185,13 @@ class QFormer(nn.Module):
         return carry.take(rows)
 
     def __call__(self, images, text, text_mask=None):
-        """Embeds and fuses both, with every head; used to initialise every parameter."""
-        image = self.encode_image(images)
-        # First of all both segments in one pass, which makes the parameters of every layer.
-        fused = self._read(image, text, text_mask, None, causal=False)
-        out = [self.embed_image(image), self.embed_text(self.encode_text(text, text_mask))]
+        """Fuses both, with every head; used to initialise every parameter."""
+        # Both segments in one pass, which makes the parameters of every layer.
+        fused = self._read(self.encode_image(images), text, text_mask, None, causal=False)
+        queries, words = fused.tokens[:, : self.queries], fused.tokens[:, self.queries :]
+        out = [self.image_projection(queries), self.text_projection(words[:, 0])]
         out += [self.match_logits(fused)] if self.match else []
-        out += [self.caption_logits(image, text, text_mask)[:, 0]] if self.caption else []
+        out += [self.reader.logits(words)[:, 0]] if self.caption else []
         return (*out, *([self.answer_logits(fused)] if self.answers else []))
 
     def _embedded(self, batch: int, keys: Key[Array, " B"] | None) -> Float[Array, "B Q D"]:

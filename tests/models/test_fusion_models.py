@@ -1,13 +1,15 @@
-"""ALBEF, ViLT, Q-Former and BERT: published sizes, what pairs, padding and captions may and may not change."""
+"""Published sizes of BERT, ALBEF, ViLT and Q-Former, what their settings may be, and how the small ones begin."""
 
 import copy
+import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from mmjax.errors import UserError
 from mmjax.models.albef import ALBEF
+from mmjax.models.encoders import Encoded
 from mmjax.models.heads import Pooler
 from mmjax.models.language import TextStack
 from mmjax.models.qformer import QFormer
@@ -69,12 +71,54 @@ def test_qformer_has_186_080_002_parameters_besides_the_image_tower():
     assert count(params["image"]) == 985_952_256
 
 
-# -- What may change what ----------------------------------------------------------------------------------------------
+# -- Settings ----------------------------------------------------------------------------------------------------------
 
 
-ALL = {
-    "albef": dict(answers=5, logit_bias_init=-10.0),
-    "vilt": dict(answers=5, mim=True),
-    "qformer": dict(answers=5, caption_id=3),
-}
-LENGTHS = np.array([6, 3, 5])
+def call(model, method="__call__", *more):
+    side = model.image["image_size"]
+    arguments = jnp.zeros((2, side, side, 3)), jnp.ones((2, 6), jnp.int32)
+    return jax.eval_shape(lambda key: model.init(key, *arguments, *more, method=method), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "name, changes, told",
+    [
+        ("tiny-albef", dict(fusion=dict(heads=3)), "model.fusion.heads=3 does not divide model.text.width=32"),
+        ("tiny-albef", dict(image=dict(class_token=False)), "model.image.class_token=False leaves no token to embed"),
+        ("tiny-albef", dict(text=dict(causal=True)), "model.text.causal is no setting of TextStack here"),
+        ("tiny-vilt", dict(pooler=False), "model.pooler=False goes with no head for matches or answers"),
+        ("tiny-vilt", dict(image=dict(patch_dropout=0.5)), "model.image.patch_dropout is no setting of Stream here"),
+        ("tiny-qformer", dict(text=dict(depths=3)), "model.text.depths is no setting of TextStack here"),
+        ("tiny-qformer", dict(text=dict(cross_every=0)), "model.text.cross_every=0 leaves the image unseen"),
+    ],
+)
+def test_wrong_settings_are_named(name, changes, told):
+    whole = {k: FUSION[name][k] | v if isinstance(v, dict) else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=re.escape(told)):
+        call(make(name, **whole))
+
+
+@pytest.mark.parametrize(
+    "name, changes, method, told",
+    [
+        ("tiny-albef", dict(mlm=False), "word_logits", "model.mlm=False: the model has no such head; set it to True"),
+        ("tiny-albef", dict(), "answer_logits", "model.answers=0: the model has no such head; set it to the number"),
+        ("tiny-vilt", dict(), "patch_pixels", "model.mim=False: the model has no such head"),
+        ("tiny-qformer", dict(match=False), "match_logits", "model.match=False: the model has no such head"),
+    ],
+)
+def test_a_head_that_was_not_asked_for_is_named(name, changes, method, told):
+    fused = Encoded(jnp.zeros((1, 9, 32)))
+    with pytest.raises(UserError, match=re.escape(told)):
+        jax.eval_shape(lambda key: make(name, **changes).init(key, fused, method=method), jax.random.key(0))
+
+
+def test_vilt_wants_images_of_its_size():
+    model = make("tiny-vilt")
+    with pytest.raises(ValueError, match="an image of 24x16 pixels is not of the model's image_size=16"):
+        jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 24, 16, 3)), method="encode_image"), jax.random.key(0))
+
+
+def test_an_unknown_size_of_bert():
+    with pytest.raises(UserError, match="size='bas' is not known"):
+        bert("bas")
