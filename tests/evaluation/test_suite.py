@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -284,6 +285,10 @@ def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeyp
     for example in shared:
         found.append(example)
         if len(found) == 1:
+            # The next batch is read while nobody has asked for it.
+            deadline = time.monotonic() + 60
+            while not {index for _, index in threads} > {1, 2} and time.monotonic() < deadline:
+                time.sleep(0.001)
             first = {index for _, index in threads}
     assert {index for _, index in threads} == {1, 2, 5, 6, 9} and first > {1, 2}
     assert threading.main_thread().name not in {name for name, _ in threads}
