@@ -74,6 +74,7 @@ def measure(options, overrides):
     rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     versions = common.versions("jax", "jaxlib", "mmjax")
 
+    @functools.cache
     def compiled(kind, impl, batch, shared):
         def value(image, text, scale, bias, ids):
             function = contrastive.softmax_loss if kind == "softmax" else contrastive.sigmoid_loss
