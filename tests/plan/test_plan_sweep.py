@@ -10,7 +10,7 @@ from mmjax.training import devices
 from mmjax.training import state as state_lib
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("sizes", [pytest.param((1, 8, 1), marks=pytest.mark.full), (2, 2, 2)], ids=str)
 def test_every_mesh_divides_the_work(cpu_slice, monkeypatch, sizes):
     """Weights are gathered for the rows they meet; rows stay where they are, and nobody does another's attention."""
     monkeypatch.setattr(state_lib.partition, "MIN_SHARDED_SIZE", 64)
