@@ -83,9 +83,9 @@ def test_texts_of_any_length_have_the_class_token_at_one_position(coca):
     _, params, (*_, text, mask), _, model = coca
     text, mask = text[1:2, :4], mask[1:2, :4]
     embed = lambda model, *words: model.embed_text(model.encode_text(*words))
-    run = jax.jit(lambda *words: model.apply({"params": params}, *words, method=embed))
-    longer = run(np.pad(text, ((0, 0), (0, 3))), np.pad(mask, ((0, 0), (0, 3))))
-    np.testing.assert_allclose(run(text, mask), longer, atol=1e-6)
+    run = jax.jit(lambda params, *words: model.apply({"params": params}, *words, method=embed))
+    longer = run(params, np.pad(text, ((0, 0), (0, 3))), np.pad(mask, ((0, 0), (0, 3))))
+    np.testing.assert_allclose(run(params, text, mask), longer, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,13 @@ def gradients(model, params, arguments):
     """Of a fixed projection of all that `forward` gives."""
     rng = np.random.default_rng(1)
 
-    def loss(params):
+    def loss(params, *arguments):
         out, _ = forward(model, params, *arguments, embed=hasattr(model, "embed_image"))
         value = sum((rng.standard_normal(x.shape) * x).sum() for x in out.values())
         # The scale of similarities has no place but in the loss.
         return value + params.get("logit_scale", 0.0)
 
-    return jax.jit(jax.grad(loss))(params)
+    return jax.jit(jax.grad(loss))(params, *arguments)
 
 
 def check_golden(out, expected, mask):

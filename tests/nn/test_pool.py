@@ -63,3 +63,15 @@ def test_map(random_params, tokens, valid):
 def test_unknown_pool(tokens):
     with pytest.raises(ValueError, match="pool='max' is not known; choose one of: cls"):
         Pool("max").apply({}, tokens)
+
+
+def test_map_of_several_queries(random_params, tokens):
+    """Each query pools as if it were alone."""
+    module = Pool("map", heads=2, mlp_dim=6, queries=3, width=6, norm_inputs=True)
+    params = random_params(jax.eval_shape(module.init, jax.random.key(0), tokens, VALID)["params"], std=0.4)
+    out = jax.jit(module.apply)({"params": params}, tokens, VALID)
+    assert out.shape == (3, 3, 6)
+    single = jax.jit(module.clone(queries=1).apply)
+    for query in range(3):
+        alone = params | {"probe": params["probe"][:, query : query + 1]}
+        np.testing.assert_allclose(out[:, query], single({"params": alone}, tokens, VALID), atol=1e-6)
