@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.data import tokenizers
+from mmjax.evaluation import feeding
 from mmjax.parallel import arrays
 from mmjax.parallel import mesh as mesh_lib
 
