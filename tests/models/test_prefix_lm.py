@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_writers
 import writing
 
 from mmjax.errors import UserError
-from mmjax.models.prefix_lm import Connector
+from mmjax.models.prefix_lm import Connector, PrefixLM
 
 ASKING = dict(prefix_text=True, text__sep_id=writing.SEP)
 LLAVA = dict(prefix="causal", feature_layer=-2, connector="linear")
@@ -72,6 +73,30 @@ def test_a_question_sees_itself_and_no_answer(prefix_lm):
 
     assert differs(1) == [model.prefix_text, True, True, True]
     assert differs(3) == [False, False, False, True]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("prefix, prefix_text", [("causal", False), ("full", False), ("full", True)])
+def test_hugging_face_live(prefix, prefix_text):
+    """CLIP's tokens of the last block but one, LLaVA's projector, GPT-2."""
+    images, text, mask, _, _ = torch_writers.inputs()
+    text[[0, 1], [3, 1]] = writing.SEP
+    asked = np.array([4, 2, 0]) if prefix_text else np.zeros(3, int)
+    sees = np.zeros((3, 11, 11), bool)
+    for b, query, key in np.ndindex(sees.shape):
+        together = max(query, key) < 4 + asked[b]  # both belong to the prefix
+        sees[b, query, key] = key <= query or (prefix == "full" and together)
+        sees[b, query, key] &= key < 4 or mask[b, key - 4]
+    weights, expected = torch_writers.llava(sees, text)
+    model = PrefixLM(**torch_writers.LLAVA, prefix=prefix, prefix_text=prefix_text)
+
+    @jax.jit
+    def run(params, images, text, mask):
+        bound = model.bind({"params": params})
+        return bound.caption_logits(bound.encode_image(images), text, mask)
+
+    out = dict(logits=np.asarray(run(torch_writers.llava_params(weights), images, text, mask)))
+    writing.check_golden(out, expected, mask)
 
 
 @pytest.mark.parametrize(

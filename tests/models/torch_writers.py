@@ -19,6 +19,12 @@ COCA = dict(
     queries=5,
     pool_heads=2,
 )
+LLAVA = dict(
+    image=IMAGE | dict(activation="quick_gelu"),
+    text=TEXT | dict(activation="gelu_tanh", head="tied", eos_id=2, sep_id=5),
+    connector="mlp2x_gelu",
+    feature_layer=-2,
+)
 LENGTHS = np.array([CONTEXT, 4, 5])
 
 
@@ -83,18 +89,7 @@ def gpt2():
     import torch
     import transformers
 
-    config = transformers.GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=CONTEXT,
-        n_embd=WIDTH,
-        n_inner=HIDDEN,
-        n_layer=DEPTH,
-        n_head=HEADS,
-        add_cross_attention=True,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = randomised(transformers.GPT2LMHeadModel(config))
+    model = randomised(transformers.GPT2LMHeadModel(gpt2_config(add_cross_attention=True)))
     _, ids, mask, memory, real = tensors()
     with torch.no_grad():
         out = model(
@@ -104,6 +99,46 @@ def gpt2():
             encoder_attention_mask=real.long(),
         )
     return model, dict(logits=out.logits.numpy())
+
+
+def gpt2_config(**changes):
+    import transformers
+
+    sizes = dict(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=WIDTH, n_inner=HIDDEN, n_layer=DEPTH, n_head=HEADS)
+    return transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, **changes)
+
+
+def llava(sees, text):
+    """Hugging Face's CLIP, LLaVA projector and GPT-2 in a row: their weights, and logits at the text.
+
+    Args:
+      sees: [batch, tokens, tokens] bool, which tokens (of the image, then of the text) each one sees.
+      text: [batch, CONTEXT] token ids.
+    """
+    import torch
+    import transformers
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    vision = dict(num_hidden_layers=DEPTH, num_attention_heads=HEADS, hidden_size=24, intermediate_size=32)
+    vision = transformers.CLIPVisionConfig(**vision, image_size=16, patch_size=8, hidden_act="quick_gelu")
+    language = gpt2_config()
+    parts = {
+        "vision.": transformers.CLIPVisionModel(vision),
+        "projector.": LlavaMultiModalProjector(transformers.LlavaConfig(vision_config=vision, text_config=language)),
+        "lm.": transformers.GPT2LMHeadModel(language),
+    }
+    weights = {prefix + key: x for prefix, part in parts.items() for key, x in weights_of(randomised(part)).items()}
+    tower, projector, lm = parts.values()
+    images, ids = tensors()[0], torch.from_numpy(text.astype(np.int64))
+    with torch.no_grad():
+        features = tower(pixel_values=images, output_hidden_states=True).hidden_states[-2][:, 1:]
+        # GPT-2 gives every token a position: what it adds to image tokens is taken away before.
+        prefix = projector(features) - lm.transformer.wpe.weight[0]
+        embeddings = torch.cat([prefix, lm.transformer.wte(ids)], dim=1)
+        positions = torch.tensor([[0] * prefix.shape[1] + list(range(CONTEXT))]).expand(len(ids), -1)
+        mask = torch.zeros(sees.shape).masked_fill(torch.from_numpy(~sees), -1e9)[:, None]
+        out = lm(inputs_embeds=embeddings, position_ids=positions, attention_mask=mask).logits
+    return weights, dict(logits=out[:, prefix.shape[1] :].numpy())
 
 
 def coca():
@@ -226,25 +261,29 @@ def blip_params(arrays):
     return {"image": image, "text": text}
 
 
-def gpt2_params(arrays):
-    w = Weights(arrays, "transformer.")
+def gpt2_params(arrays, prefix="transformer."):
+    w = Weights(arrays, prefix)
 
     def layer(w):
         dense = lambda name: w.dense(name, transposed=False)
-        return {
+        self_attention = {
             "norm1": w.norm("ln_1"),
             "attention": {
                 "qkv": split_heads(*dense("attn.c_attn").values(), 3),
                 "out": w.heads_out("attn.c_proj", transposed=False),
             },
+            "norm2": w.norm("ln_2"),
+            "mlp": {"fc1": dense("mlp.c_fc"), "fc2": dense("mlp.c_proj")},
+        }
+        if w.prefix + "ln_cross_attn.weight" not in arrays:
+            return self_attention
+        return self_attention | {
             "norm_cross": w.norm("ln_cross_attn"),
             "cross_attention": {
                 "q": split_heads(*dense("crossattention.q_attn").values(), 1),
                 "kv": split_heads(*dense("crossattention.c_attn").values(), 2),
                 "out": w.heads_out("crossattention.c_proj", transposed=False),
             },
-            "norm2": w.norm("ln_2"),
-            "mlp": {"fc1": dense("mlp.c_fc"), "fc2": dense("mlp.c_proj")},
         }
 
     return {
@@ -252,6 +291,35 @@ def gpt2_params(arrays):
         "position_embedding": w["wpe.weight"],
         "transformer": {"layers": stacked([layer(w.below(f"h.{i}.")) for i in range(DEPTH)])},
         "norm": w.norm("ln_f"),
+    }
+
+
+def llava_params(arrays):
+    w = Weights(arrays, "vision." + ("vision_model." if "vision.vision_model.pre_layrnorm.weight" in arrays else ""))
+
+    def layer(w):
+        return {
+            "norm1": w.norm("layer_norm1"),
+            "attention": {
+                "qkv": joined(w.below("self_attn."), "q_proj", "k_proj", "v_proj"),
+                "out": w.heads_out("self_attn.out_proj"),
+            },
+            "norm2": w.norm("layer_norm2"),
+            "mlp": {"fc1": w.dense("mlp.fc1"), "fc2": w.dense("mlp.fc2")},
+        }
+
+    projector = Weights(arrays, "projector.")
+    return {
+        "image": {
+            "patch_embed": {"kernel": w["embeddings.patch_embedding.weight"].transpose(2, 3, 1, 0)},
+            "class_token": w["embeddings.class_embedding"],
+            "position_embedding": w["embeddings.position_embedding.weight"],
+            "norm_pre": w.norm("pre_layrnorm"),
+            "transformer": {"layers": stacked([layer(w.below(f"encoder.layers.{i}.")) for i in range(DEPTH)])},
+            "norm": w.norm("post_layernorm"),
+        },
+        "connector": {"fc1": projector.dense("linear_1"), "fc2": projector.dense("linear_2")},
+        "text": gpt2_params(arrays, "lm.transformer."),
     }
 
 
