@@ -20,6 +20,7 @@ ROOMS = {
     "evaluation": {"data", "parallel"},
     "tasks": {"nn", "models", "objectives", "data", "parallel", "generation"},
     "config": {"models"},  # the size table
+    "recipes": set(),
     "interop": {"nn", "models", "data", "parallel", "config"},
     "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "interop"},
     "plan": {"parallel", "tasks", "training"},

@@ -12,6 +12,7 @@ from mmjax.tasks import inputs
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
+_HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
 _LOSS_CHOICES = {
     "impl": contrastive.IMPLEMENTATIONS,
     "precision": ("default", "high", "highest"),
@@ -105,10 +106,11 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
     for name in wanted:
         if name not in serves:
             raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(serves)}")
+        head = _HEADS.get(name)
+        if head in model and not model[head]:
+            raise UserError(f"objectives.{name}={weights[name]} needs the head model.{head}, which is {model[head]}")
     if weights["sigmoid"] and model.get("logit_bias_init") is None:
         raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
-    if weights["vqa"] and not model.get("answers"):
-        raise UserError(f"objectives.vqa={weights['vqa']} needs model.answers, the number of answers to choose from")
     if inputs.has_text(config):
         texts = inputs.text_kind(config)
         fitting = (

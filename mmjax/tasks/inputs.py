@@ -143,9 +143,17 @@ def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[
 
 
 def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Shapes of the arrays that the encoders read.
+
+    Raises:
+      UserError: a source lacks a modality, gives it another shape than others do, or has other classes than the model.
+    """
     wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
     shapes: dict[str, tuple[int, ...]] = {}
     for each, _ in mixture:
+        classes = len(each.class_names or ())
+        if classes != config.model.classes:
+            raise UserError(f"model.classes={config.model.classes}, but {each.name!r} has {classes}; set it to that")
         declared = getattr(each, "modality_shapes", {})
         for name in wanted:
             if name not in declared:
@@ -165,7 +173,9 @@ def make_preparer(
 ) -> prepare.Preparer:
     """What makes of a record what the task is trained on."""
     if "encoders" in config.model:
-        return prepare.ModalityPreparer(facts.shapes, image_spec)
+        arrays = [name for name, _ in facts.shapes]
+        gaps = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
+        return prepare.ModalityPreparer(facts.shapes, image_spec, gaps)
     kind = text_kind(config)
     if kind == "questions":
         return prepare.QuestionPreparer(image_spec, tokenizer, facts.answers)

@@ -21,7 +21,7 @@ from mmjax.nn import attention
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel import activations
-from mmjax.tasks import flops, inputs, matching, objectives
+from mmjax.tasks import flops, inputs, inside, matching, objectives
 from mmjax.tasks.checking import NOISE, check_model
 from mmjax.tasks.objectives import modalities
 from mmjax.tasks.views import Views
@@ -150,7 +150,7 @@ class Task:
         """Arguments of a call that touches every parameter."""
         model = self.config.model
         if "encoders" in model:
-            return build.example(model.to_dict())
+            return build.example(model.to_dict(), dict(self.facts.shapes))
         size = model.image.image_size
         return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
 
@@ -333,6 +333,25 @@ class Task:
         with activations.placed_on(self.mesh):
             views = self.views(params, batch)
             return views.model(modalities(views), present)
+
+    @functools.cached_property
+    def inside(self) -> tuple[str, ...]:
+        """What can be looked at inside the model, see `inside.offers`; nothing in one that sees no images."""
+        return () if self.config.data.blind else inside.offers(self.model, self.weights)
+
+    def look(
+        self,
+        params: Any,
+        images: UInt8[Array, "B H W 3"],
+        texts: Int[Array, "B K L"],
+        texts_mask: Bool[Array, "B K L"],
+        words: Int[Array, "B L"],
+        words_mask: Bool[Array, "B L"],
+    ) -> dict[str, Array]:
+        """All that `inside` names, see `inside.look`."""
+        with activations.placed_on(self.mesh):
+            pixels = self.normalize(images)
+            return inside.look(self.model, params, pixels, texts, texts_mask, words, words_mask, self.inside)
 
     # -- what is told of it --------------------------------------------------------------------------------------------
 
