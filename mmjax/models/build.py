@@ -9,6 +9,8 @@ from jax.typing import DTypeLike
 from mmjax.models.albef import ALBEF
 from mmjax.models.captioner import Captioner
 from mmjax.models.coca import CoCa
+from mmjax.models.fused import FusedClassifier
+from mmjax.models.fused import example as example
 from mmjax.models.prefix_lm import PrefixLM
 from mmjax.models.qformer import QFormer
 from mmjax.models.two_tower import TwoTower
@@ -22,6 +24,7 @@ KINDS: dict[str, type[nn.Module]] = {
     "vilt": ViLT,
     "qformer": QFormer,
     "prefix_lm": PrefixLM,
+    "fused": FusedClassifier,
 }
 
 

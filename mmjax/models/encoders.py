@@ -155,7 +155,7 @@ class TextTransformer(nn.Module):
 _SHARED = ("depth", "heads", "mlp_dim", "activation", "norm_eps", "scan", "remat", "dropout", "drop_path", "dtype")
 
 
-def make_transformer(tower: nn.Module, **changes) -> transformer.Transformer:
-    """The transformer of a tower, from the tower's fields of the same names and `changes`."""
+def make_transformer(tower: nn.Module, name: str = "transformer", **changes) -> transformer.Transformer:
+    """A transformer of a tower, from the tower's fields of the same names and `changes`."""
     settings = {name: getattr(tower, name) for name in (*_SHARED, "attention_impl")}
-    return transformer.Transformer(**(settings | changes), name="transformer")
+    return transformer.Transformer(**(settings | changes), name=name)
