@@ -88,7 +88,10 @@ _STEP = (*_MODEL, "optimizer.", "schedule.", "microbatch", "ema_decay", "mesh.")
 @contextlib.contextmanager
 def shared_compilation():
     """Runs of one config share their compiled functions: compiling takes far longer than the few steps of a test."""
-    task = lambda config, spec, tokenizer=None, mesh=None: (_groups(config, *_MODEL), spec, str(tokenizer), mesh)
+
+    def task(config, spec, tokenizer=None, mesh=None, facts=None):
+        return _groups(config, *_MODEL), spec, str(tokenizer), mesh, facts
+
     init = lambda task, config, tx: (task, _groups(config, *_STEP))
     step = lambda task, config, tx, schedule, mesh, shardings: (task, _groups(config, *_STEP), mesh)
     embedder = lambda task, mesh, tokenizer, batch_size: (task, mesh, str(tokenizer.describe()), batch_size)
