@@ -104,7 +104,7 @@ def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
         cache=data.cache,
         cache_gb=data.cache_gb,
         retry_seconds=data.retry_seconds,
-        image_size=config.model.image.image_size,
+        image_size=config.model.image.image_size if "image" in config.model else DEFAULT_OPTIONS.image_size,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from mmjax.evaluation.feeding import Feeder, Row
@@ -37,6 +38,7 @@ class FusedEvaluation:
         if len(names) > 2:  # of two, each alone is the other missing
             for place, name in enumerate(names):
                 patterns[f"acc1_only_{name}"] = np.arange(len(names)) == place
+        stacked = np.stack(list(patterns.values()))
         labels: list[int] = []
         keys: list[str] = []
 
@@ -52,7 +54,9 @@ class FusedEvaluation:
             def classify(params, *columns):
                 *values, present = columns
                 batch = dict(zip(keys, values, strict=True))
-                return {name: self.task.classify(params, batch, present & kept) for name, kept in patterns.items()}
+                # One after the other: the model is compiled once.
+                scores = jax.lax.map(lambda kept: self.task.classify(params, batch, present & kept), stacked)
+                return dict(zip(patterns, scores, strict=True))
 
             self.run = self.feeder.compiled(classify)
         found = self.feeder.run(self.run, params, rows())
