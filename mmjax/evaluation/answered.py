@@ -110,6 +110,12 @@ class WrittenAnswers(_Questions):
 
     def _answers(self, params: Any, rows: Iterator[Row]) -> list[list[tuple[str, float]]]:
         tokens, scores = self.feeder.run(self.run, params, rows)
+        self.tokens = tokens
         return [
             [(self.tokenizer.decode(row.tolist()), score)] for row, score in zip(tokens, scores.tolist(), strict=True)
         ]
+
+    def written(self, place: int, example: Any) -> tuple[np.ndarray, int]:
+        """What the last call wrote about an example: ids with the prompt in front, and the prompt's length."""
+        ids, mask = self._encode(example.extras["question"])
+        return np.concatenate([ids[mask], self.tokens[place]]), int(mask.sum())

@@ -46,6 +46,30 @@ class CaptionMatches:
 
 
 @dataclasses.dataclass(frozen=True)
+class Look:
+    """A picture, uint8 [h, w, 3], what it is of, and numbers or text that belong to it."""
+
+    picture: np.ndarray
+    title: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """What is shown of one image.
+
+    Attributes:
+      maps: the image itself, then maps over it.
+      words: a map for each word.
+      words_title: what the words are.
+    """
+
+    maps: list[Look]
+    words: list[Look]
+    words_title: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifacts:
     """What a report shows of one evaluation.
 
@@ -55,6 +79,7 @@ class Artifacts:
       class_names: of the C classes.
       average_precisions, class_counts: [C], where images show several classes: NaN for one that no image shows.
       what: which of several predictions these are of, such as "k = 10"; "" where there is one.
+      inside: images with where the model's attention went.
     """
 
     images: list[ImageMatches]
@@ -64,6 +89,7 @@ class Artifacts:
     average_precisions: np.ndarray | None = None
     class_counts: np.ndarray | None = None
     what: str = ""
+    inside: list[Inside] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The evaluation of a config: every source, by all that its model is trained to do."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,20 @@ from jax.sharding import Mesh
 
 from mmjax.data import images, specs, tokenizers
 from mmjax.errors import UserError
-from mmjax.evaluation import answered, embed, feeding, fused, masking, matched, prompts, sharing, suite, written
+from mmjax.evaluation import (
+    answered,
+    artifacts,
+    embed,
+    feeding,
+    fused,
+    looking,
+    masking,
+    matched,
+    prompts,
+    sharing,
+    suite,
+    written,
+)
 
 
 class Evaluator:
@@ -51,6 +65,7 @@ class Evaluator:
             self.parts.append(matched.MatchEvaluation(task, feeder, tokenizer))
         if task.can("mlm") or task.can("mim"):
             self.parts.append(masking.MaskEvaluation(task, feeder, tokenizer))
+        self.inside = looking.InsideView(task, mesh, tokenizer) if task.inside else None
         self.embedder = None
         if task.embeds and (task.contrasts or not self.parts):
             self.embedder = embed.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
@@ -70,6 +85,12 @@ class Evaluator:
             if self.embedder is not None:
                 found += suite.evaluate([source], self.embedder.bind(params), examples=examples, keep_artifacts=keep)
             found += [part(params, source, examples(source), keep=keep) for part in self.parts]
+            if keep_artifacts and self.inside is not None and found:
+                writes = [part.written for part in self.parts if hasattr(part, "written")]
+                images = self.inside(params, examples(source), writes[0] if writes else None)
+                if keep:
+                    kept = found[-1].artifacts or artifacts.Artifacts([], [])
+                    found[-1] = dataclasses.replace(found[-1], artifacts=dataclasses.replace(kept, inside=images))
         return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mmjax.evaluation import inside_panel
 from mmjax.evaluation.artifacts import Match
 from mmjax.evaluation.markup import data_uri, escape, image
 from mmjax.evaluation.suite import Evaluation
@@ -15,7 +16,7 @@ _TABLE_CLASSES = 24  # confusion matrices up to this size are tables of numbers,
 
 def render_section(evaluation: Evaluation) -> str:
     """What is shown of an evaluation; nothing without artifacts."""
-    return "".join(part(evaluation) for part in (_accuracies, _average_precisions, _confusion, _examples))
+    return "".join(part(evaluation) for part in (_accuracies, _average_precisions, _confusion, _examples, _inside))
 
 
 def _heading(evaluation: Evaluation) -> str:
@@ -166,6 +167,11 @@ def _examples(evaluation: Evaluation) -> str:
         f"right for {found}.</p>"
         f"<div class=matches>{texts}</div>"
     )
+
+
+def _inside(evaluation: Evaluation) -> str:
+    artifacts = evaluation.artifacts
+    return "" if artifacts is None else inside_panel.render(artifacts.inside, evaluation.dataset)
 
 
 def _text_match(match: Match) -> str:

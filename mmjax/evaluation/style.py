@@ -67,6 +67,16 @@ overflow-wrap:anywhere}
 border:2px solid transparent}
 .strip .hit img{border-color:var(--good)}.strip .hit{color:var(--good)}
 .strip .hit figcaption::before{content:"\\2713\\a0"}
+.scale{display:flex;gap:8px;align-items:center;font-size:12.5px;color:var(--soft);margin:0 0 12px}
+.scale i{width:180px;height:9px;border-radius:5px}
+.insides{display:grid;gap:12px}
+.inside h3{margin:14px 0 8px;font-weight:500;font-size:13px;color:var(--soft)}
+.looks{display:grid;grid-template-columns:repeat(auto-fill,minmax(144px,1fr));gap:12px 14px}
+.looks.words{grid-template-columns:repeat(auto-fill,minmax(88px,1fr));gap:8px}
+.looks figure{margin:0;min-width:0;font-size:12.5px;line-height:1.4}
+.looks img{width:100%;max-width:200px;height:auto;display:block;border-radius:6px}
+.looks figcaption{margin-top:5px;font-weight:600;overflow-wrap:anywhere;max-width:200px}
+.looks figcaption span{display:block;font-weight:400;color:var(--soft)}
 img.pixels{image-rendering:pixelated}
 details{margin-top:40px}summary{cursor:pointer;font-weight:600}
 pre{overflow:auto;font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace;margin:12px 0 0}

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.evaluation import captions
 from mmjax.evaluation.feeding import Feeder, Row
@@ -51,6 +53,7 @@ class CaptionEvaluation:
                 yield example.image, ids[0], mask[0]
 
         tokens, scores, total, count = self.feeder.run(self.run, params, rows())
+        self.tokens = tokens
         texts = [self.tokenizer.decode(row.tolist()) for row in tokens]
         references = [each for each, _ in held]
         scored = captions.score_captions(texts, references)
@@ -60,3 +63,8 @@ class CaptionEvaluation:
         for (told, image), text, score, right in zip(held, texts, scores.tolist(), exact.tolist(), strict=True):
             shown.add(image, told, [(text, score, bool(right))])
         return Evaluation(source.name, CAPTIONING, len(texts), metrics, shown.artifacts())
+
+    def written(self, place: int, example: Any) -> tuple[np.ndarray, int]:
+        """What the last call wrote about an example: ids with the prompt in front, and the prompt's length."""
+        del example
+        return np.array([self.tokenizer.bos_id, *self.tokens[place]], np.int32), 1
