@@ -1,7 +1,6 @@
 """An installed wheel works by itself: commands, recipes by name, vocabulary."""
 
 import json
-import os
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import runs
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -47,8 +47,9 @@ def test_published_prompts_are_in_the_wheel_with_their_licences(wheel):
 
 
 def _environment(folder):
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS", "VIRTUAL_ENV")}
-    return environment | {"JAX_PLATFORMS": "cpu", "HOME": str(folder)}
+    """Nothing of this checkout but the compiled programs; quick compilation."""
+    environment = runs.environment(HOME=str(folder))
+    return {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
 def _train_and_evaluate(mmjax, folder):
