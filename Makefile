@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python eval.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m full

@@ -46,6 +46,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU")
 
 
+# Files that take longest. They go first, so that no process is busy with one of them when the others are done.
+_LONGEST = {f"test_{name}.py" for name in ("step", "resume", "meshes", "recipes", "wheel", "loop")}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.fixture(scope="session")
 def random_params():
     """Returns a function that fills a tree of shapes with random float32 numbers; nothing is compiled for it."""
