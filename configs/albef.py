@@ -4,8 +4,8 @@ Command:
   python train.py --config=configs/albef.py --workdir=runs/albef
   python train.py --config=configs/albef.py:variant=albef-B --workdir=runs/albef --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, itm: 1, mlm: 1}; negatives for matching are drawn from the whole batch by their contrastive
-  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch. albef-B is
-  ALBEF's model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.02, a batch of 512 as
+  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch. albef-B
+  is the published model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.02, a batch of 512 as
   published; a larger one stands in for the queue.
 Hardware and time: TIME
 Expected: EXPECTED
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     config.objectives.itm = 1.0
     config.objectives.mlm = 1.0
     if args.variant.startswith("small"):
-        on_scenes(config, steps=args.steps)
+        on_scenes(config, steps=args.steps, scan=True)
         return config
     config.steps = args.steps
     config.batch_size = 512

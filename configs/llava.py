@@ -4,7 +4,7 @@ Command:
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
   python train.py --config=configs/llava.py --workdir=runs/llava --config.init_from=runs/quickstart
 Recipe: the answer's tokens alone are predicted. On questions about drawn scenes, the image tower of the quickstart,
-  locked, a projection of two layers and a decoder of 2 layers, 96 wide, from scratch; the image and the question see each
+  locked, a projection of two layers and a decoder of 2 layers, 96 wide, from scratch; image and question see each
   other (PaliGemma's prefix). prefix_lm-L/14 is for data of your own.
 Hardware and time: TIME
 Expected: EXPECTED

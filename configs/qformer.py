@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     config.optimizer.freeze = ("image/.*",)
     if args.variant.startswith("small"):
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
-        on_scenes(config, steps=args.steps)
+        on_scenes(config, steps=args.steps, scan=True)
         return config
     config.steps = args.steps
     config.batch_size = 1680

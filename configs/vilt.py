@@ -3,7 +3,7 @@
 Command:
   python train.py --config=configs/vilt.py --workdir=runs/vilt
   python train.py --config=configs/vilt.py:variant=vilt-B/32 --workdir=runs/vilt --config.data.train=pairs:captions.tsv
-Recipe: weights {itm: 1, mlm: 1}; there is no contrast, so negatives for matching are drawn uniformly. On drawn scenes, a
+Recipe: weights {itm: 1, mlm: 1}; without contrast, negatives for matching are drawn uniformly. On drawn scenes, a
   stream of 4 layers over 16 patches and a caption, from scratch; patches=1 adds the pixels of masked patches. vilt-B/32
   is the published model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.01, batch
   4,096.
@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
         config.model.mim = True
         config.objectives.mim = args.patches
     if args.variant.startswith("small"):
-        on_scenes(config, steps=args.steps)
+        on_scenes(config, steps=args.steps, scan=True)
         return config
     config.steps = args.steps
     config.batch_size = 4096

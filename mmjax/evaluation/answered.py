@@ -42,7 +42,7 @@ class _Questions:
         chosen = [each[0][0] for each in given]
         scored = vqa.score_answers(chosen, people, types if all(types) else None, normalize=how)
         shown = Shown(keep, "answers given")
-        for (extras, image), answers, score in zip(held, given, scored.examples.tolist(), strict=True):
+        for (extras, image), answers, score in zip(held, given, scored.accuracies.tolist(), strict=True):
             marked = [(text, value, place == 0 and score >= 0.5) for place, (text, value) in enumerate(answers)]
             shown.add(image, [extras["question"], f"answer: {vqa.majority(extras['answers'])}"], marked)
         return Evaluation(source.name, QUESTIONS, len(given), scored.metrics, shown.artifacts())

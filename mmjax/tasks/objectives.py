@@ -20,7 +20,11 @@ MATCHING = 3
 def caption(views: Views, settings: Any) -> TokenLoss:
     """Each next token of the text, given the image; with `target_mask` in the batch, of what that marks."""
     text, mask = views.batch["text"], views.batch["text_mask"]
-    logits = views.model.caption_logits(views.image, text[:, :-1], mask[:, :-1], views.decoder_keys)
+    model = views.model
+    if hasattr(model, "decode"):  # CoCa's text pass serves contrast and captions
+        logits = model.decode(views.image, views.text, views.decoder_keys)[:, :-1]
+    else:
+        logits = model.caption_logits(views.image, text[:, :-1], mask[:, :-1], views.decoder_keys)
     counted = views.batch.get("target_mask", mask)[:, 1:]
     return captioning.caption_loss(logits, text[:, 1:], counted, settings.loss.label_smoothing)
 

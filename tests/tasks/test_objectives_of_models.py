@@ -1,0 +1,136 @@
+"""Every kind of model with all that it serves: one device, many, and microbatches give one loss and one gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import tasks
+from mmjax.config import base_config
+from mmjax.data import tokenizers
+from mmjax.errors import UserError
+from mmjax.parallel import arrays, partition
+from mmjax.parallel.mesh import batch_sharding, make_mesh
+from mmjax.tasks.inputs import DataFacts
+from mmjax.training.step import example_keys, make_loss
+
+ROWS = 16
+METHODS = {
+    "tiny-captioner": dict(caption=1.0),
+    "tiny-captioner-lstm": dict(caption=1.0),
+    "tiny-coca": dict(itc=1.0, caption=2.0),
+    "tiny-albef": dict(itc=1.0, itm=1.0, mlm=1.0, triplet=0.5),
+    "tiny-vilt": dict(itm=1.0, mlm=1.0, mim=0.5),
+    "tiny-vilt, questions": dict(vqa=1.0),
+    "tiny-qformer": dict(itc=1.0, itm=1.0, caption=1.0),
+    "tiny-prefix_lm": dict(caption=1.0),
+}
+
+
+@functools.cache
+def tokenizer(length):
+    return tokenizers.make_tokenizer("words:shapes", length)
+
+
+def config_of(method, **changes):
+    variant, _, questions = method.partition(", ")
+    config = base_config(variant)
+    config.precision = "float32"
+    config.batch_size = ROWS
+    config.objectives.update(METHODS[method])
+    config.data.tokenizer = "words:shapes"
+    config.loss.block_size = 4
+    if config.objectives.mim:
+        config.model.mim = True
+    if questions:
+        config.model.answers, config.data.texts = 5, "questions"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def batch_of(config):
+    """Images and captions of random words; three share an id, and texts differ in length."""
+    rng = np.random.default_rng(0)
+    size, length = config.model.image.image_size, config.model.text.context_length
+    words = tokenizer(length)
+    lengths = rng.integers(4, 10, ROWS)
+    places = np.arange(length)
+    text = rng.integers(6, words.vocab_size, (ROWS, length))
+    text[:, 0] = words.bos_id
+    text[np.arange(ROWS), lengths - 1] = words.eos_id
+    mask = places < lengths[:, None]
+    batch = {
+        "image": rng.integers(0, 256, (ROWS, size, size, 3)).astype(np.uint8),
+        "text": np.where(mask, text, words.pad_id).astype(np.int32),
+        "text_mask": mask,
+        "id": np.stack([np.maximum(np.arange(ROWS), 2), np.zeros(ROWS)], axis=1).astype(np.uint32),
+    }
+    if config.objectives.vqa:
+        batch["answer"] = rng.choice([0.0, 0.3, 1.0], (ROWS, config.model.answers)).astype(np.float32)
+    return batch
+
+
+def outcome(config, shape, random_params):
+    """Loss, metrics and gradient, with noise, on a mesh of this shape."""
+    config.mesh.update(data=shape[0], fsdp=shape[1], tensor=shape[2])
+    mesh = make_mesh(config.mesh, jax.devices()[: shape[0] * shape[1] * shape[2]])
+    facts = DataFacts(answers=tuple("abcde"))
+    length = config.model.text.context_length
+    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(length), mesh, facts)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    params = random_params(shapes, std=0.2)
+    if "logit_scale" in params:
+        params = params | {"logit_scale": np.float32(2.0)}
+    shardings, _ = partition.param_shardings(params, mesh, preset="fsdp+tensor")
+    params = jax.tree.map(jax.device_put, params, shardings)
+    loss = make_loss(task, config.microbatch, mesh)
+
+    @functools.partial(jax.jit, in_shardings=(shardings, batch_sharding(mesh)))
+    def run(params, batch):
+        keys = example_keys(jnp.array([3, 4], jnp.uint32), jnp.int32(5), ROWS)
+        return jax.value_and_grad(loss, has_aux=True)(params, batch, keys)
+
+    (value, metrics), gradient = run(params, arrays.to_global(mesh, batch_of(config)))
+    return float(value), arrays.to_host(metrics), arrays.to_host(gradient)
+
+
+def distance(a, b):
+    square = lambda tree: sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in jax.tree.leaves(tree))
+    return (square(jax.tree.map(lambda x, y: x - y, a, b)) / square(b)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "method", [name if name == "tiny-albef" else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
+)
+def test_meshes_and_microbatches_change_nothing(method, random_params):
+    noise = {} if method.endswith("lstm") else {"model.text.dropout": 0.1}
+    value, metrics, gradient = outcome(config_of(method, **noise), (1, 1, 1), random_params)
+    assert np.isfinite(value) and set(f"loss_{name}" for name in METHODS[method]) <= {*metrics, "loss_itc"}
+    rms = [float(np.abs(x).max()) for x in jax.tree.leaves(gradient)]
+    assert all(np.isfinite(rms)) and min(rms) > 0 or "pixel_head" in gradient or method != "tiny-albef"
+    for shape, pieces in (((2, 2, 2), 1), ((2, 1, 1), 4)):
+        many, told, slopes = outcome(config_of(method, microbatch=pieces, **noise), shape, random_params)
+        assert many == pytest.approx(value, rel=1e-5)
+        assert distance(slopes, gradient) <= 1e-5
+        for name in metrics:
+            assert told[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "method, changes, said",
+    [
+        ("tiny-captioner", {"objectives.itc": 1.0}, "objectives.itc=1.0: model.kind='captioner' serves caption"),
+        ("tiny-vilt", {"model.match": False}, "objectives.itm=1.0 needs the head model.match, which is False"),
+        ("tiny-vilt", {"data.texts": "questions"}, "data.texts='questions' does not go with objectives.itm"),
+        ("tiny-captioner", {"loss.label_smoothing": 1.0}, "loss.label_smoothing=1.0 is not in [0, 1)"),
+        ("tiny-albef", {"data.tokenizer": "bytes"}, "needs a tokenizer with a mask token"),
+    ],
+)
+def test_what_does_not_go_together_is_told(method, changes, said):
+    config = config_of(method, **changes)
+    words = tokenizers.make_tokenizer(config.data.tokenizer, 8)
+    with pytest.raises(UserError) as error:
+        tasks.Task(config, tasks.make_image_spec(config), words)
+    assert said in str(error.value) and "\n" not in str(error.value)
