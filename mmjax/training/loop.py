@@ -317,12 +317,17 @@ class _Run:
     def _check_bad(self, step: int) -> None:
         """Stops when too many examples could not be read."""
         seen, bad = step * self.config.batch_size, sum(self.bad_examples.values())
-        if seen >= _MIN_SEEN and bad > self.config.data.max_bad_fraction * seen:
-            told = ", ".join(f"{reason}: {count}" for reason, count in self.bad_examples.most_common())
+        allowed = self.config.data.max_bad_fraction
+        if (seen >= _MIN_SEEN or not allowed) and bad > allowed * seen:
             raise AgreedError(
-                f"data.train={self.config.data.train!r}: {bad} of {seen} examples could not be read ({told}), more than"
-                f" data.max_bad_fraction={self.config.data.max_bad_fraction}; repair the data or allow more"
+                f"data.train={self.config.data.train!r}: {self._tell_bad(step)}, more than"
+                f" data.max_bad_fraction={allowed}; repair the data or allow more"
             )
+
+    def _tell_bad(self, step: int) -> str:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in self.bad_examples.most_common())
+        seen = step * self.config.batch_size
+        return f"{sum(self.bad_examples.values())} of {seen} examples could not be read ({reasons})"
 
     def evaluate(self, state: Any, step: int) -> dict[str, float]:
         """Evaluates and logs; at the last step the report is written too."""
@@ -373,6 +378,8 @@ class _Run:
             if line["kind"] == "eval" and line["step"] == steps:
                 summary |= {name: value for name, value in line.items() if name not in ("step", "kind", "eval_seconds")}
         self.logger.write(steps, "summary", summary)
+        if self.bad_examples:
+            logs.say(f"note: {self._tell_bad(steps)}; others took their places")
 
 
 def _introduce(config: Any, task: Any, mesh: Any, setup: Any) -> None:

@@ -176,12 +176,14 @@ class TestBadExamples:
         (table.parent / "7.jpg").write_bytes(b"not a JPEG")
         return f"pairs:{table}"
 
-    def test_are_replaced_and_counted(self, broken, tmp_path):
+    def test_are_replaced_counted_and_told(self, broken, tmp_path, capsys):
         config = runs.config(data__train=broken, data__max_bad_fraction=0.5)
         runs.train(config, tmp_path / "whole")
         last = runs.lines(tmp_path / "whole", "train")[-1]
         # Every ninth example is missing, every ninth is none, but for the epoch that is not over.
         assert abs(last["bad_missing"] - 8 * 16 / 9) < 1 and abs(last["bad_not_image"] - 8 * 16 / 9) < 1
+        bad = last["bad_missing"] + last["bad_not_image"]
+        assert f"note: {bad} of 128 examples could not be read (" in capsys.readouterr().out
         # The counts go on where they were.
         with mock.patch.object(loop._Run, "save", _after_save(3)), pytest.raises(ZeroDivisionError):
             runs.train(config, tmp_path / "again")
@@ -198,6 +200,11 @@ class TestBadExamples:
         assert runs.steps(tmp_path / "run") == [3]
         with mock.patch.object(loop, "_MIN_SEEN", 60):  # what had been read before the restart still counts
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
+
+    def test_one_is_too_many_where_none_is_allowed(self, broken, tmp_path, capsys):
+        flags = [f"--config.data.train={broken}", "--config.data.max_bad_fraction=0"]
+        assert runs.train_cli(f"--workdir={tmp_path / 'run'}", *flags) == 2
+        assert "of 16 examples could not be read" in capsys.readouterr().err
 
     def test_nothing_can_be_read(self, tmp_path, capsys):
         table = runs.write_pairs(tmp_path / "pairs", count=3)
