@@ -101,6 +101,7 @@ class Bottleneck(_OfTokens, kw_only=True):
       drop_path: of the layers before `fusion_layer`; the others have none.
     """
 
+    depth: int = 2
     fusion_layer: int = 0
     bottlenecks: int = 4
 
@@ -111,12 +112,12 @@ class Bottleneck(_OfTokens, kw_only=True):
         """The class token of each modality in sorted order of name, valid where it is present.
 
         Raises:
-          UserError: no layer exchanges.
+          UserError: too few layers for anything to be exchanged.
         """
-        if not 0 <= self.fusion_layer < self.depth:
+        if not 0 <= self.fusion_layer <= self.depth - 2:
             raise errors.UserError(
-                f"model.fusion.fusion_layer={self.fusion_layer} must be at least 0 and below"
-                f" model.fusion.depth={self.depth}, or nothing is exchanged"
+                f"model.fusion.fusion_layer={self.fusion_layer} must be at least 0 and model.fusion.depth={self.depth}"
+                " larger by 2 or more: what one layer writes to the bottlenecks, the next one reads"
             )
         found, there = prepare(encoded, present)
         batch, count, each = len(there), self.bottlenecks, there[:, :, None, None]
