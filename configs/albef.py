@@ -4,9 +4,9 @@ Command:
   python train.py --config=configs/albef.py --workdir=runs/albef
   python train.py --config=configs/albef.py:variant=albef-B --workdir=runs/albef --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, itm: 1, mlm: 1}; negatives for matching are drawn from the whole batch by their contrastive
-  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch. albef-B
-  is the published model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.02, a batch of 512 as
-  published; a larger one stands in for the queue.
+  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch. albef-B is
+  the published model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.02, a batch
+  of 512 as published; a larger one stands in for the queue.
 Hardware and time: TIME
 Expected: EXPECTED
 """
