@@ -8,6 +8,7 @@ from PIL import Image
 
 HEADS = {"mean": np.mean, "max": np.max, "min": np.min}
 COLOURS = "viridis"  # equal steps look equal, also without colour vision, and in grey
+_DARKEST = 48  # of the grey image under a map
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -72,9 +73,9 @@ def overlay(
     low: float,
     high: float,
     *,
-    strength: float = 0.62,
+    strength: float = 0.6,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A heat map over a grey version of its image.
+    """A heat map over a grey version of its image, whose range of light is stretched so that dark ones show, too.
 
     Args:
       image: of the map's size, see `fitted`.
@@ -84,7 +85,9 @@ def overlay(
     """
     level = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
     colour = _table()[np.rint(255 * np.clip(level, 0, 1)).astype(np.int64)]
-    grey = (image @ np.array(_LUMA))[..., None]
+    light = (image @ np.array(_LUMA))[..., None]
+    light = (light - light.min()) / max(np.ptp(light), 1.0)
+    grey = _DARKEST + (255 - _DARKEST) * light
     return np.rint((1 - strength) * grey + strength * colour).astype(np.uint8)
 
 

@@ -31,7 +31,7 @@ def _explain(shown: list[Inside]) -> str:
             "Attention of what is embedded to each patch, the mean over heads: in the last layer, and rolled out"
             " through all layers and residual connections; each map has its own scale. "
         )
-    if "cosine" in titles:
+    if "own text" in titles:
         told += (
             "Similarity is that of each patch, embedded as if it were the whole image, with a text: patches were not"
             " trained for it. The maps of an image share a scale; the number is the whole image's. "

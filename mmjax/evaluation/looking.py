@@ -12,8 +12,8 @@ from mmjax.evaluation.feeding import Feeder
 from mmjax.parallel import mesh as mesh_lib
 
 IMAGES = 6
-_WORDS = 14  # of a strip
-_SIDE, _WORD_SIDE = 144, 88  # longest side, pixels
+_WORDS = 20  # of a strip, the first ones
+_SIDE, _WORD_SIDE = 160, 88  # longest side, pixels
 
 
 class InsideView:
@@ -79,14 +79,16 @@ class InsideView:
         patch = self.task.config.model.image.patch_size
         grid = (image.shape[0] // patch, image.shape[1] // patch)
         seen = image[: grid[0] * patch, : grid[1] * patch]  # pixels beyond the last whole patch are not looked at
-        maps = [Look(inside.fitted(seen, _SIDE), "image", own)]
+        compared = "patches" in found and own
+        maps = [Look(inside.fitted(seen, _SIDE), "image", "" if compared else own)]
         if "layers" in found:
             flow = inside.rollout(found["layers"][:, None, None])[0]
             maps += _attention(seen, grid, found["last"], "attention, last layer")
             maps += _attention(seen, grid, found["reading"] @ flow, "attention rollout")
-        if "patches" in found and own:
+        if compared:
             texts = [("own text", own), ("another image's text", wrong)]
-            texts = [(*text, *pair) for text, *pair in zip(texts, found["patches"], found["whole"], strict=True)]
+            values = zip(texts, found["patches"], found["whole"].tolist(), strict=True)
+            texts = [(*text, patches, whole) for text, patches, whole in values]
             maps += _similarities(seen, grid, [each for each in texts if each[1] is not None])
         words, title = [], ""
         if "words" in found:
@@ -143,14 +145,14 @@ def _attention(image: np.ndarray, grid: tuple[int, int], values: np.ndarray, tit
 
 
 def _similarities(
-    image: np.ndarray, grid: tuple[int, int], texts: list[tuple[str, str, np.ndarray, np.ndarray]]
+    image: np.ndarray, grid: tuple[int, int], texts: list[tuple[str, str, np.ndarray, float]]
 ) -> list[Look]:
     """Maps of (title, text, values, value of the whole image), on one scale, so that they can be compared."""
     count = grid[0] * grid[1]
     patches = np.stack([values[len(values) - count :] for _, _, values, _ in texts])
     low, high = float(patches.min()), float(patches.max())
     return [
-        _over(image, grid, values, low, high, f"{title}, cosine {float(whole):.2f}", text, _SIDE)
+        _over(image, grid, values, low, high, title, f"cosine {round(whole, 2) + 0.0:.2f}: {text}", _SIDE)
         for title, text, values, whole in texts
     ]
 

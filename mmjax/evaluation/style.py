@@ -71,8 +71,8 @@ border:2px solid transparent}
 .scale i{width:180px;height:9px;border-radius:5px}
 .insides{display:grid;gap:12px}
 .inside h3{margin:14px 0 8px;font-weight:500;font-size:13px;color:var(--soft)}
-.looks{display:grid;grid-template-columns:repeat(auto-fill,minmax(144px,1fr));gap:12px 14px}
-.looks.words{grid-template-columns:repeat(auto-fill,minmax(88px,1fr));gap:8px}
+.looks{display:grid;grid-template-columns:repeat(auto-fit,minmax(108px,1fr));gap:12px 14px}
+.looks.words{grid-template-columns:repeat(auto-fill,88px);gap:10px 8px}
 .looks figure{margin:0;min-width:0;font-size:12.5px;line-height:1.4}
 .looks img{width:100%;max-width:200px;height:auto;display:block;border-radius:6px}
 .looks figcaption{margin-top:5px;font-weight:600;overflow-wrap:anywhere;max-width:200px}
