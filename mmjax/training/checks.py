@@ -126,7 +126,7 @@ def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]
     if name.rpartition("/")[0] not in datasets:
         raise UserError(f"checkpoint.best_metric={name!r} wants DATASET/METRIC, with one of the data sets: {known}")
     metric = name.rpartition("/")[2]
-    if metric == "loss" or "rank" in metric:
+    if metric in ("perplexity", "loss") or metric.endswith("_loss") or "rank" in metric:
         raise UserError(
             f"checkpoint.best_metric={name!r} is better when smaller; choose a rate such as acc1 or a recall"
         )

@@ -1,0 +1,226 @@
+"""Evaluations of captions, answers, matching and modalities, with models whose outputs are planted."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.config import base_config
+from mmjax.data import prepare, tokenizers
+from mmjax.data.examples import EvalExamples
+from mmjax.data.images import ImageSpec
+from mmjax.evaluation import answered, feeding, fused, masking, matched, shown, written
+from mmjax.generation import Decoding, Generated
+from mmjax.objectives.additive import TokenLoss
+from mmjax.parallel.mesh import make_mesh
+
+SPEC = ImageSpec(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+TEXTS = ["a red circle", "a blue square", "a green cross", "a small red ring", "a white triangle"]
+# More rows than a batch, and a last batch that is not full.
+BATCH = 4
+
+
+class Records:
+    """Plain images of one brightness each, by which a model can tell them apart."""
+
+    name, class_names, templates = "records", None, None
+
+    def __init__(self, **more):
+        self.more = more
+
+    def __len__(self):
+        return len(TEXTS)
+
+    def __getitem__(self, index):
+        image = np.full((8, 8, 3), 10 * index, np.uint8)
+        record = {"image": image, "captions": [TEXTS[index]], "id": index // 2 if "shared" in self.more else index}
+        return record | {name: values[index] for name, values in self.more.items() if name != "shared"}
+
+
+@pytest.fixture(scope="module")
+def feeder():
+    return feeding.Feeder(make_mesh(base_config().mesh, jax.devices()[:2]), BATCH)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tokenizers.make_tokenizer("words:shapes", 8)
+
+
+def which(images):
+    """The example's number, from its image."""
+    return images[:, 0, 0, 0].astype(jnp.int32) // 10
+
+
+def test_captions_are_scored_against_all_right_wordings(feeder, words):
+    said = ["a red circle", "square a blue", "a green cross", "a ring", "a white triangle"]
+    ids, _ = words(said)
+    references = [[text] for text in TEXTS]
+    references[1] = ["a blue square", "square a blue"]
+
+    class Task:
+        def decoding(self, tokenizer):
+            return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+
+        def write(self, params, images, prompt, mask, decoding):
+            assert prompt.shape == (BATCH, 1)
+            return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
+
+        def write_loss(self, params, batch):
+            return TokenLoss(jnp.full(BATCH, 4.0), batch["text_mask"].sum(axis=1) * 1.0, {})
+
+    source = Records(references=references)
+    found = written.CaptionEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    assert found.n == 5 and found.metrics["exact_match"] == pytest.approx(4 / 5)
+    tokens = sum(len(text.split()) + 2 for text in TEXTS)
+    assert found.metrics["perplexity"] == pytest.approx(np.exp(20 / tokens))
+    assert 0.6 < found.metrics["bleu_1"] < 1
+    first = found.artifacts.images[0]  # failures come first
+    assert first.captions == ["a small red ring"] and first.nearest[0].item == "a ring"
+
+
+def test_answers_are_chosen_by_the_largest_score(feeder, words):
+    names = ("yes", "no", "2", "red")
+    truth = [["yes"] * 10, ["2"] * 10, ["red"] * 4 + ["no"] * 6, ["two"] * 10, ["no"] * 10]
+    chosen = [0, 2, 3, 2, 0]  # the third is right by four people, the fourth by the rule that "two" is 2
+    config = base_config("tiny-vilt")
+    config.model.answers = 4
+
+    class Task:
+        answers = names
+
+        def __init__(self):
+            self.config = config
+
+        def answer(self, params, images, text, mask):
+            return 5.0 * jax.nn.one_hot(jnp.array(chosen)[which(images)], 4)
+
+    source = Records(question=["is there a circle ?"] * 5, answers=truth)
+    found = answered.AnswerEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    assert found.metrics["accuracy"] == pytest.approx(4 / 5)
+    assert found.metrics["accuracy_yes/no"] == pytest.approx(2 / 3)  # the majority of the third says "no"
+    assert found.artifacts.images[0].nearest[0].item == "yes"
+    assert not found.artifacts.images[0].nearest[0].right
+
+
+def test_written_answers(feeder, words):
+    ids, _ = words(["red", "blue", "blue", "circle", "yes"])
+
+    class Task:
+        image_spec = SPEC
+
+        def decoding(self, tokenizer):
+            return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+
+        def write(self, params, images, prompt, mask, decoding):
+            return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
+
+    source = Records(question=["what colour is it ?"] * 5, answers=[["red"], ["blue"], ["red"], ["circle"], ["no"]])
+    found = answered.WrittenAnswers(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=False)
+    assert found.metrics["accuracy"] == pytest.approx(3 / 5) and found.artifacts is None
+
+
+@pytest.mark.parametrize("embeds", [True, False])
+def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds):
+    vectors = np.eye(6, dtype=np.float32)[:5] + 0.9 * np.eye(6, k=1, dtype=np.float32)[:5]
+    _, seen = words(TEXTS), []
+
+    class Task:
+        def __init__(self):
+            self.embeds = embeds
+
+        def embed_images(self, params, images):
+            return jnp.asarray(vectors)[which(images)]
+
+        def embed_text(self, params, text, mask):
+            return jnp.asarray(vectors)[self.number(text)]
+
+        @staticmethod
+        def number(text):
+            return jnp.argmax((text[:, None] == jnp.asarray(words(TEXTS)[0])).all(axis=2), axis=1)
+
+        def match(self, params, images, text, mask):
+            image, text = which(images), self.number(text)
+            jax.debug.callback(lambda i, t: seen.extend(zip(i.tolist(), t.tolist(), strict=True)), image, text)
+            return jnp.where(image == text, 1.0, jnp.where(image == 0, 1.0, -1.0))
+
+    source = Records(shared=True)  # 0 and 1, 2 and 3 share an id
+    found = matched.MatchEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    jax.effects_barrier()
+    wrong = {(i, t) for i, t in seen if i != t}
+    assert not wrong & {(0, 1), (1, 0), (2, 3), (3, 2)}
+    if embeds:  # the nearest with another id
+        similar = vectors @ vectors.T
+        for i, t in wrong:
+            others = [j for j in range(5) if j // 2 != i // 2]
+            assert similar[i, t] == max(similar[i, others]) or similar[i, t] == max(
+                similar[j, t] for j in range(5) if j // 2 != t // 2
+            )
+    assert found.metrics["itm_accuracy_match"] == 1.0
+    assert 0 < found.metrics["itm_accuracy_mismatch"] < 1  # the model falls for every text of image 0
+    assert found.n == 5 and found.artifacts.images
+
+
+def test_hardest_has_no_answer_where_all_share_an_id():
+    ids = np.zeros(3, np.uint64)
+    assert matched.hardest(np.eye(3), np.eye(3), ids).tolist() == [-1, -1, -1]
+
+
+def test_masked_words_count_over_the_whole_set(feeder, words):
+    class Task:
+        def encode(self, params, batch, keys):
+            assert keys is None
+            count = 1.0 + batch["id"][:, 0]
+            return {}, {"mlm": TokenLoss(2.0 * count, count, {"mlm_accuracy": count / 2})}
+
+    source = Records()
+    found = masking.MaskEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=False)
+    assert found.metrics == {"mlm_loss": pytest.approx(2.0), "mlm_accuracy": pytest.approx(0.5)}
+
+
+def test_modalities_are_taken_away_one_by_one(feeder):
+    """The model knows the label from either of two modalities, but for one example, whose first is wrong."""
+    labels = [0, 1, 2, 1, 0]
+    shapes = (("a", (1,)), ("b", (1,)), ("c", (1,)))
+    value = lambda label: np.array([label], np.float32)
+    modalities = [
+        {"a": value(2 - label if i == 0 else label), "b": value(label), "c": None} for i, label in enumerate(labels)
+    ]
+
+    class Task:
+        preparer = prepare.ModalityPreparer(shapes)
+
+        def classify(self, params, batch, present):
+            each = jnp.stack([batch[f"modality_{name}"][:, 0] for name, _ in shapes], axis=1)
+            known = jnp.where(present, each, -1.0)
+            best = jnp.where(present[:, 1], known[:, 1], jnp.where(present[:, 0], known[:, 0], 0.0))
+            return jax.nn.one_hot(best.astype(jnp.int32), 3)
+
+    source = Records(modalities=modalities, label=labels)
+    source_examples = EvalExamples(source, SPEC)
+    found = fused.FusedEvaluation(Task(), feeder)(None, source, source_examples, keep=False)
+    assert found.metrics["acc1"] == 1.0 and found.metrics["acc1_without_b"] == pytest.approx(4 / 5)
+    assert found.metrics["acc1_without_a"] == found.metrics["acc1_only_b"] == 1.0
+    assert found.metrics["acc1_only_a"] == pytest.approx(4 / 5)
+    assert found.metrics["acc1_only_c"] == pytest.approx(2 / 5)  # nothing is there, so class 0
+
+
+def test_what_is_shown_is_a_fair_sample_with_failures_first():
+    collected = shown.Shown(True, "things")
+    for i in range(300):
+        collected.add(np.zeros((200, 400, 3), np.uint8), [str(i)], [("x", 0.0, i % 3 > 0)])
+    artifacts = collected.artifacts()
+    right = [each.nearest[0].right for each in artifacts.images]
+    assert len(right) == 12 and right == sorted(right) and sum(right) == 4
+    assert max(int(each.captions[0]) for each in artifacts.images) > 100
+    assert artifacts.images[0].image.shape == (80, 160, 3)
+    assert shown.Shown(False, "").artifacts() is None
+
+
+def test_what_a_record_lacks_is_told(feeder, words):
+    config = types.SimpleNamespace(embeds=False, match=lambda *args: None)
+    part = matched.MatchEvaluation(config, feeder, words)
+    assert part.lacking({"image": None, "captions": []}) == "image with captions"
+    assert part.lacking(Records()[0]) == ""
