@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmjax import cli, storage, tasks
 from mmjax import config as config_lib
-from mmjax.evaluation import embed, report
+from mmjax.evaluation import embed, looking, report
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import loop
 from mmjax.training import state as state_lib
@@ -95,11 +95,13 @@ def shared_compilation():
     init = lambda task, config, tx: (task, _groups(config, *_STEP))
     step = lambda task, config, tx, schedule, mesh, shardings: (task, _groups(config, *_STEP), mesh)
     embedder = lambda task, mesh, tokenizer, batch_size: (task, mesh, str(tokenizer.describe()), batch_size)
+    view = lambda task, mesh, tokenizer: (task, mesh, str(tokenizer.describe()))
     with (
         mock.patch.object(tasks, "Task", _shared(_Task, task)),
         mock.patch.object(state_lib, "make_init", _shared(state_lib.make_init, init)),
         mock.patch.object(step_lib, "make_train_step", _shared(step_lib.make_train_step, step)),
         mock.patch.object(embed, "MeshEmbedder", _shared(embed.MeshEmbedder, embedder)),
+        mock.patch.object(looking, "InsideView", _shared(looking.InsideView, view)),
         mock.patch.dict(os.environ),  # the command line sets XLA_FLAGS
     ):
         yield

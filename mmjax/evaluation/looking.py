@@ -56,10 +56,11 @@ class InsideView:
             words.append((ids, prompt))
             rows.append((example.image, tokens, mask, *self._padded(ids)))
         found = self.feeder.run(self.look, params, rows)
-        return [
+        images = [
             self._show(example.image, text, wrong, ids, prompt, {name: x[at] for name, x in found.items()})
             for at, ((_, example), text, wrong, (ids, prompt)) in enumerate(zip(shown, own, other, words, strict=True))
         ]
+        return [each for each in images if len(each.maps) > 1 or each.words]  # an image alone shows nothing
 
     def _padded(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         length = self.tokenizer.context_length

@@ -173,6 +173,10 @@ def test_a_view_shows_images_texts_and_words():
     assert [each.maps[4].detail.split(": ")[1] for each in found] == ["bb", "aa b", "cc", "aa b"]
     assert found[0].maps[3].detail == f"cosine {ord('a') / 100:.2f}: aa b"
     assert [look.title for look in found[2].words] == ["2", "xy"]
+    nothing = types.SimpleNamespace(look=lambda params, images, *_: {"words": jnp.zeros((len(images), 16, COUNT))})
+    nothing.config = Task.config
+    silent = looking.InsideView(nothing, view().feeder.mesh, view().tokenizer)
+    assert silent({}, shown, lambda place, example: (np.array([257, 258], np.int32), 1)) == []
     for look in found[0].maps:
         assert look.picture.shape == (160, 160, 3)
     hot = found[0].maps[1].picture.astype(int)
