@@ -150,18 +150,24 @@ def _examples(evaluation: Evaluation) -> str:
             f"<div class='card match'>{image(each.image, 'an evaluation image')}"
             f"<div><ul>{own}</ul><ol>{''.join(map(_text_match, each.nearest))}</ol></div></div>"
         )
+    right = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.images)
+    chosen = (
+        f"{len(artifacts.images)} images from all over the dataset, failures first, {{}} \N{CHECK MARK} marks right "
+        f"ones; the first is right for {right} of these. Failures are chosen more often than they occur."
+    )
+    if artifacts.what:  # nothing was retrieved
+        told = chosen.format("each with what belongs to it and what the model gave, with its score.")
+        heading = escape(artifacts.what[0].upper() + artifacts.what[1:])
+        return f"<h2>{heading}: {escape(evaluation.dataset)}</h2><p>{told}</p><div class=matches>{images}</div>"
+    chosen = chosen.format(f"each under its own caption, with the nearest {kind} and their cosine similarity.")
     texts = ""
     for each in artifacts.captions:
         shown = "".join(map(_image_match, each.nearest))
         texts += f"<div class='card strip'><p>{escape(each.caption)}</p><div>{shown}</div></div>"
-    right = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.images)
     found = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.captions)
     return (
         f"<h2>Nearest {kind}: {escape(evaluation.dataset)}</h2>"
-        f"<p>{len(artifacts.images)} images from all over the dataset, failures first, each under its own caption, "
-        f"with the nearest {kind} and their cosine similarity. \N{CHECK MARK} marks right ones; the first is right for "
-        f"{right} of these. Failures are chosen more often than they occur.</p>"
-        f"<div class=matches>{images}</div>"
+        f"<p>{chosen}</p><div class=matches>{images}</div>"
         f"<h2>Nearest images: {escape(evaluation.dataset)}</h2>"
         f"<p>The images nearest to {len(artifacts.captions)} {kind}, best first, failures before others; the first is "
         f"right for {found}.</p>"

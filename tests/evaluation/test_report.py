@@ -150,6 +150,15 @@ def test_only_one_kind_of_source(which):
     assert ("Confusion" in page.text) == (which == 0)
 
 
+def test_what_a_model_wrote_is_not_called_a_neighbour():
+    artifacts = evaluations()[1].artifacts
+    written = Artifacts(artifacts.images, [], what="captions written")
+    text, page = render(history=[], evaluations=[Evaluation("shapes/test", "image_captioning", 10, {}, written)])
+    check_self_contained(text, page)
+    assert "Captions written: shapes/test" in page.text and "the first is right for 12 of these" in page.text
+    assert "Nearest" not in page.text and "cosine" not in page.text
+
+
 def test_without_artifacts():
     bare = [Evaluation("digits/test", CLASSIFICATION, 5, {"acc1": 1.0})]
     _, page = render(evaluations=bare)
