@@ -115,9 +115,19 @@ def on_devices(count):
         yield
 
 
+_View = looking.InsideView
+
+
+@contextlib.contextmanager
+def without_report():
+    """Nothing is drawn, nor looked at for it."""
+    with mock.patch.object(report, "write_report"), mock.patch.object(_View, "__call__", lambda *_: []):
+        yield
+
+
 def train(config, workdir, *, write_report=False, devices=1):
     """`loop.train`, by default without the report, whose drawing takes longer than the rest."""
-    without = contextlib.nullcontext() if write_report else mock.patch.object(report, "write_report")
+    without = contextlib.nullcontext() if write_report else without_report()
     with shared_compilation(), on_devices(devices), without:
         return loop.train(config, workdir)
 
@@ -125,7 +135,7 @@ def train(config, workdir, *, write_report=False, devices=1):
 def train_cli(*argv, devices=1):
     """`mmjax train` with the tiny recipe; returns the exit status."""
     recipe = [] if any(str(arg).startswith("--config=") for arg in argv) else [f"--config={RECIPE}"]
-    with shared_compilation(), on_devices(devices), mock.patch.object(report, "write_report"):
+    with shared_compilation(), on_devices(devices), without_report():
         return cli.train_main([*recipe, *map(str, argv)])
 
 
