@@ -7,8 +7,9 @@ Recipe: a small encoder for each of image, time series and table, and `kind`: co
   joint, bottleneck, late or hybrid. `combine=linear|logits|product` is how late and hybrid combine decisions;
   `dropout=0.3` hides each modality from three in ten examples of training, never all of them; `only=image` trains on
   one modality alone.
-Hardware and time: TODO
-Expected: TODO
+Hardware and time: two cores of a shared 2.5 GHz Xeon, 20 s of training at 1,500 examples/s after a minute of compiling.
+Expected: kind=joint, top-1 96.2 % with all three (no classifier can exceed 97.2 %), 84.5 % to 87.1 % without one of
+  them, 41.2 % to 47.9 % with one alone; only=image, trained alone, 48.0 %. All kinds: docs/recipes.md.
 """
 
 from mmjax.config import ConfigDict, base_config, parse_arg
