@@ -25,7 +25,7 @@ COMMANDS = {
     "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
     "index": ("mmjax.cli:index_main", "find the examples of WebDataset shards, and what is wrong with the shards"),
     "convert": ("mmjax.convert:convert_main", "write a model in OpenCLIP's, Hugging Face's or mmjax's format"),
-    "info": ("mmjax.convert:info_main", "say what a workdir or another library's checkpoint holds"),
+    "info": ("mmjax.info:info_main", "say what a workdir or another library's checkpoint holds"),
     "search": ("mmjax.search:search_main", "find a folder's images by text or image"),
 }
 

@@ -1,16 +1,14 @@
-"""`mmjax convert` and `mmjax info`: checkpoints between formats, and what a path holds."""
+"""`mmjax convert`: checkpoints between formats."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mmjax import cli, hub, storage, tasks
+from mmjax import cli, opened, storage, tasks
 from mmjax import config as config_lib
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError, choose
@@ -44,7 +42,7 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     )
 
     def command(options, overrides):
-        _no_overrides(overrides)
+        no_overrides(overrides)
         convert(
             options.src,
             options.dst,
@@ -58,25 +56,8 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
     return cli.run(parser, argv, command)
 
 
-def info_main(argv: Sequence[str] | None = None) -> int:
-    """`info PATH [--step=N] [--set FIELD=VALUE ...]`."""
-    parser = cli.make_parser("info", "Says what a workdir or another library's checkpoint holds; no weights are read.")
-    parser.epilog = None
-    parser.add_argument("path", metavar="PATH", help="a workdir, file or folder, or hf-hub:NAME")
-    parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="what the file does not tell")
-
-    def command(options, overrides):
-        _no_overrides(overrides)
-        lines = describe(options.path, step=options.step, changes=settings_lib.parse(options.set))
-        width = max(map(len, lines))
-        print("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
-        return 0
-
-    return cli.run(parser, argv, command)
-
-
-def _no_overrides(overrides: Sequence[tuple[str, str]]) -> None:
+def no_overrides(overrides: Sequence[tuple[str, str]]) -> None:
+    """Refuses `--config.FIELD=VALUE`."""
     if overrides:
         raise UserError(
             f"--config.{overrides[0][0]}: there is no config here; use --set for what the file does not tell"
@@ -109,7 +90,7 @@ def convert(
     """Reads a model and writes it in another format.
 
     Args:
-      src: see `hub.load`.
+      src: see `mmjax.load`.
       dst: a folder that is missing or empty.
       to: one of `FORMATS`.
       step: checkpoint of a workdir.
@@ -145,31 +126,44 @@ def convert(
 
 
 def _load(src, step, changes, tokenizer, *, needs_tokenizer) -> _Loaded:
-    if hub.is_workdir(src):
+    if opened.is_workdir(src):
         if changes:
             raise UserError(f"--set {next(iter(changes))}: the run in {src} has its own config")
-        config, meta, params = hub.read_workdir(src, step, "--step")
+        config, meta, params = opened.read_workdir(src, step, "--step", check=_check_kind)
         file = checkpoint.tokenizer_file(meta)
         if tokenizer is not None:
             config.data.tokenizer, file = tokenizer, None
         return _Loaded(config, params, meta["preprocessing"], config.data.tokenizer, file)
     if step is not None:
         raise UserError(f"--step={step}: {src} is not the workdir of a run")
-    opened = source.open_source(src, changes)
-    config = configs.make_config(opened)
+    found = source.open_source(src, changes)
+    config = configs.make_config(found)
     if tokenizer is not None:
         config.data.tokenizer = tokenizer
     if needs_tokenizer:
-        configs.check_named(config, opened)
+        configs.check_named(config, found)
         if config.data.tokenizer == configs.NO_TOKENIZER:
             raise UserError(
-                f"{opened.path}: no tokenizer lies beside it, and a workdir has one; give"
+                f"{found.path}: no tokenizer lies beside it, and a workdir has one; give"
                 " --tokenizer=sentencepiece:FILE or json:FILE"
             )
     named = "" if config.data.tokenizer == configs.NO_TOKENIZER else config.data.tokenizer
     file = tasks.make_tokenizer(config).file_bytes if named else None
-    params = translate.nested(opened.read(lambda _, array: array))
-    return _Loaded(config, params, opened.preprocessing, named, file)
+    params = translate.nested(found.read(lambda _, array: array))
+    return _Loaded(config, params, found.preprocessing, named, file)
+
+
+def _check_kind(config: Any) -> None:
+    """Checks that other libraries' formats have such a model.
+
+    Raises:
+      UserError: they have not.
+    """
+    kind = config.model.get("kind", "two_tower")
+    if kind != "two_tower":
+        raise UserError(
+            f"model.kind={kind!r}: the formats are for two towers; mmjax.load and config.init_from read this workdir"
+        )
 
 
 def _write_workdir(target: Any, loaded: _Loaded) -> None:
@@ -196,80 +190,3 @@ def _write_workdir(target: Any, loaded: _Loaded) -> None:
         checkpoints.wait()
     finally:
         checkpoints.close()
-
-
-# -- info --------------------------------------------------------------------------------------------------------------
-
-
-def describe(path: Any, *, step: int | None = None, changes: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Says what a path holds, as names and lines; reads configs and shapes, no weights.
-
-    Raises:
-      UserError: nothing that mmjax reads.
-    """
-    if hub.is_workdir(path):
-        return _describe_workdir(path, step)
-    opened = source.open_source(path, changes)
-    size = sum(file.stat().st_size for file in _files(opened))
-    lines = {
-        "path": str(path),
-        "format": f"{source.FORMATS[opened.format]}, {opened.path.name}, {size:,} bytes",
-        "settings": f"from {opened.config_file.name}" if opened.config_file else "from shapes and what was given",
-    }
-    lines |= _describe_model(opened.settings, opened.shapes)
-    return lines | {
-        "images": _describe_images(opened.preprocessing),
-        "tokenizer": opened.tokenizer or "none beside it: texts must be token ids",
-    }
-
-
-def _describe_workdir(path: Any, step: int | None) -> dict[str, str]:
-    checkpoints, chosen, meta = hub.open_step(path, step, "--step")
-    try:
-        steps, shapes = checkpoints.all_steps(), checkpoints.param_shapes(chosen)
-    finally:
-        checkpoints.close()
-    config = config_lib.from_json(json.dumps(meta["config"]))
-    lines = {
-        "path": str(path),
-        "format": f"mmjax workdir of {config.name!r}, {config.variant}",
-        "steps": f"{', '.join(map(str, steps))}; shown: {chosen}",
-        "trained on": f"{config.data.train or '-'}, {meta['position']:,} examples",
-    }
-    lines |= _describe_model(config.model.to_dict(), shapes)
-    tokenizer = meta["tokenizer"]
-    return lines | {
-        "images": _describe_images(meta["preprocessing"]),
-        "tokenizer": f"{tokenizer['spec']}, {tokenizer['vocab_size']:,} ids, {tokenizer['context_length']} a text",
-        "written by": ", ".join(f"{name} {version}" for name, version in meta["versions"].items()),
-    }
-
-
-def _files(opened: source.Source) -> list[Path]:
-    if not opened.path.name.endswith(".index.json"):
-        return [opened.path]
-    places = json.loads(opened.path.read_text())["weight_map"]
-    return [opened.path.parent / name for name in sorted(set(places.values()))]
-
-
-def _describe_model(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    def count(part):
-        return sum(int(np.prod(shape)) for name, shape in shapes.items() if name.split("/")[0].startswith(part))
-
-    def tower(name, *first):
-        fields = settings[name]
-        told = [f"{field} {fields[field]}" for field in (*first, "width", "depth", "heads", "mlp_dim")]
-        told += [fields["activation"], f"norm_eps {fields['norm_eps']:g}", f"pool {fields['pool']}"]
-        return f"{', '.join(told)}; {count(name):,} parameters"
-
-    return {
-        "image tower": tower("image", "image_size", "patch_size"),
-        "text tower": tower("text", "vocab_size", "context_length"),
-        "embeddings": f"{settings['embed_dim']} numbers; {count(''):,} parameters in all"
-        + ("; logit_bias" if settings["logit_bias_init"] is not None else ""),
-    }
-
-
-def _describe_images(prepared: Mapping[str, Any]) -> str:
-    numbers = "; ".join(f"{name} {[round(x, 4) for x in prepared[name]]}" for name in ("mean", "std"))
-    return f"{prepared['size']} pixels, {prepared['resize']}, {prepared['interpolation']}; {numbers}"

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmjax import __version__, storage, tasks
 from mmjax import config as config_lib
+from mmjax import opened as opened_lib
 from mmjax.data import specs
 from mmjax.data.images import ImageSpec
 from mmjax.errors import UserError, did_you_mean
@@ -21,6 +22,7 @@ from mmjax.evaluation import records as records_lib
 from mmjax.evaluation.zero_shot import class_prompts
 from mmjax.parallel import arrays, distributed, partition
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.tasks import abilities
 from mmjax.training import checkpoint, logs
 
 # What an evaluation may change; the rest describes the model that was trained.
@@ -205,18 +207,16 @@ def open_model(
     Raises:
       UserError: as `mmjax.load`, or an override of a field that describes the model.
     """
-    from mmjax import hub
-
     with distributed.together():
-        opened = hub.open_path(path, tokenizer=tokenizer, settings=changes)
+        opened = opened_lib.open_path(path, tokenizer=tokenizer, settings=changes)
         config = opened.config
         apply_overrides(config, overrides)
-        image_spec = ImageSpec(**opened.preprocessing)
+        image_spec = opened.image_spec
         mesh = mesh_lib.make_mesh(config.mesh)
-        task = tasks.Task(config, image_spec, mesh=mesh)
+        task = opened.make_task(mesh)
         made = opened.make_tokenizer()
-        places = hub.shardings(opened.shapes, config, mesh)
-        is_run = hub.is_workdir(path)
+        places = opened_lib.shardings(opened.shapes, config, mesh)
+        is_run = opened_lib.is_workdir(path)
         params = None if is_run else opened.read(places)
     if is_run:
         params = opened.read(places)  # Orbax lets the processes wait for each other
@@ -306,6 +306,7 @@ def evaluate_suite(
       UserError: a mistake in the suite, or data that is not there; before anything is computed.
     """
     with distributed.together():
+        abilities.check(model.task, "encode_image", "--config: a suite, which embeds images and texts,")
         wanted = jobs.make_jobs(config)
         path, page = places(model, workdir, output)
         finished = {} if again else {records_lib.key(record): record for record in records_lib.read(path)}

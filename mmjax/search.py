@@ -23,6 +23,7 @@ from mmjax.data.source import Record
 from mmjax.errors import UserError, choose
 from mmjax.evaluation import embed, exact
 from mmjax.evaluation import index as index_lib
+from mmjax.tasks import abilities
 
 _THUMBNAIL = 192  # pixels of a contact sheet's images
 _MARGIN, _LINE = 8, 18
@@ -128,9 +129,13 @@ class Searcher:
 
     Attributes:
       identity: what an index must have been made with: the parameters' digest and the images' preparation.
+
+    Raises:
+      UserError: the model embeds no images.
     """
 
     def __init__(self, model: evaluate.Model):
+        abilities.check(model.task, "encode_image", "search, which embeds images and texts,")
         self.image_spec: ImageSpec = model.image_spec
         params = model.restore()
         self.embedder = embed.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)

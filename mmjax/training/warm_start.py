@@ -26,8 +26,10 @@ _POSITIONS = "image/position_embedding"
 # What a tower computes with the same weights.
 _FUNCTION = (
     *("activation", "norm_eps", "patch_size", "class_token", "pre_norm", "pool", "heads"),
-    *("causal", "mask_padding", "eos_id"),
+    *("causal", "mask_padding", "eos_id", "norm"),
 )
+# Kinds of model whose text is always read from left to right.
+_LEFT_TO_RIGHT = ("captioner", "coca", "prefix_lm")
 
 
 def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
@@ -190,16 +192,33 @@ def _check_same_function(source: _Source, new: ml_collections.ConfigDict, part: 
       UserError: a field that no shape shows differs.
     """
     old, tower = source.config, part.removesuffix("_head")
-    fields = [f"model.{tower}.{field}" for field in _FUNCTION] if tower in ("image", "text") else []
-    fields += ["data.mean_std"] if tower == "image" else []
+    fields = ["data.mean_std"] if tower == "image" else []
     if tower == "text" and not _same_tokenizer(source, new):
         fields.append("data.tokenizer")
     different = [line for line in config_lib.differences(old, new) if line.split(":")[0] in fields]
+    if tower in ("image", "text") and tower in old.model and tower in new.model:
+        before, after = (_function(config.model, tower) for config in (old, new))
+        shared = [field for field in _FUNCTION if field in before and field in after]
+        different += [
+            f"model.{tower}.{field}: {before[field]} -> {after[field]}"
+            for field in shared
+            if before[field] != after[field]
+        ]
     if different:
         raise UserError(
             f"init_from={new.init_from!r} was trained with another setting ({'; '.join(different)}), with which its"
             " weights compute something else; use its value, or leave the tower out with init_paths"
         )
+
+
+def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
+    """What a tower computes with its weights: its settings, and what it means where one of them is not there.
+
+    A head's settings mean nothing where there is no such head.
+    """
+    kind = model.get("kind", "two_tower")
+    meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre", "pre_norm": kind != "vilt", "class_token": True}
+    return meant | model[tower].to_dict()
 
 
 def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:

@@ -1,0 +1,49 @@
+"""What a trained model can be asked for, in the names of the methods of what `mmjax.load` returns."""
+
+from typing import Any
+
+import ml_collections
+
+from mmjax.errors import UserError
+
+EMBEDDING = ("encode_image", "encode_text", "zero_shot")
+
+
+def abilities(task: Any) -> tuple[str, ...]:
+    """What a task's model has been trained for.
+
+    `caption` writes, `answer` chooses or writes, `match` tells whether image and text belong together, `classify` is of
+    several modalities, and `EMBEDDING` is where images and texts are vectors, one each, in one space.
+    """
+    found: tuple[str, ...] = ()
+    if task.can("classify"):
+        found += ("classify",)
+    if task.can("vqa"):
+        found += ("answer",)
+    if task.can("caption"):
+        found += ("answer" if task.config.data.texts == "answers" else "caption",)
+    if task.can("itm"):
+        found += ("match",)
+    return (EMBEDDING if task.contrasts and task.embeds else ()) + found
+
+
+def check(task: Any, ability: str, asked: str) -> None:
+    """Checks that a model can do what it is asked.
+
+    Args:
+      task: of the model.
+      ability: a name that `abilities` may give.
+      asked: what asks for it, as a message begins.
+
+    Raises:
+      UserError: it cannot, with what it can.
+    """
+    known = abilities(task)
+    if ability not in known:
+        raise UserError(f"{asked} is not for {told(task.config)}; it can {', '.join(known) or 'be trained further'}")
+
+
+def told(config: ml_collections.ConfigDict) -> str:
+    """A model in a few words, by its kind and its training."""
+    trained = ", ".join(name for name, weight in config.objectives.items() if weight)
+    return f"model.kind={config.model.get('kind', 'two_tower')!r} trained with {trained}"
