@@ -16,7 +16,7 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small", decoder="transformer", steps=600)
+    args = parse_arg(arg, variant="small", decoder="transformer", steps=550)
     names = {"transformer": "small-captioner", "lstm": "small-captioner-lstm"}
     config = base_config(names.get(args.decoder, args.decoder) if args.variant == "small" else args.variant)
     config.name = f"captioner, {args.decoder}"
