@@ -12,6 +12,7 @@ import jax
 import ml_collections
 
 from mmjax import tasks
+from mmjax.data import tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import collectives, costs, hlo
@@ -66,10 +67,22 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
     if device is None or not device.memory:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/devices.py")
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-    image_spec = tasks.make_image_spec(config)
-    task = tasks.Task(config, image_spec, mesh=mesh)
+    batch = tasks.batch_shapes(config, mesh)
+    # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
+    tokenizer = tokenizers.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
+    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     setup = setup_lib.make_setup(config, task, mesh)
-    return Setup(config, task, mesh, device, setup.state, tasks.batch_shapes(config, mesh), setup.step)
+    return Setup(config, task, mesh, device, setup.state, batch, setup.step)
+
+
+def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") -> dict[str, Any]:
+    """The parts of a model that have a setting, such as `remat`: dotted path within it -> value."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            where = f"{path}.{name}" if path else name
+            found |= ({where: value[field]} if field in value else {}) | parts_with(field, value, where)
+    return found
 
 
 def chip_bytes(tree: Any) -> int:
@@ -108,15 +121,16 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "mesh": dict(setup.mesh.shape),
         "batch_size": config.batch_size,
         "microbatch": config.microbatch,
-        "remat": {tower: config.model[tower].remat for tower in ("image", "text")},
+        "remat": parts_with("remat", config.model),
         "loss": config.loss.impl,
         "parameter_count": sum(x.size for x in jax.tree.leaves(setup.state.params)),
         "versions": {name: _version(name) for name in ("jax", "libtpu")},
     }
     kinds = state_bytes(setup)
-    model_flops = 3.0 * setup.task.flops_per_example() * config.batch_size
+    forward = setup.task.flops_per_example()
+    model_flops = None if forward is None else 3.0 * forward * config.batch_size
     plan["memory"] = kinds | {"capacity": int(device.memory)}
-    plan["flops"] = {"model": model_flops}
+    plan["flops"] = {} if model_flops is None else {"model": model_flops}
     started = time.perf_counter()
     try:
         compiled = setup.lower().compile()
@@ -140,7 +154,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     plan["unknown_loops"] = list(counted.unknown_loops)
     plan["collectives"] = collectives.totals(found)
     plan["each_collective"] = [dataclasses.asdict(collective) for collective in found]
-    plan["roofline"] = roofline(counted, found, device, model_flops / chips)
+    plan["roofline"] = roofline(counted, found, device, None if model_flops is None else model_flops / chips)
     plan["fits"] = plan["memory"]["total"] <= device.memory
     return plan if plan["fits"] else plan | {"advice": advice(setup)}
 
@@ -169,7 +183,7 @@ def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[st
 
 
 def roofline(
-    counted: costs.Costs, found: Sequence[collectives.Collective], device: devices.Device, model_flops: float
+    counted: costs.Costs, found: Sequence[collectives.Collective], device: devices.Device, model_flops: float | None
 ) -> dict[str, Any]:
     """The shortest time a step can take: each of three resources at its data sheet's rate.
 
@@ -177,11 +191,11 @@ def roofline(
       counted: costs of a step on one chip.
       found: its collectives.
       device: the data sheet.
-      model_flops: of the model's three passes, per chip; what MFU counts.
+      model_flops: of the model's three passes, per chip; what MFU counts. None where nobody has counted them.
 
     Returns:
       Seconds of `compute`, `memory` and `links`; `step` is the largest of them (all overlap), `bound` its name,
-      `serial` the sum (nothing overlaps), `mfu` the MFU at `step`.
+      `serial` the sum (nothing overlaps), `mfu` the MFU at `step`, where `model_flops` are known.
     """
     seconds = {
         "compute": counted.matrix_flops / device.flops,
@@ -190,8 +204,10 @@ def roofline(
     }
     bound = max(seconds, key=seconds.get)
     step = seconds[bound]
-    mfu = model_flops / device.flops / step if step else 0.0
-    return seconds | {"step": step, "bound": bound, "serial": sum(seconds.values()), "mfu": mfu}
+    times = seconds | {"step": step, "bound": bound, "serial": sum(seconds.values())}
+    if model_flops is None:
+        return times
+    return times | {"mfu": model_flops / device.flops / step if step else 0.0}
 
 
 def refusal(message: str) -> dict[str, Any]:
@@ -220,9 +236,9 @@ def advice(setup: Setup) -> list[str]:
     """What would make a step smaller, as flags; the cheapest first."""
     config, mesh = setup.config, setup.mesh
     options = []
-    for tower in ("image", "text"):
-        if config.model[tower].remat != "full":
-            options.append(f"--config.model.{tower}.remat=full")
+    for part, remat in parts_with("remat", config.model).items():
+        if remat != "full":
+            options.append(f"--config.model.{part}.remat=full")
     rows = config.batch_size // mesh_lib.batch_devices(mesh)
     if rows % (2 * config.microbatch) == 0:
         options.append(f"--config.microbatch={2 * config.microbatch}")

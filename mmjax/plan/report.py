@@ -35,8 +35,8 @@ def seconds(time: float) -> str:
 def setting(plan: Mapping[str, Any]) -> str:
     """Mesh, microbatches and rematerialisation in a few words."""
     mesh = " x ".join(f"{axis} {count}" for axis, count in plan["mesh"].items())
-    remat = plan["remat"]
-    told = remat["image"] if remat["image"] == remat["text"] else f"{remat['image']}/{remat['text']}"
+    remat = list(plan["remat"].values())
+    told = "/".join(remat if len(set(remat)) > 1 else remat[:1]) or "none"
     return f"{mesh}, microbatch {plan['microbatch']}, remat {told}"
 
 
@@ -51,12 +51,12 @@ def render(plan: Mapping[str, Any]) -> str:
     if "roofline" not in plan:
         return "\n".join(lines)
     flops, roof = plan["flops"], plan["roofline"]
-    chips = plan["chips"]
+    executed, model = flops["chip"] * plan["chips"], flops.get("model")
     lines += ["", "FLOPs per step"]
     lines += _table(
         [
-            ("model, 3 x forward, all chips", f"{flops['model']:.4g}"),
-            ("executed, all chips", f"{flops['chip'] * chips:.4g}", f"{flops['chip'] * chips / flops['model']:.2f} x"),
+            *([("model, 3 x forward, all chips", f"{model:.4g}")] if model else []),
+            ("executed, all chips", f"{executed:.4g}", *([f"{executed / model:.2f} x"] if model else [])),
             ("executed, one chip", f"{flops['chip']:.4g}"),
             ("compiler's count, loops once", f"{flops['compiler_once']:.4g}"),
         ]
@@ -76,10 +76,12 @@ def render(plan: Mapping[str, Any]) -> str:
             ]
         )
     lines += ["", "Time of a step, at least"]
+    mfu = lambda share: f"{roof['mfu'] * share:.1%}"
+    later = roof["step"] / roof["serial"] if roof["serial"] else 1
     lines += _table(
         [(_BOUNDS[name], seconds(roof[name]), "<- bounds" if name == roof["bound"] else "") for name in _BOUNDS]
-        + [("all overlapping", seconds(roof["step"]), f"MFU at most {roof['mfu']:.1%}")]
-        + [("one after the other", seconds(roof["serial"]), f"MFU {roof['mfu'] * roof['step'] / roof['serial']:.1%}")]
+        + [("all overlapping", seconds(roof["step"]), *(["MFU at most " + mfu(1)] if "mfu" in roof else []))]
+        + [("one after the other", seconds(roof["serial"]), *(["MFU " + mfu(later)] if "mfu" in roof else []))]
         if roof["step"]
         else []
     )
@@ -126,9 +128,10 @@ def line(plan: Mapping[str, Any]) -> str:
     if not plan["fits"]:
         return does_not_fit(plan).partition(": Ran out")[0]
     roof, memory = plan["roofline"], plan["memory"]
+    mfu = f", MFU at most {roof['mfu']:.1%}" if "mfu" in roof else ""
     return (
         f"{size(memory['total'])} ({memory['total'] / memory['capacity']:.0%}), step at least {seconds(roof['step'])}"
-        f" ({_BOUNDS[roof['bound']]}), MFU at most {roof['mfu']:.1%}"
+        f" ({_BOUNDS[roof['bound']]}){mfu}"
     )
 
 

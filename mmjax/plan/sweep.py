@@ -37,7 +37,7 @@ def candidates(
       chips: of the topology.
       swept: names in `AXES`; what is not among them stays as in the config.
     """
-    heads = [config.model[tower].heads for tower in ("image", "text")]
+    heads = program.parts_with("heads", config.model).values()
     meshes = [(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)]
     if "mesh" in swept:
         powers = [2**i for i in range(chips.bit_length()) if chips % 2**i == 0]
@@ -55,7 +55,8 @@ def candidates(
             changed.mesh.data, changed.mesh.fsdp, changed.mesh.tensor = mesh
             changed.microbatch = microbatch
             if remat is not None:
-                changed.model.image.remat = changed.model.text.remat = remat
+                parts = program.parts_with("remat", config.model)
+                changed.update_from_flattened_dict({f"model.{part}.remat": remat for part in parts})
             rows = chips // mesh[2] * microbatch if mesh[0] > 0 else 1
             if config.batch_size % rows == 0 or microbatch == pieces[0]:
                 group.append(changed)

@@ -172,6 +172,19 @@ def over_layers(rule: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(init, update)
 
 
+def layer_numbers(path: str, count: int, tower: ml_collections.ConfigDict) -> list[int]:
+    """Which of a tower's layers the `count` ones of a stacked parameter are, from 0, the first.
+
+    Where only some layers have cross-attention there are two stacks, see `nn.transformer.Transformer`.
+    """
+    parts = path.split("/")
+    if "cross_layers" not in parts:
+        return list(range(count))
+    unit = re.fullmatch(r"block(\d+)", parts[parts.index("cross_layers") + 1])
+    first, step = tower.get("cross_from", 0), tower.get("cross_every", 1)
+    return [first + (int(unit[1]) if unit else 0) + i * step for i in range(count)]
+
+
 def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDict, params: Any) -> Any:
     """Learning-rate factors per parameter, an array over layers where the layers' rates differ; None when all are 1."""
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -180,17 +193,27 @@ def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDi
     if not settings.multipliers and all(decay == 1.0 for decay in settings.layer_decay.values()):
         return None
 
+    for tower, decay in settings.layer_decay.items():
+        if decay != 1.0 and "depth" not in model.get(tower, {}):
+            known = [name for name in settings.layer_decay if "depth" in model.get(name, {})]
+            raise UserError(
+                f"optimizer.layer_decay.{tower}={decay}: this model has no layers in model.{tower}; leave it at 1.0"
+                + (f" (it has in {', '.join(f'model.{name}' for name in known)})" if known else "")
+            )
+
     def factor(path, x):
         value = next((f for pattern, f in settings.multipliers if re.fullmatch(pattern, path)), 1.0)
-        tower = path.split("/")[0]
+        tower, *rest = path.split("/")
         decay = settings.layer_decay.get(tower, 1.0)
         if decay == 1.0:
             return value
         depth = model[tower].depth
         if is_stacked(path):
-            layers = decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32)  # the last layer: decay^1
+            above = depth - jnp.array(layer_numbers(path, x.shape[0], model[tower]), jnp.float32)
+            layers = decay**above  # the last layer: decay^1
             return value * layers.reshape((-1,) + (1,) * (len(x.shape) - 1))
-        above = path.split("/")[1] == "norm"  # the final norm stands on top of all layers, embeddings below
-        return value * (1.0 if above else decay ** (depth + 1))
+        # The final norm and a head stand on top of all layers, embeddings below.
+        is_above = rest[0] == "norm" or rest[0].startswith("head")
+        return value * (1.0 if is_above else decay ** (depth + 1))
 
     return partition.map_with_path(factor, params)

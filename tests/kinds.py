@@ -1,0 +1,57 @@
+"""Every kind of model at tiny size, as configs and shapes."""
+
+import functools
+
+import jax
+
+from mmjax import config as config_lib
+from mmjax import tasks
+from mmjax.data import tokenizers
+
+WEIGHTS = {
+    "tiny": dict(itc=1.0),
+    "tiny-captioner": dict(caption=1.0),
+    "tiny-captioner-lstm": dict(caption=1.0),
+    "tiny-coca": dict(itc=1.0, caption=2.0),
+    "tiny-albef": dict(itc=1.0, itm=1.0, mlm=1.0),
+    "tiny-vilt": dict(itm=1.0, mlm=1.0),
+    "tiny-qformer": dict(itc=1.0, itm=1.0, caption=1.0),
+    "tiny-prefix_lm": dict(caption=1.0),
+}
+FUSIONS = ("concat", "weighted", "gated", "attention", "cross", "joint", "bottleneck", "late", "hybrid")
+
+
+def config(name, **changes):
+    """The config of a size, or of `fusion:KIND`; `__` stands for a dot in `changes`."""
+    if name.startswith("fusion:"):
+        result = config_lib.load_recipe(f"fusion:kind={name.removeprefix('fusion:')}")
+    else:
+        result = config_lib.base_config(name)
+        result.objectives.update(WEIGHTS[name])
+        result.precision = "float32"
+        if name != "tiny":
+            result.data.tokenizer = "words:shapes"
+            result.data.mean_std = "siglip"
+    with result.unlocked(), result.ignore_type():
+        result.update_from_flattened_dict({path.replace("__", "."): value for path, value in changes.items()})
+    return result
+
+
+@functools.cache
+def _tokenizer(length):
+    return tokenizers.make_tokenizer("words:shapes", length)
+
+
+def task(config):
+    """Its task, with what the data would tell."""
+    if "encoders" in config.model:
+        facts = tasks.read_facts(config, tasks.open_mixture(config))
+        return tasks.Task(config, None, None, None, facts)
+    facts = tasks.DataFacts(tuple(map(str, range(config.model.get("answers", 0)))))
+    return tasks.Task(config, tasks.make_image_spec(config), _tokenizer(config.model.text.context_length), None, facts)
+
+
+@functools.cache
+def shapes(name):
+    """Shapes of the parameters of `config(name)`."""
+    return jax.eval_shape(task(config(name)).init, jax.random.key(0))

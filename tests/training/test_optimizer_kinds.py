@@ -1,0 +1,103 @@
+"""Update rules on the parameters of every kind of model."""
+
+import jax
+import kinds
+import numpy as np
+import pytest
+
+from mmjax.errors import UserError
+from mmjax.parallel.partition import path_name
+from mmjax.training import optimizer
+
+QUICK = ("tiny-qformer", "fusion:cross")
+NAMES = [*kinds.WEIGHTS, *(f"fusion:{kind}" for kind in kinds.FUSIONS)]
+KINDS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+LAYERED = {"tiny-vilt": ("image",), "tiny-captioner-lstm": ("image",)}
+
+
+def layer_decay(name):
+    towers = () if name.startswith("fusion") else LAYERED.get(name, ("image", "text"))
+    return {f"optimizer__layer_decay__{tower}": 0.5 for tower in towers}
+
+
+def flat(tree):
+    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_takes_a_step(name):
+    params = kinds.shapes(name)
+    for rule in ("muon", "adamw"):
+        config = kinds.config(name, optimizer__name=rule, **layer_decay(name))
+        tx, _ = optimizer.make_optimizer(config, params)
+        updates, _ = jax.eval_shape(lambda p, tx=tx: tx.update(p, tx.init(p), p), params)
+        assert {path: x.shape for path, x in flat(updates).items()} == {p: x.shape for p, x in flat(params).items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_muon_takes_whole_matrices(name):
+    """All axes of a kernel but those of layers and of q, k and v are its rows and columns."""
+    kernels = {path: x for path, x in flat(kinds.shapes(name)).items() if optimizer.role(path) == "matrix"}
+    axes = optimizer._muon_axes(kernels)
+    assert len(kernels) > 4
+    for path, x in kernels.items():
+        batch = optimizer.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))
+        rows, columns = axes[path]
+        own = {axis % x.ndim for axis in (*rows, *columns)}
+        assert len(own) == len(rows) + len(columns) == x.ndim - batch, path
+
+
+def test_layer_decay_knows_which_layers_look_at_the_image():
+    """Six layers; from the third on every second one has cross-attention."""
+    config = kinds.config("tiny-qformer", optimizer__name="sgd", optimizer__b1=0.0, optimizer__weight_decay=0.0)
+    config.update_from_flattened_dict({"model.text.depth": 6, "model.text.cross_from": 2, "model.text.cross_every": 2})
+    config.optimizer.update(layer_decay=dict(text=0.5), learning_rate=1.0)
+    config.schedule.update(name="constant", warmup=0)
+    stack = lambda: {"mlp": {"fc1": {"kernel": np.ones((2, 3, 3), np.float32)}}}
+    layers = {"layers": stack(), "cross_layers": {"block0": stack(), "block1": stack()}}
+    one = np.ones(3, np.float32)
+    text = {"transformer": layers, "head_norm": {"scale": one}, "norm_embed": {"scale": one}}
+    params = {"text": text, "queries": one}
+    tx, _ = optimizer.make_optimizer(config, params)
+    updates, _ = tx.update(params, tx.init(params), params)
+    first = lambda x: -np.asarray(x).reshape(len(x), -1)[:, 0]
+    found = {path: first(x).tolist() for path, x in flat(updates).items()}
+    kernel = "mlp/fc1/kernel"
+    assert found == {
+        "queries": [1.0] * 3,
+        "text/head_norm/scale": [1.0] * 3,
+        "text/norm_embed/scale": [0.5**7] * 3,
+        f"text/transformer/layers/{kernel}": [0.5**6, 0.5**5],
+        f"text/transformer/cross_layers/block0/{kernel}": [0.5**4, 0.5**2],
+        f"text/transformer/cross_layers/block1/{kernel}": [0.5**3, 0.5],
+    }
+
+
+@pytest.mark.parametrize(
+    "name, tower, told",
+    [
+        (
+            "tiny-captioner-lstm",
+            "text",
+            r"layer_decay.text=0.5: .* no layers in model.text; .* \(it has in model.image\)",
+        ),
+        ("tiny-vilt", "text", "no layers in model.text"),
+        ("fusion:cross", "image", "no layers in model.image; leave it at 1.0$"),
+    ],
+)
+def test_a_tower_without_layers_is_told(name, tower, told):
+    config = kinds.config(name, **{f"optimizer__layer_decay__{tower}": 0.5})
+    with pytest.raises(UserError, match=told) as error:
+        optimizer.make_optimizer(config, kinds.shapes(name))
+    assert "\n" not in str(error.value)
+
+
+def test_freezing_and_multipliers_go_by_path_in_every_kind():
+    params = kinds.shapes("tiny-qformer")
+    free, frozen = optimizer.split_frozen(params, ("image/.*",))
+    assert {path.split("/")[0] for path in flat(frozen)} == {"image"}
+    assert not any(path.startswith("image/") for path in flat(free))
+    tx, _ = optimizer.make_optimizer(
+        kinds.config("tiny-qformer", optimizer__multipliers=((".*/cross_layers/.*", 2.0),)), free
+    )
+    assert set(flat(jax.eval_shape(tx.init, free)))
