@@ -124,8 +124,10 @@ def as_decoding(
       UserError: no such field, one of another method, or a value that makes no sense.
     """
     known = [field.name for field in dataclasses.fields(usual) if not field.name.endswith("_id")]
-    for field in given:
-        choose("caption: the argument", field, known)
+    for field, value in given.items():
+        wanted = type(getattr(usual, choose("caption: the argument", field, known)))
+        if type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise UserError(f"caption: {field}={value!r} is no {wanted.__name__}, such as {getattr(usual, field)!r}")
     method = given.get("method", usual.method)
     for field in given:
         if _OF_METHOD.get(field, method) != method:
@@ -134,12 +136,7 @@ def as_decoding(
     room = context_length + 1 - prompt_length
     if given.get("max_tokens", 0) > room:
         raise UserError(f"caption: max_tokens={given['max_tokens']}, but the model's context has room for {room}")
-    try:
-        return dataclasses.replace(usual, **{"max_tokens": min(usual.max_tokens, room)} | given)
-    except TypeError as error:
-        raise UserError(
-            f"caption: {error}; see mmjax.generation.Decoding for the types of {', '.join(given)}"
-        ) from None
+    return dataclasses.replace(usual, **{"max_tokens": min(usual.max_tokens, room)} | given)
 
 
 def as_modalities(

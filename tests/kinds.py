@@ -44,10 +44,12 @@ def _tokenizer(length):
 
 def task(config):
     """Its task, with what the data would tell."""
-    if "encoders" in config.model:
+    if "encoders" in config.model or config.objectives.vqa:
         facts = tasks.read_facts(config, tasks.open_mixture(config))
+    else:
+        facts = tasks.DataFacts()
+    if "text" not in config.model:
         return tasks.Task(config, None, None, None, facts)
-    facts = tasks.DataFacts(tuple(map(str, range(config.model.get("answers", 0)))))
     return tasks.Task(config, tasks.make_image_spec(config), _tokenizer(config.model.text.context_length), None, facts)
 
 
