@@ -217,7 +217,10 @@ def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
     A head's settings mean nothing where there is no such head.
     """
     kind = model.get("kind", "two_tower")
-    meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre", "pre_norm": kind != "vilt", "class_token": True}
+    if tower == "image":
+        meant = {"pre_norm": kind != "vilt", "class_token": True}
+    else:
+        meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre"}
     return meant | model[tower].to_dict()
 
 
