@@ -16,7 +16,7 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-albef", steps=300)
+    args = parse_arg(arg, variant="small-albef", steps=220)
     config = base_config(args.variant)
     config.name = "albef"
     config.objectives.itc = 1.0

@@ -9,7 +9,7 @@ def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "sha
     Args:
       config: changed in place; its model is one of the `small-...` sizes.
       steps: of training.
-      data: the source; its test split is evaluated on.
+      data: `shapes` or `questions`; its test split is evaluated on.
       scan: whether layers are looped over: slower by a little, and compiled in a fraction of the time.
     """
     config.steps = steps
@@ -19,6 +19,7 @@ def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "sha
     config.data.train = data
     config.data.eval = f"{data}/test"
     config.data.tokenizer = "words:shapes"
+    config.data.context_length = {"shapes": 18, "questions": 16}[data]  # no caption is longer, no question with its answer
     config.data.mean_std = "siglip"
     config.data.crop_scale = (1.0, 1.0)  # every pixel of a scene counts, and there are always new ones
     config.data.crop_ratio = (1.0, 1.0)
