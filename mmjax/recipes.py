@@ -19,7 +19,8 @@ def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "sha
     config.data.train = data
     config.data.eval = f"{data}/test"
     config.data.tokenizer = "words:shapes"
-    config.data.context_length = {"shapes": 18, "questions": 16}[data]  # no caption is longer, no question with its answer
+    # No caption is longer, and no question with its answer.
+    config.data.context_length = {"shapes": 18, "questions": 16}[data]
     config.data.mean_std = "siglip"
     config.data.crop_scale = (1.0, 1.0)  # every pixel of a scene counts, and there are always new ones
     config.data.crop_ratio = (1.0, 1.0)
