@@ -1,12 +1,17 @@
 """Every kind of model at tiny size, as configs and shapes."""
 
+import contextlib
+import dataclasses
 import functools
 
 import jax
+import numpy as np
 
 from mmjax import config as config_lib
 from mmjax import tasks
 from mmjax.data import tokenizers
+from mmjax.training import checkpoint
+from mmjax.training.state import TrainState
 
 WEIGHTS = {
     "tiny": dict(itc=1.0),
@@ -57,3 +62,16 @@ def task(config):
 def shapes(name):
     """Shapes of the parameters of `config(name)`."""
     return jax.eval_shape(task(config(name)).init, jax.random.key(0))
+
+
+def save(random_params, config, workdir):
+    """Writes what a run of two steps leaves, with random parameters; returns them."""
+    own = task(config)
+    params = random_params(jax.eval_shape(own.init, jax.random.key(0)), std=0.3)
+    state = TrainState(np.int32(2), params, (), None, np.zeros(2, np.uint32), np.int32(-1))
+    more = dict(bad_examples={}, evaluated=False, facts=dataclasses.asdict(own.facts))
+    meta = checkpoint.make_meta(config, 16, own.image_spec, tasks.make_tokenizer(config), **more)
+    with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
+        checkpoints.save(2, state, meta)
+        checkpoints.wait()
+    return params

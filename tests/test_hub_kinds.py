@@ -1,7 +1,7 @@
 """`mmjax.load` of captioners, of models that answer questions, and of fused modalities."""
 
-import contextlib
 import dataclasses
+import functools
 import json
 
 import jax
@@ -18,8 +18,6 @@ from mmjax.errors import UserError
 from mmjax.evaluation import answered, feeding, fused, written
 from mmjax.evaluation.metrics import classification_metrics
 from mmjax.evaluation.vqa import score_answers
-from mmjax.training import checkpoint
-from mmjax.training.state import TrainState
 
 RECORDS = 6
 
@@ -39,21 +37,10 @@ def small(name, **changes):
 def make(request, random_params):
     """Makes a workdir: by training, or what a run leaves without it, since compiling a step takes long."""
 
-    def save(config, workdir):
-        task = kinds.task(config)
-        params = random_params(jax.eval_shape(task.init, jax.random.key(0)), std=0.3)
-        state = TrainState(np.int32(2), params, (), None, np.zeros(2, np.uint32), np.int32(-1))
-        tokenizer = tasks.make_tokenizer(config)
-        facts = dataclasses.asdict(task.facts)
-        more = dict(bad_examples={}, evaluated=False, facts=facts)
-        with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
-            checkpoints.save(2, state, checkpoint.make_meta(config, 16, task.image_spec, tokenizer, **more))
-            checkpoints.wait()
-
     def train(config, workdir):
         assert runs.train(config, workdir) is None
 
-    return save if request.param == "saved" else train
+    return functools.partial(kinds.save, random_params) if request.param == "saved" else train
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,77 @@
+"""Plans of models that are not two towers."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import kinds
+import pytest
+import runs
+
+from mmjax.errors import UserError
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.plan import program, report, sweep
+
+
+def config(name, **changes):
+    mesh = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)
+    return kinds.config(name, batch_size=16, **(mesh | changes))
+
+
+def test_every_part_that_has_layers_is_asked(cpu_slice):
+    settings = config("tiny-albef")
+    assert program.parts_with("remat", settings.model) == dict.fromkeys(("image", "text", "fusion"), "none")
+    settings.model.fusion.heads = 1
+    groups = list(sweep.candidates(settings, 8, ("mesh", "remat")))
+    assert all(candidate.mesh.tensor == 1 for group in groups for candidate in group)
+    assert {tuple(program.parts_with("remat", group[0].model).values()) for group in groups} == {
+        (policy,) * 3 for policy in ("none", "dots", "full")
+    }
+    assert program.parts_with("heads", config("tiny-captioner-lstm").model) == {"image": 2}
+
+
+def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
+    """ALBEF's step is set up without a tokenizer's file; its compilation stands for all."""
+    setup = program.set_up(config("tiny-albef", data__tokenizer="json:not_here.json"), cpu_slice)
+    mesh = mesh_lib.batch_sharding(setup.mesh)
+    small = jax.jit(lambda x: x @ x.T).lower(jax.ShapeDtypeStruct((64, 64), "float32", sharding=mesh))
+    monkeypatch.setattr(program.Setup, "lower", lambda self: small)
+    plan = program.make_plan(setup, "cpu:8")
+    json.dumps(plan)
+    assert "model" not in plan["flops"] and "mfu" not in plan["roofline"] and plan["flops"]["chip"] > 0
+    told = report.render(plan | {"budget": program.budget(plan, 1e6)})
+    assert "MFU" not in told and "model, 3 x" not in told and "remat none" in told and "executed, all chips" in told
+    assert report.line(plan).endswith(")")
+    assert [option for option in program.advice(setup) if "remat" in option] == [
+        f"--config.model.{part}.remat=full" for part in ("fusion", "image", "text")
+    ]
+
+
+def test_modalities_cannot_be_planned(cpu_slice):
+    with pytest.raises(UserError, match="model.kind='fused': its batch has the shapes of its data; it cannot be"):
+        program.set_up(config("fusion:concat"), cpu_slice)
+
+
+@pytest.mark.full
+def test_a_plan_of_albef_by_the_tpu_compiler(tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    code = "import sys; from mmjax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    flags = ["--config=albef", "--topology=v5e:2x2", f"--output={tmp_path}/plan.json", "--config.mesh.fsdp=2"]
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", *flags],
+        cwd=runs.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["device"] == "TPU v5 lite" and plan["chips"] == 4 and set(plan["remat"]) == {"image", "text", "fusion"}
+    assert plan["flops"]["chip"] > 1e9 and "MFU" not in done.stdout and not plan["unknown_loops"]
+    assert plan["memory"]["total"] < plan["memory"]["capacity"]
