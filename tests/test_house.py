@@ -23,10 +23,12 @@ ROOMS = {
     "recipes": set(),
     "interop": {"nn", "models", "data", "parallel", "config"},
     "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "interop"},
-    "plan": {"parallel", "tasks", "training"},
+    "plan": {"data", "parallel", "tasks", "training"},
+    "given": {"data", "generation"},
+    "opened": {"data", "parallel", "tasks", "training", "config", "interop"},
 }
 PLAIN = {"errors", "storage"}
-TOP = {"cli", "evaluate", "hub", "convert", "search", "__init__"}  # may import anything
+TOP = {"cli", "evaluate", "hub", "convert", "info", "search", "__init__"}  # may import anything
 
 
 def room_of(path: Path) -> str:
