@@ -53,6 +53,7 @@ class ALBEF(nn.Module):
     text_attention: str = "xla"
 
     serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "mlm", "vqa")
+    fuse_reads_words: ClassVar[bool] = False  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):
         if not self.image.get("class_token", True):

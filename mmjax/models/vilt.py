@@ -125,6 +125,7 @@ class ViLT(nn.Module):
     text_attention: str = "xla"
 
     serves: ClassVar[tuple[str, ...]] = ("itm", "mlm", "mim", "vqa")
+    fuse_reads_words: ClassVar[bool] = False  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):
         if not self.pooler and (self.match or self.answers):

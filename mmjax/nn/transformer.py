@@ -154,11 +154,12 @@ class Block(nn.Module):
         """
         number, depth_fraction = layer
         keys = dropout.fold_keys(keys, number)
-        noise = [dropout.fold_keys(keys, branch) for branch in range(8)]
+        own_noise = [dropout.fold_keys(keys, branch) for branch in range(8)]
         pre = self.norm == "pre"
 
-        def residual(x, function, norm, branch, rows=slice(None)):
-            """`rows` are the tokens that have this branch."""
+        def residual(x, function, norm, branch, rows=slice(None), segment=0):
+            """`rows` are the tokens that have this branch; each segment has noise of its own."""
+            noise = own_noise if not segment else [dropout.fold_keys(key, segment) for key in own_noise]
             normed = lambda y: layer_norm(self.norm_eps, self.dtype, norm)(y)
             y = function(normed(x[:, rows]) if pre else x[:, rows])
             y = dropout.dropout(place(y), self.dropout, noise[branch])
@@ -201,7 +202,7 @@ class Block(nn.Module):
         for i, length in enumerate(self.segments or ()):
             if length:
                 names = ("mlp", "norm2") if i == 0 else (f"segment{i}_mlp", f"segment{i}_norm2")
-                x = residual(x, mlp(names[0]), names[1], 2, slice(start, start + length))
+                x = residual(x, mlp(names[0]), names[1], 2, slice(start, start + length), i)
             start += length
         if crosses and self.cross_mlp:
             x = residual(x, look, "norm_cross", 4, first)

@@ -93,7 +93,7 @@ def softmax_loss(
     for axis in (1, 0):
         if ids is None:
             # Not jnp.diag: the diagonal of a sharded matrix costs stray gathers.
-            lse = logit_scale * _own_similarity(image, text)
+            lse = logit_scale * own_similarity(image, text)
             loss = miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
         else:
             count = pairs.sum(axis=1).astype(jnp.float32)
@@ -149,7 +149,7 @@ def _layout(image: Images, ids: Any, impl: str, mesh: Mesh | None, block_size: i
     return tiles.Layout(impl, mesh, block_size, precision, unique=ids is None)
 
 
-def _own_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:
+def own_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:
     """The similarity of each row's own pair."""
     if image.ndim == 3:
         return jnp.sum(image * text[:, None], axis=-1).max(axis=1)

@@ -1,7 +1,7 @@
 """Image-text matching (ITM): hard negatives drawn from the contrastive similarities, and the two-way loss.
 
-Of every pair the fusion sees three examples, side by side so that none leaves its device: the pair, the image with a
-negative text, a negative image with the text.
+Of every pair the fusion sees three examples: the pair, the image with a negative text, a negative image with
+the text.
 """
 
 import math
@@ -157,25 +157,14 @@ def _gumbel(keys: Key[Array, " R"], numbers: Int32[Array, " C"]) -> tiles.Tile:
     return -jnp.log(-jnp.log1p(-jnp.minimum(uniform, 1.0 - 2.0**-24)))
 
 
-def triples(pair: Any, with_text: Any, with_image: Any) -> Any:
-    """Puts the three examples of every row side by side: row 3i is pair i, then its two negatives.
-
-    Args:
-      pair: arrays [B, ...] of one side (images or texts) as they belong together.
-      with_text: that side's part of (image, negative text).
-      with_image: that side's part of (negative image, text).
-
-    Returns:
-      Arrays [3B, ...]. Concatenated instead, most rows would move to another device.
-    """
-    join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
-    return jax.tree.map(join, pair, with_text, with_image)
-
-
 def itm_targets(has_negative: Bool[Array, " B"]) -> tuple[Int32[Array, "3*B"], Float[Array, "3*B"]]:
-    """Labels (1: they belong together) and weights of `triples`: a row without a negative counts as a pair only."""
-    pair, yes = jnp.zeros_like(has_negative, jnp.int32), jnp.ones_like(has_negative)
-    return triples(pair + MATCH, pair, pair), triples(yes, has_negative, has_negative).astype(jnp.float32)
+    """Labels (1: they belong together) and weights: of all pairs, then all with another text, all with another image.
+
+    A row without a negative counts as a pair only.
+    """
+    labels = jnp.zeros((3, len(has_negative)), jnp.int32).at[0].set(MATCH)
+    weights = jnp.stack([jnp.ones_like(has_negative), has_negative, has_negative])
+    return labels.reshape(-1), weights.reshape(-1).astype(jnp.float32)
 
 
 def itm_loss(

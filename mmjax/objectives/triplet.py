@@ -13,7 +13,7 @@ NEGATIVES = ("hardest", "semi-hard", "sum")
 
 
 def triplet_loss(
-    image: Float[Array, "B E"],
+    image: contrastive.Images,
     text: Float[Array, "B E"],
     ids: UInt[Array, "B 2"] | None = None,
     *,
@@ -28,7 +28,7 @@ def triplet_loss(
     all; the loss is the mean of both directions (arXiv:1707.05612 sums them). A row without a negative counts 0.
 
     Args:
-      image, text: unit rows; row i of each is a pair.
+      image, text: unit rows; row i of each is a pair. Of several vectors of an image the one most similar counts.
       ids: rows with equal ids are never negatives of one another; None when every row is its own class.
       margin: in units of cosine similarity.
       negatives: `hardest`, the most similar one (VSE++); `semi-hard`, the most similar of those less similar than the
@@ -47,7 +47,7 @@ def triplet_loss(
     image, text = contrastive.spread(mesh, image.astype(jnp.float32), text.astype(jnp.float32))
     similarities = contrastive.similarity(image, text, precision=precision)
     pairs = contrastive.pair_matrix(len(image), ids)
-    own = jnp.sum(image * text, axis=-1)
+    own = contrastive.own_similarity(image, text)
     losses = []
     for axis in (1, 0):
         positive = jnp.expand_dims(own, axis)

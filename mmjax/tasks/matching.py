@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from mmjax.nn import dropout
 from mmjax.objectives import matching
 from mmjax.parallel import exchange
 from mmjax.tasks.objectives import MATCHING
@@ -16,7 +15,10 @@ from mmjax.tasks.views import Views, draw_keys
 
 def features(views: Views) -> dict[str, Any]:
     """What the loss needs of each example: tokens of both sides, which may then be paired anew."""
-    return {"image_tokens": views.image, "text_tokens": views.text}
+    text = views.text
+    if views.model.fuse_reads_words:  # its text tokens would be exchanged for nothing
+        text = text._replace(tokens=text.tokens[:, :, :0], layers=None)
+    return {"image_tokens": views.image._replace(layers=None), "text_tokens": text}
 
 
 def loss(
@@ -61,17 +63,16 @@ def loss(
     pictures, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
     other_pictures = exchange.fetch(pictures, negatives.image_for_text, mesh=mesh, scope=scope)
     other_texts = exchange.fetch(texts, negatives.text_for_image, mesh=mesh, scope=scope)
-
-    def match(pair):
-        picture, (encoded, words), noise = pair
-        return model.match_logits(model.fuse(picture, encoded, words, noise))
-
-    sides = [(pictures, texts), (pictures, other_texts), (other_pictures, texts)]
     noisy = keys if noise else None
-    pairs = [(*side, dropout.fold_keys(noisy, 8 + i)) for i, side in enumerate(sides)]
-    # One after the other and computed again for the gradient: three times a batch of fused tokens is a lot to hold.
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
-    logits = jax.lax.map(jax.checkpoint(match), stacked)
-    labels = jnp.zeros((3, rows), jnp.int32).at[0].set(matching.MATCH)
-    weights = jnp.stack([jnp.ones(rows), *[negatives.has_negative.astype(jnp.float32)] * 2])
-    return matching.itm_loss(logits.reshape(-1, 2), labels.reshape(-1), weights.reshape(-1))
+
+    def match(side):
+        """0: the pairs themselves, 1: with another text, 2: with another image."""
+        choose = lambda wanted: lambda own, other: jnp.where(side == wanted, other, own)
+        encoded, words = jax.tree.map(choose(1), texts, other_texts)
+        picture = jax.tree.map(choose(2), pictures, other_pictures)
+        own_keys = None if noisy is None else jax.vmap(jax.random.fold_in, (0, None))(noisy, 8 + side)
+        return model.match_logits(model.fuse(picture, encoded, words, own_keys))
+
+    # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
+    logits = jax.lax.map(jax.checkpoint(match), jnp.arange(3))
+    return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))

@@ -195,9 +195,9 @@ def test_loss_of_pairs_and_their_negatives():
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, (labels, weights, metrics)), gradient = run(logits, np.array([True, False, True]))
-    np.testing.assert_array_equal(labels, [1, 0, 0] * 3)
-    np.testing.assert_array_equal(weights, [1, 1, 1, 1, 0, 0, 1, 1, 1])
-    counted = np.array([0, 1, 2, 3, 6, 7, 8])
+    np.testing.assert_array_equal(labels, [1] * 3 + [0] * 6)
+    np.testing.assert_array_equal(weights, [1, 1, 1, 1, 0, 1, 1, 0, 1])
+    counted = np.array([0, 1, 2, 3, 5, 6, 8])
     log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
     expected = -log_p[np.arange(9), labels][counted]
     assert float(value) == pytest.approx(expected.mean(), rel=1e-6)
@@ -205,10 +205,3 @@ def test_loss_of_pairs_and_their_negatives():
     assert float(metrics["itm_accuracy"]) == pytest.approx(accuracy) and 0 < accuracy < 1
     slopes = (np.exp(log_p) - np.eye(2)[labels]) * np.asarray(weights)[:, None] / 7
     np.testing.assert_allclose(gradient, slopes, atol=1e-6)
-
-
-def test_triples_stand_side_by_side():
-    image, negative = jnp.arange(6).reshape(3, 2), 10 + jnp.arange(6).reshape(3, 2)
-    found = matching.triples({"x": image}, {"x": image}, {"x": negative})["x"]
-    expected = [[0, 1], [0, 1], [10, 11], [2, 3], [2, 3], [12, 13], [4, 5], [4, 5], [14, 15]]
-    np.testing.assert_array_equal(found, expected)

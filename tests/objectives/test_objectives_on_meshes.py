@@ -89,8 +89,8 @@ def matched(x, batch, mesh, scope):
     drawn = matching.hard_negatives(image, text, scale, batch["id"], keys, mesh=mesh, scope=scope)
     rows = lambda tokens, index: exchange.fetch(tokens, index, mesh=mesh, scope=scope)
     images, texts = x["image_tokens"], x["text_tokens"]
-    images = matching.triples(images, images, rows(images, drawn.image_for_text))
-    texts = matching.triples(texts, rows(texts, drawn.text_for_image), texts)
+    images = jnp.concatenate([images, images, rows(images, drawn.image_for_text)])
+    texts = jnp.concatenate([texts, rows(texts, drawn.text_for_image), texts])
     met = jnp.einsum("bnd,bld->bnl", images, texts, precision="highest")
     logits = jnp.stack([jnp.tanh(met).sum((1, 2)), jnp.sin(met).sum((1, 2))], axis=1)
     loss, metrics = matching.itm_loss(logits, *matching.itm_targets(drawn.has_negative))
