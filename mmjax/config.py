@@ -58,7 +58,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         cache="",  # folder for indexes and remote shards; '' = the user's cache folder
         cache_gb=100.0,  # remote shards kept there
         retry_seconds=120.0,  # how long a failing bucket or server is asked again
-        tokenizer="clip",  # 'clip', 'bytes', 'sentencepiece:FILE', 'json:FILE'
+        tokenizer="clip",  # 'clip', 'bytes', 'words:FILE', 'sentencepiece:FILE', 'json:FILE'
         context_length=0,  # tokens of a text; 0 = the model's
         texts="captions",  # what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)
         blind=False,  # show the model empty images: what can be known from the texts alone
@@ -116,6 +116,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         block_size=1024,  # gather, ring: rows and columns of the tiles of logits, of which one is alive at a time
         precision="highest",  # of its matrix products
         label_smoothing=0.0,  # caption, classify: share of the target spread over all tokens or classes
+        contrastive_smoothing=0.0,  # itc, 'dense' only: share of the target spread over all rows (BLIP-2: 0.1)
         triplet_margin=0.2,
         triplet_negatives="hardest",  # 'hardest', 'semi-hard', 'sum'
         itm_negatives="global",  # drawn among the whole batch, or among a device's own rows: 'local'
@@ -139,7 +140,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     )
     config.decoding = dict(
         method="greedy",  # how text is written in evaluation: 'greedy', 'beam', 'sample'
-        max_tokens=0,  # at most; 0 = as many as a text has
+        max_tokens=0,  # at most; 0 = as many as a text has, or as there are positions after the longest question
         min_tokens=0,  # at least
         beams=4,
         length_penalty=1.0,  # beam: score = log-probability / length ** this

@@ -111,6 +111,10 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
             raise UserError(f"objectives.{name}={weights[name]} needs the head model.{head}, which is {model[head]}")
     if weights["sigmoid"] and model.get("logit_bias_init") is None:
         raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
+    _check_contrast(config, kind, wanted)
+    if weights["vqa"] and len(wanted) > 1:
+        other = next(name for name in wanted if name != "vqa")
+        raise UserError(f"objectives.{other}={weights[other]} does not go with objectives.vqa; set one of the two to 0")
     if inputs.has_text(config):
         texts = inputs.text_kind(config)
         fitting = (
@@ -118,6 +122,8 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
         )
         if texts not in fitting:
             raise UserError(f"data.texts={texts!r} does not go with objectives.{wanted[0]}; set {' or '.join(fitting)}")
+    if weights["caption"]:
+        _check_writing(config)
     if not 0.0 <= loss.label_smoothing < 1.0:
         raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
     for name in ("mlm_rate", "mim_ratio"):
@@ -125,3 +131,29 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
             raise UserError(f"loss.{name}={loss[name]} is not in (0, 1)")
     if not 0.0 <= model.get("modality_dropout", 0.0) < 1.0:
         raise UserError(f"model.modality_dropout={model.modality_dropout} is not in [0, 1)")
+
+
+def _check_contrast(config: ml_collections.ConfigDict, kind: str, wanted: list[str]) -> None:
+    loss = config.loss
+    if not 0.0 <= loss.contrastive_smoothing < 1.0:
+        raise UserError(f"loss.contrastive_smoothing={loss.contrastive_smoothing} is not in [0, 1)")
+    if loss.impl == "dense":
+        return
+    reasons = {
+        "objectives.triplet": "triplet" in wanted,
+        "model.kind='qformer' (several vectors an image)": kind == "qformer" and "itc" in wanted,
+        f"loss.contrastive_smoothing={loss.contrastive_smoothing}": loss.contrastive_smoothing and "itc" in wanted,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        raise UserError(f"loss.impl={loss.impl!r} does not go with {reason}; set 'dense'")
+
+
+def _check_writing(config: ml_collections.ConfigDict) -> None:
+    room, wanted = inputs.room_to_write(config), config.decoding.max_tokens
+    if wanted > room:
+        context = config.model.text.context_length
+        raise UserError(
+            f"decoding.max_tokens={wanted}: model.text.context_length={context} has room for {room} after a prompt of"
+            f" up to {context + 1 - room}; lower it"
+            + (", or data.context_length" if inputs.text_kind(config) == "answers" else "")
+        )

@@ -64,14 +64,13 @@ def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = No
       file: the tokenizer's model file, where a checkpoint carries it.
 
     Raises:
-      UserError: it has more ids than the model's table, or another end-of-text id where the model pools on it.
+      UserError: it has more ids than the model's table, another end-of-text id where the model pools on it, or another
+        separator where the model looks for it.
     """
     if not has_text(config):
         return None
     text = config.model.text
-    tokenizer = tokenizers.make_tokenizer(
-        config.data.tokenizer, config.data.context_length or text.context_length, file=file
-    )
+    tokenizer = tokenizers.make_tokenizer(config.data.tokenizer, text_length(config), file=file)
     if tokenizer.vocab_size > text.vocab_size:
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
@@ -82,7 +81,31 @@ def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = No
             f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, but"
             f" model.text.eos_id={text.eos_id}; set that to {tokenizer.eos_id}"
         )
+    if config.model.get("prefix_text") and tokenizer.sep_id is None:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} has no separator, by which model.prefix_text=True tells where a"
+            " question ends; set that to False"
+        )
+    if config.model.get("prefix_text") and tokenizer.sep_id != text.sep_id:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} ends questions with id {tokenizer.sep_id}, but"
+            f" model.text.sep_id={text.sep_id}; set that to {tokenizer.sep_id}"
+        )
     return tokenizer
+
+
+def text_length(config: ml_collections.ConfigDict) -> int:
+    """Tokens of a text in a batch."""
+    return config.data.context_length or config.model.text.context_length
+
+
+def room_to_write(config: ml_collections.ConfigDict) -> int:
+    """How many tokens a model can write after the longest prompt there may be, the first token or a question.
+
+    Each needs a position but the last one, which is never read.
+    """
+    prompt = text_length(config) - 1 if text_kind(config) == "answers" else 1
+    return config.model.text.context_length + 1 - prompt
 
 
 def open_mixture(config: ml_collections.ConfigDict) -> Mixture:
@@ -205,7 +228,7 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax
     if "encoders" in config.model:
         raise UserError(f"model.kind={config.model.kind!r}: its batch has the shapes of its data; it cannot be planned")
     size = config.model.image.image_size
-    length = config.data.context_length or config.model.text.context_length
+    length = text_length(config)
     shapes = {
         "image": ((rows, size, size, 3), jnp.uint8),
         "text": ((rows, length), jnp.int32),

@@ -236,7 +236,9 @@ class Task:
         layout = dict(impl=settings.impl, mesh=self.mesh, block_size=settings.block_size, precision=settings.precision)
         losses, metrics = {}, {}
         if self.can("itc"):
-            losses["itc"], metrics = contrastive.softmax_loss(image, text, self._scale(params), ids, **layout)
+            losses["itc"], metrics = contrastive.softmax_loss(
+                image, text, self._scale(params), ids, label_smoothing=settings.contrastive_smoothing, **layout
+            )
         if self.can("sigmoid"):
             bias = params["logit_bias"]
             losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, self._scale(params), bias, ids, **layout)
@@ -300,7 +302,8 @@ class Task:
     def decoding(self, tokenizer: tokenizers.Tokenizer) -> generation.Decoding:
         """How text is written in evaluation: the config's `decoding`."""
         settings = self.config.decoding.to_dict()
-        settings["max_tokens"] = settings["max_tokens"] or tokenizer.context_length - 1
+        room = inputs.room_to_write(self.config)
+        settings["max_tokens"] = settings["max_tokens"] or min(tokenizer.context_length - 1, room)
         return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
     def write_loss(self, params: Any, batch: Batch) -> TokenLoss:

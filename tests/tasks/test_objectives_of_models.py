@@ -126,6 +126,29 @@ def test_meshes_and_microbatches_change_nothing(method, random_params):
         ("tiny-vilt", {"data.texts": "questions"}, "data.texts='questions' does not go with objectives.itm"),
         ("tiny-captioner", {"loss.label_smoothing": 1.0}, "loss.label_smoothing=1.0 is not in [0, 1)"),
         ("tiny-albef", {"data.tokenizer": "bytes"}, "needs a tokenizer with a mask token"),
+        (
+            "tiny-vilt, questions",
+            {"objectives.itm": 1.0},
+            "objectives.itm=1.0 does not go with objectives.vqa; set one",
+        ),
+        ("tiny-qformer", {"loss.impl": "ring"}, "loss.impl='ring' does not go with model.kind='qformer' (several vect"),
+        ("tiny-albef", {"loss.impl": "gather"}, "loss.impl='gather' does not go with objectives.triplet; set 'dense'"),
+        ("tiny-coca", {"loss.contrastive_smoothing": 1.0}, "loss.contrastive_smoothing=1.0 is not in [0, 1)"),
+        (
+            "tiny-coca",
+            {"loss.contrastive_smoothing": 0.1, "loss.impl": "ring"},
+            "loss.impl='ring' does not go with loss.contrastive_smoothing=0.1; set 'dense'",
+        ),
+        (
+            "tiny-captioner",
+            {"decoding.max_tokens": 21},
+            "model.text.context_length=20 has room for 20 after a prompt of",
+        ),
+        (
+            "tiny-prefix_lm",
+            {"data.texts": "answers", "data.context_length": 16, "decoding.max_tokens": 7},
+            "decoding.max_tokens=7: model.text.context_length=20 has room for 6 after a prompt of up to 15; lower it",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(method, changes, said):
@@ -134,3 +157,37 @@ def test_what_does_not_go_together_is_told(method, changes, said):
     with pytest.raises(UserError) as error:
         tasks.Task(config, tasks.make_image_spec(config), words)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("texts, length, tokens", [("captions", 0, 19), ("answers", 0, 2), ("answers", 16, 6)])
+def test_what_is_written_stays_within_the_positions(texts, length, tokens):
+    config = config_of("tiny-prefix_lm", **{"data.texts": texts, "data.context_length": length})
+    words = tasks.make_tokenizer(config)
+    decoding = tasks.Task(config, tasks.make_image_spec(config), words).decoding(words)
+    assert decoding.max_tokens == tokens
+
+
+def test_the_separator_is_the_tokenizers():
+    config = config_of("tiny-prefix_lm", **{"model.prefix_text": True})
+    with pytest.raises(UserError, match="ends questions with id 5, but model.text.sep_id=None; set that to 5"):
+        tasks.make_tokenizer(config)
+    config.model.text.update(sep_id=5, vocab_size=300)
+    assert tasks.make_tokenizer(config).sep_id == 5
+    config.data.tokenizer = "bytes"
+    with pytest.raises(UserError, match="'bytes' has no separator, by which model.prefix_text=True tells"):
+        tasks.make_tokenizer(config)
+
+
+def test_contrast_is_smoothed_as_the_config_says():
+    rows = np.random.default_rng(0).normal(size=(2, ROWS, 4)).astype(np.float32)
+    image, text = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    config = config_of("tiny-coca", **{"loss.contrastive_smoothing": 0.2})
+    params = {"logit_scale": jnp.float32(np.log(3.0))}
+    loss, _ = tasks.Task(config, tasks.make_image_spec(config), tokenizer(20)).pair_loss(
+        params, jnp.asarray(image), jnp.asarray(text), None
+    )
+    logits = 3.0 * image.astype(np.float64) @ text.T
+    target = 0.8 * np.eye(ROWS) + 0.2 / ROWS
+    log_softmax = lambda x: x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    want = -np.mean([(target * log_softmax(x)).sum(axis=1).mean() for x in (logits, logits.T)])
+    np.testing.assert_allclose(float(loss), want, rtol=1e-5)
