@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmjax.data.answers import main_answer
 from mmjax.data.prepare import AnswerPreparer
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.evaluation import vqa
@@ -44,7 +45,7 @@ class _Questions:
         shown = Shown(keep, "answers given")
         for (extras, image), answers, score in zip(held, given, scored.accuracies.tolist(), strict=True):
             marked = [(text, value, place == 0 and score >= 0.5) for place, (text, value) in enumerate(answers)]
-            shown.add(image, [extras["question"], f"answer: {vqa.majority(extras['answers'])}"], marked)
+            shown.add(image, [extras["question"], f"answer: {main_answer(extras['answers'])}"], marked)
         return Evaluation(source.name, QUESTIONS, len(given), scored.metrics, shown.artifacts())
 
     def _encode(self, question: str) -> Row:

@@ -56,9 +56,10 @@ def masked_patches(views: Views, settings: Any) -> TokenLoss:
 
 
 def answer(views: Views, settings: Any) -> TokenLoss:
-    """The answer to a question about the image, among a list."""
+    """The answer to a question about the image, among a list; questions whose answers are not in it do not count."""
     del settings
-    return classification.answer_loss(views.model.answer_logits(views.fused), views.batch["answer"])
+    scores = views.batch["answer"]
+    return classification.answer_loss(views.model.answer_logits(views.fused), scores, (scores > 0).any(axis=-1))
 
 
 def classify(views: Views, settings: Any) -> TokenLoss:

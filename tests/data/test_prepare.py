@@ -3,7 +3,15 @@ import pickle
 import numpy as np
 import pytest
 
-from mmjax.data.answers import answer_places, answer_type, common_answers, read_answers, soft_scores, tidy
+from mmjax.data.answers import (
+    answer_key,
+    answer_places,
+    answer_type,
+    common_answers,
+    main_answer,
+    read_answers,
+    soft_scores,
+)
 from mmjax.data.examples import EvalExamples, TrainExamples
 from mmjax.data.faults import REASONS, BadExample
 from mmjax.data.images import ImageSpec
@@ -82,20 +90,30 @@ def official(answers, candidate):
 
 
 def test_soft_scores_are_vqa_v2_s():
-    places = {"a": 0, "b": 1, "c": 2}
+    places = {"p": 0, "q": 1, "r": 2}
     for seed in range(50):
-        answers = rng(seed).choice(["a", "b", "other"], size=10).tolist()
+        answers = rng(seed).choice(["p", "q", "other"], size=10).tolist()
         expected = [official(answers, name) for name in places]
         np.testing.assert_allclose(soft_scores(answers, places), expected, atol=1e-6)
-    counted = [soft_scores(["a"] * n + ["x"] * (10 - n), places)[0] for n in (0, 1, 2, 3, 4, 10)]
+    counted = [soft_scores(["p"] * n + ["x"] * (10 - n), places)[0] for n in (0, 1, 2, 3, 4, 10)]
     np.testing.assert_allclose(counted, [0, 0.3, 0.6, 0.9, 1, 1], atol=1e-6)
-    assert tidy(" A  Dog. ") == "a dog" and answer_places(("Two dogs.", "x")) == {"two dogs": 0, "x": 1}
     assert [answer_type([a]) for a in ("Yes", "no.", "3", "1,000", "2.5", "red", "three")] == [
         *["yes/no"] * 2,
         *["number"] * 3,
-        *["other"] * 2,
+        *["other", "number"],
     ]
     assert common_answers(["b", "c", "a", "c", "b", "d"], 3) == ["a", "b", "c"]
+
+
+def test_targets_and_lists_are_of_normalised_answers():
+    places = answer_places(("2", "T-shirt", "a dog", "A"))
+    assert places == {"2": 0, "t shirt": 1, "dog": 2, "a": 3}
+    answers = ["two"] * 2 + ["2", "t shirt.", "T-shirt", "Dog", "The dog", "A", "cat", "cats"]
+    np.testing.assert_allclose(soft_scores(answers, places), [0.9, 0.6, 0.6, 0.3], atol=1e-6)
+    assert main_answer(answers) == "2" and answer_key(" A  Dog. ") == "dog"
+    assert not soft_scores(["cat"] * 10, places).any()
+    with pytest.raises(UserError, match="'two' and '2' are one answer"):
+        answer_places(("two", "x", "2"))
 
 
 def pieces(example, tokenizer):

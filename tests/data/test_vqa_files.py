@@ -101,7 +101,7 @@ def test_json_lines_have_one_answer_or_many(tmp_path):
     assert [r["answers"] for r in records] == [["2"] * 10, ["a cat", "cat"], ["Yes"] * 10]
     assert [r["answer_type"] for r in records] == ["number", "animal", "yes/no"]
     assert [r["question_id"] for r in records] == [1, 77, 3] and "question_type" not in records[0]
-    assert source.answer_names == ["2", "a cat", "yes"] and source.name == "a"
+    assert source.answer_names == ["2", "cat", "yes"] and source.name == "a"
     assert all(r["image"] == png(7) and r["path"] == f"{tmp_path}/0.png" for r in records)
 
 

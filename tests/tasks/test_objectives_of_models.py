@@ -1,6 +1,7 @@
 """Every kind of model with all that it serves: one device, many, and microbatches give one loss and one gradient."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from mmjax.data import tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import arrays, partition
 from mmjax.parallel.mesh import batch_sharding, make_mesh
+from mmjax.tasks import objectives
 from mmjax.tasks.inputs import DataFacts
 from mmjax.training.step import example_keys, make_loss
 
@@ -116,6 +118,14 @@ def test_meshes_and_microbatches_change_nothing(method, random_params):
         assert distance(slopes, gradient) <= 1e-5
         for name in metrics:
             assert told[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
+
+
+def test_questions_whose_answers_are_not_in_the_list_do_not_count():
+    model = types.SimpleNamespace(answer_logits=lambda fused: fused)
+    scores = jnp.array([[0.3, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    views = types.SimpleNamespace(model=model, fused=jnp.ones((3, 2)), batch={"answer": scores})
+    found = objectives.answer(views, None)
+    assert found.count.tolist() == [1, 0, 1] and found.total[1] == 0 and found.total[0] > 0
 
 
 @pytest.mark.parametrize(
