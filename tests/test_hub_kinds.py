@@ -5,19 +5,21 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import kinds
 import numpy as np
 import pytest
 import runs
 
 import mmjax
-from mmjax import cli, evaluate, tasks
+from mmjax import cli
 from mmjax.data import questions, sensors, shapes
 from mmjax.data.examples import EvalExamples
 from mmjax.errors import UserError
 from mmjax.evaluation import answered, feeding, fused, written
 from mmjax.evaluation.metrics import classification_metrics
 from mmjax.evaluation.vqa import score_answers
+from mmjax.parallel import mesh as mesh_lib
 
 RECORDS = 6
 
@@ -75,12 +77,15 @@ class Feeder(feeding.Feeder):
         return self.out
 
 
-def evaluated(workdir):
-    """The model as `mmjax eval` has it, its parameters, and what feeds it."""
-    meta = evaluate.read_meta(workdir)
-    with runs.shared_compilation(), runs.on_devices(1):
-        model = evaluate.open_workdir(runs.config_lib.from_json(json.dumps(meta["config"])), workdir, meta)
-    return model, model.restore(), Feeder(model.mesh, 8)
+_loaded = {}
+
+
+def loaded(workdir):
+    """The model, and what feeds the evaluation it is compared with."""
+    if workdir not in _loaded:
+        _loaded[workdir] = mmjax.load(workdir)
+    mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    return _loaded[workdir], Feeder(mesh, 8)
 
 
 class First:
@@ -101,19 +106,19 @@ class First:
 
 
 def test_a_captioner_writes_what_its_evaluation_does(captioner):
-    model, (judge, params, feeder) = mmjax.load(captioner), evaluated(captioner)
+    model, feeder = loaded(captioner)
     source = First(shapes.Shapes("test"))
-    part = written.CaptionEvaluation(judge.task, feeder, judge.tokenizer)
-    part(params, source, EvalExamples(source, judge.image_spec).read(range(RECORDS)), keep=False)
+    part = written.CaptionEvaluation(model._task, feeder, model.tokenizer)
+    part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     pictures = [source[i]["image"] for i in range(RECORDS)]
     found = model.caption(pictures)
-    assert found == [judge.tokenizer.decode(row) for row in part.tokens.tolist()] and any(found)
+    assert found == [model.tokenizer.decode(row) for row in part.tokens.tolist()] and any(found)
     assert model.can == ("caption",) and model.tokenizer.spec == "words:shapes"
 
 
 @pytest.mark.full
 def test_sampling_and_beams(captioner):
-    model = mmjax.load(captioner)
+    model, _ = loaded(captioner)
     pictures = [shapes.Shapes("test")[i]["image"] for i in range(5)]
     sampled = model.caption(pictures, method="sample", seed=3)
     assert sampled == model.caption(pictures, method="sample", seed=3) != model.caption(pictures, method="sample")
@@ -122,7 +127,8 @@ def test_sampling_and_beams(captioner):
     # A prompt is read, and is no part of what is written.
     ids, mask = model.tokenizer(["a red circle"])
     decoding = dataclasses.replace(model._task.decoding(model.tokenizer), max_tokens=3)
-    want = model._task.write(model.params, model._pictures("", pictures[:1]), ids[:, :4], mask[:, :4], decoding)
+    columns = model._pictures("", pictures[:1]), ids[:, :4], mask[:, :4]
+    want = model._task.write(model.params, *map(jnp.asarray, columns), decoding)
     assert model.caption(pictures[:1], "a red circle", max_tokens=3) == [model.tokenizer.decode(want.tokens[0])]
 
 
@@ -144,17 +150,17 @@ def test_sampling_and_beams(captioner):
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(captioner, call, told):
-    model = _once(captioner)
+    model, _ = loaded(captioner)
     with pytest.raises(UserError, match=told) as error:
         call(model, np.zeros((16, 16, 3), np.uint8))
     assert "\n" not in str(error.value)
 
 
 def test_questions_are_answered_as_in_the_evaluation(vqa):
-    model, (judge, params, feeder) = mmjax.load(vqa), evaluated(vqa)
+    model, feeder = loaded(vqa)
     source = First(questions.Questions("test"))
-    part = answered.AnswerEvaluation(judge.task, feeder, judge.tokenizer)
-    found = part(params, source, EvalExamples(source, judge.image_spec).read(range(RECORDS)), keep=False)
+    part = answered.AnswerEvaluation(model._task, feeder, model.tokenizer)
+    found = part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     records = [source[i] for i in range(RECORDS)]
     given = model.answer([record["image"] for record in records], [record["question"] for record in records])
     assert len(model.answers) == 21 and set(given) <= set(model.answers)
@@ -164,24 +170,22 @@ def test_questions_are_answered_as_in_the_evaluation(vqa):
     assert model.answer([], []) == []
 
 
-def test_modalities_are_classified_as_in_the_evaluation(fusion):
-    model, (judge, params, feeder) = mmjax.load(fusion), evaluated(fusion)
-    source = First(sensors.Sensors("test"))
-    examples = lambda: EvalExamples(source, None).read(range(RECORDS))
-    found = fused.FusedEvaluation(judge.task, feeder)(params, source, examples(), keep=False)
-    labels = np.array([source[i]["label"] for i in range(RECORDS)])
-    values = {
-        name: np.stack([source[i]["modalities"][name] for i in range(RECORDS)]) for name in ("image", "series", "table")
-    }
+def modalities():
+    """Of the first records, by name, with their labels."""
+    records = [sensors.Sensors("test")[i] for i in range(RECORDS)]
+    names = ("image", "series", "table")
+    values = {name: np.stack([record["modalities"][name] for record in records]) for name in names}
+    return values, np.array([record["label"] for record in records])
+
+
+def test_modalities_are_classified(fusion):
+    (model, _), (values, _) = loaded(fusion), modalities()
     scores = model.classify(values)
     assert model.can == ("classify",) and scores.dtype == np.float32 and scores.shape == (RECORDS, 8)
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
-    assert classification_metrics(scores, labels)["acc1"] == found.metrics["acc1"]
-    np.testing.assert_allclose(scores, jax.nn.softmax(feeder.out["acc1"]), rtol=1e-4)
     # What is left out is missing, whatever its array holds.
     all_of = np.ones((RECORDS, 3), bool)
     without = model.classify({"series": values["series"], "table": values["table"]})
-    np.testing.assert_allclose(without, jax.nn.softmax(feeder.out["acc1_without_image"]), rtol=1e-4)
     told = model.classify(values | {"image": values["image"] + 1e6}, all_of & [False, True, True])
     np.testing.assert_array_equal(without, told)
     assert np.abs(without - scores).max() > 1e-4
@@ -198,13 +202,17 @@ def test_modalities_are_classified_as_in_the_evaluation(fusion):
             model.classify(*arguments)
 
 
-_loaded = {}
-
-
-def _once(workdir):
-    if workdir not in _loaded:
-        _loaded[workdir] = mmjax.load(workdir)
-    return _loaded[workdir]
+@pytest.mark.full
+def test_modalities_are_classified_as_in_the_evaluation(fusion):
+    (model, feeder), (values, labels) = loaded(fusion), modalities()
+    source = First(sensors.Sensors("test"))
+    part = fused.FusedEvaluation(model._task, feeder)
+    found = part(model.params, source, EvalExamples(source, None), keep=False)
+    scores = model.classify(values)
+    assert classification_metrics(scores, labels)["acc1"] == found.metrics["acc1"]
+    np.testing.assert_allclose(scores, jax.nn.softmax(feeder.out["acc1"]), rtol=1e-4)
+    without = model.classify({"series": values["series"], "table": values["table"]})
+    np.testing.assert_allclose(without, jax.nn.softmax(feeder.out["acc1_without_image"]), rtol=1e-4)
 
 
 class TestCommands:
@@ -218,7 +226,7 @@ class TestCommands:
             told = capsys.readouterr().out
             for part in parts:
                 assert part in told, told
-            total = sum(x.size for x in jax.tree.leaves(_once(workdir).params))
+            total = sum(x.size for x in jax.tree.leaves(loaded(workdir)[0].params))
             assert f"{total:,} parameters" in told
 
     def test_what_needs_embeddings_is_one_line(self, captioner, tmp_path, capsys):
@@ -243,10 +251,9 @@ class TestCommands:
 def test_models_that_also_embed_are_searched_and_evaluated(name, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert runs.train(small(name, data__train="shapes"), workdir) is None
-    model = mmjax.load(workdir)
-    judge, params, _ = evaluated(workdir)
+    model, _ = loaded(workdir)
     pictures = [shapes.Shapes("test")[i]["image"] for i in range(3)]
-    want = judge.task.embed_images(params, model._pictures("", pictures))
+    want = jax.jit(model._task.embed_images)(model.params, model._pictures("", pictures))
     np.testing.assert_allclose(model.encode_image(pictures), want, atol=1e-5)
     assert model.zero_shot(pictures, ["red", "blue"]).shape == (3, 2) and "encode_text" in model.can
     if name == "tiny-coca":
@@ -255,7 +262,7 @@ def test_models_that_also_embed_are_searched_and_evaluated(name, tmp_path, capsy
         texts = ["a red circle", "a blue square", "a red circle"]
         found = model.match(pictures, texts)
         ids, mask = model.tokenizer(texts)
-        logits = judge.task.match(params, model._pictures("", pictures), ids, mask)
+        logits = jax.jit(model._task.match)(model.params, model._pictures("", pictures), ids, mask)
         np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
         assert found.dtype == np.float32
     classes = runs.write_classes(tmp_path / "images", count=2)
@@ -273,11 +280,11 @@ def test_answers_in_words(tmp_path):
     config.model.text.sep_id, config.model.prefix_text = 5, True
     workdir = tmp_path / "run"
     assert runs.train(config, workdir) is None
-    model, (judge, params, feeder) = mmjax.load(workdir), evaluated(workdir)
-    assert model.can == ("answer",) and isinstance(model._task, tasks.Task)
+    model, feeder = loaded(workdir)
+    assert model.can == ("answer",)
     source = First(questions.Questions("test"))
-    part = answered.WrittenAnswers(judge.task, feeder, judge.tokenizer)
-    part(params, source, EvalExamples(source, judge.image_spec).read(range(RECORDS)), keep=False)
+    part = answered.WrittenAnswers(model._task, feeder, model.tokenizer)
+    part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     records = [source[i] for i in range(RECORDS)]
     found = model.answer([record["image"] for record in records], [record["question"] for record in records])
-    assert found == [judge.tokenizer.decode(row) for row in part.tokens.tolist()]
+    assert found == [model.tokenizer.decode(row) for row in part.tokens.tolist()]
