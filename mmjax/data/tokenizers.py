@@ -30,9 +30,10 @@ _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 _SEP_NAMES = ("[SEP]", "</s>")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
 
-# What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, and ids of separators set to 0.
-LOWERCASE, STRIP_SEP = "lowercase", "strip_sep"
-_OPTIONS = (*CLEANINGS, LOWERCASE, STRIP_SEP)
+# What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, ids of separators set to 0, and
+# the end of text in front of texts, too.
+LOWERCASE, STRIP_SEP, BOS = "lowercase", "strip_sep", "bos"
+_OPTIONS = (*CLEANINGS, LOWERCASE, STRIP_SEP, BOS)
 
 Encode = Callable[[list[str]], list[list[int]]]
 Decode = Callable[[list[int]], str]
@@ -138,7 +139,8 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
     - `json:PATH`: a tokenizer.json with its own normalizer and post-processor; an end-of-text id is appended where the
       post-processor adds nothing. `json+OPTION:PATH`, or several of them, does what the file does not tell:
       `whitespace`, `lower` or `canonicalize`, which are what OpenCLIP calls `clean`; `lowercase`, the normalizer of
-      that name before the file's own (SigLIP 2); `strip_sep`, 0 for the separator's id (OpenCLIP's `strip_sep_token`).
+      that name before the file's own (SigLIP 2); `strip_sep`, 0 for the separator's id (OpenCLIP's `strip_sep_token`);
+      `bos`, the end-of-text id as the first one, too, where the post-processor adds none (GPT-2, to write with).
 
     A text of more than 1024 characters is cut before it is cleaned, at a line's end or a space, to a head that has 32
     ids more than are kept. For `bytes` that changes nothing, for `clip` nothing where the text is ASCII without HTML
@@ -195,7 +197,7 @@ def require_bos(tokenizer: Tokenizer, use: str) -> None:
     if tokenizer.bos_id is None:
         raise UserError(
             f"{_FIELD}={tokenizer.spec!r} begins texts with no id of its own, which {use} needs to predict the first"
-            " word from; choose clip, bytes, words:PATH, or a tokenizer.json whose post-processor adds one"
+            " word from; choose clip, bytes, words:PATH, json+bos:PATH, or a tokenizer.json that adds one"
         )
 
 
@@ -359,8 +361,10 @@ def _json(spec: str, context_length: int, content: bytes, options: Sequence[str]
         raise UserError(
             f"{_FIELD}={spec!r} has no end-of-text token; add a post-processor or one of: {', '.join(_EOS_NAMES)}"
         )
+    first = [eos] if BOS in options and bos is None else []
+    bos = eos if first else bos
     pad = _first_known(backend, _PAD_NAMES) if declared_pad is None else declared_pad
-    backend.enable_truncation(context_length - appended)
+    backend.enable_truncation(context_length - len(first) - appended)
 
     def all_ids(text: str) -> list[int]:
         encoding = backend.encode(clean(text) if clean else text)
@@ -371,7 +375,7 @@ def _json(spec: str, context_length: int, content: bytes, options: Sequence[str]
         if clean:
             heads = [clean(head) for head in heads]
         rows = [encoding.ids for encoding in backend.encode_batch_fast(heads)]
-        rows = [[*row, eos] for row in rows] if appended else rows
+        rows = [[*first, *row, eos] if appended else [*first, *row] for row in rows]
         return rows if separator is None else [[0 if i == separator else i for i in row] for row in rows]
 
     pad = eos if pad is None else pad

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -101,7 +102,7 @@ class Task:
         if self.weights.get("caption") and tokenizer is not None and tokenizer.bos_id is None:
             raise UserError(
                 f"objectives.caption={self.weights['caption']} needs a tokenizer with a first token, which"
-                f" data.tokenizer={config.data.tokenizer!r} has not; 'clip', 'bytes' and 'words:...' do"
+                f" data.tokenizer={config.data.tokenizer!r} has not; 'clip', 'bytes', 'words:...' and 'json+bos:...' do"
             )
         if self.weights.get("mlm"):
             if tokenizer is None or tokenizer.mask_id is None:
@@ -165,7 +166,7 @@ class Task:
         return Views(self.model.bind({"params": params}), batch, keys, self.normalize)
 
     def encode(
-        self, params: Any, batch: Batch, keys: Key[Array, " B"] | None
+        self, params: Any, batch: Batch, keys: Key[Array, " B"] | None, *, only: Sequence[str] | None = None
     ) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
         """Runs the model as far as an example needs no other one.
 
@@ -173,6 +174,7 @@ class Task:
           params: parameters.
           batch: as the pipeline makes it, see `batch_shapes`.
           keys: one key per example, or None for no noise.
+          only: the objectives of single examples that are wanted, and no features; None for all.
 
         Returns:
           Features for `loss`, rows aligned with the batch's, and the sums of the objectives of single examples.
@@ -181,14 +183,14 @@ class Task:
         with activations.placed_on(self.mesh):
             views = Views(self.model.bind({"params": params}), batch, noise, self.normalize, drawing=keys)
             features: dict[str, Any] = {}
-            if self.contrasts:
+            if self.contrasts and only is None:
                 features["image"], features["text"] = views.embeddings
-            if self.can("itm"):
+            if self.can("itm") and only is None:
                 features |= matching.features(views)
             additive = {
                 name: function(views, self.settings)
                 for name, function in objectives.PER_EXAMPLE.items()
-                if self.can(name)
+                if self.can(name) and (only is None or name in only)
             }
         return features, additive
 

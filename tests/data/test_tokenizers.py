@@ -253,6 +253,22 @@ def test_a_tokenizer_json_keeps_its_own_specials(tmp_path, template, bos, ids):
     assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (7, bos, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("template", "bos", "ids"),
+    [
+        ("", 2, [[2, 4, 5, 6, 2], [2, 3, 2, 0, 0]]),
+        ("$A </s>", 2, [[2, 4, 5, 6, 2], [2, 3, 2, 0, 0]]),
+        ("<s> $A </s>", 1, [[1, 4, 5, 6, 2], [1, 3, 2, 0, 0]]),  # has one of its own
+    ],
+)
+def test_bos_puts_the_end_of_text_before_texts_that_have_no_first_id(tmp_path, template, bos, ids):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(word_level_json(template=template))
+    tokenizer = make_tokenizer(f"json+bos:{path}", 5)
+    assert tokenizer(["a RED cat a red", "dog"])[0].tolist() == ids and tokenizer.bos_id == bos
+    assert tokenizer.words("red cat") == [5, 6] and tokenizer.decode([bos, 5, 6, 2, 4]) == "red cat"
+
+
 # What open_clip 3.3.0's `get_clean_fn` makes of these texts.
 TEXTS = ["A  Cat &amp;amp; a DOG!", "naÃ¯ve_cat, red", "  red\tred  ", "", "a <b>Red</b> cat's tail " * 9]
 CLEANED = {
