@@ -50,6 +50,7 @@ class Vqa:
 
     Attributes:
       answer_names: the 3,129 answers that most questions have as their most frequent one, sorted; or fewer.
+      answers_normalized: whether the answers come as VQA v2's own, which are stored without articles and number words.
 
     Raises:
       UserError: on a file that is missing or is not of this form, a question without an answer, or images that are not
@@ -67,7 +68,8 @@ class Vqa:
             raise UserError(f"{where}: cannot be read; {_USAGE}")
         self._reader = Reader(options.retry_seconds)
         folder = file[: file.rfind("/") + 1]
-        if file.endswith(".jsonl"):
+        self.answers_normalized = not file.endswith(".jsonl")
+        if not self.answers_normalized:
             if "annotations" in given:
                 raise UserError(f"{where}: JSON Lines have their answers beside the questions; {_USAGE}")
             self.name = posixpath.basename(file).removesuffix(".jsonl")

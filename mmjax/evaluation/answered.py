@@ -27,32 +27,42 @@ class _Questions:
 
     def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
         """Evaluates a source; answers given as one alone are compared as VQA v2's ten are."""
-        held = []
+        questions: list[str] = []
+        people: list[list[str]] = []
+        types: list[str | None] = []
 
         def rows() -> Iterator[Row]:
             for example in examples:
-                held.append((dict(example.extras), example.image if keep else None))
+                questions.append(example.extras["question"])
+                people.append(list(example.extras["answers"]))
+                types.append(example.extras.get("answer_type"))
                 yield example.image, *self._encode(example.extras["question"])
 
         given = self._answers(params, rows())
-        told = [extras for extras, _ in held]
-        types = [extras.get("answer_type") for extras in told]
-        people = [list(extras["answers"]) for extras in told]
-        # Only VQA v2's own answers come normalised.
-        how = "official" if source.name.startswith("vqa:") else "both"
+        how = "official" if _come_normalized(source) else "both"
         chosen = [each[0][0] for each in given]
         scored = vqa.score_answers(chosen, people, types if all(types) else None, normalize=how)
         shown = Shown(keep, "answers given")
-        for (extras, image), answers, score in zip(held, given, scored.accuracies.tolist(), strict=True):
-            marked = [(text, value, place == 0 and score >= 0.5) for place, (text, value) in enumerate(answers)]
-            shown.add(image, [extras["question"], f"answer: {main_answer(extras['answers'])}"], marked)
-        return Evaluation(source.name, QUESTIONS, len(given), scored.metrics, shown.artifacts())
+        outcomes = zip(questions, people, given, scored.accuracies.tolist(), strict=True)
+        for place, (question, own, answers, score) in enumerate(outcomes):
+            marked = [(text, value, rank == 0 and score >= 0.5) for rank, (text, value) in enumerate(answers)]
+            shown.add(place, [question, f"answer: {main_answer(own)}"], marked)
+        return Evaluation(source.name, QUESTIONS, len(given), scored.metrics, shown.artifacts(examples))
 
     def _encode(self, question: str) -> Row:
         raise NotImplementedError
 
     def _answers(self, params: Any, rows: Iterator[Row]) -> list[list[tuple[str, float]]]:
         raise NotImplementedError
+
+
+def _come_normalized(source: Any) -> bool:
+    """Whether a source, or the one that it wraps, says that its answers are as VQA v2's are stored."""
+    while source is not None:
+        if hasattr(source, "answers_normalized"):
+            return source.answers_normalized
+        source = getattr(source, "source", None)
+    return False
 
 
 class AnswerEvaluation(_Questions):

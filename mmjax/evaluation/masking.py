@@ -23,8 +23,8 @@ class MaskEvaluation:
         self.feeder, self.tokenizer = feeder, tokenizer
 
         def run(params, image, text, mask, ids):
-            _, additive = task.encode(params, {"image": image, "text": text, "text_mask": mask, "id": ids}, None)
-            return {name: sums for name, sums in additive.items() if name in ("mlm", "mim")}
+            batch = {"image": image, "text": text, "text_mask": mask, "id": ids}
+            return task.encode(params, batch, None, only=("mlm", "mim"))[1]
 
         self.run = feeder.compiled(run)
 

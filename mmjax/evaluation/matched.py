@@ -1,13 +1,14 @@
-"""Image-text matching on held-out pairs: each pair as it is, and with either side exchanged for a hard negative."""
+"""Image-text matching on held-out pairs: each pair as it is, and with either side exchanged for a negative."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mmjax.data.tokenizers import Tokenizer
-from mmjax.evaluation.feeding import Feeder, Row
+from mmjax.evaluation.feeding import Feeder
 from mmjax.evaluation.metrics import matching_metrics
+from mmjax.evaluation.sharing import fed_images, without_images
 from mmjax.evaluation.shown import Shown
 from mmjax.evaluation.suite import Evaluation
 from mmjax.evaluation.tables import MATCHING
@@ -19,7 +20,8 @@ class MatchEvaluation:
     """Tells true pairs from false ones.
 
     False ones are the hardest where the model has embeddings: for each image the most similar caption of another id,
-    and for each caption the most similar image; else drawn uniformly, the same ones every time.
+    and for each caption the most similar image; else drawn uniformly, the same ones every time. Those are easier, so
+    their metrics are called `itm_uniform_...`.
 
     Args:
       task: gives `match`, and `embed_images` and `embed_text` where `embeds`.
@@ -38,26 +40,26 @@ class MatchEvaluation:
         return "" if record.get("image") is not None and record.get("captions") else "image with captions"
 
     def __call__(self, params: Any, source: Any, examples: Any, *, keep: bool) -> Evaluation:
-        """Evaluates a source; its images are read once to embed them and three times in pairs."""
-        texts, found = [], []
+        """Evaluates a source; its images are decoded three times in pairs, and before, where they are embedded."""
+        texts: list[str] = []
+        found: list[int] = []
 
-        def note(example: Any) -> np.ndarray:
+        def note(example: Any) -> tuple[Any]:
             texts.append(example.captions[0])
             found.append(example.id)
-            return example.image
+            return (example.image,)
 
-        images = (note(example) for example in examples)
+        image = text = None
         if self.task.embeds:
-            image = self.feeder.run(self.embed_images, params, ((each,) for each in images))
-            tokens, mask = self.tokenizer(texts)
-            text = self.feeder.run(self.embed_text, params, zip(tokens, mask, strict=True))
+            image = self.feeder.run(self.embed_images, params, map(note, examples))
         else:
-            for _ in images:
-                pass
-            tokens, mask = self.tokenizer(texts)
-            image = text = None
+            for example in without_images(examples):
+                note(example)
+        tokens, mask = self.tokenizer(texts)
+        if self.task.embeds:
+            text = self.feeder.run(self.embed_text, params, zip(tokens, mask, strict=True))
         ids = np.array(found, np.uint64)
-        other_text, other_image = hardest(image, text, ids), hardest(text, image, ids)
+        other_text, other_image = hardest(image, text, ids, seed=0), hardest(text, image, ids, seed=1)
         own = np.arange(len(ids))
         # Pairs of a negative that there is not, all examples sharing one id, are left out.
         pairs = [(own, own, 1)]
@@ -69,36 +71,30 @@ class MatchEvaluation:
         image_at = np.concatenate([pair[0] for pair in pairs])
         text_at = np.concatenate([pair[1] for pair in pairs])
         labels = np.concatenate([np.full(len(pair[0]), pair[2]) for pair in pairs])
+        pictures = fed_images(examples, image_at.tolist(), self.feeder)
+        rows = ((picture, tokens[at], mask[at]) for picture, at in zip(pictures, text_at.tolist(), strict=True))
+        scores = self.feeder.run(self.match, params, rows)
+        metrics = matching_metrics(scores, labels)
+        if not self.task.embeds:
+            metrics = {name.replace("itm_", "itm_uniform_", 1): value for name, value in metrics.items()}
         shown = Shown(keep, "is it a match? (logit)")
-        kept: dict[int, np.ndarray] = {}
-        wanted = set(np.random.default_rng(0).choice(len(labels), min(len(labels), 200), replace=False).tolist())
-
-        def rows() -> Iterator[Row]:
-            # Read by every process: a pair's image may be any.
-            pictures = examples.read(image_at.tolist())
-            for place, (example, at) in enumerate(zip(pictures, text_at.tolist(), strict=True)):
-                if keep and place in wanted:
-                    kept[place] = example.image
-                yield example.image, tokens[at], mask[at]
-
-        scores = self.feeder.run(self.match, params, rows())
-        for place, picture in kept.items():
-            right = bool((scores[place] > 0) == labels[place])
-            belongs = "belongs to the image" if labels[place] else "belongs to another image"
-            given = "match" if scores[place] > 0 else "no match"
-            shown.add(picture, [texts[text_at[place]], belongs], [(given, float(scores[place]), right)])
-        return Evaluation(source.name, MATCHING, len(ids), matching_metrics(scores, labels), shown.artifacts())
+        for place, at, label, score in zip(image_at.tolist(), text_at.tolist(), labels, scores.tolist(), strict=True):
+            belongs = "belongs to the image" if label else "belongs to another image"
+            given = "match" if score > 0 else "no match"
+            shown.add(place, [texts[at], belongs], [(given, score, bool((score > 0) == label))])
+        return Evaluation(source.name, MATCHING, len(ids), metrics, shown.artifacts(examples))
 
 
-def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
+def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndarray, seed: int = 0) -> np.ndarray:
     """For each query the place of its most similar negative, one with another id; -1 where there is none.
 
     Args:
       queries, gallery: [N, E], rows of one example each; None to draw uniformly.
       ids: [N].
+      seed: of what is drawn.
     """
     chosen = np.full(len(ids), -1, np.int64)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for start in range(0, len(ids), _ROWS):
         stop = min(start + _ROWS, len(ids))
         scores = rng.random((stop - start, len(ids))) if queries is None else queries[start:stop] @ gallery.T

@@ -1,10 +1,12 @@
 """Examples read by several processes, each its own part."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from mmjax.data import examples, images
 from mmjax.evaluation import feeding
@@ -50,6 +52,56 @@ class SharedExamples(examples.EvalExamples):
             everyone = {index: rest for part in distributed.exchange(told) for index, *rest in part}
             for index in range(start, stop):
                 yield examples.EvalExample(own.get(index, blank), *everyone[index])
+
+
+class _Undecoded:
+    """A source whose records have no images."""
+
+    def __init__(self, source: Any):
+        self.source, self.name = source, source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        return {**self.source[index], "image": None}
+
+
+def without_images(found: examples.EvalExamples) -> examples.EvalExamples:
+    """The same examples, shared among processes in the same way, whose images nobody decodes."""
+    other = copy.copy(found)
+    other.source = _Undecoded(found.source)
+    return other
+
+
+def fed_images(
+    found: examples.EvalExamples, places: Sequence[int], feeder: feeding.Feeder
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Images of the examples at these places, in the order in which a feeder takes them.
+
+    Each process reads and decodes only the rows that it feeds; those of others are blank. All processes ask together.
+
+    Args:
+      found: the examples.
+      places: any of them, also several times.
+      feeder: what the images go to as rows.
+
+    Raises:
+      UserError: in every process, when one of them cannot read an image.
+    """
+    blank = np.zeros((found.image_spec.size, found.image_spec.size, 3), np.uint8)
+    rows = feeder.rows.tolist()
+    own = set(rows)
+    ahead = found.read([place for at, place in enumerate(places) if at % feeder.batch_size in own])
+    for start in range(0, len(places), feeder.batch_size):
+        count = min(feeder.batch_size, len(places) - start)
+        images, error = {}, None
+        try:
+            images = {row: next(ahead).image for row in rows if row < count}
+        except Exception as caught:
+            error = caught
+        distributed.raise_together(error)
+        yield from (images.get(row, blank) for row in range(count))
 
 
 def make_examples(

@@ -35,7 +35,8 @@ def vqa_metrics(
 ) -> dict[str, float]:
     """VQA accuracy, over all questions and by type of answer.
 
-    An answer is as right as `agreement` says: of ten people, 0, 1, 2, 3, 4 or more who gave it make 0, 0.3, 0.6, 0.9, 1.
+    An answer is as right as `agreement` says: of ten people, 0, 1, 2, 3, 4 or more who gave it make 0, 0.3, 0.6, 0.9
+    or 1.
 
     Args:
       predictions: one answer a question. answers: what people answered, one or more a question. types: each question's

@@ -43,26 +43,25 @@ class CaptionEvaluation:
 
     def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
         """Evaluates a source."""
-        held = []
+        references: list[list[str]] = []
 
         def rows() -> Iterator[Row]:
             for example in examples:
-                references = list(example.extras.get("references", example.captions))
-                held.append((references, example.image if keep else None))
+                references.append(list(example.extras.get("references", example.captions)))
                 ids, mask = self.tokenizer([example.captions[0]])
                 yield example.image, ids[0], mask[0]
 
         tokens, scores, total, count = self.feeder.run(self.run, params, rows())
         self.tokens = tokens
         texts = [self.tokenizer.decode(row.tolist()) for row in tokens]
-        references = [each for each, _ in held]
         scored = captions.score_captions(texts, references)
         metrics = scored.metrics | {"perplexity": perplexity(float(total.sum()), float(count.sum()))}
         shown = Shown(keep, "captions written")
         exact = scored.examples["exact_match"]
-        for (told, image), text, score, right in zip(held, texts, scores.tolist(), exact.tolist(), strict=True):
-            shown.add(image, told, [(text, score, bool(right))])
-        return Evaluation(source.name, CAPTIONING, len(texts), metrics, shown.artifacts())
+        outcomes = zip(references, texts, scores.tolist(), exact.tolist(), strict=True)
+        for place, (told, text, score, right) in enumerate(outcomes):
+            shown.add(place, told, [(text, score, bool(right))])
+        return Evaluation(source.name, CAPTIONING, len(texts), metrics, shown.artifacts(examples))
 
     def written(self, place: int, example: Any) -> tuple[np.ndarray, int]:
         """What the last call wrote about an example: ids with the prompt in front, and the prompt's length."""

@@ -1,17 +1,22 @@
 """Evaluations of captions, answers, matching and modalities, with models whose outputs are planted."""
 
+import copy
+import json
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmjax.config import base_config
 from mmjax.data import prepare, tokenizers
 from mmjax.data.examples import EvalExamples
 from mmjax.data.images import ImageSpec
-from mmjax.evaluation import answered, feeding, fused, masking, matched, shown, written
+from mmjax.data.vqa import Vqa
+from mmjax.errors import UserError
+from mmjax.evaluation import answered, feeding, fused, masking, matched, prompts, sharing, shown, written
 from mmjax.generation import Decoding, Generated
 from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel.mesh import make_mesh
@@ -49,6 +54,20 @@ def words():
     return tokenizers.make_tokenizer("words:shapes", 8)
 
 
+class Decoded(EvalExamples):
+    """Notes which examples were decoded."""
+
+    def __init__(self, source):
+        super().__init__(source, SPEC)
+        self.decoded = []
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        if example.image is not None:
+            self.decoded.append(index)
+        return example
+
+
 def which(images):
     """The example's number, from its image."""
     return images[:, 0, 0, 0].astype(jnp.int32) // 10
@@ -79,6 +98,9 @@ def test_captions_are_scored_against_all_right_wordings(feeder, words):
     assert 0.6 < found.metrics["bleu_1"] < 1
     first = found.artifacts.images[0]  # failures come first
     assert first.captions == ["a small red ring"] and first.nearest[0].item == "a ring"
+    assert {each.captions[0]: each.image[0, 0, 0] // 10 for each in found.artifacts.images} == {
+        own[0]: index for index, own in enumerate(references)
+    }
 
 
 def test_answers_are_chosen_by_the_largest_score(feeder, words):
@@ -103,6 +125,35 @@ def test_answers_are_chosen_by_the_largest_score(feeder, words):
     assert found.metrics["accuracy_yes/no"] == pytest.approx(2 / 3)  # the majority of the third says "no"
     assert found.artifacts.images[0].nearest[0].item == "yes"
     assert not found.artifacts.images[0].nearest[0].right
+
+
+@pytest.mark.parametrize("layout, accuracy", [("json", 0.0), ("jsonl", 1.0)])
+def test_only_answers_of_vqa_v2_are_taken_as_normalised(tmp_path, feeder, words, layout, accuracy):
+    """People's "two dogs" is met by the answer "2 dogs" where nobody normalised them, and never in VQA v2's files."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "000000000009.jpg")
+    asked = {"question": "how many ?", "question_id": 1}
+    if layout == "json":
+        answers = [{"answer": answer} for answer in ["two dogs"] * 9 + ["red"]]
+        annotations = [{"question_id": 1, "answers": answers, "answer_type": "number"}]
+        (tmp_path / "asked.json").write_text(json.dumps({"questions": [asked | {"image_id": 9}]}))
+        (tmp_path / "asked_annotations.json").write_text(json.dumps({"annotations": annotations}))
+    else:
+        told = asked | {"image": "000000000009.jpg", "answers": ["two dogs"] * 9 + ["red"]}
+        (tmp_path / "asked.jsonl").write_text(json.dumps(told))
+    source = Vqa(f"{tmp_path}/asked.{layout}")
+    assert source.answer_names == ["2 dogs"] and source.name == "asked"
+
+    class Task:
+        answers = ("2 dogs", "red")
+        config = types.SimpleNamespace(model=types.SimpleNamespace(answers=2))
+
+        def answer(self, params, images, text, mask):
+            return jnp.tile(jnp.array([1.0, 0.0]), (BATCH, 1))
+
+    part = answered.AnswerEvaluation(Task(), feeder, words)
+    for seen in (source, prompts.Prompted(source, prompts.Prompts("p", ("a",), ["{c}"]))):
+        found = part(None, seen, EvalExamples(seen, SPEC), keep=False)
+        assert found.metrics["accuracy"] == accuracy
 
 
 def test_written_answers(feeder, words):
@@ -147,8 +198,10 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
             return jnp.where(image == text, 1.0, jnp.where(image == 0, 1.0, -1.0))
 
     source = Records(shared=True)  # 0 and 1, 2 and 3 share an id
-    found = matched.MatchEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    examples = Decoded(source)
+    found = matched.MatchEvaluation(Task(), feeder, words)(None, source, examples, keep=True)
     jax.effects_barrier()
+    assert len(examples.decoded) == (5 if embeds else 0) + 3 * 5 + len(found.artifacts.images)
     wrong = {(i, t) for i, t in seen if i != t}
     assert not wrong & {(0, 1), (1, 0), (2, 3), (3, 2)}
     if embeds:  # the nearest with another id
@@ -158,9 +211,15 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
             assert similar[i, t] == max(similar[i, others]) or similar[i, t] == max(
                 similar[j, t] for j in range(5) if j // 2 != t // 2
             )
-    assert found.metrics["itm_accuracy_match"] == 1.0
-    assert 0 < found.metrics["itm_accuracy_mismatch"] < 1  # the model falls for every text of image 0
-    assert found.n == 5 and found.artifacts.images
+    name = "itm" if embeds else "itm_uniform"  # easier negatives have other names
+    assert {key.rpartition("_accuracy")[0] for key in found.metrics} == {name, f"{name}_balanced"}
+    assert found.metrics[f"{name}_accuracy_match"] == 1.0
+    assert 0 < found.metrics[f"{name}_accuracy_mismatch"] < 1  # the model falls for every text of image 0
+    images = found.artifacts.images
+    assert found.n == 5 and len(images) == 12 and not images[0].nearest[0].right
+    for each in images:  # the image is the pair's own
+        own = (each.image[0, 0, 0] // 10).item() == TEXTS.index(each.captions[0])
+        assert own == (each.captions[1] == "belongs to the image")
 
 
 def test_hardest_has_no_answer_where_all_share_an_id():
@@ -168,10 +227,35 @@ def test_hardest_has_no_answer_where_all_share_an_id():
     assert matched.hardest(np.eye(3), np.eye(3), ids).tolist() == [-1, -1, -1]
 
 
+def test_negatives_drawn_for_texts_are_others_than_those_for_images():
+    ids = np.arange(40, dtype=np.uint64)
+    texts, images = (matched.hardest(None, None, ids, seed=seed) for seed in (0, 1))
+    assert (texts != ids).all() and (images != ids).all() and (texts != images).mean() > 0.5
+
+
+def test_a_process_decodes_the_rows_that_it_feeds(feeder):
+    places = [4, 3, 3, 0, 1, 2]
+    found, rows = {}, {"first": [0, 2], "second": [1, 3]}
+    for name, own in rows.items():
+        examples = Decoded(Records())
+        part = copy.copy(feeder)
+        part.rows = np.array(own)
+        found[name] = [image[0, 0, 0] // 10 for image in sharing.fed_images(examples, places, part)]
+        assert sorted(examples.decoded) == sorted(place for at, place in enumerate(places) if at % BATCH in own)
+    assert found == {"first": [4, 0, 3, 0, 1, 0], "second": [0, 3, 0, 0, 0, 2]}
+
+    class Broken(Decoded):
+        def __getitem__(self, index):
+            raise UserError("cannot be read")
+
+    with pytest.raises(UserError, match="cannot be read"):
+        list(sharing.fed_images(Broken(Records()), places, feeder))
+
+
 def test_masked_words_count_over_the_whole_set(feeder, words):
     class Task:
-        def encode(self, params, batch, keys):
-            assert keys is None
+        def encode(self, params, batch, keys, only):
+            assert keys is None and only == ("mlm", "mim")
             count = 1.0 + batch["id"][:, 0]
             return {}, {"mlm": TokenLoss(2.0 * count, count, {"mlm_accuracy": count / 2})}
 
@@ -210,13 +294,22 @@ def test_modalities_are_taken_away_one_by_one(feeder):
 def test_what_is_shown_is_a_fair_sample_with_failures_first():
     collected = shown.Shown(True, "things")
     for i in range(300):
-        collected.add(np.zeros((200, 400, 3), np.uint8), [str(i)], [("x", 0.0, i % 3 > 0)])
-    artifacts = collected.artifacts()
+        collected.add(i, [str(i)], [("x", 0.0, i % 3 > 0)])
+    asked = []
+
+    class Examples:
+        def read(self, places):
+            asked.extend(places)
+            return (types.SimpleNamespace(image=np.full((200, 400, 3), place % 256, np.uint8)) for place in places)
+
+    artifacts = collected.artifacts(Examples())
+    assert [each.captions[0] for each in artifacts.images] == list(map(str, asked))
+    assert all(each.image[0, 0, 0] == int(each.captions[0]) % 256 for each in artifacts.images)
     right = [each.nearest[0].right for each in artifacts.images]
     assert len(right) == 12 and right == sorted(right) and sum(right) == 4
     assert max(int(each.captions[0]) for each in artifacts.images) > 100
     assert artifacts.images[0].image.shape == (80, 160, 3)
-    assert shown.Shown(False, "").artifacts() is None
+    assert shown.Shown(False, "").artifacts(Examples()) is None
 
 
 def test_what_a_record_lacks_is_told(feeder, words):
