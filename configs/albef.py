@@ -2,11 +2,14 @@
 
 Command:
   python train.py --config=configs/albef.py --workdir=runs/albef
-  python train.py --config=configs/albef.py:variant=albef-B --workdir=runs/albef --config.data.train=pairs:captions.tsv
+  python train.py --config=configs/albef.py:variant=albef-B,tokenizer=json:bert-base-uncased/tokenizer.json \
+      --workdir=runs/albef --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, itm: 1, mlm: 1}; negatives for matching are drawn from the whole batch by their contrastive
-  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch. albef-B is
-  the published model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.02, a batch
-  of 512 as published; a larger one stands in for the queue.
+  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch.
+Size for data of your own: variant=albef-B is the published model, with BERT's tokenizer.json (Hugging Face:
+  bert-base-uncased): 30 epochs of 5.1M pairs in batches of 512, AdamW 1e-4, falling to 1e-5, weight decay 0.02, texts
+  of 25 tokens, crops of 20-100 % of the area. A larger batch stands in for the queue. The published one starts from
+  DeiT and BERT; this one from scratch, or `init_from`.
 Hardware and time: TIME
 Expected: EXPECTED
 """
@@ -16,22 +19,33 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-albef", steps=220)
+    args = parse_arg(  # steps=0: the recipe's own
+        arg, variant="small-albef", steps=0, tokenizer="json:bert-base-uncased/tokenizer.json"
+    )
     config = base_config(args.variant)
     config.name = "albef"
     config.objectives.itc = 1.0
     config.objectives.itm = 1.0
     config.objectives.mlm = 1.0
     if args.variant.startswith("small"):
-        on_scenes(config, steps=args.steps, scan=True)
+        on_scenes(config, steps=args.steps or 220, scan=True)
         return config
-    config.steps = args.steps
+    config.name = args.variant
     config.batch_size = 512
+    config.steps = args.steps or 30 * 5_100_000 // 512
+    config.model.text.dropout = config.model.fusion.dropout = 0.1
     config.optimizer.learning_rate = 1e-4
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.02
-    config.data.tokenizer = "json:tokenizer.json"
-    config.data.crop_scale = (0.5, 1.0)
+    config.schedule.warmup = min(2000, config.steps // 10)
+    config.schedule.final = 0.1
+    config.data.tokenizer = args.tokenizer
+    config.data.context_length = 25
+    config.data.mean_std = "clip"
+    config.data.resize = "squash"
+    config.data.crop_scale = (0.2, 1.0)
+    config.data.flip = True
     config.data.workers = 8
+    config.eval.every = 5000
     return config

@@ -4,9 +4,16 @@ Command:
   python train.py --config=configs/captioner.py --workdir=runs/captioner
   python train.py --config=configs/captioner.py:decoder=lstm --workdir=runs/captioner-lstm
   python eval.py --workdir=runs/captioner --config.decoding.method=beam
+  python train.py --config=configs/captioner.py:variant=captioner-B/16,tokenizer=json+bos:gpt2/tokenizer.json \
+      --workdir=runs/captioner --config.data.train=pairs:captions.tsv
 Recipe: on drawn scenes, a ViT of 4 layers over 16 patches and a decoder 96 wide with two layers (one, for the LSTM of
-  Show, Attend and Tell, arXiv:1502.03044), from scratch. variant=captioner-B/16 (ViT-B/16 and GPT-2's shape) and
-  blip-B/16 are for data of your own: AdamW, 2e-5 as BLIP's fine-tuning, label smoothing 0.1.
+  Show, Attend and Tell, arXiv:1502.03044), from scratch.
+Sizes for data of your own, from BLIP's recipes (arXiv:2201.12086): AdamW, weight decay 0.05, label smoothing 0.1,
+  captions of 5 to 20 tokens from 3 beams. variant=captioner-B/16 is ViT-B/16 and GPT-2's shape, from scratch as BLIP
+  is pre-trained: 20 epochs of 14M images in batches of 2,880, 3e-4. variant=blip-B/16 is BLIP's decoder at 384
+  pixels, as it is fine-tuned on COCO (init_from a run of yours): 5 epochs of 566,747 captions in batches of 256, 1e-5.
+  Their tokenizer is GPT-2's or BERT's tokenizer.json (Hugging Face: gpt2, bert-base-uncased), by default in a folder of
+  that name.
 Hardware and time: TIME
 Expected: EXPECTED
 """
@@ -16,25 +23,42 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small", decoder="transformer", steps=550)
+    args = parse_arg(arg, variant="small", decoder="transformer", steps=0, tokenizer="")  # steps=0: the recipe's own
     names = {"transformer": "small-captioner", "lstm": "small-captioner-lstm"}
     config = base_config(names.get(args.decoder, args.decoder) if args.variant == "small" else args.variant)
     config.name = f"captioner, {args.decoder}"
     config.objectives.caption = 1.0
     if args.variant == "small":
-        on_scenes(config, steps=args.steps)
+        on_scenes(config, steps=args.steps or 550)
         return config
-    config.steps = args.steps
-    config.batch_size = 256
+    config.name = args.variant
+    if args.variant == "blip-B/16":
+        config.batch_size = 256
+        config.steps = args.steps or 5 * 566_747 // 256
+        config.optimizer.learning_rate = 1e-5
+        config.schedule.warmup = 0
+        config.model.text.dropout = 0.1
+        config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"
+        config.data.mean_std = "clip"
+    else:
+        config.batch_size = 2880
+        config.steps = args.steps or 20 * 14_000_000 // 2880
+        config.optimizer.learning_rate = 3e-4
+        config.schedule.warmup = min(3000, config.steps // 10)
+        config.data.tokenizer = args.tokenizer or "json+bos:gpt2/tokenizer.json"
+        config.data.mean_std = "siglip"
     config.loss.label_smoothing = 0.1
-    config.optimizer.learning_rate = 2e-5
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.05
-    config.schedule.warmup = args.steps // 20
-    config.data.mean_std = "imagenet"
+    config.data.context_length = 40
+    config.data.resize = "squash"
     config.data.crop_scale = (0.5, 1.0)
+    config.data.flip = True
+    config.data.workers = 8
+    config.eval.every = 5000
     config.decoding.method = "beam"
     config.decoding.beams = 3
     config.decoding.min_tokens = 5
+    config.decoding.max_tokens = 20
     return config

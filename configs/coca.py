@@ -5,8 +5,10 @@ Command:
   python train.py --config=configs/coca.py:variant=coca-B/32 --workdir=runs/coca --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, caption: 2}. On drawn scenes, open_clip's layout at small size: a ViT of 4 layers, pooled by 17
   queries of which one is for contrast, a text tower and a multimodal decoder of 2 layers each, from scratch. caption=0
-  trains the same towers for contrast alone, to compare with. coca-B/32 and coca-L/14 are open_clip's models for data of
-  your own, with its published recipe for LAION-2B: batch 90,112, AdamW 1e-3, weight decay 0.1.
+  trains the same towers for contrast alone, to compare with.
+Sizes for data of your own: variant=coca-B/32 | coca-L/14 are open_clip's models, with its recipe for LAION-2B: 13e9
+  pairs in batches of 90,112, AdamW (0.9, 0.98, 1e-6), 1e-3, weight decay 0.1, 10,000 steps of warm-up, texts of 76
+  tokens of CLIP's vocabulary. Captions are written as there: 30 tokens at most, 6 beams.
 Hardware and time: TIME
 Expected: EXPECTED
 """
@@ -16,21 +18,30 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-coca", steps=400, caption=2.0)
+    args = parse_arg(arg, variant="small-coca", steps=0, caption=2.0)  # steps=0: the recipe's own
     config = base_config(args.variant)
     config.name = "coca"
     config.objectives.itc = 1.0
     config.objectives.caption = args.caption
     if args.variant.startswith("small"):
-        on_scenes(config, steps=args.steps)
-        config.eval.batch_size = 250
+        on_scenes(config, steps=args.steps or 400)
         return config
-    config.steps = args.steps
+    config.name = args.variant
     config.batch_size = 90_112
+    config.steps = args.steps or 13_000_000_000 // 90_112
     config.loss.impl = "ring"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.1
-    config.schedule.warmup = 10_000
+    config.optimizer.b2 = 0.98
+    config.optimizer.eps = 1e-6
+    config.schedule.warmup = min(10_000, config.steps // 10)
     config.data.tokenizer = "clip"
+    config.data.context_length = 76
+    config.data.mean_std = "clip"
     config.data.workers = 8
+    config.eval.every = 5000
+    config.decoding.method = "beam"
+    config.decoding.beams = 6
+    config.decoding.min_tokens = 5
+    config.decoding.max_tokens = 30
     return config

@@ -3,9 +3,16 @@
 Command:
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
   python train.py --config=configs/llava.py --workdir=runs/llava --config.init_from=runs/quickstart
+  python train.py --config=configs/llava.py:variant=prefix_lm-L/14,tokenizer=json+bos:gpt2/tokenizer.json \
+      --workdir=runs/llava --config.init_from=openai-clip-L14 --config.data.train=vqa:instructions.jsonl
 Recipe: the answer's tokens alone are predicted. On questions about drawn scenes, the image tower of the quickstart,
   locked, a projection of two layers and a decoder of 2 layers, 96 wide, from scratch; image and question see each
-  other (PaliGemma's prefix). prefix_lm-L/14 is for data of your own.
+  other (PaliGemma's prefix).
+Size for data of your own: variant=prefix_lm-L/14 is LLaVA's layout: OpenAI's CLIP L/14 (`init_from`: its files in any
+  format), locked, its last layer but one, and a decoder of GPT-2's shape from scratch, with GPT-2's tokenizer.json
+  (Hugging Face: gpt2). As LLaVA-1.5's first stage: 558,128 examples, once, in batches of 256, AdamW 1e-3 without weight
+  decay, 3 % of the steps to warm up. Its second goes on from that run with steps=5197, `--config.batch_size=128
+  --config.optimizer.learning_rate=2e-5 --config.init_paths=.*`.
 Hardware and time: TIME
 Expected: EXPECTED
 """
@@ -15,7 +22,9 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-prefix_lm", steps=600)
+    args = parse_arg(  # steps=0: the recipe's own
+        arg, variant="small-prefix_lm", steps=0, tokenizer="json+bos:gpt2/tokenizer.json"
+    )
     config = base_config(args.variant)
     config.name = "llava"
     config.objectives.caption = 1.0
@@ -26,11 +35,21 @@ def get_config(arg: str = ""):
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
         config.model.text.sep_id = 5
         config.model.prefix_text = True
-        on_scenes(config, steps=args.steps, data="questions")
+        on_scenes(config, steps=args.steps or 600, data="questions")
         return config
-    config.steps = args.steps
     config.batch_size = 256
+    config.steps = args.steps or 558_128 // 256
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.0
+    config.schedule.warmup = 3 * config.steps // 100
+    config.data.tokenizer = args.tokenizer
+    config.data.context_length = 256
+    config.data.mean_std = "clip"
+    config.data.resize = "squash"
+    config.data.crop_scale = (1.0, 1.0)  # the whole image
+    config.data.crop_ratio = (0.5, 2.0)
     config.data.workers = 8
+    config.decoding.max_tokens = 128
     return config

@@ -3,9 +3,14 @@
 Command:
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
   python train.py --config=configs/qformer.py --workdir=runs/qformer --config.init_from=runs/quickstart
+  python train.py --config=configs/qformer.py:variant=qformer-B,tokenizer=json:bert-base-uncased/tokenizer.json \
+      --workdir=runs/qformer --config.init_from=runs/tower --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, itm: 1, caption: 1}; the image tower comes from `init_from` and is locked. On drawn scenes, the
-  tower of the quickstart, 8 queries and 2 layers 96 wide, of which one looks at the image. qformer-B is BLIP-2's for
-  data of your own.
+  tower of the quickstart, 8 queries and 2 layers 96 wide, of which one looks at the image.
+Size for data of your own: variant=qformer-B is BLIP-2's, over an image tower of ViT-g's shape, with BERT's
+  tokenizer.json (Hugging Face: bert-base-uncased): 250,000 steps of 1,680 pairs, AdamW (0.9, 0.98), 1e-4 after 2,000
+  steps of warm-up, weight decay 0.05, smoothing 0.1 of contrast and captions, texts of 32 tokens, random crops and
+  flips.
 Hardware and time: TIME
 Expected: EXPECTED
 """
@@ -15,7 +20,9 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-qformer", steps=400)
+    args = parse_arg(  # steps=0: the recipe's own
+        arg, variant="small-qformer", steps=0, tokenizer="json:bert-base-uncased/tokenizer.json"
+    )
     config = base_config(args.variant)
     config.name = "qformer"
     config.objectives.itc = 1.0
@@ -25,13 +32,29 @@ def get_config(arg: str = ""):
     config.optimizer.freeze = ("image/.*",)
     if args.variant.startswith("small"):
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
-        on_scenes(config, steps=args.steps, scan=True)
+        on_scenes(config, steps=args.steps or 400, scan=True)
         return config
-    config.steps = args.steps
+    config.name = args.variant
     config.batch_size = 1680
+    config.steps = args.steps or 250_000
+    config.model.text.dropout = 0.1
     config.optimizer.learning_rate = 1e-4
+    config.optimizer.b2 = 0.98
+    config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.05
+    config.schedule.warmup = min(2000, config.steps // 10)
     config.loss.label_smoothing = 0.1
-    config.data.tokenizer = "json:tokenizer.json"
+    config.loss.contrastive_smoothing = 0.1
+    config.data.tokenizer = args.tokenizer
+    config.data.context_length = 32
+    config.data.mean_std = "clip"
+    config.data.resize = "squash"
+    config.data.crop_scale = (0.5, 1.0)
+    config.data.flip = True
     config.data.workers = 8
+    config.eval.every = 5000
+    config.decoding.method = "beam"
+    config.decoding.beams = 3
+    config.decoding.min_tokens = 5
+    config.decoding.max_tokens = 30
     return config

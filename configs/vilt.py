@@ -2,11 +2,14 @@
 
 Command:
   python train.py --config=configs/vilt.py --workdir=runs/vilt
-  python train.py --config=configs/vilt.py:variant=vilt-B/32 --workdir=runs/vilt --config.data.train=pairs:captions.tsv
+  python train.py --config=configs/vilt.py:variant=vilt-B/32,tokenizer=json:bert-base-uncased/tokenizer.json \
+      --workdir=runs/vilt --config.data.train=pairs:captions.tsv
 Recipe: weights {itm: 1, mlm: 1}; without contrast, negatives for matching are drawn uniformly. On drawn scenes, a
-  stream of 4 layers over 16 patches and a caption, from scratch; patches=1 adds the pixels of masked patches. vilt-B/32
-  is the published model for data of your own (tokenizer: BERT's tokenizer.json): AdamW 1e-4, weight decay 0.01, batch
-  4,096.
+  stream of 4 layers over 16 patches and a caption, from scratch; patches=1 adds the pixels of masked patches.
+Size for data of your own: variant=vilt-B/32 is the published model, with BERT's tokenizer.json (Hugging Face:
+  bert-base-uncased): 200,000 steps of 4,096 pairs, AdamW (0.9, 0.98, 1e-8), 1e-4, falling linearly, weight decay 0.01,
+  dropout 0.1, texts of 40 tokens. Images are squashed to 384 x 384 pixels, where ViLT keeps their shape; words are
+  masked token by token.
 Hardware and time: TIME
 Expected: EXPECTED
 """
@@ -16,7 +19,9 @@ from mmjax.recipes import on_scenes
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-vilt", steps=600, patches=0.0)
+    args = parse_arg(  # steps=0: the recipe's own
+        arg, variant="small-vilt", steps=0, patches=0.0, tokenizer="json:bert-base-uncased/tokenizer.json"
+    )
     config = base_config(args.variant)
     config.name = "vilt"
     config.objectives.itm = 1.0
@@ -25,12 +30,25 @@ def get_config(arg: str = ""):
         config.model.mim = True
         config.objectives.mim = args.patches
     if args.variant.startswith("small"):
-        on_scenes(config, steps=args.steps, scan=True)
+        on_scenes(config, steps=args.steps or 600, scan=True)
         return config
-    config.steps = args.steps
+    config.name = args.variant
     config.batch_size = 4096
+    config.steps = args.steps or 200_000
+    config.model.image.dropout = config.model.text.dropout = 0.1
     config.optimizer.learning_rate = 1e-4
+    config.optimizer.b2 = 0.98
+    config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.01
-    config.data.tokenizer = "json:tokenizer.json"
+    config.schedule.name = "constant"
+    config.schedule.warmup = min(2500, config.steps // 10)
+    config.schedule.cooldown = config.steps - config.schedule.warmup
+    config.data.tokenizer = args.tokenizer
+    config.data.context_length = 40
+    config.data.mean_std = "siglip"
+    config.data.resize = "squash"
+    config.data.crop_scale = (1.0, 1.0)  # the whole image
+    config.data.crop_ratio = (0.5, 2.0)
     config.data.workers = 8
+    config.eval.every = 5000
     return config
