@@ -143,10 +143,13 @@ def _open_workdir(path: Any, step: int | None, tokenizer: str | None) -> Opened:
 
     make_tokenizer = functools.cache(lambda: tasks.make_tokenizer(config, file=file))
     facts = tasks.DataFacts.from_json(meta.get("facts", {}))
-    opened = Opened(config, meta["preprocessing"], {}, make_tokenizer, read, facts)
+    # Of any kernel, since the devices here may not have the run's, and `attention` may still be changed.
+    abstract = config.copy_and_resolve_references()
+    abstract.attention = "auto"
+    opened = Opened(abstract, meta["preprocessing"], {}, make_tokenizer, read, facts)
     made = jax.eval_shape(opened.make_task().init, jax.random.key(0))
     shapes = {name: leaf.shape for name, leaf in translate.flattened(made).items()}
-    return dataclasses.replace(opened, shapes=shapes)
+    return dataclasses.replace(opened, config=config, shapes=shapes)
 
 
 def read_workdir(
