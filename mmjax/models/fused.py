@@ -103,9 +103,15 @@ class FusedClassifier(nn.Module):
                 f"{settings.get('image_size')}; set both alike"
             )
         try:
-            return modalities_lib.make_encoder(kind, settings, dtype=self.dtype, name=f"encoder_{name}")
+            encoder = modalities_lib.make_encoder(kind, settings, dtype=self.dtype, name=f"encoder_{name}")
         except TypeError as error:  # a setting that it has not, or lacks
             raise errors.UserError(f"model.encoders.{name}: {error}") from error
+        if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
+            raise errors.UserError(
+                f"model.encoders.{name}.mask_padding=False would attend to padding and pool it; set"
+                f" model.encoders.{name}.mask_padding=True"
+            )
+        return encoder
 
 
 def example(

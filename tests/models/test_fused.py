@@ -137,6 +137,7 @@ MISTAKES = [
     ({"a": dict(kind="serie", width=4)}, {}, "model.encoders.a.kind='serie' is not known (did you mean 'series'?)"),
     ({"a": dict(kind="table", numeric=1, with_=2)}, {}, "model.encoders.a: TableTransformer has no setting 'with_'"),
     ({"a": dict(kind="features")}, {}, "model.encoders.a: FeatureEncoder needs the setting 'width'"),
+    ({"text": ENCODERS["text"] | dict(mask_padding=False)}, {}, "set model.encoders.text.mask_padding=True"),
     ({"image": ENCODERS["image"]}, dict(image=dict(image_size=16)), "model.encoders.image.image_size=8"),
     ({"vector": ENCODERS["vector"]}, dict(fusion=dict(kind="cross", query="vector", **LAYER)), "the only modality"),
 ]
