@@ -40,17 +40,19 @@ def vqa_metrics(
 
     Args:
       predictions: one answer a question. answers: what people answered, one or more a question. types: each question's
-        answer type, "yes/no", "number" or "other"; inferred by `answer_type` when not given. normalize: "official": the
-        prediction by `normalize_answer`, people's answers by `strip_punctuation`, and only where they are not all
-        equal, as the official code does: VQA v2's are stored without articles and number words. "both":
-        `answer_key` for both, for answers that nobody normalised before ("two" would never be met otherwise).
+        answer type: "yes/no", "number" or "other" in VQA v2, or any of the data's own; inferred by `answer_type` when
+        not given. normalize: "official": the prediction by `normalize_answer`, people's answers by `strip_punctuation`,
+        and only where they are not all equal, as the official code does: VQA v2's are stored without articles and
+        number words. "both": `answer_key` for both, for answers that nobody normalised before ("two" would never be met
+        otherwise).
 
     Returns:
-      `accuracy`, and `accuracy_yes/no`, `accuracy_number`, `accuracy_other` of the types that occur, in [0, 1].
+      `accuracy`, and of the types that occur `accuracy_yes/no`, `accuracy_number`, `accuracy_other`, then other ones by
+      name; in [0, 1].
 
     Raises:
       UserError: no questions, numbers of predictions, answers and types that differ, a question without answers, or an
-        unknown type or `normalize`.
+        unknown `normalize`.
     """
     return score_answers(predictions, answers, types, normalize=normalize).metrics
 
@@ -73,7 +75,6 @@ def score_answers(
         raise UserError(f"vqa: {len(types)} answer types for {len(answers)} questions; give one each, or none at all")
     found = np.zeros(len(predictions))
     for i, (prediction, own) in enumerate(zip(predictions, answers, strict=True)):
-        choose(f"types[{i}]", types[i], TYPES)
         prediction = answer_key(prediction) if normalize == "both" else normalize_answer(prediction)
         if normalize == "both":
             own = [answer_key(answer) for answer in own]
@@ -81,7 +82,8 @@ def score_answers(
             own = [strip_punctuation(answer) for answer in own]
         found[i] = agreement(sum(answer == prediction for answer in own), len(own))
     kinds = np.array(types)
-    by_type = {f"accuracy_{kind}": float(found[kinds == kind].mean()) for kind in TYPES if (kinds == kind).any()}
+    there = [kind for kind in TYPES if (kinds == kind).any()] + sorted(set(types) - set(TYPES))
+    by_type = {f"accuracy_{kind}": float(found[kinds == kind].mean()) for kind in there}
     return VqaScores({"accuracy": float(found.mean())} | by_type, found, list(types))
 
 
