@@ -19,9 +19,10 @@ _ROWS = 1024  # of a block of similarities
 class MatchEvaluation:
     """Tells true pairs from false ones.
 
-    False ones are the hardest where the model has embeddings: for each image the most similar caption of another id,
-    and for each caption the most similar image; else drawn uniformly, the same ones every time. Those are easier, so
-    their metrics are called `itm_uniform_...`.
+    For each image a false caption, and for each caption a false image, always of another id. Where the model has
+    embeddings they are chosen twice: drawn by similarity among a batch of the training's size, as in training
+    (`itm_...`), and the most similar of the whole set (`itm_hardest_...`). Else they are drawn uniformly, the same
+    ones every time (`itm_uniform_...`).
 
     Args:
       task: gives `match`, and `embed_images` and `embed_text` where `embeds`.
@@ -59,30 +60,65 @@ class MatchEvaluation:
         if self.task.embeds:
             text = self.feeder.run(self.embed_text, params, zip(tokens, mask, strict=True))
         ids = np.array(found, np.uint64)
-        other_text, other_image = hardest(image, text, ids, seed=0), hardest(text, image, ids, seed=1)
+        kinds = self._negatives(image, text, ids, params)
         own = np.arange(len(ids))
-        # Pairs of a negative that there is not, all examples sharing one id, are left out.
-        pairs = [(own, own, 1)]
-        for place, other in ((1, other_text), (0, other_image)):
-            there = other >= 0
-            pair = [own[there], own[there], 0]
-            pair[place] = other[there]
-            pairs.append(tuple(pair))
-        image_at = np.concatenate([pair[0] for pair in pairs])
-        text_at = np.concatenate([pair[1] for pair in pairs])
-        labels = np.concatenate([np.full(len(pair[0]), pair[2]) for pair in pairs])
+        parts = [("", own, own, 1)]
+        for kind, other_text, other_image in kinds:
+            # Pairs of a negative that there is not, all examples sharing one id, are left out.
+            parts.append((kind, own[other_text >= 0], other_text[other_text >= 0], 0))
+            parts.append((kind, other_image[other_image >= 0], own[other_image >= 0], 0))
+        image_at = np.concatenate([part[1] for part in parts])
+        text_at = np.concatenate([part[2] for part in parts])
+        labels = np.concatenate([np.full(len(part[1]), part[3]) for part in parts])
+        names = np.concatenate([np.full(len(part[1]), part[0], object) for part in parts])
         pictures = fed_images(examples, image_at.tolist(), self.feeder)
         rows = ((picture, tokens[at], mask[at]) for picture, at in zip(pictures, text_at.tolist(), strict=True))
         scores = self.feeder.run(self.match, params, rows)
-        metrics = matching_metrics(scores, labels)
-        if not self.task.embeds:
-            metrics = {name.replace("itm_", "itm_uniform_", 1): value for name, value in metrics.items()}
+        metrics: dict[str, float] = {}
+        for kind, _, _ in kinds:
+            wanted = (names == "") | (names == kind)
+            told = matching_metrics(scores[wanted], labels[wanted])
+            metrics |= {name.replace("itm", kind, 1): value for name, value in told.items()}
         shown = Shown(keep, "is it a match? (logit)")
         for place, at, label, score in zip(image_at.tolist(), text_at.tolist(), labels, scores.tolist(), strict=True):
             belongs = "belongs to the image" if label else "belongs to another image"
             given = "match" if score > 0 else "no match"
             shown.add(place, [texts[at], belongs], [(given, score, bool((score > 0) == label))])
         return Evaluation(source.name, MATCHING, len(ids), metrics, shown.artifacts(examples))
+
+    def _negatives(
+        self, image: np.ndarray | None, text: np.ndarray | None, ids: np.ndarray, params: Any
+    ) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """How negatives are chosen, and the texts and images so chosen."""
+        if image is None:
+            return [("itm_uniform", hardest(None, None, ids, seed=0), hardest(None, None, ids, seed=1))]
+        scale, batch = float(np.exp(params["logit_scale"])), self.task.config.batch_size
+        return [
+            ("itm", drawn(image, text, ids, scale, batch, seed=0), drawn(text, image, ids, scale, batch, seed=1)),
+            ("itm_hardest", hardest(image, text, ids), hardest(text, image, ids)),
+        ]
+
+
+def drawn(
+    queries: np.ndarray, gallery: np.ndarray, ids: np.ndarray, scale: float, batch: int, *, seed: int
+) -> np.ndarray:
+    """For each query the place of a negative drawn with probability softmax(scale * similarity) among its batch.
+
+    Args:
+      queries, gallery: [N, E], rows of one example each.
+      ids: [N]; a negative has another one. Where there is none in the batch the place is -1.
+      scale: the multiplier of similarities.
+      batch: examples of a fixed shuffle that are among one another's negatives.
+      seed: of the draw.
+    """
+    chosen = np.full(len(ids), -1, np.int64)
+    order, rng = np.random.default_rng(0).permutation(len(ids)), np.random.default_rng(seed)
+    for start in range(0, len(ids), batch):
+        own = order[start : start + batch]
+        scores = scale * (queries[own] @ gallery[own].T) + rng.gumbel(size=(len(own), len(own)))
+        scores = np.where(ids[own, None] == ids[own], -np.inf, scores)
+        chosen[own] = np.where(np.isfinite(scores.max(axis=1)), own[scores.argmax(axis=1)], -1)
+    return chosen
 
 
 def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndarray, seed: int = 0) -> np.ndarray:

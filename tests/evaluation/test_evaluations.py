@@ -179,6 +179,8 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
     _, seen = words(TEXTS), []
 
     class Task:
+        config = types.SimpleNamespace(batch_size=8)
+
         def __init__(self):
             self.embeds = embeds
 
@@ -199,9 +201,10 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
 
     source = Records(shared=True)  # 0 and 1, 2 and 3 share an id
     examples = Decoded(source)
-    found = matched.MatchEvaluation(Task(), feeder, words)(None, source, examples, keep=True)
+    params = {"logit_scale": np.float32(6.0)}  # so large that the most similar is drawn
+    found = matched.MatchEvaluation(Task(), feeder, words)(params, source, examples, keep=True)
     jax.effects_barrier()
-    assert len(examples.decoded) == (5 if embeds else 0) + 3 * 5 + len(found.artifacts.images)
+    assert len(examples.decoded) == (5 + 5 * 5 if embeds else 3 * 5) + len(found.artifacts.images)
     wrong = {(i, t) for i, t in seen if i != t}
     assert not wrong & {(0, 1), (1, 0), (2, 3), (3, 2)}
     if embeds:  # the nearest with another id
@@ -212,7 +215,8 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
                 similar[j, t] for j in range(5) if j // 2 != t // 2
             )
     name = "itm" if embeds else "itm_uniform"  # easier negatives have other names
-    assert {key.rpartition("_accuracy")[0] for key in found.metrics} == {name, f"{name}_balanced"}
+    kinds = {"itm", "itm_hardest"} if embeds else {"itm_uniform"}
+    assert {key.rpartition("_accuracy")[0] for key in found.metrics} == kinds | {f"{kind}_balanced" for kind in kinds}
     assert found.metrics[f"{name}_accuracy_match"] == 1.0
     assert 0 < found.metrics[f"{name}_accuracy_mismatch"] < 1  # the model falls for every text of image 0
     images = found.artifacts.images
@@ -220,6 +224,20 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
     for each in images:  # the image is the pair's own
         own = (each.image[0, 0, 0] // 10).item() == TEXTS.index(each.captions[0])
         assert own == (each.captions[1] == "belongs to the image")
+
+
+def test_negatives_are_drawn_by_similarity_within_a_batch():
+    rng = np.random.default_rng(3)
+    vectors, ids = rng.standard_normal((6, 3)), np.array([0, 0, 1, 2, 3, 4], np.uint64)
+    draws = np.stack([matched.drawn(vectors, vectors, ids, 0.7, 6, seed=seed) for seed in range(4000)])
+    assert not ((draws[:, 0] == 1) | (draws[:, 1] == 0)).any()
+    odds = np.exp(0.7 * (vectors @ vectors.T)) * (ids[:, None] != ids)
+    rates = np.stack([(draws == column).mean(axis=0) for column in range(6)], axis=1)
+    np.testing.assert_allclose(rates, odds / odds.sum(axis=1, keepdims=True), atol=0.04)
+    order = np.random.default_rng(0).permutation(6)
+    halves = matched.drawn(vectors, vectors, ids, 0.7, 3, seed=0)
+    for own in (order[:3], order[3:]):  # a batch's negatives are its own
+        assert set(halves[own].tolist()) <= {*own.tolist(), -1}
 
 
 def test_hardest_has_no_answer_where_all_share_an_id():
