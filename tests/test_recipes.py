@@ -2,32 +2,34 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import runs
+import tokenizers
 from PIL import Image
 
 from mmjax import config as config_lib
+from mmjax import tasks
+from mmjax.errors import UserError
 from mmjax.models import variants
-from mmjax.training import checks
+from mmjax.parallel.mesh import make_mesh
+from mmjax.recipes import for_cpu
+from mmjax.training import checks, schedules
+from mmjax.training.step import make_loss
 
 SIZES = ["clip:variant=" + size for size in ("B/32", "B/16", "L/14", "L/14@336", "H/14")]
-SIZES += ["siglip:variant=" + size for size in ("B/16", "L/16", "So400m/14")] + [
-    "lit",
-    "lit:variant=L/14",
-    "quickstart",
-]
-SIZES += ["captioner", "captioner:decoder=lstm", "coca", "coca:caption=0", "albef", "vilt:patches=1", "vqa", "qformer"]
-SIZES += [
-    "captioner:variant=captioner-B/16",
-    "coca:variant=coca-B/32",
-    "albef:variant=albef-B",
-    "vilt:variant=vilt-B/32",
-]
-SIZES += ["llava", "vqa:blind=True", "vqa:variant=vilt-B/32", "fusion", "fusion:kind=late", "qformer:variant=qformer-B"]
+SIZES += ["siglip:variant=" + size for size in ("B/16", "L/16", "So400m/14")]
+SIZES += ["lit", "lit:variant=L/14", "quickstart"]
+# On drawn scenes, and the published sizes of the same recipes.
+SMALL = ["captioner", "captioner:decoder=lstm", "coca", "coca:caption=0", "albef", "vilt:patches=1", "qformer", "llava"]
+SMALL += ["vqa", "vqa:blind=True", "vqa:variant=small-vilt"]
+PUBLISHED = ["captioner:variant=captioner-B/16", "captioner:variant=blip-B/16", "coca:variant=coca-B/32"]
+PUBLISHED += ["coca:variant=coca-L/14", "albef:variant=albef-B", "vilt:variant=vilt-B/32", "vqa:variant=vilt-B/32"]
+PUBLISHED += ["qformer:variant=qformer-B", "llava:variant=prefix_lm-L/14"]
 
 
-@pytest.mark.parametrize("spec", SIZES)
+@pytest.mark.parametrize("spec", [*SIZES, *SMALL, *PUBLISHED, "fusion", "fusion:kind=late"])
 def test_a_recipe_is_a_complete_config(spec):
     config = config_lib.load_recipe(spec)
     fields = lambda config: {name for name in config_lib.flatten(config) if not name.startswith("model.")}
@@ -36,11 +38,103 @@ def test_a_recipe_is_a_complete_config(spec):
     config.mesh.fsdp = 1
     checks.check_config(config)
     assert config.schedule.warmup < config.steps
+    schedules.make_schedule(config)
+    if ":" not in config.data.tokenizer or config.data.tokenizer == "words:shapes":
+        tasks.make_tokenizer(config)  # checks the model's vocabulary
     assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
     module = config_lib.recipe_folder() / f"{spec.partition(':')[0]}.py"
     for word in ("Command:", "Hardware and time:", "Expected:"):
         told = module.read_text().split(word)[1].split("\n")[0]
         assert not told.strip() or not told.strip().isupper()  # no placeholder
+
+
+@pytest.mark.parametrize("spec", PUBLISHED)
+def test_a_published_size_knows_its_texts(spec):
+    config = config_lib.load_recipe(spec)
+    assert 25 <= config.data.context_length <= min(256, config.model.text.context_length)
+    if config.data.tokenizer != "clip":
+        with pytest.raises(UserError, match=r"cannot read '(gpt2|bert-base-uncased)/tokenizer.json'") as error:
+            tasks.make_tokenizer(config)
+        assert "\n" not in str(error.value)
+        config = config_lib.load_recipe(f"{spec},tokenizer=json:other.json,steps=7")
+        assert config.data.tokenizer == "json:other.json" and config.steps == 7
+        schedules.make_schedule(config)
+
+
+def word_level(path, *, bert):
+    """A tokenizer.json with a few words and the specials of BERT's or GPT-2's."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] if bert else ["[UNK]", "<|endoftext|>"]
+    vocab = {name: i for i, name in enumerate([*names, "red", "square"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.add_special_tokens(names)
+    if bert:
+        specials = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
+        backend.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=specials)
+    backend.save(str(path))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", PUBLISHED)
+def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
+    config = config_lib.load_recipe(spec)
+    config.batch_size, config.mesh.fsdp, config.loss.impl = 4, 1, "dense"
+    kind, _, path = config.data.tokenizer.partition(":")
+    if path:
+        word_level(tmp_path / "tokenizer.json", bert="bert" in path)
+        config.data.tokenizer = f"{kind}:{tmp_path / 'tokenizer.json'}"
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    tokenizer = tasks.make_tokenizer(config)
+    facts = tasks.DataFacts(tuple(map(str, range(config.model.get("answers", 0)))))
+    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh, facts)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    batch, keys = tasks.batch_shapes(config, mesh), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+    step = jax.value_and_grad(make_loss(task, 1, mesh), has_aux=True)
+    (loss, metrics), slopes = jax.eval_shape(step, params, batch, keys)
+    wanted = set(task.weights)
+    assert loss.shape == () and (len(wanted) == 1 or {f"loss_{name}" for name in wanted} <= set(metrics))
+    assert jax.tree.structure(slopes) == jax.tree.structure(params)
+    if task.can("caption"):
+        assert task.decoding(tokenizer).max_tokens <= config.data.context_length
+
+
+def shrunk(config):
+    """A recipe as it is, but for the model's size and what a few steps need."""
+    model = config.model
+    kind = "captioner-lstm" if model.get("decoder") == "lstm" else model.kind
+    small = config_lib.ConfigDict(variants.variant(f"tiny-{kind}"))
+    _take(model, small)
+    for_cpu(model, scan=True)
+    config.data.eval, config.steps, config.batch_size = "", 3, 16
+    config.schedule.warmup, config.checkpoint.every, config.log.every = 1, 3, 1
+    config.log.tensorboard, config.mesh.fsdp = False, 1
+    return config
+
+
+def _take(model, small):
+    sizes = ("width", "embed_width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "embed_dim", "queries")
+    for name, value in small.items():
+        if isinstance(value, config_lib.ConfigDict):
+            _take(model[name], value)
+        elif name in sizes:
+            model[name] = value
+
+
+@pytest.mark.parametrize(
+    "spec", [name if name in ("albef", "captioner") else pytest.param(name, marks=pytest.mark.full) for name in SMALL]
+)
+def test_a_recipe_on_scenes_trains(spec, tmp_path):
+    config = shrunk(config_lib.load_recipe(spec))
+    assert runs.train(config, tmp_path / "run") is None
+    trained = runs.lines(tmp_path / "run", "train")
+    assert [line["step"] for line in trained] == [1, 2, 3]
+    wanted = [name for name, weight in config.objectives.items() if weight]
+    for line in trained:
+        names = ["loss", *(f"loss_{name}" for name in wanted if len(wanted) > 1)]
+        assert all(np.isfinite(line[name]) and line[name] > 0 for name in names)
+    params = {name for name in runs.arrays(tmp_path / "run", 3) if "params" in name}
+    moved = {name for name in runs.arrays(tmp_path / "run", 3) if "opt_state" in name and "image" in name}
+    assert params and bool(moved) == (not config.optimizer.freeze)
 
 
 def tiny(spec, train="shapes@0.5+digits@0.5"):
