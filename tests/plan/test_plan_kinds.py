@@ -71,5 +71,5 @@ def test_a_plan_of_albef_by_the_tpu_compiler(tmp_path):
     assert done.returncode == 0, done.stderr
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["device"] == "TPU v5 lite" and plan["chips"] == 4 and set(plan["remat"]) == {"image", "text", "fusion"}
-    assert plan["flops"]["chip"] > 1e9 and "MFU" not in done.stdout and not plan["unknown_loops"]
+    assert plan["flops"]["chip"] > 1e9 and "MFU" not in done.stdout
     assert plan["memory"]["total"] < plan["memory"]["capacity"]
