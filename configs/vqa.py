@@ -1,15 +1,16 @@
-"""Visual question answering as classification among a list of answers, as ViLT does (ALBEF has a decoder for them).
+"""Visual question answering: the answer written after the question, or chosen from a list as ViLT does.
 
 Command:
-  python train.py --config=configs/albef.py --workdir=runs/albef
-  python train.py --config=configs/vqa.py --workdir=runs/vqa --config.init_from=runs/albef
-  python train.py --config=configs/vqa.py:blind=True --workdir=runs/vqa-blind --config.init_from=runs/albef
+  python train.py --config=configs/captioner.py --workdir=runs/captioner
+  python train.py --config=configs/vqa.py --workdir=runs/vqa --config.init_from=runs/captioner
+  python train.py --config=configs/vqa.py:blind=True --workdir=runs/vqa-blind --config.init_from=runs/captioner
   python train.py --config=configs/vqa.py:variant=vilt-B/32,tokenizer=json:bert-base-uncased/tokenizer.json \
       --workdir=runs/vqa --config.init_from=runs/vilt \
       --config.data.train=vqa:v2_OpenEnded_mscoco_train2014_questions.json
-Recipe: binary cross-entropy against soft scores, summed over the answers. On questions about drawn scenes (21 answers),
-  the model that configs/albef.py trains on captions, with a new head; blind=True shows it empty images: what the
-  questions alone tell. variant=small-vilt is a single stream, which starts from configs/vilt.py's.
+Recipe: on questions about drawn scenes, the captioner that configs/captioner.py trains learns to go on from a question
+  with its answer, the only tokens that are predicted. blind=True shows it empty images: what the questions alone tell.
+  variant=small-albef and small-vilt, from configs/albef.py's and configs/vilt.py's models, choose among 21 answers by
+  binary cross-entropy against soft scores, summed over the answers; they learn far less in the same time.
 Size for VQA v2: variant=vilt-B/32 with 3,129 answers, as ViLT is fine-tuned: 10 epochs of 443,757 questions in batches
   of 256, AdamW (0.9, 0.98, 1e-8), 1e-4 and ten times that for the new head, falling linearly after a tenth of the
   steps, weight decay 0.01, dropout 0.1.
@@ -24,7 +25,7 @@ from mmjax.recipes import on_scenes
 def get_config(arg: str = ""):
     args = parse_arg(  # steps=0, answers=0: the recipe's own
         arg,
-        variant="small-albef",
+        variant="small-captioner",
         steps=0,
         blind=False,
         answers=0,
@@ -32,11 +33,16 @@ def get_config(arg: str = ""):
     )
     config = base_config(args.variant)
     config.name = "vqa, blind" if args.blind else "vqa"
+    config.data.blind = args.blind
+    if args.variant == "small-captioner":
+        config.objectives.caption = 1.0
+        config.data.texts = "answers"
+        on_scenes(config, steps=args.steps or 400, data="questions")
+        return config
     config.objectives.vqa = 1.0
     config.model.match = False
     config.model.mlm = False
     config.data.texts = "questions"
-    config.data.blind = args.blind
     config.init_paths = ("(image/|text/|fusion/|modality_embedding|pooler/).*",)  # all but heads
     if args.variant.startswith("small"):
         config.model.answers = args.answers or 21
