@@ -121,10 +121,17 @@ def _take(model, small):
 
 
 @pytest.mark.parametrize(
-    "spec", [name if name in ("albef", "captioner") else pytest.param(name, marks=pytest.mark.full) for name in SMALL]
+    "spec",
+    [
+        name if name == "captioner" else pytest.param(name, marks=pytest.mark.full)
+        for name in SMALL
+        if name not in ("coca:caption=0", "vqa:blind=True", "vqa:variant=small-vilt")
+    ],
 )
 def test_a_recipe_on_scenes_trains(spec, tmp_path):
     config = shrunk(config_lib.load_recipe(spec))
+    if spec != "captioner":
+        config.optimizer.name = "adamw"  # Muon, which all of them have, takes longer to compile
     assert runs.train(config, tmp_path / "run") is None
     trained = runs.lines(tmp_path / "run", "train")
     assert [line["step"] for line in trained] == [1, 2, 3]
@@ -132,9 +139,8 @@ def test_a_recipe_on_scenes_trains(spec, tmp_path):
     for line in trained:
         names = ["loss", *(f"loss_{name}" for name in wanted if len(wanted) > 1)]
         assert all(np.isfinite(line[name]) and line[name] > 0 for name in names)
-    params = {name for name in runs.arrays(tmp_path / "run", 3) if "params" in name}
-    moved = {name for name in runs.arrays(tmp_path / "run", 3) if "opt_state" in name and "image" in name}
-    assert params and bool(moved) == (not config.optimizer.freeze)
+    moments = [name for name in runs.arrays(tmp_path / "run", 3) if "opt_state" in name]
+    assert moments and any("['image']" in name for name in moments) == (not config.optimizer.freeze)
 
 
 def tiny(spec, train="shapes@0.5+digits@0.5"):

@@ -265,8 +265,8 @@ class Task:
         """Embeds preprocessed images; rows have unit length."""
         return self.embed_pixels(params, self.normalize(images))
 
-    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
-        """Embeds normalised images; rows have unit length."""
+    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *Q E"]:
+        """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
         with activations.placed_on(self.mesh):
             return nn.apply(lambda model: model.embed_image(model.encode_image(pixels)), self.model)({"params": params})
 
