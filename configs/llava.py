@@ -13,8 +13,8 @@ Size for data of your own: variant=prefix_lm-L/14 is LLaVA's layout: OpenAI's CL
   (Hugging Face: gpt2). As LLaVA-1.5's first stage: 558,128 examples, once, in batches of 256, AdamW 1e-3 without weight
   decay, 3 % of the steps to warm up. Its second goes on from that run with steps=5197, `--config.batch_size=128
   --config.optimizer.learning_rate=2e-5 --config.init_paths=.*`.
-Hardware and time: TIME
-Expected: EXPECTED
+Hardware and time: two cores; not measured at full length. prefix_lm-L/14 has not been run.
+Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg

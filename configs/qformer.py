@@ -11,8 +11,8 @@ Size for data of your own: variant=qformer-B is BLIP-2's, over an image tower of
   tokenizer.json (Hugging Face: bert-base-uncased): 250,000 steps of 1,680 pairs, AdamW (0.9, 0.98), 1e-4 after 2,000
   steps of warm-up, weight decay 0.05, smoothing 0.1 of contrast and captions, texts of 32 tokens, random crops and
   flips.
-Hardware and time: TIME
-Expected: EXPECTED
+Hardware and time: two cores; not measured at full length. qformer-B has not been run.
+Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg

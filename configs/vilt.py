@@ -10,8 +10,8 @@ Size for data of your own: variant=vilt-B/32 is the published model, with BERT's
   bert-base-uncased): 200,000 steps of 4,096 pairs, AdamW (0.9, 0.98, 1e-8), 1e-4, falling linearly, weight decay 0.01,
   dropout 0.1, texts of 40 tokens. Images are squashed to 384 x 384 pixels, where ViLT keeps their shape; words are
   masked token by token.
-Hardware and time: TIME
-Expected: EXPECTED
+Hardware and time: two cores; not measured at full length. vilt-B/32 has not been run.
+Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg
