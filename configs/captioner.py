@@ -14,8 +14,10 @@ Sizes for data of your own, from BLIP's recipes (arXiv:2201.12086): AdamW, weigh
   pixels, as it is fine-tuned on COCO (init_from a run of yours): 5 epochs of 566,747 captions in batches of 256, 1e-5.
   Their tokenizer is GPT-2's or BERT's tokenizer.json (Hugging Face: gpt2, bert-base-uncased), by default in a folder of
   that name.
-Hardware and time: two cores of a shared 2.5 GHz Xeon, 4 minutes of training at 300 scenes/s. No published size has been run.
-Expected: 91.9 % of 1,000 held-out scenes described exactly, in one of the right wordings; CIDEr-D 8.20 (of 10). The LSTM
+Hardware and time: two cores of a shared 2.5 GHz Xeon, 4 minutes of training at 300 scenes/s. No published size has
+  been run.
+Expected: 91.9 % of 1,000 held-out scenes described exactly, in one of the right wordings; CIDEr-D 8.20 (of 10). The
+  LSTM
   has not been measured.
 """
 
