@@ -6,6 +6,7 @@ import runs
 from tar_sets import jpeg, write_set
 
 from mmjax import tasks
+from mmjax.data import prepare
 from mmjax.errors import AgreedError
 from mmjax.parallel import distributed
 from mmjax.training import checks, logs
@@ -74,7 +75,8 @@ def test_what_the_order_follows_from_is_described(tmp_path):
 
     def described(**changes):
         made = config(folder, **changes)
-        return tasks.make_train_examples(made, tasks.open_mixture(made), preparer=None).describe()
+        preparer = prepare.PairPreparer(tasks.make_image_spec(made), tasks.make_tokenizer(made))
+        return tasks.make_train_examples(made, tasks.open_mixture(made), preparer).describe()
 
     assert described() == described(seed=9, batch_size=8)
     kinds = [described(), described(data__order="windowed"), described(data__order="windowed", data__window=3)]

@@ -110,7 +110,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize(
-    "method", [name if name == "tiny-albef" else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
+    "method", [name if name == "tiny-captioner" else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
 )
 def test_meshes_and_microbatches_change_nothing(method, random_params):
     noise = {} if method.endswith("lstm") else {"model.text.dropout": 0.1}
