@@ -121,12 +121,11 @@ def test_meshes_and_microbatches_change_nothing(method, random_params):
     assert np.isfinite(list(largest.values())).all()
     idle = {path for path in largest if path.startswith(IDLE.get(method, ()))}
     assert {path for path, top in largest.items() if top < 1e-6} == idle and bool(idle) == (method in IDLE)
-    for shape, pieces in (((2, 2, 2), 1), ((2, 1, 1), 4)):
-        many, told, slopes = outcome(config_of(method, microbatch=pieces, **noise), shape, random_params)
-        assert many == pytest.approx(value, rel=1e-5)
-        assert distance(slopes, gradient) <= 1e-5
-        for name in metrics:
-            assert told[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
+    many, told, slopes = outcome(config_of(method, microbatch=2, **noise), (2, 2, 2), random_params)
+    assert many == pytest.approx(value, rel=1e-5)
+    assert distance(slopes, gradient) <= 1e-5
+    for name in metrics:
+        assert told[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
 
 
 def test_questions_whose_answers_are_not_in_the_list_do_not_count():
