@@ -9,8 +9,8 @@ Recipe: weights {itc: 1, caption: 2}. On drawn scenes, open_clip's layout at sma
 Sizes for data of your own: variant=coca-B/32 | coca-L/14 are open_clip's models, with its recipe for LAION-2B: 13e9
   pairs in batches of 90,112, AdamW (0.9, 0.98, 1e-6), 1e-3, weight decay 0.1, 10,000 steps of warm-up, texts of 76
   tokens of CLIP's vocabulary. Captions are written as there: 30 tokens at most, 6 beams.
-Hardware and time: TIME
-Expected: EXPECTED
+Hardware and time: two cores; not measured at full length. coca-B/32 and coca-L/14 have not been run.
+Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg
