@@ -99,11 +99,8 @@ class Task:
         self.settings = _Settings(
             config.loss, patch_size=config.model.get("image", {}).get("patch_size", 0), modality_dropout=hidden
         )
-        if self.weights.get("caption") and tokenizer is not None and tokenizer.bos_id is None:
-            raise UserError(
-                f"objectives.caption={self.weights['caption']} needs a tokenizer with a first token, which"
-                f" data.tokenizer={config.data.tokenizer!r} has not; 'clip', 'bytes', 'words:...' and 'json+bos:...' do"
-            )
+        if self.can("caption") and tokenizer is not None:
+            tokenizers.require_bos(tokenizer, "objectives.caption")
         if self.weights.get("mlm"):
             if tokenizer is None or tokenizer.mask_id is None:
                 raise UserError(
