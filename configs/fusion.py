@@ -59,7 +59,7 @@ def get_config(arg: str = ""):
 
     config.checkpoint.every = args.steps
     config.eval.every = 0
-    config.eval.batch_size = 500
+    config.eval.batch_size = 512
     config.log.every = 20
     return config
 

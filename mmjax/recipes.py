@@ -32,7 +32,7 @@ def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "sha
     config.schedule.warmup = max(1, steps // 10)
     config.checkpoint.every = max(1, steps // 3)
     config.eval.every = 0
-    config.eval.batch_size = 250
+    config.eval.batch_size = 256
     config.log.every = 20
 
 
