@@ -105,7 +105,8 @@ def _split(x: Array, pieces: int, mesh: Mesh) -> Array:
 
 def _join(x: Array, mesh: Mesh) -> Array:
     """Undoes `_split`."""
-    x = x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    x = x.swapaxes(0, 1)
+    x = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # no -1: a feature may have no width
     return jax.lax.with_sharding_constraint(x, mesh_lib.batch_sharding(mesh))
 
 
