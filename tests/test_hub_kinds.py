@@ -105,6 +105,13 @@ class First:
         return self.source[index]
 
 
+class Turned(First):
+    """The same records, the last one first."""
+
+    def __getitem__(self, index):
+        return self.source[len(self) - 1 - index]
+
+
 def test_a_captioner_writes_what_its_evaluation_does(captioner):
     model, feeder = loaded(captioner)
     source = First(shapes.Shapes("test"))
@@ -114,6 +121,23 @@ def test_a_captioner_writes_what_its_evaluation_does(captioner):
     found = model.caption(pictures)
     assert found == [model.tokenizer.decode(row) for row in part.tokens.tolist()] and any(found)
     assert model.can == ("caption",) and model.tokenizer.spec == "words:shapes"
+
+
+@pytest.mark.full
+def test_what_an_evaluation_samples_follows_from_the_examples(captioner):
+    model, feeder = loaded(captioner)
+    source, task = First(shapes.Shapes("test")), model._task
+    with task.config.unlocked():
+        task.config.decoding.method = "sample"
+    try:
+        part = written.CaptionEvaluation(task, feeder, model.tokenizer)
+    finally:
+        task.config.decoding.method = "greedy"
+    tokens = []
+    for each in (source, source, Turned(source)):
+        part(model.params, each, EvalExamples(each, model.image_spec), keep=False)
+        tokens.append(part.tokens.tolist())
+    assert tokens[0] == tokens[1] == tokens[2][::-1] and len({*map(tuple, tokens[0])}) > 1
 
 
 @pytest.mark.full

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from mmjax.data.answers import main_answer
-from mmjax.data.prepare import AnswerPreparer
+from mmjax.data.prepare import AnswerPreparer, id_words
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.evaluation import vqa
 from mmjax.evaluation.feeding import Feeder, Row
@@ -36,7 +36,7 @@ class _Questions:
                 questions.append(example.extras["question"])
                 people.append(list(example.extras["answers"]))
                 types.append(example.extras.get("answer_type"))
-                yield example.image, *self._encode(example.extras["question"])
+                yield example.image, id_words(example.id), *self._encode(example.extras["question"])
 
         given = self._answers(params, rows())
         how = "official" if _come_normalized(source) else "both"
@@ -77,7 +77,8 @@ class AnswerEvaluation(_Questions):
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
         self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
 
-        def run(params, image, text, mask):
+        def run(params, image, ids, text, mask):
+            del ids
             return jax.lax.top_k(task.answer(params, image, text, mask), min(_NEAREST, task.config.model.answers))
 
         self.run = feeder.compiled(run)
@@ -110,8 +111,8 @@ class WrittenAnswers(_Questions):
         self.preparer = AnswerPreparer(task.image_spec, tokenizer)
         decoding = task.decoding(tokenizer)
 
-        def run(params, image, text, mask):
-            written = task.write(params, image, text, mask, decoding)
+        def run(params, image, ids, text, mask):
+            written = task.write(params, image, text, mask, decoding, ids=ids)
             return written.tokens, written.scores
 
         self.run = feeder.compiled(run)

@@ -67,7 +67,7 @@ class Evaluator:
             self.parts.append(masking.MaskEvaluation(task, feeder, tokenizer))
         self.inside = looking.InsideView(task, mesh, tokenizer) if task.inside else None
         self.embedder = None
-        if task.embeds and (task.contrasts or not self.parts):
+        if task.vectors and (task.contrasts or not self.parts):
             self.embedder = embed.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         for source in self.sources:
             for part in self.parts:

@@ -10,6 +10,7 @@ Most comparisons need no such care: where a float32 product is further from a th
 decided. So a block is computed once in float32, and only the pairs within the bound are computed exactly.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,11 +29,13 @@ BLOCK = 2048
 class Scores:
     """The scores of queries with a gallery, block by block or pair by pair; nothing of size Q x G is held.
 
-    Scales are powers of two: one per query, which cannot change a query's order, and one for the gallery.
+    Scales are powers of two: one per query, which cannot change a query's order, and one for the gallery. Where an
+    embedding is several vectors, as a Q-Former's, the score of a pair is the largest of its products (BLIP-2,
+    arXiv:2301.12597); a bound on each product bounds the largest.
 
     Args:
-      queries: [Q, E] embeddings, float.
-      gallery: [G, E] embeddings of comparable norms (they share one fixed-point scale).
+      queries: [Q, E] or [Q, V, E] embeddings, float.
+      gallery: [G, E] or [G, V, E] embeddings of comparable norms (they share one fixed-point scale).
 
     Attributes:
       scale: [Q] turns an exact product into a score.
@@ -43,12 +46,13 @@ class Scores:
       ValueError: for shapes that do not fit, nothing to score, or embeddings that are not finite.
     """
 
-    def __init__(self, queries: Float[np.ndarray, "Q E"], gallery: Float[np.ndarray, "G E"]):
-        if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+    def __init__(self, queries: Float[np.ndarray, "Q *V E"], gallery: Float[np.ndarray, "G *W E"]):
+        if not {queries.ndim, gallery.ndim} <= {2, 3} or queries.shape[-1] != gallery.shape[-1]:
             raise ValueError(f"queries {queries.shape} and gallery {gallery.shape} should be [Q, E] and [G, E]")
         if not len(queries) or not len(gallery):
             raise ValueError(f"nothing to rank: {len(queries)} queries, a gallery of {len(gallery)}")
-        self.queries, self.gallery = queries, gallery
+        queries, gallery = (x[:, None] if x.ndim == 2 else x for x in (queries, gallery))
+        self.queries, self.gallery = queries, gallery  # [Q, V, E], [G, W, E]
         query_norms, gallery_norms = _norms("queries", queries), _norms("gallery", gallery)
         own = np.frexp(query_norms / _HEADROOM)[1]
         largest, gallery_largest = (int(np.frexp(norms.max() / _HEADROOM)[1]) for norms in (query_norms, gallery_norms))
@@ -59,21 +63,21 @@ class Scores:
         # However a sum of E float32 products is ordered, it is off by at most E u |q| |g| / (1 - E u), u = 2**-24
         # (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); two more roundings make the inputs
         # float32, and fixed point moves every coordinate by half a step. The constant is for underflow.
-        width = queries.shape[1]
+        width = queries.shape[-1]
         relative = 1.01 * (width + 8) * 2.0**-24 + 2 * np.sqrt(width) * 2.0**-_BITS
         self.margin = relative * query_norms * self._query_unit * (gallery_norms.max() * self._gallery_unit)
         self.margin += (width + 1) * 2.0**-120
 
     def block(self, rows: slice | Integer[np.ndarray, " q"], columns: slice) -> Float64[np.ndarray, "q g"]:
         """Exact products of a block of queries and gallery rows, whole numbers."""
-        return self._query_grid(rows) @ np.rint(self.gallery[columns] * self._gallery_factor).T
+        return _largest(self._query_grid(rows), np.rint(self.gallery[columns] * self._gallery_factor))
 
     def pairs(self, queries: Integer[np.ndarray, " P"], items: Integer[np.ndarray, " P"]) -> Float64[np.ndarray, " P"]:
         """Exact products of single pairs, whole numbers; the same bits as `block` gives."""
         products = np.empty(len(queries))
         for part in blocks(len(queries), _PAIRS):
             grid = np.rint(self.gallery[items[part]] * self._gallery_factor)
-            products[part] = np.einsum("PE,PE->P", self._query_grid(queries[part]), grid)
+            products[part] = np.einsum("PVE,PWE->PVW", self._query_grid(queries[part]), grid).max(axis=(1, 2))
         return products
 
     def some(
@@ -86,17 +90,17 @@ class Scores:
 
     def approximate(self, rows: slice, columns: slice) -> Float32[np.ndarray, "q g"]:
         """Products of a block in float32, all in one unit."""
-        queries = _float32(self.queries[rows], self._query_unit)
-        return queries @ _float32(self.gallery[columns], self._gallery_unit).T
+        gallery = _float32(self.gallery[columns], self._gallery_unit)
+        return _largest(_float32(self.queries[rows], self._query_unit), gallery)
 
     def _query_grid(self, rows: slice | np.ndarray) -> np.ndarray:
-        return np.rint(self.queries[rows] * self._query_factor[rows, None])
+        return np.rint(self.queries[rows] * self._query_factor[rows, None, None])
 
 
 def similarity(
-    queries: Float[np.ndarray, "Q E"], gallery: Float[np.ndarray, "G E"], *, block: int = BLOCK
+    queries: Float[np.ndarray, "Q *V E"], gallery: Float[np.ndarray, "G *W E"], *, block: int = BLOCK
 ) -> Float32[np.ndarray, "Q G"]:
-    """All inner products of two sets of embeddings, each rounded once from its exact fixed-point value."""
+    """All scores of two sets of embeddings (see `Scores`), each rounded once from its exact fixed-point value."""
     scores = Scores(queries, gallery)
     out = np.empty((len(queries), len(gallery)), np.float32)
     for rows in blocks(len(queries), block):
@@ -106,7 +110,7 @@ def similarity(
 
 
 def top_matches(
-    queries: Float[np.ndarray, "Q E"], gallery: Float[np.ndarray, "G E"], k: int, *, block: int = BLOCK
+    queries: Float[np.ndarray, "Q *V E"], gallery: Float[np.ndarray, "G *W E"], k: int, *, block: int = BLOCK
 ) -> tuple[Integer[np.ndarray, "Q K"], Float32[np.ndarray, "Q K"]]:
     """The indices and scores of each query's K best gallery rows, best first; the lower index first among equals.
 
@@ -164,6 +168,15 @@ def blocks(count: int, block: int) -> Iterator[slice]:
         yield slice(start, min(start + block, count))
 
 
+def _largest(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The largest product of the vectors of each pair: [Q, V, E] and [G, W, E] to [Q, G], two such arrays at a time."""
+    best = left[:, 0] @ right[:, 0].T
+    for v, w in itertools.product(range(left.shape[1]), range(right.shape[1])):
+        if v or w:
+            np.maximum(best, left[:, v] @ right[:, w].T, out=best)
+    return best
+
+
 def _float32(rows: np.ndarray, factor: float) -> np.ndarray:
     if rows.dtype == np.float32 and factor == 1.0:
         return rows
@@ -173,7 +186,7 @@ def _float32(rows: np.ndarray, factor: float) -> np.ndarray:
 def _norms(name: str, rows: np.ndarray) -> np.ndarray:
     norms = np.empty(len(rows))
     for part in blocks(len(rows), 65536):
-        norms[part] = np.sqrt(np.einsum("NE,NE->N", rows[part], rows[part], dtype=np.float64))
+        norms[part] = np.sqrt(np.einsum("NVE,NVE->NV", rows[part], rows[part], dtype=np.float64)).max(axis=1)
     if not np.isfinite(norms).all():
         bad = np.flatnonzero(~np.isfinite(norms))
         raise ValueError(f"{name}: {bad.size} of {len(rows)} embeddings are not finite, the first at {bad[0]}")

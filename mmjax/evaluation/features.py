@@ -16,7 +16,7 @@ class Embedder(Protocol):
     """What an evaluation needs of a model."""
 
     def images(self, images: Iterable[np.ndarray], /) -> np.ndarray:
-        """Embeds a stream of N uint8 [H, W, 3] images: float32 [N, E], L2-normalised, in order."""
+        """Embeds a stream of N uint8 [H, W, 3] images: float32 [N, E] or [N, V, E], L2-normalised, in order."""
         ...
 
     def texts(self, texts: list[str], /) -> np.ndarray:
@@ -54,7 +54,7 @@ class Features:
 
     Attributes:
       source: whose they are.
-      embeddings: [N, E] float32, L2-normalised, in the source's order.
+      embeddings: [N, E] float32, L2-normalised, in the source's order; [N, V, E] where an image has several.
       captions: of every image.
       labels: [N] of every image, or None where the source has no classes or images show several.
       ids: [N] of every image.
@@ -62,7 +62,7 @@ class Features:
     """
 
     source: Source
-    embeddings: Float32[np.ndarray, "N E"]
+    embeddings: Float32[np.ndarray, "N *V E"]
     captions: list[list[str]]
     labels: Int64[np.ndarray, " N"] | None
     ids: UInt64[np.ndarray, " N"]

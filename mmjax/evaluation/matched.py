@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.evaluation import exact
 from mmjax.evaluation.feeding import Feeder
 from mmjax.evaluation.metrics import matching_metrics
 from mmjax.evaluation.sharing import fed_images, without_images
@@ -19,13 +20,13 @@ _ROWS = 1024  # of a block of similarities
 class MatchEvaluation:
     """Tells true pairs from false ones.
 
-    For each image a false caption, and for each caption a false image, always of another id. Where the model has
-    embeddings they are chosen twice: drawn by similarity among a batch of the training's size, as in training
-    (`itm_...`), and the most similar of the whole set (`itm_hardest_...`). Else they are drawn uniformly, the same
-    ones every time (`itm_uniform_...`).
+    For each image a false caption, and for each caption a false image, always of another id. Where training
+    contrasts they are chosen twice: drawn by similarity among a batch of the training's size, as there (`itm_...`),
+    and the most similar of the whole set (`itm_hardest_...`). Else they are drawn uniformly, the same ones every time
+    (`itm_uniform_...`).
 
     Args:
-      task: gives `match`, and `embed_images` and `embed_text` where `embeds`.
+      task: gives `match`, and `embed_images` and `embed_text` where it `contrasts`.
       feeder: runs it on the mesh.
       tokenizer: of the captions.
     """
@@ -33,7 +34,7 @@ class MatchEvaluation:
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
         self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
         self.match = feeder.compiled(task.match)
-        if task.embeds:
+        if task.contrasts:
             self.embed_images, self.embed_text = feeder.compiled(task.embed_images), feeder.compiled(task.embed_text)
 
     def lacking(self, record: Mapping[str, Any]) -> str:
@@ -51,13 +52,13 @@ class MatchEvaluation:
             return (example.image,)
 
         image = text = None
-        if self.task.embeds:
+        if self.task.contrasts:
             image = self.feeder.run(self.embed_images, params, map(note, examples))
         else:
             for example in without_images(examples):
                 note(example)
         tokens, mask = self.tokenizer(texts)
-        if self.task.embeds:
+        if self.task.contrasts:
             text = self.feeder.run(self.embed_text, params, zip(tokens, mask, strict=True))
         ids = np.array(found, np.uint64)
         kinds = self._negatives(image, text, ids, params)
@@ -105,7 +106,7 @@ def drawn(
     """For each query the place of a negative drawn with probability softmax(scale * similarity) among its batch.
 
     Args:
-      queries, gallery: [N, E], rows of one example each.
+      queries, gallery: [N, E] or [N, V, E], rows of one example each.
       ids: [N]; a negative has another one. Where there is none in the batch the place is -1.
       scale: the multiplier of similarities.
       batch: examples of a fixed shuffle that are among one another's negatives.
@@ -115,7 +116,7 @@ def drawn(
     order, rng = np.random.default_rng(0).permutation(len(ids)), np.random.default_rng(seed)
     for start in range(0, len(ids), batch):
         own = order[start : start + batch]
-        scores = scale * (queries[own] @ gallery[own].T) + rng.gumbel(size=(len(own), len(own)))
+        scores = scale * exact.similarity(queries[own], gallery[own]) + rng.gumbel(size=(len(own), len(own)))
         scores = np.where(ids[own, None] == ids[own], -np.inf, scores)
         chosen[own] = np.where(np.isfinite(scores.max(axis=1)), own[scores.argmax(axis=1)], -1)
     return chosen
@@ -125,7 +126,7 @@ def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndar
     """For each query the place of its most similar negative, one with another id; -1 where there is none.
 
     Args:
-      queries, gallery: [N, E], rows of one example each; None to draw uniformly.
+      queries, gallery: [N, E] or [N, V, E], rows of one example each; None to draw uniformly.
       ids: [N].
       seed: of what is drawn.
     """
@@ -133,7 +134,10 @@ def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndar
     rng = np.random.default_rng(seed)
     for start in range(0, len(ids), _ROWS):
         stop = min(start + _ROWS, len(ids))
-        scores = rng.random((stop - start, len(ids))) if queries is None else queries[start:stop] @ gallery.T
+        if queries is None:
+            scores = rng.random((stop - start, len(ids)))
+        else:
+            scores = exact.similarity(queries[start:stop], gallery)
         scores = np.where(ids[start:stop, None] == ids, -np.inf, scores)
         best = scores.argmax(axis=1)
         chosen[start:stop] = np.where(np.isfinite(scores.max(axis=1)), best, -1)

@@ -24,8 +24,8 @@ _SORTED_AT_A_TIME = 2**22  # scores
 
 
 def retrieval_ranks(
-    queries: Float[np.ndarray, "Q E"],
-    gallery: Float[np.ndarray, "G E"],
+    queries: Float[np.ndarray, "Q *V E"],
+    gallery: Float[np.ndarray, "G *W E"],
     positives: Sequence[Any] | CSR,
     *,
     block: int = exact.BLOCK,
@@ -36,8 +36,8 @@ def retrieval_ranks(
 
 
 def positive_ranks(
-    queries: Float[np.ndarray, "Q E"],
-    gallery: Float[np.ndarray, "G E"],
+    queries: Float[np.ndarray, "Q *V E"],
+    gallery: Float[np.ndarray, "G *W E"],
     positives: Sequence[Any] | CSR,
     *,
     block: int = exact.BLOCK,
@@ -67,8 +67,8 @@ def positive_ranks(
 
 
 def ranks_both_ways(
-    left: Float[np.ndarray, "N E"],
-    right: Float[np.ndarray, "M E"],
+    left: Float[np.ndarray, "N *V E"],
+    right: Float[np.ndarray, "M *W E"],
     right_of_left: CSR,
     left_of_right: CSR,
     *,

@@ -17,7 +17,7 @@ _SIDES = ("image_retrieval", "text_retrieval")
 
 
 def retrieval_metrics(
-    image_embeddings: Float[np.ndarray, "N E"],
+    image_embeddings: Float[np.ndarray, "N *V E"],
     text_embeddings: Float[np.ndarray, "M E"],
     text_image: Integer[np.ndarray, " M"],
     *,
@@ -49,7 +49,7 @@ def retrieval_metrics(
 
 
 def retrieval_ranks(
-    image_embeddings: Float[np.ndarray, "N E"],
+    image_embeddings: Float[np.ndarray, "N *V E"],
     text_embeddings: Float[np.ndarray, "M E"],
     text_image: Integer[np.ndarray, " M"],
     *,
@@ -82,7 +82,7 @@ def _metrics(ranks: dict[str, ranking.CSR]) -> dict[str, float]:
 
 
 def fold_metrics(
-    image_embeddings: Float[np.ndarray, "N E"],
+    image_embeddings: Float[np.ndarray, "N *V E"],
     text_embeddings: Float[np.ndarray, "M E"],
     text_image: Integer[np.ndarray, " M"],
     *,
@@ -178,7 +178,7 @@ def embed_unique(
 
 
 def evaluate_retrieval(
-    image_embeddings: Float[np.ndarray, "N E"],
+    image_embeddings: Float[np.ndarray, "N *V E"],
     captions: Sequence[Sequence[str]],
     *,
     embed_texts: Callable[[list[str]], np.ndarray],

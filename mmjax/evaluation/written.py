@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.data.prepare import id_words
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.evaluation import captions
 from mmjax.evaluation.feeding import Feeder, Row
@@ -30,8 +31,8 @@ class CaptionEvaluation:
         self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
         decoding = task.decoding(tokenizer)
 
-        def run(params, image, text, mask):
-            written = task.write(params, image, text[:, :1], mask[:, :1], decoding)
+        def run(params, image, ids, text, mask):
+            written = task.write(params, image, text[:, :1], mask[:, :1], decoding, ids=ids)
             loss = task.write_loss(params, {"image": image, "text": text, "text_mask": mask})
             return written.tokens, written.scores, loss.total, loss.count
 
@@ -49,7 +50,7 @@ class CaptionEvaluation:
             for example in examples:
                 references.append(list(example.extras.get("references", example.captions)))
                 ids, mask = self.tokenizer([example.captions[0]])
-                yield example.image, ids[0], mask[0]
+                yield example.image, id_words(example.id), ids[0], mask[0]
 
         tokens, scores, total, count = self.feeder.run(self.run, params, rows())
         self.tokens = tokens

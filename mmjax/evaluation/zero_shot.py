@@ -108,7 +108,7 @@ def zero_shot_weights(
 
 
 def evaluate_zero_shot(
-    image_embeddings: Float[np.ndarray, "N E"],
+    image_embeddings: Float[np.ndarray, "N *V E"],
     labels: Integer[np.ndarray, " N"],
     *,
     embed_texts: EmbedTexts,
@@ -142,7 +142,7 @@ def evaluate_zero_shot(
 
 
 def evaluate_multilabel(
-    image_embeddings: Float[np.ndarray, "N E"],
+    image_embeddings: Float[np.ndarray, "N *V E"],
     targets: Bool[np.ndarray, "N C"],
     *,
     embed_texts: EmbedTexts,

@@ -24,7 +24,7 @@ def abilities(task: Any) -> tuple[str, ...]:
         found += ("answer" if task.config.data.texts == "answers" else "caption",)
     if task.can("itm"):
         found += ("match",)
-    return (EMBEDDING if task.contrasts and task.embeds else ()) + found
+    return (EMBEDDING if task.contrasts and task.vectors == 1 else ()) + found
 
 
 def check(task: Any, ability: str, asked: str) -> None:

@@ -14,7 +14,7 @@ from mmjax.tasks.views import Views
 
 # Which draw of an example each objective uses, see `Views.draws`.
 _MASKED_WORDS, _MASKED_PATCHES, _MODALITIES = range(3)
-MATCHING = 3
+MATCHING, WRITING = 3, 4
 
 
 def caption(views: Views, settings: Any) -> TokenLoss:

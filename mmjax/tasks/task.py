@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
 
 from mmjax import generation
 from mmjax.data import images as images_lib
@@ -25,7 +25,7 @@ from mmjax.parallel import activations
 from mmjax.tasks import flops, inputs, inside, matching, objectives
 from mmjax.tasks.checking import NOISE, check_model
 from mmjax.tasks.objectives import modalities
-from mmjax.tasks.views import Views
+from mmjax.tasks.views import Views, draw_keys
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
@@ -121,13 +121,13 @@ class Task:
     # -- what can be asked of it ---------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def embeds(self) -> bool:
-        """Whether images and texts are embedded in one space, a vector each."""
+    def vectors(self) -> int:
+        """How many vectors an image has in the space that it shares with texts, of one each; 0 without such a space."""
         if "itc" not in self.model.serves:
-            return False
+            return 0
         pixels, _ = self._example()
         image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
-        return image.ndim == 2
+        return 1 if image.ndim == 2 else image.shape[1]
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -258,11 +258,11 @@ class Task:
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
-        """Embeds preprocessed images; rows have unit length."""
+    def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
+        """Embeds preprocessed images, see `embed_pixels`."""
         return self.embed_pixels(params, self.normalize(images))
 
-    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *Q E"]:
+    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
         with activations.placed_on(self.mesh):
             return nn.apply(lambda model: model.embed_image(model.encode_image(pixels)), self.model)({"params": params})
@@ -281,6 +281,8 @@ class Task:
         prompt_mask: Bool[Array, "B P"],
         decoding: generation.Decoding,
         keys: Key[Array, " B"] | None = None,
+        *,
+        ids: UInt[Array, "B 2"] | None = None,
     ) -> generation.Generated:
         """Generates text about images.
 
@@ -291,7 +293,10 @@ class Task:
           prompt_mask: which of them are real.
           decoding: how tokens are chosen.
           keys: one an example, for sampling.
+          ids: of the examples, from which keys follow where none are given: the same ones every time.
         """
+        if keys is None and ids is not None and decoding.method == "sample":
+            keys = draw_keys(None, ids, objectives.WRITING)
         with activations.placed_on(self.mesh):
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens

@@ -83,7 +83,7 @@ def test_captions_are_scored_against_all_right_wordings(feeder, words):
         def decoding(self, tokenizer):
             return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
-        def write(self, params, images, prompt, mask, decoding):
+        def write(self, params, images, prompt, mask, decoding, **more):
             assert prompt.shape == (BATCH, 1)
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
@@ -165,7 +165,7 @@ def test_written_answers(feeder, words):
         def decoding(self, tokenizer):
             return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
-        def write(self, params, images, prompt, mask, decoding):
+        def write(self, params, images, prompt, mask, decoding, **more):
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
     source = Records(question=["what colour is it ?"] * 5, answers=[["red"], ["blue"], ["red"], ["circle"], ["no"]])
@@ -182,7 +182,7 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
         config = types.SimpleNamespace(batch_size=8)
 
         def __init__(self):
-            self.embeds = embeds
+            self.contrasts = embeds
 
         def embed_images(self, params, images):
             return jnp.asarray(vectors)[which(images)]
@@ -331,7 +331,7 @@ def test_what_is_shown_is_a_fair_sample_with_failures_first():
 
 
 def test_what_a_record_lacks_is_told(feeder, words):
-    config = types.SimpleNamespace(embeds=False, match=lambda *args: None)
+    config = types.SimpleNamespace(contrasts=False, match=lambda *args: None)
     part = matched.MatchEvaluation(config, feeder, words)
     assert part.lacking({"image": None, "captions": []}) == "image with captions"
     assert part.lacking(Records()[0]) == ""

@@ -111,6 +111,30 @@ def test_top_matches_and_similarity_agree_with_float64():
     assert exact.top_matches(queries, gallery[:3], 10)[0].shape == (20, 3)
 
 
+@pytest.mark.parametrize("sides", [(4, None), (None, 4), (2, 3)])
+def test_the_score_of_several_vectors_is_the_largest(sides):
+    rng = np.random.default_rng(5)
+    queries, gallery = (
+        unit(rng, count * (many or 1), 48).reshape(count, *([many] if many else []), 48)
+        for count, many in zip((60, 170), sides, strict=True)
+    )
+    stretched = [x.reshape(len(x), -1, 48).astype(np.float64) for x in (queries, gallery)]
+    right = np.einsum("qve,gwe->qgvw", *stretched).max(axis=(2, 3))
+    for block in (9, 2048):
+        np.testing.assert_allclose(exact.similarity(queries, gallery, block=block), right, atol=3e-7)
+        indices, _ = exact.top_matches(queries, gallery, 10, block=block)
+        np.testing.assert_array_equal(indices, np.argsort(-right, axis=1)[:, :10])
+        positives = [[q, q + 100] for q in range(60)]
+        expected = [1 + min((right[q] > right[q, p]).sum() for p in own) for q, own in enumerate(positives)]
+        np.testing.assert_array_equal(ranking.retrieval_ranks(queries, gallery, positives, block=block), expected)
+    # Copies tie, wherever the vector stands that decides.
+    turned = gallery[:, ::-1] if sides[1] else gallery
+    both = np.concatenate([gallery, turned])
+    ranks = ranking.retrieval_ranks(queries, both, [[q + 170] for q in range(60)], block=50)
+    own = np.array([right[q, q] for q in range(60)])
+    np.testing.assert_array_equal(ranks, 2 + 2 * (right > own[:, None]).sum(axis=1))
+
+
 @pytest.mark.parametrize("block", [6, 2048])
 def test_a_constant_encoder_scores_exactly_chance(block):
     images = np.broadcast_to(unit(np.random.default_rng(5), 40), (40, 40))
