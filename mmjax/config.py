@@ -137,6 +137,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         batch_size=256,  # rows encoded at a time over all devices, and rows of the held-out loss
         image_key="",  # as data.image_key, for data.eval
         caption_keys="",  # as data.caption_keys, for data.eval
+        meteor=False,  # METEOR of written captions: needs pip install 'mmjax[metrics]' and Java
     )
     config.decoding = dict(
         method="greedy",  # how text is written in evaluation: 'greedy', 'beam', 'sample'

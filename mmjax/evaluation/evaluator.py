@@ -58,9 +58,10 @@ class Evaluator:
             self.parts.append(fused.FusedEvaluation(task, feeder))
         if task.can("vqa"):
             self.parts.append(answered.AnswerEvaluation(task, feeder, tokenizer))
-        if task.can("caption"):
-            part = answered.WrittenAnswers if config.data.texts == "answers" else written.CaptionEvaluation
-            self.parts.append(part(task, feeder, tokenizer))
+        if task.can("caption") and config.data.texts == "answers":
+            self.parts.append(answered.WrittenAnswers(task, feeder, tokenizer))
+        elif task.can("caption"):
+            self.parts.append(written.CaptionEvaluation(task, feeder, tokenizer, meteor=config.eval.meteor))
         if task.can("itm"):
             self.parts.append(matched.MatchEvaluation(task, feeder, tokenizer))
         if task.can("mlm") or task.can("mim"):

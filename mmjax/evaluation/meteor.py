@@ -64,6 +64,15 @@ def meteor(
     return whole, np.array(each)
 
 
+def check() -> None:
+    """Checks that METEOR's program is there.
+
+    Raises:
+      UserError: it or Java is not.
+    """
+    _command()
+
+
 def _request(candidate: str, references: Sequence[str]) -> str:
     clean = [" ".join(text.replace(_SEPARATOR, " ").split()) for text in (*references, candidate)]
     return f" {_SEPARATOR} ".join(["SCORE", *clean])

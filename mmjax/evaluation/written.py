@@ -8,11 +8,13 @@ import numpy as np
 from mmjax.data.prepare import id_words
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.evaluation import captions
+from mmjax.evaluation import meteor as meteor_lib
 from mmjax.evaluation.feeding import Feeder, Row
 from mmjax.evaluation.metrics import perplexity
 from mmjax.evaluation.shown import Shown
 from mmjax.evaluation.suite import Evaluation
 from mmjax.evaluation.tables import CAPTIONING
+from mmjax.parallel import distributed
 
 
 class CaptionEvaluation:
@@ -25,10 +27,16 @@ class CaptionEvaluation:
       task: gives `write` and `write_loss`.
       feeder: runs it on the mesh.
       tokenizer: of the captions.
+      meteor: also METEOR, see `meteor.meteor`; the first process runs its program.
+
+    Raises:
+      UserError: METEOR is asked for and cannot be run here.
     """
 
-    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
-        self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
+    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer, *, meteor: bool = False):
+        self.task, self.feeder, self.tokenizer, self.meteor = task, feeder, tokenizer, meteor
+        if meteor:
+            distributed.by_first(meteor_lib.check)
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):
@@ -57,6 +65,8 @@ class CaptionEvaluation:
         texts = [self.tokenizer.decode(row.tolist()) for row in tokens]
         scored = captions.score_captions(texts, references)
         metrics = scored.metrics | {"perplexity": perplexity(float(total.sum()), float(count.sum()))}
+        if self.meteor:
+            metrics["meteor"] = distributed.by_first(lambda: meteor_lib.meteor(texts, references)[0])
         shown = Shown(keep, "captions written")
         exact = scored.examples["exact_match"]
         outcomes = zip(references, texts, scores.tolist(), exact.tolist(), strict=True)

@@ -136,6 +136,15 @@ def from_first(value: Any) -> Any:
     return exchange(value)[0] if is_running() else value
 
 
+def by_first(function: Callable[[], Any]) -> Any:
+    """What a function returns, or raises, in the first process, in every process; the others do not call it."""
+    value = None
+    with together():
+        if is_first():
+            value = function()
+    return from_first(value)
+
+
 def wait_for(there: Callable[[], bool], what: str) -> None:
     """Waits until this host sees what another one has written.
 

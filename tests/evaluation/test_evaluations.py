@@ -3,6 +3,7 @@
 import copy
 import json
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from mmjax.data.examples import EvalExamples
 from mmjax.data.images import ImageSpec
 from mmjax.data.vqa import Vqa
 from mmjax.errors import UserError
-from mmjax.evaluation import answered, feeding, fused, masking, matched, prompts, sharing, shown, written
+from mmjax.evaluation import answered, feeding, fused, masking, matched, meteor, prompts, sharing, shown, written
 from mmjax.generation import Decoding, Generated
 from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel.mesh import make_mesh
@@ -95,12 +96,33 @@ def test_captions_are_scored_against_all_right_wordings(feeder, words):
     assert found.n == 5 and found.metrics["exact_match"] == pytest.approx(4 / 5)
     tokens = sum(len(text.split()) + 2 for text in TEXTS)
     assert found.metrics["perplexity"] == pytest.approx(np.exp(20 / tokens))
-    assert 0.6 < found.metrics["bleu_1"] < 1
+    assert 0.6 < found.metrics["bleu_1"] < 1 and "meteor" not in found.metrics
     first = found.artifacts.images[0]  # failures come first
     assert first.captions == ["a small red ring"] and first.nearest[0].item == "a ring"
     assert {each.captions[0]: each.image[0, 0, 0] // 10 for each in found.artifacts.images} == {
         own[0]: index for index, own in enumerate(references)
     }
+
+
+def test_meteor_is_told_when_it_is_asked_for(feeder, words, monkeypatch):
+    ids, _ = words(TEXTS)
+    asked = []
+
+    class Task:
+        decoding = lambda self, tokenizer: Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+        write = lambda *args, **more: Generated(jnp.asarray(ids)[which(args[2]), 1:], None, jnp.zeros(BATCH))
+        write_loss = lambda self, params, batch: TokenLoss(jnp.ones(BATCH), jnp.ones(BATCH), {})
+
+    monkeypatch.setattr(meteor, "check", lambda: None)
+    monkeypatch.setattr(meteor, "meteor", lambda *args: (asked.append(args), (0.25, None))[1])
+    source = Records()
+    part = written.CaptionEvaluation(Task(), feeder, words, meteor=True)
+    found = part(None, source, EvalExamples(source, SPEC), keep=False)
+    assert found.metrics["meteor"] == 0.25 and asked == [(TEXTS, [[text] for text in TEXTS])]
+    # What it needs is asked for before anything is written.
+    monkeypatch.setattr(meteor, "check", mock.Mock(side_effect=UserError("METEOR needs Java")))
+    with pytest.raises(UserError, match="needs Java"):
+        written.CaptionEvaluation(Task(), feeder, words, meteor=True)
 
 
 def test_answers_are_chosen_by_the_largest_score(feeder, words):
