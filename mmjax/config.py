@@ -29,7 +29,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.seed = 0  # of initialisation, data order, crops, dropout
     config.steps = 10_000  # optimizer updates
     config.batch_size = 1024  # pairs per update over all devices
-    config.microbatch = 1  # pieces the towers run in, one after the other; the loss always sees the whole batch
+    config.microbatch = 1  # pieces the model runs in, one after the other; the loss always sees the whole batch
     config.model = variants.variant(variant)  # see mmjax/models/variants.py
     # Weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}, CoCa {itc: 1, caption: 2}, ALBEF {itc: 1, itm: 1, mlm: 1}.
     config.objectives = dict(

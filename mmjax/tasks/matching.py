@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import matching
 from mmjax.parallel import exchange
+from mmjax.parallel import pieces as pieces_lib
 from mmjax.tasks.objectives import MATCHING
 from mmjax.tasks.views import Views, draw_keys
 
@@ -31,6 +32,7 @@ def loss(
     mesh: Mesh | None,
     *,
     noise: bool,
+    pieces: int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Two-way cross-entropy over pairs, pairs with another text and pairs with another image.
 
@@ -46,6 +48,7 @@ def loss(
       settings: `loss.itm_negatives` (`global` or `local`), `loss.block_size`.
       mesh: the devices that share the batch.
       noise: whether layers draw from `keys` too.
+      pieces: microbatches that are fused one after the other; negatives are of the whole batch.
     """
     rows, scope = len(batch["text"]), settings.loss.itm_negatives
     image, text = (features.get(name, jnp.zeros((rows, 1))) for name in ("image", "text"))
@@ -63,16 +66,26 @@ def loss(
     pictures, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
     other_pictures = exchange.fetch(pictures, negatives.image_for_text, mesh=mesh, scope=scope)
     other_texts = exchange.fetch(texts, negatives.text_for_image, mesh=mesh, scope=scope)
-    noisy = keys if noise else None
+    columns = (pictures, other_pictures, texts, other_texts, keys if noise else None)
 
-    def match(side):
-        """0: the pairs themselves, 1: with another text, 2: with another image."""
-        choose = lambda wanted: lambda own, other: jnp.where(side == wanted, other, own)
-        encoded, words = jax.tree.map(choose(1), texts, other_texts)
-        picture = jax.tree.map(choose(2), pictures, other_pictures)
-        own_keys = None if noisy is None else jax.vmap(jax.random.fold_in, (0, None))(noisy, 8 + side)
-        return model.match_logits(model.fuse(picture, encoded, words, own_keys))
+    def fused(columns):
+        """Logits [3, b, 2] of b rows."""
+        pictures, other_pictures, texts, other_texts, noisy = columns
 
-    # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
-    logits = jax.lax.map(jax.checkpoint(match), jnp.arange(3))
+        def match(side):
+            """0: the pairs themselves, 1: with another text, 2: with another image."""
+            choose = lambda wanted: lambda own, other: jnp.where(side == wanted, other, own)
+            encoded, words = jax.tree.map(choose(1), texts, other_texts)
+            picture = jax.tree.map(choose(2), pictures, other_pictures)
+            own_keys = None if noisy is None else jax.vmap(jax.random.fold_in, (0, None))(noisy, 8 + side)
+            return model.match_logits(model.fuse(picture, encoded, words, own_keys))
+
+        # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
+        return jax.lax.map(jax.checkpoint(match), jnp.arange(3))
+
+    if pieces == 1:
+        logits = fused(columns)
+    else:
+        columns = jax.tree.map(lambda x: pieces_lib.split(x, pieces, mesh), columns)
+        logits = pieces_lib.join(jax.lax.map(fused, columns).swapaxes(1, 2), mesh).swapaxes(0, 1)
     return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))

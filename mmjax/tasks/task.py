@@ -197,9 +197,18 @@ class Task:
         return any(self.can(name) for name in CONTRASTIVE)
 
     def loss(
-        self, params: Any, features: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
+        self,
+        params: Any,
+        features: dict[str, Any],
+        batch: Batch,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        pieces: int = 1,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The weighted sum of the objectives between examples, over the whole batch, and metrics by name."""
+        """The weighted sum of the objectives between examples, over the whole batch, and metrics by name.
+
+        What is computed of single examples again, pairs fused anew, runs in as many `pieces` as the model did.
+        """
         ids = batch["id"] if self.config.data.positives == "id" else None
         total, metrics = jnp.zeros(()), {}
         if self.contrasts:
@@ -215,6 +224,7 @@ class Task:
                     self.settings,
                     self.mesh,
                     noise=self.is_noisy,
+                    pieces=pieces,
                 )
             total = total + self.weights["itm"] * value
             metrics = metrics | told | {"loss_itm": value}

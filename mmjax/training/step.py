@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import additive as additive_lib
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import pieces as pieces_lib
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 
@@ -85,9 +86,9 @@ def make_loss(
             features, additive = task.encode(params, batch, keys)
         else:
             encode = jax.checkpoint(lambda rows: task.encode(params, *rows))
-            split = jax.tree.map(lambda x: _split(x, pieces, mesh), (batch, keys))
-            features, additive = jax.tree.map(lambda x: _join(x, mesh), jax.lax.map(encode, split))
-        loss, metrics = task.loss(params, features, batch, keys)
+            split = jax.tree.map(lambda x: pieces_lib.split(x, pieces, mesh), (batch, keys))
+            features, additive = jax.tree.map(lambda x: pieces_lib.join(x, mesh), jax.lax.map(encode, split))
+        loss, metrics = task.loss(params, features, batch, keys, pieces=pieces)
         for name, sums in additive.items():
             value, told = additive_lib.mean(sums)
             metrics = metrics | told | {f"loss_{name}": value}
@@ -95,19 +96,6 @@ def make_loss(
         return loss, metrics
 
     return total_loss
-
-
-def _split(x: Array, pieces: int, mesh: Mesh) -> Array:
-    """[B, ...] -> [pieces, B / pieces, ...]; piece j takes rows j, j + pieces, ..., so no row leaves its device."""
-    x = x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES)))
-
-
-def _join(x: Array, mesh: Mesh) -> Array:
-    """Undoes `_split`."""
-    x = x.swapaxes(0, 1)
-    x = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # no -1: a feature may have no width
-    return jax.lax.with_sharding_constraint(x, mesh_lib.batch_sharding(mesh))
 
 
 def example_keys(rng: Array, step: Array, count: int) -> Key[Array, " B"]:

@@ -12,9 +12,9 @@ from mmjax import tasks
 from mmjax.config import base_config
 from mmjax.data import tokenizers
 from mmjax.errors import UserError
-from mmjax.parallel import arrays, partition
+from mmjax.parallel import activations, arrays, partition
 from mmjax.parallel.mesh import batch_sharding, make_mesh
-from mmjax.tasks import objectives
+from mmjax.tasks import matching, objectives
 from mmjax.tasks.inputs import DataFacts
 from mmjax.tasks.views import Views
 from mmjax.training.step import example_keys, make_loss
@@ -126,6 +126,42 @@ def test_meshes_and_microbatches_change_nothing(method, random_params):
     assert distance(slopes, gradient) <= 1e-5
     for name in metrics:
         assert told[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.full
+def test_memory_of_matching_at_a_batch_of_32768():
+    """Negatives of the whole batch cost about one device's own tokens more than its own; microbatches shrink the rest."""
+    batch, mesh = 2**15, make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    config = config_of("tiny-albef", **{"loss.block_size": 1024})
+    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length), mesh)
+    abstract = lambda tree, sharding: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((x.shape[0] * batch // ROWS, *x.shape[1:]), x.dtype, sharding=sharding), tree
+    )
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    features, _ = jax.eval_shape(task.encode, params, batch_of(config), keys)
+    held = [features[name] for name in ("image_tokens", "text_tokens")]
+    own = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held)) * batch / ROWS / 8
+    words = {name: batch_of(config)[name] for name in ("text", "text_mask", "id")}
+    args = (features, words, keys)
+    args = [abstract(jax.eval_shape(lambda x: x, each), batch_sharding(mesh)) for each in args]
+
+    def temporaries(scope, pieces):
+        with config.unlocked():
+            config.loss.itm_negatives = scope
+        scale = jnp.float32(20.0)
+
+        def loss(params, features, words, keys):
+            with activations.placed_on(mesh):
+                model, noise = task.model.bind({"params": params}), dict(noise=False, pieces=pieces)
+                return matching.loss(model, features, words, keys, scale, task.settings, mesh, **noise)[0]
+
+        run = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))
+        return run.lower(params, *args).compile().memory_analysis().temp_size_in_bytes / own
+
+    local, whole = temporaries("local", 1), temporaries("global", 1)
+    assert whole - local <= 4 and local > 30
+    assert temporaries("global", 8) <= whole / 3
 
 
 def test_questions_whose_answers_are_not_in_the_list_do_not_count():

@@ -347,7 +347,7 @@ def test_additive_losses_stay_with_their_examples(one, pieces):
             assert batch["x"].shape[0] == 8 // pieces
             return {"x": params * batch["x"]}, {"caption": TokenLoss(batch["x"] ** 2, jnp.ones_like(batch["x"]), {})}
 
-        def loss(self, params, features, batch, keys):
+        def loss(self, params, features, batch, keys, *, pieces):
             return (features["x"] * batch["weight"]).sum(), {}
 
     batch = {"x": jnp.arange(8.0), "weight": jnp.arange(8.0) + 1}

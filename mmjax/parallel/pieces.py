@@ -1,0 +1,22 @@
+"""A batch in pieces that run one after the other (microbatches), cut so that no row leaves its device."""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+from mmjax.parallel import mesh as mesh_lib
+
+
+def split(x: Shaped[Array, "B *rest"], pieces: int, mesh: Mesh | None) -> Shaped[Array, "P b *rest"]:
+    """[B, ...] -> [pieces, B / pieces, ...]; piece j takes rows j, j + pieces, ..."""
+    x = x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES)))
+
+
+def join(x: Shaped[Array, "P b *rest"], mesh: Mesh | None) -> Shaped[Array, "B *rest"]:
+    """Undoes `split`."""
+    x = x.swapaxes(0, 1)
+    x = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # no -1: a feature may have no width
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, mesh_lib.batch_sharding(mesh))
