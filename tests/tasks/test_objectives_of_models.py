@@ -130,7 +130,7 @@ def test_meshes_and_microbatches_change_nothing(method, random_params):
 
 @pytest.mark.full
 def test_memory_of_matching_at_a_batch_of_32768():
-    """Negatives of the whole batch cost about one device's own tokens more than its own; microbatches shrink the rest."""
+    """Negatives of the whole batch cost about a device's own tokens more than local ones; pieces shrink the rest."""
     batch, mesh = 2**15, make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
     config = config_of("tiny-albef", **{"loss.block_size": 1024})
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length), mesh)
