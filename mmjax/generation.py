@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError, choose
+from mmjax.parallel.rows import take_rows, top_k_rows
 
 METHODS = ("greedy", "sample", "beam")
 
@@ -95,32 +96,6 @@ class Generated(NamedTuple):
     scores: Float[Array, " *B"]
 
 
-def take_rows(carry: Carry, rows: Int[Array, " R2"], axis: int = 0, examples: int | None = None) -> Carry:
-    """Picks rows of every leaf of a carry, in any order and any number.
-
-    Args:
-      carry: tree of arrays; a leaf without this axis (a position counter) has no rows and stays as it is.
-      rows: their numbers.
-      axis: where the leaves have their rows: 1 for a stacked cache [layers, R, ...].
-      examples: as many examples own the rows, evenly and in order, before and after, and each picks among its own only,
-        as `generate` does. Said so, no row travels between devices that have whole examples.
-    """
-
-    def pick(x):
-        if x.ndim <= axis:
-            return x
-        if examples is None:
-            return x[(slice(None),) * axis + (rows,)]
-        each = x.shape[axis] // examples
-        own = rows.reshape(examples, -1) - each * jnp.arange(examples)[:, None]
-        x = x.reshape(x.shape[:axis] + (examples, each) + x.shape[axis + 1 :])
-        index = (slice(None),) * axis
-        x = jax.vmap(lambda x, own: x[(*index, own)], in_axes=(axis, 0), out_axes=axis)(x, own)
-        return x.reshape(x.shape[:axis] + (len(rows),) + x.shape[axis + 2 :])
-
-    return jax.tree.map(pick, carry)
-
-
 def generate(
     step: Step,
     logits: Float[Array, "B V"],
@@ -187,7 +162,7 @@ def truncate(logits: Float[Array, "R V"], top_k: int = 0, top_p: float = 1.0) ->
     kept = min(top_k or vocabulary, vocabulary)
     if kept == vocabulary and top_p >= 1:
         return logits
-    values, ids = jax.lax.top_k(logits, kept)  # equal ones in the order of their ids
+    values, ids = top_k_rows(logits, kept)  # equal ones in the order of their ids
     reached = jnp.cumsum(jax.nn.softmax(values), axis=-1)
     before = jnp.pad(reached[:, :-1], ((0, 0), (1, 0)))
     if top_p < 1:
@@ -281,7 +256,7 @@ def beam_search(
         gains = jax.nn.log_softmax(logits.astype(jnp.float32))
         gains = _allowed(gains, state.count, decoding).reshape(examples, beams, vocabulary)
         totals = (state.totals[:, :, None] + gains).reshape(examples, -1)
-        totals, index = jax.lax.top_k(totals, 2 * beams)  # enough: at most `beams` of them are the end of text
+        totals, index = top_k_rows(totals, 2 * beams)  # enough: at most `beams` of them are the end of text
         parents, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
         count = state.count + 1
         tokens = jnp.take_along_axis(state.tokens, parents[:, :, None], axis=1).at[:, :, state.count].set(token)
@@ -294,7 +269,7 @@ def beam_search(
         # Those found earlier stand first and win a tie.
         best = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.best, finished)
 
-        totals, chosen = jax.lax.top_k(jnp.where(token == decoding.eos_id, -jnp.inf, totals), beams)
+        totals, chosen = top_k_rows(jnp.where(token == decoding.eos_id, -jnp.inf, totals), beams)
         rows = jnp.take_along_axis(parents, chosen, axis=1) + beams * jnp.arange(examples)[:, None]
         tokens = jnp.take_along_axis(tokens, chosen[:, :, None], axis=1)
         return _Beams(count, tokens, totals, rows.reshape(-1), _best(best, n_best))
@@ -350,6 +325,6 @@ def _best(found: Generated, number: int) -> Generated:
     """The best of the hypotheses on axis 1, best first; of equal ones the first."""
     if found.scores.shape[1] == 1:
         return found
-    scores, order = jax.lax.top_k(found.scores, number)
+    scores, order = top_k_rows(found.scores, number)
     tokens = jnp.take_along_axis(found.tokens, order[:, :, None], axis=1)
     return Generated(tokens, jnp.take_along_axis(found.lengths, order, axis=1), scores)

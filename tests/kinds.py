@@ -43,7 +43,7 @@ def config(name, **changes):
 
 
 @functools.cache
-def _tokenizer(length):
+def tokenizer(length):
     return tokenizers.make_tokenizer("words:shapes", length)
 
 
@@ -55,7 +55,7 @@ def task(config):
         facts = tasks.DataFacts()
     if "text" not in config.model:
         return tasks.Task(config, None, None, None, facts)
-    return tasks.Task(config, tasks.make_image_spec(config), _tokenizer(config.model.text.context_length), None, facts)
+    return tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length), None, facts)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ ROOMS = {
     "objectives": {"parallel"},
     "data": set(),
     "parallel": set(),
-    "generation": set(),
+    "generation": {"parallel"},
     "evaluation": {"data", "parallel"},
     "tasks": {"nn", "models", "objectives", "data", "parallel", "generation"},
     "config": {"models"},  # the size table

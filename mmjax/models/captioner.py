@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax import errors
 from mmjax.models import encoders, language, lstm_captioner, parts
 from mmjax.nn import attention, dropout
+from mmjax.parallel.rows import take_rows
 
 DECODERS = ("transformer", "lstm")
 Carry = language.Carry | lstm_captioner.CaptionerCarry
@@ -116,9 +117,9 @@ class Captioner(nn.Module):
         return self.writer.step(carry, tokens)
 
     @staticmethod
-    def take(carry: Carry, rows: Int[Array, " R"]) -> Carry:
-        """The carry of these examples, which may repeat."""
-        return carry.take(rows) if isinstance(carry, language.Carry) else jax.tree.map(lambda x: x[rows], carry)
+    def take(carry: Carry, rows: Int[Array, " R"], examples: int | None = None) -> Carry:
+        """The carry of these rows, which may repeat; `examples` as in `take_rows`."""
+        return carry.take(rows, examples) if isinstance(carry, language.Carry) else take_rows(carry, rows, 0, examples)
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""

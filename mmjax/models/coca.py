@@ -21,9 +21,9 @@ class Carry(NamedTuple):
     text: transformer.Cache
     decoder: transformer.Cache
 
-    def take(self, rows: Int[Array, " R"]) -> "Carry":
-        """That of these examples, which may repeat."""
-        return Carry(self.text.take(rows), self.decoder.take(rows))
+    def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Carry":
+        """That of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        return Carry(self.text.take(rows, examples), self.decoder.take(rows, examples))
 
 
 class CoCa(nn.Module):
@@ -184,9 +184,9 @@ class CoCa(nn.Module):
         return self._logits(out.tokens)[:, 0], Carry(read.cache, out.cache)
 
     @staticmethod
-    def take(carry: Carry, rows: Int[Array, " R"]) -> Carry:
-        """The carry of these examples, which may repeat."""
-        return carry.take(rows)
+    def take(carry: Carry, rows: Int[Array, " R"], examples: int | None = None) -> Carry:
+        """The carry of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        return carry.take(rows, examples)
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both and scores the token after each text's last position; used to initialise every parameter."""

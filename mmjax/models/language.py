@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.models import encoders
 from mmjax.nn import attention, dropout, transformer
 from mmjax.parallel.activations import lookup, whole
+from mmjax.parallel.rows import take_rows
 
 HEADS = ("none", "tied", "linear", "mlm")
 
@@ -190,6 +191,6 @@ class Carry(NamedTuple):
     cache: transformer.Cache
     skipped: Int[Array, " B"]
 
-    def take(self, rows: Int[Array, " R"]) -> "Carry":
-        """That of these examples, which may repeat."""
-        return Carry(self.cache.take(rows), self.skipped[rows])
+    def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Carry":
+        """That of these rows, which may repeat; `examples` as in `take_rows`."""
+        return Carry(self.cache.take(rows, examples), take_rows(self.skipped, rows, 0, examples))

@@ -132,9 +132,9 @@ class PrefixLM(nn.Module):
         return self.writer.step(carry, tokens)
 
     @staticmethod
-    def take(carry: language.Carry, rows: Int[Array, " R"]) -> language.Carry:
-        """The carry of these examples, which may repeat."""
-        return carry.take(rows)
+    def take(carry: language.Carry, rows: Int[Array, " R"], examples: int | None = None) -> language.Carry:
+        """The carry of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        return carry.take(rows, examples)
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""

@@ -181,9 +181,9 @@ class QFormer(nn.Module):
         return self.reader.logits(read)[:, 0], carry
 
     @staticmethod
-    def take(carry: language.Carry, rows: Int[Array, " R"]) -> language.Carry:
-        """The carry of these examples, which may repeat."""
-        return carry.take(rows)
+    def take(carry: language.Carry, rows: Int[Array, " R"], examples: int | None = None) -> language.Carry:
+        """The carry of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        return carry.take(rows, examples)
 
     def __call__(self, images, text, text_mask=None):
         """Fuses both, with every head; used to initialise every parameter."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, dropout
 from mmjax.parallel.activations import place
+from mmjax.parallel.rows import take_rows
 
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),  # OpenCLIP: exact, by erf
@@ -77,12 +78,12 @@ class Cache:
     index: Int[Array, ""]
     memory_valid: Bool[Array, "B M"] | None = None
 
-    def take(self, rows: Int[Array, " R"]) -> "Cache":
-        """The cache of these examples, which may repeat."""
+    def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Cache":
+        """The cache of these rows, which may repeat; `examples` as in `take_rows`."""
         return self.replace(
-            layers=jax.tree.map(lambda x: x[:, rows], self.layers),
-            valid=self.valid[rows],
-            memory_valid=None if self.memory_valid is None else self.memory_valid[rows],
+            layers=take_rows(self.layers, rows, 1, examples),
+            valid=take_rows(self.valid, rows, 0, examples),
+            memory_valid=take_rows(self.memory_valid, rows, 0, examples),
         )
 
     def without_memory(self) -> "Cache":

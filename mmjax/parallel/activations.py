@@ -25,7 +25,7 @@ def placed_on(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
-def _mesh() -> Any:
+def traced_mesh() -> Any:
     """The mesh that is traced for; None outside `placed_on`, under a mesh of other axes and inside `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
@@ -36,7 +36,7 @@ def place(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."
 
     Does nothing outside `placed_on`, or where an axis does not divide.
     """
-    mesh = _mesh()
+    mesh = traced_mesh()
     if mesh is None or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x
     named = [
@@ -51,7 +51,7 @@ def whole(table: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
     Does nothing outside `placed_on`.
     """
-    if _mesh() is None:
+    if traced_mesh() is None:
         return table
     return jax.lax.with_sharding_constraint(table, PartitionSpec())
 
@@ -61,7 +61,7 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array,
 
     A table sharded over `fsdp` is gathered for it, and its gradient scattered back as it is summed.
     """
-    mesh = _mesh()
+    mesh = traced_mesh()
     shards = 1 if mesh is None else mesh.shape["fsdp"]
     if shards == 1 or len(table) % shards or len(ids) % (mesh.shape["data"] * shards):
         return whole(table)[ids]

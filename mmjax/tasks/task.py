@@ -310,8 +310,9 @@ class Task:
         with activations.placed_on(self.mesh):
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens
+            take = functools.partial(model.take, examples=len(images))
             logits, carry = model.start(model.encode_image(self.normalize(images)), prompt, prompt_mask, slots)
-            return generation.generate(model.step, logits, carry, decoding, keys, take=model.take)
+            return generation.generate(model.step, logits, carry, decoding, keys, take=take)
 
     def decoding(self, tokenizer: tokenizers.Tokenizer) -> generation.Decoding:
         """How text is written in evaluation: the config's `decoding`."""
