@@ -4,33 +4,21 @@ import copy
 from typing import Any
 
 from mmjax import errors
+from mmjax.models.settings import layers, vit
 from mmjax.models.variants_fusion import FUSION
 from mmjax.models.variants_generative import GENERATIVE
 
 
 def _image(image_size, patch_size, width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
     settings = dict(
-        image_size=image_size,
-        patch_size=patch_size,
-        width=width,
-        depth=depth,
-        heads=heads,
         mlp_dim=mlp_dim or 4 * width,
-        activation="gelu",
         norm_eps=1e-5,
-        class_token=True,
         patch_bias=False,
         pre_norm=True,
-        crop_to_patches=False,
         pool="cls",
         projection="linear",
-        patch_dropout=0.0,
-        dropout=0.0,
-        drop_path=0.0,
-        scan=True,
-        remat="none",
     )
-    return settings | changes
+    return vit(image_size, patch_size, width, depth, heads, **(settings | changes))
 
 
 def _text(width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
@@ -38,20 +26,12 @@ def _text(width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
         vocab_size=49408,
         context_length=77,
         width=width,
-        depth=depth,
-        heads=heads,
-        mlp_dim=mlp_dim or 4 * width,
-        activation="gelu",
-        norm_eps=1e-5,
+        **layers(width, depth, heads, mlp_dim=mlp_dim or 4 * width),
         causal=True,
         mask_padding=False,
         eos_id=49407,
         pool="eos",
         projection="linear",
-        dropout=0.0,
-        drop_path=0.0,
-        scan=True,
-        remat="none",
     )
     return settings | changes
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmjax import errors
+from mmjax.models.settings import layers, vit
 
 # Width, depth and heads.
 _BERTS = {
@@ -30,7 +31,7 @@ def bert(size: str, **changes: Any) -> dict[str, Any]:
         vocab_size=30522,
         context_length=512,
         width=width,
-        **_layers(width, depth, heads, norm_eps=1e-12),
+        **layers(width, depth, heads, norm_eps=1e-12),
         causal=False,
         norm="post",
         token_types=2,
@@ -40,41 +41,10 @@ def bert(size: str, **changes: Any) -> dict[str, Any]:
     return settings | changes
 
 
-def _layers(width: int, depth: int, heads: int, **changes: Any) -> dict[str, Any]:
-    settings = dict(
-        depth=depth,
-        heads=heads,
-        mlp_dim=4 * width,
-        activation="gelu",
-        norm_eps=1e-6,
-        dropout=0.0,
-        drop_path=0.0,
-        scan=True,
-        remat="none",
-    )
-    return settings | changes
-
-
-def _image(image_size: int, patch_size: int, width: int, depth: int, heads: int, **changes: Any) -> dict[str, Any]:
-    """A vision transformer as Google's: patches with bias, no norm before the first layer."""
-    settings = dict(
-        image_size=image_size,
-        patch_size=patch_size,
-        width=width,
-        **_layers(width, depth, heads),
-        class_token=True,
-        patch_bias=True,
-        pre_norm=False,
-        crop_to_patches=False,
-        patch_dropout=0.0,
-    )
-    return settings | changes
-
-
 def _stream(*sizes: int, **changes: Any) -> dict[str, Any]:
     """ViLT's layers: of a vision transformer, what `vilt.Stream` has settings for."""
     others = ("pre_norm", "crop_to_patches", "patch_dropout")
-    return {key: value for key, value in _image(*sizes, **changes).items() if key not in others}
+    return {key: value for key, value in vit(*sizes, **changes).items() if key not in others}
 
 
 def _text(size: str, **changes: Any) -> dict[str, Any]:
@@ -92,8 +62,8 @@ _CONTRAST = dict(logit_scale_init=1 / 0.07, logit_bias_init=None, max_logit_scal
 
 
 def _albef(embed_dim: int, image: dict[str, Any], text: dict[str, Any], fusion_depth: int) -> dict[str, Any]:
-    layers = ("heads", "mlp_dim", "activation", "norm_eps", "dropout", "drop_path", "scan", "remat", "norm")
-    fusion = dict(depth=fusion_depth) | {name: text[name] for name in layers}
+    shared = ("heads", "mlp_dim", "activation", "norm_eps", "dropout", "drop_path", "scan", "remat", "norm")
+    fusion = dict(depth=fusion_depth) | {name: text[name] for name in shared}
     heads = dict(match=True, mlm=True, answers=0)
     return dict(kind="albef", embed_dim=embed_dim, image=image, text=text, fusion=fusion, **heads, **_CONTRAST)
 
@@ -117,21 +87,21 @@ _TINY, _SMALL, _BASE = (16, 8, 32, 2, 2), (32, 8, 96, 4, 3), (768, 12, 12)
 
 # Parameter counts of the base sizes are checked in the tests.
 FUSION = {
-    "albef-B": _albef(256, _image(256, 16, *_BASE), _text("base", depth=6, **_ENGLISH), 6),
+    "albef-B": _albef(256, vit(256, 16, *_BASE), _text("base", depth=6, **_ENGLISH), 6),
     "vilt-B/32": _vilt(_stream(384, 32, *_BASE, norm_eps=1e-12), _words(context_length=40, **_ENGLISH)),
     # BLIP-2's first stage: EVA's ViT-g and BERT with one more word, [DEC], which begins captions.
     "qformer-B": _qformer(
         256,
-        _image(224, 14, 1408, 39, 16, mlp_dim=6144),
+        vit(224, 14, 1408, 39, 16, mlp_dim=6144),
         _text("base", vocab_size=30523, eos_id=102),
         queries=32,
         caption_id=30522,
     ),
     # For tests and for a laptop, on drawn scenes.
-    "tiny-albef": _albef(32, _image(*_TINY), _text("tiny", depth=1, **_SCENES), 1),
+    "tiny-albef": _albef(32, vit(*_TINY), _text("tiny", depth=1, **_SCENES), 1),
     "tiny-vilt": _vilt(_stream(*_TINY), _words(**_SCENES)),
-    "tiny-qformer": _qformer(32, _image(*_TINY), _text("tiny", **_SCENES), queries=4),
-    "small-albef": _albef(128, _image(*_SMALL), _text("small", depth=2, **_SCENES), 2),
+    "tiny-qformer": _qformer(32, vit(*_TINY), _text("tiny", **_SCENES), queries=4),
+    "small-albef": _albef(128, vit(*_SMALL), _text("small", depth=2, **_SCENES), 2),
     "small-vilt": _vilt(_stream(*_SMALL), _words(**_SCENES)),
-    "small-qformer": _qformer(128, _image(*_SMALL), _text("small", **_SCENES), queries=8),
+    "small-qformer": _qformer(128, vit(*_SMALL), _text("small", **_SCENES), queries=8),
 }

@@ -2,54 +2,17 @@
 
 from typing import Any
 
-
-def _image(image_size, patch_size, width, depth, heads, **changes) -> dict[str, Any]:
-    """A vision transformer as Google's: patches with bias, no norm before the first layer."""
-    settings = dict(
-        image_size=image_size,
-        patch_size=patch_size,
-        width=width,
-        depth=depth,
-        heads=heads,
-        mlp_dim=4 * width,
-        activation="gelu",
-        norm_eps=1e-6,
-        class_token=True,
-        patch_bias=True,
-        pre_norm=False,
-        crop_to_patches=False,
-        patch_dropout=0.0,
-        dropout=0.0,
-        drop_path=0.0,
-        scan=True,
-        remat="none",
-    )
-    return settings | changes
+from mmjax.models.settings import layers, vit
 
 
-def _clip_image(*sizes, **changes) -> dict[str, Any]:
+def _clip_vit(*sizes, **changes) -> dict[str, Any]:
     """A vision transformer as OpenAI's CLIP."""
-    return _image(*sizes, norm_eps=1e-5, patch_bias=False, pre_norm=True, **changes)
-
-
-def _layers(width, depth, heads, **changes) -> dict[str, Any]:
-    settings = dict(
-        depth=depth,
-        heads=heads,
-        mlp_dim=4 * width,
-        activation="gelu",
-        norm_eps=1e-5,
-        dropout=0.0,
-        drop_path=0.0,
-        scan=True,
-        remat="none",
-    )
-    return settings | changes
+    return vit(*sizes, norm_eps=1e-5, patch_bias=False, pre_norm=True, **changes)
 
 
 def _text(vocab_size, context_length, eos_id, width, depth, heads, **changes) -> dict[str, Any]:
     shape = dict(vocab_size=vocab_size, context_length=context_length, eos_id=eos_id, width=width)
-    return shape | _layers(width, depth, heads) | changes
+    return shape | layers(width, depth, heads) | changes
 
 
 def _gpt(*sizes, **changes) -> dict[str, Any]:
@@ -69,9 +32,9 @@ def _captioner(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
     return dict(kind="captioner", decoder="transformer", image=image, text=text | cross)
 
 
-def _lstm_captioner(image, vocab_size, context_length, eos_id, width, layers=1) -> dict[str, Any]:
+def _lstm_captioner(image, vocab_size, context_length, eos_id, width) -> dict[str, Any]:
     text = dict(vocab_size=vocab_size, context_length=context_length, eos_id=eos_id, width=width)
-    text |= dict(embed_width=width, layers=layers, dropout=0.0)
+    text |= dict(embed_width=width, layers=1, dropout=0.0)
     return dict(kind="captioner", decoder="lstm", image=image, text=text)
 
 
@@ -111,25 +74,23 @@ _TINY_IMAGE, _SMALL_IMAGE = (16, 8, 32, 2, 2), (32, 8, 96, 4, 3)
 
 # Parameter counts of those with a published one are checked in the tests.
 GENERATIVE = {
-    "captioner-B/16": _captioner(_image(224, 16, 768, 12, 12), _gpt(*_GPT2)),
-    "blip-B/16": _captioner(_image(384, 16, 768, 12, 12, norm_eps=1e-5), _bert(30524, 512, 102, 768, 12, 12)),
-    "coca-B/32": _coca(512, _clip_image(224, 32, 768, 12, 12), _text(*_COCA_TEXT, 512, 12, 8), _layers(512, 12, 8)),
-    "coca-L/14": _coca(768, _clip_image(224, 14, 1024, 24, 16), _text(*_COCA_TEXT, 768, 12, 12), _layers(768, 12, 12)),
+    "captioner-B/16": _captioner(vit(224, 16, 768, 12, 12), _gpt(*_GPT2)),
+    "blip-B/16": _captioner(vit(384, 16, 768, 12, 12, norm_eps=1e-5), _bert(30524, 512, 102, 768, 12, 12)),
+    "coca-B/32": _coca(512, _clip_vit(224, 32, 768, 12, 12), _text(*_COCA_TEXT, 512, 12, 8), layers(512, 12, 8)),
+    "coca-L/14": _coca(768, _clip_vit(224, 14, 1024, 24, 16), _text(*_COCA_TEXT, 768, 12, 12), layers(768, 12, 12)),
     # LLaVA's layout over a decoder of GPT-2's size.
     "prefix_lm-L/14": _prefix_lm(
-        _clip_image(224, 14, 1024, 24, 16, activation="quick_gelu"), _gpt(*_GPT2), feature_layer=-2, prefix="causal"
+        _clip_vit(224, 14, 1024, 24, 16, activation="quick_gelu"), _gpt(*_GPT2), feature_layer=-2, prefix="causal"
     ),
     # For tests and for a laptop, on drawn scenes.
-    "tiny-captioner": _captioner(_image(*_TINY_IMAGE), _gpt(*_SCENES, *_TINY)),
-    "tiny-captioner-lstm": _lstm_captioner(_image(*_TINY_IMAGE), *_SCENES, 32),
-    "tiny-coca": _coca(
-        32, _clip_image(*_TINY_IMAGE), _text(*_SCENES, *_TINY), _layers(*_TINY), queries=4, pool_heads=2
-    ),
-    "tiny-prefix_lm": _prefix_lm(_image(*_TINY_IMAGE), _gpt(*_SCENES, *_TINY)),
-    "small-captioner": _captioner(_image(*_SMALL_IMAGE), _gpt(*_SCENES, *_SMALL)),
-    "small-captioner-lstm": _lstm_captioner(_image(*_SMALL_IMAGE), *_SCENES, 96),
+    "tiny-captioner": _captioner(vit(*_TINY_IMAGE), _gpt(*_SCENES, *_TINY)),
+    "tiny-captioner-lstm": _lstm_captioner(vit(*_TINY_IMAGE), *_SCENES, 32),
+    "tiny-coca": _coca(32, _clip_vit(*_TINY_IMAGE), _text(*_SCENES, *_TINY), layers(*_TINY), queries=4, pool_heads=2),
+    "tiny-prefix_lm": _prefix_lm(vit(*_TINY_IMAGE), _gpt(*_SCENES, *_TINY)),
+    "small-captioner": _captioner(vit(*_SMALL_IMAGE), _gpt(*_SCENES, *_SMALL)),
+    "small-captioner-lstm": _lstm_captioner(vit(*_SMALL_IMAGE), *_SCENES, 96),
     "small-coca": _coca(
-        128, _clip_image(*_SMALL_IMAGE), _text(*_SCENES, *_SMALL), _layers(*_SMALL), queries=17, pool_heads=4
+        128, _clip_vit(*_SMALL_IMAGE), _text(*_SCENES, *_SMALL), layers(*_SMALL), queries=17, pool_heads=4
     ),
-    "small-prefix_lm": _prefix_lm(_image(*_SMALL_IMAGE), _gpt(*_SCENES, *_SMALL)),
+    "small-prefix_lm": _prefix_lm(vit(*_SMALL_IMAGE), _gpt(*_SCENES, *_SMALL)),
 }
