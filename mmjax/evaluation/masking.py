@@ -1,12 +1,12 @@
 """Masked words and patches of held-out pairs, the same ones masked every time."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmjax.data.prepare import id_words
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.evaluation.feeding import Feeder, Row
-from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.suite import Evaluation, lacking_pair
 from mmjax.evaluation.tables import MASKING
 
 
@@ -19,6 +19,8 @@ class MaskEvaluation:
       tokenizer: of the captions.
     """
 
+    lacking = staticmethod(lacking_pair)
+
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
         self.feeder, self.tokenizer = feeder, tokenizer
 
@@ -27,10 +29,6 @@ class MaskEvaluation:
             return task.encode(params, batch, None, only=("mlm", "mim"))[1]
 
         self.run = feeder.compiled(run)
-
-    def lacking(self, record: Mapping[str, Any]) -> str:
-        """What a record has not that this needs."""
-        return "" if record.get("image") is not None and record.get("captions") else "image with captions"
 
     def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
         """Evaluates a source."""

@@ -1,6 +1,5 @@
 """Image-text matching on held-out pairs: each pair as it is, and with either side exchanged for a negative."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from mmjax.evaluation.feeding import Feeder
 from mmjax.evaluation.metrics import matching_metrics
 from mmjax.evaluation.sharing import fed_images, without_images
 from mmjax.evaluation.shown import Shown
-from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.suite import Evaluation, lacking_pair
 from mmjax.evaluation.tables import MATCHING
 
 _ROWS = 1024  # of a block of similarities
@@ -31,15 +30,13 @@ class MatchEvaluation:
       tokenizer: of the captions.
     """
 
+    lacking = staticmethod(lacking_pair)
+
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
         self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
         self.match = feeder.compiled(task.match)
         if task.contrasts:
             self.embed_images, self.embed_text = feeder.compiled(task.embed_images), feeder.compiled(task.embed_text)
-
-    def lacking(self, record: Mapping[str, Any]) -> str:
-        """What a record has not that this needs."""
-        return "" if record.get("image") is not None and record.get("captions") else "image with captions"
 
     def __call__(self, params: Any, source: Any, examples: Any, *, keep: bool) -> Evaluation:
         """Evaluates a source; its images are decoded three times in pairs, and before, where they are embedded."""

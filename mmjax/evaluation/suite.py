@@ -5,7 +5,7 @@ loss. What a config file asks for beyond that is `runner`'s.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,11 @@ class Evaluation:
     n: int
     metrics: dict[str, float]
     artifacts: Artifacts | None = None
+
+
+def lacking_pair(record: Mapping[str, Any]) -> str:
+    """What a record has not that an evaluation of pairs needs; an empty string where it has all."""
+    return "" if record.get("image") is not None and record.get("captions") else "image with captions"
 
 
 def evaluate(

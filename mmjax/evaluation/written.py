@@ -1,6 +1,6 @@
 """Captions written by a model, against those that people wrote."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from mmjax.evaluation import meteor as meteor_lib
 from mmjax.evaluation.feeding import Feeder, Row
 from mmjax.evaluation.metrics import perplexity
 from mmjax.evaluation.shown import Shown
-from mmjax.evaluation.suite import Evaluation
+from mmjax.evaluation.suite import Evaluation, lacking_pair
 from mmjax.evaluation.tables import CAPTIONING
 from mmjax.parallel import distributed
 
@@ -33,6 +33,8 @@ class CaptionEvaluation:
       UserError: METEOR is asked for and cannot be run here.
     """
 
+    lacking = staticmethod(lacking_pair)
+
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer, *, meteor: bool = False):
         self.task, self.feeder, self.tokenizer, self.meteor = task, feeder, tokenizer, meteor
         if meteor:
@@ -45,10 +47,6 @@ class CaptionEvaluation:
             return written.tokens, written.scores, loss.total, loss.count
 
         self.run = feeder.compiled(run)
-
-    def lacking(self, record: Mapping[str, Any]) -> str:
-        """What a record has not that this needs."""
-        return "" if record.get("image") is not None and record.get("captions") else "image with captions"
 
     def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
         """Evaluates a source."""
