@@ -86,7 +86,7 @@ def train(options, overrides, data, workdir):
     if done.returncode:
         raise UserError(f"the run on {data} failed: {done.stderr.strip().splitlines()[-1]}")
     lines = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if line["kind"] == "train" and line["step"] > 5]
+    lines = [line for line in lines if line["kind"] == "train" and line["step"] > 5 and "step_time" in line]
     waited = statistics.median(line["data_wait"] / line["step_time"] for line in lines)
     return statistics.median(line["images_per_second"] for line in lines), waited
 

@@ -174,7 +174,7 @@ class _Run:
         self.feed = batches
         running = collections.deque()  # results of the last steps, to bound how far Python runs ahead
         unlogged = None  # a step whose numbers are read once the next one is on its way
-        self.meter.reset()
+        self.meter.reset(start)
         with batches:
             for step in range(start + 1, config.steps + 1):
                 self.profiler.before(step, state)
@@ -189,7 +189,7 @@ class _Run:
                     if step > start + 1:
                         self._stop_at(step - 1, state, unlogged)
                     break
-                self.meter.add(time.perf_counter() - waiting)
+                self.meter.wait(time.perf_counter() - waiting)
                 self._count_bad(batch.pop("replaced"), step)
                 state, metrics = train_step(state, arrays.to_global(self.mesh, batch))
                 running.append(metrics["loss"])
@@ -200,7 +200,10 @@ class _Run:
                     self._log(*unlogged)
                     unlogged = None
                 if step == 1 or step % config.log.every == 0 or step == config.steps:
-                    unlogged = (step, metrics, self.meter.read())
+                    if step == config.steps:
+                        running.clear()
+                        metrics["loss"].block_until_ready()
+                    unlogged = (step, metrics, self.meter.read(step - len(running)))
                 self.logger.progress(step)
 
                 save = step == config.steps or step % config.checkpoint.every == 0
@@ -219,7 +222,8 @@ class _Run:
                         stopping = self.stopped_by(stop) is not None  # a signal may have come during the evaluation
                     if save or stopping:
                         self.save(state, step)
-                    self.meter.reset()
+                    running.clear()
+                    self.meter.reset(step)
                 if stopping:
                     self._tell_others_signal(step)
                     break

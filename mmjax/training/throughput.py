@@ -27,28 +27,32 @@ class Meter:
         known = peak is not None and flops_per_example is not None
         self._step_flops = 3.0 * (flops_per_example or 0.0) * batch_size
         self._peak = peak * devices if known else None
-        self.reset()
+        self.reset(0)
 
-    def reset(self) -> None:
-        """Starts a new interval; call after anything that is not training (an evaluation, a save)."""
-        self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+    def reset(self, step: int) -> None:
+        """Starts a new interval after `step`; call after anything that is not training (an evaluation, a save)."""
+        self._start, self._step, self._waited = time.perf_counter(), step, 0.0
 
-    def add(self, waited: float) -> None:
-        """Counts one step, of which `waited` seconds went by until its batch was there."""
-        self._steps += 1
-        self._waited += waited
+    def wait(self, seconds: float) -> None:
+        """Counts seconds that went by until a batch was there."""
+        self._waited += seconds
 
-    def read(self) -> dict[str, float]:
-        """Returns the interval's rates and starts the next; empty when there was no step."""
-        if not self._steps:
+    def read(self, step: int) -> dict[str, float]:
+        """Returns the rates since the last reading and starts the next interval; empty when no step has ended.
+
+        Args:
+          step: the last one that has ended. One that is only on its way took no more than the time to ask for it.
+        """
+        steps = step - self._step
+        if steps <= 0:
             return {}
-        step_time = (time.perf_counter() - self._start) / self._steps
+        step_time = (time.perf_counter() - self._start) / steps
         rates = {
             "images_per_second": self._batch_size / step_time,
             "step_time": step_time,
-            "data_wait": self._waited / self._steps,
+            "data_wait": self._waited / steps,
         }
         if self._peak is not None:
             rates["mfu"] = self._step_flops / step_time / self._peak
-        self.reset()
+        self.reset(step)
         return rates

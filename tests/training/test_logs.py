@@ -153,19 +153,17 @@ class TestThroughput:
         now = iter([0.0, 4.0, 10.0, 30.0, 31.0, 40.0]).__next__
         with mock.patch.object(throughput.time, "perf_counter", now):
             meter = throughput.Meter(batch_size=32, flops_per_example=1e9, devices=4, peak=1e12)  # at 0
-            meter.add(0.5)
-            meter.add(0.1)
-            rates = meter.read()  # at 4, and again from 10 on
+            meter.wait(0.5)
+            meter.wait(0.1)
+            rates = meter.read(2)  # at 4, and again from 10 on
             assert rates["step_time"] == 2.0 and rates["images_per_second"] == 16.0
             assert rates["data_wait"] == pytest.approx(0.3)
             # Three forward passes in 2 s on 4 devices.
             assert rates["mfu"] == pytest.approx(3 * 1e9 * 32 / 2.0 / 4e12)
-            meter.reset()  # at 30
-            assert meter.read() == {}
-            meter.add(0.0)
-            assert meter.read()["step_time"] == 1.0
+            meter.reset(5)  # at 30
+            assert meter.read(4) == meter.read(5) == {}  # none has ended
+            assert meter.read(6)["step_time"] == 1.0
 
     def test_unknown_peak(self):
         meter = throughput.Meter(1, 1.0, 1, None)
-        meter.add(0.0)
-        assert "mfu" not in meter.read()
+        assert "mfu" not in meter.read(1)
