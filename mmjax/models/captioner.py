@@ -55,8 +55,7 @@ class Captioner(nn.Module):
             return
         if not self.text.get("causal", True):
             raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")
-        if not self.text.get("cross_every"):
-            raise errors.UserError("model.text.cross_every=0 would describe an image unseen; set it to 1 or more")
+        parts.check_looks("text", self.text)
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         self.writer = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **shared)
 

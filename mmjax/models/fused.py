@@ -80,7 +80,7 @@ class FusedClassifier(nn.Module):
     def _encode(self, name, x, present, keys) -> tuple[Encoded, Bool[Array, " B"]]:
         """One modality's tokens, and which examples' arrays lack everything."""
         x = jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
-        encoder = self._encoder(name)
+        encoder = make_encoder(name, self.encoders[name], self.image, dtype=self.dtype)
         if isinstance(encoder, VisionTransformer):
             return encoder(x, keys), jnp.zeros(len(x), bool)
         if isinstance(encoder, TextTransformer):
@@ -94,24 +94,37 @@ class FusedClassifier(nn.Module):
             found = encoder(x, real.all(axis=1, keepdims=True) if x.ndim == 2 else real, keys)
         return found, ~found.valid[:, len(encoder.learned_tokens()) :].any(axis=1)
 
-    def _encoder(self, name: str) -> nn.Module:
-        settings = dict(self.encoders[name])
-        kind = errors.choose(f"model.encoders.{name}.kind", settings.pop("kind", ""), modalities_lib.KINDS)
-        if name == "image" and self.image is not None and settings.get("image_size") != self.image["image_size"]:
-            raise errors.UserError(
-                f"model.image.image_size={self.image['image_size']}, but model.encoders.image.image_size="
-                f"{settings.get('image_size')}; set both alike"
-            )
-        try:
-            encoder = modalities_lib.make_encoder(kind, settings, dtype=self.dtype, name=f"encoder_{name}")
-        except TypeError as error:  # a setting that it has not, or lacks
-            raise errors.UserError(f"model.encoders.{name}: {error}") from error
-        if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
-            raise errors.UserError(
-                f"model.encoders.{name}.mask_padding=False would attend to padding and pool it; set"
-                f" model.encoders.{name}.mask_padding=True"
-            )
-        return encoder
+
+def make_encoder(
+    name: str, settings: Mapping[str, Any], image: Mapping[str, Any] | None = None, *, dtype: DTypeLike = jnp.float32
+) -> nn.Module:
+    """Makes the encoder of a modality.
+
+    Args:
+      name: of the modality.
+      settings: the encoder's, with its `kind`.
+      image: see `FusedClassifier`.
+      dtype: compute type.
+
+    Raises:
+      UserError: settings that do not fit.
+    """
+    field, settings = f"model.encoders.{name}", dict(settings)
+    kind = errors.choose(f"{field}.kind", settings.pop("kind", ""), modalities_lib.KINDS)
+    if name == "image" and image is not None and settings.get("image_size") != image["image_size"]:
+        raise errors.UserError(
+            f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
+            " both alike"
+        )
+    try:
+        encoder = modalities_lib.make_encoder(kind, settings, dtype=dtype, name=f"encoder_{name}")
+    except TypeError as error:  # a setting that it has not, or lacks
+        raise errors.UserError(f"{field}: {error}") from error
+    if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
+        raise errors.UserError(
+            f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"
+        )
+    return encoder
 
 
 def example(

@@ -29,15 +29,44 @@ def build(cls: type[M], part: str, settings: Mapping[str, Any], *, ignored: tupl
       fixed: fields that the model itself decides.
 
     Raises:
-      UserError: a setting that `cls` does not have, or that is not the user's to decide.
+      UserError: a setting that `cls` does not have, or that is not the user's to decide, or one that it lacks.
     """
-    free = {field.name for field in dataclasses.fields(cls)} - {"parent", "name", *fixed}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    free = set(fields) - {"parent", "name", *fixed}
     chosen = {key: value for key, value in settings.items() if key not in ignored}
     for key in chosen:
         if key not in free:
             hint = errors.did_you_mean(key, free)
             raise errors.UserError(f"model.{part}.{key} is no setting of {cls.__name__} here{hint}; remove it")
+    for key in sorted(free - set(chosen)):
+        if fields[key].default is dataclasses.MISSING:
+            raise errors.UserError(f"model.{part}.{key} is not set, which {cls.__name__} needs")
     return cls(**chosen, **fixed, name=part)
+
+
+def check_looks(part: str, settings: Mapping[str, Any]) -> None:
+    """Checks that layers of a decoder look at its memory, and that they repeat as often as they are said to.
+
+    Args:
+      part: the model's field that holds the settings.
+      settings: with `depth`, `cross_every` and `cross_from`, see `Transformer`; `build` tells of a depth that lacks.
+
+    Raises:
+      UserError: they do not.
+    """
+    depth, every, first = settings.get("depth", 0), settings.get("cross_every", 0), settings.get("cross_from", 0)
+    if every < 1:
+        raise errors.UserError(f"model.{part}.cross_every={every} would leave the image unseen; set it to 1 or more")
+    if depth and not 0 <= first < depth:
+        raise errors.UserError(
+            f"model.{part}.cross_from={first} is none of the {depth} layers of model.{part}.depth, of which one must"
+            f" look at the image; choose 0 to {depth - 1}"
+        )
+    if (depth - first) % every:
+        raise errors.UserError(
+            f"model.{part}.cross_every={every} does not divide the {depth - first} layers from"
+            f" model.{part}.cross_from={first} on; choose one that does"
+        )
 
 
 def as_memory(encoded: Encoded) -> Memory:

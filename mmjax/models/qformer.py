@@ -58,8 +58,12 @@ class QFormer(nn.Module):
     fuse_reads_words: ClassVar[bool] = True  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):
-        if not self.text.get("cross_every"):
-            raise errors.UserError("model.text.cross_every=0 leaves the image unseen; set it to 1 or more (BLIP-2: 2)")
+        parts.check_looks("text", self.text)
+        if self.caption_id is not None and not 0 <= self.caption_id < self.text["vocab_size"]:
+            raise errors.UserError(
+                f"model.caption_id={self.caption_id} is none of the {self.text['vocab_size']} ids of"
+                " model.text.vocab_size; choose one of them, or raise that"
+            )
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
         self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)

@@ -1,18 +1,25 @@
 """What a person may have set wrongly in a model or its objectives, found before anything is built."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ml_collections
 
 from mmjax.errors import UserError, choose
-from mmjax.models import build
+from mmjax.models import build, language, parts
 from mmjax.nn import attention, pool, transformer
 from mmjax.objectives import contrastive, triplet
-from mmjax.tasks import inputs
+from mmjax.tasks import checking_fused, inputs
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
 _HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
+_PART_CHOICES = {
+    "activation": transformer.ACTIVATIONS,
+    "remat": transformer.REMAT_POLICIES,
+    "norm": transformer.NORMS,
+}
+# Parts without a width of their own, by kind of model, and those whose width they have.
+_AS_WIDE_AS = {("albef", "model.fusion"): "model.text", ("coca", "model.decoder"): "model.text"}
 _LOSS_CHOICES = {
     "impl": contrastive.IMPLEMENTATIONS,
     "precision": ("default", "high", "highest"),
@@ -29,16 +36,11 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     """
     model = config.model
     kind = choose("model.kind", model.get("kind", "two_tower"), build.KINDS)
-    for field, part in _parts("model", model):
-        _check_part(config, field, part)
-    if inputs.has_image(config) and "patch_size" in model.image:
-        image = model.image
-        if image.image_size % image.patch_size and not image.get("crop_to_patches"):
-            raise UserError(
-                f"model.image.image_size={image.image_size} is not a multiple of"
-                f" model.image.patch_size={image.patch_size}; change one of them, or set"
-                " model.image.crop_to_patches=True to leave the last pixels out"
-            )
+    found = dict(_parts("model", model))
+    for field, part in found.items():
+        _check_part(field, part)
+        if "heads" in part:
+            _check_heads(config, kind, field, found)
     if inputs.has_text(config) and config.data.context_length > model.text.context_length:
         raise UserError(
             f"data.context_length={config.data.context_length} is longer than the model's"
@@ -46,7 +48,13 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         )
     if kind == "two_tower":
         _check_two_tower(model)
+    elif kind == "fused":
+        checking_fused.check_fused(model.to_dict())
+    else:
+        _check_decoder(model, kind)
     choose("attention", config.attention, attention.IMPLEMENTATIONS)
+    if kind == "fused" and config.attention == "cudnn":
+        raise UserError("attention='cudnn': model.kind='fused' runs on XLA's kernel alone; set attention='auto'")
     choose("data.positives", config.data.positives, ("id", "diagonal"))
     for name, known in _LOSS_CHOICES.items():
         choose(f"loss.{name}", config.loss[name], known)
@@ -61,18 +69,37 @@ def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[st
             yield from _parts(f"{field}.{name}", value)
 
 
-def _check_part(config: ml_collections.ConfigDict, field: str, part: ml_collections.ConfigDict) -> None:
-    if "heads" in part:
-        if "width" in part and part.width % part.heads:
-            raise UserError(f"{field}.heads={part.heads} does not divide {field}.width={part.width}")
-        if part.heads % max(1, config.mesh.tensor):
-            raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={part.heads}")
-    for name, known in (("activation", transformer.ACTIVATIONS), ("remat", transformer.REMAT_POLICIES)):
+def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
+    for name, known in _PART_CHOICES.items():
         if name in part:
             choose(f"{field}.{name}", part[name], known)
+    if part.get("cross_mlp") and part.get("norm") == "post":
+        raise UserError(f"{field}.cross_mlp=True does not go with {field}.norm='post'; set {field}.norm='pre'")
     for rate in (rate for rate in NOISE if rate in part):
         if not 0.0 <= part[rate] < 1.0:
             raise UserError(f"{field}.{rate}={part[rate]} is not in [0, 1)")
+    sizes = part.get("image_size"), part.get("patch_size")
+    if all(isinstance(size, int) for size in sizes) and sizes[0] % sizes[1] and not part.get("crop_to_patches"):
+        crop = f", or set {field}.crop_to_patches=True to leave the last pixels out"
+        raise UserError(
+            f"{field}.image_size={sizes[0]} is not a multiple of {field}.patch_size={sizes[1]}; change one of them"
+            + (crop if "crop_to_patches" in part else "")
+        )
+
+
+def _check_heads(
+    config: ml_collections.ConfigDict, kind: str, field: str, found: Mapping[str, ml_collections.ConfigDict]
+) -> None:
+    heads, wide = found[field].heads, _AS_WIDE_AS.get((kind, field), field)
+    width = found[wide].get("width")
+    if width is None:
+        alone = (kind, field) == ("vilt", "model.text")
+        remedy = "remove it: words have no layers of their own" if alone else "set that"
+        raise UserError(f"{field}.heads={heads}, but model.kind={kind!r} has no {wide}.width; {remedy}")
+    if heads < 1 or width % heads:
+        raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
+    if heads % max(1, config.mesh.tensor):
+        raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={heads}")
 
 
 def _check_two_tower(model: ml_collections.ConfigDict) -> None:
@@ -92,6 +119,23 @@ def _check_two_tower(model: ml_collections.ConfigDict) -> None:
         raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
     if image.pool == "cls" and not image.class_token:
         raise UserError("model.image.pool='cls' needs model.image.class_token=True")
+
+
+def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
+    """What writes words must score them, and what describes an image must look at it."""
+    lstm = model.get("decoder") == "lstm"
+    if kind in ("captioner", "prefix_lm") and not lstm:
+        heads = [head for head in language.HEADS if head != "none"]
+        if model.text.get("head", "none") == "none":
+            raise UserError(f"model.text.head='none' writes no words; choose one of: {', '.join(heads)}")
+        choose("model.text.head", model.text.head, heads)
+    if kind == "qformer" or (kind == "captioner" and not lstm):
+        parts.check_looks("text", model.text.to_dict())
+    if kind == "coca" and model.text.get("cross_every"):
+        raise UserError(
+            f"model.text.cross_every={model.text.cross_every}: the text tower of model.kind='coca' sees no image, its"
+            " decoder does; set it to 0"
+        )
 
 
 def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
@@ -126,6 +170,8 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
         _check_writing(config)
     if not 0.0 <= loss.label_smoothing < 1.0:
         raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
+    if loss.triplet_margin < 0:
+        raise UserError(f"loss.triplet_margin={loss.triplet_margin} must not be negative")
     for name in ("mlm_rate", "mim_ratio"):
         if not 0.0 < loss[name] < 1.0:
             raise UserError(f"loss.{name}={loss[name]} is not in (0, 1)")
@@ -141,7 +187,7 @@ def _check_contrast(config: ml_collections.ConfigDict, kind: str, wanted: list[s
         return
     reasons = {
         "objectives.triplet": "triplet" in wanted,
-        "model.kind='qformer' (several vectors an image)": kind == "qformer" and "itc" in wanted,
+        "model.kind='qformer' (several vectors an image)": kind == "qformer" and bool({"itc", "sigmoid"} & set(wanted)),
         f"loss.contrastive_smoothing={loss.contrastive_smoothing}": loss.contrastive_smoothing and "itc" in wanted,
     }
     for reason in (reason for reason, holds in reasons.items() if holds):

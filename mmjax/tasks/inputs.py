@@ -13,6 +13,7 @@ from mmjax.data import answers as answers_lib
 from mmjax.data import examples, images, prepare, source, specs, tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.tasks import checking_fused
 
 Mixture = Sequence[tuple[source.Source, Any]]
 TEXTS = ("captions", "questions", "answers")
@@ -169,7 +170,8 @@ def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tup
     """Shapes of the arrays that the encoders read.
 
     Raises:
-      UserError: a source lacks a modality, gives it another shape than others do, or has other classes than the model.
+      UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read,
+        or has other classes than the model.
     """
     wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
     shapes: dict[str, tuple[int, ...]] = {}
@@ -185,6 +187,7 @@ def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tup
                 )
             if shapes.setdefault(name, tuple(declared[name])) != tuple(declared[name]):
                 raise UserError(f"model.encoders.{name}: the sources of data.train give it different shapes")
+    checking_fused.check_arrays(config.model.to_dict(), shapes)
     return tuple(sorted(shapes.items()))
 
 

@@ -9,6 +9,7 @@ from mmjax import config as config_lib
 from mmjax import tasks
 from mmjax.errors import AgreedError, UserError
 from mmjax.parallel import distributed
+from mmjax.tasks import checking_fused
 from mmjax.training import checkpoint, logs
 
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
@@ -29,8 +30,10 @@ _ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
 _EXECUTION = ("scan", "remat", "patch_dropout", "dropout", "drop_path", "modality_dropout")
 _SIZES = (
     *("width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "vocab_size", "context_length", "embed_dim"),
-    *("queries", "pool_heads", "classes"),
+    *("queries", "pool_heads", "classes", "frames", "steps", "mel_bins", "patch_length", "tubelet_frames"),
+    *("bottlenecks", "embed_width", "layers"),
 )
+_COUNTS = ("answers", "hidden", "numeric", "token_types")
 
 
 def _of_model(field: str, names: Sequence[str]) -> bool:
@@ -45,7 +48,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       UserError: naming the field.
     """
     flat = config_lib.flatten(config)
-    sizes = [field for field, value in flat.items() if _of_model(field, _SIZES) and type(value) is int]
+    whole = [field for field, value in flat.items() if type(value) is int]
+    may_be_zero = {*checking_fused.may_be_zero(config.model), *(field for field in whole if _of_model(field, _COUNTS))}
+    sizes = [field for field in whole if _of_model(field, _SIZES) and field not in may_be_zero]
     for field in (
         "steps",
         "batch_size",
@@ -68,7 +73,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "data.retry_seconds",
         "seed",
     )
-    for field in (*not_negative, "optimizer.grad_clip", "optimizer.weight_decay"):
+    for field in (*not_negative, "optimizer.grad_clip", "optimizer.weight_decay", *sorted(may_be_zero & set(whole))):
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
     positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
