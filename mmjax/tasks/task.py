@@ -253,7 +253,13 @@ class Task:
             losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, self._scale(params), bias, ids, **layout)
         if self.can("triplet"):
             losses["triplet"], told = triplet.triplet_loss(
-                image, text, ids, margin=settings.triplet_margin, negatives=settings.triplet_negatives, mesh=self.mesh
+                image,
+                text,
+                ids,
+                margin=settings.triplet_margin,
+                negatives=settings.triplet_negatives,
+                mesh=self.mesh,
+                precision=settings.precision,
             )
             metrics = told | metrics
         if len(self.weights) > 1:
