@@ -5,31 +5,36 @@ Command:
   python train.py --config=configs/albef.py:variant=albef-B,tokenizer=json:bert-base-uncased/tokenizer.json \
       --workdir=runs/albef --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, itm: 1, mlm: 1}; negatives for matching are drawn from the whole batch by their contrastive
-  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch.
+  similarity. On drawn scenes, a ViT of 4 layers, a text tower of 2 and 2 layers that fuse, from scratch;
+  variant=tiny-albef is smaller still, for a trial.
 Size for data of your own: variant=albef-B is the published model, with BERT's tokenizer.json (Hugging Face:
   bert-base-uncased): 30 epochs of 5.1M pairs in batches of 512, AdamW 1e-4, falling to 1e-5, weight decay 0.02, texts
   of 25 tokens, crops of 20-100 % of the area. A larger batch stands in for the queue. The published one starts from
   DeiT and BERT; this one from scratch, or `init_from`.
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 5 minutes of training at 100 pairs/s. albef-B has not been run.
 Expected: matching 95.0 % on negatives drawn by similarity among 128 held-out pairs, 74.8 % on the most similar of
-  1,000;
-  R@1 84.1 % text to image and 83.6 % image to text; 87.1 % of masked words.
+  1,000; R@1 84.1 % text to image and 83.6 % image to text; 87.1 % of masked words.
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.recipes import on_scenes
+from mmjax.errors import choose
+from mmjax.recipes import on_scenes, refuse_unused
+
+SMALL = ("small-albef", "tiny-albef")
+PUBLISHED = ("albef-B",)
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(  # steps=0: the recipe's own
-        arg, variant="small-albef", steps=0, tokenizer="json:bert-base-uncased/tokenizer.json"
-    )
+    # steps=0, tokenizer='': the recipe's own.
+    args = parse_arg(arg, variant="small-albef", steps=0, tokenizer="")
+    choose("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "albef"
     config.objectives.itc = 1.0
     config.objectives.itm = 1.0
     config.objectives.mlm = 1.0
-    if args.variant.startswith("small"):
+    if args.variant in SMALL:
+        refuse_unused(args, f"variant={args.variant}", "tokenizer")
         on_scenes(config, steps=args.steps or 220, scan=True)
         return config
     config.name = args.variant
@@ -42,7 +47,7 @@ def get_config(arg: str = ""):
     config.optimizer.weight_decay = 0.02
     config.schedule.warmup = min(2000, config.steps // 10)
     config.schedule.final = 0.1
-    config.data.tokenizer = args.tokenizer
+    config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"
     config.data.context_length = 25
     config.data.mean_std = "clip"
     config.data.resize = "squash"

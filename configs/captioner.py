@@ -7,7 +7,7 @@ Command:
   python train.py --config=configs/captioner.py:variant=captioner-B/16,tokenizer=json+bos:gpt2/tokenizer.json \
       --workdir=runs/captioner --config.data.train=pairs:captions.tsv
 Recipe: on drawn scenes, a ViT of 4 layers over 16 patches and a decoder 96 wide with two layers (one, for the LSTM of
-  Show, Attend and Tell, arXiv:1502.03044), from scratch.
+  Show, Attend and Tell, arXiv:1502.03044), from scratch; variant=tiny-captioner is smaller still, for a trial.
 Sizes for data of your own, from BLIP's recipes (arXiv:2201.12086): AdamW, weight decay 0.05, label smoothing 0.1,
   captions of 5 to 20 tokens from 3 beams. variant=captioner-B/16 is ViT-B/16 and GPT-2's shape, from scratch as BLIP
   is pre-trained: 20 epochs of 14M images in batches of 2,880, 3e-4. variant=blip-B/16 is BLIP's decoder at 384
@@ -17,24 +17,38 @@ Sizes for data of your own, from BLIP's recipes (arXiv:2201.12086): AdamW, weigh
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 4 minutes of training at 300 scenes/s. No published size has
   been run.
 Expected: 91.9 % of 1,000 held-out scenes described exactly, in one of the right wordings; CIDEr-D 8.20 (of 10). The
-  LSTM
-  has not been measured.
+  LSTM has not been measured.
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.recipes import on_scenes
+from mmjax.errors import UserError, choose
+from mmjax.recipes import on_scenes, refuse_unused
+
+SMALL = ("small-captioner", "tiny-captioner")
+PUBLISHED = ("captioner-B/16", "blip-B/16")
+# What each decoder adds to the name of a small size.
+DECODERS = {"transformer": "", "lstm": "-lstm"}
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small", decoder="transformer", steps=0, tokenizer="")  # steps=0: the recipe's own
-    names = {"transformer": "small-captioner", "lstm": "small-captioner-lstm"}
-    config = base_config(names.get(args.decoder, args.decoder) if args.variant == "small" else args.variant)
-    config.name = f"captioner, {args.decoder}"
-    config.objectives.caption = 1.0
-    if args.variant == "small":
+    # steps=0, tokenizer='': the recipe's own.
+    args = parse_arg(arg, variant="small-captioner", decoder="transformer", steps=0, tokenizer="")
+    choose("variant", args.variant, SMALL + PUBLISHED)
+    choose("decoder", args.decoder, DECODERS)
+    if args.variant in SMALL:
+        refuse_unused(args, f"variant={args.variant}", "tokenizer")
+        config = base_config(args.variant + DECODERS[args.decoder])
+        config.name = f"captioner, {args.decoder}"
+        config.objectives.caption = 1.0
         on_scenes(config, steps=args.steps or 550)
         return config
+    if args.decoder != "transformer":
+        raise UserError(
+            f"decoder={args.decoder!r}: variant={args.variant!r} has a transformer; choose one of: {', '.join(SMALL)}"
+        )
+    config = base_config(args.variant)
     config.name = args.variant
+    config.objectives.caption = 1.0
     if args.variant == "blip-B/16":
         config.batch_size = 256
         config.steps = args.steps or 5 * 566_747 // 256

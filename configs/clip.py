@@ -14,20 +14,28 @@ Expected: ImageNet zero-shot top-1 62.9 % (B/32), 67.1 % (B/16), 72.8 % (L/14) a
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.errors import choose
 
 # Peak learning rate; how many devices share the parameters and optimizer state where one device could not hold them.
-SIZES = {"L/14": (4e-4, 1), "L/14@336": (4e-4, 4), "H/14": (5e-4, 8)}
+SIZES = {
+    "B/32": (5e-4, 1),
+    "B/16": (5e-4, 1),
+    "L/14": (4e-4, 1),
+    "L/14@336": (4e-4, 4),
+    "H/14": (5e-4, 8),
+    "tiny": (5e-4, 1),
+}
 
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/32")
+    learning_rate, fsdp = SIZES[choose("variant", args.variant, SIZES)]
     config = base_config(args.variant)
     config.name = f"clip {args.variant}"
     config.objectives.itc = 1.0
     config.batch_size = 32_768
     config.steps = 32 * 400_000_000 // 32_768
 
-    learning_rate, fsdp = SIZES.get(args.variant, (5e-4, 1))
     config.optimizer.learning_rate = learning_rate
     config.optimizer.weight_decay = 0.2
     config.optimizer.b2 = 0.98

@@ -17,7 +17,10 @@ from mmjax.config import ConfigDict, base_config, parse_arg
 from mmjax.data import sensors
 from mmjax.errors import choose
 from mmjax.models.fusion import COMBINATIONS, KINDS
+from mmjax.recipes import refuse_unused
 
+# Kinds that combine decisions.
+DECIDING = ("late", "hybrid")
 LAYERS = dict(width=32, heads=2, mlp_dim=64, activation="gelu_tanh", dropout=0.0, drop_path=0.0, scan=False)
 ENCODERS = {
     "image": dict(kind="image", image_size=16, patch_size=4, depth=1, class_token=False, pre_norm=False, **LAYERS),
@@ -29,21 +32,22 @@ ENCODERS = {
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, kind="joint", only="", combine="product", dropout=0.0, steps=200)
+    args = parse_arg(arg, kind="", only="", combine="", dropout=0.0, steps=200)  # '': the recipe's own
+    names, fusion = _chosen(args)
     config = base_config("tiny")
-    config.name, config.variant = f"fusion-{args.only or args.kind}", args.only or args.kind
+    config.variant = args.only or args.kind or "joint"
+    config.name = f"fusion-{config.variant}"
     config.steps = args.steps
     config.batch_size = 128
     config.objectives.classify = 1.0
     config.precision = "float32"  # CPUs are slow in bfloat16
 
-    names = [choose("only", args.only, ENCODERS)] if args.only else list(ENCODERS)
     with config.unlocked():
         config.model = ConfigDict(
             dict(
                 kind="fused",
                 encoders={name: ENCODERS[name] for name in names},
-                fusion=_fusion("weighted" if args.only else args.kind, args.combine),
+                fusion=fusion,
                 classes=8,
                 modality_dropout=args.dropout,
             )
@@ -64,11 +68,21 @@ def get_config(arg: str = ""):
     return config
 
 
+def _chosen(args: ConfigDict) -> tuple[list[str], dict]:
+    """The modalities, and settings of their fusion."""
+    combine = choose("combine", args.combine or "product", COMBINATIONS)
+    if args.only:
+        refuse_unused(args, f"only={args.only}", "kind", "combine", "dropout")
+        return [choose("only", args.only, ENCODERS)], _fusion("weighted", combine)
+    kind = choose("kind", args.kind or "joint", KINDS)
+    if kind not in DECIDING:
+        refuse_unused(args, f"kind={kind}", "combine")
+    return list(ENCODERS), _fusion(kind, combine)
+
+
 def _fusion(kind: str, combine: str) -> dict:
     """Settings of a fusion."""
-    choose("kind", kind, KINDS)
-    choose("combine", combine, COMBINATIONS)
-    if kind in ("late", "hybrid"):
+    if kind in DECIDING:
         inner = {"fusion": _fusion("joint", combine)} if kind == "hybrid" else {}
         return dict(kind=kind, combine=combine, **inner)
     settings = dict(kind=kind, width=LAYERS["width"])

@@ -13,11 +13,13 @@ Expected: depends on the image tower. mmjax has run it at toy size only.
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.errors import choose
+from mmjax.models.variants import VARIANTS
 
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/32")
-    config = base_config(args.variant)
+    config = base_config(choose("variant", args.variant, VARIANTS))
     config.name = f"lit {args.variant}"
     config.objectives.itc = 1.0
     config.batch_size = 512

@@ -7,7 +7,7 @@ Command:
       --workdir=runs/llava --config.init_from=openai-clip-L14 --config.data.train=vqa:instructions.jsonl
 Recipe: the answer's tokens alone are predicted. On questions about drawn scenes, the image tower of the quickstart,
   locked, a projection of two layers and a decoder of 2 layers, 96 wide, from scratch; image and question see each
-  other (PaliGemma's prefix).
+  other (PaliGemma's prefix). variant=tiny-prefix_lm is smaller still, for a trial without `init_from`.
 Size for data of your own: variant=prefix_lm-L/14 is LLaVA's layout: OpenAI's CLIP L/14 (`init_from`: its files in any
   format), locked, its last layer but one, and a decoder of GPT-2's shape from scratch, with GPT-2's tokenizer.json
   (Hugging Face: gpt2). As LLaVA-1.5's first stage: 558,128 examples, once, in batches of 256, AdamW 1e-3 without weight
@@ -18,20 +18,25 @@ Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.recipes import on_scenes
+from mmjax.errors import choose
+from mmjax.recipes import on_scenes, refuse_unused
+
+SMALL = ("small-prefix_lm", "tiny-prefix_lm")
+PUBLISHED = ("prefix_lm-L/14",)
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(  # steps=0: the recipe's own
-        arg, variant="small-prefix_lm", steps=0, tokenizer="json+bos:gpt2/tokenizer.json"
-    )
+    # steps=0, tokenizer='': the recipe's own.
+    args = parse_arg(arg, variant="small-prefix_lm", steps=0, tokenizer="")
+    choose("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "llava"
     config.objectives.caption = 1.0
     config.data.texts = "answers"
     config.init_paths = ("image/.*",)
     config.optimizer.freeze = ("image/.*",)
-    if args.variant.startswith("small"):
+    if args.variant in SMALL:
+        refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
         config.model.text.sep_id = 5
         config.model.prefix_text = True
@@ -44,7 +49,7 @@ def get_config(arg: str = ""):
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.0
     config.schedule.warmup = 3 * config.steps // 100
-    config.data.tokenizer = args.tokenizer
+    config.data.tokenizer = args.tokenizer or "json+bos:gpt2/tokenizer.json"
     config.data.context_length = 256
     config.data.mean_std = "clip"
     config.data.resize = "squash"

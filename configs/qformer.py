@@ -6,7 +6,8 @@ Command:
   python train.py --config=configs/qformer.py:variant=qformer-B,tokenizer=json:bert-base-uncased/tokenizer.json \
       --workdir=runs/qformer --config.init_from=runs/tower --config.data.train=pairs:captions.tsv
 Recipe: weights {itc: 1, itm: 1, caption: 1}; the image tower comes from `init_from` and is locked. On drawn scenes, the
-  tower of the quickstart, 8 queries and 2 layers 96 wide, of which one looks at the image.
+  tower of the quickstart, 8 queries and 2 layers 96 wide, of which one looks at the image;
+  variant=tiny-qformer is smaller still, for a trial without `init_from`.
 Size for data of your own: variant=qformer-B is BLIP-2's, over an image tower of ViT-g's shape, with BERT's
   tokenizer.json (Hugging Face: bert-base-uncased): 250,000 steps of 1,680 pairs, AdamW (0.9, 0.98), 1e-4 after 2,000
   steps of warm-up, weight decay 0.05, smoothing 0.1 of contrast and captions, texts of 32 tokens, random crops and
@@ -16,13 +17,17 @@ Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.recipes import on_scenes
+from mmjax.errors import choose
+from mmjax.recipes import on_scenes, refuse_unused
+
+SMALL = ("small-qformer", "tiny-qformer")
+PUBLISHED = ("qformer-B",)
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(  # steps=0: the recipe's own
-        arg, variant="small-qformer", steps=0, tokenizer="json:bert-base-uncased/tokenizer.json"
-    )
+    # steps=0, tokenizer='': the recipe's own.
+    args = parse_arg(arg, variant="small-qformer", steps=0, tokenizer="")
+    choose("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "qformer"
     config.objectives.itc = 1.0
@@ -30,7 +35,8 @@ def get_config(arg: str = ""):
     config.objectives.caption = 1.0
     config.init_paths = ("image/.*",)
     config.optimizer.freeze = ("image/.*",)
-    if args.variant.startswith("small"):
+    if args.variant in SMALL:
+        refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
         on_scenes(config, steps=args.steps or 400, scan=True)
         return config
@@ -45,7 +51,7 @@ def get_config(arg: str = ""):
     config.schedule.warmup = min(2000, config.steps // 10)
     config.loss.label_smoothing = 0.1
     config.loss.contrastive_smoothing = 0.1
-    config.data.tokenizer = args.tokenizer
+    config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"
     config.data.context_length = 32
     config.data.mean_std = "clip"
     config.data.resize = "squash"

@@ -14,12 +14,19 @@ Expected: ImageNet zero-shot top-1 76.0 % for B/16 is Google's on WebLI, which i
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.errors import choose
+
+SIZES = {
+    "B/16": "siglip-B/16",
+    "L/16": "siglip-L/16",
+    "So400m/14": "siglip-So400m/14",
+    "tiny": "tiny-siglip",
+}
 
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/16", tokenizer="c4_en.model")
-    name = "tiny-siglip" if args.variant == "tiny" else f"siglip-{args.variant}"
-    config = base_config(name)
+    config = base_config(SIZES[choose("variant", args.variant, SIZES)])
     config.name = f"siglip {args.variant}"
     config.objectives.sigmoid = 1.0
     config.batch_size = 32_768

@@ -5,7 +5,8 @@ Command:
   python train.py --config=configs/vilt.py:variant=vilt-B/32,tokenizer=json:bert-base-uncased/tokenizer.json \
       --workdir=runs/vilt --config.data.train=pairs:captions.tsv
 Recipe: weights {itm: 1, mlm: 1}; without contrast, negatives for matching are drawn uniformly. On drawn scenes, a
-  stream of 4 layers over 16 patches and a caption, from scratch; patches=1 adds the pixels of masked patches.
+  stream of 4 layers over 16 patches and a caption, from scratch; patches=1 adds the pixels of masked patches;
+  variant=tiny-vilt is smaller still, for a trial.
 Size for data of your own: variant=vilt-B/32 is the published model, with BERT's tokenizer.json (Hugging Face:
   bert-base-uncased): 200,000 steps of 4,096 pairs, AdamW (0.9, 0.98, 1e-8), 1e-4, falling linearly, weight decay 0.01,
   dropout 0.1, texts of 40 tokens. Images are squashed to 384 x 384 pixels, where ViLT keeps their shape; words are
@@ -15,13 +16,17 @@ Expected: unknown; the tests train it for a few steps.
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.recipes import on_scenes
+from mmjax.errors import choose
+from mmjax.recipes import on_scenes, refuse_unused
+
+SMALL = ("small-vilt", "tiny-vilt")
+PUBLISHED = ("vilt-B/32",)
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(  # steps=0: the recipe's own
-        arg, variant="small-vilt", steps=0, patches=0.0, tokenizer="json:bert-base-uncased/tokenizer.json"
-    )
+    # steps=0, tokenizer='': the recipe's own.
+    args = parse_arg(arg, variant="small-vilt", steps=0, patches=0.0, tokenizer="")
+    choose("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "vilt"
     config.objectives.itm = 1.0
@@ -29,7 +34,8 @@ def get_config(arg: str = ""):
     if args.patches:
         config.model.mim = True
         config.objectives.mim = args.patches
-    if args.variant.startswith("small"):
+    if args.variant in SMALL:
+        refuse_unused(args, f"variant={args.variant}", "tokenizer")
         on_scenes(config, steps=args.steps or 600, scan=True)
         return config
     config.name = args.variant
@@ -43,7 +49,7 @@ def get_config(arg: str = ""):
     config.schedule.name = "constant"
     config.schedule.warmup = min(2500, config.steps // 10)
     config.schedule.cooldown = config.steps - config.schedule.warmup
-    config.data.tokenizer = args.tokenizer
+    config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"
     config.data.context_length = 40
     config.data.mean_std = "siglip"
     config.data.resize = "squash"

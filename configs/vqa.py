@@ -11,6 +11,7 @@ Recipe: on questions about drawn scenes, the captioner that configs/captioner.py
   with its answer, the only tokens that are predicted. blind=True shows it empty images: what the questions alone tell.
   variant=small-albef and small-vilt, from configs/albef.py's and configs/vilt.py's models, choose among 21 answers by
   binary cross-entropy against soft scores, summed over the answers; they learn far less in the same time.
+  tiny-captioner, tiny-albef and tiny-vilt are smaller still, for a trial.
 Size for VQA v2: variant=vilt-B/32 with 3,129 answers, as ViLT is fine-tuned: 10 epochs of 443,757 questions in batches
   of 256, AdamW (0.9, 0.98, 1e-8), 1e-4 and ten times that for the new head, falling linearly after a tenth of the
   steps, weight decay 0.01, dropout 0.1.
@@ -21,22 +22,24 @@ Expected: 90.6 % VQA accuracy on 2,000 held-out questions (yes/no 79.5 %, number
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.recipes import on_scenes
+from mmjax.errors import choose
+from mmjax.recipes import on_scenes, refuse_unused
+
+# On drawn scenes: those that write an answer, and those that choose one.
+WRITERS = ("small-captioner", "tiny-captioner")
+CHOOSERS = ("small-albef", "small-vilt", "tiny-albef", "tiny-vilt")
+PUBLISHED = ("vilt-B/32",)
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(  # steps=0, answers=0: the recipe's own
-        arg,
-        variant="small-captioner",
-        steps=0,
-        blind=False,
-        answers=0,
-        tokenizer="json:bert-base-uncased/tokenizer.json",
-    )
+    # steps=0, answers=0, tokenizer='': the recipe's own.
+    args = parse_arg(arg, variant="small-captioner", steps=0, blind=False, answers=0, tokenizer="")
+    choose("variant", args.variant, WRITERS + CHOOSERS + PUBLISHED)
     config = base_config(args.variant)
     config.name = "vqa, blind" if args.blind else "vqa"
     config.data.blind = args.blind
-    if args.variant == "small-captioner":
+    if args.variant in WRITERS:
+        refuse_unused(args, f"variant={args.variant}", "answers", "tokenizer")
         config.objectives.caption = 1.0
         config.data.texts = "answers"
         on_scenes(config, steps=args.steps or 550, data="questions")
@@ -46,7 +49,8 @@ def get_config(arg: str = ""):
     config.model.mlm = False
     config.data.texts = "questions"
     config.init_paths = ("(image/|text/|fusion/|modality_embedding|pooler/).*",)  # all but heads
-    if args.variant.startswith("small"):
+    if args.variant in CHOOSERS:
+        refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config.model.answers = args.answers or 21
         on_scenes(config, steps=args.steps or 300, data="questions", scan=True)
         return config
@@ -62,7 +66,7 @@ def get_config(arg: str = ""):
     config.schedule.name = "constant"
     config.schedule.warmup = config.steps // 10
     config.schedule.cooldown = config.steps - config.schedule.warmup
-    config.data.tokenizer = args.tokenizer
+    config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"
     config.data.context_length = 40
     config.data.mean_std = "siglip"
     config.data.resize = "squash"

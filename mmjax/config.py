@@ -239,8 +239,9 @@ def run_file(spec: str) -> ConfigDict:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """The first line of an error's message (ml_collections' go on to list all fields) and the line of the recipe."""
+    """The first line of an error's message, without the list of all fields that ml_collections adds, and where."""
     told = (str(error.args[0] if error.args else error).splitlines() or [""])[0]
+    told = told.partition(" Other fields present")[0]
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]

@@ -2,12 +2,14 @@
 
 import ml_collections
 
+from mmjax.errors import UserError
+
 
 def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "shapes", scan: bool = False) -> None:
     """Sets a config up for drawn scenes of 32 pixels and Muon, as `configs/quickstart.py` is.
 
     Args:
-      config: changed in place; its model is one of the `small-...` sizes.
+      config: changed in place; its model is one of the `small-...` or `tiny-...` sizes.
       steps: of training.
       data: `shapes` or `questions`; its test split is evaluated on.
       scan: whether layers are looped over: slower by a little, and compiled in a fraction of the time.
@@ -30,7 +32,7 @@ def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "sha
     config.optimizer.weight_decay = 0.1
     config.optimizer.grad_clip = 1.0
     config.schedule.warmup = max(1, steps // 10)
-    config.checkpoint.every = max(1, steps // 3)
+    config.checkpoint.every = -(-steps // 3)  # rounded up: none is made just before the last one
     config.eval.every = 0
     config.eval.batch_size = 256
     config.log.every = 20
@@ -45,3 +47,22 @@ def for_cpu(settings: ml_collections.ConfigDict, scan: bool) -> None:
         settings.activation = "gelu_tanh"
     if "scan" in settings:
         settings.scan = scan
+
+
+def refuse_unused(args: ml_collections.ConfigDict, chosen: str, *names: str) -> None:
+    """Refuses arguments of a recipe that were given beside a choice that has no use for them.
+
+    Args:
+      args: as `config.parse_arg` reads them; what is empty, zero or false was not given.
+      chosen: the argument that decides, such as `variant=small-vilt`.
+      names: of the arguments that it does not read.
+
+    Raises:
+      UserError: one of them was given.
+    """
+    for name in names:
+        if args[name]:
+            raise UserError(
+                f"--config argument {name}={args[name]}: {chosen} has no use for it; leave it out, or change"
+                f" {chosen.partition('=')[0]}"
+            )
