@@ -69,7 +69,11 @@ class Decoding:
         for field, right, remedy in (
             ("max_tokens", self.max_tokens >= 1, "it must be at least 1"),
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, f"choose 0 to max_tokens={self.max_tokens}"),
-            ("temperature", self.temperature == 0 or 1e-6 <= self.temperature < math.inf, "choose 0 (greedy) or more"),
+            (
+                "temperature",
+                self.temperature == 0 or 1e-6 <= self.temperature < math.inf,
+                "choose 0 (greedy), or 1e-6 or more",
+            ),
             ("top_k", self.top_k >= 0, "choose how many tokens to sample from, 0 for all"),
             ("top_p", 0 < self.top_p <= 1, "choose more than 0 and at most 1 (all tokens)"),
             ("beams", self.beams >= 1, "it must be at least 1"),

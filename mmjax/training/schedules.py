@@ -24,7 +24,10 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     name = choose("schedule.name", settings.name, SCHEDULES)
     warmup, cooldown, final = settings.warmup, settings.cooldown, settings.final
     if warmup + cooldown > steps:
-        raise UserError(f"schedule.warmup={warmup} + schedule.cooldown={cooldown} is more than steps={steps}")
+        raise UserError(
+            f"schedule.warmup={warmup} + schedule.cooldown={cooldown} is more than steps={steps}; lower them, or let a"
+            f" recipe that takes steps fit them: --config=RECIPE:steps={steps}"
+        )
     if name == "cosine" and cooldown:
         raise UserError(
             f"schedule.cooldown={cooldown} goes with 'constant' or 'rsqrt'; schedule.name='cosine' has its own end"
