@@ -114,7 +114,7 @@ def _check_fusion(field: str, settings: Mapping[str, Any], classes: int, encoder
     choose(f"{field}.pool", fuse.pool, fusion_pooled.POOLS)
     for name, encoder in encoders.items():
         own = f"model.encoders.{name}"
-        if fuse.pool == "map" and encoder.width % max(1, fuse.pool_heads):
+        if fuse.pool == "map" and (fuse.pool_heads < 1 or encoder.width % fuse.pool_heads):
             raise UserError(
                 f"{field}.pool_heads={fuse.pool_heads} does not divide {own}.width={encoder.width}; choose one that"
                 " does"
