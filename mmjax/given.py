@@ -1,6 +1,7 @@
 """What a person gives a loaded model, as arrays: images, texts, prompts, modalities."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ def as_bytes(images: Any, spec: image_lib.ImageSpec) -> np.ndarray:
     Raises:
       UserError: of another kind.
     """
+    _refuse_path(images)
     if isinstance(images, Image.Image) or (_is_array(images) and images.ndim == 3):
         images = [images]
     prepared = [_prepare(image, spec) for image in images]
@@ -52,10 +54,16 @@ def _is_array(images: Any) -> bool:
     return hasattr(images, "dtype") and hasattr(images, "shape")
 
 
+def _refuse_path(image: Any) -> None:
+    if isinstance(image, str | bytes | os.PathLike):
+        raise UserError(f"images: {str(image)[:80]!r} is no image; open a file with PIL.Image.open first")
+
+
 def _prepare(image: Any, spec: image_lib.ImageSpec) -> np.ndarray:
     if isinstance(image, Image.Image):
         decoded = _to_rgb(image)
     else:
+        _refuse_path(image)
         try:
             decoded = image_lib.decode(np.asarray(image))
         except BadExample as error:
@@ -102,8 +110,18 @@ def one_each(field: str, texts: Any, count: int) -> list[str]:
 
 
 def as_prompts(texts: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The first token of every text and the words that a text begins with: ids [B, P] and a mask of what is real."""
+    """The first token of every text and the words that a text begins with: ids [B, P] and a mask of what is real.
+
+    Raises:
+      UserError: a text that fills all the places there are.
+    """
     rows = [[tokenizer.bos_id, *tokenizer.words(text)] for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) >= tokenizer.context_length - 1:  # longer ones are cut to this
+            raise UserError(
+                f"prompt={text[:40]!r}: it takes up all of the {tokenizer.context_length} tokens there is room for;"
+                " shorten it"
+            )
     longest = max(map(len, rows), default=1)
     ids = np.array([row + [tokenizer.pad_id] * (longest - len(row)) for row in rows], np.int32).reshape(-1, longest)
     return ids, np.arange(longest) < np.array([len(row) for row in rows])[:, None]

@@ -155,7 +155,7 @@ class TrainExamples:
                     ) from error
         raise UserError(
             f"data.train: {self.max_tries} examples of {source.name!r} in a row could not be used; the last one was "
-            f"number {index} ({last}); check that the files are there and are images with captions"
+            f"number {index} ({last}); check that the files are there and have what training needs"
         ) from last
 
     def _tell(self, component: int, order: WindowedOrder, epoch: int, place: int, key: int) -> None:

@@ -146,15 +146,13 @@ def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[
 
 
 def _lines(table: Table, where: str) -> Iterator[_Entry]:
-    answers = next((name for name in ("answers", "answer") if name in table.columns), None)
-    wanted = ["image", "question", answers or "answers"]
-    for name in wanted:
+    named = [name for name in ("answers", "answer") if name in table.columns] or ["answers"]
+    for name in ("image", "question", named[0]):
         if name not in table.columns:
             near = did_you_mean(name, table.columns)
             raise UserError(f"{where}: no line has {name!r}{near}; each needs image, question and answers")
-    for line, image, question, given, kind, question_kind, own in table.rows(
-        [*wanted, "answer_type", "question_type", "question_id"]
-    ):
+    more = ["answer_type", "question_type", "question_id"]
+    for line, image, question, kind, question_kind, own, *given in table.rows(["image", "question", *more, *named]):
         if not isinstance(image, str) or not image.strip():
             raise UserError(f"{where}: line {line} names no image; each needs image, question and answers")
         if not isinstance(question, str):
@@ -162,6 +160,7 @@ def _lines(table: Table, where: str) -> Iterator[_Entry]:
         if own is not None and not isinstance(own, int):
             raise UserError(f"{where}: line {line}: question_id {own!r} is no integer; correct it or leave it out")
         # A number is an answer, too.
+        given = next((each for each in given if each is not None), None)
         given = [str(each) if isinstance(each, int | float) else each for each in _listed(given)]
         answers = texts_of(given)
         name = f"line {line}"

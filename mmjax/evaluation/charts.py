@@ -15,6 +15,20 @@ _CURVE_POINTS = 400
 _SERIES = 6
 # Colours that matplotlib writes and nothing else does, replaced by the page's variables in the finished SVG.
 _INK, _GRID = "#010101", "#020202"
+# Held-out metrics that are drawn, and what they are called there.
+_LOSSES = {"contrastive_loss": "contrast, held out", "mlm_loss": "masked words, held out"}
+_LOSSES |= {"mim_loss": "masked patches, held out"}
+_RATES = {
+    "acc1": "top-1",
+    "image_retrieval_recall@1": "text to image R@1",
+    "text_retrieval_recall@1": "image to text R@1",
+    "exact_match": "captions exactly right",
+    "accuracy": "VQA accuracy",
+    "itm_accuracy": "matching",
+    "itm_hardest_accuracy": "matching, hardest",
+    "itm_uniform_accuracy": "matching",
+    "mlm_accuracy": "masked words",
+}
 _VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)"} | {f"#03030{i}": f"var(--c{i})" for i in range(_SERIES)}
 
 
@@ -41,14 +55,15 @@ def render_curves(history: Sequence[Mapping]) -> str:
         labels = ((key, *key.rpartition("/")[::2]) for key in keys)
         return [make_series(evals, key, f"{dataset} {metrics[metric]}") for key, dataset, metric in labels]
 
-    rates = {
-        "acc1": "top-1",
-        "image_retrieval_recall@1": "text to image R@1",
-        "text_retrieval_recall@1": "image to text R@1",
-    }
+    named = list(dict.fromkeys(key for line in train for key in line))
+    parts = [key for key in named if key.startswith("loss_")]
+    hits = [key for key in named if key.endswith("accuracy")]
+    told = {"accuracy": "in the training batch"}
+    accuracies = [trained(key, told.get(key, key.replace("_", " ")), True) for key in hits]
     charts = [
         ("Loss", trained("loss", "training", True) + evaluated({"loss": "held out"})),
-        ("Accuracy", trained("accuracy", "in the training batch", True) + evaluated(rates)),
+        ("Losses by objective", sum((trained(key, key[5:], True) for key in parts), []) + evaluated(_LOSSES)),
+        *_halves("Accuracy", sum(accuracies, []), evaluated(_RATES)),
         ("Learning rate", trained("learning_rate", "learning rate")),
         ("Logit scale", trained("logit_scale", "logit scale")),
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),
@@ -60,6 +75,13 @@ def render_curves(history: Sequence[Mapping]) -> str:
         return "<h2>Learning curves</h2><p>No training history was recorded.</p>"
     note = "<p>By training step. Pale lines are single measurements, full ones their running mean.</p>"
     return f"<h2>Learning curves</h2>{note}<div class=charts>{''.join(cards)}</div>"
+
+
+def _halves(name: str, training: list[_Series], held_out: list[_Series]) -> list[tuple[str, list[_Series]]]:
+    """One chart, or two where colours would repeat."""
+    if len(training) + len(held_out) <= _SERIES:
+        return [(name, training + held_out)]
+    return [(f"{name} in training", training), (f"{name}, held out", held_out)]
 
 
 def is_number(value: Any) -> bool:
@@ -113,7 +135,7 @@ def _chart(index: int, name: str, series: list[_Series]) -> str:
         axes.tick_params(length=0, pad=5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0) if name == "Accuracy" else FuncFormatter(_tick))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0) if name.startswith("Accuracy") else FuncFormatter(_tick))
         stream = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)

@@ -32,6 +32,8 @@ class MeshEmbedder:
         self._embed_images = self.feeder.compiled(task.embed_images)
         self._embed_text = self.feeder.compiled(task.embed_text)
         self._loss = jax.jit(lambda *args: task.pair_loss(*args)[0], out_shardings=mesh_lib.replicated(mesh))
+        # Where other objectives are added in training, this is a part of what is called loss there.
+        self.loss_name = "loss" if task.only_contrasts else "contrastive_loss"
         self.positives = task.config.data.positives
         self.params = None
 
@@ -50,7 +52,7 @@ class MeshEmbedder:
         return self.feeder.run(self._embed_text, self.params, zip(ids, mask, strict=True))
 
     def loss(self, image_embeddings: np.ndarray, text_embeddings: np.ndarray, ids: np.ndarray, /) -> float | None:
-        """The training loss averaged over full batches of a fixed shuffle; None when there is not one.
+        """The contrastive part of the training loss, averaged over full batches of a fixed shuffle; None without one.
 
         Shuffled, because a folder of classes comes in their order, and a batch of one class has no negatives.
         """

@@ -33,13 +33,14 @@ class FusedEvaluation:
         del keep
         names = self.task.preparer.names
         patterns = {"acc1": np.ones(len(names), bool)}
-        for place, name in enumerate(names):
+        for place, name in enumerate(names if len(names) > 1 else ()):
             patterns[f"acc1_without_{name}"] = np.arange(len(names)) != place
         if len(names) > 2:  # of two, each alone is the other missing
             for place, name in enumerate(names):
                 patterns[f"acc1_only_{name}"] = np.arange(len(names)) == place
         stacked = np.stack(list(patterns.values()))
         labels: list[int] = []
+        given: list[np.ndarray] = []
         keys: list[str] = []
 
         def rows() -> Iterator[Row]:
@@ -47,7 +48,8 @@ class FusedEvaluation:
                 arrays, there = self._arrays(example)
                 labels.append(int(example.label))
                 keys[:] = sorted(arrays)
-                yield *(arrays[key] for key in keys), np.array([there[name] for name in names], bool)
+                given.append(np.array([there[name] for name in names], bool))
+                yield *(arrays[key] for key in keys), given[-1]
 
         if self.run is None:
 
@@ -62,8 +64,11 @@ class FusedEvaluation:
         found = self.feeder.run(self.run, params, rows())
         metrics: dict[str, float] = {}
         for name, scores in found.items():
-            told = classification_metrics(scores, np.array(labels))
-            metrics |= told if name == "acc1" else {name: told["acc1"]}
+            # An example of which a pattern leaves nothing says nothing of it.
+            left = (np.stack(given) & patterns[name]).any(axis=1)
+            if left.any():
+                told = classification_metrics(scores[left], np.array(labels)[left])
+                metrics |= told if name == "acc1" else {name: told["acc1"]}
         return Evaluation(source.name, FUSION, len(labels), metrics)
 
     def _arrays(self, example: Any) -> tuple[dict[str, np.ndarray], dict[str, bool]]:

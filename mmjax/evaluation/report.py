@@ -14,7 +14,7 @@ from mmjax.evaluation.markup import escape
 from mmjax.evaluation.panels import render_section
 from mmjax.evaluation.style import CSS
 from mmjax.evaluation.suite import Evaluation
-from mmjax.evaluation.tables import columns, titles
+from mmjax.evaluation.tables import UNITS, columns, titles
 
 
 def write_report(
@@ -86,8 +86,11 @@ def _header(title: str, config: Mapping, history: Sequence[Mapping], evaluations
                 # "DATASET/METRIC" stands in the tables.
                 if key not in ("step", "kind") and "/" not in key and is_number(value):
                     facts[key.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-    images = {evaluation.dataset: evaluation.n for evaluation in evaluations}
-    facts["evaluated on"] = f"{sum(images.values()):,} images"
+    counts: dict[str, dict[str, int]] = {}
+    for evaluation in evaluations:
+        counts.setdefault(UNITS.get(evaluation.task, "images"), {})[evaluation.dataset] = evaluation.n
+    if counts:
+        facts["evaluated on"] = " and ".join(f"{sum(of.values()):,} {unit}" for unit, of in counts.items())
     items = "".join(f"<li>{escape(key)} <b>{escape(value)}</b></li>" for key, value in facts.items())
     return f"<h1>{escape(title)}</h1><ul class=facts>{items}</ul>"
 
@@ -108,7 +111,9 @@ def _results(evaluations: Sequence[Evaluation], means: Mapping[str, tuple[float,
             cells = (f"<th class=group colspan={n}>{f'<span>{escape(g)}</span>' if g else ''}</th>" for g, n in groups)
             head = f"<tr><th></th><th></th>{''.join(cells)}</tr>"
         head += (
-            "<tr><th>dataset</th><th>images</th>" + "".join(f"<th>{escape(c.heading)}</th>" for c in shown) + "</tr>"
+            f"<tr><th>dataset</th><th>{UNITS.get(task, 'images')}</th>"
+            + "".join(f"<th>{escape(c.heading)}</th>" for c in shown)
+            + "</tr>"
         )
         body = ""
         for row in rows:

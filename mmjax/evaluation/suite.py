@@ -27,7 +27,8 @@ class Evaluation:
       dataset: the source's name.
       task: `zeroshot_classification`, `zeroshot_retrieval`, ...
       n: the number of images.
-      metrics: rates in [0, 1], ranks from 1 up, and `loss`, the held-out loss in nats.
+      metrics: rates in [0, 1], ranks from 1 up, and `loss`, the held-out loss in nats (`contrastive_loss`
+        of a model that is trained for more than that).
       artifacts: examples for a report, when they were asked for.
     """
 
@@ -161,7 +162,7 @@ def _with_loss(
     metrics: dict[str, float], features: Features, paired: np.ndarray, embedder: Embedder
 ) -> dict[str, float]:
     loss = embedder.loss(features.embeddings, paired, features.ids)
-    return metrics if loss is None else metrics | {"loss": float(loss)}
+    return metrics if loss is None else metrics | {getattr(embedder, "loss_name", "loss"): float(loss)}
 
 
 def to_records(evaluations: Sequence[Evaluation], *, model: str, pretrained: str) -> list[dict[str, Any]]:

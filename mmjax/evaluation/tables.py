@@ -28,6 +28,7 @@ _TITLES = {
     "few_shot": "few-shot episodes",
     "linear_probe": "linear probe",
 }
+UNITS = {QUESTIONS: "questions", FUSION: "examples"}  # what an evaluation counts, where it is not images
 _RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
 _FOLDS = re.compile(r"\d+x\d+_")  # begins the keys of `retrieval.fold_metrics` in an evaluation
@@ -63,7 +64,8 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     known += _retrieval_columns("", "")
     for folds in sorted({found.group() for key in present if (found := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
-    known += [Column("loss", "", "loss", False)]
+    known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "loss", False)]
+    known += _WRITING + _ANSWERING + _MATCHING + _MASKING
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]
     return shown + [Column(key, "", key, bool(_RATE.search(key))) for key in sorted(others)]
@@ -75,6 +77,35 @@ def titles(tasks: Iterable[str]) -> dict[str, str]:
     return {task: title for task, title in _TITLES.items() if task in there} | {
         task: task.replace("_", " ") for task in sorted(there - set(_TITLES))
     }
+
+
+_WRITING = [
+    Column("exact_match", "", "exactly right", True),
+    Column("cider_d", "", "CIDEr-D", False),
+    *(Column(f"bleu_{n}", "", f"BLEU-{n}", True) for n in range(1, 5)),
+    Column("rouge_l", "", "ROUGE-L", True),
+    Column("meteor", "", "METEOR", True),
+    Column("perplexity", "", "perplexity", False),
+]
+_ANSWERING = [
+    Column("accuracy", "", "VQA accuracy", True),
+    *(Column(f"accuracy_{kind}", "", kind, True) for kind in ("yes/no", "number", "other")),
+]
+_MATCHING = [
+    Column(f"{kind}_{key}", group, heading, True)
+    for kind, group in (("itm", "drawn by similarity"), ("itm_hardest", "the hardest"), ("itm_uniform", "any"))
+    for key, heading in (
+        ("accuracy", "accuracy"),
+        ("accuracy_match", "matches"),
+        ("accuracy_mismatch", "mismatches"),
+        ("balanced_accuracy", "balanced"),
+    )
+]
+_MASKING = [
+    Column("mlm_accuracy", "", "words right", True),
+    Column("mlm_loss", "", "words, loss", False),
+    Column("mim_loss", "", "patches, loss", False),
+]
 
 
 def _retrieval_columns(prefix: str, suffix: str) -> list[Column]:

@@ -11,12 +11,14 @@ from jax.sharding import Mesh
 
 from mmjax.data import answers as answers_lib
 from mmjax.data import examples, images, prepare, source, specs, tokenizers
+from mmjax.data.faults import BadExample
 from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import checking_fused
 
 Mixture = Sequence[tuple[source.Source, Any]]
 TEXTS = ("captions", "questions", "answers")
+_FIRST = 3  # examples of a source that are looked at before anything is made
 
 
 def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | None:
@@ -143,10 +145,33 @@ def read_facts(config: ml_collections.ConfigDict, mixture: Mixture) -> DataFacts
     Raises:
       UserError: the data have not what the task needs.
     """
+    if text_kind(config) != "captions":
+        _check_asked(config, mixture)
     return DataFacts(
         answers=_answer_names(config, mixture) if config.objectives.vqa else (),
         shapes=_modality_shapes(config, mixture) if "encoders" in config.model else (),
     )
+
+
+def _check_asked(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
+    """Checks that the first examples of every source are questions; one alone might be a bad one.
+
+    Raises:
+      UserError: none of them is.
+    """
+
+    def asks(each: source.Source, index: int) -> bool:
+        try:
+            record = each[index]
+        except (BadExample, OSError):  # told when it is its turn
+            return True
+        return bool(record.get("question") and record.get("answers"))
+
+    for each, _ in mixture:
+        if not any(asks(each, index) for index in range(min(_FIRST, len(each)))):
+            raise UserError(
+                f"data.train: {each.name!r} has no questions with answers, which data.texts={text_kind(config)!r} needs"
+            )
 
 
 def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[str, ...]:
@@ -161,6 +186,8 @@ def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[
                 " their own; name a file with one answer a line"
             )
         names = tuple(known[0])
+    if len(names) < 2:
+        raise UserError(f"data.train={config.data.train!r} has {len(names)} answers to choose among; give two or more")
     if len(names) != config.model.answers:
         raise UserError(f"model.answers={config.model.answers}, but there are {len(names)}; set it to {len(names)}")
     return names
@@ -178,7 +205,8 @@ def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tup
     for each, _ in mixture:
         classes = len(each.class_names or ())
         if classes != config.model.classes:
-            raise UserError(f"model.classes={config.model.classes}, but {each.name!r} has {classes}; set it to that")
+            remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
+            raise UserError(f"model.classes={config.model.classes}, but {each.name!r} has {classes}; {remedy}")
         declared = getattr(each, "modality_shapes", {})
         for name in wanted:
             if name not in declared:

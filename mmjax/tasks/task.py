@@ -196,6 +196,11 @@ class Task:
         """Whether an objective contrasts the examples of a batch."""
         return any(self.can(name) for name in CONTRASTIVE)
 
+    @property
+    def only_contrasts(self) -> bool:
+        """Whether no other objective is added to those."""
+        return set(self.weights) <= set(CONTRASTIVE)
+
     def loss(
         self,
         params: Any,

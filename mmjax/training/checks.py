@@ -136,7 +136,12 @@ def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]
             f"checkpoint.best_metric={name!r} is better when smaller; choose a rate such as acc1 or a recall"
         )
     saved, evaluated = config.checkpoint.every, config.eval.every
-    if not evaluated or (saved % evaluated and evaluated % saved):
+    if not evaluated:
+        raise UserError(
+            f"checkpoint.keep_best={config.checkpoint.keep_best} needs evaluations, but eval.every=0 is none before the"
+            f" end; set it to {saved}, as checkpoint.every"
+        )
+    if saved % evaluated and evaluated % saved:
         raise UserError(
             f"checkpoint.keep_best={config.checkpoint.keep_best}: only a checkpoint that is evaluated can be the best;"
             f" make checkpoint.every={saved} a multiple of eval.every={evaluated}"

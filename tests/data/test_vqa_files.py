@@ -94,7 +94,7 @@ def test_json_lines_have_one_answer_or_many(tmp_path):
         tmp_path,
         {"image": "0.png", "question": "How many?", "answer": 2},
         {"image": "0.png", "question": "What?", "answer": ["a cat", "cat"], "question_id": 77, "answer_type": "animal"},
-        {"image": "0.png", "question": "Is it?", "answer": "Yes"},
+        {"image": "0.png", "question": "Is it?", "answers": "Yes"},  # either name, line by line
     )
     source = open_source(f"vqa:{path}")
     records = [source[i] for i in range(3)]

@@ -328,7 +328,18 @@ def test_modalities_are_taken_away_one_by_one(feeder):
     assert found.metrics["acc1"] == 1.0 and found.metrics["acc1_without_b"] == pytest.approx(4 / 5)
     assert found.metrics["acc1_without_a"] == found.metrics["acc1_only_b"] == 1.0
     assert found.metrics["acc1_only_a"] == pytest.approx(4 / 5)
-    assert found.metrics["acc1_only_c"] == pytest.approx(2 / 5)  # nothing is there, so class 0
+    assert "acc1_only_c" not in found.metrics  # no example has it
+
+
+def test_one_modality_is_not_taken_away(feeder):
+    class Task:
+        preparer = prepare.ModalityPreparer((("a", (1,)),))
+        classify = lambda self, params, batch, present: jax.nn.one_hot(batch["modality_a"][:, 0].astype(jnp.int32), 3)
+
+    labels = [0, 1, 2, 1, 0]
+    source = Records(modalities=[{"a": np.array([label], np.float32)} for label in labels], label=labels)
+    found = fused.FusedEvaluation(Task(), feeder)(None, source, EvalExamples(source, SPEC), keep=False)
+    assert {name for name in found.metrics if name.startswith("acc1")} == {"acc1"}
 
 
 def test_what_is_shown_is_a_fair_sample_with_failures_first():

@@ -10,7 +10,7 @@ import pytest
 from mmjax.evaluation import charts, report
 from mmjax.evaluation.artifacts import Artifacts, CaptionMatches, ImageMatches, Match
 from mmjax.evaluation.suite import Evaluation
-from mmjax.evaluation.tables import CLASSIFICATION, RETRIEVAL
+from mmjax.evaluation.tables import CLASSIFICATION, MATCHING, QUESTIONS, RETRIEVAL
 
 HOSTILE = "<script>alert(1)</script> \"'&$x_$ </style> \ud800"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -104,6 +104,33 @@ def test_a_full_report():
     assert "held out" in page.text and "digits/test top-1" in page.text
     # No colour of the drawing library is left: all follow the page's theme.
     assert not re.search(r"#0[1-3]0[1-3]0\w", text)
+
+
+def test_every_objective_has_its_curves_and_every_metric_its_name():
+    lines = []
+    for step in (1, 2):
+        hits = {f"{name}accuracy": 0.5 for name in ("", "itm_", "mlm_")}
+        losses = {f"loss_{name}": 1.0 / step for name in ("itc", "itm", "mlm")}
+        lines.append({"step": step, "kind": "train", "loss": 3.0 / step, **losses, **hits})
+    scores = {"image_retrieval_recall@1": 0.25, "text_retrieval_recall@1": 0.25, "contrastive_loss": 1.0}
+    matched = {"itm_accuracy": 0.75, "itm_hardest_accuracy": 0.5, "itm_accuracy_match": 1.0}
+    asked = {"accuracy": 0.5, "accuracy_yes/no": 0.625, "accuracy_other": 0.375}
+    lines.append({"step": 2, "kind": "eval"} | {f"d/{key}": value for key, value in (scores | matched).items()})
+    found = [Evaluation("d", RETRIEVAL, 7, scores), Evaluation("d", MATCHING, 7, matched)]
+    found.append(Evaluation("e", QUESTIONS, 1200, asked))
+    text, page = render(history=lines, evaluations=found)
+    check_self_contained(text, page)
+    for name in ("Loss", "Losses by objective", "Accuracy in training", "Accuracy, held out"):
+        assert f"<h3>{name}</h3>" in text
+    for told in (
+        "d contrast, held out",
+        "itm accuracy",
+        "d matching, hardest",
+        "7 images and 1,200 questions",
+        "yes/no",
+    ):
+        assert told in page.text
+    assert "<th>questions</th>" in text and "the hardest" in page.text and "62.50%" in page.text
 
 
 def test_hostile_content_is_shown_and_not_run():

@@ -245,10 +245,14 @@ class TestBest:
         [
             (dict(best_metric="pet/acc1"), "checkpoint.best_metric='pet/acc1' wants DATASET/METRIC.*: pets, captions"),
             (dict(best_metric="pets/acc1", every=3), "make checkpoint.every=3 a multiple of eval.every=4"),
+            (
+                dict(best_metric="pets/acc1", eval__every=0),
+                "needs evaluations, but eval.every=0 is none before the end; set it to 3",
+            ),
         ],
     )
     def test_mistakes(self, data, tmp_path, changes, told):
-        settings = {f"checkpoint.{name}": value for name, value in changes.items()}
+        settings = {name if "__" in name else f"checkpoint.{name}": value for name, value in changes.items()}
         with pytest.raises(UserError, match=told):
             runs.train(runs.config(**data, **settings, checkpoint__keep_best=1), tmp_path / "run")
         assert not (tmp_path / "run").exists()
