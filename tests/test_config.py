@@ -103,3 +103,13 @@ def test_a_recipe_is_found_by_name_and_by_path(tmp_path):
     (tmp_path / "mine.py").write_text("\n".join([*lines, "    return c"]))
     with pytest.raises(UserError, match=r"recipe failed .*line 4"):
         config_lib.load_recipe(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize("field", ["model.match", "optimizer.learning_rat"])
+def test_a_field_that_a_recipe_cannot_set_is_told_without_all_the_others(tmp_path, field):
+    lines = ["from mmjax.config import base_config", "def get_config(arg):", "    c = base_config('small-coca')"]
+    (tmp_path / "mine.py").write_text("\n".join([*lines, f"    c.{field} = 1", "    return c"]))
+    with pytest.raises(UserError, match=rf"recipe failed .*{field.partition('.')[2]}.*\(line 4\)$") as caught:
+        config_lib.load_recipe(str(tmp_path / "mine.py"))
+    told = str(caught.value).replace(str(tmp_path), "")
+    assert "\n" not in told and "Other fields" not in told and len(told) < 250

@@ -298,7 +298,7 @@ def test_a_step_may_reorder_its_own_carry():
     [
         *(("max_tokens", 0), ("min_tokens", 5), ("temperature", -1.0), ("temperature", float("nan")), ("top_k", -1)),
         *(("top_p", 1.5), ("top_p", 0.0), ("beams", 0), ("length_penalty", 99.0), ("eos_id", -1), ("pad_id", -1)),
-        *(("method", "beams"), ("eos_id", 5), ("pad_id", 7)),
+        *(("temperature", 1e-7), ("method", "beams"), ("eos_id", 5), ("pad_id", 7)),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(field, value):

@@ -24,12 +24,20 @@ SIZES += ["lit", "lit:variant=L/14", "quickstart"]
 # On drawn scenes, and the published sizes of the same recipes.
 SMALL = ["captioner", "captioner:decoder=lstm", "coca", "coca:caption=0", "albef", "vilt:patches=1", "qformer", "llava"]
 SMALL += ["vqa", "vqa:blind=True", "vqa:variant=small-vilt"]
+TINY = ["captioner:variant=tiny-captioner", "captioner:variant=tiny-captioner,decoder=lstm", "coca:variant=tiny-coca"]
+TINY += ["albef:variant=tiny-albef", "vilt:variant=tiny-vilt", "qformer:variant=tiny-qformer"]
+TINY += [
+    "llava:variant=tiny-prefix_lm",
+    "vqa:variant=tiny-captioner",
+    "vqa:variant=tiny-albef",
+    "vqa:variant=tiny-vilt",
+]
 PUBLISHED = ["captioner:variant=captioner-B/16", "captioner:variant=blip-B/16", "coca:variant=coca-B/32"]
 PUBLISHED += ["coca:variant=coca-L/14", "albef:variant=albef-B", "vilt:variant=vilt-B/32", "vqa:variant=vilt-B/32"]
 PUBLISHED += ["qformer:variant=qformer-B", "llava:variant=prefix_lm-L/14"]
 
 
-@pytest.mark.parametrize("spec", [*SIZES, *SMALL, *PUBLISHED, "fusion", "fusion:kind=late"])
+@pytest.mark.parametrize("spec", [*SIZES, *SMALL, *TINY, *PUBLISHED, "fusion", "fusion:kind=late"])
 def test_a_recipe_is_a_complete_config(spec):
     config = config_lib.load_recipe(spec)
     fields = lambda config: {name for name in config_lib.flatten(config) if not name.startswith("model.")}
@@ -46,6 +54,51 @@ def test_a_recipe_is_a_complete_config(spec):
     for word in ("Command:", "Hardware and time:", "Expected:"):
         told = module.read_text().split(word)[1].split("\n")[0]
         assert not told.strip() or not told.strip().isupper()  # no placeholder
+
+
+@pytest.mark.parametrize("spec", [*SMALL, *TINY])
+def test_small_sizes_have_the_recipe_of_scenes_and_save_at_equal_steps(spec):
+    config = config_lib.load_recipe(spec)
+    assert config.variant.startswith("tiny" if spec in TINY else "small") and config.batch_size == 128
+    assert config.data.train in ("shapes", "questions") and config.data.tokenizer == "words:shapes"
+    every = config.checkpoint.every
+    saves = [*range(every, config.steps, every), config.steps]
+    assert len(saves) == 3 and saves[2] - saves[1] >= every - 2
+
+
+@pytest.mark.parametrize(
+    "spec, told",
+    [
+        ("captioner:variant=coca-B/32", "variant='coca-B/32' is not known.* small-captioner, tiny-captioner, captio"),
+        ("captioner:decoder=gru", "decoder='gru' is not known; choose one of: transformer, lstm$"),
+        ("captioner:decoder=B/32", "decoder='B/32' is not known; choose one of: transformer, lstm$"),
+        ("captioner:variant=captioner-B/16,decoder=lstm", "decoder='lstm': variant='captioner-B/16' has a transformer"),
+        ("captioner:tokenizer=bytes", "tokenizer=bytes: variant=small-captioner has no use for it"),
+        ("coca:variant=blip-B/16", "variant='blip-B/16' is not known"),
+        ("coca:variant=small-cocoa", "did you mean 'small-coca'"),
+        ("albef:variant=small-coca", "variant='small-coca' is not known"),
+        ("albef:tokenizer=bytes", "tokenizer=bytes: variant=small-albef has no use for it"),
+        ("vilt:variant=albef-B", "variant='albef-B' is not known"),
+        ("vilt:tokenizer=bytes", "tokenizer=bytes: variant=small-vilt has no use for it"),
+        ("qformer:variant=B/32", "variant='B/32' is not known"),
+        ("qformer:tokenizer=bytes", "tokenizer=bytes: variant=small-qformer has no use for it"),
+        ("llava:variant=small-captioner", "variant='small-captioner' is not known"),
+        ("llava:tokenizer=bytes", "tokenizer=bytes: variant=small-prefix_lm has no use for it"),
+        ("vqa:variant=small-coca", "variant='small-coca' is not known"),
+        ("vqa:answers=7", "answers=7: variant=small-captioner has no use for it; leave it out, or change variant$"),
+        ("vqa:variant=small-vilt,tokenizer=bytes", "tokenizer=bytes: variant=small-vilt has no use for it"),
+        ("fusion:only=image,kind=late", "kind=late: only=image has no use for it"),
+        ("fusion:only=image,dropout=0.3", "dropout=0.3: only=image has no use for it"),
+        ("fusion:combine=linear", "combine=linear: kind=joint has no use for it"),
+        ("clip:variant=coca-B/32", "variant='coca-B/32' is not known.* B/32, B/16, L/14, L/14@336, H/14, tiny$"),
+        ("siglip:variant=B/32", "variant='B/32' is not known; choose one of: B/16, L/16, So400m/14, tiny$"),
+        ("lit:variant=albef-B", "variant='albef-B' is not known"),
+    ],
+)
+def test_a_variant_of_another_kind_or_an_unused_argument_is_refused_in_one_line(spec, told):
+    with pytest.raises(UserError, match=told) as caught:
+        config_lib.load_recipe(spec)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("spec", PUBLISHED)

@@ -75,7 +75,11 @@ def test_a_cooldown_may_follow_the_warmup_at_once():
     "name, settings, message",
     [
         ("cosin", {}, r"schedule.name='cosin' is not known \(did you mean 'cosine'\?\)"),
-        ("cosine", {"warmup": 101}, r"schedule.warmup=101 \+ schedule.cooldown=0 is more than steps=100"),
+        (
+            "cosine",
+            {"warmup": 101},
+            r"schedule.warmup=101 \+ schedule.cooldown=0 is more than steps=100; lower them.*:steps=100$",
+        ),
         ("rsqrt", {"cooldown": 95}, r"schedule.warmup=10 \+ schedule.cooldown=95 is more than steps=100"),
         ("cosine", {"cooldown": 5}, r"schedule.cooldown=5 goes with 'constant' or 'rsqrt'"),
     ],
