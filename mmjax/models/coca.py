@@ -94,7 +94,8 @@ class CoCa(nn.Module):
         layout = dict(cross_every=1, cross_from=0, cross_mlp=True, norm="pre")
         self.writer = parts.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
         self.decoder_norm = norm("decoder_norm")
-        self.decoder_head = dense(self.text["vocab_size"], width**-0.5, "decoder_head")
+        head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
+        self.decoder_head = attention.dense_logits(self.text["vocab_size"], **head)
 
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
         self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)
@@ -201,4 +202,4 @@ class CoCa(nn.Module):
         return transformer.Memory(self._pooled(image)[:, 1:])
 
     def _logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        return self.decoder_head(self.decoder_norm(tokens)).astype(jnp.float32)
+        return self.decoder_head(self.decoder_norm(tokens))

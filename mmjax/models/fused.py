@@ -74,8 +74,8 @@ class FusedClassifier(nn.Module):
         if fuse.decides:
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
-        head = attention.dense_general(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
-        return head(x).astype(jnp.float32)
+        head = attention.dense_logits(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
+        return head(x)
 
     def _encode(self, name, x, present, keys) -> tuple[Encoded, Bool[Array, " B"]]:
         """One modality's tokens, and which examples' arrays lack everything."""

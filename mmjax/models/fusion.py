@@ -88,7 +88,7 @@ class Late(Pooling, kw_only=True):
 
     def _head(self, name: str, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
         std = x.shape[-1] ** -0.5
-        return attention.dense_general(self.classes, std=std, dtype=self.dtype, name=name)(x)
+        return attention.dense_logits(self.classes, std=std, dtype=self.dtype, name=name)(x)
 
     def _decisions(self, logits, there, encoded, present, keys):
         """All decisions [B, K, C], and which of them count."""

@@ -29,7 +29,7 @@ class MatchHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... 2"]:
-        return attention.dense_general(2, std=_STD, dtype=self.dtype, name="dense")(x).astype(jnp.float32)
+        return attention.dense_logits(2, std=_STD, dtype=self.dtype, name="dense")(x)
 
 
 class AnswerHead(nn.Module):
@@ -48,7 +48,7 @@ class AnswerHead(nn.Module):
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B A"]:
         x = attention.dense_general(2 * x.shape[-1], std=_STD, dtype=self.dtype, name="fc1")(x)
         x = transformer.ACTIVATIONS["gelu"](transformer.layer_norm(1e-5, self.dtype, "norm")(x))
-        return attention.dense_general(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x).astype(jnp.float32)
+        return attention.dense_logits(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x)
 
 
 def needs(setting: str, value: bool | int) -> None:

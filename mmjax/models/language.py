@@ -79,7 +79,7 @@ class TextStack(nn.Module):
             self.final = norm(self.norm_eps, self.dtype, "norm")
         std = self.width**-0.5
         if self.head == "linear":
-            self.head_linear = attention.dense_general(
+            self.head_linear = attention.dense_logits(
                 self.vocab_size, std=std, dtype=self.dtype, name="head", use_bias=self.head_bias
             )
         elif self.head == "mlm":
@@ -135,7 +135,7 @@ class TextStack(nn.Module):
     def logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores over the vocabulary, in float32."""
         if self.head == "linear":
-            return self.head_linear(tokens).astype(jnp.float32)
+            return self.head_linear(tokens)
         if self.head == "none":
             raise ValueError("head='none' has no logits; choose head='tied', 'linear' or 'mlm'")
         if self.head == "mlm":

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models.encoders import Encoded
+from mmjax.nn import attention
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
 from mmjax.parallel.activations import lookup
@@ -66,7 +67,7 @@ class LSTMCaptioner(nn.Module):
         self.lstm = LSTM(self.width, self.layers, self.dropout, self.dtype)
         self.from_state = dense(self.embed_width)
         self.from_image = dense(self.embed_width, use_bias=False)
-        self.logits = dense(self.vocab_size)
+        self.logits = dense(self.vocab_size, dot_general=attention.into_float32)
 
     def __call__(
         self, image: Encoded, text: Int[Array, "B T"], keys: Key[Array, " B"] | None = None
@@ -126,4 +127,4 @@ class LSTMCaptioner(nn.Module):
 
     def _logits(self, words, out, seen, keys):
         x = words + self.from_state(dropout(out, self.dropout, keys)) + self.from_image(seen)
-        return self.logits(dropout(x, self.dropout, fold_keys(keys, 0))).astype(jnp.float32)
+        return self.logits(dropout(x, self.dropout, fold_keys(keys, 0)))

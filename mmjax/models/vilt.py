@@ -144,7 +144,7 @@ class ViLT(nn.Module):
             self.match_head = heads.MatchHead(self.dtype)
         if self.mim:
             pixels = 3 * self.image["patch_size"] ** 2
-            self.pixel_head = attention.dense_general(pixels, std=width**-0.5, dtype=self.dtype, name=None)
+            self.pixel_head = attention.dense_logits(pixels, std=width**-0.5, dtype=self.dtype, name=None)
         if self.answers:
             self.answer_head = heads.AnswerHead(self.answers, self.dtype)
 
@@ -210,7 +210,7 @@ class ViLT(nn.Module):
         """The pixels of every patch, hidden or not: rows, columns, channels."""
         heads.needs("mim", self.mim)
         patches = fused.tokens[:, -self.stream.tokens + int(self.stream.class_token) :]
-        return self.pixel_head(patches).astype(jnp.float32)
+        return self.pixel_head(patches)
 
     def answer_logits(self, fused: encoders.Encoded) -> Float[Array, "B A"]:
         """Scores of the answers to a question, each for itself (sigmoid)."""

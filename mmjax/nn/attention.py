@@ -1,5 +1,6 @@
 """Multi-head attention, and the one description of who attends to whom."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -162,10 +163,22 @@ def filled_length(length: int, implementation: str) -> int:
     return length + length % 2 if implementation == "cudnn" else length
 
 
+into_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+
+
 def dense_general(features, *, axis=-1, std, dtype, name, use_bias=True) -> nn.DenseGeneral:
     """A dense layer with float32 parameters, normal(`std`) weights and compute in `dtype`."""
     init = nn.initializers.normal(std)
     return nn.DenseGeneral(features, axis=axis, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
+
+
+def dense_logits(features, *, std, dtype, name, use_bias=True) -> nn.DenseGeneral:
+    """`dense_general` for scores: products in `dtype`, summed and returned in float32.
+
+    Rounded to bfloat16, scores would tie that do not, and log-probabilities be off by a per cent.
+    """
+    settings = dict(use_bias=use_bias, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)
+    return nn.DenseGeneral(features, dot_general=into_float32, **settings)
 
 
 class _Attention(nn.Module):
