@@ -22,12 +22,12 @@ PUBLISHED = ("coca-B/32", "coca-L/14")
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="small-coca", steps=0, caption=2.0)  # steps=0: the recipe's own
+    args = parse_arg(arg, variant="small-coca", steps=0, caption=-1.0)  # steps=0, caption=-1: the recipe's own
     choose("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "coca"
     config.objectives.itc = 1.0
-    config.objectives.caption = args.caption
+    config.objectives.caption = args.caption if args.caption >= 0 else 1.0 if args.variant in SMALL else 2.0
     if args.variant in SMALL:
         on_scenes(config, steps=args.steps or 400)
         return config

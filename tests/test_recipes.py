@@ -242,6 +242,7 @@ def test_clip_trains_on_a_folder_of_jpegs_then_lit_on_top(tmp_path):
     assert len(lines(tmp_path / "lit")) == 5  # three steps, evaluation, summary
 
 
+@pytest.mark.full
 def test_siglip_trains(tmp_path):
     assert runs.train(tiny("siglip:variant=B/16"), tmp_path / "siglip") is None
     first = lines(tmp_path / "siglip")[0]

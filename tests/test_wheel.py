@@ -67,6 +67,7 @@ def _train_and_evaluate(mmjax, folder):
     assert "clip" in listing.stdout and "siglip" in listing.stdout
 
 
+@pytest.mark.full
 def test_wheel_runs_away_from_the_checkout(wheel, tmp_path):
     """The wheel alone in a new venv; its dependencies are borrowed from this one."""
     venv.create(tmp_path / "env", with_pip=False)

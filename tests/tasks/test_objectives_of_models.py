@@ -125,9 +125,8 @@ def distance(a, b):
     return (square(jax.tree.map(lambda x, y: x - y, a, b)) / square(b)) ** 0.5
 
 
-@pytest.mark.parametrize(
-    "method", [name if name == "tiny-captioner" else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("method", METHODS)
 def test_meshes_and_microbatches_change_nothing(method, random_params):
     noise = {} if method.endswith("lstm") else {"model.text.dropout": 0.1}
     value, metrics, gradient = outcome(config_of(method, **noise), (1, 1, 1), random_params)

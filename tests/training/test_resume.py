@@ -282,6 +282,7 @@ class Process:
         return status
 
 
+@pytest.mark.full
 def test_killed_within_a_save(tmp_path):
     """kill -9 of a process, at a save that is drawn."""
     rng = random.Random(7)
