@@ -100,7 +100,7 @@ class QFormer(nn.Module):
         return encoders.Encoded(out.tokens, text_mask)
 
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B Q E"]:
-        """Embeds encoded images, each query by itself; rows have unit length."""
+        """Embeds encoded images, each query by itself; rows have unit length. Here nothing is dropped out."""
         x = self._embedded(len(image.tokens), None)
         memory = parts.as_memory(image)
         out = self.reader.run(x, attention.AttentionSpec(), memory=memory, segments=(self.queries, 0))

@@ -164,7 +164,6 @@ def test_memory_at_a_batch_of_32768(shape):
         return program.memory_analysis().temp_size_in_bytes / own, largest
 
     space, gathered = temporaries(plain=False)
-    print("SPACE", shape, space, gathered)
     assert space <= 4 and gathered <= batch * 64
     space, gathered = temporaries(plain=True)
     assert space >= mesh_lib.batch_devices(mesh) and gathered == batch * 50 * 64
