@@ -3,9 +3,10 @@
 Command:
   python train.py --config=configs/coca.py --workdir=runs/coca
   python train.py --config=configs/coca.py:variant=coca-B/32 --workdir=runs/coca --config.data.train=pairs:captions.tsv
-Recipe: weights {itc: 1, caption: 2}. On drawn scenes, open_clip's layout at small size: a ViT of 4 layers, pooled by 17
-  queries of which one is for contrast, a text tower and a multimodal decoder of 2 layers each, from scratch. caption=0
-  trains the same towers for contrast alone, to compare with. variant=tiny-coca is smaller still, for a trial.
+Recipe: weights {itc: 1, caption: 2}. On drawn scenes, with both weights 1, open_clip's layout at small size: a ViT of 4
+  layers, pooled by 17 queries of which one is for contrast, a text tower and a multimodal decoder of 2 layers each,
+  from scratch. caption=0 trains the same towers for contrast alone, to compare with. variant=tiny-coca is smaller
+  still, for a trial.
 Sizes for data of your own: variant=coca-B/32 | coca-L/14 are open_clip's models, with its recipe for LAION-2B: 13e9
   pairs in batches of 90,112, AdamW (0.9, 0.98, 1e-6), 1e-3, weight decay 0.1, 10,000 steps of warm-up, texts of 76
   tokens of CLIP's vocabulary. Captions are written as there: 30 tokens at most, 6 beams.

@@ -119,8 +119,8 @@ def as_prompts(texts: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[n
     for text, row in zip(texts, rows, strict=True):
         if len(row) >= tokenizer.context_length - 1:  # longer ones are cut to this
             raise UserError(
-                f"prompt={text[:40]!r}: it takes up all of the {tokenizer.context_length} tokens there is room for;"
-                " shorten it"
+                f"prompt={text[:40]!r}: it has {len(row)} tokens or more, and data.context_length="
+                f"{tokenizer.context_length} leaves no room after them; shorten it"
             )
     longest = max(map(len, rows), default=1)
     ids = np.array([row + [tokenizer.pad_id] * (longest - len(row)) for row in rows], np.int32).reshape(-1, longest)

@@ -48,7 +48,10 @@ class Scores:
 
     def __init__(self, queries: Float[np.ndarray, "Q *V E"], gallery: Float[np.ndarray, "G *W E"]):
         if not {queries.ndim, gallery.ndim} <= {2, 3} or queries.shape[-1] != gallery.shape[-1]:
-            raise ValueError(f"queries {queries.shape} and gallery {gallery.shape} should be [Q, E] and [G, E]")
+            raise ValueError(
+                f"queries {queries.shape} and gallery {gallery.shape} should be [Q, E] and [G, E], or have"
+                " several vectors each, [Q, V, E] and [G, V, E]"
+            )
         if not len(queries) or not len(gallery):
             raise ValueError(f"nothing to rank: {len(queries)} queries, a gallery of {len(gallery)}")
         queries, gallery = (x[:, None] if x.ndim == 2 else x for x in (queries, gallery))

@@ -13,7 +13,7 @@ from mmjax.evaluation.tables import FUSION
 
 
 class FusedEvaluation:
-    """Accuracy as the data are, and the same data with modalities taken away.
+    """Accuracy as the data are, and the same data with modalities taken away, over those examples that have some left.
 
     Args:
       task: gives `classify`, and `preparer`, which makes arrays of a record's modalities.

@@ -129,12 +129,13 @@ def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndar
     """
     chosen = np.full(len(ids), -1, np.int64)
     rng = np.random.default_rng(seed)
+    similar = None if queries is None else exact.Scores(queries, gallery)
     for start in range(0, len(ids), _ROWS):
         stop = min(start + _ROWS, len(ids))
-        if queries is None:
+        if similar is None:
             scores = rng.random((stop - start, len(ids)))
         else:
-            scores = exact.similarity(queries[start:stop], gallery)
+            scores = similar.approximate(slice(start, stop), slice(0, len(ids)))
         scores = np.where(ids[start:stop, None] == ids, -np.inf, scores)
         best = scores.argmax(axis=1)
         chosen[start:stop] = np.where(np.isfinite(scores.max(axis=1)), best, -1)

@@ -64,7 +64,7 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     known += _retrieval_columns("", "")
     for folds in sorted({found.group() for key in present if (found := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
-    known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "loss", False)]
+    known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
     known += _WRITING + _ANSWERING + _MATCHING + _MASKING
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]

@@ -62,7 +62,7 @@ def check_looks(part: str, settings: Mapping[str, Any]) -> None:
             f"model.{part}.cross_from={first} is none of the {depth} layers of model.{part}.depth, of which one must"
             f" look at the image; choose 0 to {depth - 1}"
         )
-    if (depth - first) % every:
+    if depth and (depth - first) % every:
         raise errors.UserError(
             f"model.{part}.cross_every={every} does not divide the {depth - first} layers from"
             f" model.{part}.cross_from={first} on; choose one that does"

@@ -166,19 +166,17 @@ def filled_length(length: int, implementation: str) -> int:
 into_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
-def dense_general(features, *, axis=-1, std, dtype, name, use_bias=True) -> nn.DenseGeneral:
+def dense_general(features, *, std, dtype, name, **settings) -> nn.DenseGeneral:
     """A dense layer with float32 parameters, normal(`std`) weights and compute in `dtype`."""
-    init = nn.initializers.normal(std)
-    return nn.DenseGeneral(features, axis=axis, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
+    return nn.DenseGeneral(features, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name, **settings)
 
 
-def dense_logits(features, *, std, dtype, name, use_bias=True) -> nn.DenseGeneral:
-    """`dense_general` for scores: products in `dtype`, summed and returned in float32.
+def dense_logits(features, **settings) -> nn.DenseGeneral:
+    """`dense_general` for scores: of inputs in `dtype`, summed and returned in float32, as gradients come back.
 
     Rounded to bfloat16, scores would tie that do not, and log-probabilities be off by a per cent.
     """
-    settings = dict(use_bias=use_bias, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)
-    return nn.DenseGeneral(features, dot_general=into_float32, **settings)
+    return dense_general(features, dot_general=into_float32, **settings)
 
 
 class _Attention(nn.Module):

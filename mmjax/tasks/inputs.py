@@ -145,7 +145,7 @@ def read_facts(config: ml_collections.ConfigDict, mixture: Mixture) -> DataFacts
     Raises:
       UserError: the data have not what the task needs.
     """
-    if text_kind(config) != "captions":
+    if has_text(config) and text_kind(config) != "captions":
         _check_asked(config, mixture)
     return DataFacts(
         answers=_answer_names(config, mixture) if config.objectives.vqa else (),
@@ -170,7 +170,8 @@ def _check_asked(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
     for each, _ in mixture:
         if not any(asks(each, index) for index in range(min(_FIRST, len(each)))):
             raise UserError(
-                f"data.train: {each.name!r} has no questions with answers, which data.texts={text_kind(config)!r} needs"
+                f"data.train: {each.name!r} has no questions with answers, which data.texts={text_kind(config)!r}"
+                " needs; give questions (vqa:FILE), or set data.texts='captions'"
             )
 
 
@@ -187,7 +188,10 @@ def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[
             )
         names = tuple(known[0])
     if len(names) < 2:
-        raise UserError(f"data.train={config.data.train!r} has {len(names)} answers to choose among; give two or more")
+        where = "data.answers" if config.data.answers else "data.train"
+        raise UserError(
+            f"{where}={config.data[where[5:]]!r} has {len(names)} answers to choose among; give two or more"
+        )
     if len(names) != config.model.answers:
         raise UserError(f"model.answers={config.model.answers}, but there are {len(names)}; set it to {len(names)}")
     return names

@@ -286,7 +286,9 @@ class Task:
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
         with activations.placed_on(self.mesh):
-            return nn.apply(lambda model: model.embed_image(model.encode_image(pixels)), self.model)({"params": params})
+            embed = lambda model: model.embed_image(model.encode_image(pixels))
+            found = nn.apply(embed, self.model)({"params": params})
+            return found[:, 0] if found.ndim == 3 and found.shape[1] == 1 else found  # a single query
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""

@@ -196,6 +196,8 @@ class _Run:
                 if len(running) > _RUN_AHEAD:
                     running.popleft().block_until_ready()
                     self._settle(step - _RUN_AHEAD)
+                    if step == start + 1 + _RUN_AHEAD:
+                        self.meter.reset(start + 1)  # the first step was compiled
                 if unlogged is not None:
                     self._log(*unlogged)
                     unlogged = None

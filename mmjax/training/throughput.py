@@ -31,11 +31,11 @@ class Meter:
 
     def reset(self, step: int) -> None:
         """Starts a new interval after `step`; call after anything that is not training (an evaluation, a save)."""
-        self._start, self._step, self._waited = time.perf_counter(), step, 0.0
+        self._start, self._step, self._waits = time.perf_counter(), step, []
 
     def wait(self, seconds: float) -> None:
         """Counts seconds that went by until a batch was there."""
-        self._waited += seconds
+        self._waits.append(seconds)
 
     def read(self, step: int) -> dict[str, float]:
         """Returns the rates since the last reading and starts the next interval; empty when no step has ended.
@@ -50,7 +50,7 @@ class Meter:
         rates = {
             "images_per_second": self._batch_size / step_time,
             "step_time": step_time,
-            "data_wait": self._waited / steps,
+            "data_wait": sum(self._waits) / max(1, len(self._waits)),
         }
         if self._peak is not None:
             rates["mfu"] = self._step_flops / step_time / self._peak

@@ -1,6 +1,7 @@
 """Mistakes in a model's settings: each is told in one line, before anything is compiled."""
 
 import jax
+import kinds
 import pytest
 
 from mmjax import config as config_lib
@@ -9,7 +10,6 @@ from mmjax.data import tokenizers
 from mmjax.errors import UserError
 from mmjax.tasks import checking_fused
 from mmjax.training import checks
-from tests import kinds
 
 LAYERS = dict(width=8, depth=1, heads=2, mlp_dim=8)
 ENCODERS = {

@@ -155,6 +155,7 @@ class TestThroughput:
             meter = throughput.Meter(batch_size=32, flops_per_example=1e9, devices=4, peak=1e12)  # at 0
             meter.wait(0.5)
             meter.wait(0.1)
+            meter.wait(0.3)  # for a step that is on its way
             rates = meter.read(2)  # at 4, and again from 10 on
             assert rates["step_time"] == 2.0 and rates["images_per_second"] == 16.0
             assert rates["data_wait"] == pytest.approx(0.3)
