@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
     if args.variant in SMALL:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
-        on_scenes(config, steps=args.steps or 400, scan=True)
+        on_scenes(config, steps=args.steps or 200)
         return config
     config.name = args.variant
     config.batch_size = 1680

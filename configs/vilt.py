@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
         config.objectives.mim = args.patches
     if args.variant in SMALL:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
-        on_scenes(config, steps=args.steps or 600, scan=True)
+        on_scenes(config, steps=args.steps or 300)
         return config
     config.name = args.variant
     config.batch_size = 4096
