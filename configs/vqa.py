@@ -17,8 +17,8 @@ Size for VQA v2: variant=vilt-B/32 with 3,129 answers, as ViLT is fine-tuned: 10
   steps, weight decay 0.01, dropout 0.1.
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 4 minutes of training at 280 questions/s, after the captioner's
   4. vilt-B/32 has not been run.
-Expected: 90.6 % VQA accuracy on 2,000 held-out questions (yes/no 79.5 %, number 90.8 %, other 95.5 %); 
-  blind=True,steps=150 35.4 %, which is what the most frequent answer to each wording gives.
+Expected: 90.6 % VQA accuracy on 2,000 held-out questions (yes/no 79.5 %, number 90.8 %, other 95.5 %);
+  with blind=True,steps=150 35.4 %, which is what the most frequent answer to each wording gives.
 """
 
 from mmjax.config import base_config, parse_arg
