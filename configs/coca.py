@@ -12,7 +12,7 @@ Sizes for data of your own: variant=coca-B/32 | coca-L/14 are open_clip's models
   tokens of CLIP's vocabulary. Captions are written as there: 30 tokens at most, 6 beams.
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 4.5 minutes of training at 190 pairs/s (caption=0: 320 pairs/s).
   coca-B/32 and coca-L/14 have not been run.
-Expected, of three seeds: R@1 among 1,000 held-out scenes 94.3 to 95.3 % text to image and 94.0 to 95.6 % image to text,
+Expected: of three seeds, R@1 among 1,000 held-out scenes 94.3 to 95.3 % text to image and 94.0 to 95.6 % image to text,
   0.5 and 0.3 points below the mean of caption=0; BLEU-4 72.9 to 83.2, 12 to 36 % of the captions exactly right.
 """
 
