@@ -12,10 +12,10 @@ Size for data of your own: variant=qformer-B is BLIP-2's, over an image tower of
   tokenizer.json (Hugging Face: bert-base-uncased): 250,000 steps of 1,680 pairs, AdamW (0.9, 0.98), 1e-4 after 2,000
   steps of warm-up, weight decay 0.05, smoothing 0.1 of contrast and captions, texts of 32 tokens, random crops and
   flips.
-Hardware and time: two cores of a shared 2.5 GHz Xeon, 14 minutes of training at 31 pairs/s beside other runs, after two
-  of compiling. qformer-B has not been run.
-Expected: matching 95.1 % on negatives drawn by similarity among 128 held-out pairs, 74.4 % on the most similar of 1,000;
-  R@1 85.6 % text to image and 85.5 % image to text; captions BLEU-4 51.0, 7.7 % exactly right.
+Hardware and time: two cores of a shared 2.5 GHz Xeon, 14 minutes of training at 31 pairs/s beside other runs, after
+  two of compiling. qformer-B has not been run.
+Expected: matching 95.1 % on negatives drawn by similarity among 128 held-out pairs, 74.4 % on the most similar of
+  1,000; R@1 85.6 % text to image and 85.5 % image to text; captions BLEU-4 51.0, 7.7 % exactly right.
 """
 
 from mmjax.config import base_config, parse_arg
