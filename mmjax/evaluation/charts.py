@@ -59,11 +59,12 @@ def render_curves(history: Sequence[Mapping]) -> str:
     parts = [key for key in named if key.startswith("loss_")]
     hits = [key for key in named if key.endswith("accuracy")]
     told = {"accuracy": "in the training batch"}
-    accuracies = [trained(key, told.get(key, key.replace("_", " ")), True) for key in hits]
+    accuracies = [make_series(train, key, told.get(key, key.replace("_", " ")), True) for key in hits]
+    losses = [make_series(train, key, key.removeprefix("loss_"), True) for key in parts]
     charts = [
         ("Loss", trained("loss", "training", True) + evaluated({"loss": "held out"})),
-        ("Losses by objective", sum((trained(key, key[5:], True) for key in parts), []) + evaluated(_LOSSES)),
-        *_halves("Accuracy", sum(accuracies, []), evaluated(_RATES)),
+        ("Losses by objective", losses + evaluated(_LOSSES)),
+        *_halves("Accuracy", accuracies, evaluated(_RATES)),
         ("Learning rate", trained("learning_rate", "learning rate")),
         ("Logit scale", trained("logit_scale", "logit scale")),
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),

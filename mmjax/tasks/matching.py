@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import matching
 from mmjax.parallel import exchange
-from mmjax.parallel import pieces as pieces_lib
+from mmjax.parallel.pieces import in_pieces
 from mmjax.tasks.objectives import MATCHING
 from mmjax.tasks.views import Views, draw_keys
 
@@ -69,7 +69,7 @@ def loss(
     columns = (pictures, other_pictures, texts, other_texts, keys if noise else None)
 
     def fused(columns):
-        """Logits [3, b, 2] of b rows."""
+        """Logits [b, 3, 2] of b rows."""
         pictures, other_pictures, texts, other_texts, noisy = columns
 
         def match(side):
@@ -81,11 +81,7 @@ def loss(
             return model.match_logits(model.fuse(picture, encoded, words, own_keys))
 
         # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
-        return jax.lax.map(jax.checkpoint(match), jnp.arange(3))
+        return jax.lax.map(jax.checkpoint(match), jnp.arange(3)).swapaxes(0, 1)
 
-    if pieces == 1:
-        logits = fused(columns)
-    else:
-        columns = jax.tree.map(lambda x: pieces_lib.split(x, pieces, mesh), columns)
-        logits = pieces_lib.join(jax.lax.map(fused, columns).swapaxes(1, 2), mesh).swapaxes(0, 1)
+    logits = in_pieces(fused, columns, pieces, mesh).swapaxes(0, 1)
     return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import additive as additive_lib
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import pieces as pieces_lib
+from mmjax.parallel.pieces import in_pieces
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 
@@ -82,12 +82,10 @@ def make_loss(
     """
 
     def total_loss(params, batch, keys):
-        if pieces == 1:
-            features, additive = task.encode(params, batch, keys)
-        else:
-            encode = jax.checkpoint(lambda rows: task.encode(params, *rows))
-            split = jax.tree.map(lambda x: pieces_lib.split(x, pieces, mesh), (batch, keys))
-            features, additive = jax.tree.map(lambda x: pieces_lib.join(x, mesh), jax.lax.map(encode, split))
+        encode = lambda rows: task.encode(params, *rows)
+        if pieces > 1:
+            encode = jax.checkpoint(encode)
+        features, additive = in_pieces(encode, (batch, keys), pieces, mesh)
         loss, metrics = task.loss(params, features, batch, keys, pieces=pieces)
         for name, sums in additive.items():
             value, told = additive_lib.mean(sums)
