@@ -240,15 +240,15 @@ def limit(options, folder):
 
 
 def _decode(files, count, size, ready, go):
-    from mmjax.data import images, order
+    from mmjax.data import crops, images, order
 
     spec = images.ImageSpec(size=size, draft=True)
     for number in range(16):
-        images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
+        crops.train_image(files[number % len(files)], spec, order.example_rng(0, number))
     ready.wait()
     go.wait()
     for number in range(count):
-        images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
+        crops.train_image(files[number % len(files)], spec, order.example_rng(0, number))
     os._exit(0)
 
 
@@ -305,13 +305,13 @@ def _imitation(size, mean, std):
     """RandomResizedCrop, ToTensor and Normalize as torchvision computes them, in Pillow and torch."""
     import torch
 
-    from mmjax.data import images
+    from mmjax.data import crops, images
 
     spec, rng = images.ImageSpec(size=size), np.random.default_rng()
     mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
     def transform(image):
-        box = images.random_crop_box(image.width, image.height, spec, rng)
+        box = crops.random_crop_box(image.width, image.height, spec, rng)
         image = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
         image = image.convert("RGB")
         tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(size, size, 3)

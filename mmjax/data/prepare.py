@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from mmjax.data.answers import answer_places, soft_scores
+from mmjax.data.crops import train_image
 from mmjax.data.faults import BadExample
-from mmjax.data.images import ImageSpec, train_image
+from mmjax.data.images import ImageSpec
 from mmjax.data.source import Record
 from mmjax.data.tokenizers import Tokenizer
 

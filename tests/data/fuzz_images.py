@@ -11,7 +11,7 @@ import numpy as np
 from image_files import encoded, noise, smooth
 from PIL import Image
 
-from mmjax.data import images
+from mmjax.data import crops, images
 
 
 def originals():
@@ -66,7 +66,7 @@ def main(count, seed):
         rng = np.random.default_rng((seed, i))
         data = damaged(files, rng)
         try:
-            training = images.train_image(data, spec, rng)
+            training = crops.train_image(data, spec, rng)
             evaluation = images.eval_transform(images.decode(data), spec)
             assert training.shape == evaluation.shape == (16, 16, 3) and training.dtype == evaluation.dtype == np.uint8
             outcomes["ok"] += 1
