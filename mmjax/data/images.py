@@ -76,6 +76,8 @@ class ImageSpec:
       color_jitter_prob: share of the training images that are jittered.
       grayscale: share of the training images that lose their colours.
       randaugment: operations an image and their magnitude, see `augment.rand_augment`.
+      frame: side of the frames in which training images travel to a device that resizes them, see `frames`; 0 where the
+        host resizes them. The pixels are the same but for rounding.
     """
 
     size: int
@@ -91,6 +93,7 @@ class ImageSpec:
     color_jitter_prob: float = 1.0
     grayscale: float = 0.0
     randaugment: Sequence[int] = (0, 9)
+    frame: int = 0
 
     def __post_init__(self):
         for name in ("mean", "std", "crop_scale", "crop_ratio", "color_jitter"):  # JSON gives lists, even of ints
@@ -115,6 +118,8 @@ class ImageSpec:
             raise UserError(
                 f"data.color_jitter={jitter}: give (brightness, contrast, saturation, hue), none negative, hue <= 0.5"
             )
+        if self.frame and self.frame < self.size:
+            raise UserError(f"a frame of {self.frame} pixels is smaller than the model's images of {self.size}")
         ops = self.randaugment
         whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
         if not whole or ops[0] < 0 or not 0 <= ops[1] <= augment.MAX_MAGNITUDE:

@@ -1,0 +1,97 @@
+"""Cropping and resizing on the device, with Pillow's filters: two products with matrices made from the crops' boxes."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, UInt8
+
+UNIT = 8  # parts of a pixel in which boxes are told: libjpeg divides by up to 8
+_PARTS = 2.0**22  # what Pillow rounds weights to
+
+
+def resize_frames(
+    frames: UInt8[Array, "B F F 3"], boxes: Int32[Array, "B 8"], size: int, interpolation: str
+) -> Float[Array, "B S S 3"]:
+    """Resizes the box of each frame to a square, as `PIL.Image.resize(box=...)` does.
+
+    That is a horizontal pass, rounded and clipped to 8 bits, then a vertical one, likewise; or the vertical one first.
+    Pillow sums whole numbers and this float32, so that a sum beside a half may be rounded to the other side of it.
+
+    Args:
+      frames: pictures, each in the top left corner of its frame.
+      boxes: of the crops: left, top, right, bottom in `UNIT`s from the frame's corner, width and height in pixels of
+        what the frame holds, 1 where the result is mirrored, and 1 where the vertical pass comes first.
+      size: S, side of the result.
+      interpolation: `bicubic` (a = -0.5) or `bilinear`, antialiased.
+
+    Returns:
+      Whole numbers from 0 to 255.
+    """
+    side = frames.shape[1]
+    left, top, right, bottom, width, height, flip, vertical = jnp.moveaxis(boxes, 1, 0)
+    # Where the vertical pass comes first, rows and columns change places before and after.
+    swap = vertical == 1
+    choose = lambda one, other: jnp.where(swap, other, one)
+    first = _weights(
+        choose(left, top), choose(right, bottom), choose(width, height), choose(flip, 0), size, side, interpolation
+    )
+    second = _weights(
+        choose(top, left), choose(bottom, right), choose(height, width), choose(0, flip), size, side, interpolation
+    )
+    swap = swap[:, None, None, None]
+    pixels = jnp.where(swap, frames.swapaxes(1, 2), frames).astype(jnp.float32)
+    narrow = _rounded(_product("bsx,byxc->bysc", first, pixels))
+    result = _rounded(_product("bty,bysc->btsc", second, narrow))
+    return jnp.where(swap, result.swapaxes(1, 2), result)
+
+
+def _product(spec: str, weights: Array, values: Array) -> Array:
+    return jnp.einsum(spec, weights, values, precision=jax.lax.Precision.HIGHEST)
+
+
+def _rounded(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.clip(jnp.floor(values + 0.5), 0.0, 255.0)
+
+
+def _weights(
+    start: Int32[Array, " B"],
+    stop: Int32[Array, " B"],
+    length: Int32[Array, " B"],
+    flip: Int32[Array, " B"],
+    size: int,
+    side: int,
+    interpolation: str,
+) -> Float[Array, "B S F"]:
+    """The filters of one axis, as in Pillow's Resample.c: row s has the weights of the source in the result's pixel s.
+
+    Args:
+      start, stop: of the box, in `UNIT`s.
+      length: of what the frame holds; pixels beyond it have no weight.
+      flip: 1 where the result is mirrored.
+      size: S.
+      side: F.
+      interpolation: see `resize_frames`.
+    """
+    start, extent, length, flip = (x[:, None, None] for x in (start, stop - start, length, flip))
+    target, source = jnp.arange(size)[None, :, None], jnp.arange(side)[None, None, :]
+    target = jnp.where(flip == 1, size - 1 - target, target)
+    # From the centre of the result's pixel to the source's, in 2 * UNIT * size parts of a pixel: whole numbers, exact.
+    distance = UNIT * size * (2 * source + 1) - 2 * size * start - (2 * target + 1) * extent
+    # In units of the filter, which is stretched where the picture shrinks.
+    x = jnp.abs(distance.astype(jnp.float32)) / jnp.maximum(2 * UNIT * size, 2 * extent).astype(jnp.float32)
+    weights = jnp.where(source < length, _FILTERS[interpolation](x), 0.0)
+    weights = weights / weights.sum(axis=-1, keepdims=True)
+    return jnp.round(weights * _PARTS) / _PARTS
+
+
+def _bicubic(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    a = -0.5
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
+
+
+def _bilinear(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.maximum(0.0, 1.0 - x)
+
+
+_FILTERS = {"bicubic": _bicubic, "bilinear": _bilinear}
