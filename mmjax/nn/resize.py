@@ -39,13 +39,26 @@ def resize_frames(
     )
     swap = swap[:, None, None, None]
     pixels = jnp.where(swap, frames.swapaxes(1, 2), frames).astype(jnp.float32)
-    narrow = _rounded(_product("bsx,byxc->bysc", first, pixels))
-    result = _rounded(_product("bty,bysc->btsc", second, narrow))
+    # The bilinear filter's sums are often halves: fractions of few pixels.
+    product = _exact_product if interpolation == "bilinear" else _product
+    narrow = _rounded(product("bsx,byxc->bysc", first, pixels))
+    result = _rounded(product("bty,bysc->btsc", second, narrow))
     return jnp.where(swap, result.swapaxes(1, 2), result)
 
 
 def _product(spec: str, weights: Array, values: Array) -> Array:
     return jnp.einsum(spec, weights, values, precision=jax.lax.Precision.HIGHEST)
+
+
+def _exact_product(spec: str, weights: Array, values: Array) -> Array:
+    """The product of whole numbers below 256 with weights of 22 bits, as far as rounding it to a whole number needs it.
+
+    Each half of the weights' bits gives sums that float32 holds.
+    """
+    upper = jnp.round(weights * 2.0**11) / 2.0**11
+    above, below = _product(spec, upper, values), _product(spec, weights - upper, values)
+    whole = jnp.floor(above + 0.5)
+    return whole + jnp.floor(above + 0.5 - whole + below)
 
 
 def _rounded(values: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -76,22 +89,29 @@ def _weights(
     target = jnp.where(flip == 1, size - 1 - target, target)
     # From the centre of the result's pixel to the source's, in 2 * UNIT * size parts of a pixel: whole numbers, exact.
     distance = UNIT * size * (2 * source + 1) - 2 * size * start - (2 * target + 1) * extent
-    # In units of the filter, which is stretched where the picture shrinks.
-    x = jnp.abs(distance.astype(jnp.float32)) / jnp.maximum(2 * UNIT * size, 2 * extent).astype(jnp.float32)
-    weights = jnp.where(source < length, _FILTERS[interpolation](x), 0.0)
+    # The filter is stretched where the picture shrinks: one unit of it is so many of these parts.
+    unit = jnp.maximum(2 * UNIT * size, 2 * extent)
+    weights = jnp.where(source < length, _FILTERS[interpolation](jnp.abs(distance), unit), 0.0)
     weights = weights / weights.sum(axis=-1, keepdims=True)
     return jnp.round(weights * _PARTS) / _PARTS
 
 
-def _bicubic(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    a = -0.5
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+# Filters of a distance in parts of a unit, both whole numbers. Differences of these are exact, so that the weights are
+# what Pillow's are in double precision but for the last bits.
+
+
+def _bicubic(distance: Int32[Array, "..."], unit: Int32[Array, "..."]) -> Float[Array, "..."]:
+    x, to_one, to_two = (_ratio(parts, unit) for parts in (distance, unit - distance, 2 * unit - distance))
+    near, far = to_one * (1.0 + x * (1.0 - 1.5 * x)), 0.5 * to_one * to_two * to_two
     return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
 
 
-def _bilinear(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.maximum(0.0, 1.0 - x)
+def _bilinear(distance: Int32[Array, "..."], unit: Int32[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.maximum(0.0, _ratio(unit - distance, unit))
+
+
+def _ratio(parts: Int32[Array, "..."], unit: Int32[Array, "..."]) -> Float[Array, "..."]:
+    return parts.astype(jnp.float32) / unit.astype(jnp.float32)
 
 
 _FILTERS = {"bicubic": _bicubic, "bilinear": _bilinear}
