@@ -11,6 +11,7 @@ from mmjax.tasks.inputs import (
     open_mixture,
     read_facts,
 )
+from mmjax.tasks.resizing import check_resize, choose_frame
 from mmjax.tasks.task import DTYPES, Task
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Task",
     "batch_shapes",
     "check_model",
+    "check_resize",
+    "choose_frame",
     "make_image_spec",
     "make_tokenizer",
     "make_train_examples",

@@ -10,11 +10,11 @@ import ml_collections
 from jax.sharding import Mesh
 
 from mmjax.data import answers as answers_lib
-from mmjax.data import examples, images, prepare, source, specs, tokenizers
+from mmjax.data import examples, frames, images, prepare, source, specs, tokenizers
 from mmjax.data.faults import BadExample
 from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import checking_fused
+from mmjax.tasks import checking_fused, resizing
 
 Mixture = Sequence[tuple[source.Source, Any]]
 TEXTS = ("captions", "questions", "answers")
@@ -254,7 +254,7 @@ def make_train_examples(
 
 
 def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch as the pipeline makes it, with shardings.
+    """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
 
     Raises:
       UserError: a model of several modalities, whose shapes only its data tell.
@@ -270,6 +270,9 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax
         "text_mask": ((rows, length), jnp.bool_),
         "id": ((rows, 2), jnp.uint32),
     }
+    frame = resizing.planned_frame(config, mesh.devices.flat[0].platform)
+    if frame:
+        shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
     kind = text_kind(config)
     if kind == "questions":
         shapes["answer"] = ((rows, config.model.answers), jnp.float32)
