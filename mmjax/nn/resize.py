@@ -38,16 +38,18 @@ def resize_frames(
         choose(top, left), choose(bottom, right), choose(height, width), choose(0, flip), size, side, interpolation
     )
     swap = swap[:, None, None, None]
-    pixels = jnp.where(swap, frames.swapaxes(1, 2), frames).astype(jnp.float32)
+    # Whole numbers below 256 are exact in bfloat16. The barriers make XLA write that, in the order in which the product
+    # reads it, in place of float32: two thirds of the bytes in all.
+    pixels = jax.lax.optimization_barrier(jnp.where(swap, frames, frames.swapaxes(1, 2)).astype(jnp.bfloat16))
     # The bilinear filter's sums are often halves: fractions of few pixels.
     product = _exact_product if interpolation == "bilinear" else _product
-    narrow = _rounded(product("bsx,byxc->bysc", first, pixels))
+    narrow = jax.lax.optimization_barrier(_rounded(product("bsx,bxyc->bysc", first, pixels)).astype(jnp.bfloat16))
     result = _rounded(product("bty,bysc->btsc", second, narrow))
     return jnp.where(swap, result.swapaxes(1, 2), result)
 
 
 def _product(spec: str, weights: Array, values: Array) -> Array:
-    return jnp.einsum(spec, weights, values, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(spec, weights, values.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
 
 
 def _exact_product(spec: str, weights: Array, values: Array) -> Array:
