@@ -43,7 +43,7 @@ def test_retrieval():
 
 def test_decoding():
     done = runs.python(
-        "benchmarks/decoding.py", "--jpegs=40x30@90", "--batch=4", "--output-size=16", "--rounds=1", cwd=runs.ROOT
+        "benchmarks/decoding.py", "--jpegs=32x30@90", "--batch=4", "--output-size=16", "--rounds=1", cwd=runs.ROOT
     )
     found = {line["contender"]: line for line in lines(done)}
     assert set(found) == {"host", "device", "device, Pillow", "decode"} and found["host"]["ratio_to_host"] == 1.0
