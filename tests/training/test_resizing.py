@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 import runs
+import several
 
 from mmjax import config as config_lib
 from mmjax import tasks
@@ -64,6 +65,18 @@ def test_on_any_mesh_and_in_pieces(data, on_device, tmp_path, changes):
     devices = 8 if "mesh__fsdp" in changes else 1
     assert runs.train(config_of(data, "device", **changes), tmp_path, devices=devices) is None
     np.testing.assert_allclose(losses(tmp_path), losses(on_device), rtol=1e-5)
+
+
+@pytest.mark.full
+def test_by_two_processes(data, on_device, tmp_path):
+    config = config_lib.flatten(config_of(data, "device"))
+    fields = ("steps", "data.train", "data.resize_on", "data.flip", "eval.every", "checkpoint.every")
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
+    argv += [f"--config.{field}={config[field]}" for field in fields]
+    statuses, told = several.command(tmp_path, *argv)
+    assert statuses == [0, 0], told
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(on_device), rtol=1e-5)
+    assert preprocessing(tmp_path / "run", STEPS) == preprocessing(on_device, STEPS)
 
 
 def test_a_resumed_run_keeps_its_choice(data, on_device, on_host, tmp_path, capsys):
