@@ -1,6 +1,7 @@
 """Training images resized on the device or on the host: the same run, whatever the mesh; chosen once, told and kept."""
 
 import json
+import shutil
 from unittest import mock
 
 import ml_collections
@@ -15,6 +16,7 @@ from mmjax.data import frames, prepare
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import resizing
+from mmjax.training import checkpoint
 
 STEPS = 4
 
@@ -101,6 +103,19 @@ def test_a_run_from_before_there_was_a_choice_goes_on_on_the_host(on_host):
     stored["data"]["resize_on"] = "auto"
     assert config_lib.from_json(json.dumps(stored)).data.resize_on == "auto"
     assert config_lib.base_config().data.resize_on == "auto"
+
+
+def test_what_a_checkpoint_says_of_it(on_device, on_host, tmp_path):
+    assert checkpoint.stored_frame(on_device / "checkpoints") == preprocessing(on_device, STEPS)["frame"] > 0
+    assert checkpoint.stored_frame(on_host / "checkpoints") == 0
+    assert checkpoint.stored_frame(tmp_path / "checkpoints") is None
+    # One from before there was a choice.
+    shutil.copytree(on_device / "checkpoints", tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints" / str(STEPS) / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["preprocessing"]["frame"]
+    path.write_text(json.dumps(meta))
+    assert checkpoint.stored_frame(tmp_path / "checkpoints") == 0
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------
