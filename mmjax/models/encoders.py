@@ -7,7 +7,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.nn import attention, dropout, embed, transformer
+from mmjax.nn import attention, dropout, embed, pool, transformer
+from mmjax.nn.dense import add_parameter, broadcast_parameter
+from mmjax.nn.norms import layer_norm
 from mmjax.parallel.activations import lookup
 
 
@@ -66,9 +68,22 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, intermediates: bool = False
+        self,
+        images: Float[Array, "B H W 3"],
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+        pool_kind: str | None = None,
     ) -> Encoded:
-        """Encodes normalised images of any size that divides into patches; `keys` turn dropout on."""
+        """Encodes normalised images of any size that divides into patches; `keys` turn dropout on.
+
+        Args:
+          images: normalised.
+          keys: one an example, for dropout.
+          intermediates: whether to return each block's output.
+          pool_kind: of the pool that alone reads the result; for one in `pool.OF_ONE_TOKEN` that token is returned
+            alone. None when all tokens are wanted.
+        """
         std = self.width**-0.5
         side = self.image_size // self.patch_size
         prefix = int(self.class_token)
@@ -79,19 +94,23 @@ class VisionTransformer(nn.Module):
         shape = (side * side + prefix, self.width)
         table = self.param("position_embedding", nn.initializers.normal(std), shape, jnp.float32)
         grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
-        table = embed.resample_positions(table, (side, side), grid, prefix=prefix).astype(self.dtype)
-        x = x + table[prefix:]
+        table = embed.resample_positions(table, (side, side), grid, prefix=prefix)
+        x = add_parameter(x, table[prefix:])
         x = dropout.drop_patches(x, self.patch_dropout, dropout.fold_keys(keys, 0))
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(std), (self.width,), jnp.float32)
-            token = jnp.broadcast_to(token.astype(self.dtype) + table[0], (x.shape[0], 1, self.width))
+            token = broadcast_parameter(token + table[0], (x.shape[0], 1, self.width), self.dtype)
             x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
-            x = transformer.layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
         out = make_transformer(self)(
-            x, attention.AttentionSpec(), dropout.fold_keys(keys, 1), intermediates=intermediates
+            x,
+            attention.AttentionSpec(),
+            dropout.fold_keys(keys, 1),
+            intermediates=intermediates,
+            chosen=pool.chosen_token(pool_kind, x.shape[:2]),
         )
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
+        x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
         return Encoded(x, layers=out.layers)
 
 
@@ -133,8 +152,12 @@ class TextTransformer(nn.Module):
         keys: Key[Array, " B"] | None = None,
         *,
         intermediates: bool = False,
+        pool_kind: str | None = None,
     ) -> Encoded:
-        """Encodes token ids; `text_mask` is True on real tokens and is attended by only with `mask_padding`."""
+        """Encodes token ids; `text_mask` is True on real tokens and is attended by only with `mask_padding`.
+
+        `pool_kind` is as in `VisionTransformer`.
+        """
         length = text.shape[1]
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
@@ -146,9 +169,13 @@ class TextTransformer(nn.Module):
         x = (lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
-        out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
-        return Encoded(x, valid, jnp.argmax(text == self.eos_id, axis=1), out.layers)
+        eos = jnp.argmax(text == self.eos_id, axis=1)
+        chosen = pool.chosen_token(pool_kind, text.shape, eos)
+        out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates, chosen=chosen)
+        x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
+        if chosen is not None:
+            return Encoded(x, None, jnp.zeros_like(eos))
+        return Encoded(x, valid, eos, out.layers)
 
 
 # What every encoder calls alike, so that its transformer is built from its own fields.

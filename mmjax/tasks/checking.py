@@ -6,7 +6,8 @@ import ml_collections
 
 from mmjax.errors import UserError, choose
 from mmjax.models import build, language, parts
-from mmjax.nn import attention, pool, transformer
+from mmjax.nn import attention, layer_loop, pool, transformer
+from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
 from mmjax.tasks import checking_fused, checking_use, inputs
 
@@ -14,8 +15,8 @@ from mmjax.tasks import checking_fused, checking_use, inputs
 NOISE = ("patch_dropout", "dropout", "drop_path")
 _HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
 _PART_CHOICES = {
-    "activation": transformer.ACTIVATIONS,
-    "remat": transformer.REMAT_POLICIES,
+    "activation": ACTIVATIONS,
+    "remat": layer_loop.REMAT_POLICIES,
     "norm": transformer.NORMS,
 }
 # Parts without a width of their own, by kind of model, and those whose width they have.
