@@ -164,7 +164,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
         config_lib.apply_overrides(config, overrides)
         from mmjax.plan import topology  # jax is imported after this
 
-        topology.set_environment()
+        topology.set_environment(options.topology)
         prepare(config)
         from mmjax.plan import command as plan
 

@@ -156,7 +156,7 @@ class Module:
                         unknown.append(instruction.name)
                     for part in (*called["condition"], *called["body"]):
                         enter(part, times * (1 if turns is None else turns), inside_fusion)
-                elif instruction.opcode == "fusion":
+                elif instruction.opcode in ("fusion", "fusion-start"):
                     enter(called["calls"][0], times, True)
                 elif instruction.opcode in _CONTROL:  # of a conditional every branch is counted
                     for parts in called.values():
@@ -165,6 +165,22 @@ class Module:
 
         enter(self.entry, 1, False)
         return dict(control), dict(fused), unknown
+
+    def looped(self) -> set[str]:
+        """Computations entered by control flow from inside a loop, bodies and conditions included."""
+        found = set()
+
+        def enter(name: str, inside: bool) -> None:
+            if inside:
+                found.add(name)
+            for instruction in self.computations[name].instructions.values():
+                if instruction.opcode in _CONTROL:
+                    for parts in instruction.called().values():
+                        for part in parts:
+                            enter(part, inside or instruction.opcode == "while")
+
+        enter(self.entry, False)
+        return found
 
     def turns(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a `while` goes round, or None.

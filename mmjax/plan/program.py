@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,16 @@ from mmjax import tasks
 from mmjax.data import tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.plan import collectives, costs, hlo
+from mmjax.plan import collectives, costs, cudnn, hlo
 from mmjax.training import checks, devices
 from mmjax.training import setup as setup_lib
 from mmjax.training import state as state_lib
 
+_VERSIONS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
+# jax takes so much of a GPU's memory for itself where XLA_CLIENT_MEM_FRACTION does not say otherwise.
+_FRACTION = 0.75
+_LARGE_FRACTION = 0.92  # what leaves room for the driver, cuDNN and NCCL
+_LARGEST = 12  # kernels that are listed by themselves
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -46,7 +52,11 @@ class Setup:
 
     def lower(self) -> jax.stages.Lowered:
         """Traces the step; no array is made."""
-        return self.step.lower(self.state, self.batch)
+        device = self.mesh.devices.flat[0]
+        with cudnn.answers_for(device):
+            traced = self.step.trace(self.state, self.batch)
+            # jax would lower for the process's own devices, which are the CPU's.
+            return traced.lower(lowering_platforms=("cuda",)) if device.platform == "gpu" else traced.lower()
 
 
 def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
@@ -71,7 +81,8 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
     tokenizer = tokenizers.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
-    setup = setup_lib.make_setup(config, task, mesh)
+    with cudnn.answers_for(topology[0]):
+        setup = setup_lib.make_setup(config, task, mesh)
     return Setup(config, task, mesh, device, setup.state, batch, setup.step)
 
 
@@ -100,6 +111,29 @@ def state_bytes(setup: Setup) -> dict[str, int]:
     }
 
 
+def capacity(setup: Setup) -> tuple[int, float]:
+    """What a program may use of a device's memory.
+
+    Returns:
+      Bytes, and their share of the device's: 1 on TPUs, whose data sheet here is what programs may use; on GPUs what
+      jax gives its allocator (`XLA_CLIENT_MEM_FRACTION`).
+
+    Raises:
+      UserError: that variable is no number from 0 to 1.
+    """
+    fraction = 1.0
+    if setup.mesh.devices.flat[0].platform == "gpu":
+        names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+        name, text = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", str(_FRACTION)))
+        try:
+            fraction = float(text)
+        except ValueError:
+            fraction = math.nan
+        if not 0 < fraction <= 1:
+            raise UserError(f"{name}={text}: give the share of the GPU's memory that jax may use, such as 0.92")
+    return int(setup.device.memory * fraction), fraction
+
+
 def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     """Compiles a step and returns all that is known about it, in the form of the JSON file.
 
@@ -124,12 +158,14 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "remat": parts_with("remat", config.model),
         "loss": config.loss.impl,
         "parameter_count": sum(x.size for x in jax.tree.leaves(setup.state.params)),
-        "versions": {name: _version(name) for name in ("jax", "libtpu")},
+        "versions": {name: version for name in _VERSIONS if (version := _version(name))},
     }
     kinds = state_bytes(setup)
     forward = setup.task.flops_per_example()
     model_flops = None if forward is None else 3.0 * forward * config.batch_size
-    plan["memory"] = kinds | {"capacity": int(device.memory)}
+    room, plan["memory_fraction"] = capacity(setup)
+    plan["device_memory"] = int(device.memory)
+    plan["memory"] = kinds | {"capacity": room}
     plan["flops"] = {} if model_flops is None else {"model": model_flops}
     started = time.perf_counter()
     try:
@@ -141,21 +177,24 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
 
     try:
         module = hlo.parse(compiled.as_text())
-        counted = costs.count(module)
+        counted = costs.count(module, device.flops / device.float32_flops if device.float32_flops else 0.0)
         found = collectives.find(module, dict(setup.mesh.shape))
     except (ValueError, KeyError, IndexError) as error:
         told = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
         raise UserError(f"cannot read the program that this compiler wrote ({told}): {error!r}") from error
-    plan["memory"] = memory(kinds, compiled.memory_analysis(), counted.activation_bytes) | {
-        "capacity": int(device.memory)
-    }
+    plan["memory"] = memory(kinds, compiled.memory_analysis(), counted.activation_bytes) | {"capacity": room}
     plan["flops"] |= {"chip": counted.flops, "compiler_once": _cost(compiled).get("flops", 0.0)}
     plan["hbm_bytes"] = counted.hbm_bytes
+    plan["kernels"] = counted.by_class()
+    plan["largest_kernels"] = [
+        dict(name=kernel.name, kind=kernel.kind, times=kernel.times, bytes=kernel.bytes, op_name=kernel.op_name)
+        for kernel in sorted(counted.kernels, key=lambda kernel: -kernel.times * kernel.bytes)[:_LARGEST]
+    ]
     plan["unknown_loops"] = list(counted.unknown_loops)
     plan["collectives"] = collectives.totals(found)
     plan["each_collective"] = [dataclasses.asdict(collective) for collective in found]
     plan["roofline"] = roofline(counted, found, device, None if model_flops is None else model_flops / chips)
-    plan["fits"] = plan["memory"]["total"] <= device.memory
+    plan["fits"] = plan["memory"]["total"] <= room
     return plan if plan["fits"] else plan | {"advice": advice(setup)}
 
 
@@ -221,7 +260,7 @@ def refusal(message: str) -> dict[str, Any]:
     """
     said = " ".join(message.split("\n\n")[0].split())
     if "RESOURCE_EXHAUSTED" not in said:
-        raise UserError(f"the TPU compiler refuses the program: {said[:300]}")
+        raise UserError(f"the compiler refuses the program: {said[:300]}")
     sizes = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", said) or re.search(
         r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", said
     )
@@ -246,6 +285,8 @@ def advice(setup: Setup) -> list[str]:
         options.append(f"--config.mesh.fsdp={2 * mesh.shape['fsdp']}")
     if config.optimizer.momentum_dtype != "bfloat16":
         options.append("--config.optimizer.momentum_dtype=bfloat16")
+    if setup.mesh.devices.flat[0].platform == "gpu" and capacity(setup)[1] < _LARGE_FRACTION:
+        options.insert(0, f"XLA_CLIENT_MEM_FRACTION={_LARGE_FRACTION} in the environment")
     return [*options, "more chips, or a smaller batch_size"]
 
 
@@ -261,8 +302,8 @@ def _cost(compiled: Any) -> Mapping[str, float]:
     return analysis[0] if isinstance(analysis, (list, tuple)) else analysis
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmjax.plan.kernels import CLASSES
+
 _KINDS = {
     "parameters": "parameters",
     "optimizer": "optimizer state",
@@ -58,9 +60,11 @@ def render(plan: Mapping[str, Any]) -> str:
             *([("model, 3 x forward, all chips", f"{model:.4g}")] if model else []),
             ("executed, all chips", f"{executed:.4g}", *([f"{executed / model:.2f} x"] if model else [])),
             ("executed, one chip", f"{flops['chip']:.4g}"),
-            ("compiler's count, loops once", f"{flops['compiler_once']:.4g}"),
+            *([("compiler's count, loops once", f"{flops['compiler_once']:.4g}")] if flops["compiler_once"] else []),
         ]
     )
+    lines += ["", "Kernels and the bytes they move, per step and chip"]
+    lines += kernel_table(plan["kernels"])
     lines += ["", "Collectives per step and chip"]
     rows = [("kind", "mesh axes", "times", "bytes", "sent")]
     for row in plan["collectives"]:
@@ -97,15 +101,36 @@ def render(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def kernel_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sums by class of kernel, most bytes first, and their total."""
+    total = sum(row["bytes"] for row in rows)
+    told = [("class", "kernels", "bytes", "", "FLOPs")]
+    for row in rows:
+        share = f"{row['bytes'] / total:.1%}" if total else ""
+        flops = f"{row['flops']:.4g}" if row["flops"] else ""
+        told.append((CLASSES[row["kind"]], f"{row['kernels']:,}", size(row["bytes"]), share, flops))
+    return _table([*told, ("total", f"{sum(row['kernels'] for row in rows):,}", size(total))])
+
+
 def _memory(plan: Mapping[str, Any]) -> list[str]:
     memory = plan["memory"]
     capacity = memory["capacity"]
     lines = ["Bytes per chip"]
     rows = [(told, size(memory[kind])) for kind, told in _KINDS.items() if memory.get(kind)]
     if "total" in memory:
-        rows.append(("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}"))
+        rows.append(
+            ("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}{_part(plan)}")
+        )
     lines += _table(rows)
     return lines if plan["fits"] else [*lines, does_not_fit(plan), f"  try: {'; '.join(plan['advice'])}"]
+
+
+def _part(plan: Mapping[str, Any]) -> str:
+    """Which share of the device's memory that is, where jax does not take all of it."""
+    if plan["memory_fraction"] == 1:
+        return ""
+    share, whole = f"{plan['memory_fraction']:g}", size(plan["device_memory"])
+    return f" ({share} of {whole}: XLA_CLIENT_MEM_FRACTION)"
 
 
 def does_not_fit(plan: Mapping[str, Any]) -> str:

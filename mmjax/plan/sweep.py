@@ -100,8 +100,9 @@ def run(
                 say(f"  {_told(candidate)}: {error}")
                 break
             held = sum(program.state_bytes(setup).values())
-            if held > setup.device.memory:
-                reason = f"the state alone is {report.size(held)} of {report.size(setup.device.memory)}"
+            room, _ = program.capacity(setup)
+            if held > room:
+                reason = f"the state alone is {report.size(held)} of {report.size(room)}"
                 others.append({"setting": _told(candidate), "fits": False, "reason": reason})
                 say(f"  {_told(candidate)}: {reason}; not compiled")
                 break  # more microbatches do not make the state smaller
