@@ -16,7 +16,7 @@ from mmjax import tasks
 from mmjax.data import tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.plan import collectives, costs, cudnn, hlo
+from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
 from mmjax.training import checks, devices
 from mmjax.training import setup as setup_lib
 from mmjax.training import state as state_lib
@@ -176,26 +176,50 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     plan["compile_seconds"] = time.perf_counter() - started
 
     try:
-        module = hlo.parse(compiled.as_text())
-        counted = costs.count(module, device.flops / device.float32_flops if device.float32_flops else 0.0)
-        found = collectives.find(module, dict(setup.mesh.shape))
+        plan |= read(setup, compiled.as_text(), None if model_flops is None else model_flops / chips)
     except (ValueError, KeyError, IndexError) as error:
         told = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
         raise UserError(f"cannot read the program that this compiler wrote ({told}): {error!r}") from error
-    plan["memory"] = memory(kinds, compiled.memory_analysis(), counted.activation_bytes) | {"capacity": room}
-    plan["flops"] |= {"chip": counted.flops, "compiler_once": _cost(compiled).get("flops", 0.0)}
-    plan["hbm_bytes"] = counted.hbm_bytes
-    plan["kernels"] = counted.by_class()
-    plan["largest_kernels"] = [
-        dict(name=kernel.name, kind=kernel.kind, times=kernel.times, bytes=kernel.bytes, op_name=kernel.op_name)
-        for kernel in sorted(counted.kernels, key=lambda kernel: -kernel.times * kernel.bytes)[:_LARGEST]
-    ]
-    plan["unknown_loops"] = list(counted.unknown_loops)
-    plan["collectives"] = collectives.totals(found)
-    plan["each_collective"] = [dataclasses.asdict(collective) for collective in found]
-    plan["roofline"] = roofline(counted, found, device, None if model_flops is None else model_flops / chips)
+    activations = plan.pop("activations")
+    plan["memory"] = memory(kinds, compiled.memory_analysis(), activations) | {"capacity": room}
+    executed = {"chip": plan.pop("chip_flops"), "compiler_once": _cost(compiled).get("flops", 0.0)}
+    plan["flops"] = plan["flops"] | executed
     plan["fits"] = plan["memory"]["total"] <= room
     return plan if plan["fits"] else plan | {"advice": advice(setup)}
+
+
+def read(setup: Setup, text: str, model_flops: float | None) -> dict[str, Any]:
+    """What a plan takes from the text of the compiled program.
+
+    Args:
+      setup: the step that was compiled.
+      text: `compiled.as_text()`.
+      model_flops: of the model's three passes, per chip; None where nobody has counted them.
+    """
+    device, mesh_shape = setup.device, dict(setup.mesh.shape)
+    hosts = [chip.process_index for chip in setup.mesh.devices.flat] if device.network_bandwidth else None
+    module = hlo.parse(text)
+    counted = costs.count(module, device.flops / device.float32_flops if device.float32_flops else 0.0)
+    started = collectives.started(module, mesh_shape, hosts)
+    found = collectives.find(module, mesh_shape, hosts)
+    reductions = schedule.gradient_reductions(module, started, counted.kernels)
+    largest = sorted(counted.kernels, key=lambda kernel: -kernel.times * kernel.bytes)[:_LARGEST]
+    return {
+        "chip_flops": counted.flops,
+        "activations": counted.activation_bytes,
+        "hbm_bytes": counted.hbm_bytes,
+        "kernels": counted.by_class(),
+        "largest_kernels": [
+            {field: getattr(kernel, field) for field in ("name", "kind", "times", "bytes", "op_name")}
+            for kernel in largest
+        ],
+        "unknown_loops": list(counted.unknown_loops),
+        "collectives": collectives.totals(found),
+        "each_collective": [dataclasses.asdict(collective) for collective in found],
+        "gradient_reductions": schedule.summary(module, reductions, counted.kernels),
+        "roofline": times.roofline(counted, found, device, model_flops),
+        "prediction": times.predict(module, counted, started, device, model_flops),
+    }
 
 
 def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[str, int]:
@@ -219,34 +243,6 @@ def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[st
     parts["temporaries"] = working - parts["activations"]
     parts["program"] = analysis.generated_code_size_in_bytes
     return parts | {"total": sum(parts.values())}
-
-
-def roofline(
-    counted: costs.Costs, found: Sequence[collectives.Collective], device: devices.Device, model_flops: float | None
-) -> dict[str, Any]:
-    """The shortest time a step can take: each of three resources at its data sheet's rate.
-
-    Args:
-      counted: costs of a step on one chip.
-      found: its collectives.
-      device: the data sheet.
-      model_flops: of the model's three passes, per chip; what MFU counts. None where nobody has counted them.
-
-    Returns:
-      Seconds of `compute`, `memory` and `links`; `step` is the largest of them (all overlap), `bound` its name,
-      `serial` the sum (nothing overlaps), `mfu` the MFU at `step`, where `model_flops` are known.
-    """
-    seconds = {
-        "compute": counted.matrix_flops / device.flops,
-        "memory": counted.hbm_bytes / device.memory_bandwidth,
-        "links": sum(one.sent_bytes for one in found) / device.link_bandwidth,
-    }
-    bound = max(seconds, key=seconds.get)
-    step = seconds[bound]
-    times = seconds | {"step": step, "bound": bound, "serial": sum(seconds.values())}
-    if model_flops is None:
-        return times
-    return times | {"mfu": model_flops / device.flops / step if step else 0.0}
 
 
 def refusal(message: str) -> dict[str, Any]:
@@ -288,13 +284,6 @@ def advice(setup: Setup) -> list[str]:
     if setup.mesh.devices.flat[0].platform == "gpu" and capacity(setup)[1] < _LARGE_FRACTION:
         options.insert(0, f"XLA_CLIENT_MEM_FRACTION={_LARGE_FRACTION} in the environment")
     return [*options, "more chips, or a smaller batch_size"]
-
-
-def budget(plan: Mapping[str, Any], examples: float) -> dict[str, float]:
-    """Steps, hours and chip-hours that a number of examples takes at least."""
-    steps = math.ceil(examples / plan["batch_size"])
-    hours = steps * plan["roofline"]["step"] / 3600
-    return {"examples": examples, "steps": steps, "hours": hours, "chip_hours": hours * plan["chips"]}
 
 
 def _cost(compiled: Any) -> Mapping[str, float]:

@@ -33,7 +33,7 @@ _TPU_ENVIRONMENT = {
 _GPU_ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # There is no GPU to time matrix products on.
 _GPU_FLAGS = "--xla_gpu_autotune_level=0"
-_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
 def is_gpu(name: str) -> bool:
@@ -98,7 +98,7 @@ def devices(name: str) -> Sequence[Any]:
     check_name(name)
     gpu = is_gpu(name)
     extra = "plan-gpu" if gpu else "tpu"
-    if gpu and not any(importlib.util.find_spec(plugin) for plugin in _PLUGINS):
+    if gpu and not any(importlib.util.find_spec(plugin) for plugin in PLUGINS):
         raise UserError("the GPU compiler (jax's CUDA plugin) is not installed; it needs no GPU: pip install"
                         " 'mmjax[plan-gpu]'")  # fmt: skip
     if not gpu and importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:

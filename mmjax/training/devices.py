@@ -39,18 +39,20 @@ class Sustained:
       matrix: matrix products, of `flops`.
       attention: fused attention of 50 to 257 tokens and heads of 64, of `flops`.
       memory: kernels bound by memory, of `memory_bandwidth`.
+      links: collectives, of `link_bandwidth` and `network_bandwidth`.
       measured: whether on that device.
     """
 
     matrix: float
     attention: float
     memory: float
+    links: float
     measured: bool
 
 
-# One H100 80GB HBM3: products of a ViT's shapes 0.68 PFLOP/s (798 TFLOP/s on 8192^3), copies 3.0 TB/s. Attention is an
-# estimate from its kernels' published times at such lengths.
-_H100 = Sustained(matrix=0.68e15 / 989e12, attention=0.24, memory=3.0 / 3.35, measured=True)
+# One H100 80GB HBM3, measured: products of a ViT's shapes 0.68 PFLOP/s (798 TFLOP/s on 8192^3), copies 3.0 TB/s. The
+# other two are estimates: 6 ms for the attention of a B/16 step of 256 pairs, and links at 80 %.
+_H100 = Sustained(matrix=0.68e15 / 989e12, attention=0.24, memory=3.0 / 3.35, links=0.8, measured=True)
 ASSUMED = dataclasses.replace(_H100, measured=False)
 
 GIB = 2.0**30
