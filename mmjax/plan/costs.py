@@ -38,6 +38,22 @@ class Costs:
             row["flops"] += kernel.times * kernel.flops
         return sorted(sums.values(), key=lambda row: -row["bytes"])
 
+    def recomputed(self) -> dict[str, float]:
+        """FLOPs that are done again: `policy`, by the model's rematerialisation; `compiler`, for lack of memory.
+
+        XLA recomputes by itself where a program comes near the memory it has: the copies of `NAME` are called
+        `NAME.remat2` and so on, and any of them but one does the work again.
+        """
+        by, seen = {"policy": 0.0, "compiler": 0.0}, set()
+        for kernel in self.kernels:
+            original = kernel.computation, kernel.name.partition(".remat")[0]
+            if original in seen:
+                by["compiler"] += kernel.times * kernel.flops
+            elif "rematted_computation" in kernel.op_name:
+                by["policy"] += kernel.times * kernel.flops
+            seen.add(original)
+        return by
+
 
 def count(module: hlo.Module, float32_passes: float = 0.0) -> Costs:
     """Counts a program's costs; loop bodies are multiplied by their turns.

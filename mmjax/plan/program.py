@@ -206,6 +206,7 @@ def read(setup: Setup, text: str, model_flops: float | None) -> dict[str, Any]:
     largest = sorted(counted.kernels, key=lambda kernel: -kernel.times * kernel.bytes)[:_LARGEST]
     return {
         "chip_flops": counted.flops,
+        "recomputed_flops": counted.recomputed(),
         "activations": counted.activation_bytes,
         "hbm_bytes": counted.hbm_bytes,
         "kernels": counted.by_class(),

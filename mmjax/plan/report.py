@@ -23,6 +23,10 @@ _PARTS = {
     "other": "other kernels",
     "waiting": "waiting for collectives",
 }
+_RECOMPUTED = {
+    "policy": "  of them again, by remat",
+    "compiler": "  of them again, by the compiler for lack of memory",
+}
 
 # Single collectives printed below the totals; the JSON has all.
 _LARGEST = 8
@@ -85,6 +89,11 @@ def _flops(plan: Mapping[str, Any]) -> list[str]:
             *([("model, 3 x forward, all chips", f"{model:.4g}")] if model else []),
             ("executed, all chips", f"{executed:.4g}", *([f"{executed / model:.2f} x"] if model else [])),
             ("executed, one chip", f"{flops['chip']:.4g}"),
+            *[
+                (_RECOMPUTED[by], f"{count:.4g}", f"{count / flops['chip']:.1%}")
+                for by, count in plan["recomputed_flops"].items()
+                if count
+            ],
             *([("compiler's count, loops once", f"{flops['compiler_once']:.4g}")] if flops["compiler_once"] else []),
         ]
     )

@@ -149,3 +149,16 @@ def test_classes_are_told_with_their_sums():
     ]
     told = "\n".join(report.kernel_table(rows))
     assert kernels.CLASSES["products"] in told and "65.8%" in told and "19.46 kB" in told
+
+
+def test_what_is_computed_again_is_told():
+    """One product twice by the compiler, one by the model's policy, and one that the compiler only moved."""
+    dot = "f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, metadata={op_name="
+    policy = '"jit(f)/transpose(jvp(g))/checkpoint/rematted_computation/dot"}'
+    entry = f"""%x = f32[8,100]{{1,0}} parameter(0)
+    %a.remat = {dot}"jit(f)/jvp(g)/dot"}}
+    %b = {dot}"jit(f)/jvp(g)/dot"}}
+    %b.remat2 = {dot}"jit(f)/jvp(g)/dot"}}
+    ROOT %c = {dot}{policy}"""
+    assert counted(entry).flops == 4 * 12800
+    assert counted(entry).recomputed() == {"policy": 12800, "compiler": 12800}
