@@ -8,7 +8,7 @@ import ml_collections
 
 from mmjax import storage
 from mmjax.errors import UserError
-from mmjax.plan import program, report, sweep, topology
+from mmjax.plan import program, report, sweep, times, topology
 
 # Exit status of a plan that says that nothing fits.
 EXIT_DOES_NOT_FIT = 1
@@ -82,7 +82,7 @@ def _examples(text: str | None) -> float | None:
 def _with_budget(plan: dict[str, Any], examples: float | None) -> dict[str, Any]:
     if examples is None or "roofline" not in plan:
         return plan
-    return plan | {"budget": program.budget(plan, examples)}
+    return plan | {"budget": times.budget(plan, examples)}
 
 
 def _say(text: str) -> None:

@@ -88,7 +88,7 @@ def run(
       make_plan: compiles one; replaced in tests.
 
     Returns:
-      What fits, the shortest step first, then the smallest; after it what does not, each with `reason`.
+      What fits, the shortest predicted step first, then the smallest; after it what does not, each with `reason`.
     """
     fitting, others, compiled, left = [], [], 0, 0
     for group in candidates(config, len(devices), swept):
@@ -100,8 +100,9 @@ def run(
                 say(f"  {_told(candidate)}: {error}")
                 break
             held = sum(program.state_bytes(setup).values())
-            if held > setup.device.memory:
-                reason = f"the state alone is {report.size(held)} of {report.size(setup.device.memory)}"
+            room, _ = program.capacity(setup)
+            if held > room:
+                reason = f"the state alone is {report.size(held)} of {report.size(room)}"
                 others.append({"setting": _told(candidate), "fits": False, "reason": reason})
                 say(f"  {_told(candidate)}: {reason}; not compiled")
                 break  # more microbatches do not make the state smaller
@@ -122,14 +123,14 @@ def run(
             others.append(plan | {"setting": _told(candidate), "reason": told})
     if left:
         say(f"  {left} more not tried; --max-compiles={max_compiles + left} would try them all")
-    fitting.sort(key=lambda plan: (plan["roofline"]["step"], plan["memory"]["total"]))
+    fitting.sort(key=lambda plan: (plan["prediction"]["step"], plan["memory"]["total"]))
     return fitting + others
 
 
 def render(ranked: Sequence[dict[str, Any]]) -> str:
     """The ranking in words."""
     fitting = [plan for plan in ranked if plan["fits"]]
-    lines = ["", "What fits, fastest first (times are lower bounds)" if fitting else "Nothing that was tried fits."]
+    lines = ["", "What fits, the fastest by prediction first" if fitting else "Nothing that was tried fits."]
     for place, plan in enumerate(fitting, 1):
         lines.append(f"{place:3}. {plan['setting']}: {report.line(plan)}")
     others = [plan for plan in ranked if not plan["fits"]]
