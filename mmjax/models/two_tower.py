@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, modalities
 from mmjax.nn import attention, dropout, pool
+from mmjax.parallel import packing
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection")
@@ -122,9 +123,10 @@ class TwoTower(nn.Module):
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
+        places: packing.TextPlaces | None = None,
     ) -> encoders.Encoded:
-        """Encodes token ids."""
-        return self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1))
+        """Encodes token ids; with `places` as rows of several texts, see `TextTransformer`."""
+        return self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1), places=places)
 
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
         """Embeds encoded images; rows have unit length."""

@@ -19,7 +19,7 @@ class Views:
 
     Args:
       model: bound to parameters.
-      batch: as the pipeline makes it.
+      batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
       keys: one an example, for the layers' noise, or None for none.
       normalize: from bytes to the numbers the image tower was made for.
       drawing: one an example, for what objectives draw, or None in evaluation.
@@ -28,7 +28,7 @@ class Views:
     def __init__(
         self,
         model: Any,
-        batch: dict[str, Array],
+        batch: dict[str, Any],
         keys: Key[Array, " B"] | None,
         normalize: Any,
         drawing: Key[Array, " B"] | None = None,
@@ -49,7 +49,8 @@ class Views:
     @functools.cached_property
     def text(self) -> Encoded:
         """The text tower's tokens."""
-        return self.model.encode_text(self.batch["text"], self.batch["text_mask"], self.keys)
+        packed = {"places": self.batch["text_places"]} if "text_places" in self.batch else {}
+        return self.model.encode_text(self.batch["text"], self.batch["text_mask"], self.keys, **packed)
 
     @functools.cached_property
     def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
