@@ -8,7 +8,7 @@ from mmjax.errors import UserError, choose
 from mmjax.models import build, language, parts
 from mmjax.nn import attention, pool, transformer
 from mmjax.objectives import contrastive, triplet
-from mmjax.tasks import checking_fused, checking_use, inputs
+from mmjax.tasks import checking_fused, checking_use, inputs, packing
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
@@ -60,6 +60,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         choose(f"loss.{name}", config.loss[name], known)
     _check_objectives(config, kind)
     checking_use.check_use(config)
+    packing.check_packing(config)
 
 
 def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:

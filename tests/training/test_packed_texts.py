@@ -6,6 +6,8 @@ import jax
 import mesh_steps
 import numpy as np
 import pytest
+import runs
+import several
 import tiny_recipe
 
 from mmjax import tasks
@@ -83,3 +85,118 @@ def test_values_and_gradients_are_those_of_padded_texts(mesh, pieces, noise, ran
     for path in ("text/token_embedding", "text/position_embedding", "text_head/projection/kernel"):
         assert mesh_steps.relative({path: gradient2[path]}, {path: gradient[path]}) <= 1e-5, path
         assert np.abs(gradient[path]).max() > 0
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+STEPS, RUN_BATCH, RUN_CONTEXT = 50, 64, 64
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory):
+    """Pictures, and captions most of which are short and some long, so that batches need different numbers of rows."""
+    folder = tmp_path_factory.mktemp("captions")
+    table = runs.write_pairs(folder, count=9)
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random(600) < 0.15, rng.integers(50, 58, 600), rng.integers(3, 17, 600))
+    lines = [f"{i % 9}.jpg\t{'abcdefg '[i % 7] * length}" for i, length in enumerate(lengths)]
+    table.write_text("filepath\ttitle\n" + "\n".join(lines) + "\n")
+    return table
+
+
+def config_of(captions, **changes):
+    shared = dict(
+        data__train=f"pairs:{captions}",
+        data__eval="",
+        model__text__context_length=RUN_CONTEXT,
+        batch_size=RUN_BATCH,
+        microbatch=2,
+        steps=STEPS,
+        eval__every=0,
+        checkpoint__every=1000,
+    )
+    return runs.config(**(shared | changes))
+
+
+def needed(config, devices):
+    """Rows that each batch of a run needs."""
+    tokenizer = tasks.make_tokenizer(config)
+    preparer = tasks.Task(config, tasks.make_image_spec(config), tokenizer).preparer
+    examples = tasks.make_train_examples(config, tasks.open_mixture(config), preparer)
+    texts = [examples[position]["text"] for position in range(config.steps * config.batch_size)]
+    lengths = layout.caption_lengths(np.stack(texts), tokenizer.eos_id)
+    groups = lengths.reshape(config.steps, devices, -1, config.microbatch).swapaxes(2, 3)
+    rows = layout.rows_needed(groups.reshape(-1, groups.shape[-1]), layout.row_length(RUN_CONTEXT))
+    return rows.reshape(config.steps, -1).max(axis=1)
+
+
+def rows_that_overflow(config, devices):
+    """Rows that about one batch in ten does not fit into, and which batches do not."""
+    rows = needed(config, devices)
+    chosen = min(set(rows.tolist()) - {rows.max()}, key=lambda count: abs((rows > count).mean() - 0.1))
+    return chosen, rows > chosen
+
+
+def losses(workdir):
+    return np.array([line["loss"] for line in runs.lines(workdir, "train")])
+
+
+def assert_same_training(packed, padded, steps=STEPS):
+    one, other = losses(packed), losses(padded)
+    assert len(one) == len(other) == steps
+    np.testing.assert_allclose(one[:10], other[:10], rtol=1e-5)
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+
+
+def assert_packed(workdir, padded):
+    assert [line["texts_packed"] for line in runs.lines(workdir, "train")] == [float(not each) for each in padded]
+
+
+def test_a_run_with_a_batch_that_does_not_fit_and_a_restart(captions, tmp_path):
+    config = config_of(captions, steps=12)
+    rows, padded = rows_that_overflow(config, 1)
+    assert runs.train(config, tmp_path / "padded") is None
+    assert "texts_packed" not in runs.lines(tmp_path / "padded", "train")[0]
+    for steps in (7, 12):
+        assert (
+            runs.train(
+                config_of(captions, steps=steps, data__pack_texts="on", data__packed_rows=rows), tmp_path / "packed"
+            )
+            is None
+        )
+    assert_same_training(tmp_path / "packed", tmp_path / "padded", steps=12)
+    assert_packed(tmp_path / "packed", padded)
+
+
+@FULL
+@pytest.mark.parametrize("devices, pieces", [(1, 1), (8, 1), (8, 2)])
+def test_fifty_steps(devices, pieces, captions, tmp_path):
+    config = config_of(captions, microbatch=pieces)
+    rows, padded = rows_that_overflow(config, devices)
+    assert 0.05 <= padded.mean() <= 0.2
+    assert runs.train(config, tmp_path / "padded", devices=devices) is None
+    packed = dict(microbatch=pieces, data__pack_texts="on", data__packed_rows=rows)
+    for steps in (29, STEPS):
+        assert runs.train(config_of(captions, steps=steps, **packed), tmp_path / "packed", devices=devices) is None
+    assert_same_training(tmp_path / "packed", tmp_path / "padded")
+    assert_packed(tmp_path / "packed", padded)
+
+
+@FULL
+def test_fifty_steps_of_two_processes(captions, tmp_path):
+    """Batches that do not fit in one of them; stopped by a signal and resumed."""
+    config = config_of(captions)
+    rows, padded = rows_that_overflow(config, 8)
+    assert runs.train(config, tmp_path / "padded", devices=8) is None
+    flags = {"data.train": f"pairs:{captions}", "data.eval": "", "model.text.context_length": RUN_CONTEXT}
+    flags |= {"batch_size": RUN_BATCH, "microbatch": 2, "steps": STEPS, "eval.every": 0, "mesh.fsdp": 2}
+    flags |= {"checkpoint.every": 1000, "data.pack_texts": "on", "data.packed_rows": rows}
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'packed'}"]
+    argv += [f"--config.{name}={value}" for name, value in flags.items()]
+    for status, events in ((143, "SIGTERM@29:1"), (0, "-")):
+        statuses, told = several.command(tmp_path, *argv, events=events)
+        assert statuses == [status, status], told
+        assert f"texts are packed: {rows} rows of 80 tokens for 4 texts a device and microbatch" in told[0]
+    assert "resumed at step 30 of 50" in told[0]
+    assert_same_training(tmp_path / "packed", tmp_path / "padded")
+    assert_packed(tmp_path / "packed", padded)
