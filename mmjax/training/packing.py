@@ -37,46 +37,44 @@ def choose_packer(
       meta: of the checkpoint that the run goes on from, whose rows are kept where they fit; {} at the start.
     """
     wanted = config.data.pack_texts
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if wanted == "off" or (wanted == "auto" and on_cpu) or not tasks.has_text(config):
+    if wanted == "off" or (wanted == "auto" and _platform(mesh) == "cpu") or not tasks.has_text(config):
         return None
     obstacle = tasks.packing_obstacle(config)
     if obstacle:
         logs.say(f"texts are padded: {obstacle}")
         return None
     context = tasks.text_length(config)
-    captions = config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
     packer = layout.TextPacker(
         rows=config.data.packed_rows,
         length=layout.row_length(context),
-        captions=captions,
+        captions=config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch,
         pieces=config.microbatch,
         eos_id=config.model.text.eos_id,
     )
-    origin = ", as data.packed_rows says"
+    origin = "data.packed_rows"
     if not packer.rows:
         packer, origin = _with_rows(packer, examples, meta)
-    if packer.rows and (wanted == "on" or packer.share(context) <= _PAYS):
-        where = "device" if packer.pieces == 1 else "device and microbatch"
-        logs.say(
-            f"texts are packed: {packer.rows} rows of {packer.length} tokens for {captions} texts a {where}{origin};"
-            f" {packer.share(context):.0%} of the tokens of padded texts"
-        )
-        return packer
+    if not packer.rows:
+        logs.say("texts are padded: none of the first training examples could be read to learn how long texts are")
+        return None
+    packs = wanted == "on" or packer.share(context) <= _PAYS
+    where = "device" if packer.pieces == 1 else "device and microbatch"
     logs.say(
-        f"texts are padded: packed into {packer.rows} rows of {packer.length} tokens, {captions} of them{origin} would"
-        f" be {packer.share(context):.0%} of the tokens"
-        if packer.rows
-        else "texts are padded: of the first training examples none could be read to learn how long texts are"
+        f"texts are {'packed' if packs else 'padded'}: {packer.rows} rows of {packer.length} tokens hold the"
+        f" {packer.captions} texts of a {where}, {packer.share(context):.0%} of the tokens of padded ones ({origin})"
     )
-    return None
+    return packer if packs else None
+
+
+def _platform(mesh: jax.sharding.Mesh) -> str:
+    return mesh.devices.flat[0].platform
 
 
 def _with_rows(packer: layout.TextPacker, examples: Any, meta: Mapping[str, Any]) -> tuple[layout.TextPacker, str]:
-    """The packer with its number of rows, and a remark on where it is from."""
+    """The packer with its number of rows (0 where no text can be read), and where it is from."""
     stored = meta.get("text_packing") or {}
     if stored == dataclasses.asdict(packer) | {"rows": stored.get("rows")} and meta.get("data") == examples.describe():
-        return dataclasses.replace(packer, rows=stored["rows"]), ", as before"
+        return dataclasses.replace(packer, rows=stored["rows"]), "as before"
 
     def sample() -> tuple[int, float, int]:
         lengths = layout.sample_lengths(examples, packer.eos_id, packer.captions)
@@ -85,8 +83,8 @@ def _with_rows(packer: layout.TextPacker, examples: Any, meta: Mapping[str, Any]
         return layout.rows_for(lengths, packer.captions, packer.length), float(lengths.mean()), len(lengths)
 
     rows, mean, count = distributed.by_first(sample)
-    again = f" (it were {stored['rows']} for {stored['captions']} of them)" if stored else ""
-    return dataclasses.replace(packer, rows=rows), f" of {mean:.1f} tokens on average of {count}{again}"
+    before = f"; before, {stored['rows']} rows for {stored['captions']} texts" if stored else ""
+    return dataclasses.replace(packer, rows=rows), f"{count} texts have {mean:.1f} tokens on average{before}"
 
 
 class PackedBatches:

@@ -196,7 +196,7 @@ def test_fifty_steps_of_two_processes(captions, tmp_path):
     for status, events in ((143, "SIGTERM@29:1"), (0, "-")):
         statuses, told = several.command(tmp_path, *argv, events=events)
         assert statuses == [status, status], told
-        assert f"texts are packed: {rows} rows of 80 tokens for 4 texts a device and microbatch" in told[0]
+        assert f"texts are packed: {rows} rows of 80 tokens hold the 4 texts of a device and microbatch" in told[0]
     assert "resumed at step 30 of 50" in told[0]
     assert_same_training(tmp_path / "packed", tmp_path / "padded")
     assert_packed(tmp_path / "packed", padded)
