@@ -46,9 +46,10 @@ def packed(batch, devices, pieces, rows):
 
 
 @functools.cache
-def value_and_grad(mesh, pieces, noise):
+def value_and_grad(mesh, pieces, noise, precision="float32"):
     """Parameters, and the loss and its gradient on a mesh; with noise in the image tower, which is not packed."""
     config = tiny_recipe.get_config()
+    config.precision = precision
     config.batch_size, config.microbatch = BATCH, pieces
     config.mesh.update(dict(zip(mesh_lib.AXES, mesh, strict=True)))
     config.model.image.dropout = 0.2 if noise else 0.0
@@ -85,6 +86,23 @@ def test_values_and_gradients_are_those_of_padded_texts(mesh, pieces, noise, ran
     for path in ("text/token_embedding", "text/position_embedding", "text_head/projection/kernel"):
         assert mesh_steps.relative({path: gradient2[path]}, {path: gradient[path]}) <= 1e-5, path
         assert np.abs(gradient[path]).max() > 0
+
+
+@FULL
+def test_bfloat16_is_as_near_to_float32_as_without_packing(random_params):
+    mesh, pieces = (2, 1, 1), 2
+    shapes, devices, exact = value_and_grad(mesh, pieces, False)
+    rough = value_and_grad(mesh, pieces, False, "bfloat16")[2]
+    params = random_params(shapes)
+    off = {True: [], False: []}
+    for seed in range(4):
+        plain = batch(seed)
+        expected = mesh_steps.flat(exact(params, arrays.to_global(devices, plain))[1])
+        for is_packed, each in ((False, plain), (True, packed(plain, 2, pieces, 4))):
+            gradient = mesh_steps.flat(rough(params, arrays.to_global(devices, each))[1])
+            off[is_packed].append(mesh_steps.relative(gradient, expected))
+    assert np.mean(off[False]) > 1e-4
+    assert np.mean(off[True]) <= 1.1 * np.mean(off[False]), off
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
