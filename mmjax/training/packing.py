@@ -1,6 +1,7 @@
 """Training on packed texts: how many rows there are, which program a batch runs on, and how processes agree on it."""
 
 import collections
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -108,7 +109,7 @@ class PackedBatches:
         self._batches, self._packer, self._votes = batches, packer, votes
         self._left = count
         self._ahead: collections.deque = collections.deque()  # (batch, vote, error)
-        self._given = self._padded = 0
+        self._given, self._padded, self._told = 0, 0, False
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -127,14 +128,14 @@ class PackedBatches:
         row, column = batch.pop("text_row"), batch.pop("text_column")
         self._given += 1
         if np.asarray(vote)[0]:
-            self._tell_padded()
+            self._count_padded()
             return batch
         return batch | {"text_places": TextPlaces(row, column, self._packer.rows, self._packer.length)}
 
-    def _tell_padded(self) -> None:
-        before = self._padded / self._given > _MANY and self._given > _TOLD_AFTER
+    def _count_padded(self) -> None:
         self._padded += 1
-        if self._given >= _TOLD_AFTER and self._padded / self._given > _MANY and not before:
+        if not self._told and self._given >= _TOLD_AFTER and self._padded > _MANY * self._given:
+            self._told = True
             logs.say(
                 f"warning: the texts of {self._padded} of {self._given} batches did not fit into {self._packer.rows}"
                 " rows and were padded, which is slower and the same otherwise; more fit with a larger"
@@ -175,5 +176,10 @@ class PackedStep:
         state, plain = jax.tree.map(shape, (state, plain))
         place = jax.ShapeDtypeStruct(plain["text"].shape[:1], jnp.int32, sharding=plain["text"].sharding)
         places = TextPlaces(place, place, self._packer.rows, self._packer.length)
-        for packed, shapes in ((True, plain | {"text_places": places}), (False, plain)):
-            self._programs[packed] = self._step.lower(state, shapes).compile()
+        batches = {True: plain | {"text_places": places}, False: plain}
+        lowered = {packed: self._step.lower(state, shapes) for packed, shapes in batches.items()}
+        # A GPU's compiler measures kernels on the device, which a second one would disturb.
+        compilers = 1 if next(iter(plain["text"].sharding.device_set)).platform == "gpu" else len(lowered)
+        with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
+            compiled = pool.map(lambda each: each.compile(), lowered.values())
+            self._programs = dict(zip(lowered, compiled, strict=True))

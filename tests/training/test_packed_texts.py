@@ -212,7 +212,7 @@ def test_fifty_steps_of_two_processes(captions, tmp_path):
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'packed'}"]
     argv += [f"--config.{name}={value}" for name, value in flags.items()]
     for status, events in ((143, "SIGTERM@29:1"), (0, "-")):
-        statuses, told = several.command(tmp_path, *argv, events=events)
+        statuses, told = several.command(tmp_path, *argv, events=events, timeout=500)
         assert statuses == [status, status], told
         assert f"texts are packed: {rows} rows of 80 tokens hold the 4 texts of a device and microbatch" in told[0]
     assert "resumed at step 30 of 50" in told[0]
