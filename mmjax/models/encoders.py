@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.nn import attention, dropout, embed, pool, transformer
 from mmjax.nn.dense import add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
+from mmjax.parallel import packing
 from mmjax.parallel.activations import lookup
 
 
@@ -151,13 +152,26 @@ class TextTransformer(nn.Module):
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
         *,
+        places: packing.TextPlaces | None = None,
         intermediates: bool = False,
         pool_kind: str | None = None,
     ) -> Encoded:
-        """Encodes token ids; `text_mask` is True on real tokens and is attended by only with `mask_padding`.
+        """Encodes token ids.
 
-        `pool_kind` is as in `VisionTransformer`.
+        Args:
+          text: padded.
+          text_mask: True on real tokens; attended by only with `mask_padding`.
+          keys: one an example, for dropout; None turns it off.
+          places: where the texts of a causal tower stand in rows that are computed in place of theirs. Then the only
+            token of a text in the result is its end of text.
+          intermediates: whether to return each layer's output.
+          pool_kind: as in `VisionTransformer`.
+
+        Raises:
+          ValueError: a text longer than the position table, or `places` in a tower that sees what comes later.
         """
+        if places is not None and not self.causal:
+            raise ValueError("texts of a tower that is not causal cannot be packed: their padding is attended to")
         length = text.shape[1]
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
@@ -166,16 +180,22 @@ class TextTransformer(nn.Module):
         token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
         shape = (self.context_length, self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
+        eos = jnp.argmax(text == self.eos_id, axis=1)
+        norm = layer_norm(self.norm_eps, self.dtype, "norm")
+        if places is not None:
+            ids, positions, segment = packing.pack(text, eos, places, nothing=self.vocab_size)
+            x = lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
+            spec = attention.AttentionSpec(causal=True, segment=segment)
+            out = make_transformer(self)(x.astype(self.dtype), spec)
+            return Encoded(norm(packing.take_last(out.tokens, eos, places)[:, None]), eos=jnp.zeros_like(eos))
         x = (lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
-        eos = jnp.argmax(text == self.eos_id, axis=1)
         chosen = pool.chosen_token(pool_kind, text.shape, eos)
         out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates, chosen=chosen)
-        x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
         if chosen is not None:
-            return Encoded(x, None, jnp.zeros_like(eos))
-        return Encoded(x, valid, eos, out.layers)
+            return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))
+        return Encoded(norm(out.tokens), valid, eos, out.layers)
 
 
 # What every encoder calls alike, so that its transformer is built from its own fields.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.models import encoders, modalities
 from mmjax.nn import dropout, pool
 from mmjax.nn.dense import Dense
+from mmjax.parallel import packing
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection")
@@ -125,11 +126,13 @@ class TwoTower(nn.Module):
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
+        places: packing.TextPlaces | None = None,
         *,
         pool_kind: str | None = None,
     ) -> encoders.Encoded:
-        """Encodes token ids; `pool_kind` as the towers have it."""
-        return self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1), pool_kind=pool_kind)
+        """Encodes token ids; with `places` as rows of several texts. Both as in `TextTransformer`."""
+        keys = dropout.fold_keys(keys, 1)
+        return self.text_encoder(text, text_mask, keys, places=places, pool_kind=pool_kind)
 
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
         """Embeds encoded images; rows have unit length."""
@@ -150,9 +153,10 @@ class TwoTower(nn.Module):
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
+        places: packing.TextPlaces | None = None,
     ) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length. What the head does not read is not computed."""
-        return self.embed_text(self.encode_text(text, text_mask, keys, pool_kind=self.text["pool"]))
+        return self.embed_text(self.encode_text(text, text_mask, keys, places, pool_kind=self.text["pool"]))
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both; used to initialise every parameter."""

@@ -86,12 +86,14 @@ def whole(table: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 def lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
     """Rows of a table by number: `table[ids]`, each device looking up its own.
 
-    A table sharded over `fsdp` is gathered for it, and its gradient scattered back as it is summed.
+    A table sharded over `fsdp` is gathered for it, and its gradient scattered back as it is summed. An id of V or more
+    stands for nothing: it gives zeros, and no row a gradient.
     """
+    rows_of = lambda table, ids: table.at[ids].get(mode="fill", fill_value=0)
     mesh = traced_mesh()
     shards = 1 if mesh is None else mesh.shape["fsdp"]
     if shards == 1 or len(table) % shards or len(ids) % (mesh.shape["data"] * shards):
-        return whole(table)[ids]
+        return rows_of(whole(table), ids)
     rows = PartitionSpec(BATCH_AXES)
-    look = lambda part, ids: jax.lax.all_gather(part, "fsdp", tiled=True)[ids]
+    look = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)
     return jax.shard_map(look, in_specs=(PartitionSpec("fsdp"), rows), out_specs=rows)(table, ids)

@@ -9,7 +9,7 @@ from mmjax.models import build, language, parts
 from mmjax.nn import attention, layer_loop, pool, transformer
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
-from mmjax.tasks import checking_fused, checking_use, inputs
+from mmjax.tasks import checking_fused, checking_use, inputs, packing
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
@@ -61,6 +61,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         choose(f"loss.{name}", config.loss[name], known)
     _check_objectives(config, kind)
     checking_use.check_use(config)
+    packing.check_packing(config)
 
 
 def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:

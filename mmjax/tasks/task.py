@@ -29,7 +29,7 @@ from mmjax.tasks.views import Views, draw_keys, embed_image, embed_text
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Views:
 
     Args:
       model: bound to parameters.
-      batch: as the pipeline makes it.
+      batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
       keys: one an example, for the layers' noise, or None for none.
       normalize: from bytes to the numbers the image tower was made for.
       drawing: one an example, for what objectives draw, or None in evaluation.
@@ -28,7 +28,7 @@ class Views:
     def __init__(
         self,
         model: Any,
-        batch: dict[str, Array],
+        batch: dict[str, Any],
         keys: Key[Array, " B"] | None,
         normalize: Any,
         drawing: Key[Array, " B"] | None = None,
@@ -49,13 +49,21 @@ class Views:
     @functools.cached_property
     def text(self) -> Encoded:
         """The text tower's tokens."""
-        return self.model.encode_text(self.batch["text"], self.batch["text_mask"], self.keys)
+        return self.model.encode_text(*self._words, **self._places)
+
+    @property
+    def _words(self) -> tuple[Any, ...]:
+        return self.batch["text"], self.batch["text_mask"], self.keys
+
+    @property
+    def _places(self) -> dict[str, Any]:
+        return {"places": self.batch["text_places"]} if "text_places" in self.batch else {}
 
     @functools.cached_property
     def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
         """Unit vectors of image and text."""
         if hasattr(self.model, "image_embedding"):  # nothing but the heads reads the towers
-            text = self.model.text_embedding(self.batch["text"], self.batch["text_mask"], self.keys)
+            text = self.model.text_embedding(*self._words, **self._places)
             return self.model.image_embedding(self.pixels, self.keys), text
         return self.model.embed_image(self.image), self.model.embed_text(self.text)
 
