@@ -13,7 +13,8 @@ worker processes, batch size, output size and crop (90 to 100 % of the area, rat
                   where that imports; elsewhere the same operations in Pillow and torch, which is then our imitation,
                   and the line says so. Texts are tokenised by mmjax's tokenizer in both. Needs torch and webdataset.
 Every contender runs in a process of its own, in turns, `--rounds` times, with warm-up outside of the clock. Reported
-are medians, and the median of the rounds' ratios to the peer and to the limit. One JSON line a measurement.
+are medians, and the median of the rounds' ratios to the peer and to the limit. One JSON line a measurement. What one
+core makes of JPEGs where the host or the device resizes is measured by decoding.py.
 """
 
 import argparse
@@ -184,7 +185,7 @@ def make_tars(folder, size, count):
                 number += 1
 
 
-def noise_jpeg(rng, size):
+def noise_jpeg(rng, size, quality=95):
     """A JPEG of noise with the spectrum of natural images."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = 1.0 / size
@@ -193,7 +194,7 @@ def noise_jpeg(rng, size):
     scaled = [channel / channel.std() for channel in (grey, *tint)]
     pixels = 128 + 45 * scaled[0][..., None] + 12 * np.stack(scaled[1:], axis=-1)
     file = io.BytesIO()
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -240,15 +241,15 @@ def limit(options, folder):
 
 
 def _decode(files, count, size, ready, go):
-    from mmjax.data import images, order
+    from mmjax.data import crops, images, order
 
     spec = images.ImageSpec(size=size, draft=True)
     for number in range(16):
-        images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
+        crops.train_image(files[number % len(files)], spec, order.example_rng(0, number))
     ready.wait()
     go.wait()
     for number in range(count):
-        images.train_image(files[number % len(files)], spec, order.example_rng(0, number))
+        crops.train_image(files[number % len(files)], spec, order.example_rng(0, number))
     os._exit(0)
 
 
@@ -305,13 +306,13 @@ def _imitation(size, mean, std):
     """RandomResizedCrop, ToTensor and Normalize as torchvision computes them, in Pillow and torch."""
     import torch
 
-    from mmjax.data import images
+    from mmjax.data import crops, images
 
     spec, rng = images.ImageSpec(size=size), np.random.default_rng()
     mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
     def transform(image):
-        box = images.random_crop_box(image.width, image.height, spec, rng)
+        box = crops.random_crop_box(image.width, image.height, spec, rng)
         image = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
         image = image.convert("RGB")
         tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(size, size, 3)

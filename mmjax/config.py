@@ -77,6 +77,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         grayscale=0.0,  # training: share of the images that lose their colours
         randaugment=(0, 9),  # training: RandAugment's operations an image (0 = off) and magnitude, 0 to 30
         draft=True,  # training: let libjpeg decode large images at 1/2, 1/4 or 1/8, never below the crop's size
+        resize_on="auto",  # training: where decoded images are cropped and resized, 'host' or 'device'; docs/data.md
         workers=0,  # processes that decode; 0 = threads of this one
         threads=0,  # in each of them, for storage that answers slowly; 0 = one, and one a core without workers
         prefetch=2,  # batches made ahead
@@ -334,9 +335,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads a stored config. Fields that came to exist since get their defaults."""
+    """Reads a stored config. Fields that came to exist since get their defaults, or what was done before they did."""
     stored = json.loads(text)
     config = base_config()
+    config.data.resize_on = "host"
     with config.unlocked(), config.ignore_type():
         if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
             config.model = ConfigDict()  # another kind of model has other fields

@@ -41,6 +41,15 @@ def test_retrieval():
     assert all(line["peak_gb"] > 0 and line["seconds_min"] <= line["seconds"] for line in found.values())
 
 
+def test_decoding():
+    done = runs.python(
+        "benchmarks/decoding.py", "--jpegs=32x30@90", "--batch=4", "--output-size=16", "--rounds=1", cwd=runs.ROOT
+    )
+    found = {line["contender"]: line for line in lines(done)}
+    assert set(found) == {"host", "device", "device, Pillow", "decode"} and found["host"]["ratio_to_host"] == 1.0
+    assert all(line["images_per_second"] > 0 and line["frame"] == 32 for line in found.values())
+
+
 @pytest.mark.full
 def test_train_step():
     done = runs.python(
@@ -58,6 +67,7 @@ def test_train_step():
         ("train_step", ["--models=B/33"], "did you mean 'B/32'"),
         ("train_step", ["--models=tiny", "--batch=9", "--config.microbatch=2"], "batch_size=9 does not divide"),
         ("retrieval", ["--images=0"], "--images=0: wants at least 1"),
+        ("decoding", ["--jpegs=256@95"], "--jpegs=256@95: wants"),
         ("loss", ["--mesh=8x1"], "--mesh=8x1: wants"),
         ("loss", ["--batches=2**x"], "--batches=2**x: wants"),
         ("loss", ["--kinds=softmaxx"], "did you mean 'softmax'"),

@@ -1,6 +1,6 @@
-"""Decoding, cropping and resizing images on the host: encoded bytes or arrays -> uint8 [H,W,3].
+"""Decoding images, and resizing them for evaluation: encoded bytes or arrays -> uint8 [H,W,3].
 
-Pixels stay uint8 here; `MEAN_STD` is applied on the device.
+Training's random crops are in `crops`. Pixels stay uint8 here; `MEAN_STD` is applied on the device.
 """
 
 import contextlib
@@ -33,8 +33,7 @@ MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_CROP_TRIES = 10
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
 
 # What makes an image of this EXIF orientation upright.
@@ -77,6 +76,8 @@ class ImageSpec:
       color_jitter_prob: share of the training images that are jittered.
       grayscale: share of the training images that lose their colours.
       randaugment: operations an image and their magnitude, see `augment.rand_augment`.
+      frame: side of the frames in which training images travel to a device that resizes them, see `frames`; 0 where the
+        host resizes them. The pixels are the same but for rounding.
     """
 
     size: int
@@ -92,13 +93,14 @@ class ImageSpec:
     color_jitter_prob: float = 1.0
     grayscale: float = 0.0
     randaugment: Sequence[int] = (0, 9)
+    frame: int = 0
 
     def __post_init__(self):
         for name in ("mean", "std", "crop_scale", "crop_ratio", "color_jitter"):  # JSON gives lists, even of ints
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         object.__setattr__(self, "randaugment", tuple(self.randaugment))
         choose("data.resize", self.resize, ("crop", "squash"))
-        choose("data.interpolation", self.interpolation, _RESAMPLING)
+        choose("data.interpolation", self.interpolation, RESAMPLING)
         if self.size < 1:
             raise UserError(f"image size {self.size} is not positive; set model.image.image_size to 1 or more")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -116,6 +118,8 @@ class ImageSpec:
             raise UserError(
                 f"data.color_jitter={jitter}: give (brightness, contrast, saturation, hue), none negative, hue <= 0.5"
             )
+        if self.frame and self.frame < self.size:
+            raise UserError(f"a frame of {self.frame} pixels is smaller than the model's images of {self.size}")
         ops = self.randaugment
         whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
         if not whole or ops[0] < 0 or not 0 <= ops[1] <= augment.MAX_MAGNITUDE:
@@ -142,14 +146,14 @@ def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.
       BadExample: `empty`, `not_image`, `corrupt` (truncated, damaged, or without a defined range), `too_large`.
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image)
-    with _open(image, max_pixels) as opened:
+        return from_array(image)
+    with open_file(image, max_pixels) as opened:
         opened.load()
-        return _turned(_to_rgb(opened), _orientation(opened))
+        return turned(to_rgb(opened), find_orientation(opened))
 
 
 @contextlib.contextmanager
-def _open(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def open_file(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file for as long as it is decoded; whatever goes wrong in the block becomes a BadExample."""
     if not image:
         raise BadExample("empty", "a file of zero bytes")
@@ -189,7 +193,8 @@ def _check_size(opened: Image.Image, image: bytes, max_pixels: int) -> None:
             raise BadExample("corrupt", f"{scans} scans")
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def from_array(array: np.ndarray) -> Image.Image:
+    """An array as `decode` takes it, as RGB."""
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
@@ -200,7 +205,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def find_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, that is still to be applied; Pillow turns TIFFs itself while it loads them."""
     # PNGs may have it after the pixels, where only getexif looks.
     if image.format != "PNG" and not any(key in image.info for key in _EXIF_KEYS):
@@ -212,11 +217,13 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in _TRANSPOSE else 1
 
 
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The upright image of one that is stored in this EXIF orientation."""
     return image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, see `decode`."""
     mode = image.mode
     if mode == "RGB":
         return image
@@ -231,122 +238,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
-
-
-def train_image(
-    image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, *, max_pixels: int = MAX_PIXELS
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a training image, crops it at random and augments it as the spec says.
-
-    The crop is torchvision's `RandomResizedCrop`, drawn from the size of the upright image and resampled in place
-    (`resize(box=...)`), so that at its border the filter sees the neighbouring pixels. It is the same with `spec.draft`
-    and without. Then come the flip, RandAugment, colour jitter and grayscale.
-
-    Args:
-      image: see `decode`.
-      spec: what to do.
-      rng: everything random is drawn from it.
-      max_pixels: see `decode`.
-
-    Raises:
-      BadExample: as `decode` does.
-    """
-    if isinstance(image, np.ndarray):
-        decoded = _from_array(image)
-        crop = _crop(decoded, random_crop_box(*decoded.size, spec, rng), spec)
-    else:
-        with _open(image, max_pixels) as opened:
-            jpeg = isinstance(opened, JpegImagePlugin.JpegImageFile)
-            if not jpeg:  # some plugins know orientation and size for sure only after this
-                opened.load()
-            orientation = _orientation(opened)
-            width, height = opened.size
-            upright = (height, width) if orientation >= 5 else (width, height)
-            box = _stored_box(random_crop_box(*upright, spec, rng), orientation, upright)
-            if jpeg and spec.draft:
-                box = _draft(opened, box, spec.size)
-            # The small crop is turned, not the large image.
-            crop = _turned(_crop(opened, box, spec), orientation)
-    return np.asarray(_augmented(crop, spec, rng))
-
-
-def _stored_box(
-    box: tuple[float, float, float, float], orientation: int, upright: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """Where a box (left, top, right, bottom) of the upright image of this size lies in the file's image."""
-    left, top, right, bottom = box
-    width, height = upright
-    if orientation in (2, 3, 6, 7):
-        left, right = width - right, width - left
-    if orientation in (3, 4, 7, 8):
-        top, bottom = height - bottom, height - top
-    return (top, left, bottom, right) if orientation >= 5 else (left, top, right, bottom)
-
-
-def _draft(
-    jpeg: JpegImagePlugin.JpegImageFile, box: tuple[float, float, float, float], size: int
-) -> tuple[float, float, float, float]:
-    """Tells libjpeg to decode at the smallest scale that keeps the box `size` pixels a side; returns the scaled box."""
-    side = min(box[2] - box[0], box[3] - box[1])
-    scale = next((s for s in (8, 4, 2) if side >= s * size), 1)
-    if scale > 1 and jpeg.draft(None, (jpeg.width // scale, jpeg.height // scale)) is None:
-        return box  # Pillow has another decoder for this file
-    return tuple(x / scale for x in box)
-
-
-def _crop(image: Image.Image, box: tuple[float, float, float, float], spec: ImageSpec) -> Image.Image:
-    """The box of an image in any mode, as RGB [size, size]."""
-    if image.mode != "L":  # grey stays grey while it is resampled: a third of the work for the same pixels
-        image = _to_rgb(image)
-    size = spec.size
-    if (box[2] - box[0], box[3] - box[1]) == (size, size) and all(x == int(x) for x in box):
-        image = image.crop(tuple(int(x) for x in box))
-    else:
-        image = image.resize((size, size), _RESAMPLING[spec.interpolation], box=box)
-    return _to_rgb(image)
-
-
-def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> Image.Image:
-    if spec.flip and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if spec.randaugment[0]:
-        image = augment.rand_augment(image, *spec.randaugment, rng)
-    if any(spec.color_jitter) and rng.random() < spec.color_jitter_prob:
-        image = augment.color_jitter(image, spec.color_jitter, rng)
-    if spec.grayscale and rng.random() < spec.grayscale:
-        image = augment.grayscale(image)
-    return image
-
-
-def random_crop_box(width: int, height: int, spec: ImageSpec, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draws the training crop of an image of this size, in pixels: (left, top, right, bottom).
-
-    Ten tries with area ~ U(crop_scale) and log aspect ratio ~ U(log crop_ratio); when none fits, the largest central
-    crop whose aspect ratio is within `crop_ratio` (torchvision's `RandomResizedCrop.get_params`).
-    """
-    area = width * height
-    (scale_low, scale_high), (ratio_low, ratio_high) = spec.crop_scale, spec.crop_ratio
-    log_low, log_high = math.log(ratio_low), math.log(ratio_high)
-    for _ in range(_CROP_TRIES):
-        target_area = area * (scale_low + (scale_high - scale_low) * rng.random())
-        ratio = math.exp(log_low + (log_high - log_low) * rng.random())
-        crop_width = round(math.sqrt(target_area * ratio))
-        crop_height = round(math.sqrt(target_area / ratio))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = int(rng.random() * (height - crop_height + 1))
-            left = int(rng.random() * (width - crop_width + 1))
-            return left, top, left + crop_width, top + crop_height
-    if width / height < ratio_low:
-        crop_width, crop_height = width, max(1, min(height, round(width / ratio_low)))
-    elif width / height > ratio_high:
-        crop_width, crop_height = max(1, min(width, round(height * ratio_high))), height
-    else:
-        crop_width, crop_height = width, height
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    return left, top, left + crop_width, top + crop_height
-
-
 # -- evaluation --------------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +247,7 @@ def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H 
     An image that already has the target size comes back unchanged. A ribbon whose long side would come out too long for
     the memory is resized within the crop alone, the same up to rounding.
     """
-    size, resampling = spec.size, _RESAMPLING[spec.interpolation]
+    size, resampling = spec.size, RESAMPLING[spec.interpolation]
     width, height = image.size
     if (width, height) == (size, size):
         return np.asarray(image)

@@ -3,6 +3,8 @@
 A preparer is called with a record and a random generator that belongs to the example alone, and draws from it in a
 fixed order; it is picklable, so that workers can have it. It raises `BadExample` for a record that it cannot use, which
 is then replaced by another one.
+
+An image is uint8 [H,W,3], or with `image_spec.frame` a frame of that size and `image_box` int32 [8], see `frames`.
 """
 
 import contextlib
@@ -12,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int32
 
+from mmjax.data import frames
 from mmjax.data.answers import answer_places, soft_scores
+from mmjax.data.crops import train_image
 from mmjax.data.faults import BadExample
-from mmjax.data.images import ImageSpec, train_image
+from mmjax.data.images import ImageSpec
 from mmjax.data.source import Record
 from mmjax.data.tokenizers import Tokenizer
 
@@ -49,7 +53,7 @@ class PairPreparer:
             caption = _draw_caption(record, rng.random())
             image = _image(record, self.image_spec, rng)
         ids, mask = self.tokenizer([caption])
-        return {"image": image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
+        return {**image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
 
     def caption_ids(self, record: Record, rng: np.random.Generator) -> Int32[np.ndarray, " L"]:
         """The `text` that a call gives, without its image; `rng` as the call is given it."""
@@ -81,7 +85,7 @@ class QuestionPreparer:
             image = _image(record, self.image_spec, rng)
         ids, mask = self.tokenizer([question])
         scores = soft_scores(answers, self._places)
-        return {"image": image, "text": ids[0], "text_mask": mask[0], "answer": scores, "id": id_words(record["id"])}
+        return {**image, "text": ids[0], "text_mask": mask[0], "answer": scores, "id": id_words(record["id"])}
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
@@ -116,7 +120,7 @@ class AnswerPreparer:
             image = _image(record, self.image_spec, rng)
         text, mask, targets = self._row(question, answer)
         return {
-            "image": image,
+            **image,
             "text": text,
             "text_mask": mask,
             "target_mask": targets,
@@ -191,9 +195,9 @@ class ModalityPreparer:
             there["image"] = record.get("image") is not None
             if there["image"]:
                 with told_where(record):
-                    arrays["image"] = train_image(record["image"], spec, rng)
+                    arrays |= _image(record, spec, rng)
             else:
-                arrays["image"] = np.zeros((spec.size, spec.size, 3), np.uint8)
+                arrays |= _blank(spec)
         return {
             **arrays,
             "present": np.array([there[name] for name in self.names], bool),
@@ -238,10 +242,22 @@ def told_where(record: Record) -> Iterator[None]:
         raise BadExample(error.reason, f"{record['path']}: {error.detail}") from error
 
 
-def _image(record: Record, spec: ImageSpec, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+def _image(record: Record, spec: ImageSpec, rng: np.random.Generator) -> Arrays:
+    """A record's image: `image` alone, or a frame and `image_box`, as the spec says."""
     if record.get("image") is None:
         raise BadExample("no_image", "no image")
-    return train_image(record["image"], spec, rng)
+    if spec.frame:
+        frame, box = frames.train_frame(record["image"], spec, rng)
+        return {"image": frame, "image_box": box}
+    return {"image": train_image(record["image"], spec, rng)}
+
+
+def _blank(spec: ImageSpec) -> Arrays:
+    """The same arrays of an image that is not there: black."""
+    if spec.frame:
+        frame, box = frames.blank(spec)
+        return {"image": frame, "image_box": box}
+    return {"image": np.zeros((spec.size, spec.size, 3), np.uint8)}
 
 
 def _asked(record: Record) -> tuple[str, list[str]]:

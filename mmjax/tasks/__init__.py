@@ -14,6 +14,7 @@ from mmjax.tasks.inputs import (
     text_length,
 )
 from mmjax.tasks.packing import packing_obstacle
+from mmjax.tasks.resizing import check_resize, choose_frame
 from mmjax.tasks.task import DTYPES, Task
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "batch_shapes",
     "check_model",
     "has_text",
+    "check_resize",
+    "choose_frame",
     "make_image_spec",
     "make_tokenizer",
     "make_train_examples",

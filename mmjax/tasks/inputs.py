@@ -10,13 +10,13 @@ import ml_collections
 from jax.sharding import Mesh
 
 from mmjax.data import answers as answers_lib
-from mmjax.data import examples, images, prepare, source, specs, tokenizers
+from mmjax.data import examples, frames, images, prepare, source, specs, tokenizers
 from mmjax.data.faults import BadExample
 from mmjax.data.packing import row_length
 from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import packing
-from mmjax.tasks import checking_fused
+from mmjax.tasks import checking_fused, resizing
 
 Mixture = Sequence[tuple[source.Source, Any]]
 TEXTS = ("captions", "questions", "answers")
@@ -256,7 +256,7 @@ def make_train_examples(
 
 
 def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh, *, packed_rows: int = 0) -> dict[str, Any]:
-    """Shapes of a global batch as the pipeline makes it, with shardings.
+    """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
 
     Args:
       config: the run's config.
@@ -277,6 +277,9 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh, *, packed_rows: 
         "text_mask": ((rows, length), jnp.bool_),
         "id": ((rows, 2), jnp.uint32),
     }
+    frame = resizing.planned_frame(config, mesh.devices.flat[0].platform)
+    if frame:
+        shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
     kind = text_kind(config)
     if kind == "questions":
         shapes["answer"] = ((rows, config.model.answers), jnp.float32)

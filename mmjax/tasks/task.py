@@ -18,7 +18,7 @@ from mmjax.data import images as images_lib
 from mmjax.data import tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.models import build
-from mmjax.nn import attention
+from mmjax.nn import attention, resize
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel import activations
@@ -152,15 +152,23 @@ class Task:
         size = model.image.image_size
         return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
 
-    def normalize(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From bytes to the numbers the image tower was made for; all zeros with `data.blind`."""
+    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
+        """A batch's images, normalised; those that travelled in frames are resized first, see `data.frames`."""
+        images = batch["image"]
+        if "image_box" in batch:
+            spec = self.image_spec
+            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
+        return self.normalize(images)
+
+    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
         if self.config.data.blind:
             return jnp.zeros(images.shape, jnp.float32)
         return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
 
     def views(self, params: Any, batch: Batch, keys: Key[Array, " B"] | None = None) -> Views:
         """A batch as the model sees it."""
-        return Views(self.model.bind({"params": params}), batch, keys, self.normalize)
+        return Views(self.model.bind({"params": params}), batch, keys, self.pixels)
 
     def encode(
         self, params: Any, batch: Batch, keys: Key[Array, " B"] | None, *, only: Sequence[str] | None = None
@@ -178,7 +186,7 @@ class Task:
         """
         noise = keys if self.is_noisy else None
         with activations.placed_on(self.mesh):
-            views = Views(self.model.bind({"params": params}), batch, noise, self.normalize, drawing=keys)
+            views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
             features: dict[str, Any] = {}
             if self.contrasts and only is None:
                 features["image"], features["text"] = views.embeddings

@@ -21,7 +21,7 @@ class Views:
       model: bound to parameters.
       batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
       keys: one an example, for the layers' noise, or None for none.
-      normalize: from bytes to the numbers the image tower was made for.
+      pixels: from a batch to its images as the numbers that the image tower was made for.
       drawing: one an example, for what objectives draw, or None in evaluation.
     """
 
@@ -30,16 +30,16 @@ class Views:
         model: Any,
         batch: dict[str, Any],
         keys: Key[Array, " B"] | None,
-        normalize: Any,
+        pixels: Any,
         drawing: Key[Array, " B"] | None = None,
     ):
-        self.model, self.batch, self.keys, self.normalize = model, batch, keys, normalize
+        self.model, self.batch, self.keys, self._pixels = model, batch, keys, pixels
         self.drawing = drawing
 
     @functools.cached_property
     def pixels(self) -> Float[Array, "B H W 3"]:
-        """The images, normalised."""
-        return self.normalize(self.batch["image"])
+        """The images, resized and normalised."""
+        return self._pixels(self.batch)
 
     @functools.cached_property
     def image(self) -> Encoded:

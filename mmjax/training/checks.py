@@ -117,6 +117,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
+    tasks.check_resize(config)
     tasks.check_model(config)
 
 

@@ -51,13 +51,19 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             workdir = storage.as_path(workdir)
             checks.check_config(config)
             checks.check_workdir(config, workdir)
-
+        began = distributed.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
+        with distributed.together():
             # Mesh, input, task.
             mesh = mesh_lib.make_mesh(config.mesh)
             mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
             image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
             mixture = tasks.open_mixture(config)
             facts = tasks.read_facts(config, mixture)
+        platform = mesh.devices.flat[0].platform
+        frame, resizing = distributed.by_first(lambda: tasks.choose_frame(config, image_spec, mixture, platform, began))
+        with distributed.together():
+            if frame:
+                image_spec = dataclasses.replace(image_spec, frame=frame)
             task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
             source = tasks.make_train_examples(config, mixture, task.preparer)
             data = source.describe()
@@ -104,6 +110,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             state = warm_start.replace(setup.make_state(config.seed), taken)
         _introduce(config, task, mesh, setup)
         packer = packing.choose_packer(config, mesh, source, meta)
+        if resizing:
+            logs.say(resizing)
         if config.optimizer.freeze and not config.init_from and not start:
             logs.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 

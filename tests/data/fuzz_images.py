@@ -6,12 +6,13 @@ Run in a process of its own with limits on memory and time, so that a crash, a h
 import collections
 import resource
 import sys
+from unittest import mock
 
 import numpy as np
 from image_files import encoded, noise, smooth
 from PIL import Image
 
-from mmjax.data import images
+from mmjax.data import crops, frames, images, jpeg
 
 
 def originals():
@@ -21,6 +22,8 @@ def originals():
     frames = {"save_all": True, "append_images": [small.resize(photo.size)]}
     yield from (encoded(photo, "JPEG", exif=exif, progressive=progressive) for progressive in (False, True))
     yield encoded(photo.convert("CMYK"), "JPEG")
+    yield encoded(photo.convert("L"), "JPEG")
+    yield encoded(photo, "JPEG", quality=97, subsampling=0)
     yield from (encoded(small.convert(mode)) for mode in ("1", "L", "LA", "P", "RGB", "RGBA"))
     yield encoded(Image.fromarray(noise(9, 9)[..., 0].astype(np.uint16) * 257))
     yield encoded(photo, "PNG", exif=exif, **frames)
@@ -57,16 +60,42 @@ def damaged(files, rng):
     return bytes(data)
 
 
+def framed(data, spec, key):
+    """What becomes of a file on its way to a device that resizes it: frame and box, or why it is a bad example."""
+    try:
+        frame, box = frames.train_frame(data, spec, np.random.default_rng(key))
+        return frame.tobytes(), box.tobytes()
+    except images.BadExample as error:
+        return error.reason, error.detail
+
+
+def check_decoders(data, key):
+    """Both decoders of JPEGs make the same of a file; whether it can be used is what the host's way says, too."""
+    spec = images.ImageSpec(size=16, draft=True, frame=64)
+    found = framed(data, spec, key)
+    with mock.patch.object(jpeg, "pixels", lambda *_: None):
+        assert framed(data, spec, key) == found, key
+    try:
+        crops.train_image(data, spec, np.random.default_rng(key))
+        assert isinstance(found[0], bytes), key
+    except images.BadExample as error:
+        assert (error.reason, error.detail) == found, key
+    return isinstance(found[0], bytes)
+
+
 def main(count, seed):
     # A decoder that believes a wrong size may take what MAX_PIXELS allows: two copies of 4 bytes a pixel.
     resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
     files, outcomes = list(originals()), collections.Counter()
+    jpegs = [file for file in files if file.startswith(b"\xff\xd8")]
     spec = images.ImageSpec(size=16, draft=True)
     for i in range(count):
         rng = np.random.default_rng((seed, i))
         data = damaged(files, rng)
+        usable = check_decoders(damaged(jpegs, rng), (seed, i))
+        outcomes["jpeg ok" if usable else "jpeg bad"] += 1
         try:
-            training = images.train_image(data, spec, rng)
+            training = crops.train_image(data, spec, rng)
             evaluation = images.eval_transform(images.decode(data), spec)
             assert training.shape == evaluation.shape == (16, 16, 3) and training.dtype == evaluation.dtype == np.uint8
             outcomes["ok"] += 1
@@ -75,6 +104,7 @@ def main(count, seed):
             outcomes[error.reason] += 1
     print(dict(outcomes), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")
     assert min(outcomes["ok"], outcomes["corrupt"], outcomes["not_image"]) > count // 50
+    assert min(outcomes["jpeg ok"], outcomes["jpeg bad"]) > count // 10
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from image_files import encoded, gradient, noise, smooth
 from PIL import Image, ImageFilter
 
 from mmjax.data import augment
-from mmjax.data.images import ImageSpec, train_image
+from mmjax.data.crops import train_image
+from mmjax.data.images import ImageSpec
 
 PIXELS = noise(23, 17)
 IMAGE = Image.fromarray(PIXELS)

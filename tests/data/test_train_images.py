@@ -9,7 +9,8 @@ import pytest
 from image_files import GREY_BLUE, encoded, gradient, smooth, stored
 from PIL import Image
 
-from mmjax.data.images import BadExample, ImageSpec, decode, random_crop_box, train_image
+from mmjax.data.crops import random_crop_box, train_image
+from mmjax.data.images import BadExample, ImageSpec, decode
 
 
 def psnr(a, b):
