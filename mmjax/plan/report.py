@@ -70,6 +70,7 @@ def render(plan: Mapping[str, Any]) -> str:
     lines += ["", "Time of a step, predicted", *_prediction(plan["prediction"])]
     if plan["unknown_loops"]:
         lines.append(f"  loops of unknown length, counted once: {', '.join(plan['unknown_loops'])}")
+    lines += ["", f"compiled in {plan['compile_seconds']:.0f} s"]
     if "budget" in plan:
         cost = plan["budget"]
         lines += [
