@@ -1,6 +1,7 @@
 """Training on packed texts is training on padded ones: values, gradients, losses, on any devices, after any restart."""
 
 import functools
+import json
 
 import jax
 import mesh_steps
@@ -88,9 +89,12 @@ def test_values_and_gradients_are_those_of_padded_texts(mesh, pieces, noise, ran
         assert np.abs(gradient[path]).max() > 0
 
 
-@FULL
-def test_bfloat16_is_as_near_to_float32_as_without_packing(random_params):
-    mesh, pieces = (2, 1, 1), 2
+@pytest.mark.parametrize(
+    "mesh", [pytest.param((2, 1, 1), marks=FULL), pytest.param((1, 1, 1), marks=pytest.mark.gpu)], ids=str
+)
+def test_bfloat16_is_as_near_to_float32_as_without_packing(mesh, random_params):
+    """On a GPU with cuDNN's kernel, whose mask is a bias."""
+    pieces = 2
     shapes, devices, exact = value_and_grad(mesh, pieces, False)
     rough = value_and_grad(mesh, pieces, False, "bfloat16")[2]
     params = random_params(shapes)
@@ -98,7 +102,7 @@ def test_bfloat16_is_as_near_to_float32_as_without_packing(random_params):
     for seed in range(4):
         plain = batch(seed)
         expected = mesh_steps.flat(exact(params, arrays.to_global(devices, plain))[1])
-        for is_packed, each in ((False, plain), (True, packed(plain, 2, pieces, 4))):
+        for is_packed, each in ((False, plain), (True, packed(plain, mesh[0], pieces, 8 // mesh[0]))):
             gradient = mesh_steps.flat(rough(params, arrays.to_global(devices, each))[1])
             off[is_packed].append(mesh_steps.relative(gradient, expected))
     assert np.mean(off[False]) > 1e-4
@@ -218,3 +222,26 @@ def test_fifty_steps_of_two_processes(captions, tmp_path):
     assert "resumed at step 30 of 50" in told[0]
     assert_same_training(tmp_path / "packed", tmp_path / "padded")
     assert_packed(tmp_path / "packed", padded)
+
+
+@FULL
+def test_a_restart_changes_no_bit(captions, tmp_path):
+    """With rows from a sample, which the second start takes from the checkpoint."""
+    packed = dict(steps=12, data__pack_texts="on", checkpoint__every=5)
+    assert runs.train(config_of(captions, **packed), tmp_path / "whole") is None
+    for steps in (7, 12):
+        assert runs.train(config_of(captions, **packed | {"steps": steps}), tmp_path / "again") is None
+    runs.assert_same_arrays(runs.arrays(tmp_path / "again", 12), runs.arrays(tmp_path / "whole", 12))
+    metas = [json.loads((tmp_path / name / "checkpoints/12/meta/metadata").read_text()) for name in ("whole", "again")]
+    assert metas[0]["text_packing"] == metas[1]["text_packing"]
+    assert metas[0]["text_packing"] | {"rows": 0} == dict(rows=0, length=80, captions=32, pieces=2, eos_id=258)
+
+
+@FULL
+def test_data_that_one_process_cannot_read(captions, tmp_path):
+    """Both make the steps before it, though batches are read ahead."""
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--config.data.pack_texts=on"]
+    statuses, told = several.command(tmp_path, *argv, events="mistake@4:1", timeout=500)
+    assert statuses == [2, 2], told
+    assert "error: data.train: nothing can be read here (process 1 of 2)" in told[0]
+    assert runs.steps(tmp_path / "run") == [3]
