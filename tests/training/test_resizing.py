@@ -1,12 +1,14 @@
 """Training images resized on the device or on the host: the same run, whatever the mesh; chosen once, told and kept."""
 
 import json
+import shutil
 from unittest import mock
 
 import ml_collections
 import numpy as np
 import pytest
 import runs
+import several
 
 from mmjax import config as config_lib
 from mmjax import tasks
@@ -14,6 +16,7 @@ from mmjax.data import frames, prepare
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import resizing
+from mmjax.training import checkpoint
 
 STEPS = 4
 
@@ -66,6 +69,18 @@ def test_on_any_mesh_and_in_pieces(data, on_device, tmp_path, changes):
     np.testing.assert_allclose(losses(tmp_path), losses(on_device), rtol=1e-5)
 
 
+@pytest.mark.full
+def test_by_two_processes(data, on_device, tmp_path):
+    config = config_lib.flatten(config_of(data, "device"))
+    fields = ("steps", "data.train", "data.resize_on", "data.flip", "eval.every", "checkpoint.every")
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
+    argv += [f"--config.{field}={config[field]}" for field in fields]
+    statuses, told = several.command(tmp_path, *argv)
+    assert statuses == [0, 0], told
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(on_device), rtol=1e-5)
+    assert preprocessing(tmp_path / "run", STEPS) == preprocessing(on_device, STEPS)
+
+
 def test_a_resumed_run_keeps_its_choice(data, on_device, on_host, tmp_path, capsys):
     """`auto` means the host on a CPU, but not for a run that has begun on the device."""
     for resize_on, undisturbed in (("device", on_device), ("host", on_host)):
@@ -88,6 +103,19 @@ def test_a_run_from_before_there_was_a_choice_goes_on_on_the_host(on_host):
     stored["data"]["resize_on"] = "auto"
     assert config_lib.from_json(json.dumps(stored)).data.resize_on == "auto"
     assert config_lib.base_config().data.resize_on == "auto"
+
+
+def test_what_a_checkpoint_says_of_it(on_device, on_host, tmp_path):
+    assert checkpoint.stored_frame(on_device / "checkpoints") == preprocessing(on_device, STEPS)["frame"] > 0
+    assert checkpoint.stored_frame(on_host / "checkpoints") == 0
+    assert checkpoint.stored_frame(tmp_path / "checkpoints") is None
+    # One from before there was a choice.
+    shutil.copytree(on_device / "checkpoints", tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints" / str(STEPS) / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["preprocessing"]["frame"]
+    path.write_text(json.dumps(meta))
+    assert checkpoint.stored_frame(tmp_path / "checkpoints") == 0
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------
