@@ -22,7 +22,7 @@ EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
 COMMANDS = {
     "train": ("mmjax.cli:train_main", "train a recipe, or resume it"),
     "eval": ("mmjax.cli:eval_main", "evaluate a trained workdir, or weights of another library"),
-    "plan": ("mmjax.cli:plan_main", "say what a recipe would need on a TPU slice that is not here"),
+    "plan": ("mmjax.cli:plan_main", "say what a recipe would need on TPUs or GPUs that are not here"),
     "index": ("mmjax.cli:index_main", "find the examples of WebDataset shards, and what is wrong with the shards"),
     "convert": ("mmjax.convert:convert_main", "write a model in OpenCLIP's, Hugging Face's or mmjax's format"),
     "info": ("mmjax.info:info_main", "say what a workdir or another library's checkpoint holds"),
@@ -141,13 +141,19 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
     """`plan --config=RECIPE[:k=v,k=v] --topology=v5e:16x16 [--budget=N] [--sweep] [--config.FIELD=VALUE ...]`."""
     parser = make_parser(
         "plan",
-        "Compiles a recipe's train step for a TPU slice that is not here: memory, FLOPs, collectives, shortest step."
-        " No TPU and no data are needed; pip install 'mmjax[tpu]' brings the compiler. Exit status 1: it does not fit.",
+        "Compiles a recipe's train step for TPUs or NVIDIA GPUs that are not here: memory, FLOPs, bytes moved by class"
+        " of kernel, collectives, shortest and predicted step. No device and no data are needed; pip install"
+        " 'mmjax[tpu]' or 'mmjax[plan-gpu]' brings the compiler. Exit status 1: it does not fit.",
     )
     parser.add_argument(
         "--config", required=True, metavar="RECIPE[:k=v,...]", help="a .py file, or the name of a recipe"
     )
-    parser.add_argument("--topology", required=True, metavar="CHIP:AxB[xC]", help="e.g. v5e:16x16 or v5p:4x4x4")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="CHIP:AxB[xC]",
+        help="e.g. v5e:16x16, v5p:4x4x4; of GPUs h100:8 or hosts x GPUs, h100:4x8 (also a100, h200, b200)",
+    )
     parser.add_argument("--budget", metavar="EXAMPLES", help="also tell steps and chip-hours for so many, e.g. 12.8e9")
     parser.add_argument(
         "--sweep",
@@ -157,6 +163,11 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
         help="try several and rank them: mesh, microbatch, remat; mesh,microbatch when nothing is named",
     )
     parser.add_argument("--max-compiles", type=int, default=12, metavar="N", help="of a sweep; 12 by default")
+    parser.add_argument(
+        "--text-length",
+        metavar="TOKENS",
+        help="plan packed texts of so many tokens on average, e.g. 18",
+    )
     parser.add_argument("--output", metavar="FILE", help="the same numbers as JSON")
 
     def command(options, overrides):
@@ -164,7 +175,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
         config_lib.apply_overrides(config, overrides)
         from mmjax.plan import topology  # jax is imported after this
 
-        topology.set_environment()
+        topology.set_environment(options.topology)
         prepare(config)
         from mmjax.plan import command as plan
 
@@ -174,6 +185,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
             budget=options.budget,
             swept=options.sweep,
             max_compiles=options.max_compiles,
+            text_length=options.text_length,
             output=options.output,
         )
 

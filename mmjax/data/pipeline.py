@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import grain
@@ -74,6 +74,7 @@ def train_batches(
     workers: int = 0,
     threads: int | None = None,
     prefetch: int = 2,
+    finish: Callable[[Batch], Batch] | None = None,
 ) -> BatchIterator:
     """Batches of steps [start_step, stop_step), of this process's rows.
 
@@ -89,6 +90,7 @@ def train_batches(
       threads: threads in each decoding process. By default one per available core (at most 16) without workers, and
         none with workers, where each worker is one stream of work. More help when data comes over a network.
       prefetch: finished batches kept ready. With 0, batches are stacked when asked for.
+      finish: what is done to each batch once it is stacked, in this process.
 
     Returns:
       Iterator of dicts of arrays [len(rows), ...]. Close it when leaving early. Errors of the examples surface in
@@ -130,6 +132,8 @@ def train_batches(
             )
         )
     dataset = dataset.batch(chunks_per_batch, batch_fn=_concatenate)
+    if finish is not None:
+        dataset = dataset.map(finish)
     if prefetch:
         dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
     return BatchIterator(dataset)

@@ -55,6 +55,12 @@ class PairPreparer:
         ids, mask = self.tokenizer([caption])
         return {**image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
 
+    def caption_ids(self, record: Record, rng: np.random.Generator) -> Int32[np.ndarray, " L"]:
+        """The `text` that a call gives, without its image; `rng` as the call is given it."""
+        with told_where(record):
+            caption = _draw_caption(record, rng.random())
+        return self.tokenizer([caption])[0][0]
+
 
 @dataclasses.dataclass(frozen=True)
 class QuestionPreparer:

@@ -9,7 +9,8 @@ from typing import Any
 from mmjax.errors import UserError, choose, did_you_mean
 from mmjax.interop.tensors import Tensors
 from mmjax.models import variants
-from mmjax.nn import pool, transformer
+from mmjax.nn import pool
+from mmjax.nn.mlp import ACTIVATIONS
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
@@ -17,7 +18,7 @@ TOWERS = ("image", "text")
 _EXECUTION = ("scan", "remat", "dropout", "drop_path", "patch_dropout")
 # Fields with a choice of words.
 _CHOICES = {
-    "activation": tuple(transformer.ACTIVATIONS),
+    "activation": tuple(ACTIVATIONS),
     "image.pool": tuple(kind for kind in pool.POOLS if kind != "eos"),
     "text.pool": tuple(kind for kind in pool.POOLS if kind != "cls"),
     "projection": ("linear", "bias", "none"),

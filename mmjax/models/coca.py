@@ -13,6 +13,8 @@ from mmjax import errors
 from mmjax.models import encoders, language, parts
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, pool, transformer
+from mmjax.nn.dense import Dense, broadcast_parameter, dense_logits
+from mmjax.nn.norms import layer_norm
 
 
 class Carry(NamedTuple):
@@ -70,17 +72,15 @@ class CoCa(nn.Module):
         if self.embed_dim % self.pool_heads:
             told = f"model.pool_heads={self.pool_heads} does not divide model.embed_dim={self.embed_dim}"
             raise errors.UserError(f"{told}; choose one that does")
-        norm = lambda name: transformer.layer_norm(self.text["norm_eps"], self.dtype, name)
-        dense = lambda size, std, name: attention.dense_general(
-            size, std=std, dtype=self.dtype, name=name, use_bias=False
-        )
+        norm = lambda name: layer_norm(self.text["norm_eps"], self.dtype, name)
+        dense = lambda size, std, name: Dense(size, std=std, dtype=self.dtype, name=name, use_bias=False)
         eps, width = self.image["norm_eps"], self.text["width"]
 
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention, final_norm=False)
         self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
         options = dict(queries=self.queries, width=self.embed_dim, norm_inputs=True, norm_eps=eps, dtype=self.dtype)
         self.image_pool = pool.Pool("map", self.pool_heads, **options)
-        self.image_norm = transformer.layer_norm(eps, self.dtype)
+        self.image_norm = layer_norm(eps, self.dtype)
         self.image_projection = dense(self.embed_dim, self.embed_dim**-0.5, "image_projection")
 
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
@@ -95,7 +95,7 @@ class CoCa(nn.Module):
         self.writer = parts.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
         self.decoder_norm = norm("decoder_norm")
         head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
-        self.decoder_head = attention.dense_logits(self.text["vocab_size"], **head)
+        self.decoder_head = dense_logits(self.text["vocab_size"], **head)
 
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
         self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)
@@ -124,8 +124,8 @@ class CoCa(nn.Module):
         keys = dropout.fold_keys(keys, 1)
         x = self.text_encoder.embed(text, keys=keys)
         # The last position whatever the length, so that more padding changes nothing.
-        token = (self.text_class_token + self.text_encoder.position_embedding[-1]).astype(x.dtype)
-        x = jnp.concatenate([x, jnp.broadcast_to(token, (len(x), 1, x.shape[2]))], axis=1)
+        token = self.text_class_token + self.text_encoder.position_embedding[-1]
+        x = jnp.concatenate([x, broadcast_parameter(token, (len(x), 1, x.shape[2]), x.dtype)], axis=1)
         valid = None if text_mask is None else jnp.pad(text_mask, ((0, 0), (0, 1)), constant_values=True)
         out = self.text_encoder.run(x, attention.AttentionSpec(causal=True, valid=valid), keys)
         return encoders.Encoded(out.tokens, valid, jnp.full(len(x), text.shape[1], jnp.int32))

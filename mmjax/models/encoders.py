@@ -7,7 +7,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.nn import attention, dropout, embed, transformer
+from mmjax.nn import attention, dropout, embed, pool, transformer
+from mmjax.nn.dense import add_parameter, broadcast_parameter
+from mmjax.nn.norms import layer_norm
+from mmjax.parallel import packing
 from mmjax.parallel.activations import lookup
 
 
@@ -66,9 +69,22 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, intermediates: bool = False
+        self,
+        images: Float[Array, "B H W 3"],
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+        pool_kind: str | None = None,
     ) -> Encoded:
-        """Encodes normalised images of any size that divides into patches; `keys` turn dropout on."""
+        """Encodes normalised images of any size that divides into patches; `keys` turn dropout on.
+
+        Args:
+          images: normalised.
+          keys: one an example, for dropout.
+          intermediates: whether to return each block's output.
+          pool_kind: of the pool that alone reads the result; for one in `pool.OF_ONE_TOKEN` that token is returned
+            alone. None when all tokens are wanted.
+        """
         std = self.width**-0.5
         side = self.image_size // self.patch_size
         prefix = int(self.class_token)
@@ -79,19 +95,23 @@ class VisionTransformer(nn.Module):
         shape = (side * side + prefix, self.width)
         table = self.param("position_embedding", nn.initializers.normal(std), shape, jnp.float32)
         grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
-        table = embed.resample_positions(table, (side, side), grid, prefix=prefix).astype(self.dtype)
-        x = x + table[prefix:]
+        table = embed.resample_positions(table, (side, side), grid, prefix=prefix)
+        x = add_parameter(x, table[prefix:])
         x = dropout.drop_patches(x, self.patch_dropout, dropout.fold_keys(keys, 0))
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(std), (self.width,), jnp.float32)
-            token = jnp.broadcast_to(token.astype(self.dtype) + table[0], (x.shape[0], 1, self.width))
+            token = broadcast_parameter(token + table[0], (x.shape[0], 1, self.width), self.dtype)
             x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
-            x = transformer.layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
         out = make_transformer(self)(
-            x, attention.AttentionSpec(), dropout.fold_keys(keys, 1), intermediates=intermediates
+            x,
+            attention.AttentionSpec(),
+            dropout.fold_keys(keys, 1),
+            intermediates=intermediates,
+            chosen=pool.chosen_token(pool_kind, x.shape[:2]),
         )
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
+        x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
         return Encoded(x, layers=out.layers)
 
 
@@ -132,9 +152,26 @@ class TextTransformer(nn.Module):
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
         *,
+        places: packing.TextPlaces | None = None,
         intermediates: bool = False,
+        pool_kind: str | None = None,
     ) -> Encoded:
-        """Encodes token ids; `text_mask` is True on real tokens and is attended by only with `mask_padding`."""
+        """Encodes token ids.
+
+        Args:
+          text: padded.
+          text_mask: True on real tokens; attended by only with `mask_padding`.
+          keys: one an example, for dropout; None turns it off.
+          places: where the texts of a causal tower stand in rows that are computed in place of theirs. Then the only
+            token of a text in the result is its end of text.
+          intermediates: whether to return each layer's output.
+          pool_kind: as in `VisionTransformer`.
+
+        Raises:
+          ValueError: a text longer than the position table, or `places` in a tower that sees what comes later.
+        """
+        if places is not None and not self.causal:
+            raise ValueError("texts of a tower that is not causal cannot be packed: their padding is attended to")
         length = text.shape[1]
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
@@ -143,12 +180,22 @@ class TextTransformer(nn.Module):
         token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
         shape = (self.context_length, self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
+        eos = jnp.argmax(text == self.eos_id, axis=1)
+        norm = layer_norm(self.norm_eps, self.dtype, "norm")
+        if places is not None:
+            ids, positions, segment = packing.pack(text, eos, places, nothing=self.vocab_size)
+            x = lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
+            spec = attention.AttentionSpec(causal=True, segment=segment)
+            out = make_transformer(self)(x.astype(self.dtype), spec)
+            return Encoded(norm(packing.take_last(out.tokens, eos, places)[:, None]), eos=jnp.zeros_like(eos))
         x = (lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
-        out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens)
-        return Encoded(x, valid, jnp.argmax(text == self.eos_id, axis=1), out.layers)
+        chosen = pool.chosen_token(pool_kind, text.shape, eos)
+        out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates, chosen=chosen)
+        if chosen is not None:
+            return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))
+        return Encoded(norm(out.tokens), valid, eos, out.layers)
 
 
 # What every encoder calls alike, so that its transformer is built from its own fields.

@@ -18,6 +18,8 @@ from mmjax import errors
 from mmjax.models import encoders
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, transformer
+from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
+from mmjax.nn.norms import layer_norm
 from mmjax.nn.pool import Pool
 
 # How a modality's tokens become one vector.
@@ -81,7 +83,7 @@ class Pooling(nn.Module, kw_only=True):
         made = {}
         for name, (tokens, valid, *_) in found.items():
             pool = Pool(kind, heads=self.pool_heads, dtype=self.dtype, name=f"pool_{name}")
-            made[name] = transformer.layer_norm(self.norm_eps, self.dtype, f"norm_{name}")(pool(tokens, valid))
+            made[name] = layer_norm(self.norm_eps, self.dtype, f"norm_{name}")(pool(tokens, valid))
         return made
 
 
@@ -101,12 +103,11 @@ class Fusion(Pooling, kw_only=True):
     def projected(self, name: str, x: Float[Array, "B *N F"]) -> Float[Array, "B *N D"]:
         """A modality's own linear map to width D; parameters `projection_NAME`."""
         std = x.shape[-1] ** -0.5
-        return attention.dense_general(self.width, std=std, dtype=self.dtype, name=f"projection_{name}")(x)
+        return Dense(self.width, std=std, dtype=self.dtype, name=f"projection_{name}")(x)
 
     def learned(self, name: str, *shape: int) -> Float[Array, "..."]:
         """A learned array: [*shape, D]."""
-        value = self.param(name, nn.initializers.normal(self.width**-0.5), (*shape, self.width), jnp.float32)
-        return value.astype(self.dtype)
+        return self.param(name, nn.initializers.normal(self.width**-0.5), (*shape, self.width), jnp.float32)
 
 
 class Concat(Fusion, kw_only=True):
@@ -126,9 +127,11 @@ class Concat(Fusion, kw_only=True):
         for place, (name, vector) in enumerate(self.vectors(found).items()):
             # As large as what a layer norm gives.
             absent = self.param(f"absent_{name}", nn.initializers.normal(1.0), vector.shape[-1:], jnp.float32)
-            parts.append(jnp.where(there[:, place, None], vector, absent.astype(self.dtype)))
+            parts.append(
+                jnp.where(there[:, place, None], vector, broadcast_parameter(absent, vector.shape, self.dtype))
+            )
         x = jnp.concatenate(parts, axis=-1)
-        dense = attention.dense_general(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="projection")
+        dense = Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="projection")
         return Encoded(dense(x)[:, None])
 
 
@@ -163,7 +166,7 @@ class Gated(Weighted, kw_only=True):
     def _scores(self, x, there):
         seen = jnp.where(there[..., None], x, 0).reshape(len(x), -1)
         std = seen.shape[-1] ** -0.5
-        return attention.dense_general(there.shape[1], std=std, dtype=self.dtype, name="gate")(seen)
+        return Dense(there.shape[1], std=std, dtype=self.dtype, name="gate")(seen)
 
 
 class Layered(Fusion, kw_only=True):
@@ -185,7 +188,7 @@ class Layered(Fusion, kw_only=True):
 
     def normed(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """The norm after the last layer."""
-        return transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        return layer_norm(self.norm_eps, self.dtype, "norm")(x)
 
 
 class Attention(Layered, kw_only=True):
@@ -201,6 +204,6 @@ class Attention(Layered, kw_only=True):
         """One token a modality, valid where it is present."""
         found, there = prepare(encoded, present)
         x = jnp.stack([self.projected(name, x) for name, x in self.vectors(found).items()], axis=1)
-        x = x + self.learned("type_embedding", len(found))
+        x = add_parameter(x, self.learned("type_embedding", len(found)))
         x = self.stack()(x, attention.AttentionSpec(valid=there), keys).tokens
         return Encoded(self.normed(x), there)

@@ -11,6 +11,7 @@ from mmjax import errors
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion_pooled import Layered, prepare
 from mmjax.nn import attention, dropout
+from mmjax.nn.dense import add_parameter, broadcast_parameter
 from mmjax.nn.transformer import Memory
 
 
@@ -18,7 +19,9 @@ class _OfTokens(Layered, kw_only=True):
     def embedded(self, found: Mapping[str, Encoded]) -> dict[str, Float[Array, "B N D"]]:
         """Every modality's tokens at width D, each with its modality's type embedding."""
         types = self.learned("type_embedding", len(found))
-        return {name: self.projected(name, x.tokens) + own for (name, x), own in zip(found.items(), types, strict=True)}
+        return {
+            name: add_parameter(self.projected(name, x.tokens), types[i]) for i, (name, x) in enumerate(found.items())
+        }
 
 
 class Cross(_OfTokens, kw_only=True):
@@ -58,7 +61,9 @@ class Cross(_OfTokens, kw_only=True):
         looks, valid = x[self.query], found[self.query].valid
         first = jnp.arange(looks.shape[1]) == 0
         lacks = ~there[:, list(found).index(self.query), None] & first
-        looks = jnp.where(lacks[..., None], self.learned("absent"), looks)
+        looks = jnp.where(
+            lacks[..., None], broadcast_parameter(self.learned("absent"), looks.shape, looks.dtype), looks
+        )
         valid = valid | lacks
         spec = attention.AttentionSpec(valid=valid)
         return Encoded(self.normed(self.stack(cross_every=1)(looks, spec, keys, memory=memory).tokens), valid)
@@ -78,7 +83,7 @@ class Joint(_OfTokens, kw_only=True):
     ) -> Encoded:
         """The class token, then the tokens of each modality in sorted order of name."""
         found, there = prepare(encoded, present)
-        first = jnp.broadcast_to(self.learned("class_token"), (len(there), 1, self.width))
+        first = broadcast_parameter(self.learned("class_token"), (len(there), 1, self.width), self.dtype)
         x = jnp.concatenate([first, *self.embedded(found).values()], axis=1)
         always = jnp.ones((len(there), 1), bool)
         valid = jnp.concatenate([always, *(each.valid for each in found.values())], axis=1)
@@ -123,14 +128,14 @@ class Bottleneck(_OfTokens, kw_only=True):
         batch, count, each = len(there), self.bottlenecks, there[:, :, None, None]
         first, x, valid = self.learned("class_token", len(found)), {}, {}
         for place, (name, tokens) in enumerate(self.embedded(found).items()):
-            own = jnp.broadcast_to(first[place], (batch, 1, self.width))
+            own = broadcast_parameter(first[place], (batch, 1, self.width), self.dtype)
             x[name] = jnp.concatenate([own, tokens], axis=1)
             valid[name] = jnp.concatenate([there[:, place, None], found[name].valid], axis=1)
             if self.fusion_layer:
                 stack = self.stack(f"unimodal_{name}", depth=self.fusion_layer)
                 spec = attention.AttentionSpec(valid=valid[name])
                 x[name] = stack(x[name], spec, dropout.fold_keys(keys, place)).tokens
-        shared = jnp.broadcast_to(self.learned("bottleneck", count), (batch, count, self.width))
+        shared = broadcast_parameter(self.learned("bottleneck", count), (batch, count, self.width), self.dtype)
         for layer in range(self.fusion_layer, self.depth):
             seen = []
             for place, name in enumerate(found):

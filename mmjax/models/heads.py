@@ -6,7 +6,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax import errors
-from mmjax.nn import attention, transformer
+from mmjax.nn.dense import Dense, dense_logits
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 
 _STD = 0.02  # BERT's initialisation
 
@@ -19,7 +21,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:
         width = tokens.shape[-1]
-        return jnp.tanh(attention.dense_general(width, std=_STD, dtype=self.dtype, name="dense")(tokens[:, 0]))
+        return jnp.tanh(Dense(width, std=_STD, dtype=self.dtype, name="dense")(tokens[:, 0]))
 
 
 class MatchHead(nn.Module):
@@ -29,7 +31,7 @@ class MatchHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... 2"]:
-        return attention.dense_logits(2, std=_STD, dtype=self.dtype, name="dense")(x)
+        return dense_logits(2, std=_STD, dtype=self.dtype, name="dense")(x)
 
 
 class AnswerHead(nn.Module):
@@ -46,9 +48,9 @@ class AnswerHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B A"]:
-        x = attention.dense_general(2 * x.shape[-1], std=_STD, dtype=self.dtype, name="fc1")(x)
-        x = transformer.ACTIVATIONS["gelu"](transformer.layer_norm(1e-5, self.dtype, "norm")(x))
-        return attention.dense_logits(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x)
+        x = Dense(2 * x.shape[-1], std=_STD, dtype=self.dtype, name="fc1")(x)
+        x = ACTIVATIONS["gelu"](layer_norm(1e-5, self.dtype, "norm")(x))
+        return dense_logits(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x)
 
 
 def needs(setting: str, value: bool | int) -> None:

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders
 from mmjax.nn import attention, dropout, transformer
+from mmjax.nn.dense import Dense, dense_logits, multiply
+from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.parallel.activations import lookup, whole
 from mmjax.parallel.rows import take_rows
 
@@ -79,11 +81,11 @@ class TextStack(nn.Module):
             self.final = norm(self.norm_eps, self.dtype, "norm")
         std = self.width**-0.5
         if self.head == "linear":
-            self.head_linear = attention.dense_logits(
+            self.head_linear = dense_logits(
                 self.vocab_size, std=std, dtype=self.dtype, name="head", use_bias=self.head_bias
             )
         elif self.head == "mlm":
-            self.head_dense = attention.dense_general(self.width, std=std, dtype=self.dtype, name="head_dense")
+            self.head_dense = Dense(self.width, std=std, dtype=self.dtype, name="head_dense")
             self.head_norm = norm(self.norm_eps, self.dtype)
             self.output_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,), jnp.float32)
 
@@ -139,9 +141,8 @@ class TextStack(nn.Module):
         if self.head == "none":
             raise ValueError("head='none' has no logits; choose head='tied', 'linear' or 'mlm'")
         if self.head == "mlm":
-            tokens = self.head_norm(transformer.ACTIVATIONS[self.activation](self.head_dense(tokens)))
-        table = whole(self.token_embedding).astype(self.dtype)
-        out = jnp.einsum("BTD,VD->BTV", tokens, table, preferred_element_type=jnp.float32)
+            tokens = self.head_norm(ACTIVATIONS[self.activation](self.head_dense(tokens)))
+        out = multiply(tokens, whole(self.token_embedding).T, 1, jnp.float32)
         return out + self.output_bias if self.head == "mlm" else out
 
     def start(

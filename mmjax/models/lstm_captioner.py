@@ -1,5 +1,6 @@
 """An LSTM that writes captions while it looks at the image."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models.encoders import Encoded
-from mmjax.nn import attention
+from mmjax.nn.dense import Dense
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
 from mmjax.parallel.activations import lookup
@@ -57,7 +58,7 @@ class LSTMCaptioner(nn.Module):
     def setup(self):
         init = nn.initializers.normal(self.embed_width**-0.5)
         self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.embed_width), jnp.float32)
-        dense = lambda features, **settings: nn.Dense(features, dtype=self.dtype, **settings)
+        dense = functools.partial(Dense, std=None, dtype=self.dtype)
         self.first_c = dense(self.layers * self.width)
         self.first_h = dense(self.layers * self.width)
         self.attention_key = dense(self.width)
@@ -67,7 +68,7 @@ class LSTMCaptioner(nn.Module):
         self.lstm = LSTM(self.width, self.layers, self.dropout, self.dtype)
         self.from_state = dense(self.embed_width)
         self.from_image = dense(self.embed_width, use_bias=False)
-        self.logits = dense(self.vocab_size, dot_general=attention.into_float32)
+        self.logits = dense(self.vocab_size, out_dtype=jnp.float32)
 
     def __call__(
         self, image: Encoded, text: Int[Array, "B T"], keys: Key[Array, " B"] | None = None

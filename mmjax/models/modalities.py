@@ -17,7 +17,10 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax.errors import choose, did_you_mean
 from mmjax.models import tower
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
-from mmjax.nn import attention, embed, transformer
+from mmjax.nn import embed
+from mmjax.nn.dense import Dense, add_parameter
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 
 
 class VideoTransformer(tower.Tower, kw_only=True):
@@ -57,7 +60,7 @@ class VideoTransformer(tower.Tower, kw_only=True):
         batch, *grid, _ = x.shape
         table = self._positions(tuple(grid))
         prefix = len(self.learned_tokens())
-        x = x.reshape(batch, -1, self.width) + table[prefix:].astype(self.dtype)
+        x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
             seen = tower.covered(valid, self.tubelet_frames, self.tubelet_frames)
             valid = jnp.repeat(seen, grid[1] * grid[2], axis=1)
@@ -122,7 +125,7 @@ class AudioTransformer(tower.Tower, kw_only=True):
         prefix = len(self.learned_tokens())
         table = self.learned("position_embedding", prefix + grid[0] * grid[1])
         table = tower.from_the_start(table, grid, tuple(new), prefix)
-        x = x.reshape(batch, -1, self.width) + table[prefix:].astype(self.dtype)
+        x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
             valid = jnp.repeat(tower.covered(valid, window[0], stride[0]), new[1], axis=1)
         return self.encode(x, valid, keys, table, intermediates=intermediates)
@@ -160,7 +163,7 @@ class SeriesTransformer(tower.Tower, kw_only=True):
         table = tower.from_the_start(table, (rows,), x.shape[1:2], prefix)
         if valid is not None:
             valid = tower.covered(jnp.pad(valid, ((0, 0), (0, fill))), length, length)
-        return self.encode(x + table[prefix:].astype(self.dtype), valid, keys, table, intermediates=intermediates)
+        return self.encode(add_parameter(x, table[prefix:]), valid, keys, table, intermediates=intermediates)
 
 
 class TableTransformer(tower.Tower, kw_only=True):
@@ -231,17 +234,17 @@ class FeatureEncoder(tower.Tower, kw_only=True):
     ) -> Encoded:
         """Encodes features, of which `valid` are real; one vector an example becomes one token."""
         x = tower.zeroed(features if features.ndim == 3 else features[:, None], valid)
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm_features")(x)
+        x = layer_norm(self.norm_eps, self.dtype, "norm_features")(x)
         if self.hidden:
-            x = attention.dense_general(self.hidden, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="hidden_layer")(x)
-            x = transformer.ACTIVATIONS[self.activation](x)
-        x = attention.dense_general(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="projection")(x)
+            x = Dense(self.hidden, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="hidden_layer")(x)
+            x = ACTIVATIONS[self.activation](x)
+        x = Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="projection")(x)
         prefix, table = len(self.learned_tokens()), None
         if self.context_length:
             if x.shape[1] > self.context_length:
                 raise ValueError(f"{x.shape[1]} features are more than context_length={self.context_length}")
             table = self.learned("position_embedding", prefix + self.context_length)
-            x = x + table[prefix : prefix + x.shape[1]].astype(self.dtype)
+            x = add_parameter(x, table[prefix : prefix + x.shape[1]])
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
 

@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
 from mmjax.models import encoders, language, parts
-from mmjax.nn import attention, dropout, transformer
+from mmjax.nn import attention, dropout
+from mmjax.nn.dense import Dense
+from mmjax.nn.mlp import ACTIVATIONS
 
 CONNECTORS = ("linear", "mlp2x_gelu")
 PREFIXES = ("full", "causal")
@@ -31,11 +33,9 @@ class Connector(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
         errors.choose("model.connector", self.kind, CONNECTORS)
-        dense = lambda x, name: attention.dense_general(
-            self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name=name
-        )(x)
+        dense = lambda x, name: Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name=name)(x)
         x = dense(x, "fc1")
-        return x if self.kind == "linear" else dense(transformer.ACTIVATIONS["gelu"](x), "fc2")
+        return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
 
 
 class PrefixLM(nn.Module):

@@ -6,7 +6,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.models.encoders import Encoded, make_transformer
-from mmjax.nn import attention, dropout, embed, transformer
+from mmjax.nn import attention, dropout, embed
+from mmjax.nn.dense import broadcast_parameter
+from mmjax.nn.norms import layer_norm
 
 
 class Tower(nn.Module, kw_only=True):
@@ -63,7 +65,7 @@ class Tower(nn.Module, kw_only=True):
             first = jnp.stack([self.learned(name) for name in names])
             if positions is not None:
                 first = first + positions[: len(names)]
-            first = jnp.broadcast_to(first.astype(self.dtype), (len(x), *first.shape))
+            first = broadcast_parameter(first, (len(x), *first.shape), self.dtype)
             x = jnp.concatenate([first, x], axis=1)
             valid = None if valid is None else jnp.pad(valid, ((0, 0), (len(names), 0)), constant_values=True)
         layers = None
@@ -71,7 +73,7 @@ class Tower(nn.Module, kw_only=True):
             spec = attention.AttentionSpec(valid=valid)
             out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
             x, layers = out.tokens, out.layers
-        x = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
         return Encoded(x, valid, layers=layers)
 
 

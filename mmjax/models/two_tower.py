@@ -10,7 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, modalities
-from mmjax.nn import attention, dropout, pool
+from mmjax.nn import dropout, pool
+from mmjax.nn.dense import Dense
+from mmjax.parallel import packing
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection")
@@ -49,7 +51,7 @@ class EmbeddingHead(nn.Module):
         )(encoded.tokens, encoded.valid, encoded.eos)
         if self.projection == "none":
             return x
-        return attention.dense_general(
+        return Dense(
             self.embed_dim,
             std=x.shape[-1] ** -0.5,
             dtype=self.dtype,
@@ -113,18 +115,24 @@ class TwoTower(nn.Module):
         )
 
     # Each tower folds its number into the examples' keys, so that the towers' noise is independent.
-    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
-        """Encodes normalised images."""
-        return self.image_encoder(images, dropout.fold_keys(keys, 0))
+    def encode_image(
+        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, pool_kind: str | None = None
+    ) -> encoders.Encoded:
+        """Encodes normalised images; `pool_kind` as the towers have it."""
+        return self.image_encoder(images, dropout.fold_keys(keys, 0), pool_kind=pool_kind)
 
     def encode_text(
         self,
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
+        places: packing.TextPlaces | None = None,
+        *,
+        pool_kind: str | None = None,
     ) -> encoders.Encoded:
-        """Encodes token ids."""
-        return self.text_encoder(text, text_mask, dropout.fold_keys(keys, 1))
+        """Encodes token ids; with `places` as rows of several texts. Both as in `TextTransformer`."""
+        keys = dropout.fold_keys(keys, 1)
+        return self.text_encoder(text, text_mask, keys, places=places, pool_kind=pool_kind)
 
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
         """Embeds encoded images; rows have unit length."""
@@ -137,17 +145,18 @@ class TwoTower(nn.Module):
     def image_embedding(
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B E"]:
-        """Embeds normalised images; rows have unit length."""
-        return self.embed_image(self.encode_image(images, keys))
+        """Embeds normalised images; rows have unit length. What the head does not read is not computed."""
+        return self.embed_image(self.encode_image(images, keys, pool_kind=self.image["pool"]))
 
     def text_embedding(
         self,
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
+        places: packing.TextPlaces | None = None,
     ) -> Float[Array, "B E"]:
-        """Embeds token ids; rows have unit length."""
-        return self.embed_text(self.encode_text(text, text_mask, keys))
+        """Embeds token ids; rows have unit length. What the head does not read is not computed."""
+        return self.embed_text(self.encode_text(text, text_mask, keys, places, pool_kind=self.text["pool"]))
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both; used to initialise every parameter."""

@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
 from mmjax.models import encoders, heads, language, parts
-from mmjax.nn import attention, dropout, embed, transformer
+from mmjax.nn import attention, dropout, embed
+from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_logits
+from mmjax.nn.norms import layer_norm
 
 
 class Stream(nn.Module):
@@ -53,7 +55,7 @@ class Stream(nn.Module):
         if self.mask_token:
             self.hidden = self.param("mask_token", init, (self.width,), jnp.float32)
         self.transformer = encoders.make_transformer(self)
-        self.norm = transformer.layer_norm(self.norm_eps, self.dtype)
+        self.norm = layer_norm(self.norm_eps, self.dtype)
 
     @property
     def tokens(self) -> int:
@@ -76,11 +78,11 @@ class Stream(nn.Module):
             raise ValueError(f"an image of {height}x{width} pixels is not of the model's image_size={self.image_size}")
         x = self.patch_embed(images)
         if mask is not None:
-            x = jnp.where(mask[..., None], self.hidden.astype(self.dtype), x)
+            x = jnp.where(mask[..., None], broadcast_parameter(self.hidden, x.shape, self.dtype), x)
         if self.class_token:
-            first = jnp.broadcast_to(self.first.astype(self.dtype), (len(x), 1, self.width))
+            first = broadcast_parameter(self.first, (len(x), 1, self.width), self.dtype)
             x = jnp.concatenate([first, x], axis=1)
-        x = x + self.position_embedding.astype(self.dtype)
+        x = add_parameter(x, self.position_embedding)
         return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, 0))
 
     def run(
@@ -144,7 +146,7 @@ class ViLT(nn.Module):
             self.match_head = heads.MatchHead(self.dtype)
         if self.mim:
             pixels = 3 * self.image["patch_size"] ** 2
-            self.pixel_head = attention.dense_logits(pixels, std=width**-0.5, dtype=self.dtype, name=None)
+            self.pixel_head = dense_logits(pixels, std=width**-0.5, dtype=self.dtype, name=None)
         if self.answers:
             self.answer_head = heads.AnswerHead(self.answers, self.dtype)
 
@@ -164,7 +166,7 @@ class ViLT(nn.Module):
         if mask is not None:
             heads.needs("mim", self.mim)
         x = self.stream.embed(images, mask, dropout.fold_keys(keys, 0))
-        return encoders.Encoded(x + self.modality_embedding[1].astype(self.dtype))
+        return encoders.Encoded(add_parameter(x, self.modality_embedding[1]))
 
     def encode_text(
         self,
@@ -174,7 +176,7 @@ class ViLT(nn.Module):
     ) -> encoders.Encoded:
         """Embeds token ids."""
         x = self.words.embed(text, keys=dropout.fold_keys(keys, 1))
-        return encoders.Encoded(x + self.modality_embedding[0].astype(self.dtype), text_mask)
+        return encoders.Encoded(add_parameter(x, self.modality_embedding[0]), text_mask)
 
     def fuse(
         self,

@@ -1,6 +1,5 @@
 """Multi-head attention, and the one description of who attends to whom."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,9 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.nn.dense import Dense
+from mmjax.nn.layer_loop import name_attention_output
+from mmjax.nn.norms import LayerNorm
 from mmjax.parallel.activations import place
 
 IMPLEMENTATIONS = ("auto", "cudnn", "xla")
@@ -31,6 +33,7 @@ class AttentionSpec:
         (PaliGemma's `mask_ar`, arXiv:2407.07726).
       segment: [S] or [B, S], numbers; a token sees its own segment only.
       offset: the key that query 0 stands at, where the keys before it are those of earlier calls.
+      chosen: [B] the key that the only query of each example stands at; None where queries are all tokens in order.
     """
 
     causal: bool = struct.field(pytree_node=False, default=False)
@@ -39,12 +42,14 @@ class AttentionSpec:
     ar: Int[Array, "*B S"] | None = None
     segment: Int[Array, "*B S"] | None = None
     offset: Int[Array, ""] | None = None
+    chosen: Int[Array, " B"] | None = None
 
     def mask(self, queries: int, keys: int) -> Bool[Array, "b T S"]:
         """The whole description as one mask, True where query t may see key s; b is 1 or B."""
         start = 0 if self.offset is None else self.offset
-        own, other = start + jnp.arange(queries)[:, None], jnp.arange(keys)
-        mask = jnp.ones((1, queries, keys), bool)
+        positions = start + jnp.arange(queries)[None] if self.chosen is None else self.chosen[:, None]  # [b, T]
+        own, other = positions[:, :, None], jnp.arange(keys)
+        mask = jnp.ones((len(positions), queries, keys), bool)
         if self.causal:
             mask &= other <= own
         if self.length is not None:
@@ -54,7 +59,9 @@ class AttentionSpec:
         for numbers, allowed in ((self._groups(), jnp.less_equal), (self.segment, jnp.equal)):
             if numbers is not None:
                 numbers = jnp.atleast_2d(numbers)
-                mine = jnp.take(numbers, start + jnp.arange(queries), axis=1)
+                batch = max(len(numbers), len(positions))
+                numbers = jnp.broadcast_to(numbers, (batch, keys))
+                mine = jnp.take_along_axis(numbers, jnp.broadcast_to(positions, (batch, queries)), axis=1)
                 mask &= allowed(numbers[:, None, :], mine[:, :, None])
         return mask
 
@@ -97,17 +104,19 @@ def attend(
       implementation: `xla`, or `cudnn` where `choose_implementation` says so.
     """
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-    causal, mask, lengths, sees = spec.causal, None, None, None
-    if spec.ar is not None or spec.segment is not None or spec.offset is not None:
+    causal, masked, mask, lengths, sees = spec.causal, False, None, None, None
+    if any(part is not None for part in (spec.ar, spec.segment, spec.offset, spec.chosen)):
         whole = spec.mask(queries, keys)
-        causal, sees = False, whole.any(axis=-1)
+        causal, masked = False, True
+        if spec.valid is not None or queries > keys:  # else each query sees itself
+            sees = whole.any(axis=-1)
     elif spec.valid is not None:
         valid = spec.valid if spec.length is None else spec.valid & (jnp.arange(keys) < spec.length)
-        whole = valid[:, None, :]
+        whole, masked = valid[:, None, :], True
         sees = jnp.cumsum(valid, axis=1) > 0 if causal else valid.any(axis=1, keepdims=True)
     elif spec.length is not None and not causal:  # filling stands last: a causal query comes before it
         lengths = jnp.full(batch, spec.length, jnp.int32)
-    if sees is not None:
+    if masked:
         # cuDNN wants it whole but for the heads.
         mask = jnp.broadcast_to(whole[:, None], (batch, 1, queries, keys))
     out = jax.nn.dot_product_attention(
@@ -163,22 +172,6 @@ def filled_length(length: int, implementation: str) -> int:
     return length + length % 2 if implementation == "cudnn" else length
 
 
-into_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
-
-
-def dense_general(features, *, std, dtype, name, **settings) -> nn.DenseGeneral:
-    """A dense layer with float32 parameters, normal(`std`) weights and compute in `dtype`."""
-    return nn.DenseGeneral(features, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name, **settings)
-
-
-def dense_logits(features, **settings) -> nn.DenseGeneral:
-    """`dense_general` for scores: of inputs in `dtype`, summed and returned in float32, as gradients come back.
-
-    Rounded to bfloat16, scores would tie that do not, and log-probabilities be off by a per cent.
-    """
-    return dense_general(features, dot_general=into_float32, **settings)
-
-
 class _Attention(nn.Module):
     """What both kinds of attention share.
 
@@ -197,15 +190,14 @@ class _Attention(nn.Module):
     def _normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
         if not self.qk_norm:
             return x
-        return nn.LayerNorm(1e-6, self.dtype, use_bias=False, use_fast_variance=False, name=name)(x)
+        return LayerNorm(1e-6, self.dtype, use_bias=False, name=name)(x)
 
     def _attended(self, q, k, v, spec, implementation, width):
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, spec))
+        y = name_attention_output(attend(q, k, v, spec, implementation))
         # 'BNHK,HKD->BND'
-        return dense_general(width, axis=(-2, -1), std=self.out_std, dtype=self.dtype, name="out")(
-            attend(q, k, v, spec, implementation)
-        )
+        return Dense(width, axes=2, std=self.out_std, dtype=self.dtype, name="out")(y)
 
 
 class SelfAttention(_Attention):
@@ -222,8 +214,11 @@ class SelfAttention(_Attention):
         spec: AttentionSpec,
         cached: KeysValues | None = None,
         index: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B N D"], KeysValues]:
+        chosen: Int[Array, " B"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Attends; with `cached`, over its S slots once the own keys and values stand at slots index, index + 1, ...
+
+        With `chosen` one token of each example is the only query: the output is [B, 1, D].
 
         Returns:
           The output, and all keys and values that were attended to.
@@ -231,13 +226,22 @@ class SelfAttention(_Attention):
         width = x.shape[-1]
         head_dim = width // self.heads
         # 'BND,DTHK->BNTHK'
-        qkv = dense_general((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="qkv")(x)
+        project = Dense((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="qkv")
+        implementation = self.implementation
+        if chosen is None:
+            qkv = project(x)
+            parts = [qkv[:, :, i] for i in range(3)]
+        else:
+            query = jnp.take_along_axis(x, chosen[:, None, None], axis=1)
+            kv = project(x, slice(1, 3))
+            parts = [project(query, slice(0, 1))[:, :, 0], kv[:, :, 0], kv[:, :, 1]]
+            spec, implementation = spec.replace(chosen=chosen), "xla"
         # Each `tensor` device has its own heads.
-        q, k, v = (place(qkv[:, :, i], None, "tensor", None) for i in range(3))
+        q, k, v = (place(part, None, "tensor", None) for part in parts)
         q, keys_values = self._normed(q, "q_norm"), KeysValues(self._normed(k, "k_norm"), v)
         if cached is not None:
             keys_values = cached.written(index, keys_values)
-        implementation = self.implementation if cached is None else "xla"  # one query is no work for a fused kernel
+            implementation = "xla"  # one query is no work for a fused kernel
         return self._attended(q, *keys_values, spec, implementation, width), keys_values
 
 
@@ -263,10 +267,10 @@ class CrossAttention(_Attention):
         """
         width = x.shape[-1]
         head_dim = width // self.heads
-        q = dense_general((self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="q")(x)
+        q = Dense((self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="q")(x)
         if cached is None:
             std = memory.shape[-1] ** -0.5
-            kv = dense_general((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
+            kv = Dense((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
             k, v = (place(kv[:, :, i], None, "tensor", None) for i in range(2))
             cached = KeysValues(self._normed(k, "k_norm"), v)
         q = self._normed(place(q, None, "tensor", None), "q_norm")

@@ -6,7 +6,7 @@ microbatches or laid out over devices.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def fold_keys(keys: Key[Array, " B"] | None, data: int | Array) -> Key[Array, " B"] | None:
@@ -14,11 +14,29 @@ def fold_keys(keys: Key[Array, " B"] | None, data: int | Array) -> Key[Array, " 
     return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
-def dropout(x: Float[Array, "B ..."], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, "B ..."]:
-    """Zeroes each element with probability `rate` and rescales the rest; the identity when `keys` is None."""
+def dropout(
+    x: Float[Array, "B ..."],
+    rate: float,
+    keys: Key[Array, " B"] | None,
+    chosen: Int[Array, " B"] | None = None,
+    length: int = 0,
+) -> Float[Array, "B ..."]:
+    """Zeroes each element with probability `rate` and rescales the rest; the identity when `keys` is None.
+
+    Args:
+      x: activations.
+      rate: share that is zeroed.
+      keys: one an example.
+      chosen: the token, of `length`, that `x` [B, 1, D] holds of each example: its noise is what it would be among all.
+      length: tokens of an example.
+    """
     if keys is None or rate == 0.0:
         return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    if chosen is None:
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    else:
+        draw = lambda key, token: jax.random.bernoulli(key, 1.0 - rate, (length, *x.shape[2:]))[token][None]
+        keep = jax.vmap(draw)(keys, chosen)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.nn.dense import add_parameter, multiply
 from mmjax.parallel.activations import lookup, whole
 
 INFLATIONS = ("central_frame", "average")
@@ -34,11 +34,10 @@ class PatchEmbed(nn.Module):
             raise ValueError(f"an image of {height}x{width} pixels does not divide into patches of {p} pixels")
         init = nn.initializers.normal((p * p * channels) ** -0.5)
         kernel = self.param("kernel", init, (p, p, channels, self.width), jnp.float32)
-        patches = images.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels)
-        x = jnp.einsum("BhpwqC,pqCD->BhwD", patches, whole(kernel).astype(self.dtype))
-        x = x.reshape(batch, -1, self.width)
+        patches = images.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
+        x = multiply(patches, whole(kernel), 3).reshape(batch, -1, self.width)
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32).astype(self.dtype)
+            x = add_parameter(x, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
         return x
 
 
@@ -68,7 +67,7 @@ class WindowEmbed(nn.Module):
         init = nn.initializers.normal((math.prod(window) * x.shape[-1]) ** -0.5)
         kernel = self.param("kernel", init, (*window, x.shape[-1], self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
-        return map_windows(x.astype(self.dtype), whole(kernel).astype(self.dtype), stride) + bias.astype(self.dtype)
+        return add_parameter(map_windows(x.astype(self.dtype), whole(kernel), stride), bias)
 
 
 def map_windows(
@@ -78,15 +77,18 @@ def map_windows(
 
     Args:
       x: the signal along any number of axes.
-      kernel: a window's map.
+      kernel: a window's map, float32.
       stride: step from window to window along each axis.
     """
     axes = len(stride)
     if tuple(stride) == kernel.shape[:axes]:
         return _map_side_by_side(x, kernel)
-    signal = (0, axes + 1, *range(1, axes + 1))
-    numbers = jax.lax.ConvDimensionNumbers(signal, (axes + 1, axes, *range(axes)), signal)
-    return jax.lax.conv_general_dilated(x, kernel, tuple(stride), "VALID", dimension_numbers=numbers)
+    # Windows that overlap are cut out first: the gradient of a convolution's kernel would be in the compute type.
+    for axis, (length, step) in enumerate(zip(kernel.shape, stride, strict=False)):
+        starts = np.arange((x.shape[1 + axis] - length) // step + 1) * step
+        x = jnp.take(x, starts[:, None] + np.arange(length), axis=1 + axis)
+        x = jnp.moveaxis(x, 2 + axis, -1)
+    return multiply(jnp.moveaxis(x, axes + 1, -1), kernel, axes + 1)
 
 
 def _map_side_by_side(x, kernel):
@@ -97,8 +99,8 @@ def _map_side_by_side(x, kernel):
     x = x[(slice(None), *(slice(count * step) for count, step in zip(grid, window, strict=True)))]
     split = [length for pair in zip(grid, window, strict=True) for length in pair]
     x = x.reshape(len(x), *split, x.shape[-1])
-    inside = [2 * axis + 2 for axis in range(axes)] + [2 * axes + 1]
-    return jnp.tensordot(x, kernel, axes=(inside, list(range(axes + 1))))
+    order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1]
+    return multiply(x.transpose(order), kernel, axes + 1)
 
 
 class TubeletEmbed(nn.Module):
@@ -132,8 +134,7 @@ class TubeletEmbed(nn.Module):
         init = nn.initializers.normal(math.prod(shape[:-1]) ** -0.5)
         kernel = self.param("kernel", init if self.init == "normal" else inflated(self.init), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
-        x = map_windows(video.astype(self.dtype), whole(kernel).astype(self.dtype), window)
-        return x + bias.astype(self.dtype)
+        return add_parameter(map_windows(video.astype(self.dtype), whole(kernel), window), bias)
 
 
 def inflate_patches(

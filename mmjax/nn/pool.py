@@ -5,9 +5,28 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn import attention, transformer
+from mmjax.nn import attention
+from mmjax.nn.dense import broadcast_parameter
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.norms import layer_norm
 
 POOLS = ("cls", "mean", "last", "eos", "map")
+OF_ONE_TOKEN = ("cls", "last", "eos")
+
+
+def chosen_token(
+    kind: str | None, shape: tuple[int, int], eos: Int[Array, " B"] | None = None
+) -> Int[Array, " B"] | None:
+    """The token of each example that a pool reads; None for one that reads several.
+
+    Args:
+      kind: of the pool.
+      shape: (B, N) of the tokens.
+      eos: position of the end-of-text token.
+    """
+    if kind not in OF_ONE_TOKEN:
+        return None
+    return eos if kind == "eos" else jnp.full(shape[0], 0 if kind == "cls" else shape[1] - 1, jnp.int32)
 
 
 class Pool(nn.Module):
@@ -61,13 +80,13 @@ class Pool(nn.Module):
         width = self.width or tokens.shape[-1]
         std = width**-0.5
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, self.queries, width), jnp.float32)
-        query = jnp.broadcast_to(probe.astype(self.dtype), (len(tokens), self.queries, width))
+        query = broadcast_parameter(probe[0], (len(tokens), self.queries, width), self.dtype)
         if self.norm_inputs:
-            query = transformer.layer_norm(self.norm_eps, self.dtype, "norm_query")(query)
-            tokens = transformer.layer_norm(self.norm_eps, self.dtype, "norm_memory")(tokens)
+            query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query)
+            tokens = layer_norm(self.norm_eps, self.dtype, "norm_memory")(tokens)
         spec = attention.AttentionSpec(valid=valid)
         x, _ = attention.CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
         if self.mlp_dim:
-            y = transformer.layer_norm(self.norm_eps, self.dtype, "norm")(x)
-            x = x + transformer.Mlp(self.mlp_dim, self.activation, std, self.dtype, name="mlp")(y)
+            y = layer_norm(self.norm_eps, self.dtype, "norm")(x)
+            x = x + Mlp(self.mlp_dim, self.activation, std, self.dtype, name="mlp")(y)
         return x[:, 0] if self.queries == 1 else x

@@ -11,48 +11,13 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.nn import attention, dropout
-from mmjax.parallel.activations import place
+from mmjax.nn import attention, dropout, layer_loop
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.norms import layer_norm
+from mmjax.parallel.activations import place, row_major
 from mmjax.parallel.rows import take_rows
 
-ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),  # OpenCLIP: exact, by erf
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),  # big_vision, Hugging Face SigLIP
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
-
 NORMS = ("pre", "post")
-
-# What is kept from the forward pass for the backward pass; the rest is computed again.
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-def layer_norm(epsilon: float, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
-    """Layer norm with float32 statistics and the two-pass variance PyTorch uses."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
-
-
-class Mlp(nn.Module):
-    """Two dense layers. Parameters: `fc1` kernel [D, F], `fc2` kernel [F, D], with biases."""
-
-    hidden: int
-    activation: str
-    out_std: float
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        width = x.shape[-1]
-        x = attention.dense_general(self.hidden, std=(2 * width) ** -0.5, dtype=self.dtype, name="fc1")(x)
-        # Each `tensor` device has its own hidden units.
-        x = ACTIVATIONS[self.activation](place(x, *[None] * (x.ndim - 2), "tensor"))
-        return attention.dense_general(width, std=self.out_std, dtype=self.dtype, name="fc2")(x)
 
 
 class Memory(NamedTuple):
@@ -138,7 +103,7 @@ class Block(nn.Module):
     segments: tuple[int, ...] | None
 
     @nn.compact
-    def __call__(self, x, layer, state, spec, keys, memory, memory_spec, index):
+    def __call__(self, x, layer, state, spec, keys, memory, memory_spec, index, chosen=None):
         """One layer in the form `nn.scan` wants: carry and per-layer input first.
 
         Args:
@@ -149,11 +114,13 @@ class Block(nn.Module):
           keys: [B] per-example keys, or None.
           memory: [B, M, Dm], or None where there is none or its keys and values are cached.
           index: slot of the cache that the first token goes to.
+          chosen: [B] the one token of each example that is wanted; None for all. The others are only attended to.
 
         Returns:
-          The tokens, and the layer's `_State`.
+          The tokens ([B, 1, D] where one is `chosen`), and the layer's `_State`.
         """
         number, depth_fraction = layer
+        length = x.shape[1]
         keys = dropout.fold_keys(keys, number)
         own_noise = [dropout.fold_keys(keys, branch) for branch in range(8)]
         pre = self.norm == "pre"
@@ -163,11 +130,12 @@ class Block(nn.Module):
             noise = own_noise if not segment else [dropout.fold_keys(key, segment) for key in own_noise]
             normed = lambda y: layer_norm(self.norm_eps, self.dtype, norm)(y)
             y = function(normed(x[:, rows]) if pre else x[:, rows])
-            y = dropout.dropout(place(y), self.dropout, noise[branch])
+            y = dropout.dropout(place(y), self.dropout, noise[branch], chosen, length)
             if self.drop_path:
                 y = dropout.drop_path(y, self.drop_path * depth_fraction, noise[branch + 1])
             if rows == slice(None):
-                return x + y if pre else normed(x + y)
+                x = x if x.shape == y.shape else take_tokens(x, chosen)
+                return row_major(x + y) if pre else normed(x + y)
             part = x[:, rows] + y if pre else normed(x[:, rows] + y)
             return jnp.concatenate([x[:, : rows.start], part, x[:, rows.stop :]], axis=1)
 
@@ -176,7 +144,7 @@ class Block(nn.Module):
             module = attention.SelfAttention(
                 self.heads, self.out_std, self.dtype, self.attention_impl, self.qk_norm, name="attention"
             )
-            y, own = module(y, spec, None if state is None else state.own, index)
+            y, own = module(y, spec, None if state is None else state.own, index, chosen)
             return y
 
         def look(y):
@@ -194,7 +162,7 @@ class Block(nn.Module):
         own, seen = None, None if state is None else state.memory
         first = slice(None) if self.segments is None else slice(0, self.segments[0])
         crosses = self.cross and (self.segments is None or self.segments[0] > 0)
-        x = residual(place(x), attend, "norm1", 0)
+        x = residual(row_major(place(x)), attend, "norm1", 0)
         if crosses and not self.cross_mlp:
             x = residual(x, look, "norm_cross", 4, first)
         if self.segments is None:
@@ -240,7 +208,8 @@ class Transformer(nn.Module):
       activation: a name in `ACTIVATIONS`.
       norm_eps: layer-norm epsilon.
       scan: whether one compiled layer is looped over the stack.
-      remat: a name in `REMAT_POLICIES`.
+      remat: a name in `layer_loop.REMAT_POLICIES`.
+      remat_keep: how many of the last layers of each stack keep everything all the same.
       dropout: rate on all residual branches.
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
       dtype: compute type; parameters stay float32.
@@ -260,6 +229,7 @@ class Transformer(nn.Module):
     norm_eps: float = 1e-5
     scan: bool = True
     remat: str = "none"
+    remat_keep: int = 0
     dropout: float = 0.0
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -282,6 +252,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         slots: int = 0,
         intermediates: bool = False,
+        chosen: Int[Array, " B"] | None = None,
     ) -> Output:
         """Runs the stack.
 
@@ -296,6 +267,8 @@ class Transformer(nn.Module):
           cache: of earlier calls; N tokens are appended to it. There must be room for them.
           slots: tokens that a cache made of this call holds, this call's included; 0 for none.
           intermediates: whether to return every layer's output.
+          chosen: the one token of each example that is wanted, where nobody reads the others: the result is [B, 1, D].
+            Unrolled, the last layer is computed for it alone; not with `cache`, `slots` or `intermediates`.
 
         Raises:
           ValueError: settings that contradict each other.
@@ -331,11 +304,17 @@ class Transformer(nn.Module):
                 # A stack that is all of one kind has one name.
                 module = make(cross=crossing, name=name if plain else "layers")
             # Kept states and outputs of every layer are asked for, not always made: they would live until the end.
-            x, (state, output) = self._scanned(count, bool(slots) or cache is not None, intermediates)(
-                module, x, part, None if cache is None else cache.layers[name], *rest
-            )
+            if self._is_lifted(slots, cache):
+                x, (state, output) = self._scanned(count, bool(slots) or cache is not None, intermediates)(
+                    module, x, part, None if cache is None else cache.layers[name], *rest
+                )
+            else:
+                state = None
+                x, output = self._run(module, part, x, rest, intermediates, chosen)
             states[name] = state
             outputs.append(output if output is None or output.ndim == 4 else output.reshape(-1, *output.shape[2:]))
+        if chosen is not None and x.shape[1] > 1:
+            x = take_tokens(x, chosen)
         tokens = place(x)[:, :length]
         stacked = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
         if cache is not None:
@@ -366,12 +345,8 @@ class Transformer(nn.Module):
 
     def _block(self, width: int, segments: tuple[int, ...] | None) -> Callable[..., nn.Module]:
         """What makes a block, but for `cross` and `name`."""
-        block = Block
-        if self.remat != "none":
-            # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
         return functools.partial(
-            block,
+            Block,
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             activation=self.activation,
@@ -387,6 +362,30 @@ class Transformer(nn.Module):
             cross_mlp=self.cross_mlp,
             segments=segments,
         )
+
+    def _is_lifted(self, slots: int, cache: Cache | None) -> bool:
+        """Whether flax has to see the layers: they make parameters, show their attention, or keep states."""
+        return self.is_initializing() or self.is_mutable_collection("intermediates") or bool(slots) or cache is not None
+
+    def _run(self, module, part, x, rest, intermediates, chosen):
+        """Runs one stack of layers as pure functions of their parameters."""
+        params, module = self.get_variable("params", module.name), module.copy(name=None, parent=None)
+
+        def layer(params, number, x, *chosen):
+            x, out = module.apply({"params": params}, x, number, None, *rest, *chosen)
+            output = out[1] if isinstance(module, _Unit) else x
+            return x, output if intermediates else None
+
+        last = None
+        if chosen is not None and not self.scan and self._can_choose():
+            last = lambda params, number, x: layer(params, number, x, chosen)
+        return layer_loop.run_layers(
+            layer, params, part, x, scan=self.scan, remat=self.remat, remat_keep=self.remat_keep, last=last
+        )
+
+    def _can_choose(self) -> bool:
+        """Whether the last layer can be computed for one token of each example."""
+        return self.norm == "pre" and not self.cross_every
 
     def _scanned(self, length: int, keep_states: bool, intermediates: bool):
         def body(module, x, layer, state, *rest):
@@ -421,6 +420,11 @@ def _new_cache(
     valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
     layers = {name: room(state) for name, state in states.items()}
     return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
+
+
+def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Array, "B 1 D"]:
+    """One token of each example."""
+    return jnp.take_along_axis(x, chosen[:, None, None], axis=1)
 
 
 def _filled(

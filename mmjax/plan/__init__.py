@@ -1,1 +1,1 @@
-"""`mmjax plan`: what a config would cost on a TPU slice that is not there, asked of the TPU compiler itself."""
+"""`mmjax plan`: what a config would cost on TPUs or GPUs that are not there, asked of their compiler itself."""

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,9 @@ class Collective:
     Attributes:
       kind: a name in `KINDS`.
       axes: the mesh axes it runs along, joined by `+`; `?` where the groups are not whole axes.
+      dtype: XLA's name of what it moves, several joined by `+`.
       group: chips that take part in one exchange.
+      hosts: over how many hosts they are spread.
       executions: times per step.
       bytes: the size per chip of the whole array in one execution: what is there after an all-gather, before a
         reduce-scatter, before and after the others. Without padding.
@@ -28,7 +30,9 @@ class Collective:
 
     kind: str
     axes: str
+    dtype: str
     group: int
+    hosts: int
     executions: int
     bytes: int
 
@@ -38,52 +42,109 @@ class Collective:
 
         Of the best possible algorithms: (n - 1)/n of the array, twice that for an all-reduce, all of it for a permute.
         """
-        share = (self.group - 1) / self.group
-        factor = {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(self.kind, share)
-        return self.executions * self.bytes * factor
+        return self.executions * self.bytes * self._share(self.group)
+
+    @property
+    def network_bytes(self) -> float:
+        """Those of `sent_bytes` that leave the host, of a chip's share of its host's network.
+
+        Chips of a host first exchange among themselves, and each sends its part of the result to the other hosts. Of an
+        all-to-all what is for other hosts leaves; of a permute all, where any pair is on two hosts: the slowest counts.
+        """
+        if self.hosts == 1:
+            return 0.0
+        if self.kind == "collective-permute":
+            return self.sent_bytes
+        if self.kind == "all-to-all":
+            return self.executions * self.bytes * (self.hosts - 1) / self.hosts
+        return self.executions * self.bytes * self._share(self.hosts) * self.hosts / self.group
+
+    def _share(self, members: int) -> float:
+        share = (members - 1) / members
+        return {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(self.kind, share)
 
 
-def find(module: hlo.Module, mesh_shape: Mapping[str, int]) -> list[Collective]:
+def find(module: hlo.Module, mesh_shape: Mapping[str, int], hosts: Sequence[int] | None = None) -> list[Collective]:
     """Lists the collectives of a program, largest total first; those within one chip are left out.
 
     Args:
       module: the parsed program.
       mesh_shape: the mesh's axes and sizes, in order; partition i of the program is device i of the flattened mesh.
+      hosts: the host of each device of the flattened mesh, where hosts have slower links; None where all are alike.
     """
-    control, fused, _ = module.executions()
+    control, _, _ = module.executions()
     found = collections.Counter()
-    for name, times in [*control.items(), *fused.items()]:
-        computation = module.computations[name]
+    for (name, _), listed in started(module, mesh_shape, hosts).items():
+        for collective in listed:
+            found[collective] += control[name]
+    listed = [dataclasses.replace(collective, executions=times) for collective, times in found.items() if times]
+    return sorted(listed, key=lambda c: (-c.executions * c.bytes, c.kind, c.axes, c.dtype))
+
+
+def started(
+    module: hlo.Module, mesh_shape: Mapping[str, int], hosts: Sequence[int] | None = None
+) -> dict[tuple[str, str], list[Collective]]:
+    """What each instruction of the control flow, as (computation, name), starts in one execution, where it does.
+
+    Args: as `find` takes them.
+    """
+    found = {}
+    for name in module.executions()[0]:
+        for instruction in module.computations[name].instructions.values():
+            if listed := _of(module, name, instruction, mesh_shape, hosts):
+                found[name, instruction.name] = listed
+    return found
+
+
+def _of(
+    module: hlo.Module,
+    name: str,
+    instruction: hlo.Instruction,
+    mesh_shape: Mapping[str, int],
+    hosts: Sequence[int] | None,
+) -> list[Collective]:
+    """Collectives that an instruction of the computation `name` starts, inside of fusions too."""
+    if instruction.opcode in ("fusion", "fusion-start"):
+        inner = instruction.called()["calls"][0]
+        computation = module.computations[inner]
         reduces = {i.name for i in computation.instructions.values() if _kind(i) == "all-reduce"}
+        scatters = bool(reduces) and _scatters(computation, reduces)
         # An asynchronous collective that TPUs spread over the fusions it overlaps with stands in each of them; it is
         # the same one, started in the fusion that has this custom call.
         starts = any(
             i.attribute("custom_call_target") == "AsyncCollectiveStart" for i in computation.instructions.values()
         )
-        for instruction in computation.instructions.values():
-            kind = _kind(instruction)
-            if kind is None or ("chain_id=" in instruction.attributes and not starts):
-                continue
-            if name in fused and kind == "all-reduce" and _scatters(computation, reduces):
-                kind = "reduce-scatter"  # how TPUs write it: a fusion of an all-reduce and the slice that is kept
-            axes, group = _axes(instruction, mesh_shape)
-            size = sum(leaf.bytes for o in instruction.operands for leaf in hlo.leaves(computation.shape_of(o)))
-            if kind == "all-gather":
-                size *= group
-            if group > 1:
-                found[kind, axes, group, size] += times
-    listed = [Collective(*key[:3], times, key[3]) for key, times in found.items() if times]
-    return sorted(listed, key=lambda c: (-c.executions * c.bytes, c.kind, c.axes))
+        found = []
+        for one in computation.instructions.values():
+            if "chain_id=" not in one.attributes or starts:
+                found += _of(module, inner, one, mesh_shape, hosts)
+        # How TPUs write a reduce-scatter: a fusion of an all-reduce and the slice that is kept.
+        kinds = {"all-reduce": "reduce-scatter"} if scatters else {}
+        return [dataclasses.replace(one, kind=kinds.get(one.kind, one.kind)) for one in found]
+    kind = _kind(instruction)
+    if kind is None:
+        return []
+    groups, axes, group = _groups(instruction, mesh_shape)
+    if group == 1:
+        return []
+    shapes = map(module.computations[name].shape_of, instruction.operands)
+    arrays = [leaf for shape in shapes for leaf in hlo.leaves(shape)]
+    size = sum(leaf.bytes for leaf in arrays) * (group if kind == "all-gather" else 1)
+    dtype = "+".join(sorted({leaf.dtype for leaf in arrays}))
+    spread = 1 if hosts is None else max(len({hosts[device] for device in members}) for members in groups.tolist())
+    return [Collective(kind, axes, dtype, group, spread, 1, size)]
 
 
 def totals(listed: list[Collective]) -> list[dict]:
-    """Sums by kind and axes: executions, bytes of arrays, bytes sent per chip; largest first."""
+    """Sums by kind, axes and type: executions, bytes of arrays, bytes sent per chip; largest first."""
     sums = {}
     for c in listed:
-        row = sums.setdefault((c.kind, c.axes), dict(kind=c.kind, axes=c.axes, executions=0, bytes=0, sent_bytes=0.0))
+        start = dict(kind=c.kind, axes=c.axes, dtype=c.dtype, executions=0, bytes=0, sent_bytes=0.0, network_bytes=0.0)
+        row = sums.setdefault((c.kind, c.axes, c.dtype), start)
         row["executions"] += c.executions
         row["bytes"] += c.executions * c.bytes
         row["sent_bytes"] += c.sent_bytes
+        row["network_bytes"] += c.network_bytes
     return sorted(sums.values(), key=lambda row: -row["bytes"])
 
 
@@ -104,19 +165,19 @@ def _scatters(computation: hlo.Computation, reduces: set[str]) -> bool:
     return bool(read) and all(user.opcode == "dynamic-slice" for user in read)
 
 
-def _axes(instruction: hlo.Instruction, mesh_shape: Mapping[str, int]) -> tuple[str, int]:
-    """Axes and size of a collective's groups, from any of the forms XLA writes them in."""
+def _groups(instruction: hlo.Instruction, mesh_shape: Mapping[str, int]) -> tuple[np.ndarray, str, int]:
+    """Groups of a collective (of a permute its pairs), their axes and size, from any of the forms XLA writes."""
     devices = math.prod(mesh_shape.values())
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", instruction.attributes)
     if pairs:
         moves = [tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs[1])]
-        moves = [pair for pair in moves if pair[0] != pair[1]]
-        axes = _varying(np.array(moves or [[0, 0]]), mesh_shape)
-        return "+".join(axes) or "none", math.prod(mesh_shape[axis] for axis in axes)
+        moves = np.array([pair for pair in moves if pair[0] != pair[1]] or [[0, 0]])
+        axes = _varying(moves, mesh_shape)
+        return moves, "+".join(axes) or "none", math.prod(mesh_shape[axis] for axis in axes)
     groups = replica_groups(instruction.attributes, devices)
     axes = _varying(groups, mesh_shape)
     whole = math.prod(mesh_shape[axis] for axis in axes) == groups.shape[1]
-    return ("+".join(axes) or "none") + ("" if whole else "?"), groups.shape[1]
+    return groups, ("+".join(axes) or "none") + ("" if whole else "?"), groups.shape[1]
 
 
 def _varying(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> list[str]:

@@ -148,23 +148,46 @@ class Module:
 
         def enter(name: str, times: int, inside_fusion: bool) -> None:
             (fused if inside_fusion else control)[name] += times
-            for instruction in self.computations[name].instructions.values():
-                called = instruction.called()
-                if instruction.opcode == "while":
-                    turns = self.turns(self.computations[name], instruction)
-                    if turns is None:
-                        unknown.append(instruction.name)
-                    for part in (*called["condition"], *called["body"]):
-                        enter(part, times * (1 if turns is None else turns), inside_fusion)
-                elif instruction.opcode == "fusion":
-                    enter(called["calls"][0], times, True)
-                elif instruction.opcode in _CONTROL:  # of a conditional every branch is counted
-                    for parts in called.values():
-                        for part in parts:
-                            enter(part, times, inside_fusion)
+            computation = self.computations[name]
+            for instruction in computation.instructions.values():
+                if instruction.opcode in ("fusion", "fusion-start"):
+                    enter(instruction.called()["calls"][0], times, True)
+                    continue
+                if instruction.opcode == "while" and self.turns(computation, instruction) is None:
+                    unknown.append(instruction.name)
+                for part, turns in self.enters(computation, instruction):
+                    enter(part, times * turns, inside_fusion)
 
         enter(self.entry, 1, False)
         return dict(control), dict(fused), unknown
+
+    def enters(self, computation: Computation, instruction: Instruction) -> list[tuple[str, int]]:
+        """Computations that control flow enters at an instruction, in order, each with how often.
+
+        Of a conditional every branch; a loop of unknown length once.
+        """
+        if instruction.opcode not in _CONTROL:
+            return []
+        called = instruction.called()
+        if instruction.opcode == "while":
+            turns = self.turns(computation, instruction)
+            return [(part, 1 if turns is None else turns) for part in (*called["condition"], *called["body"])]
+        return [(part, 1) for parts in called.values() for part in parts]
+
+    def looped(self) -> set[str]:
+        """Computations entered by control flow from inside a loop, bodies and conditions included."""
+        found = set()
+
+        def enter(name: str, inside: bool) -> None:
+            if inside:
+                found.add(name)
+            computation = self.computations[name]
+            for instruction in computation.instructions.values():
+                for part, _ in self.enters(computation, instruction):
+                    enter(part, inside or instruction.opcode == "while")
+
+        enter(self.entry, False)
+        return found
 
     def turns(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a `while` goes round, or None.

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,19 @@ import jax
 import ml_collections
 
 from mmjax import tasks
-from mmjax.data import tokenizers
+from mmjax.data import packing, tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.plan import collectives, costs, hlo
+from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
 from mmjax.training import checks, devices
 from mmjax.training import setup as setup_lib
 from mmjax.training import state as state_lib
 
+_VERSIONS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
+# jax takes so much of a GPU's memory for itself where XLA_CLIENT_MEM_FRACTION does not say otherwise.
+_FRACTION = 0.75
+_LARGE_FRACTION = 0.92  # what leaves room for the driver, cuDNN and NCCL
+_LARGEST = 12  # kernels that are listed by themselves
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -46,15 +52,20 @@ class Setup:
 
     def lower(self) -> jax.stages.Lowered:
         """Traces the step; no array is made."""
-        return self.step.lower(self.state, self.batch)
+        device = self.mesh.devices.flat[0]
+        with cudnn.answers_for(device):
+            traced = self.step.trace(self.state, self.batch)
+            # jax would lower for the process's own devices, which are the CPU's.
+            return traced.lower(lowering_platforms=("cuda",)) if device.platform == "gpu" else traced.lower()
 
 
-def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
+def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any], text_length: float | None = None) -> Setup:
     """Builds what `training.loop.train` builds up to the first step, with shapes in place of arrays.
 
     Args:
       config: a recipe's config; `data.train` may be empty, as no data is read.
       topology: devices to compile for.
+      text_length: tokens of a caption on average, for the program that runs on packed texts; None for padded ones.
 
     Raises:
       UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
@@ -67,12 +78,24 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
     if device is None or not device.memory:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/devices.py")
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-    batch = tasks.batch_shapes(config, mesh)
+    batch = tasks.batch_shapes(config, mesh, packed_rows=_packed_rows(config, mesh, text_length))
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
     tokenizer = tokenizers.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
-    setup = setup_lib.make_setup(config, task, mesh)
+    with cudnn.answers_for(topology[0]):
+        setup = setup_lib.make_setup(config, task, mesh)
     return Setup(config, task, mesh, device, setup.state, batch, setup.step)
+
+
+def _packed_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_length: float | None) -> int:
+    """Rows that a device has for packed texts; 0 where texts are padded."""
+    if text_length is None:
+        return 0
+    obstacle = "data.pack_texts='off'" if config.data.pack_texts == "off" else tasks.packing_obstacle(config)
+    if obstacle:
+        raise UserError(f"--text-length={text_length:g}: texts are not packed: {obstacle}; leave it out")
+    captions = config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
+    return config.data.packed_rows or packing.expected_rows(text_length, captions, tasks.text_length(config))
 
 
 def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") -> dict[str, Any]:
@@ -100,6 +123,29 @@ def state_bytes(setup: Setup) -> dict[str, int]:
     }
 
 
+def capacity(setup: Setup) -> tuple[int, float]:
+    """What a program may use of a device's memory.
+
+    Returns:
+      Bytes, and their share of the device's: 1 on TPUs, whose data sheet here is what programs may use; on GPUs what
+      jax gives its allocator (`XLA_CLIENT_MEM_FRACTION`).
+
+    Raises:
+      UserError: that variable is no number from 0 to 1.
+    """
+    fraction = 1.0
+    if setup.mesh.devices.flat[0].platform == "gpu":
+        names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+        name, text = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", str(_FRACTION)))
+        try:
+            fraction = float(text)
+        except ValueError:
+            fraction = math.nan
+        if not 0 < fraction <= 1:
+            raise UserError(f"{name}={text}: give the share of the GPU's memory that jax may use, such as 0.92")
+    return int(setup.device.memory * fraction), fraction
+
+
 def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     """Compiles a step and returns all that is known about it, in the form of the JSON file.
 
@@ -124,12 +170,14 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "remat": parts_with("remat", config.model),
         "loss": config.loss.impl,
         "parameter_count": sum(x.size for x in jax.tree.leaves(setup.state.params)),
-        "versions": {name: _version(name) for name in ("jax", "libtpu")},
+        "versions": {name: version for name in _VERSIONS if (version := _version(name))},
     }
     kinds = state_bytes(setup)
     forward = setup.task.flops_per_example()
     model_flops = None if forward is None else 3.0 * forward * config.batch_size
-    plan["memory"] = kinds | {"capacity": int(device.memory)}
+    room, plan["memory_fraction"] = capacity(setup)
+    plan["device_memory"] = int(device.memory)
+    plan["memory"] = kinds | {"capacity": room}
     plan["flops"] = {} if model_flops is None else {"model": model_flops}
     started = time.perf_counter()
     try:
@@ -140,23 +188,51 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     plan["compile_seconds"] = time.perf_counter() - started
 
     try:
-        module = hlo.parse(compiled.as_text())
-        counted = costs.count(module)
-        found = collectives.find(module, dict(setup.mesh.shape))
+        plan |= read(setup, compiled.as_text(), None if model_flops is None else model_flops / chips)
     except (ValueError, KeyError, IndexError) as error:
         told = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
         raise UserError(f"cannot read the program that this compiler wrote ({told}): {error!r}") from error
-    plan["memory"] = memory(kinds, compiled.memory_analysis(), counted.activation_bytes) | {
-        "capacity": int(device.memory)
-    }
-    plan["flops"] |= {"chip": counted.flops, "compiler_once": _cost(compiled).get("flops", 0.0)}
-    plan["hbm_bytes"] = counted.hbm_bytes
-    plan["unknown_loops"] = list(counted.unknown_loops)
-    plan["collectives"] = collectives.totals(found)
-    plan["each_collective"] = [dataclasses.asdict(collective) for collective in found]
-    plan["roofline"] = roofline(counted, found, device, None if model_flops is None else model_flops / chips)
-    plan["fits"] = plan["memory"]["total"] <= device.memory
+    activations = plan.pop("activations")
+    plan["memory"] = memory(kinds, compiled.memory_analysis(), activations) | {"capacity": room}
+    executed = {"chip": plan.pop("chip_flops"), "compiler_once": _cost(compiled).get("flops", 0.0)}
+    plan["flops"] = plan["flops"] | executed
+    plan["fits"] = plan["memory"]["total"] <= room
     return plan if plan["fits"] else plan | {"advice": advice(setup)}
+
+
+def read(setup: Setup, text: str, model_flops: float | None) -> dict[str, Any]:
+    """What a plan takes from the text of the compiled program.
+
+    Args:
+      setup: the step that was compiled.
+      text: `compiled.as_text()`.
+      model_flops: of the model's three passes, per chip; None where nobody has counted them.
+    """
+    device, mesh_shape = setup.device, dict(setup.mesh.shape)
+    hosts = [chip.process_index for chip in setup.mesh.devices.flat] if device.network_bandwidth else None
+    module = hlo.parse(text)
+    counted = costs.count(module, device.flops / device.float32_flops if device.float32_flops else 0.0)
+    started = collectives.started(module, mesh_shape, hosts)
+    found = collectives.find(module, mesh_shape, hosts)
+    reductions = schedule.gradient_reductions(module, started, counted.kernels)
+    largest = sorted(counted.kernels, key=lambda kernel: -kernel.times * kernel.bytes)[:_LARGEST]
+    return {
+        "chip_flops": counted.flops,
+        "recomputed_flops": counted.recomputed(),
+        "activations": counted.activation_bytes,
+        "hbm_bytes": counted.hbm_bytes,
+        "kernels": counted.by_class(),
+        "largest_kernels": [
+            {field: getattr(kernel, field) for field in ("name", "kind", "times", "bytes", "op_name")}
+            for kernel in largest
+        ],
+        "unknown_loops": list(counted.unknown_loops),
+        "collectives": collectives.totals(found),
+        "each_collective": [dataclasses.asdict(collective) for collective in found],
+        "gradient_reductions": schedule.summary(module, reductions, counted.kernels),
+        "roofline": times.roofline(counted, found, device, model_flops),
+        "prediction": times.predict(module, counted, started, device, model_flops),
+    }
 
 
 def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[str, int]:
@@ -182,34 +258,6 @@ def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[st
     return parts | {"total": sum(parts.values())}
 
 
-def roofline(
-    counted: costs.Costs, found: Sequence[collectives.Collective], device: devices.Device, model_flops: float | None
-) -> dict[str, Any]:
-    """The shortest time a step can take: each of three resources at its data sheet's rate.
-
-    Args:
-      counted: costs of a step on one chip.
-      found: its collectives.
-      device: the data sheet.
-      model_flops: of the model's three passes, per chip; what MFU counts. None where nobody has counted them.
-
-    Returns:
-      Seconds of `compute`, `memory` and `links`; `step` is the largest of them (all overlap), `bound` its name,
-      `serial` the sum (nothing overlaps), `mfu` the MFU at `step`, where `model_flops` are known.
-    """
-    seconds = {
-        "compute": counted.matrix_flops / device.flops,
-        "memory": counted.hbm_bytes / device.memory_bandwidth,
-        "links": sum(one.sent_bytes for one in found) / device.link_bandwidth,
-    }
-    bound = max(seconds, key=seconds.get)
-    step = seconds[bound]
-    times = seconds | {"step": step, "bound": bound, "serial": sum(seconds.values())}
-    if model_flops is None:
-        return times
-    return times | {"mfu": model_flops / device.flops / step if step else 0.0}
-
-
 def refusal(message: str) -> dict[str, Any]:
     """What the compiler says when a program does not fit.
 
@@ -221,7 +269,7 @@ def refusal(message: str) -> dict[str, Any]:
     """
     said = " ".join(message.split("\n\n")[0].split())
     if "RESOURCE_EXHAUSTED" not in said:
-        raise UserError(f"the TPU compiler refuses the program: {said[:300]}")
+        raise UserError(f"the compiler refuses the program: {said[:300]}")
     sizes = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", said) or re.search(
         r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", said
     )
@@ -246,14 +294,9 @@ def advice(setup: Setup) -> list[str]:
         options.append(f"--config.mesh.fsdp={2 * mesh.shape['fsdp']}")
     if config.optimizer.momentum_dtype != "bfloat16":
         options.append("--config.optimizer.momentum_dtype=bfloat16")
+    if setup.mesh.devices.flat[0].platform == "gpu" and capacity(setup)[1] < _LARGE_FRACTION:
+        options.insert(0, f"XLA_CLIENT_MEM_FRACTION={_LARGE_FRACTION} in the environment")
     return [*options, "more chips, or a smaller batch_size"]
-
-
-def budget(plan: Mapping[str, Any], examples: float) -> dict[str, float]:
-    """Steps, hours and chip-hours that a number of examples takes at least."""
-    steps = math.ceil(examples / plan["batch_size"])
-    hours = steps * plan["roofline"]["step"] / 3600
-    return {"examples": examples, "steps": steps, "hours": hours, "chip_hours": hours * plan["chips"]}
 
 
 def _cost(compiled: Any) -> Mapping[str, float]:
@@ -261,8 +304,8 @@ def _cost(compiled: Any) -> Mapping[str, float]:
     return analysis[0] if isinstance(analysis, (list, tuple)) else analysis
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmjax.plan.kernels import CLASSES
+
 _KINDS = {
     "parameters": "parameters",
     "optimizer": "optimizer state",
@@ -14,6 +16,17 @@ _KINDS = {
 }
 _BOUNDS = {"compute": "matrix units", "memory": "HBM bandwidth", "links": "chip-to-chip links"}
 
+
+_PARTS = {
+    "products": "matrix products",
+    "attention": "fused attention",
+    "other": "other kernels",
+    "waiting": "waiting for collectives",
+}
+_RECOMPUTED = {
+    "policy": "  of them again, by remat",
+    "compiler": "  of them again, by the compiler for lack of memory",
+}
 
 # Single collectives printed below the totals; the JSON has all.
 _LARGEST = 8
@@ -50,51 +63,110 @@ def render(plan: Mapping[str, Any]) -> str:
     lines += _memory(plan)
     if "roofline" not in plan:
         return "\n".join(lines)
-    flops, roof = plan["flops"], plan["roofline"]
-    executed, model = flops["chip"] * plan["chips"], flops.get("model")
-    lines += ["", "FLOPs per step"]
-    lines += _table(
-        [
-            *([("model, 3 x forward, all chips", f"{model:.4g}")] if model else []),
-            ("executed, all chips", f"{executed:.4g}", *([f"{executed / model:.2f} x"] if model else [])),
-            ("executed, one chip", f"{flops['chip']:.4g}"),
-            ("compiler's count, loops once", f"{flops['compiler_once']:.4g}"),
-        ]
-    )
-    lines += ["", "Collectives per step and chip"]
-    rows = [("kind", "mesh axes", "times", "bytes", "sent")]
-    for row in plan["collectives"]:
-        rows.append((row["kind"], row["axes"], f"{row['executions']}", size(row["bytes"]), size(row["sent_bytes"])))
-    lines += _table(rows) if plan["collectives"] else ["  none"]
-    if plan["each_collective"]:
-        lines += ["", f"The largest of the {len(plan['each_collective'])} that differ"]
-        lines += _table(
-            [("kind", "mesh axes", "times", "bytes each")]
-            + [
-                (c["kind"], c["axes"], f"{c['executions']}", size(c["bytes"]))
-                for c in plan["each_collective"][:_LARGEST]
-            ]
-        )
-    lines += ["", "Time of a step, at least"]
-    mfu = lambda share: f"{roof['mfu'] * share:.1%}"
-    later = roof["step"] / roof["serial"] if roof["serial"] else 1
-    lines += _table(
-        [(_BOUNDS[name], seconds(roof[name]), "<- bounds" if name == roof["bound"] else "") for name in _BOUNDS]
-        + [("all overlapping", seconds(roof["step"]), *(["MFU at most " + mfu(1)] if "mfu" in roof else []))]
-        + [("one after the other", seconds(roof["serial"]), *(["MFU " + mfu(later)] if "mfu" in roof else []))]
-        if roof["step"]
-        else []
-    )
+    lines += ["", "FLOPs per step", *_flops(plan)]
+    lines += ["", "Kernels and the bytes they move, per step and chip", *kernel_table(plan["kernels"])]
+    lines += ["", "Collectives per step and chip", *_collectives(plan)]
+    lines += ["", "Time of a step, at least", *_roofline(plan["roofline"])]
+    lines += ["", "Time of a step, predicted", *_prediction(plan["prediction"])]
     if plan["unknown_loops"]:
         lines.append(f"  loops of unknown length, counted once: {', '.join(plan['unknown_loops'])}")
+    lines += ["", f"compiled in {plan['compile_seconds']:.0f} s"]
     if "budget" in plan:
         cost = plan["budget"]
         lines += [
             "",
             f"{cost['examples']:.4g} examples: {cost['steps']:,} steps, at least {cost['hours']:.4g} h,"
-            f" {cost['chip_hours']:,.0f} chip-hours (a lower bound: every rate is the data sheet's)",
+            f" {cost['chip_hours']:,.0f} chip-hours (every rate is the data sheet's)",
+            f"  predicted: {cost['predicted_hours']:.4g} h, {cost['predicted_chip_hours']:,.0f} chip-hours",
         ]
     return "\n".join(lines)
+
+
+def _flops(plan: Mapping[str, Any]) -> list[str]:
+    flops = plan["flops"]
+    executed, model = flops["chip"] * plan["chips"], flops.get("model")
+    return _table(
+        [
+            *([("model, 3 x forward, all chips", f"{model:.4g}")] if model else []),
+            ("executed, all chips", f"{executed:.4g}", *([f"{executed / model:.2f} x"] if model else [])),
+            ("executed, one chip", f"{flops['chip']:.4g}"),
+            *[
+                (_RECOMPUTED[by], f"{count:.4g}", f"{count / flops['chip']:.1%}")
+                for by, count in plan["recomputed_flops"].items()
+                if count
+            ],
+            *([("compiler's count, loops once", f"{flops['compiler_once']:.4g}")] if flops["compiler_once"] else []),
+        ]
+    )
+
+
+def _collectives(plan: Mapping[str, Any]) -> list[str]:
+    if not plan["collectives"]:
+        return ["  none"]
+    network = any(row["network_bytes"] for row in plan["collectives"])
+    rows = [("kind", "mesh axes", "type", "times", "bytes", "sent", *(["to other hosts"] if network else []))]
+    for row in plan["collectives"]:
+        told = (row["kind"], row["axes"], row["dtype"], f"{row['executions']}", size(row["bytes"]))
+        rows.append((*told, size(row["sent_bytes"]), *([size(row["network_bytes"])] if network else [])))
+    lines = _table(rows)
+    lines += ["", f"The largest of the {len(plan['each_collective'])} that differ"]
+    lines += _table(
+        [("kind", "mesh axes", "type", "times", "bytes each")]
+        + [
+            (c["kind"], c["axes"], c["dtype"], f"{c['executions']}", size(c["bytes"]))
+            for c in plan["each_collective"][:_LARGEST]
+        ]
+    )
+    reduced = plan["gradient_reductions"]
+    if reduced is not None:
+        types = ", ".join(f"{size(count)} in {dtype}" for dtype, count in sorted(reduced["by_dtype"].items()))
+        lines += [
+            "",
+            f"Gradients reduced: {types}",
+            f"  after the last product of the backward pass: {reduced['after_last_product']:.1%}"
+            f" (the first starts at {reduced['first']:.0%} of the schedule)",
+        ]
+    return lines
+
+
+def _roofline(roof: Mapping[str, Any]) -> list[str]:
+    if not roof["step"]:
+        return []
+    mfu = lambda share: f"{roof['mfu'] * share:.1%}"
+    return _table(
+        [(_BOUNDS[name], seconds(roof[name]), "<- bounds" if name == roof["bound"] else "") for name in _BOUNDS]
+        + [("all overlapping", seconds(roof["step"]), *(["MFU at most " + mfu(1)] if "mfu" in roof else []))]
+        + [
+            (
+                "one after the other",
+                seconds(roof["serial"]),
+                *(["MFU " + mfu(roof["step"] / roof["serial"])] if "mfu" in roof else []),
+            )
+        ]
+    )
+
+
+def _prediction(predicted: Mapping[str, Any]) -> list[str]:
+    rates = predicted["sustained"]
+    reached = (
+        f"products reach {rates['matrix']:.0%} of the data sheet's rate, attention {rates['attention']:.0%}, memory"
+        f" {rates['memory']:.0%}, links {rates['links']:.0%}"
+    )
+    source = "products and memory as measured on one" if predicted["measured"] else "assumed to be those of an H100"
+    rows = [(told, seconds(predicted[part])) for part, told in _PARTS.items() if predicted[part]]
+    rows.append(("step", seconds(predicted["step"]), *([f"MFU {predicted['mfu']:.1%}"] if "mfu" in predicted else [])))
+    return [*_table(rows), f"  {reached};", f"  {source}"]
+
+
+def kernel_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sums by class of kernel, most bytes first, and their total."""
+    total = sum(row["bytes"] for row in rows)
+    told = [("class", "kernels", "bytes", "", "FLOPs")]
+    for row in rows:
+        share = f"{row['bytes'] / total:.1%}" if total else ""
+        flops = f"{row['flops']:.4g}" if row["flops"] else ""
+        told.append((CLASSES[row["kind"]], f"{row['kernels']:,}", size(row["bytes"]), share, flops))
+    return _table([*told, ("total", f"{sum(row['kernels'] for row in rows):,}", size(total))])
 
 
 def _memory(plan: Mapping[str, Any]) -> list[str]:
@@ -103,9 +175,19 @@ def _memory(plan: Mapping[str, Any]) -> list[str]:
     lines = ["Bytes per chip"]
     rows = [(told, size(memory[kind])) for kind, told in _KINDS.items() if memory.get(kind)]
     if "total" in memory:
-        rows.append(("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}"))
+        rows.append(
+            ("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}{_part(plan)}")
+        )
     lines += _table(rows)
     return lines if plan["fits"] else [*lines, does_not_fit(plan), f"  try: {'; '.join(plan['advice'])}"]
+
+
+def _part(plan: Mapping[str, Any]) -> str:
+    """Which share of the device's memory that is, where jax does not take all of it."""
+    if plan["memory_fraction"] == 1:
+        return ""
+    share, whole = f"{plan['memory_fraction']:g}", size(plan["device_memory"])
+    return f" ({share} of {whole}: XLA_CLIENT_MEM_FRACTION)"
 
 
 def does_not_fit(plan: Mapping[str, Any]) -> str:
@@ -127,11 +209,11 @@ def line(plan: Mapping[str, Any]) -> str:
     """A plan of a sweep in one line."""
     if not plan["fits"]:
         return does_not_fit(plan).partition(": Ran out")[0]
-    roof, memory = plan["roofline"], plan["memory"]
-    mfu = f", MFU at most {roof['mfu']:.1%}" if "mfu" in roof else ""
+    roof, memory, predicted = plan["roofline"], plan["memory"], plan["prediction"]
+    mfu = f", MFU {predicted['mfu']:.1%}" if "mfu" in predicted else ""
     return (
-        f"{size(memory['total'])} ({memory['total'] / memory['capacity']:.0%}), step at least {seconds(roof['step'])}"
-        f" ({_BOUNDS[roof['bound']]}){mfu}"
+        f"{size(memory['total'])} ({memory['total'] / memory['capacity']:.0%}), step about"
+        f" {seconds(predicted['step'])}{mfu}, at least {seconds(roof['step'])} ({_BOUNDS[roof['bound']]})"
     )
 
 

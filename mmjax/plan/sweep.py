@@ -70,6 +70,7 @@ def run(
     swept: Sequence[str],
     *,
     max_compiles: int,
+    text_length: float | None = None,
     say: Callable[[str], None],
     make_plan: Callable[[program.Setup, str], dict[str, Any]] = program.make_plan,
 ) -> list[dict[str, Any]]:
@@ -83,25 +84,27 @@ def run(
       topology: its name.
       devices: its devices.
       swept: what is varied.
+      text_length: as `program.set_up` has it.
       max_compiles: after as many the rest is left out.
       say: is told of each candidate as it is done.
       make_plan: compiles one; replaced in tests.
 
     Returns:
-      What fits, the shortest step first, then the smallest; after it what does not, each with `reason`.
+      What fits, the shortest predicted step first, then the smallest; after it what does not, each with `reason`.
     """
     fitting, others, compiled, left = [], [], 0, 0
     for group in candidates(config, len(devices), swept):
         for candidate in group:
             try:
-                setup = program.set_up(candidate, devices)
+                setup = program.set_up(candidate, devices, text_length)
             except UserError as error:
                 others.append({"setting": _told(candidate), "fits": False, "reason": str(error)})
                 say(f"  {_told(candidate)}: {error}")
                 break
             held = sum(program.state_bytes(setup).values())
-            if held > setup.device.memory:
-                reason = f"the state alone is {report.size(held)} of {report.size(setup.device.memory)}"
+            room, _ = program.capacity(setup)
+            if held > room:
+                reason = f"the state alone is {report.size(held)} of {report.size(room)}"
                 others.append({"setting": _told(candidate), "fits": False, "reason": reason})
                 say(f"  {_told(candidate)}: {reason}; not compiled")
                 break  # more microbatches do not make the state smaller
@@ -122,14 +125,14 @@ def run(
             others.append(plan | {"setting": _told(candidate), "reason": told})
     if left:
         say(f"  {left} more not tried; --max-compiles={max_compiles + left} would try them all")
-    fitting.sort(key=lambda plan: (plan["roofline"]["step"], plan["memory"]["total"]))
+    fitting.sort(key=lambda plan: (plan["prediction"]["step"], plan["memory"]["total"]))
     return fitting + others
 
 
 def render(ranked: Sequence[dict[str, Any]]) -> str:
     """The ranking in words."""
     fitting = [plan for plan in ranked if plan["fits"]]
-    lines = ["", "What fits, fastest first (times are lower bounds)" if fitting else "Nothing that was tried fits."]
+    lines = ["", "What fits, the fastest by prediction first" if fitting else "Nothing that was tried fits."]
     for place, plan in enumerate(fitting, 1):
         lines.append(f"{place:3}. {plan['setting']}: {report.line(plan)}")
     others = [plan for plan in ranked if not plan["fits"]]

@@ -5,12 +5,15 @@ from mmjax.tasks.flops import model_flops
 from mmjax.tasks.inputs import (
     DataFacts,
     batch_shapes,
+    has_text,
     make_image_spec,
     make_tokenizer,
     make_train_examples,
     open_mixture,
     read_facts,
+    text_length,
 )
+from mmjax.tasks.packing import packing_obstacle
 from mmjax.tasks.resizing import check_resize, choose_frame
 from mmjax.tasks.task import DTYPES, Task
 
@@ -20,6 +23,7 @@ __all__ = [
     "Task",
     "batch_shapes",
     "check_model",
+    "has_text",
     "check_resize",
     "choose_frame",
     "make_image_spec",
@@ -27,5 +31,7 @@ __all__ = [
     "make_train_examples",
     "model_flops",
     "open_mixture",
+    "packing_obstacle",
     "read_facts",
+    "text_length",
 ]

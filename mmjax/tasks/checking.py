@@ -6,16 +6,17 @@ import ml_collections
 
 from mmjax.errors import UserError, choose
 from mmjax.models import build, language, parts
-from mmjax.nn import attention, pool, transformer
+from mmjax.nn import attention, layer_loop, pool, transformer
+from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
-from mmjax.tasks import checking_fused, checking_use, inputs
+from mmjax.tasks import checking_fused, checking_use, inputs, packing
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
 _HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
 _PART_CHOICES = {
-    "activation": transformer.ACTIVATIONS,
-    "remat": transformer.REMAT_POLICIES,
+    "activation": ACTIVATIONS,
+    "remat": layer_loop.REMAT_POLICIES,
     "norm": transformer.NORMS,
 }
 # Parts without a width of their own, by kind of model, and those whose width they have.
@@ -60,6 +61,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         choose(f"loss.{name}", config.loss[name], known)
     _check_objectives(config, kind)
     checking_use.check_use(config)
+    packing.check_packing(config)
 
 
 def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:

@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 from mmjax.data import answers as answers_lib
 from mmjax.data import examples, frames, images, prepare, source, specs, tokenizers
 from mmjax.data.faults import BadExample
+from mmjax.data.packing import row_length
 from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import packing
 from mmjax.tasks import checking_fused, resizing
 
 Mixture = Sequence[tuple[source.Source, Any]]
@@ -253,8 +255,13 @@ def make_train_examples(
     )
 
 
-def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh, *, packed_rows: int = 0) -> dict[str, Any]:
     """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
+
+    Args:
+      config: the run's config.
+      mesh: the device mesh.
+      packed_rows: rows a device and microbatch has for packed texts, see `mmjax.data.packing`; 0 for padded texts.
 
     Raises:
       UserError: a model of several modalities, whose shapes only its data tell.
@@ -279,4 +286,9 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax
     elif kind == "answers":
         shapes["target_mask"] = ((rows, length), jnp.bool_)
     sharding = mesh_lib.batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}
+    shape_of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    found = {name: shape_of(*each) for name, each in shapes.items()}
+    if packed_rows:
+        place = shape_of((rows,), jnp.int32)
+        found["text_places"] = packing.TextPlaces(place, place, packed_rows, row_length(length))
+    return found

@@ -25,11 +25,11 @@ from mmjax.parallel import activations
 from mmjax.tasks import flops, inputs, inside, matching, objectives
 from mmjax.tasks.checking import NOISE, check_model
 from mmjax.tasks.objectives import modalities
-from mmjax.tasks.views import Views, draw_keys
+from mmjax.tasks.views import Views, draw_keys, embed_image, embed_text
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,14 +294,14 @@ class Task:
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
         with activations.placed_on(self.mesh):
-            embed = lambda model: model.embed_image(model.encode_image(pixels))
+            embed = lambda model: embed_image(model, pixels)
             found = nn.apply(embed, self.model)({"params": params})
             return found[:, 0] if found.ndim == 3 and found.shape[1] == 1 else found  # a single query
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
         with activations.placed_on(self.mesh):
-            embed = lambda model: model.embed_text(model.encode_text(text, text_mask))
+            embed = lambda model: embed_text(model, text, text_mask)
             return nn.apply(embed, self.model)({"params": params})
 
     def write(

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
@@ -19,7 +19,7 @@ class Views:
 
     Args:
       model: bound to parameters.
-      batch: as the pipeline makes it.
+      batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
       keys: one an example, for the layers' noise, or None for none.
       pixels: from a batch to its images as the numbers that the image tower was made for.
       drawing: one an example, for what objectives draw, or None in evaluation.
@@ -28,7 +28,7 @@ class Views:
     def __init__(
         self,
         model: Any,
-        batch: dict[str, Array],
+        batch: dict[str, Any],
         keys: Key[Array, " B"] | None,
         pixels: Any,
         drawing: Key[Array, " B"] | None = None,
@@ -49,11 +49,22 @@ class Views:
     @functools.cached_property
     def text(self) -> Encoded:
         """The text tower's tokens."""
-        return self.model.encode_text(self.batch["text"], self.batch["text_mask"], self.keys)
+        return self.model.encode_text(*self._words, **self._places)
+
+    @property
+    def _words(self) -> tuple[Any, ...]:
+        return self.batch["text"], self.batch["text_mask"], self.keys
+
+    @property
+    def _places(self) -> dict[str, Any]:
+        return {"places": self.batch["text_places"]} if "text_places" in self.batch else {}
 
     @functools.cached_property
     def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
         """Unit vectors of image and text."""
+        if hasattr(self.model, "image_embedding"):  # nothing but the heads reads the towers
+            text = self.model.text_embedding(*self._words, **self._places)
+            return self.model.image_embedding(self.pixels, self.keys), text
         return self.model.embed_image(self.image), self.model.embed_text(self.text)
 
     @functools.cached_property
@@ -74,6 +85,20 @@ class Views:
     def draws(self, number: int) -> Key[Array, " B"]:
         """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time."""
         return draw_keys(self.drawing, self.batch["id"], number)
+
+
+def embed_image(model: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B ..."]:
+    """Unit vectors of normalised images."""
+    if hasattr(model, "image_embedding"):
+        return model.image_embedding(pixels)
+    return model.embed_image(model.encode_image(pixels))
+
+
+def embed_text(model: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
+    """Unit vectors of token ids."""
+    if hasattr(model, "text_embedding"):
+        return model.text_embedding(text, text_mask)
+    return model.embed_text(model.encode_text(text, text_mask))
 
 
 def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], number: int) -> Key[Array, " B"]:

@@ -69,6 +69,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "schedule.warmup",
         "schedule.cooldown",
         "data.workers",
+        "data.packed_rows",
         "data.prefetch",
         "data.retry_seconds",
         "seed",

@@ -18,7 +18,7 @@ from mmjax.evaluation import evaluator as evaluator_lib
 from mmjax.evaluation import report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, checks, logs, profiler, throughput, warm_start
+from mmjax.training import checkpoint, checks, logs, packing, profiler, throughput, warm_start
 from mmjax.training import setup as setup_lib
 from mmjax.training.stopping import SteadyBatches, StopSignal
 
@@ -109,6 +109,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
                 taken = warm_start.read(setup.state.params, config) if config.init_from else {}
             state = warm_start.replace(setup.make_state(config.seed), taken)
         _introduce(config, task, mesh, setup)
+        packer = packing.choose_packer(config, mesh, source, meta)
         if resizing:
             logs.say(resizing)
         if config.optimizer.freeze and not config.init_from and not start:
@@ -119,9 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         logger = logs.Logger(workdir, config)
         # An evaluation that the checkpoint does not know of is made again below, and its line with it.
         logger.resume(start, evaluated=bool(start and meta["evaluated"]))
-        run = _Run(
-            config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer, data
-        )
+        run = _Run(config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, tokenizer, data, packer)
         try:
             if start and not meta["evaluated"] and run.evaluation_due(start):
                 run.evaluate(state, start)  # the run was stopped before it could
@@ -141,11 +140,11 @@ class _Run:
     """A started run: what the loop needs at every step, and what it does now and then."""
 
     def __init__(
-        self, config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, image_spec, tokenizer, data
+        self, config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, tokenizer, data, packer
     ):
         self.config, self.workdir, self.task, self.mesh = config, workdir, task, mesh
         self.evaluator, self.checkpoints, self.logger = evaluator, checkpoints, logger
-        self.image_spec, self.tokenizer, self.data = image_spec, tokenizer, data
+        self.tokenizer, self.data, self.packer = tokenizer, data, packer
         self.bad_examples = bad_examples
         kind = jax.devices()[0].device_kind
         self.meter = throughput.Meter(
@@ -175,10 +174,15 @@ class _Run:
                 workers=workers,
                 threads=config.data.threads or None,
                 prefetch=config.data.prefetch,
+                finish=self.packer,
             )
 
         several = jax.process_count() > 1 and start < config.steps
         batches = SteadyBatches(make_batches, start, stop) if several else make_batches(start)
+        if self.packer is not None:
+            train_step = packing.PackedStep(train_step, self.packer)
+            votes = self.votes if several else None
+            batches = packing.PackedBatches(batches, self.packer, votes, config.steps - start)
         self.feed = batches
         running = collections.deque()  # results of the last steps, to bound how far Python runs ahead
         unlogged = None  # a step whose numbers are read once the next one is on its way
@@ -309,7 +313,7 @@ class _Run:
     def _count_bad(self, replaced: np.ndarray, step: int) -> None:
         """Tells all processes how many examples could not be read here, and whether this one was asked to stop."""
         counts = np.bincount(replaced[self.own], minlength=len(faults.REASONS))[1:].tolist()
-        failed = isinstance(self.feed, SteadyBatches) and self.feed.error is not None
+        failed = getattr(self.feed, "error", None) is not None
         self.cast.append((step, self.votes.cast([*self._signals(self.stop), int(failed), *counts])))
         if jax.process_count() == 1:
             self._settle(step)
@@ -367,11 +371,12 @@ class _Run:
         meta = checkpoint.make_meta(
             self.config,
             step * self.config.batch_size,
-            self.image_spec,
+            self.task.image_spec,
             self.tokenizer,
             data=self.data,
             facts=dataclasses.asdict(self.task.facts),
             bad_examples=dict(self.bad_examples),
+            text_packing=None if self.packer is None else dataclasses.asdict(self.packer),
             evaluated=self.evaluated is not None,
         )
         self.checkpoints.save(step, state, meta, self.evaluated)

@@ -16,7 +16,7 @@ from mmjax.parallel.pieces import in_pieces
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places`
 Metrics = dict[str, Float[Array, ""]]
 
 

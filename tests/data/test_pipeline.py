@@ -153,6 +153,19 @@ def test_workers_change_nothing_pass_errors_on_and_end(one_host):
     assert wait_until(lambda: not any(w.is_alive() for w in workers) and not reading_threads())
 
 
+@pytest.mark.parametrize("options", [{"prefetch": 0}, {"workers": 2}])
+def test_a_batch_is_finished_once_stacked(one_host, options):
+    def finish(batch):
+        assert isinstance(batch["id"], np.ndarray)
+        return batch | {"order": np.argsort(batch["id"][:, 0])}
+
+    found = list(batches(noise_examples(), finish=finish, **options))
+    assert len(found) == len(one_host)
+    for each, expected in zip(found, one_host, strict=True):
+        np.testing.assert_array_equal(each["order"], np.argsort(expected["id"][:, 0]))
+        assert sorted(each) == sorted([*expected, "order"])
+
+
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_error_in_a_thread_arrives_as_itself_after_the_good_batches(prefetch):
     iterator = train_batches(

@@ -127,6 +127,18 @@ def test_jax_takes_these_shapes_in_training(gpu_in_name, length, causal, head_di
     assert "dot_product_attention" in str(traced)
 
 
+@pytest.mark.parametrize("length", [80, 128])
+def test_jax_takes_rows_of_packed_texts_in_training(gpu_in_name, length):
+    assert filled_length(length, "cudnn") == length
+    x, segment = jax.ShapeDtypeStruct((4, length, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((4, length), jnp.int32)
+
+    def value(q, k, v, segment):
+        return attend(q, k, v, AttentionSpec(True, segment=segment), "cudnn").astype(jnp.float32).sum()
+
+    traced = jax.make_jaxpr(jax.grad(value, argnums=(0, 1, 2)))(x, x, x, segment)
+    assert "dot_product_attention" in str(traced)
+
+
 def test_an_odd_count_is_what_jax_refuses(gpu_in_name):
     """The reason for the filling; when this fails, jax has learned to do without."""
     x = jax.ShapeDtypeStruct((4, 197, 2, 64), jnp.bfloat16)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mmjax.nn.attention import AttentionSpec
-from mmjax.nn.transformer import ACTIVATIONS, Transformer, layer_norm
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
+from mmjax.nn.transformer import Transformer
 
 DEPTH, HEADS, WIDTH, HIDDEN = 3, 2, 8, 12
 FORMULAS = {
@@ -34,9 +36,9 @@ def numpy_norm(x, scale, bias, epsilon):
 
 def test_layer_norm_with_a_large_mean():
     """The variance of numbers around 1000 is lost when it is taken as the difference of two squares."""
-    x = (1000 + np.random.default_rng(0).standard_normal((4, 64))).astype(np.float32)
+    x = jnp.asarray(1000 + np.random.default_rng(0).standard_normal((4, 64)), jnp.float32)
     out = layer_norm(1e-5, jnp.float32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, x)
-    np.testing.assert_allclose(out, numpy_norm(x.astype(np.float64), 1, 0, 1e-5), atol=1e-3)
+    np.testing.assert_allclose(out, numpy_norm(np.asarray(x, np.float64), 1, 0, 1e-5), atol=1e-3)
 
 
 def make(**changes):

@@ -43,7 +43,7 @@ def quick_set_up(cpu_slice, monkeypatch):
 @pytest.fixture
 def plan(monkeypatch, capsys):
     """Runs `mmjax plan` with the tiny recipe; returns its status, output and error line."""
-    monkeypatch.setattr(topology, "set_environment", lambda: None)
+    monkeypatch.setattr(topology, "set_environment", topology.check_name)
     monkeypatch.setattr(cli, "prepare", lambda config: None)
 
     def run(*flags):

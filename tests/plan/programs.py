@@ -62,6 +62,7 @@ def fake_plan(setup, name):
     plan["memory"] = {"total": 5, "capacity": 10}
     if plan["fits"]:
         plan["roofline"] = {"step": 1.0 * setup.mesh.shape["fsdp"], "bound": "compute", "mfu": 0.5, "serial": 2.0}
+        plan["prediction"] = {"step": 2.0 * setup.mesh.shape["fsdp"], "mfu": 0.25}
     else:
         plan["refusal"] = {"needs": 20, "has": 10, "says": "Ran out"}
     return plan

@@ -135,7 +135,15 @@ def test_collectives_of_a_real_program_on_every_axis(mesh):
     sums = collectives.totals(found)
     assert [row["bytes"] for row in sums] == sorted((row["bytes"] for row in sums), reverse=True)
     (permute,) = [row for row in sums if row["kind"] == "collective-permute"]
-    assert permute == dict(kind="collective-permute", axes="tensor", executions=5, bytes=5 * own, sent_bytes=5 * own)
+    assert permute == dict(
+        kind="collective-permute",
+        axes="tensor",
+        dtype="f32",
+        executions=5,
+        bytes=5 * own,
+        sent_bytes=5 * own,
+        network_bytes=0,
+    )
 
 
 def test_the_compilers_own_collectives_are_found(mesh):

@@ -13,7 +13,7 @@ import runs
 
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.plan import program, report, sweep
+from mmjax.plan import program, report, sweep, times
 
 
 def config(name, **changes):
@@ -42,7 +42,7 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
     plan = program.make_plan(setup, "cpu:8")
     json.dumps(plan)
     assert "model" not in plan["flops"] and "mfu" not in plan["roofline"] and plan["flops"]["chip"] > 0
-    told = report.render(plan | {"budget": program.budget(plan, 1e6)})
+    told = report.render(plan | {"budget": times.budget(plan, 1e6)})
     assert "MFU" not in told and "model, 3 x" not in told and "remat none" in told and "executed, all chips" in told
     assert report.line(plan).endswith(")")
     assert [option for option in program.advice(setup) if "remat" in option] == ["--config.model.image.remat=full"]

@@ -9,7 +9,7 @@ import pytest
 from programs import CHIP, MESH, tiny
 
 from mmjax.errors import UserError
-from mmjax.plan import collectives, costs, program, report
+from mmjax.plan import collectives, costs, program, report, times
 from mmjax.training import state as state_lib
 
 
@@ -45,7 +45,7 @@ def test_a_whole_plan(cpu_slice):
     assert 0.9 < plan["flops"]["chip"] * 8 / plan["flops"]["model"] < 8
     assert any(row["axes"].startswith("data") and row["kind"] == "all-reduce" for row in plan["collectives"])
     assert not plan["unknown_loops"] and plan["roofline"]["step"] > 0
-    told = report.render(plan | {"budget": program.budget(plan, 1e6)})
+    told = report.render(plan | {"budget": times.budget(plan, 1e6)})
     assert "mesh axes" in told and "62,500 steps" in told and "microbatch 2" in told
     assert max(map(len, told.splitlines())) <= 120
 
@@ -66,13 +66,15 @@ def test_parts_of_the_memory_add_up():
 
 def test_roofline_and_budget_by_hand():
     counted = costs.Costs(flops=1e9, matrix_flops=2e9, hbm_bytes=5e8, activation_bytes=0, unknown_loops=())
-    found = [collectives.Collective("all-reduce", "data", 4, 2, 500_000_000)]
-    roof = program.roofline(counted, found, CHIP, model_flops=1e9)
+    found = [collectives.Collective("all-reduce", "data", "f32", 4, 1, 2, 500_000_000)]
+    roof = times.roofline(counted, found, CHIP, model_flops=1e9)
     assert roof == dict(
         compute=2.0, memory=0.5, links=1.5, step=2.0, bound="compute", serial=4.0, mfu=pytest.approx(0.5)
     )
-    cost = program.budget({"batch_size": 1000, "roofline": roof, "chips": 8}, 3_599_500)
-    assert cost == dict(examples=3_599_500, steps=3600, hours=2.0, chip_hours=16.0)
+    cost = times.budget({"batch_size": 1000, "roofline": roof, "prediction": {"step": 3.0}, "chips": 8}, 3_599_500)
+    assert cost == dict(
+        examples=3_599_500, steps=3600, hours=2.0, chip_hours=16.0, predicted_hours=3.0, predicted_chip_hours=24.0
+    )
 
 
 @pytest.mark.parametrize(

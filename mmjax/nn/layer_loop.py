@@ -1,0 +1,107 @@
+"""Layers one after the other over stacked parameters: looped or unrolled, all or some of them rematerialised."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+# Name of attention's output, for the policies below.
+ATTENTION_OUTPUT = "attention_output"
+
+Layer = Callable[[Any, Any, Float[Array, "B N D"]], tuple[Float[Array, "B N D"], Any]]
+
+
+def _keeps_attention(primitive, *_, **settings) -> bool:
+    # cuDNN's attention is no dot: its output and its statistics would be computed twice.
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
+_ATTENTION = jax.checkpoint_policies.save_from_both_policies(
+    _keeps_attention, jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT)
+)
+# What is kept from the forward pass for the backward pass; the rest is computed again.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": _ATTENTION,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        _ATTENTION, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+
+
+def name_attention_output(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+    """Attention's output, named for the policies that keep it."""
+    return checkpoint_name(x, ATTENTION_OUTPUT)
+
+
+def run_layers(
+    layer: Layer,
+    params: Any,
+    numbers: Any,
+    x: Float[Array, "B N D"],
+    *,
+    scan: bool,
+    remat: str = "none",
+    remat_keep: int = 0,
+    last: Layer | None = None,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Runs layers over parameters with a leading axis of layers.
+
+    A loop is compiled once, but copies what it keeps for the backward pass into arrays of all layers and out of them
+    again; unrolled layers leave it where it is.
+
+    Args:
+      layer: `(params of one layer, numbers of one layer, x) -> (x, output)`.
+      params: leaves [depth, ...].
+      numbers: what else differs from layer to layer, leaves [depth, ...].
+      x: tokens.
+      scan: whether one compiled layer is looped over.
+      remat: a name in `REMAT_POLICIES`.
+      remat_keep: how many of the last layers keep everything.
+      last: runs the last layer in place of `layer`; only unrolled.
+
+    Returns:
+      The tokens after the last layer, and all outputs, stacked.
+
+    Raises:
+      ValueError: `last` in a loop.
+    """
+    if last is not None and scan:
+        raise ValueError("the last layer is one of a loop; set scan=False")
+    depth = len(jax.tree.leaves(numbers)[0])
+    first_kept = 0 if remat == "none" else max(0, depth - remat_keep)
+    outputs = []
+    for start, stop, policy in ((0, first_kept, remat), (first_kept, depth, "none")):
+        if start == stop:
+            continue
+        run = _rematerialised(layer, policy, scan)
+        part = (params, numbers)
+        if stop - start < depth:
+            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], part)
+        if scan:
+            x, output = jax.lax.scan(lambda x, one, run=run: run(*one, x), x, part)
+            outputs.append(output)
+            continue
+        for i, one in enumerate(_unstacked(part, stop - start)):
+            is_last = last is not None and start + i == depth - 1
+            x, output = (_rematerialised(last, policy, scan) if is_last else run)(*one, x)
+            outputs.append(jax.tree.map(lambda leaf: leaf[None], output))
+    return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+
+
+def _rematerialised(layer: Layer, policy: str, scan: bool) -> Layer:
+    if policy == "none":
+        return layer
+    # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
+    return jax.checkpoint(layer, policy=REMAT_POLICIES[policy], prevent_cse=not scan)
+
+
+def _unstacked(tree: Any, count: int) -> list[Any]:
+    """The layers of a stack. The gradient of a split is one concatenation; that of indexing would be a sum."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
+    return [structure.unflatten([part[i][0] for part in parts]) for i in range(count)]

@@ -1,0 +1,143 @@
+"""Checkpoints written by older code are restored, evaluated and trained on as that code would have done.
+
+`fixtures/make_checkpoints.py` made them, and beside them what the code of its commit said. Parameters are the same bits
+now; what is computed from them may differ by what float32 does in another order.
+"""
+
+import importlib.util
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import jax
+import pytest
+import runs
+
+import mmjax
+from mmjax import config as config_lib
+from mmjax.parallel import mesh as mesh_lib
+
+
+def _script():
+    """The script that made the checkpoints."""
+    path = Path(__file__).parent / "fixtures" / "make_checkpoints.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+made = _script()
+QUICK = ("clip",)
+# Each with the devices that it is restored on; the sharded one was written by eight.
+RUNS = [(name, devices) for name in made.CONFIGS for devices in ((1, 8) if name in made.DEVICES else (1,))]
+EVERY = pytest.mark.parametrize(
+    ("name", "devices"),
+    [pytest.param(*run, id=f"{run[0]} on {run[1]}", marks=[] if run[0] in QUICK else pytest.mark.full) for run in RUNS],
+)
+# Where an example counts or does not, two in a thousand may stand so near the border that rounding decides.
+RELATIVE, GRADIENT, COUNTED = 1e-5, 1e-4, 2e-3
+
+
+def unpack(name, folder):
+    """Lays a workdir out; returns what is expected of it."""
+    with tarfile.open(made.FOLDER / f"{name}.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    return json.loads((made.FOLDER / f"{name}.json").read_text())
+
+
+def config_of(workdir):
+    return config_lib.from_json((workdir / "config.json").read_text())
+
+
+def assert_near(found, expected, where):
+    """Numbers, lists and dictionaries of them; what is no number is the same."""
+    if isinstance(expected, dict):
+        assert sorted(found) == sorted(expected), where
+        for key, value in expected.items():
+            assert_near(found[key], value, f"{where}, {key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for i, value in enumerate(expected):
+            assert_near(found[i], value, f"{where}[{i}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=RELATIVE, abs=RELATIVE / 10), where
+    else:
+        assert found == expected, where
+
+
+def assert_same_metrics(found, expected):
+    """Losses are sums; all others count examples, or words that were written."""
+    assert set(found) >= set(expected)
+    for name, value in expected.items():
+        summed = name.endswith(("loss", "perplexity"))
+        assert found[name] == pytest.approx(value, rel=RELATIVE if summed else COUNTED, abs=0 if summed else COUNTED), (
+            name
+        )
+
+
+@EVERY
+def test_parameters_and_what_they_say(name, devices, tmp_path):
+    expected = unpack(name, tmp_path)
+    mesh = mesh_lib.make_mesh(config_of(tmp_path).mesh) if devices > 1 else None
+    model = mmjax.load(tmp_path, mesh=mesh)
+    if devices > 1:
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(model.params))
+    assert made.digests(model.params) == expected["params"]
+    assert_near(made.values(model), expected["values"], name)
+
+
+@EVERY
+def test_evaluation(name, devices, tmp_path):
+    expected = unpack(name, tmp_path)
+    flags = ["--config.mesh.fsdp=1", "--config.mesh.tensor=1"] if devices == 1 else []
+    output = tmp_path / "result.json"
+    with runs.without_report():  # nothing of it is compared
+        assert runs.eval_cli(f"--workdir={tmp_path}", f"--output={output}", *flags, devices=devices) == 0
+    records = json.loads(output.read_text())
+    for record, wanted in zip(records, expected["evaluation"], strict=True):
+        assert (record["dataset"], record["task"]) == (wanted["dataset"], wanted["task"])
+        assert_same_metrics(record["metrics"], wanted["metrics"])
+
+
+@EVERY
+def test_training_goes_on(name, devices, tmp_path):
+    """The steps that follow have the losses that they had: parameters, optimizer, average, noise and data go on."""
+    expected = unpack(name, tmp_path)
+    config = config_of(tmp_path)
+    config.steps, config.data.eval, config.log.every = made.STEPS + made.MORE, "", 1
+    if devices == 1:
+        config.mesh.update(fsdp=1, tensor=1)
+    assert runs.train(config, tmp_path, devices=devices) is None
+    steps = made.train_lines(tmp_path)
+    for found, wanted in zip(steps, expected["steps"], strict=True):
+        assert found["step"] == wanted["step"]
+        fields = [field for field in wanted if field.startswith(("loss", "logit_", "learning_rate"))]
+        assert "loss" in fields
+        for field in fields:
+            assert found[field] == pytest.approx(wanted[field], rel=RELATIVE), (wanted["step"], field)
+        assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=GRADIENT), wanted["step"]
+
+
+def test_fields_that_an_old_config_lacks(tmp_path):
+    """Fields that came to exist later have their defaults, in the workdir's config and in the checkpoint's."""
+    expected = unpack("clip", tmp_path)
+    meta = tmp_path / "checkpoints" / str(made.STEPS) / "meta" / "metadata"
+    stored = json.loads(meta.read_text())
+    for config in (stored["config"], json.loads((tmp_path / "config.json").read_text())):
+        del config["decoding"], config["attention"], config["data"]["draft"], config["model"]["image"]["patch_dropout"]
+        if config is not stored["config"]:
+            (tmp_path / "config.json").write_text(json.dumps(config))
+    meta.write_text(json.dumps(stored))
+    assert config_of(tmp_path).data.draft is True
+    assert_near(made.values(mmjax.load(tmp_path)), expected["values"], "clip")
+
+
+@pytest.mark.parametrize("name", made.CONFIGS)
+def test_no_file_names_a_machine(name):
+    words = rb"/(tmp|home|work|root|Users|mnt)/"
+    assert not re.search(words, (made.FOLDER / f"{name}.json").read_bytes())
+    with tarfile.open(made.FOLDER / f"{name}.tar.xz") as tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            assert not re.search(words, tar.extractfile(member).read()), member.name
