@@ -34,6 +34,11 @@ def placed_on(mesh: Mesh | None) -> Iterator[None]:
         _PLATFORM.reset(token)
 
 
+def traced_platform() -> str | None:
+    """Platform of the devices that are traced for, as jax calls it; None outside `placed_on`."""
+    return _PLATFORM.get()
+
+
 @jax.custom_vjp
 def _in_row_major(x):
     flat = x.reshape(-1, x.shape[-1])
@@ -49,7 +54,7 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     Left to itself XLA chooses the batch to run fastest for the residual stream, and keeps a float32 copy of it; norms
     and attention then transpose. Does nothing outside `placed_on` and on other platforms.
     """
-    return _in_row_major(x) if _PLATFORM.get() in ("gpu", "cuda") else x
+    return _in_row_major(x) if traced_platform() in ("gpu", "cuda") else x
 
 
 def traced_mesh() -> Any:
