@@ -80,7 +80,7 @@ def _fitting(told: str, value: Any, tower: str, field: str) -> Any:
     choices = _CHOICES.get(field) or _CHOICES.get(f"{tower}.{field}")
     if choices:
         choose(told, value, choices)
-    if type(value) is int and field != "eos_id" and value < 1:
+    if type(value) is int and field not in ("eos_id", "remat_keep") and value < 1:
         raise UserError(f"{told}={value} must be at least 1")
     if type(value) is int and value > _MOST.get(field, _MOST_OTHERS):
         raise UserError(f"{told}={value} is more than any model has ({_MOST.get(field, _MOST_OTHERS)})")

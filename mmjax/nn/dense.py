@@ -11,6 +11,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from mmjax.nn.layer_loop import name_product
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def multiply(
@@ -110,7 +112,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self._init, (*inputs, *features), jnp.float32)
         if part != slice(None):
             kernel = kernel[(*[slice(None)] * self.axes, part)]
-        y = multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype)
+        y = name_product(multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype))
         if self.use_bias:
             y = add_parameter(y, self.param("bias", nn.initializers.zeros, features, jnp.float32)[part])
         return y

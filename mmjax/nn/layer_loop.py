@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-# Name of attention's output, for the policies below.
-ATTENTION_OUTPUT = "attention_output"
+# Names for the policies below: jax's own look for matrix products does not see into layers with a backward pass of
+# their own.
+_ATTENTION_OUTPUT, _PRODUCT = "attention_output", "product"
 
 Layer = Callable[[Any, Any, Float[Array, "B N D"]], tuple[Float[Array, "B N D"], Any]]
 
@@ -19,24 +20,30 @@ def _keeps_attention(primitive, *_, **settings) -> bool:
     return primitive.name.startswith("dot_product_attention_fwd")
 
 
-_ATTENTION = jax.checkpoint_policies.save_from_both_policies(
-    _keeps_attention, jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT)
-)
+def _named(*names: str):
+    return jax.checkpoint_policies.save_from_both_policies(
+        _keeps_attention, jax.checkpoint_policies.save_only_these_names(*names)
+    )
+
+
 # What is kept from the forward pass for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
     "none": None,
     "auto": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": _ATTENTION,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        _ATTENTION, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    ),
+    "attention": _named(_ATTENTION_OUTPUT),
+    "dots": _named(_ATTENTION_OUTPUT, _PRODUCT),
 }
 
 
 def name_attention_output(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
     """Attention's output, named for the policies that keep it."""
-    return checkpoint_name(x, ATTENTION_OUTPUT)
+    return checkpoint_name(x, _ATTENTION_OUTPUT)
+
+
+def name_product(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A matrix product of activations and parameters, named for the policies that keep it."""
+    return checkpoint_name(x, _PRODUCT)
 
 
 def run_layers(

@@ -386,7 +386,7 @@ class Transformer(nn.Module):
 
     @property
     def _loops(self) -> bool:
-        return traced_platform() in (None, "cpu") if self.scan == "auto" else bool(self.scan)
+        return loops(self.scan, traced_platform())
 
     def _can_choose(self) -> bool:
         """Whether the last layer can be computed for one token of each example."""
@@ -425,6 +425,11 @@ def _new_cache(
     valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
     layers = {name: room(state) for name, state in states.items()}
     return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
+
+
+def loops(scan: bool | str, platform: str | None) -> bool:
+    """Whether layers are looped over; `platform` as jax calls it, None where it is not known."""
+    return platform in (None, "cpu") if scan == "auto" else bool(scan)
 
 
 def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Array, "B 1 D"]:

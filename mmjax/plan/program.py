@@ -40,6 +40,7 @@ class Setup:
       device: their data sheet.
       state, batch: shapes with shardings, as the step takes them.
       step: the jitted step.
+      remat: what `remat='auto'` stands for, by tower.
     """
 
     config: ml_collections.ConfigDict
@@ -49,6 +50,7 @@ class Setup:
     state: state_lib.TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
+    remat: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def lower(self) -> jax.stages.Lowered:
         """Traces the step; no array is made."""
@@ -84,7 +86,8 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any], text_leng
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
         setup = setup_lib.make_setup(config, task, mesh)
-    return Setup(config, task, mesh, device, setup.state, batch, setup.step)
+    remat = {name: each.label for name, each in setup.remat.items()}
+    return Setup(config, task, mesh, device, setup.state, batch, setup.step, remat)
 
 
 def _packed_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_length: float | None) -> int:
@@ -167,7 +170,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "mesh": dict(setup.mesh.shape),
         "batch_size": config.batch_size,
         "microbatch": config.microbatch,
-        "remat": parts_with("remat", config.model),
+        "remat": parts_with("remat", config.model) | setup.remat,
         "loss": config.loss.impl,
         "parameter_count": sum(x.size for x in jax.tree.leaves(setup.state.params)),
         "versions": {name: version for name in _VERSIONS if (version := _version(name))},
@@ -284,7 +287,7 @@ def advice(setup: Setup) -> list[str]:
     """What would make a step smaller, as flags; the cheapest first."""
     config, mesh = setup.config, setup.mesh
     options = []
-    for part, remat in parts_with("remat", config.model).items():
+    for part, remat in (parts_with("remat", config.model) | setup.remat).items():
         if remat != "full":
             options.append(f"--config.model.{part}.remat=full")
     rows = config.batch_size // mesh_lib.batch_devices(mesh)

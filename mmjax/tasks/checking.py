@@ -18,6 +18,7 @@ _PART_CHOICES = {
     "activation": ACTIVATIONS,
     "remat": layer_loop.REMAT_POLICIES,
     "norm": transformer.NORMS,
+    "scan": ("auto", True, False),
 }
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {("albef", "model.fusion"): "model.text", ("coca", "model.decoder"): "model.text"}

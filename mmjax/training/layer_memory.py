@@ -14,6 +14,8 @@ import jax
 import ml_collections
 
 from mmjax.errors import UserError
+from mmjax.nn.pool import OF_ONE_TOKEN
+from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import devices
 
@@ -30,6 +32,11 @@ class Remat:
     policy: str
     keep: int = 0
 
+    @property
+    def label(self) -> str:
+        """The policy, and how many layers it leaves out, where it does."""
+        return f"{self.policy} but for {self.keep}" if self.keep else self.policy
+
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
@@ -41,6 +48,7 @@ class Tower:
       width, mlp, heads: of a layer; what a `tensor` device has of the hidden units and heads.
       attended: tokens that each token attends to, where attention's weights are kept; 0 for a fused kernel.
       bytes: of a number in the compute type.
+      pooled: whether the last layer is computed for one token of each example alone.
     """
 
     depth: int
@@ -51,6 +59,7 @@ class Tower:
     heads: int
     attended: int
     bytes: int
+    pooled: bool
 
     def kept(self, policy: str) -> int:
         """Bytes that one layer keeps from the forward pass.
@@ -63,8 +72,8 @@ class Tower:
         weights = self.heads * self.attended * self.bytes
         numbers = {
             "none": 4 * self.width + 4 * self.inner + 2 * self.mlp,
-            "dots": 3 * self.width + 4 * self.inner + self.mlp,
-            "attention": self.width + self.inner + (0 if self.attended else 3 * self.inner),
+            "dots": 2 * self.width + 4 * self.inner + self.mlp,
+            "attention": self.width + self.inner,
             "full": self.width,
         }[policy]
         kept = numbers * self.bytes
@@ -79,7 +88,8 @@ class Tower:
         kept = min(remat.keep, self.depth) if remat.policy != "none" else self.depth
         again = self.depth - kept
         once = self.kept("none") - self.kept(remat.policy) if again else 0
-        return kept * self.kept("none") + again * self.kept(remat.policy) + once
+        spared = self.kept("none") - self.tokens * self.bytes * 2 * (self.width + self.inner) if self.pooled else 0
+        return kept * self.kept("none") + again * self.kept(remat.policy) + once - (spared if kept else 0)
 
 
 def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh) -> dict[str, Tower]:
@@ -107,6 +117,7 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
             heads=settings.heads // shards,
             attended=0 if fused else length,
             bytes=2 if config.precision == "bfloat16" else 4,
+            pooled=settings.pool in OF_ONE_TOKEN and not loops(settings.scan, mesh.devices.flat[0].platform),
         )
     return found
 

@@ -23,7 +23,7 @@ def config(name, **changes):
 
 def test_every_part_that_has_layers_is_asked(cpu_slice):
     settings = config("tiny-albef")
-    assert program.parts_with("remat", settings.model) == dict.fromkeys(("image", "text", "fusion"), "none")
+    assert program.parts_with("remat", settings.model) == dict.fromkeys(("image", "text", "fusion"), "auto")
     settings.model.fusion.heads = 1
     groups = list(sweep.candidates(settings, 8, ("mesh", "remat")))
     assert all(candidate.mesh.tensor == 1 for group in groups for candidate in group)
@@ -43,7 +43,7 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
     json.dumps(plan)
     assert "model" not in plan["flops"] and "mfu" not in plan["roofline"] and plan["flops"]["chip"] > 0
     told = report.render(plan | {"budget": times.budget(plan, 1e6)})
-    assert "MFU" not in told and "model, 3 x" not in told and "remat none" in told and "executed, all chips" in told
+    assert "MFU" not in told and "model, 3 x" not in told and "remat auto" in told and "executed, all chips" in told
     assert report.line(plan).endswith(")")
     assert [option for option in program.advice(setup) if "remat" in option] == ["--config.model.image.remat=full"]
 

@@ -33,7 +33,9 @@ def test_bytes_of_the_state_are_those_of_a_made_state(cpu_slice, monkeypatch):
 
 
 def test_a_whole_plan(cpu_slice):
-    setup = program.set_up(tiny(microbatch=2), cpu_slice)
+    # In a loop every layer is computed for all tokens.
+    looped = dict(model__image__scan=True, model__text__scan=True)
+    setup = program.set_up(tiny(microbatch=2, **looped), cpu_slice)
     plan = program.make_plan(setup, "cpu:8")
     json.dumps(plan)
     memory = plan["memory"]
