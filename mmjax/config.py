@@ -20,7 +20,7 @@ ConfigDict = ml_collections.ConfigDict
 # Numbers that may also be None.
 _OPTIONAL = ("model.logit_bias_init",)
 # Fields that are true, false or 'auto', by the end of their path.
-_AUTO_OR_BOOL = ("deterministic",)
+_AUTO_OR_BOOL = ("deterministic", ".scan")
 
 
 def base_config(variant: str = "B/32") -> ConfigDict:

@@ -34,6 +34,11 @@ def placed_on(mesh: Mesh | None) -> Iterator[None]:
         _PLATFORM.reset(token)
 
 
+def traced_platform() -> str | None:
+    """Platform of the devices that are traced for, as jax calls it; None outside `placed_on`."""
+    return _PLATFORM.get()
+
+
 @jax.custom_vjp
 def _in_row_major(x):
     def constrain(x):
@@ -60,7 +65,7 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     """
     mesh = traced_mesh()
     spreads = mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-    return _in_row_major(x) if spreads and _PLATFORM.get() in ("gpu", "cuda") else x
+    return _in_row_major(x) if spreads and traced_platform() in ("gpu", "cuda") else x
 
 
 def traced_mesh() -> Any:
