@@ -3,15 +3,14 @@
 import argparse
 import importlib
 import json
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmjax import config as config_lib
 from mmjax.errors import AgreedError, TrainingDiverged, UserError, did_you_mean
+from mmjax.training import compiler
 
 # Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 128 + n stopped
 # by signal n after saving.
@@ -68,7 +67,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
             config_lib.apply_overrides(config, overrides)
             return config
 
-        config = _start(options, read)
+        config = _start(options, read, training=True)
         from mmjax.parallel import distributed
         from mmjax.training import loop  # after the environment is set
 
@@ -176,7 +175,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
         from mmjax.plan import topology  # jax is imported after this
 
         topology.set_environment(options.topology)
-        prepare(config)
+        prepare(config, "gpu" if topology.is_gpu(options.topology) else "tpu", training=True)
         from mmjax.plan import command as plan
 
         return plan.run(
@@ -251,7 +250,7 @@ def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--join-timeout", type=int, default=300, metavar="SECONDS", help="to wait for the others; 300")
 
 
-def _start(options, read):
+def _start(options, read, *, training: bool = False):
     """Reads the config, joins the other processes where there are any, and sets up the devices.
 
     A mistake in the config waits until the others can be told: one that all make is printed once.
@@ -259,7 +258,7 @@ def _start(options, read):
     config = mistake = None
     try:
         config = read()
-        set_environment(config)
+        set_environment(config, training=training)
     except UserError as error:
         mistake = error
     from mmjax.parallel import cluster, distributed
@@ -269,27 +268,19 @@ def _start(options, read):
     except UserError as error:
         raise mistake or error from None
     distributed.raise_together(mistake)
-    set_compilation_cache(config)
+    compiler.set_compilation_cache(config)
     return config
 
 
-def prepare(config) -> None:
+def prepare(config, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what must be set before the devices start, for a process by itself."""
-    set_environment(config)
-    set_compilation_cache(config)
+    set_environment(config, platform, training=training)
+    compiler.set_compilation_cache(config)
 
 
-def set_environment(config) -> None:
-    """Sets XLA's flags, which are read when the devices start."""
-    # libtpu reads its flags elsewhere, and XLA ends the process at a flag that it does not know.
-    given = config.xla_flags.split()
-    flags = [flag for flag in given if not flag.startswith("--xla_tpu")]
-    tpu_flags = [flag for flag in given if flag.startswith("--xla_tpu")]
-    if tpu_flags:
-        os.environ["LIBTPU_INIT_ARGS"] = " ".join([*tpu_flags, os.environ.get("LIBTPU_INIT_ARGS", "")]).strip()
-    if config.deterministic:
-        flags.append("--xla_gpu_deterministic_ops=true")
-    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+def set_environment(config, platform: str | None = None, *, training: bool = False) -> None:
+    """Sets what jax and XLA read when the devices start; arguments as `compiler.set_environment` takes them."""
+    compiler.set_environment(config, platform, training=training)
     # grain and orbax tell every step of theirs, and warn of what is as it should be; errors are enough.
     import logging
 
@@ -297,19 +288,6 @@ def set_environment(config) -> None:
 
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def set_compilation_cache(config) -> None:
-    """Chooses where compiled programs are kept. It may start the devices."""
-    import jax
-
-    folder = config.compilation_cache
-    if folder == "auto":
-        # On CPU loading is no faster than compiling and warns about machine features.
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mmjax" / "xla"
-        folder = "" if jax.default_backend() == "cpu" else str(cache)
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -17,14 +17,11 @@ from mmjax.data import packing, tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
-from mmjax.training import checks, devices
+from mmjax.training import checks, compiler, devices
 from mmjax.training import setup as setup_lib
 from mmjax.training import state as state_lib
 
 _VERSIONS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
-# jax takes so much of a GPU's memory for itself where XLA_CLIENT_MEM_FRACTION does not say otherwise.
-_FRACTION = 0.75
-_LARGE_FRACTION = 0.92  # what leaves room for the driver, cuDNN and NCCL
 _LARGEST = 12  # kernels that are listed by themselves
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -131,15 +128,15 @@ def capacity(setup: Setup) -> tuple[int, float]:
 
     Returns:
       Bytes, and their share of the device's: 1 on TPUs, whose data sheet here is what programs may use; on GPUs what
-      jax gives its allocator (`XLA_CLIENT_MEM_FRACTION`).
+      a training run takes (`XLA_CLIENT_MEM_FRACTION`).
 
     Raises:
       UserError: that variable is no number from 0 to 1.
     """
     fraction = 1.0
     if setup.mesh.devices.flat[0].platform == "gpu":
-        names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-        name, text = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", str(_FRACTION)))
+        named = [(name, os.environ[name]) for name in compiler.MEMORY_VARIABLES if os.environ.get(name)]
+        name, text = (named or [("", str(compiler.GPU_MEMORY))])[0]
         try:
             fraction = float(text)
         except ValueError:
@@ -297,8 +294,8 @@ def advice(setup: Setup) -> list[str]:
         options.append(f"--config.mesh.fsdp={2 * mesh.shape['fsdp']}")
     if config.optimizer.momentum_dtype != "bfloat16":
         options.append("--config.optimizer.momentum_dtype=bfloat16")
-    if setup.mesh.devices.flat[0].platform == "gpu" and capacity(setup)[1] < _LARGE_FRACTION:
-        options.insert(0, f"XLA_CLIENT_MEM_FRACTION={_LARGE_FRACTION} in the environment")
+    if setup.mesh.devices.flat[0].platform == "gpu" and capacity(setup)[1] < compiler.GPU_MEMORY:
+        options.insert(0, f"{compiler.MEMORY_VARIABLES[0]}={compiler.GPU_MEMORY} in the environment")
     return [*options, "more chips, or a smaller batch_size"]
 
 

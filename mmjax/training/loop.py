@@ -18,7 +18,7 @@ from mmjax.evaluation import evaluator as evaluator_lib
 from mmjax.evaluation import report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, checks, logs, packing, profiler, throughput, warm_start
+from mmjax.training import checkpoint, checks, compiler, logs, packing, profiler, throughput, warm_start
 from mmjax.training import setup as setup_lib
 from mmjax.training.stopping import SteadyBatches, StopSignal
 
@@ -417,6 +417,7 @@ def _introduce(config: Any, task: Any, mesh: Any, setup: Any) -> None:
         f"{config.name}: {config.variant}, {told}; mesh {shape} of {kind};"
         f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"
     )
+    logs.say(compiler.describe(config, mesh.devices.flat[0].platform))
 
 
 def _diverged(step: int, latest: int | None) -> TrainingDiverged:

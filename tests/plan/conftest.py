@@ -44,7 +44,7 @@ def quick_set_up(cpu_slice, monkeypatch):
 def plan(monkeypatch, capsys):
     """Runs `mmjax plan` with the tiny recipe; returns its status, output and error line."""
     monkeypatch.setattr(topology, "set_environment", topology.check_name)
-    monkeypatch.setattr(cli, "prepare", lambda config: None)
+    monkeypatch.setattr(cli, "prepare", lambda *args, **settings: None)
 
     def run(*flags):
         status = cli.main(["plan", f"--config={runs.RECIPE}", *flags])

@@ -108,7 +108,7 @@ def test_a_program_has_what_jax_takes_of_a_gpu(monkeypatch):
     for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
         monkeypatch.delenv(name, raising=False)
     assert program.capacity(fake_setup("tpu")) == (1e9, 1.0)
-    assert program.capacity(fake_setup("gpu")) == (0.75e9, 0.75)
+    assert program.capacity(fake_setup("gpu")) == (0.92e9, 0.92)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     assert program.capacity(fake_setup("gpu")) == (0.9e9, 0.9)
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "92")

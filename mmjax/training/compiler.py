@@ -1,0 +1,122 @@
+"""What the compiler and its runtime are told before the devices start: XLA's flags, memory, where programs are kept."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_collections
+
+# XLA ends the process at a flag that it does not know. jaxlib from this version on has not been looked at.
+_UNKNOWN_FROM = (0, 12)
+# Flag: (value, first jaxlib that knows it). XLA leaves these off; asynchronous collectives and command buffers are on
+# without being asked for. Read off the schedule of B/32 on eight H100, the gradients' bytes whose reduction starts when
+# the backward pass has no product left to run beside: 2 % with all of them (docs/scaling.md has the others).
+_GPU_FLAGS = {
+    # Moves what computes between a collective's start and its end; gathers the next layer's weights ahead under fsdp.
+    "--xla_gpu_enable_latency_hiding_scheduler": ("true", (0, 10)),
+    # Else a collective is not started before the one before it has been waited for. They run in order all the same.
+    "--xla_gpu_experimental_parallel_collective_overlap_limit": ("128", (0, 10)),
+    "--xla_gpu_experimental_collective_start_as_early_as_possible": ("true", (0, 10, 2)),
+    # XLA joins the same parameter's gradients of several layers, 30 MB of them, and reduces them when it has the last.
+    "--xla_gpu_all_reduce_combine_threshold_bytes": (str(8 << 20), (0, 10)),
+}
+_DETERMINISTIC = "--xla_gpu_deterministic_ops"
+# Share of a GPU's memory that a training run takes; jax's own default is 0.75. The rest is for the driver, cuDNN, NCCL.
+GPU_MEMORY = 0.92
+MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_GPU_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+
+
+def is_deterministic(value: bool | str, platform: str) -> bool:
+    """What `config.deterministic` comes to on a platform: `auto` is off on GPUs, where it costs speed."""
+    return platform != "gpu" if value == "auto" else value
+
+
+def xla_flags(
+    platform: str, jaxlib: str, *, deterministic: bool | str = "auto", given: str = "", environment: str = ""
+) -> str:
+    """The value of XLA_FLAGS for a run.
+
+    Args:
+      platform: `gpu`, `tpu` or `cpu`.
+      jaxlib: its version.
+      deterministic: `config.deterministic`.
+      given: `config.xla_flags`, without those of TPUs.
+      environment: what XLA_FLAGS is already; it wins over `given`, and both over what is set here.
+    """
+    wanted = gpu_flags(jaxlib) if platform == "gpu" else {}
+    if deterministic is True:
+        wanted[_DETERMINISTIC] = "true"
+    named = {flag.partition("=")[0] for flag in [*given.split(), *environment.split()]}
+    own = [f"{name}={value}" for name, value in wanted.items() if name not in named]
+    return " ".join([*own, *given.split(), *environment.split()])  # XLA takes the last of several
+
+
+def gpu_flags(jaxlib: str) -> dict[str, str]:
+    """Flags for GPUs that a jaxlib knows, by name; none of a version that is not known here."""
+    version = tuple(int(part) for part in re.findall(r"\d+", jaxlib)[:3])
+    return {name: value for name, (value, since) in _GPU_FLAGS.items() if since <= version < _UNKNOWN_FROM}
+
+
+def expected_platform(environment: Mapping[str, str]) -> str:
+    """The platform that jax will choose, as far as can be told without starting it: `gpu`, `tpu` or `cpu`."""
+    first = (environment.get("JAX_PLATFORMS") or environment.get("JAX_PLATFORM_NAME") or "").split(",")[0]
+    if first:
+        return {"cuda": "gpu"}.get(first, first)
+    return "gpu" if any(importlib.util.find_spec(plugin) for plugin in _GPU_PLUGINS) else "cpu"
+
+
+def set_environment(config: ml_collections.ConfigDict, platform: str | None = None, *, training: bool = False) -> None:
+    """Sets what jax and XLA read when the devices start.
+
+    Args:
+      config: the run's config.
+      platform: what is compiled for; by itself, what jax is expected to choose.
+      training: whether the process may take nearly all of a GPU's memory.
+    """
+    platform = platform or expected_platform(os.environ)
+    # libtpu reads its flags elsewhere. It hides latency and overlaps collectives without being told.
+    given = config.xla_flags.split()
+    tpu_flags = [flag for flag in given if flag.startswith("--xla_tpu")]
+    if tpu_flags:
+        os.environ["LIBTPU_INIT_ARGS"] = " ".join([*tpu_flags, os.environ.get("LIBTPU_INIT_ARGS", "")]).strip()
+    os.environ["XLA_FLAGS"] = xla_flags(
+        platform,
+        importlib.metadata.version("jaxlib"),
+        deterministic=config.deterministic,
+        given=" ".join(flag for flag in given if flag not in tpu_flags),
+        environment=os.environ.get("XLA_FLAGS", ""),
+    )
+    if training and platform == "gpu" and not any(os.environ.get(name) for name in MEMORY_VARIABLES):
+        os.environ[MEMORY_VARIABLES[0]] = str(GPU_MEMORY)
+
+
+def set_compilation_cache(config: ml_collections.ConfigDict) -> None:
+    """Chooses where compiled programs are kept, and with them (jax's default) what a GPU's kernels were tuned to.
+
+    It may start the devices.
+    """
+    import jax
+
+    folder = config.compilation_cache
+    if folder == "auto":
+        # On CPU loading is no faster than compiling and warns about machine features.
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mmjax" / "xla"
+        folder = "" if jax.default_backend() == "cpu" else str(cache)
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def describe(config: ml_collections.ConfigDict, platform: str) -> str:
+    """What a run's log says at its start about determinism, and about flags where there are none."""
+    if is_deterministic(config.deterministic, platform):
+        told = "deterministic: the same bits on the same devices"
+    else:
+        told = "not deterministic: repeated or resumed, a run differs in the last bits; deterministic=True costs speed"
+    version = importlib.metadata.version("jaxlib")
+    if platform == "gpu" and not gpu_flags(version):
+        told += f"; no XLA flags are known here for jaxlib {version}: gradients may be reduced while nothing else runs"
+    return told
