@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# What a kernel is by its name, where the program that it belongs to does not tell. The first that is found in it counts.
+# What a kernel is by its name, where the program that it belongs to does not tell: the first that is found in it.
 _BY_NAME = (
     ("attention", r"fmha|flash|sdpa"),
     ("collectives", r"nccl|all[-_]?reduce|all[-_]?gather|reduce[-_]?scatter|all[-_]?to[-_]?all|collective"),
