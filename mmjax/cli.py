@@ -163,6 +163,11 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
         help="try several and rank them: mesh, microbatch, remat; mesh,microbatch when nothing is named",
     )
     parser.add_argument("--max-compiles", type=int, default=12, metavar="N", help="of a sweep; 12 by default")
+    parser.add_argument(
+        "--text-length",
+        metavar="TOKENS",
+        help="plan packed texts of so many tokens on average, e.g. 18",
+    )
     parser.add_argument("--output", metavar="FILE", help="the same numbers as JSON")
 
     def command(options, overrides):
@@ -180,6 +185,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
             budget=options.budget,
             swept=options.sweep,
             max_compiles=options.max_compiles,
+            text_length=options.text_length,
             output=options.output,
         )
 

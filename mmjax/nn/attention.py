@@ -104,17 +104,19 @@ def attend(
       implementation: `xla`, or `cudnn` where `choose_implementation` says so.
     """
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-    causal, mask, lengths, sees = spec.causal, None, None, None
+    causal, masked, mask, lengths, sees = spec.causal, False, None, None, None
     if any(part is not None for part in (spec.ar, spec.segment, spec.offset, spec.chosen)):
         whole = spec.mask(queries, keys)
-        causal, sees = False, whole.any(axis=-1)
+        causal, masked = False, True
+        if spec.valid is not None or queries > keys:  # else each query sees itself
+            sees = whole.any(axis=-1)
     elif spec.valid is not None:
         valid = spec.valid if spec.length is None else spec.valid & (jnp.arange(keys) < spec.length)
-        whole = valid[:, None, :]
+        whole, masked = valid[:, None, :], True
         sees = jnp.cumsum(valid, axis=1) > 0 if causal else valid.any(axis=1, keepdims=True)
     elif spec.length is not None and not causal:  # filling stands last: a causal query comes before it
         lengths = jnp.full(batch, spec.length, jnp.int32)
-    if sees is not None:
+    if masked:
         # cuDNN wants it whole but for the heads.
         mask = jnp.broadcast_to(whole[:, None], (batch, 1, queries, keys))
     out = jax.nn.dot_product_attention(

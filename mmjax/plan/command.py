@@ -21,6 +21,7 @@ def run(
     budget: str | None = None,
     swept: str | None = None,
     max_compiles: int = 12,
+    text_length: str | None = None,
     output: str | None = None,
 ) -> int:
     """Makes a plan, or a sweep of plans, and prints it.
@@ -31,6 +32,7 @@ def run(
       budget: number of examples to train on, as text such as `12.8e9`.
       swept: what `--sweep` varies, comma-separated; None for a single plan.
       max_compiles: of a sweep.
+      text_length: tokens of a caption on average, as text, for packed texts; None for padded ones.
       output: JSON file for the same numbers.
 
     Returns:
@@ -39,7 +41,8 @@ def run(
     Raises:
       UserError: a mistake in config or flags, or no compiler.
     """
-    examples = _examples(budget)
+    examples = _positive("--budget", budget, "number of examples, such as 12.8e9")
+    tokens = _positive("--text-length", text_length, "number of tokens, such as 18")
     axes = None if swept is None else sweep.parse(swept)
     if max_compiles < 1:
         raise UserError(f"--max-compiles={max_compiles} must be at least 1")
@@ -49,13 +52,13 @@ def run(
     devices = topology.devices(name)
 
     if axes is None:
-        setup = program.set_up(config, devices)
+        setup = program.set_up(config, devices, tokens)
         _say(f"compiling the train step for {name}; this takes from seconds to minutes ...")
         plan = _with_budget(program.make_plan(setup, name), examples)
         _say("\n" + report.render(plan))
         written, fits = plan, plan["fits"]
     else:
-        ranked = sweep.run(config, name, devices, axes, max_compiles=max_compiles, say=_say)
+        ranked = sweep.run(config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, say=_say)
         ranked = [_with_budget(plan, examples) for plan in ranked]
         _say(sweep.render(ranked))
         fits = any(plan["fits"] for plan in ranked)
@@ -67,16 +70,16 @@ def run(
     return 0 if fits else EXIT_DOES_NOT_FIT
 
 
-def _examples(text: str | None) -> float | None:
+def _positive(flag: str, text: str | None, wanted: str) -> float | None:
     if text is None:
         return None
     try:
-        examples = float(text)
+        value = float(text)
     except ValueError:
-        examples = math.nan
-    if not (0 < examples < math.inf):
-        raise UserError(f"--budget={text}: give a positive number of examples, such as 12.8e9")
-    return examples
+        value = math.nan
+    if not (0 < value < math.inf):
+        raise UserError(f"{flag}={text}: give a positive {wanted}")
+    return value
 
 
 def _with_budget(plan: dict[str, Any], examples: float | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from mmjax import tasks
-from mmjax.data import tokenizers
+from mmjax.data import packing, tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
@@ -59,12 +59,13 @@ class Setup:
             return traced.lower(lowering_platforms=("cuda",)) if device.platform == "gpu" else traced.lower()
 
 
-def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
+def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any], text_length: float | None = None) -> Setup:
     """Builds what `training.loop.train` builds up to the first step, with shapes in place of arrays.
 
     Args:
       config: a recipe's config; `data.train` may be empty, as no data is read.
       topology: devices to compile for.
+      text_length: tokens of a caption on average, for the program that runs on packed texts; None for padded ones.
 
     Raises:
       UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
@@ -77,13 +78,24 @@ def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any]) -> Setup:
     if device is None or not device.memory:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/devices.py")
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-    batch = tasks.batch_shapes(config, mesh)
+    batch = tasks.batch_shapes(config, mesh, packed_rows=_packed_rows(config, mesh, text_length))
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
     tokenizer = tokenizers.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
         setup = setup_lib.make_setup(config, task, mesh)
     return Setup(config, task, mesh, device, setup.state, batch, setup.step)
+
+
+def _packed_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_length: float | None) -> int:
+    """Rows that a device has for packed texts; 0 where texts are padded."""
+    if text_length is None:
+        return 0
+    obstacle = "data.pack_texts='off'" if config.data.pack_texts == "off" else tasks.packing_obstacle(config)
+    if obstacle:
+        raise UserError(f"--text-length={text_length:g}: texts are not packed: {obstacle}; leave it out")
+    captions = config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
+    return config.data.packed_rows or packing.expected_rows(text_length, captions, tasks.text_length(config))
 
 
 def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") -> dict[str, Any]:

@@ -70,6 +70,7 @@ def run(
     swept: Sequence[str],
     *,
     max_compiles: int,
+    text_length: float | None = None,
     say: Callable[[str], None],
     make_plan: Callable[[program.Setup, str], dict[str, Any]] = program.make_plan,
 ) -> list[dict[str, Any]]:
@@ -83,6 +84,7 @@ def run(
       topology: its name.
       devices: its devices.
       swept: what is varied.
+      text_length: as `program.set_up` has it.
       max_compiles: after as many the rest is left out.
       say: is told of each candidate as it is done.
       make_plan: compiles one; replaced in tests.
@@ -94,7 +96,7 @@ def run(
     for group in candidates(config, len(devices), swept):
         for candidate in group:
             try:
-                setup = program.set_up(candidate, devices)
+                setup = program.set_up(candidate, devices, text_length)
             except UserError as error:
                 others.append({"setting": _told(candidate), "fits": False, "reason": str(error)})
                 say(f"  {_told(candidate)}: {error}")
