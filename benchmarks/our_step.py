@@ -1,5 +1,6 @@
 """mmjax's train step as users run it, on synthetic data that is already on the devices; for `train_step.py`."""
 
+import functools
 import math
 import time
 import types
@@ -23,6 +24,10 @@ from mmjax.training import setup as setup_lib
 _MEAN, _DEVIATION = 18.0, 10.8
 _CAPTIONS = 8192  # drawn, of which the trainer reads what it would read of a data set's
 _TRIES = 100  # batches drawn until one fits into the packed rows
+
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+_events: list[str] = []
+jax.monitoring.register_event_listener(lambda event, **_: _events.append(event))
 
 
 def caption_ids(text: Any, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -75,22 +80,24 @@ class Program:
 
     Attributes:
       compiled: the program.
-      compile_seconds: for tracing and compiling it.
+      compile_seconds: for tracing and compiling it; None where it came from the compilation cache.
     """
 
     def __init__(self, step: Any, packed: bool, options: Mapping[str, Any]):
         self._step, self._packed, self._options = step, packed, dict(options)
         self.compiled: Any = None
-        self.compile_seconds = 0.0
+        self.compile_seconds: float | None = None
 
     def lower(self, state: Any, batch: Mapping[str, Any]) -> Any:
         if ("text_places" in batch) != self._packed:
             return types.SimpleNamespace(compile=lambda: None)  # is never run here
 
         def compile():
+            _events.clear()
             start = time.perf_counter()
             self.compiled = self._step.lower(state, batch).compile(self._options or None)
-            self.compile_seconds = time.perf_counter() - start
+            if _CACHE_HIT not in _events:
+                self.compile_seconds = time.perf_counter() - start
             return self.compiled
 
         return types.SimpleNamespace(compile=compile)
@@ -109,7 +116,9 @@ class Shared:
           UserError: another setting has made another one.
         """
         shapes = jax.tree.flatten(setup.state)
-        if self._shapes is None:
+        # A step that failed has taken what it was given with it.
+        lost = any(x.is_deleted() for x in jax.tree.leaves(self.state))
+        if self._shapes is None or (lost and self._shapes == shapes):
             self._shapes, self.state = shapes, setup.make_state(seed)
         elif self._shapes != shapes:
             raise UserError(
@@ -164,6 +173,10 @@ class OurStep:
 
     def facts(self) -> dict[str, Any]:
         """What is told of it once it has been run: memory, compile time, executed share of the FLOPs, settings."""
+        return self._facts
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Any]:
         m = self._program.compiled.memory_analysis()
         total = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
         facts = {

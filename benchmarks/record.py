@@ -130,13 +130,18 @@ def _measured(lines):
     told = {tuple(sorted(line["versions"].items())) for line in lines if "versions" in line}
     blocks = ["; ".join(", ".join(f"{name} {version}" for name, version in each) for each in sorted(told)) + "."]
     of = lambda name: [line for line in lines if line.get("benchmark") == name]
-    for kind, write in (("train_step", _steps), ("train_step_trace", _traces), ("attention", _attention)):
+    if of("train_step") or of("train_step_alone"):
+        blocks += _steps(of("train_step"), of("train_step_alone"))
+    for kind, write in (("train_step_trace", _traces), ("attention", _attention)):
         if of(kind):
             blocks += write(of(kind))
     return blocks
 
 
-def _steps(lines):
+def _steps(lines, alone):
+    """Rows of contenders that took turns; where a run was cut off, of those that had run alone before."""
+    told = {(line["model"], line["batch"], name) for line in lines for name in line["implementation"].split("; ")}
+    lines = lines + [line for line in alone if (line["model"], line["batch"], line["implementation"]) not in told]
     rows = []
     for line in lines:
         row = [line["model"], line["batch"], line["implementation"]]
@@ -145,10 +150,9 @@ def _steps(lines):
             continue
         share = lambda name, line=line: f"{line[name]:.1%}" if line.get(name) is not None else ""
         rows.append(
-            [*row, f"{line['images_per_second']:,.0f}",
-             f"{1e3 * line['seconds']:.1f} ({1e3 * line['seconds_min']:.1f} to {1e3 * line['seconds_max']:.1f})",
-             share("mfu"), share("executed_share"), _number(line.get("memory_gb")), _number(line.get("compile_seconds")),
-             f"{line['relative_speed']:.2f}"]
+            [*row, f"{line['batch'] / line['seconds']:,.0f}", _milliseconds(line), share("mfu"),
+             share("executed_share"), _number(line.get("memory_gb")), _compile_time(line),
+             f"{line['relative_speed']:.2f}" if "relative_speed" in line else "alone, one round"]
         )  # fmt: skip
     head = [
         "model",
@@ -250,6 +254,19 @@ def _compiled(plans):
 
 def _share(count, whole):
     return f"{count / whole:.1%}" if whole else ""
+
+
+def _milliseconds(line):
+    one = f"{1e3 * line['seconds']:.1f}"
+    return (
+        f"{one} ({1e3 * line['seconds_min']:.1f} to {1e3 * line['seconds_max']:.1f})" if "seconds_min" in line else one
+    )
+
+
+def _compile_time(line):
+    if "compile_seconds" not in line:
+        return ""
+    return "cached" if line["compile_seconds"] is None else _number(line["compile_seconds"])
 
 
 def _number(value):

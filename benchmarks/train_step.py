@@ -19,8 +19,9 @@ may fit alone.
 MFU is nominal: three forward passes' matrix products of the whole model on padded texts (mmjax.tasks.model_flops, for
 both) against the device's dense bfloat16 peak; `executed_share` is what the compiled program does of them. Memory: for
 mmjax the compiler's own sum of arguments, temporaries and outputs that are not aliased; for torch the most it had
-allocated. One JSON line a measurement; a model or a contender that runs out of memory is a line with `error`. `--trace`
-adds a line with the time of the device by class of kernel, a step.
+allocated. One JSON line a measurement; a model or a contender that runs out of memory is a line with `error`. Lines of
+`train_step_alone` come first, as soon as each contender is ready: its last round before the others ran. `--trace` adds
+a line with the time of the device by class of kernel, a step.
 """
 
 import argparse
@@ -29,8 +30,10 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 
 import common
+import open_clip_step
 
 from mmjax.errors import UserError
 
@@ -74,6 +77,8 @@ def run(argv):
             config = config_lib.load_recipe(f"clip:variant={model}")
             config.batch_size, config.mesh.fsdp = batch, 1
             config_lib.apply_overrides(config, overrides)
+            if options.peer:
+                open_clip_step.name_of(model)
             configs.append((model, config, besides(config, options.beside)))
         cli.prepare(configs[0][1])  # what it sets is alike in all
         for model, config, others in configs:
@@ -120,13 +125,13 @@ def measure(model, config, others, options):
             f"--peer={options.peer} runs on one device, and there are {jax.device_count()}; set CUDA_VISIBLE_DEVICES=0"
         )
     common_fields = dict(model=model, batch=config.batch_size, device=jax.devices()[0].device_kind)
-    ready = make_ready(makers(model, config, others, options), common_fields)
+    ready = make_ready(makers(model, config, others, options), common_fields, options.steps)
     seconds = {}
     try:
         runs = {name: contender.run for name, contender in ready.items()}
         seconds = common.interleaved(runs, rounds=options.rounds, warmup=0)
     except RuntimeError as error:
-        tell_out_of_memory(error, dict(common_fields, implementation=", ".join(ready)))
+        tell_out_of_memory(error, dict(common_fields, implementation="; ".join(ready)))
     base = statistics.median(next(iter(seconds.values()))) if seconds else None
     for name, times in seconds.items():
         per_step = [second / options.steps for second in times]
@@ -153,7 +158,6 @@ def makers(model, config, others, options):
     """Functions that make the contenders, by name."""
     import jax
     import numpy as np
-    import open_clip_step
     import our_step
 
     shared = our_step.Shared()
@@ -192,14 +196,21 @@ def deterministic(config):
     return str(config.deterministic).lower() == "true"
 
 
-def make_ready(make, fields):
-    """Makes and warms up contenders; one for which there is no memory is told and left out."""
+def make_ready(make, fields, steps):
+    """Makes and warms up contenders, and tells the last round of warming up, in case that nothing comes after it.
+
+    One for which there is no memory is told and left out.
+    """
     ready = {}
     for name, maker in make.items():
         try:
             contender = maker()
             for _ in range(WARMUP):
+                start = time.perf_counter()
                 contender.run()
+            seconds = (time.perf_counter() - start) / steps
+            facts = contender.facts()
+            common.emit(benchmark="train_step_alone", implementation=name, **fields, seconds=seconds, **facts)
             ready[name] = contender
         except RuntimeError as error:
             tell_out_of_memory(error, dict(fields, implementation=name))
