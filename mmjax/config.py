@@ -19,6 +19,8 @@ ConfigDict = ml_collections.ConfigDict
 
 # Numbers that may also be None.
 _OPTIONAL = ("model.logit_bias_init",)
+# Fields that are true, false or 'auto', by the end of their path.
+_AUTO_OR_BOOL = ("deterministic", ".scan")
 
 
 def base_config(variant: str = "B/32") -> ConfigDict:
@@ -158,10 +160,23 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         wandb_project="",  # '' = off; needs the wandb package
         profile=(),  # (first, last) steps to trace into WORKDIR/profile
     )
-    config.deterministic = True  # same bits on every run on the same devices; costs some speed on GPU
+    # The same bits on every run on the same devices: true, false, or 'auto' where that is free (CPU, TPU; not GPU).
+    config.deterministic = "auto"
     config.compilation_cache = "auto"  # folder; 'auto' = the user's cache folder, off on CPU; '' = off
-    config.xla_flags = ""  # added to XLA_FLAGS before the devices start
+    config.xla_flags = ""  # added to XLA_FLAGS before the devices start, behind what mmjax sets
+    accept_auto_or_bool(config)
     return config.lock()
+
+
+def accept_auto_or_bool(config: ConfigDict, path: str = "") -> None:
+    """Lets the fields named in `_AUTO_OR_BOOL` change between 'auto' and a bool, which a ConfigDict refuses."""
+    for name, value in config.items():
+        where = f"{path}{name}"
+        if isinstance(value, ConfigDict):
+            accept_auto_or_bool(value, f"{where}.")
+        elif where.endswith(_AUTO_OR_BOOL):
+            del config[name]
+            config[name] = ml_collections.FieldReference(value, field_type=object)
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------
@@ -291,13 +306,17 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "") -> 
 
 
 def _parse_value(field: str, text: str, current: Any) -> Any:
-    if isinstance(current, str):
+    is_auto_or_bool = field.endswith(_AUTO_OR_BOOL)
+    if isinstance(current, str) and not is_auto_or_bool:
         return text.strip("'\"") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
-    if field.endswith(_OPTIONAL):
+    if is_auto_or_bool:
+        value = value.strip("'\"") if isinstance(value, str) else value
+        wanted, fits = "true, false or auto", is_true_false_or_auto(value)
+    elif field.endswith(_OPTIONAL):
         wanted, value = "a number or none", float(value) if type(value) is int else value
         fits = value is None or type(value) is float
     elif isinstance(current, tuple):
@@ -317,6 +336,11 @@ def _parse_value(field: str, text: str, current: Any) -> Any:
     if not fits:
         raise UserError(f"{field}={text}: wants {wanted}, and has {current!r} now")
     return value
+
+
+def is_true_false_or_auto(value: Any) -> bool:
+    """Whether a value is one that a field of true, false or `auto` may have."""
+    return type(value) is bool or value == "auto"
 
 
 def _same_kind(value: tuple, current: tuple) -> bool:

@@ -15,7 +15,7 @@ from mmjax.nn.mlp import ACTIVATIONS
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
 # How training runs the model, not what it is: nothing that a file could tell.
-_EXECUTION = ("scan", "remat", "dropout", "drop_path", "patch_dropout")
+_EXECUTION = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout")
 # Fields with a choice of words.
 _CHOICES = {
     "activation": tuple(ACTIVATIONS),

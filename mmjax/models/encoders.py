@@ -62,8 +62,9 @@ class VisionTransformer(nn.Module):
     patch_dropout: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0
-    scan: bool = True
+    scan: bool | str = "auto"
     remat: str = "none"
+    remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
 
@@ -140,8 +141,9 @@ class TextTransformer(nn.Module):
     eos_id: int = 49407
     dropout: float = 0.0
     drop_path: float = 0.0
-    scan: bool = True
+    scan: bool | str = "auto"
     remat: str = "none"
+    remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
 
@@ -199,10 +201,22 @@ class TextTransformer(nn.Module):
 
 
 # What every encoder calls alike, so that its transformer is built from its own fields.
-_SHARED = ("depth", "heads", "mlp_dim", "activation", "norm_eps", "scan", "remat", "dropout", "drop_path", "dtype")
+_SHARED = (
+    "depth",
+    "heads",
+    "mlp_dim",
+    "activation",
+    "norm_eps",
+    "scan",
+    "remat",
+    "remat_keep",
+    "dropout",
+    "drop_path",
+    "dtype",
+)
 
 
 def make_transformer(tower: nn.Module, name: str = "transformer", **changes) -> transformer.Transformer:
     """A transformer of a tower, from the tower's fields of the same names and `changes`."""
-    settings = {name: getattr(tower, name) for name in (*_SHARED, "attention_impl")}
+    settings = {name: getattr(tower, name) for name in _SHARED}
     return transformer.Transformer(**(settings | changes), name=name)

@@ -178,8 +178,9 @@ class Layered(Fusion, kw_only=True):
     activation: str = "gelu"
     dropout: float = 0.0
     drop_path: float = 0.0
-    scan: bool = True
+    scan: bool | str = "auto"
     remat: str = "none"
+    remat_keep: int = 0
     attention_impl: str = "xla"
 
     def stack(self, name: str = "transformer", **changes: Any) -> transformer.Transformer:

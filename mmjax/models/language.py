@@ -59,8 +59,9 @@ class TextStack(nn.Module):
     head_bias: bool = True
     dropout: float = 0.0
     drop_path: float = 0.0
-    scan: bool = True
+    scan: bool | str = "auto"
     remat: str = "none"
+    remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
 

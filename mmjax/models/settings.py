@@ -13,8 +13,9 @@ def layers(width: int, depth: int, heads: int, **changes: Any) -> dict[str, Any]
         norm_eps=1e-5,
         dropout=0.0,
         drop_path=0.0,
-        scan=True,
-        remat="none",
+        scan="auto",
+        remat="auto",
+        remat_keep=0,
     )
     return settings | changes
 

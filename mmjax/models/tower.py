@@ -29,8 +29,9 @@ class Tower(nn.Module, kw_only=True):
     class_token: bool = True
     dropout: float = 0.0
     drop_path: float = 0.0
-    scan: bool = True
+    scan: bool | str = "auto"
     remat: str = "none"
+    remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
 

@@ -62,7 +62,18 @@ _CONTRAST = dict(logit_scale_init=1 / 0.07, logit_bias_init=None, max_logit_scal
 
 
 def _albef(embed_dim: int, image: dict[str, Any], text: dict[str, Any], fusion_depth: int) -> dict[str, Any]:
-    shared = ("heads", "mlp_dim", "activation", "norm_eps", "dropout", "drop_path", "scan", "remat", "norm")
+    shared = (
+        "heads",
+        "mlp_dim",
+        "activation",
+        "norm_eps",
+        "dropout",
+        "drop_path",
+        "scan",
+        "remat",
+        "remat_keep",
+        "norm",
+    )
     fusion = dict(depth=fusion_depth) | {name: text[name] for name in shared}
     heads = dict(match=True, mlm=True, answers=0)
     return dict(kind="albef", embed_dim=embed_dim, image=image, text=text, fusion=fusion, **heads, **_CONTRAST)

@@ -41,8 +41,9 @@ class Stream(nn.Module):
     mask_token: bool = False
     dropout: float = 0.0
     drop_path: float = 0.0
-    scan: bool = True
+    scan: bool | str = "auto"
     remat: str = "none"
+    remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
 

@@ -25,6 +25,7 @@ _ATTENTION = jax.checkpoint_policies.save_from_both_policies(
 # What is kept from the forward pass for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
     "none": None,
+    "auto": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,
     "dots": jax.checkpoint_policies.save_from_both_policies(
@@ -73,7 +74,7 @@ def run_layers(
     if last is not None and scan:
         raise ValueError("the last layer is one of a loop; set scan=False")
     depth = len(jax.tree.leaves(numbers)[0])
-    first_kept = 0 if remat == "none" else max(0, depth - remat_keep)
+    first_kept = 0 if REMAT_POLICIES[remat] is None else max(0, depth - remat_keep)
     outputs = []
     for start, stop, policy in ((0, first_kept, remat), (first_kept, depth, "none")):
         if start == stop:
@@ -94,7 +95,7 @@ def run_layers(
 
 
 def _rematerialised(layer: Layer, policy: str, scan: bool) -> Layer:
-    if policy == "none":
+    if REMAT_POLICIES[policy] is None:
         return layer
     # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
     return jax.checkpoint(layer, policy=REMAT_POLICIES[policy], prevent_cse=not scan)

@@ -34,10 +34,23 @@ def placed_on(mesh: Mesh | None) -> Iterator[None]:
         _PLATFORM.reset(token)
 
 
+def traced_platform() -> str | None:
+    """Platform of the devices that are traced for, as jax calls it; None outside `placed_on`."""
+    return _PLATFORM.get()
+
+
 @jax.custom_vjp
 def _in_row_major(x):
-    flat = x.reshape(-1, x.shape[-1])
-    return with_layout_constraint(flat, Layout(major_to_minor=(0, 1))).reshape(x.shape)
+    def constrain(x):
+        flat = x.reshape(-1, x.shape[-1])
+        return with_layout_constraint(flat, Layout(major_to_minor=(0, 1))).reshape(x.shape)
+
+    mesh = traced_mesh()
+    if mesh is None:
+        return constrain(x)
+    # The partitioner does not know that a layout is no matter between devices: it would gather the whole batch on each.
+    rows = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(constrain, in_specs=rows, out_specs=rows)(x)
 
 
 _in_row_major.defvjp(lambda x: (_in_row_major(x), None), lambda _, gradient: (_in_row_major(gradient),))
@@ -47,9 +60,12 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     """Lays tokens and their gradient out with the last axis running fastest, on GPUs.
 
     Left to itself XLA chooses the batch to run fastest for the residual stream, and keeps a float32 copy of it; norms
-    and attention then transpose. Does nothing outside `placed_on` and on other platforms.
+    and attention then transpose. Does nothing outside `placed_on`, on other platforms, and where the rows cannot be
+    spread over the devices.
     """
-    return _in_row_major(x) if _PLATFORM.get() in ("gpu", "cuda") else x
+    mesh = traced_mesh()
+    spreads = mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    return _in_row_major(x) if spreads and traced_platform() in ("gpu", "cuda") else x
 
 
 def traced_mesh() -> Any:

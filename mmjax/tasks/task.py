@@ -1,9 +1,10 @@
 """The task: one model, trained with any of the objectives it serves, each with its weight."""
 
+import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -93,6 +94,7 @@ class Task:
             for tower in ("image", "text")
             if "heads" in config.model.get(tower, {})
         }
+        self.model_settings = settings
         self.model = build.make_model(settings, dtype, self.kernels)
         mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
         self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
@@ -139,6 +141,22 @@ class Task:
         return bool(self.weights.get(objective))
 
     # -- training ------------------------------------------------------------------------------------------------------
+
+    def rematerialised(self, remat: Mapping[str, Any]) -> "Task":
+        """The same task, with towers whose layers are computed again in the backward pass.
+
+        Args:
+          remat: by tower, a `policy` and how many of the last layers it does not apply to (`keep`).
+        """
+        if not remat:
+            return self
+        settings = self.model_settings | {
+            name: self.model_settings[name] | dict(remat=each.policy, remat_keep=each.keep)
+            for name, each in remat.items()
+        }
+        task = copy.copy(self)
+        task.model = build.make_model(settings, DTYPES[self.config.precision], self.kernels)
+        return task
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""

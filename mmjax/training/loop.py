@@ -97,6 +97,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
                     f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
                 )
         bad_examples = collections.Counter()
+        setup = setup.resumed(meta.get("remat", {}))
         if start:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, setup.state)
@@ -109,6 +110,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
                 taken = warm_start.read(setup.state.params, config) if config.init_from else {}
             state = warm_start.replace(setup.make_state(config.seed), taken)
         _introduce(config, task, mesh, setup)
+        if setup.planner is not None and mesh.devices.flat[0].platform != "cpu":
+            logs.say(setup.planner.describe(setup.remat))
         packer = packing.choose_packer(config, mesh, source, meta)
         if resizing:
             logs.say(resizing)
@@ -120,7 +123,9 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         logger = logs.Logger(workdir, config)
         # An evaluation that the checkpoint does not know of is made again below, and its line with it.
         logger.resume(start, evaluated=bool(start and meta["evaluated"]))
-        run = _Run(config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, tokenizer, data, packer)
+        run = _Run(
+            config, workdir, task, setup, evaluator, checkpoints, logger, bad_examples, tokenizer, data, packer, mesh
+        )
         try:
             if start and not meta["evaluated"] and run.evaluation_due(start):
                 run.evaluate(state, start)  # the run was stopped before it could
@@ -140,9 +145,9 @@ class _Run:
     """A started run: what the loop needs at every step, and what it does now and then."""
 
     def __init__(
-        self, config, workdir, task, mesh, evaluator, checkpoints, logger, bad_examples, tokenizer, data, packer
+        self, config, workdir, task, setup, evaluator, checkpoints, logger, bad_examples, tokenizer, data, packer, mesh
     ):
-        self.config, self.workdir, self.task, self.mesh = config, workdir, task, mesh
+        self.config, self.workdir, self.task, self.setup, self.mesh = config, workdir, task, setup, mesh
         self.evaluator, self.checkpoints, self.logger = evaluator, checkpoints, logger
         self.tokenizer, self.data, self.packer = tokenizer, data, packer
         self.bad_examples = bad_examples
@@ -377,6 +382,7 @@ class _Run:
             facts=dataclasses.asdict(self.task.facts),
             bad_examples=dict(self.bad_examples),
             text_packing=None if self.packer is None else dataclasses.asdict(self.packer),
+            remat={name: dataclasses.asdict(each) for name, each in self.setup.remat.items()},
             evaluated=self.evaluated is not None,
         )
         self.checkpoints.save(step, state, meta, self.evaluated)

@@ -1,14 +1,14 @@
 """A config's train step and the shapes it takes: what training, planning and benchmarks have in common."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import ml_collections
 
 from mmjax.parallel import partition
-from mmjax.training import optimizer
+from mmjax.training import layer_memory, optimizer
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
 
@@ -24,6 +24,8 @@ class Setup:
       shardings: of the state.
       step: the jitted `(state, batch) -> (state, metrics)`.
       notes: lines on parameters that no sharding rule placed.
+      remat: how each tower with `remat='auto'` is rematerialised; empty where there is none.
+      planner: chose that; None where there is nothing to choose.
     """
 
     state: state_lib.TrainState
@@ -32,6 +34,21 @@ class Setup:
     shardings: state_lib.TrainState
     step: Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, Any]]
     notes: list[str]
+    remat: Mapping[str, layer_memory.Remat]
+    planner: layer_memory.Planner | None
+    make_step: Callable[[Mapping[str, layer_memory.Remat]], Any]
+
+    def resumed(self, stored: Mapping[str, Any]) -> "Setup":
+        """The setup that rematerialises as the run did before, where that still fits.
+
+        Args:
+          stored: `remat` of the checkpoint's meta: by tower, the fields of `Remat`.
+        """
+        remat = {name: layer_memory.Remat(**stored[name]) for name in self.remat if name in stored}
+        if self.planner is None or remat in ({}, self.remat) or not self.planner.fits(self.remat | remat):
+            return self
+        remat = self.remat | remat
+        return dataclasses.replace(self, remat=remat, step=self.make_step(remat))
 
     def make_state(self, seed: int) -> state_lib.TrainState:
         """Initialises the state under jit, every part of it where it belongs: no host ever holds the whole model."""
@@ -51,5 +68,11 @@ def make_setup(config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings, notes = state_lib.state_shardings(abstract, config, mesh)
     state = partition.placed_shapes(abstract, shardings)
-    step = step_lib.make_train_step(task, config, tx, schedule, mesh, shardings)
-    return Setup(state, trainable, init, shardings, step, notes)
+    planner = layer_memory.make_planner(config, task.kernels, mesh, state, trainable)
+    remat = {} if planner is None else planner.choose()
+
+    def make_step(remat):
+        chosen = task.rematerialised(remat)
+        return step_lib.make_train_step(chosen, config, tx, schedule, mesh, shardings)
+
+    return Setup(state, trainable, init, shardings, make_step(remat), notes, remat, planner, make_step)

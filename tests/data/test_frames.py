@@ -91,6 +91,16 @@ def test_turned_images_come_out_alike(orientation):
     assert (boxes[:, 4] == 24).all() == (orientation > 1)  # resized and turned on the host
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_gpu_resizes_as_the_host_does(interpolation):
+    assert jax.default_backend() == "gpu"
+    spec = ImageSpec(size=224, frame=384, interpolation=interpolation, crop_scale=(0.3, 1.0), flip=True)
+    files = [smooth(*size) for size in ((256, 256), (341, 256), (256, 341), (240, 375), (100, 80))]
+    result, expected, _ = both(files, spec, range(12))
+    assert_alike(result, expected)
+
+
 def test_both_orders_of_the_passes_come_out_alike(monkeypatch):
     """Of Pillow before version 13, which always begins with the horizontal pass, and since."""
     spec = ImageSpec(size=24, frame=96, crop_scale=(0.5, 1.0))

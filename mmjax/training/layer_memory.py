@@ -1,0 +1,244 @@
+"""What the layers of two towers keep for the backward pass, by formula, and which of them to compute again.
+
+Compiling candidates to see would take minutes for each; `tests/training/test_layer_memory.py` holds the formula to what
+compilers say.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from mmjax.errors import UserError
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training import devices
+
+# Share of the memory that the formula may plan with; the rest is for what it does not count.
+_USABLE = 0.92
+# What jax gives its allocator on a GPU, unless it is told otherwise.
+_GPU_FRACTION = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class Remat:
+    """How a tower's layers are rematerialised: a policy, and how many of the last layers keep everything."""
+
+    policy: str
+    keep: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """The shapes of one tower's layers on one device.
+
+    Attributes:
+      depth: layers.
+      tokens: of all examples of a microbatch on one device, as the kernels see them.
+      width, mlp, heads: of a layer; what a `tensor` device has of the hidden units and heads.
+      attended: tokens that each token attends to, where attention's weights are kept; 0 for a fused kernel.
+      bytes: of a number in the compute type.
+    """
+
+    depth: int
+    tokens: int
+    width: int
+    inner: int
+    mlp: int
+    heads: int
+    attended: int
+    bytes: int
+
+    def kept(self, policy: str) -> int:
+        """Bytes that one layer keeps from the forward pass.
+
+        Per token: the layer's input, both norms' outputs and the tokens between attention and MLP; queries, keys and
+        values; attention's output; hidden units before and after the activation. Norms keep two float32 numbers each,
+        a fused attention kernel one a head, attention without one its weights.
+        """
+        statistics = 4 * (4 + (0 if self.attended else self.heads))
+        weights = self.heads * self.attended * self.bytes
+        numbers = {
+            "none": 4 * self.width + 4 * self.inner + 2 * self.mlp,
+            "dots": 3 * self.width + 4 * self.inner + self.mlp,
+            "attention": self.width + self.inner + (0 if self.attended else 3 * self.inner),
+            "full": self.width,
+        }[policy]
+        kept = numbers * self.bytes
+        if policy == "none":
+            kept += statistics + weights
+        elif policy != "full" and not self.attended:
+            kept += 4 * self.heads
+        return self.tokens * kept
+
+    def total(self, remat: Remat) -> int:
+        """Bytes of all layers, and of the one that is being computed again."""
+        kept = min(remat.keep, self.depth) if remat.policy != "none" else self.depth
+        again = self.depth - kept
+        once = self.kept("none") - self.kept(remat.policy) if again else 0
+        return kept * self.kept("none") + again * self.kept(remat.policy) + once
+
+
+def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh) -> dict[str, Tower]:
+    """The two towers of a contrastive model as one device runs them; texts are padded, as some batches may be.
+
+    Args:
+      config: the run's config, of a `two_tower` model.
+      kernels: attention kernel of each tower.
+      mesh: of the devices.
+    """
+    model, examples = config.model, config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
+    image = (model.image.image_size // model.image.patch_size) ** 2 + int(model.image.class_token)
+    lengths = {"image": image, "text": config.data.context_length or model.text.context_length}
+    found = {}
+    for name, length in lengths.items():
+        settings, fused = model[name], kernels[name] == "cudnn"
+        length += length % 2 if fused else 0
+        shards = mesh.shape["tensor"] if settings.heads % mesh.shape["tensor"] == 0 else 1
+        found[name] = Tower(
+            depth=settings.depth,
+            tokens=examples * length,
+            width=settings.width,
+            inner=settings.width // shards,
+            mlp=settings.mlp_dim // shards,
+            heads=settings.heads // shards,
+            attended=0 if fused else length,
+            bytes=2 if config.precision == "bfloat16" else 4,
+        )
+    return found
+
+
+def limit(device: Any) -> float:
+    """Bytes that a program may use of a device's memory; infinite where that is not known (a CPU).
+
+    Raises:
+      UserError: the environment gives jax no share of a GPU's memory from 0 to 1.
+    """
+    if device.platform == "cpu":
+        return float("inf")
+    try:
+        stats = device.memory_stats() or {}
+    except jax.errors.JaxRuntimeError:  # a device that can only be compiled for
+        stats = {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    sheet = devices.find(device.device_kind)
+    if sheet is None or not sheet.memory:
+        return float("inf")
+    return sheet.memory * (gpu_fraction() if device.platform in ("gpu", "cuda") else 1.0)
+
+
+def gpu_fraction() -> float:
+    """The share of a GPU's memory that jax gives its allocator.
+
+    Raises:
+      UserError: the environment asks for another than one from 0 to 1.
+    """
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        text = os.environ.get(name)
+        if text:
+            try:
+                fraction = float(text)
+            except ValueError:
+                fraction = float("nan")
+            if not 0 < fraction <= 1:
+                raise UserError(f"{name}={text}: give the share of the GPU's memory that jax may use, such as 0.92")
+            return fraction
+    return _GPU_FRACTION
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """What a step needs of one device's memory, and which layers to compute again so that it fits.
+
+    Attributes:
+      towers: all of them.
+      fixed: how those are rematerialised that the config decides about.
+      gradients: bytes of the trainable parameters.
+      held: bytes of the state, which stays from step to step.
+      available: bytes that a program may use.
+    """
+
+    towers: Mapping[str, Tower]
+    fixed: Mapping[str, Remat]
+    gradients: int
+    held: int
+    available: float
+
+    def bytes(self, remat: Mapping[str, Remat]) -> int:
+        """Of a step: what is held, gradients, and what layers keep."""
+        remat = {**self.fixed, **remat}
+        return self.held + self.gradients + sum(tower.total(remat[name]) for name, tower in self.towers.items())
+
+    def fits(self, remat: Mapping[str, Remat]) -> bool:
+        """Whether a step fits, with room for what is not counted."""
+        return self.bytes(remat) <= self.available * _USABLE
+
+    def choose(self) -> dict[str, Remat]:
+        """How to rematerialise each tower, so that a step fits and as little as possible is computed again.
+
+        Policies in order: nothing; norms and activations (`dots`); all (`full`). With the first that can fit, as many
+        of the last layers as fit keep everything, the smaller tower's first.
+        """
+        free = [name for name in self.towers if name not in self.fixed]
+        whole = dict.fromkeys(free, Remat("none"))
+        if self.fits(whole):
+            return whole
+        able = (policy for policy in ("dots", "full") if self.fits(dict.fromkeys(free, Remat(policy))))
+        policy = next(able, "full")
+        remat = dict.fromkeys(free, Remat(policy))
+        for name in sorted(free, key=lambda name: self.towers[name].kept("none")):
+            depth = self.towers[name].depth
+            fitting = (keep for keep in range(depth, 0, -1) if self.fits(remat | {name: Remat(policy, keep)}))
+            keep = next(fitting, 0)
+            remat[name] = Remat("none") if keep == depth else Remat(policy, keep)
+        return remat
+
+    def describe(self, remat: Mapping[str, Remat]) -> str:
+        """One line: what is computed again."""
+        again = {name: each for name, each in remat.items() if each.policy != "none"}
+        if not again:
+            return "remat: nothing is computed again in the backward pass"
+        parts = [
+            f"{name} {each.policy}, but for the last {each.keep} of {self.towers[name].depth} layers"
+            for name, each in again.items()
+        ]
+        needs, room = self.bytes(remat) / 1e9, self.available / 1e9
+        return f"remat: {'; '.join(parts)} (about {needs:.1f} of {room:.1f} GB on a device)"
+
+
+def make_planner(
+    config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh, state: Any, trainable: Any
+) -> Planner | None:
+    """Plans the memory of a run's step; None where the config decides, or for models that the formula does not know.
+
+    Args:
+      config: the run's config.
+      kernels: attention kernel of each tower.
+      mesh: its devices.
+      state: the train state as shapes with shardings.
+      trainable: the parameters that are trained, as shapes.
+    """
+    if config.model.get("kind", "two_tower") != "two_tower":
+        return None
+    settings = {name: config.model[name] for name in ("image", "text")}
+    fixed = {
+        name: Remat(tower.remat, tower.get("remat_keep", 0))
+        for name, tower in settings.items()
+        if tower.remat != "auto"
+    }
+    if len(fixed) == len(settings):
+        return None
+    params = _device_bytes(state.params)
+    share = sum(x.size for x in jax.tree.leaves(trainable)) / sum(x.size for x in jax.tree.leaves(state.params))
+    return Planner(
+        towers(config, kernels, mesh), fixed, int(params * share), _device_bytes(state), limit(mesh.devices.flat[0])
+    )
+
+
+def _device_bytes(tree: Any) -> int:
+    """Bytes of a tree of shapes with shardings on one device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
