@@ -200,6 +200,10 @@ class OurStep:
 
     def _settings(self) -> str:
         config, image = self.config, self.config.model.image
+        remat = ", ".join(
+            f"{tower} {each.policy}" + (f" but the last {each.keep}" if each.keep and each.policy != "none" else "")
+            for tower, each in self._setup.remat.items()
+        )
         texts = "padded"
         if self._packer is not None:
             share = self._packer.share(tasks.text_length(config))
@@ -207,7 +211,8 @@ class OurStep:
         images = f"resized on the device from frames of {self._frame}" if self._frame else "resized beforehand"
         return (
             f"{config.precision}, attention by {self._task.describe_attention()}, loss {config.loss.impl},"
-            f" microbatch {config.microbatch}, remat {image.remat}, scan {image.scan}, texts {texts}, images {images}"
+            f" microbatch {config.microbatch}, remat {remat or image.remat}, scan {image.scan}, texts {texts},"
+            f" images {images}"
         )
 
 
