@@ -68,7 +68,8 @@ class OpenClipStep:
         self._image = ((torch.from_numpy(pixels).float() / 255 - mean) / std).to(self._device)
         self._text = torch.from_numpy(text).long().to(self._device)
         self._forward = torch.compile(self._model) if compiled else self._model
-        self._facts = {"settings": "bfloat16 autocast, fused AdamW, images resized and normalised beforehand"}
+        fused = "fused " if self._device.type == "cuda" else ""
+        self._facts = {"settings": f"bfloat16 autocast, {fused}AdamW, images resized and normalised beforehand"}
         self._measure(compiled)
 
     def _measure(self, compiled: bool) -> None:
