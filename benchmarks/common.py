@@ -1,5 +1,6 @@
-"""What the benchmarks share: interleaved timing, JSON lines, versions."""
+"""What the benchmarks share: interleaved timing, JSON lines, versions, running out of memory."""
 
+import datetime
 import importlib.metadata
 import json
 import platform
@@ -51,9 +52,34 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def emit(**fields: Any) -> None:
-    """Prints one measurement as a JSON line, floats to four digits."""
-    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in fields.items()}
-    print(json.dumps(rounded), flush=True)
+    """Prints one measurement as a JSON line, with the day and floats to four digits."""
+    print(json.dumps(_rounded({"date": datetime.date.today().isoformat(), **fields})), flush=True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def out_of_memory(error: Exception) -> str:
+    """The first line of a device's complaint that its memory is full, of jax or torch; '' for any other error."""
+    told = str(error)
+    full = "RESOURCE_EXHAUSTED" in told or "out of memory" in told.lower()
+    return told.strip().splitlines()[0][:200] if isinstance(error, RuntimeError) and full else ""
+
+
+def whole_number(flag: str, text: str) -> int:
+    """Reads a number of at least 1.
+
+    Raises:
+      UserError: it is none.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserError(f"{flag}={text}: wants a whole number of at least 1")
+    return int(text)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -1,221 +1,280 @@
-"""Images per second, MFU and peak memory of a whole train step on synthetic data that is already on the device.
+"""Images per second, MFU, memory, compile time and kernel times of a whole train step, on data already on the device.
 
-  python benchmarks/train_step.py --models=B/32,B/16,L/14 --batch=256
+  python benchmarks/train_step.py --models=B/32,B/16,L/14 --batch=512,256,96 --trace
   python benchmarks/train_step.py --models=B/16 --batch=512 --peer=open_clip     beside open_clip, in the same run
+  python benchmarks/train_step.py --models=B/16 --beside=attention=xla --beside=data.pack_texts=off
   python benchmarks/train_step.py --models=tiny --batch=32 --rounds=3            anywhere, to see that it runs
 
-mmjax runs its recipe's own step (configs/clip.py), towers in bfloat16, loss in float32, AdamW. `--config.FIELD=VALUE`
-changes any field of it, as in training; `deterministic` is off here, as it is in the peer.
+mmjax runs its recipe's own step (configs/clip.py) as the trainer runs it: captions of real length (lognormal, mean 18
+tokens, deviation 10.8) that the trainer's own packer has laid out, images in frames where the device resizes them.
+`--config.FIELD=VALUE` changes any field, as in training. On a GPU a second row tells the same with the other value of
+`deterministic` (the compiler is told for that program alone). Each `--beside=FIELD=VALUE[,FIELD=VALUE]` adds a row with
+these fields changed; `--beside=none` leaves out the one on `deterministic`.
 
 `--peer=open_clip` needs torch, torchvision and open_clip_torch: its own model, ClipLoss and fused AdamW, bfloat16
-autocast, with and without torch.compile, same batch, images normalised beforehand. The contenders take turns, round by
-round. MFU counts three forward passes' matrix products (mmjax.tasks.model_flops, for both) against the device's dense
-bfloat16 peak; recomputation is not counted. Memory: for mmjax the compiler's own sum of arguments, temporaries and
-outputs that are not aliased; for torch the most it had allocated. One JSON line a measurement.
+autocast, with and without torch.compile, the same lengths of captions (which it pads), images resized and normalised
+beforehand. The contenders take turns, round by round. Two programs for one device: what does not fit beside the others
+may fit alone.
+
+MFU is nominal: three forward passes' matrix products of the whole model on padded texts (mmjax.tasks.model_flops, for
+both) against the device's dense bfloat16 peak; `executed_share` is what the compiled program does of them. Memory: for
+mmjax the compiler's own sum of arguments, temporaries and outputs that are not aliased; for torch the most it had
+allocated. One JSON line a measurement; a model or a contender that runs out of memory is a line with `error`. Lines of
+`train_step_alone` come first, as soon as each contender is ready: its last round before the others ran. `--trace` adds
+a line with the time of the device by class of kernel, a step.
 """
 
 import argparse
 import gc
-import math
 import os
 import statistics
 import sys
+import tempfile
+import time
 
 import common
+import open_clip_step
 
 from mmjax.errors import UserError
 
-PEER_NAMES = {"B/32": "ViT-B-32", "B/16": "ViT-B-16", "L/14": "ViT-L-14", "H/14": "ViT-H-14"}
+# Rounds before the first one that counts: compilation, then the allocators and clocks.
+WARMUP = 3
+# Set before the devices start, or what all rows have in common.
+_FIXED = ("xla_flags", "compilation_cache", "batch_size", "mesh")
 
 
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="B/32,B/16,L/14", help="variants of configs/clip.py")
-    parser.add_argument("--batch", type=int, default=256, help="pairs per step over all devices")
+    parser.add_argument("--batch", default="256", help="pairs per step over all devices: one for all, or one a model")
     parser.add_argument("--steps", type=int, default=10, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside", action="append", default=[], metavar="FIELD=VALUE,...", help="another row")
+    parser.add_argument("--trace", action="store_true", help="kernel times, from a trace of one round more")
     parser.add_argument("--peer", choices=["open_clip"], default=None)
     parser.add_argument("--peer-compile", choices=["both", "yes", "no"], default="both", help="torch.compile")
     return parser
 
 
 def main():
-    # Both libraries share a device: neither may take all of its memory beforehand.
+    # Two libraries share a device: neither may take all of its memory beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if not os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
+    return run(None)
+
+
+def run(argv):
     from mmjax import cli
     from mmjax import config as config_lib
 
     def command(options, overrides):
-        for model in options.models.split(","):
+        for flag in ("steps", "rounds"):
+            common.whole_number(f"--{flag}", str(getattr(options, flag)))
+        models = options.models.split(",")
+        configs = []
+        for model, batch in zip(models, batches(options.batch, len(models)), strict=True):
             config = config_lib.load_recipe(f"clip:variant={model}")
-            config.batch_size, config.deterministic, config.mesh.fsdp = options.batch, False, 1
+            config.batch_size, config.mesh.fsdp = batch, 1
             config_lib.apply_overrides(config, overrides)
-            cli.prepare(config)
-            measure(model, config, options)
+            if options.peer:
+                open_clip_step.name_of(model)
+            configs.append((model, config, besides(config, options.beside)))
+        cli.prepare(configs[0][1])  # what it sets is alike in all
+        for model, config, others in configs:
+            measure(model, config, others, options)
         return 0
 
-    return cli.run(make_parser(), None, command)
+    return cli.run(make_parser(), argv, command)
 
 
-def measure(model, config, options):
-    """Times one size: mmjax's step and, if asked for, the peer's, in turns."""
+def batches(text, count):
+    """The batch of each of `count` models."""
+    found = [common.whole_number("--batch", part) for part in text.split(",")]
+    if len(found) not in (1, count):
+        raise UserError(f"--batch={text}: {len(found)} batches for {count} models; give one, or one a model")
+    return found * count if len(found) == 1 else found
+
+
+def besides(config, texts):
+    """The configs of `--beside`, by their texts."""
+    from mmjax import config as config_lib
+
+    found = {}
+    for text in texts:
+        if text == "none":
+            continue
+        changed = config.copy_and_resolve_references()
+        pairs = [part.partition("=") for part in text.split(",")]
+        for field, equals, _ in pairs:
+            if not equals:
+                raise UserError(f"--beside={text}: wants FIELD=VALUE, several with commas between them")
+            if field.split(".")[0] in _FIXED:
+                raise UserError(f"--beside={text}: {field} is the same for all rows; give it by --config.{field}")
+        config_lib.apply_overrides(changed, [(field, value) for field, _, value in pairs])
+        found[text] = changed
+    return found
+
+
+def measure(model, config, others, options):
+    """Times one size: mmjax's step and whatever is beside it, in turns."""
+    import jax
+
+    if options.peer and jax.device_count() > 1:
+        raise UserError(
+            f"--peer={options.peer} runs on one device, and there are {jax.device_count()}; set CUDA_VISIBLE_DEVICES=0"
+        )
+    common_fields = dict(model=model, batch=config.batch_size, device=jax.devices()[0].device_kind)
+    ready = make_ready(makers(model, config, others, options), common_fields, options.steps)
+    seconds = {}
+    try:
+        runs = {name: contender.run for name, contender in ready.items()}
+        seconds = common.interleaved(runs, rounds=options.rounds, warmup=0)
+    except RuntimeError as error:
+        tell_out_of_memory(error, dict(common_fields, implementation="; ".join(ready)))
+    base = statistics.median(next(iter(seconds.values()))) if seconds else None
+    for name, times in seconds.items():
+        per_step = [second / options.steps for second in times]
+        common.emit(
+            benchmark="train_step",
+            implementation=name,
+            **common_fields,
+            **common.spread(per_step),
+            **rates(config, statistics.median(per_step)),
+            relative_speed=base / statistics.median(times),
+            **ready[name].facts(),
+            devices=jax.device_count(),
+            versions=common.versions("mmjax", "jax", "jaxlib", "flax", "torch", "open_clip_torch"),
+        )
+    if options.trace:
+        for name in seconds:
+            if name.startswith("mmjax"):
+                trace(name, ready[name], common_fields, options.steps)
+    ready.clear()
+    free_memory()
+
+
+def makers(model, config, others, options):
+    """Functions that make the contenders, by name."""
+    import jax
+    import numpy as np
+    import our_step
+
+    shared = our_step.Shared()
+    on_gpu = jax.devices()[0].platform == "gpu"
+    found = {"mmjax": (config, {})}
+    if on_gpu and not options.beside:
+        others = {f"deterministic={not deterministic(config)}": config}
+    for text, changed in others.items():
+        wanted = deterministic(changed) if changed is not config else not deterministic(config)
+        # XLA_FLAGS are read once; a compiler's option is for one program.
+        flip = on_gpu and wanted != deterministic(config)
+        found[f"mmjax, {text}"] = (changed, {"xla_gpu_deterministic_ops": wanted} if flip else {})
+    make = {
+        name: lambda name=name, changed=changed, extra=extra: our_step.OurStep(
+            changed, shared, name.partition(", ")[2], options.steps, extra
+        )
+        for name, (changed, extra) in found.items()
+    }
+    if options.peer:
+        peer, text = open_clip_step.name_of(model), config.model.text
+        for compiled in {"both": (False, True), "yes": (True,), "no": (False,)}[options.peer_compile]:
+            make["open_clip torch.compile" if compiled else "open_clip"] = lambda compiled=compiled: (
+                open_clip_step.OpenClipStep(
+                    peer,
+                    config,
+                    our_step.caption_ids(text, config.batch_size, np.random.default_rng(0)),
+                    options.steps,
+                    compiled,
+                )
+            )
+    return make
+
+
+def deterministic(config):
+    """Whether a config's programs give the same bits on every run on a GPU."""
+    return str(config.deterministic).lower() == "true"
+
+
+def make_ready(make, fields, steps):
+    """Makes and warms up contenders, and tells the last round of warming up, in case that nothing comes after it.
+
+    One for which there is no memory is told and left out.
+    """
+    ready = {}
+    for name, maker in make.items():
+        try:
+            contender = maker()
+            for _ in range(WARMUP):
+                start = time.perf_counter()
+                contender.run()
+            seconds = (time.perf_counter() - start) / steps
+            facts = contender.facts()
+            common.emit(benchmark="train_step_alone", implementation=name, **fields, seconds=seconds, **facts)
+            ready[name] = contender
+        except RuntimeError as error:
+            tell_out_of_memory(error, dict(fields, implementation=name))
+        contender = None
+        if name not in ready:
+            free_memory()
+    return ready
+
+
+def tell_out_of_memory(error, fields):
+    """One line in the record; any other error goes on."""
+    told = common.out_of_memory(error)
+    if not told:
+        raise error
+    common.emit(benchmark="train_step", **fields, error=f"out of memory: {told}")
+    error.__traceback__ = None  # it holds the arrays
+
+
+def free_memory():
+    """Lets go of what nobody holds any more, and of torch's cache."""
+    gc.collect()
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def rates(config, seconds):
+    """Images per second, and MFU where the device's peak is known."""
     import jax
 
     from mmjax import tasks
     from mmjax.training import devices
 
-    device = jax.devices()[0].device_kind
-    flops = 3 * tasks.model_flops(config.model) * config.batch_size
-    sheet = devices.find(device)
-    contenders, memory = {}, {}
-    contenders["mmjax"], memory["mmjax"], note = ours(config, options.steps)
-    if options.peer and jax.device_count() > 1:
-        raise UserError(
-            f"--peer={options.peer} runs on one device, and there are {jax.device_count()}; set CUDA_VISIBLE_DEVICES=0"
-        )
-    if options.peer:
-        for compiled in {"both": (False, True), "yes": (True,), "no": (False,)}[options.peer_compile]:
-            name = "open_clip torch.compile" if compiled else "open_clip"
-            contenders[name], memory[name] = open_clip_step(PEER_NAMES.get(model), config, options.steps, compiled)
-    # Three rounds of warm-up: compilation, then the allocators and clocks.
-    seconds = common.interleaved(contenders, rounds=options.rounds, warmup=3)
-    base = statistics.median(seconds["mmjax"])
-    for name, times in seconds.items():
-        per_step = [second / options.steps for second in times]
-        fields = common.spread(per_step) | {"images_per_second": config.batch_size / statistics.median(per_step)}
-        if sheet is not None:
-            fields["mfu"] = flops / statistics.median(per_step) / (sheet.flops * jax.device_count())
-        common.emit(
-            benchmark="train_step",
-            model=model,
-            implementation=name,
-            batch=config.batch_size,
-            **fields,
-            memory_gb=memory[name](),
-            relative_speed=base / statistics.median(times),
-            device=device,
-            devices=jax.device_count(),
-            settings=note if name == "mmjax" else "bfloat16 autocast, fused AdamW",
-            versions=common.versions("mmjax", "jax", "jaxlib", "flax", "torch", "open_clip_torch"),
-        )
+    found = {"images_per_second": config.batch_size / seconds}
+    sheet = devices.find(jax.devices()[0].device_kind)
+    if sheet is not None:
+        flops = 3 * tasks.model_flops(config.model) * config.batch_size
+        found["mfu"] = flops / seconds / (sheet.flops * jax.device_count())
+    return found
 
 
-def synthetic(config):
-    """A batch of noise with captions of random length, the same for all contenders."""
-    import numpy as np
+def trace(name, contender, fields, steps):
+    """Traces one round and tells the time of the device by class of kernel, in milliseconds a step."""
+    import jax
+    import kernel_times
 
-    rng = np.random.default_rng(0)
-    rows, size, text = config.batch_size, config.model.image.image_size, config.model.text
-    tokens = rng.integers(1, text.vocab_size - 2, (rows, text.context_length))
-    lengths = rng.integers(8, text.context_length, rows)
-    place = np.arange(text.context_length)
-    tokens = np.where(place < lengths[:, None], tokens, 0)
-    tokens[np.arange(rows), lengths] = text.eos_id
-    return {
-        "image": rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8),
-        "text": tokens.astype(np.int32),
-        "text_mask": place <= lengths[:, None],
-        "id": np.stack([np.arange(rows), np.zeros(rows)], 1).astype(np.uint32),
-    }
-
-
-def ours(config, steps):
-    """Returns a function that runs some steps, one that tells the bytes they need, and what was set."""
-
-    from mmjax import tasks
-    from mmjax.parallel import arrays
-    from mmjax.parallel import mesh as mesh_lib
-    from mmjax.training import setup as setup_lib
-
-    mesh = mesh_lib.make_mesh(config.mesh)
-    mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-    spec = tasks.make_image_spec(config)
-    task = tasks.Task(config, spec, mesh=mesh)
-    setup = setup_lib.make_setup(config, task, mesh)
-    compiled = setup.step.lower(setup.state, tasks.batch_shapes(config, mesh)).compile()
-    batch = arrays.to_global(mesh, synthetic(config))
-    state = setup.make_state(config.seed)
-
-    def run():
-        nonlocal state
-        for _ in range(steps):
-            state, metrics = compiled(state, batch)
-        assert math.isfinite(float(metrics["loss"]))  # waits for the device
-
-    def memory():
-        m = compiled.memory_analysis()
-        total = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
-        return total / 1e9
-
-    note = (
-        f"{config.precision}, attention by {task.describe_attention()}, loss {config.loss.impl},"
-        f" microbatch {config.microbatch}, remat {config.model.image.remat}, scan {config.model.image.scan}"
-    )
-    return run, memory, note
-
-
-def open_clip_step(name, config, steps, compile_it):
-    """The same for open_clip: its model, loss and the optimizer of its training script."""
-    try:
-        import open_clip
-        import torch
-        from open_clip.loss import ClipLoss
-    except ImportError as error:
-        raise UserError(f"--peer=open_clip: {error}; pip install torch torchvision open_clip_torch") from error
-    if name is None:
-        raise UserError(f"--peer=open_clip: of --models it has {', '.join(PEER_NAMES)}")
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = True  # as open_clip's main.py sets it
-    torch.backends.cudnn.benchmark = True
-    model = open_clip.create_model(name, precision="fp32", device=device, output_dict=True).train()
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    settings = config.optimizer
-    optimizer = torch.optim.AdamW(
-        [{"params": plain, "weight_decay": 0.0}, {"params": decay, "weight_decay": settings.weight_decay}],
-        lr=settings.learning_rate,
-        betas=(settings.b1, settings.b2),
-        eps=settings.eps,
-        fused=device.type == "cuda",
-    )
-    loss_function = ClipLoss()
-    batch = synthetic(config)
-    mean, std = (torch.tensor(x) for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    image = (torch.from_numpy(batch["image"]).float() / 255 - mean) / std
-    image = image.permute(0, 3, 1, 2).contiguous().to(device)
-    text = torch.from_numpy(batch["text"]).long().to(device)
-    forward = torch.compile(model) if compile_it else model
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss = loss_function(**forward(image, text))
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, 4.6052)
-        return loss.detach()
-
-    if device.type == "cuda":
-        # What it needs alone, before the contenders stand beside each other.
-        gc.collect()
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        step()
-        own = sum(p.numel() * p.element_size() for p in model.parameters())
-        peak = (torch.cuda.max_memory_allocated() - before + own) / 1e9
+    with tempfile.TemporaryDirectory(prefix="mmjax-trace-") as folder:
+        jax.profiler.start_trace(folder)
+        try:
+            contender.run()
+        finally:
+            jax.profiler.stop_trace()
+        found = kernel_times.read(folder, contender.classes())
+    if found is None:
+        told = {"error": f"the trace has no kernel of a device; {fields['device']!r} may not be traced"}
     else:
-        peak = None  # torch counts a GPU's memory only
-
-    def run():
-        for _ in range(steps):
-            loss = step()
-        assert math.isfinite(float(loss))  # waits for the device
-
-    return run, lambda: peak
+        told = dict(
+            span_ms=found.span / steps,
+            busy_ms=found.busy / steps,
+            ms_by_class={kind: time / steps for kind, time in found.by_class.items()},
+            kernels=[
+                [short[:80], kind, time / steps, count / steps] for short, kind, time, count in found.kernels[:20]
+            ],
+        )
+    common.emit(benchmark="train_step_trace", implementation=name, **fields, **told)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,238 @@
+"""mmjax's train step as users run it, on synthetic data that is already on the devices; for `train_step.py`."""
+
+import functools
+import math
+import time
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import kernel_times
+import numpy as np
+
+from mmjax import tasks
+from mmjax.data import frames
+from mmjax.errors import UserError
+from mmjax.parallel import arrays
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.plan import costs, hlo
+from mmjax.training import packing
+from mmjax.training import setup as setup_lib
+
+# Lengths of captions from the web in CLIP's tokens, the first and the last included; they are close to lognormal.
+_MEAN, _DEVIATION = 18.0, 10.8
+_CAPTIONS = 8192  # drawn, of which the trainer reads what it would read of a data set's
+_TRIES = 100  # batches drawn until one fits into the packed rows
+
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+_events: list[str] = []
+jax.monitoring.register_event_listener(lambda event, **_: _events.append(event))
+
+
+def caption_ids(text: Any, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Captions [count, context_length] of random words and real lengths: a first token, words, end of text, padding.
+
+    Args:
+      text: the text tower's settings.
+      count: how many.
+      rng: everything random is drawn from it.
+    """
+    context = text.context_length
+    variance = math.log(1.0 + (_DEVIATION / _MEAN) ** 2)
+    drawn = rng.lognormal(math.log(_MEAN) - variance / 2, math.sqrt(variance), count)
+    last = np.clip(np.rint(drawn), 2, context).astype(int)[:, None] - 1
+    place = np.arange(context)
+    ids = rng.integers(1, text.vocab_size - 2, (count, context))
+    ids[ids == text.eos_id] = 1
+    ids[:, 0] = text.vocab_size - 2
+    return np.where(place < last, ids, np.where(place == last, text.eos_id, 0)).astype(np.int32)
+
+
+class _Captions:
+    """Training examples as far as the trainer looks at them to choose how many rows packed texts need."""
+
+    seed = 0
+
+    def __init__(self, ids: np.ndarray):
+        self.sources, self.prepare, self._ids = (self,), self, ids
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._ids[index]
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        return 0, 0, position % len(self._ids)
+
+    def caption_ids(self, record: np.ndarray, rng: Any) -> np.ndarray:
+        return record
+
+    def describe(self) -> dict[str, Any]:
+        return {"synthetic": len(self._ids)}
+
+
+class Program:
+    """A jitted step for `PackedStep`, which keeps what it compiles of the two programs the one that is timed.
+
+    Args:
+      step: the jitted step.
+      packed: whether the one for packed texts is timed.
+      options: the compiler's, beside those of XLA_FLAGS.
+
+    Attributes:
+      compiled: the program.
+      compile_seconds: for tracing and compiling it; None where it came from the compilation cache.
+    """
+
+    def __init__(self, step: Any, packed: bool, options: Mapping[str, Any]):
+        self._step, self._packed, self._options = step, packed, dict(options)
+        self.compiled: Any = None
+        self.compile_seconds: float | None = None
+
+    def lower(self, state: Any, batch: Mapping[str, Any]) -> Any:
+        if ("text_places" in batch) != self._packed:
+            return types.SimpleNamespace(compile=lambda: None)  # is never run here
+
+        def compile():
+            _events.clear()
+            start = time.perf_counter()
+            self.compiled = self._step.lower(state, batch).compile(self._options or None)
+            if _CACHE_HIT not in _events:
+                self.compile_seconds = time.perf_counter() - start
+            return self.compiled
+
+        return types.SimpleNamespace(compile=compile)
+
+
+class Shared:
+    """A train state that several programs go on with in turns, as each gives back what it was given."""
+
+    def __init__(self):
+        self._shapes, self.state = None, None
+
+    def make(self, setup: setup_lib.Setup, seed: int, name: str) -> None:
+        """Makes the state, or checks that there is one of this setup.
+
+        Raises:
+          UserError: another setting has made another one.
+        """
+        shapes = jax.tree.flatten(setup.state)
+        # A step that failed has taken what it was given with it.
+        lost = any(x.is_deleted() for x in jax.tree.leaves(self.state))
+        if self._shapes is None or (lost and self._shapes == shapes):
+            self._shapes, self.state = shapes, setup.make_state(seed)
+        elif self._shapes != shapes:
+            raise UserError(
+                f"--beside={name}: it changes the train state; time it in a run of its own by --config.FIELD"
+            )
+
+
+class OurStep:
+    """One setting of mmjax's step, ready to be run.
+
+    Args:
+      config: the run's config; XLA's flags and the compilation cache have been set.
+      shared: where the train state is.
+      name: of the setting.
+      steps: of a call.
+      options: the compiler's, beside those of XLA_FLAGS.
+    """
+
+    def __init__(self, config: Any, shared: Shared, name: str, steps: int, options: Mapping[str, Any]):
+        self.config, self._shared, self._steps = config, shared, steps
+        mesh = mesh_lib.make_mesh(config.mesh)
+        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+        spec = tasks.make_image_spec(config)
+        shapes = tasks.batch_shapes(config, mesh)
+        side = shapes["image"].shape[1]
+        self._task = tasks.Task(config, spec, mesh=mesh)
+        self._setup = setup_lib.make_setup(config, self._task, mesh)
+        rng = np.random.default_rng(0)
+        captions = _Captions(caption_ids(config.model.text, _CAPTIONS, rng))
+        self._packer = packing.choose_packer(config, mesh, captions, {})
+        batch = _with_texts(config, self._packer, rng)
+        batch["image"] = rng.integers(0, 256, shapes["image"].shape, dtype=np.uint8)
+        if "image_box" in shapes:
+            box = np.array(
+                [0, 0, *(frames.UNIT * side,) * 2, side, side, 0, 0], np.int32
+            )  # the crop is the whole frame
+            batch["image_box"] = np.tile(box, (config.batch_size, 1))
+        self._frame = side if "image_box" in shapes else 0
+        self._batch = arrays.to_global(mesh, batch)
+        self._program = Program(self._setup.step, self._packer is not None, options)
+        self._shared.make(self._setup, config.seed, name)
+        if self._packer is not None:
+            self._step = packing.PackedStep(self._program, self._packer)
+        else:
+            self._step = self._program.lower(self._setup.state, tasks.batch_shapes(config, mesh)).compile()
+
+    def run(self) -> None:
+        """Some steps, until the device is done with them."""
+        for _ in range(self._steps):
+            self._shared.state, metrics = self._step(self._shared.state, self._batch)
+        assert math.isfinite(float(metrics["loss"]))  # waits for the device
+
+    def facts(self) -> dict[str, Any]:
+        """What is told of it once it has been run: memory, compile time, executed share of the FLOPs, settings."""
+        return self._facts
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Any]:
+        m = self._program.compiled.memory_analysis()
+        total = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+        facts = {
+            "memory_gb": total / 1e9,
+            "compile_seconds": self._program.compile_seconds,
+            "settings": self._settings(),
+        }
+        try:
+            executed = costs.count(hlo.parse(self._program.compiled.as_text())).flops * jax.device_count()
+            nominal = 3 * tasks.model_flops(self.config.model) * self.config.batch_size
+            return facts | {"executed_share": executed / nominal}
+        except (ValueError, KeyError, IndexError, TypeError) as error:  # a compiler that writes what nobody has read
+            return facts | {"executed_share": None, "executed_share_error": repr(error)[:200]}
+
+    def classes(self) -> dict[str, str]:
+        """Classes of the program's kernels by name, see `kernel_times`; none where it cannot be read."""
+        try:
+            return kernel_times.program_classes(self._program.compiled.as_text())
+        except (ValueError, KeyError, IndexError, TypeError):
+            return {}  # `facts` tells why
+
+    def _settings(self) -> str:
+        config, image = self.config, self.config.model.image
+        remat = ", ".join(
+            f"{tower} {each.policy}" + (f" but the last {each.keep}" if each.keep and each.policy != "none" else "")
+            for tower, each in self._setup.remat.items()
+        )
+        texts = "padded"
+        if self._packer is not None:
+            share = self._packer.share(tasks.text_length(config))
+            texts = f"packed into {self._packer.rows} rows of {self._packer.length} ({share:.0%} of the padded tokens)"
+        images = f"resized on the device from frames of {self._frame}" if self._frame else "resized beforehand"
+        return (
+            f"{config.precision}, attention by {self._task.describe_attention()}, loss {config.loss.impl},"
+            f" microbatch {config.microbatch}, remat {remat or image.remat}, scan {image.scan}, texts {texts},"
+            f" images {images}"
+        )
+
+
+def _with_texts(config: Any, packer: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """Texts and ids of a batch that fits into the packed rows, as the trainer's input gives them."""
+    rows, text = config.batch_size, config.model.text
+
+    def drawn():
+        for _ in range(_TRIES):
+            ids = caption_ids(text, rows, rng)
+            last = np.argmax(ids == text.eos_id, axis=1)[:, None]
+            number = np.stack([np.arange(rows), np.zeros(rows)], 1).astype(np.uint32)
+            yield {"text": ids, "text_mask": np.arange(text.context_length) <= last, "id": number}
+
+    if packer is None:
+        return next(drawn())
+    batches = packing.PackedBatches(map(packer, drawn()), packer, None, _TRIES)
+    found = next((batch for batch in batches if "text_places" in batch), None)
+    if found is None:
+        raise UserError(
+            f"data.packed_rows={packer.rows}: none of {_TRIES} batches of {rows} captions fits; give more rows"
+        )
+    return found
