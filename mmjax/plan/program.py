@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import math
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -133,16 +132,7 @@ def capacity(setup: Setup) -> tuple[int, float]:
     Raises:
       UserError: that variable is no number from 0 to 1.
     """
-    fraction = 1.0
-    if setup.mesh.devices.flat[0].platform == "gpu":
-        named = [(name, os.environ[name]) for name in compiler.MEMORY_VARIABLES if os.environ.get(name)]
-        name, text = (named or [("", str(compiler.GPU_MEMORY))])[0]
-        try:
-            fraction = float(text)
-        except ValueError:
-            fraction = math.nan
-        if not 0 < fraction <= 1:
-            raise UserError(f"{name}={text}: give the share of the GPU's memory that jax may use, such as 0.92")
+    fraction = compiler.gpu_memory_share() if setup.mesh.devices.flat[0].platform == "gpu" else 1.0
     return int(setup.device.memory * fraction), fraction
 
 

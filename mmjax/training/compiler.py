@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
+
+from mmjax.errors import UserError
 
 # XLA ends the process at a flag that it does not know. jaxlib from this version on has not been looked at.
 _UNKNOWN_FROM = (0, 12)
@@ -92,6 +95,23 @@ def set_environment(config: ml_collections.ConfigDict, platform: str | None = No
     )
     if training and platform == "gpu" and not any(os.environ.get(name) for name in MEMORY_VARIABLES):
         os.environ[MEMORY_VARIABLES[0]] = str(GPU_MEMORY)
+
+
+def gpu_memory_share() -> float:
+    """The share of a GPU's memory that a training run takes.
+
+    Raises:
+      UserError: the environment asks for another than one from 0 to 1.
+    """
+    named = [(name, os.environ[name]) for name in MEMORY_VARIABLES if os.environ.get(name)]
+    name, text = (named or [("", str(GPU_MEMORY))])[0]
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise UserError(f"{name}={text}: give the share of the GPU's memory that jax may use, such as 0.92")
+    return share
 
 
 def set_compilation_cache(config: ml_collections.ConfigDict) -> None:

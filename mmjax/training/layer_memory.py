@@ -6,23 +6,19 @@ compilers say.
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 
-from mmjax.errors import UserError
 from mmjax.nn.pool import OF_ONE_TOKEN
 from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import devices
+from mmjax.training import compiler, devices
 
 # Share of the memory that the formula may plan with; the rest is for what it does not count.
 _USABLE = 0.92
-# What jax gives its allocator on a GPU, unless it is told otherwise.
-_GPU_FRACTION = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +79,19 @@ class Tower:
             kept += 4 * self.heads
         return self.tokens * kept
 
-    def total(self, remat: Remat) -> int:
-        """Bytes of all layers, and of the one that is being computed again."""
+    def held(self, remat: Remat) -> int:
+        """Bytes that all layers keep."""
         kept = min(remat.keep, self.depth) if remat.policy != "none" else self.depth
-        again = self.depth - kept
-        once = self.kept("none") - self.kept(remat.policy) if again else 0
-        spared = self.kept("none") - self.tokens * self.bytes * 2 * (self.width + self.inner) if self.pooled else 0
-        return kept * self.kept("none") + again * self.kept(remat.policy) + once - (spared if kept else 0)
+        total = kept * self.kept("none") + (self.depth - kept) * self.kept(remat.policy)
+        if self.pooled and kept:
+            # Of the last layer: its input, the norm's output, keys and values.
+            total -= self.kept("none") - self.tokens * self.bytes * 2 * (self.width + self.inner)
+        return total
+
+    def working(self, remat: Remat) -> int:
+        """Bytes at work in one layer's backward pass: what is computed again, or gradients of the hidden units."""
+        whole = remat.policy == "none" or remat.keep >= self.depth
+        return self.tokens * self.bytes * 2 * self.mlp if whole else self.kept("none") - self.kept(remat.policy)
 
 
 def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh) -> dict[str, Tower]:
@@ -139,26 +141,7 @@ def limit(device: Any) -> float:
     sheet = devices.find(device.device_kind)
     if sheet is None or not sheet.memory:
         return float("inf")
-    return sheet.memory * (gpu_fraction() if device.platform in ("gpu", "cuda") else 1.0)
-
-
-def gpu_fraction() -> float:
-    """The share of a GPU's memory that jax gives its allocator.
-
-    Raises:
-      UserError: the environment asks for another than one from 0 to 1.
-    """
-    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
-        text = os.environ.get(name)
-        if text:
-            try:
-                fraction = float(text)
-            except ValueError:
-                fraction = float("nan")
-            if not 0 < fraction <= 1:
-                raise UserError(f"{name}={text}: give the share of the GPU's memory that jax may use, such as 0.92")
-            return fraction
-    return _GPU_FRACTION
+    return sheet.memory * (compiler.gpu_memory_share() if device.platform in ("gpu", "cuda") else 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +163,11 @@ class Planner:
     available: float
 
     def bytes(self, remat: Mapping[str, Remat]) -> int:
-        """Of a step: what is held, gradients, and what layers keep."""
+        """Of a step, when the backward pass begins, or when it ends if gradients are larger than what layers keep."""
         remat = {**self.fixed, **remat}
-        return self.held + self.gradients + sum(tower.total(remat[name]) for name, tower in self.towers.items())
+        kept = sum(tower.held(remat[name]) for name, tower in self.towers.items())
+        working = max(tower.working(remat[name]) for name, tower in self.towers.items())
+        return self.held + max(kept, self.gradients) + working
 
     def fits(self, remat: Mapping[str, Remat]) -> bool:
         """Whether a step fits, with room for what is not counted."""
