@@ -32,8 +32,10 @@ def config_of(mesh, **changes):
 class Steps:
     """A compiled step on a mesh of all devices (or the first ones, where the mesh is smaller) and its checkpoints."""
 
-    def __init__(self, mesh, **changes):
+    def __init__(self, mesh, change=None, **changes):
         self.config = config_of(mesh, **changes)
+        if change is not None:
+            change(self.config)
         self.mesh = mesh_lib.make_mesh(self.config.mesh, jax.devices()[: math.prod(mesh)])
         self.task = tasks.Task(self.config, tasks.make_image_spec(self.config), mesh=self.mesh)
         setup = setup_lib.make_setup(self.config, self.task, self.mesh)
