@@ -213,6 +213,7 @@ _SHARED = (
     "dropout",
     "drop_path",
     "dtype",
+    "attention_impl",
 )
 
 
