@@ -1,0 +1,63 @@
+"""The formula of a step's memory, and what it chooses to compute again."""
+
+import dataclasses
+
+import pytest
+
+from mmjax.training.layer_memory import Planner, Remat, Tower
+
+# B/16 and its texts, 256 pairs on one H100 with cuDNN's attention.
+IMAGE = Tower(12, 256 * 198, 768, 768, 3072, 12, 0, 2, True)
+TEXT = Tower(12, 256 * 78, 512, 512, 2048, 8, 0, 2, True)
+PARAMS = 149_620_737 * 4
+B16 = Planner({"image": IMAGE, "text": TEXT}, {}, PARAMS, 3 * PARAMS, 80e9)
+NONE = {"image": Remat("none"), "text": Remat("none")}
+
+
+def deep(tower, depth):
+    return dataclasses.replace(tower, depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("planner", "remat", "compiled"),
+    [
+        # Arguments and temporaries of the step, as XLA compiled it for an H100 (jax 0.10.2).
+        (B16, NONE, 20.09e9),
+        (
+            dataclasses.replace(B16, towers={"image": deep(IMAGE, 6), "text": deep(TEXT, 6)}, gradients=88_179_201 * 4,
+                                held=88_179_201 * 12),
+            dict.fromkeys(NONE, Remat("attention")), 3.40e9,
+        ),
+    ],
+)  # fmt: skip
+def test_formula_is_near_the_compiler(planner, remat, compiled):
+    assert abs(planner.bytes(remat) / compiled - 1) < 0.1
+
+
+def test_nothing_is_computed_again_where_all_fits():
+    assert B16.choose() == NONE
+    assert "nothing" in B16.describe(NONE)
+
+
+@pytest.mark.parametrize("room", [19.0, 14.0, 12.0, 8.0, 5.5])
+def test_as_much_as_fits_is_kept(room):
+    planner = dataclasses.replace(B16, available=room * 1e9)
+    remat = planner.choose()
+    assert planner.fits(remat)
+    for name, each in remat.items():
+        if each.policy != "none":
+            assert not planner.fits(remat | {name: Remat(each.policy, each.keep + 1)})
+            assert f"{name} {each.policy}, but for the last {each.keep}" in planner.describe(remat)
+    # Products are computed again only where keeping them all would not fit.
+    dots = planner.fits(dict.fromkeys(NONE, Remat("dots")))
+    assert {each.policy for each in remat.values()} <= {"none", "dots" if dots else "full"}
+
+
+def test_what_the_config_decides_stays():
+    fixed = {"text": Remat("full")}
+    remat = dataclasses.replace(B16, available=10e9, fixed=fixed).choose()
+    assert set(remat) == {"image"} and remat["image"].policy != "none"
+
+
+def test_the_least_memory_is_asked_for_where_nothing_fits():
+    assert dataclasses.replace(B16, available=1e9).choose() == dict.fromkeys(NONE, Remat("full"))
