@@ -28,6 +28,11 @@ def deep(tower, depth):
                                 held=88_179_201 * 12),
             dict.fromkeys(NONE, Remat("attention")), 3.40e9,
         ),
+        (
+            dataclasses.replace(B16, towers={"image": deep(IMAGE, 6), "text": deep(TEXT, 6)}, gradients=88_179_201 * 4,
+                                held=88_179_201 * 12),
+            dict.fromkeys(NONE, Remat("dots")), 7.25e9,
+        ),
     ],
 )  # fmt: skip
 def test_formula_is_near_the_compiler(planner, remat, compiled):
