@@ -9,12 +9,11 @@
 # PYTHON  with the compiler: pip install 'mmjax[plan-gpu]' or 'mmjax[tpu]' (default: python3)
 # OUT     folder of the plans (default: runs/compiled)
 # RECORD  Markdown file that gets the tables (default: docs/benchmarks.md)
-# XLA_CLIENT_MEM_FRACTION  share of a GPU's memory that jax may use (default: 0.92)
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} out=${OUT:-runs/compiled} length=18
 record=${RECORD:-docs/benchmarks.md}
-export XLA_CLIENT_MEM_FRACTION=${XLA_CLIENT_MEM_FRACTION:-0.92} PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 dry=
 if [ "${1-}" = --dry-run ]; then dry=1; shift; fi
 for argument in "$@"; do

@@ -59,8 +59,6 @@ def make_parser():
 def main():
     # Two libraries share a device: neither may take all of its memory beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if not os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"):
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
     return run(None)
 
 
@@ -80,7 +78,7 @@ def run(argv):
             if options.peer:
                 open_clip_step.name_of(model)
             configs.append((model, config, besides(config, options.beside)))
-        cli.prepare(configs[0][1])  # what it sets is alike in all
+        cli.prepare(configs[0][1], training=True)  # what it sets is alike in all
         for model, config, others in configs:
             measure(model, config, others, options)
         return 0
@@ -160,8 +158,12 @@ def makers(model, config, others, options):
     import numpy as np
     import our_step
 
+    from mmjax.training import compiler
+
     shared = our_step.Shared()
-    on_gpu = jax.devices()[0].platform == "gpu"
+    platform = jax.devices()[0].platform
+    on_gpu = platform == "gpu"
+    deterministic = lambda config: compiler.is_deterministic(config.deterministic, platform)
     found = {"mmjax": (config, {})}
     if on_gpu and not options.beside:
         others = {f"deterministic={not deterministic(config)}": config}
@@ -189,11 +191,6 @@ def makers(model, config, others, options):
                 )
             )
     return make
-
-
-def deterministic(config):
-    """Whether a config's programs give the same bits on every run on a GPU."""
-    return str(config.deterministic).lower() == "true"
 
 
 def make_ready(make, fields, steps):
