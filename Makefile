@@ -1,11 +1,12 @@
 # Each target makes its own .venv and installs what it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
+GUARD_VENV ?= .venv-guard
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-full lint clean
+.PHONY: quickstart test test-full guard lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -16,13 +17,18 @@ test: $(VENV)/.installed-test lint
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m full
+	$(MAKE) guard
+
+# Whether a training step moves or holds more than it did: compiled for an H100 and for TPU v5e, neither of which is here.
+guard: $(GUARD_VENV)/.installed
+	$(GUARD_VENV)/bin/python benchmarks/guard.py --jobs=$(JOBS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --output-format concise .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(GUARD_VENV)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,4 +45,15 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-full: $(VENV)/.installed-test
 	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[full]'
+	touch $@
+
+# The compilers, pinned, before everything else from $(VENV); about 3 GB. There is no driver and no GPU.
+$(GUARD_VENV)/.installed: benchmarks/guard/requirements.txt | $(VENV)/.installed
+	rm -rf $(GUARD_VENV)
+	$(BIN)/python -m venv --without-pip $(GUARD_VENV)
+	$(BIN)/python -m pip -q --disable-pip-version-check --python $(GUARD_VENV)/bin/python install --no-deps \
+	  --no-compile -r $< || { echo "guard: the GPU and TPU compilers could not be installed; the guard did not run" >&2; \
+	  exit 1; }
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	  "$$($(GUARD_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth"
 	touch $@
