@@ -120,7 +120,7 @@ class Block(nn.Module):
           The tokens ([B, 1, D] where one is `chosen`), and the layer's `_State`.
         """
         number, depth_fraction = layer
-        length = x.shape[1]
+        count = x.shape[1]
         keys = dropout.fold_keys(keys, number)
         own_noise = [dropout.fold_keys(keys, branch) for branch in range(8)]
         pre = self.norm == "pre"
@@ -130,7 +130,7 @@ class Block(nn.Module):
             noise = own_noise if not segment else [dropout.fold_keys(key, segment) for key in own_noise]
             normed = lambda y: layer_norm(self.norm_eps, self.dtype, norm)(y)
             y = function(normed(x[:, rows]) if pre else x[:, rows])
-            y = dropout.dropout(place(y), self.dropout, noise[branch], chosen, length)
+            y = dropout.dropout(place(y), self.dropout, noise[branch], chosen, count)
             if self.drop_path:
                 y = dropout.drop_path(y, self.drop_path * depth_fraction, noise[branch + 1])
             if rows == slice(None):
