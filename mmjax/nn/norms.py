@@ -8,16 +8,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from mmjax.parallel.activations import is_traced_for_gpu
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize(
     x: Float[Array, "... D"],
     scale: Float[Array, " D"],
     bias: Float[Array, " D"] | None,
     epsilon: float,
     dtype: DTypeLike,
+    fenced: bool = False,
 ) -> Float[Array, "... D"]:
-    """Layer norm (arXiv:1607.06450) over the last axis, with PyTorch's two-pass variance.
+    """Layer norm (arXiv:1607.06450) over the last axis; of float32, with PyTorch's two-pass variance.
 
     Kept for the backward pass: `x` in its own type, mean and reciprocal deviation of each token in float32. Autodiff
     would keep the float32 copy, the centred and the scaled tokens as well.
@@ -27,8 +30,9 @@ def normalize(
       scale, bias: float32 parameters; None for no bias.
       epsilon: added to the variance.
       dtype: of the result.
+      fenced: keep the compiler from computing the statistics again in the backward pass.
     """
-    return _forward(x, scale, bias, epsilon, dtype)[0]
+    return _forward(x, scale, bias, epsilon, dtype, fenced)[0]
 
 
 def _statistics(x, epsilon):
@@ -49,30 +53,24 @@ def _apply(x, mean, rstd, scale, bias, dtype):
     return (y if bias is None else y + bias).astype(dtype)
 
 
-def _flat(x):
-    """Tokens of all examples one below the other."""
-    return x.reshape(-1, x.shape[-1])
+def _forward(x, scale, bias, epsilon, dtype, fenced):
+    mean, rstd = _statistics(x, epsilon)
+    return _apply(x, mean, rstd, scale, bias, dtype), (x, mean, rstd, scale, bias is not None)
 
 
-def _forward(x, scale, bias, epsilon, dtype):
-    flat = _flat(x)
-    mean, rstd = _statistics(flat, epsilon)
-    y = _apply(flat, mean, rstd, scale, bias, dtype).reshape(x.shape)
-    return y, (x, mean, rstd, scale, bias is not None)
-
-
-def _backward(epsilon, dtype, residuals, gradient):
+def _backward(epsilon, dtype, fenced, residuals, gradient):
     x, mean, rstd, scale, has_bias = residuals
-    # Else the compiler computes the statistics again, and the gradients of scale and bias in four passes, not one.
-    mean, rstd = jax.lax.optimization_barrier((mean, rstd))
-    gradient = _flat(gradient).astype(jnp.float32)
-    normed = (_flat(x).astype(jnp.float32) - mean) * rstd
+    if fenced:
+        mean, rstd = jax.lax.optimization_barrier((mean, rstd))
+    gradient = gradient.astype(jnp.float32)
+    normed = (x.astype(jnp.float32) - mean) * rstd
     scaled = gradient * scale
     of_x = rstd * (
         scaled - scaled.mean(axis=-1, keepdims=True) - normed * (scaled * normed).mean(axis=-1, keepdims=True)
     )
-    of_scale = (gradient * normed).sum(axis=0)
-    return of_x.astype(x.dtype).reshape(x.shape), of_scale, gradient.sum(axis=0) if has_bias else None
+    tokens = tuple(range(x.ndim - 1))
+    of_scale = (gradient * normed).sum(axis=tokens)
+    return of_x.astype(x.dtype), of_scale, gradient.sum(axis=tokens) if has_bias else None
 
 
 normalize.defvjp(_forward, _backward)
@@ -95,7 +93,12 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32) if self.use_bias else None
-        return normalize(x, scale, bias, self.epsilon, self.dtype)
+        if not is_traced_for_gpu():
+            return normalize(x, scale, bias, self.epsilon, self.dtype)
+        # There the gradients of scale and bias otherwise take four passes over the tokens in place of one. (A TPU would
+        # copy the tokens to have them one below the other.)
+        flat = normalize(x.reshape(-1, x.shape[-1]), scale, bias, self.epsilon, self.dtype, True)
+        return flat.reshape(x.shape)
 
 
 def layer_norm(epsilon: float, dtype: DTypeLike, name: str | None = None) -> LayerNorm:

@@ -39,6 +39,11 @@ def traced_platform() -> str | None:
     return _PLATFORM.get()
 
 
+def is_traced_for_gpu() -> bool:
+    """Whether what is traced will run on GPUs."""
+    return traced_platform() in ("gpu", "cuda")
+
+
 @jax.custom_vjp
 def _in_row_major(x):
     def constrain(x):
@@ -65,7 +70,7 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     """
     mesh = traced_mesh()
     spreads = mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-    return _in_row_major(x) if spreads and traced_platform() in ("gpu", "cuda") else x
+    return _in_row_major(x) if spreads and is_traced_for_gpu() else x
 
 
 def traced_mesh() -> Any:

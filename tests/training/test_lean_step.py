@@ -26,7 +26,7 @@ def plain_layers(monkeypatch):
         inputs = (tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes)))
         return jax.lax.dot_general(x, kernel.astype(x.dtype), (inputs, ((), ())), preferred_element_type=out_dtype)
 
-    def normalize(x, scale, bias, epsilon, dtype):
+    def normalize(x, scale, bias, epsilon, dtype, fenced=False):
         norm = nn.LayerNorm(epsilon, dtype, use_bias=bias is not None, use_fast_variance=False)
         return norm.apply({"params": {"scale": scale} | ({} if bias is None else {"bias": bias})}, x)
 
