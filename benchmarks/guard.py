@@ -11,7 +11,8 @@ optimizer. Of both, per chip: bytes moved in main memory, memory that the step w
 and memory of the state and batch.
 
 Exit status: 0; 1 where a figure is more than 3 % above the record (one line each, with the kinds of kernels that make
-the difference); 2 a mistake in the flags, or other compilers than the record's.
+the difference), or where the formula by which `remat='auto'` plans misses a layer's memory by more than 10 %; 2 a
+mistake in the flags, or other compilers than the record's.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from mmjax.errors import UserError, choose
 
 RECORD = Path(__file__).parent / "guard" / "record.json"
 TOLERANCE = 0.03
+FORMULA_TOLERANCE = 0.1
 FIGURES = {
     "bytes": "bytes moved",
     "working": "memory for activations and temporaries",
@@ -97,7 +99,10 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
 
     topology.set_environment(program.topology)
     cli.prepare(config, "gpu" if topology.is_gpu(program.topology) else "tpu", training=True)
+    from mmjax import tasks
+    from mmjax.data import packing as data_packing
     from mmjax.plan import program as program_lib
+    from mmjax.training import layer_memory
 
     setup = program_lib.set_up(config, topology.devices(program.topology), text_length=18)
     plan = program_lib.make_plan(setup, program.topology)
@@ -105,7 +110,11 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
         raise UserError(f"{program.name}, depth {depth}: the compiler refuses: {plan['refusal']['says']}")
     memory = plan["memory"]
     used = resource.getrusage(resource.RUSAGE_SELF)
+    towers = layer_memory.towers(config, setup.task.kernels, setup.mesh)
+    packed = program.rows * data_packing.row_length(tasks.text_length(config))
+    towers["text"] = dataclasses.replace(towers["text"], tokens=packed)
     return {
+        "formula": sum(tower.kept("none") for tower in towers.values()),
         "bytes": plan["hbm_bytes"],
         "working": memory["activations"] + memory["temporaries"],
         "state": sum(memory[kind] for kind in ("parameters", "optimizer", "moving_average", "inputs")),
@@ -126,6 +135,7 @@ def split(program: Program, shallow: Mapping[str, Any], deep: Mapping[str, Any])
     found: dict[str, dict[str, Any]] = {"layer": {"kinds": {}}, "rest": {"kinds": {}}}
     for figure in FIGURES:
         found["layer"][figure], found["rest"][figure] = parts(shallow[figure], deep[figure])
+    found["layer"]["formula"] = deep["formula"]
     for kind in sorted({*shallow["kinds"], *deep["kinds"]}):
         layer, rest = parts(shallow["kinds"].get(kind, 0), deep["kinds"].get(kind, 0))
         found["layer"]["kinds"][kind], found["rest"]["kinds"][kind] = layer, rest
@@ -185,7 +195,8 @@ def compare(record: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[s
       record, found: as `compile_all` returns them; `found` may hold some of the record's programs.
 
     Returns:
-      A line for each figure that grew by more than `TOLERANCE`, and one for each that shrank by more.
+      A line for each figure that grew by more than `TOLERANCE` and for each layer whose memory the trainer's formula
+      misses by more than `FORMULA_TOLERANCE`; and one for each figure that shrank by more.
 
     Raises:
       UserError: other compilers than the record's, or a program that is not in it.
@@ -200,6 +211,12 @@ def compare(record: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[s
     for name, parts in found["figures"].items():
         if name not in record["figures"]:
             raise UserError(f"{name} is not in {RECORD.name}; --write writes the record again")
+        formula, working = parts["layer"]["formula"], parts["layer"]["working"]
+        if abs(formula - working) > FORMULA_TOLERANCE * working:
+            grown.append(
+                f"{name}, layer: keeps {_size(working)}, and the formula of remat='auto' says {_size(formula)}; mend"
+                " mmjax/training/layer_memory.py"
+            )
         for part in ("layer", "rest"):
             then, now = record["figures"][name][part], parts[part]
             for figure, words in FIGURES.items():

@@ -108,7 +108,11 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
     found = {}
     for name, length in lengths.items():
         settings, fused = model[name], kernels[name] == "cudnn"
-        length += length % 2 if fused else 0
+        attended, platform = length, mesh.devices.flat[0].platform
+        if fused:
+            length, attended = length + length % 2, 0
+        elif platform == "tpu":  # whose memory is laid out in tiles
+            length, attended = _multiple(length, 16), _multiple(length, 128)
         shards = mesh.shape["tensor"] if settings.heads % mesh.shape["tensor"] == 0 else 1
         found[name] = Tower(
             depth=settings.depth,
@@ -117,11 +121,15 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
             inner=settings.width // shards,
             mlp=settings.mlp_dim // shards,
             heads=settings.heads // shards,
-            attended=0 if fused else length,
+            attended=attended,
             bytes=2 if config.precision == "bfloat16" else 4,
-            pooled=settings.pool in OF_ONE_TOKEN and not loops(settings.scan, mesh.devices.flat[0].platform),
+            pooled=settings.pool in OF_ONE_TOKEN and not loops(settings.scan, platform),
         )
     return found
+
+
+def _multiple(size: int, of: int) -> int:
+    return -(-size // of) * of
 
 
 def limit(device: Any) -> float:

@@ -15,7 +15,7 @@ VERSIONS = {"jax": "1.2.3", "libtpu": "0.1"}
 
 
 def figures(size, **kinds):
-    return {"bytes": size, "working": size // 10, "state": 700, "kinds": kinds}
+    return {"bytes": size, "working": size // 10, "state": 700, "formula": size // 20, "kinds": kinds}
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def record(tmp_path, monkeypatch):
         "bytes": scale * 10**12,
         "working": scale * 10**11,
         "state": scale * 10**10,
+        "formula": scale * 10**11,
         "kinds": {"products": scale * 6 * 10**11, "copies": scale * 4 * 10**11},
     }
     made = {"versions": VERSIONS, "figures": {PROGRAM.name: {"layer": part(1), "rest": part(4)}}}
@@ -67,6 +68,12 @@ def test_two_per_cent_pass(check):
 def test_a_smaller_step_passes_and_asks_for_a_new_record(check):
     status, told = check("rest", "bytes", 0.9)
     assert status == 0 and "better" in told and "4000.000 GB -> 3600.000 GB (-10.0%)" in told and "--write" in told
+
+
+@pytest.mark.parametrize("factor, status", [(0.92, 0), (1.08, 0), (0.88, 1), (1.12, 1)])
+def test_a_formula_that_misses_a_layers_memory_fails(check, factor, status):
+    found, told = check("layer", "formula", factor)
+    assert found == status and ("the formula of remat='auto' says" in told) == bool(status)
 
 
 def test_the_kinds_of_kernels_that_grew_are_told(check):
