@@ -13,7 +13,7 @@ import ml_collections
 from mmjax.errors import UserError
 
 # XLA ends the process at a flag that it does not know. jaxlib from this version on has not been looked at.
-_UNKNOWN_FROM = (0, 12)
+_UNKNOWN_FROM = (0, 13)
 # Flag: (value, first jaxlib that knows it). XLA leaves these off; asynchronous collectives and command buffers are on
 # without being asked for. Read off the schedule of B/32 on eight H100, the gradients' bytes whose reduction starts when
 # the backward pass has no product left to run beside: 2 % with all of them (docs/scaling.md has the others).

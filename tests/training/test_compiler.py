@@ -24,7 +24,14 @@ def names(flags: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("jaxlib_version", "known"),
-    [("0.9.2", ()), ("0.10.0", (LATENCY,)), ("0.10.2", (LATENCY, EARLY)), ("0.11.2", (LATENCY, EARLY)), ("0.12.0", ())],
+    [
+        ("0.9.2", ()),
+        ("0.10.0", (LATENCY,)),
+        ("0.10.2", (LATENCY, EARLY)),
+        ("0.11.2", (LATENCY, EARLY)),
+        ("0.12.0", (LATENCY, EARLY)),
+        ("0.13.0", ()),
+    ],
 )
 def test_flags_are_those_that_a_version_knows(jaxlib_version, known):
     found = names(compiler.xla_flags("gpu", jaxlib_version))
