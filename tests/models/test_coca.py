@@ -75,7 +75,7 @@ def test_captions_of_a_text_alone(coca):
     """`caption_logits` reads the text itself."""
     run, params, arguments, (before, _), model = coca
     out, _ = writing.exercise(model)(params, *arguments)
-    np.testing.assert_allclose(out["logits"], before["logits"], atol=1e-6)
+    np.testing.assert_allclose(out["logits"], before["logits"], atol=5e-6)
 
 
 @pytest.mark.full

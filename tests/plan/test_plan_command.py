@@ -81,7 +81,9 @@ def test_a_topology_that_is_not_there(tmp_path):
         pytest.skip("libtpu is not installed")
     code = "import sys; from mmjax import cli; sys.exit(cli.main(sys.argv[1:]))"
     started = []
-    for name, mesh in (("a", ["--config.mesh.fsdp=2"]), ("b", ["--config.mesh.tensor=2"])):
+    # In a loop every layer is computed for all tokens, which is what the model's count is of.
+    looped = ["--config.model.image.scan=True", "--config.model.text.scan=True"]
+    for name, mesh in (("a", ["--config.mesh.fsdp=2", *looped]), ("b", ["--config.mesh.tensor=2", *looped])):
         flags = ["plan", f"--config={runs.RECIPE}", "--topology=v5e:2x2", f"--output={tmp_path}/{name}.json", *mesh]
         environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         started.append(
