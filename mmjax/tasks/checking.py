@@ -18,7 +18,6 @@ _PART_CHOICES = {
     "activation": ACTIVATIONS,
     "remat": layer_loop.REMAT_POLICIES,
     "norm": transformer.NORMS,
-    "scan": ("auto", True, False),
 }
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {("albef", "model.fusion"): "model.text", ("coca", "model.decoder"): "model.text"}
@@ -77,6 +76,16 @@ def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
     for name, known in _PART_CHOICES.items():
         if name in part:
             choose(f"{field}.{name}", part[name], known)
+    if part.get("scan", "auto") not in ("auto", True, False):
+        raise UserError(f"{field}.scan={part.scan!r} is not known; choose one of: auto, True, False")
+    keep, remat = part.get("remat_keep", 0), part.get("remat")
+    if keep < 0:
+        raise UserError(f"{field}.remat_keep={keep} must not be negative; it counts the last layers, which keep all")
+    if keep and remat in ("auto", "none"):
+        raise UserError(
+            f"{field}.remat_keep={keep} has no use with {field}.remat={remat!r}; set {field}.remat='dots' or 'full', or"
+            " leave it 0"
+        )
     if part.get("cross_mlp") and part.get("norm") == "post":
         raise UserError(f"{field}.cross_mlp=True does not go with {field}.norm='post'; set {field}.norm='pre'")
     for rate in (rate for rate in NOISE if rate in part):
