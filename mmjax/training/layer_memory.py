@@ -18,7 +18,9 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import compiler, devices
 
 # Share of the memory that the formula may plan with; the rest is for what it does not count.
-_USABLE = 0.92
+_USABLE = 0.9
+# What a TPU's program holds besides, of the gradients' bytes: themselves, and copies of the weights in bfloat16.
+_TPU_OVERHEAD = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Planner:
       gradients: bytes of the trainable parameters.
       held: bytes of the state, which stays from step to step.
       available: bytes that a program may use.
+      overhead: bytes of what a platform's programs hold besides.
     """
 
     towers: Mapping[str, Tower]
@@ -169,13 +172,14 @@ class Planner:
     gradients: int
     held: int
     available: float
+    overhead: int = 0
 
     def bytes(self, remat: Mapping[str, Remat]) -> int:
         """Of a step, when the backward pass begins, or when it ends if gradients are larger than what layers keep."""
         remat = {**self.fixed, **remat}
         kept = sum(tower.held(remat[name]) for name, tower in self.towers.items())
         working = max(tower.working(remat[name]) for name, tower in self.towers.items())
-        return self.held + max(kept, self.gradients) + working
+        return self.held + max(kept, self.gradients) + working + self.overhead
 
     def fits(self, remat: Mapping[str, Remat]) -> bool:
         """Whether a step fits, with room for what is not counted."""
