@@ -93,7 +93,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32) if self.use_bias else None
-        if not is_traced_for_gpu():
+        if x.ndim != 3 or not is_traced_for_gpu():
             return normalize(x, scale, bias, self.epsilon, self.dtype)
         # There the gradients of scale and bias otherwise take four passes over the tokens in place of one. (A TPU would
         # copy the tokens to have them one below the other.)

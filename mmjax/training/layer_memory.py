@@ -219,7 +219,12 @@ class Planner:
 
 
 def make_planner(
-    config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh, state: Any, trainable: Any
+    config: ml_collections.ConfigDict,
+    kernels: Mapping[str, str],
+    mesh: jax.sharding.Mesh,
+    state: Any,
+    trainable: Any,
+    available: float | None = None,
 ) -> Planner | None:
     """Plans the memory of a run's step; None where the config decides, or for models that the formula does not know.
 
@@ -228,22 +233,30 @@ def make_planner(
       kernels: attention kernel of each tower.
       mesh: its devices.
       state: the train state as shapes with shardings.
-      trainable: the parameters that are trained, as shapes.
+      trainable: the parameters that are trained, as shapes. A tower without any keeps nothing.
+      available: bytes that a program may use, the same in all processes; None for `limit` of the mesh's first device.
     """
     if config.model.get("kind", "two_tower") != "two_tower":
         return None
-    settings = {name: config.model[name] for name in ("image", "text")}
-    fixed = {
-        name: Remat(tower.remat, tower.get("remat_keep", 0))
-        for name, tower in settings.items()
-        if tower.remat != "auto"
-    }
-    if len(fixed) == len(settings):
+    trained = [name for name in ("image", "text") if jax.tree.leaves(trainable.get(name))]
+    fixed = {}
+    for name in trained:
+        tower = config.model[name]
+        if tower.remat != "auto":
+            fixed[name] = Remat(tower.remat, tower.get("remat_keep", 0))
+    if len(fixed) == len(trained):
         return None
-    params = _device_bytes(state.params)
+    shapes = towers(config, kernels, mesh)
     share = sum(x.size for x in jax.tree.leaves(trainable)) / sum(x.size for x in jax.tree.leaves(state.params))
+    gradients = int(_device_bytes(state.params) * share)
+    device = mesh.devices.flat[0]
     return Planner(
-        towers(config, kernels, mesh), fixed, int(params * share), _device_bytes(state), limit(mesh.devices.flat[0])
+        {name: shapes[name] for name in trained},
+        fixed,
+        gradients,
+        _device_bytes(state),
+        limit(device) if available is None else available,
+        overhead=int(_TPU_OVERHEAD * gradients) if device.platform == "tpu" else 0,
     )
 
 

@@ -18,7 +18,7 @@ from mmjax.evaluation import evaluator as evaluator_lib
 from mmjax.evaluation import report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, checks, compiler, logs, packing, profiler, throughput, warm_start
+from mmjax.training import checkpoint, checks, compiler, layer_memory, logs, packing, profiler, throughput, warm_start
 from mmjax.training import setup as setup_lib
 from mmjax.training.stopping import SteadyBatches, StopSignal
 
@@ -61,6 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             facts = tasks.read_facts(config, mixture)
         platform = mesh.devices.flat[0].platform
         frame, resizing = distributed.by_first(lambda: tasks.choose_frame(config, image_spec, mixture, platform, began))
+        memory = distributed.by_first(lambda: layer_memory.limit(jax.local_devices()[0]))
         with distributed.together():
             if frame:
                 image_spec = dataclasses.replace(image_spec, frame=frame)
@@ -71,7 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             checks.check_best_metric(config, [source.name for source in evaluator.sources])
 
             # Model and optimizer, as shapes; nothing is made on the devices yet.
-            setup = setup_lib.make_setup(config, task, mesh)
+            setup = setup_lib.make_setup(config, task, mesh, memory)
             for note in setup.notes:
                 logs.say(note)
             # Until here, and until a warm start has been read, no mistake has changed the workdir.

@@ -55,8 +55,16 @@ class Setup:
         return jax.jit(self.init, out_shardings=self.shardings)(jax.random.key(seed))
 
 
-def make_setup(config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.Mesh) -> Setup:
+def make_setup(
+    config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.Mesh, available: float | None = None
+) -> Setup:
     """Builds a config's step for a mesh, whose devices need not be there.
+
+    Args:
+      config: the run's config.
+      task: what is trained.
+      mesh: the devices.
+      available: bytes of a device's memory, the same in all processes; None to ask the mesh's first device.
 
     Raises:
       UserError: a rule of `optimizer` or `mesh` that does not fit the model.
@@ -68,7 +76,7 @@ def make_setup(config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings, notes = state_lib.state_shardings(abstract, config, mesh)
     state = partition.placed_shapes(abstract, shardings)
-    planner = layer_memory.make_planner(config, task.kernels, mesh, state, trainable)
+    planner = layer_memory.make_planner(config, task.kernels, mesh, state, trainable, available)
     remat = {} if planner is None else planner.choose()
 
     def make_step(remat):

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import mesh_steps
 import pytest
 
-from mmjax.training.layer_memory import Planner, Remat, Tower
+from mmjax.training.layer_memory import Planner, Remat, Tower, make_planner
 
 # B/16 and its texts, 256 pairs on one H100 with cuDNN's attention.
 IMAGE = Tower(12, 256 * 198, 768, 768, 3072, 12, 0, 2, True)
@@ -66,3 +67,15 @@ def test_what_the_config_decides_stays():
 
 def test_the_least_memory_is_asked_for_where_nothing_fits():
     assert dataclasses.replace(B16, available=1e9).choose() == dict.fromkeys(NONE, Remat("full"))
+
+
+def test_a_frozen_tower_keeps_nothing():
+    run = mesh_steps.Steps((1, 1, 1))
+    for tower in (run.config.model.image, run.config.model.text):
+        tower.remat = "auto"
+    planned = lambda trained: make_planner(
+        run.config, run.task.kernels, run.mesh, run.abstract, {name: run.abstract.params[name] for name in trained}, 1e9
+    )
+    assert set(planned(["image", "text"]).towers) == {"image", "text"}
+    assert set(planned(["text", "text_head"]).choose()) == {"text"}
+    assert planned(["text_head"]) is None
