@@ -21,6 +21,8 @@ from mmjax.training import compiler, devices
 _USABLE = 0.9
 # What a TPU's program holds besides, of the gradients' bytes: themselves, and copies of the weights in bfloat16.
 _TPU_OVERHEAD = 1.5
+# Layers that its programs compute again ahead of their turn.
+_TPU_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +92,16 @@ class Tower:
             total -= self.kept("none") - self.tokens * self.bytes * 2 * (self.width + self.inner)
         return total
 
-    def working(self, remat: Remat) -> int:
-        """Bytes at work in one layer's backward pass: what is computed again, or gradients of the hidden units."""
-        whole = remat.policy == "none" or remat.keep >= self.depth
-        return self.tokens * self.bytes * 2 * self.mlp if whole else self.kept("none") - self.kept(remat.policy)
+    def working(self, remat: Remat, ahead: int = 0) -> int:
+        """Bytes at work in one layer's backward pass: gradients of the hidden units, or what is computed again.
+
+        Args:
+          remat: how the tower is rematerialised.
+          ahead: layers that are computed again before it is their turn.
+        """
+        if remat.policy == "none" or remat.keep >= self.depth:
+            return self.tokens * self.bytes * 2 * self.mlp
+        return (1 + ahead) * self.kept("none") - self.kept(remat.policy)
 
 
 def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh) -> dict[str, Tower]:
@@ -165,6 +173,7 @@ class Planner:
       held: bytes of the state, which stays from step to step.
       available: bytes that a program may use.
       overhead: bytes of what a platform's programs hold besides.
+      ahead: layers that they compute again before it is their turn.
     """
 
     towers: Mapping[str, Tower]
@@ -173,12 +182,13 @@ class Planner:
     held: int
     available: float
     overhead: int = 0
+    ahead: int = 0
 
     def bytes(self, remat: Mapping[str, Remat]) -> int:
         """Of a step, when the backward pass begins, or when it ends if gradients are larger than what layers keep."""
         remat = {**self.fixed, **remat}
         kept = sum(tower.held(remat[name]) for name, tower in self.towers.items())
-        working = max(tower.working(remat[name]) for name, tower in self.towers.items())
+        working = max(tower.working(remat[name], self.ahead) for name, tower in self.towers.items())
         return self.held + max(kept, self.gradients) + working + self.overhead
 
     def fits(self, remat: Mapping[str, Remat]) -> bool:
@@ -257,6 +267,7 @@ def make_planner(
         _device_bytes(state),
         limit(device) if available is None else available,
         overhead=int(_TPU_OVERHEAD * gradients) if device.platform == "tpu" else 0,
+        ahead=_TPU_AHEAD if device.platform == "tpu" else 0,
     )
 
 
