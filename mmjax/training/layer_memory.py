@@ -21,7 +21,7 @@ from mmjax.training import compiler, devices
 _USABLE = 0.9
 # What a TPU's program holds besides, of the gradients' bytes: themselves, and copies of the weights in bfloat16.
 _TPU_OVERHEAD = 1.5
-# Layers that its programs compute again ahead of their turn.
+# Layers that its programs compute again ahead of their turn; for L/14 on a v5e it takes more than this.
 _TPU_AHEAD = 2
 
 
