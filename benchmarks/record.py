@@ -138,22 +138,30 @@ def _measured(lines):
     return blocks
 
 
+def _rows(lines, cells):
+    """What a line is of, then its cells, or the error in place of them."""
+    named = lambda line: [line["model"], line["batch"], line["implementation"]]
+    return [[*named(line), *([line["error"]] if "error" in line else cells(line))] for line in lines]
+
+
 def _steps(lines, alone):
     """Rows of contenders that took turns; where a run was cut off, of those that had run alone before."""
     told = {(line["model"], line["batch"], name) for line in lines for name in line["implementation"].split("; ")}
     lines = lines + [line for line in alone if (line["model"], line["batch"], line["implementation"]) not in told]
-    rows = []
-    for line in lines:
-        row = [line["model"], line["batch"], line["implementation"]]
-        if "error" in line:
-            rows.append([*row, line["error"]])
-            continue
-        share = lambda name, line=line: f"{line[name]:.1%}" if line.get(name) is not None else ""
-        rows.append(
-            [*row, f"{line['batch'] / line['seconds']:,.0f}", _milliseconds(line), share("mfu"),
-             share("executed_share"), _number(line.get("memory_gb")), _compile_time(line),
-             f"{line['relative_speed']:.2f}" if "relative_speed" in line else "alone, one round"]
-        )  # fmt: skip
+
+    def cells(line):
+        share = lambda name: f"{line[name]:.1%}" if line.get(name) is not None else ""
+        return [
+            f"{line['batch'] / line['seconds']:,.0f}",
+            _milliseconds(line),
+            share("mfu"),
+            share("executed_share"),
+            _number(line.get("memory_gb")),
+            _compile_time(line),
+            f"{line['relative_speed']:.2f}" if "relative_speed" in line else "alone, one round",
+        ]
+
+    rows = _rows(lines, cells)
     head = [
         "model",
         "batch",
@@ -174,15 +182,12 @@ def _steps(lines, alone):
 
 def _traces(lines):
     kinds = list(dict.fromkeys(kind for line in lines for kind in line.get("ms_by_class", ())))
-    rows = []
-    for line in lines:
-        row = [line["model"], line["batch"], line["implementation"]]
-        if "error" in line:
-            rows.append([*row, line["error"]])
-            continue
-        idle = line["span_ms"] - line["busy_ms"]
+
+    def cells(line):
         times = [f"{line['ms_by_class'][kind]:.2f}" if kind in line["ms_by_class"] else "" for kind in kinds]
-        rows.append([*row, *times, f"{line['busy_ms']:.2f}", f"{idle:.2f}"])
+        return [*times, f"{line['busy_ms']:.2f}", f"{line['span_ms'] - line['busy_ms']:.2f}"]
+
+    rows = _rows(lines, cells)
     return [
         "Time of the device by class of kernel, ms a step, from a trace:",
         table(["model", "batch", "", *kinds, "busy", "idle"], rows),

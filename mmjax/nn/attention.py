@@ -89,6 +89,11 @@ class KeysValues(NamedTuple):
         return KeysValues(at(self.k, new.k), at(self.v, new.v))
 
 
+def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Array, "B 1 D"]:
+    """One token of each example."""
+    return jnp.take_along_axis(x, chosen[:, None, None], axis=1)
+
+
 def attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S H K"],
@@ -232,7 +237,7 @@ class SelfAttention(_Attention):
             qkv = project(x)
             parts = [qkv[:, :, i] for i in range(3)]
         else:
-            query = jnp.take_along_axis(x, chosen[:, None, None], axis=1)
+            query = take_tokens(x, chosen)
             kv = project(x, slice(1, 3))
             parts = [project(query, slice(0, 1))[:, :, 0], kv[:, :, 0], kv[:, :, 1]]
             spec, implementation = spec.replace(chosen=chosen), "xla"

@@ -66,7 +66,7 @@ class Pool(nn.Module):
         if self.kind == "last":
             return tokens[:, -1]
         if self.kind == "eos":
-            return jnp.take_along_axis(tokens, eos[:, None, None], axis=1)[:, 0]
+            return attention.take_tokens(tokens, eos)[:, 0]
         if self.kind == "mean":
             if valid is None:
                 return tokens.mean(axis=1)

@@ -134,7 +134,7 @@ class Block(nn.Module):
             if self.drop_path:
                 y = dropout.drop_path(y, self.drop_path * depth_fraction, noise[branch + 1])
             if rows == slice(None):
-                x = x if x.shape == y.shape else take_tokens(x, chosen)
+                x = x if x.shape == y.shape else attention.take_tokens(x, chosen)
                 return row_major(x + y) if pre else normed(x + y)
             part = x[:, rows] + y if pre else normed(x[:, rows] + y)
             return jnp.concatenate([x[:, : rows.start], part, x[:, rows.stop :]], axis=1)
@@ -315,7 +315,7 @@ class Transformer(nn.Module):
             states[name] = state
             outputs.append(output if output is None or output.ndim == 4 else output.reshape(-1, *output.shape[2:]))
         if chosen is not None and x.shape[1] > 1:
-            x = take_tokens(x, chosen)
+            x = attention.take_tokens(x, chosen)
         tokens = place(x)[:, :length]
         stacked = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
         if cache is not None:
@@ -430,11 +430,6 @@ def _new_cache(
 def loops(scan: bool | str, platform: str | None) -> bool:
     """Whether layers are looped over; `platform` as jax calls it, None where it is not known."""
     return platform in (None, "cpu") if scan == "auto" else bool(scan)
-
-
-def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Array, "B 1 D"]:
-    """One token of each example."""
-    return jnp.take_along_axis(x, chosen[:, None, None], axis=1)
 
 
 def _filled(

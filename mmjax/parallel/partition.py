@@ -182,3 +182,8 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
         return NamedSharding(mesh, PartitionSpec())
 
     return map_with_path(place, opt_state)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of a tree of shapes with shardings on one device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

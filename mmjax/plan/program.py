@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from mmjax import tasks
 from mmjax.data import packing, tokenizers
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
 from mmjax.training import checks, compiler, devices
 from mmjax.training import setup as setup_lib
@@ -107,18 +107,13 @@ def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") 
     return found
 
 
-def chip_bytes(tree: Any) -> int:
-    """Bytes of a tree of shapes with shardings on one chip."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
 def state_bytes(setup: Setup) -> dict[str, int]:
     """Bytes per chip of what stays from step to step, by kind."""
     state = setup.state
     return {
-        "parameters": chip_bytes(state.params),
-        "optimizer": chip_bytes(state.opt_state),
-        "moving_average": chip_bytes(state.ema_params),
+        "parameters": partition.device_bytes(state.params),
+        "optimizer": partition.device_bytes(state.opt_state),
+        "moving_average": partition.device_bytes(state.ema_params),
     }
 
 

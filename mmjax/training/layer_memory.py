@@ -5,7 +5,6 @@ compilers say.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import ml_collections
 from mmjax.nn.pool import OF_ONE_TOKEN
 from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.training import compiler, devices
 
 # Share of the memory that the formula may plan with; the rest is for what it does not count.
@@ -258,19 +258,14 @@ def make_planner(
         return None
     shapes = towers(config, kernels, mesh)
     share = sum(x.size for x in jax.tree.leaves(trainable)) / sum(x.size for x in jax.tree.leaves(state.params))
-    gradients = int(_device_bytes(state.params) * share)
+    gradients = int(partition.device_bytes(state.params) * share)
     device = mesh.devices.flat[0]
     return Planner(
         {name: shapes[name] for name in trained},
         fixed,
         gradients,
-        _device_bytes(state),
+        partition.device_bytes(state),
         limit(device) if available is None else available,
         overhead=int(_TPU_OVERHEAD * gradients) if device.platform == "tpu" else 0,
         ahead=_TPU_AHEAD if device.platform == "tpu" else 0,
     )
-
-
-def _device_bytes(tree: Any) -> int:
-    """Bytes of a tree of shapes with shardings on one device."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,5 +1,10 @@
 """Programs' texts and tiny configs, for the tests of plans."""
 
+import json
+import os
+import subprocess
+import sys
+
 import runs
 
 from mmjax.errors import UserError
@@ -49,6 +54,21 @@ def loop(start=0, attributes=""):
 def tiny(**changes):
     changes = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, model__image__heads=2) | changes
     return runs.config(data__train="", **changes)
+
+
+def compiled_plan(tmp_path, *flags, without=("XLA_FLAGS",)):
+    """`mmjax plan` in a process of its own, which starts the compiler: its JSON, and what it printed."""
+    code = "import sys; from mmjax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", *flags, f"--output={tmp_path}/plan.json"],
+        cwd=runs.ROOT,
+        env={key: value for key, value in os.environ.items() if key not in without},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "plan.json").read_text()), done.stdout
 
 
 def fake_plan(setup, name):
