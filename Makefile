@@ -41,9 +41,11 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
 
-# PyTorch is only the reference that tests compare with; its CPU build is the small one.
+# PyTorch is only the reference that tests compare with; its CPU build is the small one. torchvision's build is for
+# CUDA: without its dependencies it works beside that one, see tests/conftest.py.
 $(VENV)/.installed-full: $(VENV)/.installed-test
 	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps torchvision==0.28.0
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[full]'
 	touch $@
 

@@ -1,6 +1,9 @@
 """Every test process: eight simulated devices, quick compilation, shapes and types checked at run time."""
 
+import importlib.util
 import os
+import sys
+import types
 
 # A GPU test is run with JAX_PLATFORMS=cuda; all others are for the CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +14,10 @@ import jaxlib
 # generator of jaxlib 0.10 a training step compiles in 3 s instead of 17 s. Unknown flags are fatal, hence the version.
 if jaxlib.__version__.startswith("0.10."):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+
+# torchvision's build for CUDA beside PyTorch's for CPUs: this module of it registers operators that are not there.
+if importlib.util.find_spec("torchvision"):
+    sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
 
 import jax
 import jaxtyping
