@@ -67,15 +67,21 @@ def agreement(matches: int, people: int) -> float:
     return (without_a_match + (people - matches) * min(1.0, matches / needed)) / people
 
 
+def strip_answer(answer: str) -> str:
+    """An answer on one line, without white space at its ends: all that the official code does where people agree."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def normalize_answer(answer: str) -> str:
-    """An answer as the official code compares it.
+    """An answer as the official code compares it where people disagree; docs/evaluation.md lists every word.
 
-    White space at the ends goes, then `strip_punctuation`; lower case; "zero" (and "none") to "ten" become digits;
-    articles go; contractions that lack an apostrophe get it back ("dont", but not "im" or "shes", which its table
-    misses).
+    `strip_answer`, then `strip_punctuation`; lower case; words are what stands between white space; "none" and "zero"
+    become "0", "one" to "ten" become "1" to "10"; "a", "an" and "the" go; a contraction that lacks one of its
+    apostrophes gets it back ("dont", "couldnt've", but not "couldntve", nor "im" or "shes", which its table misses);
+    "somebody'd" loses its own.
     """
-    words = strip_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()).lower().split()
+    words = strip_punctuation(strip_answer(answer)).lower().split()
     words = [_NUMBERS.get(word, word) for word in words]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
@@ -83,9 +89,9 @@ def normalize_answer(answer: str) -> str:
 def strip_punctuation(answer: str) -> str:
     """An answer without punctuation, by the official code.
 
-    Each of its 21 marks is removed where it stands beside a space anywhere in the answer, and becomes a space
-    otherwise; with a comma between digits anywhere every mark is removed. Then periods go that no digit follows, at
-    most 32 of them.
+    Each of its 21 marks ; / [ ] " { } ( ) = + \\ _ - > < @ ` , ? ! is removed everywhere where it stands beside a space
+    anywhere in the answer, and becomes a space otherwise; with a comma between two digits anywhere every mark is
+    removed. Then periods go that no digit follows, the first 32 of them. Other marks stay: ' : $ % & * # and more.
     """
     text = answer
     within_number = _DIGIT_COMMA.search(answer) is not None
@@ -141,8 +147,12 @@ def answer_type(answers: Sequence[str]) -> str:
 
 
 def main_answer(answers: Sequence[str]) -> str:
-    """The answer that most people gave, normalised; of those given equally often, the one given first."""
-    return collections.Counter(map(answer_key, answers)).most_common(1)[0][0]
+    """The answer that most people gave, normalised; of those given equally often, the one given first.
+
+    Blank answers count as people, not as an answer.
+    """
+    counts = collections.Counter(filter(None, map(answer_key, answers)))
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def common_answers(answers: Iterable[str], limit: int = MAX_ANSWERS) -> list[str]:

@@ -50,7 +50,8 @@ class Vqa:
 
     Attributes:
       answer_names: the 3,129 answers that most questions have as their most frequent one, sorted; or fewer.
-      answers_normalized: whether the answers come as VQA v2's own, which are stored without articles and number words.
+      answers_normalized: whether the answers come as VQA v2's own, ten a question and mostly normalised already, and
+        so are scored as the challenge does.
 
     Raises:
       UserError: on a file that is missing or is not of this form, a question without an answer, or images that are not
@@ -170,8 +171,8 @@ def _lines(table: Table, where: str) -> Iterator[_Entry]:
 def _entry(
     image: str, question: str, answers: list[str], kind: Any, question_kind: Any, own: int, name: str, where: str
 ) -> _Entry:
-    answers = [answer for answer in answers if answer.strip()]
-    if not question.strip() or not answers:
+    # A blank answer is one of ten people's all the same: without it three others would be three of nine.
+    if not question.strip() or not any(answer.strip() for answer in answers):
         lacking = "question" if not question.strip() else "answer"
         raise UserError(f"{where}: {name} has a blank {lacking}, or none; remove it or correct the file")
     answers = answers * HUMANS if len(answers) == 1 else answers

@@ -1,8 +1,9 @@
 """VQA v2: the official accuracy.
 
 Accuracy is that of the challenge's evaluation code (Antol et al. 2015, Goyal et al. 2017), its oddities included,
-because published numbers have them. Ten people answered each question there; other numbers of answers are scored by the
-same rule. It is in `mmjax.data.answers`, since training aims at it.
+because published numbers have them: GT-Vision-Lab/VQA as it is since 2021 (commit a013f00). Ten people answered each
+question there; other numbers of answers are scored by the same rule. Words and marks are in `mmjax.data.answers`, since
+training looks answers up by them; docs/evaluation.md writes the whole rule out.
 """
 
 import dataclasses
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from mmjax.data.answers import agreement, answer_key, answer_type, normalize_answer, strip_punctuation
+from mmjax.data.answers import agreement, answer_key, answer_type, normalize_answer, strip_answer, strip_punctuation
 from mmjax.errors import UserError, choose
 
+RULES = ("official", "official_before_2021", "both")
 TYPES = ("yes/no", "number", "other")
 
 
@@ -41,14 +43,18 @@ def vqa_metrics(
     Args:
       predictions: one answer a question. answers: what people answered, one or more a question. types: each question's
         answer type: "yes/no", "number" or "other" in VQA v2, or any of the data's own; inferred by `answer_type` when
-        not given. normalize: "official": the prediction by `normalize_answer`, people's answers by `strip_punctuation`,
-        and only where they are not all equal, as the official code does: VQA v2's are stored without articles and
-        number words. "both": `answer_key` for both, for answers that nobody normalised before ("two" would never be met
-        otherwise).
+        not given. normalize: what is done to answers before they are compared.
+        "official": white space at the ends goes (`strip_answer`); then, where people's answers are not all equal,
+        prediction and answers go through `normalize_answer`; where they are, nothing else is done to either, so
+        "Black." misses ten times "black".
+        "official_before_2021": the challenge's code before its commit a013f00, and LAVIS's copy of it: the prediction
+        always by `normalize_answer`, people's answers by `strip_punctuation` and only where they are not all equal.
+        "both": `answer_key` for both, always: for answers of your own, which nobody has normalised ("Two", ten times,
+        would never be met otherwise).
 
     Returns:
       `accuracy`, and of the types that occur `accuracy_yes/no`, `accuracy_number`, `accuracy_other`, then other ones by
-      name; in [0, 1].
+      name; in [0, 1]. Each is a mean over its questions of what `agreement` gives, the mean over the subsets of people.
 
     Raises:
       UserError: no questions, numbers of predictions, answers and types that differ, a question without answers, or an
@@ -65,7 +71,7 @@ def score_answers(
     normalize: str = "official",
 ) -> VqaScores:
     """`vqa_metrics` with every question's accuracy and type."""
-    choose("normalize", normalize, ("official", "both"))
+    choose("normalize", normalize, RULES)
     if not len(predictions) or len(predictions) != len(answers):
         raise UserError(f"vqa: {len(predictions)} predictions for {len(answers)} questions' answers; give one each")
     _check_answers(answers)
@@ -73,18 +79,36 @@ def score_answers(
         types = [answer_type(own) for own in answers]
     elif len(types) != len(answers):
         raise UserError(f"vqa: {len(types)} answer types for {len(answers)} questions; give one each, or none at all")
-    found = np.zeros(len(predictions))
+    compared = _COMPARED[normalize]
+    accuracies = np.zeros(len(predictions))
     for i, (prediction, own) in enumerate(zip(predictions, answers, strict=True)):
-        prediction = answer_key(prediction) if normalize == "both" else normalize_answer(prediction)
-        if normalize == "both":
-            own = [answer_key(answer) for answer in own]
-        elif len(set(own)) > 1:
-            own = [strip_punctuation(answer) for answer in own]
-        found[i] = agreement(sum(answer == prediction for answer in own), len(own))
+        prediction, own = compared(prediction, own)
+        accuracies[i] = agreement(sum(answer == prediction for answer in own), len(own))
     kinds = np.array(types)
     there = [kind for kind in TYPES if (kinds == kind).any()] + sorted(set(types) - set(TYPES))
-    by_type = {f"accuracy_{kind}": float(found[kinds == kind].mean()) for kind in there}
-    return VqaScores({"accuracy": float(found.mean())} | by_type, found, list(types))
+    by_type = {f"accuracy_{kind}": float(accuracies[kinds == kind].mean()) for kind in there}
+    return VqaScores({"accuracy": float(accuracies.mean())} | by_type, accuracies, list(types))
+
+
+def _official(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
+    prediction, answers = strip_answer(prediction), [strip_answer(answer) for answer in answers]
+    if len(set(answers)) == 1:
+        return prediction, answers
+    return normalize_answer(prediction), [normalize_answer(answer) for answer in answers]
+
+
+def _official_before_2021(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
+    if len(set(answers)) == 1:
+        return normalize_answer(prediction), list(answers)
+    return normalize_answer(prediction), [strip_punctuation(answer) for answer in answers]
+
+
+def _both(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
+    return answer_key(prediction), [answer_key(answer) for answer in answers]
+
+
+# What is compared, by rule.
+_COMPARED = dict(zip(RULES, (_official, _official_before_2021, _both), strict=True))
 
 
 def _check_answers(answers: Sequence[Sequence[str]]) -> None:

@@ -53,7 +53,7 @@ def check_official(source):
     assert isinstance(source, Source) and len(source) == 3
     first, second, third = (source[i] for i in range(3))
     assert [r["image"] for r in (first, second, third)] == [png(9), png(25), png(9)]
-    assert first["question"] == "What is this?" and first["answers"] == TEN[:-1]  # without the blank one
+    assert first["question"] == "What is this?" and first["answers"] == TEN  # the blank one is a person's, too
     assert [r["question_id"] for r in (first, second, third)] == [90, 250, 91]
     assert [r["answer_type"] for r in (first, second, third)] == ["other", "number", "yes/no"]
     assert first["question_type"] == "none of the above" and first["id"] == third["id"] != second["id"]
