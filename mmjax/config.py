@@ -77,7 +77,8 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         color_jitter=(0.0, 0.0, 0.0, 0.0),  # training: brightness, contrast, saturation, hue, as torchvision has them
         color_jitter_prob=1.0,  # training: share of the images that are jittered
         grayscale=0.0,  # training: share of the images that lose their colours
-        randaugment=(0, 9),  # training: RandAugment's operations an image (0 = off) and magnitude, 0 to 30
+        randaugment=(0, 9),  # training: RandAugment's operations an image (0 = off) and their magnitude
+        randaugment_policy="torchvision",  # whose RandAugment; magnitudes are 0 to 30, of 'albef', 'big_vision' 0 to 10
         draft=True,  # training: let libjpeg decode large images at 1/2, 1/4 or 1/8, never below the crop's size
         resize_on="auto",  # training: where decoded images are cropped and resized, 'host' or 'device'; docs/data.md
         workers=0,  # processes that decode; 0 = threads of this one

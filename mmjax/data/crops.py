@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
 
-from mmjax.data import augment
+from mmjax.data import augment, randaugment
 from mmjax.data.images import (
     MAX_PIXELS,
     RESAMPLING,
@@ -137,7 +137,8 @@ def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) ->
     if mirrored(spec, rng):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if spec.randaugment[0]:
-        image = augment.rand_augment(image, *spec.randaugment, rng)
+        policy = randaugment.POLICIES[spec.randaugment_policy]
+        image = randaugment.rand_augment(image, policy, *spec.randaugment, rng)
     if any(spec.color_jitter) and rng.random() < spec.color_jitter_prob:
         image = augment.color_jitter(image, spec.color_jitter, rng)
     if spec.grayscale and rng.random() < spec.grayscale:

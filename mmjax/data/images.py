@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from mmjax.data import augment
+from mmjax.data import randaugment
 from mmjax.data.faults import BadExample
 from mmjax.errors import UserError, choose
 
@@ -75,7 +75,8 @@ class ImageSpec:
       color_jitter: brightness, contrast, saturation and hue, see `augment.color_jitter`.
       color_jitter_prob: share of the training images that are jittered.
       grayscale: share of the training images that lose their colours.
-      randaugment: operations an image and their magnitude, see `augment.rand_augment`.
+      randaugment: operations an image and their magnitude, see `randaugment.rand_augment`.
+      randaugment_policy: which operations, and what a magnitude means: one of `randaugment.POLICIES`.
       frame: side of the frames in which training images travel to a device that resizes them, see `frames`; 0 where the
         host resizes them. The pixels are the same but for rounding.
     """
@@ -93,6 +94,7 @@ class ImageSpec:
     color_jitter_prob: float = 1.0
     grayscale: float = 0.0
     randaugment: Sequence[int] = (0, 9)
+    randaugment_policy: str = "torchvision"
     frame: int = 0
 
     def __post_init__(self):
@@ -120,12 +122,18 @@ class ImageSpec:
             )
         if self.frame and self.frame < self.size:
             raise UserError(f"a frame of {self.frame} pixels is smaller than the model's images of {self.size}")
-        ops = self.randaugment
+        policy = choose("data.randaugment_policy", self.randaugment_policy, randaugment.POLICIES)
+        ops, largest = self.randaugment, randaugment.POLICIES[policy].max_magnitude
         whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
-        if not whole or ops[0] < 0 or not 0 <= ops[1] <= augment.MAX_MAGNITUDE:
+        if not whole or ops[0] < 0 or not 0 <= ops[1] <= largest:
             raise UserError(
                 f"data.randaugment={ops}: give (operations, magnitude) as integers, operations >= 0 (0 = off) and"
-                f" magnitude from 0 to {augment.MAX_MAGNITUDE}"
+                f" magnitude from 0 to {largest}, the largest of data.randaugment_policy={policy!r}"
+            )
+        if policy != "torchvision" and not ops[0]:
+            raise UserError(
+                f"data.randaugment_policy={policy!r} is not read: data.randaugment={ops} is off; give it operations, or"
+                " leave the policy out"
             )
 
 

@@ -43,6 +43,7 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | Non
         color_jitter_prob=data.color_jitter_prob,
         grayscale=data.grayscale,
         randaugment=data.randaugment,
+        randaugment_policy=data.randaugment_policy,
     )
 
 
