@@ -29,8 +29,7 @@ def get_config(arg: str = ""):
     config.data.train = "shapes@0.7+digits@0.3"
     config.data.eval = "shapes/test+digits/test"
     config.data.mean_std = "siglip"
-    config.data.crop_scale = (1.0, 1.0)  # every pixel of a 32-pixel scene counts, and there are always new ones
-    config.data.crop_ratio = (1.0, 1.0)
+    config.data.train_resize = "squash"  # every pixel of a 32-pixel scene counts, and there are always new ones
 
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 6e-3

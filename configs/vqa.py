@@ -70,7 +70,6 @@ def get_config(arg: str = ""):
     config.data.context_length = 40
     config.data.mean_std = "siglip"
     config.data.resize = "squash"
-    config.data.crop_scale = (1.0, 1.0)  # the whole image
-    config.data.crop_ratio = (0.5, 2.0)
+    config.data.train_resize = "squash"
     config.data.workers = 8
     return config

@@ -71,8 +71,9 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         mean_std="clip",  # 'clip', 'siglip' (0.5), 'imagenet'
         interpolation="bicubic",  # or 'bilinear'
         resize="crop",  # evaluation: 'crop' (shortest side, centre crop) or 'squash'
-        crop_scale=(0.9, 1.0),  # training: share of the area kept by the random crop
-        crop_ratio=(3 / 4, 4 / 3),  # training: its aspect ratio
+        train_resize="crop",  # training: 'crop' (RandomResizedCrop), 'squash' (the whole image), 'center' (its middle)
+        crop_scale=(0.9, 1.0),  # train_resize='crop': share of the area that is kept
+        crop_ratio=(3 / 4, 4 / 3),  # train_resize='crop': aspect ratio of what is kept
         flip=False,  # training: mirror half of the images
         color_jitter=(0.0, 0.0, 0.0, 0.0),  # training: brightness, contrast, saturation, hue, as torchvision has them
         color_jitter_prob=1.0,  # training: share of the images that are jittered

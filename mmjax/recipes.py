@@ -24,8 +24,7 @@ def on_scenes(config: ml_collections.ConfigDict, *, steps: int, data: str = "sha
     # No caption is longer, and no question with its answer.
     config.data.context_length = {"shapes": 18, "questions": 16}[data]
     config.data.mean_std = "siglip"
-    config.data.crop_scale = (1.0, 1.0)  # every pixel of a scene counts, and there are always new ones
-    config.data.crop_ratio = (1.0, 1.0)
+    config.data.train_resize = "squash"  # every pixel of a scene counts, and there are always new ones
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 6e-3
     config.optimizer.b1 = 0.95

@@ -1,4 +1,4 @@
-"""Random crops of training images: drawn from the header, resized and augmented on the host.
+"""Which part of a training image is seen: drawn from the header, resized and augmented on the host.
 
 What a device resizes instead is in `frames`; both draw the same crops.
 """
@@ -17,6 +17,7 @@ from mmjax.data.images import (
     MAX_PIXELS,
     RESAMPLING,
     ImageSpec,
+    central_box,
     find_orientation,
     from_array,
     open_file,
@@ -27,6 +28,7 @@ from mmjax.data.images import (
 Box = tuple[float, float, float, float]
 
 _CROP_TRIES = 10
+_PARTS = 8  # of a pixel
 
 
 class Drawn(NamedTuple):
@@ -48,9 +50,9 @@ class Drawn(NamedTuple):
 def train_image(
     image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, *, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a training image, crops it at random and augments it as the spec says.
+    """Decodes a training image, resizes a part of it or all of it, and augments it as the spec says.
 
-    The crop is torchvision's `RandomResizedCrop`, drawn from the size of the upright image and resampled in place
+    The part is found from the size of the upright image, see `training_box`, and resampled in place
     (`resize(box=...)`), so that at its border the filter sees the neighbouring pixels. It is the same with `spec.draft`
     and without. Then come the flip, RandAugment, colour jitter and grayscale.
 
@@ -77,7 +79,7 @@ def draw(image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, m
     """
     if isinstance(image, np.ndarray):
         whole = from_array(image)
-        yield Drawn(whole, random_crop_box(*whole.size, spec, rng))
+        yield Drawn(whole, training_box(*whole.size, spec, rng))
         return
     with open_file(image, max_pixels) as opened:
         jpeg = isinstance(opened, JpegImagePlugin.JpegImageFile)
@@ -86,7 +88,7 @@ def draw(image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, m
         orientation, scale = find_orientation(opened), 1
         width, height = opened.size
         upright = (height, width) if orientation >= 5 else (width, height)
-        box = _stored_box(random_crop_box(*upright, spec, rng), orientation, upright)
+        box = _stored_box(training_box(*upright, spec, rng), orientation, upright)
         if jpeg and spec.draft:
             box, scale = _draft(opened, box, spec.size)
         yield Drawn(opened, box, orientation, scale)
@@ -149,6 +151,21 @@ def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) ->
 def mirrored(spec: ImageSpec, rng: np.random.Generator) -> bool:
     """Draws whether an image is mirrored; where none is, nothing is drawn."""
     return spec.flip and rng.random() < 0.5
+
+
+def training_box(width: int, height: int, spec: ImageSpec, rng: np.random.Generator) -> Box:
+    """Which part of an image of this size training sees, in pixels: (left, top, right, bottom).
+
+    By `spec.train_resize` a random crop, for which alone something is drawn; all of it; or its middle, which is what
+    evaluation's `crop` shows, to whole pixels, or in an image of less than twice the model's side to eighths.
+    """
+    if spec.train_resize == "crop":
+        return random_crop_box(width, height, spec, rng)
+    if spec.train_resize == "squash":
+        return 0, 0, width, height
+    # Libjpeg divides images of twice the model's side, and devices count in eighths of what is left, see `frames.BOX`.
+    parts = 1 if min(width, height) >= 2 * spec.size else _PARTS
+    return tuple(round(x * parts) / parts for x in central_box(width, height, spec.size))
 
 
 def random_crop_box(width: int, height: int, spec: ImageSpec, rng: np.random.Generator) -> tuple[int, int, int, int]:

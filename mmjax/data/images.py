@@ -33,6 +33,7 @@ MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
+TRAIN_RESIZE = ("crop", "squash", "center")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
 
@@ -68,8 +69,10 @@ class ImageSpec:
       interpolation: `bicubic` or `bilinear`, both antialiased.
       mean: per-channel mean in [0, 1], subtracted on the device after dividing by 255.
       std: per-channel standard deviation, divided by after that.
-      crop_scale: range of the training crop's area as a fraction of the image's.
-      crop_ratio: range of the training crop's aspect ratio, width / height.
+      train_resize: in training, `crop` (a random part of the image, whose shape is then lost; CLIP), `squash` (all of
+        it, resized to the square; SigLIP) or `center` (its middle): as evaluation's `squash` and `crop` do it.
+      crop_scale: of `crop`: range of the part's area as a fraction of the image's.
+      crop_ratio: of `crop`: range of the part's aspect ratio, width / height.
       draft: let libjpeg decode at 1/2, 1/4 or 1/8 where the crop keeps at least `size` pixels a side.
       flip: mirror half of the training images.
       color_jitter: brightness, contrast, saturation and hue, see `augment.color_jitter`.
@@ -86,6 +89,7 @@ class ImageSpec:
     interpolation: str = "bicubic"
     mean: Sequence[float | int] = MEAN_STD["clip"][0]
     std: Sequence[float | int] = MEAN_STD["clip"][1]
+    train_resize: str = "crop"
     crop_scale: Sequence[float | int] = (0.9, 1.0)
     crop_ratio: Sequence[float | int] = (3 / 4, 4 / 3)
     draft: bool = False
@@ -102,6 +106,7 @@ class ImageSpec:
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         object.__setattr__(self, "randaugment", tuple(self.randaugment))
         choose("data.resize", self.resize, ("crop", "squash"))
+        choose("data.train_resize", self.train_resize, TRAIN_RESIZE)
         choose("data.interpolation", self.interpolation, RESAMPLING)
         if self.size < 1:
             raise UserError(f"image size {self.size} is not positive; set model.image.image_size to 1 or more")
@@ -261,15 +266,28 @@ def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H 
         return np.asarray(image)
     if spec.resize == "squash":
         return np.asarray(image.resize((size, size), resampling))
-    if width <= height:
-        new_width, new_height = size, int(size * height / width)
-    else:
-        new_width, new_height = int(size * width / height), size
-    left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
-    right, bottom = left + size, top + size
+    new_width, new_height = shortest_to(width, height, size)
     if new_width * new_height > MAX_PIXELS:
-        x, y = width / new_width, height / new_height
-        return np.asarray(image.resize((size, size), resampling, box=(left * x, top * y, right * x, bottom * y)))
+        return np.asarray(image.resize((size, size), resampling, box=central_box(width, height, size)))
     if (width, height) != (new_width, new_height):
         image = image.resize((new_width, new_height), resampling)
-    return np.asarray(image.crop((left, top, right, bottom)))
+    left, top = (central_start(side, size) for side in (new_width, new_height))
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of an image whose shortest side becomes `size`, as torchvision's `Resize` rounds the other."""
+    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+
+
+def central_start(side: int, size: int) -> int:
+    """Where the central `size` of `side` pixels begins, as in torchvision's `CenterCrop`: half to even."""
+    return round((side - size) / 2.0)
+
+
+def central_box(width: int, height: int, size: int) -> tuple[float, float, float, float]:
+    """What the central crop of the resized image shows, in pixels of the image itself: left, top, right, bottom."""
+    new_width, new_height = shortest_to(width, height, size)
+    x, y = width / new_width, height / new_height
+    left, top = central_start(new_width, size), central_start(new_height, size)
+    return left * x, top * y, (left + size) * x, (top + size) * y

@@ -35,6 +35,7 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | Non
         interpolation=data.interpolation,
         mean=mean,
         std=std,
+        train_resize=data.train_resize,
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,
         draft=data.draft,

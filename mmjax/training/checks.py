@@ -1,6 +1,6 @@
 """What a person may have set wrongly, told before anything is opened, made or changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -41,8 +41,12 @@ def _of_model(field: str, names: Sequence[str]) -> bool:
     return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
-def check_config(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ml_collections.ConfigDict, kept: Collection[str] = ()) -> None:
     """Checks plain numbers before anything is opened.
+
+    Args:
+      config: the run's config.
+      kept: fields that the run began without, see `begun`.
 
     Raises:
       UserError: naming the field.
@@ -117,7 +121,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
-    tasks.check_resize(config)
+    tasks.check_resize(config, kept)
     tasks.check_model(config)
 
 

@@ -10,7 +10,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from mmjax import config as config_lib
 from mmjax import storage, tasks
 from mmjax.data import faults, pipeline
 from mmjax.errors import AgreedError, TrainingDiverged, UserError
@@ -18,7 +17,18 @@ from mmjax.evaluation import evaluator as evaluator_lib
 from mmjax.evaluation import report
 from mmjax.parallel import arrays, distributed
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import checkpoint, checks, compiler, layer_memory, logs, packing, profiler, throughput, warm_start
+from mmjax.training import (
+    begun,
+    checkpoint,
+    checks,
+    compiler,
+    layer_memory,
+    logs,
+    packing,
+    profiler,
+    throughput,
+    warm_start,
+)
 from mmjax.training import setup as setup_lib
 from mmjax.training.stopping import SteadyBatches, StopSignal
 
@@ -49,7 +59,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         # What a process does by itself: a mistake that one of them meets is raised by all.
         with distributed.together():
             workdir = storage.as_path(workdir)
-            checks.check_config(config)
+            config, kept = begun.keep(config, workdir)
+            checks.check_config(config, kept)
             checks.check_workdir(config, workdir)
         began = distributed.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
         with distributed.together():
@@ -120,7 +131,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
             logs.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
         if jax.process_index() == 0:
-            storage.write_atomically(workdir / "config.json", config_lib.to_json(config))
+            storage.write_atomically(workdir / "config.json", begun.to_json(config, kept))
         logger = logs.Logger(workdir, config)
         # An evaluation that the checkpoint does not know of is made again below, and its line with it.
         logger.resume(start, evaluated=bool(start and meta["evaluated"]))
