@@ -13,7 +13,7 @@ from mmjax import errors
 from mmjax.models import encoders, heads, language, parts
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
-from mmjax.nn.dense import Dense
+from mmjax.nn.dense import dense_float32
 from mmjax.nn.norms import layer_norm
 
 
@@ -73,7 +73,7 @@ class ALBEF(nn.Module):
         if self.fusion.get("norm", "pre") == "pre":
             self.fusion_norm = layer_norm(self.fusion.get("norm_eps", 1e-5), self.dtype)
 
-        dense = lambda size: Dense(self.embed_dim, std=size**-0.5, dtype=self.dtype, name=None)
+        dense = lambda size: dense_float32(self.embed_dim, std=size**-0.5, dtype=self.dtype, name=None)
         self.image_projection, self.text_projection = dense(self.image["width"]), dense(width)
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
         self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)

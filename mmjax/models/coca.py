@@ -13,7 +13,7 @@ from mmjax import errors
 from mmjax.models import encoders, language, parts
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, pool, transformer
-from mmjax.nn.dense import Dense, broadcast_parameter, dense_logits
+from mmjax.nn.dense import broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
 
 
@@ -73,7 +73,7 @@ class CoCa(nn.Module):
             told = f"model.pool_heads={self.pool_heads} does not divide model.embed_dim={self.embed_dim}"
             raise errors.UserError(f"{told}; choose one that does")
         norm = lambda name: layer_norm(self.text["norm_eps"], self.dtype, name)
-        dense = lambda size, std, name: Dense(size, std=std, dtype=self.dtype, name=name, use_bias=False)
+        dense = lambda size, std, name: dense_float32(size, std=std, dtype=self.dtype, name=name, use_bias=False)
         eps, width = self.image["norm_eps"], self.text["width"]
 
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention, final_norm=False)
@@ -95,7 +95,7 @@ class CoCa(nn.Module):
         self.writer = parts.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
         self.decoder_norm = norm("decoder_norm")
         head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
-        self.decoder_head = dense_logits(self.text["vocab_size"], **head)
+        self.decoder_head = dense_float32(self.text["vocab_size"], **head)
 
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
         self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)

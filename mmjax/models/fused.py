@@ -13,7 +13,7 @@ from mmjax.models import fusion as fusion_lib
 from mmjax.models import modalities as modalities_lib
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
 from mmjax.nn import dropout
-from mmjax.nn.dense import dense_logits
+from mmjax.nn.dense import dense_float32
 from mmjax.nn.pool import Pool
 
 
@@ -75,7 +75,7 @@ class FusedClassifier(nn.Module):
         if fuse.decides:
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
-        head = dense_logits(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
+        head = dense_float32(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
         return head(x)
 
     def _encode(self, name, x, present, keys) -> tuple[Encoded, Bool[Array, " B"]]:

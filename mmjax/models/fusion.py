@@ -14,7 +14,7 @@ from mmjax import errors
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion_pooled import Attention, Concat, Gated, Pooling, Weighted, prepare, present_softmax
 from mmjax.models.fusion_tokens import Bottleneck, Cross, Joint
-from mmjax.nn.dense import dense_logits
+from mmjax.nn.dense import dense_float32
 from mmjax.nn.pool import Pool
 
 COMBINATIONS = ("linear", "logits", "product")
@@ -88,7 +88,7 @@ class Late(Pooling, kw_only=True):
 
     def _head(self, name: str, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
         std = x.shape[-1] ** -0.5
-        return dense_logits(self.classes, std=std, dtype=self.dtype, name=name)(x)
+        return dense_float32(self.classes, std=std, dtype=self.dtype, name=name)(x)
 
     def _decisions(self, logits, there, encoded, present, keys):
         """All decisions [B, K, C], and which of them count."""

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax import errors
-from mmjax.nn.dense import Dense, dense_logits
+from mmjax.nn.dense import Dense, dense_float32
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norms import layer_norm
 
@@ -31,7 +31,7 @@ class MatchHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... 2"]:
-        return dense_logits(2, std=_STD, dtype=self.dtype, name="dense")(x)
+        return dense_float32(2, std=_STD, dtype=self.dtype, name="dense")(x)
 
 
 class AnswerHead(nn.Module):
@@ -50,7 +50,7 @@ class AnswerHead(nn.Module):
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B A"]:
         x = Dense(2 * x.shape[-1], std=_STD, dtype=self.dtype, name="fc1")(x)
         x = ACTIVATIONS["gelu"](layer_norm(1e-5, self.dtype, "norm")(x))
-        return dense_logits(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x)
+        return dense_float32(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x)
 
 
 def needs(setting: str, value: bool | int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders
 from mmjax.nn import attention, dropout, transformer
-from mmjax.nn.dense import Dense, dense_logits, multiply
+from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.parallel.activations import lookup, whole
 from mmjax.parallel.rows import take_rows
@@ -82,7 +82,7 @@ class TextStack(nn.Module):
             self.final = norm(self.norm_eps, self.dtype, "norm")
         std = self.width**-0.5
         if self.head == "linear":
-            self.head_linear = dense_logits(
+            self.head_linear = dense_float32(
                 self.vocab_size, std=std, dtype=self.dtype, name="head", use_bias=self.head_bias
             )
         elif self.head == "mlm":

@@ -13,7 +13,7 @@ from mmjax import errors
 from mmjax.models import encoders, heads, language, parts
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
-from mmjax.nn.dense import Dense, broadcast_parameter
+from mmjax.nn.dense import broadcast_parameter, dense_float32
 
 
 class QFormer(nn.Module):
@@ -72,7 +72,7 @@ class QFormer(nn.Module):
         self.reader = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **fixed)
         width = self.text["width"]
         self.learned = self.param("queries", nn.initializers.normal(0.02), (self.queries, width), jnp.float32)
-        dense = lambda: Dense(self.embed_dim, std=width**-0.5, dtype=self.dtype, name=None)
+        dense = lambda: dense_float32(self.embed_dim, std=width**-0.5, dtype=self.dtype, name=None)
         self.image_projection, self.text_projection = dense(), dense()
         log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
         self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, modalities
 from mmjax.nn import dropout, pool
-from mmjax.nn.dense import Dense
+from mmjax.nn.dense import dense_float32
 from mmjax.parallel import packing
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
@@ -26,7 +26,7 @@ def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
 
 
 class EmbeddingHead(nn.Module):
-    """Pools tokens and projects them to the shared space.
+    """Pools tokens and projects them to the shared space, in float32.
 
     Attributes:
       embed_dim: E.
@@ -46,12 +46,20 @@ class EmbeddingHead(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: encoders.Encoded) -> Float[Array, "B E"]:
+        is_last = self.projection == "none"
         x = pool.Pool(
-            self.pool, self.heads, self.mlp_dim, self.activation, self.norm_eps, dtype=self.dtype, name="pool"
+            self.pool,
+            self.heads,
+            self.mlp_dim,
+            self.activation,
+            self.norm_eps,
+            dtype=self.dtype,
+            out_dtype=jnp.float32 if is_last else None,
+            name="pool",
         )(encoded.tokens, encoded.valid, encoded.eos)
-        if self.projection == "none":
+        if is_last:
             return x
-        return Dense(
+        return dense_float32(
             self.embed_dim,
             std=x.shape[-1] ** -0.5,
             dtype=self.dtype,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax import errors
 from mmjax.models import encoders, heads, language, parts
 from mmjax.nn import attention, dropout, embed
-from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_logits
+from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
 
 
@@ -147,7 +147,7 @@ class ViLT(nn.Module):
             self.match_head = heads.MatchHead(self.dtype)
         if self.mim:
             pixels = 3 * self.image["patch_size"] ** 2
-            self.pixel_head = dense_logits(pixels, std=width**-0.5, dtype=self.dtype, name=None)
+            self.pixel_head = dense_float32(pixels, std=width**-0.5, dtype=self.dtype, name=None)
         if self.answers:
             self.answer_head = heads.AnswerHead(self.answers, self.dtype)
 

@@ -68,12 +68,17 @@ ACTIVATIONS = {
 
 
 class Mlp(nn.Module):
-    """Two dense layers. Parameters: `fc1` kernel [D, F], `fc2` kernel [F, D], with biases."""
+    """Two dense layers. Parameters: `fc1` kernel [D, F], `fc2` kernel [F, D], with biases.
+
+    Attributes:
+      out_dtype: of the result; None for `dtype`.
+    """
 
     hidden: int
     activation: str
     out_std: float
     dtype: DTypeLike = jnp.float32
+    out_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -81,4 +86,4 @@ class Mlp(nn.Module):
         x = Dense(self.hidden, std=(2 * width) ** -0.5, dtype=self.dtype, name="fc1")(x)
         # Each `tensor` device has its own hidden units.
         x = ACTIVATIONS[self.activation](place(x, *[None] * (x.ndim - 2), "tensor"))
-        return Dense(width, std=self.out_std, dtype=self.dtype, name="fc2")(x)
+        return Dense(width, std=self.out_std, dtype=self.dtype, out_dtype=self.out_dtype, name="fc2")(x)

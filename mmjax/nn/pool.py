@@ -41,6 +41,7 @@ class Pool(nn.Module):
       queries: learned queries of the `map` pool; the result of one has no axis for it.
       width: of the queries and so of the result; 0 for the tokens' own.
       norm_inputs: layer norms of queries and tokens before they attend (CoCa).
+      out_dtype: of the result; the last product and sum of the `map` pool are then made in it. None for `dtype`.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Pool(nn.Module):
     queries: int = 1
     width: int = 0
     norm_inputs: bool = False
+    out_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -61,6 +63,10 @@ class Pool(nn.Module):
         eos: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B *queries E"]:
         """Pools; `eos` is the position of the end-of-text token, which the `eos` kind needs."""
+        x = self._pooled(tokens, valid, eos)
+        return x if self.out_dtype is None else x.astype(self.out_dtype)
+
+    def _pooled(self, tokens, valid, eos):
         if self.kind == "cls":
             return tokens[:, 0]
         if self.kind == "last":
@@ -88,5 +94,6 @@ class Pool(nn.Module):
         x, _ = attention.CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
         if self.mlp_dim:
             y = layer_norm(self.norm_eps, self.dtype, "norm")(x)
-            x = x + Mlp(self.mlp_dim, self.activation, std, self.dtype, name="mlp")(y)
+            y = Mlp(self.mlp_dim, self.activation, std, self.dtype, out_dtype=self.out_dtype, name="mlp")(y)
+            x = x.astype(y.dtype) + y
         return x[:, 0] if self.queries == 1 else x
