@@ -38,6 +38,7 @@ def get_config(arg: str = ""):
         on_scenes(config, steps=args.steps or 220, scan=True)
         return config
     config.name = args.variant
+    config.model.init = "albef"
     config.batch_size = 512
     config.steps = args.steps or 30 * 5_100_000 // 512
     config.model.text.dropout = config.model.fusion.dropout = 0.1

@@ -35,6 +35,7 @@ def get_config(arg: str = ""):
         on_scenes(config, steps=args.steps or 400)
         return config
     config.name = args.variant
+    config.model.init = "open_clip"
     config.batch_size = 90_112
     config.steps = args.steps or 13_000_000_000 // 90_112
     config.loss.impl = "ring"

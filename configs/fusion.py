@@ -46,6 +46,7 @@ def get_config(arg: str = ""):
         config.model = ConfigDict(
             dict(
                 kind="fused",
+                init="openai",
                 encoders={name: ENCODERS[name] for name in names},
                 fusion=fusion,
                 classes=8,

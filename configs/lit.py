@@ -5,7 +5,7 @@ Command:
       --config.data.train=pairs:captions.tsv
 What is locked: the image tower and its projection; they leave differentiation, the clipping norm and the optimizer
   state. Their weights come from `init_from`: a mmjax workdir, or weights of OpenCLIP, Hugging Face or big_vision, with
-  the same image tower.
+  the same image tower. big_vision's file starts the text tower from BERT; here it is drawn as big_vision draws others.
 Recipe: big_vision's siglip_lit_coco.py: learning rate 1e-3, weight decay 0.01, gradients clipped at 1, batch 512, 5,000
   steps, with the softmax loss; lengthen for more data. Images are squashed to a square and half of them mirrored.
 Hardware and time: one GPU or one TPU host; not timed here.
@@ -21,6 +21,7 @@ def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/32")
     config = base_config(choose("variant", args.variant, VARIANTS))
     config.name = f"lit {args.variant}"
+    config.model.init = "big_vision"
     config.objectives.itc = 1.0
     config.batch_size = 512
     config.steps = 5000

@@ -11,8 +11,8 @@ Recipe: the answer's tokens alone are predicted. On questions about drawn scenes
 Size for data of your own: variant=prefix_lm-L/14 is LLaVA's layout: OpenAI's CLIP L/14 (`init_from`: its files in any
   format), locked, its last layer but one, and a decoder of GPT-2's shape from scratch, with GPT-2's tokenizer.json
   (Hugging Face: gpt2). As LLaVA-1.5's first stage: 558,128 examples, once, in batches of 256, AdamW 1e-3 without weight
-  decay, 3 % of the steps to warm up. Its second goes on from that run with steps=5197, `--config.batch_size=128
-  --config.optimizer.learning_rate=2e-5 --config.init_paths=.*`.
+  decay, 3 % of the steps to warm up (LLaVA's decoder is a trained one). Its second goes on from that run with
+  steps=5197, `--config.batch_size=128 --config.optimizer.learning_rate=2e-5 --config.init_paths=.*`.
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 7 minutes of training at 190 questions/s beside other runs.
   prefix_lm-L/14 has not been run.
 Expected: 61.2 % VQA accuracy on 2,000 held-out questions (yes/no 50.2 %, number 79.0 %, other 61.2 %).
@@ -43,6 +43,7 @@ def get_config(arg: str = ""):
         config.model.prefix_text = True
         on_scenes(config, steps=args.steps or 600, data="questions")
         return config
+    config.model.init = "llava"
     config.batch_size = 256
     config.steps = args.steps or 558_128 // 256
     config.optimizer.learning_rate = 1e-3

@@ -11,7 +11,7 @@ Recipe: weights {itc: 1, itm: 1, caption: 1}; the image tower comes from `init_f
 Size for data of your own: variant=qformer-B is BLIP-2's, over an image tower of ViT-g's shape, with BERT's
   tokenizer.json (Hugging Face: bert-base-uncased): 250,000 steps of 1,680 pairs, AdamW (0.9, 0.98), 1e-4 after 2,000
   steps of warm-up, weight decay 0.05, smoothing 0.1 of contrast and captions, texts of 32 tokens, random crops and
-  flips.
+  flips. BLIP-2's Q-Former starts from BERT; this one from scratch, its queries' MLPs as copies of the text's.
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 14 minutes of training at 31 pairs/s beside other runs, after
   two of compiling. qformer-B has not been run.
 Expected: matching 95.1 % on negatives drawn by similarity among 128 held-out pairs, 74.4 % on the most similar of
@@ -43,6 +43,7 @@ def get_config(arg: str = ""):
         on_scenes(config, steps=args.steps or 200)
         return config
     config.name = args.variant
+    config.model.init = "blip2"
     config.batch_size = 1680
     config.steps = args.steps or 250_000
     config.model.text.dropout = 0.1

@@ -8,6 +8,7 @@ Tokenizer: SigLIP's is the SentencePiece model c4_en with 32,000 ids (pip instal
   file.
 Recipe: the paper's as far as it is public: batch 32,768, learning rate 1e-3, Adam's b2 0.95, weight decay 1e-4, 20,000
   steps of warm-up, cosine to zero, 40e9 examples, scale 10 and bias -10 at the start, images squashed to a square.
+  Parameters start as big_vision's.
 Hardware and time: the model cards say 16 TPU v4 chips for 3 days. mmjax has not been timed on a pod.
 Expected: ImageNet zero-shot top-1 76.0 % for B/16 is Google's on WebLI, which is not public. mmjax has run this at toy
   size only.
@@ -28,6 +29,7 @@ def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/16", tokenizer="c4_en.model")
     config = base_config(SIZES[choose("variant", args.variant, SIZES)])
     config.name = f"siglip {args.variant}"
+    config.model.init = "big_vision"
     config.objectives.sigmoid = 1.0
     config.batch_size = 32_768
     config.steps = 40_000_000_000 // 32_768

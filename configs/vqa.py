@@ -14,7 +14,7 @@ Recipe: on questions about drawn scenes, the captioner that configs/captioner.py
   tiny-captioner, tiny-albef and tiny-vilt are smaller still, for a trial.
 Size for VQA v2: variant=vilt-B/32 with 3,129 answers, as ViLT is fine-tuned: 10 epochs of 443,757 questions in batches
   of 256, AdamW (0.9, 0.98, 1e-8), 1e-4 and ten times that for the new head, falling linearly after a tenth of the
-  steps, weight decay 0.01, dropout 0.1.
+  steps, weight decay 0.01, dropout 0.1. `init_from` is a run of configs/vilt.py; the head alone is new.
 Hardware and time: two cores of a shared 2.5 GHz Xeon, 4 minutes of training at 280 questions/s, after the captioner's
   4. vilt-B/32 has not been run.
 Expected: 90.6 % VQA accuracy on 2,000 held-out questions (yes/no 79.5 %, number 90.8 %, other 95.5 %);
@@ -55,6 +55,7 @@ def get_config(arg: str = ""):
         on_scenes(config, steps=args.steps or 300, data="questions", scan=True)
         return config
     config.model.answers = args.answers or 3129
+    config.model.init = "vilt"
     config.batch_size = 256
     config.steps = args.steps or 10 * 443_757 // 256
     config.model.image.dropout = config.model.text.dropout = 0.1

@@ -33,6 +33,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.batch_size = 1024  # pairs per update over all devices
     config.microbatch = 1  # pieces the model runs in, one after the other; the loss always sees the whole batch
     config.model = variants.variant(variant)  # see mmjax/models/variants.py
+    config.model.init = "openai"  # whose rule fresh parameters are drawn by; see mmjax/models/initialisation.py
     # Weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}, CoCa {itc: 1, caption: 2}, ALBEF {itc: 1, itm: 1, mlm: 1}.
     config.objectives = dict(
         itc=0.0,  # softmax contrast of images and texts
@@ -367,7 +368,7 @@ def from_json(text: str) -> ConfigDict:
     config.data.resize_on = "host"
     with config.unlocked(), config.ignore_type():
         if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
-            config.model = ConfigDict()  # another kind of model has other fields
+            config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
         _update(config, stored)
     return config.lock()
 

@@ -32,7 +32,7 @@ def config(name, **changes):
         result = config_lib.load_recipe(f"fusion:kind={name.removeprefix('fusion:')}")
     else:
         result = config_lib.base_config(name)
-        result.objectives.update(WEIGHTS[name])
+        result.objectives.update(WEIGHTS.get(name, {}))
         result.precision = "float32"
         if name != "tiny":
             result.data.tokenizer = "words:shapes"

@@ -40,7 +40,8 @@ def param_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 @functools.lru_cache(maxsize=8)
 def _param_shapes(settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     settings = json.loads(settings)
-    settings.pop("max_logit_scale", None)
+    for field in ("max_logit_scale", "init"):  # of training
+        settings.pop(field, None)
     model = two_tower.TwoTower(**settings)
     side = settings["image"]["image_size"]
     inputs = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import ml_collections
 
 from mmjax.errors import UserError, choose
-from mmjax.models import build, language, parts
+from mmjax.models import build, initialisation, language, parts
 from mmjax.nn import attention, layer_loop, pool, transformer
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
@@ -37,6 +37,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     """
     model = config.model
     kind = choose("model.kind", model.get("kind", "two_tower"), build.KINDS)
+    initialisation.check(model.to_dict())
     found = dict(_parts("model", model))
     for field, part in found.items():
         _check_part(field, part)

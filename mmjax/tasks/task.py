@@ -18,7 +18,7 @@ from mmjax import generation
 from mmjax.data import images as images_lib
 from mmjax.data import tokenizers
 from mmjax.errors import UserError, choose
-from mmjax.models import build
+from mmjax.models import build, initialisation
 from mmjax.nn import attention, resize
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.additive import TokenLoss
@@ -87,6 +87,7 @@ class Task:
         top = settings.pop("max_logit_scale", None)
         self.max_log_scale = None if top is None else math.log(top)
         hidden = settings.pop("modality_dropout", 0.0)
+        self.init_rule = settings.pop("init", initialisation.OPENAI)
         dtype = DTYPES[choose("precision", config.precision, DTYPES)]
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         self.kernels = {
@@ -160,7 +161,8 @@ class Task:
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""
-        return self.model.init(key, *self._example())["params"]
+        params = self.model.init(key, *self._example())["params"]
+        return initialisation.initialise(self.init_rule, params, self.model_settings, key)
 
     def _example(self) -> tuple[Any, ...]:
         """Arguments of a call that touches every parameter."""

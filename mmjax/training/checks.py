@@ -26,8 +26,8 @@ _STRUCTURE = (
 )
 # Rates may change in a resumed run as long as they stay on or off.
 _ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
-# How a model is run, not what it is: parameters are stored alike.
-_EXECUTION = ("scan", "remat", "remat_keep", "patch_dropout", "dropout", "drop_path", "modality_dropout")
+# How a model began and how it is run, not what it is: parameters are stored alike.
+_EXECUTION = ("init", "scan", "remat", "remat_keep", "patch_dropout", "dropout", "drop_path", "modality_dropout")
 _SIZES = (
     *("width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "vocab_size", "context_length", "embed_dim"),
     *("queries", "pool_heads", "classes", "frames", "steps", "mel_bins", "patch_length", "tubelet_frames"),

@@ -1,0 +1,334 @@
+"""How fresh parameters are drawn: `model.init` names the library or the model whose rule it is.
+
+Each rule is a table of path patterns. A parameter is drawn by the first pattern that matches its whole path, from a
+random key of its own, so that one more parameter changes no other; layers that are stored stacked are drawn one by one.
+"""
+
+import dataclasses
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Key
+
+from mmjax.errors import UserError, choose
+from mmjax.parallel import partition
+
+OPENAI = "openai"
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter, as a rule sees it.
+
+    Attributes:
+      path: such as `image/transformer/layers/mlp/fc1/kernel`.
+      shapes: of all parameters by path; of one layer where layers are stacked.
+      model: the model's settings.
+    """
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]]
+    model: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, of one layer."""
+        return self.shapes[self.path]
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs of the linear map that it is the kernel or the bias of."""
+        kernel = self._kernel
+        return kernel[0] if self._is_projection else math.prod(kernel[:-1])
+
+    @property
+    def fan_out(self) -> int:
+        """Outputs of that map; queries, keys and values are maps of their own."""
+        kernel = self._kernel
+        return math.prod(kernel[-2:]) if self._is_projection else kernel[-1]
+
+    @property
+    def tower(self) -> Mapping[str, Any]:
+        """Settings of the tower or decoder that it is in, or whose head it is in."""
+        return self.model[re.split("[/_]", self.path)[0]]
+
+    def near(self, name: str) -> tuple[int, ...] | None:
+        """Shape of another parameter by its path from the module that holds this one's module; None without one."""
+        return self.shapes.get("/".join([*self.path.split("/")[:-2], name]))
+
+    @property
+    def _kernel(self):
+        return self.shapes[self.path.removesuffix("bias").removesuffix("kernel") + "kernel"]
+
+    @property
+    def _is_projection(self):
+        """Whether it maps to queries, keys or values: [inputs, ..., heads, width of a head]."""
+        return re.fullmatch(r".*attention/(qkv|q|kv)/\w+", self.path) is not None
+
+
+Rule = Callable[[Parameter], Initializer | None]  # None: as the model's own modules have it
+Rules = tuple[tuple[str, Rule], ...]
+
+
+# -- distributions -----------------------------------------------------------------------------------------------------
+
+
+def zeros(_: Parameter) -> Initializer:
+    """Zeros."""
+    return nn.initializers.zeros
+
+
+def normal(std: float) -> Rule:
+    """A normal distribution of one standard deviation for all sizes."""
+    return lambda _: nn.initializers.normal(std)
+
+
+def normal_of(std: Callable[[Parameter], float]) -> Rule:
+    """A normal distribution whose standard deviation follows from sizes."""
+    return lambda p: nn.initializers.normal(std(p))
+
+
+def _uniform(bound: float) -> Initializer:
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def torch_linear(p: Parameter) -> Initializer:
+    """PyTorch's default of linear maps and convolutions, kernel and bias: uniform within 1 / sqrt(inputs)."""
+    return _uniform(p.fan_in**-0.5)
+
+
+def torch_attention(p: Parameter) -> Initializer:
+    """`torch.nn.MultiheadAttention`'s projections: Xavier uniform.
+
+    Queries, keys and values are one matrix of three times the outputs, but where the memory has a width of its own.
+    """
+    query, memory = p.near("q/kernel"), p.near("kv/kernel")
+    fused = query is None or query[0] == memory[0]
+    return _uniform(math.sqrt(6 / (p.fan_in + (3 if fused else 1) * p.fan_out)))
+
+
+def xavier_uniform(p: Parameter) -> Initializer:
+    """Xavier uniform of each map, as flax draws the kernels of its attention."""
+    return _uniform(math.sqrt(6 / (p.fan_in + p.fan_out)))
+
+
+def lecun_normal(p: Parameter) -> Initializer:
+    """LeCun normal, cut off at two standard deviations: flax's default of dense layers and convolutions."""
+    std = p.fan_in**-0.5 / 0.87962566103423978  # of what is cut off
+    return nn.initializers.truncated_normal(std)
+
+
+# -- families: the rule of a tower, or of all of them ------------------------------------------------------------------
+
+_WIDTH = normal_of(lambda p: p.shape[-1] ** -0.5)
+_TOWER = normal_of(lambda p: p.tower["width"] ** -0.5)
+# Residual branches shrink with depth.
+_RESIDUAL = normal_of(lambda p: p.tower["width"] ** -0.5 * (2 * p.tower["depth"]) ** -0.5)
+
+_TORCH: Rules = (
+    (r".*attention/(qkv|q|kv)/kernel", torch_attention),
+    (r".*attention/\w+/bias", zeros),
+    (r".*(kernel|bias)", torch_linear),
+)
+
+# open_clip 3.3, transformer.py. `VisionTransformer.init_parameters` does nothing: its layers are as PyTorch has them.
+_OPEN_CLIP_IMAGE: Rules = (
+    (r"image/(class_token|position_embedding)", _WIDTH),
+    (r"image.*/probe", normal(1.0)),
+    (r"image.*projection/kernel", _TOWER),
+    (r"image.*projection/bias", zeros),
+    *_TORCH,
+)
+# `TextTransformer.init_parameters`, OpenAI's, which leaves the biases of the MLP as PyTorch has them.
+_OPEN_CLIP_TEXT: Rules = (
+    (r"text/token_embedding", normal(0.02)),
+    (r"text/position_embedding|text_class_token", normal(0.01)),
+    (r"text/.*attention/qkv/kernel", _TOWER),
+    (r"text/.*(attention/out|mlp/fc2)/kernel", _RESIDUAL),
+    (r"text/.*mlp/fc1/kernel", normal_of(lambda p: (2 * p.tower["width"]) ** -0.5)),
+    (r"text.*/probe", normal(1.0)),
+    (r"text.*projection/kernel", _TOWER),
+    (r"text.*projection/bias", zeros),
+    *_TORCH,
+)
+# Nothing calls `MultimodalTransformer.init_parameters`, so the layers of CoCa's decoder are as PyTorch has them. There,
+# the map to words is left uninitialised (`torch.empty`); here it is drawn as that function would draw it.
+_OPEN_CLIP_DECODER: Rules = (
+    (r"decoder_head/kernel", normal_of(lambda p: p.model["text"]["width"] ** -0.5)),
+    *_TORCH,
+)
+
+
+def _patches_alone(p: Parameter) -> Initializer:
+    """Position tables of big_vision, where the class token has no position: here, one of zeros."""
+    draw = _WIDTH(p)
+    if not (p.path.startswith("image/") and p.tower.get("class_token")):
+        return draw
+    return lambda *args: draw(*args).at[0].set(0)
+
+
+# big_vision, models/vit.py and models/proj/image_text/text_transformer.py; heads as with head_zeroinit=False.
+_BIG_VISION: Rules = (
+    (r"(image|text)/position_embedding", _patches_alone),
+    (r"text/token_embedding", _WIDTH),  # flax's `Embed`
+    (r"image/class_token", zeros),
+    (r".*/probe", lambda p: _uniform(math.sqrt(6 / (1 + p.shape[-1])))),  # of [1, 1, D]
+    (r".*attention/\w+/kernel", xavier_uniform),
+    (r".*mlp/\w+/kernel", xavier_uniform),
+    (r".*mlp/\w+/bias", normal(1e-6)),
+    (r".*kernel", lecun_normal),
+    (r".*bias", zeros),
+)
+
+# timm 1.0.31, `VisionTransformer.init_weights`. It cuts its normal distributions off at 100 standard deviations.
+_TIMM: Rules = (
+    (r".*/position_embedding", normal(0.02)),
+    (r".*/class_token", normal(1e-6)),
+    (r".*/mask_token", zeros),
+    (r".*patch_embed/(kernel|bias)", torch_linear),
+    (r".*kernel", normal(0.02)),
+    (r".*bias", zeros),
+)
+
+
+def _without_padding(std: float) -> Rule:
+    """An embedding whose row of padding, 0 for BERT, is zero: `torch.nn.Embedding` with `padding_idx`."""
+    return lambda _: lambda *args: nn.initializers.normal(std)(*args).at[0].set(0)
+
+
+# transformers, `PreTrainedModel._init_weights`.
+_NORMAL: Rules = ((r".*bias", zeros), (r".*", normal(0.02)))
+_BERT: Rules = ((r"text/token_embedding", _without_padding(0.02)), *_NORMAL)
+# transformers, `GPT2PreTrainedModel._init_weights`: what is added to the residual stream shrinks with depth.
+_GPT2: Rules = (
+    (r".*(attention/out|mlp/fc2)/kernel", normal_of(lambda p: 0.02 * (2 * p.tower["depth"]) ** -0.5)),
+    *_NORMAL,
+)
+
+# What every family leaves as it is: norms are the identity, and scale and bias of logits are settings.
+_COMMON: Rules = ((r"logit_(scale|bias)|(.*[/_])?norm[^/]*/(scale|bias)|.*/[qk]_norm/scale", lambda _: None),)
+
+
+# -- what `model.init` may be ------------------------------------------------------------------------------------------
+
+
+class Scheme(NamedTuple):
+    """The rule of a whole model.
+
+    Attributes:
+      kinds: of model that have it.
+      families: (path pattern, rules) pairs, first match wins.
+      same: (path pattern, replacement) pairs: parameters that are drawn like another one, number by number.
+    """
+
+    kinds: tuple[str, ...]
+    families: tuple[tuple[str, Rules], ...]
+    same: tuple[tuple[str, str], ...] = ()
+
+
+# `openai` is what the modules of `mmjax.nn` and `mmjax.models` draw: all towers like OpenAI's text tower.
+SCHEMES: dict[str, Scheme] = {
+    "open_clip": Scheme(
+        ("two_tower", "coca"),
+        ((r"image.*", _OPEN_CLIP_IMAGE), (r"text.*", _OPEN_CLIP_TEXT), (r"decoder.*", _OPEN_CLIP_DECODER)),
+    ),
+    "big_vision": Scheme(("two_tower",), ((r".*", _BIG_VISION),)),
+    "bert": Scheme(
+        ("two_tower", "coca", "albef", "vilt", "qformer", "captioner", "prefix_lm"),
+        ((r".*", _BERT),),
+    ),
+    # ALBEF (models/model_pretrain.py): what is neither DeiT's nor BERT's is a plain linear layer. ViLT's answers.
+    "albef": Scheme(
+        ("albef",),
+        ((r"image/.*", _TIMM), (r"(text|fusion)/.*|answer_head/.*", _BERT), (r".*", _TORCH)),
+    ),
+    # ViLT (modules/vilt_module.py): BERT's distributions all over, also for padding, around timm's layers.
+    "vilt": Scheme(("vilt",), ((r"image/.*", _TIMM), (r".*", _NORMAL))),
+    # BLIP-2's first stage (LAVIS, blip2_qformer.py): the queries' MLPs start as copies of the text's.
+    "blip2": Scheme(
+        ("qformer",),
+        ((r"image/.*", _TIMM), (r"text/.*|queries|answer_head/.*", _BERT), (r".*", _TORCH)),
+        same=((r"(text/.*/)mlp/", r"\1segment1_mlp/"),),
+    ),
+    "blip": Scheme(("captioner",), ((r"image/.*", _TIMM), (r".*", _BERT))),
+    "vit_gpt2": Scheme(("captioner",), ((r"image/.*", _TIMM), (r".*", _GPT2))),
+    # LLaVA's connector is two plain linear layers; its image tower is CLIP's.
+    "llava": Scheme(
+        ("prefix_lm",),
+        ((r"image/.*", _OPEN_CLIP_IMAGE), (r"text/.*", _GPT2), (r".*", _TORCH)),
+    ),
+}
+
+
+def check(model: Mapping[str, Any]) -> None:
+    """Checks that the rule that a model's settings name exists, and is one for this kind of model.
+
+    Raises:
+      UserError: it does not, or is not; those that are, are listed.
+    """
+    name, kind = model.get("init", OPENAI), model.get("kind", "two_tower")
+    choose("model.init", name, [OPENAI, *SCHEMES])
+    lstm = model.get("decoder") == "lstm"
+    serving = [OPENAI, *(each for each, scheme in SCHEMES.items() if kind in scheme.kinds and not lstm)]
+    if name not in serving:
+        model_kind = f"model.kind={kind!r}" + " with model.decoder='lstm'" * lstm
+        raise UserError(f"model.init={name!r} has no rule for {model_kind}; choose one of: {', '.join(serving)}")
+
+
+def initialise(name: str, params: Any, model: Mapping[str, Any], key: Key[Array, ""]) -> Any:
+    """Draws a model's parameters by the rule of a name.
+
+    Under `jit` nothing is computed of what it replaces.
+
+    Args:
+      name: `openai`, which changes nothing, or one of `SCHEMES`.
+      params: as the model's modules draw them.
+      model: the model's settings.
+      key: random key.
+
+    Raises:
+      ValueError: the rule does not say how one of the parameters is drawn.
+    """
+    if name == OPENAI:
+        return params
+    scheme = SCHEMES[name]
+    leaves = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    shapes = {path: leaf.shape[_is_stacked(path) :] for path, leaf in leaves.items()}
+
+    def draw(path, leaf):
+        parameter = Parameter(path, shapes, model)
+        rule = _rule(scheme, parameter)
+        if rule is None:
+            raise ValueError(f"model.init={name!r} does not say how {path} is drawn")
+        initializer = rule(parameter)
+        if initializer is None:
+            return leaf
+        for pattern, replacement in scheme.same:
+            path = re.sub(f"^{pattern}", replacement, path)
+        parameter_key = jax.random.fold_in(key, jnp.uint32(zlib.crc32(path.encode())))
+        if not _is_stacked(path):
+            return initializer(parameter_key, leaf.shape, leaf.dtype)
+        # One layer after the other: drawing takes memory beside the result's.
+        one = lambda layer_key: initializer(layer_key, leaf.shape[1:], leaf.dtype)
+        return jax.lax.map(one, jax.random.split(parameter_key, leaf.shape[0]))
+
+    return partition.map_with_path(draw, params)
+
+
+def _is_stacked(path: str) -> bool:
+    """Whether a parameter's first axis counts layers."""
+    return re.search(r"(^|/)(cross_)?layers/", path) is not None
+
+
+def _rule(scheme: Scheme, parameter: Parameter) -> Rule | None:
+    """The first rule for a parameter; None where there is none."""
+    matching = lambda table: (value for pattern, value in table if re.fullmatch(pattern, parameter.path))
+    family = next(matching(scheme.families), ())
+    return next(matching((*_COMMON, *family)), None)
