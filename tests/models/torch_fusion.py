@@ -259,7 +259,7 @@ def _image(w):
         "patch_embed": _patches(w, "embeddings.patch_embedding"),
         "class_token": w["embeddings.class_embedding"][0, 0],
         "position_embedding": w["embeddings.position_embedding"][0],
-        "transformer": {"layers": stacked([layer(w.below(f"encoder.layers.{i}.")) for i in range(DEPTH)])},
+        "transformer": {"layers": stacked([layer(each) for each in w.each("encoder.layers")])},
         "norm": w.norm("post_layernorm"),
     }
 
@@ -273,7 +273,7 @@ def bert_params(arrays):
     w = Weights(arrays)
     stack = _embeddings(w.below("bert.embeddings.")) | _mlm_head(w.below("cls.predictions."))
     stack["head_bias"] = w["cls.predictions.bias"]
-    stack["transformer"] = {"layers": stacked([_layer(w.below(f"bert.encoder.layer.{i}.")) for i in range(DEPTH)])}
+    stack["transformer"] = {"layers": stacked([_layer(each) for each in w.each("bert.encoder.layer")])}
     return stack, {"dense": w.dense("bert.pooler.dense")}, {"dense": w.dense("cls.seq_relationship")}
 
 
@@ -283,7 +283,7 @@ def albef_params(arrays):
     return {
         "image": _image(w.below("vision_model.")),
         "text": text,
-        "fusion": {"layers": stacked([_layer(w.below(f"fusion.layer.{i}."), cross="self") for i in range(DEPTH)])},
+        "fusion": {"layers": stacked([_layer(each, cross="self") for each in w.each("fusion.layer")])},
         "image_projection": w.dense("vision_projection"),
         "text_projection": w.dense("text_projection"),
         "logit_scale": np.float32(0),
@@ -318,7 +318,7 @@ def vilt_params(arrays):
             "class_token": base["embeddings.cls_token"][0, 0],
             "mask_token": np.zeros(WIDTH, np.float32),
             "position_embedding": base["embeddings.position_embeddings"][0],
-            "transformer": {"layers": stacked([layer(base.below(f"encoder.layer.{i}.")) for i in range(DEPTH)])},
+            "transformer": {"layers": stacked([layer(each) for each in base.each("encoder.layer")])},
             "norm": base.norm("layernorm"),
         },
         "text": _embeddings(base.below("embeddings.text_embeddings."))

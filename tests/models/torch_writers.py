@@ -181,6 +181,12 @@ class Weights:
     def below(self, prefix):
         return Weights(self.arrays, self.prefix + prefix)
 
+    def each(self, name):
+        """Those of every layer of a list."""
+        prefix = f"{self.prefix}{name}."
+        count = len({key.removeprefix(prefix).split(".")[0] for key in self.arrays if key.startswith(prefix)})
+        return [Weights(self.arrays, f"{prefix}{i}.") for i in range(count)]
+
     def matrix(self, name, transposed=True):
         """[in, out]; `torch.nn.Linear` has it the other way round, GPT-2 does not."""
         return self[name + ".weight"].T if transposed else self[name + ".weight"]
@@ -245,7 +251,7 @@ def blip_params(arrays):
         },
         "class_token": vision["embeddings.class_embedding"][0, 0],
         "position_embedding": vision["embeddings.position_embedding"][0],
-        "transformer": {"layers": stacked([image_layer(vision.below(f"encoder.layers.{i}.")) for i in range(DEPTH)])},
+        "transformer": {"layers": stacked([image_layer(each) for each in vision.each("encoder.layers")])},
         "norm": vision.norm("post_layernorm"),
     }
     bert, head = decoder.below("bert."), decoder.below("cls.predictions.")
@@ -253,7 +259,7 @@ def blip_params(arrays):
         "token_embedding": bert["embeddings.word_embeddings.weight"],
         "position_embedding": bert["embeddings.position_embeddings.weight"],
         "norm_embed": bert.norm("embeddings.LayerNorm"),
-        "transformer": {"layers": stacked([text_layer(bert.below(f"encoder.layer.{i}.")) for i in range(DEPTH)])},
+        "transformer": {"layers": stacked([text_layer(each) for each in bert.each("encoder.layer")])},
         "head_dense": head.dense("transform.dense"),
         "head_norm": head.norm("transform.LayerNorm"),
         "head_bias": head["bias"],
@@ -289,7 +295,7 @@ def gpt2_params(arrays, prefix="transformer."):
     return {
         "token_embedding": w["wte.weight"],
         "position_embedding": w["wpe.weight"],
-        "transformer": {"layers": stacked([layer(w.below(f"h.{i}.")) for i in range(DEPTH)])},
+        "transformer": {"layers": stacked([layer(each) for each in w.each("h")])},
         "norm": w.norm("ln_f"),
     }
 
@@ -315,7 +321,7 @@ def llava_params(arrays):
             "class_token": w["embeddings.class_embedding"],
             "position_embedding": w["embeddings.position_embedding.weight"],
             "norm_pre": w.norm("pre_layrnorm"),
-            "transformer": {"layers": stacked([layer(w.below(f"encoder.layers.{i}.")) for i in range(DEPTH)])},
+            "transformer": {"layers": stacked([layer(each) for each in w.each("encoder.layers")])},
             "norm": w.norm("post_layernorm"),
         },
         "connector": {"fc1": projector.dense("linear_1"), "fc2": projector.dense("linear_2")},
@@ -340,23 +346,29 @@ def coca_params(arrays):
 
     def crossing(w):
         kernel, bias = w["attn.in_proj_weight"].T, w["attn.in_proj_bias"]
+        width = len(kernel)
         return {
             "norm_cross": w.norm("ln_1"),
             "norm_memory": w.norm("ln_1_kv"),
             "cross_attention": {
-                "q": split_heads(kernel[:, :WIDTH], bias[:WIDTH], 1),
-                "kv": split_heads(kernel[:, WIDTH:], bias[WIDTH:], 2),
+                "q": split_heads(kernel[:, :width], bias[:width], 1),
+                "kv": split_heads(kernel[:, width:], bias[width:], 2),
                 "out": w.heads_out("attn.out_proj"),
             },
             "norm_cross_mlp": w.norm("ln_2"),
             "cross_mlp": {"fc1": w.dense("mlp.c_fc"), "fc2": w.dense("mlp.c_proj")},
         }
 
-    tower = lambda w: {"layers": stacked([block(w.below(f"transformer.resblocks.{i}.")) for i in range(DEPTH)])}
-    both = [block(decoder.below(f"resblocks.{i}.")) | crossing(decoder.below(f"cross_attn.{i}.")) for i in range(DEPTH)]
-    pool, embed = visual.below("attn_pool."), COCA["embed_dim"]
-    bias = pool["attn.in_proj_bias"]
-    keys_values = np.concatenate([pool["attn.k_proj_weight"].T, pool["attn.v_proj_weight"].T], axis=1)
+    tower = lambda w: {"layers": stacked([block(each) for each in w.each("transformer.resblocks")])}
+    layers = zip(decoder.each("resblocks"), decoder.each("cross_attn"), strict=True)
+    both = [block(own) | crossing(cross) for own, cross in layers]
+    pool = visual.below("attn_pool.")
+    embed, bias = pool["query"].shape[1], pool["attn.in_proj_bias"]
+    if "visual.attn_pool.attn.in_proj_weight" in arrays:  # an image tower as wide as the embeddings
+        query, key, value = np.split(pool["attn.in_proj_weight"], 3)
+    else:
+        query, key, value = (pool[f"attn.{name}_proj_weight"] for name in "qkv")
+    keys_values = np.concatenate([key.T, value.T], axis=1)
     return {
         "image": {
             "patch_embed": {"kernel": visual["conv1.weight"].transpose(2, 3, 1, 0)},
@@ -370,7 +382,7 @@ def coca_params(arrays):
             "norm_query": pool.norm("ln_q"),
             "norm_memory": pool.norm("ln_k"),
             "attention": {
-                "q": split_heads(pool["attn.q_proj_weight"].T, bias[:embed], 1),
+                "q": split_heads(query.T, bias[:embed], 1),
                 "kv": split_heads(keys_values, bias[embed:], 2),
                 "out": pool.heads_out("attn.out_proj"),
             },
