@@ -191,7 +191,7 @@ _BIG_VISION: Rules = (
 _TIMM: Rules = (
     (r".*/position_embedding", normal(0.02)),
     (r".*/class_token", normal(1e-6)),
-    (r".*/mask_token", zeros),
+    (r".*/mask_token", zeros),  # transformers' ViT; timm has none
     (r".*patch_embed/(kernel|bias)", torch_linear),
     (r".*kernel", normal(0.02)),
     (r".*bias", zeros),

@@ -232,6 +232,20 @@ def test_layers_differ_and_more_parameters_change_no_others():
 
 
 @pytest.mark.full
+def test_what_the_modules_would_draw_is_not_computed():
+    """The compiler drops it: the arithmetic is that of the rule alone."""
+    task = kinds.task(kinds.config("tiny", **SIZES, **WORDS, model__init="open_clip"))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+
+    def alone(key):
+        params = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes)
+        return initialisation.initialise("open_clip", params, task.model_settings, key)
+
+    flops = [jax.jit(f).lower(jax.random.key(0)).compile().cost_analysis()["flops"] for f in (task.init, alone)]
+    assert flops[0] == pytest.approx(flops[1], rel=1e-3) and flops[1] > 1e6
+
+
+@pytest.mark.full
 def test_shards_are_parts_of_what_one_device_draws():
     config = kinds.config("tiny-siglip", **SIZES, **SIGLIP)
     config.mesh.update(data=2, fsdp=2, tensor=2)
