@@ -7,7 +7,9 @@ Sizes: variant=B/16 | L/16 | So400m/14 (and tiny, for a trial).
 Tokenizer: SigLIP's is the SentencePiece model c4_en with 32,000 ids (pip install "mmjax[sentencepiece]"); give its
   file.
 Recipe: the paper's as far as it is public: batch 32,768, learning rate 1e-3, Adam's b2 0.95, weight decay 1e-4, 20,000
-  steps of warm-up, cosine to zero, 40e9 examples, scale 10 and bias -10 at the start, images squashed to a square.
+  steps of warm-up, cosine to zero, 40e9 examples, scale 10 and bias -10 at the start, images squashed to a square in
+  training as in evaluation, bicubic and antialiased as Hugging Face and OpenCLIP evaluate SigLIP. big_vision's
+  `resize(224)` takes the four nearest pixels: --config.data.interpolation=bilinear --config.data.antialias=False.
   Parameters start as big_vision's.
 Hardware and time: the model cards say 16 TPU v4 chips for 3 days. mmjax has not been timed on a pod.
 Expected: ImageNet zero-shot top-1 76.0 % for B/16 is Google's on WebLI, which is not public. mmjax has run this at toy

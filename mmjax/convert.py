@@ -121,6 +121,8 @@ def convert(
     )
     for file in files:
         print(f"{file}  {file.stat().st_size:,} bytes")
+    if to != "big_vision" and not loaded.preprocessing.get("antialias", True):
+        print("note: images were resized without antialiasing; these files say bicubic with it, as Google's own do")
     if loaded.tokenizer == "bytes" and loaded.tokenizer_file is None:
         print("note: neither library has the tokenizer 'bytes'; give the model token ids")
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmjax import generation
+from mmjax.data import eval_images, tokenizers
 from mmjax.data import images as image_lib
-from mmjax.data import tokenizers
 from mmjax.data.faults import BadExample
 from mmjax.data.prepare import ModalityPreparer
 from mmjax.errors import UserError, choose
@@ -61,21 +61,16 @@ def _refuse_path(image: Any) -> None:
 
 def _prepare(image: Any, spec: image_lib.ImageSpec) -> np.ndarray:
     if isinstance(image, Image.Image):
-        decoded = _to_rgb(image)
-    else:
-        _refuse_path(image)
-        try:
-            decoded = image_lib.decode(np.asarray(image))
-        except BadExample as error:
-            raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
-    return image_lib.eval_transform(decoded, spec)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        raise UserError(f"images: a PIL image of mode {image.mode!r} has no defined range; convert it to RGB first")
-    return image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA") else image.convert("RGB")
+        if image.mode == "F" or image.mode.startswith("I"):
+            raise UserError(f"images: a PIL image of mode {image.mode!r} has no defined range; convert it to RGB first")
+        if eval_images.RULES[spec.image_rule].upright:
+            image = ImageOps.exif_transpose(image)
+        return eval_images.eval_transform(eval_images.converted(image, spec), spec)
+    _refuse_path(image)
+    try:
+        return eval_images.eval_image(np.asarray(image), spec)
+    except BadExample as error:
+        raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
 
 
 def as_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:

@@ -150,4 +150,6 @@ def _count(shapes: Mapping[str, tuple[int, ...]], wanted: Any = lambda part: Tru
 
 def _describe_images(prepared: Mapping[str, Any]) -> str:
     numbers = "; ".join(f"{name} {[round(x, 4) for x in prepared[name]]}" for name in ("mean", "std"))
-    return f"{prepared['size']} pixels, {prepared['resize']}, {prepared['interpolation']}; {numbers}"
+    how = prepared["interpolation"] + ("" if prepared.get("antialias", True) else " without antialiasing")
+    rule = prepared.get("image_rule", "mmjax")
+    return f"{prepared['size']} pixels, {prepared['resize']}, {how}, by the rule of {rule}; {numbers}"

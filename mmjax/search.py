@@ -141,6 +141,9 @@ class Searcher:
         self.embedder = embed.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
         self.embedder.bind(params)
         spec = {key: getattr(model.image_spec, key) for key in ("size", "resize", "interpolation", "mean", "std")}
+        # An index from before there were others says nothing of these.
+        usual = {"antialias": True, "image_rule": "mmjax"}
+        spec |= {key: value for key in usual if (value := getattr(model.image_spec, key)) != usual[key]}
         self.identity = {
             "name": f"{model.config.name}, {model.pretrained}",
             "params": evaluate.digest(params),

@@ -52,8 +52,10 @@ def test_hugging_face_to_openclip_and_back(tmp_path, capsys):
     first, second, third = (source.open_source(x) for x in (GOLDEN / "hf-clip", tmp_path / "openclip", tmp_path / "hf"))
     assert [x.format for x in (first, second, third)] == ["hf-clip", "openclip", "hf-clip"]
     assert first.settings == second.settings == third.settings
+    rules = [x.preprocessing["image_rule"] for x in (first, second, third)]
+    assert rules == ["huggingface", "open_clip", "huggingface"]  # each is its library's
     for name, value in first.preprocessing.items():
-        assert second.preprocessing[name] == third.preprocessing[name] == value
+        assert name == "image_rule" or second.preprocessing[name] == third.preprocessing[name] == value
     same(arrays(GOLDEN / "hf-clip"), arrays(tmp_path / "hf"))
     theirs = {}
     for file in (GOLDEN / "hf-clip").glob("*.safetensors"):
@@ -69,11 +71,12 @@ def test_openclip_written_again_is_the_same_file(tmp_path):
     assert configs[0]["model_cfg"] == configs[1]["model_cfg"]
 
 
-def test_big_vision_to_hugging_face(tmp_path):
+def test_big_vision_to_hugging_face(tmp_path, capsys):
     """The same model came from Hugging Face: its names, shapes and numbers."""
     convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf")
+    assert "note: images were resized without antialiasing" in capsys.readouterr().out
     want, found = (source.open_source(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
-    assert found.settings == want.settings
+    assert found.settings == want.settings and found.preprocessing["interpolation"] == "bicubic"
     same(arrays(GOLDEN / "hf-siglip"), arrays(tmp_path / "hf"))
 
 
@@ -277,7 +280,7 @@ def test_info(capsys, tmp_path, other):
         "image_size 16, patch_size 8, width 16, depth 2, heads 2, mlp_dim 24, quick_gelu, norm_eps 1e-05, pool cls",
         "vocab_size 40, context_length 7",
         "12 numbers;",
-        "16 pixels, crop, bilinear; mean [0.485, 0.456, 0.406]",
+        "16 pixels, crop, bilinear, by the rule of huggingface; mean [0.485, 0.456, 0.406]",
         "none beside it",
     ):
         assert part in told, part

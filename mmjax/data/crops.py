@@ -13,12 +13,13 @@ from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
 
 from mmjax.data import augment, randaugment
+from mmjax.data.eval_images import central_box
 from mmjax.data.images import (
     MAX_PIXELS,
     RESAMPLING,
     ImageSpec,
-    central_box,
     find_orientation,
+    four_nearest,
     from_array,
     open_file,
     to_rgb,
@@ -89,7 +90,7 @@ def draw(image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, m
         width, height = opened.size
         upright = (height, width) if orientation >= 5 else (width, height)
         box = _stored_box(training_box(*upright, spec, rng), orientation, upright)
-        if jpeg and spec.draft:
+        if jpeg and spec.draft and spec.antialias:  # what libjpeg divides it averages
             box, scale = _draft(opened, box, spec.size)
         yield Drawn(opened, box, orientation, scale)
 
@@ -130,6 +131,8 @@ def _crop(image: Image.Image, box: Box, spec: ImageSpec) -> Image.Image:
     size = spec.size
     if (box[2] - box[0], box[3] - box[1]) == (size, size) and all(x == int(x) for x in box):
         image = image.crop(tuple(int(x) for x in box))
+    elif not spec.antialias:
+        return Image.fromarray(four_nearest(np.asarray(to_rgb(image)), size, size, box))
     else:
         image = image.resize((size, size), RESAMPLING[spec.interpolation], box=box)
     return to_rgb(image)
@@ -164,8 +167,8 @@ def training_box(width: int, height: int, spec: ImageSpec, rng: np.random.Genera
     if spec.train_resize == "squash":
         return 0, 0, width, height
     # Libjpeg divides images of twice the model's side, and devices count in eighths of what is left, see `frames.BOX`.
-    parts = 1 if min(width, height) >= 2 * spec.size else _PARTS
-    return tuple(round(x * parts) / parts for x in central_box(width, height, spec.size))
+    parts = 1 if not spec.antialias or min(width, height) >= 2 * spec.size else _PARTS
+    return tuple(round(x * parts) / parts for x in central_box(width, height, spec))
 
 
 def random_crop_box(width: int, height: int, spec: ImageSpec, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax.data.eval_images import eval_image
 from mmjax.data.faults import BadExample, reason_code
-from mmjax.data.images import ImageSpec, decode, eval_transform
+from mmjax.data.images import ImageSpec
 from mmjax.data.order import (
     GlobalOrder,
     SourceOrder,
@@ -206,7 +207,7 @@ class EvalExamples:
 
         Args:
           source: what to evaluate on.
-          image_spec: images are resized with `eval_transform`.
+          image_spec: images are prepared with `eval_image`.
           threads: that decode ahead when the examples are iterated over; by default one per core.
         """
         self.source = source
@@ -228,7 +229,7 @@ class EvalExamples:
             image = None
             if record.get("image") is not None:
                 with told_where(record):
-                    image = eval_transform(decode(record["image"]), self.image_spec)
+                    image = eval_image(record["image"], self.image_spec)
         except (BadExample, OSError) as error:
             raise UserError(
                 f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"

@@ -1,6 +1,7 @@
-"""Decoding images, and resizing them for evaluation: encoded bytes or arrays -> uint8 [H,W,3].
+"""Decoding images: encoded bytes or arrays -> RGB.
 
-Training's random crops are in `crops`. Pixels stay uint8 here; `MEAN_STD` is applied on the device.
+What training sees of them is in `crops`, what evaluation sees in `eval_images`. Pixels stay uint8 here; `MEAN_STD` is
+applied on the device.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
+IMAGE_RULES = ("mmjax", "open_clip", "huggingface", "big_vision")
 TRAIN_RESIZE = ("crop", "squash", "center")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
@@ -58,17 +60,20 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """How an image becomes a [size, size, 3] array. Recorded in the checkpoint: evaluation depends on the first six.
+    """How an image becomes a [size, size, 3] array. Recorded in the checkpoint, where evaluation finds it.
 
-    The others are of training alone; by default they do nothing, so that a record without them reads as what was done.
+    Fields from `train_resize` on are of training alone. A record without the newer ones reads as what was done then.
 
     Attributes:
       size: side of the square output, in pixels.
       resize: at evaluation, `crop` (shortest side to `size`, then the centre; CLIP) or `squash` (both sides to `size`,
         whatever the aspect ratio; SigLIP).
-      interpolation: `bicubic` or `bilinear`, both antialiased.
+      interpolation: `bicubic` or `bilinear`.
       mean: per-channel mean in [0, 1], subtracted on the device after dividing by 255.
       std: per-channel standard deviation, divided by after that.
+      antialias: whether the filter grows as images shrink; without, `bilinear` takes the four nearest pixels and rounds
+        down, see `four_nearest`.
+      image_rule: at evaluation, whose rule orientation, conversion and centre crop follow, see `eval_images.RULES`.
       train_resize: in training, `crop` (a random part of the image, whose shape is then lost; CLIP), `squash` (all of
         it, resized to the square; SigLIP) or `center` (its middle): as evaluation's `squash` and `crop` do it.
       crop_scale: of `crop`: range of the part's area as a fraction of the image's.
@@ -89,6 +94,8 @@ class ImageSpec:
     interpolation: str = "bicubic"
     mean: Sequence[float | int] = MEAN_STD["clip"][0]
     std: Sequence[float | int] = MEAN_STD["clip"][1]
+    antialias: bool = True
+    image_rule: str = "mmjax"
     train_resize: str = "crop"
     crop_scale: Sequence[float | int] = (0.9, 1.0)
     crop_ratio: Sequence[float | int] = (3 / 4, 4 / 3)
@@ -108,6 +115,12 @@ class ImageSpec:
         choose("data.resize", self.resize, ("crop", "squash"))
         choose("data.train_resize", self.train_resize, TRAIN_RESIZE)
         choose("data.interpolation", self.interpolation, RESAMPLING)
+        choose("data.image_rule", self.image_rule, IMAGE_RULES)
+        if not self.antialias and self.interpolation != "bilinear":
+            raise UserError(
+                f"data.antialias=False goes with data.interpolation='bilinear' alone, and it is {self.interpolation!r};"
+                " set that, or leave antialias true"
+            )
         if self.size < 1:
             raise UserError(f"image size {self.size} is not positive; set model.image.image_size to 1 or more")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -206,8 +219,8 @@ def _check_size(opened: Image.Image, image: bytes, max_pixels: int) -> None:
             raise BadExample("corrupt", f"{scans} scans")
 
 
-def from_array(array: np.ndarray) -> Image.Image:
-    """An array as `decode` takes it, as RGB."""
+def from_array(array: np.ndarray, *, convert: bool = True) -> Image.Image:
+    """An array as `decode` takes it, as RGB; or as it is, L, RGB or RGBA."""
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
@@ -215,7 +228,7 @@ def from_array(array: np.ndarray) -> Image.Image:
     if 0 in array.shape:
         raise BadExample("empty", f"array {list(array.shape)} without pixels")
     image = Image.fromarray(np.ascontiguousarray(array))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" or not convert else image.convert("RGB")
 
 
 def find_orientation(image: Image.Image) -> int:
@@ -251,43 +264,42 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# -- evaluation --------------------------------------------------------------------------------------------------------
+# -- resizing without antialiasing -------------------------------------------------------------------------------------
 
 
-def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
-    """Resizes for evaluation, with the rounding of torchvision's `Resize(size)` and `CenterCrop(size)`.
+def four_nearest(
+    pixels: UInt8[np.ndarray, "H W 3"],
+    width: int,
+    height: int,
+    box: tuple[float, float, float, float] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resizes bilinearly from the four nearest pixels, however much smaller the result is, and rounds down.
 
-    An image that already has the target size comes back unchanged. A ribbon whose long side would come out too long for
-    the memory is resized within the crop alone, the same up to rounding.
+    That is TensorFlow's `tf.image.resize`, to uint8, which is big_vision's `resize`: nothing is averaged, so that what
+    is finer than the result's pixels aliases.
+
+    Args:
+      pixels: of the image.
+      width, height: of the result.
+      box: left, top, right, bottom of what is resized, in whole pixels; None for all.
     """
-    size, resampling = spec.size, RESAMPLING[spec.interpolation]
-    width, height = image.size
-    if (width, height) == (size, size):
-        return np.asarray(image)
-    if spec.resize == "squash":
-        return np.asarray(image.resize((size, size), resampling))
-    new_width, new_height = shortest_to(width, height, size)
-    if new_width * new_height > MAX_PIXELS:
-        return np.asarray(image.resize((size, size), resampling, box=central_box(width, height, size)))
-    if (width, height) != (new_width, new_height):
-        image = image.resize((new_width, new_height), resampling)
-    left, top = (central_start(side, size) for side in (new_width, new_height))
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    if box is not None:
+        left, top, right, bottom = (round(x) for x in box)
+        pixels = pixels[top:bottom, left:right]
+    (above, below, y), (before, after, x) = (
+        _neighbours(old, new) for old, new in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    x, y = x[None, :, None], y[:, None, None]
+    rows = []
+    for row in (above, below):
+        one, other = (pixels[row][:, column].astype(np.float32) for column in (before, after))
+        rows.append(one + (other - one) * x)
+    return (rows[0] + (rows[1] - rows[0]) * y).astype(np.uint8)
 
 
-def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height of an image whose shortest side becomes `size`, as torchvision's `Resize` rounds the other."""
-    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-
-
-def central_start(side: int, size: int) -> int:
-    """Where the central `size` of `side` pixels begins, as in torchvision's `CenterCrop`: half to even."""
-    return round((side - size) / 2.0)
-
-
-def central_box(width: int, height: int, size: int) -> tuple[float, float, float, float]:
-    """What the central crop of the resized image shows, in pixels of the image itself: left, top, right, bottom."""
-    new_width, new_height = shortest_to(width, height, size)
-    x, y = width / new_width, height / new_height
-    left, top = central_start(new_width, size), central_start(new_height, size)
-    return left * x, top * y, (left + size) * x, (top + size) * y
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each of `new` pixels the places of the two nearest among `old`, and how far it lies from the first."""
+    place = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
+    first = np.floor(place)
+    lower, upper = np.maximum(first, 0), np.minimum(np.ceil(place), old - 1)
+    return lower.astype(np.int64), upper.astype(np.int64), place - first

@@ -27,7 +27,8 @@ def make_config(source: Source) -> ConfigDict:
         config.data.tokenizer = source.tokenizer or NO_TOKENIZER
     prepared = source.preprocessing
     config.data.mean_std = next((name for name in images.MEAN_STD if _is_named(prepared, name)), _OTHER)
-    config.data.resize, config.data.interpolation = prepared["resize"], prepared["interpolation"]
+    for field in ("resize", "interpolation", "antialias", "image_rule"):
+        config.data[field] = prepared.get(field, config.data[field])
     objective = "itc" if source.settings["logit_bias_init"] is None else "sigmoid"
     config.objectives[objective] = 1.0
     config.precision = "float32"

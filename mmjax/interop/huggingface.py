@@ -6,6 +6,7 @@ from typing import Any
 from mmjax.errors import UserError
 from mmjax.interop import settings as lib
 from mmjax.interop import tables
+from mmjax.interop.preprocessing import written_interpolation
 from mmjax.interop.tables import Row
 from mmjax.interop.tensors import Tensors
 
@@ -241,7 +242,7 @@ def to_preprocessor(preprocessing: Mapping[str, Any], family: str) -> dict[str, 
     size = preprocessing["size"]
     square = {"height": size, "width": size}
     crop = preprocessing["resize"] == "crop"
-    number = {name: number for number, name in _RESAMPLE.items()}[preprocessing["interpolation"]]
+    number = {name: number for number, name in _RESAMPLE.items()}[written_interpolation(preprocessing)]
     config = dict(
         image_processor_type="CLIPImageProcessor" if family == "clip" or crop else "SiglipImageProcessor",
         do_resize=True,

@@ -11,6 +11,7 @@ from typing import Any
 from mmjax.errors import UserError
 from mmjax.interop import settings as lib
 from mmjax.interop import tables
+from mmjax.interop.preprocessing import written_interpolation
 from mmjax.interop.tables import Row
 from mmjax.interop.tensors import Tensors
 
@@ -337,7 +338,7 @@ def to_config(settings: lib.Settings, preprocessing: Mapping[str, Any]) -> dict[
             cfg["norm_kwargs"] = {"eps": tower["norm_eps"]}
     resize = {"crop": "shortest", "squash": "squash"}[preprocessing["resize"]]
     prepared = dict(mean=list(preprocessing["mean"]), std=list(preprocessing["std"]), resize_mode=resize)
-    prepared |= dict(interpolation=preprocessing["interpolation"])
+    prepared |= dict(interpolation=written_interpolation(preprocessing))
     return dict(model_cfg=top | dict(vision_cfg=vision, text_cfg=words), preprocess_cfg=prepared)
 
 

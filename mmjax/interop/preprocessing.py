@@ -13,10 +13,12 @@ _NUMBERS = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers of resampling
 HF_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
-def defaults(is_clip: bool) -> dict[str, Any]:
-    """CLIP's way to prepare images, or SigLIP's."""
+def defaults(is_clip: bool, rule: str) -> dict[str, Any]:
+    """CLIP's way to prepare images, or SigLIP's, by the rule of a library, see `data.eval_images.RULES`."""
     mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
-    return dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std)
+    found = dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std, image_rule=rule)
+    # big_vision's `resize` takes the four nearest pixels unless it is asked for more, which its configs do not.
+    return found | (dict(interpolation="bilinear", antialias=False) if rule == "big_vision" else {})
 
 
 # -- OpenCLIP ----------------------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def from_openclip(config: Mapping[str, Any], image_size: int, path: Any) -> dict
         raise UserError(f"{prefix}.resize_mode={cfg['resize_mode']!r} is not shortest or squash")
     if "size" in cfg and cfg["size"] not in (image_size, [image_size], [image_size] * 2):
         raise UserError(f"{prefix}.size={cfg['size']}: the model takes {image_size}; correct one of the two")
-    found = defaults(True)
+    found = defaults(True, "open_clip")
     if "interpolation" in cfg:
         found["interpolation"] = cfg["interpolation"]
     if "resize_mode" in cfg:
@@ -97,7 +99,7 @@ def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path
     if named and named not in _TYPES:
         raise UserError(f"{path}: image_processor_type={kind!r} is not read; mmjax reads CLIP's and SigLIP's")
     is_clip = _TYPES[named] if named else family == "clip"
-    found = defaults(is_clip)
+    found = defaults(is_clip, "huggingface")
     for field, wanted in (("do_resize", True), ("do_rescale", True), ("do_normalize", True), ("do_pad", False)):
         if cfg.get(field, wanted) is not wanted:
             raise UserError(f"{path}: {field}={cfg[field]!r} is not read; mmjax has {wanted} there")
@@ -141,6 +143,14 @@ def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path
             f"{path}: makes images of {sides[0]} pixels, but the model takes {image_size}; correct one of the two files"
         )
     return dict(resize="crop" if "shortest_edge" in size else "squash")
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def written_interpolation(prepared: Mapping[str, Any]) -> str:
+    """What the formats of others are told: they always antialias, and Google's own SigLIP files there say bicubic."""
+    return prepared["interpolation"] if prepared.get("antialias", True) else "bicubic"
 
 
 # -- both --------------------------------------------------------------------------------------------------------------

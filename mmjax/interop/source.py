@@ -39,7 +39,7 @@ class Source:
       name: what a person calls it: the model's on the Hub, its folder's or its file's.
       format: a key of `FORMATS`.
       settings: of the two-tower model, as in `mmjax.models.variants`.
-      preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`, as `data.images.ImageSpec` has them.
+      preprocessing: fields of `data.images.ImageSpec`: `size`, `resize`, `interpolation`, `mean`, `std`, `image_rule`.
       tokenizer: as `data.tokenizer` has it; empty where none is known.
       config_file: where the settings come from; None where they come from shapes.
       tensors, rows, shapes: the arrays, the table's rows and our parameters' shapes.
@@ -229,7 +229,7 @@ def _openclip(tensors, form, config, config_file):
     naming = openclip.naming_of(tensors)
     if config is None:
         settings, text = openclip.from_shapes(tensors, naming), {}
-        prepared = preprocessing_lib.defaults(not naming.timm)
+        prepared = preprocessing_lib.defaults(not naming.timm, "open_clip")
     else:
         settings = openclip.from_config(config, config_file)
         prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)
@@ -245,7 +245,7 @@ def _hugging_face(tensors, form, config, config_file):
     else:
         settings = huggingface.from_config(config, config_file)
         size = settings["image"]["image_size"]
-    prepared = preprocessing_lib.defaults(family == "clip")
+    prepared = preprocessing_lib.defaults(family == "clip", "huggingface")
     told = preprocessing_lib.hf_file(config_file.parent)
     if told is not None:
         prepared = preprocessing_lib.from_hf(told[1], family, size, told[0])
@@ -260,4 +260,4 @@ def _hugging_face(tensors, form, config, config_file):
 def _big_vision(tensors, form, config, config_file):
     settings = big_vision.from_shapes(tensors)
     tokenizer = beside.tokenizer(config_file.parent, "", settings["text"]["vocab_size"])
-    return settings, tables.BIG_VISION, preprocessing_lib.defaults(False), tokenizer
+    return settings, tables.BIG_VISION, preprocessing_lib.defaults(False, "big_vision"), tokenizer

@@ -35,6 +35,8 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | Non
         interpolation=data.interpolation,
         mean=mean,
         std=std,
+        antialias=data.antialias,
+        image_rule=data.image_rule,
         train_resize=data.train_resize,
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,

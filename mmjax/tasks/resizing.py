@@ -28,17 +28,16 @@ def check_resize(config: ml_collections.ConfigDict, kept: Collection[str] = ()) 
       kept: fields that the run began without, see `training.begun`: what it did then is not questioned.
 
     Raises:
-      UserError: there is no such place, the device would resize images that are augmented after that, or the random
-        crop has fields that nobody reads, or that leave it nothing to choose.
+      UserError: there is no such place, the device would have to do what the host alone can, or the random crop has
+        fields that nobody reads, or that leave it nothing to choose.
     """
     if "image" in config.model and "data.train_resize" not in kept:
         _check_crop(config.data)
     if choose("data.resize_on", config.data.resize_on, RESIZE_ON) == "device":
-        field = _augmented(config)
-        if field:
+        reason = _host_only(config)
+        if reason:
             raise UserError(
-                f"data.resize_on='device': data.{field}={config.data[field]} works on resized images, on the host;"
-                " set data.resize_on='auto', or that to its default"
+                f"data.resize_on='device': {reason}, on the host; set data.resize_on='auto', or that to its default"
             )
 
 
@@ -112,18 +111,19 @@ def _obstacle(config: ml_collections.ConfigDict, platform: str) -> str:
         return "data.resize_on='host'"
     if wanted == "device":
         return ""
-    field = _augmented(config)
-    if field:
-        return f"data.{field} works on resized images"
+    if reason := _host_only(config):
+        return reason
     # There it would take more of the time in which the model is computed than decoding does.
     return "the devices are CPUs" if platform == "cpu" else ""
 
 
-def _augmented(config: ml_collections.ConfigDict) -> str | None:
-    """The field of an augmentation that works on resized images, where one is on."""
+def _host_only(config: ml_collections.ConfigDict) -> str:
+    """What of a run's images the host alone can do; empty where the device can do all of it."""
     data = config.data
+    if not data.antialias:
+        return "data.antialias=False resizes"
     on = {"randaugment": data.randaugment[0], "color_jitter": any(data.color_jitter), "grayscale": data.grayscale}
-    return next((field for field, value in on.items() if value), None)
+    return next((f"data.{field}={data[field]} works on resized images" for field, value in on.items() if value), "")
 
 
 def _pictures(mixture: Any) -> Any:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from mmjax import config, tasks
 from mmjax.data import images
-from mmjax.data.images import MEAN_STD, BadExample, ImageSpec, decode, eval_transform
+from mmjax.data.eval_images import eval_transform
+from mmjax.data.images import MEAN_STD, BadExample, ImageSpec, decode
 from mmjax.errors import UserError
 
 

@@ -69,9 +69,11 @@ def test_a_wrong_setting_would_show(name, changes):
 def test_preprocessing_comes_from_the_files():
     found = opened("hf-clip").preprocessing
     assert (found["size"], found["resize"], found["interpolation"]) == (16, "crop", "bilinear")
+    assert found["image_rule"] == "huggingface"
     assert found["mean"] == [0.485, 0.456, 0.406] and found["std"] == [0.229, 0.224, 0.225]
     found = opened("openclip-quickgelu").preprocessing
     assert (found["resize"], found["interpolation"], found["mean"]) == ("squash", "bilinear", [0.5, 0.5, 0.5])
+    assert found["image_rule"] == "open_clip"
     # Without a file, the family's own.
     found = opened("hf-siglip").preprocessing
     assert (found["resize"], found["interpolation"], found["mean"]) == ("squash", "bicubic", (0.5, 0.5, 0.5))
