@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmjax import generation
-from mmjax.data import eval_images, tokenizers
 from mmjax.data import images as image_lib
+from mmjax.data import tokenizers
 from mmjax.data.faults import BadExample
 from mmjax.data.prepare import ModalityPreparer
 from mmjax.errors import UserError, choose
@@ -63,12 +63,12 @@ def _prepare(image: Any, spec: image_lib.ImageSpec) -> np.ndarray:
     if isinstance(image, Image.Image):
         if image.mode == "F" or image.mode.startswith("I"):
             raise UserError(f"images: a PIL image of mode {image.mode!r} has no defined range; convert it to RGB first")
-        if eval_images.RULES[spec.image_rule].upright:
+        if image_lib.RULES[spec.image_rule].upright:
             image = ImageOps.exif_transpose(image)
-        return eval_images.eval_transform(eval_images.converted(image, spec), spec)
+        return image_lib.eval_transform(image_lib.converted(image, spec), spec)
     _refuse_path(image)
     try:
-        return eval_images.eval_image(np.asarray(image), spec)
+        return image_lib.eval_image(np.asarray(image), spec)
     except BadExample as error:
         raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
 

@@ -16,8 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, processors
 import mmjax
 from mmjax import evaluate, hub, tasks
 from mmjax.data import tokenizers
-from mmjax.data.eval_images import eval_transform
-from mmjax.data.images import ImageSpec
+from mmjax.data.images import ImageSpec, eval_transform
 from mmjax.errors import UserError
 from mmjax.interop import beside, source
 from mmjax.nn.embed import bicubic_matrix

@@ -13,13 +13,13 @@ from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
 
 from mmjax.data import augment, randaugment
-from mmjax.data.eval_images import central_box
+from mmjax.data.four_nearest import four_nearest
 from mmjax.data.images import (
     MAX_PIXELS,
     RESAMPLING,
     ImageSpec,
+    central_box,
     find_orientation,
-    four_nearest,
     from_array,
     open_file,
     to_rgb,

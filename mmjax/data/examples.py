@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.data.eval_images import eval_image
 from mmjax.data.faults import BadExample, reason_code
-from mmjax.data.images import ImageSpec
+from mmjax.data.images import ImageSpec, eval_image
 from mmjax.data.order import (
     GlobalOrder,
     SourceOrder,

@@ -1,7 +1,6 @@
-"""Decoding images: encoded bytes or arrays -> RGB.
+"""Decoding images, and resizing them for evaluation: encoded bytes or arrays -> uint8 [H,W,3].
 
-What training sees of them is in `crops`, what evaluation sees in `eval_images`. Pixels stay uint8 here; `MEAN_STD` is
-applied on the device.
+What training sees of them is in `crops`. Pixels stay uint8 here; `MEAN_STD` is applied on the device.
 """
 
 import contextlib
@@ -19,6 +18,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from mmjax.data import randaugment
 from mmjax.data.faults import BadExample
+from mmjax.data.four_nearest import four_nearest
 from mmjax.errors import UserError, choose
 
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
@@ -34,7 +34,6 @@ MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-IMAGE_RULES = ("mmjax", "open_clip", "huggingface", "big_vision")
 TRAIN_RESIZE = ("crop", "squash", "center")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
@@ -58,6 +57,32 @@ for _category in (UserWarning, RuntimeWarning):
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a library does to an image for evaluation, before it is numbers; docs/interop.md has them side by side.
+
+    Attributes:
+      upright: whether the EXIF orientation is applied.
+      on_white: whether what is transparent shows white; else its colours are taken as they are.
+      converted_first: whether images become RGB before they are resized; else after it, so that palettes and bitmaps
+        are resized by their nearest pixels, colours of RGBA count by their opacity, and CMYK is resized as such.
+      floor: whether a centre crop with an odd margin has the smaller half of it in front; else half is rounded to even.
+    """
+
+    upright: bool = False
+    on_white: bool = False
+    converted_first: bool = True
+    floor: bool = False
+
+
+RULES = {
+    "mmjax": Rule(upright=True),
+    "open_clip": Rule(converted_first=False),  # OpenAI's, too
+    "huggingface": Rule(on_white=True, floor=True),
+    "big_vision": Rule(floor=True),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSpec:
     """How an image becomes a [size, size, 3] array. Recorded in the checkpoint, where evaluation finds it.
@@ -73,7 +98,7 @@ class ImageSpec:
       std: per-channel standard deviation, divided by after that.
       antialias: whether the filter grows as images shrink; without, `bilinear` takes the four nearest pixels and rounds
         down, see `four_nearest`.
-      image_rule: at evaluation, whose rule orientation, conversion and centre crop follow, see `eval_images.RULES`.
+      image_rule: at evaluation, whose rule orientation, conversion and centre crop follow, see `RULES`.
       train_resize: in training, `crop` (a random part of the image, whose shape is then lost; CLIP), `squash` (all of
         it, resized to the square; SigLIP) or `center` (its middle): as evaluation's `squash` and `crop` do it.
       crop_scale: of `crop`: range of the part's area as a fraction of the image's.
@@ -115,7 +140,7 @@ class ImageSpec:
         choose("data.resize", self.resize, ("crop", "squash"))
         choose("data.train_resize", self.train_resize, TRAIN_RESIZE)
         choose("data.interpolation", self.interpolation, RESAMPLING)
-        choose("data.image_rule", self.image_rule, IMAGE_RULES)
+        choose("data.image_rule", self.image_rule, RULES)
         if not self.antialias and self.interpolation != "bilinear":
             raise UserError(
                 f"data.antialias=False goes with data.interpolation='bilinear' alone, and it is {self.interpolation!r};"
@@ -264,42 +289,95 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# -- resizing without antialiasing -------------------------------------------------------------------------------------
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
-def four_nearest(
-    pixels: UInt8[np.ndarray, "H W 3"],
-    width: int,
-    height: int,
-    box: tuple[float, float, float, float] | None = None,
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes bilinearly from the four nearest pixels, however much smaller the result is, and rounds down.
-
-    That is TensorFlow's `tf.image.resize`, to uint8, which is big_vision's `resize`: nothing is averaged, so that what
-    is finer than the result's pixels aliases.
+def eval_image(
+    image: bytes | np.ndarray, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes and resizes an image for evaluation.
 
     Args:
-      pixels: of the image.
-      width, height: of the result.
-      box: left, top, right, bottom of what is resized, in whole pixels; None for all.
+      image: see `decode`.
+      spec: what to do.
+      max_pixels: see `decode`.
+
+    Raises:
+      BadExample: as `decode` does.
     """
-    if box is not None:
-        left, top, right, bottom = (round(x) for x in box)
-        pixels = pixels[top:bottom, left:right]
-    (above, below, y), (before, after, x) = (
-        _neighbours(old, new) for old, new in zip(pixels.shape[:2], (height, width), strict=True)
-    )
-    x, y = x[None, :, None], y[:, None, None]
-    rows = []
-    for row in (above, below):
-        one, other = (pixels[row][:, column].astype(np.float32) for column in (before, after))
-        rows.append(one + (other - one) * x)
-    return (rows[0] + (rows[1] - rows[0]) * y).astype(np.uint8)
+    if isinstance(image, np.ndarray):
+        return eval_transform(converted(from_array(image, convert=False), spec), spec)
+    with open_file(image, max_pixels) as opened:
+        opened.load()
+        whole = converted(opened, spec)
+        if RULES[spec.image_rule].upright:
+            whole = turned(whole, find_orientation(opened))
+    return eval_transform(whole, spec)
 
 
-def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `new` pixels the places of the two nearest among `old`, and how far it lies from the first."""
-    place = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
-    first = np.floor(place)
-    lower, upper = np.maximum(first, 0), np.minimum(np.ceil(place), old - 1)
-    return lower.astype(np.int64), upper.astype(np.int64), place - first
+def converted(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """An image as RGB, or in its own mode where the rule converts after resizing.
+
+    16-bit samples are converted first by every rule, to their high byte: the libraries clip them to 255, to white.
+    """
+    rule = RULES[spec.image_rule]
+    if not rule.converted_first and not (image.mode == "F" or image.mode.startswith("I")):
+        return image
+    if rule.on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return to_rgb(image)
+
+
+def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
+    """Resizes for evaluation, with the rounding of torchvision's `Resize(size)`, and crops as the rule has it.
+
+    An image that already has the target size comes back unchanged. A ribbon whose long side would come out too long for
+    the memory is resized within the crop alone, the same up to rounding.
+    """
+    size = spec.size
+    width, height = image.size
+    if (width, height) == (size, size):
+        return np.asarray(to_rgb(image))
+    if spec.resize == "squash":
+        return _resized(image, size, size, spec)
+    new_width, new_height = shortest_to(width, height, size)
+    if new_width * new_height > MAX_PIXELS:
+        return _resized(image, size, size, spec, central_box(width, height, spec))
+    pixels = _resized(image, new_width, new_height, spec)
+    left, top = (central_start(side, spec) for side in (new_width, new_height))
+    return pixels[top : top + size, left : left + size]
+
+
+def _resized(
+    image: Image.Image,
+    width: int,
+    height: int,
+    spec: ImageSpec,
+    box: tuple[float, float, float, float] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image, or a box of it, at another size, as RGB."""
+    if box is None and image.size == (width, height):
+        return np.asarray(to_rgb(image))
+    if spec.antialias:
+        return np.asarray(to_rgb(image.resize((width, height), RESAMPLING[spec.interpolation], box=box)))
+    return four_nearest(np.asarray(to_rgb(image)), width, height, box)
+
+
+def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of an image whose shortest side becomes `size`, as torchvision's `Resize` rounds the other."""
+    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+
+
+def central_start(side: int, spec: ImageSpec) -> int:
+    """Where the central `spec.size` of `side` pixels begins."""
+    margin = side - spec.size
+    return margin // 2 if RULES[spec.image_rule].floor else round(margin / 2.0)
+
+
+def central_box(width: int, height: int, spec: ImageSpec) -> tuple[float, float, float, float]:
+    """What the central crop of the resized image shows, in pixels of the image itself: left, top, right, bottom."""
+    new_width, new_height = shortest_to(width, height, spec.size)
+    x, y = width / new_width, height / new_height
+    left, top = central_start(new_width, spec), central_start(new_height, spec)
+    return left * x, top * y, (left + spec.size) * x, (top + spec.size) * y

@@ -14,7 +14,7 @@ HF_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def defaults(is_clip: bool, rule: str) -> dict[str, Any]:
-    """CLIP's way to prepare images, or SigLIP's, by the rule of a library, see `data.eval_images.RULES`."""
+    """CLIP's way to prepare images, or SigLIP's, by the rule of a library, see `data.images.RULES`."""
     mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
     found = dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std, image_rule=rule)
     # big_vision's `resize` takes the four nearest pixels unless it is asked for more, which its configs do not.

@@ -12,7 +12,7 @@ import numpy as np
 from image_files import encoded, noise, smooth
 from PIL import Image
 
-from mmjax.data import crops, eval_images, frames, images, jpeg
+from mmjax.data import crops, frames, images, jpeg
 
 
 def originals():
@@ -96,7 +96,7 @@ def main(count, seed):
         outcomes["jpeg ok" if usable else "jpeg bad"] += 1
         try:
             training = crops.train_image(data, spec, rng)
-            evaluation = eval_images.eval_image(data, spec)
+            evaluation = images.eval_image(data, spec)
             assert training.shape == evaluation.shape == (16, 16, 3) and training.dtype == evaluation.dtype == np.uint8
             outcomes["ok"] += 1
         except images.BadExample as error:

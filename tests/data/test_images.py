@@ -13,8 +13,7 @@ from PIL import Image
 
 from mmjax import config, tasks
 from mmjax.data import images
-from mmjax.data.eval_images import eval_transform
-from mmjax.data.images import MEAN_STD, BadExample, ImageSpec, decode
+from mmjax.data.images import MEAN_STD, BadExample, ImageSpec, decode, eval_transform
 from mmjax.errors import UserError
 
 

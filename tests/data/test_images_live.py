@@ -8,8 +8,7 @@ from image_modes import FILES, SIXTEEN_BITS
 from PIL import Image
 
 from mmjax import given
-from mmjax.data.eval_images import eval_image
-from mmjax.data.images import MEAN_STD, ImageSpec
+from mmjax.data.images import MEAN_STD, ImageSpec, eval_image
 
 pytestmark = pytest.mark.full
 SIZE = 56

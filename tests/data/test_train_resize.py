@@ -12,8 +12,7 @@ from PIL import Image
 from mmjax import config as config_lib
 from mmjax import tasks
 from mmjax.data import crops, frames
-from mmjax.data.eval_images import central_box, eval_transform
-from mmjax.data.images import ImageSpec, decode
+from mmjax.data.images import ImageSpec, central_box, decode, eval_transform
 from mmjax.data.specs import open_source
 from mmjax.errors import UserError
 from mmjax.nn import resize

@@ -118,8 +118,7 @@ def test_openclip_itself_computes_the_same(name, written, tmp_path):
         np.testing.assert_allclose(found, want[key], atol=1e-5, err_msg=key)
     from PIL import Image
 
-    from mmjax.data.eval_images import eval_transform
-    from mmjax.data.images import ImageSpec
+    from mmjax.data.images import ImageSpec, eval_transform
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8))
     spec = ImageSpec(**opened(name).preprocessing)

@@ -125,8 +125,7 @@ def test_images_are_prepared_as_their_processor_does(kind, tmp_path):
     import transformers
     from PIL import Image
 
-    from mmjax.data.eval_images import eval_transform
-    from mmjax.data.images import ImageSpec
+    from mmjax.data.images import ImageSpec, eval_transform
 
     model, *_ = draw(kind, 0)
     model.save_pretrained(tmp_path / "theirs")

@@ -10,23 +10,22 @@ from PIL import Image
 
 from mmjax import config as config_lib
 from mmjax import given, tasks
-from mmjax.data import crops, eval_images
-from mmjax.data.images import IMAGE_RULES, ImageSpec, decode, four_nearest
+from mmjax.data import crops
+from mmjax.data.four_nearest import four_nearest
+from mmjax.data.images import RULES, ImageSpec, decode, eval_image
 from mmjax.errors import UserError
 from mmjax.interop import preprocessing
 
 
 def made(file, rule, size=16, **fields):
-    return eval_images.eval_image(file, ImageSpec(size=size, image_rule=rule, **fields))
+    return eval_image(file, ImageSpec(size=size, image_rule=rule, **fields))
 
 
-def test_every_rule_has_a_name():
-    assert tuple(eval_images.RULES) == IMAGE_RULES
-    # What a record of a checkpoint from before there were rules reads as.
+def test_a_record_from_before_there_were_rules_reads_as_what_was_done():
     assert ImageSpec(size=16).image_rule == "mmjax" and ImageSpec(size=16).antialias
 
 
-@pytest.mark.parametrize("rule", IMAGE_RULES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("width", [16, 17, 18, 19, 20, 21, 23, 31])
 def test_where_a_centre_crop_begins(rule, width):
     """Of a picture as high as the crop, whose columns say where they are: half of the margin, rounded in two ways."""
@@ -45,7 +44,7 @@ def test_who_turns_images_upright(orientation):
     file = stored(upright, orientation, "PNG")
     plain = encoded(Image.fromarray(upright))
     as_stored = encoded(Image.fromarray(np.asarray(Image.open(io.BytesIO(file)))))
-    for rule in IMAGE_RULES:
+    for rule in RULES:
         expected = made(plain if rule == "mmjax" else as_stored, rule)
         assert np.abs(made(file, rule).astype(int) - expected).max() <= 1
         picture = Image.open(io.BytesIO(file))
@@ -58,14 +57,14 @@ def test_what_is_transparent():
     pixels[:, :24] = (255, 0, 0, 0)
     pixels[:, 24:] = (0, 0, 255, 255)
     file = encoded(Image.fromarray(pixels))
-    left = {rule: tuple(made(file, rule)[8, 1].tolist()) for rule in IMAGE_RULES}
+    left = {rule: tuple(made(file, rule)[8, 1].tolist()) for rule in RULES}
     # Dropped, blended away while it is resized (nothing is left to show), or on white.
     assert left["mmjax"] == left["big_vision"] == (255, 0, 0)
     assert left["open_clip"] == (0, 0, 0) and left["huggingface"] == (255, 255, 255)
-    assert all(tuple(made(file, rule)[8, 14].tolist()) == (0, 0, 255) for rule in IMAGE_RULES)
+    assert all(tuple(made(file, rule)[8, 14].tolist()) == (0, 0, 255) for rule in RULES)
     # The same pixels as an array.
-    for rule in IMAGE_RULES:
-        assert np.array_equal(eval_images.eval_image(pixels, ImageSpec(size=16, image_rule=rule)), made(file, rule))
+    for rule in RULES:
+        assert np.array_equal(eval_image(pixels, ImageSpec(size=16, image_rule=rule)), made(file, rule))
 
 
 def test_palettes_are_resized_before_or_after_they_become_colours():
@@ -80,7 +79,7 @@ def test_palettes_are_resized_before_or_after_they_become_colours():
 
 def test_all_files_are_read_by_all_rules():
     for file in FILES.values():
-        for rule in IMAGE_RULES:
+        for rule in RULES:
             for resize in ("crop", "squash"):
                 assert made(file, rule, resize=resize).shape == (16, 16, 3)
 
@@ -113,7 +112,7 @@ def test_training_takes_the_same_pixels():
     spec = ImageSpec(size=16, resize="squash", train_resize="squash", interpolation="bilinear", antialias=False)
     for name in ("RGB 333x500", "JPEG 300x201", "palette 90x60", "grey 61x90"):
         assert np.array_equal(
-            crops.train_image(FILES[name], spec, np.random.default_rng(0)), eval_images.eval_image(FILES[name], spec)
+            crops.train_image(FILES[name], spec, np.random.default_rng(0)), eval_image(FILES[name], spec)
         )
     box = crops.training_box(90, 60, ImageSpec(size=16), np.random.default_rng(3))
     left, top, right, bottom = map(int, box)
