@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmjax import generation
+from mmjax import eot, generation
 from mmjax.data import images as image_lib
 from mmjax.data import tokenizers
 from mmjax.data.faults import BadExample
@@ -74,7 +74,7 @@ def _prepare(image: Any, spec: image_lib.ImageSpec) -> np.ndarray:
 
 
 def as_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [B, L] and which are real: those up to the first end-of-text id, or all where there is none.
+    """Token ids [B, L] and which are real: those up to the end of text (`mmjax.eot`), or all where there is none.
 
     Raises:
       UserError: no array of ids that the model has.
@@ -87,8 +87,9 @@ def as_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.
         )
     if ids.size and not 0 <= ids.min() <= ids.max() < text.vocab_size:
         raise UserError(f"texts: ids from {ids.min()} to {ids.max()}; the model has 0 to {text.vocab_size - 1}")
-    is_end = ids == text.eos_id
-    end = np.where(is_end.any(axis=1), is_end.argmax(axis=1), ids.shape[1])
+    end = eot.position(ids, text.eos_id)
+    if text.eos_id != eot.LARGEST_ID:
+        end = np.where((ids == text.eos_id).any(axis=1), end, ids.shape[1])
     return ids.astype(np.int32), np.arange(ids.shape[1]) <= end[:, None]
 
 

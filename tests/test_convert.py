@@ -14,7 +14,7 @@ import runs
 from safetensors.numpy import load_file
 
 import mmjax
-from mmjax import cli, convert, storage
+from mmjax import cli, convert, eot, storage
 from mmjax import config as config_lib
 from mmjax.data.images import MEAN_STD
 from mmjax.errors import UserError
@@ -45,12 +45,13 @@ def convert_cli(*argv):
 
 
 def test_hugging_face_to_openclip_and_back(tmp_path, capsys):
-    """Every array and every setting survive; an index of shards becomes one file."""
+    """Every array and every setting survive, the end of text as OpenCLIP has it; shards become one file."""
     assert convert_cli(GOLDEN / "hf-clip", tmp_path / "openclip", "--to=openclip") == 0
     assert convert_cli(tmp_path / "openclip", tmp_path / "hf", "--to=hf") == 0
     assert "model.safetensors" in capsys.readouterr().out
     first, second, third = (source.open_source(x) for x in (GOLDEN / "hf-clip", tmp_path / "openclip", tmp_path / "hf"))
     assert [x.format for x in (first, second, third)] == ["hf-clip", "openclip", "hf-clip"]
+    assert [x.settings["text"].pop("eos_id") for x in (first, second, third)] == [39, eot.LARGEST_ID, eot.LARGEST_ID]
     assert first.settings == second.settings == third.settings
     rules = [x.preprocessing["image_rule"] for x in (first, second, third)]
     assert rules == ["huggingface", "open_clip", "huggingface"]  # each is its library's
@@ -73,7 +74,8 @@ def test_openclip_written_again_is_the_same_file(tmp_path):
 
 def test_big_vision_to_hugging_face(tmp_path, capsys):
     """The same model came from Hugging Face: its names, shapes and numbers."""
-    convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf")
+    given = {"image.image_size": 16, "text.causal": False, "text.pool": "last"}
+    convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf", changes=given)
     assert "note: images were resized without antialiasing" in capsys.readouterr().out
     want, found = (source.open_source(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
     assert found.settings == want.settings and found.preprocessing["interpolation"] == "bicubic"
@@ -110,7 +112,8 @@ def test_what_a_format_does_not_have_is_refused_and_nothing_written(tmp_path, na
     src = GOLDEN / name
     if changes:  # which only a model without a config takes
         src = shutil.copytree(src, tmp_path / "bare", ignore=shutil.ignore_patterns("*config.json", "expected.npz"))
-        changes = {"activation": "quick_gelu", "norm_eps": 1e-5, "image.heads": 2, "text.heads": 2} | changes
+        given = {"activation": "quick_gelu", "norm_eps": 1e-5, "heads": 2, "image.image_size": 16, "text.eos_id": 39}
+        changes = given | changes
     with pytest.raises(UserError, match=told):
         convert.convert(src, tmp_path / "out", to=to, changes=changes)
     assert not (tmp_path / "out").exists()
@@ -177,7 +180,9 @@ def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, ca
     folder, _ = other
     file = shutil.copy(folder / "open_clip_model.safetensors", tmp_path / "bare.safetensors")
     classes = runs.write_classes(tmp_path / "classes")
-    told = ["--tokenizer=bytes", *(f"--set={text}" for text in ("activation=gelu", "norm_eps=1e-5", "heads=2"))]
+    settings = ("activation=gelu", "norm_eps=1e-5", "heads=2", "image.image_size=16")
+    settings += ("text.causal=true", "text.pool=eos", "text.eos_id=-1")
+    told = ["--tokenizer=bytes", *(f"--set={text}" for text in settings)]
     data = f"--config.data.eval=folder:{classes}"
     with mock.patch.object(report, "write_report"):
         assert runs.eval_cli(f"--model={file}", f"--output={tmp_path / 'bare.json'}", data, *told) == 0
@@ -243,7 +248,7 @@ class TestInitFrom:
 
     def test_weights_that_do_not_tell_enough(self, other, tmp_path):
         shutil.copy(other[0] / "open_clip_model.safetensors", tmp_path)
-        with pytest.raises(UserError, match="init_from: .* do not tell activation, heads, norm_eps;") as caught:
+        with pytest.raises(UserError, match="init_from: .* do not tell activation, heads .*, norm_eps, ") as caught:
             self.read(tmp_path)
         # What is told can be pasted, with the model's own values.
         command = str(caught.value).partition("mmjax convert ")[2].partition(";")[0]
@@ -288,8 +293,10 @@ def test_info(capsys, tmp_path, other):
     assert f"{sum(int(np.prod(shape)) for shape in shapes.values()):,} parameters in all" in told
     custom = str(GOLDEN / "openclip-custom" / "epoch_3.pt")
     assert cli.main(["info", custom]) == 2
-    assert "do not tell activation, heads, norm_eps" in capsys.readouterr().err
-    assert cli.main(["info", custom, "--set", "activation=gelu", "--set", "norm_eps=1e-5", "--set", "heads=2"]) == 0
+    assert "do not tell activation, heads (no published tower" in capsys.readouterr().err
+    settings = ("activation=gelu", "norm_eps=1e-5", "heads=2", "image.image_size=16", "text.causal=true")
+    settings += ("text.pool=eos", "text.eos_id=39")
+    assert cli.main(["info", custom, *(f"--set={text}" for text in settings)]) == 0
     assert "from shapes and what was given" in capsys.readouterr().out
     convert.convert(other[0], tmp_path / "run", to="mmjax", tokenizer="bytes")
     assert cli.main(["info", str(tmp_path / "run")]) == 0

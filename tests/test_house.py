@@ -27,7 +27,7 @@ ROOMS = {
     "given": {"data", "generation"},
     "opened": {"data", "parallel", "tasks", "training", "config", "interop"},
 }
-PLAIN = {"errors", "storage"}
+PLAIN = {"errors", "storage", "eot"}
 TOP = {"cli", "evaluate", "hub", "convert", "info", "search", "__init__"}  # may import anything
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32
 
+from mmjax import eot
 from mmjax.data.faults import BadExample
 from mmjax.data.order import example_rng
 
@@ -33,7 +34,7 @@ def row_length(context_length: int) -> int:
 
 def caption_lengths(text: Int[np.ndarray, "*B L"], eos_id: int) -> Int[np.ndarray, "*B"]:
     """Tokens of each caption up to its first end-of-text id; 1 without any, as a tower then pools the first token."""
-    return np.argmax(text == eos_id, axis=-1) + 1
+    return eot.position(text, eos_id) + 1
 
 
 def first_fit(
@@ -117,7 +118,7 @@ def sample_lengths(examples: Any, eos_id: int, captions: int) -> Int[np.ndarray,
 
     Args:
       examples: `TrainExamples` whose preparer gives `caption_ids`.
-      eos_id: the end-of-text id.
+      eos_id: the end-of-text id; see `mmjax.eot`.
       captions: of a group; larger groups are worth a larger sample.
 
     Returns:

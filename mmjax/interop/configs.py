@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax.data import images
 from mmjax.errors import UserError
+from mmjax.interop import settings as settings_lib
 from mmjax.interop.source import Source
 from mmjax.models import variants
 
@@ -20,7 +21,8 @@ def make_config(source: Source) -> ConfigDict:
     """
     config = config_lib.base_config()
     config.name = source.name
-    same = [name for name, settings in variants.VARIANTS.items() if settings == source.settings]
+    as_here = source.settings | {"text": settings_lib.as_tokenized(source.settings["text"])}
+    same = [name for name, settings in variants.VARIANTS.items() if settings == as_here]
     config.variant = same[0] if same else config.name
     with config.unlocked(), config.ignore_type():
         config.model = source.settings

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax import eot
 from mmjax.errors import UserError
+from mmjax.interop import known, tables
 from mmjax.interop import settings as lib
-from mmjax.interop import tables
 from mmjax.interop.preprocessing import written_interpolation
 from mmjax.interop.tables import Row
 from mmjax.interop.tensors import Tensors
@@ -80,6 +81,7 @@ _FIELDS = {
     "heads": "num_attention_heads",
     "norm_eps": "layer_norm_eps",
 }
+_LARGEST_ID = 2  # `eos_token_id` of models that pool at the largest id
 _RESAMPLE = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers
 
 
@@ -134,9 +136,9 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
     settings["text"] |= dict(vocab_size=text["vocab_size"], context_length=text["max_position_embeddings"])
     if family == "clip":
         settings["embed_dim"] = config.get("projection_dim", 512)
-        # 2 is from before the field meant anything: such models pool at the largest id, which is the last one.
+        # 2 is from before the field meant anything: such models pool at the largest id, an added token's too.
         eos = text["eos_token_id"]
-        settings["text"]["eos_id"] = text["vocab_size"] - 1 if eos == 2 else eos
+        settings["text"]["eos_id"] = eot.LARGEST_ID if eos == _LARGEST_ID else eos
     else:
         settings["embed_dim"] = vision["hidden_size"]
         size = text.get("projection_size") or text["hidden_size"]
@@ -152,23 +154,26 @@ def _given(fields: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def from_shapes(tensors: Tensors, family: str) -> lib.Settings:
-    """A model's settings as far as shapes tell them; what they do not is None."""
+    """A model's settings as far as shapes and published models tell them; what they do not is `known.Open`."""
     settings = lib.clip() if family == "clip" else lib.siglip()
     for name, tower in (("vision", settings["image"]), ("text", settings["text"])):
         layers = f"{name}_model.encoder.layers."
         hidden, width = lib.shape(tensors, f"{layers}0.mlp.fc1.weight", 2)
-        tower |= dict(width=width, mlp_dim=hidden, heads=lib.default_heads(width), activation=None, norm_eps=None)
+        tower |= dict(width=width, mlp_dim=hidden, activation=known.ACTIVATION)
+        tower |= known.tower(family, "image" if name == "vision" else name, width, hidden)
         tower["depth"] = lib.depth(tensors, layers.replace(".", r"\.") + r"(\d+)\.")
     patch = lib.shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)[2]
     name = "vision_model.embeddings.position_embedding.weight"
     positions = lib.shape(tensors, name, 2)[0] - int(family == "clip")
-    settings["image"] |= dict(patch_size=patch, image_size=patch * lib.square(tensors, name, positions))
+    side = lib.square(tensors, name, positions)
+    settings["image"] |= dict(patch_size=patch, image_size=known.image_size(family, patch, side))
     vocab_size = lib.shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
     context = lib.shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0]
     settings["text"] |= dict(vocab_size=vocab_size, context_length=context)
     if family == "clip":
         settings["embed_dim"] = lib.shape(tensors, "text_projection.weight", 2)[0]
-        settings["text"]["eos_id"] = vocab_size - 1
+        vocabulary = known.vocabulary(family, vocab_size) or known.open_text(family, vocab_size)
+        settings["text"]["eos_id"] = vocabulary["eos_id"]
     else:
         settings["embed_dim"] = settings["image"]["width"]
     return settings
@@ -205,7 +210,7 @@ def family_for(settings: lib.Settings) -> str:
     if has_bias != (family == "siglip"):
         told = "has no logit_bias" if family == "clip" else "has a logit_bias"
         raise UserError(f"model.logit_bias_init={settings['logit_bias_init']}: Hugging Face's {name} {told}")
-    if family == "clip" and settings["text"]["eos_id"] == 2:
+    if family == "clip" and settings["text"]["eos_id"] == _LARGEST_ID:
         raise UserError("model.text.eos_id=2: Hugging Face's CLIPModel takes 2 for 'the largest id' there")
     return family
 
@@ -224,7 +229,8 @@ def to_config(settings: lib.Settings) -> dict[str, Any]:
     )
     vision_config |= dict(image_size=image["image_size"], patch_size=image["patch_size"], num_channels=3)
     text_config |= dict(vocab_size=text["vocab_size"], max_position_embeddings=text["context_length"])
-    text_config |= dict(eos_token_id=text["eos_id"], bos_token_id=None, pad_token_id=None)
+    eos = _LARGEST_ID if text["eos_id"] == eot.LARGEST_ID else text["eos_id"]
+    text_config |= dict(eos_token_id=eos, bos_token_id=None, pad_token_id=None)
     if family == "clip":
         if text["vocab_size"] == 49408:
             text_config |= dict(bos_token_id=49406, pad_token_id=1)
@@ -232,7 +238,7 @@ def to_config(settings: lib.Settings) -> dict[str, Any]:
             config["projection_dim"] = settings["embed_dim"]
         top = dict(architectures=["CLIPModel"], model_type="clip", projection_dim=settings["embed_dim"])
     else:
-        text_config |= dict(projection_size=settings["embed_dim"], pad_token_id=text["eos_id"])
+        text_config |= dict(projection_size=settings["embed_dim"], pad_token_id=eos)
         top = dict(architectures=["SiglipModel"], model_type="siglip")
     return top | dict(vision_config=vision_config, text_config=text_config, dtype="float32")
 

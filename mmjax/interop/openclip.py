@@ -4,13 +4,13 @@ OpenAI's weights and OpenCLIP's have the same names. A SigLIP in OpenCLIP has an
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax import eot
 from mmjax.errors import UserError
 from mmjax.interop import settings as lib
-from mmjax.interop import tables
+from mmjax.interop import tables, timm_siglip
 from mmjax.interop.preprocessing import written_interpolation
 from mmjax.interop.tables import Row
 from mmjax.interop.tensors import Tensors
@@ -41,62 +41,6 @@ def naming_for(settings: lib.Settings) -> Naming:
     """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with timm's tower."""
     timm = settings["image"]["pool"] == "map"
     return Naming(timm, timm, settings["text"]["projection"] == "bias")
-
-
-# -- timm's SigLIP towers ----------------------------------------------------------------------------------------------
-
-_TIMM_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
-_TIMM_SIZES = {  # width, depth, heads, mlp_dim
-    "base": (768, 12, 12, 3072),
-    "large": (1024, 24, 16, 4096),
-    "so400m": (1152, 27, 16, 4304),
-    "giantopt": (1536, 40, 16, 6144),
-}
-_TIMM_EPS = 1e-6
-# Image sizes by size and patch, as timm registers them.
-_TIMM_NAMES = {
-    ("base", 32): (256,),
-    ("base", 16): (224, 256, 384, 512),
-    ("large", 16): (256, 384, 512),
-    ("so400m", 14): (224, 378, 384),
-    ("so400m", 16): (256, 384, 512),
-    ("giantopt", 16): (256, 384),
-}
-
-
-def _timm_activation(size: str, patch: int) -> str:
-    """timm's towers of the first SigLIP have the exact GELU, those of SigLIP 2 that came with it the other one."""
-    return "gelu_tanh" if (size, patch) in (("base", 32), ("so400m", 16), ("giantopt", 16)) else "gelu"
-
-
-def _timm_tower(name: str, path: Any) -> dict[str, Any]:
-    match = _TIMM_NAME.fullmatch(name)
-    if not match:
-        raise UserError(
-            f"{path}: vision_cfg.timm_model_name={name!r} is not read; of timm's towers mmjax has those of SigLIP,"
-            " vit_{base,large,so400m,giantopt}_patch*_siglip_*"
-        )
-    width, depth, heads, mlp_dim = _TIMM_SIZES[match[1]]
-    activation = _timm_activation(match[1], int(match[2]))
-    tower = dict(width=width, depth=depth, heads=heads, mlp_dim=mlp_dim, activation=activation, norm_eps=_TIMM_EPS)
-    return tower | dict(patch_size=int(match[2]), image_size=int(match[3]))
-
-
-def _timm_name(image: Mapping[str, Any]) -> str:
-    for size, dims in _TIMM_SIZES.items():
-        if dims == tuple(image[field] for field in ("width", "depth", "heads", "mlp_dim")):
-            patch, side = image["patch_size"], image["image_size"]
-            named = side in _TIMM_NAMES.get((size, patch), ())
-            same = (image["activation"], image["norm_eps"]) == (_timm_activation(size, patch), _TIMM_EPS)
-            if named and same:
-                return f"vit_{size}_patch{patch}_siglip_{side}"
-    told = ", ".join(
-        f"{field}={image[field]}" for field in ("width", "depth", "patch_size", "image_size", "activation")
-    )
-    raise UserError(
-        f"model.image with {told}: OpenCLIP takes SigLIP's image towers from timm, by name, and none is like this;"
-        " write it with --to=hf"
-    )
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -153,7 +97,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
         raise UserError(f"{path}: a CoCa model of OpenCLIP, which is not read")
     vision, text = model["vision_cfg"], model["text_cfg"]
     is_timm = bool(vision.get("timm_model_name"))
-    timm_tower = _timm_tower(vision["timm_model_name"], path) if is_timm else {}
+    timm_tower = timm_siglip.tower(vision["timm_model_name"], path) if is_timm else {}
     _check_fields(vision, "vision", is_timm, path)
     _check_fields(text, "text", False, path)
     quick = bool(model.get("quick_gelu", False))
@@ -197,8 +141,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
         projection="none" if projection != "linear" else "bias" if text.get("proj_bias") else "linear",
     )
     if pool != "last":
-        # argmax: the end-of-text token has the largest id.
-        settings["text"]["eos_id"] = text.get("eos_id", 2) if pool == "eos" else vocab_size - 1
+        settings["text"]["eos_id"] = text.get("eos_id", 2) if pool == "eos" else eot.LARGEST_ID
     return settings
 
 
@@ -238,48 +181,6 @@ def _eps(cfg: Mapping[str, Any]) -> float:
     return float((cfg.get("norm_kwargs") or {}).get("eps", 1e-5))
 
 
-def from_shapes(tensors: Tensors, naming: Naming) -> lib.Settings:
-    """A model's settings as far as names and shapes tell them; what they do not is None.
-
-    A file with timm's tower is taken for a SigLIP (bidirectional text, pooled at the last position), any other for a
-    CLIP (causal, pooled at the largest id). OpenAI's archives are its own models: QuickGELU, epsilon 1e-5.
-    """
-    settings = lib.siglip() if naming.timm else lib.clip()
-    image, text = settings["image"], settings["text"]
-    is_openai = tensors.is_jit or "input_resolution" in tensors
-    unknown = dict(activation="quick_gelu", norm_eps=1e-5) if is_openai else dict(activation=None, norm_eps=None)
-    if naming.timm:
-        first, layers = "visual.trunk.patch_embed.proj.weight", r"visual\.trunk\.blocks\.(\d+)\."
-        hidden, table = "visual.trunk.blocks.0.mlp.fc1.weight", "visual.trunk.pos_embed"
-        positions = lib.shape(tensors, table, 3)[1]
-    else:
-        first, layers = "visual.conv1.weight", r"visual\.transformer\.resblocks\.(\d+)\."
-        hidden, table = "visual.transformer.resblocks.0.mlp.c_fc.weight", "visual.positional_embedding"
-        positions = lib.shape(tensors, table, 2)[0] - 1
-        image["pre_norm"] = "visual.ln_pre.weight" in tensors
-    width, _, patch, _ = lib.shape(tensors, first, 4)
-    image |= dict(width=width, patch_size=patch, heads=lib.default_heads(width)) | unknown
-    image |= dict(depth=lib.depth(tensors, layers), mlp_dim=lib.shape(tensors, hidden, 2)[0])
-    image["image_size"] = patch * lib.square(tensors, table, positions)
-
-    prefix = "text." if naming.custom_text else ""
-    vocab_size, width = lib.shape(tensors, f"{prefix}token_embedding.weight", 2)
-    text |= dict(vocab_size=vocab_size, width=width, heads=lib.default_heads(width)) | unknown
-    text["context_length"] = lib.shape(tensors, f"{prefix}positional_embedding", 2)[0]
-    text["depth"] = lib.depth(tensors, prefix.replace(".", r"\.") + r"transformer\.resblocks\.(\d+)\.")
-    text["mlp_dim"] = lib.shape(tensors, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
-    text["projection"] = "bias" if naming.projection_bias else "linear"
-    if not naming.timm:
-        text["eos_id"] = vocab_size - 1
-    bias = "logit_bias" in tensors
-    settings["logit_bias_init"] = -10.0 if bias else None
-    if naming.projection_bias:
-        settings["embed_dim"] = lib.shape(tensors, f"{prefix}text_projection.weight", 2)[0]
-    else:
-        settings["embed_dim"] = lib.shape(tensors, f"{prefix}text_projection", 2)[1]
-    return settings
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 _TOKENIZERS = {32000: "timm/ViT-B-16-SigLIP", 256000: "timm/ViT-B-16-SigLIP2"}
@@ -300,7 +201,9 @@ def to_config(settings: lib.Settings, preprocessing: Mapping[str, Any]) -> dict[
     if naming.timm:
         _require("image", image, class_token=False, patch_bias=True, pre_norm=False, projection="none")
         top["custom_text"] = True
-        vision = dict(image_size=image["image_size"], timm_model_name=_timm_name(image), timm_model_pretrained=False)
+        vision = dict(
+            image_size=image["image_size"], timm_model_name=timm_siglip.name_of(image), timm_model_pretrained=False
+        )
         vision |= dict(timm_pool="map", timm_proj="none")
         towers = [("text", text)]
     else:
@@ -315,7 +218,7 @@ def to_config(settings: lib.Settings, preprocessing: Mapping[str, Any]) -> dict[
         raise UserError(f"model.text.pool={text['pool']!r}: OpenCLIP pools texts at one token")
     words = dict(context_length=text["context_length"], vocab_size=text["vocab_size"], width=text["width"])
     words |= dict(heads=text["heads"], layers=text["depth"]) | _mlp_ratio("text", text)
-    if text["pool"] != "eos" or text["eos_id"] != text["vocab_size"] - 1:  # else argmax, its default
+    if text["pool"] != "eos" or text["eos_id"] not in (eot.LARGEST_ID, text["vocab_size"] - 1):  # argmax, its default
         words |= pools[text["pool"]]
     words |= {} if text["causal"] else dict(no_causal_mask=True)
     words |= {"linear": {}, "bias": dict(proj_bias=True), "none": dict(proj_type="none")}[text["projection"]]

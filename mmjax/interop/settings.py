@@ -1,4 +1,4 @@
-"""Settings of a model that came from elsewhere: from shapes, from a config file, or said by a person."""
+"""Settings of a model that came from elsewhere: from shapes and tables, a config file, or said by a person."""
 
 import ast
 import re
@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax import eot
 from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.interop import known
 from mmjax.interop.tensors import Tensors
 from mmjax.models import variants
 from mmjax.nn import pool
@@ -49,7 +51,7 @@ def apply(settings: Settings, changes: Mapping[str, Any], config_file: Any = Non
     Args:
       settings: of the model.
       changes: the fields.
-      config_file: where the settings come from, which then are not to be changed; None where shapes told them.
+      config_file: where the settings come from, which then are not to be changed; None where no file says them.
 
     Raises:
       UserError: there is no such field, the value is of another kind, or the config file says something else.
@@ -62,8 +64,10 @@ def apply(settings: Settings, changes: Mapping[str, Any], config_file: Any = Non
         elif name in shared:
             places = [(tower, name) for tower in TOWERS]
         else:
-            known = [*shared, *(field for field in towers if field.split(".")[1] not in _EXECUTION)]
-            raise UserError(f"{name}={value!r}: a model has no such setting{did_you_mean(name, known)}; see its config")
+            settable = [*shared, *(field for field in towers if field.split(".")[1] not in _EXECUTION)]
+            raise UserError(
+                f"{name}={value!r}: a model has no such setting{did_you_mean(name, settable)}; see its config"
+            )
         for tower, field in places:
             fitting = _fitting(name, value, tower, field)
             if config_file is not None and settings[tower][field] != fitting and is_function(field):
@@ -112,37 +116,52 @@ def parse(texts: list[str]) -> dict[str, Any]:
 
 
 def finish(settings: Settings, path: Any) -> None:
-    """Checks that nothing is left open that no shape and no config file told; sets what follows from the rest.
+    """Checks that nothing is left open that no shape, no table and no config file decides; sets what follows.
 
     Raises:
       UserError: naming the fields and how to give them.
     """
-    open_fields = [
-        f"{tower}.{field}" for tower in TOWERS for field in settings[tower] if settings[tower][field] is None
-    ]
-    if not open_fields:
-        for tower in TOWERS:
-            for field, value in settings[tower].items():
-                settings[tower][field] = _fitting(f"{path}: {tower}.{field}", value, tower, field)
-        size = _typed(f"{path}: embed_dim", settings["embed_dim"], 512)
-        if not 1 <= size <= _MOST_OTHERS:
-            raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MOST_OTHERS}")
-        _check_fit(settings, path)
-        image = settings["image"]
-        # The other libraries' patches are a convolution, which leaves the last pixels out.
-        image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
-        return
-    both = {field.split(".")[1] for field in open_fields}
-    both = sorted(field for field in both if all(f"{tower}.{field}" in open_fields for tower in TOWERS))
-    rest = [field for field in open_fields if field.split(".")[1] not in both]
-    examples = {"activation": '"quick_gelu"', "norm_eps": "1e-5", "heads": "8"}
-    code = [f"{field}={examples[field]}" for field in both]
-    if rest:
-        code.append("**{" + ", ".join(f'"{field}": {examples[field.split(".")[1]]}' for field in rest) + "}")
-    flags = " ".join(f"--set {field}={examples[field.split('.')[-1]].strip(chr(34))}" for field in [*both, *rest])
+    text = settings["text"]
+    if text["pool"] in ("last", "mean", "map") and isinstance(text["eos_id"], known.Open):
+        text["eos_id"] = 1  # not read
+    if any(isinstance(value, known.Open) for tower in TOWERS for value in settings[tower].values()):
+        raise UserError(f"{path}: {_question(settings, path)}")
+    for tower in TOWERS:
+        for field, value in settings[tower].items():
+            settings[tower][field] = _fitting(f"{path}: {tower}.{field}", value, tower, field)
+    size = _typed(f"{path}: embed_dim", settings["embed_dim"], 512)
+    if not 1 <= size <= _MOST_OTHERS:
+        raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MOST_OTHERS}")
+    _check_fit(settings, path)
+    image = settings["image"]
+    # The other libraries' patches are a convolution, which leaves the last pixels out.
+    image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
+
+
+def _question(settings: Settings, path: Any) -> str:
+    """What is asked for, why, and how code and the command line give it."""
+    fields = {
+        f"{tower}.{field}": value
+        for tower in TOWERS
+        for field, value in settings[tower].items()
+        if isinstance(value, known.Open)
+    }
+    # A field that is asked for of both towers in the same words has one name for both.
+    for field in sorted({name.split(".")[1] for name in fields}):
+        image, text = (fields.get(f"{tower}.{field}") for tower in TOWERS)
+        if image is not None and image == text:
+            del fields[f"image.{field}"], fields[f"text.{field}"]
+            fields[field] = image
+    shared = [name for name in fields if "." not in name]
+    single = [name for name in fields if "." in name]
+    names = [f"{name} ({fields[name].why})" if fields[name].why else name for name in (*shared, *single)]
+    code = [f"{name}={fields[name].example}" for name in shared]
+    if single:
+        code.append("**{" + ", ".join(f'"{name}": {fields[name].example}' for name in single) + "}")
+    flags = " ".join(f"--set {name}={fields[name].example.strip(chr(34))}" for name in (*shared, *single))
     command = f"mmjax convert {shlex.quote(str(path))} DST --to=mmjax {flags}"
-    raise UserError(
-        f"{path}: no config file lies beside it, and shapes do not tell {', '.join([*both, *rest])};"
+    return (
+        f"no config file lies beside it, and shapes do not tell {', '.join(names)};"
         f" give what the model was trained with, e.g. mmjax.load(path, {', '.join(code)}) or {command}"
     )
 
@@ -156,15 +175,12 @@ def _check_fit(settings: Settings, path: Any) -> None:
     image, text = settings["image"], settings["text"]
     if image["image_size"] < image["patch_size"]:
         raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
-    if text["pool"] == "eos" and not 0 <= text["eos_id"] < text["vocab_size"]:
+    if image["pool"] == "mean" and image["class_token"]:
+        raise UserError(f"{path}: image.pool='mean' beside a class token (CLIPA) is not read; mmjax has 'cls'")
+    if text["pool"] == "eos" and not eot.LARGEST_ID <= text["eos_id"] < text["vocab_size"]:
         raise UserError(
             f"{path}: text.eos_id={text['eos_id']} is none of the {text['vocab_size']} ids, and texts are pooled there"
         )
-
-
-def default_heads(width: int) -> int | None:
-    """Width / 64, as nearly all published towers have it; None where that does not divide."""
-    return width // 64 if width % 64 == 0 else None
 
 
 def depth(tensors: Tensors, pattern: str) -> int:
@@ -214,3 +230,14 @@ def known_activation(field: str, value: str, names: Mapping[str, str]) -> str:
       UserError: mmjax does not have it.
     """
     return names[choose(field, value, names)]
+
+
+def as_tokenized(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A text tower's settings with the id that is the largest of every tokenized text in place of `eot.LARGEST_ID`.
+
+    A vocabulary of CLIP's kind ends with the end-of-text token: a tower that pools there by its id and one that pools
+    at the largest id compute the same of every text that has it.
+    """
+    if settings.get("eos_id") != eot.LARGEST_ID:
+        return dict(settings)
+    return dict(settings) | {"eos_id": settings["vocab_size"] - 1}

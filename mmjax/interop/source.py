@@ -9,7 +9,7 @@ import numpy as np
 
 from mmjax import storage
 from mmjax.errors import UserError
-from mmjax.interop import beside, big_vision, huggingface, openclip, tables, translate
+from mmjax.interop import beside, big_vision, huggingface, openclip, openclip_bare, refusals, tables, translate
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop import settings as settings_lib
 from mmjax.interop.jsons import read_json
@@ -194,19 +194,10 @@ _SIGNS = {
     "hf-clip": ("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_projection.weight"),
     "openclip": ("visual.conv1.weight", "visual.positional_embedding"),
 }
-_OTHERS = {
-    "visual.layer1.0.conv1.weight": "a CLIP with a ResNet, and mmjax has vision transformers",
-    "text_decoder.token_embedding.weight": "a CoCa, which is not read",
-    "text_decoder.text_projection": "a CoCa, which is not read",
-    "text.transformer.embeddings.word_embeddings.weight": "an OpenCLIP model with a Hugging Face text tower",
-    "img/cls": "a big_vision tower with a class token, which is not read",
-}
 
 
 def _recognise(tensors: Tensors) -> str:
-    for name, told in _OTHERS.items():
-        if name in tensors or f"params/{name}" in tensors:
-            raise UserError(f"{tensors.path}: {told}")
+    refusals.check(tensors)
     for form, names in _SIGNS.items():
         if all(name in tensors for name in names):
             return form
@@ -228,7 +219,7 @@ def _recognise(tensors: Tensors) -> str:
 def _openclip(tensors, form, config, config_file):
     naming = openclip.naming_of(tensors)
     if config is None:
-        settings, text = openclip.from_shapes(tensors, naming), {}
+        settings, text = openclip_bare.from_shapes(tensors, naming), {}
         prepared = preprocessing_lib.defaults(not naming.timm, "open_clip")
     else:
         settings = openclip.from_config(config, config_file)

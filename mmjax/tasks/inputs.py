@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
+from mmjax import eot
 from mmjax.data import answers as answers_lib
 from mmjax.data import examples, frames, images, prepare, source, specs, tokenizers
 from mmjax.data.faults import BadExample
@@ -85,7 +86,9 @@ def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = No
             f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
             f" model.text.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
         )
-    if text.get("pool") == "eos" and tokenizer.eos_id != text.eos_id:
+    if text.get("pool") == "eos" and text.eos_id == eot.LARGEST_ID:
+        _check_largest(config.data.tokenizer, tokenizer)
+    elif text.get("pool") == "eos" and tokenizer.eos_id != text.eos_id:
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, but"
             f" model.text.eos_id={text.eos_id}; set that to {tokenizer.eos_id}"
@@ -101,6 +104,20 @@ def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = No
             f" model.text.sep_id={text.sep_id}; set that to {tokenizer.sep_id}"
         )
     return tokenizer
+
+
+def _check_largest(spec: str, tokenizer: tokenizers.Tokenizer) -> None:
+    """Checks that a text without added tokens has its largest id at its end, where `model.text.eos_id=-1` looks.
+
+    Raises:
+      UserError: it has not.
+    """
+    ids, mask = tokenizer(["a photo of a cat"])
+    if eot.position(ids, eot.LARGEST_ID)[0] != mask.sum() - 1:
+        raise UserError(
+            f"data.tokenizer={spec!r} ends texts with id {tokenizer.eos_id}, which is not their largest id, and"
+            f" model.text.eos_id={eot.LARGEST_ID} pools there; give token ids, or the model's own tokenizer"
+        )
 
 
 def text_length(config: ml_collections.ConfigDict) -> int:

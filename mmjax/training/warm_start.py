@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmjax import config as config_lib
 from mmjax import storage
 from mmjax.errors import UserError
-from mmjax.interop import configs, translate
+from mmjax.interop import configs, settings, translate
 from mmjax.interop import source as interop
 from mmjax.nn import embed
 from mmjax.parallel import partition
@@ -221,7 +221,7 @@ def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
         meant = {"pre_norm": kind != "vilt", "class_token": True}
     else:
         meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre"}
-    return meant | model[tower].to_dict()
+    return meant | settings.as_tokenized(model[tower].to_dict())
 
 
 def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:

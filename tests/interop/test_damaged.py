@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_golden import FORMATS, GIVEN, GOLDEN
+from test_golden import AS_SIGLIP, FORMATS, GIVEN, GOLDEN
 from test_torch_file import NUMBERS, Tensor, pickled, write
 
 from mmjax.errors import UserError
@@ -228,6 +228,6 @@ def test_parameters_that_are_not_floating_point(dtype, tmp_path):
         arrays = dict(file)
     arrays["params/txt/head/bias"] = arrays["params/txt/head/bias"].astype(dtype)
     np.savez(tmp_path / "a.npz", **arrays)
-    opened = source.open_source(tmp_path)
+    opened = source.open_source(tmp_path, AS_SIGLIP)
     with pytest.raises(UserError, match=f"txt/head/bias holds {np.dtype(dtype)}, and parameters are floating-point"):
         opened.read(lambda _, array: array)

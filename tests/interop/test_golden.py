@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 from towers import encode
 
+from mmjax import eot
 from mmjax.errors import UserError
-from mmjax.interop import openclip, settings, source, translate
+from mmjax.interop import openclip, openclip_bare, settings, source, translate
 from mmjax.interop.tensors import Tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 HEADS = {"image.heads": 2, "text.heads": 2}
-# What no config file lies there to tell.
+SIZE = {"image.image_size": 16}
+AS_CLIP = SIZE | {"text.causal": True, "text.pool": "eos", "text.eos_id": eot.LARGEST_ID}
+AS_SIGLIP = SIZE | {"text.causal": False, "text.pool": "last"}
+# What no config file lies there to tell, and no published model of these sizes.
 GIVEN = {
     "openai-jit": HEADS,
-    "openclip-custom": HEADS | {"activation": "gelu", "norm_eps": 1e-5},
-    "openclip-siglip": HEADS | {"activation": "gelu_tanh", "norm_eps": 1e-6},
+    "openclip-custom": AS_CLIP | HEADS | {"activation": "gelu", "norm_eps": 1e-5},
+    "openclip-siglip": AS_SIGLIP | HEADS | {"activation": "gelu_tanh", "norm_eps": 1e-6},
+    "big_vision": AS_SIGLIP,
+    "big_vision-scanned": AS_SIGLIP,
 }
 FORMATS = {
     "hf-clip": "hf-clip",
@@ -86,16 +92,23 @@ def test_openai_archives_are_known_to_be_quick_gelu():
 @pytest.mark.parametrize(
     "name, changes, told",
     [
-        ("openclip-custom", {"image.heads": 2, "text.heads": 2}, "do not tell activation, norm_eps; give"),
+        ("openclip-custom", AS_CLIP | HEADS, "do not tell activation, norm_eps; give"),
         (
             "openclip-custom",
-            {"activation": "gelu", "norm_eps": 1e-5},
-            r"do not tell heads; give .*load\(path, heads=8\)",
+            AS_CLIP | {"activation": "gelu", "norm_eps": 1e-5},
+            r"do not tell heads \(no published tower has width 16 and MLPs of 24\); give .*load\(path, heads=8\)",
         ),
         (
             "openclip-custom",
-            HEADS | {"image.activation": "gelu", "norm_eps": 1e-5},
+            AS_CLIP | HEADS | {"image.activation": "gelu", "norm_eps": 1e-5},
             r'do not tell text.activation; .* \*\*\{"text.activation": "quick_gelu"\}.*--set text.activation=quick',
+        ),
+        (
+            "openclip-custom",
+            HEADS | {"activation": "gelu", "norm_eps": 1e-5},
+            r"do not tell image.image_size \(2 patches of 8 are cut from 16 to 23 pixels\), text.causal \(no published"
+            r" model has 40 ids\), text.eos_id \(-1 for the largest of each text\), text.pool; .*"
+            r"--set text.causal=True --set text.eos_id=39 --set text.pool=eos",
         ),
     ],
 )
@@ -135,11 +148,11 @@ def test_a_config_written_again_says_the_same(name):
 
 
 def test_published_shapes_alone_tell_the_same_model():
-    """Names and shapes of B/32, without a config, give its settings but for what was asked for."""
+    """Names and shapes of B/32, without a config, give its settings but for its activation."""
     model = openclip.from_config(PUBLISHED["ViT-B-32"]["config"], "B/32")
     shapes = translate.param_shapes(model)
     naming = openclip.Naming(timm=False, custom_text=False, projection_bias=False)
     theirs = translate.their_shapes(translate.select(naming.table, shapes, "OpenCLIP"), shapes)
-    found = openclip.from_shapes(Tensors("file", theirs, lambda name: None), naming)
-    settings.apply(found, {"activation": "gelu", "norm_eps": 1e-5})
-    assert found == model
+    read = openclip_bare.from_shapes(Tensors("file", theirs, lambda name: None), naming)
+    settings.apply(read, {"activation": "gelu"})
+    assert read == model

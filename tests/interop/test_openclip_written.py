@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 from test_golden import GOLDEN, expected, opened
 
-from mmjax.interop import export, openclip
+from mmjax.interop import export, timm_siglip
 from mmjax.interop.tensors import open_tensors
 
 # The golden tower of timm's has a size that timm does not register, under a name that it does not have.
@@ -17,7 +17,7 @@ TOWER = "vit_golden_siglip"
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """Writes a golden model again: the arrays in the file, and its config."""
-    monkeypatch.setattr(openclip, "_timm_name", lambda image: TOWER)
+    monkeypatch.setattr(timm_siglip, "name_of", lambda image: TOWER)
 
     def write(name):
         checkpoint = opened(name)

@@ -138,13 +138,12 @@ def test_openclip_without_fields_prepares_images_as_its_own_clip(openclip):
 
 
 def test_openclips_default_holds_for_timms_tower(tmp_path, monkeypatch):
-    from mmjax.interop import openclip as openclip_lib
-    from mmjax.interop import preprocessing
+    from mmjax.interop import preprocessing, timm_siglip
 
     assert preprocessing.from_openclip({}, 224, "x")["resize"] == "crop"
     # Such a folder, with the golden tower by a name that timm does not have.
     tower = dict(width=16, depth=2, heads=2, mlp_dim=24, activation="gelu_tanh", norm_eps=1e-6)
-    monkeypatch.setattr(openclip_lib, "_timm_tower", lambda name, path: tower | dict(patch_size=8, image_size=16))
+    monkeypatch.setattr(timm_siglip, "tower", lambda name, path: tower | dict(patch_size=8, image_size=16))
     text = dict(context_length=7, vocab_size=40, width=16, heads=2, layers=2, mlp_ratio=1.5, no_causal_mask=True)
     text |= dict(proj_bias=True, pool_type="last", norm_kwargs=dict(eps=1e-6), act_kwargs=dict(approximate="tanh"))
     config = dict(embed_dim=16, init_logit_bias=-10, text_cfg=text, vision_cfg=dict(timm_model_name="golden"))

@@ -2,17 +2,15 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from test_golden import AS_CLIP, AS_SIGLIP, GIVEN, GOLDEN, HEADS
 
 from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.interop import source
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
@@ -102,7 +100,7 @@ def test_half_precision_and_scalars_in_brackets(change):
         (["visual.layer1.0.conv1.weight"], "a CLIP with a ResNet"),
         (["visual.conv1.weight", "text_decoder.text_projection"], "a CoCa"),
         (["text.transformer.embeddings.word_embeddings.weight"], "a Hugging Face text tower"),
-        (["params/img/cls"], "a class token, which is not read"),
+        (["params/img/cls"], "a big_vision tower with a class token .*, which is not read"),
         ([], "its parameters are none at all"),
     ],
 )
@@ -198,7 +196,7 @@ def test_npz_files(tmp_path):
         arrays = dict(file)
     del arrays["params/txt/Encoder_0/encoder_norm/bias"]
     np.savez(path, **arrays)
-    refused(path, "the parameter txt/Encoder_0/encoder_norm/bias is missing")
+    refused(path, "the parameter txt/Encoder_0/encoder_norm/bias is missing", **AS_SIGLIP)
 
 
 def test_paths(tmp_path):
@@ -232,12 +230,13 @@ def test_paths(tmp_path):
         ({"norm_eps": -1e-5}, "norm_eps=-1e-05 must be greater than 0"),
         ({"norm_eps": float("nan")}, "norm_eps=nan must be greater than 0"),
         ({"text.eos_id": 40}, "text.eos_id=40 is none of the 40 ids, and texts are pooled there"),
-        ({"text.eos_id": -1}, "text.eos_id=-1 is none of the 40 ids"),
+        ({"text.eos_id": -2}, "text.eos_id=-2 is none of the 40 ids"),
+        ({"image.pool": "mean"}, r"image.pool='mean' beside a class token \(CLIPA\) is not read"),
         ({"image.depth": 10**9}, "image.depth=1000000000 is more than any model has"),
     ],
 )
 def test_settings_that_a_person_gives(changes, told):
-    given = {"activation": "gelu", "norm_eps": 1e-5, "image.heads": 2, "text.heads": 2} | changes
+    given = GIVEN["openclip-custom"] | changes
     with pytest.raises(UserError, match=told) as error:
         source.open_source(GOLDEN / "openclip-custom" / "epoch_3.pt", given)
     assert "\n" not in str(error.value)
@@ -245,7 +244,7 @@ def test_settings_that_a_person_gives(changes, told):
 
 def test_an_end_of_text_that_is_not_used_may_be_any():
     """A SigLIP pools at the last position."""
-    given = {"activation": "gelu", "norm_eps": 1e-6, "image.heads": 2, "text.heads": 2, "text.eos_id": 99}
+    given = GIVEN["openclip-siglip"] | {"text.eos_id": 99}
     assert source.open_source(GOLDEN / "openclip-siglip", given).settings["text"]["eos_id"] == 99
 
 
@@ -287,9 +286,7 @@ def test_a_model_beside_an_optimizer(nest, change):
 
 def test_the_command_that_is_offered_is_whole():
     path = GOLDEN / "openclip-custom" / "epoch_3.pt"
-    refused(
-        path, f"mmjax convert {path} DST --to=mmjax --set activation=quick_gelu", **{"image.heads": 2, "text.heads": 2}
-    )
+    refused(path, f"mmjax convert {path} DST --to=mmjax --set activation=quick_gelu", **AS_CLIP, **HEADS)
 
 
 def test_the_hub_needs_its_package(monkeypatch):

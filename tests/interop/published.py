@@ -1,0 +1,183 @@
+"""The models of `open_clip.list_models()`: built by the library itself, without numbers, and what they are."""
+
+import copy
+import json
+import math
+
+# The text towers that ten of the configs name on the Hub, which tests do not reach: what their config.json says.
+_ROBERTA = dict(num_hidden_layers=12, num_attention_heads=12, hidden_size=768, intermediate_size=3072)
+_ROBERTA |= dict(max_position_embeddings=514, type_vocab_size=1)
+_XLM = _ROBERTA | dict(model_type="xlm-roberta", vocab_size=250_002)
+_NLLB = dict(model_type="m2m_100", vocab_size=256_206, d_model=1024, encoder_attention_heads=16)
+_NLLB |= dict(decoder_layers=1)  # OpenCLIP keeps the encoder
+_MT5 = dict(model_type="mt5", vocab_size=250_112, d_kv=64)
+HF_TEXT_TOWERS = {
+    "roberta-base": _ROBERTA | dict(model_type="roberta", vocab_size=50_265),
+    "xlm-roberta-base": _XLM,
+    "xlm-roberta-large": _XLM
+    | dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+    "google/mt5-base": _MT5 | dict(d_model=768, d_ff=2048, num_layers=12, num_heads=12),
+    "google/mt5-xl": _MT5 | dict(d_model=2048, d_ff=5120, num_layers=24, num_heads=32),
+    "facebook/nllb-200-distilled-600M": _NLLB | dict(encoder_layers=12, encoder_ffn_dim=4096),
+    "facebook/nllb-200-distilled-1.3B": _NLLB | dict(encoder_layers=24, encoder_ffn_dim=8192),
+}
+
+
+def build(config, folder, device="meta"):
+    """OpenCLIP's own model of a config, by default without numbers.
+
+    Args:
+      config: as open_clip.get_model_config gives it.
+      folder: for the config of a Hugging Face text tower.
+      device: where its parameters are made.
+    """
+    import open_clip
+    import torch
+
+    arguments = copy.deepcopy(config)
+    custom_text = arguments.pop("custom_text", False)
+    text = arguments["text_cfg"]
+    if "hf_model_name" in text:
+        tower = folder / text["hf_model_name"].replace("/", "-")
+        tower.mkdir(exist_ok=True)
+        (tower / "config.json").write_text(json.dumps(HF_TEXT_TOWERS[text["hf_model_name"]]))
+        text |= dict(hf_model_name=str(tower), hf_model_pretrained=False)
+        custom_text = True
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    if "multimodal_cfg" in arguments:
+        kind = open_clip.CoCa
+    with torch.device(device):
+        return kind(**arguments)
+
+
+def write_shapes(path, model):
+    """Writes a safetensors file of a model's names and shapes; its numbers are a hole in the file, and take no disk."""
+    sizes = {"torch.float32": ("F32", 4), "torch.int64": ("I64", 8)}
+    header, end = {}, 0
+    for name, array in model.state_dict().items():
+        kind, size = sizes[str(array.dtype)]
+        start, end = end, end + size * math.prod(array.shape)
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def architecture(config):
+    """What must be said of a model that is not read; None for those that are."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "multimodal_cfg" in config:
+        return "CoCa"
+    if "hf_model_name" in text:
+        return "Hugging Face text tower"
+    if isinstance(vision.get("layers"), list):
+        return "ResNet"
+    if vision.get("pool_type") == "avg":
+        return "CLIPA"
+    if vision.get("ls_init_value"):
+        return "LayerScale"
+    words = {
+        "convnext": "ConvNeXt",
+        "eva": "EVA",
+        "fastvit": "FastViT",
+        "vit_base_mci": "MobileCLIP",
+        "vit_large_patch14_clip": "class token",
+        "vit_pe_core": "Perception Encoder",
+        "vitamin": "ViTamin",
+        "swin": "Swin",
+        "vit_relpos": "relative positions",
+        "vit_medium_patch16_gap": "none of SigLIP's",
+    }
+    name = vision.get("timm_model_name", "")
+    return next((word for start, word in words.items() if name.startswith(start)), None)
+
+
+def settings_of(model):
+    """What a live model of OpenCLIP's computes, in the words of mmjax's settings."""
+    visual, text = model.visual, getattr(model, "text", model)
+    projection = text.text_projection
+    kinds = {"NoneType": "none", "Linear": "bias", "Parameter": "linear"}
+    return dict(
+        embed_dim=_embed_dim(visual),
+        has_bias=model.logit_bias is not None,
+        image=_timm(visual) if hasattr(visual, "trunk") else _vision(visual),
+        text=dict(
+            vocab_size=text.token_embedding.weight.shape[0],
+            context_length=text.positional_embedding.shape[0],
+            causal=text.attn_mask is not None,
+            mask_padding=False,
+            projection=kinds[type(projection).__name__],
+            norm_eps=text.ln_final.eps,
+            **_pooling(text),
+            **_layers(text.transformer),
+        ),
+    )
+
+
+def _embed_dim(visual):
+    return visual.trunk.num_features if hasattr(visual, "trunk") else visual.proj.shape[1]
+
+
+def _pooling(text):
+    pool = text.pool_type if hasattr(text, "pool_type") else text.text_pool_type
+    if pool == "last":
+        return dict(pool="last")
+    end = text.eos_id if hasattr(text, "eos_id") else text.text_eos_id
+    return dict(pool="eos", eos_id={"argmax": -1, "eos": end}[pool])
+
+
+def _activation(layer):
+    if type(layer).__name__ == "GELUTanh" or getattr(layer, "approximate", "none") == "tanh":
+        return "gelu_tanh"
+    return {"GELU": "gelu", "QuickGELU": "quick_gelu"}[type(layer).__name__]
+
+
+def _layers(transformer):
+    block = transformer.resblocks[0]
+    assert block.ln_1.eps == block.ln_2.eps
+    return dict(
+        width=transformer.width,
+        depth=len(transformer.resblocks),
+        heads=block.attn.num_heads,
+        mlp_dim=block.mlp.c_fc.out_features,
+        activation=_activation(block.mlp.gelu),
+    )
+
+
+def _vision(visual):
+    (side, _), (patch, _) = visual.image_size, visual.patch_size
+    return dict(
+        image_size=side,
+        patch_size=patch,
+        class_token=True,
+        patch_bias=visual.conv1.bias is not None,
+        pre_norm=type(visual.ln_pre).__name__ != "Identity",
+        pool={"tok": "cls"}[visual.pool_type],
+        projection="linear",
+        norm_eps=visual.ln_post.eps,
+        **_layers(visual.transformer),
+    )
+
+
+def _timm(visual):
+    trunk, (side, _) = visual.trunk, visual.image_size
+    block, pool = trunk.blocks[0], trunk.attn_pool
+    assert len(visual.head) == 0 and trunk.cls_token is None
+    tower = dict(heads=block.attn.num_heads, mlp_dim=block.mlp.fc1.out_features, activation=_activation(block.mlp.act))
+    # The pool's are the tower's, as here.
+    assert tower == dict(heads=pool.num_heads, mlp_dim=pool.mlp.fc1.out_features, activation=_activation(pool.mlp.act))
+    assert len({block.norm1.eps, block.norm2.eps, pool.norm.eps, trunk.norm.eps}) == 1
+    return tower | dict(
+        image_size=side,
+        patch_size=trunk.patch_embed.patch_size[0],
+        class_token=False,
+        patch_bias=trunk.patch_embed.proj.bias is not None,
+        pre_norm=type(trunk.norm_pre).__name__ != "Identity",
+        pool="map",
+        projection="none",
+        norm_eps=trunk.norm.eps,
+        width=trunk.embed_dim,
+        depth=len(trunk.blocks),
+    )
