@@ -51,9 +51,9 @@ def draw(kind, seed):
         text["projection_size"] = vision["hidden_size"]
         model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
     images = rng.standard_normal((BATCH, 3, vision["image_size"], vision["image_size"])).astype(np.float32)
-    ids = rng.integers(3, vocab - 1, (BATCH, text["max_position_embeddings"]))
-    end = text["eos_token_id"] if text["eos_token_id"] != 2 else vocab - 1  # 2 stands for the largest id
-    ids[np.arange(BATCH), rng.integers(0, ids.shape[1], BATCH)] = end
+    ids = rng.integers(3, vocab, (BATCH, text["max_position_embeddings"]))
+    if text["eos_token_id"] != 2:  # 2 stands for the largest id of a text, whichever it is
+        ids[np.arange(BATCH), rng.integers(0, ids.shape[1], BATCH)] = text["eos_token_id"]
     return randomise(model, seed), images, ids
 
 
@@ -87,6 +87,29 @@ def test_random_configurations(kind, seed, tmp_path):
     tolerance = 0.0 if acts[0] == acts[1] else 1e-5
     for found, wanted in zip(run(again.eval(), images, ids), want, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
+
+
+def test_a_resized_vocabulary_of_a_legacy_config(tmp_path):
+    """OpenAI's `eos_token_id: 2` pools at the largest id: of a text with added tokens at the largest of those."""
+    import torch
+    import transformers
+
+    import mmjax
+
+    model, *_ = draw("clip", 2)
+    vocab = model.config.text_config.vocab_size
+    model.config.text_config.eos_token_id = model.text_model.eos_token_id = 2
+    torch.manual_seed(0)
+    model.text_model.resize_token_embeddings(vocab + 2)
+    model.config.text_config.vocab_size = vocab + 2
+    context, side = (model.config.text_config.max_position_embeddings, model.config.vision_config.image_size)
+    ids = np.full((3, context), vocab - 1)
+    ids[:, 0] = vocab - 2
+    ids[1, 1], ids[2, :2] = vocab + 1, (vocab, vocab + 1)
+    model.save_pretrained(tmp_path)
+    want = run(transformers.CLIPModel.from_pretrained(tmp_path).eval(), np.zeros((1, 3, side, side), np.float32), ids)
+    assert mmjax.load(tmp_path).config.model.text.eos_id == -1
+    np.testing.assert_allclose(mmjax.load(tmp_path).encode_text(ids), want[1], atol=1e-5)
 
 
 def test_siglip_2_of_fixed_resolution(tmp_path):
