@@ -33,18 +33,10 @@ class Tensors(Mapping[str, tuple[int, ...]]):
       path: what messages call it.
       shapes: of every array.
       read: reads one array, in any floating-point type.
-      is_jit: the file was a TorchScript archive, as OpenAI published its weights.
     """
 
-    def __init__(
-        self,
-        path: Any,
-        shapes: Mapping[str, tuple[int, ...]],
-        read: Callable[[str], np.ndarray],
-        *,
-        is_jit: bool = False,
-    ):
-        self.path, self.is_jit = path, is_jit
+    def __init__(self, path: Any, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], np.ndarray]):
+        self.path = path
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._read = read
 
@@ -74,12 +66,8 @@ class Tensors(Mapping[str, tuple[int, ...]]):
     def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
         """The same arrays under other names; those renamed to None are left out."""
         names = {new: old for old in self for new in [rename(old)] if new is not None}
-        return Tensors(
-            self.path,
-            {new: self[old] for new, old in names.items()},
-            lambda name: self._read(names[name]),
-            is_jit=self.is_jit,
-        )
+        shapes = {new: self[old] for new, old in names.items()}
+        return Tensors(self.path, shapes, lambda name: self._read(names[name]))
 
 
 def open_tensors(path: Path) -> Tensors:
@@ -98,8 +86,7 @@ def open_tensors(path: Path) -> Tensors:
     if kind == ".npz":
         return _open_npz(path)
     if kind in (".bin", ".pt", ".pth"):
-        shapes, read, is_jit = torch_file.open_file(path)
-        return Tensors(path, shapes, read, is_jit=is_jit)
+        return Tensors(path, *torch_file.open_file(path))
     raise UserError(f"{path}: {kind or 'no ending'} is not a format of weights; give one of: {', '.join(WEIGHTS)}")
 
 

@@ -91,15 +91,14 @@ class _Refused(Exception):
     """What a pickle asks for and does not get."""
 
 
-def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], bool]:
+def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
     """Lists a file's tensors.
 
     Args:
       path: a .pt, .pth or .bin file.
 
     Returns:
-      Shapes by name (nested dicts and modules joined by dots), a function that reads one, and whether the file is a
-      TorchScript archive.
+      Shapes by name (nested dicts and modules joined by dots), and a function that reads one.
 
     Raises:
       UserError: damaged, of the format before PyTorch 1.6, or asking for anything but tensors.
@@ -162,7 +161,7 @@ def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], n
         steps = [0 if n == 1 else step * raw.itemsize for n, step in zip(tensor.shape, tensor.strides, strict=True)]
         return np.lib.stride_tricks.as_strided(raw[tensor.offset :], tensor.shape, steps, writeable=False)
 
-    return {name: tensor.shape for name, tensor in found.items()}, read, is_jit
+    return {name: tensor.shape for name, tensor in found.items()}, read
 
 
 def _check(path: Path, name: str, tensor: _Tensor, folder: str, members: dict[str, zipfile.ZipInfo]) -> None:

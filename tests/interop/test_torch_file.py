@@ -80,9 +80,8 @@ def test_views_of_one_storage(tmp_path):
         whole=Tensor("0", (3, 4), (4, 1)), transposed=Tensor("0", (4, 2), (1, 4), 4), scalar=Tensor("0", (), (), 7)
     )
     program = pickled({"state_dict": content, "epoch": 3, "options": [1.5, None, True, ("a", 2)], "name": "x"})
-    shapes, read, is_jit = torch_file.open_file(write(tmp_path / "a.pt", program, [("0", NUMBERS)]))
+    shapes, read = torch_file.open_file(write(tmp_path / "a.pt", program, [("0", NUMBERS)]))
     assert shapes == {"state_dict.whole": (3, 4), "state_dict.transposed": (4, 2), "state_dict.scalar": ()}
-    assert not is_jit
     np.testing.assert_array_equal(read("state_dict.whole"), NUMBERS.reshape(3, 4))
     np.testing.assert_array_equal(read("state_dict.transposed"), NUMBERS.reshape(3, 4)[1:].T)
     assert read("state_dict.scalar") == 7
