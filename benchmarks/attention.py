@@ -74,7 +74,7 @@ def measure(length, heads, mask, options):
     from mmjax.nn import attention
 
     device = jax.devices()[0]
-    best, obstacle = attention.choose_implementation("auto", device, jnp.bfloat16, HEAD_DIM)
+    best, obstacle = attention.choose_implementation("auto", device, jnp.bfloat16, heads, HEAD_DIM)
     kernels = dict.fromkeys((best, "xla"))
     fields = dict(
         length=length,
@@ -110,7 +110,7 @@ def layer(length, heads, mask, batch, kernel):
     import jax.numpy as jnp
     import numpy as np
 
-    from mmjax.nn import attention
+    from mmjax.nn import attention, tpu_attention
 
     filled = attention.filled_length(length, kernel)
     rng = np.random.default_rng(0)
@@ -120,9 +120,16 @@ def layer(length, heads, mask, batch, kernel):
         segment = jnp.broadcast_to(jnp.arange(filled) // SEGMENT, (batch, filled))
     spec = attention.AttentionSpec(bool(mask), None, length if filled != length else None, segment=segment)
 
+    def output(q, k, v, spec):
+        if kernel != "pallas":
+            return attention.attend(q, k, v, spec, kernel)
+        if spec.segment is not None:
+            raise NotImplementedError("the kernel for TPUs knows no segments")
+        return tpu_attention.fused_attention(jnp.stack((q, k, v), axis=2), heads, spec.causal).reshape(q.shape)
+
     @jax.jit
     def gradients(q, k, v, spec):
-        value = lambda *qkv: attention.attend(*qkv, spec, kernel).astype(jnp.float32).sum()
+        value = lambda *qkv: output(*qkv, spec).astype(jnp.float32).sum()
         return jax.grad(value, argnums=(0, 1, 2))(q, k, v)
 
     def run():

@@ -133,7 +133,8 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         mlm_rate=0.15,  # share of a text's tokens that are masked
         mim_ratio=0.5,  # share of an image's patches that are masked
     )
-    config.attention = "auto"  # kernel: 'auto' takes cuDNN's on NVIDIA where it applies; 'cudnn', 'xla'
+    # Kernel: 'auto' takes cuDNN's on NVIDIA and mmjax's own on TPUs where they apply; 'cudnn', 'pallas' (TPU), 'xla'.
+    config.attention = "auto"
     config.precision = "bfloat16"  # compute type of the towers: bfloat16 or float32; parameters stay float32
 
     config.checkpoint = dict(

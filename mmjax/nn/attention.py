@@ -1,5 +1,6 @@
 """Multi-head attention, and the one description of who attends to whom."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.nn.dense import Dense
 from mmjax.nn.layer_loop import name_attention_output
 from mmjax.nn.norms import LayerNorm
-from mmjax.parallel.activations import place
+from mmjax.parallel.activations import place, traced_mesh
 
-IMPLEMENTATIONS = ("auto", "cudnn", "xla")
+IMPLEMENTATIONS = ("auto", "cudnn", "pallas", "xla")
+# Tokens of an example for which `pallas` is: tiles of fewer would be mostly empty, logits of more not fit on the chip.
+PALLAS_TOKENS = range(128, 1025)
 
 
 @struct.dataclass
@@ -106,7 +109,7 @@ def attend(
     Args:
       q, k, v: queries, keys and values.
       spec: who attends to whom.
-      implementation: `xla`, or `cudnn` where `choose_implementation` says so.
+      implementation: `xla`, or `cudnn` where `choose_implementation` says so (`pallas` is `SelfAttention`'s).
     """
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
     causal, masked, mask, lengths, sees = spec.causal, False, None, None, None
@@ -140,27 +143,41 @@ def attention_weights(
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1), 0.0)
 
 
-def choose_implementation(wanted: str, device: Any, dtype: DTypeLike, head_dim: int) -> tuple[str, str]:
+def choose_implementation(wanted: str, device: Any, dtype: DTypeLike, heads: int, head_dim: int) -> tuple[str, str]:
     """Chooses the attention kernel for a kind of device.
 
     Args:
-      wanted: a name in `IMPLEMENTATIONS`; `auto` takes cuDNN's where it applies.
+      wanted: a name in `IMPLEMENTATIONS`; `auto` takes cuDNN's or, on a TPU, mmjax's own (`tpu_attention`, which is
+        written in jax's Pallas) where they apply.
       device: one of those that will run it.
       dtype: compute type.
+      heads: how many.
       head_dim: width of a head.
 
     Returns:
-      `cudnn` or `xla`, and what keeps cuDNN's from applying ('' when nothing does).
+      `cudnn`, `pallas` or `xla`, and what keeps a fused kernel from applying ('' when nothing does). `pallas` is for
+      the shapes and masks that it knows; `SelfAttention` takes XLA's for the others.
     """
+    fused = {"cudnn": "cudnn", "pallas": "pallas"}.get(wanted, "pallas" if device.platform == "tpu" else "cudnn")
     reasons = []
-    if not _has_cudnn_attention(device):
+    if fused == "cudnn" and not _has_cudnn_attention(device):
         reasons.append("needs an NVIDIA GPU of compute capability 8.0 or newer")
-    if dtype not in (jnp.bfloat16, jnp.float16):
+    if fused == "pallas" and device.platform != "tpu":
+        reasons.append("needs a TPU")
+    if dtype != jnp.bfloat16 and (fused == "pallas" or dtype != jnp.float16):
         reasons.append("computes in bfloat16 only")
-    if head_dim % 8 or head_dim > 128:
+    if fused == "cudnn" and (head_dim % 8 or head_dim > 128):
         reasons.append(f"wants heads of at most 128 and a multiple of 8, not {head_dim}")
+    if fused == "pallas" and not (head_dim % 8 == 0 and 64 <= head_dim <= 128 and group_of_heads(heads, head_dim)):
+        reasons.append(f"wants heads of 64 to 128, a multiple of 8, that fill lanes of 128, not {heads} of {head_dim}")
     obstacle = "; ".join(reasons)
-    return ("xla" if wanted == "xla" or obstacle else "cudnn"), obstacle
+    return ("xla" if wanted == "xla" or obstacle else fused), obstacle
+
+
+def group_of_heads(heads: int, head_dim: int) -> int:
+    """Fewest heads whose widths fill a TPU's lanes of 128; 0 where not even all of them do."""
+    group = 128 // math.gcd(128, head_dim)
+    return 0 if heads % group else group
 
 
 def _has_cudnn_attention(device: Any) -> bool:
@@ -200,7 +217,9 @@ class _Attention(nn.Module):
     def _attended(self, q, k, v, spec, implementation, width):
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, spec))
-        y = name_attention_output(attend(q, k, v, spec, implementation))
+        return self._projected(name_attention_output(attend(q, k, v, spec, implementation)), width)
+
+    def _projected(self, y: Float[Array, "B T H K"], width: int) -> Float[Array, "B T D"]:
         # 'BNHK,HKD->BND'
         return Dense(width, axes=2, std=self.out_std, dtype=self.dtype, name="out")(y)
 
@@ -230,9 +249,15 @@ class SelfAttention(_Attention):
         """
         width = x.shape[-1]
         head_dim = width // self.heads
+        mesh = traced_mesh()
+        fused = cached is None and chosen is None and self._is_fused(x, spec, mesh)
+        # One axis of features is as the kernel reads them; of several XLA would have the batch run fastest, and copy.
+        flat = fused and not self.qk_norm and (mesh is None or mesh.shape["tensor"] == 1)
         # 'BND,DTHK->BNTHK'
-        project = Dense((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="qkv")
-        implementation = self.implementation
+        project = Dense((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, flat=flat, name="qkv")
+        if fused:
+            return self._fused(project(x), spec.causal, mesh)
+        implementation = "xla" if self.implementation == "pallas" else self.implementation
         if chosen is None:
             qkv = project(x)
             parts = [qkv[:, :, i] for i in range(3)]
@@ -248,6 +273,28 @@ class SelfAttention(_Attention):
             keys_values = cached.written(index, keys_values)
             implementation = "xla"  # one query is no work for a fused kernel
         return self._attended(q, *keys_values, spec, implementation, width), keys_values
+
+    def _is_fused(self, x, spec, mesh) -> bool:
+        """Whether the kernel for TPUs computes this call."""
+        if self.implementation != "pallas" or self.is_mutable_collection("intermediates"):
+            return False
+        parts = (spec.valid, spec.ar, spec.segment, spec.offset, spec.chosen)
+        plain = all(part is None for part in parts) and spec.length in (None, x.shape[1])
+        from mmjax.nn import tpu_attention  # jax's Pallas is slow to import, and elsewhere of no use
+
+        return plain and tpu_attention.fits(*x.shape[:2], self.heads, x.shape[2] // self.heads, mesh)
+
+    def _fused(self, qkv, causal, mesh):
+        from mmjax.nn import tpu_attention
+
+        qkv = place(qkv) if qkv.ndim == 3 else place(qkv, None, None, "tensor", None)
+        parts = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1)
+        q, k, v = (parts[:, :, i] for i in range(3))
+        if self.qk_norm:
+            q, k = self._normed(q, "q_norm"), self._normed(k, "k_norm")
+            qkv = jnp.stack((q, k, v), axis=2)
+        y = name_attention_output(tpu_attention.fused_attention(qkv, self.heads, causal, mesh))
+        return self._projected(y.reshape(v.shape), y.shape[-1]), KeysValues(k, v)
 
 
 class CrossAttention(_Attention):

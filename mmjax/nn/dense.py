@@ -95,6 +95,7 @@ class Dense(nn.Module):
       dtype: compute type.
       use_bias: whether there is a bias.
       out_dtype: type that products are summed and returned in; None for `dtype`.
+      flat: return the features as one axis, in the same order. Not for features that are sharded.
     """
 
     features: int | Sequence[int]
@@ -103,6 +104,7 @@ class Dense(nn.Module):
     dtype: DTypeLike = jnp.float32
     use_bias: bool = True
     out_dtype: DTypeLike | None = None
+    flat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], part: slice = slice(None)) -> Float[Array, "..."]:
@@ -112,9 +114,11 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self._init, (*inputs, *features), jnp.float32)
         if part != slice(None):
             kernel = kernel[(*[slice(None)] * self.axes, part)]
+        kernel = kernel.reshape(*inputs, -1) if self.flat else kernel
         y = name_product(multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype))
         if self.use_bias:
-            y = add_parameter(y, self.param("bias", nn.initializers.zeros, features, jnp.float32)[part])
+            bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)[part]
+            y = add_parameter(y, bias.reshape(-1) if self.flat else bias)
         return y
 
     def _init(self, key, shape, dtype):

@@ -36,7 +36,7 @@ REMAT_POLICIES = {
 }
 
 
-def name_attention_output(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+def name_attention_output(x: Float[Array, "B T ..."]) -> Float[Array, "B T ..."]:
     """Attention's output, named for the policies that keep it."""
     return checkpoint_name(x, _ATTENTION_OUTPUT)
 

@@ -12,6 +12,8 @@ _TPU_PASSES = {"default": 1, "high": 3, "highest": 6}
 _TF32_PASSES = 2
 # Matrix products of fused attention: logits and output; with them done again, gradients of logits, q, k and v.
 _ATTENTION_PRODUCTS = {"forward": 2, "backward": 5}
+# What `nn.tpu_attention` calls its kernels.
+_TPU_ATTENTION = "fused_attention_"
 
 
 def flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
@@ -25,6 +27,9 @@ def flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
         return _dot(shapes[0], instruction.shape, instruction.attribute("lhs_contracting_dims") or "")
     if instruction.opcode == "convolution":
         return _convolution(instruction, shapes[0], shapes[1], next(hlo.leaves(instruction.shape)))
+    if target == "tpu_custom_call":  # as its author counts it
+        told = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes)
+        return float(told[1]) if told else 0.0
     if is_attention(instruction):
         return _attention(instruction, shapes[0])
     if target.startswith("__cublas$"):
@@ -41,8 +46,9 @@ def flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
 
 
 def is_attention(instruction: hlo.Instruction) -> bool:
-    """Whether it is a fused attention kernel."""
-    return (instruction.attribute("custom_call_target") or "").startswith("__cudnn$fmha")
+    """Whether it is a fused attention kernel: cuDNN's, or mmjax's for TPUs."""
+    target = instruction.attribute("custom_call_target") or ""
+    return target.startswith("__cudnn$fmha") or (target == "tpu_custom_call" and _TPU_ATTENTION in instruction.op_name)
 
 
 def is_product(instruction: hlo.Instruction) -> bool:

@@ -55,8 +55,10 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     else:
         _check_decoder(model, kind)
     choose("attention", config.attention, attention.IMPLEMENTATIONS)
-    if kind == "fused" and config.attention == "cudnn":
-        raise UserError("attention='cudnn': model.kind='fused' runs on XLA's kernel alone; set attention='auto'")
+    if kind == "fused" and config.attention in ("cudnn", "pallas"):
+        raise UserError(
+            f"attention={config.attention!r}: model.kind='fused' runs on XLA's kernel alone; set attention='auto'"
+        )
     choose("data.positives", config.data.positives, ("id", "diagonal"))
     for name, known in _LOSS_CHOICES.items():
         choose(f"loss.{name}", config.loss[name], known)

@@ -19,11 +19,11 @@ from mmjax.data import images as images_lib
 from mmjax.data import tokenizers
 from mmjax.errors import UserError, choose
 from mmjax.models import build, initialisation
-from mmjax.nn import attention, resize
+from mmjax.nn import resize
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.additive import TokenLoss
 from mmjax.parallel import activations
-from mmjax.tasks import flops, inputs, inside, matching, objectives
+from mmjax.tasks import attention_kernels, flops, inputs, inside, matching, objectives
 from mmjax.tasks.checking import NOISE, check_model
 from mmjax.tasks.objectives import modalities
 from mmjax.tasks.views import Views, draw_keys, embed_image, embed_text
@@ -91,7 +91,7 @@ class Task:
         dtype = DTYPES[choose("precision", config.precision, DTYPES)]
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         self.kernels = {
-            tower: attention_kernel(config, tower, device, dtype)
+            tower: attention_kernels.choose(config, tower, device, dtype, 1 if mesh is None else mesh.shape["tensor"])
             for tower in ("image", "text")
             if "heads" in config.model.get(tower, {})
         }
@@ -416,10 +416,7 @@ class Task:
 
     def describe_attention(self) -> str:
         """Which kernel each tower's attention runs on."""
-        names = {"cudnn": "cuDNN's kernel", "xla": "XLA's kernel"}
-        if len(set(self.kernels.values())) <= 1:
-            return names[next(iter(self.kernels.values()), "xla")]
-        return ", ".join(f"{tower} {names[kernel]}" for tower, kernel in self.kernels.items())
+        return attention_kernels.describe(self.kernels)
 
     def flops_per_example(self) -> float | None:
         """Multiplications and additions of one forward pass over a pair; None where they are not counted."""
@@ -432,16 +429,3 @@ def _leaves(settings: Any) -> list[tuple[str, Any]]:
     for name, value in settings.items():
         found += _leaves(value) if isinstance(value, dict) else [(name, value)]
     return found
-
-
-def attention_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any) -> str:
-    """The attention kernel of a tower, `cudnn` or `xla`.
-
-    Raises:
-      UserError: `attention` asks for cuDNN's where it does not apply.
-    """
-    wanted, settings = config.attention, config.model[tower]
-    kernel, obstacle = attention.choose_implementation(wanted, device, dtype, settings.width // settings.heads)
-    if wanted == "cudnn" and obstacle:
-        raise UserError(f"attention='cudnn': for model.{tower} it {obstacle}; set attention='auto'")
-    return kernel

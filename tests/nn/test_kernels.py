@@ -28,20 +28,27 @@ def device(platform, capability=None):
         ("xla", device("gpu", "9.0"), jnp.bfloat16, 64, "xla", ""),
         ("auto", device("gpu", "7.0"), jnp.bfloat16, 64, "xla", "NVIDIA GPU"),
         ("auto", device("gpu", "gfx942"), jnp.bfloat16, 64, "xla", "NVIDIA GPU"),
-        ("auto", device("tpu"), jnp.bfloat16, 64, "xla", "NVIDIA GPU"),
+        ("auto", device("tpu"), jnp.bfloat16, 64, "pallas", ""),
+        ("auto", device("tpu"), jnp.bfloat16, 80, "pallas", ""),
+        ("xla", device("tpu"), jnp.bfloat16, 64, "xla", ""),
+        ("cudnn", device("tpu"), jnp.bfloat16, 64, "xla", "NVIDIA GPU"),
+        ("pallas", device("gpu", "9.0"), jnp.bfloat16, 64, "xla", "needs a TPU"),
+        ("auto", device("tpu"), jnp.float16, 64, "xla", "bfloat16 only"),
+        ("auto", device("tpu"), jnp.bfloat16, 72, "xla", "not 8 of 72"),  # sixteen of them would fill lanes
+        ("auto", device("tpu"), jnp.bfloat16, 32, "xla", "not 8 of 32"),
         ("auto", device("gpu", "8.0"), jnp.float32, 64, "xla", "bfloat16 only"),
         ("auto", device("gpu", "8.0"), jnp.bfloat16, 60, "xla", "not 60"),
         ("auto", device("gpu", "9.0"), jnp.bfloat16, 256, "xla", "not 256"),
     ],
 )
 def test_choice(wanted, where, dtype, head_dim, kernel, told):
-    found, obstacle = choose_implementation(wanted, where, dtype, head_dim)
+    found, obstacle = choose_implementation(wanted, where, dtype, 8, head_dim)
     assert found == kernel
     assert told in obstacle and bool(told) == bool(obstacle)
 
 
 def test_this_machine_has_no_cudnn():
-    assert choose_implementation("auto", jax.devices("cpu")[0], jnp.bfloat16, 64)[0] == "xla"
+    assert choose_implementation("auto", jax.devices("cpu")[0], jnp.bfloat16, 8, 64)[0] == "xla"
 
 
 @pytest.mark.parametrize("causal", [False, True])

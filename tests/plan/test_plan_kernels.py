@@ -108,6 +108,17 @@ def test_fused_attention_counts_every_pair(suffix, products):
     assert kernel.bytes == 2 * (2 * 2 * 8 * 3 * 16 + 2 * 2 * 6 * 3 * 16) + 4 * 2 * 3 * 8
 
 
+@pytest.mark.parametrize(("name", "kind"), [("fused_attention_forward", "attention"), ("mine", "other")])
+def test_kernels_for_tpus_count_what_they_say(name, kind):
+    entry = """%q = bf16[2,8,48]{2,1,0} parameter(0)
+    ROOT %y = bf16[2,8,16]{2,1,0} custom-call(%q), custom_call_target="tpu_custom_call",
+    """.rstrip()
+    entry += f' metadata={{op_name="jit(step)/jvp({name})/pallas_call"}}, backend_config={{"custom_call_config":'
+    entry += '{"body":"TUzv","cost_estimate":{"flops":"34628","transcendentals":"7"}}}'
+    kernel = only(entry)
+    assert (kernel.kind, kernel.flops, kernel.bytes) == (kind, 34628, 2 * 2 * 8 * (48 + 16))
+
+
 def test_cublas_and_cudnn_products():
     gemm = (
         """%a = f32[4,5]{1,0} parameter(0)

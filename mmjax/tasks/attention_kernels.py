@@ -1,0 +1,51 @@
+"""Which kernel each tower's self-attention runs on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from mmjax.errors import UserError
+from mmjax.nn import attention
+
+_NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
+
+
+def choose(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any, shards: int = 1) -> str:
+    """The attention kernel of a tower, `cudnn`, `pallas` or `xla`.
+
+    Args:
+      config: the run's config.
+      tower: `image` or `text`.
+      device: one of those that will run it.
+      dtype: compute type.
+      shards: devices of the mesh's axis `tensor`, which share the heads.
+
+    Raises:
+      UserError: `attention` asks for a fused one where it does not apply.
+    """
+    wanted, settings = config.attention, config.model[tower]
+    heads = settings.heads // shards if settings.heads % shards == 0 else settings.heads
+    kernel, obstacle = attention.choose_implementation(wanted, device, dtype, heads, settings.width // settings.heads)
+    if wanted in ("cudnn", "pallas") and obstacle:
+        raise UserError(f"attention={wanted!r}: for model.{tower} it {obstacle}; set attention='auto'")
+    return "xla" if kernel == "pallas" and not _suits_tpus(config.model, tower) else kernel
+
+
+def image_tokens(settings: ml_collections.ConfigDict) -> int:
+    """Tokens of an image in a tower with such settings."""
+    return (settings.image_size // settings.patch_size) ** 2 + int(settings.class_token)
+
+
+def describe(kernels: Mapping[str, str]) -> str:
+    """Which kernel each tower's attention runs on."""
+    if len(set(kernels.values())) <= 1:
+        return _NAMES[next(iter(kernels.values()), "xla")]
+    return ", ".join(f"{tower} {_NAMES[kernel]}" for tower, kernel in kernels.items())
+
+
+def _suits_tpus(model: ml_collections.ConfigDict, tower: str) -> bool:
+    """Whether a tower gives the kernel for TPUs what it knows: many tokens, and none that stands for nothing."""
+    if tower != "image" or model.get("kind") == "vilt":  # which reads texts, with padding, beside the patches
+        return False
+    return image_tokens(model.image) in attention.PALLAS_TOKENS

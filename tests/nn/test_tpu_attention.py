@@ -1,0 +1,132 @@
+"""The attention kernel for TPUs, run by jax's interpreter of them: on-chip memory holds NaN until it is written."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from mmjax.nn import tpu_attention
+from mmjax.nn.attention import AttentionSpec, SelfAttention, attend
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.activations import placed_on
+
+
+@pytest.fixture(autouse=True)
+def interpreted():
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan")):
+        yield
+
+
+def brute_force(qkv, weights, causal):
+    """Output and gradient of `(weights * output).sum()`, in float64."""
+    q, k, v = np.moveaxis(np.asarray(qkv, np.float64), 2, 0).swapaxes(2, 3)  # [B, H, N, K] each
+    weights = np.asarray(weights, np.float64).swapaxes(1, 2)
+    scale = q.shape[-1] ** -0.5
+    logits = scale * q @ k.swapaxes(2, 3)
+    if causal:
+        logits = np.where(np.tri(logits.shape[-1], dtype=bool), logits, -np.inf)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    of_p = weights @ v.swapaxes(2, 3)
+    of_logits = scale * p * (of_p - (p * of_p).sum(-1, keepdims=True))
+    gradients = (of_logits @ k, of_logits.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ weights)
+    heads_last = lambda x: x.swapaxes(1, 2)
+    return heads_last(p @ v), np.stack([heads_last(x) for x in gradients], axis=2)
+
+
+def error(x, exact):
+    x = np.asarray(x.astype(jnp.float32), np.float64)
+    return np.linalg.norm(x - exact) / np.linalg.norm(exact)
+
+
+def drawn(*shape):
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.bfloat16)
+
+
+def run(function, qkv, weights):
+    out, backward = jax.vjp(function, qkv)
+    return out, backward(weights)[0]
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "heads", "head_dim", "causal"),
+    # A class token beside 16 x 16 patches; whole tiles; heads that fill lanes by twos, by sixteen, alone.
+    [(1, 257, 2, 64, False), (2, 128, 1, 128, True), (1, 129, 16, 72, False), (1, 130, 8, 80, True)],
+)
+def test_against_brute_force(batch, length, heads, head_dim, causal):
+    qkv, weights = drawn(batch, length, 3, heads, head_dim), drawn(batch, length, heads, head_dim)
+    exact = brute_force(qkv, weights, causal)
+    found = run(lambda x: tpu_attention.fused_attention(x, heads, causal).reshape(weights.shape), qkv, weights)
+    plain = run(lambda x: attend(x[:, :, 0], x[:, :, 1], x[:, :, 2], AttentionSpec(causal)), qkv, weights)
+    for kernel, xla, value in zip(found, plain, exact, strict=True):
+        assert kernel.dtype == jnp.bfloat16
+        assert error(kernel, value) <= 1.1 * error(xla, value) < 0.005
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 1)])
+def test_spread_over_a_mesh(shape):
+    size = int(np.prod(shape))
+    mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()[:size])
+    qkv, weights = drawn(4, 128, 3, 4, 64), drawn(4, 128, 4, 64)
+    attended = lambda qkv, mesh=None: tpu_attention.fused_attention(qkv, 4, False, mesh).reshape(weights.shape)
+    alone = run(attended, qkv, weights)
+    spread = jax.jit(lambda *x: run(lambda qkv: attended(qkv, mesh.abstract_mesh), *x))
+    with jax.set_mesh(mesh):
+        found = spread(qkv, weights)
+    for a, b in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
+
+
+def layer(implementation, x, spec, random_params, qk_norm=False, mesh=None):
+    """Output and gradients of a layer, and how often the kernel was called."""
+    module = SelfAttention(2, 0.1, jnp.bfloat16, implementation, qk_norm)
+    params = random_params(jax.eval_shape(module.init, jax.random.key(0), x, spec)["params"])
+
+    def value(params, x):
+        with placed_on(mesh):
+            y, seen = module.apply({"params": params}, x, spec)
+        return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum() + seen.v.sum(), y
+
+    with mock.patch.object(tpu_attention, "fused_attention", wraps=tpu_attention.fused_attention) as kernel:
+        (_, y), gradients = jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(params, x)
+    return [y, *jax.tree.leaves(gradients)], kernel.call_count
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_layer_on_either_kernel(random_params, qk_norm):
+    x = drawn(2, 131, 128)
+    expected, none = layer("xla", x, AttentionSpec(), random_params, qk_norm)
+    found, calls = layer("pallas", x, AttentionSpec(), random_params, qk_norm)
+    assert none == 0 < calls
+    for a, b in zip(found, expected, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+    ("length", "spec"),
+    [
+        (20, AttentionSpec()),  # too few tokens
+        (130, AttentionSpec(valid=jnp.arange(130)[None] < jnp.array([[100], [130]]))),
+        (130, AttentionSpec(True, segment=jnp.arange(130) // 10)),
+        (130, AttentionSpec(length=120)),
+    ],
+)
+def test_what_the_kernel_does_not_know_runs_on_xlas(random_params, length, spec):
+    x = drawn(2, length, 128)
+    expected, _ = layer("xla", x, spec, random_params)
+    found, calls = layer("pallas", x, spec, random_params)
+    assert calls == 0
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
+
+
+def test_what_does_not_spread_over_a_mesh():
+    mesh = mesh_lib.make_mesh(dict(data=2, fsdp=2, tensor=2), jax.devices()).abstract_mesh
+    assert tpu_attention.fits(8, 200, 4, 64, mesh)
+    assert not tpu_attention.fits(6, 200, 4, 64, mesh)  # rows
+    assert not tpu_attention.fits(8, 200, 2, 64, mesh)  # a head alone fills half of the lanes
+    assert not tpu_attention.fits(8, 1100, 4, 64, mesh)
