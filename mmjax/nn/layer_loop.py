@@ -1,5 +1,6 @@
 """Layers one after the other over stacked parameters: looped or unrolled, all or some of them rematerialised."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -46,13 +47,37 @@ def name_product(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return checkpoint_name(x, _PRODUCT)
 
 
+def loops(scan: bool | str, platform: str | None) -> bool:
+    """Whether all layers are looped over; `platform` as jax calls it, None where it is not known."""
+    return platform in (None, "cpu") if scan == "auto" else bool(scan)
+
+
+def looped_layers(scan: bool | str, platform: str | None, depth: int, remat: str, unrolled: int) -> int:
+    """How many of the first layers are looped over.
+
+    With `auto` on a TPU those are whose forward pass is done again: a loop's stacks then hold their inputs alone, and
+    cost little. Unrolled, the compiler would leave gradients of weights for later, and hold what they are made of for
+    many layers at a time.
+
+    Args:
+      scan: `auto`, or whether all are.
+      platform: as jax calls it; None where it is not known.
+      depth: layers.
+      remat: a name in `REMAT_POLICIES`.
+      unrolled: how many of the last layers differ from the others.
+    """
+    if loops(scan, platform):
+        return depth
+    return depth - min(unrolled, depth) if scan == "auto" and platform == "tpu" and remat == "full" else 0
+
+
 def run_layers(
     layer: Layer,
     params: Any,
     numbers: Any,
     x: Float[Array, "B N D"],
     *,
-    scan: bool,
+    looped: int,
     remat: str = "none",
     remat_keep: int = 0,
     last: Layer | None = None,
@@ -67,7 +92,7 @@ def run_layers(
       params: leaves [depth, ...].
       numbers: what else differs from layer to layer, leaves [depth, ...].
       x: tokens.
-      scan: whether one compiled layer is looped over.
+      looped: how many of the first layers are looped over, see `looped_layers`.
       remat: a name in `REMAT_POLICIES`.
       remat_keep: how many of the last layers keep everything.
       last: runs the last layer in place of `layer`; only unrolled.
@@ -78,14 +103,14 @@ def run_layers(
     Raises:
       ValueError: `last` in a loop.
     """
-    if last is not None and scan:
-        raise ValueError("the last layer is one of a loop; set scan=False")
     depth = len(jax.tree.leaves(numbers)[0])
+    if last is not None and looped == depth:
+        raise ValueError("the last layer is one of a loop; set scan=False")
     first_kept = 0 if REMAT_POLICIES[remat] is None else max(0, depth - remat_keep)
     outputs = []
-    for start, stop, policy in ((0, first_kept, remat), (first_kept, depth, "none")):
-        if start == stop:
-            continue
+    bounds = sorted({0, first_kept, looped, depth})
+    for start, stop in itertools.pairwise(bounds):
+        scan, policy = start < looped, remat if start < first_kept else "none"
         run = _rematerialised(layer, policy, scan)
         part = (params, numbers)
         if stop - start < depth:

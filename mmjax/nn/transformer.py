@@ -208,14 +208,14 @@ class Transformer(nn.Module):
       activation: a name in `ACTIVATIONS`.
       norm_eps: layer-norm epsilon.
       scan: whether one compiled layer is looped over the stack. `auto` loops on CPUs, where compiling takes longer than
-        it saves, and where it is not known what is traced for.
+        it saves, where it is not known what is traced for, and on TPUs over layers with `remat=full`.
       remat: a name in `layer_loop.REMAT_POLICIES`; `auto`, which the trainer replaces by one of them, is `none`.
       remat_keep: how many of the last layers of each stack keep everything all the same.
       dropout: rate on all residual branches.
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
       dtype: compute type; parameters stay float32.
-      attention_impl: kernel of self-attention, `xla` or `cudnn`; for the latter an odd number of tokens is filled up to
-        an even one. Cross-attention always runs on XLA's.
+      attention_impl: kernel of self-attention, `xla`, `pallas` or `cudnn`; for the latter an odd number of tokens is
+        filled up to an even one. Cross-attention always runs on XLA's.
       norm: `pre` or `post` (BERT), see `Block`. Neither includes a norm after the last layer.
       qk_norm: norms of queries and keys.
       cross_every: every k-th layer from `cross_from` on has cross-attention; 0 for none.
@@ -377,16 +377,18 @@ class Transformer(nn.Module):
             output = out[1] if isinstance(module, _Unit) else x
             return x, output if intermediates else None
 
-        last = None
-        if chosen is not None and not self._loops and self._can_choose():
+        depth, last = len(part[0]), None
+        differing = max(self.remat_keep, int(chosen is not None and self._can_choose()))
+        looped = layer_loop.looped_layers(self.scan, traced_platform(), depth, self.remat, differing)
+        if chosen is not None and looped < depth and self._can_choose():
             last = lambda params, number, x: layer(params, number, x, chosen)
         return layer_loop.run_layers(
-            layer, params, part, x, scan=self._loops, remat=self.remat, remat_keep=self.remat_keep, last=last
+            layer, params, part, x, looped=looped, remat=self.remat, remat_keep=self.remat_keep, last=last
         )
 
     @property
     def _loops(self) -> bool:
-        return loops(self.scan, traced_platform())
+        return layer_loop.loops(self.scan, traced_platform())
 
     def _can_choose(self) -> bool:
         """Whether the last layer can be computed for one token of each example."""
@@ -425,11 +427,6 @@ def _new_cache(
     valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
     layers = {name: room(state) for name, state in states.items()}
     return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
-
-
-def loops(scan: bool | str, platform: str | None) -> bool:
-    """Whether layers are looped over; `platform` as jax calls it, None where it is not known."""
-    return platform in (None, "cpu") if scan == "auto" else bool(scan)
 
 
 def _filled(

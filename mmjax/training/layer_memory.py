@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import ml_collections
 
+from mmjax.nn.layer_loop import loops
 from mmjax.nn.pool import OF_ONE_TOKEN
-from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.tasks import attention_kernels
 from mmjax.training import compiler, devices
 
 # Share of the memory that the formula may plan with; the rest is for what it does not count.
@@ -49,6 +50,8 @@ class Tower:
       attended: tokens that each token attends to, where attention's weights are kept; 0 for a fused kernel.
       bytes: of a number in the compute type.
       pooled: whether the last layer is computed for one token of each example alone.
+      tpu: whether a TPU's compiler decides what is kept: it computes norms again, and keeps attention's weights in
+        float32.
     """
 
     depth: int
@@ -60,6 +63,7 @@ class Tower:
     attended: int
     bytes: int
     pooled: bool
+    tpu: bool = False
 
     def kept(self, policy: str) -> int:
         """Bytes that one layer keeps from the forward pass.
@@ -69,9 +73,9 @@ class Tower:
         a fused attention kernel one a head, attention without one its weights.
         """
         statistics = 4 * (4 + (0 if self.attended else self.heads))
-        weights = self.heads * self.attended * self.bytes
+        weights = self.heads * self.attended * (4 if self.tpu else self.bytes)
         numbers = {
-            "none": 4 * self.width + 4 * self.inner + 2 * self.mlp,
+            "none": (2 if self.tpu else 4) * self.width + 4 * self.inner + 2 * self.mlp,
             "dots": 2 * self.width + 4 * self.inner + self.mlp,
             "attention": self.width + self.inner,
             "full": self.width,
@@ -113,16 +117,18 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
       mesh: of the devices.
     """
     model, examples = config.model, config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
-    image = (model.image.image_size // model.image.patch_size) ** 2 + int(model.image.class_token)
-    lengths = {"image": image, "text": config.data.context_length or model.text.context_length}
+    lengths = {
+        "image": attention_kernels.image_tokens(model.image),
+        "text": config.data.context_length or model.text.context_length,
+    }
     found = {}
     for name, length in lengths.items():
-        settings, fused = model[name], kernels[name] == "cudnn"
-        attended, platform = length, mesh.devices.flat[0].platform
-        if fused:
-            length, attended = length + length % 2, 0
+        settings, platform = model[name], mesh.devices.flat[0].platform
+        attended = 0 if kernels[name] in ("cudnn", "pallas") else length
+        if kernels[name] == "cudnn":
+            length += length % 2
         elif platform == "tpu":  # whose memory is laid out in tiles
-            length, attended = _multiple(length, 16), _multiple(length, 128)
+            length, attended = _multiple(length, 8), _multiple(attended, 128)
         shards = mesh.shape["tensor"] if settings.heads % mesh.shape["tensor"] == 0 else 1
         found[name] = Tower(
             depth=settings.depth,
@@ -134,6 +140,7 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
             attended=attended,
             bytes=2 if config.precision == "bfloat16" else 4,
             pooled=settings.pool in OF_ONE_TOKEN and not loops(settings.scan, platform),
+            tpu=platform == "tpu",
         )
     return found
 
@@ -199,7 +206,7 @@ class Planner:
         """How to rematerialise each tower, so that a step fits and as little as possible is computed again.
 
         Policies in order: nothing; norms and activations (`dots`); all (`full`). With the first that can fit, as many
-        of the last layers as fit keep everything, the smaller tower's first.
+        of the last layers as fit keep everything, the larger tower's first: the smaller ones fill what they leave.
         """
         free = [name for name in self.towers if name not in self.fixed]
         whole = dict.fromkeys(free, Remat("none"))
@@ -208,7 +215,7 @@ class Planner:
         able = (policy for policy in ("dots", "full") if self.fits(dict.fromkeys(free, Remat(policy))))
         policy = next(able, "full")
         remat = dict.fromkeys(free, Remat(policy))
-        for name in sorted(free, key=lambda name: self.towers[name].kept("none")):
+        for name in sorted(free, key=lambda name: -self.towers[name].kept("none")):
             depth = self.towers[name].depth
             fitting = (keep for keep in range(depth, 0, -1) if self.fits(remat | {name: Remat(policy, keep)}))
             keep = next(fitting, 0)

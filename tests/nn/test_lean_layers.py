@@ -9,6 +9,7 @@ import scipy.stats
 from flax import linen as nn
 from jax.extend.core import jaxprs_in_params
 
+from mmjax.nn import transformer
 from mmjax.nn.attention import AttentionSpec
 from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
 from mmjax.nn.mlp import ACTIVATIONS
@@ -178,6 +179,27 @@ def test_layers_kept_whole(scan, remat, random_params):
     assert counts[2] == fewest
     # A loop's body counts once, kept whole or not; unrolled, each kept layer computes its products once.
     assert counts[0] > counts[1] > counts[2] if not scan else counts[0] > counts[2]
+
+
+@pytest.mark.parametrize("keep", [0, pytest.param(2, marks=pytest.mark.full)])
+def test_layers_that_are_computed_again_loop_on_tpus(keep, random_params, monkeypatch):
+    """And the others do not: those that keep everything, and the last one, computed for the token that is wanted."""
+    x, chosen = X[:, :, 0], jnp.array([4, 1, 0])
+    params = jax.eval_shape(Transformer(4, 2, 8).init, jax.random.key(0), x, AttentionSpec())["params"]
+    params = random_params(params, std=0.4)
+
+    def run(**changes):
+        module = Transformer(depth=4, heads=2, mlp_dim=8, **changes)
+        apply = lambda params, x: module.apply(params, x, AttentionSpec(), chosen=chosen).tokens
+        return value_and_gradients(apply, params, x), jax.make_jaxpr(apply)({"params": params}, x).jaxpr
+
+    plain, _ = run(scan=False)
+    monkeypatch.setattr(transformer, "traced_platform", lambda: "tpu")
+    found, jaxpr = run(remat="full", remat_keep=keep)
+    assert relative(found, plain) < 1e-6
+    (loop,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    assert loop.params["length"] == 4 - max(keep, 1)
+    assert not any(eqn.primitive.name == "scan" for eqn in run(remat="dots")[1].eqns)
 
 
 def _products(function, x):
