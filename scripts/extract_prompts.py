@@ -56,6 +56,22 @@ ALIASES = {
 }
 
 
+def orders(classes: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """Orders in which libraries number the same classes, by dataset: numbers alone do not say which one is meant."""
+    # torchvision sorts the folders, and "_" comes before letters; TFDS and Hugging Face have the dataset's own list.
+    food = classes["food101"]
+    # Of Caltech-101 the folders are sorted, too (capitals first), with the background or, in torchvision, without.
+    caltech = classes["caltech101"]
+    # The CSV of FER2013 numbers them, and torchvision reads it; CLIP_benchmark sorts the folders of Kaggle's archive.
+    fer = classes["fer2013"]
+    csv = [name for name in fer if name != "neutral"] + ["neutral"]
+    return {
+        "food101": {"tfds": food, "torchvision": sorted(food, key=lambda name: name.replace(" ", "_"))},
+        "caltech101": {"folders": caltech, "torchvision": caltech[1:], "tfds": classes["caltech101_vtab"]},
+        "fer2013": {"folders": fer, "csv": csv},
+    }
+
+
 class Packages:
     """Files of the installed packages, with what they are cited as."""
 
@@ -160,6 +176,8 @@ def collect(packages: Packages) -> dict[str, dict]:
             entry["simple_templates"] = metadata["SIMPLE_IMAGENET_TEMPLATES"]
             entry["simple_templates_from"] = packages.cite(oc, "zero_shot_metadata.py")
         found[name] = entry
+    for name, ways in orders({name: entry["classes"] for name, entry in found.items()}).items():
+        found[name]["orders"] = ways
     return found
 
 

@@ -38,6 +38,8 @@ class Prompts:
       class_names: in the order of the labels; None where the dataset's own are to be used.
       templates: for all classes, or prompts for each class by its name; see `zero_shot.class_prompts`.
       codes: folder names of the classes (ImageNet's WordNet ids), in the order of the labels; may be empty.
+      orders: where libraries number the classes differently: the names of the orders, which one has to choose among for
+        data whose classes are numbers.
       origin: where names and templates were published.
     """
 
@@ -45,6 +47,7 @@ class Prompts:
     class_names: tuple[str, ...] | None
     templates: Templates
     codes: tuple[str, ...] = ()
+    orders: tuple[str, ...] = ()
     origin: str = ""
 
     def digest(self) -> str:
@@ -68,7 +71,8 @@ def load(name_or_path: str, *, dataset: str = "", field: str = "prompts") -> Pro
 
     Args:
       name_or_path: a known dataset (`imagenet1k`; `imagenet1k:simple` has the seven templates that OpenAI found to do
-        nearly as well as all eighty), or a JSON file, see above.
+        nearly as well as all eighty; `food101:torchvision` has the classes as that library numbers them), or a JSON
+        file, see above.
       dataset: which entry of a file for several datasets to take.
       field: config field to name in errors.
 
@@ -85,15 +89,18 @@ def load(name_or_path: str, *, dataset: str = "", field: str = "prompts") -> Pro
             f" for the dataset's own, or one of: {', '.join(known())}"
         )
     content = _read(found)
-    if kind not in ("", "simple") or (kind and "simple_templates" not in content):
+    orders = content.get("orders", {})
+    if kind and kind not in orders and (kind != "simple" or "simple_templates" not in content):
         kinds = "; only ':simple' can follow, for the seven templates" if "simple_templates" in content else ""
+        kinds = f"; {', '.join(map(repr, orders))} can follow, for whose order it is" if orders else kinds
         raise UserError(f"{field}={name_or_path!r}: {found!r} has no {kind!r} templates{kinds}")
-    key = "simple_templates" if kind else "templates"
+    key = "simple_templates" if kind == "simple" else "templates"
     return Prompts(
         name=f"{found}:{kind}" if kind else found,
-        class_names=tuple(content["classes"]),
+        class_names=tuple(orders.get(kind, content["classes"])),
         templates=tuple(content[key]),
         codes=tuple(content.get("codes", ())),
+        orders=() if kind in orders else tuple(orders),
         origin=f"classes: {content['classes_from']}; templates: {content[key + '_from']}",
     )
 
@@ -169,6 +176,12 @@ def _match(own: Sequence[str] | None, prompts: Prompts, *, by_position: bool = T
     if by_code and set(own) <= set(by_code):
         return [by_code[code] for code in own]
     if all(name.isdecimal() for name in own):
+        if prompts.orders:
+            raise UserError(
+                f"{prompts.name!r}: the data's classes are numbers, which {' and '.join(prompts.orders)} give to other"
+                f" classes; set prompts={f'{prompts.name}:{prompts.orders[0]}'!r} or"
+                f" {' or '.join(repr(f'{prompts.name}:{order}') for order in prompts.orders[1:])}"
+            )
         numbers = [int(name) for name in own]
         # Folders are sorted as text ("10" before "2"), and some datasets count from 1.
         fit = len(set(numbers)) == len(own) and max(numbers) <= len(theirs)
@@ -228,7 +241,7 @@ def _from_file(path: str, dataset: str, field: str) -> Prompts:
         raise UserError(f"{where}: templates must be a list of strings with {{c}}, or prompts by class")
     if codes is not None and len(codes) != len(names or ()):
         raise UserError(f"{where}: {len(codes)} codes for {len(names or ())} classes; give one for each")
-    prompts = Prompts(path, tuple(names) if names else None, templates, tuple(codes or ()), path)
+    prompts = Prompts(path, tuple(names) if names else None, templates, tuple(codes or ()), origin=path)
     class_prompts(names or _keys(templates) or ["x"], templates)
     return prompts
 

@@ -191,3 +191,43 @@ def test_mistakes_are_one_line(choice, told, tmp_path):
     with pytest.raises(UserError) as caught:
         prompts.apply(Source("toys", ["cat", "dog"]), choice, field="datasets.toys.prompts")
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+ORDERS = {"food101": ("tfds", "torchvision"), "caltech101": ("folders", "torchvision", "tfds")}
+ORDERS |= {"fer2013": ("folders", "csv")}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_numbers_that_libraries_give_to_other_classes_are_asked_for(name):
+    count = len(prompts.load(name).class_names)
+    numbers = Source(name, sorted(map(str, range(count))))
+    for choice in ("", name):
+        with pytest.raises(UserError, match=f"{name!r}: the data's classes are numbers") as caught:
+            prompts.apply(numbers, choice)
+        assert all(f"'{name}:{order}'" in str(caught.value) for order in ORDERS[name])
+    found = {order: prompts.load(f"{name}:{order}").class_names for order in ORDERS[name]}
+    assert len(set(found.values())) == len(found)
+    for order, names in found.items():
+        own = sorted(map(str, range(len(names))))
+        applied = prompts.apply(Source(name, own), f"{name}:{order}").class_names
+        assert applied == [names[int(number)] for number in own]
+    # By name there is nothing to choose.
+    names = prompts.load(name).class_names
+    assert prompts.apply(Source(name, list(names[::-1]))).class_names == list(names[::-1])
+    with pytest.raises(UserError, match=f"'{ORDERS[name][0]}'.* can follow"):
+        prompts.load(f"{name}:keras")
+
+
+def test_whose_order_is_whose():
+    """torchvision sorts folders by their characters' codes; the CSV of FER2013 has neutral last."""
+    food = {order: prompts.load(f"food101:{order}").class_names for order in ORDERS["food101"]}
+    assert food["tfds"][16:18] == ("cheesecake", "cheese plate") == food["torchvision"][17:15:-1]
+    folders = sorted(name.replace(" ", "_") for name in food["tfds"])
+    assert [name.replace(" ", "_") for name in food["torchvision"]] == folders
+    caltech = {order: prompts.load(f"caltech101:{order}").class_names for order in ORDERS["caltech101"]}
+    assert caltech["folders"] == ("background", *caltech["torchvision"])
+    assert caltech["torchvision"][0] == "off-center face"
+    assert caltech["tfds"] == prompts.load("caltech101_vtab").class_names
+    assert sorted(caltech["tfds"]) == sorted(caltech["folders"])
+    csv = ("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral")
+    assert prompts.load("fer2013:csv").class_names == csv
