@@ -7,7 +7,8 @@ What is locked: the image tower and its projection; they leave differentiation, 
   state. Their weights come from `init_from`: a mmjax workdir, or weights of OpenCLIP, Hugging Face or big_vision, with
   the same image tower. big_vision's file starts the text tower from BERT; here it is drawn as big_vision draws others.
 Recipe: big_vision's siglip_lit_coco.py: learning rate 1e-3, weight decay 0.01, gradients clipped at 1, batch 512, 5,000
-  steps, with the softmax loss; lengthen for more data. Images are squashed to a square and half of them mirrored.
+  steps, with the softmax loss; lengthen for more data. Images are squashed to a square, half of them mirrored,
+  and all changed by RandAugment (2, 10), which keeps their resizing on the host.
 Hardware and time: one GPU or one TPU host; not timed here.
 Expected: depends on the image tower. mmjax has run it at toy size only.
 """
@@ -34,9 +35,10 @@ def get_config(arg: str = ""):
     config.optimizer.grad_clip = 1.0
     config.schedule.warmup = 500
 
-    # siglip_lit_coco.py's `decode|resize(224)|flip_lr`; numbers stay CLIP's, as the locked tower's are.
+    # siglip_lit_coco.py's `decode|resize(224)|flip_lr|randaug(2,10)`; numbers stay CLIP's, as the locked tower's are.
     config.data.resize = config.data.train_resize = "squash"
     config.data.flip = True
+    config.data.randaugment, config.data.randaugment_policy = (2, 10), "big_vision"
     config.data.workers = 4
     config.checkpoint.every = 1000
     config.eval.every = 1000
