@@ -35,6 +35,7 @@ import time
 import common
 import open_clip_step
 
+from mmjax import override
 from mmjax.errors import UserError
 
 # Rounds before the first one that counts: compilation, then the allocators and clocks.
@@ -74,7 +75,7 @@ def run(argv):
         for model, batch in zip(models, batches(options.batch, len(models)), strict=True):
             config = config_lib.load_recipe(f"clip:variant={model}")
             config.batch_size, config.mesh.fsdp = batch, 1
-            config_lib.apply_overrides(config, overrides)
+            override.apply(config, overrides)
             if options.peer:
                 open_clip_step.name_of(model)
             configs.append((model, config, besides(config, options.beside)))
@@ -96,7 +97,6 @@ def batches(text, count):
 
 def besides(config, texts):
     """The configs of `--beside`, by their texts."""
-    from mmjax import config as config_lib
 
     found = {}
     for text in texts:
@@ -109,7 +109,7 @@ def besides(config, texts):
                 raise UserError(f"--beside={text}: wants FIELD=VALUE, several with commas between them")
             if field.split(".")[0] in _FIXED:
                 raise UserError(f"--beside={text}: {field} is the same for all rows; give it by --config.{field}")
-        config_lib.apply_overrides(changed, [(field, value) for field, _, value in pairs])
+        override.apply(changed, [(field, value) for field, _, value in pairs])
         found[text] = changed
     return found
 

@@ -42,10 +42,12 @@ def get_config(arg: str = ""):
     config.batch_size = 512
     config.steps = args.steps or 30 * 5_100_000 // 512
     config.model.text.dropout = config.model.fusion.dropout = 0.1
+    config.model.max_logit_scale = 1000.0  # temperatures from 0.001
     config.optimizer.learning_rate = 1e-4
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.02
+    config.optimizer.decay = ("open_clip", "image/class_token")  # all but what has one axis there
     config.schedule.warmup = min(2000, config.steps // 10)
     config.schedule.final = 0.1
     config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"

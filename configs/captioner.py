@@ -69,6 +69,7 @@ def get_config(arg: str = ""):
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.05
+    config.optimizer.decay = (".*",)  # BLIP gives AdamW all parameters alike
     config.data.context_length = 40
     config.data.resize = "squash"
     config.data.crop_scale = (0.5, 1.0)

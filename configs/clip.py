@@ -4,9 +4,9 @@ Command:
   python train.py --config=configs/clip.py:variant=B/32 --workdir=runs/clip-b32 --config.data.train=pairs:captions.tsv
 Sizes: variant=B/32 | B/16 | L/14 | L/14@336 | H/14 (and tiny, for a trial).
 Recipe: OpenAI's, which MetaCLIP and OpenCLIP keep to: 32 epochs of 400M pairs in batches of 32,768, AdamW (0.9,
-  0.98, 1e-6), weight decay 0.2, 2,000 steps of warm-up, cosine to zero, bfloat16, crops of 90-100 % of the area, no
-  flip. Peak rate 5e-4, for L/14 4e-4 (MetaCLIP). H/14 is OpenCLIP's: 5e-4. For L/14@336, `init_from` a trained L/14
-  (its position table is resampled). Parameters start as open_clip's.
+  0.98, 1e-6), weight decay 0.2 of what OpenCLIP decays, 2,000 steps of warm-up, cosine to zero, bfloat16, crops of
+  90-100 % of the area, no flip. Peak rate 5e-4, for L/14 4e-4 (MetaCLIP). H/14 is OpenCLIP's: 5e-4. For L/14@336,
+  `init_from` a trained L/14 (its position table is resampled). Parameters start as open_clip's.
 Hardware and time: a pod or several nodes. OpenCLIP publishes 36 h on 128 A100 for B/32, 61 h on 176 for B/16 and 127 h
   on 400 for L/14 (LAION-400M). mmjax has not been timed on a pod.
 Expected: ImageNet zero-shot top-1 62.9 % (B/32), 67.1 % (B/16), 72.8 % (L/14) are OpenCLIP's on LAION-400M with this
@@ -39,6 +39,7 @@ def get_config(arg: str = ""):
 
     config.optimizer.learning_rate = learning_rate
     config.optimizer.weight_decay = 0.2
+    config.optimizer.decay = ("open_clip",)
     config.optimizer.b2 = 0.98
     config.optimizer.eps = 1e-6
     config.schedule.warmup = 2000

@@ -41,6 +41,7 @@ def get_config(arg: str = ""):
     config.loss.impl = "ring"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.1
+    config.optimizer.decay = ("open_clip",)
     config.optimizer.b2 = 0.98
     config.optimizer.eps = 1e-6
     config.schedule.warmup = min(10_000, config.steps // 10)

@@ -24,6 +24,7 @@ def get_config(arg: str = ""):
     config.name = f"lit {args.variant}"
     config.model.init = "big_vision"
     config.objectives.itc = 1.0
+    config.model.max_logit_scale = None  # big_vision has no limit
     config.batch_size = 512
     config.steps = 5000
 
@@ -32,8 +33,11 @@ def get_config(arg: str = ""):
     config.optimizer.freeze = locked
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.01
+    config.optimizer.decay = ("big_vision",)
+    config.optimizer.decay_scaled_by_lr = False
     config.optimizer.grad_clip = 1.0
     config.schedule.warmup = 500
+    config.schedule.from_zero = True
 
     # siglip_lit_coco.py's `decode|resize(224)|flip_lr|randaug(2,10)`; numbers stay CLIP's, as the locked tower's are.
     config.data.resize = config.data.train_resize = "squash"

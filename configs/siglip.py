@@ -10,7 +10,8 @@ Recipe: the paper's as far as it is public: batch 32,768, learning rate 1e-3, Ad
   steps of warm-up, cosine to zero, 40e9 examples, scale 10 and bias -10 at the start, images squashed to a square in
   training as in evaluation, bicubic and antialiased as Hugging Face and OpenCLIP evaluate SigLIP. big_vision's
   `resize(224)` takes the four nearest pixels: --config.data.interpolation=bilinear --config.data.antialias=False.
-  Parameters start as big_vision's.
+  Parameters start as big_vision's. So are decay and warm-up: kernels alone decay, by 1e-4 a step at the peak, whatever
+  the learning rate. The scale has no limit.
 Hardware and time: the model cards say 16 TPU v4 chips for 3 days. mmjax has not been timed on a pod.
 Expected: ImageNet zero-shot top-1 76.0 % for B/16 is Google's on WebLI, which is not public. mmjax has run this at toy
   size only.
@@ -38,10 +39,13 @@ def get_config(arg: str = ""):
 
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 1e-4
+    config.optimizer.decay = ("big_vision",)
+    config.optimizer.decay_scaled_by_lr = False
     config.optimizer.b2 = 0.95
     config.optimizer.eps = 1e-8
     config.optimizer.grad_clip = 1.0
     config.schedule.warmup = 20_000
+    config.schedule.from_zero = True
 
     config.data.tokenizer = f"sentencepiece:{args.tokenizer}"
     config.data.mean_std = "siglip"

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from mmjax import config as config_lib
+from mmjax import override
 from mmjax.errors import AgreedError, TrainingDiverged, UserError, did_you_mean
 from mmjax.training import compiler
 
@@ -64,7 +65,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     def command(options, overrides):
         def read():
             config = config_lib.load_recipe(options.config)
-            config_lib.apply_overrides(config, overrides)
+            override.apply(config, overrides)
             return config
 
         config = _start(options, read, training=True)
@@ -171,7 +172,7 @@ def plan_main(argv: Sequence[str] | None = None) -> int:
 
     def command(options, overrides):
         config = config_lib.load_recipe(options.config)
-        config_lib.apply_overrides(config, overrides)
+        override.apply(config, overrides)
         from mmjax.plan import topology  # jax is imported after this
 
         topology.set_environment(options.topology)

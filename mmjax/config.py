@@ -1,9 +1,7 @@
-"""Configs: every field with its default, recipes by name, overrides from the command line."""
+"""Configs: every field with its default, recipes by name, stored configs."""
 
-import ast
 import importlib.util
 import json
-import math
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -12,15 +10,11 @@ from typing import Any
 
 import ml_collections
 
+from mmjax import older, override
 from mmjax.errors import UserError, did_you_mean
 from mmjax.models import variants
 
 ConfigDict = ml_collections.ConfigDict
-
-# Numbers that may also be None.
-_OPTIONAL = ("model.logit_bias_init",)
-# Fields that are true, false or 'auto', by the end of their path.
-_AUTO_OR_BOOL = ("deterministic", ".scan")
 
 
 def base_config(variant: str = "B/32") -> ConfigDict:
@@ -97,7 +91,13 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         b1=0.9,
         b2=0.98,
         eps=1e-6,
-        weight_decay=0.2,  # decoupled; on matrices and token embeddings only
+        weight_decay=0.2,  # decoupled, of what `decay` names
+        # Path regexes, or 'matrices' (kernels and the token table), 'open_clip' (all of two axes or more, positions
+        # and probes among them, but for biases and norms), 'big_vision' (kernels); several: what any of them names.
+        decay=("matrices",),
+        decay_scaled_by_lr=True,  # as in AdamW; False: by the schedule's share of the peak alone, as in big_vision
+        b2_cap=0.999,  # adafactor: most of the second moment that a step keeps; 1 = no cap (the paper's)
+        update_clip=0.0,  # adafactor: RMS that a matrix's update is cut to; 0 = off, as in big_vision (the paper's: 1)
         momentum_dtype="float32",  # of the first moment; 'bfloat16' halves it
         grad_clip=0.0,  # global norm; 0 = off
         freeze=(),  # path regexes, e.g. ('image/.*', 'image_head/.*') locks the image tower (LiT)
@@ -107,9 +107,11 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     config.schedule = dict(
         name="cosine",  # cosine, constant, rsqrt
         warmup=2000,  # steps of linear warm-up
+        from_zero=False,  # the first of them has rate 0, as in big_vision; False: 1 / warmup, as in OpenCLIP
         cooldown=0,  # last steps of constant and rsqrt, falling linearly to `final`
         timescale=10_000,  # rsqrt: steps after which the rate has fallen by sqrt(2)
-        final=0.0,  # share of the peak at the end
+        final=0.0,  # share of the peak at the end of cosine, or of a cool-down
+        final_of="peak",  # rsqrt: 'rate' makes `final` a share of what the rate would be without the cool-down
     )
     config.ema_decay = 0.0  # of a moving average of the parameters, which is then what is evaluated; 0 = off
 
@@ -175,12 +177,12 @@ def base_config(variant: str = "B/32") -> ConfigDict:
 
 
 def accept_auto_or_bool(config: ConfigDict, path: str = "") -> None:
-    """Lets the fields named in `_AUTO_OR_BOOL` change between 'auto' and a bool, which a ConfigDict refuses."""
+    """Lets the fields named in `override.AUTO_OR_BOOL` change between 'auto' and a bool, which a ConfigDict refuses."""
     for name, value in config.items():
         where = f"{path}{name}"
         if isinstance(value, ConfigDict):
             accept_auto_or_bool(value, f"{where}.")
-        elif where.endswith(_AUTO_OR_BOOL):
+        elif where.endswith(override.AUTO_OR_BOOL):
             del config[name]
             config[name] = ml_collections.FieldReference(value, field_type=object)
 
@@ -205,7 +207,7 @@ def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
             raise UserError(
                 f"--config argument {part!r} is not of the form key=value; known keys: {', '.join(defaults)}"
             )
-        set_field(values, key.strip(), text, prefix="--config argument ")
+        override.set_field(values, key.strip(), text, prefix="--config argument ")
     return values
 
 
@@ -273,89 +275,6 @@ def _reason(error: Exception, path: Path) -> str:
     return f"{type(error).__name__}: {told}{where}"
 
 
-# -- overrides ---------------------------------------------------------------------------------------------------------
-
-
-def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Sets fields in place from (dotted path, text) pairs, as `--config.PATH=TEXT` gives them."""
-    for path, text in overrides:
-        if path == "variant":
-            raise UserError(
-                f"--config.variant={text} would change a label, not the model; give the size to the recipe:"
-                f" --config=NAME:variant={text}"
-            )
-        set_field(config, path, text, prefix="--config.")
-
-
-def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "") -> None:
-    """Sets one field from text; the text is read as the type the field has.
-
-    Raises:
-      UserError: the field does not exist (the nearest name is given) or the value is of another type.
-    """
-    node = config
-    *parents, last = path.split(".")
-    for depth, part in enumerate([*parents, last]):
-        if not isinstance(node, ConfigDict) or part not in node:
-            known = list(node) if isinstance(node, ConfigDict) else []
-            where = ".".join(path.split(".")[:depth]) or "the config"
-            raise UserError(
-                f"{prefix}{path}: {where} has no field {part!r}{did_you_mean(part, known)}; it has: {', '.join(known)}"
-            )
-        if depth < len(parents):
-            node = node[part]
-    current = node[last]
-    if isinstance(current, ConfigDict):
-        raise UserError(f"{prefix}{path}={text}: {path} is a group of fields; set one of: {', '.join(current)}")
-    with node.ignore_type():  # types are checked here, with better words
-        node[last] = _parse_value(f"{prefix}{path}", text, current)
-
-
-def _parse_value(field: str, text: str, current: Any) -> Any:
-    is_auto_or_bool = field.endswith(_AUTO_OR_BOOL)
-    if isinstance(current, str) and not is_auto_or_bool:
-        return text.strip("'\"") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = text
-    if is_auto_or_bool:
-        value = value.strip("'\"") if isinstance(value, str) else value
-        wanted, fits = "true, false or auto", is_true_false_or_auto(value)
-    elif field.endswith(_OPTIONAL):
-        wanted, value = "a number or none", float(value) if type(value) is int else value
-        fits = value is None or type(value) is float
-    elif isinstance(current, tuple):
-        value = tuple(value) if isinstance(value, (tuple, list)) else (value,) if isinstance(value, str) else value
-        fits = isinstance(value, tuple) and _same_kind(value, current)
-        numbers = current and all(isinstance(item, (int, float)) for item in current)
-        wanted = f"a tuple such as {current!r}" if numbers else "a tuple such as \"('a', 'b')\""
-    elif isinstance(current, float):
-        wanted, value = "a number", float(value) if type(value) is int else value
-        fits = type(value) is float and math.isfinite(value)
-    elif isinstance(current, bool):
-        wanted, fits = "true or false", type(value) is bool
-    else:
-        if type(value) is float and value.is_integer():
-            value = int(value)  # 1e5 steps
-        wanted, fits = "an integer", type(value) is int
-    if not fits:
-        raise UserError(f"{field}={text}: wants {wanted}, and has {current!r} now")
-    return value
-
-
-def is_true_false_or_auto(value: Any) -> bool:
-    """Whether a value is one that a field of true, false or `auto` may have."""
-    return type(value) is bool or value == "auto"
-
-
-def _same_kind(value: tuple, current: tuple) -> bool:
-    """Whether a tuple of numbers stays one, of the same length; what else a tuple holds is checked where it is used."""
-    if not current or not all(isinstance(item, (int, float)) for item in current):
-        return True
-    return len(value) == len(current) and all(type(item) in (int, float) for item in value)
-
-
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -368,11 +287,11 @@ def from_json(text: str) -> ConfigDict:
     """Reads a stored config. Fields that came to exist since get their defaults, or what was done before they did."""
     stored = json.loads(text)
     config = base_config()
-    config.data.resize_on = "host"
     with config.unlocked(), config.ignore_type():
         if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
             config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
         _update(config, stored)
+        config.update_from_flattened_dict(older.done_before(older.flatten(stored)))
     return config.lock()
 
 
@@ -383,22 +302,12 @@ def _update(config: ConfigDict, stored: Mapping[str, Any]) -> None:
                 config[key] = ConfigDict()
             _update(config[key], value)
         else:
-            config[key] = _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+            config[key] = older.as_tuple(value)
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """All fields by dotted path."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= {f"{key}.{name}": item for name, item in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
+    return older.flatten(config)
 
 
 def differences(old: ConfigDict, new: ConfigDict, fields: Sequence[str] = ("",)) -> list[str]:

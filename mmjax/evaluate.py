@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from mmjax import __version__, storage, tasks
+from mmjax import __version__, override, storage, tasks
 from mmjax import config as config_lib
 from mmjax import opened as opened_lib
 from mmjax.data import specs
@@ -89,7 +89,7 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[tuple
                 f"--config.{path}={text}: this belongs to the trained model; an evaluation may change {known}"
                 f"{did_you_mean(path, _FREE)}"
             )
-    config_lib.apply_overrides(config, overrides)
+    override.apply(config, overrides)
 
 
 def read_suite(
@@ -109,7 +109,7 @@ def read_suite(
         )
     config.lock()
     own = [(path, text) for path, text in overrides if path.split(".")[0] in config]
-    config_lib.apply_overrides(config, own)
+    override.apply(config, own)
     return config, [each for each in overrides if each not in own]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from mmjax import cli, evaluate, storage
+from mmjax import cli, evaluate, override, storage
 from mmjax import config as config_lib
 from mmjax.data.examples import EvalExamples
 from mmjax.data.faults import BadExample
@@ -82,7 +82,7 @@ def search_main(argv: Sequence[str] | None = None) -> int:
             if options.step is not None:
                 raise UserError(f"--step={options.step} needs --workdir; a file has one set of weights")
             config = config_lib.base_config()
-            config_lib.apply_overrides(config, overrides)
+            override.apply(config, overrides)
             cli.prepare(config)
             model = evaluate.open_model(options.model, overrides, **cli.model_flags(options))
         searcher = Searcher(model)

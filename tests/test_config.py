@@ -5,6 +5,7 @@ import math
 import pytest
 
 from mmjax import config as config_lib
+from mmjax import override
 from mmjax.errors import UserError
 
 
@@ -39,7 +40,7 @@ def test_parse_arg_reads_the_type_of_the_default():
 )
 def test_a_field_is_set_from_text(path, text, value):
     config = config_lib.base_config()
-    config_lib.apply_overrides(config, [(path, text)])
+    override.apply(config, [(path, text)])
     found = config_lib.flatten(config)[path]
     assert found == value and type(found) is type(value)
 
@@ -65,7 +66,7 @@ def test_a_wrong_field_or_value_is_named(path, text, told):
     config = config_lib.base_config()
     before = config.to_dict()
     with pytest.raises(UserError, match=told) as caught:
-        config_lib.apply_overrides(config, [(path, text)])
+        override.apply(config, [(path, text)])
     assert f"--config.{path}" in str(caught.value) and "\n" not in str(caught.value)
     assert config.to_dict() == before
 

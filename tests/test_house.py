@@ -19,10 +19,14 @@ ROOMS = {
     "generation": {"parallel"},
     "evaluation": {"data", "parallel"},
     "tasks": {"nn", "models", "objectives", "data", "parallel", "generation"},
-    "config": {"models"},  # the size table
+    "older": set(),
+    "override": set(),
+    "config": {"models", "older", "override"},  # `models`: the size table
     "recipes": set(),
     "interop": {"nn", "models", "data", "parallel", "config"},
-    "training": {"nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "interop"},
+    "training": {
+        *("nn", "models", "objectives", "data", "parallel", "evaluation", "tasks", "config", "older", "interop"),
+    },
     "plan": {"data", "parallel", "tasks", "training"},
     "given": {"data", "generation"},
     "opened": {"data", "parallel", "tasks", "training", "config", "interop"},

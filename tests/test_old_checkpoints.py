@@ -120,6 +120,29 @@ def test_training_goes_on(name, devices, tmp_path):
         assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=GRADIENT), wanted["step"]
 
 
+# What recipes have today that did not exist then, by run.
+TODAY = {
+    "clip": {"optimizer.decay": ("open_clip",), "optimizer.decay_scaled_by_lr": False, "model.max_logit_scale": None},
+    "adafactor": {"optimizer.b2_cap": 0.999, "optimizer.update_clip": 0.0, "schedule.from_zero": True},
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=() if x in QUICK else pytest.mark.full) for x in TODAY])
+def test_training_goes_on_under_a_recipe_of_today(name, tmp_path, capsys):
+    """Decay, clamp and second moments stay what they were, and that is told in one line at each start."""
+    expected = unpack(name, tmp_path)
+    for step in (made.STEPS + 1, made.STEPS + made.MORE):
+        config = config_of(tmp_path)
+        with config.ignore_type():
+            config.update_from_flattened_dict(TODAY[name])
+        config.steps, config.data.eval, config.log.every = step, "", 1
+        config.schedule.warmup, config.checkpoint.every = 2, 1
+        assert runs.train(config, tmp_path) is None
+        assert capsys.readouterr().out.count("which goes on as it began") == 1
+    for found, wanted in zip(made.train_lines(tmp_path), expected["steps"], strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=RELATIVE), wanted["step"]
+
+
 def test_fields_that_an_old_config_lacks(tmp_path):
     """Fields that came to exist later have their defaults, in the workdir's config and in the checkpoint's."""
     expected = unpack("clip", tmp_path)

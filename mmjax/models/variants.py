@@ -87,7 +87,7 @@ def _siglip(
         **shared,
     )
     return dict(
-        embed_dim=width, image=image, text=text, logit_scale_init=10.0, logit_bias_init=-10.0, max_logit_scale=100.0
+        embed_dim=width, image=image, text=text, logit_scale_init=10.0, logit_bias_init=-10.0, max_logit_scale=None
     )
 
 

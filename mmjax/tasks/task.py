@@ -300,7 +300,7 @@ class Task:
         return sum((self.weights[name] * value for name, value in losses.items()), jnp.zeros(())), metrics
 
     def constrain(self, params: Any) -> Any:
-        """Clamps the log scale to [0, ln max_logit_scale] after an update, as OpenCLIP does."""
+        """Clamps the log scale to [0, ln max_logit_scale] after an update, as OpenCLIP does; not where that is None."""
         if self.max_log_scale is None or "logit_scale" not in params:
             return params
         return params | {"logit_scale": jnp.clip(params["logit_scale"], 0.0, self.max_log_scale)}

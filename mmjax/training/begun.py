@@ -5,35 +5,24 @@ pictures or another optimizer halfway. So the run keeps what it did, it is told,
 the field, so that the next start does the same.
 """
 
-import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
 
 from mmjax import config as config_lib
+from mmjax import older
 from mmjax.training import logs
 
 
-@dataclasses.dataclass(frozen=True)
-class Before:
-    """What was done before a field came to exist.
-
-    Attributes:
-      value: of the field, that does the same.
-      along: fields that mean something with that value only, and are kept as they are stored.
-    """
-
-    value: Any
-    along: tuple[str, ...] = ()
-
-
-# Of `data.resize_on` the checkpoint itself says what was done, see `tasks.choose_frame`.
-FIELDS: Mapping[str, Before] = {
-    "data.train_resize": Before("crop", along=("data.crop_scale", "data.crop_ratio")),
-    "data.randaugment_policy": Before("torchvision", along=("data.randaugment",)),
-}
+def stored_fields(workdir: Any) -> dict[str, Any]:
+    """The fields in a workdir's config.json, by path; none without a run that can be read."""
+    path = workdir / "config.json"
+    try:
+        return older.flatten(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def keep(config: ml_collections.ConfigDict, workdir: Any) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
@@ -46,31 +35,26 @@ def keep(config: ml_collections.ConfigDict, workdir: Any) -> tuple[ml_collection
     Returns:
       The config to go on with, and the fields that the stored one lacks.
     """
-    path = workdir / "config.json"
-    try:
-        text = path.read_text() if path.exists() else ""
-        stored = config_lib.from_json(text) if text else None
-        names = _names(json.loads(text)) if text else set()
-    except (OSError, ValueError, AttributeError):
+    stored, now = stored_fields(workdir), config_lib.flatten(config)
+    if not stored:
         return config, ()
-    if stored is None:
-        return config, ()
-    now, then = config_lib.flatten(config), config_lib.flatten(stored)
-    lacking = tuple(field for field in FIELDS if field in now and field not in names)
-    if all(now[field] == FIELDS[field].value for field in lacking):
-        return config, lacking
+    before = {field: value for field, value in older.done_before(stored).items() if field in now}
+    before = {field: value for field, value in before.items() if not older.FIELDS[field].checkpoint_knows}
+    kept = {field: value for field, value in before.items() if now[field] != value}
+    kept |= {name: stored[name] for field in before for name in older.FIELDS[field].moved if name in stored}
+    changed = [field for field, value in kept.items() if field in now and now[field] != value]
+    if not changed:
+        return config, tuple(before)
+    along = [name for field in before if field in changed for name in older.FIELDS[field].along if name in stored]
+    kept = {field: kept[field] for field in changed} | {name: stored[name] for name in along}
     result = config.copy_and_resolve_references()
     with result.unlocked(), result.ignore_type():
         config_lib.accept_auto_or_bool(result)
-        for field in lacking:
-            before = FIELDS[field]
-            if now[field] == before.value:
-                continue
-            kept = {field: before.value} | {name: then[name] for name in before.along if name in then}
-            result.update_from_flattened_dict(kept)
-            told = ", ".join(f"{name}={value!r}" for name, value in kept.items())
-            logs.say(f"{field}={now[field]!r} came to exist after this run began, which goes on as it began: {told}")
-    return result.lock(), lacking
+        result.update_from_flattened_dict(kept)
+    wanted = ", ".join(f"{field}={now[field]!r}" for field in changed)
+    used = ", ".join(f"{name}={value!r}" for name, value in kept.items())
+    logs.say(f"{wanted} came to exist after this run began, which goes on as it began: {used}")
+    return result.lock(), tuple(before)
 
 
 def to_json(config: ml_collections.ConfigDict, lacking: Collection[str]) -> str:
@@ -83,11 +67,3 @@ def to_json(config: ml_collections.ConfigDict, lacking: Collection[str]) -> str:
             group = group[each]
         del group[name]
     return json.dumps(fields, indent=2)
-
-
-def _names(fields: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Dotted paths of all fields of a stored config."""
-    found = set()
-    for key, value in fields.items():
-        found |= _names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
-    return found

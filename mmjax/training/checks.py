@@ -1,16 +1,18 @@
 """What a person may have set wrongly, told before anything is opened, made or changed."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from mmjax import config as config_lib
 from mmjax import tasks
 from mmjax.errors import AgreedError, UserError
 from mmjax.parallel import distributed
 from mmjax.tasks import checking_fused
-from mmjax.training import checkpoint, logs
+from mmjax.training import checkpoint, logs, roles, unread
 
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
 _STRUCTURE = (
@@ -27,12 +29,17 @@ _STRUCTURE = (
 # Rates may change in a resumed run as long as they stay on or off.
 _ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
 # How a model began and how it is run, not what it is: parameters are stored alike.
-_EXECUTION = ("init", "scan", "remat", "remat_keep", "patch_dropout", "dropout", "drop_path", "modality_dropout")
+_EXECUTION = (
+    *("init", "max_logit_scale", "scan", "remat", "remat_keep", "patch_dropout", "dropout", "drop_path"),
+    "modality_dropout",
+)
 _SIZES = (
     *("width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "vocab_size", "context_length", "embed_dim"),
     *("queries", "pool_heads", "classes", "frames", "steps", "mel_bins", "patch_length", "tubelet_frames"),
     *("bottlenecks", "embed_width", "layers"),
 )
+# What float32 does to the logarithm of a scale at its limit.
+_ROUNDING = 1e-6
 _COUNTS = ("answers", "hidden", "numeric", "token_types")
 
 
@@ -41,12 +48,15 @@ def _of_model(field: str, names: Sequence[str]) -> bool:
     return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
-def check_config(config: ml_collections.ConfigDict, kept: Collection[str] = ()) -> None:
+def check_config(
+    config: ml_collections.ConfigDict, kept: Collection[str] = (), stored: Mapping[str, Any] | None = None
+) -> None:
     """Checks plain numbers before anything is opened.
 
     Args:
       config: the run's config.
       kept: fields that the run began without, see `begun`.
+      stored: the fields that it is stored with; None for a new run.
 
     Raises:
       UserError: naming the field.
@@ -77,8 +87,11 @@ def check_config(config: ml_collections.ConfigDict, kept: Collection[str] = ()) 
         "data.prefetch",
         "data.retry_seconds",
         "seed",
+        "optimizer.grad_clip",
+        "optimizer.weight_decay",
+        "optimizer.update_clip",
     )
-    for field in (*not_negative, "optimizer.grad_clip", "optimizer.weight_decay", *sorted(may_be_zero & set(whole))):
+    for field in (*not_negative, *sorted(may_be_zero & set(whole))):
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
     positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
@@ -88,14 +101,15 @@ def check_config(config: ml_collections.ConfigDict, kept: Collection[str] = ()) 
     for field in ("optimizer.b1", "optimizer.b2"):
         if not 0.0 <= flat[field] < 1.0:
             raise UserError(f"{field}={flat[field]} is not in [0, 1)")
-    for field in ("schedule.final", "optimizer.layer_decay.image", "optimizer.layer_decay.text"):
+    for field in ("schedule.final", "optimizer.b2_cap", "optimizer.layer_decay.image", "optimizer.layer_decay.text"):
         if not 0.0 <= flat[field] <= 1.0:
             raise UserError(f"{field}={flat[field]} is not in [0, 1]")
-    if config.model.get("max_logit_scale", 1) < 1:
-        raise UserError(f"model.max_logit_scale={config.model.max_logit_scale} must be at least 1")
+    largest = config.model.get("max_logit_scale")
+    if largest is not None and largest < 1:
+        raise UserError(f"model.max_logit_scale={largest} must be at least 1, or none for no limit")
     if config.mesh.tensor < 1:
         raise UserError(f"mesh.tensor={config.mesh.tensor} must be at least 1; mesh.data or mesh.fsdp may be -1")
-    for field in ("optimizer.freeze", "init_paths"):
+    for field in ("optimizer.freeze", "optimizer.decay", "init_paths"):
         if not all(isinstance(pattern, str) for pattern in flat[field]):
             raise UserError(f"{field}={flat[field]} wants path regexes, such as ('image/.*',)")
     if config.seed >= 2**32:
@@ -121,6 +135,7 @@ def check_config(config: ml_collections.ConfigDict, kept: Collection[str] = ()) 
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
+    unread.check(config, kept, stored or {})
     tasks.check_resize(config, kept)
     tasks.check_model(config)
 
@@ -196,6 +211,29 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
         )
     for line in changed:
         logs.say(f"changed since the run in this workdir began: {line}")
+
+
+def check_scale(config: ml_collections.ConfigDict, log_scale: Any, origin: str, remedy: str = "") -> None:
+    """Checks that the first update would not cut the scale of the logits that a run goes on with.
+
+    Args:
+      config: the run's config.
+      log_scale: the logarithm of the scale; None where there is none.
+      origin: where it comes from, as messages say it.
+      remedy: another one than lifting the limit.
+
+    Raises:
+      UserError: it lies outside [1, model.max_logit_scale], and is trained.
+    """
+    limit = config.model.get("max_logit_scale")
+    if log_scale is None or limit is None or roles.matches(config.optimizer.freeze, "logit_scale"):
+        return
+    value = float(np.asarray(log_scale))
+    if not -_ROUNDING <= value <= math.log(limit) + _ROUNDING:
+        raise UserError(
+            f"model.max_logit_scale={limit}: the scale of {origin} is {math.exp(value):.6g}, which the first update"
+            f" would move to {1.0 if value < 0 else limit}; set --config.model.max_logit_scale=none{remedy}"
+        )
 
 
 def check_same_data(examples: list[dict[str, Any]], text: str) -> None:

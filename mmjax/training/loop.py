@@ -60,7 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         with distributed.together():
             workdir = storage.as_path(workdir)
             config, kept = begun.keep(config, workdir)
-            checks.check_config(config, kept)
+            checks.check_config(config, kept, begun.stored_fields(workdir))
             checks.check_workdir(config, workdir)
         began = distributed.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
         with distributed.together():
@@ -113,6 +113,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         if start:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, setup.state)
+            with distributed.together():
+                checks.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
             logs.say(f"resumed at step {start} of {config.steps}")
             changed = checks.changed_data(data, meta, config.data.train)
             if changed:

@@ -1,11 +1,8 @@
-"""Optimizers by name, with roles decided by a parameter's name and layer stacks treated layer by layer.
-
-Layer parameters are stored stacked, so neither the number of axes nor the shape says what a parameter is: `role` does.
-"""
+"""Optimizers by name, with roles decided by a parameter's name and layer stacks treated layer by layer."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,20 +12,10 @@ import optax
 
 from mmjax.errors import UserError, choose
 from mmjax.parallel import partition
-from mmjax.training import schedules
+from mmjax.training import decay as decay_lib
+from mmjax.training import roles, schedules
 
 OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
-
-
-def role(path: str) -> str:
-    """What a parameter is: `matrix`, `embedding`, or `vector` (biases, norms, positions, class token, probe, scale)."""
-    leaf = path.rsplit("/", 1)[-1]
-    return {"kernel": "matrix", "token_embedding": "embedding"}.get(leaf, "vector")
-
-
-def is_stacked(path: str) -> bool:
-    """Whether the first axis counts layers."""
-    return not {"layers", "cross_layers"}.isdisjoint(path.split("/"))
 
 
 def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> tuple[Any, Any]:
@@ -39,11 +26,11 @@ def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimize
     """
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in patterns:
-        _compiled(field, pattern, names)
-    if all(_matches(patterns, name) for name in names):
+        roles.check_pattern(field, pattern, names)
+    if all(roles.matches(patterns, name) for name in names):
         raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
-    trainable = partition.map_with_path(lambda path, x: None if _matches(patterns, path) else x, params)
-    frozen = partition.map_with_path(lambda path, x: x if _matches(patterns, path) else None, params)
+    trainable = partition.map_with_path(lambda path, x: None if roles.matches(patterns, path) else x, params)
+    frozen = partition.map_with_path(lambda path, x: x if roles.matches(patterns, path) else None, params)
     return trainable, frozen
 
 
@@ -52,26 +39,15 @@ def merge(trainable: Any, frozen: Any) -> Any:
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
 
 
-def _matches(patterns: Sequence[str], path: str) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns)
-
-
-def _compiled(field: str, pattern: str, names: Sequence[str]) -> None:
-    try:
-        found = any(re.fullmatch(pattern, name) for name in names)
-    except re.error as error:
-        raise UserError(f"{field}={pattern!r} is not a regular expression: {error}") from error
-    if not found:
-        raise UserError(f"{field}={pattern!r} matches no parameter path, such as {names[0]!r}")
-
-
 def make_optimizer(
     config: ml_collections.ConfigDict, params: Any
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Builds the update rule for the trainable parameters.
 
-    In order: clip by global norm, the named rule, decoupled weight decay on matrices and token embeddings, the learning
-    rate with its schedule, multipliers per path and decay per layer.
+    In order: clip by global norm, the named rule, decoupled weight decay on what `optimizer.decay` names, the learning
+    rate with its schedule, multipliers per path and decay per layer. Without `decay_scaled_by_lr` the peak rate,
+    multipliers and decay per layer come before the weight decay, which is only scaled by the schedule, as a share of
+    the peak (big_vision/optax.py).
 
     Args:
       config: the run's config.
@@ -81,23 +57,55 @@ def make_optimizer(
       The transformation and the schedule (for the logs).
 
     Raises:
-      UserError: an unknown optimizer, or a multiplier whose pattern matches nothing.
+      UserError: an unknown optimizer, a pattern that matches nothing, or a multiplier that has no meaning.
     """
     settings = config.optimizer
     schedule = schedules.make_schedule(config)
-    decayed = partition.map_with_path(lambda path, _: role(path) != "vector", params)
+    mask = decay_lib.mask(settings, params)
     factors = _factors(settings, config.model, params)
+    rule = _rule(settings, params)
     # What is off stands here as the identity, so that a stored state fits whether it is on or off.
-    parts = [
-        optax.clip_by_global_norm(settings.grad_clip) if settings.grad_clip else optax.identity(),
-        _rule(settings, params),
-        optax.add_decayed_weights(settings.weight_decay, mask=decayed) if settings.weight_decay else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
-        optax.identity()
-        if factors is None
-        else optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)),
-    ]
-    return optax.chain(*parts), schedule
+    clip = optax.clip_by_global_norm(settings.grad_clip) if settings.grad_clip else optax.identity()
+    decays = optax.add_decayed_weights(settings.weight_decay, mask) if settings.weight_decay else optax.identity()
+    if settings.decay_scaled_by_lr:
+        rate = optax.scale_by_learning_rate(schedule)
+        last = optax.identity() if factors is None else optax.stateless(lambda updates, _: _times(updates, factors))
+    else:
+        _check_factors(settings)
+        peak = settings.learning_rate
+        rule = _followed_by(rule, lambda updates: _times(updates, jax.tree.map(lambda x: peak, updates)))
+        if factors is not None:
+            rule = _followed_by(rule, lambda updates: _times(updates, factors))
+        rate, last = optax.scale_by_schedule(lambda step: -schedule(step) / peak), optax.identity()
+    return optax.chain(clip, rule, decays, rate, last), schedule
+
+
+def _times(updates: Any, factors: Any) -> Any:
+    return jax.tree.map(lambda u, f: u * f, updates, factors)
+
+
+def _followed_by(rule: optax.GradientTransformation, change: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """A rule whose updates are changed, with the rule's own state."""
+
+    def update(updates, state, params=None):
+        updates, state = rule.update(updates, state, params)
+        return change(updates), state
+
+    return optax.GradientTransformation(rule.init, update)
+
+
+def _check_factors(settings: ml_collections.ConfigDict) -> None:
+    """Checks that no multiplier is 0 where weight decay goes on without the learning rate.
+
+    Raises:
+      UserError: one is.
+    """
+    zero = [pattern for pattern, factor in settings.multipliers if factor == 0]
+    if zero and settings.weight_decay:
+        raise UserError(
+            f"optimizer.multipliers: ({zero[0]!r}, 0) would leave weight decay at work, as"
+            " optimizer.decay_scaled_by_lr=False does not scale it; name these parameters in optimizer.freeze"
+        )
 
 
 def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTransformation:
@@ -112,14 +120,28 @@ def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTra
         return optax.trace(settings.b1, accumulator_dtype=dtype) if settings.b1 else optax.identity()
     if name == "adafactor":
         # Factored second moments and update clipping are per matrix: each layer of a stack is one.
-        # From 32 on, as in big_vision: a head has 64 or 80 units, and attention kernels should be factored too.
-        factored = optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32)
-        one = optax.chain(factored, optax.clip_by_block_rms(1.0))
-        labels = partition.map_with_path(lambda path, _: "stacked" if is_stacked(path) else "single", params)
+        one = optax.chain(_factored(settings.b2_cap), _clipped(settings.update_clip))
+        labels = partition.map_with_path(lambda path, _: "stacked" if roles.is_stacked(path) else "single", params)
         momentum = optax.ema(settings.b1, debias=False, accumulator_dtype=dtype)
         return optax.chain(optax.partition({"stacked": over_layers(one), "single": one}, labels), momentum)
-    labels = partition.map_with_path(lambda path, _: "matrix" if role(path) == "matrix" else "other", params)
+    labels = partition.map_with_path(lambda path, _: "matrix" if roles.role(path) == "matrix" else "other", params)
     return optax.partition({"matrix": _muon(settings.b1, dtype), "other": adam}, labels)
+
+
+def _factored(cap: float) -> optax.GradientTransformation:
+    """Adafactor's second moments, whose decay 1 - t^-0.8 has a cap (big_vision/optax.py, arXiv:2106.04560).
+
+    They are factored from 32 on: a head has 64 or 80 units, and attention kernels should be factored too.
+    """
+
+    def decay_rate(step, exponent):
+        return jnp.minimum(cap, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -exponent)
+
+    return optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32, decay_rate_fn=decay_rate)
+
+
+def _clipped(threshold: float) -> optax.GradientTransformation:
+    return optax.clip_by_block_rms(threshold) if threshold else optax.identity()
 
 
 def _muon(beta: float, dtype: str) -> optax.GradientTransformation:
@@ -189,7 +211,7 @@ def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDi
     """Learning-rate factors per parameter, an array over layers where the layers' rates differ; None when all are 1."""
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in settings.multipliers:
-        _compiled("optimizer.multipliers", pattern, names)
+        roles.check_pattern("optimizer.multipliers", pattern, names)
     if not settings.multipliers and all(decay == 1.0 for decay in settings.layer_decay.values()):
         return None
 
@@ -208,7 +230,7 @@ def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDi
         if decay == 1.0:
             return value
         depth = model[tower].depth
-        if is_stacked(path):
+        if roles.is_stacked(path):
             above = depth - jnp.array(layer_numbers(path, x.shape[0], model[tower]), jnp.float32)
             layers = decay**above  # the last layer: decay^1
             return value * layers.reshape((-1,) + (1,) * (len(x.shape) - 1))

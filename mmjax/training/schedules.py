@@ -7,21 +7,24 @@ import optax
 from mmjax.errors import UserError, choose
 
 SCHEDULES = ("cosine", "constant", "rsqrt")
+FINAL_OF = ("peak", "rate")
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     """Builds `step -> learning rate` from `schedule`, `steps` and `optimizer.learning_rate`.
 
-    Update k (from 0) uses `peak * (k + 1) / warmup` while warming up, as OpenCLIP does. `cosine` then falls
-    towards `final`, which update `steps` (one past the last) would have; `constant` and `rsqrt`
-    (`sqrt(timescale / (timescale + k - warmup))`, arXiv:2106.04560) fall linearly towards it over the last `cooldown`
-    updates.
+    Update k (from 0) uses `peak * (k + 1) / warmup` while warming up, as OpenCLIP does, or with `from_zero`
+    `peak * k / warmup`, as big_vision does. `cosine` then falls to `final`, which update `steps` (one past the last)
+    would have; `constant` and `rsqrt` (`sqrt(timescale / (timescale + k - warmup))`, arXiv:2106.04560) fall linearly
+    to it over the last `cooldown` updates. `final` is a share of the peak; with `final_of='rate'` it is one of what
+    `rsqrt` would have without the cool-down.
 
     Raises:
       UserError: an unknown name, or warm-up and cool-down that do not fit into the run.
     """
     settings, steps, peak = config.schedule, config.steps, config.optimizer.learning_rate
     name = choose("schedule.name", settings.name, SCHEDULES)
+    choose("schedule.final_of", settings.final_of, FINAL_OF)
     warmup, cooldown, final = settings.warmup, settings.cooldown, settings.final
     if warmup + cooldown > steps:
         raise UserError(
@@ -44,12 +47,15 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
         )
         if cooldown:
             left = jnp.clip((steps - warmup - k) / cooldown, 0.0, 1.0)
-            rate = rate * (final + (1.0 - final) * left)
+            if settings.final_of == "rate" or name == "constant":
+                rate = rate * (final + (1.0 - final) * left)
+            else:
+                rate = rate * left + final * (1.0 - left)
         return rate
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        ramp = (step + 1.0) / max(1, warmup)
+        ramp = (step + (0.0 if settings.from_zero else 1.0)) / max(1, warmup)
         return peak * jnp.where(step < warmup, ramp, after_warmup(jnp.maximum(step - warmup, 0.0)))
 
     return schedule

@@ -19,7 +19,7 @@ from mmjax.interop import configs, settings, translate
 from mmjax.interop import source as interop
 from mmjax.nn import embed
 from mmjax.parallel import partition
-from mmjax.training import checkpoint, logs
+from mmjax.training import checkpoint, checks, logs
 from mmjax.training.state import TrainState
 
 _POSITIONS = "image/position_embedding"
@@ -46,8 +46,8 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
       Arrays by path.
 
     Raises:
-      UserError: no checkpoint there, a pattern that matches nothing, or a parameter that is missing or of another
-        shape.
+      UserError: no checkpoint there, a pattern that matches nothing, a parameter that is missing or of another shape,
+        or a scale of the logits above `model.max_logit_scale`.
     """
     flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     names = list(flat)
@@ -78,6 +78,8 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
         arrays = source.read(wanted)
     finally:
         source.close()
+    remedy = " or leave the scale out of init_paths"
+    checks.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
     logs.say(f"took {len(wanted)} of {len(names)} parameter arrays from {source.told}")
     if _POSITIONS in arrays:
         table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)

@@ -3,13 +3,14 @@
 import pytest
 
 from mmjax import config as config_lib
+from mmjax import override
 from mmjax.errors import UserError
 from mmjax.tasks import check_model
 
 
 def changed(spec, changes):
     config = config_lib.load_recipe(spec)
-    config_lib.apply_overrides(config, [change.split("=") for change in changes.split()])
+    override.apply(config, [change.split("=") for change in changes.split()])
     return config
 
 

@@ -1,11 +1,13 @@
 """Runs that began before a field came to exist go on with what they did, start after start."""
 
 import json
+from pathlib import Path
 
 import pytest
 import runs
 
 from mmjax import config as config_lib
+from mmjax import older as older_lib
 from mmjax.errors import UserError
 from mmjax.training import begun
 
@@ -102,3 +104,77 @@ def test_what_is_kept_can_still_be_set(tmp_path):
     kept.deterministic = "auto"
     with pytest.raises(AttributeError):
         kept.no_such_field = 1
+
+
+# -- recipes of commit 3eccfb9, in tests/fixtures/configs as that code stored them -------------------------------------
+
+CONFIGS = Path(__file__).parent.parent / "fixtures" / "configs"
+# What an update is made of.
+UPDATE = (
+    "optimizer.",
+    "schedule.",
+    "model.max_logit_scale",
+    "model.logit_",
+    "data.crop",
+    "data.train_resize",
+    "data.mean_std",
+)
+
+
+@pytest.mark.parametrize(
+    "spec", ["clip:variant=tiny", "siglip:variant=tiny", "lit:variant=tiny", "coca:variant=coca-B/32"]
+)
+def test_the_recipes_of_before(spec, tmp_path, capsys):
+    """Under today's recipe a run has the update that it had, start after start; other numbers are told one by one."""
+    text = (CONFIGS / f"{spec.partition(':')[0]}.json").read_text()
+    then = config_lib.flatten(config_lib.from_json(text))
+    stored = older_lib.flatten(json.loads(text))
+    for _ in range(2):
+        (tmp_path / "config.json").write_text(text)
+        now = config_lib.load_recipe(spec)
+        now.data.train = "shapes"
+        config, lacking = begun.keep(now, tmp_path)
+        said = capsys.readouterr().out
+        assert said.count("came to exist") == 1 and "optimizer.decay=('matrices',)" in said
+        found = config_lib.flatten(config)
+        decides = [field for field in found if field.startswith(UPDATE)]
+        # Numbers that the recipe may have changed since are the recipe's to tell.
+        changed = [field for field in decides if found[field] != then[field]]
+        assert not [field for field in changed if field not in stored]
+        assert "model.max_logit_scale" not in changed and found["optimizer.decay_scaled_by_lr"] is True
+        text = begun.to_json(config, lacking)
+        assert "decay" not in json.loads(text)["optimizer"]
+    assert then["model.max_logit_scale"] == 100.0
+
+
+def test_a_clamp_that_its_size_no_longer_has(tmp_path, capsys):
+    """A recipe of one's own that says nothing of decay."""
+    config = config_lib.base_config("tiny-siglip")
+    stored = json.loads(config_lib.to_json(config))
+    stored["model"]["max_logit_scale"] = 100.0
+    del stored["optimizer"]["decay"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    kept, lacking = begun.keep(config, tmp_path)
+    assert config.model.max_logit_scale is None and kept.model.max_logit_scale == 100.0
+    assert lacking == ("optimizer.decay",)
+    assert "goes on as it began: model.max_logit_scale=100.0" in capsys.readouterr().out
+
+
+def lacking_json(**changes):
+    """A stored config without the fields of today's optimizer."""
+    config = runs.config(**changes)
+    stored = json.loads(config_lib.to_json(config))
+    for group, name in (("optimizer", "b2_cap"), ("optimizer", "update_clip"), ("schedule", "final_of")):
+        del stored[group][name]
+    return json.dumps(stored)
+
+
+def test_what_an_older_adafactor_and_rsqrt_did():
+    before = config_lib.from_json(lacking_json(optimizer__name="adafactor"))
+    assert (before.optimizer.b2_cap, before.optimizer.update_clip) == (1.0, 1.0)
+    before = config_lib.from_json(lacking_json(schedule__name="rsqrt", schedule__cooldown=9))
+    assert before.schedule.final_of == "rate"
+    for changes in ({}, dict(schedule__name="rsqrt"), dict(schedule__name="constant", schedule__cooldown=9)):
+        before = config_lib.from_json(lacking_json(**changes))
+        assert (before.optimizer.b2_cap, before.optimizer.update_clip) == (0.999, 0.0)
+        assert before.schedule.final_of == "peak"

@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 from mmjax import config as config_lib
+from mmjax import override
 from mmjax.errors import UserError
 from mmjax.training import compiler
 
@@ -144,7 +145,7 @@ def test_deterministic_is_auto_true_or_false():
     config = config_lib.base_config()
     assert config.deterministic == "auto"
     for text, value in [("true", True), ("False", False), ("auto", "auto"), ("'auto'", "auto")]:
-        config_lib.apply_overrides(config, [("deterministic", text)])
+        override.apply(config, [("deterministic", text)])
         assert config.deterministic == value and type(config.deterministic) is type(value)
         assert config_lib.from_json(config_lib.to_json(config)).deterministic == value
     config.deterministic = True  # as recipes set it
@@ -152,7 +153,7 @@ def test_deterministic_is_auto_true_or_false():
         with pytest.raises(
             UserError, match=f"--config.deterministic={text}: wants true, false or auto, and has True now"
         ):
-            config_lib.apply_overrides(config, [("deterministic", text)])
+            override.apply(config, [("deterministic", text)])
     assert config.deterministic is True
 
 

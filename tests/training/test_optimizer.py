@@ -12,7 +12,8 @@ from mmjax.config import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.parallel.partition import map_with_path, path_name
-from mmjax.training.optimizer import OPTIMIZERS, is_stacked, make_optimizer, merge, role, split_frozen
+from mmjax.training.optimizer import OPTIMIZERS, make_optimizer, merge, split_frozen
+from mmjax.training.roles import is_stacked, role
 
 DEPTH, WIDTH, HEADS, HIDDEN = 3, 32, 2, 48
 
@@ -29,8 +30,7 @@ def make_config(name="sgd", **settings):
 
 
 def shapes_of(config):
-    settings = config.model.to_dict()
-    settings.pop("max_logit_scale")
+    settings = {name: x for name, x in config.model.to_dict().items() if name not in ("init", "max_logit_scale")}
     arguments = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32), jax.ShapeDtypeStruct((1, 32), jnp.int32)
     return jax.eval_shape(TwoTower(**settings).init, jax.random.key(0), *arguments)["params"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
-from mmjax.training import optimizer
+from mmjax.training import optimizer, roles
 
 NAMES = [*kinds.WEIGHTS, *(f"fusion:{kind}" for kind in kinds.FUSIONS)]
 KINDS = [name if name == "tiny-captioner-lstm" else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
@@ -36,11 +36,11 @@ def test_every_kind_takes_a_step(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_muon_takes_whole_matrices(name):
     """All axes of a kernel but those of layers and of q, k and v are its rows and columns."""
-    kernels = {path: x for path, x in flat(kinds.shapes(name)).items() if optimizer.role(path) == "matrix"}
+    kernels = {path: x for path, x in flat(kinds.shapes(name)).items() if roles.role(path) == "matrix"}
     axes = optimizer._muon_axes(kernels)
     assert len(kernels) > 4
     for path, x in kernels.items():
-        batch = optimizer.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))
+        batch = roles.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))
         rows, columns = axes[path]
         own = {axis % x.ndim for axis in (*rows, *columns)}
         assert len(own) == len(rows) + len(columns) == x.ndim - batch, path

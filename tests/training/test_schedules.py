@@ -57,13 +57,38 @@ def test_rsqrt():
 
 @pytest.mark.parametrize("final", [0.0, 0.25])
 def test_cooldown(final):
+    """`final` is a share of the peak; of the decayed rate with `final_of='rate'`."""
     constant = schedule("constant", cooldown=20, final=final)
     rsqrt, free = schedule("rsqrt", cooldown=20, final=final, timescale=30), schedule("rsqrt", timescale=30)
-    assert constant(80) == 2.0 and rsqrt(80) == free(80)
+    of_rate = schedule("rsqrt", cooldown=20, final=final, timescale=30, final_of="rate")
+    assert constant(80) == 2.0 and rsqrt(80) == of_rate(80) == free(80)
     for step, left in ((81, 0.95), (90, 0.5), (99, 0.05), (100, 0.0), (150, 0.0)):
         share = final + (1 - final) * left
         assert constant(step) == pytest.approx(2.0 * share, abs=1e-6)
-        assert rsqrt(step) == pytest.approx(free(step) * share, abs=1e-6)
+        assert of_rate(step) == pytest.approx(free(step) * share, abs=1e-6)
+        assert rsqrt(step) == pytest.approx(free(step) * left + 2.0 * final * (1 - left), abs=1e-6)
+    assert constant(100) == rsqrt(100) == pytest.approx(2.0 * final, abs=1e-6)
+
+
+def big_vision(step, kind, *, total=100, warmup=10, cooldown=0, timescale=10_000):
+    """`create_learning_rate_schedule` of big_vision/utils.py at 11eea57, as a share of the peak."""
+    progress = min(max((step - warmup) / (total - warmup), 0.0), 1.0)
+    rate = {"cosine": lambda: 0.5 * (1 + math.cos(math.pi * progress)), "rsqrt": lambda: 1.0}[kind]()
+    if kind == "rsqrt" and warmup <= step:
+        rate = 1 / math.sqrt(1 + (step - warmup) / timescale)
+    if warmup:
+        rate *= min(1.0, step / warmup)
+    return rate * min(1.0, (total - step) / cooldown) if cooldown else rate
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("cosine", {}), ("cosine", dict(warmup=0)), ("rsqrt", dict(timescale=30)), ("rsqrt", dict(cooldown=20))],
+)
+def test_big_vision(kind, settings):
+    rate = schedule(kind, from_zero=True, **settings)
+    for step in range(100):
+        assert rate(step) == pytest.approx(2.0 * big_vision(step, kind, **settings), rel=1e-5, abs=1e-6), step
 
 
 def test_a_cooldown_may_follow_the_warmup_at_once():
@@ -81,6 +106,7 @@ def test_a_cooldown_may_follow_the_warmup_at_once():
             r"schedule.warmup=101 \+ schedule.cooldown=0 is more than steps=100; lower them.*:steps=100$",
         ),
         ("rsqrt", {"cooldown": 95}, r"schedule.warmup=10 \+ schedule.cooldown=95 is more than steps=100"),
+        ("rsqrt", {"final_of": "end"}, r"schedule.final_of='end' is not known; choose one of: peak, rate"),
         ("cosine", {"cooldown": 5}, r"schedule.cooldown=5 goes with 'constant' or 'rsqrt'"),
     ],
 )

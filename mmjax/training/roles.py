@@ -1,0 +1,46 @@
+"""What a parameter is, by its path, and patterns that name parameters.
+
+Layer parameters are stored stacked, so neither the number of axes nor the shape says what a parameter is: `role` does.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from mmjax.errors import UserError, did_you_mean
+
+
+def role(path: str) -> str:
+    """What a parameter is: `matrix`, `embedding`, or `vector` (biases, norms, positions, class token, probe, scale)."""
+    leaf = path.rsplit("/", 1)[-1]
+    return {"kernel": "matrix", "token_embedding": "embedding"}.get(leaf, "vector")
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the first axis counts layers."""
+    return not {"layers", "cross_layers"}.isdisjoint(path.split("/"))
+
+
+def matches(patterns: Iterable[str], path: str) -> bool:
+    """Whether one of the patterns matches a whole path."""
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def check_pattern(field: str, pattern: str, names: Sequence[str], presets: Sequence[str] = ()) -> None:
+    """Checks that a pattern of a field matches a parameter.
+
+    Args:
+      field: of the config.
+      pattern: a regular expression for a whole path.
+      names: the paths there are.
+      presets: names that the field may have in place of a pattern.
+
+    Raises:
+      UserError: it is not a regular expression, or it matches none.
+    """
+    try:
+        is_there = any(re.fullmatch(pattern, name) for name in names)
+    except re.error as error:
+        raise UserError(f"{field}={pattern!r} is not a regular expression: {error}") from error
+    if not is_there:
+        others = f", and is none of {', '.join(presets)}{did_you_mean(pattern, presets)}" if presets else ""
+        raise UserError(f"{field}={pattern!r} matches no parameter path, such as {names[0]!r}{others}")
