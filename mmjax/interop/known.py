@@ -95,6 +95,16 @@ _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
     },
 }
 
+# And of its tokenizer, as OpenCLIP's `text_cfg` has it. Nothing said is CLIP's own.
+_CANONICAL = {"clean": "canonicalize"}
+_TOKENIZERS: dict[int, dict[str, Any]] = {
+    32_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP", tokenizer_kwargs=_CANONICAL),
+    250_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP-i18n-256", tokenizer_kwargs=_CANONICAL),
+    250_100: dict(hf_tokenizer_name="google/mt5-base", tokenizer_kwargs=_CANONICAL),
+    256_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP2", tokenizer_kwargs=_CANONICAL),
+    901_629: dict(hf_tokenizer_name="facebook/xlm-v-base"),
+}
+
 
 def tower(family: str, name: str, width: int, mlp_dim: int) -> dict[str, Any]:
     """`heads` and `norm_eps` of a tower.
@@ -121,6 +131,11 @@ def image_size(family: str, patch: int, side: int) -> int | Open:
 def vocabulary(family: str, size: int) -> dict[str, Any] | None:
     """`causal`, `pool`, `eos_id` and `activation` of a text tower, as far as its vocabulary tells; None if unknown."""
     return _VOCABULARIES[family].get(size)
+
+
+def tokenizer(size: int) -> dict[str, Any]:
+    """Which tokenizer OpenCLIP's published model of a vocabulary has, and how it cleans texts; fields of `text_cfg`."""
+    return _TOKENIZERS.get(size, {})
 
 
 def open_text(family: str, size: int) -> dict[str, Open]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmjax import storage
 from mmjax.errors import UserError
-from mmjax.interop import beside, big_vision, huggingface, openclip, openclip_bare, refusals, tables, translate
+from mmjax.interop import beside, big_vision, huggingface, known, openclip, openclip_bare, refusals, tables, translate
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop import settings as settings_lib
 from mmjax.interop.jsons import read_json
@@ -219,7 +219,8 @@ def _recognise(tensors: Tensors) -> str:
 def _openclip(tensors, form, config, config_file):
     naming = openclip.naming_of(tensors)
     if config is None:
-        settings, text = openclip_bare.from_shapes(tensors, naming), {}
+        settings = openclip_bare.from_shapes(tensors, naming)
+        text = known.tokenizer(settings["text"]["vocab_size"])
         prepared = preprocessing_lib.defaults(not naming.timm, "open_clip")
     else:
         settings = openclip.from_config(config, config_file)

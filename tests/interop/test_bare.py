@@ -23,6 +23,7 @@ def opened(settings):
 
 
 ACTIVATIONS = ["image.activation", "text.activation"]
+SIGLIP_NAMING = openclip.Naming(timm=True, custom_text=True, projection_bias=True)
 CLIP_NAMING = openclip.Naming(timm=False, custom_text=False, projection_bias=False)
 
 
@@ -92,6 +93,27 @@ def test_two_sizes_of_27_patches(pixels, asked):
     assert opened(big_vision.from_shapes(shapes_of(settings, tables.BIG_VISION))) == asked
 
 
+@pytest.mark.parametrize(
+    "naming, name, vocab_size, kind",
+    [
+        (CLIP_NAMING, "B/32", 49_408, "clip"),
+        (CLIP_NAMING, "B/32", 901_629, "json+whitespace"),
+        (CLIP_NAMING, "B/32", 250_100, "json+canonicalize"),
+        (CLIP_NAMING, "B/32", 50_000, ""),  # asked for
+        (SIGLIP_NAMING, "siglip-B/16", 32_000, "json+canonicalize"),
+        (SIGLIP_NAMING, "siglip-B/16", 256_000, "json+canonicalize"),
+    ],
+)
+def test_tokenizers_by_vocabulary(naming, name, vocab_size, kind, tmp_path):
+    settings = variant(name)
+    settings["text"] |= dict(vocab_size=vocab_size, depth=1)
+    settings["image"]["depth"] = 1
+    (tmp_path / "tokenizer.json").write_text("{}")
+    tensors = shapes_of(settings, naming.table)
+    *_, tokenizer = source._openclip(tensors, "openclip", None, tmp_path / "open_clip_config.json")
+    assert tokenizer.partition(":")[0] == kind
+
+
 def test_openai_is_known_by_its_marks_and_not_by_its_kind_of_archive():
     """OpenCLIP traces models to TorchScript too, whatever their activation."""
     (file,) = (GOLDEN / "openai-jit").glob("*.pt")
@@ -120,8 +142,7 @@ def test_other_architectures_are_named(names, sentence):
 
 
 def test_siglips_own_names_are_none_of_those():
-    naming = openclip.Naming(timm=True, custom_text=True, projection_bias=True)
-    for name, table in (("siglip-B/16", naming.table), ("B/32", CLIP_NAMING.table), ("B/32", tables.HF_CLIP)):
+    for name, table in (("siglip-B/16", SIGLIP_NAMING.table), ("B/32", CLIP_NAMING.table), ("B/32", tables.HF_CLIP)):
         settings = variant(name)
         for tower in lib.TOWERS:
             settings[tower]["depth"] = 1

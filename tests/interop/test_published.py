@@ -10,7 +10,7 @@ import pytest
 from published import architecture, build, settings_of, write_shapes
 
 from mmjax.errors import UserError
-from mmjax.interop import source
+from mmjax.interop import known, source
 
 pytestmark = pytest.mark.full
 MODELS = 144
@@ -27,41 +27,41 @@ def outcomes(tmp_path_factory):
         model = build(config, folder)
         file = folder / "open_clip_model.safetensors"
         write_shapes(file, model)
-        known = None if architecture(config) else settings_of(model)
-        alone = _outcome(file, known)
+        live = None if architecture(config) else settings_of(model)
+        alone = _outcome(file, live)
         (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config)))
-        results[name] = config, alone, _outcome(folder, known)
+        results[name] = config, alone, _outcome(folder, live)
         file.unlink()
     return results
 
 
-def _outcome(path, known):
+def _outcome(path, live):
     """What a person meets: the fields that are asked for, or why the file is refused, and where it then is wrong.
 
     Args:
       path: of the model.
-      known: the live model's settings, from which questions are answered; None for an architecture that is not read.
+      live: the live model's settings, from which questions are answered; None for an architecture that is not read.
     """
     asked = {}
     try:
-        return dict(asked=asked, wrong=_differences(source.open_source(path).settings, known))
+        return dict(asked=asked, wrong=_differences(source.open_source(path).settings, live))
     except UserError as error:
         if "shapes do not tell" not in str(error):
             return dict(refused=str(error))
         asked = dict.fromkeys(re.findall(r"--set (\S+)=", str(error)))
     for field in asked:
         tower = field.split(".")[0] if "." in field else "image"
-        asked[field] = known[tower][field.split(".")[-1]]
-    return dict(asked=asked, wrong=_differences(source.open_source(path, asked).settings, known))
+        asked[field] = live[tower][field.split(".")[-1]]
+    return dict(asked=asked, wrong=_differences(source.open_source(path, asked).settings, live))
 
 
-def _differences(settings, known):
+def _differences(settings, live):
     """Fields in which the loader's settings are not the model's; all that decide what it computes are compared."""
     ways = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout", "crop_to_patches")
     top = dict(embed_dim=settings["embed_dim"], has_bias=settings["logit_bias_init"] is not None)
-    wrong = [name for name, value in top.items() if known[name] != value]
+    wrong = [name for name, value in top.items() if live[name] != value]
     for tower in ("image", "text"):
-        fields = known[tower]
+        fields = live[tower]
         unread = {*ways, *(["eos_id"] if fields["pool"] == "last" else [])}
         wrong += [f"{tower}.{name}" for name in settings[tower] if name not in {*fields, *unread}]
         wrong += [f"{tower}.{name}" for name, value in fields.items() if settings[tower][name] != value]
@@ -88,6 +88,16 @@ def test_what_is_asked_for(outcomes):
             siglip = "SigLIP" in name
             pixels = siglip and "-14-" in name and config["vision_cfg"]["image_size"] in (378, 384)
             assert list(alone["asked"]) == (["image.image_size"] if pixels else [] if siglip else ["activation"]), name
+
+
+def test_texts_are_cleaned_as_their_configs_say(outcomes):
+    """A tokenizer's file beside weights alone is that of the vocabulary's model."""
+    for name, (config, _, _) in outcomes.items():
+        if not architecture(config):
+            text = config["text_cfg"]
+            published = known.tokenizer(text["vocab_size"])
+            assert published.get("tokenizer_kwargs") == text.get("tokenizer_kwargs"), name
+            assert ("hf_tokenizer_name" in published) == ("hf_tokenizer_name" in text), name
 
 
 def test_with_their_configs(outcomes):

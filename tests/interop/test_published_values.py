@@ -31,11 +31,11 @@ CLIPS = {
 }
 SIGLIPS = {
     "ViT-B-16-SigLIP": {},  # 768
-    "ViT-L-16-SigLIP-256": {},  # 1024
     "ViT-SO400M-14-SigLIP-384": {},  # 1152, and pixels beyond the last patch
     "ViT-B-32-SigLIP2-256": {},  # tanh in both towers
     "ViT-SO400M-16-SigLIP-i18n-256": {},  # tanh in one; no projection
-    "ViT-gopt-16-SigLIP2-256": {},  # 1536, and texts of another width
+    # 1536, and texts of another width: B/16's, whose tables are smaller.
+    "ViT-gopt-16-SigLIP2-256": dict(text=dict(width=768, heads=12, mlp_ratio=4.0, vocab_size=32_000, act_kwargs=None)),
 }
 
 
@@ -119,7 +119,8 @@ def test_siglips(name, two_layers, tmp_path):
     import open_clip
 
     text, pixels = open_clip.get_model_config(name)["text_cfg"], open_clip.get_model_config(name)["vision_cfg"]
-    images, ids = inputs(name, text["vocab_size"], text["context_length"], pixels["image_size"], 1)
+    vocab_size = SIGLIPS[name].get("text", text).get("vocab_size", text["vocab_size"])
+    images, ids = inputs(name, vocab_size, text["context_length"], pixels["image_size"], 1)
     model = two_layers(name, ids, **SIGLIPS[name])
     given = {"image.image_size": 384} if name.endswith("-384") else {}
     assert max(compare(model, images, ids, tmp_path / "a.safetensors", given)) < 1e-5
