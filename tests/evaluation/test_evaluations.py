@@ -150,17 +150,17 @@ def test_answers_are_chosen_by_the_largest_score(feeder, words):
 
 
 @pytest.mark.parametrize("layout, accuracy", [("json", 0.0), ("jsonl", 1.0)])
-def test_only_answers_of_vqa_v2_are_taken_as_normalised(tmp_path, feeder, words, layout, accuracy):
-    """People's "two dogs" is met by the answer "2 dogs" where nobody normalised them, and never in VQA v2's files."""
+def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, feeder, words, layout, accuracy):
+    """Ten people's "two dogs" is met by the answer "2 dogs", but not in VQA v2's files, where they agree."""
     Image.new("RGB", (8, 8)).save(tmp_path / "000000000009.jpg")
     asked = {"question": "how many ?", "question_id": 1}
     if layout == "json":
-        answers = [{"answer": answer} for answer in ["two dogs"] * 9 + ["red"]]
+        answers = [{"answer": answer} for answer in ["two dogs"] * 10]
         annotations = [{"question_id": 1, "answers": answers, "answer_type": "number"}]
         (tmp_path / "asked.json").write_text(json.dumps({"questions": [asked | {"image_id": 9}]}))
         (tmp_path / "asked_annotations.json").write_text(json.dumps({"annotations": annotations}))
     else:
-        told = asked | {"image": "000000000009.jpg", "answers": ["two dogs"] * 9 + ["red"]}
+        told = asked | {"image": "000000000009.jpg", "answers": ["two dogs"] * 10}
         (tmp_path / "asked.jsonl").write_text(json.dumps(told))
     source = Vqa(f"{tmp_path}/asked.{layout}")
     assert source.answer_names == ["2 dogs"] and source.name == "asked"
