@@ -1,6 +1,5 @@
 """Multi-head attention, and the one description of who attends to whom."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.nn.dense import Dense
 from mmjax.nn.layer_loop import name_attention_output
 from mmjax.nn.norms import LayerNorm
+from mmjax.nn.tpu_tiles import group_of_heads
 from mmjax.parallel.activations import place, traced_mesh
 
 IMPLEMENTATIONS = ("auto", "cudnn", "pallas", "xla")
-# Tokens of an example for which `pallas` is: tiles of fewer would be mostly empty, logits of more not fit on the chip.
-PALLAS_TOKENS = range(128, 1025)
 
 
 @struct.dataclass
@@ -172,12 +170,6 @@ def choose_implementation(wanted: str, device: Any, dtype: DTypeLike, heads: int
         reasons.append(f"wants heads of 64 to 128, a multiple of 8, that fill lanes of 128, not {heads} of {head_dim}")
     obstacle = "; ".join(reasons)
     return ("xla" if wanted == "xla" or obstacle else fused), obstacle
-
-
-def group_of_heads(heads: int, head_dim: int) -> int:
-    """Fewest heads whose widths fill a TPU's lanes of 128; 0 where not even all of them do."""
-    group = 128 // math.gcd(128, head_dim)
-    return 0 if heads % group else group
 
 
 def _has_cudnn_attention(device: Any) -> bool:

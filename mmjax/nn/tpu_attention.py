@@ -17,11 +17,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, BFloat16
 
-from mmjax.nn.attention import PALLAS_TOKENS, group_of_heads
+from mmjax.nn.tpu_tiles import LANES, ROWS, TOKENS, bytes_needed, group_of_heads, tiled
 from mmjax.parallel.mesh import BATCH_AXES
 
-# Tiles of bfloat16 in on-chip memory: rows of tokens, and lanes.
-_ROWS, _LANES = 16, 128
 # Of logits where a query may not see a key: exp of it is 0.
 _MASKED = -1e30
 # Matrix products of each pass: logits and output; logits again, and gradients of weights, queries, keys and values.
@@ -32,7 +30,7 @@ def fits(batch: int, length: int, heads: int, head_dim: int, mesh: Any) -> bool:
     """Whether the kernel can compute self-attention of such a shape, spread over a mesh (None for one device)."""
     rows, shards = (1, 1) if mesh is None else (mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"])
     divides = batch % rows == 0 and heads % shards == 0
-    return length in PALLAS_TOKENS and divides and group_of_heads(heads // shards, head_dim) > 0
+    return length in TOKENS and divides and group_of_heads(heads // shards, head_dim) > 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -104,10 +102,7 @@ def _call(name, shape, *inputs, columns):
     block = lambda width: pl.BlockSpec((1, shape.rows, width), lambda i: (i, 0, 0))
     widths = sum(x.shape[2] for x in inputs) + columns
     pairs = batch * shape.heads * shape.length**2
-    # Blocks are there twice, as the next one is fetched while one is worked on, and there are copies of the inputs.
-    # Besides, some arrays of the size of float32 logits of a group's heads.
-    held = 2 * dtype.itemsize * (2 * shape.rows * widths + shape.keys * widths)
-    held += 4 * shape.keys**2 * 3 * _PRODUCTS[name]
+    held = bytes_needed(shape.length, shape.heads, shape.head_dim, backward=name == "backward")
     return pl.pallas_call(
         functools.partial({"forward": _forward_kernel, "backward": _backward_kernel}[name], shape),
         grid=(batch,),
@@ -115,7 +110,9 @@ def _call(name, shape, *inputs, columns):
         out_specs=block(columns),
         out_shape=jax.ShapeDtypeStruct((batch, shape.length, columns), dtype),
         scratch_shapes=[pltpu.VMEM((shape.keys, x.shape[2]), dtype) for x in inputs],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=max(16 << 20, held)),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel",), vmem_limit_bytes=max(16 << 20, int(1.2 * held))
+        ),
         cost_estimate=pl.CostEstimate(
             flops=2 * _PRODUCTS[name] * pairs * shape.head_dim,
             transcendentals=pairs,
@@ -141,12 +138,12 @@ class _Shape:
     @property
     def rows(self):
         """Tokens, up to whole tiles."""
-        return _multiple(self.length, _ROWS)
+        return tiled(self.length, ROWS)
 
     @property
     def keys(self):
         """The same where they stand along the lanes, as logits have them."""
-        return _multiple(self.length, _LANES)
+        return tiled(self.length, LANES)
 
     @property
     def group(self):
@@ -168,7 +165,7 @@ class _Shape:
         lanes = self.group * self.head_dim
 
         def body(i, _):
-            function(pl.multiple_of(i * lanes, _LANES), lanes)
+            function(pl.multiple_of(i * lanes, LANES), lanes)
             return _
 
         jax.lax.fori_loop(0, self.heads // self.group, body, 0)
@@ -228,7 +225,3 @@ def _backward_kernel(shape, qkv_ref, gradient_ref, out_ref, qkv, gradients):
             out_ref[0, :, pl.ds(start + part * shape.width, lanes)] = result
 
     shape.for_each_group(attend)
-
-
-def _multiple(size: int, of: int) -> int:
-    return -(-size // of) * of

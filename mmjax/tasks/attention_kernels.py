@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from mmjax.errors import UserError
-from mmjax.nn import attention
+from mmjax.nn import attention, tpu_tiles
 
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
 
@@ -29,7 +29,9 @@ def choose(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: An
     kernel, obstacle = attention.choose_implementation(wanted, device, dtype, heads, settings.width // settings.heads)
     if wanted in ("cudnn", "pallas") and obstacle:
         raise UserError(f"attention={wanted!r}: for model.{tower} it {obstacle}; set attention='auto'")
-    return "xla" if kernel == "pallas" and not _suits_tpus(config.model, tower) else kernel
+    if kernel == "pallas" and not _suits_tpus(config.model, tower, heads, device.device_kind):
+        return "xla"
+    return kernel
 
 
 def image_tokens(settings: ml_collections.ConfigDict) -> int:
@@ -44,8 +46,10 @@ def describe(kernels: Mapping[str, str]) -> str:
     return ", ".join(f"{tower} {_NAMES[kernel]}" for tower, kernel in kernels.items())
 
 
-def _suits_tpus(model: ml_collections.ConfigDict, tower: str) -> bool:
-    """Whether a tower gives the kernel for TPUs what it knows: many tokens, and none that stands for nothing."""
+def _suits_tpus(model: ml_collections.ConfigDict, tower: str, heads: int, device_kind: str) -> bool:
+    """Whether a tower is for the TPU's kernel: many tokens, of which none stands for nothing, and room on the chip."""
     if tower != "image" or model.get("kind") == "vilt":  # which reads texts, with padding, beside the patches
         return False
-    return image_tokens(model.image) in attention.PALLAS_TOKENS
+    tokens = image_tokens(model.image)
+    needed = tpu_tiles.bytes_needed(tokens, heads, model.image.width // model.image.heads)
+    return tokens in tpu_tiles.TOKENS and needed <= tpu_tiles.on_chip_memory(device_kind)

@@ -22,7 +22,7 @@ from mmjax.training import compiler, devices
 _USABLE = 0.9
 # What a TPU's program holds besides, of the gradients' bytes: themselves, and copies of the weights in bfloat16.
 _TPU_OVERHEAD = 1.5
-# Layers that its programs compute again ahead of their turn; for L/14 on a v5e it takes more than this.
+# What is at work in the backward pass of a layer that is computed again, in layers beside its own.
 _TPU_AHEAD = 2
 
 
@@ -181,6 +181,7 @@ class Planner:
       available: bytes that a program may use.
       overhead: bytes of what a platform's programs hold besides.
       ahead: layers that they compute again before it is their turn.
+      policies: what layers may be rematerialised by, the one that computes least again first.
     """
 
     towers: Mapping[str, Tower]
@@ -190,6 +191,7 @@ class Planner:
     available: float
     overhead: int = 0
     ahead: int = 0
+    policies: tuple[str, ...] = ("dots", "full")
 
     def bytes(self, remat: Mapping[str, Remat]) -> int:
         """Of a step, when the backward pass begins, or when it ends if gradients are larger than what layers keep."""
@@ -205,15 +207,15 @@ class Planner:
     def choose(self) -> dict[str, Remat]:
         """How to rematerialise each tower, so that a step fits and as little as possible is computed again.
 
-        Policies in order: nothing; norms and activations (`dots`); all (`full`). With the first that can fit, as many
-        of the last layers as fit keep everything, the larger tower's first: the smaller ones fill what they leave.
+        In order: nothing; then by `policies`, norms and activations (`dots`) or all (`full`). With the first that can
+        fit, as many of the last layers as fit keep everything, the larger tower's first: the smaller fill what is left.
         """
         free = [name for name in self.towers if name not in self.fixed]
         whole = dict.fromkeys(free, Remat("none"))
         if self.fits(whole):
             return whole
-        able = (policy for policy in ("dots", "full") if self.fits(dict.fromkeys(free, Remat(policy))))
-        policy = next(able, "full")
+        able = (policy for policy in self.policies if self.fits(dict.fromkeys(free, Remat(policy))))
+        policy = next(able, self.policies[-1])
         remat = dict.fromkeys(free, Remat(policy))
         for name in sorted(free, key=lambda name: -self.towers[name].kept("none")):
             depth = self.towers[name].depth
@@ -275,4 +277,6 @@ def make_planner(
         limit(device) if available is None else available,
         overhead=int(_TPU_OVERHEAD * gradients) if device.platform == "tpu" else 0,
         ahead=_TPU_AHEAD if device.platform == "tpu" else 0,
+        # Layers under `full` are looped over there; of unrolled ones the compiler would hold more than the formula has.
+        policies=("full",) if device.platform == "tpu" else ("dots", "full"),
     )

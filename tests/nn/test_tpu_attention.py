@@ -1,5 +1,6 @@
 """The attention kernel for TPUs, run by jax's interpreter of them: on-chip memory holds NaN until it is written."""
 
+import types
 from unittest import mock
 
 import jax
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mmjax.nn import tpu_attention
+from mmjax.config import base_config
+from mmjax.nn import tpu_attention, tpu_tiles
 from mmjax.nn.attention import AttentionSpec, SelfAttention, attend
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.activations import placed_on
+from mmjax.tasks import attention_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +125,35 @@ def test_what_the_kernel_does_not_know_runs_on_xlas(random_params, length, spec)
     assert calls == 0
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "head_dim", "compiled"),
+    # Bytes of on-chip memory that libtpu 0.0.42 reports for the backward pass.
+    [(257, 16, 64, 12.8e6), (577, 16, 64, 27.3e6), (1024, 12, 128, 66.0e6), (729, 16, 72, 51.3e6)],
+)
+def test_on_chip_memory(length, heads, head_dim, compiled):
+    needed = tpu_tiles.bytes_needed(length, heads, head_dim)
+    assert compiled < needed < 1.1 * compiled
+    assert tpu_tiles.bytes_needed(length, heads, head_dim, backward=False) < needed
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant", "kernel"),
+    [
+        ("TPU v5 lite", "L/14", "pallas"),
+        ("TPU v5 lite", "B/32", "xla"),  # 50 tokens
+        ("TPU v4", "L/14", "pallas"),
+        ("TPU v4", "L/14@336", "xla"),  # 577 tokens: 28 MB of 16
+        ("TPU v5", "L/14@336", "pallas"),
+        ("TPU v9", "L/14", "xla"),  # nobody knows its memory
+    ],
+)
+def test_towers_that_the_kernel_is_for(kind, variant, kernel):
+    device = types.SimpleNamespace(platform="tpu", device_kind=kind)
+    config = base_config(variant)
+    assert attention_kernels.choose(config, "image", device, jnp.bfloat16) == kernel
+    assert attention_kernels.choose(config, "text", device, jnp.bfloat16) == "xla"
 
 
 def test_what_does_not_spread_over_a_mesh():

@@ -1,0 +1,41 @@
+"""Which shapes the attention kernel for TPUs takes, and the on-chip memory that they need."""
+
+import math
+
+# Tiles of bfloat16 in on-chip memory: rows of tokens, and lanes.
+ROWS, LANES = 16, 128
+# Tokens of an example: the tiles of fewer would be mostly empty, and logits of more not fit on the chip.
+TOKENS = range(128, 1025)
+# A core's vector memory in MiB, by a part of jax's `device_kind`; first match wins. v4 and v5p: what libtpu says when a
+# kernel wants more; v5e and v6e: jax's table of TPUs (jax.experimental.pallas.tpu.get_tpu_info).
+_MEMORY = {"TPU v6": 128, "TPU v5p": 64, "TPU v5 lite": 128, "TPU v5e": 128, "TPU v5": 64, "TPU v4": 16}
+
+
+def group_of_heads(heads: int, head_dim: int) -> int:
+    """Fewest heads whose widths fill whole lanes; 0 where not even all of them do."""
+    group = LANES // math.gcd(LANES, head_dim)
+    return 0 if heads % group else group
+
+
+def tiled(size: int, tile: int) -> int:
+    """A size up to whole tiles."""
+    return -(-size // tile) * tile
+
+
+def bytes_needed(length: int, heads: int, head_dim: int, *, backward: bool = True) -> int:
+    """On-chip bytes that the kernel works in for one example; within a tenth of what the compiler reports.
+
+    Queries, keys and values (and the output's gradient) are there twice, as the next example's are fetched while one's
+    are worked on, and once more with zeros behind the last token; results are there twice. The group of heads that is
+    worked on has some arrays of float32 logits, more of them the more heads it has.
+    """
+    width, rows, keys = heads * head_dim, tiled(length, ROWS), tiled(length, LANES)
+    read, written = (4, 3) if backward else (3, 1)
+    blocks = 2 * rows * (read + written) + keys * read
+    logits = (3 if backward else 2) + 0.4 * group_of_heads(heads, head_dim)
+    return int(2 * width * blocks + 4 * keys**2 * logits)
+
+
+def on_chip_memory(device_kind: str) -> int:
+    """Bytes that a kernel may use of a TPU core's vector memory; 0 where that is not known."""
+    return next((size << 20 for kind, size in _MEMORY.items() if kind in device_kind), 0)
