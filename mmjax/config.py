@@ -105,12 +105,14 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         layer_decay=dict(image=1.0, text=1.0),  # factor per layer counted from the top
     )
     config.schedule = dict(
-        name="cosine",  # cosine, constant, rsqrt
+        name="cosine",  # cosine, constant, rsqrt, step
         warmup=2000,  # steps of linear warm-up
         from_zero=False,  # the first of them has rate 0, as in big_vision; False: 1 / warmup, as in OpenCLIP
         cooldown=0,  # last steps of constant and rsqrt, falling linearly to `final`
         timescale=10_000,  # rsqrt: steps after which the rate has fallen by sqrt(2)
-        final=0.0,  # share of the peak at the end of cosine, or of a cool-down
+        decay_rate=0.9,  # step: what the rate is multiplied by
+        decay_every=0,  # step: updates after which it is, again and again
+        final=0.0,  # share of the peak at the end of cosine or of a cool-down, and the least that step falls to
         final_of="peak",  # rsqrt: 'rate' makes `final` a share of what the rate would be without the cool-down
     )
     config.ema_decay = 0.0  # of a moving average of the parameters, which is then what is evaluated; 0 = off

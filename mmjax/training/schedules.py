@@ -6,7 +6,7 @@ import optax
 
 from mmjax.errors import UserError, choose
 
-SCHEDULES = ("cosine", "constant", "rsqrt")
+SCHEDULES = ("cosine", "constant", "rsqrt", "step")
 FINAL_OF = ("peak", "rate")
 
 
@@ -17,10 +17,11 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     `peak * k / warmup`, as big_vision does. `cosine` then falls to `final`, which update `steps` (one past the last)
     would have; `constant` and `rsqrt` (`sqrt(timescale / (timescale + k - warmup))`, arXiv:2106.04560) fall linearly
     to it over the last `cooldown` updates. `final` is a share of the peak; with `final_of='rate'` it is one of what
-    `rsqrt` would have without the cool-down.
+    `rsqrt` would have without the cool-down. `step` multiplies by `decay_rate` every `decay_every` updates, counted
+    from the first, down to `final` (BLIP, once an epoch).
 
     Raises:
-      UserError: an unknown name, or warm-up and cool-down that do not fit into the run.
+      UserError: an unknown name, warm-up and cool-down that do not fit into the run, or `step` without steps.
     """
     settings, steps, peak = config.schedule, config.steps, config.optimizer.learning_rate
     name = choose("schedule.name", settings.name, SCHEDULES)
@@ -31,15 +32,22 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
             f"schedule.warmup={warmup} + schedule.cooldown={cooldown} is more than steps={steps}; lower them, or let a"
             f" recipe that takes steps fit them: --config=RECIPE:steps={steps}"
         )
-    if name == "cosine" and cooldown:
+    if name in ("cosine", "step") and cooldown:
         raise UserError(
-            f"schedule.cooldown={cooldown} goes with 'constant' or 'rsqrt'; schedule.name='cosine' has its own end"
+            f"schedule.cooldown={cooldown} goes with 'constant' or 'rsqrt'; schedule.name={name!r} has its own end"
+        )
+    if name == "step" and (settings.decay_every < 1 or not 0 < settings.decay_rate <= 1):
+        raise UserError(
+            f"schedule.decay_every={settings.decay_every}, schedule.decay_rate={settings.decay_rate}:"
+            " schedule.name='step' needs 1 update or more, and a factor above 0 and at most 1"
         )
 
     def after_warmup(k):
         if name == "cosine":
             progress = jnp.clip(k / max(1, steps - warmup), 0.0, 1.0)
             return final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        if name == "step":
+            return jnp.maximum(final, settings.decay_rate ** jnp.floor((k + warmup) / settings.decay_every))
         rate = (
             jnp.sqrt(settings.timescale / (settings.timescale + k))
             if name == "rsqrt"

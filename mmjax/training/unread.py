@@ -18,6 +18,8 @@ _READERS = {
     "optimizer.update_clip": ("adafactor",),
     "schedule.timescale": ("rsqrt",),
     "schedule.final_of": ("rsqrt",),
+    "schedule.decay_rate": ("step",),
+    "schedule.decay_every": ("step",),
 }
 
 
@@ -51,7 +53,7 @@ def check(config: ml_collections.ConfigDict, kept: Collection[str], stored: Mapp
             f"optimizer.momentum_dtype={config.optimizer.momentum_dtype!r} is not read, as sgd has no momentum with"
             " optimizer.b1=0; set that, or leave it at 'float32'"
         )
-    cools = config.schedule.name == "cosine" or config.schedule.cooldown
+    cools = config.schedule.name in ("cosine", "step") or config.schedule.cooldown
     for field in ("schedule.final", "schedule.final_of"):
         if is_set(field) and not cools:
             raise UserError(

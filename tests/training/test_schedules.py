@@ -18,17 +18,17 @@ def schedule(name, steps=100, peak=2.0, **settings):
     return lambda step: float(rate(step))
 
 
-@pytest.mark.parametrize("name", ["cosine", "constant", "rsqrt"])
+@pytest.mark.parametrize("name", ["cosine", "constant", "rsqrt", "step"])
 def test_warmup(name):
-    rate = schedule(name)
+    rate = schedule(name, decay_every=20)
     for k in range(10):
         assert rate(k) == pytest.approx(2.0 * (k + 1) / 10)
     assert rate(10) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("name", ["cosine", "constant", "rsqrt"])
+@pytest.mark.parametrize("name", ["cosine", "constant", "rsqrt", "step"])
 def test_no_warmup_starts_at_the_peak(name):
-    assert schedule(name, warmup=0)(0) == pytest.approx(2.0)
+    assert schedule(name, warmup=0, decay_every=20)(0) == pytest.approx(2.0)
 
 
 def test_cosine():
@@ -91,6 +91,13 @@ def test_big_vision(kind, settings):
         assert rate(step) == pytest.approx(2.0 * big_vision(step, kind, **settings), rel=1e-5, abs=1e-6), step
 
 
+def test_steps():
+    """BLIP's `max(min_lr, init_lr * decay_rate ** epoch)`, with the warm-up inside the first epoch."""
+    rate = schedule("step", decay_rate=0.5, decay_every=20, final=0.1)
+    assert [rate(k) for k in (4, 9, 10, 19)] == pytest.approx([1.0, 2.0, 2.0, 2.0])
+    assert [rate(k) for k in (20, 39, 40, 60, 80, 99)] == pytest.approx([1.0, 1.0, 0.5, 0.25, 0.2, 0.2])
+
+
 def test_a_cooldown_may_follow_the_warmup_at_once():
     rate = schedule("constant", steps=20, cooldown=10)
     assert [rate(9), rate(10), rate(15)] == pytest.approx([2.0, 2.0, 1.0])
@@ -108,6 +115,9 @@ def test_a_cooldown_may_follow_the_warmup_at_once():
         ("rsqrt", {"cooldown": 95}, r"schedule.warmup=10 \+ schedule.cooldown=95 is more than steps=100"),
         ("rsqrt", {"final_of": "end"}, r"schedule.final_of='end' is not known; choose one of: peak, rate"),
         ("cosine", {"cooldown": 5}, r"schedule.cooldown=5 goes with 'constant' or 'rsqrt'"),
+        ("step", {"decay_every": 5, "cooldown": 5}, r"schedule.cooldown=5 goes with 'constant' or 'rsqrt'"),
+        ("step", {}, r"schedule.decay_every=0, schedule.decay_rate=0.9: schedule.name='step' needs 1 update or more"),
+        ("step", {"decay_every": 5, "decay_rate": 1.5}, r"schedule.decay_rate=1.5: .* a factor above 0 and at most 1"),
     ],
 )
 def test_mistakes(name, settings, message):
