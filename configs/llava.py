@@ -54,8 +54,7 @@ def get_config(arg: str = ""):
     config.data.tokenizer = args.tokenizer or "json+bos:gpt2/tokenizer.json"
     config.data.context_length = 256
     config.data.mean_std = "clip"
-    config.data.resize = "squash"
-    config.data.train_resize = "squash"
+    config.data.train_resize = "center"  # as CLIP's processor
     config.data.workers = 8
     config.decoding.max_tokens = 128
     return config

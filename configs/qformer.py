@@ -54,6 +54,7 @@ def get_config(arg: str = ""):
     config.optimizer.weight_decay = 0.05
     config.optimizer.decay = ("open_clip",)
     config.schedule.warmup = min(2000, config.steps // 10)
+    config.schedule.final = 0.1
     config.loss.label_smoothing = 0.1
     config.loss.contrastive_smoothing = 0.1
     config.data.tokenizer = args.tokenizer or "json:bert-base-uncased/tokenizer.json"
@@ -66,6 +67,6 @@ def get_config(arg: str = ""):
     config.eval.every = 5000
     config.decoding.method = "beam"
     config.decoding.beams = 3
-    config.decoding.min_tokens = 5
-    config.decoding.max_tokens = 30
+    config.decoding.min_tokens = 9  # LAVIS's 10 and 30 count the first, [DEC]
+    config.decoding.max_tokens = 29
     return config

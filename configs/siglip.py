@@ -51,6 +51,7 @@ def get_config(arg: str = ""):
     config.data.mean_std = "siglip"
     config.data.resize = "squash"
     config.data.train_resize = "squash"
+    config.data.interpolation = "bilinear"  # big_vision's; Hugging Face and OpenCLIP evaluate with bicubic
     config.data.workers = 8
     config.checkpoint.every = 1000
     config.eval.every = 5000

@@ -1,0 +1,52 @@
+"""docs/recipes-sources.md against the recipes: its third column is what they say, and its fourth why they differ."""
+
+import pathlib
+import re
+
+import pytest
+
+from mmjax import config
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "recipes-sources.md"
+
+
+def tables() -> dict[str, list[list[str]]]:
+    """Rows of cells by the recipe that heads them."""
+    sections = re.split(r"^## `(.*)`$", PAGE.read_text(), flags=re.M)[1:]
+    rows = lambda text: [
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"
+    ]
+    return {name: rows(text)[2:] for name, text in zip(sections[::2], sections[1::2], strict=True)}
+
+
+TABLES = tables()
+FIELDS = [(recipe, *cells) for recipe, rows in TABLES.items() for cells in rows if re.fullmatch(r"`[\w.]+`", cells[0])]
+
+
+def value(cell: str):
+    """A number, text or tuple written as Python between backticks."""
+    code = re.fullmatch(r"`(.*)`", cell)
+    assert code, f"{cell!r} is no value between backticks"
+    return eval(code[1], {"__builtins__": {}})
+
+
+@pytest.mark.parametrize("recipe, field, source, ours, why", FIELDS)
+def test_a_row_says_what_the_recipe_does(recipe, field, source, ours, why):
+    fields = config.flatten(config.load_recipe(recipe))
+    assert fields[field.strip("`")] == value(ours)
+    assert value(source) == value(ours) or why, f"{recipe}: {field} differs from its source for no reason"
+
+
+def test_every_row_has_four_cells_and_prose_has_a_reason():
+    for recipe, rows in TABLES.items():
+        for cells in rows:
+            assert len(cells) == 4, (recipe, cells)
+            prose = not cells[0].startswith("`")
+            same = "the same" in (cells[1], cells[2]) or "init_from" in cells[2] or "that of" in cells[2]
+            assert not prose or cells[3] or same, (recipe, cells)
+
+
+def test_every_published_recipe_is_there():
+    named = {recipe.partition(":")[0] for recipe in TABLES}
+    recipes = {file.stem for file in config.recipe_folder().glob("*.py")}
+    assert recipes - named == {"quickstart", "fusion", "eval"}
