@@ -221,6 +221,10 @@ def open_model(
     if is_run:
         params = opened.read(places)  # Orbax lets the processes wait for each other
     identity = f"{digest(params)} {config.precision}"
+    if image_spec is not None and image_spec.image_rule != "mmjax":
+        # Files of two libraries may hold the same weights; results from before there were rules are not these.
+        told = json.dumps(image_spec.of_evaluation(), sort_keys=True)
+        identity += f" {hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}"
     return Model(config, mesh, task, made, image_spec, str(path), None, identity, lambda: params)
 
 

@@ -140,14 +140,10 @@ class Searcher:
         params = model.restore()
         self.embedder = embed.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
         self.embedder.bind(params)
-        spec = {key: getattr(model.image_spec, key) for key in ("size", "resize", "interpolation", "mean", "std")}
-        # An index from before there were others says nothing of these.
-        usual = {"antialias": True, "image_rule": "mmjax"}
-        spec |= {key: value for key in usual if (value := getattr(model.image_spec, key)) != usual[key]}
         self.identity = {
             "name": f"{model.config.name}, {model.pretrained}",
             "params": evaluate.digest(params),
-            "preprocessing": json.loads(json.dumps(spec)),
+            "preprocessing": json.loads(json.dumps(model.image_spec.of_evaluation())),
         }
 
     def update(self, index: index_lib.Index, folder: str, images: Mapping[str, str]) -> tuple[int, int]:

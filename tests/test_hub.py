@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, processors
 
 import mmjax
-from mmjax import evaluate, hub, tasks
+from mmjax import convert, evaluate, hub, tasks
 from mmjax.data import tokenizers
 from mmjax.data.images import ImageSpec, eval_transform
 from mmjax.errors import UserError
@@ -220,6 +220,14 @@ class TestLoading:
                 model = evaluate.open_model(GOLDEN / "hf-clip", overrides, tokenizer="bytes")
             params = model.restore()
         assert len(places) == len(jax.tree.leaves(params)) and all(len(place.device_set) == 8 for place in places)
+
+    def test_results_of_the_same_weights_by_two_libraries_are_not_one(self, tmp_path):
+        """Their pixels differ, so a suite that has evaluated one has not evaluated the other."""
+        convert.convert(GOLDEN / "hf-clip", tmp_path / "openclip", to="openclip")
+        with mock.patch.object(tasks, "make_tokenizer"):
+            paths = (GOLDEN / "hf-clip", tmp_path / "openclip")
+            one, other = (evaluate.open_model(path, tokenizer="bytes").identity for path in paths)
+        assert one != other and one.split()[:2] == other.split()[:2]
 
     def test_no_path(self):
         with pytest.raises(UserError, match="path=None: give a workdir, a file or folder of weights, or hf-hub:NAME"):

@@ -11,6 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -178,6 +179,12 @@ class ImageSpec:
                 f"data.randaugment_policy={policy!r} is not read: data.randaugment={ops} is off; give it operations, or"
                 " leave the policy out"
             )
+
+    def of_evaluation(self) -> dict[str, Any]:
+        """The fields that evaluation depends on, by name; newer ones only where they say something else than before."""
+        found = {name: getattr(self, name) for name in ("size", "resize", "interpolation", "mean", "std")}
+        usual = {"antialias": True, "image_rule": "mmjax"}
+        return found | {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------

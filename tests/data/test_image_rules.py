@@ -146,3 +146,13 @@ def test_the_rule_of_each_library():
     assert preprocessing.written_interpolation(found) == "bicubic"
     assert preprocessing.written_interpolation(preprocessing.defaults(False, "huggingface")) == "bicubic"
     assert preprocessing.written_interpolation(dict(interpolation="bilinear")) == "bilinear"
+
+
+def test_what_evaluation_depends_on():
+    """Told in results and indexes: as before there were rules where nothing else is done now."""
+    spec = ImageSpec(size=16)
+    assert sorted(spec.of_evaluation()) == ["interpolation", "mean", "resize", "size", "std"]
+    other = ImageSpec(size=16, image_rule="huggingface", train_resize="squash", flip=True)
+    assert other.of_evaluation() == {**spec.of_evaluation(), "image_rule": "huggingface"}
+    aliased = ImageSpec(size=16, interpolation="bilinear", antialias=False)
+    assert aliased.of_evaluation() == {**spec.of_evaluation(), "interpolation": "bilinear", "antialias": False}
