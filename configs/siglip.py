@@ -8,8 +8,8 @@ Tokenizer: SigLIP's is the SentencePiece model c4_en with 32,000 ids (pip instal
   file.
 Recipe: the paper's as far as it is public: batch 32,768, learning rate 1e-3, Adam's b2 0.95, weight decay 1e-4, 20,000
   steps of warm-up, cosine to zero, 40e9 examples, scale 10 and bias -10 at the start, images squashed to a square in
-  training as in evaluation, bicubic and antialiased as Hugging Face and OpenCLIP evaluate SigLIP. big_vision's
-  `resize(224)` takes the four nearest pixels: --config.data.interpolation=bilinear --config.data.antialias=False.
+  training as in evaluation, by big_vision's bilinear filter but with antialiasing, which it asks of new configs; its
+  own `resize(224)` takes the four nearest pixels: --config.data.antialias=False.
   Parameters start as big_vision's. So are decay and warm-up: kernels alone decay, by 1e-4 a step at the peak, whatever
   the learning rate. The scale has no limit.
 Hardware and time: the model cards say 16 TPU v4 chips for 3 days. mmjax has not been timed on a pod.

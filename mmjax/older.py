@@ -13,7 +13,8 @@ class Before:
 
     Attributes:
       value: of the field, that does the same.
-      along: fields that mean something with that value only: where a run keeps the field, it keeps theirs as stored.
+      along: fields that mean something with that value only, or that recipes changed together with the field: where a
+        run keeps the field, it keeps theirs as stored.
       moved: fields whose values changed in sizes and recipes at the same time: a run without the field keeps its own.
       applies: whether a run of these stored fields did so; where not, the field has its default.
       checkpoint_knows: the checkpoint says what was done, so a run does not keep the field.
@@ -34,10 +35,12 @@ def _cools_rsqrt(stored: Fields) -> bool:
     return stored.get("schedule.name") == "rsqrt" and bool(stored.get("schedule.cooldown"))
 
 
+_PICTURES = ("crop_scale", "crop_ratio", "interpolation", "flip", "resize")
+
 # Fields whose default, or whose value in a recipe, is not what was done before they existed.
 FIELDS: Mapping[str, Before] = {
     "data.resize_on": Before("host", checkpoint_knows=True),  # see `tasks.choose_frame`
-    "data.train_resize": Before("crop", along=("data.crop_scale", "data.crop_ratio")),
+    "data.train_resize": Before("crop", along=tuple(f"data.{name}" for name in _PICTURES)),
     "data.randaugment_policy": Before("torchvision", along=("data.randaugment",)),
     "model.init": Before("openai"),
     "optimizer.decay": Before(("matrices",), moved=("model.max_logit_scale",)),
