@@ -57,7 +57,12 @@ def run(function, qkv, weights):
 @pytest.mark.parametrize(
     ("batch", "length", "heads", "head_dim", "causal"),
     # A class token beside 16 x 16 patches; whole tiles; heads that fill lanes by twos, by sixteen, alone.
-    [(1, 257, 2, 64, False), (2, 128, 1, 128, True), (1, 129, 16, 72, False), (1, 130, 8, 80, True)],
+    [
+        (1, 257, 2, 64, False),
+        pytest.param(2, 128, 1, 128, True, marks=pytest.mark.full),
+        pytest.param(1, 129, 16, 72, False, marks=pytest.mark.full),
+        pytest.param(1, 130, 8, 80, True, marks=pytest.mark.full),
+    ],
 )
 def test_against_brute_force(batch, length, heads, head_dim, causal):
     qkv, weights = drawn(batch, length, 3, heads, head_dim), drawn(batch, length, heads, head_dim)
@@ -69,7 +74,7 @@ def test_against_brute_force(batch, length, heads, head_dim, causal):
         assert error(kernel, value) <= 1.1 * error(xla, value) < 0.005
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 1)])
+@pytest.mark.parametrize("shape", [(1, 2, 2), pytest.param((2, 2, 1), marks=pytest.mark.full)])
 def test_spread_over_a_mesh(shape):
     size = int(np.prod(shape))
     mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()[:size])
@@ -98,7 +103,7 @@ def layer(implementation, x, spec, random_params, qk_norm=False, mesh=None):
     return [y, *jax.tree.leaves(gradients)], kernel.call_count
 
 
-@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_layer_on_either_kernel(random_params, qk_norm):
     x = drawn(2, 131, 128)
     expected, none = layer("xla", x, AttentionSpec(), random_params, qk_norm)

@@ -36,6 +36,13 @@ def deep(tower, depth):
                     {}, PARAMS, 3 * PARAMS, 16.9e9, overhead=PARAMS * 3 // 2, ahead=2),
             NONE, 15.26e9,
         ),
+        # The same on the fused kernel, with packed texts.
+        (
+            Planner({"image": Tower(12, 128 * 200, 768, 768, 3072, 12, 0, 2, True, tpu=True),
+                     "text": Tower(12, 36 * 80, 512, 512, 2048, 8, 128, 2, True, tpu=True)},
+                    {}, PARAMS, 3 * PARAMS, 16.9e9, overhead=PARAMS * 3 // 2, ahead=2),
+            NONE, 9.98e9,
+        ),
         # L/14 at 128 pairs a TPU v5e on the fused kernel, packed texts, in loops.
         (L14, dict.fromkeys(NONE, Remat("full")), 13.05e9),
         (L14, {"image": Remat("full", 2), "text": Remat("full", 4)}, 13.35e9),
