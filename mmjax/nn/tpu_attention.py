@@ -111,7 +111,7 @@ def _call(name, shape, *inputs, columns):
         out_shape=jax.ShapeDtypeStruct((batch, shape.length, columns), dtype),
         scratch_shapes=[pltpu.VMEM((shape.keys, x.shape[2]), dtype) for x in inputs],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=max(16 << 20, int(1.2 * held))
+            dimension_semantics=("parallel",), vmem_limit_bytes=max(16 << 20, int(1.5 * held))
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * _PRODUCTS[name] * pairs * shape.head_dim,

@@ -26,14 +26,14 @@ def bytes_needed(length: int, heads: int, head_dim: int, *, backward: bool = Tru
     """On-chip bytes that the kernel works in for one example; within a tenth of what the compiler reports.
 
     Queries, keys and values (and the output's gradient) are there twice, as the next example's are fetched while one's
-    are worked on, and once more with zeros behind the last token; results are there twice. The group of heads that is
-    worked on has some arrays of float32 logits, more of them the more heads it has.
+    are worked on, and once more with zeros behind the last token; results are there twice. The heads of a group leave
+    their results in float32, and there are two arrays of float32 logits.
     """
     width, rows, keys = heads * head_dim, tiled(length, ROWS), tiled(length, LANES)
     read, written = (4, 3) if backward else (3, 1)
-    blocks = 2 * rows * (read + written) + keys * read
-    logits = (3 if backward else 2) + 0.4 * group_of_heads(heads, head_dim)
-    return int(2 * width * blocks + 4 * keys**2 * logits)
+    blocks = 2 * width * (2 * rows * (read + written) + keys * read)
+    results = 4 * written * group_of_heads(heads, head_dim) * keys * tiled(head_dim, LANES)
+    return blocks + results + 2 * 4 * keys**2
 
 
 def on_chip_memory(device_kind: str) -> int:

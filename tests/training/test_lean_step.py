@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import mesh_steps
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
 from mmjax.nn import dense, mlp, norms
+from mmjax.tasks import attention_kernels
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -40,11 +42,15 @@ def plain_layers(monkeypatch):
         yield
 
 
-def first_gradient(mesh=(1, 1, 1), *, scan=False, remat="none", keep=0, microbatch=1, precision="float32"):
+def first_gradient(
+    mesh=(1, 1, 1), *, scan=False, remat="none", keep=0, microbatch=1, precision="float32", depth=3, images=None
+):
     def change(config):
         config.microbatch, config.precision = microbatch, precision
         for tower in (config.model.image, config.model.text):
-            tower.depth, tower.scan, tower.remat, tower.remat_keep = 3, scan, remat, keep
+            tower.depth, tower.scan, tower.remat, tower.remat_keep = depth, scan, remat, keep
+        if images is not None:
+            images(config.model.image)
 
     run = mesh_steps.Steps(mesh, change=change)
     losses, gradient, _ = run.train(run.start(), steps=2)
@@ -87,3 +93,21 @@ def test_bfloat16_step_is_as_near_to_float32(settings, plain, monkeypatch):
         _, rounded = first_gradient(scan=True, precision="bfloat16")
     _, gradient = first_gradient(precision="bfloat16", **settings)
     assert mesh_steps.relative(gradient, plain[1]) <= 1.1 * mesh_steps.relative(rounded, plain[1])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("settings", [dict(remat="full"), dict(mesh=(2, 2, 1), microbatch=2)], ids=str)
+def test_a_step_on_the_tpus_attention(settings, monkeypatch):
+    """As near to float32 as the step on XLA's attention, with images of 145 tokens; jax interprets the kernel."""
+
+    def images(image):
+        image.update(image_size=48, patch_size=4, width=128, heads=2, mlp_dim=64)
+
+    _, exact = first_gradient(images=images, depth=2)
+    _, rounded = first_gradient(images=images, depth=2, precision="bfloat16")
+    kernels = lambda config, tower, *_: "pallas" if tower == "image" else "xla"
+    monkeypatch.setattr(attention_kernels, "choose", kernels)
+    with pltpu.force_tpu_interpret_mode():
+        _, gradient = first_gradient(images=images, depth=2, precision="bfloat16", **settings)
+    assert mesh_steps.relative(gradient, rounded) > 0
+    assert mesh_steps.relative(gradient, exact) <= 1.1 * mesh_steps.relative(rounded, exact)
