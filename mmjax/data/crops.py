@@ -129,13 +129,13 @@ def _crop(image: Image.Image, box: Box, spec: ImageSpec) -> Image.Image:
     if image.mode != "L":  # grey stays grey while it is resampled: a third of the work for the same pixels
         image = to_rgb(image)
     size = spec.size
-    if (box[2] - box[0], box[3] - box[1]) == (size, size) and all(x == int(x) for x in box):
+    is_square = (box[2] - box[0], box[3] - box[1]) == (size, size)
+    if not spec.antialias or (is_square and all(x == int(x) for x in box)):  # without, boxes are of whole pixels
         image = image.crop(tuple(int(x) for x in box))
-    elif not spec.antialias:
-        return Image.fromarray(four_nearest(np.asarray(to_rgb(image)), size, size, box))
     else:
         image = image.resize((size, size), RESAMPLING[spec.interpolation], box=box)
-    return to_rgb(image)
+    image = to_rgb(image)
+    return image if image.size == (size, size) else Image.fromarray(four_nearest(np.asarray(image), size, size))
 
 
 def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> Image.Image:
@@ -168,7 +168,16 @@ def training_box(width: int, height: int, spec: ImageSpec, rng: np.random.Genera
         return 0, 0, width, height
     # Libjpeg divides images of twice the model's side, and devices count in eighths of what is left, see `frames.BOX`.
     parts = 1 if not spec.antialias or min(width, height) >= 2 * spec.size else _PARTS
-    return tuple(round(x * parts) / parts for x in central_box(width, height, spec))
+    left, top, right, bottom = (x * parts for x in central_box(width, height, spec))
+    (left, right), (top, bottom) = _to_whole(left, right, width * parts), _to_whole(top, bottom, height * parts)
+    return left / parts, top / parts, right / parts, bottom / parts
+
+
+def _to_whole(start: float, stop: float, end: int) -> tuple[int, int]:
+    """An interval of [0, end] to whole numbers. Its length is rounded, not both of its ends: that might leave none."""
+    length = max(1, round(stop - start))
+    start = min(round(start), end - length)
+    return start, start + length
 
 
 def random_crop_box(width: int, height: int, spec: ImageSpec, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -8,8 +8,8 @@ def four_nearest(
     pixels: UInt8[np.ndarray, "H W 3"],
     width: int,
     height: int,
-    box: tuple[float, float, float, float] | None = None,
-) -> UInt8[np.ndarray, "height width 3"]:
+    window: tuple[int, int, int, int] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
     """Resizes bilinearly from the four nearest pixels, however much smaller the result is, and rounds down.
 
     That is TensorFlow's `tf.image.resize`, to uint8, which is big_vision's `resize`: nothing is averaged, so that what
@@ -17,15 +17,12 @@ def four_nearest(
 
     Args:
       pixels: of the image.
-      width, height: of the result.
-      box: left, top, right, bottom of what is resized, in whole pixels; None for all.
+      width, height: of the whole result.
+      window: left, top, right, bottom of the part of the result that is made; None for all of it.
     """
-    if box is not None:
-        left, top, right, bottom = (round(x) for x in box)
-        pixels = pixels[top:bottom, left:right]
-    (above, below, y), (before, after, x) = (
-        _neighbours(old, new) for old, new in zip(pixels.shape[:2], (height, width), strict=True)
-    )
+    left, top, right, bottom = window or (0, 0, width, height)
+    above, below, y = _neighbours(pixels.shape[0], height, top, bottom)
+    before, after, x = _neighbours(pixels.shape[1], width, left, right)
     x, y = x[None, :, None], y[:, None, None]
     rows = []
     for row in (above, below):
@@ -34,9 +31,9 @@ def four_nearest(
     return (rows[0] + (rows[1] - rows[0]) * y).astype(np.uint8)
 
 
-def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `new` pixels the places of the two nearest among `old`, and how far it lies from the first."""
-    place = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
+def _neighbours(old: int, new: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of pixels `start` to `stop` of `new` the places of the two nearest among `old`, and how far from the first."""
+    place = (np.arange(start, stop).astype(np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
     first = np.floor(place)
-    lower, upper = np.maximum(first, 0), np.minimum(np.ceil(place), old - 1)
+    lower, upper = np.clip(first, 0, old - 1), np.clip(np.ceil(place), 0, old - 1)
     return lower.astype(np.int64), upper.astype(np.int64), place - first

@@ -349,11 +349,13 @@ def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H 
     if spec.resize == "squash":
         return _resized(image, size, size, spec)
     new_width, new_height = shortest_to(width, height, size)
+    left, top = (central_start(side, spec) for side in (new_width, new_height))
+    if not spec.antialias:
+        window = (left, top, left + size, top + size)
+        return four_nearest(np.asarray(to_rgb(image)), new_width, new_height, window)
     if new_width * new_height > MAX_PIXELS:
         return _resized(image, size, size, spec, central_box(width, height, spec))
-    pixels = _resized(image, new_width, new_height, spec)
-    left, top = (central_start(side, spec) for side in (new_width, new_height))
-    return pixels[top : top + size, left : left + size]
+    return _resized(image, new_width, new_height, spec)[top : top + size, left : left + size]
 
 
 def _resized(
@@ -368,7 +370,7 @@ def _resized(
         return np.asarray(to_rgb(image))
     if spec.antialias:
         return np.asarray(to_rgb(image.resize((width, height), RESAMPLING[spec.interpolation], box=box)))
-    return four_nearest(np.asarray(to_rgb(image)), width, height, box)
+    return four_nearest(np.asarray(to_rgb(image)), width, height)
 
 
 def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from mmjax import config as config_lib
 from mmjax import given, tasks
 from mmjax.data import crops
 from mmjax.data.four_nearest import four_nearest
-from mmjax.data.images import RULES, ImageSpec, decode, eval_image
+from mmjax.data.images import RULES, ImageSpec, central_box, decode, eval_image
 from mmjax.errors import UserError
 from mmjax.interop import preprocessing
 
@@ -102,6 +102,47 @@ def test_four_nearest_pixels_in_float64(size):
                 for j, part in ((left, left + 1 - x), (left + 1, x - left)):
                     total += share * part * pixels[np.clip(i, 0, height - 1), np.clip(j, 0, width - 1)]
             assert np.all(result[row, column] <= total + 1e-3) and np.all(result[row, column] > total - 1 - 1e-3)
+
+
+@pytest.mark.parametrize("window", [(0, 0, 12, 16), (3, 2, 9, 16), (11, 15, 12, 16)])
+def test_a_window_of_the_four_nearest_is_that_part_of_all(window):
+    pixels = noise(31, 48)
+    left, top, right, bottom = window
+    assert np.array_equal(four_nearest(pixels, 12, 16, window), four_nearest(pixels, 12, 16)[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("size", [(1, 12), (12, 1), (1, 2200), (2200, 1), (2, 301), (1, 1)])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_narrow_pictures_without_antialiasing(size, resize):
+    """Also those that would be too long for the memory at full length."""
+    spec = ImageSpec(size=224, resize=resize, train_resize="center", interpolation="bilinear", antialias=False)
+    pixels = noise(*size)
+    made = eval_image(encoded(Image.fromarray(pixels)), spec)
+    assert made.shape == (224, 224, 3)
+    middle = np.array(pixels.shape[:2]) // 2 - 1, np.array(pixels.shape[:2]) // 2 + 1
+    near = pixels[max(0, middle[0][0]) : middle[1][0] + 1, max(0, middle[0][1]) : middle[1][1] + 1]
+    if resize == "crop":  # nothing but the middle is seen
+        assert near.min() <= made.min() and made.max() <= near.max()
+    trained = crops.train_image(pixels, spec, np.random.default_rng(0))
+    assert trained.shape == (224, 224, 3)
+    if max(size) > 1 and min(size) == 1:  # one pixel of the middle
+        assert (trained == trained[0, 0]).all() and (near == trained[0, 0]).all(axis=-1).any()
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_middle_is_never_empty(antialias):
+    """Boxes lie in the picture, and have the sides that evaluation's have, rounded."""
+    for width in (*range(1, 40), 333, 999, 2200):
+        for height in (1, 2, 7, 12, 31, 500):
+            interpolation = "bicubic" if antialias else "bilinear"
+            spec = ImageSpec(size=24, train_resize="center", interpolation=interpolation, antialias=antialias)
+            left, top, right, bottom = crops.training_box(width, height, spec, np.random.default_rng(0))
+            assert 0 <= left < right <= width and 0 <= top < bottom <= height
+            exact = central_box(width, height, spec)
+            parts = 1 if not antialias or min(width, height) >= 48 else 8
+            for one, other, start, stop in zip((left, top), (right, bottom), exact[:2], exact[2:], strict=True):
+                assert abs(other - one - (stop - start)) <= 0.5 / parts and abs(one - start) <= 1 / parts
+                assert one * parts == int(one * parts) and other * parts == int(other * parts)
 
 
 def test_a_picture_of_one_colour_keeps_it():
