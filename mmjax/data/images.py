@@ -328,7 +328,9 @@ def converted(image: Image.Image, spec: ImageSpec) -> Image.Image:
     16-bit samples are converted first by every rule, to their high byte: the libraries clip them to 255, to white.
     """
     rule = RULES[spec.image_rule]
-    if not rule.converted_first and not (image.mode == "F" or image.mode.startswith("I")):
+    if image.mode == "F" or image.mode.startswith("I"):
+        return to_rgb(image)
+    if not rule.converted_first:
         return image
     if rule.on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
         image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Forty files of images: many sizes, modes and formats, with EXIF and without."""
+"""Forty-one files of images: many sizes, modes and formats, with EXIF and without."""
 
 import numpy as np
 from image_files import encoded, noise, smooth, stored
@@ -50,7 +50,8 @@ FILES |= {
     "exif 6 PNG": stored(np.asarray(_picture(90, 61)), 6, "PNG"),
     "exif 8 WebP": stored(np.asarray(_picture(61, 90)), 8, "WEBP", lossless=True),
     "16 bits PNG 90x60": encoded(Image.fromarray(_sixteen(90, 60))),
+    "16 bits PNG with a colour key 90x60": encoded(Image.fromarray(_sixteen(90, 60)), transparency=(100 << 8) + 77),
     "16 bits TIFF 60x90": encoded(Image.fromarray(_sixteen(60, 90)), "TIFF"),
 }
 SIXTEEN_BITS = [name for name in FILES if name.startswith("16 bits")]
-assert len(FILES) == 40
+assert len(FILES) == 41

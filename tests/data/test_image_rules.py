@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from image_files import encoded, noise, smooth, stored
-from image_modes import FILES
+from image_modes import FILES, SIXTEEN_BITS
 from PIL import Image
 
 from mmjax import config as config_lib
@@ -82,6 +82,14 @@ def test_all_files_are_read_by_all_rules():
         for rule in RULES:
             for resize in ("crop", "squash"):
                 assert made(file, rule, resize=resize).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sixteen_bits_keep_their_high_byte_with_a_colour_key_and_without(rule):
+    for name in SIXTEEN_BITS:
+        samples = np.asarray(Image.open(io.BytesIO(FILES[name]))).astype(np.int64) >> 8
+        grey = encoded(Image.fromarray(samples.astype(np.uint8)).convert("RGB"))
+        assert np.array_equal(made(FILES[name], rule), made(grey, rule)), name
 
 
 # -- without antialiasing ----------------------------------------------------------------------------------------------
