@@ -67,7 +67,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         interpolation="bicubic",  # or 'bilinear'
         antialias=True,  # False: 'bilinear' from the four nearest pixels, as big_vision's `resize`
         resize="crop",  # evaluation: 'crop' (shortest side, centre crop) or 'squash'
-        image_rule="mmjax",  # evaluation: whose EXIF, conversion, crop: 'open_clip', 'huggingface'; docs/interop.md
+        image_rule="mmjax",  # evaluation as 'open_clip', 'huggingface' or 'big_vision' have it: docs/interop.md
         train_resize="crop",  # training: 'crop' (RandomResizedCrop), 'squash' (the whole image), 'center' (its middle)
         crop_scale=(0.9, 1.0),  # train_resize='crop': share of the area that is kept
         crop_ratio=(3 / 4, 4 / 3),  # train_resize='crop': aspect ratio of what is kept

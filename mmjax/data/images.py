@@ -153,8 +153,8 @@ class ImageSpec:
             raise UserError(f"data.mean_std: mean {self.mean}, std {self.std}: give three numbers each, std above 0")
         for name, upper in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
             value = getattr(self, name)
-            if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
-                limit = " <= 1" if upper == 1.0 else ""
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= upper or math.isinf(value[1]):
+                limit = " <= 1" if upper == 1.0 else ", both finite"
                 raise UserError(f"data.{name}={value}: give (low, high) with 0 < low <= high{limit}")
         for name in ("color_jitter_prob", "grayscale"):
             if not 0 <= getattr(self, name) <= 1:

@@ -2,11 +2,11 @@
 
 from mmjax.tasks.checking import check_model
 from mmjax.tasks.flops import model_flops
+from mmjax.tasks.image_fields import check_images, make_image_spec
 from mmjax.tasks.inputs import (
     DataFacts,
     batch_shapes,
     has_text,
-    make_image_spec,
     make_tokenizer,
     make_train_examples,
     open_mixture,
@@ -14,7 +14,7 @@ from mmjax.tasks.inputs import (
     text_length,
 )
 from mmjax.tasks.packing import packing_obstacle
-from mmjax.tasks.resizing import check_resize, choose_frame
+from mmjax.tasks.resizing import choose_frame
 from mmjax.tasks.task import DTYPES, Task
 
 __all__ = [
@@ -22,10 +22,10 @@ __all__ = [
     "DataFacts",
     "Task",
     "batch_shapes",
+    "check_images",
     "check_model",
-    "has_text",
-    "check_resize",
     "choose_frame",
+    "has_text",
     "make_image_spec",
     "make_tokenizer",
     "make_train_examples",

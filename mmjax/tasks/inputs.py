@@ -18,42 +18,11 @@ from mmjax.errors import UserError, choose
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import packing
 from mmjax.tasks import checking_fused, resizing
+from mmjax.tasks.image_fields import has_image
 
 Mixture = Sequence[tuple[source.Source, Any]]
 TEXTS = ("captions", "questions", "answers")
 _FIRST = 3  # examples of a source that are looked at before anything is made
-
-
-def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | None:
-    """How images are prepared, from `data` and the model's input size; None for a model that sees no image."""
-    data = config.data
-    if not has_image(config):
-        return None
-    mean, std = images.MEAN_STD[choose("data.mean_std", data.mean_std, images.MEAN_STD)]
-    return images.ImageSpec(
-        size=config.model.image.image_size,
-        resize=data.resize,
-        interpolation=data.interpolation,
-        mean=mean,
-        std=std,
-        antialias=data.antialias,
-        image_rule=data.image_rule,
-        train_resize=data.train_resize,
-        crop_scale=data.crop_scale,
-        crop_ratio=data.crop_ratio,
-        draft=data.draft,
-        flip=data.flip,
-        color_jitter=data.color_jitter,
-        color_jitter_prob=data.color_jitter_prob,
-        grayscale=data.grayscale,
-        randaugment=data.randaugment,
-        randaugment_policy=data.randaugment_policy,
-    )
-
-
-def has_image(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model looks at images."""
-    return "image" in config.model
 
 
 def has_text(config: ml_collections.ConfigDict) -> bool:

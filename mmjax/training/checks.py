@@ -136,7 +136,7 @@ def check_config(
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
     unread.check(config, kept, stored or {})
-    tasks.check_resize(config, kept)
+    tasks.check_images(config, kept, stored)
     tasks.check_model(config)
 
 

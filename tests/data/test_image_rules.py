@@ -181,8 +181,11 @@ def test_mistakes_are_told():
     config.data.interpolation = "bilinear"
     assert not tasks.make_image_spec(config).antialias
     config.data.resize_on = "device"
-    with pytest.raises(UserError, match="data.resize_on='device': data.antialias=False resizes, on the host"):
-        tasks.check_resize(config)
+    with pytest.raises(
+        UserError,
+        match="data.antialias=False is done on the host alone; set data.resize_on='auto', or data.antialias to",
+    ):
+        tasks.check_images(config)
     config.data.image_rule = "openclip"
     with pytest.raises(UserError, match="data.image_rule='openclip'.*did you mean 'open_clip'"):
         tasks.make_image_spec(config)

@@ -16,6 +16,7 @@ from mmjax.data.images import ImageSpec, central_box, decode, eval_transform
 from mmjax.data.specs import open_source
 from mmjax.errors import UserError
 from mmjax.nn import resize
+from mmjax.tasks import image_fields
 
 resize_frames = jax.jit(resize.resize_frames, static_argnums=(2, 3))
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -156,6 +157,18 @@ def test_drawn_scenes_are_the_same_bits_as_with_a_crop_of_everything(source):
         ({"train_resize": "squish"}, r"data.train_resize='squish'.*did you mean 'squash'"),
         ({"crop_scale": (1.0, 1.0)}, r"data.crop_scale=\(1.0, 1.0\).*train_resize='squash' for whole pictures"),
         ({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}, r"data.crop_scale=\(1.0, 1.0\).*'center'"),
+        ({"crop_scale": (0.0, 1.0)}, r"data.crop_scale=\(0.0, 1.0\): give \(low, high\) with 0 < low <= high <= 1"),
+        ({"crop_scale": (-0.5, 1.0)}, r"data.crop_scale=\(-0.5, 1.0\): give"),
+        ({"crop_scale": (0.9, 0.5)}, r"data.crop_scale=\(0.9, 0.5\): give"),
+        ({"crop_scale": (0.5, 1.5)}, r"data.crop_scale=\(0.5, 1.5\): give"),
+        ({"crop_scale": (0.0, 1.0), "train_resize": "squash"}, r"data.crop_scale=\(0.0, 1.0\): give"),
+        ({"crop_ratio": (0.0, 0.0)}, r"data.crop_ratio=\(0.0, 0.0\): give .*0 < low <= high, both finite"),
+        ({"crop_ratio": (0.75, float("inf"))}, r"data.crop_ratio=\(0.75, inf\): give .*both finite"),
+        ({"crop_ratio": (float("nan"), 1.0)}, r"data.crop_ratio=\(nan, 1.0\): give"),
+        (
+            {"color_jitter_prob": 0.5},
+            r"data.color_jitter_prob=0.5 is not read: data.color_jitter=\(0.0, .*is off; give",
+        ),
         ({"crop_ratio": (5.0, 10.0)}, r"data.crop_ratio=\(5.0, 10.0\).*from 4.5 to 11.1 alone"),
         ({"crop_ratio": (0.1, 0.2)}, r"data.crop_ratio=\(0.1, 0.2\).*give ratios around 1"),
         ({"train_resize": "squash", "crop_scale": (0.5, 1.0)}, r"data.crop_scale=\(0.5, 1.0\) is not read.*'squash'"),
@@ -166,17 +179,57 @@ def test_fields_that_cannot_apply_are_refused_by_name(fields, message):
     config = config_lib.base_config()
     config.data.update(fields)
     with pytest.raises(UserError, match=message) as caught:
-        tasks.check_resize(config)
+        tasks.check_images(config)
     assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_those_of_the_config():
+    data = config_lib.base_config().data
+    assert {name: data[name] for name in image_fields.DEFAULTS} == image_fields.DEFAULTS
+    assert {"flip", "mean_std", "resize_on", "image_rule", "antialias", "draft"} < set(image_fields.DEFAULTS)
+
+
+OTHERS = dict(
+    train_resize="nope", image_rule="zzz", crop_scale=(0.0, 1.0), flip=True, mean_std="siglip", resize_on="device"
+)
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_a_model_that_prepares_no_images_reads_none_of_the_fields(field):
+    """Its image encoder is given arrays."""
+    config = config_lib.load_recipe("fusion")
+    assert "image" in config.model.encoders
+    tasks.check_images(config)
+    config.data[field] = OTHERS[field]
+    with pytest.raises(UserError, match=rf"data\.{field}=.* is not read, as model.image is not set .* leave it at"):
+        tasks.check_images(config)
+    tasks.check_images(config, stored={f"data.{field}": OTHERS[field]})  # a run that began so goes on
+    tasks.check_images(config, kept=(f"data.{field}",))
+
+
+def test_a_stored_share_of_jittered_images_is_let_be():
+    config = config_lib.base_config()
+    config.data.color_jitter_prob = 0.5
+    tasks.check_images(config, stored={"data.color_jitter_prob": 0.5})
+    with pytest.raises(UserError, match="data.color_jitter_prob=0.5 is not read"):
+        tasks.check_images(config, stored={"data.color_jitter_prob": 0.4})
+    config.data.color_jitter = (0.4, 0.0, 0.0, 0.0)
+    tasks.check_images(config)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in config_lib.recipe_folder().glob("*.py")))
+def test_every_recipe_is_accepted(recipe):
+    if recipe != "eval":  # what describes no run
+        tasks.check_images(config_lib.load_recipe(recipe))
 
 
 def test_what_applies_is_accepted():
     for fields in ({}, {"train_resize": "squash"}, {"train_resize": "center"}, {"crop_scale": (0.05, 1.0)}):
         config = config_lib.base_config()
         config.data.update(fields)
-        tasks.check_resize(config)
+        tasks.check_images(config)
     config.data.update({"train_resize": "crop", "crop_scale": (1.0, 1.0)})
-    tasks.check_resize(config, kept=("data.train_resize",))  # a run that began so goes on
+    tasks.check_images(config, kept=("data.train_resize",))  # a run that began so goes on
 
 
 def test_training_under_siglip_sees_a_long_picture_whole(tmp_path):

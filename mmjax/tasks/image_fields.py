@@ -1,0 +1,115 @@
+"""Fields of `data` that images are prepared by: what they make, and what a person may have set wrongly in them."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import ml_collections
+
+from mmjax.data import images
+from mmjax.errors import UserError, choose
+from mmjax.tasks import resizing
+
+# The fields with their defaults. Those that are not of an `ImageSpec`, or have another default there, come last.
+_SPEC = {field.name: field.default for field in dataclasses.fields(images.ImageSpec)}
+DEFAULTS = {name: value for name, value in _SPEC.items() if name not in ("size", "mean", "std", "frame")}
+DEFAULTS |= {"draft": True, "mean_std": "clip", "resize_on": "auto"}
+
+_LONGEST = 4  # times its height or width: a picture that is longer is no usual one
+
+
+def has_image(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model looks at images that are prepared; those among several modalities may be arrays."""
+    return "image" in config.model
+
+
+def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | None:
+    """How images are prepared, from `data` and the model's input size; None for a model that sees no image.
+
+    Raises:
+      UserError: a field has a value that makes no sense.
+    """
+    data = config.data
+    if not has_image(config):
+        return None
+    mean, std = images.MEAN_STD[choose("data.mean_std", data.mean_std, images.MEAN_STD)]
+    return images.ImageSpec(
+        size=config.model.image.image_size,
+        resize=data.resize,
+        interpolation=data.interpolation,
+        mean=mean,
+        std=std,
+        antialias=data.antialias,
+        image_rule=data.image_rule,
+        train_resize=data.train_resize,
+        crop_scale=data.crop_scale,
+        crop_ratio=data.crop_ratio,
+        draft=data.draft,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        color_jitter_prob=data.color_jitter_prob,
+        grayscale=data.grayscale,
+        randaugment=data.randaugment,
+        randaugment_policy=data.randaugment_policy,
+    )
+
+
+def check_images(
+    config: ml_collections.ConfigDict, kept: Collection[str] = (), stored: Mapping[str, Any] | None = None
+) -> None:
+    """Checks the fields, each by itself and then together.
+
+    Args:
+      config: the run's config.
+      kept: fields that the run began without, see `training.begun`: what it did then is not questioned.
+      stored: the fields that it is stored with, by path: nor is what it began with. None for a new run.
+
+    Raises:
+      UserError: a value makes no sense, a field that has been set would change nothing, the random crop has nothing to
+        choose, or the device would have to do what the host alone can.
+    """
+    data, stored = config.data, stored or {}
+
+    def is_set(name: str) -> bool:
+        field, value = f"data.{name}", data[name]
+        return value != DEFAULTS[name] and field not in kept and not (field in stored and stored[field] == value)
+
+    if make_image_spec(config) is None:
+        for name in filter(is_set, DEFAULTS):
+            raise UserError(
+                f"data.{name}={data[name]!r} is not read, as model.image is not set and no images are prepared; leave"
+                f" it at {DEFAULTS[name]!r}"
+            )
+        return
+    _check_crop(data, kept, is_set)
+    if is_set("color_jitter_prob") and not any(data.color_jitter):
+        raise UserError(
+            f"data.color_jitter_prob={data.color_jitter_prob} is not read: data.color_jitter={data.color_jitter} is"
+            " off; give it strengths, or leave the probability out"
+        )
+    resizing.check_place(config)
+
+
+def _check_crop(data: ml_collections.ConfigDict, kept: Collection[str], is_set: Callable[[str], bool]) -> None:
+    if "data.train_resize" in kept:
+        return
+    if data.train_resize != "crop":
+        for name in filter(is_set, ("crop_scale", "crop_ratio")):
+            raise UserError(
+                f"data.{name}={data[name]} is not read with data.train_resize={data.train_resize!r}; leave it out, or"
+                " set data.train_resize='crop'"
+            )
+        return
+    if data.crop_scale[0] == 1:
+        raise UserError(
+            f"data.crop_scale={data.crop_scale} leaves a random crop nothing to choose: it fits a picture of just"
+            " its shape, and of all others the middle is taken; set data.train_resize='squash' for whole pictures,"
+            " 'center' for their middles, or a smaller first number"
+        )
+    low, high = data.crop_ratio[0] * data.crop_scale[0], data.crop_ratio[1] / data.crop_scale[0]
+    if low > _LONGEST or high < 1 / _LONGEST:
+        raise UserError(
+            f"data.crop_ratio={data.crop_ratio} with data.crop_scale={data.crop_scale} fits pictures of a width /"
+            f" height from {low:.3g} to {high:.3g} alone, and none from 1:{_LONGEST} to {_LONGEST}:1; give ratios"
+            " around 1, such as (0.75, 1.33)"
+        )
