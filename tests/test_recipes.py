@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -12,10 +13,11 @@ from PIL import Image
 from mmjax import config as config_lib
 from mmjax import tasks
 from mmjax.errors import UserError
-from mmjax.models import variants
+from mmjax.models import build, variants
+from mmjax.parallel import partition
 from mmjax.parallel.mesh import make_mesh
 from mmjax.recipes import for_cpu
-from mmjax.training import checks, schedules
+from mmjax.training import checks, decay, optimizer, schedules
 from mmjax.training.step import make_loss
 
 SIZES = ["clip:variant=" + size for size in ("B/32", "B/16", "L/14", "L/14@336", "H/14")]
@@ -147,8 +149,44 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
     wanted = set(task.weights)
     assert loss.shape == () and (len(wanted) == 1 or {f"loss_{name}" for name in wanted} <= set(metrics))
     assert jax.tree.structure(slopes) == jax.tree.structure(params)
+    trainable, _ = optimizer.split_frozen(params, config.optimizer.freeze)
+    optimizer.make_optimizer(config, trainable)  # every pattern matches
     if task.can("caption"):
         assert task.decoding(tokenizer).max_tokens <= config.data.context_length
+
+
+# A path that decays under a recipe, and one that does not; None where everything does.
+DECAYING = {
+    "clip:variant=B/32": ("image/position_embedding", "image/class_token"),
+    "coca:variant=coca-B/32": ("image_pool/probe", "text_class_token"),
+    "siglip:variant=B/16": ("text_head/projection/kernel", "text/token_embedding"),
+    "lit:variant=siglip-B/16": ("text_head/projection/kernel", "text/position_embedding"),
+    "albef:variant=albef-B": ("image/class_token", "text/norm_embed/scale"),
+    "vilt:variant=vilt-B/32": ("image/class_token", "text/head_bias"),
+    "vqa:variant=vilt-B/32": ("modality_embedding", "text/norm_embed/bias"),
+    "qformer:variant=qformer-B": ("queries", "text/norm_embed/scale"),
+    "captioner:variant=captioner-B/16": ("image/norm/scale", None),
+    "quickstart": ("text/token_embedding", "text/position_embedding"),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", DECAYING)
+def test_what_decays_under_a_recipe(spec):
+    config = config_lib.load_recipe(spec)
+    settings = {name: x for name, x in config.model.to_dict().items() if name not in ("init", "max_logit_scale")}
+    model = build.make_model(settings, jnp.float32, {})
+    size = config.model.image.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    texts = jax.ShapeDtypeStruct((1, config.model.text.context_length), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images, texts)["params"]
+    trainable, _ = optimizer.split_frozen(shapes, config.optimizer.freeze)
+    leaves = jax.tree_util.tree_leaves_with_path(decay.mask(config.optimizer, trainable))
+    found = {partition.path_name(path): decays for path, decays in leaves}
+    decaying, other = DECAYING[spec]
+    assert found[decaying] and not (other and found[other])
+    assert all(decays for path, decays in found.items() if path.endswith("/kernel"))
+    assert all(found.values()) == (other is None)
 
 
 def shrunk(config):

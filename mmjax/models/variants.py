@@ -43,7 +43,7 @@ def _clip(embed_dim: int, image: dict[str, Any], text: dict[str, Any]) -> dict[s
         text=text,
         logit_scale_init=1 / 0.07,
         logit_bias_init=None,
-        max_logit_scale=100.0,
+        max_logit_scale=100.0,  # of the scale after every update; None for no limit
     )
 
 
