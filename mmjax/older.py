@@ -13,7 +13,7 @@ class Before:
 
     Attributes:
       value: of the field, that does the same.
-      along: fields that mean something with that value only, or that recipes changed together with the field: where a
+      along: fields that mean something with that value only, or that recipes change together with the field: where a
         run keeps the field, it keeps theirs as stored.
       moved: fields whose values changed in sizes and recipes at the same time: a run without the field keeps its own.
       applies: whether a run of these stored fields did so; where not, the field has its default.
@@ -35,13 +35,22 @@ def _cools_rsqrt(stored: Fields) -> bool:
     return stored.get("schedule.name") == "rsqrt" and bool(stored.get("schedule.cooldown"))
 
 
-_PICTURES = ("crop_scale", "crop_ratio", "interpolation", "flip", "resize")
+# What a picture is made of. Recipes change these together, and a run has all of its own or all of the recipe's.
+_PICTURES = tuple(
+    f"data.{name}"
+    for name in (
+        *("train_resize", "crop_scale", "crop_ratio", "resize", "interpolation", "antialias", "image_rule", "draft"),
+        *("flip", "color_jitter", "color_jitter_prob", "grayscale", "randaugment", "randaugment_policy"),
+    )
+)
 
 # Fields whose default, or whose value in a recipe, is not what was done before they existed.
 FIELDS: Mapping[str, Before] = {
     "data.resize_on": Before("host", checkpoint_knows=True),  # see `tasks.choose_frame`
-    "data.train_resize": Before("crop", along=tuple(f"data.{name}" for name in _PICTURES)),
-    "data.randaugment_policy": Before("torchvision", along=("data.randaugment",)),
+    "data.train_resize": Before("crop", along=_PICTURES),
+    "data.randaugment_policy": Before("torchvision", along=_PICTURES),
+    "data.antialias": Before(True, along=_PICTURES),
+    "data.image_rule": Before("mmjax", along=_PICTURES),
     "model.init": Before("openai"),
     "optimizer.decay": Before(("matrices",), moved=("model.max_logit_scale",)),
     "optimizer.decay_scaled_by_lr": Before(True),

@@ -1,8 +1,9 @@
 """Runs that began with older code: what their stored config does not say yet is done as it was done then.
 
 A recipe may use a field that came to exist after the run began. Reading it as a change would give the run other
-pictures or another optimizer halfway. So the run keeps what it did, it is told, and its config.json goes on without
-the field, so that the next start does the same.
+pictures or another optimizer halfway. So the run keeps what it did, with the fields that belong to it, one line names
+what it keeps and what recipe or command line asked for, and its config.json goes on without the field, so that the next
+start does the same.
 """
 
 import json
@@ -51,9 +52,9 @@ def keep(config: ml_collections.ConfigDict, workdir: Any) -> tuple[ml_collection
     with result.unlocked(), result.ignore_type():
         config_lib.accept_auto_or_bool(result)
         result.update_from_flattened_dict(kept)
-    wanted = ", ".join(f"{field}={now[field]!r}" for field in changed)
-    used = ", ".join(f"{name}={value!r}" for name, value in kept.items())
-    logs.say(f"{wanted} came to exist after this run began, which goes on as it began: {used}")
+    newer = ", ".join(field for field in before if not {field, *older.FIELDS[field].moved}.isdisjoint(changed))
+    used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items() if now[name] != value)
+    logs.say(f"this run began before {newer} came to exist, and goes on as it began: {used}")
     return result.lock(), tuple(before)
 
 

@@ -8,7 +8,9 @@ import runs
 
 from mmjax import config as config_lib
 from mmjax import older as older_lib
+from mmjax import tasks
 from mmjax.errors import UserError
+from mmjax.tasks import image_fields
 from mmjax.training import begun
 
 STEPS = 4
@@ -53,11 +55,12 @@ def test_a_run_keeps_its_pictures_where_the_recipe_has_others_now(older, pairs, 
     now = recipe(data__train=pairs, data__train_resize="squash")
     now.steps = 3
     assert runs.train(now, older) is None
-    told = capsys.readouterr().out
-    assert "data.train_resize='squash' came to exist after this run began" in told
-    assert "data.train_resize='crop', data.crop_scale=(1.0, 1.0), data.crop_ratio=(1.0, 1.0)" in told
-    assert "data.interpolation='bicubic'" in told
-    assert told.count("came to exist") == 1 and "changed since the run in this workdir began: data.crop" not in told
+    message = capsys.readouterr().out
+    assert (
+        "this run began before data.train_resize came to exist, and goes on as it began: data.train_resize=" in message
+    )
+    assert "data.train_resize='crop' (not 'squash'), data.crop_scale=(1.0, 1.0) (not (0.9, 1.0)), data.crop" in message
+    assert message.count("came to exist") == 1 and "workdir began: data." not in message
     now.steps = STEPS
     assert runs.train(now, older) is None  # and once more
     assert "came to exist" in capsys.readouterr().out
@@ -97,6 +100,50 @@ def test_without_a_run_nothing_is_kept(tmp_path):
         runs.train(now, tmp_path)
 
 
+def test_what_the_command_line_asks_for_is_named_where_it_is_not_done(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(without(config_lib.to_json(recipe(**THEN))))
+    asked = {"data.crop_scale": (0.5, 1.0), "data.flip": False, "data.grayscale": 0.3}
+    now = recipe(data__train_resize="squash")
+    now.update_from_flattened_dict(asked)
+    kept, _ = begun.keep(now, tmp_path)
+    message = capsys.readouterr().out
+    was = {"data.crop_scale": (1.0, 1.0), "data.flip": True, "data.grayscale": 0.0}
+    for field, value in was.items():
+        assert config_lib.flatten(kept)[field] == value
+        assert f"{field}={value!r} (not {asked[field]!r})" in message
+    assert "interpolation" not in message  # was not asked for
+    # Where the recipe's pictures are those of before, what is asked for is done, and told as ever.
+    now = recipe(data__crop_scale=(0.5, 1.0))
+    assert begun.keep(now, tmp_path) == (now, ("data.train_resize",))
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.image_rule": "huggingface"},
+        {"data.antialias": False, "data.interpolation": "bilinear"},
+        {"data.randaugment_policy": "albef", "data.randaugment": (2, 7), "data.color_jitter": (0.4, 0.4, 0.4, 0.1)},
+        {"data.train_resize": "center", "data.resize": "squash", "data.color_jitter_prob": 0.5, "data.draft": False},
+    ],
+)
+def test_pictures_are_kept_whichever_of_their_newer_fields_a_recipe_sets(changes, tmp_path, capsys):
+    before = recipe(data__crop_scale=(0.7, 1.0))
+    stored = json.loads(config_lib.to_json(before))
+    for field in ("train_resize", "randaugment_policy", "antialias", "image_rule"):
+        del stored["data"][field]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    now = recipe()
+    now.update_from_flattened_dict(changes)
+    kept, lacking = begun.keep(now, tmp_path)
+    assert tasks.make_image_spec(kept) == tasks.make_image_spec(before)
+    message = capsys.readouterr().out
+    assert message.count("\n") == 1 and all(f"(not {value!r})" in message for value in changes.values())
+    tasks.check_images(kept, lacking, begun.stored_fields(tmp_path))
+    (tmp_path / "config.json").write_text(begun.to_json(kept, lacking))
+    assert tasks.make_image_spec(begun.keep(now, tmp_path)[0]) == tasks.make_image_spec(before)
+
+
 def test_what_is_kept_can_still_be_set(tmp_path):
     (tmp_path / "config.json").write_text(without(config_lib.to_json(recipe(**THEN))))
     kept, lacking = begun.keep(recipe(data__train_resize="squash"), tmp_path)
@@ -116,13 +163,7 @@ UPDATE = (
     "schedule.",
     "model.max_logit_scale",
     "model.logit_",
-    "data.crop",
-    "data.train_resize",
-    "data.interpolation",
-    "data.flip",
-    "data.resize",
-    "data.randaugment",
-    "data.mean_std",
+    *(f"data.{name}" for name in image_fields.DEFAULTS if name != "resize_on"),  # which the checkpoint knows
 )
 
 
@@ -139,15 +180,15 @@ def test_the_recipes_of_before(spec, tmp_path, capsys):
         now = config_lib.load_recipe(spec)
         now.data.train = "shapes"
         config, lacking = begun.keep(now, tmp_path)
-        said = capsys.readouterr().out
-        assert said.count("came to exist") == 1 and "optimizer.decay=('matrices',)" in said
-        found = config_lib.flatten(config)
-        decides = [field for field in found if field.startswith(UPDATE)]
+        message = capsys.readouterr().out
+        assert message.count("came to exist") == 1 and "optimizer.decay=('matrices',)" in message
+        fields = config_lib.flatten(config)
+        decides = [field for field in fields if field.startswith(UPDATE)]
         # Numbers that the recipe may have changed since are the recipe's to tell.
-        changed = [field for field in decides if found[field] != then[field]]
-        changed = [field for field in changed if field != "data.resize_on"]  # the checkpoint knows
+        changed = [field for field in decides if fields[field] != then[field]]
+        changed = [field for field in changed if field != "data.resize_on"]
         assert not [field for field in changed if field not in stored or field.startswith("data.")]
-        assert "model.max_logit_scale" not in changed and found["optimizer.decay_scaled_by_lr"] is True
+        assert "model.max_logit_scale" not in changed and fields["optimizer.decay_scaled_by_lr"] is True
         text = begun.to_json(config, lacking)
         assert "decay" not in json.loads(text)["optimizer"]
     assert then["model.max_logit_scale"] == 100.0
