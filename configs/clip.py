@@ -6,8 +6,8 @@ Sizes: variant=B/32 | B/16 | L/14 | L/14@336 | H/14 (and tiny, for a trial).
 Recipe: OpenAI's, which MetaCLIP and OpenCLIP keep to: 32 epochs of 400M pairs in batches of 32,768, AdamW (0.9,
   0.98, 1e-6), weight decay 0.2 of what OpenCLIP decays, 2,000 steps of warm-up, cosine to zero, bfloat16, crops of
   90-100 % of the area, no flip. Peak rate 5e-4, for L/14 4e-4 (MetaCLIP). H/14 is OpenCLIP's: 32e9 pairs in batches
-  of 79,104, 5e-4. L/14@336 is one more epoch: `init_from` a trained L/14 (its position table is resampled). Parameters
-  start as open_clip's. docs/recipes-sources.md has every field beside its source.
+  of 79,104, 5e-4. L/14@336 is one more epoch, at 2e-5: `init_from` a trained L/14 (its position table is resampled).
+  Parameters start as open_clip's. docs/recipes-sources.md has every field beside its source.
 Hardware and time: a pod or several nodes. OpenCLIP publishes 36 h on 128 A100 for B/32, 61 h on 176 for B/16 and 127 h
   on 400 for L/14 (LAION-400M). mmjax has not been timed on a pod.
 Expected: ImageNet zero-shot top-1 62.9 % (B/32), 67.1 % (B/16), 72.8 % (L/14) are OpenCLIP's on LAION-400M with this
@@ -23,7 +23,7 @@ SIZES = {
     "B/32": (32_768, 32 * 400_000_000, 5e-4, 1),
     "B/16": (32_768, 32 * 400_000_000, 5e-4, 1),
     "L/14": (32_768, 32 * 400_000_000, 4e-4, 1),
-    "L/14@336": (32_768, 400_000_000, 4e-4, 4),  # one more epoch of L/14
+    "L/14@336": (32_768, 400_000_000, 2e-5, 4),  # one more epoch of L/14
     "H/14": (79_104, 32_000_000_000, 5e-4, 8),
     "tiny": (32_768, 32 * 400_000_000, 5e-4, 1),
 }

@@ -50,3 +50,21 @@ def test_every_published_recipe_is_there():
     named = {recipe.partition(":")[0] for recipe in TABLES}
     recipes = {file.stem for file in config.recipe_folder().glob("*.py")}
     assert recipes - named == {"quickstart", "fusion", "eval"}
+
+
+# What decides the training's numbers; of `data` all but where examples come from and how they are read.
+DECIDES = ("objectives.", "optimizer.", "schedule.", "loss.", "data.", "model.init", "model.logit_", "model.max_logit")
+DECIDES += ("batch_size", "steps", "ema_decay")
+READING = {
+    f"data.{name}" for name in ("workers", "threads", "train", "eval", "tokenizer", "texts", "cache", "prefetch")
+}
+
+
+@pytest.mark.parametrize("recipe", TABLES)
+def test_every_field_that_a_recipe_sets_has_a_row(recipe):
+    """A further size of a recipe has rows for what differs from the first."""
+    first = next(name for name in TABLES if name.partition(":")[0] == recipe.partition(":")[0])
+    listed = {cells[0].strip("`") for name in (first, recipe) for cells in TABLES[name]}
+    default, fields = (config.flatten(c) for c in (config.base_config(), config.load_recipe(recipe)))
+    deciding = {field for field in fields if field.startswith(DECIDES) and fields[field] != default.get(field)}
+    assert not deciding - READING - listed
