@@ -153,7 +153,6 @@ _OPEN_CLIP_TEXT: Rules = (
     (r"text/.*attention/qkv/kernel", _TOWER),
     (r"text/.*(attention/out|mlp/fc2)/kernel", _RESIDUAL),
     (r"text/.*mlp/fc1/kernel", normal_of(lambda p: (2 * p.tower["width"]) ** -0.5)),
-    (r"text.*/probe", normal(1.0)),
     (r"text.*projection/kernel", _TOWER),
     (r"text.*projection/bias", zeros),
     *_TORCH,
@@ -280,6 +279,12 @@ def check(model: Mapping[str, Any]) -> None:
     if name not in serving:
         model_kind = f"model.kind={kind!r}" + " with model.decoder='lstm'" * lstm
         raise UserError(f"model.init={name!r} has no rule for {model_kind}; choose one of: {', '.join(serving)}")
+    pooled = [f"model.{tower}.pool" for tower in ("image", "text") if model.get(tower, {}).get("pool") == "map"]
+    if name == "open_clip" and kind == "two_tower" and pooled:
+        raise UserError(
+            f"model.init='open_clip' has no rule for {pooled[0]}='map': OpenCLIP's own towers do not pool so, and its"
+            " SigLIP image towers are timm's; choose model.init='big_vision' (SigLIP's own rule), or another pool"
+        )
 
 
 def initialise(name: str, params: Any, model: Mapping[str, Any], key: Key[Array, ""]) -> Any:
