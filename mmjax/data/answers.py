@@ -109,8 +109,10 @@ def answer_key(answer: str) -> str:
 def soft_scores(answers: Sequence[str], places: Mapping[str, int]) -> Float32[np.ndarray, " A"]:
     """Training targets of a question: how right each answer of a list is, see `agreement`.
 
-    Of ten people, 1, 2, 3, 4 and more who gave an answer make 0.3, 0.6, 0.9 and 1: ViLT's targets, for binary
-    cross-entropy with each answer by itself. Answers outside the list are left out, so all may be zero.
+    Of ten people, 1, 2, 3, 4 and more who gave an answer make 0.3, 0.6, 0.9 and 1, as in ViLT, for binary cross-entropy
+    with each answer by itself. Answers outside the list are left out, so all may be zero. ViLT's `write_vqa.py`
+    normalises the list alone and counts people's answers as they are written; here both are normalised, so that
+    spellings of one answer count together ("two" three times and "2" once make 1, there 0.3).
 
     Args:
       answers: what people answered, with repetitions.

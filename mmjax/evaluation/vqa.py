@@ -8,6 +8,7 @@ training looks answers up by them; docs/evaluation.md writes the whole rule out.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -29,9 +30,9 @@ class VqaScores:
 
 
 def vqa_metrics(
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    types: Sequence[str] | None = None,
+    predictions: Sequence[Any],
+    answers: Sequence[Any],
+    types: Sequence[Any] | None = None,
     *,
     normalize: str = "official",
 ) -> dict[str, float]:
@@ -41,9 +42,9 @@ def vqa_metrics(
     or 1.
 
     Args:
-      predictions: one answer a question. answers: what people answered, one or more a question. types: each question's
-        answer type: "yes/no", "number" or "other" in VQA v2, or any of the data's own; inferred by `answer_type` when
-        not given. normalize: what is done to answers before they are compared.
+      predictions: one answer a question, as strings. answers: what people answered, one or more a question. types: each
+        question's answer type: "yes/no", "number" or "other" in VQA v2, or any of the data's own; inferred by
+        `answer_type` when not given. normalize: what is done to answers before they are compared.
         "official": white space at the ends goes (`strip_answer`); then, where people's answers are not all equal,
         prediction and answers go through `normalize_answer`; where they are, nothing else is done to either, so
         "Black." misses ten times "black".
@@ -57,33 +58,37 @@ def vqa_metrics(
       name; in [0, 1]. Each is a mean over its questions of what `agreement` gives, the mean over the subsets of people.
 
     Raises:
-      UserError: no questions, numbers of predictions, answers and types that differ, a question without answers, or an
-        unknown `normalize`.
+      UserError: no questions, numbers of predictions, answers and types that differ, a question without answers, one
+        of them that is no string, or an unknown `normalize`.
     """
     return score_answers(predictions, answers, types, normalize=normalize).metrics
 
 
 def score_answers(
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    types: Sequence[str] | None = None,
+    predictions: Sequence[Any],
+    answers: Sequence[Any],
+    types: Sequence[Any] | None = None,
     *,
     normalize: str = "official",
 ) -> VqaScores:
     """`vqa_metrics` with every question's accuracy and type."""
     choose("normalize", normalize, RULES)
+    if isinstance(predictions, str):
+        raise UserError(f"vqa: predictions={predictions!r} is a string; give a list with an answer to each question")
     if not len(predictions) or len(predictions) != len(answers):
         raise UserError(f"vqa: {len(predictions)} predictions for {len(answers)} questions' answers; give one each")
+    _check_strings("predictions", predictions)
     _check_answers(answers)
     if types is None:
-        types = [answer_type(own) for own in answers]
+        types = [answer_type(people) for people in answers]
     elif len(types) != len(answers):
         raise UserError(f"vqa: {len(types)} answer types for {len(answers)} questions; give one each, or none at all")
+    _check_strings("types", types)
     compared = _COMPARED[normalize]
     accuracies = np.zeros(len(predictions))
-    for i, (prediction, own) in enumerate(zip(predictions, answers, strict=True)):
-        prediction, own = compared(prediction, own)
-        accuracies[i] = agreement(sum(answer == prediction for answer in own), len(own))
+    for i, (prediction, people) in enumerate(zip(predictions, answers, strict=True)):
+        prediction, people = compared(prediction, people)
+        accuracies[i] = agreement(sum(answer == prediction for answer in people), len(people))
     kinds = np.array(types)
     there = [kind for kind in TYPES if (kinds == kind).any()] + sorted(set(types) - set(TYPES))
     by_type = {f"accuracy_{kind}": float(accuracies[kinds == kind].mean()) for kind in there}
@@ -111,9 +116,18 @@ def _both(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
 _COMPARED = dict(zip(RULES, (_official, _official_before_2021, _both), strict=True))
 
 
-def _check_answers(answers: Sequence[Sequence[str]]) -> None:
-    for i, own in enumerate(answers):
-        if isinstance(own, str):
-            raise UserError(f"vqa: answers[{i}]={own!r} is a string; expected a list of answers to each question")
-        if not len(own):
+def _check_answers(answers: Sequence[Any]) -> None:
+    for i, people in enumerate(answers):
+        if isinstance(people, str):
+            raise UserError(f"vqa: answers[{i}]={people!r} is a string; expected a list of answers to each question")
+        if not isinstance(people, Sequence | np.ndarray):
+            raise UserError(f"vqa: answers[{i}]={people!r} is no list; expected a list of answers to each question")
+        if not len(people):
             raise UserError(f"vqa: answers[{i}] is empty; every question needs an answer")
+        _check_strings(f"answers[{i}]", people)
+
+
+def _check_strings(name: str, values: Sequence[Any]) -> None:
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise UserError(f"vqa: {name}[{i}]={value!r} is no string; write it as one, such as {str(value)!r}")

@@ -95,6 +95,8 @@ def test_soft_scores_are_vqa_v2_s():
         answers = rng(seed).choice(["p", "q", "other"], size=10).tolist()
         expected = [official(answers, name) for name in places]
         np.testing.assert_allclose(soft_scores(answers, places), expected, atol=1e-6)
+    # Spellings count together, which ViLT counts apart; docs/evaluation.md says so.
+    assert soft_scores(["two"] * 3 + ["2"] + ["red"] * 6, answer_places(["2", "blue"])).tolist() == [1, 0]
     counted = [soft_scores(["p"] * n + ["x"] * (10 - n), places)[0] for n in (0, 1, 2, 3, 4, 10)]
     np.testing.assert_allclose(counted, [0, 0.3, 0.6, 0.9, 1, 1], atol=1e-6)
     assert [answer_type([a]) for a in ("Yes", "no.", "3", "1,000", "2.5", "red", "three")] == [

@@ -51,11 +51,11 @@ def test_answers_are_normalised_as_by_the_public_code(text):
 
 
 def leave_one_out(prediction, answers):
-    found = []
+    scores = []
     for i in range(len(answers)):
         others = answers[:i] + answers[i + 1 :]
-        found.append(min(1, sum(other == prediction for other in others) / 3))
-    return sum(found) / len(found)
+        scores.append(min(1, sum(other == prediction for other in others) / 3))
+    return sum(scores) / len(scores)
 
 
 @pytest.mark.parametrize("people", [4, 5, 10, 13])
@@ -64,10 +64,10 @@ def test_accuracy_is_the_mean_over_leaving_one_out(people):
     answers = [[rng.choice(["red", "blue", "dog"]) for _ in range(people)] for _ in range(100)]
     answers.append(["red"] * people)
     predictions = [rng.choice(["red", "blue", "cat"]) for _ in answers]
-    found = vqa.score_answers(predictions, answers)
+    scores = vqa.score_answers(predictions, answers)
     expected = [leave_one_out(*pair) for pair in zip(predictions, answers, strict=True)]
-    np.testing.assert_allclose(found.accuracies, expected, atol=1e-12)
-    assert found.metrics["accuracy"] == pytest.approx(np.mean(expected))
+    np.testing.assert_allclose(scores.accuracies, expected, atol=1e-12)
+    assert scores.metrics["accuracy"] == pytest.approx(np.mean(expected))
 
 
 def test_accuracy_of_ten_and_of_few_answers():
@@ -78,14 +78,14 @@ def test_accuracy_of_ten_and_of_few_answers():
 
 def test_accuracy_by_type_of_answer():
     answers = [["yes"] * 10, ["2"] * 10, ["red"] * 7 + ["blue"] * 3]
-    found = vqa.vqa_metrics(["yes", "three", "Blue."], answers)
+    results = vqa.vqa_metrics(["yes", "three", "Blue."], answers)
     expected = {"accuracy": 1.9 / 3, "accuracy_yes/no": 1, "accuracy_number": 0, "accuracy_other": 0.9}
-    assert found == pytest.approx(expected)
+    assert results == pytest.approx(expected)
     assert vqa.vqa_metrics(["yes"], answers[:1], ["other"]) == {"accuracy": 1, "accuracy_other": 1}
-    own = vqa.vqa_metrics(
+    results = vqa.vqa_metrics(
         ["yes", "no", "2"], [["yes"], ["yes"], ["2"]], ["verify", "other", "count"]
     )  # a set's own types
-    assert list(own.items())[1:] == [("accuracy_other", 0), ("accuracy_count", 1), ("accuracy_verify", 1)]
+    assert list(results.items())[1:] == [("accuracy_other", 0), ("accuracy_count", 1), ("accuracy_verify", 1)]
 
 
 def test_answers_of_ones_own_are_normalised_on_request():
@@ -101,21 +101,29 @@ def test_answers_of_ones_own_are_normalised_on_request():
         (([], []), "0 predictions"),
         ((["a"], [[]]), r"answers\[0\] is empty"),
         ((["a"], ["abc"]), "is a string"),
+        (("a", [["a"]]), "predictions='a' is a string; give a list"),
+        ((["a", 1], [["a"], ["1"]]), r"predictions\[1\]=1 is no string"),
+        (([None], [["a"]]), r"predictions\[0\]=None is no string"),
+        ((["a", "b"], [["a"], ["b", "c", 2.5]]), r"answers\[1\]\[2\]=2.5 is no string"),
+        ((["a"], [[None]]), r"answers\[0\]\[0\]=None is no string"),
+        ((["a"], [None]), r"answers\[0\]=None is no list"),
+        ((["a"], [["a"]], [None]), r"types\[0\]=None is no string"),
         ((["a"], [["a"]], []), "0 answer types"),
     ],
 )
 def test_mistakes_are_told(arguments, message):
-    with pytest.raises(UserError, match=message):
-        vqa.vqa_metrics(*arguments)
+    for normalize in vqa.RULES:
+        with pytest.raises(UserError, match=message):
+            vqa.vqa_metrics(*arguments, normalize=normalize)
 
 
 def test_matching_accuracy_of_logits_and_scores():
     labels = np.array([1, 0, 0, 0])
     logits = np.array([[0, 1], [1, 0], [0, 1], [2, 2]], np.float32)
-    found = metrics.matching_metrics(logits, labels)
+    results = metrics.matching_metrics(logits, labels)
     expected = {"itm_accuracy": 0.75, "itm_accuracy_match": 1, "itm_accuracy_mismatch": 2 / 3}
-    assert found == pytest.approx(expected | {"itm_balanced_accuracy": 5 / 6})
-    assert metrics.matching_metrics(logits[:, 1] - logits[:, 0], labels == 1) == found
+    assert results == pytest.approx(expected | {"itm_balanced_accuracy": 5 / 6})
+    assert metrics.matching_metrics(logits[:, 1] - logits[:, 0], labels == 1) == results
     assert "itm_accuracy_mismatch" not in metrics.matching_metrics(logits[:1], labels[:1])
     with pytest.raises(ValueError, match="not finite"):
         metrics.matching_metrics(logits * np.nan, labels)

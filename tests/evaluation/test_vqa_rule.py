@@ -143,7 +143,7 @@ def test_random_answers_score_as_by_the_rule_written_out():
         assert scores.metrics[f"accuracy_{kind}"] == pytest.approx(expected[chosen].mean(), abs=1e-12)
     before = vqa.score_answers(predictions, people, kinds, normalize="official_before_2021").accuracies
     assert (before != scores.accuracies).sum() > 100  # the test reaches what the two rules differ in
-    texts = [text for own in people for text in own]
+    texts = [text for answers in people for text in answers]
     assert [normalize_answer(text) for text in texts] == [
         written_out(text.translate({10: " ", 9: " "}).strip()) for text in texts
     ]
