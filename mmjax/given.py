@@ -65,7 +65,10 @@ def _prepare(image: Any, spec: image_lib.ImageSpec) -> np.ndarray:
             raise UserError(f"images: a PIL image of mode {image.mode!r} has no defined range; convert it to RGB first")
         if image_lib.RULES[spec.image_rule].upright:
             image = ImageOps.exif_transpose(image)
-        return image_lib.eval_transform(image_lib.converted(image, spec), spec)
+        try:
+            return image_lib.eval_transform(image_lib.converted(image, spec), spec)
+        except ValueError as error:  # such as La, which Pillow turns into LA alone
+            raise UserError(f"images: a PIL image of mode {image.mode!r} ({error}); give it as RGB or RGBA") from error
     _refuse_path(image)
     try:
         return image_lib.eval_image(np.asarray(image), spec)
@@ -145,8 +148,8 @@ def as_decoding(
     method = given.get("method", usual.method)
     for field in given:
         if _OF_METHOD.get(field, method) != method:
-            told = f"{field}={given[field]!r} is of method={_OF_METHOD[field]!r}, and the method is {method!r}"
-            raise UserError(f"caption: {told}; give both")
+            reason = f"{field}={given[field]!r} is of method={_OF_METHOD[field]!r}, and the method is {method!r}"
+            raise UserError(f"caption: {reason}; give both")
     room = context_length + 1 - prompt_length
     if given.get("max_tokens", 0) > room:
         raise UserError(f"caption: max_tokens={given['max_tokens']}, but the model's context has room for {room}")
@@ -187,16 +190,16 @@ def as_modalities(
         )
     there = np.array([[name in given for name in names]] * count, bool).reshape(count, len(names))
     if present is not None:
-        told = np.asarray(present)
-        if told.shape != there.shape or told.dtype != bool:
+        stated = np.asarray(present)
+        if stated.shape != there.shape or stated.dtype != bool:
             raise UserError(
-                f"present of type {told.dtype} and shape {list(told.shape)}: give bool [{count}, {len(names)}], a"
+                f"present of type {stated.dtype} and shape {list(stated.shape)}: give bool [{count}, {len(names)}], a"
                 f" column for each of {', '.join(names)}"
             )
-        if (told & ~there).any():
-            lacking = [name for place, name in enumerate(names) if (told & ~there)[:, place].any()]
+        if (stated & ~there).any():
+            lacking = [name for place, name in enumerate(names) if (stated & ~there)[:, place].any()]
             raise UserError(f"present: {', '.join(lacking)} is said to be there, and not among the modalities")
-        there = told
+        there = stated
     if not there.any(axis=1).all():
         raise UserError(f"present: example {int(np.argmin(there.any(axis=1)))} has no modality at all; leave it out")
     rows = []

@@ -16,9 +16,11 @@ HF_FILES = ("processor_config.json", "preprocessor_config.json")
 def defaults(is_clip: bool, rule: str) -> dict[str, Any]:
     """CLIP's way to prepare images, or SigLIP's, by the rule of a library, see `data.images.RULES`."""
     mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
-    found = dict(resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std, image_rule=rule)
+    prepared = dict(
+        resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std, image_rule=rule
+    )
     # big_vision's `resize` takes the four nearest pixels unless it is asked for more, which its configs do not.
-    return found | (dict(interpolation="bilinear", antialias=False) if rule == "big_vision" else {})
+    return prepared | (dict(interpolation="bilinear", antialias=False) if rule == "big_vision" else {})
 
 
 # -- OpenCLIP ----------------------------------------------------------------------------------------------------------
@@ -44,12 +46,12 @@ def from_openclip(config: Mapping[str, Any], image_size: int, path: Any) -> dict
         raise UserError(f"{prefix}.resize_mode={cfg['resize_mode']!r} is not shortest or squash")
     if "size" in cfg and cfg["size"] not in (image_size, [image_size], [image_size] * 2):
         raise UserError(f"{prefix}.size={cfg['size']}: the model takes {image_size}; correct one of the two")
-    found = defaults(True, "open_clip")
+    prepared = defaults(True, "open_clip")
     if "interpolation" in cfg:
-        found["interpolation"] = cfg["interpolation"]
+        prepared["interpolation"] = cfg["interpolation"]
     if "resize_mode" in cfg:
-        found["resize"] = _MODES[cfg["resize_mode"]]
-    return found | _mean_std(cfg, "mean", "std", found, prefix)
+        prepared["resize"] = _MODES[cfg["resize_mode"]]
+    return prepared | _mean_std(cfg, "mean", "std", prepared, prefix)
 
 
 # -- Hugging Face ------------------------------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path
     if named and named not in _TYPES:
         raise UserError(f"{path}: image_processor_type={kind!r} is not read; mmjax reads CLIP's and SigLIP's")
     is_clip = _TYPES[named] if named else family == "clip"
-    found = defaults(is_clip, "huggingface")
+    prepared = defaults(is_clip, "huggingface")
     for field, wanted in (("do_resize", True), ("do_rescale", True), ("do_normalize", True), ("do_pad", False)):
         if cfg.get(field, wanted) is not wanted:
             raise UserError(f"{path}: {field}={cfg[field]!r} is not read; mmjax has {wanted} there")
@@ -109,9 +111,9 @@ def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path
     if "resample" in cfg:
         if type(cfg["resample"]) is not int or cfg["resample"] not in _NUMBERS:
             raise UserError(f"{path}: resample={cfg['resample']!r} is neither 3 (bicubic) nor 2 (bilinear)")
-        found["interpolation"] = _NUMBERS[cfg["resample"]]
-    found |= _mean_std(cfg, "image_mean", "image_std", found, str(path), separator=": ")
-    return found | _hf_size(cfg, is_clip, image_size, path)
+        prepared["interpolation"] = _NUMBERS[cfg["resample"]]
+    prepared |= _mean_std(cfg, "image_mean", "image_std", prepared, str(path), separator=": ")
+    return prepared | _hf_size(cfg, is_clip, image_size, path)
 
 
 def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path: Any) -> dict[str, Any]:
@@ -134,8 +136,8 @@ def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path
         if not isinstance(crop, Mapping) or set(crop) != {"height", "width"}:
             raise UserError(f"{path}: crop_size={crop!r} is not read; mmjax takes a height and a width")
         if len({*map(str, sides), *map(str, crop.values())}) > 1:
-            told = f"resizes to {' x '.join(map(str, sides))} and then crops {' x '.join(map(str, crop.values()))}"
-            raise UserError(f"{path}: {told} pixels; mmjax takes equal sizes")
+            sizes = f"resizes to {' x '.join(map(str, sides))} and then crops {' x '.join(map(str, crop.values()))}"
+            raise UserError(f"{path}: {sizes} pixels; mmjax takes equal sizes")
     if any(type(side) is not int for side in sides) or len(set(sides)) > 1:
         raise UserError(f"{path}: size={size!r} is not a square of whole pixels; mmjax takes squares")
     if image_size is not None and sides[0] != image_size:
@@ -176,15 +178,15 @@ def _given(fields: Any, known: Collection[str], prefix: str, separator: str = ".
 def _mean_std(
     cfg: Mapping[str, Any], mean: str, std: str, default: Mapping[str, Any], prefix: str, separator: str = "."
 ) -> dict[str, Any]:
-    found = {}
+    numbers = {}
     for ours, theirs in (("mean", mean), ("std", std)):
         value = cfg.get(theirs, default[ours])
-        numbers = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
-        if not numbers or (ours == "std" and min(value) <= 0):
+        is_triple = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
+        if not is_triple or (ours == "std" and min(value) <= 0):
             wanted = "three numbers" + (" greater than 0" if ours == "std" else "")
             raise UserError(f"{prefix}{separator}{theirs}={value!r}: wants {wanted}, for red, green and blue")
-        found[ours] = [float(x) for x in value]
-    return found
+        numbers[ours] = [float(x) for x in value]
+    return numbers
 
 
 def _is_number(value: Any) -> bool:

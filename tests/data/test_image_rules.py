@@ -21,6 +21,23 @@ def made(file, rule, size=16, **fields):
     return eval_image(file, ImageSpec(size=size, image_rule=rule, **fields))
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "mode", ["La", "RGBa", "LA", "PA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "1", "I", "F", "I;16"]
+)
+def test_pil_images_of_any_mode_are_prepared_or_refused_by_name(mode, rule):
+    picture = Image.fromarray(smooth(40, 30))
+    ways = {"La": "LA", "RGBa": "RGBA", "PA": "LA", "LAB": None, "I;16": "I"}
+    picture = Image.new("LAB", (40, 30)) if mode == "LAB" else picture.convert(ways.get(mode, "RGB")).convert(mode)
+    for antialias in (True, False):
+        spec = ImageSpec(size=16, image_rule=rule, antialias=antialias, interpolation="bilinear")
+        if mode in ("La", "I", "F", "I;16"):
+            with pytest.raises(UserError, match=rf"images: a PIL image of mode '{mode}'.*RGB"):
+                given.as_bytes(picture, spec)
+        else:
+            assert given.as_bytes(picture, spec).shape == (1, 16, 16, 3)
+
+
 def test_a_record_from_before_there_were_rules_reads_as_what_was_done():
     assert ImageSpec(size=16).image_rule == "mmjax" and ImageSpec(size=16).antialias
 

@@ -143,7 +143,7 @@ def test_numbers_after_it():
         config.data.image_rule = rule
         task = tasks.Task(config, tasks.make_image_spec(config), tasks.make_tokenizer(config), None)
         pixels = eval_image(FILES[name], task.image_spec)[None]
-        found = np.asarray(jax.jit(task.normalize)(pixels))[0]
+        made = np.asarray(jax.jit(task.normalize)(pixels))[0]
         if rule == "open_clip":
             mean, std = MEAN_STD["clip"]
             theirs = image_transform(size, is_train=False, mean=mean, std=std)(opened(name)).numpy()
@@ -151,7 +151,7 @@ def test_numbers_after_it():
             fields = dict(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
             processor = transformers.CLIPImageProcessorPil(**fields)
             theirs = processor(opened(name), return_tensors="np")["pixel_values"][0]
-        np.testing.assert_allclose(found, theirs.transpose(1, 2, 0), atol=2e-6)
+        np.testing.assert_allclose(made, theirs.transpose(1, 2, 0), atol=2e-6)
 
 
 def test_a_loaded_model_prepares_images_as_its_library(tmp_path):
@@ -176,5 +176,5 @@ def test_a_loaded_model_prepares_images_as_its_library(tmp_path):
             pixels = torch.from_numpy(processor(opened(name), return_tensors="np")["pixel_values"])
             theirs = model.get_image_features(pixels)
         theirs = getattr(theirs, "pooler_output", theirs)[0].numpy()
-        found = np.asarray(loaded.encode_image([opened(name)]))[0]
-        np.testing.assert_allclose(found, theirs / np.linalg.norm(theirs), atol=1e-5)
+        made = np.asarray(loaded.encode_image([opened(name)]))[0]
+        np.testing.assert_allclose(made, theirs / np.linalg.norm(theirs), atol=1e-5)
