@@ -72,7 +72,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         from mmjax.parallel import distributed
         from mmjax.training import loop  # after the environment is set
 
-        stopped = loop.train(config, options.workdir)
+        stopped = loop.train(config, options.workdir, [path for path, _ in overrides])
         if stopped is None:
             if distributed.is_first():
                 print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")

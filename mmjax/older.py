@@ -13,15 +13,13 @@ class Before:
 
     Attributes:
       value: of the field, that does the same.
-      along: fields that mean something with that value only, or that recipes change together with the field: where a
-        run keeps the field, it keeps theirs as stored.
-      moved: fields whose values changed in sizes and recipes at the same time: a run without the field keeps its own.
+      moved: fields whose values changed in sizes and recipes at the same time, or mean something with that value only:
+        a run without the field keeps its own values of them, see `training.begun`.
       applies: whether a run of these stored fields did so; where not, the field has its default.
       checkpoint_knows: the checkpoint says what was done, so a run does not keep the field.
     """
 
     value: Any
-    along: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
     applies: Callable[[Fields], bool] = lambda stored: True
     checkpoint_knows: bool = False
@@ -35,28 +33,40 @@ def _cools_rsqrt(stored: Fields) -> bool:
     return stored.get("schedule.name") == "rsqrt" and bool(stored.get("schedule.cooldown"))
 
 
-# What a picture is made of. Recipes change these together, and a run has all of its own or all of the recipe's.
+# What a picture is made of.
 _PICTURES = tuple(
     f"data.{name}"
     for name in (
         *("train_resize", "crop_scale", "crop_ratio", "resize", "interpolation", "antialias", "image_rule", "draft"),
-        *("flip", "color_jitter", "color_jitter_prob", "grayscale", "randaugment", "randaugment_policy"),
+        *("flip", "color_jitter", "color_jitter_prob", "grayscale", "randaugment", "randaugment_policy", "mean_std"),
     )
+)
+# What an update is made of, but for the rate and what recipes take from `steps`, which are changed to go on for longer.
+_UPDATES = (
+    *("batch_size", "data.context_length", "model.text.dropout"),
+    *(f"model.{name}" for name in ("max_logit_scale", "logit_scale_init", "logit_bias_init")),
+    *(
+        f"objectives.{name}"
+        for name in ("itc", "sigmoid", "triplet", "itm", "mlm", "mim", "caption", "vqa", "classify")
+    ),
+    *(f"optimizer.{name}" for name in ("decay", "decay_scaled_by_lr", "weight_decay", "b2", "eps", "grad_clip")),
+    *(f"optimizer.{name}" for name in ("b2_cap", "update_clip")),
+    *(f"schedule.{name}" for name in ("name", "warmup", "from_zero", "final", "final_of", "decay_rate", "decay_every")),
 )
 
 # Fields whose default, or whose value in a recipe, is not what was done before they existed.
 FIELDS: Mapping[str, Before] = {
     "data.resize_on": Before("host", checkpoint_knows=True),  # see `tasks.choose_frame`
-    "data.train_resize": Before("crop", along=_PICTURES),
-    "data.randaugment_policy": Before("torchvision", along=_PICTURES),
-    "data.antialias": Before(True, along=_PICTURES),
-    "data.image_rule": Before("mmjax", along=_PICTURES),
+    "data.train_resize": Before("crop", moved=_PICTURES),
+    "data.randaugment_policy": Before("torchvision", moved=_PICTURES),
+    "data.antialias": Before(True, moved=_PICTURES),
+    "data.image_rule": Before("mmjax", moved=_PICTURES),
     "model.init": Before("openai"),
-    "optimizer.decay": Before(("matrices",), moved=("model.max_logit_scale",)),
-    "optimizer.decay_scaled_by_lr": Before(True),
+    "optimizer.decay": Before(("matrices",), moved=_UPDATES),
+    "optimizer.decay_scaled_by_lr": Before(True, moved=_UPDATES),
     "optimizer.b2_cap": Before(1.0, applies=_is_adafactor),
     "optimizer.update_clip": Before(1.0, applies=_is_adafactor),
-    "schedule.from_zero": Before(False),
+    "schedule.from_zero": Before(False, moved=_UPDATES),
     "schedule.final_of": Before("rate", applies=_cools_rsqrt),
 }
 

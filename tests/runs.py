@@ -125,11 +125,11 @@ def without_report():
         yield
 
 
-def train(config, workdir, *, write_report=False, devices=1):
+def train(config, workdir, given=(), *, write_report=False, devices=1):
     """`loop.train`, by default without the report, whose drawing takes longer than the rest."""
     without = contextlib.nullcontext() if write_report else without_report()
     with shared_compilation(), on_devices(devices), without:
-        return loop.train(config, workdir)
+        return loop.train(config, workdir, given)
 
 
 def train_cli(*argv, devices=1):

@@ -1,9 +1,9 @@
 """Runs that began with older code: what their stored config does not say yet is done as it was done then.
 
-A recipe may use a field that came to exist after the run began. Reading it as a change would give the run other
-pictures or another optimizer halfway. So the run keeps what it did, with the fields that belong to it, one line names
-what it keeps and what recipe or command line asked for, and its config.json goes on without the field, so that the next
-start does the same.
+A recipe may use a field that came to exist after the run began, and have other values of the fields around it since.
+Reading that as a change would give the run another loss, other pictures or another optimizer halfway. So the run keeps
+what it did, one line names what it keeps and what the recipe has, and its config.json goes on without the newer field,
+so that the next start does the same. What the command line gives is no recipe's: it is done, and told as any change.
 """
 
 import json
@@ -19,43 +19,57 @@ from mmjax.training import logs
 
 def stored_fields(workdir: Any) -> dict[str, Any]:
     """The fields in a workdir's config.json, by path; none without a run that can be read."""
+    return _read(workdir)[0]
+
+
+def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields in a workdir's config.json, and all that a run of them has, with what was done without the others."""
     path = workdir / "config.json"
     try:
-        return older.flatten(json.loads(path.read_text())) if path.exists() else {}
+        text = path.read_text() if path.exists() else "{}"
+        return older.flatten(json.loads(text)), config_lib.flatten(config_lib.from_json(text))
     except (OSError, ValueError, AttributeError):
-        return {}
+        return {}, {}
 
 
-def keep(config: ml_collections.ConfigDict, workdir: Any) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
+def keep(
+    config: ml_collections.ConfigDict, workdir: Any, given: Collection[str] = ()
+) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
     """Gives a run what it did when it began, where its stored config is older than a field.
 
     Args:
       config: as the recipe and the command line have it.
       workdir: of the run; it may be new, or hold something else, of which `checks.check_workdir` tells.
+      given: fields that the command line gives, by path: they stay as it gives them.
 
     Returns:
-      The config to go on with, and the fields that the stored one lacks.
+      The config to go on with, and the fields that the stored one lacks and goes on without.
     """
-    stored, now = stored_fields(workdir), config_lib.flatten(config)
+    (stored, then), now = _read(workdir), config_lib.flatten(config)
     if not stored:
         return config, ()
-    before = {field: value for field, value in older.done_before(stored).items() if field in now}
-    before = {field: value for field, value in before.items() if not older.FIELDS[field].checkpoint_knows}
-    kept = {field: value for field, value in before.items() if now[field] != value}
-    kept |= {name: stored[name] for field in before for name in older.FIELDS[field].moved if name in stored}
-    changed = [field for field, value in kept.items() if field in now and now[field] != value]
-    if not changed:
-        return config, tuple(before)
-    along = [name for field in before if field in changed for name in older.FIELDS[field].along if name in stored]
-    kept = {field: kept[field] for field in changed} | {name: stored[name] for name in along}
+    given = {name for name in given if name not in now or now[name] != then.get(name)}
+    before = {field: older.FIELDS[field] for field in older.done_before(stored) if field in now}
+    lacking = tuple(field for field, each in before.items() if field not in given and not each.checkpoint_knows)
+    fields = {field: (field, *before[field].moved) for field in lacking}
+    kept = {
+        name: then[name]
+        for name in dict.fromkeys(name for names in fields.values() for name in names)
+        if name not in given and name in then and name in now and now[name] != then[name]
+    }
+    if not kept:
+        return config, lacking
     result = config.copy_and_resolve_references()
     with result.unlocked(), result.ignore_type():
         config_lib.accept_auto_or_bool(result)
         result.update_from_flattened_dict(kept)
-    newer = ", ".join(field for field in before if not {field, *older.FIELDS[field].moved}.isdisjoint(changed))
-    used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items() if now[name] != value)
-    logs.say(f"this run began before {newer} came to exist, and goes on as it began: {used}")
-    return result.lock(), tuple(before)
+    newer = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
+    used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items())
+    logs.say(
+        f"this run began before {newer} came to exist, and goes on as it began: {used};"
+        " --config.FIELD=VALUE changes one of them"
+    )
+    return result.lock(), lacking
 
 
 def to_json(config: ml_collections.ConfigDict, lacking: Collection[str]) -> str:

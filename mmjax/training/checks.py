@@ -49,7 +49,10 @@ def _of_model(field: str, names: Sequence[str]) -> bool:
 
 
 def check_config(
-    config: ml_collections.ConfigDict, kept: Collection[str] = (), stored: Mapping[str, Any] | None = None
+    config: ml_collections.ConfigDict,
+    kept: Collection[str] = (),
+    stored: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
 ) -> None:
     """Checks plain numbers before anything is opened.
 
@@ -57,6 +60,7 @@ def check_config(
       config: the run's config.
       kept: fields that the run began without, see `begun`.
       stored: the fields that it is stored with; None for a new run.
+      given: the fields that the command line gives, where they are not the recipe's.
 
     Raises:
       UserError: naming the field.

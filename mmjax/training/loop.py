@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import signal
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ _RUN_AHEAD = 2
 _MIN_SEEN = 1000
 
 
-def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
+def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str] = ()) -> int | None:
     """Trains, resuming whatever the workdir holds.
 
     Several processes call it alike. What stops one of them (a signal, data that cannot be read) stops all, at the same
@@ -47,6 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
     Args:
       config: a recipe's config.
       workdir: a local folder, gs:// or any fsspec URL.
+      given: fields that the command line gives, by path, where they are not the recipe's.
 
     Returns:
       None when the run is complete, else the number of the signal that stopped it (after saving).
@@ -59,8 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any) -> int | None:
         # What a process does by itself: a mistake that one of them meets is raised by all.
         with distributed.together():
             workdir = storage.as_path(workdir)
-            config, kept = begun.keep(config, workdir)
-            checks.check_config(config, kept, begun.stored_fields(workdir))
+            config, kept = begun.keep(config, workdir, given)
+            checks.check_config(config, kept, begun.stored_fields(workdir), given)
             checks.check_workdir(config, workdir)
         began = distributed.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
         with distributed.together():

@@ -7,12 +7,11 @@ import pytest
 import runs
 
 from mmjax import config as config_lib
-from mmjax import older as older_lib
-from mmjax import tasks
+from mmjax import override, tasks
 from mmjax.errors import UserError
-from mmjax.tasks import image_fields
-from mmjax.training import begun
+from mmjax.training import begun, checks, loop
 
+CONFIGS = Path(__file__).parent.parent / "fixtures" / "configs"
 STEPS = 4
 THEN = {"data__crop_scale": (1.0, 1.0), "data__crop_ratio": (1.0, 1.0)}
 
@@ -100,22 +99,84 @@ def test_without_a_run_nothing_is_kept(tmp_path):
         runs.train(now, tmp_path)
 
 
-def test_what_the_command_line_asks_for_is_named_where_it_is_not_done(tmp_path, capsys):
+def test_the_recipe_gives_way_and_the_command_line_does_not(tmp_path, capsys):
     (tmp_path / "config.json").write_text(without(config_lib.to_json(recipe(**THEN))))
     asked = {"data.crop_scale": (0.5, 1.0), "data.flip": False, "data.grayscale": 0.3}
     now = recipe(data__train_resize="squash")
     now.update_from_flattened_dict(asked)
-    kept, _ = begun.keep(now, tmp_path)
+    kept, lacking = begun.keep(now, tmp_path)  # all of it the recipe's
     message = capsys.readouterr().out
     was = {"data.crop_scale": (1.0, 1.0), "data.flip": True, "data.grayscale": 0.0}
     for field, value in was.items():
         assert config_lib.flatten(kept)[field] == value
         assert f"{field}={value!r} (not {asked[field]!r})" in message
-    assert "interpolation" not in message  # was not asked for
-    # Where the recipe's pictures are those of before, what is asked for is done, and told as ever.
-    now = recipe(data__crop_scale=(0.5, 1.0))
-    assert begun.keep(now, tmp_path) == (now, ("data.train_resize",))
-    assert not capsys.readouterr().out
+    assert "interpolation" not in message  # the recipe has that of before
+    assert lacking == ("data.train_resize",)
+    kept, lacking = begun.keep(now, tmp_path, ["data.crop_scale", "data.grayscale", "steps"])
+    assert lacking == ("data.train_resize",)
+    assert (kept.data.crop_scale, kept.data.grayscale, kept.data.flip) == ((0.5, 1.0), 0.3, True)
+    message = capsys.readouterr().out
+    assert "data.flip=True (not False)" in message and "scale" not in message
+    checks.check_workdir(kept, tmp_path)
+    message = capsys.readouterr().out
+    assert "workdir began: data.crop_scale: (1.0, 1.0) -> (0.5, 1.0)" in message and message.count("\n") == 2
+    kept, lacking = begun.keep(now, tmp_path, ["data.train_resize"])
+    assert (lacking, kept.data.train_resize) == ((), "squash")
+    # The value that it has anyway is no change.
+    kept, lacking = begun.keep(recipe(**THEN), tmp_path, ["data.train_resize"])
+    assert lacking == ("data.train_resize",)
+    checks.check_config(kept, lacking, begun.stored_fields(tmp_path), ["data.train_resize"])
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("model.max_logit_scale", "none", None),
+        ("optimizer.decay", "big_vision", ("big_vision",)),
+        ("optimizer.decay_scaled_by_lr", "False", False),
+        ("data.train_resize", "squash", "squash"),
+        ("data.interpolation", "bilinear", "bilinear"),
+        ("schedule.warmup", "77", 77),
+    ],
+)
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_what_the_command_line_gives_is_done_and_told_as_a_change(name, field, text, value, tmp_path, capsys):
+    text_then = (CONFIGS / f"{name}.json").read_text()
+    then = config_lib.flatten(config_lib.from_json(text_then))
+    (tmp_path / "config.json").write_text(text_then)
+    now = config_lib.load_recipe(f"{name}:variant=tiny")
+    now.data.train = "shapes"
+    override.apply(now, [(field, text)])
+    config, lacking = begun.keep(now, tmp_path, [field])
+    assert f"{field}=" not in capsys.readouterr().out
+    checks.check_config(config, lacking, begun.stored_fields(tmp_path), [field])
+    checks.check_workdir(config, tmp_path)
+    assert (
+        f"changed since the run in this workdir began: {field}: {then[field]} -> {value}\n" in capsys.readouterr().out
+    )
+    assert differing(then, config) == {field}
+    # At the next start, without the flag, what it has been given is what it has.
+    (tmp_path / "config.json").write_text(begun.to_json(config, lacking))
+    again = config_lib.load_recipe(f"{name}:variant=tiny")
+    again.data.train = "shapes"
+    assert differing(config_lib.flatten(config), begun.keep(again, tmp_path)[0]) == set()
+
+
+def test_what_it_cannot_go_on_with_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text((CONFIGS / "lit.json").read_text())
+    now = config_lib.load_recipe("lit:variant=tiny")
+    now.data.train = "shapes"
+    override.apply(now, [("model.logit_bias_init", "-2.71")])
+    config, _ = begun.keep(now, tmp_path, ["model.logit_bias_init"])
+    with pytest.raises(UserError, match=r"holds another model \(model.logit_bias_init: None -> -2.71\)"):
+        checks.check_workdir(config, tmp_path)
+
+
+def test_the_command_line_hands_its_fields_on(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(loop, "train", lambda config, workdir, given=(): seen.update(given=list(given)))
+    assert runs.train_cli(f"--workdir={tmp_path / 'run'}", "--config.steps=3", "--config.data.flip", "true") == 0
+    assert seen["given"] == ["steps", "data.flip"]
 
 
 @pytest.mark.parametrize(
@@ -156,42 +217,65 @@ def test_what_is_kept_can_still_be_set(tmp_path):
 
 # -- recipes of commit 3eccfb9, in tests/fixtures/configs as that code stored them -------------------------------------
 
-CONFIGS = Path(__file__).parent.parent / "fixtures" / "configs"
-# What an update is made of.
-UPDATE = (
-    "optimizer.",
-    "schedule.",
-    "model.max_logit_scale",
-    "model.logit_",
-    *(f"data.{name}" for name in image_fields.DEFAULTS if name != "resize_on"),  # which the checkpoint knows
-)
+# What a recipe may change in a run that goes on: how long it takes, and how it is watched.
+FREE = ("name", "steps", "data.resize_on", "data.workers", "eval.", "checkpoint.", "log.", "decoding.")
+EXECUTION = (".remat", ".scan", "deterministic")
+
+
+def differing(then, config):
+    """Fields that have another value than they had."""
+    now = config_lib.flatten(config)
+    changed = {field for field in then if now.get(field, then) != then[field]}
+    return {field for field in changed if not field.startswith(FREE) and not field.endswith(EXECUTION)}
 
 
 @pytest.mark.parametrize(
-    "spec", ["clip:variant=tiny", "siglip:variant=tiny", "lit:variant=tiny", "coca:variant=coca-B/32"]
+    ("name", "spec"),
+    [
+        ("clip", "clip:variant=tiny"),
+        ("siglip", "siglip:variant=tiny"),
+        ("lit", "lit:variant=tiny"),
+        ("lit", "lit:variant=tiny,loss=softmax"),
+        ("coca", "coca:variant=coca-B/32"),
+        # Of commit 9d871c7.
+        ("albef", "albef:variant=albef-B"),
+        ("captioner", "captioner:variant=captioner-B/16"),
+        ("clip-h14", "clip:variant=H/14"),
+        ("llava", "llava:variant=prefix_lm-L/14"),
+        ("qformer", "qformer:variant=qformer-B"),
+    ],
 )
-def test_the_recipes_of_before(spec, tmp_path, capsys):
-    """Under today's recipe a run has the update that it had, start after start; other numbers are told one by one."""
-    text = (CONFIGS / f"{spec.partition(':')[0]}.json").read_text()
+def test_the_recipes_of_before(name, spec, tmp_path, capsys):
+    """Under today's recipe a run goes on as it was, start after start, is told so in one line and refused nothing."""
+    text = (CONFIGS / f"{name}.json").read_text()
     then = config_lib.flatten(config_lib.from_json(text))
-    stored = older_lib.flatten(json.loads(text))
     for _ in range(2):
         (tmp_path / "config.json").write_text(text)
         now = config_lib.load_recipe(spec)
         now.data.train = "shapes"
         config, lacking = begun.keep(now, tmp_path)
         message = capsys.readouterr().out
-        assert message.count("came to exist") == 1 and "optimizer.decay=('matrices',)" in message
-        fields = config_lib.flatten(config)
-        decides = [field for field in fields if field.startswith(UPDATE)]
-        # Numbers that the recipe may have changed since are the recipe's to tell.
-        changed = [field for field in decides if fields[field] != then[field]]
-        changed = [field for field in changed if field != "data.resize_on"]
-        assert not [field for field in changed if field not in stored or field.startswith("data.")]
-        assert "model.max_logit_scale" not in changed and fields["optimizer.decay_scaled_by_lr"] is True
+        assert message.count("came to exist") <= 1 and message.count("\n") <= 1
+        changed = differing(then, now)
+        assert all(f"{field}={then[field]!r} (not {config_lib.flatten(now)[field]!r})" in message for field in changed)
+        assert differing(then, config) == set()
+        checks.check_config(config, lacking, begun.stored_fields(tmp_path))
+        checks.check_workdir(config, tmp_path)
+        assert "another model" not in capsys.readouterr().out
+        assert config.steps == now.steps  # taken from the recipe, as ever
         text = begun.to_json(config, lacking)
         assert "decay" not in json.loads(text)["optimizer"]
-    assert then["model.max_logit_scale"] == 100.0
+
+
+@pytest.mark.parametrize("spec", ["lit", "siglip", "captioner:variant=captioner-B/16", "clip:variant=H/14"])
+def test_a_run_that_began_today_is_not_touched(spec, tmp_path, capsys):
+    began = config_lib.load_recipe(spec)
+    began.data.train = "shapes"
+    began.optimizer.eps, began.schedule.warmup, began.data.flip = 1e-5, 3, not began.data.flip
+    (tmp_path / "config.json").write_text(config_lib.to_json(began))
+    now = config_lib.load_recipe(spec)
+    assert begun.keep(now, tmp_path) == (now, ())
+    assert not capsys.readouterr().out
 
 
 def test_a_clamp_that_its_size_no_longer_has(tmp_path, capsys):
