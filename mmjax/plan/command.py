@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -9,6 +10,7 @@ import ml_collections
 from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.plan import program, report, sweep, times, topology
+from mmjax.training import unread
 
 # Exit status of a plan that says that nothing fits.
 EXIT_DOES_NOT_FIT = 1
@@ -23,6 +25,7 @@ def run(
     max_compiles: int = 12,
     text_length: str | None = None,
     output: str | None = None,
+    given: Collection[str] = (),
 ) -> int:
     """Makes a plan, or a sweep of plans, and prints it.
 
@@ -34,6 +37,7 @@ def run(
       max_compiles: of a sweep.
       text_length: tokens of a caption on average, as text, for packed texts; None for padded ones.
       output: JSON file for the same numbers.
+      given: fields that the command line gives, where they are not the recipe's.
 
     Returns:
       The exit status: 0, or 1 when it does not fit.
@@ -50,15 +54,20 @@ def run(
     if path is not None and not path.parent.exists():
         raise UserError(f"--output={output}: its folder does not exist; make it first")
     devices = topology.devices(name)
+    note = unread.note(config, given=given)
+    if note:
+        _say(note)
 
     if axes is None:
-        setup = program.set_up(config, devices, tokens)
+        setup = program.set_up(config, devices, tokens, given)
         _say(f"compiling the train step for {name}; this takes from seconds to minutes ...")
         plan = _with_budget(program.make_plan(setup, name), examples)
         _say("\n" + report.render(plan))
         written, fits = plan, plan["fits"]
     else:
-        ranked = sweep.run(config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, say=_say)
+        ranked = sweep.run(
+            config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, given=given, say=_say
+        )
         ranked = [_with_budget(plan, examples) for plan in ranked]
         _say(sweep.render(ranked))
         fits = any(plan["fits"] for plan in ranked)

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,20 +57,26 @@ class Setup:
             return traced.lower(lowering_platforms=("cuda",)) if device.platform == "gpu" else traced.lower()
 
 
-def set_up(config: ml_collections.ConfigDict, topology: Sequence[Any], text_length: float | None = None) -> Setup:
+def set_up(
+    config: ml_collections.ConfigDict,
+    topology: Sequence[Any],
+    text_length: float | None = None,
+    given: Collection[str] = (),
+) -> Setup:
     """Builds what `training.loop.train` builds up to the first step, with shapes in place of arrays.
 
     Args:
       config: a recipe's config; `data.train` may be empty, as no data is read.
       topology: devices to compile for.
       text_length: tokens of a caption on average, for the program that runs on packed texts; None for padded ones.
+      given: fields that the command line gives, where they are not the recipe's.
 
     Raises:
       UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
     """
     config = config.copy_and_resolve_references()
     config.data.train = config.data.train or "none"  # it is checked to be there, and not looked at
-    checks.check_config(config)
+    checks.check_config(config, given=given)
     mesh = mesh_lib.make_mesh(config.mesh, topology)
     device = devices.find(topology[0].device_kind)
     if device is None or not device.memory:

@@ -1,6 +1,7 @@
 """What a person may have set wrongly, told before anything is opened, made or changed."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -116,6 +117,9 @@ def check_config(
     for field in ("optimizer.freeze", "optimizer.decay", "init_paths"):
         if not all(isinstance(pattern, str) for pattern in flat[field]):
             raise UserError(f"{field}={flat[field]} wants path regexes, such as ('image/.*',)")
+        for pattern in flat[field]:
+            _check_pattern(field, flat[field], pattern)
+    _check_initial_scale(config, stored or {})
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be below 2**32")
     if not 0.0 <= config.ema_decay < 1.0:
@@ -139,9 +143,40 @@ def check_config(
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
-    unread.check(config, kept, stored or {})
+    unread.check(config, kept, stored, given)
     tasks.check_images(config, kept, stored)
     tasks.check_model(config)
+
+
+def _check_pattern(field: str, patterns: tuple[str, ...], pattern: str) -> None:
+    """Checks that a pattern of a field is one.
+
+    Raises:
+      UserError: it is empty, or no regular expression.
+    """
+    if not pattern:
+        raise UserError(
+            f"{field}={patterns}: an empty pattern names nothing; leave it out, or write {field}=() for none"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{field}={pattern!r} is not a regular expression: {error}") from error
+
+
+def _check_initial_scale(config: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> None:
+    """Checks that the first update would not cut the scale of the logits that a new run starts with.
+
+    Raises:
+      UserError: it would, see `check_scale`; not for a run that began so, and goes on with what it has learned.
+    """
+    value = config.model.get("logit_scale_init")
+    is_taken = config.init_from and roles.matches(
+        config.init_paths, "logit_scale"
+    )  # then it is checked where it is read
+    if value is not None and value != stored.get("model.logit_scale_init") and not is_taken:
+        remedy = ", or a model.logit_scale_init within [1, the limit]"
+        check_scale(config, math.log(value), f"model.logit_scale_init={value}", remedy)
 
 
 def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Which parameters decay: presets of the libraries that recipes come from, and path regexes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -28,6 +28,30 @@ PRESETS: dict[str, Callable[[str, int], bool]] = {
 }
 
 
+def _split(entries: Sequence[str]) -> list[str]:
+    """The entries, with several presets in one, such as `matrices,big_vision`, by themselves; no path has a comma."""
+    split = []
+    for entry in entries:
+        names = [name.strip() for name in entry.split(",")]
+        split += names if all(name in PRESETS for name in names) else [entry]
+    return split
+
+
+def _check_pattern(entry: str, paths: Sequence[str]) -> None:
+    """Checks an entry that is no preset.
+
+    Raises:
+      UserError: it is no regular expression, or matches none of the paths.
+    """
+    try:
+        roles.check_pattern("optimizer.decay", entry, paths, list(PRESETS))
+    except UserError as error:
+        names = tuple(name.strip() for name in entry.split(","))
+        if len(names) == 1:
+            raise
+        raise UserError(f'{error}; several entries are written "{names}"') from error
+
+
 def mask(settings: ml_collections.ConfigDict, params: Any) -> Any:
     """Whether each parameter decays, as a tree of bools.
 
@@ -41,7 +65,7 @@ def mask(settings: ml_collections.ConfigDict, params: Any) -> Any:
     shapes = {}
     partition.map_with_path(lambda path, x: shapes.setdefault(path, len(x.shape)), params)
     decays = set()
-    for entry in settings.decay:
+    for entry in _split(settings.decay):
         if entry in PRESETS:
             chosen = {path for path, axes in shapes.items() if PRESETS[entry](path, axes)}
             # The default may find nothing, as where norms alone are trained.
@@ -51,7 +75,7 @@ def mask(settings: ml_collections.ConfigDict, params: Any) -> Any:
                     f" {next(iter(shapes))!r}; set optimizer.weight_decay=0, or name them by a path regex"
                 )
         else:
-            roles.check_pattern("optimizer.decay", entry, list(shapes), list(PRESETS))
+            _check_pattern(entry, list(shapes))
             chosen = {path for path in shapes if roles.matches([entry], path)}
         decays |= chosen
     return partition.map_with_path(lambda path, _: path in decays, params)

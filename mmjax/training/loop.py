@@ -28,6 +28,7 @@ from mmjax.training import (
     packing,
     profiler,
     throughput,
+    unread,
     warm_start,
 )
 from mmjax.training import setup as setup_lib
@@ -62,8 +63,12 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
         with distributed.together():
             workdir = storage.as_path(workdir)
             config, kept = begun.keep(config, workdir, given)
-            checks.check_config(config, kept, begun.stored_fields(workdir), given)
+            stored = begun.stored_fields(workdir)
+            checks.check_config(config, kept, stored, given)
             checks.check_workdir(config, workdir)
+            unread_note = unread.note(config, kept, stored, given)
+            if unread_note:
+                logs.say(unread_note)
         began = distributed.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
         with distributed.together():
             # Mesh, input, task.

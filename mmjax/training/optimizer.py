@@ -61,6 +61,7 @@ def make_optimizer(
     """
     settings = config.optimizer
     schedule = schedules.make_schedule(config)
+    _check_factors(settings)
     mask = decay_lib.mask(settings, params)
     factors = _factors(settings, config.model, params)
     rule = _rule(settings, params)
@@ -71,7 +72,6 @@ def make_optimizer(
         rate = optax.scale_by_learning_rate(schedule)
         last = optax.identity() if factors is None else optax.stateless(lambda updates, _: _times(updates, factors))
     else:
-        _check_factors(settings)
         peak = settings.learning_rate
         rule = _followed_by(rule, lambda updates: _times(updates, jax.tree.map(lambda x: peak, updates)))
         if factors is not None:
@@ -95,17 +95,26 @@ def _followed_by(rule: optax.GradientTransformation, change: Callable[[Any], Any
 
 
 def _check_factors(settings: ml_collections.ConfigDict) -> None:
-    """Checks that no multiplier is 0 where weight decay goes on without the learning rate.
+    """Checks that no factor on the rate is negative, and none 0 where weight decay goes on without the learning rate.
 
     Raises:
       UserError: one is.
     """
-    zero = [pattern for pattern, factor in settings.multipliers if factor == 0]
-    if zero and settings.weight_decay:
-        raise UserError(
-            f"optimizer.multipliers: ({zero[0]!r}, 0) would leave weight decay at work, as"
-            " optimizer.decay_scaled_by_lr=False does not scale it; name these parameters in optimizer.freeze"
-        )
+    factors = [
+        (f"optimizer.multipliers: ({pattern!r}, {factor:g})", factor) for pattern, factor in settings.multipliers
+    ]
+    factors += [(f"optimizer.layer_decay.{tower}={decay:g}", decay) for tower, decay in settings.layer_decay.items()]
+    for field, factor in factors:
+        if not 0 <= factor < math.inf:
+            raise UserError(
+                f"{field} is no factor on the learning rate: it would follow the gradient upwards or leave no number;"
+                " give one of at least 0"
+            )
+        if not factor and settings.weight_decay and not settings.decay_scaled_by_lr:
+            raise UserError(
+                f"{field} would leave weight decay at work, as optimizer.decay_scaled_by_lr=False does not scale it;"
+                " name these parameters in optimizer.freeze"
+            )
 
 
 def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """Fields of `optimizer` and `schedule` that what is chosen there does not read."""
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -23,40 +24,114 @@ _READERS = {
 }
 
 
-def check(config: ml_collections.ConfigDict, kept: Collection[str], stored: Mapping[str, Any]) -> None:
-    """Checks that no field has been set that would change nothing.
+@dataclasses.dataclass(frozen=True)
+class _Unread:
+    """A field that would change nothing.
+
+    Attributes:
+      field: by path.
+      message: what is wrong with it, and the remedy.
+      choices: the fields whose values leave it unread; none where it should be set otherwise whatever they are.
+    """
+
+    field: str
+    message: str
+    choices: tuple[str, ...]
+
+
+def check(
+    config: ml_collections.ConfigDict,
+    kept: Collection[str] = (),
+    stored: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
+) -> None:
+    """Checks that no field has been set that would change nothing, by who also chose what leaves it unread.
 
     Args:
       config: the run's config.
       kept: fields that the run began without, see `begun`.
-      stored: the fields that it is stored with, by path: what it began with is let be. Empty for a new run.
+      stored: the fields that it is stored with, by path: what it began with is let be. None for a new run.
+      given: fields that the command line gives. What a recipe sets beside another choice than theirs is let be.
 
     Raises:
-      UserError: one has, naming what reads it.
+      UserError: some have, naming what reads them.
     """
+    mistakes = [each.message for each in _find(config, kept, stored or {}) if not _is_overruled(each, given)]
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+
+
+def note(
+    config: ml_collections.ConfigDict,
+    kept: Collection[str] = (),
+    stored: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
+) -> str | None:
+    """A line on a recipe's fields that are not read since the command line chose otherwise; arguments as in `check`."""
+    overruled = [each for each in _find(config, kept, stored or {}) if _is_overruled(each, given)]
+    if not overruled:
+        return None
+    flat = config_lib.flatten(config)
+    fields = ", ".join(f"{each.field}={flat[each.field]!r}" for each in overruled)
+    choices = dict.fromkeys(name for each in overruled for name in each.choices if name in given)
+    told = ", ".join(f"{name}={flat[name]!r}" for name in choices)
+    return f"note: what the recipe sets and {told} does not read: {fields}"
+
+
+def _is_overruled(unread: _Unread, given: Collection[str]) -> bool:
+    """Whether a recipe's field is unread by the choice of the command line."""
+    return unread.field not in given and any(choice in given for choice in unread.choices)
+
+
+def _find(config: ml_collections.ConfigDict, kept: Collection[str], stored: Mapping[str, Any]) -> list[_Unread]:
+    """The fields that have been set and are not read, each once."""
     flat, default = config_lib.flatten(config), config_lib.flatten(config_lib.base_config())
+    first: dict[str, _Unread] = {}
+    for each in _unread(flat, default):
+        began = each.field in kept or (each.field in stored and stored[each.field] == flat[each.field])
+        if flat[each.field] != default[each.field] and not began:
+            first.setdefault(each.field, each)
+    return list(first.values())
 
-    def is_set(field):
-        began = field in kept or (field in stored and stored[field] == flat[field])
-        return flat[field] != default[field] and not began
 
+def _unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterator[_Unread]:
+    """The fields that are not read, whether they have been set or not."""
+
+    def unread(field, reason, remedy, *choices):
+        return _Unread(field, f"{field}={flat[field]!r} is not read{reason}; {remedy}", choices)
+
+    def leave(field):
+        return f"leave it at {default[field]!r}"
+
+    optimizer, schedule = flat["optimizer.name"], flat["schedule.name"]
     for field, readers in _READERS.items():
         choice = f"{field.partition('.')[0]}.name"
         known = OPTIMIZERS if choice == "optimizer.name" else SCHEDULES
-        if is_set(field) and flat[choice] in known and flat[choice] not in readers:
-            raise UserError(
-                f"{field}={flat[field]!r} is not read with {choice}={flat[choice]!r}; leave it at {default[field]!r},"
-                f" or choose one that reads it: {', '.join(readers)}"
-            )
-    if is_set("optimizer.momentum_dtype") and config.optimizer.name == "sgd" and not config.optimizer.b1:
-        raise UserError(
-            f"optimizer.momentum_dtype={config.optimizer.momentum_dtype!r} is not read, as sgd has no momentum with"
-            " optimizer.b1=0; set that, or leave it at 'float32'"
+        if flat[choice] in known and flat[choice] not in readers:
+            remedy = f"{leave(field)}, or choose one that reads it: {', '.join(readers)}"
+            yield unread(field, f" with {choice}={flat[choice]!r}", remedy, choice)
+    if not flat["optimizer.b1"]:
+        field = "optimizer.momentum_dtype"
+        reason = f", as {optimizer} has no momentum with optimizer.b1=0"
+        yield unread(field, reason, f"set that, or {leave(field)}", "optimizer.name", "optimizer.b1")
+    weight_decay = flat["optimizer.weight_decay"]
+    if not weight_decay:
+        for field in ("optimizer.decay", "optimizer.decay_scaled_by_lr"):
+            if flat[field] != ():  # which says the same
+                reason = " with optimizer.weight_decay=0"
+                yield unread(field, reason, f"set that, or {leave(field)}", "optimizer.weight_decay")
+    elif flat["optimizer.decay"] == ():
+        yield _Unread(
+            "optimizer.decay",
+            f"optimizer.decay=() leaves optimizer.weight_decay={weight_decay} nothing to decay; set"
+            " optimizer.weight_decay=0, or name what decays",
+            (),
         )
-    cools = config.schedule.name in ("cosine", "step") or config.schedule.cooldown
-    for field in ("schedule.final", "schedule.final_of"):
-        if is_set(field) and not cools:
-            raise UserError(
-                f"{field}={flat[field]!r} is not read with schedule.name={config.schedule.name!r} without a cool-down;"
-                f" set schedule.cooldown, the steps in which the rate falls to it, or leave it at {default[field]!r}"
-            )
+    if schedule not in ("cosine", "step") and not flat["schedule.cooldown"]:
+        for field in ("schedule.final", "schedule.final_of"):
+            remedy = f"set schedule.cooldown, the steps in which the rate falls to it, or {leave(field)}"
+            reason = f" with schedule.name={schedule!r} without a cool-down"
+            yield unread(field, reason, remedy, "schedule.name", "schedule.cooldown")
+    if not flat["schedule.warmup"]:
+        field = "schedule.from_zero"
+        yield unread(field, " with schedule.warmup=0", f"set that, or {leave(field)}", "schedule.warmup")

@@ -29,7 +29,7 @@ def cpu_slice(monkeypatch):
 def quick_set_up(cpu_slice, monkeypatch):
     """Mesh and batch are checked as they are in a plan; the model is a single array of 4,000 bytes."""
 
-    def set_up(config, found, text_length=None):
+    def set_up(config, found, text_length=None, given=()):
         mesh = mesh_lib.make_mesh(config.mesh, found)
         mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch)
         whole = mesh_lib.replicated(mesh)

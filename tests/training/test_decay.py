@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mmjax import override
 from mmjax.errors import UserError
 from mmjax.interop import source
 from mmjax.parallel.partition import path_name
-from mmjax.training import decay
+from mmjax.training import checks, decay
 from mmjax.training.optimizer import make_optimizer, split_frozen
 
 GOLDEN = Path(__file__).parent.parent / "interop" / "golden"
@@ -144,6 +145,17 @@ def test_several_entries_and_path_regexes():
             dict(decay_scaled_by_lr=False, multipliers=(("text/.*", 0.0),)),
             r"multipliers: \('text/\.\*', 0\) would .*freeze",
         ),
+        (
+            dict(decay_scaled_by_lr=False, layer_decay__image=0.0),
+            r"optimizer.layer_decay.image=0 would leave weight decay at work.*freeze",
+        ),
+        (dict(multipliers=(("text/.*", -0.5),)), r"multipliers: \('text/\.\*', -0.5\) is no factor .* at least 0"),
+        (dict(multipliers=(("text/.*", math.nan),)), r"multipliers: \('text/\.\*', nan\) is no factor"),
+        (dict(layer_decay__text=-0.9), r"optimizer.layer_decay.text=-0.9 is no factor .* upwards"),
+        (
+            dict(decay=("matrices,text/norm/.*",)),
+            r"decay='matrices,text/norm/\.\*' matches no .*; several .* written \"\('matrices', 'text/norm/\.\*'\)\"$",
+        ),
     ],
 )
 def test_mistakes(changes, message):
@@ -152,6 +164,26 @@ def test_mistakes(changes, message):
     with pytest.raises(UserError, match=message) as error:
         make_optimizer(config, trainable)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["matrices,open_clip", "matrices, open_clip", "('matrices', 'open_clip')"])
+def test_presets_with_commas_between_them_are_several(text):
+    """As one is tempted to write them on the command line; no path has a comma."""
+    config, shapes = config_of(), kinds.shapes("tiny")
+    override.apply(config, [("optimizer.decay", text)])
+    found = {path for path, decays in flat(decay.mask(config.optimizer, shapes)).items() if decays}
+    assert found == decayed("matrices", shapes) | decayed("open_clip", shapes)
+
+
+@pytest.mark.parametrize("field", ["optimizer.decay", "optimizer.freeze", "init_paths"])
+def test_patterns_are_checked_by_themselves_first(field):
+    config = kinds.config("tiny", data__train="shapes")
+    override.apply(config, [(field, "")])
+    with pytest.raises(UserError, match=rf"{field}=\(''\,\): an empty pattern .*, or write {field}=\(\) for none$"):
+        checks.check_config(config)
+    override.apply(config, [(field, "image/(")])
+    with pytest.raises(UserError, match=rf"{field}='image/\(' is not a regular expression"):
+        checks.check_config(config)
 
 
 def test_the_default_may_name_nothing():

@@ -13,6 +13,7 @@ from mmjax import override, tasks
 from mmjax.errors import UserError
 from mmjax.interop import export
 from mmjax.parallel.partition import path_name
+from mmjax.training import checks
 
 RELEASED = 117.33  # SigLIP B/16's
 
@@ -116,3 +117,34 @@ def test_a_limit_is_set_from_the_command_line(text, value):
     override.apply(config, [("model.max_logit_scale", text)])
     assert config.model.max_logit_scale == value
     assert tasks.Task(config, tasks.make_image_spec(config)).max_log_scale == (value and math.log(value))
+
+
+@pytest.mark.parametrize(("value", "moved"), [("200", "100"), ("0.5", "1.0")])
+def test_a_scale_to_start_from_beyond_its_limit_is_refused(value, moved, released):
+    config = config_lib.load_recipe("clip:variant=tiny")
+    config.data.train = "shapes"
+    override.apply(config, [("model.logit_scale_init", value)])
+    with pytest.raises(
+        UserError, match=rf"scale of model.logit_scale_init={value}.*first update would move to {moved}"
+    ):
+        checks.check_config(config)
+    override.apply(config, [("model.max_logit_scale", "none")])
+    checks.check_config(config)
+    override.apply(config, [("model.max_logit_scale", "100")])
+    checks.check_config(config, stored={"model.logit_scale_init": float(value)})  # it has learned another one since
+    config.optimizer.freeze = ("logit_scale",)  # no update moves it
+    checks.check_config(config)
+    config.optimizer.freeze = ()
+    config.init_from = str(released)  # whose scale is checked as it is read
+    checks.check_config(config)
+    config.init_paths = ("image/.*",)
+    with pytest.raises(UserError, match="model.logit_scale_init"):
+        checks.check_config(config)
+
+
+@pytest.mark.parametrize("value", ["100", "1"])
+def test_a_scale_to_start_from_may_lie_at_its_limit(value):
+    config = config_lib.load_recipe("clip:variant=tiny")
+    config.data.train = "shapes"
+    override.apply(config, [("model.logit_scale_init", value)])
+    checks.check_config(config)

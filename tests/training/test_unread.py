@@ -1,10 +1,16 @@
 """Fields that nothing would read are refused in one line; what a run began with is let be."""
 
+import jax
 import kinds
+import numpy as np
 import pytest
 
+from mmjax import config as config_lib
+from mmjax import override
 from mmjax.errors import UserError
-from mmjax.training import checks
+from mmjax.plan import command
+from mmjax.training import checks, loop, unread
+from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
 
 UNREAD = [
     (
@@ -41,6 +47,23 @@ UNREAD = [
         "schedule.final_of='rate' is not read .* without a",
     ),
     (dict(schedule__final_of="rate"), "schedule.final_of='rate' is not read with schedule.name='cosine'"),
+    (dict(schedule__warmup=0, schedule__from_zero=True), "from_zero=True is not read with schedule.warmup=0; set that"),
+    (
+        dict(optimizer__weight_decay=0.0, optimizer__decay=("big_vision",)),
+        r"decay=\('big_vision',\) is not read with optimizer.weight_decay=0; set that, or leave it at \('matrices',\)",
+    ),
+    (dict(optimizer__weight_decay=0.0, optimizer__decay_scaled_by_lr=False), "scaled_by_lr=False is not read with opt"),
+    (
+        dict(optimizer__decay=()),
+        r"optimizer.decay=\(\) leaves optimizer.weight_decay=0.2 nothing to decay; set optimizer.w",
+    ),
+    *(
+        (
+            dict(optimizer__name=name, optimizer__b1=0.0, optimizer__momentum_dtype="bfloat16"),
+            f"momentum_dtype='bfloat16' is not read, as {name} has no momentum with optimizer.b1=0",
+        )
+        for name in OPTIMIZERS
+    ),
 ]
 
 
@@ -54,7 +77,7 @@ def test_a_field_that_is_not_read_is_refused(changes, message):
     checks.check_config(config, stored=stored)
     checks.check_config(config, kept=tuple(stored))
     field, value = list(stored.items())[-1]
-    if not isinstance(value, str):
+    if isinstance(value, float) and value:
         with pytest.raises(UserError, match=message):
             checks.check_config(config, stored=stored | {field: value / 2})
 
@@ -66,6 +89,9 @@ def test_a_field_that_is_not_read_is_refused(changes, message):
         dict(optimizer__name="muon", optimizer__b2=0.99, optimizer__eps=1e-8),
         dict(optimizer__name="adafactor", optimizer__b2_cap=1.0, optimizer__update_clip=1.0),
         dict(optimizer__name="sgd", optimizer__momentum_dtype="bfloat16"),
+        dict(optimizer__weight_decay=0.0, optimizer__decay=()),  # says the same twice
+        dict(optimizer__decay=("big_vision",), optimizer__decay_scaled_by_lr=False),
+        dict(schedule__from_zero=True),
         dict(schedule__final=0.1),
         dict(schedule__name="constant", schedule__final=0.1, schedule__cooldown=100),
         dict(schedule__name="rsqrt", schedule__timescale=5, schedule__cooldown=9, schedule__final_of="rate"),
@@ -73,3 +99,98 @@ def test_a_field_that_is_not_read_is_refused(changes, message):
 )
 def test_a_field_that_is_read_is_not(changes):
     checks.check_config(kinds.config("tiny", data__train="shapes", **changes))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_without_momentum_its_type_changes_no_update(name, random_params):
+    params = random_params({"layer": {"kernel": np.zeros((8, 8), np.float32), "bias": np.zeros(8, np.float32)}})
+    gradients = [random_params(params, seed=seed) for seed in (1, 2)]
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        config = kinds.config("tiny", optimizer__name=name, optimizer__b1=0.0, optimizer__momentum_dtype=dtype)
+        tx, _ = make_optimizer(config, params)
+        state = tx.init(params)
+        for gradient in gradients:
+            updates, state = tx.update(gradient, state, params)
+        results.append(updates)
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+# -- whose choice it was -----------------------------------------------------------------------------------------------
+
+
+def with_flags(spec, *flags):
+    """A recipe with the command line's fields, and their paths."""
+    config = config_lib.load_recipe(spec)
+    config.data.train = "shapes"
+    override.apply(config, flags)
+    return config, [path for path, _ in flags]
+
+
+@pytest.mark.parametrize(
+    ("spec", "flags", "fields"),
+    [
+        ("siglip:variant=tiny", [("optimizer.name", "adafactor")], ["optimizer.b2=0.95", "optimizer.eps=1e-08"]),
+        ("siglip:variant=tiny", [("optimizer.name", "sgd")], ["optimizer.b2=0.95", "optimizer.eps=1e-08"]),
+        ("albef:variant=albef-B", [("optimizer.name", "adafactor")], ["optimizer.b2=0.999", "optimizer.eps=1e-08"]),
+        ("captioner:variant=captioner-B/16", [("optimizer.name", "lion")], ["optimizer.eps=1e-08"]),
+        ("captioner:variant=captioner-B/16", [("schedule.name", "cosine")], ["schedule.decay_every=4861"]),
+        ("siglip:variant=tiny", [("schedule.warmup", "0")], ["schedule.from_zero=True"]),
+        (
+            "siglip:variant=tiny",
+            [("optimizer.weight_decay", "0")],
+            ["optimizer.decay=('big_vision',)", "optimizer.decay_scaled_by_lr=False"],
+        ),
+        ("qformer:variant=qformer-B", [("schedule.name", "constant")], ["schedule.final=0.1"]),
+    ],
+)
+def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, flags, fields):
+    config, given = with_flags(spec, *flags)
+    checks.check_config(config, given=given)
+    line = unread.note(config, given=given)
+    (choice,) = given
+    told = f"{choice}={config_lib.flatten(config)[choice]!r}"
+    assert line == f"note: what the recipe sets and {told} does not read: {', '.join(fields)}"
+    # All the recipe's: it is wrong, and all that is wrong with it stands in one line.
+    with pytest.raises(UserError) as error:
+        checks.check_config(config)
+    assert all(f"{field} is not read" in str(error.value) for field in fields) and "\n" not in str(error.value)
+    assert unread.note(config) is None
+
+
+def test_what_the_command_line_itself_gives_is_refused():
+    flags = [("optimizer.name", "adafactor"), ("optimizer.eps", "1e-7")]
+    config, given = with_flags("siglip:variant=tiny", *flags)
+    with pytest.raises(
+        UserError, match="^optimizer.eps=1e-07 is not read with optimizer.name='adafactor'; leave it at"
+    ):
+        checks.check_config(config, given=given)
+    assert "b2=0.95" in unread.note(config, given=given) and "eps" not in unread.note(config, given=given)
+    config, given = with_flags("siglip:variant=tiny", ("optimizer.update_clip", "1"))
+    with pytest.raises(UserError, match="^optimizer.update_clip=1.0 is not read with optimizer.name='adamw'"):
+        checks.check_config(config, given=given)
+    config, given = with_flags("siglip:variant=tiny", ("optimizer.decay", "()"))
+    with pytest.raises(UserError, match=r"^optimizer.decay=\(\) leaves optimizer.weight_decay=0.0001 nothing to decay"):
+        checks.check_config(config, given=given)
+
+
+def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop.distributed, "by_first", stop)
+    config, given = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
+    with pytest.raises(Stopped):
+        loop.train(config, tmp_path / "run", given)
+    line = unread.note(config, given=given)
+    assert capsys.readouterr().out == line + "\n"
+    monkeypatch.setattr(command.topology, "devices", lambda name: ())
+    monkeypatch.setattr(command.program, "set_up", stop)
+    with pytest.raises(Stopped):
+        command.run(config, "v5e:2x2", given=given)
+    assert capsys.readouterr().out == line + "\n"
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(*args, **kwargs):
+    raise Stopped
