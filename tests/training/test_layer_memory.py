@@ -46,6 +46,7 @@ def deep(tower, depth):
         # L/14 at 128 pairs a TPU v5e on the fused kernel, packed texts, in loops.
         (L14, dict.fromkeys(NONE, Remat("full")), 13.05e9),
         (L14, {"image": Remat("full", 2), "text": Remat("full", 4)}, 13.35e9),
+        (L14, dict.fromkeys(NONE, Remat("full", 3)), 15.34e9),
         (
             dataclasses.replace(B16, towers={"image": deep(IMAGE, 6), "text": deep(TEXT, 6)}, gradients=88_179_201 * 4,
                                 held=88_179_201 * 12),
