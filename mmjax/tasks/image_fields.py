@@ -1,7 +1,7 @@
 """Fields of `data` that images are prepared by: what they make, and what a person may have set wrongly in them."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -65,8 +65,9 @@ def check_images(
       stored: the fields that it is stored with, by path: nor is what it began with. None for a new run.
 
     Raises:
-      UserError: a value makes no sense, a field that has been set would change nothing, the random crop has nothing to
-        choose, or the device would have to do what the host alone can.
+      UserError: a value makes no sense, a field has been set though no images are prepared, the random crop has nothing
+        to choose, or the device would have to do what the host alone can. What other fields leave unread, see
+        `training.unread`.
     """
     data, stored = config.data, stored or {}
 
@@ -81,24 +82,12 @@ def check_images(
                 f" it at {DEFAULTS[name]!r}"
             )
         return
-    _check_crop(data, kept, is_set)
-    if is_set("color_jitter_prob") and not any(data.color_jitter):
-        raise UserError(
-            f"data.color_jitter_prob={data.color_jitter_prob} is not read: data.color_jitter={data.color_jitter} is"
-            " off; give it strengths, or leave the probability out"
-        )
+    _check_crop(data, kept)
     resizing.check_place(config)
 
 
-def _check_crop(data: ml_collections.ConfigDict, kept: Collection[str], is_set: Callable[[str], bool]) -> None:
-    if "data.train_resize" in kept:
-        return
-    if data.train_resize != "crop":
-        for name in filter(is_set, ("crop_scale", "crop_ratio")):
-            raise UserError(
-                f"data.{name}={data[name]} is not read with data.train_resize={data.train_resize!r}; leave it out, or"
-                " set data.train_resize='crop'"
-            )
+def _check_crop(data: ml_collections.ConfigDict, kept: Collection[str]) -> None:
+    if "data.train_resize" in kept or data.train_resize != "crop":
         return
     if data.crop_scale[0] == 1:
         raise UserError(

@@ -143,8 +143,8 @@ def check_config(
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     logs.check_settings(config)
-    unread.check(config, kept, stored, given)
     tasks.check_images(config, kept, stored)
+    unread.check(config, kept, stored, given)
     tasks.check_model(config)
 
 

@@ -1,4 +1,4 @@
-"""Fields of `optimizer` and `schedule` that what is chosen there does not read."""
+"""Fields of optimizer, schedule and training images that what is chosen beside them does not read."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
@@ -135,3 +135,12 @@ def _unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterator[_Un
     if not flat["schedule.warmup"]:
         field = "schedule.from_zero"
         yield unread(field, " with schedule.warmup=0", f"set that, or {leave(field)}", "schedule.warmup")
+    if "model.image.image_size" not in flat:  # no images are prepared, see `tasks.check_images`
+        return
+    if flat["data.train_resize"] != "crop":
+        for field in ("data.crop_scale", "data.crop_ratio"):
+            reason = f" with data.train_resize={flat['data.train_resize']!r}"
+            yield unread(field, reason, f"{leave(field)}, or set data.train_resize='crop'", "data.train_resize")
+    if not any(flat["data.color_jitter"]):
+        field, reason = "data.color_jitter_prob", f" with data.color_jitter={flat['data.color_jitter']}, which is off"
+        yield unread(field, reason, f"give that strengths, or {leave(field)}", "data.color_jitter")

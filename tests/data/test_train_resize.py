@@ -17,6 +17,7 @@ from mmjax.data.specs import open_source
 from mmjax.errors import UserError
 from mmjax.nn import resize
 from mmjax.tasks import image_fields
+from mmjax.training import checks, unread
 
 resize_frames = jax.jit(resize.resize_frames, static_argnums=(2, 3))
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -167,7 +168,7 @@ def test_drawn_scenes_are_the_same_bits_as_with_a_crop_of_everything(source):
         ({"crop_ratio": (float("nan"), 1.0)}, r"data.crop_ratio=\(nan, 1.0\): give"),
         (
             {"color_jitter_prob": 0.5},
-            r"data.color_jitter_prob=0.5 is not read: data.color_jitter=\(0.0, .*is off; give",
+            r"data.color_jitter_prob=0.5 is not read with data.color_jitter=\(0.0, .*is off; give",
         ),
         ({"crop_ratio": (5.0, 10.0)}, r"data.crop_ratio=\(5.0, 10.0\).*from 4.5 to 11.1 alone"),
         ({"crop_ratio": (0.1, 0.2)}, r"data.crop_ratio=\(0.1, 0.2\).*give ratios around 1"),
@@ -177,9 +178,9 @@ def test_drawn_scenes_are_the_same_bits_as_with_a_crop_of_everything(source):
 )
 def test_fields_that_cannot_apply_are_refused_by_name(fields, message):
     config = config_lib.base_config()
-    config.data.update(fields)
+    config.data.update(fields, train="shapes")
     with pytest.raises(UserError, match=message) as caught:
-        tasks.check_images(config)
+        checks.check_config(config)
     assert "\n" not in str(caught.value)
 
 
@@ -210,11 +211,11 @@ def test_a_model_that_prepares_no_images_reads_none_of_the_fields(field):
 def test_a_stored_share_of_jittered_images_is_let_be():
     config = config_lib.base_config()
     config.data.color_jitter_prob = 0.5
-    tasks.check_images(config, stored={"data.color_jitter_prob": 0.5})
+    unread.check(config, stored={"data.color_jitter_prob": 0.5})
     with pytest.raises(UserError, match="data.color_jitter_prob=0.5 is not read"):
-        tasks.check_images(config, stored={"data.color_jitter_prob": 0.4})
+        unread.check(config, stored={"data.color_jitter_prob": 0.4})
     config.data.color_jitter = (0.4, 0.0, 0.0, 0.0)
-    tasks.check_images(config)
+    unread.check(config)
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in config_lib.recipe_folder().glob("*.py")))

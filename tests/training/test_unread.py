@@ -142,6 +142,7 @@ def with_flags(spec, *flags):
             ["optimizer.decay=('big_vision',)", "optimizer.decay_scaled_by_lr=False"],
         ),
         ("qformer:variant=qformer-B", [("schedule.name", "constant")], ["schedule.final=0.1"]),
+        ("qformer:variant=qformer-B", [("data.train_resize", "squash")], ["data.crop_scale=(0.5, 1.0)"]),
     ],
 )
 def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, flags, fields):
