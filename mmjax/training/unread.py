@@ -74,8 +74,8 @@ def note(
     flat = config_lib.flatten(config)
     fields = ", ".join(f"{each.field}={flat[each.field]!r}" for each in overruled)
     choices = dict.fromkeys(name for each in overruled for name in each.choices if name in given)
-    told = ", ".join(f"{name}={flat[name]!r}" for name in choices)
-    return f"note: what the recipe sets and {told} does not read: {fields}"
+    chosen = ", ".join(f"{name}={flat[name]!r}" for name in choices)
+    return f"note: what the recipe sets and {chosen} does not read: {fields}"
 
 
 def _is_overruled(unread: _Unread, given: Collection[str]) -> bool:
