@@ -19,7 +19,8 @@ MODELS = 144
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """By name: what became of the file alone, and of the folder with its config."""
-    open_clip = pytest.importorskip("open_clip", exc_type=ImportError)
+    import open_clip
+
     results = {}
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)

@@ -6,7 +6,6 @@ import functools
 import numpy as np
 import pytest
 from published import build, settings_of
-from safetensors.torch import save_file
 from towers import encode
 
 from mmjax.interop import source
@@ -42,7 +41,7 @@ SIGLIPS = {
 @pytest.fixture
 def two_layers(monkeypatch, tmp_path):
     """Makes a listed model with two layers a tower and weights with which heads and activations show."""
-    open_clip = pytest.importorskip("open_clip", exc_type=ImportError)
+    import open_clip
     import timm
     import torch
 
@@ -95,6 +94,8 @@ def expected(model, images, ids):
 
 def compare(model, images, ids, file, given):
     """Writes the weights alone, and reads them with what a person gives."""
+    from safetensors.torch import save_file
+
     save_file({key: x.contiguous() for key, x in model.state_dict().items()}, file)
     opened = source.open_source(file, given)
     ours = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
