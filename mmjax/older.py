@@ -33,6 +33,10 @@ def _cools_rsqrt(stored: Fields) -> bool:
     return stored.get("schedule.name") == "rsqrt" and bool(stored.get("schedule.cooldown"))
 
 
+def _prepares_images(stored: Fields) -> bool:
+    return any(name.startswith("model.image.") for name in stored)
+
+
 # What a picture is made of.
 _PICTURES = tuple(
     f"data.{name}"
@@ -56,7 +60,7 @@ _UPDATES = (
 
 # Fields whose default, or whose value in a recipe, is not what was done before they existed.
 FIELDS: Mapping[str, Before] = {
-    "data.resize_on": Before("host", checkpoint_knows=True),  # see `tasks.choose_frame`
+    "data.resize_on": Before("host", applies=_prepares_images, checkpoint_knows=True),  # see `tasks.choose_frame`
     "data.train_resize": Before("crop", moved=_PICTURES),
     "data.randaugment_policy": Before("torchvision", moved=_PICTURES),
     "data.antialias": Before(True, moved=_PICTURES),
