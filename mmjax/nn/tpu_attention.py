@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, BFloat16
 
 from mmjax.nn.tpu_tiles import LANES, ROWS, TOKENS, bytes_needed, group_of_heads, tiled
-from mmjax.parallel.mesh import BATCH_AXES
+from mmjax.parallel.mesh import BATCH_AXES, batch_devices
 
 # Of logits where a query may not see a key: exp of it is 0.
 _MASKED = -1e30
@@ -28,7 +28,7 @@ _PRODUCTS = {"forward": 2, "backward": 5}
 
 def fits(batch: int, length: int, heads: int, head_dim: int, mesh: Any) -> bool:
     """Whether the kernel can compute self-attention of such a shape, spread over a mesh (None for one device)."""
-    rows, shards = (1, 1) if mesh is None else (mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"])
+    rows, shards = (1, 1) if mesh is None else (batch_devices(mesh), mesh.shape["tensor"])
     divides = batch % rows == 0 and heads % shards == 0
     return length in TOKENS and divides and group_of_heads(heads // shards, head_dim) > 0
 

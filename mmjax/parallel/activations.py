@@ -14,7 +14,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
-from mmjax.parallel.mesh import AXES, BATCH_AXES
+from mmjax.parallel.mesh import AXES, BATCH_AXES, batch_devices
 
 # Platform of the devices that are traced for.
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
@@ -69,7 +69,7 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     spread over the devices.
     """
     mesh = traced_mesh()
-    spreads = mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    spreads = mesh is None or len(x) % batch_devices(mesh) == 0
     return _in_row_major(x) if spreads and is_traced_for_gpu() else x
 
 
@@ -85,7 +85,7 @@ def place(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."
     Does nothing outside `placed_on`, or where an axis does not divide.
     """
     mesh = traced_mesh()
-    if mesh is None or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if mesh is None or x.shape[0] % batch_devices(mesh):
         return x
     named = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
@@ -113,7 +113,7 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array,
     rows_of = lambda table, ids: table.at[ids].get(mode="fill", fill_value=0)
     mesh = traced_mesh()
     shards = 1 if mesh is None else mesh.shape["fsdp"]
-    if shards == 1 or len(table) % shards or len(ids) % (mesh.shape["data"] * shards):
+    if shards == 1 or len(table) % shards or len(ids) % batch_devices(mesh):
         return rows_of(whole(table), ids)
     rows = PartitionSpec(BATCH_AXES)
     look = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
@@ -90,7 +90,7 @@ def _slices(devices: Sequence[Any], count: int) -> list[list[Any]]:
     return [devices[start : start + size] for start in range(0, len(devices), size)]
 
 
-def batch_devices(mesh: Mesh) -> int:
+def batch_devices(mesh: Mesh | AbstractMesh) -> int:
     """Over how many devices the batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 

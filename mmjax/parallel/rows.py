@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from mmjax.parallel.activations import traced_mesh
-from mmjax.parallel.mesh import BATCH_AXES
+from mmjax.parallel.mesh import BATCH_AXES, batch_devices
 
 
 def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int | None = None) -> Any:
@@ -40,7 +40,7 @@ def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int 
 def top_k_rows(x: Float[Array, "R N"], k: int) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:
     """`jax.lax.top_k`, each device for its own rows; left to the partitioner all would receive all rows."""
     mesh = traced_mesh()
-    if mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if mesh is None or len(x) % batch_devices(mesh):
         return tuple(jax.lax.top_k(x, k))
     spec = PartitionSpec(BATCH_AXES)
     return jax.shard_map(lambda x: tuple(jax.lax.top_k(x, k)), in_specs=spec, out_specs=(spec, spec))(x)
