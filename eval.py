@@ -2,7 +2,7 @@
 
 import sys
 
-from mmjax import cli
+from mmjax.cli import eval
 
 if __name__ == "__main__":
-    sys.exit(cli.eval_main())
+    sys.exit(eval.main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmjax import cli
+from mmjax.cli import train
 
 if __name__ == "__main__":
-    sys.exit(cli.train_main())
+    sys.exit(train.main())

@@ -38,7 +38,7 @@ def main():
 
 
 def run(argv):
-    from mmjax import cli
+    from mmjax.cli import runtime
 
     def command(options, overrides):
         common.refuse_config(overrides)
@@ -50,7 +50,7 @@ def run(argv):
             measure(*case, options)
         return 0
 
-    return cli.run(make_parser(), argv, command)
+    return runtime.run(make_parser(), argv, command)
 
 
 def parse(text):

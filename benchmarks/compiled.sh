@@ -31,7 +31,7 @@ for argument in "$@"; do
   for size in $(tr , ' ' <<<"${argument#*=}"); do
     model=${size%@*} batch=${size#*@}
     file=$out/${topology/:/_}_${model//\//}_$batch.json
-    command=("$python" -c 'import sys; from mmjax.cli import main; sys.exit(main())' plan "--config=clip:variant=$model"
+    command=("$python" -c 'import sys; from mmjax.cli.main import main; sys.exit(main())' plan "--config=clip:variant=$model"
       "--topology=$topology" "--text-length=$length" "--output=$file" "--config.batch_size=$batch")
     if [ -n "$dry" ]; then printf '%q ' "${command[@]}"; echo; plans+=("$file"); continue; fi
     rm -f "$file"

@@ -24,8 +24,9 @@ import loader
 import numpy as np
 from PIL import Image
 
-from mmjax import cli
-from mmjax.data import crops, frames, images, jpeg, order
+from mmjax.cli import runtime
+from mmjax.data.image import crops, frames, jpeg, transforms
+from mmjax.data.loading import order
 from mmjax.errors import UserError
 
 POOL = 32  # JPEGs of a size
@@ -41,7 +42,7 @@ def make_parser():
 
 
 def main():
-    return cli.run(make_parser(), None, measure)
+    return runtime.run(make_parser(), None, measure)
 
 
 def measure(options, overrides):
@@ -84,9 +85,9 @@ def make_files(width, height, quality):
 
 def make_contenders(files, options):
     """Functions that make one batch each, by name, and the side of the frames."""
-    host = images.ImageSpec(size=options.output_size, draft=True)
+    host = transforms.ImageSpec(size=options.output_size, draft=True)
     side, _, _ = frames.choose_side(files, host)
-    device = images.ImageSpec(size=options.output_size, draft=True, frame=side)
+    device = transforms.ImageSpec(size=options.output_size, draft=True, frame=side)
 
     def rows(make):
         return [make(files[row % POOL], order.example_rng(0, row)) for row in range(options.batch)]

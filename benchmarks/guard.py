@@ -29,8 +29,8 @@ from typing import Any
 
 import common
 
-from mmjax import storage
 from mmjax.errors import UserError, choose
+from mmjax.io import paths
 
 RECORD = Path(__file__).parent / "guard" / "record.json"
 TOLERANCE = 0.03
@@ -84,10 +84,10 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     Returns:
       The figures per chip by name, `kinds` (bytes by kind of kernel), `versions` and `cpu_seconds`.
     """
-    from mmjax import cli
-    from mmjax import config as config_lib
+    from mmjax.cli import runtime
+    from mmjax.config import recipe
 
-    config = config_lib.load_recipe(f"clip:variant={program.variant}")
+    config = recipe.load_recipe(f"clip:variant={program.variant}")
     config.batch_size, config.data.packed_rows = program.batch, program.rows
     # What is chosen by itself elsewhere is given here, so that the record says what is compiled.
     config.microbatch, config.loss.impl, config.deterministic = 1, "dense", False
@@ -98,9 +98,9 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     from mmjax.plan import topology
 
     topology.set_environment(program.topology)
-    cli.prepare(config, "gpu" if topology.is_gpu(program.topology) else "tpu", training=True)
+    runtime.prepare(config, "gpu" if topology.is_gpu(program.topology) else "tpu", training=True)
     from mmjax import tasks
-    from mmjax.data import packing as data_packing
+    from mmjax.data.loading import packing
     from mmjax.plan import program as program_lib
     from mmjax.training import layer_memory
 
@@ -111,7 +111,7 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     memory = plan["memory"]
     used = resource.getrusage(resource.RUSAGE_SELF)
     towers = layer_memory.towers(config, setup.task.kernels, setup.mesh)
-    packed = program.rows * data_packing.row_length(tasks.text_length(config))
+    packed = program.rows * packing.row_length(tasks.text_length(config))
     towers["text"] = dataclasses.replace(towers["text"], tokens=packed)
     return {
         "formula": sum(tower.kept("none") for tower in towers.values()),
@@ -256,9 +256,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    from mmjax import cli
+    from mmjax.cli import runtime
 
-    return cli.run(make_parser(), None, command)
+    return runtime.run(make_parser(), None, command)
 
 
 def command(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
@@ -279,7 +279,7 @@ def command(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -
     record = None if options.write else _read_record()
     found = compile_all(programs, options.jobs)
     if record is None:
-        storage.write_atomically(storage.as_path(str(RECORD)), json.dumps(found, indent=2) + "\n")
+        paths.write_atomically(paths.as_path(str(RECORD)), json.dumps(found, indent=2) + "\n")
         print(f"wrote {RECORD.name}")
         return 0
     grown, shrunk = compare(record, found)

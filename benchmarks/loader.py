@@ -34,7 +34,7 @@ import common
 import numpy as np
 from PIL import Image
 
-from mmjax import cli
+from mmjax.cli import runtime
 from mmjax.errors import UserError, choose
 
 CONTENDERS = ("mmjax", "mmjax, no draft", "limit", "peer")
@@ -63,7 +63,7 @@ def make_parser():
 
 
 def main():
-    return cli.run(make_parser(), None, measure)
+    return runtime.run(make_parser(), None, measure)
 
 
 def measure(options, overrides):
@@ -120,7 +120,7 @@ def run(options, name, folder):
 
 _OPEN = """
 import json, resource, sys, time
-from mmjax.data.tars import TarIndex, Texts
+from mmjax.data.sources.wds import TarIndex, Texts
 memory = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 before, start = memory(), time.perf_counter()
 index = TarIndex(sys.argv[1])
@@ -132,8 +132,8 @@ print(json.dumps({"examples": len(index), "seconds": time.perf_counter() - start
 
 def index_times(examples):
     """Prints how long an index of so many examples, 10,000 a shard, takes to open and what it adds to memory."""
-    from mmjax.data.tar_index import IndexWriter
-    from mmjax.data.tar_members import ShardTable
+    from mmjax.data.webdataset.index_file import IndexWriter
+    from mmjax.data.webdataset.tar_format import ShardTable
 
     table = ShardTable(np.ones((10_000, 2), np.uint32), {"jpg;json;txt": 10_000}, "")
     with tempfile.TemporaryDirectory() as folder:
@@ -200,16 +200,20 @@ def noise_jpeg(rng, size, quality=95):
 
 def ours(options, folder, draft):
     """mmjax's batches, from the tars."""
-    from mmjax.data import examples, images, pipeline, prepare, specs, tokenizers
+    from mmjax.data import mixture
+    from mmjax.data.image import transforms as transforms_lib
+    from mmjax.data.loading import batches as batches_lib
+    from mmjax.data.loading import example_transforms, train_examples
+    from mmjax.data.text import tokenizer as tokenizer_lib
 
-    train = examples.TrainExamples(
-        specs.parse_mixture(f"wds:{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),
+    train = train_examples.TrainExamples(
+        mixture.parse_mixture(f"wds:{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),
         seed=0,
-        prepare=prepare.PairPreparer(
-            images.ImageSpec(size=options.output_size, draft=draft), tokenizers.make_tokenizer("clip", 77)
+        prepare=example_transforms.PairPreparer(
+            transforms_lib.ImageSpec(size=options.output_size, draft=draft), tokenizer_lib.make_tokenizer("clip", 77)
         ),
     )
-    return pipeline.train_batches(
+    return batches_lib.train_batches(
         train,
         start_step=0,
         stop_step=10**9,
@@ -241,9 +245,11 @@ def limit(options, folder):
 
 
 def _decode(files, count, size, ready, go):
-    from mmjax.data import crops, images, order
+    from mmjax.data.image import crops
+    from mmjax.data.image import transforms as transforms_lib
+    from mmjax.data.loading import order
 
-    spec = images.ImageSpec(size=size, draft=True)
+    spec = transforms_lib.ImageSpec(size=size, draft=True)
     for number in range(16):
         crops.train_image(files[number % len(files)], spec, order.example_rng(0, number))
     ready.wait()
@@ -259,9 +265,9 @@ def peer(options, folder):
     import webdataset as wds
 
     torch.set_num_threads(1)
-    from mmjax.data import tokenizers
+    from mmjax.data.text import tokenizer as tokenizer_lib
 
-    tokenizer = tokenizers.make_tokenizer("clip", 77)
+    tokenizer = tokenizer_lib.make_tokenizer("clip", 77)
     preprocess, transforms = peer_transform(options.output_size)
     stages = [
         wds.ResampledShards(f"{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),  # --dataset-resampled: never ends
@@ -306,9 +312,10 @@ def _imitation(size, mean, std):
     """RandomResizedCrop, ToTensor and Normalize as torchvision computes them, in Pillow and torch."""
     import torch
 
-    from mmjax.data import crops, images
+    from mmjax.data.image import crops
+    from mmjax.data.image import transforms as transforms_lib
 
-    spec, rng = images.ImageSpec(size=size), np.random.default_rng()
+    spec, rng = transforms_lib.ImageSpec(size=size), np.random.default_rng()
     mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
     def transform(image):

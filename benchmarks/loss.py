@@ -17,7 +17,7 @@ import sys
 
 import common
 
-from mmjax import cli
+from mmjax.cli import runtime
 from mmjax.errors import UserError, choose
 
 
@@ -43,7 +43,7 @@ def number(flag, text):
 
 
 def main():
-    return cli.run(make_parser(), None, measure)
+    return runtime.run(make_parser(), None, measure)
 
 
 def measure(options, overrides):

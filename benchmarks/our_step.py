@@ -12,13 +12,12 @@ import kernel_times
 import numpy as np
 
 from mmjax import tasks
-from mmjax.data import frames
+from mmjax.data.image import frames
 from mmjax.errors import UserError
-from mmjax.parallel import arrays
+from mmjax.parallel import global_arrays
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import costs, hlo
-from mmjax.training import packing
-from mmjax.training import setup as setup_lib
+from mmjax.training import build_step, packing
 
 # Lengths of captions from the web in CLIP's tokens, the first and the last included; they are close to lognormal.
 _MEAN, _DEVIATION = 18.0, 10.8
@@ -109,7 +108,7 @@ class Shared:
     def __init__(self):
         self._shapes, self.state = None, None
 
-    def make(self, setup: setup_lib.Setup, seed: int, name: str) -> None:
+    def make(self, setup: build_step.Setup, seed: int, name: str) -> None:
         """Makes the state, or checks that there is one of this setup.
 
         Raises:
@@ -145,7 +144,7 @@ class OurStep:
         shapes = tasks.batch_shapes(config, mesh)
         side = shapes["image"].shape[1]
         self._task = tasks.Task(config, spec, mesh=mesh)
-        self._setup = setup_lib.make_setup(config, self._task, mesh)
+        self._setup = build_step.make_setup(config, self._task, mesh)
         rng = np.random.default_rng(0)
         captions = _Captions(caption_ids(config.model.text, _CAPTIONS, rng))
         self._packer = packing.choose_packer(config, mesh, captions, {})
@@ -157,7 +156,7 @@ class OurStep:
             )  # the crop is the whole frame
             batch["image_box"] = np.tile(box, (config.batch_size, 1))
         self._frame = side if "image_box" in shapes else 0
-        self._batch = arrays.to_global(mesh, batch)
+        self._batch = global_arrays.to_global(mesh, batch)
         self._program = Program(self._setup.step, self._packer is not None, options)
         self._shared.make(self._setup, config.seed, name)
         if self._packer is not None:

@@ -39,7 +39,7 @@ def main():
 
 
 def run(argv):
-    from mmjax import cli
+    from mmjax.cli import runtime
 
     def command(options, overrides):
         common.refuse_config(overrides)
@@ -61,7 +61,7 @@ def run(argv):
         print(f"{path}: {'; '.join(made)}")
         return 0
 
-    return cli.run(make_parser(), argv, command)
+    return runtime.run(make_parser(), argv, command)
 
 
 def read(files):
@@ -220,7 +220,7 @@ def _parts(lines):
 
 
 def _compiled(plans):
-    from mmjax.plan import report
+    from mmjax.plan import plan_text
     from mmjax.plan.kernels import CLASSES
 
     versions = dict(item for plan in plans for item in plan["versions"].items())
@@ -236,21 +236,21 @@ def _compiled(plans):
         return [name, *(tell(plan) if "roofline" in plan else "" for plan in plans)]
 
     def moved(plan, kind):
-        return next((report.size(each["bytes"]) for each in plan["kernels"] if each["kind"] == kind), "")
+        return next((plan_text.size(each["bytes"]) for each in plan["kernels"] if each["kind"] == kind), "")
 
     share = lambda plan, part: f"{plan[part]['mfu']:.1%}" if "mfu" in plan[part] else ""
-    rows = [["", *(report.setting(plan) for plan in plans)]]
+    rows = [["", *(plan_text.setting(plan) for plan in plans)]]
     rows += [
-        ["fits", *("yes" if plan["fits"] else report.does_not_fit(plan).partition(": Ran out")[0] for plan in plans)]
+        ["fits", *("yes" if plan["fits"] else plan_text.does_not_fit(plan).partition(": Ran out")[0] for plan in plans)]
     ]
-    rows += [row(name, lambda plan, of=of: report.size(of(plan))) for name, of in _SIZES.items()]
+    rows += [row(name, lambda plan, of=of: plan_text.size(of(plan))) for name, of in _SIZES.items()]
     rows += [row(f"- {CLASSES[kind]}", lambda plan, kind=kind: moved(plan, kind)) for kind in classes]
     rows += [
         row("kernels", lambda plan: f"{sum(each['kernels'] for each in plan['kernels']):,}"),
         row("FLOPs executed", lambda plan: _share(plan["flops"]["chip"] * plan["chips"], plan["flops"].get("model"))),
-        row("step, predicted", lambda plan: report.seconds(plan["prediction"]["step"])),
+        row("step, predicted", lambda plan: plan_text.seconds(plan["prediction"]["step"])),
         row("MFU, predicted", lambda plan: share(plan, "prediction")),
-        row("step, at least", lambda plan: report.seconds(plan["roofline"]["step"])),
+        row("step, at least", lambda plan: plan_text.seconds(plan["roofline"]["step"])),
         row("MFU, at most", lambda plan: share(plan, "roofline")),
         row("compiled in", lambda plan: f"{plan['compile_seconds']:.0f} s"),
     ]

@@ -19,7 +19,7 @@ import sys
 
 import common
 
-from mmjax import cli
+from mmjax.cli import runtime
 from mmjax.errors import UserError, choose
 
 CONTENDERS = ("sort", "mmjax")
@@ -38,7 +38,7 @@ def make_parser():
 
 
 def main():
-    return cli.run(make_parser(), None, measure)
+    return runtime.run(make_parser(), None, measure)
 
 
 def measure(options, overrides):
@@ -117,7 +117,7 @@ def function(name):
     """A contender: embeddings of images and texts and each text's image -> metrics."""
     if name == "sort":
         return sort
-    from mmjax.evaluation.retrieval import retrieval_metrics
+    from mmjax.evaluation.evaluators.retrieval import retrieval_metrics
 
     return retrieval_metrics
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import common
 import loader
 
-from mmjax import cli
+from mmjax.cli import runtime
 from mmjax.errors import UserError
 
 SMALL = (
@@ -44,7 +44,7 @@ def make_parser():
 
 
 def main():
-    return cli.run(make_parser(), None, measure)
+    return runtime.run(make_parser(), None, measure)
 
 
 def measure(options, overrides):

@@ -35,7 +35,7 @@ import time
 import common
 import open_clip_step
 
-from mmjax import override
+from mmjax.config import overrides as overrides_lib
 from mmjax.errors import UserError
 
 # Rounds before the first one that counts: compilation, then the allocators and clocks.
@@ -64,8 +64,8 @@ def main():
 
 
 def run(argv):
-    from mmjax import cli
-    from mmjax import config as config_lib
+    from mmjax.cli import runtime
+    from mmjax.config import recipe
 
     def command(options, overrides):
         for flag in ("steps", "rounds"):
@@ -73,18 +73,18 @@ def run(argv):
         models = options.models.split(",")
         configs = []
         for model, batch in zip(models, batches(options.batch, len(models)), strict=True):
-            config = config_lib.load_recipe(f"clip:variant={model}")
+            config = recipe.load_recipe(f"clip:variant={model}")
             config.batch_size, config.mesh.fsdp = batch, 1
-            override.apply(config, overrides)
+            overrides_lib.apply(config, overrides)
             if options.peer:
                 open_clip_step.name_of(model)
             configs.append((model, config, besides(config, options.beside)))
-        cli.prepare(configs[0][1], training=True)  # what it sets is alike in all
+        runtime.prepare(configs[0][1], training=True)  # what it sets is alike in all
         for model, config, others in configs:
             measure(model, config, others, options)
         return 0
 
-    return cli.run(make_parser(), argv, command)
+    return runtime.run(make_parser(), argv, command)
 
 
 def batches(text, count):
@@ -109,7 +109,7 @@ def besides(config, texts):
                 raise UserError(f"--beside={text}: wants FIELD=VALUE, several with commas between them")
             if field.split(".")[0] in _FIXED:
                 raise UserError(f"--beside={text}: {field} is the same for all rows; give it by --config.{field}")
-        override.apply(changed, [(field, value) for field, _, value in pairs])
+        overrides_lib.apply(changed, [(field, value) for field, _, value in pairs])
         found[text] = changed
     return found
 
@@ -238,10 +238,10 @@ def rates(config, seconds):
     import jax
 
     from mmjax import tasks
-    from mmjax.training import devices
+    from mmjax.training import device_specs
 
     found = {"images_per_second": config.batch_size / seconds}
-    sheet = devices.find(jax.devices()[0].device_kind)
+    sheet = device_specs.find(jax.devices()[0].device_kind)
     if sheet is not None:
         flops = 3 * tasks.model_flops(config.model) * config.batch_size
         found["mfu"] = flops / seconds / (sheet.flops * jax.device_count())

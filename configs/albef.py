@@ -17,8 +17,8 @@ Expected: matching 95.0 % on negatives drawn by similarity among 128 held-out pa
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import choose
-from mmjax.recipes import on_scenes, refuse_unused
 
 SMALL = ("small-albef", "tiny-albef")
 PUBLISHED = ("albef-B",)
@@ -35,7 +35,7 @@ def get_config(arg: str = ""):
     config.objectives.mlm = 1.0
     if args.variant in SMALL:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
-        on_scenes(config, steps=args.steps or 220, scan=True)
+        apply_toy_scene_recipe(config, steps=args.steps or 220, scan=True)
         return config
     config.name = args.variant
     config.model.init = "albef"

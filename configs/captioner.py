@@ -21,8 +21,8 @@ Expected: 91.9 % of 1,000 held-out scenes described exactly, in one of the right
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import UserError, choose
-from mmjax.recipes import on_scenes, refuse_unused
 
 SMALL = ("small-captioner", "tiny-captioner")
 PUBLISHED = ("captioner-B/16", "blip-B/16")
@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
         config = base_config(args.variant + DECODERS[args.decoder])
         config.name = f"captioner, {args.decoder}"
         config.objectives.caption = 1.0
-        on_scenes(config, steps=args.steps or 550)
+        apply_toy_scene_recipe(config, steps=args.steps or 550)
         return config
     if args.decoder != "transformer":
         raise UserError(

@@ -17,8 +17,8 @@ Expected: of three seeds, R@1 among 1,000 held-out scenes 94.3 to 95.3 % text to
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe
 from mmjax.errors import choose
-from mmjax.recipes import on_scenes
 
 SMALL = ("small-coca", "tiny-coca")
 PUBLISHED = ("coca-B/32", "coca-L/14")
@@ -32,7 +32,7 @@ def get_config(arg: str = ""):
     config.objectives.itc = 1.0
     config.objectives.caption = args.caption if args.caption >= 0 else 1.0 if args.variant in SMALL else 2.0
     if args.variant in SMALL:
-        on_scenes(config, steps=args.steps or 400)
+        apply_toy_scene_recipe(config, steps=args.steps or 400)
         return config
     config.name = args.variant
     config.model.init = "open_clip"

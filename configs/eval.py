@@ -14,7 +14,7 @@ A suite of one's own is a copy of this file. docs/evaluation.md tells the rest.
 """
 
 from mmjax.config import parse_arg
-from mmjax.evaluation.jobs import dataset, suite_config
+from mmjax.evaluation.suite.jobs import dataset, suite_config
 
 ZERO_SHOT, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
 PROBES = ("knn", "linear_probe")

@@ -14,10 +14,10 @@ Expected: kind=joint, top-1 96.2 % with all three (no classifier can exceed 97.2
 """
 
 from mmjax.config import ConfigDict, base_config, parse_arg
-from mmjax.data import sensors
+from mmjax.config.toy_presets import refuse_unused
+from mmjax.data.sources import sensors
 from mmjax.errors import choose
-from mmjax.models.fusion import COMBINATIONS, KINDS
-from mmjax.recipes import refuse_unused
+from mmjax.models.fusion.kinds import COMBINATIONS, KINDS
 
 # Kinds that combine decisions.
 DECIDING = ("late", "hybrid")

@@ -16,7 +16,7 @@ Expected: depends on the image tower. mmjax has run it at toy size only.
 
 from mmjax.config import base_config, parse_arg
 from mmjax.errors import choose
-from mmjax.models.variants import VARIANTS
+from mmjax.models.variants.two_tower import VARIANTS
 
 LOSSES = ("sigmoid", "softmax")
 

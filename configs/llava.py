@@ -19,8 +19,8 @@ Expected: 61.2 % VQA accuracy on 2,000 held-out questions (yes/no 50.2 %, number
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import choose
-from mmjax.recipes import on_scenes, refuse_unused
 
 SMALL = ("small-prefix_lm", "tiny-prefix_lm")
 PUBLISHED = ("prefix_lm-L/14",)
@@ -41,7 +41,7 @@ def get_config(arg: str = ""):
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
         config.model.text.sep_id = 5
         config.model.prefix_text = True
-        on_scenes(config, steps=args.steps or 600, data="questions")
+        apply_toy_scene_recipe(config, steps=args.steps or 600, data="questions")
         return config
     config.model.init = "llava"
     config.batch_size = 256

@@ -19,8 +19,8 @@ Expected: matching 95.1 % on negatives drawn by similarity among 128 held-out pa
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import choose
-from mmjax.recipes import on_scenes, refuse_unused
 
 SMALL = ("small-qformer", "tiny-qformer")
 PUBLISHED = ("qformer-B",)
@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     if args.variant in SMALL:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config.model.image.update(pre_norm=True, patch_bias=False, norm_eps=1e-5)  # as the quickstart's tower
-        on_scenes(config, steps=args.steps or 200)
+        apply_toy_scene_recipe(config, steps=args.steps or 200)
         return config
     config.name = args.variant
     config.model.init = "blip2"

@@ -18,8 +18,8 @@ Expected: matching 99.7 % on negatives drawn uniformly, which are easy; 84.6 % o
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import choose
-from mmjax.recipes import on_scenes, refuse_unused
 
 SMALL = ("small-vilt", "tiny-vilt")
 PUBLISHED = ("vilt-B/32",)
@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
         config.objectives.mim = args.patches
     if args.variant in SMALL:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
-        on_scenes(config, steps=args.steps or 300)
+        apply_toy_scene_recipe(config, steps=args.steps or 300)
         return config
     config.name = args.variant
     config.model.init = "vilt"

@@ -22,8 +22,8 @@ Expected: 90.6 % VQA accuracy on 2,000 held-out questions (yes/no 79.5 %, number
 """
 
 from mmjax.config import base_config, parse_arg
+from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
 from mmjax.errors import choose
-from mmjax.recipes import on_scenes, refuse_unused
 
 # On drawn scenes: those that write an answer, and those that choose one.
 WRITERS = ("small-captioner", "tiny-captioner")
@@ -42,7 +42,7 @@ def get_config(arg: str = ""):
         refuse_unused(args, f"variant={args.variant}", "answers", "tokenizer")
         config.objectives.caption = 1.0
         config.data.texts = "answers"
-        on_scenes(config, steps=args.steps or 550, data="questions")
+        apply_toy_scene_recipe(config, steps=args.steps or 550, data="questions")
         return config
     config.objectives.vqa = 1.0
     config.model.match = False
@@ -52,7 +52,7 @@ def get_config(arg: str = ""):
     if args.variant in CHOOSERS:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config.model.answers = args.answers or 21
-        on_scenes(config, steps=args.steps or 300, data="questions", scan=True)
+        apply_toy_scene_recipe(config, steps=args.steps or 300, data="questions", scan=True)
         return config
     config.model.answers = args.answers or 3129
     config.model.init = "vilt"

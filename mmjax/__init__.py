@@ -10,7 +10,7 @@ except metadata.PackageNotFoundError:  # a checkout that is not installed
 
 
 def load(path: Any, **options: Any) -> Any:
-    """Loads a model from a workdir, or from OpenCLIP's, Hugging Face's or big_vision's files; see `mmjax.hub.load`."""
-    from mmjax import hub  # imports jax, which `import mmjax` does not
+    """A model from a workdir, or from OpenCLIP's, Hugging Face's or big_vision's files: `mmjax.inference.load`."""
+    from mmjax.inference import load as load_lib  # imports jax, which `import mmjax` does not
 
-    return hub.load(path, **options)
+    return load_lib.load(path, **options)

@@ -37,11 +37,13 @@ jaxtyping.install_import_hook(
         "mmjax.objectives",
         "mmjax.tasks",
         "mmjax.parallel",
-        "mmjax.generation",
+        "mmjax.models.generation",
         "mmjax.training.optimizer",
         "mmjax.training.schedules",
         "mmjax.training.step",
         "mmjax.evaluation",
+        "mmjax.metrics",
+        "mmjax.report",
     ],
     "beartype.beartype",
 )
@@ -54,7 +56,7 @@ def pytest_configure(config):
 
 
 # Files that take longest. They go first, so that no process is busy with one of them when the others are done.
-_LONGEST = {f"test_{name}.py" for name in ("step", "resume", "meshes", "recipes", "wheel", "loop")}
+_LONGEST = {f"test_{name}.py" for name in ("step", "loop_resume", "loop_meshes", "recipes", "wheel", "loop")}
 
 
 def pytest_collection_modifyitems(items):

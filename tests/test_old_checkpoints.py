@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 import pytest
-import runs
 
 import mmjax
-from mmjax import config as config_lib
+from mmjax.config import serialize
 from mmjax.parallel import mesh as mesh_lib
+from tests.helpers import runs
 
 
 def _script():
@@ -48,7 +48,7 @@ def unpack(name, folder):
 
 
 def config_of(workdir):
-    return config_lib.from_json((workdir / "config.json").read_text())
+    return serialize.from_json((workdir / "config.json").read_text())
 
 
 def assert_near(found, expected, where):

@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import runs
+
+from tests.helpers import runs
 
 ROOT = Path(__file__).parent.parent
 TINY = [

@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from mmjax import storage
-from mmjax.data.fields import FOLDER_TEMPLATES
-from mmjax.data.source import Record, Source
+from mmjax.data.column_inference import FOLDER_TEMPLATES
+from mmjax.data.record import Record, Source
 from mmjax.errors import UserError, did_you_mean
-from mmjax.evaluation.zero_shot import Templates, class_prompts
+from mmjax.evaluation.evaluators.zero_shot import Templates, class_prompts
+from mmjax.io import paths
 
 OWN = "own"
 _FOLDER = resources.files("mmjax.evaluation") / "classes"
@@ -210,7 +210,7 @@ def _match(own: Sequence[str] | None, prompts: Prompts, *, by_position: bool = T
 def _from_file(path: str, dataset: str, field: str) -> Prompts:
     where = f"{field}={path!r}"
     try:
-        content = json.loads(storage.as_path(path).read_text(encoding="utf-8"))
+        content = json.loads(paths.as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no such file") from error
     except (OSError, ValueError) as error:

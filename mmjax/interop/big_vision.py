@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from mmjax.errors import UserError
-from mmjax.interop import known
-from mmjax.interop import settings as lib
-from mmjax.interop.tensors import Tensors, unscanned
+from mmjax.interop import model_settings, published_towers
+from mmjax.interop.tensor_files import Tensors, unscanned
 
 _TEXT = dict(causal=False, pool="last")  # its text tower's defaults
 ATTENTION = "MultiHeadDotProductAttention_0"
@@ -18,35 +17,37 @@ def normalised(tensors: Tensors) -> Tensors:
     return unscanned(tensors)
 
 
-def from_shapes(tensors: Tensors) -> lib.Settings:
-    """A model's settings; those that neither shapes nor published models tell are `known.Open`.
+def from_shapes(tensors: Tensors) -> model_settings.Settings:
+    """A model's settings; those that neither shapes nor published models tell are `published_towers.Open`.
 
     Heads are an axis there, and the activation and epsilon are Flax's: tanh GELU and 1e-6.
     """
-    settings = lib.siglip()
+    settings = model_settings.siglip()
     for name, encoder, tower in (
         ("img", "Transformer", settings["image"]),
         ("txt", "Encoder_0", settings["text"]),
     ):
         block = f"{name}/{encoder}/encoderblock_"
-        width, heads, _ = lib.shape(tensors, f"{block}0/{ATTENTION}/query/kernel", 3)
-        tower |= dict(width=width, heads=heads, depth=lib.depth(tensors, block + r"(\d+)/"))
-        tower["mlp_dim"] = lib.shape(tensors, f"{block}0/MlpBlock_0/Dense_0/kernel", 2)[1]
-    patch = lib.shape(tensors, "img/embedding/kernel", 4)[0]
-    positions = lib.shape(tensors, "img/pos_embedding", 3)[1]
-    side = lib.square(tensors, "img/pos_embedding", positions)
-    settings["image"] |= dict(patch_size=patch, image_size=known.image_size("siglip", patch, side))
-    vocab_size = lib.shape(tensors, "txt/Embed_0/embedding", 2)[0]
-    settings["text"] |= dict(vocab_size=vocab_size, context_length=lib.shape(tensors, "txt/pos_embedding", 3)[1])
-    vocabulary = known.vocabulary("siglip", vocab_size) or known.open_text("siglip", vocab_size)
+        width, heads, _ = model_settings.shape(tensors, f"{block}0/{ATTENTION}/query/kernel", 3)
+        tower |= dict(width=width, heads=heads, depth=model_settings.depth(tensors, block + r"(\d+)/"))
+        tower["mlp_dim"] = model_settings.shape(tensors, f"{block}0/MlpBlock_0/Dense_0/kernel", 2)[1]
+    patch = model_settings.shape(tensors, "img/embedding/kernel", 4)[0]
+    positions = model_settings.shape(tensors, "img/pos_embedding", 3)[1]
+    side = model_settings.square(tensors, "img/pos_embedding", positions)
+    settings["image"] |= dict(patch_size=patch, image_size=published_towers.image_size("siglip", patch, side))
+    vocab_size = model_settings.shape(tensors, "txt/Embed_0/embedding", 2)[0]
+    settings["text"] |= dict(
+        vocab_size=vocab_size, context_length=model_settings.shape(tensors, "txt/pos_embedding", 3)[1]
+    )
+    vocabulary = published_towers.vocabulary("siglip", vocab_size) or published_towers.open_text("siglip", vocab_size)
     settings["text"] |= {field: vocabulary[field] for field in ("causal", "pool")}
-    settings["embed_dim"] = lib.shape(tensors, "txt/head/kernel", 2)[1]
+    settings["embed_dim"] = model_settings.shape(tensors, "txt/head/kernel", 2)[1]
     settings["image"]["projection"] = "bias" if "img/head/kernel" in tensors else "none"
     settings["logit_bias_init"] = -10.0 if "b" in tensors else None
     return settings
 
 
-def check_same(settings: lib.Settings, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_same(settings: model_settings.Settings, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Checks that a file of these shapes, which is all that it tells, would be read as this very model.
 
     Raises:
@@ -58,11 +59,11 @@ def check_same(settings: lib.Settings, shapes: Mapping[str, tuple[int, ...]]) ->
 
     read = from_shapes(Tensors("DST", shapes, unread))
     read["text"] |= _TEXT
-    for tower in lib.TOWERS:
+    for tower in model_settings.TOWERS:
         for field, value in settings[tower].items():
             theirs = read[tower].get(field, value)
             # What the file leaves open a person gives when it is read.
-            if lib.is_function(field) and not isinstance(theirs, known.Open) and theirs != value:
+            if model_settings.is_function(field) and not isinstance(theirs, published_towers.Open) and theirs != value:
                 raise UserError(
                     f"model.{tower}.{field}={value!r}: big_vision's two towers have {theirs!r};"
                     " choose --to=openclip or --to=hf"

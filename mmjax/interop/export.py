@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.tokenizers import LOWERCASE
+from mmjax.data.text.tokenizer import LOWERCASE
 from mmjax.errors import choose
-from mmjax.interop import big_vision, huggingface, openclip, tables, translate
+from mmjax.interop import big_vision, huggingface, openclip, param_names, param_translation
 
 FORMATS = ("openclip", "hf", "big_vision")
 
@@ -29,7 +29,7 @@ def write(
     Args:
       folder: made where it is missing.
       form: `openclip`, `hf`, or `big_vision` (`FOLDER/model.npz`, layers one by one).
-      settings: of the two-tower model, as in `mmjax.models.variants`.
+      settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
       preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
       params: our arrays by path.
       tokenizer: as `data.tokenizer` has it, and its file, which is written beside the weights.
@@ -43,7 +43,7 @@ def write(
     shapes = {path: tuple(array.shape) for path, array in params.items()}
     configs: dict[str, Any]
     if choose("--to", form, FORMATS) == "big_vision":
-        configs, table, name, called = {}, tables.BIG_VISION, "model.npz", "big_vision"
+        configs, table, name, called = {}, param_names.BIG_VISION, "model.npz", "big_vision"
     elif form == "openclip":
         configs = {"open_clip_config.json": openclip.to_config(settings, preprocessing)}
         table, name, called = openclip.naming_for(settings).table, "open_clip_model.safetensors", "OpenCLIP"
@@ -54,18 +54,20 @@ def write(
             "preprocessor_config.json": huggingface.to_preprocessor(preprocessing, family),
         }
         table, name, called = huggingface.table(family), "model.safetensors", "Hugging Face's model"
-    rows = translate.select(table, shapes, called)
+    rows = param_translation.select(table, shapes, called)
     if form == "big_vision":
-        big_vision.check_same(dict(settings), translate.their_shapes(rows, shapes))
+        big_vision.check_same(dict(settings), param_translation.their_shapes(rows, shapes))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for file, content in configs.items():
         (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         written.append(folder / file)
     if form == "big_vision":
-        write_npz(folder / name, ((f"params/{key}", array) for key, array in translate.write(params, rows)))
+        write_npz(folder / name, ((f"params/{key}", array) for key, array in param_translation.write(params, rows)))
     else:
-        write_safetensors(folder / name, translate.their_shapes(rows, shapes), translate.write(params, rows))
+        write_safetensors(
+            folder / name, param_translation.their_shapes(rows, shapes), param_translation.write(params, rows)
+        )
     written.append(folder / name)
     (kind, *options), content = tokenizer[0].partition(":")[0].split("+"), tokenizer[1]
     if content is not None:

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax import eot
 from mmjax.errors import UserError
-from mmjax.interop import known, tables
-from mmjax.interop import settings as lib
+from mmjax.interop import model_settings, param_names, published_towers
+from mmjax.interop.param_names import Row
 from mmjax.interop.preprocessing import written_interpolation
-from mmjax.interop.tables import Row
-from mmjax.interop.tensors import Tensors
+from mmjax.interop.tensor_files import Tensors
+from mmjax.utils import end_of_text
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -87,7 +86,7 @@ _RESAMPLE = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers
 
 def table(family: str) -> list[Row]:
     """The table of `clip` or `siglip`."""
-    return tables.HF_CLIP if family == "clip" else tables.HF_SIGLIP
+    return param_names.HF_CLIP if family == "clip" else param_names.HF_SIGLIP
 
 
 def family_of(config: Mapping[str, Any], path: Any) -> str:
@@ -107,7 +106,7 @@ def family_of(config: Mapping[str, Any], path: Any) -> str:
     return kind
 
 
-def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
+def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings:
     """A model's settings from config.json.
 
     Raises:
@@ -120,11 +119,11 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
         defaults[tower] | _given(config.get(f"{tower}_config")) | _given(config.get(f"{tower}_config_dict"))
         for tower in ("vision", "text")
     )
-    settings = lib.clip() if family == "clip" else lib.siglip()
+    settings = model_settings.clip() if family == "clip" else model_settings.siglip()
     for ours, theirs, name in ((settings["image"], vision, "vision"), (settings["text"], text, "text")):
         ours |= {field: theirs[other] for field, other in _FIELDS.items()}
         field = f"{path}: {name}_config.hidden_act"
-        ours["activation"] = lib.known_activation(field, theirs["hidden_act"], ACTIVATIONS)
+        ours["activation"] = model_settings.known_activation(field, theirs["hidden_act"], ACTIVATIONS)
     if vision["num_channels"] != 3:
         raise UserError(f"{path}: vision_config.num_channels={vision['num_channels']}; mmjax takes RGB images")
     if not vision.get("vision_use_head", True):
@@ -138,7 +137,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
         settings["embed_dim"] = config.get("projection_dim", 512)
         # 2 is from before the field meant anything: such models pool at the largest id, an added token's too.
         eos = text["eos_token_id"]
-        settings["text"]["eos_id"] = eot.LARGEST_ID if eos == _LARGEST_ID else eos
+        settings["text"]["eos_id"] = end_of_text.LARGEST_ID if eos == _LARGEST_ID else eos
     else:
         settings["embed_dim"] = vision["hidden_size"]
         size = text.get("projection_size") or text["hidden_size"]
@@ -153,26 +152,26 @@ def _given(fields: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (fields or {}).items() if value is not None}
 
 
-def from_shapes(tensors: Tensors, family: str) -> lib.Settings:
-    """A model's settings as far as shapes and published models tell them; what they do not is `known.Open`."""
-    settings = lib.clip() if family == "clip" else lib.siglip()
+def from_shapes(tensors: Tensors, family: str) -> model_settings.Settings:
+    """A model's settings as far as shapes and published models tell them; what they do not is `Open`."""
+    settings = model_settings.clip() if family == "clip" else model_settings.siglip()
     for name, tower in (("vision", settings["image"]), ("text", settings["text"])):
         layers = f"{name}_model.encoder.layers."
-        hidden, width = lib.shape(tensors, f"{layers}0.mlp.fc1.weight", 2)
-        tower |= dict(width=width, mlp_dim=hidden, activation=known.ACTIVATION)
-        tower |= known.tower(family, "image" if name == "vision" else name, width, hidden)
-        tower["depth"] = lib.depth(tensors, layers.replace(".", r"\.") + r"(\d+)\.")
-    patch = lib.shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)[2]
+        hidden, width = model_settings.shape(tensors, f"{layers}0.mlp.fc1.weight", 2)
+        tower |= dict(width=width, mlp_dim=hidden, activation=published_towers.ACTIVATION)
+        tower |= published_towers.tower(family, "image" if name == "vision" else name, width, hidden)
+        tower["depth"] = model_settings.depth(tensors, layers.replace(".", r"\.") + r"(\d+)\.")
+    patch = model_settings.shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)[2]
     name = "vision_model.embeddings.position_embedding.weight"
-    positions = lib.shape(tensors, name, 2)[0] - int(family == "clip")
-    side = lib.square(tensors, name, positions)
-    settings["image"] |= dict(patch_size=patch, image_size=known.image_size(family, patch, side))
-    vocab_size = lib.shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
-    context = lib.shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0]
+    positions = model_settings.shape(tensors, name, 2)[0] - int(family == "clip")
+    side = model_settings.square(tensors, name, positions)
+    settings["image"] |= dict(patch_size=patch, image_size=published_towers.image_size(family, patch, side))
+    vocab_size = model_settings.shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
+    context = model_settings.shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0]
     settings["text"] |= dict(vocab_size=vocab_size, context_length=context)
     if family == "clip":
-        settings["embed_dim"] = lib.shape(tensors, "text_projection.weight", 2)[0]
-        vocabulary = known.vocabulary(family, vocab_size) or known.open_text(family, vocab_size)
+        settings["embed_dim"] = model_settings.shape(tensors, "text_projection.weight", 2)[0]
+        vocabulary = published_towers.vocabulary(family, vocab_size) or published_towers.open_text(family, vocab_size)
         settings["text"]["eos_id"] = vocabulary["eos_id"]
     else:
         settings["embed_dim"] = settings["image"]["width"]
@@ -191,7 +190,7 @@ _SIGLIP_FIXED = {
 }
 
 
-def family_for(settings: lib.Settings) -> str:
+def family_for(settings: model_settings.Settings) -> str:
     """Which of the two models the settings are.
 
     Raises:
@@ -215,7 +214,7 @@ def family_for(settings: lib.Settings) -> str:
     return family
 
 
-def to_config(settings: lib.Settings) -> dict[str, Any]:
+def to_config(settings: model_settings.Settings) -> dict[str, Any]:
     """What config.json must say for `from_pretrained`.
 
     Raises:
@@ -229,7 +228,7 @@ def to_config(settings: lib.Settings) -> dict[str, Any]:
     )
     vision_config |= dict(image_size=image["image_size"], patch_size=image["patch_size"], num_channels=3)
     text_config |= dict(vocab_size=text["vocab_size"], max_position_embeddings=text["context_length"])
-    eos = _LARGEST_ID if text["eos_id"] == eot.LARGEST_ID else text["eos_id"]
+    eos = _LARGEST_ID if text["eos_id"] == end_of_text.LARGEST_ID else text["eos_id"]
     text_config |= dict(eos_token_id=eos, bos_token_id=None, pad_token_id=None)
     if family == "clip":
         if text["vocab_size"] == 49408:

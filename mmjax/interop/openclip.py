@@ -7,18 +7,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax import eot
 from mmjax.errors import UserError
-from mmjax.interop import settings as lib
-from mmjax.interop import tables, timm_siglip
+from mmjax.interop import model_settings, param_names, timm_siglip
+from mmjax.interop.param_names import Row
 from mmjax.interop.preprocessing import written_interpolation
-from mmjax.interop.tables import Row
-from mmjax.interop.tensors import Tensors
+from mmjax.interop.tensor_files import Tensors
+from mmjax.utils import end_of_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """Which of OpenCLIP's names a model has; see `tables.openclip`."""
+    """Which of OpenCLIP's names a model has; see `param_names.openclip`."""
 
     timm: bool
     custom_text: bool
@@ -27,7 +26,7 @@ class Naming:
     @property
     def table(self) -> list[Row]:
         """The table with these names."""
-        return tables.openclip(timm=self.timm, custom_text=self.custom_text, projection_bias=self.projection_bias)
+        return param_names.openclip(timm=self.timm, custom_text=self.custom_text, projection_bias=self.projection_bias)
 
 
 def naming_of(tensors: Tensors) -> Naming:
@@ -37,7 +36,7 @@ def naming_of(tensors: Tensors) -> Naming:
     return Naming("visual.trunk.patch_embed.proj.weight" in tensors, custom_text, projection in tensors)
 
 
-def naming_for(settings: lib.Settings) -> Naming:
+def naming_for(settings: model_settings.Settings) -> Naming:
     """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with timm's tower."""
     timm = settings["image"]["pool"] == "map"
     return Naming(timm, timm, settings["text"]["projection"] == "bias")
@@ -83,7 +82,7 @@ _IGNORED["text"].add("final_ln_after_pool")
 _POOLS = {"argmax": "eos", "eos": "eos", "last": "last"}
 
 
-def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
+def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings:
     """A model's settings from open_clip_config.json (or its `model_cfg`).
 
     Raises:
@@ -101,7 +100,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
     _check_fields(vision, "vision", is_timm, path)
     _check_fields(text, "text", False, path)
     quick = bool(model.get("quick_gelu", False))
-    settings = lib.siglip() if is_timm else lib.clip()
+    settings = model_settings.siglip() if is_timm else model_settings.clip()
     settings["embed_dim"] = model["embed_dim"]
     bias = model.get("init_logit_bias")
     settings["logit_bias_init"] = None if bias is None else float(bias)
@@ -141,7 +140,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> lib.Settings:
         projection="none" if projection != "linear" else "bias" if text.get("proj_bias") else "linear",
     )
     if pool != "last":
-        settings["text"]["eos_id"] = text.get("eos_id", 2) if pool == "eos" else eot.LARGEST_ID
+        settings["text"]["eos_id"] = text.get("eos_id", 2) if pool == "eos" else end_of_text.LARGEST_ID
     return settings
 
 
@@ -186,7 +185,7 @@ def _eps(cfg: Mapping[str, Any]) -> float:
 _TOKENIZERS = {32000: "timm/ViT-B-16-SigLIP", 256000: "timm/ViT-B-16-SigLIP2"}
 
 
-def to_config(settings: lib.Settings, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def to_config(settings: model_settings.Settings, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """What open_clip_config.json must say.
 
     Raises:
@@ -218,7 +217,10 @@ def to_config(settings: lib.Settings, preprocessing: Mapping[str, Any]) -> dict[
         raise UserError(f"model.text.pool={text['pool']!r}: OpenCLIP pools texts at one token")
     words = dict(context_length=text["context_length"], vocab_size=text["vocab_size"], width=text["width"])
     words |= dict(heads=text["heads"], layers=text["depth"]) | _mlp_ratio("text", text)
-    if text["pool"] != "eos" or text["eos_id"] not in (eot.LARGEST_ID, text["vocab_size"] - 1):  # argmax, its default
+    if text["pool"] != "eos" or text["eos_id"] not in (
+        end_of_text.LARGEST_ID,
+        text["vocab_size"] - 1,
+    ):  # argmax, its default
         words |= pools[text["pool"]]
     words |= {} if text["causal"] else dict(no_causal_mask=True)
     words |= {"linear": {}, "bias": dict(proj_bias=True), "none": dict(proj_type="none")}[text["projection"]]

@@ -5,17 +5,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.data import images
+from mmjax.data.image import transforms
 from mmjax.errors import UserError
-from mmjax.interop.jsons import read_json
+from mmjax.interop.json_file import read_json
 
 _NUMBERS = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers of resampling
 HF_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def defaults(is_clip: bool, rule: str) -> dict[str, Any]:
-    """CLIP's way to prepare images, or SigLIP's, by the rule of a library, see `data.images.RULES`."""
-    mean, std = images.MEAN_STD["clip" if is_clip else "siglip"]
+    """CLIP's way to prepare images, or SigLIP's, by the rule of a library, see `data.image.transforms.RULES`."""
+    mean, std = transforms.MEAN_STD["clip" if is_clip else "siglip"]
     prepared = dict(
         resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std, image_rule=rule
     )

@@ -3,7 +3,7 @@
 import re
 
 from mmjax.errors import UserError
-from mmjax.interop.tensors import Tensors
+from mmjax.interop.tensor_files import Tensors
 
 _BLOCKS = r"visual\.trunk\.blocks\.\d+\."
 # The first that matches a name in the file is said; `^` is understood.

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from mmjax.errors import UserError
-from mmjax.interop.zips import ZIP_FAULTS, line
+from mmjax.interop.zip_errors import ZIP_FAULTS, line
 
 _REMEDY = "save its state_dict as safetensors and load that"
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of the format before PyTorch 1.6

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, heads, language, parts
+from mmjax.models import encoders, heads, language, submodules
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import dense_float32
@@ -65,11 +65,15 @@ class ALBEF(nn.Module):
             told = f"model.fusion.heads={self.fusion['heads']} does not divide model.text.width={width}"
             raise errors.UserError(f"{told}; choose one that does")
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
-        self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         fixed = shared | dict(causal=False, cross_every=0, head="mlm" if self.mlm else "none")
-        self.text_encoder = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **fixed)
-        self.fuser = parts.build(transformer.Transformer, "fusion", self.fusion, cross_every=1, cross_from=0, **shared)
+        self.text_encoder = submodules.build(
+            language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **fixed
+        )
+        self.fuser = submodules.build(
+            transformer.Transformer, "fusion", self.fusion, cross_every=1, cross_from=0, **shared
+        )
         if self.fusion.get("norm", "pre") == "pre":
             self.fusion_norm = layer_norm(self.fusion.get("norm_eps", 1e-5), self.dtype)
 
@@ -123,8 +127,8 @@ class ALBEF(nn.Module):
         """
         del words
         spec = attention.AttentionSpec(valid=text.valid)
-        x = parts.without_invalid(text).tokens
-        x = self.fuser(x, spec, dropout.fold_keys(keys, 2), memory=parts.as_memory(image)).tokens
+        x = submodules.without_invalid(text).tokens
+        x = self.fuser(x, spec, dropout.fold_keys(keys, 2), memory=submodules.as_memory(image)).tokens
         return encoders.Encoded(self.fusion_norm(x) if self.fusion.get("norm", "pre") == "pre" else x, text.valid)
 
     def match_logits(self, fused: encoders.Encoded) -> Float[Array, "B 2"]:

@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, language, lstm_captioner, parts
+from mmjax.models import encoders, language, lstm_captioner, submodules
 from mmjax.nn import attention, dropout
-from mmjax.parallel.rows import take_rows
+from mmjax.parallel.gather_rows import take_rows
 
 DECODERS = ("transformer", "lstm")
 Carry = language.Carry | lstm_captioner.CaptionerCarry
@@ -46,18 +46,18 @@ class Captioner(nn.Module):
 
     def setup(self):
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
-        self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
         errors.choose("model.decoder", self.decoder, DECODERS)
         if self.decoder == "lstm":
-            ignored = (*parts.TEXT_IDS, "context_length")
+            ignored = (*submodules.TEXT_IDS, "context_length")
             cls = lstm_captioner.LSTMCaptioner
-            self.writer = parts.build(cls, "text", self.text, ignored=ignored, dtype=self.dtype)
+            self.writer = submodules.build(cls, "text", self.text, ignored=ignored, dtype=self.dtype)
             return
         if not self.text.get("causal", True):
             raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")
-        parts.check_looks("text", self.text)
+        submodules.check_looks("text", self.text)
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
-        self.writer = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **shared)
+        self.writer = submodules.build(language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **shared)
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images."""
@@ -74,7 +74,7 @@ class Captioner(nn.Module):
         keys = dropout.fold_keys(keys, 3)
         if self.decoder == "lstm":  # padding stands after what is real
             return self.writer(image, text, keys)
-        words = self.writer(text, text_mask, parts.as_memory(image), keys)
+        words = self.writer(text, text_mask, submodules.as_memory(image), keys)
         return self.writer.logits(words.tokens)
 
     def start(
@@ -94,7 +94,7 @@ class Captioner(nn.Module):
         if self.decoder == "lstm":
             return self._read_prompt(image, text, jnp.ones(text.shape, bool) if text_mask is None else text_mask)
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
-        return self.writer.start(self.writer.embed(text), spec, slots=slots, memory=parts.as_memory(image))
+        return self.writer.start(self.writer.embed(text), spec, slots=slots, memory=submodules.as_memory(image))
 
     def _read_prompt(self, image, text, real):
         """The LSTM stands still at padding."""

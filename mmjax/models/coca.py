@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, language, parts
+from mmjax.models import encoders, language, submodules
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, pool, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
@@ -24,7 +24,7 @@ class Carry(NamedTuple):
     decoder: transformer.Cache
 
     def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Carry":
-        """That of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        """That of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
         return Carry(self.text.take(rows, examples), self.decoder.take(rows, examples))
 
 
@@ -77,7 +77,7 @@ class CoCa(nn.Module):
         eps, width = self.image["norm_eps"], self.text["width"]
 
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention, final_norm=False)
-        self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
         options = dict(queries=self.queries, width=self.embed_dim, norm_inputs=True, norm_eps=eps, dtype=self.dtype)
         self.image_pool = pool.Pool("map", self.pool_heads, **options)
         self.image_norm = layer_norm(eps, self.dtype)
@@ -85,14 +85,14 @@ class CoCa(nn.Module):
 
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         layout = dict(causal=True, head="none", final_norm=False, context_length=self.text["context_length"] + 1)
-        ignored = (*parts.TEXT_IDS, "context_length")
-        self.text_encoder = parts.build(language.TextStack, "text", self.text, ignored=ignored, **shared, **layout)
+        ignored = (*submodules.TEXT_IDS, "context_length")
+        self.text_encoder = submodules.build(language.TextStack, "text", self.text, ignored=ignored, **shared, **layout)
         self.text_class_token = self.param("text_class_token", nn.initializers.normal(0.01), (width,), jnp.float32)
         self.text_norm = norm("text_norm")
         self.text_projection = dense(self.embed_dim, width**-0.5, "text_projection")
 
         layout = dict(cross_every=1, cross_from=0, cross_mlp=True, norm="pre")
-        self.writer = parts.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
+        self.writer = submodules.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
         self.decoder_norm = norm("decoder_norm")
         head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
         self.decoder_head = dense_float32(self.text["vocab_size"], **head)
@@ -174,7 +174,7 @@ class CoCa(nn.Module):
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
         read = self.text_encoder.run(self.text_encoder.embed(text), spec, slots=slots)
         out = self.writer(read.tokens, spec, memory=self._memory(image), slots=slots)
-        last = parts.last_valid(out.tokens, text_mask)
+        last = submodules.last_valid(out.tokens, text_mask)
         return self._logits(last[:, None])[:, 0], Carry(read.cache, out.cache)
 
     def step(self, carry: Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Carry]:
@@ -186,7 +186,7 @@ class CoCa(nn.Module):
 
     @staticmethod
     def take(carry: Carry, rows: Int[Array, " R"], examples: int | None = None) -> Carry:
-        """The carry of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
         return carry.take(rows, examples)
 
     def __call__(self, images, text, text_mask=None):
@@ -195,7 +195,7 @@ class CoCa(nn.Module):
         return self.embed_image(image), self.embed_text(text), self.decode(image, text)[:, -1]
 
     def _pooled(self, image: encoders.Encoded) -> Float[Array, "B Q E"]:
-        image = parts.without_invalid(image)
+        image = submodules.without_invalid(image)
         return self.image_norm(self.image_pool(image.tokens, image.valid))
 
     def _memory(self, image: encoders.Encoded) -> transformer.Memory:

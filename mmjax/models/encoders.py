@@ -7,12 +7,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax import eot
 from mmjax.nn import attention, dropout, embed, pool, transformer
 from mmjax.nn.dense import add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
 from mmjax.parallel import packing
-from mmjax.parallel.activations import lookup
+from mmjax.parallel.activation_sharding import lookup
+from mmjax.utils import end_of_text
 
 
 class Encoded(NamedTuple):
@@ -126,7 +126,7 @@ class TextTransformer(nn.Module):
       causal: each token sees itself and those before it.
       mask_padding: padding is not attended to. CLIP and SigLIP leave this off, as the originals do.
       eos_id: id of the end-of-text token, whose first position `Encoded.eos` holds; -1 for the largest id of each text,
-        see `mmjax.eot`.
+        see `mmjax.utils.end_of_text`.
       Others as in `Transformer`.
     """
 
@@ -184,7 +184,7 @@ class TextTransformer(nn.Module):
         token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
         shape = (self.context_length, self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
-        eos = eot.position(text, self.eos_id)
+        eos = end_of_text.position(text, self.eos_id)
         norm = layer_norm(self.norm_eps, self.dtype, "norm")
         if places is not None:
             ids, positions, segment = packing.pack(text, eos, places, nothing=self.vocab_size)

@@ -11,8 +11,8 @@ from mmjax.models import encoders
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
-from mmjax.parallel.activations import lookup, whole
-from mmjax.parallel.rows import take_rows
+from mmjax.parallel.activation_sharding import lookup, whole
+from mmjax.parallel.gather_rows import take_rows
 
 HEADS = ("none", "tied", "linear", "mlm")
 

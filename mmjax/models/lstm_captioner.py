@@ -13,7 +13,7 @@ from mmjax.models.encoders import Encoded
 from mmjax.nn.dense import Dense
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
-from mmjax.parallel.activations import lookup
+from mmjax.parallel.activation_sharding import lookup
 
 
 class CaptionerCarry(NamedTuple):

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, language, parts
+from mmjax.models import encoders, language, submodules
 from mmjax.nn import attention, dropout
 from mmjax.nn.dense import Dense
 from mmjax.nn.mlp import ACTIVATIONS
@@ -82,10 +82,10 @@ class PrefixLM(nn.Module):
                 f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
             )
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
-        self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
         self.connect = Connector(self.connector, self.text["width"], self.dtype, name="connector")
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention, causal=True, cross_every=0)
-        self.writer = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **shared)
+        self.writer = submodules.build(language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **shared)
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images: the tower's patch tokens, before the connector."""
@@ -133,7 +133,7 @@ class PrefixLM(nn.Module):
 
     @staticmethod
     def take(carry: language.Carry, rows: Int[Array, " R"], examples: int | None = None) -> language.Carry:
-        """The carry of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
         return carry.take(rows, examples)
 
     def __call__(self, images, text, text_mask=None):
@@ -148,7 +148,7 @@ class PrefixLM(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B S D"], attention.AttentionSpec]:
         """Image tokens and embedded text, and who attends to whom."""
-        image_tokens = self.connect(parts.without_invalid(image).tokens)
+        image_tokens = self.connect(submodules.without_invalid(image).tokens)
         x = jnp.concatenate([image_tokens, self.writer.embed(text, keys=keys)], axis=1)
         shape = image.tokens.shape[:2]
         valid = None

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, heads, language, parts
+from mmjax.models import encoders, heads, language, submodules
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
@@ -59,17 +59,17 @@ class QFormer(nn.Module):
     fuse_reads_words: ClassVar[bool] = True  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):
-        parts.check_looks("text", self.text)
+        submodules.check_looks("text", self.text)
         if self.caption_id is not None and not 0 <= self.caption_id < self.text["vocab_size"]:
             raise errors.UserError(
                 f"model.caption_id={self.caption_id} is none of the {self.text['vocab_size']} ids of"
                 " model.text.vocab_size; choose one of them, or raise that"
             )
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
-        self.image_encoder = parts.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         fixed = shared | dict(causal=False, cross_mlp=False, head="mlm" if self.caption else "none")
-        self.reader = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **fixed)
+        self.reader = submodules.build(language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **fixed)
         width = self.text["width"]
         self.learned = self.param("queries", nn.initializers.normal(0.02), (self.queries, width), jnp.float32)
         dense = lambda: dense_float32(self.embed_dim, std=width**-0.5, dtype=self.dtype, name=None)
@@ -103,7 +103,7 @@ class QFormer(nn.Module):
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B Q E"]:
         """Embeds encoded images, each query by itself; rows have unit length. Here nothing is dropped out."""
         x = self._embedded(len(image.tokens), None)
-        memory = parts.as_memory(image)
+        memory = submodules.as_memory(image)
         out = self.reader.run(x, attention.AttentionSpec(), memory=memory, segments=(self.queries, 0))
         return l2_normalize(self.image_projection(out.tokens))
 
@@ -169,7 +169,7 @@ class QFormer(nn.Module):
         looked = self.reader.run(
             self._embedded(batch, None),
             attention.AttentionSpec(),
-            memory=parts.as_memory(image),
+            memory=submodules.as_memory(image),
             segments=(count, 0),
             slots=count + slots,
         )
@@ -177,7 +177,7 @@ class QFormer(nn.Module):
         carry = language.Carry(looked.cache.without_memory(), jnp.full(batch, count, jnp.int32))
         x = self.reader.embed(self._as_caption(text))
         tokens, carry = self._go_on(carry, x, attention.AttentionSpec(valid=text_mask))
-        return self.reader.logits(parts.last_valid(tokens, text_mask)[:, None])[:, 0], carry
+        return self.reader.logits(submodules.last_valid(tokens, text_mask)[:, None])[:, 0], carry
 
     def step(self, carry: language.Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], language.Carry]:
         """Reads one more token of each example and scores the next one."""
@@ -187,7 +187,7 @@ class QFormer(nn.Module):
 
     @staticmethod
     def take(carry: language.Carry, rows: Int[Array, " R"], examples: int | None = None) -> language.Carry:
-        """The carry of these rows, which may repeat; `examples` as in `parallel.rows.take_rows`."""
+        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
         return carry.take(rows, examples)
 
     def __call__(self, images, text, text_mask=None):
@@ -213,7 +213,7 @@ class QFormer(nn.Module):
         real = None if valid is None else jnp.pad(valid, ((0, 0), (self.queries, 0)), constant_values=True)
         ar = (jnp.arange(self.queries + length) >= self.queries).astype(jnp.int32) if causal else None
         spec = attention.AttentionSpec(valid=real, ar=ar)
-        options = dict(memory=parts.as_memory(image), segments=(self.queries, length))
+        options = dict(memory=submodules.as_memory(image), segments=(self.queries, length))
         return encoders.Encoded(self.reader.run(x, spec, keys, **options).tokens, real)
 
     def _go_on(

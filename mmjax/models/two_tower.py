@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoders, modalities
+from mmjax.models import encoders, modality_encoders
 from mmjax.nn import dropout, pool
 from mmjax.nn.dense import dense_float32
 from mmjax.parallel import packing
@@ -76,7 +76,7 @@ class TwoTower(nn.Module):
 
     Attributes:
       embed_dim: E, width of the shared space.
-      image, text: tower configs, see `mmjax.models.variants`.
+      image, text: tower configs, see `mmjax.models.variants.two_tower`.
       logit_scale_init: of the scale itself, not of its logarithm: 1 / 0.07 for CLIP, 10 for SigLIP.
       logit_bias_init: None for no bias; -10 for SigLIP.
       dtype: compute type of the towers; embeddings are float32.
@@ -107,7 +107,7 @@ class TwoTower(nn.Module):
 
     def _encoder(self, kind, tower, kernel) -> nn.Module:
         settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
-        return modalities.make_encoder(kind, settings, dtype=self.dtype, attention_impl=kernel, name=kind)
+        return modality_encoders.make_encoder(kind, settings, dtype=self.dtype, attention_impl=kernel, name=kind)
 
     def _head(self, tower, name) -> EmbeddingHead:
         return EmbeddingHead(

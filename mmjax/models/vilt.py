@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, heads, language, parts
+from mmjax.models import encoders, heads, language, submodules
 from mmjax.nn import attention, dropout, embed
 from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
@@ -134,11 +134,11 @@ class ViLT(nn.Module):
         if not self.pooler and (self.match or self.answers):
             raise errors.UserError("model.pooler=False goes with no head for matches or answers; set it to True")
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention, mask_token=self.mim)
-        self.stream = parts.build(Stream, "image", self.image, **shared)
+        self.stream = submodules.build(Stream, "image", self.image, **shared)
         width = self.image["width"]
         fixed = dict(width=width, depth=0, heads=1, mlp_dim=0, causal=False, cross_every=0, final_norm=False)
         fixed |= dict(head="mlm" if self.mlm else "none", dtype=self.dtype)
-        self.words = parts.build(language.TextStack, "text", self.text, ignored=parts.TEXT_IDS, **fixed)
+        self.words = submodules.build(language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **fixed)
         init = nn.initializers.normal(0.02)
         self.modality_embedding = self.param("modality_embedding", init, (2, width), jnp.float32)
         if self.pooler:
@@ -233,7 +233,7 @@ class ViLT(nn.Module):
 
 def _joined(*parted: encoders.Encoded) -> encoders.Encoded:
     """Tokens one after the other, zeros in place of those that are not valid."""
-    tokens = jnp.concatenate([parts.without_invalid(each).tokens for each in parted], axis=1)
+    tokens = jnp.concatenate([submodules.without_invalid(each).tokens for each in parted], axis=1)
     if all(each.valid is None for each in parted):
         return encoders.Encoded(tokens)
     real = [jnp.ones(each.tokens.shape[:2], bool) if each.valid is None else each.valid for each in parted]

@@ -13,7 +13,7 @@ from mmjax.nn.dense import Dense
 from mmjax.nn.layer_loop import name_attention_output
 from mmjax.nn.norms import LayerNorm
 from mmjax.nn.tpu_tiles import group_of_heads
-from mmjax.parallel.activations import place, traced_mesh
+from mmjax.parallel.activation_sharding import place, traced_mesh
 
 IMPLEMENTATIONS = ("auto", "cudnn", "pallas", "xla")
 

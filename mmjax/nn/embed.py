@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.dense import add_parameter, multiply
-from mmjax.parallel.activations import lookup, whole
+from mmjax.parallel.activation_sharding import lookup, whole
 
 INFLATIONS = ("central_frame", "average")
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.nn.dense import Dense
-from mmjax.parallel.activations import place
+from mmjax.parallel.activation_sharding import place
 
 
 def _keeping_input(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Array], Array]:

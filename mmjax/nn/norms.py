@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mmjax.parallel.activations import is_traced_for_gpu
+from mmjax.parallel.activation_sharding import is_traced_for_gpu
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.nn import attention, dropout, layer_loop
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norms import layer_norm
-from mmjax.parallel.activations import place, row_major, traced_platform
-from mmjax.parallel.rows import take_rows
+from mmjax.parallel.activation_sharding import place, row_major, traced_platform
+from mmjax.parallel.gather_rows import take_rows
 
 NORMS = ("pre", "post")
 

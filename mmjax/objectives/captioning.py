@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.objectives import additive
+from mmjax.objectives import token_loss
 from mmjax.objectives.cross_entropy import cross_entropy
 
 
@@ -12,7 +12,7 @@ def caption_loss(
     targets: Int[Array, "B L"],
     mask: Bool[Array, "B L"],
     label_smoothing: float = 0.0,
-) -> additive.TokenLoss:
+) -> token_loss.TokenLoss:
     """Teacher-forced captioning: cross-entropy of every token given those before it.
 
     Args:
@@ -29,4 +29,4 @@ def caption_loss(
     """
     hits = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
     losses = cross_entropy(logits, targets, label_smoothing)
-    return additive.over_tokens(losses, mask, {"caption_accuracy": hits})
+    return token_loss.over_tokens(losses, mask, {"caption_accuracy": hits})

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.objectives import additive
+from mmjax.objectives import token_loss
 from mmjax.objectives.cross_entropy import cross_entropy
 
 
@@ -13,7 +13,7 @@ def classification_loss(
     labels: Int[Array, " B"],
     mask: Bool[Array, " B"] | None = None,
     label_smoothing: float = 0.0,
-) -> additive.TokenLoss:
+) -> token_loss.TokenLoss:
     """Softmax cross-entropy.
 
     Args:
@@ -30,12 +30,12 @@ def classification_loss(
     """
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
     hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    return additive.over_tokens(cross_entropy(logits, labels, label_smoothing), mask, {"class_accuracy": hits})
+    return token_loss.over_tokens(cross_entropy(logits, labels, label_smoothing), mask, {"class_accuracy": hits})
 
 
 def answer_loss(
     logits: Float[Array, "B A"], scores: Float[Array, "B A"], mask: Bool[Array, " B"] | None = None
-) -> additive.TokenLoss:
+) -> token_loss.TokenLoss:
     """Binary cross-entropy of each answer against its soft score, summed over the answers.
 
     That is the mean over answers times their number, as ViLT has it (arXiv:2102.03334, `compute_vqa`).
@@ -52,4 +52,4 @@ def answer_loss(
     x, scores = logits.astype(jnp.float32), scores.astype(jnp.float32)
     losses = jnp.sum(jax.nn.softplus(x) - scores * x, axis=-1)
     reached = jnp.take_along_axis(scores, jnp.argmax(x, axis=-1)[:, None], axis=-1)[:, 0]
-    return additive.over_tokens(losses, mask, {"vqa_accuracy": reached})
+    return token_loss.over_tokens(losses, mask, {"vqa_accuracy": reached})

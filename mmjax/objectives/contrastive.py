@@ -4,7 +4,7 @@ The arrays given are the global batch, under `jit` on a mesh spread over the dev
 computed in one of three ways (`impl`):
 
 - `dense`: one matrix of logits, spread over the mesh by the compiler, with what autodiff keeps of it.
-- `gather`, `ring`: tile by tile, see `mmjax.objectives.tiles`.
+- `gather`, `ring`: tile by tile, see `mmjax.objectives.tiled_logits`.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt
 
-from mmjax.objectives import tiled_sigmoid, tiled_softmax, tiles
+from mmjax.objectives import tiled_logits, tiled_sigmoid, tiled_softmax
 from mmjax.parallel import ring
 
 Metrics = dict[str, Any]
@@ -25,7 +25,7 @@ Images = Float[Array, "B E"] | Float[Array, "B Q E"]
 
 def positive_pairs(ids: UInt[Array, "B 2"]) -> Bool[Array, "B B"]:
     """Which image and text belong together: those whose 64-bit ids (two 32-bit words) are equal."""
-    return tiles.positives(ids, ids)
+    return tiled_logits.positives(ids, ids)
 
 
 def similarity(image: Images, text: Float[Array, "B E"], *, precision: str = "highest") -> Float[Array, "B B"]:
@@ -88,7 +88,7 @@ def softmax_loss(
     logits = logit_scale * similarity(image, text, precision=precision)
     pairs = pair_matrix(len(image), ids)
     # The log-sum-exp over the negatives apart from that over the positives: `tiled_softmax` says what that is good for.
-    negatives = jnp.where(pairs, tiles.FLOOR, logits)
+    negatives = jnp.where(pairs, tiled_logits.FLOOR, logits)
     losses = []
     for axis in (1, 0):
         if ids is None:
@@ -97,7 +97,7 @@ def softmax_loss(
             loss = miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
         else:
             count = pairs.sum(axis=1).astype(jnp.float32)
-            lse = jax.nn.logsumexp(jnp.where(pairs, logits, tiles.FLOOR), axis=axis)
+            lse = jax.nn.logsumexp(jnp.where(pairs, logits, tiled_logits.FLOOR), axis=axis)
             mean = jnp.where(pairs, logits, 0.0).sum(axis=axis) / count
             miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
             loss = miss + lse - mean
@@ -136,7 +136,9 @@ def sigmoid_loss(
     return loss, {"accuracy": matrix_accuracy(logits, pairs)}
 
 
-def _layout(image: Images, ids: Any, impl: str, mesh: Mesh | None, block_size: int, precision: str) -> tiles.Layout:
+def _layout(
+    image: Images, ids: Any, impl: str, mesh: Mesh | None, block_size: int, precision: str
+) -> tiled_logits.Layout:
     batch = len(image)
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r} is not one of {IMPLEMENTATIONS}")
@@ -146,7 +148,7 @@ def _layout(image: Images, ids: Any, impl: str, mesh: Mesh | None, block_size: i
         raise ValueError(f"{image.shape[1]} vectors an image need impl='dense', not {impl!r}")
     if mesh is not None and batch % mesh.size:
         raise ValueError(f"{batch} rows do not divide over {mesh.size} devices, which impl={impl!r} needs")
-    return tiles.Layout(impl, mesh, block_size, precision, unique=ids is None)
+    return tiled_logits.Layout(impl, mesh, block_size, precision, unique=ids is None)
 
 
 def own_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, Key, Shaped, UInt
 
-from mmjax.objectives import tiles
+from mmjax.objectives import tiled_logits
 from mmjax.objectives.contrastive import Images
 from mmjax.objectives.cross_entropy import cross_entropy
 from mmjax.parallel import ring
-from mmjax.parallel.exchange import SCOPES
 from mmjax.parallel.mesh import BATCH_AXES, batch_devices
+from mmjax.parallel.sharded_gather import SCOPES
 
 MATCH = 1  # the class of a pair that belongs together, as in ALBEF
 
@@ -94,19 +94,19 @@ def hard_negatives(
 
         def meet(best, block):
             def body(best, row, column, height, width, fresh):
-                some, others = tiles.take(own, row, height), tiles.take(block, column, width)
+                some, others = tiled_logits.take(own, row, height), tiled_logits.take(block, column, width)
                 new = _best(some, others, scale, precision)
-                return tiles.put(best, _better(tiles.take(best, row, height), new), row)
+                return tiled_logits.put(best, _better(tiled_logits.take(best, row, height), new), row)
 
-            return tiles.over_tiles(len(numbers), len(numbers), block_size, body, best)
+            return tiled_logits.over_tiles(len(numbers), len(numbers), block_size, body, best)
 
         def hop(_, state):
             best, block = state
             return meet(best, block), ring.pass_on(block, mesh, around)
 
-        state = (jnp.full(len(numbers), tiles.FLOOR), numbers), (columns, ids, numbers)
+        state = (jnp.full(len(numbers), tiled_logits.FLOOR), numbers), (columns, ids, numbers)
         best = meet(*state) if hops == 1 else jax.lax.fori_loop(0, hops, hop, state)[0]
-        return best[1], best[0] > tiles.FLOOR
+        return best[1], best[0] > tiled_logits.FLOOR
 
     def both(image, text, image_words, text_words, ids, numbers, scale):
         image_for_text, _ = draw(text, image, text_words, ids, numbers, scale)
@@ -125,17 +125,17 @@ def _best(rows: Any, columns: Any, scale: Array, precision: str) -> tuple[Array,
     x, row_ids, keys = rows
     y, column_ids, numbers = columns
     logits = scale * _similarity(x, y, precision) + _gumbel(keys, numbers)
-    logits = jnp.where(tiles.positives(row_ids, column_ids), tiles.FLOOR, logits)
+    logits = jnp.where(tiled_logits.positives(row_ids, column_ids), tiled_logits.FLOOR, logits)
     return jnp.max(logits, axis=1), numbers[jnp.argmax(logits, axis=1)]
 
 
 def _better(old: tuple[Array, Array], new: tuple[Array, Array]) -> tuple[Array, Array]:
     """The larger one, of equal ones the lower number, whatever the order they come in."""
-    take = (new[0] > old[0]) | ((new[0] == old[0]) & (new[0] > tiles.FLOOR) & (new[1] < old[1]))
+    take = (new[0] > old[0]) | ((new[0] == old[0]) & (new[0] > tiled_logits.FLOOR) & (new[1] < old[1]))
     return jnp.where(take, new[0], old[0]), jnp.where(take, new[1], old[1])
 
 
-def _similarity(x: Array, y: Array, precision: str) -> tiles.Tile:
+def _similarity(x: Array, y: Array, precision: str) -> tiled_logits.Tile:
     """Inner products; either side may have several vectors a row, of which the most similar one counts."""
     if y.ndim == 3:
         return _similarity(y, x, precision).T
@@ -146,7 +146,7 @@ def _similarity(x: Array, y: Array, precision: str) -> tiles.Tile:
     return jax.lax.fori_loop(1, x.shape[1], lambda q, best: jnp.maximum(best, dot(x[:, q])), dot(x[:, 0]))
 
 
-def _gumbel(keys: Key[Array, " R"], numbers: Int32[Array, " C"]) -> tiles.Tile:
+def _gumbel(keys: Key[Array, " R"], numbers: Int32[Array, " C"]) -> tiled_logits.Tile:
     """Standard Gumbel noise, a function of (key, number) alone.
 
     A key folded with a number is a hash of both: its words are the random bits. The negated logarithm of an exponential

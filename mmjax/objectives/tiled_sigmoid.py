@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mmjax.objectives import tiles
+from mmjax.objectives import tiled_logits
 
 
 class SigmoidSums(NamedTuple):
@@ -26,37 +26,41 @@ class SigmoidColumns(NamedTuple):
     best: tuple[Array, Array]
 
 
-def _sigmoid_tiles(rows: tiles.Side, columns: tiles.Side, sums: SigmoidSums, ends: SigmoidColumns, scale, bias, layout):
+def _sigmoid_tiles(
+    rows: tiled_logits.Side, columns: tiled_logits.Side, sums: SigmoidSums, ends: SigmoidColumns, scale, bias, layout
+):
     """Adds the logits of rows x columns; a logit's slope needs no other logit, so gradients come with the loss."""
 
     def body(state, row, column, height, width, fresh):
         sums, ends = state
-        some_rows, some_columns = tiles.take(rows, row, height), tiles.take(columns, column, width)
-        logits, positive = tiles.tile(some_rows, some_columns, scale, layout)
+        some_rows, some_columns = tiled_logits.take(rows, row, height), tiled_logits.take(columns, column, width)
+        logits, positive = tiled_logits.tile(some_rows, some_columns, scale, layout)
         logits = logits + bias
         against = jnp.where(positive, -logits, logits)
         losses = jax.nn.softplus(against)
         losses = losses if fresh is None else jnp.where(fresh, losses, 0)
-        loss = tiles.put(sums.loss, tiles.take(sums.loss, row, height) + jnp.sum(losses, 1), row)
+        loss = tiled_logits.put(sums.loss, tiled_logits.take(sums.loss, row, height) + jnp.sum(losses, 1), row)
         slope, gradients = sums.slope, (sums.by_row, ends.by_column)
         if slope is not None:
             slopes = jnp.where(positive, -1.0, 1.0) * jax.nn.sigmoid(against)
             slopes = slopes if fresh is None else jnp.where(fresh, slopes, 0)
-            slope = tiles.put(slope, tiles.take(slope, row, height) + jnp.sum(slopes, 1), row)
-            gradients = tiles.add_products(gradients, slopes, some_rows, some_columns, row, column, None, layout)
+            slope = tiled_logits.put(slope, tiled_logits.take(slope, row, height) + jnp.sum(slopes, 1), row)
+            gradients = tiled_logits.add_products(gradients, slopes, some_rows, some_columns, row, column, None, layout)
         kinds = (~positive, positive)
         best = []
         for old, start, axis in ((sums.best, row, 1), (ends.best, column, 0)):
-            new = tuple(jnp.max(jnp.where(kind, logits, tiles.FLOOR), axis) for kind in kinds)
-            best.append(tiles.put(old, jax.tree.map(jnp.maximum, tiles.take(old, start, len(new[0])), new), start))
+            new = tuple(jnp.max(jnp.where(kind, logits, tiled_logits.FLOOR), axis) for kind in kinds)
+            best.append(
+                tiled_logits.put(old, jax.tree.map(jnp.maximum, tiled_logits.take(old, start, len(new[0])), new), start)
+            )
         return SigmoidSums(loss, slope, gradients[0], best[0]), SigmoidColumns(gradients[1], best[1])
 
-    return tiles.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, (sums, ends))
+    return tiled_logits.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, (sums, ends))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sigmoid(
-    layout: tiles.Layout, image: Array, text: Array, scale: Array, bias: Array, ids: Array | None
+    layout: tiled_logits.Layout, image: Array, text: Array, scale: Array, bias: Array, ids: Array | None
 ) -> tuple[Array, Array]:
     """SigLIP's loss, as `contrastive.sigmoid_loss` defines it; returns (loss, accuracy). Arguments as `softmax`'s."""
     return _sigmoid_run(layout, image, text, scale, bias, ids, gradients=False)[:2]
@@ -66,8 +70,8 @@ def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
     batch = len(image)
 
     def run(x, y, ids, scale, bias):
-        rows, columns = tiles.own_rows(x, y, ids, layout)
-        zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiles.FLOOR)
+        rows, columns = tiled_logits.own_rows(x, y, ids, layout)
+        zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiled_logits.FLOOR)
         sums = SigmoidSums(zero, zero if gradients else None, jnp.zeros_like(x) if gradients else None, (floor, floor))
         if layout.impl == "ring":
             ends = SigmoidColumns(jnp.zeros_like(y) if gradients else None, (floor, floor))
@@ -80,11 +84,11 @@ def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
             sums, (_, ends) = layout.trip(meet, sums, (columns, ends))
             by_column, best = ends
         else:
-            all_columns = tiles.gather_side(columns, tiles.all_keys(columns, layout), layout)
+            all_columns = tiled_logits.gather_side(columns, tiled_logits.all_keys(columns, layout), layout)
             total = len(all_columns.x)
             ends = SigmoidColumns(
                 jnp.zeros_like(all_columns.x) if gradients else None,
-                (jnp.full(total, tiles.FLOOR), jnp.full(total, tiles.FLOOR)),
+                (jnp.full(total, tiled_logits.FLOOR), jnp.full(total, tiled_logits.FLOOR)),
             )
             sums, ends = _sigmoid_tiles(rows, all_columns, sums, ends, scale, bias, layout)
             by_column = layout.scatter(ends.by_column) if gradients else None

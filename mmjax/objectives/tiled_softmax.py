@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from mmjax.objectives import tiles
+from mmjax.objectives import tiled_logits
 
 
 class Stats(NamedTuple):
@@ -30,7 +30,7 @@ class Stats(NamedTuple):
 
     @classmethod
     def empty(cls, n: int, unique: bool) -> "Stats":
-        floor, zero = jnp.full(n, tiles.FLOOR), jnp.zeros(n)
+        floor, zero = jnp.full(n, tiled_logits.FLOOR), jnp.zeros(n)
         return cls(floor, zero) if unique else cls(floor, zero, floor, zero, zero, zero)
 
     def merge(self, other: "Stats") -> "Stats":
@@ -89,15 +89,15 @@ def finish(stats: Stats, only: Array | None) -> tuple[Array, Array, Weights]:
     return loss + spread, stats.max_pos > stats.max_neg, weights
 
 
-def tile_stats(logits: tiles.Tile, positive: Bool[Array, "R C"], fresh: Any, axis: int, unique: bool) -> Stats:
+def tile_stats(logits: tiled_logits.Tile, positive: Bool[Array, "R C"], fresh: Any, axis: int, unique: bool) -> Stats:
     """Statistics of a tile along an axis. `fresh` is False where another tile has the logit already; None nowhere."""
     negative = ~positive if fresh is None else ~positive & fresh
     spread = functools.partial(jnp.expand_dims, axis=axis)
-    max_neg = jnp.max(jnp.where(negative, logits, tiles.FLOOR), axis)
+    max_neg = jnp.max(jnp.where(negative, logits, tiled_logits.FLOOR), axis)
     if unique:
         return Stats(max_neg, jnp.sum(jnp.where(negative, jnp.exp(logits - spread(max_neg)), 0), axis))
     positive = positive if fresh is None else positive & fresh
-    max_pos = jnp.max(jnp.where(positive, logits, tiles.FLOOR), axis)
+    max_pos = jnp.max(jnp.where(positive, logits, tiled_logits.FLOOR), axis)
     # Each logit is one or the other, so one exponential does for both sums.
     power = jnp.exp(logits - jnp.where(positive, spread(max_pos), spread(max_neg)))
     return Stats(
@@ -110,7 +110,9 @@ def tile_stats(logits: tiles.Tile, positive: Bool[Array, "R C"], fresh: Any, axi
     )
 
 
-def tile_gradient(logits: tiles.Tile, positive: Bool[Array, "R C"], weights: Weights, axis: int) -> tiles.Tile:
+def tile_gradient(
+    logits: tiled_logits.Tile, positive: Bool[Array, "R C"], weights: Weights, axis: int
+) -> tiled_logits.Tile:
     """Gradient of the sum of losses along `axis` with respect to a tile of logits."""
     w = Weights(*(None if x is None else jnp.expand_dims(x, axis) for x in weights))
     if w.share is None:
@@ -122,23 +124,27 @@ def tile_gradient(logits: tiles.Tile, positive: Bool[Array, "R C"], weights: Wei
     return jnp.where(positive, jnp.where(w.share == 1, -w.miss, several), power * w.negative)
 
 
-def _softmax_statistics(rows: tiles.Side, columns: tiles.Side, stats, scale, layout: tiles.Layout):
+def _softmax_statistics(rows: tiled_logits.Side, columns: tiled_logits.Side, stats, scale, layout: tiled_logits.Layout):
     """Adds the logits of rows x columns to (row statistics, column statistics); either may be None."""
 
     def body(stats, row, column, height, width, fresh):
-        logits, positive = tiles.tile(tiles.take(rows, row, height), tiles.take(columns, column, width), scale, layout)
+        logits, positive = tiled_logits.tile(
+            tiled_logits.take(rows, row, height), tiled_logits.take(columns, column, width), scale, layout
+        )
         added = []
         for old, start, size, axis in ((stats[0], row, height, 1), (stats[1], column, width, 0)):
             if old is not None:
                 new = tile_stats(logits, positive, fresh, axis, layout.unique)
-                old = tiles.put(old, tiles.take(old, start, size).merge(new), start)
+                old = tiled_logits.put(old, tiled_logits.take(old, start, size).merge(new), start)
             added.append(old)
         return tuple(added)
 
-    return tiles.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, stats)
+    return tiled_logits.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, stats)
 
 
-def _softmax_gradients(rows: tiles.Side, columns: tiles.Side, weights, gradients, scale, layout: tiles.Layout):
+def _softmax_gradients(
+    rows: tiled_logits.Side, columns: tiled_logits.Side, weights, gradients, scale, layout: tiled_logits.Layout
+):
     """Adds, to the gradients of rows and columns, those of the losses whose weights are given.
 
     Args:
@@ -146,28 +152,30 @@ def _softmax_gradients(rows: tiles.Side, columns: tiles.Side, weights, gradients
       weights: (rows' weights, columns' weights); either may be None.
       gradients: (rows', columns'), without the factor `scale`.
       scale: logit scale.
-      layout: see `tiles.Layout`.
+      layout: see `tiled_logits.Layout`.
     """
 
     def body(gradients, row, column, height, width, fresh):
-        some_rows, some_columns = tiles.take(rows, row, height), tiles.take(columns, column, width)
-        logits, positive = tiles.tile(some_rows, some_columns, scale, layout)
+        some_rows, some_columns = tiled_logits.take(rows, row, height), tiled_logits.take(columns, column, width)
+        logits, positive = tiled_logits.tile(some_rows, some_columns, scale, layout)
         slope = jnp.float32(0.0)
         if weights[0] is not None:
-            slope += tile_gradient(logits, positive, tiles.take(weights[0], row, height), 1)
+            slope += tile_gradient(logits, positive, tiled_logits.take(weights[0], row, height), 1)
         if weights[1] is not None:
-            slope += tile_gradient(logits, positive, tiles.take(weights[1], column, width), 0)
-        return tiles.add_products(gradients, slope, some_rows, some_columns, row, column, fresh, layout)
+            slope += tile_gradient(logits, positive, tiled_logits.take(weights[1], column, width), 0)
+        return tiled_logits.add_products(gradients, slope, some_rows, some_columns, row, column, fresh, layout)
 
-    return tiles.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, gradients)
+    return tiled_logits.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, gradients)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def softmax(layout: tiles.Layout, image: Array, text: Array, scale: Array, ids: Array | None) -> tuple[Array, Array]:
+def softmax(
+    layout: tiled_logits.Layout, image: Array, text: Array, scale: Array, ids: Array | None
+) -> tuple[Array, Array]:
     """Symmetric InfoNCE, as `contrastive.softmax_loss` defines it; returns (loss, accuracy).
 
     Args:
-      layout: see `tiles.Layout`.
+      layout: see `tiled_logits.Layout`.
       image, text: [B, E] float32, B a multiple of the mesh's size.
       scale: logit scale.
       ids: [B, 2] uint32, or None with `layout.unique`.
@@ -179,7 +187,7 @@ def _softmax_forward(layout, image, text, scale, ids):
     batch, ringed = len(image), layout.impl == "ring"
 
     def forward(x, y, ids, scale):
-        rows, columns = tiles.own_rows(x, y, ids, layout)
+        rows, columns = tiled_logits.own_rows(x, y, ids, layout)
         positive = scale * jnp.sum(x * y, axis=-1) if layout.unique else None
         empty = Stats.empty(len(x), layout.unique)
         everything = ()
@@ -192,8 +200,11 @@ def _softmax_forward(layout, image, text, scale, ids):
 
             row_stats, (_, column_stats) = layout.trip(meet, empty, (columns, empty))
         else:
-            keys = tiles.all_keys(rows, layout)
-            all_rows, all_columns = tiles.gather_side(rows, keys, layout), tiles.gather_side(columns, keys, layout)
+            keys = tiled_logits.all_keys(rows, layout)
+            all_rows, all_columns = (
+                tiled_logits.gather_side(rows, keys, layout),
+                tiled_logits.gather_side(columns, keys, layout),
+            )
             row_stats, _ = _softmax_statistics(rows, all_columns, (empty, None), scale, layout)
             column_stats, _ = _softmax_statistics(columns, all_rows, (empty, None), scale, layout)
             everything = (all_rows.x, all_columns.x, keys)
@@ -212,7 +223,7 @@ def _softmax_backward(layout, residuals, cotangents):
     factor = 0.5 * cotangents[0] / len(image)
 
     def backward(x, y, ids, weights, everything, scale, factor):
-        rows, columns = tiles.own_rows(x, y, ids, layout)
+        rows, columns = tiled_logits.own_rows(x, y, ids, layout)
         by_row, by_column = jnp.zeros_like(x), jnp.zeros_like(y)
         if layout.impl == "ring":
 
@@ -228,10 +239,15 @@ def _softmax_backward(layout, residuals, cotangents):
         else:
             all_x, all_y, keys = everything
             by_row, all_by_column = _softmax_gradients(
-                rows, tiles.Side(all_y, keys), (weights[0], None), (by_row, jnp.zeros_like(all_y)), scale, layout
+                rows, tiled_logits.Side(all_y, keys), (weights[0], None), (by_row, jnp.zeros_like(all_y)), scale, layout
             )
             by_column, all_by_row = _softmax_gradients(
-                columns, tiles.Side(all_x, keys), (weights[1], None), (by_column, jnp.zeros_like(all_x)), scale, layout
+                columns,
+                tiled_logits.Side(all_x, keys),
+                (weights[1], None),
+                (by_column, jnp.zeros_like(all_x)),
+                scale,
+                layout,
             )
             by_scale = jnp.sum(x * by_row) + jnp.sum(y * by_column)
             by_row, by_column = by_row + layout.scatter(all_by_row), by_column + layout.scatter(all_by_column)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt
 
-from mmjax.objectives import contrastive, tiles
+from mmjax.objectives import contrastive, tiled_logits
 
 NEGATIVES = ("hardest", "semi-hard", "sum")
 
@@ -56,12 +56,12 @@ def triplet_loss(
             losses.append(jnp.sum(jnp.where(pairs, 0.0, hinge), axis))
             continue
         # FLOOR, not 0, where there is no negative: similarities may all be below 0. A hinge of it is 0.
-        hardest = jnp.max(jnp.where(pairs, tiles.FLOOR, similarities), axis)
+        hardest = jnp.max(jnp.where(pairs, tiled_logits.FLOOR, similarities), axis)
         if negatives == "semi-hard":
-            semi = jnp.max(jnp.where(pairs | (similarities >= positive), tiles.FLOOR, similarities), axis)
-            easiest = -jnp.max(jnp.where(pairs, tiles.FLOOR, -similarities), axis)
-            none = hardest == tiles.FLOOR
-            hardest = jnp.where(semi > tiles.FLOOR, semi, jnp.where(none, tiles.FLOOR, easiest))
+            semi = jnp.max(jnp.where(pairs | (similarities >= positive), tiled_logits.FLOOR, similarities), axis)
+            easiest = -jnp.max(jnp.where(pairs, tiled_logits.FLOOR, -similarities), axis)
+            none = hardest == tiled_logits.FLOOR
+            hardest = jnp.where(semi > tiled_logits.FLOOR, semi, jnp.where(none, tiled_logits.FLOOR, easiest))
         losses.append(jax.nn.relu(margin + hardest - own))
     loss = 0.5 * (jnp.mean(losses[0]) + jnp.mean(losses[1]))
     return loss, {"accuracy": contrastive.matrix_accuracy(similarities, pairs)}

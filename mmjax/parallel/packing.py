@@ -1,4 +1,4 @@
-"""Texts [B, L] in rows of several texts each, and back, on the device that has them; `mmjax.data.packing` lays out."""
+"""Texts [B, L] in rows of several texts each, and back, on the device that has them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from mmjax.parallel.activations import traced_mesh
+from mmjax.parallel.activation_sharding import traced_mesh
 from mmjax.parallel.mesh import BATCH_AXES
 
 

@@ -11,13 +11,13 @@ import jax
 import ml_collections
 
 from mmjax import tasks
-from mmjax.data import packing, tokenizers
+from mmjax.data.loading import packing
+from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
-from mmjax.training import checks, compiler, devices
-from mmjax.training import setup as setup_lib
+from mmjax.training import build_step, compiler, device_specs, validate_run
 from mmjax.training import state as state_lib
 
 _VERSIONS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
@@ -42,7 +42,7 @@ class Setup:
     config: ml_collections.ConfigDict
     task: Any
     mesh: jax.sharding.Mesh
-    device: devices.Device
+    device: device_specs.Device
     state: state_lib.TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
@@ -76,18 +76,18 @@ def set_up(
     """
     config = config.copy_and_resolve_references()
     config.data.train = config.data.train or "none"  # it is checked to be there, and not looked at
-    checks.check_config(config, given=given)
+    validate_run.check_config(config, given=given)
     mesh = mesh_lib.make_mesh(config.mesh, topology)
-    device = devices.find(topology[0].device_kind)
+    device = device_specs.find(topology[0].device_kind)
     if device is None or not device.memory:
-        raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/devices.py")
+        raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/device_specs.py")
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
     batch = tasks.batch_shapes(config, mesh, packed_rows=_packed_rows(config, mesh, text_length))
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
-    tokenizer = tokenizers.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
+    tokenizer = tokenizer_lib.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
-        setup = setup_lib.make_setup(config, task, mesh)
+        setup = build_step.make_setup(config, task, mesh)
     remat = {name: each.label for name, each in setup.remat.items()}
     return Setup(config, task, mesh, device, setup.state, batch, setup.step, remat)
 

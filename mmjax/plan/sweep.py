@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from mmjax.errors import UserError, choose
-from mmjax.plan import program, report
+from mmjax.plan import plan_text, program
 
 AXES = ("mesh", "microbatch", "remat")
 _TENSOR = (1, 2, 4, 8)
@@ -106,7 +106,7 @@ def run(
             held = sum(program.state_bytes(setup).values())
             room, _ = program.capacity(setup)
             if held > room:
-                reason = f"the state alone is {report.size(held)} of {report.size(room)}"
+                reason = f"the state alone is {plan_text.size(held)} of {plan_text.size(room)}"
                 others.append({"setting": _told(candidate), "fits": False, "reason": reason})
                 say(f"  {_told(candidate)}: {reason}; not compiled")
                 break  # more microbatches do not make the state smaller
@@ -119,10 +119,10 @@ def run(
                 plan = make_plan(setup, topology)
             except UserError as error:
                 plan = {"fits": False, "reason": str(error)}
-            told = plan.get("reason") or report.line(plan)
+            told = plan.get("reason") or plan_text.line(plan)
             say(f"    {told}")
             if plan["fits"]:
-                fitting.append(plan | {"setting": report.setting(plan)})
+                fitting.append(plan | {"setting": plan_text.setting(plan)})
                 break
             others.append(plan | {"setting": _told(candidate), "reason": told})
     if left:
@@ -136,7 +136,7 @@ def render(ranked: Sequence[dict[str, Any]]) -> str:
     fitting = [plan for plan in ranked if plan["fits"]]
     lines = ["", "What fits, the fastest by prediction first" if fitting else "Nothing that was tried fits."]
     for place, plan in enumerate(fitting, 1):
-        lines.append(f"{place:3}. {plan['setting']}: {report.line(plan)}")
+        lines.append(f"{place:3}. {plan['setting']}: {plan_text.line(plan)}")
     others = [plan for plan in ranked if not plan["fits"]]
     if others:
         lines += ["", "What does not"]
@@ -147,4 +147,4 @@ def render(ranked: Sequence[dict[str, Any]]) -> str:
 def _told(config: ml_collections.ConfigDict) -> str:
     mesh = {axis: "rest" if config.mesh[axis] == -1 else config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
     remat = {tower: config.model[tower].remat for tower in ("image", "text")}
-    return report.setting({"mesh": mesh, "microbatch": config.microbatch, "remat": remat})
+    return plan_text.setting({"mesh": mesh, "microbatch": config.microbatch, "remat": remat})

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax.plan import collectives, costs, hlo, kernels, schedule
-from mmjax.training import devices
+from mmjax.training import device_specs
 
 
 def roofline(
-    counted: costs.Costs, found: Sequence[collectives.Collective], device: devices.Device, model_flops: float | None
+    counted: costs.Costs,
+    found: Sequence[collectives.Collective],
+    device: device_specs.Device,
+    model_flops: float | None,
 ) -> dict[str, Any]:
     """The shortest time a step can take: each of three resources at its data sheet's rate.
 
@@ -38,7 +41,7 @@ def roofline(
     return times | {"mfu": model_flops / device.flops / step if step else 0.0}
 
 
-def link_seconds(one: collectives.Collective, device: devices.Device) -> float:
+def link_seconds(one: collectives.Collective, device: device_specs.Device) -> float:
     """Seconds of all executions of a collective: at the links of the chips, or the network where that is slower."""
     network = one.network_bytes / device.network_bandwidth if device.network_bandwidth else 0.0
     return max(one.sent_bytes / device.link_bandwidth, network)
@@ -48,15 +51,15 @@ def predict(
     module: hlo.Module,
     counted: costs.Costs,
     started: Mapping[tuple[str, str], Sequence[collectives.Collective]],
-    device: devices.Device,
+    device: device_specs.Device,
     model_flops: float | None,
 ) -> dict[str, Any]:
     """A step's time if kernels run one after the other in the compiled order, collectives beside them.
 
     A kernel takes the longer of its products and its bytes, each at what such kernels reach of the data sheet's rate
-    (`devices.Sustained`). Collectives run one after the other, from where they start; the step waits where the schedule
-    needs their result. Copies between memories fill the time in which products leave main memory idle. The host, the
-    launching of kernels and what matrix shapes cost that fit badly are left out.
+    (`device_specs.Sustained`). Collectives run one after the other, from where they start; the step waits where the
+    schedule needs their result. Copies between memories fill the time in which products leave main memory idle. The
+    host, the launching of kernels and what matrix shapes cost that fit badly are left out.
 
     Args:
       module: the program.
@@ -107,7 +110,7 @@ def predict(
 _PARTS = {"products": "products", "attention": "attention"}
 
 
-def _kernel_seconds(kernel: kernels.Kernel, device: devices.Device) -> float:
+def _kernel_seconds(kernel: kernels.Kernel, device: device_specs.Device) -> float:
     rates = device.sustained
     reached = rates.attention if kernel.kind == "attention" else rates.matrix
     computing = kernel.matrix_flops / device.flops / reached

@@ -1,21 +1,14 @@
 """From a config to a task: which model, which objectives with which weights, which data they need."""
 
-from mmjax.tasks.checking import check_model
+from mmjax.tasks.config_queries import has_text, text_length
+from mmjax.tasks.dataset_metadata import DataFacts, read_facts
 from mmjax.tasks.flops import model_flops
-from mmjax.tasks.image_fields import check_images, make_image_spec
-from mmjax.tasks.inputs import (
-    DataFacts,
-    batch_shapes,
-    has_text,
-    make_tokenizer,
-    make_train_examples,
-    open_mixture,
-    read_facts,
-    text_length,
-)
+from mmjax.tasks.image_fields import check_images, make_image_spec, note_on_crop
 from mmjax.tasks.packing import packing_obstacle
+from mmjax.tasks.preprocessing import batch_shapes, make_tokenizer, make_train_examples, open_mixture
 from mmjax.tasks.resizing import choose_frame
 from mmjax.tasks.task import DTYPES, Task
+from mmjax.tasks.validate_model import check_model
 
 __all__ = [
     "DTYPES",
@@ -30,6 +23,7 @@ __all__ = [
     "make_tokenizer",
     "make_train_examples",
     "model_flops",
+    "note_on_crop",
     "open_mixture",
     "packing_obstacle",
     "read_facts",

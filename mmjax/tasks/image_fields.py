@@ -6,24 +6,20 @@ from typing import Any
 
 import ml_collections
 
-from mmjax.data import images
+from mmjax.data.image import transforms
 from mmjax.errors import UserError, choose
 from mmjax.tasks import resizing
+from mmjax.tasks.config_queries import has_image
 
 # The fields with their defaults. Those that are not of an `ImageSpec`, or have another default there, come last.
-_SPEC = {field.name: field.default for field in dataclasses.fields(images.ImageSpec)}
+_SPEC = {field.name: field.default for field in dataclasses.fields(transforms.ImageSpec)}
 DEFAULTS = {name: value for name, value in _SPEC.items() if name not in ("size", "mean", "std", "frame")}
 DEFAULTS |= {"draft": True, "mean_std": "clip", "resize_on": "auto"}
 
 _LONGEST = 4  # times its height or width: a picture that is longer is no usual one
 
 
-def has_image(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model looks at images that are prepared; those among several modalities may be arrays."""
-    return "image" in config.model
-
-
-def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | None:
+def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec | None:
     """How images are prepared, from `data` and the model's input size; None for a model that sees no image.
 
     Raises:
@@ -32,8 +28,8 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | Non
     data = config.data
     if not has_image(config):
         return None
-    mean, std = images.MEAN_STD[choose("data.mean_std", data.mean_std, images.MEAN_STD)]
-    return images.ImageSpec(
+    mean, std = transforms.MEAN_STD[choose("data.mean_std", data.mean_std, transforms.MEAN_STD)]
+    return transforms.ImageSpec(
         size=config.model.image.image_size,
         resize=data.resize,
         interpolation=data.interpolation,
@@ -55,19 +51,23 @@ def make_image_spec(config: ml_collections.ConfigDict) -> images.ImageSpec | Non
 
 
 def check_images(
-    config: ml_collections.ConfigDict, kept: Collection[str] = (), stored: Mapping[str, Any] | None = None
+    config: ml_collections.ConfigDict,
+    kept: Collection[str] = (),
+    stored: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
 ) -> None:
     """Checks the fields, each by itself and then together.
 
     Args:
       config: the run's config.
-      kept: fields that the run began without, see `training.begun`: what it did then is not questioned.
+      kept: fields that the run began without, see `training.resumed_config`: what it did then is not questioned.
       stored: the fields that it is stored with, by path: nor is what it began with. None for a new run.
+      given: fields that the command line gives.
 
     Raises:
-      UserError: a value makes no sense, a field has been set though no images are prepared, the random crop has nothing
-        to choose, or the device would have to do what the host alone can. What other fields leave unread, see
-        `training.unread`.
+      UserError: a value makes no sense, a field has been set though no images are prepared, the command line leaves
+        the random crop nothing to choose, or the device would have to do what the host alone can. What
+        other fields leave unread, see `training.unread_fields`.
     """
     data, stored = config.data, stored or {}
 
@@ -82,19 +82,28 @@ def check_images(
                 f" it at {DEFAULTS[name]!r}"
             )
         return
+    note = note_on_crop(config, kept)
+    if note and "data.crop_scale" in given:
+        raise UserError(note)
     _check_crop(data, kept)
     resizing.check_place(config)
+
+
+def note_on_crop(config: ml_collections.ConfigDict, kept: Collection[str] = ()) -> str | None:
+    """A line on a random crop that has nothing to choose, as recipes written for mmjax 0.1 may have it."""
+    data = config.data
+    if not has_image(config) or "data.train_resize" in kept or data.train_resize != "crop" or data.crop_scale[0] < 1:
+        return None
+    return (
+        f"data.crop_scale={data.crop_scale} leaves a random crop nothing to choose: it fits a picture of just its"
+        " shape, and of all others the middle is taken; set data.train_resize='squash' for whole pictures, 'center' for"
+        " their middles, or a smaller first number"
+    )
 
 
 def _check_crop(data: ml_collections.ConfigDict, kept: Collection[str]) -> None:
     if "data.train_resize" in kept or data.train_resize != "crop":
         return
-    if data.crop_scale[0] == 1:
-        raise UserError(
-            f"data.crop_scale={data.crop_scale} leaves a random crop nothing to choose: it fits a picture of just"
-            " its shape, and of all others the middle is taken; set data.train_resize='squash' for whole pictures,"
-            " 'center' for their middles, or a smaller first number"
-        )
     low, high = data.crop_ratio[0] * data.crop_scale[0], data.crop_ratio[1] / data.crop_scale[0]
     if low > _LONGEST or high < 1 / _LONGEST:
         raise UserError(

@@ -3,7 +3,7 @@
 import ml_collections
 
 from mmjax.errors import UserError, choose
-from mmjax.tasks import inputs
+from mmjax.tasks import config_queries
 
 PACKING = ("auto", "on", "off")
 
@@ -11,7 +11,7 @@ PACKING = ("auto", "on", "off")
 def packing_obstacle(config: ml_collections.ConfigDict) -> str:
     """What keeps packed texts from giving the outputs of padded ones; '' when nothing does."""
     kind = config.model.get("kind", "two_tower")
-    if not inputs.has_text(config) or kind != "two_tower":
+    if not config_queries.has_text(config) or kind != "two_tower":
         return f"model.kind={kind!r} reads more of a text than its end"
     text = config.model.text
     if not text.causal:

@@ -4,9 +4,9 @@ from typing import Any
 
 import ml_collections
 
-from mmjax.data import frames, jpeg
-from mmjax.data.faults import BadExample
-from mmjax.data.images import ImageSpec
+from mmjax.data.bad_example import BadExample
+from mmjax.data.image import frames, jpeg
+from mmjax.data.image.transforms import ImageSpec
 from mmjax.errors import UserError, choose
 
 RESIZE_ON = ("auto", "host", "device")

@@ -14,19 +14,27 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
 
-from mmjax import generation
-from mmjax.data import images as images_lib
-from mmjax.data import tokenizers
+from mmjax.data.image import transforms
+from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, choose
-from mmjax.models import build, initialisation
+from mmjax.models import generation, initialisation, make_model
 from mmjax.nn import resize
 from mmjax.objectives import contrastive, triplet
-from mmjax.objectives.additive import TokenLoss
-from mmjax.parallel import activations
-from mmjax.tasks import attention_kernels, flops, inputs, inside, matching, objectives
-from mmjax.tasks.checking import NOISE, check_model
-from mmjax.tasks.objectives import modalities
-from mmjax.tasks.views import Views, draw_keys, embed_image, embed_text
+from mmjax.objectives.token_loss import TokenLoss
+from mmjax.parallel import activation_sharding
+from mmjax.tasks import (
+    attention_kernels,
+    attention_maps,
+    config_queries,
+    dataset_metadata,
+    flops,
+    image_text_matching,
+    per_example_losses,
+    preprocessing,
+)
+from mmjax.tasks.batch_features import Views, draw_keys, embed_image, embed_text
+from mmjax.tasks.per_example_losses import modalities
+from mmjax.tasks.validate_model import NOISE, check_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
@@ -73,15 +81,20 @@ class Task:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        image_spec: images_lib.ImageSpec | None,
-        tokenizer: tokenizers.Tokenizer | None = None,
+        image_spec: transforms.ImageSpec | None,
+        tokenizer: tokenizer_lib.Tokenizer | None = None,
         mesh: Mesh | None = None,
-        facts: inputs.DataFacts | None = None,
+        facts: dataset_metadata.DataFacts | None = None,
     ):
         check_model(config)
-        self.config, self.mesh, self.image_spec, self.facts = config, mesh, image_spec, facts or inputs.DataFacts()
+        self.config, self.mesh, self.image_spec, self.facts = (
+            config,
+            mesh,
+            image_spec,
+            facts or dataset_metadata.DataFacts(),
+        )
         # Evaluation makes arrays of a record alike.
-        self.preparer = inputs.make_preparer(config, image_spec, tokenizer, self.facts)
+        self.preparer = preprocessing.make_preparer(config, image_spec, tokenizer, self.facts)
         self.weights = {name: weight for name, weight in config.objectives.items() if weight}
         settings = config.model.to_dict()
         top = settings.pop("max_logit_scale", None)
@@ -96,14 +109,14 @@ class Task:
             if "heads" in config.model.get(tower, {})
         }
         self.model_settings = settings
-        self.model = build.make_model(settings, dtype, self.kernels)
+        self.model = make_model.make_model(settings, dtype, self.kernels)
         mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
         self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
         self.settings = _Settings(
             config.loss, patch_size=config.model.get("image", {}).get("patch_size", 0), modality_dropout=hidden
         )
         if self.can("caption") and tokenizer is not None:
-            tokenizers.require_bos(tokenizer, "objectives.caption")
+            tokenizer_lib.require_bos(tokenizer, "objectives.caption")
         if self.weights.get("mlm"):
             if tokenizer is None or tokenizer.mask_id is None:
                 raise UserError(
@@ -117,7 +130,7 @@ class Task:
                 special_ids=tuple(tokenizer.special_ids),
             )
         rates = [value for path, value in _leaves(settings) if path in NOISE]
-        self.draws = any(self.weights.get(name) for name in objectives.DRAWING) or hidden > 0
+        self.draws = any(self.weights.get(name) for name in per_example_losses.DRAWING) or hidden > 0
         self.uses_keys = self.draws or any(rate > 0 for rate in rates)
         self.is_noisy = any(rate > 0 for rate in rates)
 
@@ -156,7 +169,7 @@ class Task:
             for name, each in remat.items()
         }
         task = copy.copy(self)
-        task.model = build.make_model(settings, DTYPES[self.config.precision], self.kernels)
+        task.model = make_model.make_model(settings, DTYPES[self.config.precision], self.kernels)
         return task
 
     def init(self, key: Key[Array, ""]) -> Any:
@@ -168,7 +181,7 @@ class Task:
         """Arguments of a call that touches every parameter."""
         model = self.config.model
         if "encoders" in model:
-            return build.example(model.to_dict(), dict(self.facts.shapes))
+            return make_model.example(model.to_dict(), dict(self.facts.shapes))
         size = model.image.image_size
         return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
 
@@ -205,16 +218,16 @@ class Task:
           Features for `loss`, rows aligned with the batch's, and the sums of the objectives of single examples.
         """
         noise = keys if self.is_noisy else None
-        with activations.placed_on(self.mesh):
+        with activation_sharding.placed_on(self.mesh):
             views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
             features: dict[str, Any] = {}
             if self.contrasts and only is None:
                 features["image"], features["text"] = views.embeddings
             if self.can("itm") and only is None:
-                features |= matching.features(views)
+                features |= image_text_matching.features(views)
             additive = {
                 name: function(views, self.settings)
-                for name, function in objectives.PER_EXAMPLE.items()
+                for name, function in per_example_losses.PER_EXAMPLE.items()
                 if self.can(name) and (only is None or name in only)
             }
         return features, additive
@@ -247,8 +260,8 @@ class Task:
         if self.contrasts:
             total, metrics = self.pair_loss(params, features["image"], features["text"], ids)
         if self.can("itm"):
-            with activations.placed_on(self.mesh):
-                value, told = matching.loss(
+            with activation_sharding.placed_on(self.mesh):
+                value, told = image_text_matching.loss(
                     self.model.bind({"params": params}),
                     features,
                     batch,
@@ -313,14 +326,14 @@ class Task:
 
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
-        with activations.placed_on(self.mesh):
+        with activation_sharding.placed_on(self.mesh):
             embed = lambda model: embed_image(model, pixels)
             found = nn.apply(embed, self.model)({"params": params})
             return found[:, 0] if found.ndim == 3 and found.shape[1] == 1 else found  # a single query
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
-        with activations.placed_on(self.mesh):
+        with activation_sharding.placed_on(self.mesh):
             embed = lambda model: embed_text(model, text, text_mask)
             return nn.apply(embed, self.model)({"params": params})
 
@@ -347,18 +360,18 @@ class Task:
           ids: of the examples, from which keys follow where none are given: the same ones every time.
         """
         if keys is None and ids is not None and decoding.method == "sample":
-            keys = draw_keys(None, ids, objectives.WRITING)
-        with activations.placed_on(self.mesh):
+            keys = draw_keys(None, ids, per_example_losses.WRITING)
+        with activation_sharding.placed_on(self.mesh):
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens
             take = functools.partial(model.take, examples=len(images))
             logits, carry = model.start(model.encode_image(self.normalize(images)), prompt, prompt_mask, slots)
             return generation.generate(model.step, logits, carry, decoding, keys, take=take)
 
-    def decoding(self, tokenizer: tokenizers.Tokenizer) -> generation.Decoding:
+    def decoding(self, tokenizer: tokenizer_lib.Tokenizer) -> generation.Decoding:
         """How text is written in evaluation: the config's `decoding`."""
         settings = self.config.decoding.to_dict()
-        room = inputs.room_to_write(self.config)
+        room = config_queries.room_to_write(self.config)
         settings["max_tokens"] = settings["max_tokens"] or min(tokenizer.context_length - 1, room)
         return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
@@ -367,14 +380,14 @@ class Task:
         settings = dataclasses.replace(self.settings, loss=self.config.loss.copy_and_resolve_references())
         with settings.loss.unlocked():
             settings.loss.label_smoothing = 0.0
-        with activations.placed_on(self.mesh):
-            return objectives.caption(self.views(params, batch), settings)
+        with activation_sharding.placed_on(self.mesh):
+            return per_example_losses.caption(self.views(params, batch), settings)
 
     def answer(
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, "B A"]:
         """Scores of each answer to questions about images."""
-        with activations.placed_on(self.mesh):
+        with activation_sharding.placed_on(self.mesh):
             views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
             return views.model.answer_logits(views.fused)
 
@@ -382,21 +395,21 @@ class Task:
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, " B"]:
         """How much more likely than not each text belongs to its image: a difference of logits."""
-        with activations.placed_on(self.mesh):
+        with activation_sharding.placed_on(self.mesh):
             views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
             logits = views.model.match_logits(views.fused)
             return logits[:, 1] - logits[:, 0]
 
     def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
         """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
-        with activations.placed_on(self.mesh):
+        with activation_sharding.placed_on(self.mesh):
             views = self.views(params, batch)
             return views.model(modalities(views), present)
 
     @functools.cached_property
     def inside(self) -> tuple[str, ...]:
-        """What can be looked at inside the model, see `inside.offers`; nothing in one that sees no images."""
-        return () if self.config.data.blind else inside.offers(self.model, self.weights)
+        """What can be looked at inside the model, see `attention_maps.offers`; nothing in one that sees no images."""
+        return () if self.config.data.blind else attention_maps.offers(self.model, self.weights)
 
     def look(
         self,
@@ -407,10 +420,10 @@ class Task:
         words: Int[Array, "B L"],
         words_mask: Bool[Array, "B L"],
     ) -> dict[str, Array]:
-        """All that `inside` names, see `inside.look`."""
-        with activations.placed_on(self.mesh):
+        """All that `inside` names, see `attention_maps.look`."""
+        with activation_sharding.placed_on(self.mesh):
             pixels = self.normalize(images)
-            return inside.look(self.model, params, pixels, texts, texts_mask, words, words_mask, self.inside)
+            return attention_maps.look(self.model, params, pixels, texts, texts_mask, words, words_mask, self.inside)
 
     # -- what is told of it --------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from mmjax import storage
 from mmjax.errors import UserError, did_you_mean
+from mmjax.io import paths
 from mmjax.parallel import partition
 
 _COMPLETE = "COMPLETE"  # our marker of a whole copy
@@ -41,11 +41,11 @@ class Checkpoints:
         self, folder: Any, *, keep: int = 2, keep_best: int = 0, best_metric: str = "", read_only: bool = False
     ):
         check_settings(keep, keep_best, best_metric)
-        self.folder = storage.as_path(folder)
+        self.folder = paths.as_path(folder)
         check_folder(self.folder)
         self._best_metric = best_metric
         self._staging, self._local = None, self.folder
-        if not storage.is_direct(self.folder):
+        if not paths.is_direct(self.folder):
             self._staging = tempfile.TemporaryDirectory(prefix="mmjax-checkpoints-")
             self._local = epath.Path(self._staging.name)
         self._fetched = set()
@@ -57,7 +57,7 @@ class Checkpoints:
                 raise UserError(f"--workdir={self.folder.parent}: several processes need a shared disk or gs://")
             # What is kept follows from the steps and metrics there are, those of an earlier process included.
             for step in self.all_steps():
-                storage.copy_tree(self.folder / str(step), self._local / str(step), leave_out=("state",))
+                paths.copy_tree(self.folder / str(step), self._local / str(step), leave_out=("state",))
         policies = [checkpoint_managers.LatestN(keep), _Best(self._best_metric, keep_best)]
         return ocp.CheckpointManager(
             self._local,
@@ -76,7 +76,7 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending."""
         if not self.folder.exists():
             return []
-        marker = _COMPLETE if self._staging is not None else _COMMITTED if storage.scheme(self.folder) else ""
+        marker = _COMPLETE if self._staging is not None else _COMMITTED if paths.scheme(self.folder) else ""
         # On a local disk a folder has its final name once it is complete.
         return sorted(
             int(path.name)
@@ -104,8 +104,8 @@ class Checkpoints:
         """Copies a staged step out, then removes what the manager no longer keeps and what a kill left half copied."""
         target = self.folder / str(step)
         if target.exists():
-            storage.remove_tree(target)
-        storage.copy_tree(self._local / str(step), target)
+            paths.remove_tree(target)
+        paths.copy_tree(self._local / str(step), target)
         (target / _COMPLETE).write_text("")
         self._fetched.add(step)
         kept = {str(step) for step in self._manager.all_steps()}
@@ -113,12 +113,12 @@ class Checkpoints:
             if path.name.isdigit() and path.name not in kept:
                 if (path / _COMPLETE).exists():
                     (path / _COMPLETE).unlink()  # first: half a folder must not look whole
-                storage.remove_tree(path)
+                paths.remove_tree(path)
 
     def _state(self, step: int) -> epath.Path:
         """The folder of a step's arrays, on a file system that tensorstore reads."""
         if self._staging is not None and step not in self._fetched:
-            storage.copy_tree(self.folder / str(step), self._local / str(step))
+            paths.copy_tree(self.folder / str(step), self._local / str(step))
             self._fetched.add(step)
         return self._local / str(step) / "state"
 

@@ -7,7 +7,7 @@ import ml_collections
 
 from mmjax.errors import UserError
 from mmjax.parallel import partition
-from mmjax.training import roles
+from mmjax.training import param_roles
 
 
 def _open_clip(path: str, axes: int) -> bool:
@@ -16,15 +16,15 @@ def _open_clip(path: str, axes: int) -> bool:
     Here biases of queries, keys and values have an axis of heads.
     """
     is_vector = path.rpartition("/")[2] in ("bias", "scale")
-    return not is_vector and axes - roles.is_stacked(path) >= 2
+    return not is_vector and axes - param_roles.is_stacked(path) >= 2
 
 
 # (path, number of axes) -> whether the parameter decays.
 PRESETS: dict[str, Callable[[str, int], bool]] = {
-    "matrices": lambda path, axes: roles.role(path) != "vector",
+    "matrices": lambda path, axes: param_roles.role(path) != "vector",
     "open_clip": _open_clip,
     # `.*/kernel$`, big_vision's default of `wd_mults`; what flax calls a kernel there is called one here.
-    "big_vision": lambda path, axes: roles.role(path) == "matrix",
+    "big_vision": lambda path, axes: param_roles.role(path) == "matrix",
 }
 
 
@@ -44,7 +44,7 @@ def _check_pattern(entry: str, paths: Sequence[str]) -> None:
       UserError: it is no regular expression, or matches none of the paths.
     """
     try:
-        roles.check_pattern("optimizer.decay", entry, paths, list(PRESETS))
+        param_roles.check_pattern("optimizer.decay", entry, paths, list(PRESETS))
     except UserError as error:
         names = tuple(name.strip() for name in entry.split(","))
         if len(names) == 1:
@@ -76,6 +76,6 @@ def mask(settings: ml_collections.ConfigDict, params: Any) -> Any:
                 )
         else:
             _check_pattern(entry, list(shapes))
-            chosen = {path for path in shapes if roles.matches([entry], path)}
+            chosen = {path for path in shapes if param_roles.matches([entry], path)}
         decays |= chosen
     return partition.map_with_path(lambda path, _: path in decays, params)

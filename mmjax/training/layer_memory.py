@@ -16,7 +16,7 @@ from mmjax.nn.pool import OF_ONE_TOKEN
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.tasks import attention_kernels
-from mmjax.training import compiler, devices
+from mmjax.training import compiler, device_specs
 
 # Share of the memory that the formula may plan with; the rest is for what it does not count.
 _USABLE = 0.9
@@ -163,7 +163,7 @@ def limit(device: Any) -> float:
         stats = {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    sheet = devices.find(device.device_kind)
+    sheet = device_specs.find(device.device_kind)
     if sheet is None or not sheet.memory:
         return float("inf")
     return sheet.memory * (compiler.gpu_memory_share() if device.platform in ("gpu", "cuda") else 1.0)

@@ -11,28 +11,30 @@ import jax
 import ml_collections
 import numpy as np
 
-from mmjax import storage, tasks
-from mmjax.data import faults, pipeline
+from mmjax import tasks
+from mmjax.data import bad_example
+from mmjax.data.loading import batches as batches_lib
 from mmjax.errors import AgreedError, TrainingDiverged, UserError
-from mmjax.evaluation import evaluator as evaluator_lib
-from mmjax.evaluation import report
-from mmjax.parallel import arrays, distributed
+from mmjax.evaluation import from_config
+from mmjax.io import paths
+from mmjax.parallel import global_arrays, process_agreement
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.report import page
 from mmjax.training import (
-    begun,
+    build_step,
     checkpoint,
-    checks,
     compiler,
+    init_from,
     layer_memory,
-    logs,
+    metrics_log,
     packing,
     profiler,
+    resumed_config,
     throughput,
-    unread,
-    warm_start,
+    unread_fields,
+    validate_run,
 )
-from mmjax.training import setup as setup_lib
-from mmjax.training.stopping import SteadyBatches, StopSignal
+from mmjax.training.signals import SteadyBatches, StopSignal
 
 # Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
 _RUN_AHEAD = 2
@@ -60,17 +62,17 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
     """
     with StopSignal() as stop:
         # What a process does by itself: a mistake that one of them meets is raised by all.
-        with distributed.together():
-            workdir = storage.as_path(workdir)
-            config, kept = begun.keep(config, workdir, given)
-            stored = begun.stored_fields(workdir)
-            checks.check_config(config, kept, stored, given)
-            checks.check_workdir(config, workdir)
-            unread_note = unread.note(config, kept, stored, given)
-            if unread_note:
-                logs.say(unread_note)
-        began = distributed.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
-        with distributed.together():
+        with process_agreement.together():
+            workdir = paths.as_path(workdir)
+            config, kept = resumed_config.keep(config, workdir, given)
+            stored = resumed_config.stored_fields(workdir)
+            validate_run.check_config(config, kept, stored, given)
+            validate_run.check_workdir(config, workdir)
+            for note in (unread_fields.note(config, kept, stored, given), tasks.note_on_crop(config, kept)):
+                if note:
+                    metrics_log.say(note)
+        began = process_agreement.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
+        with process_agreement.together():
             # Mesh, input, task.
             mesh = mesh_lib.make_mesh(config.mesh)
             mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
@@ -78,25 +80,27 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
             mixture = tasks.open_mixture(config)
             facts = tasks.read_facts(config, mixture)
         platform = mesh.devices.flat[0].platform
-        frame, resizing = distributed.by_first(lambda: tasks.choose_frame(config, image_spec, mixture, platform, began))
-        memory = distributed.by_first(lambda: layer_memory.limit(jax.local_devices()[0]))
-        with distributed.together():
+        frame, resizing = process_agreement.by_first(
+            lambda: tasks.choose_frame(config, image_spec, mixture, platform, began)
+        )
+        memory = process_agreement.by_first(lambda: layer_memory.limit(jax.local_devices()[0]))
+        with process_agreement.together():
             if frame:
                 image_spec = dataclasses.replace(image_spec, frame=frame)
             task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
             source = tasks.make_train_examples(config, mixture, task.preparer)
             data = source.describe()
-            evaluator = evaluator_lib.Evaluator(config, task, mesh, tokenizer, image_spec)
-            checks.check_best_metric(config, [source.name for source in evaluator.sources])
+            evaluator = from_config.Evaluator(config, task, mesh, tokenizer, image_spec)
+            validate_run.check_best_metric(config, [source.name for source in evaluator.sources])
 
             # Model and optimizer, as shapes; nothing is made on the devices yet.
-            setup = setup_lib.make_setup(config, task, mesh, memory)
+            setup = build_step.make_setup(config, task, mesh, memory)
             for note in setup.notes:
-                logs.say(note)
+                metrics_log.say(note)
             # Until here, and until a warm start has been read, no mistake has changed the workdir.
-            storage.make_folder(workdir, "--workdir")
-        distributed.check_shared(workdir, "--workdir")
-        checks.check_same_data(data, config.data.train)
+            paths.make_folder(workdir, "--workdir")
+        process_agreement.check_shared(workdir, "--workdir")
+        validate_run.check_same_data(data, config.data.train)
 
         # Restore, or initialise. All look at the same folder, and so meet the same mistakes.
         settings = config.checkpoint
@@ -104,10 +108,10 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
             workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
         )
         # The first host's look at a shared disk counts; another's may be older.
-        start = distributed.from_first(checkpoints.latest() or 0)
-        with distributed.together():
+        start = process_agreement.from_first(checkpoints.latest() or 0)
+        with process_agreement.together():
             if start:
-                distributed.wait_for(
+                process_agreement.wait_for(
                     lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}"
                 )
             meta = checkpoints.read_meta(start) if start else {}
@@ -120,28 +124,28 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
         if start:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, setup.state)
-            with distributed.together():
-                checks.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
-            logs.say(f"resumed at step {start} of {config.steps}")
-            changed = checks.changed_data(data, meta, config.data.train)
+            with process_agreement.together():
+                validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
+            metrics_log.say(f"resumed at step {start} of {config.steps}")
+            changed = validate_run.changed_data(data, meta, config.data.train)
             if changed:
-                logs.say(changed)
+                metrics_log.say(changed)
         else:
-            with distributed.together():
-                taken = warm_start.read(setup.state.params, config) if config.init_from else {}
-            state = warm_start.replace(setup.make_state(config.seed), taken)
+            with process_agreement.together():
+                taken = init_from.read(setup.state.params, config) if config.init_from else {}
+            state = init_from.replace(setup.make_state(config.seed), taken)
         _introduce(config, task, mesh, setup)
         if setup.planner is not None and mesh.devices.flat[0].platform != "cpu":
-            logs.say(setup.planner.describe(setup.remat))
+            metrics_log.say(setup.planner.describe(setup.remat))
         packer = packing.choose_packer(config, mesh, source, meta)
         if resizing:
-            logs.say(resizing)
+            metrics_log.say(resizing)
         if config.optimizer.freeze and not config.init_from and not start:
-            logs.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
+            metrics_log.say("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
         if jax.process_index() == 0:
-            storage.write_atomically(workdir / "config.json", begun.to_json(config, kept))
-        logger = logs.Logger(workdir, config)
+            paths.write_atomically(workdir / "config.json", resumed_config.to_json(config, kept))
+        logger = metrics_log.Logger(workdir, config)
         # An evaluation that the checkpoint does not know of is made again below, and its line with it.
         logger.resume(start, evaluated=bool(start and meta["evaluated"]))
         run = _Run(
@@ -178,7 +182,7 @@ class _Run:
         )
         self.profiler = profiler.Profiler(workdir, config.log.profile)
         self.evaluated: dict[str, float] | None = None  # metrics of the current step's evaluation
-        self.votes = distributed.Votes(mesh)
+        self.votes = process_agreement.Votes(mesh)
         self.own = mesh_lib.own_rows(mesh, config.batch_size)  # the rows whose bad examples this process counts
         self.cast = collections.deque()  # (step, vote) not read yet
         self.bad_at = collections.deque(maxlen=_RUN_AHEAD + 2)  # (step, bad examples up to it)
@@ -190,8 +194,8 @@ class _Run:
         config, self.stop = self.config, stop
         rows = mesh_lib.local_rows(self.mesh, config.batch_size)
 
-        def make_batches(step: int, workers: int = config.data.workers) -> pipeline.BatchIterator:
-            return pipeline.train_batches(
+        def make_batches(step: int, workers: int = config.data.workers) -> batches_lib.BatchIterator:
+            return batches_lib.train_batches(
                 source,
                 start_step=step,
                 stop_step=config.steps,
@@ -223,13 +227,13 @@ class _Run:
                     if stop.received is None:
                         raise
                     # The signal went to the workers as well (SLURM does that), and there are no more batches.
-                    logs.say(f"no batch for step {step} after the signal: {type(error).__name__}: {error}")
+                    metrics_log.say(f"no batch for step {step} after the signal: {type(error).__name__}: {error}")
                     if step > start + 1:
                         self._stop_at(step - 1, state, unlogged)
                     break
                 self.meter.wait(time.perf_counter() - waiting)
                 self._count_bad(batch.pop("replaced"), step)
-                state, metrics = train_step(state, arrays.to_global(self.mesh, batch))
+                state, metrics = train_step(state, global_arrays.to_global(self.mesh, batch))
                 running.append(metrics["loss"])
                 if len(running) > _RUN_AHEAD:
                     running.popleft().block_until_ready()
@@ -293,16 +297,16 @@ class _Run:
 
     @staticmethod
     def _signals(stop: StopSignal) -> list[int]:
-        return [int(stop.received == number) for number in distributed.SIGNALS]
+        return [int(stop.received == number) for number in process_agreement.SIGNALS]
 
     def _read_signals(self, counts: np.ndarray) -> None:
-        received = [number for number, count in zip(distributed.SIGNALS, counts.tolist(), strict=False) if count]
+        received = [number for number, count in zip(process_agreement.SIGNALS, counts.tolist(), strict=False) if count]
         if received and self.signal is None:
             self.signal = received[0]
 
     def _tell_others_signal(self, step: int) -> None:
         if self.stop.received is None:  # else its handler told
-            logs.say(f"{signal.Signals(self.signal).name} in another process: saved step {step}, stopping")
+            metrics_log.say(f"{signal.Signals(self.signal).name} in another process: saved step {step}, stopping")
 
     def _evaluate_or_save(self, state: Any, step: int) -> dict[str, float]:
         """Evaluates; data that cannot be evaluated on costs none of the training."""
@@ -319,13 +323,13 @@ class _Run:
         return step == self.config.steps or bool(every and step % every == 0)
 
     def _log(self, step: int, metrics: Any, others: dict[str, float]) -> None:
-        values = {name: value.item() for name, value in arrays.to_host(metrics).items()}
+        values = {name: value.item() for name, value in global_arrays.to_host(metrics).items()}
         self._stop_if_bad(values.pop("first_bad_step"))
         self._settle(step)
         self.logger.write(step, "train", values | others | self._bad_counts(step))
 
     def _check_finite(self, state: Any) -> None:
-        self._stop_if_bad(int(arrays.to_host(state.first_bad_step)))
+        self._stop_if_bad(int(global_arrays.to_host(state.first_bad_step)))
 
     def _stop_if_bad(self, first_bad_step: int) -> None:
         if first_bad_step >= 0:
@@ -338,7 +342,7 @@ class _Run:
 
     def _count_bad(self, replaced: np.ndarray, step: int) -> None:
         """Tells all processes how many examples could not be read here, and whether this one was asked to stop."""
-        counts = np.bincount(replaced[self.own], minlength=len(faults.REASONS))[1:].tolist()
+        counts = np.bincount(replaced[self.own], minlength=len(bad_example.REASONS))[1:].tolist()
         failed = getattr(self.feed, "error", None) is not None
         self.cast.append((step, self.votes.cast([*self._signals(self.stop), int(failed), *counts])))
         if jax.process_count() == 1:
@@ -350,10 +354,12 @@ class _Run:
             at, vote = self.cast.popleft()
             heard = np.asarray(vote)
             self._read_signals(heard)
-            failed, *counts = heard[len(distributed.SIGNALS) :].tolist()
+            failed, *counts = heard[len(process_agreement.SIGNALS) :].tolist()
             if failed:
-                distributed.raise_together(self.feed.error)
-            self.bad_examples.update({reason: n for reason, n in zip(faults.REASONS[1:], counts, strict=True) if n})
+                process_agreement.raise_together(self.feed.error)
+            self.bad_examples.update(
+                {reason: n for reason, n in zip(bad_example.REASONS[1:], counts, strict=True) if n}
+            )
             self.bad_at.append((at, dict(self.bad_examples)))
             if any(counts):
                 self._check_bad(at)
@@ -381,14 +387,14 @@ class _Run:
         results = self.evaluator.run(params, keep_artifacts=final)
         if not results:
             return {}
-        metrics = evaluator_lib.flat_metrics(results)
+        metrics = from_config.flat_metrics(results)
         self.logger.write(step, "eval", metrics | {"eval_seconds": time.perf_counter() - started})
         for result in results:
             told = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if "rank" not in name)
-            logs.say(f"step {step}  {result.dataset}: {told}")
+            metrics_log.say(f"step {step}  {result.dataset}: {told}")
         if final and jax.process_index() == 0:
             history = self.logger.file.lines()
-            report.write_report(self.workdir / "report.html", self.config, history, results, step=step)
+            page.write_report(self.workdir / "report.html", self.config, history, results, step=step)
         return metrics
 
     def save(self, state: Any, step: int) -> None:
@@ -425,7 +431,7 @@ class _Run:
                 summary |= {name: value for name, value in line.items() if name not in ("step", "kind", "eval_seconds")}
         self.logger.write(steps, "summary", summary)
         if self.bad_examples:
-            logs.say(f"note: {self._tell_bad(steps)}; others took their places")
+            metrics_log.say(f"note: {self._tell_bad(steps)}; others took their places")
 
 
 def _introduce(config: Any, task: Any, mesh: Any, setup: Any) -> None:
@@ -434,11 +440,11 @@ def _introduce(config: Any, task: Any, mesh: Any, setup: Any) -> None:
     told = f"{count(setup.state.params):,} parameters"
     told += f" ({count(setup.trainable):,} trained)" if config.optimizer.freeze else ""
     kind = jax.devices()[0].device_kind
-    logs.say(
+    metrics_log.say(
         f"{config.name}: {config.variant}, {told}; mesh {shape} of {kind};"
         f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"
     )
-    logs.say(compiler.describe(config, mesh.devices.flat[0].platform))
+    metrics_log.say(compiler.describe(config, mesh.devices.flat[0].platform))
 
 
 def _diverged(step: int, latest: int | None) -> TrainingDiverged:

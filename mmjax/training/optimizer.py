@@ -13,7 +13,7 @@ import optax
 from mmjax.errors import UserError, choose
 from mmjax.parallel import partition
 from mmjax.training import decay as decay_lib
-from mmjax.training import roles, schedules
+from mmjax.training import param_roles, schedules
 
 OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
 
@@ -26,11 +26,11 @@ def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimize
     """
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in patterns:
-        roles.check_pattern(field, pattern, names)
-    if all(roles.matches(patterns, name) for name in names):
+        param_roles.check_pattern(field, pattern, names)
+    if all(param_roles.matches(patterns, name) for name in names):
         raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
-    trainable = partition.map_with_path(lambda path, x: None if roles.matches(patterns, path) else x, params)
-    frozen = partition.map_with_path(lambda path, x: x if roles.matches(patterns, path) else None, params)
+    trainable = partition.map_with_path(lambda path, x: None if param_roles.matches(patterns, path) else x, params)
+    frozen = partition.map_with_path(lambda path, x: x if param_roles.matches(patterns, path) else None, params)
     return trainable, frozen
 
 
@@ -130,10 +130,14 @@ def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTra
     if name == "adafactor":
         # Factored second moments and update clipping are per matrix: each layer of a stack is one.
         one = optax.chain(_factored(settings.b2_cap), _clipped(settings.update_clip))
-        labels = partition.map_with_path(lambda path, _: "stacked" if roles.is_stacked(path) else "single", params)
+        labels = partition.map_with_path(
+            lambda path, _: "stacked" if param_roles.is_stacked(path) else "single", params
+        )
         momentum = optax.ema(settings.b1, debias=False, accumulator_dtype=dtype)
         return optax.chain(optax.partition({"stacked": over_layers(one), "single": one}, labels), momentum)
-    labels = partition.map_with_path(lambda path, _: "matrix" if roles.role(path) == "matrix" else "other", params)
+    labels = partition.map_with_path(
+        lambda path, _: "matrix" if param_roles.role(path) == "matrix" else "other", params
+    )
     return optax.partition({"matrix": _muon(settings.b1, dtype), "other": adam}, labels)
 
 
@@ -220,7 +224,7 @@ def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDi
     """Learning-rate factors per parameter, an array over layers where the layers' rates differ; None when all are 1."""
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in settings.multipliers:
-        roles.check_pattern("optimizer.multipliers", pattern, names)
+        param_roles.check_pattern("optimizer.multipliers", pattern, names)
     if not settings.multipliers and all(decay == 1.0 for decay in settings.layer_decay.values()):
         return None
 
@@ -239,7 +243,7 @@ def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDi
         if decay == 1.0:
             return value
         depth = model[tower].depth
-        if roles.is_stacked(path):
+        if param_roles.is_stacked(path):
             above = depth - jnp.array(layer_numbers(path, x.shape[0], model[tower]), jnp.float32)
             layers = decay**above  # the last layer: decay^1
             return value * layers.reshape((-1,) + (1,) * (len(x.shape) - 1))

@@ -12,11 +12,11 @@ import ml_collections
 import numpy as np
 
 from mmjax import tasks
-from mmjax.data import packing as layout
-from mmjax.parallel import distributed
+from mmjax.data.loading import packing
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import process_agreement
 from mmjax.parallel.packing import TextPlaces
-from mmjax.training import logs
+from mmjax.training import metrics_log
 
 # Packing has to leave out a fifth of the tokens: it costs a second program, and attention a mask.
 _PAYS = 0.8
@@ -28,7 +28,7 @@ _TOLD_AFTER, _MANY = 100, 0.05
 
 def choose_packer(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, examples: Any, meta: Mapping[str, Any]
-) -> layout.TextPacker | None:
+) -> packing.TextPacker | None:
     """What lays out a run's texts, or None where they are padded; says which, and why. All processes call it alike.
 
     Args:
@@ -42,12 +42,12 @@ def choose_packer(
         return None
     obstacle = tasks.packing_obstacle(config)
     if obstacle:
-        logs.say(f"texts are padded: {obstacle}")
+        metrics_log.say(f"texts are padded: {obstacle}")
         return None
     context = tasks.text_length(config)
-    packer = layout.TextPacker(
+    packer = packing.TextPacker(
         rows=config.data.packed_rows,
-        length=layout.row_length(context),
+        length=packing.row_length(context),
         captions=config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch,
         pieces=config.microbatch,
         eos_id=config.model.text.eos_id,
@@ -56,11 +56,13 @@ def choose_packer(
     if not packer.rows:
         packer, origin = _with_rows(packer, examples, meta)
     if not packer.rows:
-        logs.say("texts are padded: none of the first training examples could be read to learn how long texts are")
+        metrics_log.say(
+            "texts are padded: none of the first training examples could be read to learn how long texts are"
+        )
         return None
     packs = wanted == "on" or packer.share(context) <= _PAYS
     where = "device" if packer.pieces == 1 else "device and microbatch"
-    logs.say(
+    metrics_log.say(
         f"texts are {'packed' if packs else 'padded'}: {packer.rows} rows of {packer.length} tokens hold the"
         f" {packer.captions} texts of a {where}, {packer.share(context):.0%} of the tokens of padded ones ({origin})"
     )
@@ -71,19 +73,19 @@ def _platform(mesh: jax.sharding.Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def _with_rows(packer: layout.TextPacker, examples: Any, meta: Mapping[str, Any]) -> tuple[layout.TextPacker, str]:
+def _with_rows(packer: packing.TextPacker, examples: Any, meta: Mapping[str, Any]) -> tuple[packing.TextPacker, str]:
     """The packer with its number of rows (0 where no text can be read), and where it is from."""
     stored = meta.get("text_packing") or {}
     if stored == dataclasses.asdict(packer) | {"rows": stored.get("rows")} and meta.get("data") == examples.describe():
         return dataclasses.replace(packer, rows=stored["rows"]), "as before"
 
     def sample() -> tuple[int, float, int]:
-        lengths = layout.sample_lengths(examples, packer.eos_id, packer.captions)
+        lengths = packing.sample_lengths(examples, packer.eos_id, packer.captions)
         if not len(lengths):
             return 0, 0.0, 0
-        return layout.rows_for(lengths, packer.captions, packer.length), float(lengths.mean()), len(lengths)
+        return packing.rows_for(lengths, packer.captions, packer.length), float(lengths.mean()), len(lengths)
 
-    rows, mean, count = distributed.by_first(sample)
+    rows, mean, count = process_agreement.by_first(sample)
     before = f"; before, {stored['rows']} rows for {stored['captions']} texts" if stored else ""
     return dataclasses.replace(packer, rows=rows), f"{count} texts have {mean:.1f} tokens on average{before}"
 
@@ -105,7 +107,7 @@ class PackedBatches:
       error: what kept the batch that was given last from being read.
     """
 
-    def __init__(self, batches: Any, packer: layout.TextPacker, votes: distributed.Votes | None, count: int):
+    def __init__(self, batches: Any, packer: packing.TextPacker, votes: process_agreement.Votes | None, count: int):
         self._batches, self._packer, self._votes = batches, packer, votes
         self._left = count
         self._ahead: collections.deque = collections.deque()  # (batch, vote, error)
@@ -136,7 +138,7 @@ class PackedBatches:
         self._padded += 1
         if not self._told and self._given >= _TOLD_AFTER and self._padded > _MANY * self._given:
             self._told = True
-            logs.say(
+            metrics_log.say(
                 f"warning: the texts of {self._padded} of {self._given} batches did not fit into {self._packer.rows}"
                 " rows and were padded, which is slower and the same otherwise; more fit with a larger"
                 " data.packed_rows"
@@ -158,7 +160,7 @@ class PackedStep:
       packer: what lays the texts out.
     """
 
-    def __init__(self, step: Any, packer: layout.TextPacker):
+    def __init__(self, step: Any, packer: packing.TextPacker):
         self._step, self._packer = step, packer
         self._programs: dict[bool, Callable[..., Any]] = {}  # by whether texts are packed
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mmjax import storage
+from mmjax.io import paths
 
 
 class Profiler:
@@ -19,7 +19,7 @@ class Profiler:
     """
 
     def __init__(self, workdir: Any, window: Sequence[int]):
-        self._folder = storage.as_path(workdir) / "profile"
+        self._folder = paths.as_path(workdir) / "profile"
         self._first, self._last = window or (0, -1)
         self._tracing = False
         self._temporary = None
@@ -28,7 +28,7 @@ class Profiler:
         """Call before every step with the state it starts from."""
         if not self._tracing and self._first <= step <= self._last:
             folder = self._folder
-            if storage.scheme(folder):
+            if paths.scheme(folder):
                 self._temporary = tempfile.TemporaryDirectory(prefix="mmjax-profile-")
                 folder = self._temporary.name
             jax.profiler.start_trace(str(folder))
@@ -44,5 +44,5 @@ class Profiler:
         self._tracing = False
         jax.profiler.stop_trace()
         if self._temporary is not None:
-            storage.copy_tree(epath.Path(self._temporary.name), self._folder)
+            paths.copy_tree(epath.Path(self._temporary.name), self._folder)
             self._temporary.cleanup()

@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from mmjax.objectives import additive as additive_lib
+from mmjax.objectives import token_loss
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.pieces import in_pieces
+from mmjax.parallel.microbatch import in_pieces
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 
@@ -88,7 +88,7 @@ def make_loss(
         features, additive = in_pieces(encode, (batch, keys), pieces, mesh)
         loss, metrics = task.loss(params, features, batch, keys, pieces=pieces)
         for name, sums in additive.items():
-            value, told = additive_lib.mean(sums)
+            value, told = token_loss.mean(sums)
             metrics = metrics | told | {f"loss_{name}": value}
             loss = loss + task.weights[name] * value
         return loss, metrics

@@ -2,12 +2,12 @@
 
 import time
 
-from mmjax.training import devices
+from mmjax.training import device_specs
 
 
 def peak_flops(device_kind: str) -> float | None:
     """A device's dense bfloat16 peak in FLOP/s, or None when it is not in the table (a CPU)."""
-    device = devices.find(device_kind)
+    device = device_specs.find(device_kind)
     return None if device is None else device.flops
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.data.fields import FOLDER_TEMPLATES
+from mmjax.data.column_inference import FOLDER_TEMPLATES
 from mmjax.errors import UserError
 from mmjax.evaluation import prompts
-from mmjax.evaluation.zero_shot import class_prompts
+from mmjax.evaluation.evaluators.zero_shot import class_prompts
 
 COUNTS = {  # classes and templates: Table 9 of Radford et al. 2021, and the lists of CLIP_benchmark
     "imagenet1k": (1000, 80),

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_golden import GOLDEN, opened
 
 from mmjax.errors import UserError
 from mmjax.interop import big_vision, export
-from mmjax.interop.tensors import open_tensors
+from mmjax.interop.tensor_files import open_tensors
+from tests.interop.test_foreign_checkpoint import GOLDEN, opened
 
 PREPARED = dict(size=32, resize="squash", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
 

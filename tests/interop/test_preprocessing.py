@@ -2,16 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmjax.data.images import MEAN_STD
+from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
-from mmjax.interop import source
+from mmjax.interop import foreign_checkpoint
+from tests.helpers import runs
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = runs.ROOT / "tests/golden/interop"
 CLIP_MEAN, CLIP_STD = (pytest.approx(numbers, abs=1e-6) for numbers in MEAN_STD["clip"])
 
 
@@ -26,7 +26,7 @@ def hugging_face(tmp_path):
         (folder / "preprocessor_config.json").unlink(missing_ok=True)
         for file, content in files.items():
             (folder / f"{file}.json").write_text(json.dumps(content))
-        return source.open_source(folder).preprocessing
+        return foreign_checkpoint.open_source(folder).preprocessing
 
     return opened
 
@@ -42,7 +42,7 @@ def openclip(tmp_path):
         file.write_text(
             json.dumps({"model_cfg": config["model_cfg"]} | ({} if cfg is None else {"preprocess_cfg": cfg}))
         )
-        return source.open_source(tmp_path / "model").preprocessing
+        return foreign_checkpoint.open_source(tmp_path / "model").preprocessing
 
     return opened
 
@@ -150,7 +150,7 @@ def test_openclips_default_holds_for_timms_tower(tmp_path, monkeypatch):
     shutil.copy(GOLDEN / "openclip-siglip" / "model.safetensors", tmp_path / "open_clip_model.safetensors")
     for extra, mean, resize in (({}, CLIP_MEAN, "crop"), ({"preprocess_cfg": {"mean": [0.5] * 3}}, [0.5] * 3, "crop")):
         (tmp_path / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config) | extra))
-        found = source.open_source(tmp_path).preprocessing
+        found = foreign_checkpoint.open_source(tmp_path).preprocessing
         assert (found["mean"], found["resize"]) == (mean, resize)
 
 

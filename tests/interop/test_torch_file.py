@@ -12,7 +12,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.interop import torch_file
-from mmjax.interop.tensors import open_tensors
+from mmjax.interop.tensor_files import open_tensors
 
 # -- writing, with Python's own pickle and stand-ins that are called as PyTorch's are ----------------------------------
 

@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_writers
-import writing
 
 from mmjax.errors import UserError
 from mmjax.models import language
 from mmjax.models.captioner import Captioner
 from mmjax.nn import transformer
+from tests.helpers import torch_writers, writing_models
 
 
 @pytest.mark.parametrize(
@@ -18,7 +17,7 @@ from mmjax.nn import transformer
 )
 def test_parameter_counts(name, total):
     """A ViT-B/16 without pooler and GPT-2 with cross-attention in all layers; BLIP as Hugging Face has it."""
-    assert writing.count(writing.shapes_of(writing.make(name))) == total
+    assert writing_models.count(writing_models.shapes_of(writing_models.make(name))) == total
 
 
 @pytest.fixture(
@@ -31,12 +30,12 @@ def test_parameter_counts(name, total):
 def captioner(random_params, request):
     """BLIP's layout with its weights of the golden file; GPT-2's and the LSTM with random ones."""
     if request.param == "blip":
-        weights, _ = writing.golden("blip")
+        weights, _ = writing_models.golden("blip")
         model, params = Captioner(**torch_writers.BLIP), torch_writers.blip_params(weights)
     else:
-        model = writing.make(request.param)
-        params = random_params(writing.shapes_of(model))
-    run, arguments = writing.exercise(model), writing.inputs(5)
+        model = writing_models.make(request.param)
+        params = random_params(writing_models.shapes_of(model))
+    run, arguments = writing_models.exercise(model), writing_models.inputs(5)
     return run, params, arguments, run(params, *arguments), model
 
 
@@ -44,12 +43,12 @@ def check_blip(run, weights, expected):
     images, text, mask, _, _ = torch_writers.inputs()
     everything = np.ones((3, 5), bool)
     out, _ = run(torch_writers.blip_params(weights), images, everything, np.float32(0), text, mask)
-    writing.check_golden(out, expected, mask)
+    writing_models.check_golden(out, expected, mask)
 
 
 @pytest.mark.parametrize("captioner", ["blip"], indirect=True)
 def test_blip_as_recorded(captioner):
-    check_blip(captioner[0], *writing.golden("blip"))
+    check_blip(captioner[0], *writing_models.golden("blip"))
 
 
 @pytest.mark.full
@@ -63,7 +62,7 @@ def test_blip_live(captioner):
 @pytest.mark.parametrize("live", [False, True], ids=["recorded", "live"])
 def test_gpt2_with_cross_attention(live):
     """The decoder alone, on a memory of which some is padding."""
-    weights, expected = writing.golden("gpt2")
+    weights, expected = writing_models.golden("gpt2")
     if live:
         reference, expected = torch_writers.gpt2()
         weights = torch_writers.weights_of(reference)
@@ -74,21 +73,21 @@ def test_gpt2_with_cross_attention(live):
         decoder = language.TextStack(**torch_writers.GPT_TEXT).bind({"params": params})
         return decoder.logits(decoder(text, mask, transformer.Memory(memory, real)).tokens)
 
-    writing.check_golden(dict(logits=run(torch_writers.gpt2_params(weights))), expected, np.asarray(mask))
+    writing_models.check_golden(dict(logits=run(torch_writers.gpt2_params(weights))), expected, np.asarray(mask))
 
 
 def test_cached_decoding_is_teacher_forcing(captioner):
-    writing.check_cached(*captioner[3])
+    writing_models.check_cached(*captioner[3])
 
 
 @pytest.mark.full
 def test_gradients_reach_every_parameter(captioner):
     _, params, arguments, _, model = captioner
-    writing.check_gradients(model, params, arguments)
+    writing_models.check_gradients(model, params, arguments)
 
 
 def test_only_what_is_real_matters(captioner):
-    writing.check_only_what_is_real(*captioner[:4])
+    writing_models.check_only_what_is_real(*captioner[:4])
 
 
 @pytest.mark.parametrize(
@@ -103,4 +102,4 @@ def test_only_what_is_real_matters(captioner):
 )
 def test_settings_that_make_no_sense(changes, told):
     with pytest.raises(UserError, match=told):
-        writing.shapes_of(writing.make("tiny-captioner", **changes))
+        writing_models.shapes_of(writing_models.make("tiny-captioner", **changes))

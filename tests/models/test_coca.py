@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_writers
-import writing
 
 from mmjax.errors import UserError
 from mmjax.models.coca import CoCa
+from tests.helpers import torch_writers, writing_models
 
 
 @pytest.mark.full
@@ -22,8 +21,8 @@ from mmjax.models.coca import CoCa
 def test_parameter_counts(name, counts):
     """OpenCLIP's: 253,560,065 and 638,450,177 in all."""
     parts = {"image": 0, "text": 0, "decoder": 0, "logit": 0}
-    for key, tree in writing.shapes_of(writing.make(name)).items():
-        parts[key.split("_")[0]] += writing.count(tree)
+    for key, tree in writing_models.shapes_of(writing_models.make(name)).items():
+        parts[key.split("_")[0]] += writing_models.count(tree)
     assert list(parts.values()) == counts
     assert sum(counts) == {"coca-B/32": 253_560_065, "coca-L/14": 638_450_177}[name]
 
@@ -31,9 +30,9 @@ def test_parameter_counts(name, counts):
 @pytest.fixture(scope="module")
 def coca():
     """OpenCLIP's weights of the golden file."""
-    weights, _ = writing.golden("coca")
+    weights, _ = writing_models.golden("coca")
     model, params = CoCa(**torch_writers.COCA), torch_writers.coca_params(weights)
-    run, arguments = writing.exercise(model, embed=True), writing.inputs(5)
+    run, arguments = writing_models.exercise(model, embed=True), writing_models.inputs(5)
     return run, params, arguments, run(params, *arguments), model
 
 
@@ -42,21 +41,21 @@ def test_openclip_as_recorded(coca):
     run, params, *_ = coca
     images, text, mask, _, _ = torch_writers.inputs()
     out, _ = run(params, images, np.ones((3, 5), bool), np.float32(0), text, mask)
-    writing.check_golden(out, writing.golden("coca")[1], mask)
+    writing_models.check_golden(out, writing_models.golden("coca")[1], mask)
 
 
 def test_cached_decoding_is_teacher_forcing(coca):
-    writing.check_cached(*coca[3])
+    writing_models.check_cached(*coca[3])
 
 
 @pytest.mark.full
 def test_gradients_reach_every_parameter(coca):
     _, params, arguments, _, model = coca
-    writing.check_gradients(model, params, arguments)
+    writing_models.check_gradients(model, params, arguments)
 
 
 def test_only_what_is_real_matters(coca):
-    writing.check_only_what_is_real(*coca[:4])
+    writing_models.check_only_what_is_real(*coca[:4])
 
 
 def test_the_last_real_token_counts(coca):
@@ -64,7 +63,7 @@ def test_the_last_real_token_counts(coca):
     run, params, arguments, (before, _), _ = coca
     *rest, text, mask = arguments
     text = text.copy()
-    text[np.arange(3), writing.LENGTHS - 1] = 3
+    text[np.arange(3), writing_models.LENGTHS - 1] = 3
     out, _ = run(params, *rest, text, mask)
     np.testing.assert_allclose(np.linalg.norm(out["text"], axis=1), 1, atol=1e-6)
     assert (np.abs(out["text"] - before["text"]).max(axis=1) > 1e-3).all()
@@ -74,7 +73,7 @@ def test_the_last_real_token_counts(coca):
 def test_captions_of_a_text_alone(coca):
     """`caption_logits` reads the text itself."""
     run, params, arguments, (before, _), model = coca
-    out, _ = writing.exercise(model)(params, *arguments)
+    out, _ = writing_models.exercise(model)(params, *arguments)
     np.testing.assert_allclose(out["logits"], before["logits"], atol=5e-6)
 
 
@@ -99,12 +98,12 @@ def test_texts_of_any_length_have_the_class_token_at_one_position(coca):
 )
 def test_settings_that_make_no_sense(changes, told):
     with pytest.raises(UserError, match=told):
-        writing.shapes_of(writing.make("tiny-coca", **changes))
+        writing_models.shapes_of(writing_models.make("tiny-coca", **changes))
 
 
 def test_a_text_that_is_too_long():
     """The position behind the last one is the class token's."""
-    model = writing.make("tiny-coca")
+    model = writing_models.make("tiny-coca")
     text = jax.ShapeDtypeStruct((1, 21), jnp.int32)
     with pytest.raises(ValueError, match="text of 21 tokens is longer than the model's context_length=20"):
         jax.eval_shape(lambda text: model.init(jax.random.key(0), text, method="encode_text"), text)

@@ -4,23 +4,22 @@ import functools
 import json
 import math
 import zlib
-from pathlib import Path
 
 import jax
-import kinds
 import numpy as np
 import pytest
-from distributions import assert_drawn
 from scipy import stats
 
-from mmjax import config as config_lib
+from mmjax.config import recipe, serialize
 from mmjax.errors import UserError
 from mmjax.models import initialisation
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
-from mmjax.training import checks
+from mmjax.training import validate_run
+from tests.helpers import model_kinds, runs
+from tests.helpers.distributions import assert_drawn
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "initial.json").read_text())
+GOLDEN = json.loads((runs.ROOT / "tests/golden/models/initial.json").read_text())
 WORDS = dict(model__text__vocab_size=200, model__text__eos_id=2)
 SIGLIP = dict(objectives__sigmoid=1.0, model__init="big_vision")
 SIZES = dict(
@@ -36,7 +35,7 @@ SIZES = dict(
 
 @functools.lru_cache(maxsize=1)
 def compiled(name, changes):
-    return jax.jit(kinds.task(kinds.config(name, **dict(changes))).init)
+    return jax.jit(model_kinds.task(model_kinds.config(name, **dict(changes))).init)
 
 
 def fresh(name, seed=0, **changes):
@@ -82,11 +81,11 @@ def test_openai_draws_the_numbers_that_it_always_did(name):
 
 def test_openai_is_what_the_modules_draw():
     """Bit for bit, also when the field is not there."""
-    config = kinds.config("tiny", **WORDS)
-    task = kinds.task(config)
+    config = model_kinds.config("tiny", **WORDS)
+    task = model_kinds.task(config)
     with config.unlocked():
         del config.model.init
-    without = kinds.task(config)
+    without = model_kinds.task(config)
 
     @jax.jit
     def draw(key):
@@ -99,21 +98,21 @@ def test_openai_is_what_the_modules_draw():
 
 def test_a_stored_config_without_the_field_began_with_openais_rule():
     for name in ("tiny", "tiny-coca"):
-        stored = json.loads(config_lib.to_json(kinds.config(name)))
+        stored = json.loads(serialize.to_json(model_kinds.config(name)))
         del stored["model"]["init"]
-        assert config_lib.from_json(json.dumps(stored)).model.init == "openai"
+        assert serialize.from_json(json.dumps(stored)).model.init == "openai"
         stored["model"]["init"] = "open_clip"
-        assert config_lib.from_json(json.dumps(stored)).model.init == "open_clip"
+        assert serialize.from_json(json.dumps(stored)).model.init == "open_clip"
 
 
 def test_a_run_that_began_otherwise_goes_on_with_a_line_that_says_so(tmp_path, capsys):
     """Where a run began is no reason to refuse it: its parameters are there."""
-    config = kinds.config("tiny", data__train="shapes")
-    stored = json.loads(config_lib.to_json(config))
+    config = model_kinds.config("tiny", data__train="shapes")
+    stored = json.loads(serialize.to_json(config))
     del stored["model"]["init"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     config.model.init = "open_clip"
-    checks.check_workdir(config, tmp_path)
+    validate_run.check_workdir(config, tmp_path)
     assert "model.init: openai -> open_clip" in capsys.readouterr().out
 
 
@@ -140,7 +139,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("spec", RECIPES)
 def test_published_recipes_have_the_rule_of_their_source_and_toys_todays(spec):
-    assert config_lib.load_recipe(spec).model.init == RECIPES[spec]
+    assert recipe.load_recipe(spec).model.init == RECIPES[spec]
 
 
 SERVED = [(name, kind) for name, scheme in initialisation.SCHEMES.items() for kind in scheme.kinds]
@@ -176,8 +175,8 @@ def test_a_rule_says_how_every_parameter_of_its_kinds_is_drawn(name, kind):
     for options in OPTIONS[kind]:
         if name == "open_clip":  # refused
             options = {field: value for field, value in options.items() if value != "map"}
-        config = kinds.config("tiny" if kind == "two_tower" else f"tiny-{kind}", model__init=name, **options)
-        task = kinds.task(config)
+        config = model_kinds.config("tiny" if kind == "two_tower" else f"tiny-{kind}", model__init=name, **options)
+        task = model_kinds.task(config)
         assert jax.eval_shape(task.init, jax.random.key(0)) == jax.eval_shape(
             lambda key, task=task: task.model.init(key, *task._example())["params"], jax.random.key(0)
         )
@@ -202,9 +201,9 @@ def test_a_rule_says_how_every_parameter_of_its_kinds_is_drawn(name, kind):
     ],
 )
 def test_a_rule_that_is_none_for_the_model_is_refused(size, name, message):
-    config = kinds.config(size, model__init=name, data__train="shapes")
+    config = model_kinds.config(size, model__init=name, data__train="shapes")
     with pytest.raises(UserError, match=message) as caught:
-        checks.check_config(config)
+        validate_run.check_config(config)
     assert "\n" not in str(caught.value)
 
 
@@ -212,15 +211,15 @@ def test_a_rule_that_is_none_for_the_model_is_refused(size, name, message):
 def test_open_clip_has_no_rule_for_a_tower_that_it_takes_from_timm(tower):
     changes = {"model__image__pool": "cls", "model__image__class_token": True, "model__text__pool": "last"}
     changes |= {"model__init": "open_clip", "objectives__sigmoid": 1.0, "data__train": "shapes"}
-    config = kinds.config("tiny-siglip", **WORDS, **changes)
-    checks.check_config(config)
+    config = model_kinds.config("tiny-siglip", **WORDS, **changes)
+    validate_run.check_config(config)
     config.model[tower].pool = "map"
     message = rf"model.init='open_clip' has no rule for model.{tower}.pool='map': .*choose model.init='big_vision'"
     with pytest.raises(UserError, match=message) as caught:
-        checks.check_config(config)
+        validate_run.check_config(config)
     assert "\n" not in str(caught.value)
     config.model.init = "big_vision"
-    checks.check_config(config)
+    validate_run.check_config(config)
 
 
 def test_a_parameter_without_a_rule_is_no_silent_default():
@@ -251,7 +250,7 @@ def test_layers_differ_and_more_parameters_change_no_others():
 @pytest.mark.full
 def test_what_the_modules_would_draw_is_not_computed():
     """The compiler drops it: the arithmetic is that of the rule alone."""
-    task = kinds.task(kinds.config("tiny", **SIZES, **WORDS, model__init="open_clip"))
+    task = model_kinds.task(model_kinds.config("tiny", **SIZES, **WORDS, model__init="open_clip"))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
 
     def alone(key):
@@ -264,9 +263,9 @@ def test_what_the_modules_would_draw_is_not_computed():
 
 @pytest.mark.full
 def test_shards_are_parts_of_what_one_device_draws():
-    config = kinds.config("tiny-siglip", **SIZES, **SIGLIP)
+    config = model_kinds.config("tiny-siglip", **SIZES, **SIGLIP)
     config.mesh.update(data=2, fsdp=2, tensor=2)
-    task, mesh = kinds.task(config), mesh_lib.make_mesh(config.mesh)
+    task, mesh = model_kinds.task(config), mesh_lib.make_mesh(config.mesh)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rules = ((r".*token_embedding", ("fsdp", None)),)
     shardings, _ = partition.param_shardings(shapes, mesh, preset="fsdp+tensor", rules=rules)

@@ -5,11 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from distributions import assert_alike, assert_drawn
 from scipy import stats
-from test_initialisation import flat, fresh
-from torch_fusion import _embeddings, _layer, _mlm_head, bert_params
-from torch_writers import Weights, coca_params, gpt2_params, stacked, weights_of
+
+from tests.helpers.distributions import assert_alike, assert_drawn
+from tests.helpers.torch_fusion import _embeddings, _layer, _mlm_head, bert_params
+from tests.helpers.torch_writers import Weights, coca_params, gpt2_params, stacked, weights_of
+from tests.models.test_initialisation import flat, fresh
 
 pytestmark = pytest.mark.full
 VOCAB, CONTEXT, SIDE, PATCH, HEADS = 400, 16, 32, 8, 2
@@ -73,7 +74,7 @@ def test_clip(size, tmp_path):
     from open_clip.model import CLIP
     from safetensors.torch import save_file
 
-    from mmjax.interop import source
+    from mmjax.interop import foreign_checkpoint
 
     embed, vision, words = open_clip_configs(size)
     model = CLIP(embed, vision, words)
@@ -83,7 +84,7 @@ def test_clip(size, tmp_path):
     save_file(
         {name: x.contiguous() for name, x in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors"
     )
-    theirs = source.open_source(tmp_path).read(lambda _, array: array)
+    theirs = foreign_checkpoint.open_source(tmp_path).read(lambda _, array: array)
     compare(fresh("tiny", **changes(size), model__init="open_clip"), theirs)
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.generation import Decoding, generate
 from mmjax.models.encoders import Encoded
+from mmjax.models.generation import Decoding, generate
 from mmjax.models.lstm_captioner import LSTMCaptioner
 
 B, N, T, VOCAB = 3, 4, 5, 7

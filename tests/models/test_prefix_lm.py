@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_writers
-import writing
 
 from mmjax.errors import UserError
 from mmjax.models.prefix_lm import Connector, PrefixLM
+from tests.helpers import torch_writers, writing_models
 
-ASKING = dict(prefix_text=True, text__sep_id=writing.SEP)
+ASKING = dict(prefix_text=True, text__sep_id=writing_models.SEP)
 LLAVA = dict(prefix="causal", feature_layer=-2, connector="linear")
 
 
@@ -18,13 +17,13 @@ LLAVA = dict(prefix="causal", feature_layer=-2, connector="linear")
 def test_parameter_counts_of_connectors(kind, total):
     """LLaVA-1.5's and LLaVA's, from CLIP's ViT-L to a language model of 7 billion parameters."""
     tokens = jax.ShapeDtypeStruct((1, 2, 1024), jnp.float32)
-    assert writing.count(jax.eval_shape(Connector(kind, 4096).init, jax.random.key(0), tokens)) == total
+    assert writing_models.count(jax.eval_shape(Connector(kind, 4096).init, jax.random.key(0), tokens)) == total
 
 
 @pytest.mark.full
 def test_the_language_model_is_gpt2():
-    params = writing.shapes_of(writing.make("prefix_lm-L/14"))
-    assert writing.count(params["text"]) == 124_439_808
+    params = writing_models.shapes_of(writing_models.make("prefix_lm-L/14"))
+    assert writing_models.count(params["text"]) == 124_439_808
     assert params["connector"]["fc1"]["kernel"].shape == (1024, 768)
 
 
@@ -33,17 +32,17 @@ def test_the_language_model_is_gpt2():
     params=[pytest.param(ASKING, id="paligemma"), pytest.param(LLAVA, id="llava", marks=pytest.mark.full)],
 )
 def prefix_lm(random_params, request):
-    model = writing.make("tiny-prefix_lm", **request.param)
-    params, arguments = random_params(writing.shapes_of(model)), writing.inputs(4)
+    model = writing_models.make("tiny-prefix_lm", **request.param)
+    params, arguments = random_params(writing_models.shapes_of(model)), writing_models.inputs(4)
     # A question ends where the prompt does; the last text has none.
-    arguments[3][[0, 1], writing.PROMPTS[:2] - 1] = writing.SEP
-    run = writing.exercise(model)
+    arguments[3][[0, 1], writing_models.PROMPTS[:2] - 1] = writing_models.SEP
+    run = writing_models.exercise(model)
     return run, params, arguments, run(params, *arguments), model
 
 
 def test_cached_decoding_is_teacher_forcing(prefix_lm):
     """Questions of different lengths are padded on the right, and give what they give alone."""
-    writing.check_cached(*prefix_lm[3])
+    writing_models.check_cached(*prefix_lm[3])
 
 
 @pytest.mark.full
@@ -51,13 +50,13 @@ def test_gradients_reach_every_parameter(prefix_lm):
     """But for what comes after the block whose output is taken."""
     _, params, arguments, _, model = prefix_lm
     whole = model.feature_layer is None
-    found = writing.check_gradients(model, params, arguments, [] if whole else ["image/norm/"])
+    found = writing_models.check_gradients(model, params, arguments, [] if whole else ["image/norm/"])
     layers = found["image"]["transformer"]["layers"]["mlp"]["fc1"]["kernel"]
     assert [bool(np.abs(layer).max() > 0) for layer in layers] == [True, whole]
 
 
 def test_only_what_is_real_matters(prefix_lm):
-    writing.check_only_what_is_real(*prefix_lm[:4])
+    writing_models.check_only_what_is_real(*prefix_lm[:4])
 
 
 def test_a_question_sees_itself_and_no_answer(prefix_lm):
@@ -80,7 +79,7 @@ def test_a_question_sees_itself_and_no_answer(prefix_lm):
 def test_hugging_face_live(prefix, prefix_text):
     """CLIP's tokens of the last block but one, LLaVA's projector, GPT-2."""
     images, text, mask, _, _ = torch_writers.inputs()
-    text[[0, 1], [3, 1]] = writing.SEP
+    text[[0, 1], [3, 1]] = writing_models.SEP
     asked = np.array([4, 2, 0]) if prefix_text else np.zeros(3, int)
     sees = np.zeros((3, 11, 11), bool)
     for b, query, key in np.ndindex(sees.shape):
@@ -96,7 +95,7 @@ def test_hugging_face_live(prefix, prefix_text):
         return bound.caption_logits(bound.encode_image(images), text, mask)
 
     out = dict(logits=np.asarray(run(torch_writers.llava_params(weights), images, text, mask)))
-    writing.check_golden(out, expected, mask)
+    writing_models.check_golden(out, expected, mask)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +111,4 @@ def test_hugging_face_live(prefix, prefix_text):
 )
 def test_settings_that_make_no_sense(changes, told):
     with pytest.raises(UserError, match=told):
-        writing.shapes_of(writing.make("tiny-prefix_lm", **changes))
+        writing_models.shapes_of(writing_models.make("tiny-prefix_lm", **changes))

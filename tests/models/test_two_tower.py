@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.models.two_tower import TwoTower, l2_normalize
-from mmjax.models.variants import variant
+from mmjax.models.variants.two_tower import variant
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 16, 16, 3)).astype(np.float32)
 TEXT = np.random.default_rng(1).integers(2, 100, (3, 12)).astype(np.int32)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mmjax.config import base_config
+from mmjax.config.schema import base_config
 from mmjax.nn import tpu_attention, tpu_tiles
 from mmjax.nn.attention import AttentionSpec, SelfAttention, attend
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.activations import placed_on
+from mmjax.parallel.activation_sharding import placed_on
 from mmjax.tasks import attention_kernels
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mmjax.objectives import additive
+from mmjax.objectives import token_loss
 from mmjax.objectives.captioning import caption_loss
 from mmjax.objectives.cross_entropy import cross_entropy
 
@@ -29,7 +29,7 @@ def run(logits, targets, mask, smoothing=0.0):
 
     def loss(logits):
         sums = caption_loss(logits, targets, mask, smoothing)
-        value, metrics = additive.mean(sums)
+        value, metrics = token_loss.mean(sums)
         return value, (metrics, sums)
 
     (value, (metrics, sums)), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
@@ -70,7 +70,7 @@ def test_microbatches_of_uneven_lengths_add_up():
     logits, targets, mask = example()
     pieces = [run(logits[rows], targets[rows], mask[rows]) for rows in (slice(2), slice(2, 4))]
     joined = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(sums for _, _, sums, _ in pieces))
-    value, metrics = additive.mean(joined)
+    value, metrics = token_loss.mean(joined)
     whole, expected, _, _ = run(logits, targets, mask)
     assert float(value) == pytest.approx(float(whole), rel=1e-6)
     assert float(metrics["caption_accuracy"]) == pytest.approx(float(expected["caption_accuracy"]), rel=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mmjax.objectives import additive
+from mmjax.objectives import token_loss
 from mmjax.objectives.classification import answer_loss, classification_loss
 
 BATCH, CLASSES = 5, 7
@@ -27,7 +27,7 @@ def test_classification(smoothing, some):
     given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
     wanted = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
     log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
-    loss = lambda x, labels, given: additive.mean(classification_loss(x, labels, given, smoothing))
+    loss = lambda x, labels, given: token_loss.mean(classification_loss(x, labels, given, smoothing))
     (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, labels, given)
     assert float(value) == pytest.approx(-(wanted * log_p).sum(-1)[mask].mean(), rel=1e-6)
     np.testing.assert_allclose(gradient, (np.exp(log_p) - wanted) * mask[:, None] / mask.sum(), atol=1e-6)
@@ -41,7 +41,7 @@ def test_answers_are_summed(some):
     given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
     x = logits.astype(np.float64)
     each = -scores * scipy.special.log_expit(x) - (1 - scores) * scipy.special.log_expit(-x)
-    loss = lambda x, scores, given: additive.mean(answer_loss(x, scores, given))
+    loss = lambda x, scores, given: token_loss.mean(answer_loss(x, scores, given))
     (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, scores, given)
     assert float(value) == pytest.approx(each.mean(-1)[mask].mean() * CLASSES, rel=1e-6)
     np.testing.assert_allclose(gradient, (scipy.special.expit(x) - scores) * mask[:, None] / mask.sum(), atol=1e-6)
@@ -62,9 +62,9 @@ def test_pytorch_agrees():
     logits, labels, scores, _ = example()
     given, functional = torch.tensor(logits), torch.nn.functional
     theirs = functional.cross_entropy(given, torch.tensor(labels).long(), label_smoothing=0.1)
-    ours, _ = additive.mean(classification_loss(jnp.asarray(logits), jnp.asarray(labels), None, 0.1))
+    ours, _ = token_loss.mean(classification_loss(jnp.asarray(logits), jnp.asarray(labels), None, 0.1))
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)
     # As ViLT's compute_vqa: the mean, times the number of answers.
     theirs = functional.binary_cross_entropy_with_logits(given, torch.tensor(scores)) * CLASSES
-    ours, _ = additive.mean(answer_loss(jnp.asarray(logits), jnp.asarray(scores)))
+    ours, _ = token_loss.mean(answer_loss(jnp.asarray(logits), jnp.asarray(scores)))
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)

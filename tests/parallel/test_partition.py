@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mmjax.config import base_config
+from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
-from mmjax.models.variants import variant
+from mmjax.models.variants.two_tower import variant
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, opt_state_shardings, param_shardings, path_name
 from mmjax.training.optimizer import make_optimizer

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
-import runs
-from programs import CHIP, MESH
 
-from mmjax import cli
+from mmjax.cli import main, runtime
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import program, topology
-from mmjax.training import devices
+from mmjax.training import device_specs
 from mmjax.training import state as state_lib
+from tests.helpers import runs
+from tests.helpers.programs import CHIP, MESH
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def mesh():
 @pytest.fixture
 def cpu_slice(monkeypatch):
     """Eight CPU devices in place of a slice, with the data sheet of a slow chip."""
-    monkeypatch.setattr(devices, "find", lambda kind: CHIP)
+    monkeypatch.setattr(device_specs, "find", lambda kind: CHIP)
     return jax.devices()[:8]
 
 
@@ -35,7 +35,7 @@ def quick_set_up(cpu_slice, monkeypatch):
         whole = mesh_lib.replicated(mesh)
         params = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=whole)
         state = state_lib.TrainState(None, params, None, None, None, None)
-        return program.Setup(config, None, mesh, devices.find("cpu"), state, {}, None)
+        return program.Setup(config, None, mesh, device_specs.find("cpu"), state, {}, None)
 
     monkeypatch.setattr(program, "set_up", set_up)
 
@@ -44,10 +44,10 @@ def quick_set_up(cpu_slice, monkeypatch):
 def plan(monkeypatch, capsys):
     """Runs `mmjax plan` with the tiny recipe; returns its status, output and error line."""
     monkeypatch.setattr(topology, "set_environment", topology.check_name)
-    monkeypatch.setattr(cli, "prepare", lambda *args, **settings: None)
+    monkeypatch.setattr(runtime, "prepare", lambda *args, **settings: None)
 
     def run(*flags):
-        status = cli.main(["plan", f"--config={runs.RECIPE}", *flags])
+        status = main.main(["plan", f"--config={runs.RECIPE}", *flags])
         told = capsys.readouterr()
         return status, told.out, told.err
 

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-import runs
 import upath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax import storage, tasks
-from mmjax.data import images
+from mmjax import tasks
+from mmjax.data.image import transforms
 from mmjax.errors import UserError
+from mmjax.io import paths
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint
+from tests.helpers import runs
 
 P = PartitionSpec
 
@@ -24,10 +25,10 @@ P = PartitionSpec
 @pytest.fixture
 def remote():
     """A folder on fsspec's memory:// file system."""
-    folder = storage.as_path(f"memory://mmjax-{uuid.uuid4().hex}")
+    folder = paths.as_path(f"memory://mmjax-{uuid.uuid4().hex}")
     yield folder
     if folder.exists():
-        storage.remove_tree(folder)
+        paths.remove_tree(folder)
 
 
 def small_state(value=0.0, ema=False):
@@ -94,15 +95,15 @@ class TestWhatIsKept:
 
     def test_half_a_checkpoint_is_none(self, folder):
         save_all(folder, [1, 2], keep=5)
-        if storage.scheme(storage.as_path(folder)):  # copied in part: the marker comes last
-            (storage.as_path(folder) / "2" / "COMPLETE").unlink()
+        if paths.scheme(paths.as_path(folder)):  # copied in part: the marker comes last
+            (paths.as_path(folder) / "2" / "COMPLETE").unlink()
         else:  # written in part: renamed last
             (folder / "2").rename(folder / "2.orbax-checkpoint-tmp-1")
         reader = checkpoint.Checkpoints(folder, read_only=True)
         assert reader.all_steps() == [1] and reader.latest() == 1
         reader.close()
         assert save_all(folder, [2], keep=5) == [1, 2]
-        assert sorted(path.name for path in storage.as_path(folder).iterdir()) == ["1", "2"]
+        assert sorted(path.name for path in paths.as_path(folder).iterdir()) == ["1", "2"]
 
     def test_reading_changes_nothing(self, folder):
         save_all(folder, [1, 2], keep=2)
@@ -176,10 +177,10 @@ class TestMeta:
 
     def test_content(self):
         config = runs.config(data__eval="digits/test")
-        spec = images.ImageSpec(size=16, resize="squash", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+        spec = transforms.ImageSpec(size=16, resize="squash", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
         tokenizer = tasks.make_tokenizer(config)
         meta = json.loads(json.dumps(checkpoint.make_meta(config, 48, spec, tokenizer, bad_examples={"read": 2})))
-        assert images.ImageSpec(**meta["preprocessing"]) == spec
+        assert transforms.ImageSpec(**meta["preprocessing"]) == spec
         assert meta["config"]["model"] == json.loads(json.dumps(config.model.to_dict()))
         assert meta["config"]["data"]["eval"] == "digits/test"
         assert meta["position"] == 48 and meta["bad_examples"] == {"read": 2}
@@ -239,9 +240,9 @@ def test_settings(tmp_path, settings, told):
 
 
 def test_paths():
-    assert isinstance(storage.as_path("memory://a/b"), upath.UPath)
-    assert storage.scheme(storage.as_path("memory://a/b")) == "memory"
-    assert storage.scheme(storage.as_path("/a/b")) == "" and storage.is_direct("/a/b") and storage.is_direct("gs://b")
-    assert not storage.is_direct(storage.as_path("memory://a"))
+    assert isinstance(paths.as_path("memory://a/b"), upath.UPath)
+    assert paths.scheme(paths.as_path("memory://a/b")) == "memory"
+    assert paths.scheme(paths.as_path("/a/b")) == "" and paths.is_direct("/a/b") and paths.is_direct("gs://b")
+    assert not paths.is_direct(paths.as_path("memory://a"))
     with pytest.raises(UserError, match="foo"):
-        storage.as_path("foo://a/b")
+        paths.as_path("foo://a/b")

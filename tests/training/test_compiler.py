@@ -9,8 +9,7 @@ import jaxlib
 import ml_collections
 import pytest
 
-from mmjax import config as config_lib
-from mmjax import override
+from mmjax.config import overrides, schema, serialize
 from mmjax.errors import UserError
 from mmjax.training import compiler
 
@@ -65,7 +64,7 @@ def test_determinism_by_platform(value, on):
 
 
 def test_the_log_says_which():
-    config = config_lib.base_config()
+    config = schema.base_config()
     assert compiler.describe(config, "cpu").startswith("deterministic: ")
     assert compiler.describe(config, "gpu").startswith("not deterministic: ")
     config.deterministic = True
@@ -74,7 +73,7 @@ def test_the_log_says_which():
 
 def test_flags_of_an_unknown_version_are_missed(monkeypatch):
     monkeypatch.setattr(compiler.importlib.metadata, "version", lambda name: "0.99.0")
-    assert "no XLA flags are known here for jaxlib 0.99.0" in compiler.describe(config_lib.base_config(), "gpu")
+    assert "no XLA flags are known here for jaxlib 0.99.0" in compiler.describe(schema.base_config(), "gpu")
 
 
 def settings(**changes):
@@ -142,22 +141,22 @@ def test_tuned_kernels_are_kept_beside_compiled_programs(tmp_path, monkeypatch):
 
 
 def test_deterministic_is_auto_true_or_false():
-    config = config_lib.base_config()
+    config = schema.base_config()
     assert config.deterministic == "auto"
     for text, value in [("true", True), ("False", False), ("auto", "auto"), ("'auto'", "auto")]:
-        override.apply(config, [("deterministic", text)])
+        overrides.apply(config, [("deterministic", text)])
         assert config.deterministic == value and type(config.deterministic) is type(value)
-        assert config_lib.from_json(config_lib.to_json(config)).deterministic == value
+        assert serialize.from_json(serialize.to_json(config)).deterministic == value
     config.deterministic = True  # as recipes set it
     for text in ("maybe", "1", "none", "Auto"):
         with pytest.raises(
             UserError, match=f"--config.deterministic={text}: wants true, false or auto, and has True now"
         ):
-            override.apply(config, [("deterministic", text)])
+            overrides.apply(config, [("deterministic", text)])
     assert config.deterministic is True
 
 
 def test_a_stored_run_stays_what_it_was():
-    stored = config_lib.base_config()
+    stored = schema.base_config()
     stored.deterministic = True  # what every run had before there was `auto`
-    assert config_lib.from_json(config_lib.to_json(stored)).deterministic is True
+    assert serialize.from_json(serialize.to_json(stored)).deterministic is True

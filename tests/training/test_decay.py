@@ -3,26 +3,25 @@
 import math
 import re
 import shutil
-from pathlib import Path
 
 import jax
-import kinds
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mmjax import override
+from mmjax.config import overrides
 from mmjax.errors import UserError
-from mmjax.interop import source
+from mmjax.interop import foreign_checkpoint
 from mmjax.parallel.partition import path_name
-from mmjax.training import checks, decay
+from mmjax.training import decay, validate_run
 from mmjax.training.optimizer import make_optimizer, split_frozen
+from tests.helpers import model_kinds, runs
 
-GOLDEN = Path(__file__).parent.parent / "interop" / "golden"
+GOLDEN = runs.ROOT / "tests/golden/interop"
 # What files without a config do not tell.
 BARE = {"text.causal": False, "text.pool": "last", "image.image_size": 16}
 TIMM = BARE | {"heads": 2, "activation": "gelu_tanh", "norm_eps": 1e-6}
-NAMES = [*kinds.WEIGHTS, *(f"fusion:{kind}" for kind in kinds.FUSIONS)]
+NAMES = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
 KINDS = [name if name in ("tiny", "tiny-coca") else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
 
 
@@ -31,7 +30,7 @@ def flat(tree):
 
 
 def config_of(name="tiny", **changes):
-    config = kinds.config(name, **{f"optimizer__{field}": value for field, value in changes.items()})
+    config = model_kinds.config(name, **{f"optimizer__{field}": value for field, value in changes.items()})
     config.steps = 20
     config.schedule.warmup = 4
     return config
@@ -71,7 +70,7 @@ def nested(arrays):
 
 
 def read(path, **settings):
-    opened = source.open_source(path, settings)
+    opened = foreign_checkpoint.open_source(path, settings)
     return opened.read(lambda _, array: np.array(array))
 
 
@@ -104,7 +103,7 @@ def test_big_vision_decays_its_kernels(tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_presets_in_every_kind_of_model(name):
-    shapes = kinds.shapes(name)
+    shapes = model_kinds.shapes(name)
     everything = set(flat(shapes))
     vectors = {path for path in everything if path.rpartition("/")[2] in ("bias", "scale", "logit_scale")}
     kernels = {path for path in everything if path.endswith("/kernel")}
@@ -117,7 +116,7 @@ def test_the_presets_in_every_kind_of_model(name):
 
 
 def test_several_entries_and_path_regexes():
-    shapes = kinds.shapes("tiny")
+    shapes = model_kinds.shapes("tiny")
     found = decay.mask(config_of(decay=("image/class_token", "big_vision", "text/norm/.*")).optimizer, shapes)
     more = {path for path, decays in flat(found).items() if decays} - decayed("big_vision", shapes)
     assert more == {"image/class_token", "text/norm/scale", "text/norm/bias"}
@@ -160,7 +159,7 @@ def test_several_entries_and_path_regexes():
 )
 def test_mistakes(changes, message):
     config = config_of(**changes)
-    trainable, _ = split_frozen(kinds.shapes("tiny"), config.optimizer.freeze)
+    trainable, _ = split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)
     with pytest.raises(UserError, match=message) as error:
         make_optimizer(config, trainable)
     assert "\n" not in str(error.value)
@@ -169,26 +168,26 @@ def test_mistakes(changes, message):
 @pytest.mark.parametrize("text", ["matrices,open_clip", "matrices, open_clip", "('matrices', 'open_clip')"])
 def test_presets_with_commas_between_them_are_several(text):
     """As one is tempted to write them on the command line; no path has a comma."""
-    config, shapes = config_of(), kinds.shapes("tiny")
-    override.apply(config, [("optimizer.decay", text)])
+    config, shapes = config_of(), model_kinds.shapes("tiny")
+    overrides.apply(config, [("optimizer.decay", text)])
     found = {path for path, decays in flat(decay.mask(config.optimizer, shapes)).items() if decays}
     assert found == decayed("matrices", shapes) | decayed("open_clip", shapes)
 
 
 @pytest.mark.parametrize("field", ["optimizer.decay", "optimizer.freeze", "init_paths"])
 def test_patterns_are_checked_by_themselves_first(field):
-    config = kinds.config("tiny", data__train="shapes")
-    override.apply(config, [(field, "")])
+    config = model_kinds.config("tiny", data__train="shapes")
+    overrides.apply(config, [(field, "")])
     with pytest.raises(UserError, match=rf"{field}=\(''\,\): an empty pattern .*, or write {field}=\(\) for none$"):
-        checks.check_config(config)
-    override.apply(config, [(field, "image/(")])
+        validate_run.check_config(config)
+    overrides.apply(config, [(field, "image/(")])
     with pytest.raises(UserError, match=rf"{field}='image/\(' is not a regular expression"):
-        checks.check_config(config)
+        validate_run.check_config(config)
 
 
 def test_the_default_may_name_nothing():
     config = config_of(freeze=(".*[^e]",))
-    make_optimizer(config, split_frozen(kinds.shapes("tiny"), config.optimizer.freeze)[0])
+    make_optimizer(config, split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)[0])
 
 
 # -- how much ----------------------------------------------------------------------------------------------------------
@@ -202,7 +201,7 @@ def test_three_steps_with_multipliers_and_layer_decay(by_lr, random_params):
     config.optimizer.layer_decay.image = 0.7
     config.optimizer.grad_clip = 0.5
     config.schedule.from_zero = not by_lr
-    shapes = kinds.shapes("tiny")
+    shapes = model_kinds.shapes("tiny")
     small = {path: x for path, x in flat(shapes).items() if path != "text/token_embedding"}
     params = random_params(nested(small))
     gradients = [random_params(nested(small), seed=seed) for seed in (1, 2, 3)]

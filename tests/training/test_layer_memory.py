@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import mesh_steps
 import pytest
 
 from mmjax.training.layer_memory import Planner, Remat, Tower, make_planner
+from tests.helpers import mesh_steps
 
 # B/16 and its texts, 256 pairs on one H100 with cuDNN's attention.
 IMAGE = Tower(12, 256 * 198, 768, 768, 3072, 12, 0, 2, True)

@@ -8,13 +8,13 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-import runs
 from tensorboardX.proto import event_pb2
 
 from mmjax.errors import UserError
-from mmjax.evaluation import evaluator as evaluator_lib
-from mmjax.evaluation import report
-from mmjax.training import checkpoint, loop, profiler, warm_start
+from mmjax.evaluation import from_config
+from mmjax.report import page
+from mmjax.training import checkpoint, init_from, loop, profiler
+from tests.helpers import runs
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ class TestBest:
         config = runs.config(**data, checkpoint__every=2, eval__every=2, checkpoint__keep=1)
         config.checkpoint.keep_best, config.checkpoint.best_metric = 1, "pets/acc1"
         accuracy = iter([0.1, 0.9, 0.2, 0.3])
-        with mock.patch.object(evaluator_lib, "flat_metrics", lambda results: {"pets/acc1": next(accuracy)}):
+        with mock.patch.object(from_config, "flat_metrics", lambda results: {"pets/acc1": next(accuracy)}):
             runs.train(config, tmp_path)
         assert runs.steps(tmp_path) == [4, 8]
 
@@ -273,13 +273,13 @@ def lit(plain, data, evaluated, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("lit")
     config = runs.config(**data, ema_decay=DECAY, optimizer__freeze=LOCKED, seed=1, checkpoint__every=1)
     config.init_from, config.init_paths, config.checkpoint.keep, config.steps = str(plain), LOCKED, 9, 4
-    run = evaluator_lib.Evaluator.run
+    run = from_config.Evaluator.run
 
     def remember(self, params, **kwargs):
         evaluated.append(jax.tree.map(np.array, params))
         return run(self, params, **kwargs)
 
-    with mock.patch.object(evaluator_lib.Evaluator, "run", remember):
+    with mock.patch.object(from_config.Evaluator, "run", remember):
         assert runs.train(config, workdir) is None
     return workdir
 
@@ -319,7 +319,7 @@ class TestLockedTowerAndAverage:
 
     def test_eval_gives_the_same_numbers(self, lit, tmp_path):
         output = tmp_path / "result.json"
-        with mock.patch.object(report, "write_report"):
+        with mock.patch.object(page, "write_report"):
             assert runs.eval_cli(f"--workdir={lit}", f"--output={output}") == 0
         (line,) = runs.lines(lit, "eval")
         found = {
@@ -332,7 +332,7 @@ class TestLockedTowerAndAverage:
 
         def told(match, **changes):
             with pytest.raises(UserError, match=match):
-                warm_start.read(params, runs.config(**changes))
+                init_from.read(params, runs.config(**changes))
 
         told("init_from='/nowhere': there is no", init_from="/nowhere")
         told("has shape .* there and has shape .* here", init_from=str(plain))

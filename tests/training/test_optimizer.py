@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax.config import base_config
+from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.parallel.partition import map_with_path, path_name
 from mmjax.training.optimizer import OPTIMIZERS, make_optimizer, merge, split_frozen
-from mmjax.training.roles import is_stacked, role
+from mmjax.training.param_roles import is_stacked, role
 
 DEPTH, WIDTH, HEADS, HIDDEN = 3, 32, 2, 48
 

@@ -1,15 +1,15 @@
 """Update rules on the parameters of every kind of model."""
 
 import jax
-import kinds
 import numpy as np
 import pytest
 
 from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
-from mmjax.training import optimizer, roles
+from mmjax.training import optimizer, param_roles
+from tests.helpers import model_kinds
 
-NAMES = [*kinds.WEIGHTS, *(f"fusion:{kind}" for kind in kinds.FUSIONS)]
+NAMES = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
 KINDS = [name if name == "tiny-captioner-lstm" else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
 LAYERED = {"tiny-vilt": ("image",), "tiny-captioner-lstm": ("image",)}
 
@@ -25,9 +25,9 @@ def flat(tree):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_takes_a_step(name):
-    params = kinds.shapes(name)
+    params = model_kinds.shapes(name)
     for rule in ("muon", "adamw"):
-        config = kinds.config(name, optimizer__name=rule, **layer_decay(name))
+        config = model_kinds.config(name, optimizer__name=rule, **layer_decay(name))
         tx, _ = optimizer.make_optimizer(config, params)
         updates, _ = jax.eval_shape(lambda p, tx=tx: tx.update(p, tx.init(p), p), params)
         assert {path: x.shape for path, x in flat(updates).items()} == {p: x.shape for p, x in flat(params).items()}
@@ -36,11 +36,11 @@ def test_every_kind_takes_a_step(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_muon_takes_whole_matrices(name):
     """All axes of a kernel but those of layers and of q, k and v are its rows and columns."""
-    kernels = {path: x for path, x in flat(kinds.shapes(name)).items() if roles.role(path) == "matrix"}
+    kernels = {path: x for path, x in flat(model_kinds.shapes(name)).items() if param_roles.role(path) == "matrix"}
     axes = optimizer._muon_axes(kernels)
     assert len(kernels) > 4
     for path, x in kernels.items():
-        batch = roles.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))
+        batch = param_roles.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))
         rows, columns = axes[path]
         own = {axis % x.ndim for axis in (*rows, *columns)}
         assert len(own) == len(rows) + len(columns) == x.ndim - batch, path
@@ -48,7 +48,7 @@ def test_muon_takes_whole_matrices(name):
 
 def test_layer_decay_knows_which_layers_look_at_the_image():
     """Six layers; from the third on every second one has cross-attention."""
-    config = kinds.config("tiny-qformer", optimizer__name="sgd", optimizer__b1=0.0, optimizer__weight_decay=0.0)
+    config = model_kinds.config("tiny-qformer", optimizer__name="sgd", optimizer__b1=0.0, optimizer__weight_decay=0.0)
     config.update_from_flattened_dict({"model.text.depth": 6, "model.text.cross_from": 2, "model.text.cross_every": 2})
     config.optimizer.update(layer_decay=dict(text=0.5), learning_rate=1.0)
     config.schedule.update(name="constant", warmup=0)
@@ -85,18 +85,18 @@ def test_layer_decay_knows_which_layers_look_at_the_image():
     ],
 )
 def test_a_tower_without_layers_is_told(name, tower, told):
-    config = kinds.config(name, **{f"optimizer__layer_decay__{tower}": 0.5})
+    config = model_kinds.config(name, **{f"optimizer__layer_decay__{tower}": 0.5})
     with pytest.raises(UserError, match=told) as error:
         optimizer.make_optimizer(config, {"head": {"kernel": np.zeros((2, 2), np.float32)}})
     assert "\n" not in str(error.value)
 
 
 def test_freezing_and_multipliers_go_by_path_in_every_kind():
-    params = kinds.shapes("tiny-captioner-lstm")
+    params = model_kinds.shapes("tiny-captioner-lstm")
     free, frozen = optimizer.split_frozen(params, ("image/.*",))
     assert {path.split("/")[0] for path in flat(frozen)} == {"image"}
     assert not any(path.startswith("image/") for path in flat(free))
-    config = kinds.config("tiny-captioner-lstm", optimizer__multipliers=(("text/lstm/.*", 0.0),))
+    config = model_kinds.config("tiny-captioner-lstm", optimizer__multipliers=(("text/lstm/.*", 0.0),))
     factors = optimizer._factors(config.optimizer, config.model, free)
     assert {path for path, factor in flat(factors).items() if factor == 0} == {
         path for path in flat(params) if path.startswith("text/lstm/")

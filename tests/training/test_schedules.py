@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmjax.config import base_config
+from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.training.schedules import make_schedule
 

@@ -11,9 +11,9 @@ import optax
 import pytest
 
 from mmjax import tasks
-from mmjax.config import base_config
-from mmjax.objectives.additive import TokenLoss
-from mmjax.parallel import arrays
+from mmjax.config.schema import base_config
+from mmjax.objectives.token_loss import TokenLoss
+from mmjax.parallel import global_arrays
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, path_name
 from mmjax.training.optimizer import make_optimizer, split_frozen
@@ -77,7 +77,7 @@ class Run:
         return jax.device_put(state, self.shardings)
 
     def batch(self, seed):
-        return arrays.to_global(self.mesh, make_batch(seed))
+        return global_arrays.to_global(self.mesh, make_batch(seed))
 
     def train(self, steps=STEPS):
         """Returns losses, the gradient of step 0 and the parameters at the end."""

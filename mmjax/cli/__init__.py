@@ -1,0 +1,1 @@
+"""The command line: `mmjax COMMAND`, one file a command."""

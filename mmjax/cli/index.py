@@ -1,0 +1,115 @@
+"""`mmjax index`: finds the examples of WebDataset shards, and what is wrong with the shards."""
+
+import argparse
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from mmjax.cli import runtime
+from mmjax.data.record import SourceOptions
+from mmjax.data.webdataset.build import build_index
+from mmjax.data.webdataset.index_file import GONE, Shards, TarIndex
+from mmjax.data.webdataset.shard_list import ShardList, list_shards
+from mmjax.errors import UserError
+from mmjax.io.patterns import reason
+from mmjax.io.reader import Reader, is_local, local_path
+
+_TOLD = 20  # problems and key sets that are listed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`index PATTERN [--output FILE] [--workers N] [--force] [--cache DIR]`."""
+    parser = runtime.make_parser(
+        "index",
+        "Finds where each example of WebDataset shards lies, writes that beside them (into the cache folder where that"
+        " cannot be written), and says"
+        " what is in them and what is wrong. Shards that have not changed since the last time are not read again.",
+    )
+    parser.epilog = "example: mmjax index 'gs://bucket/laion/{00000..41455}.tar'"
+    parser.add_argument("pattern", metavar="PATTERN", help="what follows wds: in data.train; quote it for the shell")
+    parser.add_argument("--output", metavar="FILE", default="", help="where to write; a path or a URL")
+    parser.add_argument("--workers", type=_positive, default=0, metavar="N", help="shards read at a time; one per core")
+    parser.add_argument("--force", action="store_true", help="read all shards again")
+    parser.add_argument("--cache", metavar="DIR", default="", help="data.cache of the runs; the user's by default")
+    parser.add_argument("--retry-seconds", type=float, default=120.0, metavar="S", help="patience with storage; 120")
+
+    def command(options, overrides):
+        if overrides:
+            raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
+        return build_and_print(options)
+
+    return runtime.run(parser, argv, command)
+
+
+def build_and_print(options: argparse.Namespace) -> int:
+    """Builds the index and prints what was found.
+
+    Raises:
+      UserError: no shards, a storage that fails, or nowhere to write.
+    """
+    pattern = options.pattern.removeprefix("wds:")
+    where = f"PATTERN={pattern!r}"
+    shards = list_shards(pattern, reader=Reader(options.retry_seconds), where=where)
+    read = SourceOptions(cache=options.cache, retry_seconds=options.retry_seconds)
+    build = lambda output: build_index(
+        shards, options=read, where=where, output=output, workers=options.workers, force=options.force
+    )
+    try:
+        if options.output and not is_local(options.output):
+            with tempfile.TemporaryDirectory() as folder:
+                index = TarIndex(build(os.path.join(folder, "index")))
+                _tell(index.shards(), shards)
+                Reader(options.retry_seconds).upload(index.path, options.output)
+            print(f"index: {options.output}")
+        else:
+            index = TarIndex(build(local_path(options.output)))
+            _tell(index.shards(), shards)
+            beside = "" if options.output or shards.is_local else shards.index_beside()
+            refusal = _put_beside(index.path, beside, shards, options) if beside else ""
+            print(f"index: {beside if beside and not refusal else index.path}{refusal}")
+    except (OSError, ValueError, ImportError, NotImplementedError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: {reason(error)}") from error
+    looked_for = shards.index_beside(), shards.index_in(options.cache)
+    output = os.path.abspath(local_path(options.output)) if is_local(options.output) else options.output
+    if options.output and output not in looked_for:
+        print(f"runs look for it in {' or '.join(filter(None, looked_for))}", file=sys.stderr)
+    return 0
+
+
+def _put_beside(path: str, beside: str, shards: ShardList, options: argparse.Namespace) -> str:
+    """Uploads an index to where its shards are; returns "", or why it lies in the cache alone."""
+    try:
+        if beside.startswith(("http://", "https://")):
+            raise PermissionError(errno.EROFS, "HTTP is for reading")
+        Reader(options.retry_seconds).upload(path, beside)
+    except (OSError, NotImplementedError, ValueError) as error:
+        return f" (in this machine's cache: {beside} cannot be written: {reason(error)})"
+    # What is there now is also what other hosts take: one copy is enough.
+    os.replace(path, shards.index_copy_in(options.cache))
+    return ""
+
+
+def _tell(told: Shards, shards: ShardList) -> None:
+    there = told.sizes[told.sizes != GONE]
+    print(f"shards: {len(there):,} of {len(told.names):,}, {there.sum() / 1e9:,.3f} GB")
+    print(f"examples: {told.rows.sum():,}")
+    sets = told.all_key_sets
+    for endings, count in list(sets.items())[:_TOLD]:
+        print(f"  {count:,} with {endings.replace(';', ', ')}")
+    if len(sets) > _TOLD:
+        print(f"  and {len(sets) - _TOLD} other sets of members")
+    print(f"shards with something wrong: {len(told.problems):,}")
+    for name, problem in list(told.problems.items())[:_TOLD]:
+        print(f"  {shards.path(name)}: {problem}")
+    if len(told.problems) > _TOLD:
+        print(f"  and {len(told.problems) - _TOLD} others")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)

@@ -1,0 +1,39 @@
+"""The command line, `mmjax COMMAND`; train.py and eval.py are its first two in a checkout."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from mmjax.cli.runtime import EXIT_MISTAKE
+from mmjax.config import recipe
+from mmjax.errors import did_you_mean
+
+# What each command does; `mmjax.cli.NAME.main` runs it. Its module is imported when it is asked for.
+COMMANDS = {
+    "train": "train a recipe, or resume it",
+    "eval": "evaluate a trained workdir, or weights of another library",
+    "plan": "say what a recipe would need on TPUs or GPUs that are not here",
+    "index": "find the examples of WebDataset shards, and what is wrong with the shards",
+    "convert": "write a model in OpenCLIP's, Hugging Face's or mmjax's format",
+    "info": "say what a workdir or another library's checkpoint holds",
+    "search": "find a folder's images by text or image",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COMMANDS:
+        return importlib.import_module(f"mmjax.cli.{argv[0]}").main(argv[1:])
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
+        print("\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()))
+        recipes = sorted(path.stem for path in recipe.recipe_folder().glob("*.py") if path.stem != "eval")
+        print(f"\nrecipes: {', '.join(recipes)}")
+        return 0 if argv else EXIT_MISTAKE
+    print(
+        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], COMMANDS)}; choose {', '.join(COMMANDS)}",
+        file=sys.stderr,
+    )
+    return EXIT_MISTAKE

@@ -1,0 +1,37 @@
+"""`mmjax train`: a recipe trained, or resumed."""
+
+from collections.abc import Sequence
+
+from mmjax.cli.runtime import add_cluster_flags, make_parser, run, start
+from mmjax.config import overrides as overrides_lib
+from mmjax.config import recipe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`train --config=RECIPE[:k=v,k=v] --workdir=DIR [--config.FIELD=VALUE ...]`."""
+    parser = make_parser("train", "Trains a recipe; started again on the same workdir, it resumes.")
+    parser.add_argument(
+        "--config", required=True, metavar="RECIPE[:k=v,...]", help="a .py file, or the name of a recipe"
+    )
+    parser.add_argument("--workdir", required=True, help="folder or URL for checkpoints, logs and the report")
+
+    add_cluster_flags(parser)
+
+    def command(options, overrides):
+        def read():
+            config = recipe.load_recipe(options.config)
+            overrides_lib.apply(config, overrides)
+            return config
+
+        config = start(options, read, training=True)
+        from mmjax.parallel import process_agreement
+        from mmjax.training import loop  # after the environment is set
+
+        stopped = loop.train(config, options.workdir, [path for path, _ in overrides])
+        if stopped is None:
+            if process_agreement.is_first():
+                print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")
+            return 0
+        return 128 + stopped
+
+    return run(parser, argv, command)

@@ -1,0 +1,99 @@
+"""Recipes: Python files whose `get_config` returns a config."""
+
+import importlib.util
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mmjax.config import old_imports, overrides
+from mmjax.config.schema import ConfigDict, base_config
+from mmjax.config.serialize import flatten
+from mmjax.errors import UserError, did_you_mean
+
+
+def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
+    """Parses a recipe's argument `k=v,k=v` into typed values; for use in `get_config(arg)`.
+
+    Args:
+      arg: what followed the colon in `--config=NAME:ARG`.
+      **defaults: the known keys; a value takes its default's type.
+
+    Raises:
+      UserError: an unknown key or a value of the wrong type.
+    """
+    values = ConfigDict(defaults).lock()
+    for part in filter(None, arg.split(",")):
+        key, equals, text = part.partition("=")
+        if not equals:
+            raise UserError(
+                f"--config argument {part!r} is not of the form key=value; known keys: {', '.join(defaults)}"
+            )
+        overrides.set_field(values, key.strip(), text, prefix="--config argument ")
+    return values
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def load_recipe(spec: str) -> ConfigDict:
+    """Runs a recipe.
+
+    Args:
+      spec: `FILE.py[:arg]`, or `NAME[:arg]` of a recipe that comes with mmjax.
+
+    Raises:
+      UserError: no such file or recipe, or the recipe sets a field that does not exist.
+    """
+    config = run_file(spec)
+    known = set(flatten(base_config()))
+    if config.get("model", {}).get("kind", "two_tower") != "two_tower":  # another kind of model has other fields
+        known = {field for field in known if not field.startswith("model.")}
+    lacking = sorted(known - set(flatten(config)))
+    if lacking:
+        raise UserError(f"--config={spec}: the recipe's config has no field {lacking[0]!r}; start from base_config()")
+    return config
+
+
+def run_file(spec: str) -> ConfigDict:
+    """Runs `get_config` of a file, whatever it describes; see `load_recipe`."""
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", spec)
+    if match:
+        path, arg = Path(match[1]), match[2] or ""
+    else:
+        name, _, arg = spec.partition(":")
+        path = recipe_folder() / f"{name}.py"
+    if not path.is_file():
+        known = sorted(file.stem for file in recipe_folder().glob("*.py"))
+        raise UserError(
+            f"--config={spec}: there is no file {path}{did_you_mean(path.stem, known)};"
+            f" give a path to a .py file or one of: {', '.join(known)}"
+        )
+    module_spec = importlib.util.spec_from_file_location(f"mmjax_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        with old_imports.importable():
+            module_spec.loader.exec_module(module)
+            config = module.get_config(arg)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={spec}: the recipe failed with {_reason(error, path)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
+    return config
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """The first line of an error's message, without the list of all fields that ml_collections adds, and where."""
+    told = (str(error.args[0] if error.args else error).splitlines() or [""])[0]
+    told = told.partition(" Other fields present")[0]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {told}{where}"

@@ -1,0 +1,69 @@
+"""Settings shared by recipes that train in minutes on two cores, on drawn scenes."""
+
+import ml_collections
+
+from mmjax.errors import UserError
+
+
+def apply_toy_scene_recipe(
+    config: ml_collections.ConfigDict, *, steps: int, data: str = "shapes", scan: bool = False
+) -> None:
+    """Sets a config up for drawn scenes of 32 pixels and Muon, as `configs/quickstart.py` is.
+
+    Args:
+      config: changed in place; its model is one of the `small-...` or `tiny-...` sizes.
+      steps: of training.
+      data: `shapes` or `questions`; its test split is evaluated on.
+      scan: whether layers are looped over: slower by a little, and compiled in a fraction of the time.
+    """
+    config.steps = steps
+    config.batch_size = 128
+    config.precision = "float32"  # CPUs are slow in bfloat16
+    cpu_friendly(config.model, scan)
+    config.data.train = data
+    config.data.eval = f"{data}/test"
+    config.data.tokenizer = "words:shapes"
+    # No caption is longer, and no question with its answer.
+    config.data.context_length = {"shapes": 18, "questions": 16}[data]
+    config.data.mean_std = "siglip"
+    config.data.train_resize = "squash"  # every pixel of a scene counts, and there are always new ones
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 6e-3
+    config.optimizer.b1 = 0.95
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.grad_clip = 1.0
+    config.schedule.warmup = max(1, steps // 10)
+    config.checkpoint.every = -(-steps // 3)  # rounded up: none is made just before the last one
+    config.eval.every = 0
+    config.eval.batch_size = 256
+    config.log.every = 20
+
+
+def cpu_friendly(settings: ml_collections.ConfigDict, scan: bool) -> None:
+    """Layers one after the other or in a loop, and the cheaper of the two GELUs."""
+    for value in settings.values():
+        if isinstance(value, ml_collections.ConfigDict):
+            cpu_friendly(value, scan)
+    if settings.get("activation") == "gelu":
+        settings.activation = "gelu_tanh"
+    if "scan" in settings:
+        settings.scan = scan
+
+
+def refuse_unused(args: ml_collections.ConfigDict, chosen: str, *names: str) -> None:
+    """Refuses arguments of a recipe that were given beside a choice that has no use for them.
+
+    Args:
+      args: as `config.parse_arg` reads them; what is empty, zero or false was not given.
+      chosen: the argument that decides, such as `variant=small-vilt`.
+      names: of the arguments that it does not read.
+
+    Raises:
+      UserError: one of them was given.
+    """
+    for name in names:
+        if args[name]:
+            raise UserError(
+                f"--config argument {name}={args[name]}: {chosen} has no use for it; leave it out, or change"
+                f" {chosen.partition('=')[0]}"
+            )

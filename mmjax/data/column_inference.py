@@ -1,0 +1,239 @@
+"""Which fields of an example are its image, its captions and its class: shared by the sources that have columns.
+
+A field inside another one is named by its path: `captions/text` or `captions.text`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mmjax.data.bad_example import BadExample
+from mmjax.data.caption_keys import CaptionKeys
+from mmjax.data.record import Record, SourceOptions, stable_id
+from mmjax.errors import UserError, did_you_mean
+from mmjax.io.patterns import reason
+from mmjax.io.reader import Reader
+
+IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes")
+CAPTION_KEYS = ("caption", "captions", "txt", "text", "title", "captions/text", "caption/text", "sentences", "TEXT")
+LABEL_KEYS = ("label", "labels", "cls", "class")
+FOLDER_TEMPLATES = ["a photo of a {c}.", "a picture of a {c}.", "an image of a {c}."]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The fields that are used, of all that a source has.
+
+    Attributes:
+      image: field of the encoded image.
+      captions: fields of the captions; None where classes stand in for them.
+      label: field of the class's number, or None.
+      class_names: names of the classes; captions are made from them with FOLDER_TEMPLATES.
+    """
+
+    image: str
+    captions: CaptionKeys | None
+    label: str | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Every field that is looked up."""
+        return [self.image, *(self.captions.keys if self.captions else ()), *((self.label,) if self.label else ())]
+
+    def record(self, lookup: Callable[[str], Any], *, source: str, index: int, path: str) -> Record:
+        """Makes a record.
+
+        Args:
+          lookup: gives a field's value, None where the example has no such field.
+          source: what the source is, to make the id from.
+          index: the example's number in it.
+          path: where the example lies, for errors.
+
+        Raises:
+          BadExample: `no_image`, `not_image`, or `no_caption`, also for a class that has no name.
+        """
+        image = self._image(lookup(self.image), path)
+        if self.captions is not None:
+            try:
+                texts = self.captions.gather(lookup)
+            except BadExample as error:
+                raise BadExample(error.reason, f"{path}: {error.detail}") from error
+            return Record(image=image, id=stable_id("image", source, index), path=path, **texts)
+        label = lookup(self.label)
+        label = label[0] if isinstance(label, Sequence) and len(label) == 1 else label
+        if not isinstance(label, int) or not 0 <= label < len(self.class_names):
+            raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
+        return class_record(image, self.class_names, FOLDER_TEMPLATES, label, path)
+
+    def _image(self, value: Any, path: str) -> bytes:
+        if isinstance(value, Mapping):  # as Hugging Face datasets keep an image: {"bytes": ..., "path": ...}
+            value = value.get("bytes")
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if value is None:
+            raise BadExample("no_image", f"{path}: nothing under {self.image!r}")
+        if not isinstance(value, bytes):
+            raise BadExample("not_image", f"{path}: {self.image!r} holds {type(value).__name__}, not an encoded image")
+        return value
+
+
+def class_record(
+    image: bytes,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    label: int,
+    path: str,
+    class_id: int | None = None,
+) -> Record:
+    """Makes the record of an image that has a class: prompts for captions, the class for its id."""
+    name = class_names[label]
+    return Record(
+        image=image,
+        captions=[template.replace("{c}", name) for template in templates],
+        id=stable_id("class", name) if class_id is None else class_id,
+        label=label,
+        path=path,
+    )
+
+
+def choose_fields(
+    found: Sequence[str],
+    *,
+    options: SourceOptions,
+    where: str,
+    images: Iterable[str] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    image_keys: Sequence[str] = IMAGE_KEYS,
+) -> Fields:
+    """Chooses an image, and captions or a class, from the fields that a source has.
+
+    Captions that the config asks for come first, and all of them must be there; then classes with names, then captions
+    under the first of the usual names that is there.
+
+    Args:
+      found: all fields, those inside others by their path.
+      options: `image_key`, `caption_keys` and `keys_field`.
+      where: the config field and its value, to begin errors with.
+      images: the fields that can hold an encoded image, where the source knows.
+      classes: names of the classes by field, where the source knows.
+      image_keys: usual names of the image's field.
+
+    Raises:
+      UserError: when it has none of the usual fields, or lacks one that the config names, with those that it has; or
+        its image field holds no images.
+    """
+    wanted = options.image_key.split(";") if options.image_key else list(image_keys)
+    image = next((field for name in wanted if (field := _find(name, found))), None)
+    possible = None if images is None else list(images)
+    if not options.image_key and possible is not None and image not in possible:
+        usual = [field for name in wanted if (field := _find(name, possible))]
+        image = usual[0] if usual else possible[0] if len(possible) == 1 else image
+    if image is None:
+        raise UserError(
+            f"{where}: no field of images: looked for {_some(wanted)}, found {_listed(found)}{_near(wanted, found)};"
+            f" name one in {options.keys_field}.image_key"
+        )
+    if possible is not None and image not in possible:
+        holds = f", but {_listed(possible)} could" if possible else ""
+        raise UserError(f"{where}: field {image!r} holds no encoded images{holds}; set {options.keys_field}.image_key")
+    classes = classes or {}
+    field = f"{options.keys_field}.caption_keys"
+    keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field)
+    names = [_find(key, found) for key in keys.keys]
+    if options.caption_keys:
+        absent = [key for key, name in zip(keys.keys, names, strict=True) if name is None]
+        if absent:
+            raise UserError(
+                f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(found)}"
+                f"{_near(absent, found)}; name what is there"
+            )
+        return Fields(image, CaptionKeys(tuple(names), keys.weights))
+    if classes:
+        label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
+        return Fields(image, None, label, tuple(classes[label]))
+    usual = [name for name in names if name is not None]
+    if not usual:
+        raise UserError(
+            f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(found)}"
+            f"{_near(keys.keys[:1], found)}; name one in {field}"
+        )
+    return Fields(image, CaptionKeys((usual[0],)))
+
+
+def dig(value: Any, path: str) -> Any:
+    """Returns what lies at a path of nested dicts, None where nothing does; in a list, of each of its elements."""
+    if isinstance(value, Mapping):
+        if path in value:
+            return value[path]
+        head, *rest = re.split("[./]", path, maxsplit=1)
+        return dig(value.get(head), rest[0]) if rest else None
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [dig(each, path) for each in value]
+    return None
+
+
+def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The fields of an object and of those inside it, also in lists, by their path."""
+    for key, each in value.items():
+        yield before + key
+        inside = each[0] if isinstance(each, list) and each else each
+        if isinstance(inside, Mapping):
+            yield from field_paths(inside, f"{before}{key}/")
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` numbers of range(length), ascending from 0 and evenly spread, to look at a part of a source."""
+    return list(range(0, length, max(1, -(-length // count))))
+
+
+def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str) -> list[str]:
+    """Lines that are not blank of a small file in the first of some folders that has it; none where none does.
+
+    Raises:
+      UserError: the file cannot be read, or is not UTF-8.
+    """
+    for folder in folders:
+        path = f"{folder}/{name}"
+        try:
+            text = reader.read(path).decode("utf-8-sig")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # some stores forbid what they do not have
+            continue
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: {path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{where}: {path} cannot be read ({reason(error)})") from error
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    return []
+
+
+def check_templates(templates: Sequence[str], where: str) -> list[str]:
+    """Returns prompt templates, the usual ones where there are none.
+
+    Raises:
+      UserError: one has no {c}.
+    """
+    for template in templates:
+        if "{c}" not in template:
+            raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
+    return list(templates) or list(FOLDER_TEMPLATES)
+
+
+def _find(name: str, found: Iterable[str]) -> str | None:
+    """The field that a name stands for: `a.b` and `a/b` are the same."""
+    plain = name.replace(".", "/")
+    return next((field for field in found if field == name or field.replace(".", "/") == plain), None)
+
+
+def _near(wanted: Sequence[str], found: Sequence[str]) -> str:
+    return next((near for name in wanted if (near := did_you_mean(name, found))), "")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:30])) or "no fields"
+    return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown

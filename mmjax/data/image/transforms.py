@@ -1,0 +1,394 @@
+"""Decoding images, and resizing them for evaluation: encoded bytes or arrays -> uint8 [H,W,3].
+
+What training sees of them is in `crops`. Pixels stay uint8 here; `MEAN_STD` is applied on the device.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from mmjax.data.bad_example import BadExample
+from mmjax.data.image import randaugment
+from mmjax.data.image.four_nearest import four_nearest
+from mmjax.errors import UserError, choose
+
+# Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
+MAX_PIXELS = 89_478_485
+
+# Formats that hold photographs, where this Pillow reads them. Its other plugins start programs (EPS), know no magic
+# number or are rare.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+MEAN_STD = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+TRAIN_RESIZE = ("crop", "squash", "center")
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
+
+# What makes an image of this EXIF orientation upright.
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow finds an orientation
+
+# A damaged file is reported as a BadExample; Pillow's own words about it would fill the log.
+for _category in (UserWarning, RuntimeWarning):
+    warnings.filterwarnings("ignore", module=r"PIL\.", category=_category)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a library does to an image for evaluation, before it is numbers; docs/interop.md has them side by side.
+
+    Attributes:
+      upright: whether the EXIF orientation is applied.
+      on_white: whether what is transparent shows white; else its colours are taken as they are.
+      converted_first: whether images become RGB before they are resized; else after it, so that palettes and bitmaps
+        are resized by their nearest pixels, colours of RGBA count by their opacity, and CMYK is resized as such.
+      floor: whether a centre crop with an odd margin has the smaller half of it in front; else half is rounded to even.
+    """
+
+    upright: bool = False
+    on_white: bool = False
+    converted_first: bool = True
+    floor: bool = False
+
+
+RULES = {
+    "mmjax": Rule(upright=True),
+    "open_clip": Rule(converted_first=False),  # OpenAI's, too
+    "huggingface": Rule(on_white=True, floor=True),
+    "big_vision": Rule(floor=True),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """How an image becomes a [size, size, 3] array. Recorded in the checkpoint, where evaluation finds it.
+
+    Fields from `train_resize` on are of training alone. A record without the newer ones reads as what was done then.
+
+    Attributes:
+      size: side of the square output, in pixels.
+      resize: at evaluation, `crop` (shortest side to `size`, then the centre; CLIP) or `squash` (both sides to `size`,
+        whatever the aspect ratio; SigLIP).
+      interpolation: `bicubic` or `bilinear`.
+      mean: per-channel mean in [0, 1], subtracted on the device after dividing by 255.
+      std: per-channel standard deviation, divided by after that.
+      antialias: whether the filter grows as images shrink; without, `bilinear` takes the four nearest pixels and rounds
+        down, see `four_nearest`.
+      image_rule: at evaluation, whose rule orientation, conversion and centre crop follow, see `RULES`.
+      train_resize: in training, `crop` (a random part of the image, whose shape is then lost; CLIP), `squash` (all of
+        it, resized to the square; SigLIP) or `center` (its middle): as evaluation's `squash` and `crop` do it.
+      crop_scale: of `crop`: range of the part's area as a fraction of the image's.
+      crop_ratio: of `crop`: range of the part's aspect ratio, width / height.
+      draft: let libjpeg decode at 1/2, 1/4 or 1/8 where the crop keeps at least `size` pixels a side.
+      flip: mirror half of the training images.
+      color_jitter: brightness, contrast, saturation and hue, see `augment.color_jitter`.
+      color_jitter_prob: share of the training images that are jittered.
+      grayscale: share of the training images that lose their colours.
+      randaugment: operations an image and their magnitude, see `randaugment.rand_augment`.
+      randaugment_policy: which operations, and what a magnitude means: one of `randaugment.POLICIES`.
+      frame: side of the frames in which training images travel to a device that resizes them, see `frames`; 0 where the
+        host resizes them. The pixels are the same but for rounding.
+    """
+
+    size: int
+    resize: str = "crop"
+    interpolation: str = "bicubic"
+    mean: Sequence[float | int] = MEAN_STD["clip"][0]
+    std: Sequence[float | int] = MEAN_STD["clip"][1]
+    antialias: bool = True
+    image_rule: str = "mmjax"
+    train_resize: str = "crop"
+    crop_scale: Sequence[float | int] = (0.9, 1.0)
+    crop_ratio: Sequence[float | int] = (3 / 4, 4 / 3)
+    draft: bool = False
+    flip: bool = False
+    color_jitter: Sequence[float | int] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter_prob: float = 1.0
+    grayscale: float = 0.0
+    randaugment: Sequence[int] = (0, 9)
+    randaugment_policy: str = "torchvision"
+    frame: int = 0
+
+    def __post_init__(self):
+        for name in ("mean", "std", "crop_scale", "crop_ratio", "color_jitter"):  # JSON gives lists, even of ints
+            object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
+        object.__setattr__(self, "randaugment", tuple(self.randaugment))
+        choose("data.resize", self.resize, ("crop", "squash"))
+        choose("data.train_resize", self.train_resize, TRAIN_RESIZE)
+        choose("data.interpolation", self.interpolation, RESAMPLING)
+        choose("data.image_rule", self.image_rule, RULES)
+        if not self.antialias and self.interpolation != "bilinear":
+            raise UserError(
+                f"data.antialias=False goes with data.interpolation='bilinear' alone, and it is {self.interpolation!r};"
+                " set that, or leave antialias true"
+            )
+        if self.size < 1:
+            raise UserError(f"image size {self.size} is not positive; set model.image.image_size to 1 or more")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError(f"data.mean_std: mean {self.mean}, std {self.std}: give three numbers each, std above 0")
+        for name, upper in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            value = getattr(self, name)
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= upper or math.isinf(value[1]):
+                limit = " <= 1" if upper == 1.0 else ", both finite"
+                raise UserError(f"data.{name}={value}: give (low, high) with 0 < low <= high{limit}")
+        for name in ("color_jitter_prob", "grayscale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name}={getattr(self, name)} is no probability; give a number from 0 to 1")
+        jitter = self.color_jitter
+        if len(jitter) != 4 or not all(0 <= x < math.inf for x in jitter) or jitter[3] > 0.5:
+            raise UserError(
+                f"data.color_jitter={jitter}: give (brightness, contrast, saturation, hue), none negative, hue <= 0.5"
+            )
+        if self.frame and self.frame < self.size:
+            raise UserError(f"a frame of {self.frame} pixels is smaller than the model's images of {self.size}")
+        policy = choose("data.randaugment_policy", self.randaugment_policy, randaugment.POLICIES)
+        ops, largest = self.randaugment, randaugment.POLICIES[policy].max_magnitude
+        whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
+        if not whole or ops[0] < 0 or not 0 <= ops[1] <= largest:
+            raise UserError(
+                f"data.randaugment={ops}: give (operations, magnitude) as integers, operations >= 0 (0 = off) and"
+                f" magnitude from 0 to {largest}, the largest of data.randaugment_policy={policy!r}"
+            )
+        if policy != "torchvision" and not ops[0]:
+            raise UserError(
+                f"data.randaugment_policy={policy!r} is not read: data.randaugment={ops} is off; give it operations, or"
+                " leave the policy out"
+            )
+
+    def of_evaluation(self) -> dict[str, Any]:
+        """The fields that evaluation depends on, by name; newer ones only where they say something else than before."""
+        found = {name: getattr(self, name) for name in ("size", "resize", "interpolation", "mean", "std")}
+        usual = {"antialias": True, "image_rule": "mmjax"}
+        return found | {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+
+
+# -- decoding ----------------------------------------------------------------------------------------------------------
+
+
+def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes an image to upright 8-bit RGB.
+
+    The EXIF orientation is applied, palettes are expanded, alpha is dropped without compositing (as OpenCLIP does),
+    16-bit samples keep their high byte, and of several frames the first counts.
+
+    Args:
+      image: an encoded file in one of FORMATS, or a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4].
+      max_pixels: larger images are refused from their header, before they can fill the memory.
+
+    Raises:
+      BadExample: `empty`, `not_image`, `corrupt` (truncated, damaged, or without a defined range), `too_large`.
+    """
+    if isinstance(image, np.ndarray):
+        return from_array(image)
+    with open_file(image, max_pixels) as opened:
+        opened.load()
+        return turned(to_rgb(opened), find_orientation(opened))
+
+
+@contextlib.contextmanager
+def open_file(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens a file for as long as it is decoded; whatever goes wrong in the block becomes a BadExample."""
+    if not image:
+        raise BadExample("empty", "a file of zero bytes")
+    try:
+        with Image.open(io.BytesIO(image), formats=_formats()) as opened:
+            _check_size(opened, image, max_pixels)
+            yield opened
+    except BadExample:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadExample("too_large", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadExample("not_image", f"{len(image)} bytes of no image format that is read here") from error
+    except Exception as error:  # on corrupt files Pillow's plugins raise nearly every type there is
+        raise BadExample("corrupt", f"{type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()  # all plugins: on its own Pillow starts with a few
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_size(opened: Image.Image, image: bytes, max_pixels: int) -> None:
+    """Refuses, from its header, an image that would take too much memory or time."""
+    width, height = opened.size
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, and may be larger than the image
+        width = max(width, int(opened.tag_v2.get(322, 0)))
+        height = max(height, int(opened.tag_v2.get(323, 0)))
+    if width * height > max_pixels:
+        raise BadExample("too_large", f"{width} x {height} pixels, the limit is {max_pixels}")
+    if isinstance(opened, JpegImagePlugin.JpegImageFile) and width * height > _MANY_SCANS_PIXELS:
+        # Each scan goes over all pixels, and an empty one takes few bytes. Encoders write about ten; by chance the
+        # marker is found once in 64 KiB of whatever follows the image.
+        scans = image.count(b"\xff\xda")
+        if scans > 500 + (len(image) >> 14):
+            raise BadExample("corrupt", f"{scans} scans")
+
+
+def from_array(array: np.ndarray, *, convert: bool = True) -> Image.Image:
+    """An array as `decode` takes it, as RGB; or as it is, L, RGB or RGBA."""
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
+        raise BadExample("corrupt", f"array of {array.dtype} {list(array.shape)}; expected uint8 [H,W,3]")
+    if 0 in array.shape:
+        raise BadExample("empty", f"array {list(array.shape)} without pixels")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    return image if image.mode == "RGB" or not convert else image.convert("RGB")
+
+
+def find_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, that is still to be applied; Pillow turns TIFFs itself while it loads them."""
+    # PNGs may have it after the pixels, where only getexif looks.
+    if image.format != "PNG" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # metadata that cannot be parsed says nothing about the pixels
+        return 1
+    return orientation if orientation in _TRANSPOSE else 1
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The upright image of one that is stored in this EXIF orientation."""
+    return image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, see `decode`."""
+    mode = image.mode
+    if mode == "RGB":
+        return image
+    if mode == "I" or mode.startswith("I;16"):
+        # Pillow would clip 16-bit samples at 255; it gives 16-bit greyscale as I;16 or, from some formats, as I.
+        samples = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
+        return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
+    if mode == "F":
+        raise BadExample("corrupt", "floating-point samples have no defined range")
+    if mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def eval_image(
+    image: bytes | np.ndarray, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes and resizes an image for evaluation.
+
+    Args:
+      image: see `decode`.
+      spec: what to do.
+      max_pixels: see `decode`.
+
+    Raises:
+      BadExample: as `decode` does.
+    """
+    if isinstance(image, np.ndarray):
+        return eval_transform(converted(from_array(image, convert=False), spec), spec)
+    with open_file(image, max_pixels) as opened:
+        opened.load()
+        whole = converted(opened, spec)
+        if RULES[spec.image_rule].upright:
+            whole = turned(whole, find_orientation(opened))
+    return eval_transform(whole, spec)
+
+
+def converted(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """An image as RGB, or in its own mode where the rule converts after resizing.
+
+    16-bit samples are converted first by every rule, to their high byte: the libraries clip them to 255, to white.
+    """
+    rule = RULES[spec.image_rule]
+    if image.mode == "F" or image.mode.startswith("I"):
+        return to_rgb(image)
+    if not rule.converted_first:
+        return image
+    if rule.on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return to_rgb(image)
+
+
+def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
+    """Resizes for evaluation, with the rounding of torchvision's `Resize(size)`, and crops as the rule has it.
+
+    An image that already has the target size comes back unchanged. A ribbon whose long side would come out too long for
+    the memory is resized within the crop alone, the same up to rounding.
+    """
+    size = spec.size
+    width, height = image.size
+    if (width, height) == (size, size):
+        return np.asarray(to_rgb(image))
+    if spec.resize == "squash":
+        return _resized(image, size, size, spec)
+    new_width, new_height = shortest_to(width, height, size)
+    left, top = (central_start(side, spec) for side in (new_width, new_height))
+    if not spec.antialias:
+        window = (left, top, left + size, top + size)
+        return four_nearest(np.asarray(to_rgb(image)), new_width, new_height, window)
+    if new_width * new_height > MAX_PIXELS:
+        return _resized(image, size, size, spec, central_box(width, height, spec))
+    return _resized(image, new_width, new_height, spec)[top : top + size, left : left + size]
+
+
+def _resized(
+    image: Image.Image,
+    width: int,
+    height: int,
+    spec: ImageSpec,
+    box: tuple[float, float, float, float] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image, or a box of it, at another size, as RGB."""
+    if box is None and image.size == (width, height):
+        return np.asarray(to_rgb(image))
+    if spec.antialias:
+        return np.asarray(to_rgb(image.resize((width, height), RESAMPLING[spec.interpolation], box=box)))
+    return four_nearest(np.asarray(to_rgb(image)), width, height)
+
+
+def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of an image whose shortest side becomes `size`, as torchvision's `Resize` rounds the other."""
+    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+
+
+def central_start(side: int, spec: ImageSpec) -> int:
+    """Where the central `spec.size` of `side` pixels begins."""
+    margin = side - spec.size
+    return margin // 2 if RULES[spec.image_rule].floor else round(margin / 2.0)
+
+
+def central_box(width: int, height: int, spec: ImageSpec) -> tuple[float, float, float, float]:
+    """What the central crop of the resized image shows, in pixels of the image itself: left, top, right, bottom."""
+    new_width, new_height = shortest_to(width, height, spec.size)
+    x, y = width / new_width, height / new_height
+    left, top = central_start(new_width, spec), central_start(new_height, spec)
+    return left * x, top * y, (left + spec.size) * x, (top + spec.size) * y

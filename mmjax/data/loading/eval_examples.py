@@ -1,0 +1,109 @@
+"""Evaluation examples: each example of a source once, in order of index."""
+
+import collections
+import concurrent.futures
+import functools
+import itertools
+import os
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmjax.data.bad_example import BadExample
+from mmjax.data.image.transforms import ImageSpec, eval_image
+from mmjax.data.loading.example_transforms import told_where
+from mmjax.data.record import Source
+from mmjax.errors import UserError
+
+# What an evaluation example holds by name; the rest of its record are its extras.
+_NAMED = ("image", "captions", "label", "id", "labels", "path", "caption_weights")
+
+
+class EvalExample(NamedTuple):
+    """One evaluation example.
+
+    Attributes:
+      image: uint8 [H,W,3]; None where the record has no image.
+      captions: all of them; none where the record has none.
+      label: None without one.
+      id: 64-bit unsigned.
+      labels: all classes that the image shows, where it may show several; None elsewhere.
+      extras: what else the record holds (`question`, `answers`, `modalities`, `annotation`, ...), as it is there.
+    """
+
+    image: np.ndarray | None
+    captions: list[str]
+    label: int | None
+    id: int
+    labels: list[int] | None = None
+    extras: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class EvalExamples:
+    """A source's examples in order, each once, as evaluation wants them: nothing random, nothing left out."""
+
+    def __init__(self, source: Source, image_spec: ImageSpec, *, threads: int | None = None):
+        """Wraps a source.
+
+        Args:
+          source: what to evaluate on.
+          image_spec: images are prepared with `eval_image`.
+          threads: that decode ahead when the examples are iterated over; by default one per core.
+        """
+        self.source = source
+        self.image_spec = image_spec
+        self.threads = available_cores() if threads is None else threads
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> EvalExample:
+        """Returns example `index`.
+
+        Raises:
+          UserError: its image cannot be read, naming it. An evaluation that skips images has another result.
+          IndexError: out of range.
+        """
+        try:
+            record = self.source[index]
+            image = None
+            if record.get("image") is not None:
+                with told_where(record):
+                    image = eval_image(record["image"], self.image_spec)
+        except (BadExample, OSError) as error:
+            raise UserError(
+                f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"
+            ) from error
+        return EvalExample(
+            image,
+            list(record.get("captions", ())),
+            record.get("label"),
+            record["id"],
+            record.get("labels"),
+            {name: value for name, value in record.items() if name not in _NAMED},
+        )
+
+    def __iter__(self) -> Iterator[EvalExample]:
+        return self.read(range(len(self)))
+
+    def read(self, indices: Iterable[int]) -> Iterator[EvalExample]:
+        """Yields the examples of these indices in their order, decoded ahead by threads."""
+        indices = iter(indices)
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
+            submit = functools.partial(pool.submit, self.__getitem__)
+            ahead = collections.deque(map(submit, itertools.islice(indices, 4 * self.threads)))
+            try:
+                while ahead:
+                    example = ahead.popleft().result()
+                    ahead.extend(map(submit, itertools.islice(indices, 1)))
+                    yield example
+            finally:  # an error, or a reader who has seen enough
+                for future in ahead:
+                    future.cancel()
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,174 @@
+"""Examples by position: source -> what is made of its records, such as decoded, cropped and tokenised arrays.
+
+Everything random about a training example is a pure function of (seed, position), so neither hosts, workers, threads
+nor a restart can change it.
+"""
+
+import functools
+import threading
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.bad_example import BadExample, reason_code
+from mmjax.data.loading.example_transforms import Preparer
+from mmjax.data.loading.order import (
+    GlobalOrder,
+    SourceOrder,
+    WindowedOrder,
+    example_rng,
+    hash64,
+    integer_weights,
+    mixture_position,
+)
+from mmjax.data.record import Sharded, Source
+from mmjax.errors import UserError
+from mmjax.io.reader import ReadError
+
+# Examples of one position that the storage may fail to give, each after its own trying again.
+_STORAGE_TRIES = 2
+
+# Threads that cross into a window tell its source once. One lock for all: it is held for no time at all, and examples
+# are pickled, which a lock of their own could not be.
+_TELLING = threading.Lock()
+
+
+class TrainExamples:
+    """Training examples by global position (step * global batch + row), for any number of epochs.
+
+    A position belongs to one component of the mixture and is the k-th of that component; k // len(source) is its epoch
+    and k % len(source) its place in the epoch's order. Each component thus gives each example once an epoch.
+
+    An example that cannot be used is replaced by another one of its component, drawn from (seed, position, attempt).
+    The positions after it stay what they are, and the reason is reported in `replaced`.
+    """
+
+    def __init__(
+        self,
+        mixture: Sequence[tuple[Source, int | float | Fraction]],
+        *,
+        seed: int,
+        prepare: Preparer,
+        shuffle: bool = True,
+        order: str = "global",
+        window: int = 8,
+        max_tries: int = 32,
+    ):
+        """Makes the examples.
+
+        Args:
+          mixture: (source, weight) pairs; the weights are proportions and need not sum to 1.
+          seed: the run's seed.
+          prepare: makes arrays of a record, see `mmjax.data.loading.example_transforms`.
+          shuffle: permute every epoch; otherwise each source is read in its own order.
+          order: `global` permutes all examples of a source; `windowed` permutes its shards and then the examples
+            within `window` of them at a time. Sources without shards are permuted whole.
+          window: shards.
+          max_tries: examples tried for one position before giving up.
+
+        Raises:
+          UserError: no sources, an empty source, or a weight that is not positive.
+        """
+        self.sources = [source for source, _ in mixture]
+        for source in self.sources:
+            if len(source) == 0:
+                raise UserError(f"data.train: {source.name!r} has no examples; check its path and format")
+        try:
+            self.weights = integer_weights([weight for _, weight in mixture])
+        except ValueError as error:
+            raise UserError(f"data.train: {error}") from error
+        self.lengths = [len(source) for source in self.sources]
+        self.orders = [_order(source, shuffle, order, window) for source in self.sources]
+        self._told: dict[int, tuple[int, int]] = {}  # component: (epoch, window) that its source was told of last
+        self.seed = seed
+        self.prepare = prepare
+        self.max_tries = max_tries
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What the order of the examples follows from, by component, for JSON: two runs of equal ones see the same."""
+        return [
+            {
+                "source": source.name,
+                "weight": weight,
+                "examples": length,
+                "order": type(order).__name__,
+                "shards": order.digest() if isinstance(order, WindowedOrder) else "",
+            }
+            for source, weight, length, order in zip(self.sources, self.weights, self.lengths, self.orders, strict=True)
+        ]
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        """Returns (component, epoch, index into its source) of the example that belongs at `position`."""
+        component, epoch, place, key = self._place(position)
+        return component, epoch, self.orders[component].index(place, key)
+
+    def _place(self, position: int) -> tuple[int, int, int, int]:
+        """The component of a position, its epoch, the place in that epoch's order, and the key of the order."""
+        component, count = mixture_position(position, self.weights)
+        epoch, place = divmod(count, self.lengths[component])
+        return component, epoch, place, _epoch_key(self.seed, component, epoch)
+
+    def __getitem__(self, position: int | np.integer) -> dict[str, np.ndarray]:
+        """Returns the example at a global position.
+
+        Returns:
+          What `prepare` makes of the record, and `replaced`, int8 []: 0, or the reason (an index into REASONS) why this
+          stands in for another example.
+
+        Raises:
+          UserError: after `max_tries` bad examples, naming the source and the last error.
+        """
+        position = int(position)
+        component, epoch, place, key = self._place(position)
+        source, order = self.sources[component], self.orders[component]
+        if isinstance(order, WindowedOrder):
+            self._tell(component, order, epoch, place, key)
+        index = order.index(place, key)
+        replaced = storage_failures = 0
+        for attempt in range(self.max_tries):
+            rng = example_rng(self.seed, position, attempt)
+            if attempt > 0:
+                draw = rng.random()
+                # A window without a good example is left, in the end.
+                near = attempt <= self.max_tries // 2
+                index = order.another(place, key, draw) if near else int(draw * len(source))
+            try:
+                return {**self.prepare(source[index], rng), "replaced": np.int8(replaced)}
+            except (BadExample, OSError) as error:
+                last = error
+                replaced = replaced or reason_code(error)
+                storage_failures += isinstance(error, ReadError)
+                if storage_failures == _STORAGE_TRIES:
+                    raise UserError(
+                        f"data.train: the storage of {source.name!r} fails ({error}); start again once it answers"
+                    ) from error
+        raise UserError(
+            f"data.train: {self.max_tries} examples of {source.name!r} in a row could not be used; the last one was "
+            f"number {index} ({last}); check that the files are there and have what training needs"
+        ) from last
+
+    def _tell(self, component: int, order: WindowedOrder, epoch: int, place: int, key: int) -> None:
+        """Tells the source which shards are needed now and next, once a window.
+
+        Threads reach a window one before the other; whoever is still in the one before it tells nothing.
+        """
+        window = order.window(place, key)
+        with _TELLING:
+            if (epoch, window) > self._told.get(component, (-1, -1)):
+                self._told[component] = (epoch, window)
+                self.sources[component].prepare(order.shards(window, key) + order.shards(window + 1, key))
+
+
+def _order(source: Source, shuffle: bool, order: str, window: int) -> GlobalOrder | WindowedOrder:
+    if not shuffle:
+        return SourceOrder(len(source))
+    if order == "windowed" and isinstance(source, Sharded):
+        return WindowedOrder(source.shard_lengths, window)
+    return GlobalOrder(len(source))
+
+
+@functools.lru_cache(maxsize=1024)
+def _epoch_key(seed: int, component: int, epoch: int) -> int:
+    return hash64(seed, component, epoch)

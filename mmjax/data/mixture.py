@@ -1,0 +1,250 @@
+"""Sources by name: the strings of `data.train` and `data.eval`.
+
+    digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
+    questions[/SPLIT]                   the same scenes with questions and answers
+    sensors[/SPLIT]                     three synthetic modalities and a label
+    synthetic[/N]                       N noise images, to measure training without data
+    pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
+    folder:DIR                          images in one sub-folder per class
+    karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
+    vqa:FILE.json                       questions and answers about images, as VQA v2 or JSON Lines have them
+    sugarcrepe:FILE.json                captions with hard negatives, for evaluation
+    winoground:FILE.jsonl               two images and two captions of the same words, for evaluation
+    wds:PATTERN                         WebDataset tars: DIR/{00000..01242}.tar, a folder, gs://...; PATTERN::PATTERN
+    parquet:PATTERN                     rows of Parquet files
+    tfds:NAME/SPLIT  tfds:DIR/SPLIT     sets that TensorFlow Datasets has prepared as ArrayRecord
+    arrayrecord:PATTERN                 tf.train.Example protos in ArrayRecord files
+    hf:DIR[/SPLIT]                      what Hugging Face datasets' save_to_disk wrote
+
+Several are joined by "+"; for training each may have a weight after "@": `shapes@0.5+digits@0.5`. A "+" or "@" inside a
+path is left alone unless what follows reads as a source or, at the end, as a number. `image_key` and `caption_keys` are
+for all sources of a mixture, or have a part for each, separated by "|": `txt|title`.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+from mmjax.data.loading.order import ORDERS
+from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
+from mmjax.data.sources.arrayrecord import ArrayRecords
+from mmjax.data.sources.digits import Digits
+from mmjax.data.sources.folder import Folder
+from mmjax.data.sources.hf import HuggingFace
+from mmjax.data.sources.karpathy import Karpathy
+from mmjax.data.sources.pairs import Pairs
+from mmjax.data.sources.parquet import Parquet
+from mmjax.data.sources.questions import Questions
+from mmjax.data.sources.sensors import Sensors
+from mmjax.data.sources.shapes import Shapes
+from mmjax.data.sources.sugarcrepe import SugarCrepe
+from mmjax.data.sources.synthetic import Synthetic
+from mmjax.data.sources.tfds import Tfds
+from mmjax.data.sources.vqa import Vqa
+from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.winoground import Winoground
+from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.utils.optional_imports import check_storage
+
+EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions, "sensors": Sensors}
+MADE = {"synthetic": Synthetic}
+FROM_FILES = {
+    "pairs": Pairs,
+    "folder": Folder,
+    "karpathy": Karpathy,
+    "vqa": Vqa,
+    "sugarcrepe": SugarCrepe,
+    "winoground": Winoground,
+    "wds": Tars,
+    "parquet": Parquet,
+    "tfds": Tfds,
+    "arrayrecord": ArrayRecords,
+    "hf": HuggingFace,
+}
+_LOCAL = ("tfds", "arrayrecord")  # these say themselves that they read local files
+SPLITS = ("train", "test")
+# What follows each name, for the line that says how to write sources.
+_FORMS = {
+    "digits": "[/SPLIT]",
+    "shapes": "[/SPLIT]",
+    "questions": "[/SPLIT]",
+    "sensors": "[/SPLIT]",
+    "synthetic": "[/N]",
+    "pairs": ":FILE.{csv,tsv,jsonl}",
+    "folder": ":DIR",
+    "karpathy": ":FILE.json/SPLIT",
+    "vqa": ":FILE.{json,jsonl}",
+    "sugarcrepe": ":FILE.json",
+    "winoground": ":FILE.jsonl",
+    "wds": ":PATTERN",
+    "parquet": ":PATTERN",
+    "tfds": ":NAME/SPLIT",
+    "arrayrecord": ":PATTERN",
+    "hf": ":DIR[/SPLIT]",
+}
+
+_PATH_SOURCE = f"(?:{'|'.join(FROM_FILES)}):"
+_EMBEDDED_SOURCE = f"(?:{'|'.join([*EMBEDDED, *MADE])})(?:/[^/+@]*)?(?:@[^+]*)?"
+_PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
+_WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
+
+
+def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
+    """How sources are read, from a run's config; those of `data.eval` have keys of their own in `eval`."""
+    data = config.data
+    keys = config.eval if evaluation else data
+    # What an evaluation leaves out changes its result.
+    return SourceOptions(
+        max_bad_fraction=0.0 if evaluation else data.max_bad_fraction,
+        keys_field="eval" if evaluation else "data",
+        image_key=keys.image_key,
+        caption_keys=keys.caption_keys,
+        order=choose("data.order", data.order, ORDERS),
+        cache=data.cache,
+        cache_gb=data.cache_gb,
+        retry_seconds=data.retry_seconds,
+        image_size=config.model.image.image_size if "image" in config.model else DEFAULT_OPTIONS.image_size,
+    )
+
+
+def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.train") -> Source:
+    """Opens one source.
+
+    Args:
+      spec: such as "digits/test" or "pairs:coco.tsv"; no weight. A source may ignore keys that it has no use for.
+      options: how to read it.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: on an unknown name or split, and on anything wrong with the files.
+    """
+    (options,) = _options_of_each(options, 1)
+    return _open(spec, options, field)
+
+
+def _open(spec: str, options: SourceOptions, field: str) -> Source:
+    if spec in ("", *(f"{name}:" for name in FROM_FILES)):
+        raise UserError(f"{field}={spec!r} names no data; {_usage()}")
+    name, colon, path = spec.partition(":")
+    if colon and name in FROM_FILES:
+        if name not in _LOCAL:
+            check_storage(path, where=f"{field}={spec!r}")
+        try:
+            return FROM_FILES[name](path, options=options, field=field)
+        except UserError as error:
+            if hint := _weight_hint(path):
+                raise UserError(f"{error}{hint}") from error
+            raise
+    name, _, split = spec.partition("/")
+    if name in MADE:
+        return MADE[name](split, options=options, field=field)
+    if name in EMBEDDED:
+        return EMBEDDED[name](choose(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
+    name = re.split("[:/@]", spec)[0]
+    if name in (*EMBEDDED, *MADE):
+        raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")
+    if name in FROM_FILES:
+        raise UserError(f"{field}={spec!r} says no path; write {name}{_FORMS[name]}")
+    near = f" (did you mean {name.lower()!r}?)" if name.lower() in _FORMS else did_you_mean(name.lower(), _FORMS)
+    raise UserError(f"{field}={spec!r}: unknown source {name!r}{near}; {_usage()}")
+
+
+def parse_mixture(
+    text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.train"
+) -> list[tuple[Source, float]]:
+    """Opens a mixture of sources, such as "shapes@0.5+digits@0.5".
+
+    Args:
+      text: the config's field.
+      options: how to read them.
+      field: config field to name in errors.
+
+    Returns:
+      Each source with its weight: positive, 1 where none is written, not normalised.
+
+    Raises:
+      UserError: as `open_source` does, and on a weight that is not a positive number.
+    """
+    mixture = []
+    parts = _parts(text)
+    for part, own in zip(parts, _options_of_each(options, len(parts)), strict=True):
+        spec, weight = _weighted(part, field)
+        mixture.append((_open(spec, own, field), 1.0 if weight is None else weight))
+    return mixture
+
+
+def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.eval") -> list[Source]:
+    """Opens the sources of "shapes/test+digits/test", each to be evaluated by itself.
+
+    Sources that share a name are renamed to their spec, so that results can be told apart.
+
+    Raises:
+      UserError: as `open_source` does, and on a weight or a source named twice.
+    """
+    parts = _parts(text)
+    sources = []
+    for part, own in zip(parts, _options_of_each(options, len(parts)), strict=True):
+        if _weighted(part, field)[1] is not None:
+            raise UserError(f"{field}={part!r} has a weight, but every source is evaluated by itself; remove it")
+        if parts.count(part) > 1:
+            raise UserError(f"{field}={text!r} names {part!r} twice; name it once")
+        sources.append(_open(part, own, field))
+    names = [source.name for source in sources]
+    for part, source in zip(parts, sources, strict=True):
+        if names.count(source.name) > 1:
+            source.name = part
+    return sources
+
+
+def _options_of_each(options: SourceOptions, count: int) -> list[SourceOptions]:
+    """The options of each of so many sources: keys with a part for each are taken apart."""
+    columns = {}
+    for key in ("image_key", "caption_keys"):
+        text = getattr(options, key)
+        parts = [part.strip() for part in text.split("|")]
+        if len(parts) not in (1, count):
+            raise UserError(
+                f"{options.keys_field}.{key}={text!r} has {len(parts)} parts for {count} sources; write one for all, or"
+                " one for each, separated by '|' (an empty one finds the field)"
+            )
+        columns[key] = parts * (count // len(parts))
+    return [dataclasses.replace(options, image_key=i, caption_keys=c) for i, c in zip(*columns.values(), strict=True)]
+
+
+def _weight_hint(path: str) -> str:
+    """What to add to an error where the end of a path may have been meant for a weight."""
+    before, at, after = path.rpartition("@")
+    if not at or "/" in after or "." in after or os.path.exists(path):
+        return ""
+    return f"; if {'@' + after!r} is meant for a weight, write a number, such as {before}@0.5"
+
+
+def _parts(text: str) -> list[str]:
+    """Splits at each "+" that joins sources."""
+    parts = []
+    for part in _PLUS.split(text.strip()):
+        # Only paths may contain a "+": elsewhere it joins, so that an error names the misspelt source alone.
+        parts += [part] if re.match(_PATH_SOURCE, part) else [piece.strip() for piece in part.split("+")]
+    return parts
+
+
+def _weighted(part: str, field: str) -> tuple[str, float | None]:
+    """Splits "digits@0.5" into its source and weight."""
+    match = _WEIGHT.fullmatch(part)
+    if match:
+        weight = float(match[2])
+        if not (weight > 0 and math.isfinite(weight)):
+            raise UserError(
+                f"{field}={part!r}: weight {match[2]} must be positive; leave the source out to give it none"
+            )
+        return match[1], weight
+    if "@" in part and not re.match(_PATH_SOURCE, part):
+        raise UserError(f"{field}={part!r}: weight {part.partition('@')[2]!r} is not a number; write NAME@0.5")
+    return part, None
+
+
+def _usage() -> str:
+    *forms, last = (name + form for name, form in _FORMS.items())
+    return f"write {', '.join(forms)} or {last}"

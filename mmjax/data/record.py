@@ -1,0 +1,134 @@
+"""What a source of image-text examples is."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+
+
+class Record(TypedDict):
+    """One example, as a source gives it: nothing decoded, cropped or tokenised yet.
+
+    Attributes:
+      id: 64-bit unsigned. Examples with equal ids are positives of one another: the id of an image, a class or a
+        caption.
+      image: an encoded file (JPEG, PNG, ...) as bytes, or uint8 [H, W, 3].
+      captions: at least one; training draws one per visit, evaluation keeps all. Sources of pairs have them.
+      caption_weights: how likely training draws each of the captions; all alike where it is left out.
+      label: index into the source's `class_names`; only in sources that have them.
+      labels: indices into `class_names`, ascending, of all that the image shows (maybe none); instead of `label`, in
+        sources whose images may show several.
+      references: texts that each say all that a caption should, to compare written ones with; where it is left out, the
+        captions are.
+      question: about the image; with `answers`, in sources of questions.
+      answers: what people answered, ten of them in VQA v2, with repetitions; where the answer is certain it is there
+        ten times, so that the same rule gives it 1.
+      answer_type: `yes/no`, `number` or `other`, which results are broken down by.
+      question_type: what kind of question it is, in the source's words.
+      question_id: the benchmark's number of the question.
+      modalities: arrays by name, None (or no entry) where one is missing; in sources of several modalities.
+      annotation: the structure behind the image, as plain Python; only in sources that know it.
+      path: where the image lies, to be told when it cannot be decoded; only in sources made of files.
+    """
+
+    id: int
+    image: NotRequired[bytes | np.ndarray]
+    captions: NotRequired[list[str]]
+    caption_weights: NotRequired[list[float]]
+    label: NotRequired[int]
+    labels: NotRequired[list[int]]
+    references: NotRequired[list[str]]
+    question: NotRequired[str]
+    answers: NotRequired[list[str]]
+    answer_type: NotRequired[str]
+    question_type: NotRequired[str]
+    question_id: NotRequired[int]
+    modalities: NotRequired[dict[str, np.ndarray | None]]
+    annotation: NotRequired[dict[str, Any]]
+    path: NotRequired[str]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples: `source[i]` is the same record every time, whichever process asks.
+
+    Attributes:
+      name: what results are filed under.
+      class_names: names of the labels, or None where examples have no label.
+      templates: prompt templates for zero-shot evaluation with a "{c}" for the class name, or None.
+    """
+
+    name: str
+    class_names: list[str] | None
+    templates: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@runtime_checkable
+class Sharded(Source, Protocol):
+    """A source whose consecutive examples lie together in shards that are best read one after the other.
+
+    Attributes:
+      shard_lengths: int64 [S], examples of each shard in the order of the source's indices; their sum is its length.
+    """
+
+    shard_lengths: np.ndarray
+
+    def prepare(self, shards: Sequence[int], /) -> None:
+        """Is told which shards will be read soon. It returns at once; fetching ahead goes on in the background."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What a config says about reading a source.
+
+    Attributes:
+      image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
+      caption_keys: fields that hold captions, as `mmjax.data.caption_keys.CaptionKeys` reads them; "" finds them.
+      order: `global` or `windowed`, see `mmjax.data.loading.order`; the latter needs only the shards' lengths.
+      cache: folder for indexes and shards; "" is the user's cache folder.
+      cache_gb: shards of remote tars kept in it.
+      retry_seconds: how long a failing storage is asked again.
+      image_size: side of the images that `synthetic` makes.
+      max_bad_fraction: share of the shards that may be missing or damaged, see `mmjax.data.webdataset.validate`.
+      keys_field: part of the config that holds `image_key` and `caption_keys`, to name in errors: `data` or `eval`.
+    """
+
+    image_key: str = ""
+    caption_keys: str = ""
+    order: str = "global"
+    cache: str = ""
+    cache_gb: float = 100.0
+    retry_seconds: float = 120.0
+    image_size: int = 256
+    max_bad_fraction: float = 0.01
+    keys_field: str = "data"
+
+
+DEFAULT_OPTIONS = SourceOptions()
+
+
+def stable_id(*parts: str | int) -> int:
+    """Returns a 64-bit unsigned hash of `parts` that is the same in every process, on every machine (BLAKE2b).
+
+    Parts are hashed with their lengths, so ("ab", "c") and ("a", "bc") differ.
+    """
+    text = "".join(f"{len(part)}:{part}" for part in map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def check_index(index: int, length: int) -> int:
+    """Returns `index` with negative ones counted from the end.
+
+    Raises:
+      IndexError: outside [-length, length), which also ends a `for` loop over a source.
+    """
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is outside a source of {length} examples")
+    return index % length

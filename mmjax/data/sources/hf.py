@@ -1,0 +1,126 @@
+"""A source made of a folder that Hugging Face `datasets` has saved."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, dig
+from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
+from mmjax.errors import UserError, did_you_mean
+from mmjax.io.patterns import reason
+from mmjax.io.reader import is_local, local_path
+from mmjax.utils.optional_imports import require
+
+
+class HuggingFace:
+    """Examples of a data set saved by `save_to_disk`, memory-mapped.
+
+    Images are given as they were encoded. The first ClassLabel (one called `label` before others) gives classes; sets
+    without one must have captions: texts or lists of texts.
+
+    Args:
+      path: `DIR` of a Dataset, or `DIR/SPLIT` of a DatasetDict.
+      options: how to read it; `image_key` and `caption_keys` name columns, or fields inside them as `a.b`.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: on a folder that is no saved data set, several splits, or columns without image or captions.
+    """
+
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
+        path = path.rstrip("/")
+        where = f"{field}='hf:{path}'"
+        self._path = local_path(path) if is_local(path) else path
+        self._dataset = _load(self._path, where)
+        datasets = require("datasets", extra="hf", where=where)
+        features = {key: feature for name, each in self._dataset.features.items() for key, feature in _flat(name, each)}
+        self._fields = choose_fields(
+            list(features),
+            options=options,
+            where=where,
+            images=[key for key, feature in features.items() if _is_image(datasets, feature)],
+            classes={key: each.names for key, each in features.items() if isinstance(each, datasets.ClassLabel)},
+        )
+        if not len(self._dataset):
+            raise UserError(f"{where}: has no rows; choose another one")
+        self._columns = [
+            name
+            for name in self._dataset.column_names
+            if any(f"{key}/".startswith(f"{name}/") for key in (key.replace(".", "/") for key in self._fields.names))
+        ]
+        self._dataset = _encoded(self._dataset, self._columns)
+        self.name = posixpath.basename(path)
+        self._identity = f"hf:{path}"
+        self.class_names = None if self._fields.class_names is None else list(self._fields.class_names)
+        self.templates = None if self.class_names is None else list(FOLDER_TEMPLATES)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Record:
+        index = check_index(index, len(self))
+        row = self._dataset[index]
+        path = f"{self._path}[{index}]"
+        return self._fields.record(lambda key: dig(row, key), source=self._identity, index=index, path=path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_dataset"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._dataset = _encoded(_load(self._path, f"'hf:{self._path}'"), self._columns)
+
+
+def _load(path: str, where: str) -> Any:
+    """Opens a saved Dataset."""
+    datasets = require("datasets", extra="hf", where=where)
+    try:
+        dataset = datasets.load_from_disk(path)
+    except FileNotFoundError as error:
+        folder, _, split = path.rpartition("/")
+        splits = _folders(folder) if os.path.exists(os.path.join(folder, "dataset_dict.json")) else []
+        if splits:
+            raise UserError(
+                f"{where}: no split {split!r} in there{did_you_mean(split, splits)}; choose one of: {', '.join(splits)}"
+            ) from error
+        raise UserError(
+            f"{where}: no data set in there; give a folder that was written by datasets' save_to_disk"
+        ) from error
+    except Exception as error:  # of pyarrow, fsspec and datasets, about files that are damaged or out of reach
+        raise UserError(f"{where}: cannot be opened ({reason(error)}); save the data set again") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        raise UserError(f"{where}: has splits; choose one of: {', '.join(f'hf:{path}/{name}' for name in dataset)}")
+    return dataset
+
+
+def _folders(path: str) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+
+
+def _encoded(dataset: Any, columns: list[str]) -> Any:
+    """The columns that are used, with images left as they are."""
+    import datasets
+
+    dataset = dataset.with_format(None).select_columns(columns)
+    for name in columns:
+        if isinstance(dataset.features[name], datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    return dataset
+
+
+def _flat(name: str, feature: Any) -> Iterator[tuple[str, Any]]:
+    """A column and the fields inside it; an element of a list counts as if it stood there alone."""
+    yield name, feature
+    while isinstance(feature, list) or hasattr(feature, "feature"):
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    if isinstance(feature, dict):
+        for key, each in feature.items():
+            yield from _flat(f"{name}/{key}", each)
+
+
+def _is_image(datasets: Any, feature: Any) -> bool:
+    """Whether a column can hold encoded images."""
+    if isinstance(feature, dict):
+        return "bytes" in feature and _is_image(datasets, feature["bytes"])
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")

@@ -1,0 +1,120 @@
+"""Karpathy's splits of COCO, Flickr8k and Flickr30k (Karpathy and Fei-Fei 2015): one JSON of images, splits, captions.
+
+`karpathy:dataset_coco.json/test` is the set that retrieval papers call "COCO 5k". Images lie beside the JSON, in
+`images/` or the folder of their original archive beside it, or where `,images=DIR` says.
+"""
+
+import json
+import posixpath
+from typing import Any
+
+from mmjax.data.formats.image_list import Listed
+from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
+from mmjax.errors import UserError, choose
+from mmjax.io.reader import Reader
+
+SPLITS = ("train", "val", "test")
+_FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+_USAGE = "write karpathy:FILE.json/SPLIT or karpathy:FILE.json/SPLIT,images=DIR"
+
+
+class Karpathy(Listed):
+    """Images with all their captions (five or more), in the order of the file.
+
+    Args:
+      path: `FILE.json/SPLIT`, with `,images=DIR` where the images lie elsewhere. SPLIT is train (in which COCO's
+        `restval`, the rest of its validation images, is counted as everywhere), val or test.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: on a file that is missing or is not of this form, a split that it does not have, or images that are
+        not there.
+    """
+
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
+        where = f"{field}='karpathy:{path}'"
+        self._reader = Reader(options.retry_seconds)
+        file, _, rest = path.rpartition(".json/")
+        split, comma, root = rest.partition(",images=")
+        if not file:
+            raise UserError(f"{where}: no split; {_USAGE}")
+        file += ".json"
+        choose(f"{where}: split", split, SPLITS)
+        if comma and not root:
+            raise UserError(f"{where}: images= names no folder; {_USAGE}")
+        name = posixpath.basename(file).removesuffix(".json").removeprefix("dataset_")
+        self.name = name if split == "test" else f"{name}/{split}"
+        wanted = ("train", "restval") if split == "train" else (split,)
+        files: list[str] = []
+        self._captions: list[list[str]] = []
+        splits = set()
+        for number, entry in enumerate(_entries(self._reader, file, where)):
+            filename, own, captions = _parse(entry, number, where)
+            splits.add(own)
+            if own in wanted:
+                files.append(filename)
+                self._captions.append(captions)
+        if not files:
+            raise UserError(
+                f"{where}: no image of the file is in {split!r}; its splits are {', '.join(sorted(splits))}"
+            )
+        folder = file[: file.rfind("/") + 1]
+        roots = [root] if comma else [posixpath.join(folder, each) for each in _FOLDERS]
+        self._files = locate_images(self._reader, files, roots, where, given=bool(comma))
+
+
+def read_json(reader: Reader, file: str, where: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it is not there, or is no JSON.
+    """
+    try:
+        return json.loads(reader.read(file))
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: there is no file {file}; give the path of one that exists") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{where}: {file} cannot be read as JSON ({' '.join(str(error).split())})") from error
+
+
+def _entries(reader: Reader, file: str, where: str) -> list[Any]:
+    content = read_json(reader, file, where)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise UserError(f"{where}: {file} has no list 'images'; give Karpathy's dataset_*.json")
+    return images
+
+
+def _parse(entry: Any, number: int, where: str) -> tuple[str, str, list[str]]:
+    """The path of an image within the images' folder, its split and its captions."""
+    try:
+        captions = [str(sentence["raw"]).strip() for sentence in entry["sentences"]]
+        path = posixpath.join(entry.get("filepath", ""), entry["filename"])
+        split = entry["split"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where}: image {number} lacks {error}; each needs filename, split and sentences with 'raw'"
+        ) from error
+    captions = [caption for caption in captions if caption]
+    if not captions:
+        raise UserError(f"{where}: image {number}, {path!r}, has no caption")
+    return path, split, captions
+
+
+def locate_images(reader: Reader, files: list[str], roots: list[str], where: str, *, given: bool) -> list[str]:
+    """Full paths, under the first root where the first image is; by its name alone where all lie in one folder.
+
+    Raises:
+      UserError: it is under none of them.
+    """
+    for root in roots:
+        for found in (files, [posixpath.basename(file) for file in files]):
+            first = posixpath.join(root, found[0])
+            try:
+                reader.read(first)
+            except (OSError, ValueError, ImportError):
+                continue
+            return [posixpath.join(root, file) for file in found]
+    places = ", ".join(root or "." for root in roots[:2])
+    advice = "give the folder that holds it" if given else "add ,images=DIR"
+    raise UserError(f"{where}: its first image, {files[0]!r}, is not in {places}; {advice}")

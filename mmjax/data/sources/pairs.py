@@ -1,0 +1,166 @@
+"""Sources made of files that lie somewhere: a table of images and captions, or a folder of images by class.
+
+Paths are local, or URLs of any file system that fsspec knows (`gs://`, `s3://`, `https://`, `memory://`, ...). Image
+files are read when asked for; one that is missing then raises FileNotFoundError, which the pipeline counts and
+replaces.
+"""
+
+import hashlib
+import itertools
+import posixpath
+import struct
+from array import array
+
+import numpy as np
+
+from mmjax.data.bad_example import BadExample
+from mmjax.data.caption_keys import texts_of
+from mmjax.data.column_inference import choose_fields
+from mmjax.data.formats.image_file import read_image
+from mmjax.data.formats.table_file import Table
+from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
+from mmjax.errors import UserError
+from mmjax.io.patterns import reason
+from mmjax.io.reader import Reader, ReadError
+from mmjax.utils.string_array import Texts, TextsBuilder
+
+IMAGE_COLUMNS = ("image", "filepath", "path")
+_FIRST = 100  # images of which one must be there
+_CHUNK = 8192  # rows
+_uint64 = struct.Struct("<Q").unpack
+_BETWEEN = "\0"  # captions of one cell
+
+
+class Pairs:
+    """Images with captions, listed in a table with a header.
+
+    The rows of a CSV, TSV or JSON Lines file (UTF-8) name an image and captions: a text, or in JSON a list of texts.
+    Rows that share an image make one record with the captions of all, in order of first appearance. Relative image
+    paths start at the table's folder. The image's path is the record's `id`. A row without an image is a bad example,
+    and so is an image without a caption that is not blank.
+
+    Args:
+      path: the table; its ending says which kind it is.
+      options: how to read it. `image_key` is the column of image paths, by default the first found of "image",
+        "filepath" and "path"; `caption_keys` are the columns of captions, by default the first usual one found.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: on a table that is missing, empty, not UTF-8 or malformed, without the wanted columns, or none of whose
+        first hundred images can be read.
+    """
+
+    class_names = None
+    templates = None
+
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
+        self.name = posixpath.splitext(posixpath.basename(path))[0]
+        where = f"{field}='pairs:{path}'"
+        self._reader = Reader(options.retry_seconds)
+        self._folder = path[: path.rfind("/") + 1]
+        table = Table(path, reader=self._reader, where=where)
+        fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
+        self._keys = fields.captions
+        images, captions, hashes = TextsBuilder(), [TextsBuilder() for _ in self._keys.keys], array("Q")
+        rows = table.rows([fields.image, *self._keys.keys])
+        # Column by column: a million rows are a matter of seconds.
+        while chunk := list(itertools.islice(rows, _CHUNK)):
+            lines, paths, *cells = zip(*chunk, strict=True)
+            paths = [path.strip() if isinstance(path, str) else "" for path in paths]
+            images.extend(paths)
+            # Rows without an image are records of their own, told apart by their line.
+            full = [_resolve(self._folder, path) or f"\0{line}" for path, line in zip(paths, lines, strict=True)]
+            hashes.extend(map(_hash, full))
+            for column, values in zip(captions, cells, strict=True):
+                column.extend(map(_joined, values))
+        self._images, self._captions = Texts.of(images), [Texts.of(column) for column in captions]
+        if not any(column.length for column in self._captions):
+            columns = " or ".join(map(repr, self._keys.keys))
+            raise UserError(
+                f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
+            )
+        self._rows, self._starts = _group(np.array(hashes, np.uint64))
+        self._check_images(fields.image, where)
+
+    def _check_images(self, column: str, where: str) -> None:
+        first = None
+        for index in range(min(_FIRST, len(self))):
+            try:
+                self._read(index)
+                return
+            except (BadExample, OSError) as error:
+                first = first or error
+                if isinstance(error, ReadError):  # hours would go by until the storage had refused all
+                    break
+        told = first.detail if isinstance(first, BadExample) else f"{self._path(0)!r}: {reason(first)}"
+        raise UserError(
+            f"{where}: none of its first {index + 1} images can be read (the first: {told}); column {column!r} must "
+            "hold full paths or URLs, or paths relative to the table's folder"
+        )
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        index = check_index(index, len(self))
+        rows = self._rows[self._starts[index] : self._starts[index + 1]]
+        path = self._path(index)
+        texts = dict(zip(self._keys.keys, self._captions, strict=True))
+        try:
+            captions = self._keys.gather(lambda key: [text for row in rows for text in _parted(texts[key][row])])
+        except BadExample as error:
+            raise BadExample(error.reason, f"{path}: {error.detail}") from error
+        return Record(image=self._read(index), id=stable_id("image", path), path=path, **captions)
+
+    def _path(self, index: int) -> str:
+        """An image's full path; empty where its row names none."""
+        image = self._images[int(self._rows[self._starts[index]])]
+        return _resolve(self._folder, image)
+
+    def _read(self, index: int) -> bytes:
+        path = self._path(index)
+        if not path:
+            raise BadExample("no_image", f"row {self._rows[self._starts[index]] + 1} names no image")
+        return read_image(self._reader, path)
+
+
+def _base(path: str) -> str:
+    return posixpath.basename(path.rstrip("/"))
+
+
+def _resolve(folder: str, image: str) -> str:
+    """Returns an image's full path; `folder` ends in a slash or is empty. What names nothing leads nowhere."""
+    if not image or "://" in image:
+        return image
+    path = image if image.startswith("/") else folder + image
+    # Normalising all of a million paths would take as long as everything else.
+    return posixpath.normpath(path) if "://" not in path and ("//" in path or "./" in path) else path
+
+
+def _hash(text: str) -> int:
+    return _uint64(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
+
+
+def _group(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups rows with equal hashes.
+
+    Returns:
+      Row numbers int64 [R], group by group in order of first appearance, and where each group starts, int64 [G + 1].
+    """
+    _, first, group, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    appearance = np.argsort(first, kind="stable")
+    rank = np.empty_like(appearance)
+    rank[appearance] = np.arange(len(appearance))
+    rows = np.argsort(rank[group], kind="stable")
+    return rows, np.concatenate([[0], np.cumsum(counts[appearance])])
+
+
+def _joined(cell: object) -> str:
+    """A cell's captions as one text."""
+    if isinstance(cell, str):
+        return cell.strip().replace(_BETWEEN, " ")
+    return _BETWEEN.join(text.replace(_BETWEEN, " ") for text in texts_of(cell))
+
+
+def _parted(cell: str) -> list[str]:
+    return cell.split(_BETWEEN) if cell else []

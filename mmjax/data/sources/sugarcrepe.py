@@ -1,0 +1,54 @@
+"""SugarCrepe (Hsieh et al. 2023): images of COCO's val2017, each with its caption and a hard negative."""
+
+import posixpath
+
+from mmjax.data.formats.image_list import Listed
+from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
+from mmjax.data.sources.karpathy import locate_images, read_json
+from mmjax.errors import UserError
+from mmjax.io.reader import Reader
+
+_FOLDERS = ("", "images", "val2017", "../val2017", "../images")
+
+
+class SugarCrepe(Listed):
+    """Images with two captions, the right one first: for the task `image_caption_selection`, not for training.
+
+    The file is one of the benchmark's, such as `replace_att.json`: {"0": {"filename", "caption", "negative_caption"}}.
+
+    Args:
+      path: `FILE.json`, with `,images=DIR` where the images are not beside it, in `images`, or in `val2017` beside it
+        or its folder.
+      options: how to read it.
+      field: config field to name in errors.
+
+    Raises:
+      UserError: on a file that is missing or is not of this form, or images that are not there.
+    """
+
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.eval"):
+        where = f"{field}='sugarcrepe:{path}'"
+        file, comma, root = path.partition(",images=")
+        self.name = posixpath.basename(file).removesuffix(".json")
+        self._reader = Reader(options.retry_seconds)
+        content = read_json(self._reader, file, where)
+        entries = list(content.values()) if isinstance(content, dict) else content
+        names: list[str] = []
+        self._captions: list[tuple[str, str]] = []
+        try:
+            for entry in entries:
+                names.append(str(entry["filename"]))
+                self._captions.append((str(entry["caption"]), str(entry["negative_caption"])))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{where}: example {len(self._captions)} lacks {error}; each needs filename, caption, negative_caption"
+            ) from error
+        if not names:
+            raise UserError(f"{where}: the file has no examples; give one of SugarCrepe's")
+        folder = file[: file.rfind("/") + 1]
+        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, each)) for each in _FOLDERS]
+        self._files = locate_images(self._reader, names, roots, where, given=bool(comma))
+
+    def _id(self, index: int, path: str) -> int:
+        # The captions of one image are not positives of one another here.
+        return stable_id("sugarcrepe", self.name, index)

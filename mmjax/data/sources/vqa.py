@@ -1,0 +1,202 @@
+"""Questions about images with people's answers, in files: VQA v2's own layout, or JSON Lines.
+
+`vqa:v2_OpenEnded_mscoco_train2014_questions.json` reads the questions; the answers are in
+`v2_mscoco_train2014_annotations.json` beside it, or where `,annotations=FILE` says; the images
+`COCO_train2014_000000000009.jpg` beside it, in `images`, in `train2014` there or a folder above, or where `,images=DIR`
+says. `vqa:FILE.jsonl` has one object a line: `image`, `question`, and `answers` or `answer`.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmjax.data.caption_keys import texts_of
+from mmjax.data.formats.table_file import Table
+from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
+from mmjax.data.sources.karpathy import locate_images, read_json
+from mmjax.errors import UserError, did_you_mean
+from mmjax.io.reader import Reader
+from mmjax.metrics.vqa_answers import HUMANS, answer_type, common_answers, main_answer
+from mmjax.utils.string_array import Texts
+
+_OPTION = re.compile(r",(images|annotations)=")
+_BETWEEN = "\0"  # answers of one question
+_USAGE = "write vqa:FILE.json[,annotations=FILE][,images=DIR] or vqa:FILE.jsonl[,images=DIR]"
+
+
+class _Entry(NamedTuple):
+    image: str
+    question: str
+    answers: list[str]
+    answer_type: str
+    question_type: str
+    question_id: int
+
+
+class Vqa:
+    """Images, each with a question and what people answered; images are read when they are asked for.
+
+    Records have `question`, `answers` with repetitions (one that stands alone counts as ten people's), `answer_type`,
+    `question_type` where the file says it, `question_id` (in JSON Lines the line's number where it says none) and the
+    image's path as `id`. There are no captions.
+
+    Args:
+      path: see the module.
+      options: how to read it.
+      field: config field to name in errors.
+
+    Attributes:
+      answer_names: the 3,129 answers that most questions have as their most frequent one, sorted; or fewer.
+      answers_normalized: whether the answers come as VQA v2's own, ten a question and mostly normalised already, and
+        so are scored as the challenge does.
+
+    Raises:
+      UserError: on a file that is missing or is not of this form, a question without an answer, or images that are not
+        there.
+    """
+
+    class_names = None
+    templates = None
+
+    def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
+        where = f"{field}='vqa:{path}'"
+        file, *rest = _OPTION.split(path)
+        given = dict(zip(rest[::2], rest[1::2], strict=True))
+        if not file.endswith((".json", ".jsonl")) or not all(given.values()) or len(given) < len(rest) // 2:
+            raise UserError(f"{where}: cannot be read; {_USAGE}")
+        self._reader = Reader(options.retry_seconds)
+        folder = file[: file.rfind("/") + 1]
+        self.answers_normalized = not file.endswith(".jsonl")
+        if not self.answers_normalized:
+            if "annotations" in given:
+                raise UserError(f"{where}: JSON Lines have their answers beside the questions; {_USAGE}")
+            self.name = posixpath.basename(file).removesuffix(".jsonl")
+            entries = list(_lines(Table(file, reader=self._reader, where=where), where))
+            names, subtype, near = [[entry.image for entry in entries]], "", ["", "images"]
+        else:
+            base = posixpath.basename(file).removesuffix(".json").removesuffix("_questions").replace("OpenEnded_", "")
+            self.name = base
+            answers = given.get("annotations", f"{folder}{base}_annotations.json")
+            subtype, entries = _official(self._reader, file, answers, where)
+            # As the images of 2014 are named, and those of 2017.
+            names = [[f"COCO_{subtype}_{entry.image}.jpg" for entry in entries], [f"{e.image}.jpg" for e in entries]]
+            near = ["", "images", subtype, f"images/{subtype}", f"../{subtype}", "../images"]
+        roots = [posixpath.join(folder, each) for each in near]
+        if "images" in given:
+            roots = [given["images"], posixpath.join(given["images"], subtype)]
+        found = _locate(self._reader, names, roots, where, given="images" in given)
+        # Several questions are about one image; a million of them are kept in a few arrays.
+        self._files, self._file = np.unique(found, return_inverse=True)
+        self._questions = Texts(entry.question for entry in entries)
+        self._answers = Texts(_BETWEEN.join(entry.answers) for entry in entries)
+        self._types = [(entry.answer_type, entry.question_type) for entry in entries]
+        self._ids = np.array([entry.question_id for entry in entries], np.int64)
+        self.answer_names = common_answers(main_answer(entry.answers) for entry in entries)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Record:
+        index = check_index(index, len(self))
+        path = str(self._files[self._file[index]])
+        answer_kind, question_kind = self._types[index]
+        record = Record(
+            image=self._reader.read(path),
+            id=stable_id("image", path),
+            path=path,
+            question=self._questions[index],
+            answers=self._answers[index].split(_BETWEEN),
+            answer_type=answer_kind,
+            question_id=int(self._ids[index]),
+        )
+        return {**record, "question_type": question_kind} if question_kind else record
+
+
+def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[str, list[_Entry]]:
+    """VQA v2's questions with their answers, and what their images' names begin with, such as "train2014"."""
+    content = read_json(reader, file, where)
+    questions = _list(content, "questions", file, where)
+    answered = {}
+    for number, told in enumerate(_list(read_json(reader, annotations, where), "annotations", annotations, where)):
+        try:
+            answers = [str(each["answer"]) for each in told["answers"]]
+            answered[told["question_id"]] = answers, told.get("answer_type"), told.get("question_type", "")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{where}: annotation {number} of {annotations} lacks {error}; each needs question_id and answers with"
+                " 'answer'"
+            ) from error
+    entries = []
+    for number, asked in enumerate(questions):
+        try:
+            image, text, own = int(asked["image_id"]), str(asked["question"]), int(asked["question_id"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{where}: question {number} of {file} lacks {error}; each needs image_id, question and question_id"
+            ) from error
+        if own not in answered:
+            raise UserError(
+                f"{where}: question {own} has no answers in {annotations}; give the annotations of the same split"
+            )
+        answers, kind, question_kind = answered[own]
+        entries.append(_entry(f"{image:012d}", text, answers, kind, question_kind, own, f"question {own}", where))
+    return str(content.get("data_subtype", "train2014")), entries
+
+
+def _lines(table: Table, where: str) -> Iterator[_Entry]:
+    named = [name for name in ("answers", "answer") if name in table.columns] or ["answers"]
+    for name in ("image", "question", named[0]):
+        if name not in table.columns:
+            near = did_you_mean(name, table.columns)
+            raise UserError(f"{where}: no line has {name!r}{near}; each needs image, question and answers")
+    more = ["answer_type", "question_type", "question_id"]
+    for line, image, question, kind, question_kind, own, *given in table.rows(["image", "question", *more, *named]):
+        if not isinstance(image, str) or not image.strip():
+            raise UserError(f"{where}: line {line} names no image; each needs image, question and answers")
+        if not isinstance(question, str):
+            raise UserError(f"{where}: line {line} has no question; each needs image, question and answers")
+        if own is not None and not isinstance(own, int):
+            raise UserError(f"{where}: line {line}: question_id {own!r} is no integer; correct it or leave it out")
+        # A number is an answer, too.
+        given = next((each for each in given if each is not None), None)
+        given = [str(each) if isinstance(each, int | float) else each for each in _listed(given)]
+        answers = texts_of(given)
+        name = f"line {line}"
+        yield _entry(image.strip(), question, answers, kind, question_kind, line if own is None else own, name, where)
+
+
+def _entry(
+    image: str, question: str, answers: list[str], kind: Any, question_kind: Any, own: int, name: str, where: str
+) -> _Entry:
+    # A blank answer is one of ten people's all the same: without it three others would be three of nine.
+    if not question.strip() or not any(answer.strip() for answer in answers):
+        lacking = "question" if not question.strip() else "answer"
+        raise UserError(f"{where}: {name} has a blank {lacking}, or none; remove it or correct the file")
+    answers = answers * HUMANS if len(answers) == 1 else answers
+    kind = kind if isinstance(kind, str) and kind else answer_type(answers)
+    return _Entry(image, question, answers, kind, question_kind if isinstance(question_kind, str) else "", own)
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _list(content: Any, key: str, file: str, where: str) -> list[Any]:
+    found = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(found, list) or not found:
+        raise UserError(f"{where}: {file} has no list {key!r}; give VQA v2's file of {key}")
+    return found
+
+
+def _locate(reader: Reader, candidates: list[list[str]], roots: list[str], where: str, *, given: bool) -> list[str]:
+    """Full paths of the images, by the first of the ways to name them that gives one that is there."""
+    first: UserError | None = None
+    for names in candidates:
+        try:
+            return locate_images(reader, names, roots, where, given=given)
+        except UserError as error:
+            first = first or error
+    raise first

@@ -1,0 +1,1 @@
+"""Texts: tokenizers, vocabularies, truncation, answers."""

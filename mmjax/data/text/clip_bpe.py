@@ -1,0 +1,74 @@
+"""OpenAI CLIP's byte-level BPE: cleaned text <-> ids, without the ids that begin and end a text."""
+
+import functools
+import gzip
+import importlib.resources
+import re
+from collections.abc import Iterable
+
+import tokenizers
+
+VOCAB_SIZE = 49408
+BOS, EOS = 49406, 49407
+
+_MERGES = 49152 - 256 - 2
+_END_OF_WORD = "</w>"
+_PATTERN = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_ASCII_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # the same, for lower-case ASCII
+
+
+def clip_ids(text: str) -> list[int]:
+    """Ids of a text that `text_normalization.clean_clip` has cleaned."""
+    # Captions are mostly the same words: looking them up is ten times faster than encoding them again. No word goes
+    # across a space.
+    if text.isascii():
+        return [i for word in _ASCII_WORDS.findall(text) for i in _word_ids(word)]
+    return [i for words in text.split() for i in _word_ids(words)]
+
+
+def clip_text(ids: Iterable[int]) -> str:
+    """The text of ids below BOS, words separated by a space; what is no UTF-8 is replaced."""
+    symbols = "".join(backend().id_to_token(i).replace(_END_OF_WORD, " ") for i in ids)
+    values = _byte_values()
+    return b"".join(b" " if symbol == " " else bytes([values[symbol]]) for symbol in symbols).decode("utf-8", "replace")
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _word_ids(word: str) -> tuple[int, ...]:
+    return tuple(backend().encode(word, add_special_tokens=False).ids)
+
+
+@functools.lru_cache(maxsize=1)
+def backend() -> tokenizers.Tokenizer:
+    """The encoder, built from CLIP's list of merges once."""
+    content = importlib.resources.files("mmjax.data").joinpath("vocab", "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    lines = gzip.decompress(content).decode("utf-8").split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : _MERGES + 1]]  # the first line is a header
+    symbols = [*_byte_symbols(), *(s + _END_OF_WORD for s in _byte_symbols()), *map("".join, merges)]
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    model = tokenizers.models.BPE(vocab, merges, end_of_word_suffix=_END_OF_WORD, continuing_subword_prefix="")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(_PATTERN), behavior="removed", invert=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return made
+
+
+def _byte_symbols() -> list[str]:
+    """One printable character per byte, in the order of CLIP's ids: printable bytes first, then U+0100 and on."""
+    printable = _printable()
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+
+
+@functools.lru_cache(maxsize=1)
+def _byte_values() -> dict[str, int]:
+    printable = _printable()
+    others = [b for b in range(256) if b not in printable]
+    return dict(zip(_byte_symbols(), [*printable, *others], strict=True))
+
+
+def _printable() -> list[int]:
+    return [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

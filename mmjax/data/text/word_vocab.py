@@ -1,0 +1,64 @@
+"""Whole-word vocabularies: six special ids, then the words of a file or an embedded list."""
+
+from collections.abc import Sequence
+
+from mmjax.data.sources.shapes import COLORS, RELATIONS, SHAPES, SIZES
+from mmjax.data.text.text_normalization import canonicalize
+from mmjax.errors import UserError
+
+PAD, BOS, EOS, UNK, MASK, SEP = range(6)
+SPECIALS = 6
+
+# Of captions, questions and answers of the drawn scenes. Ids follow from the order: append, never insert.
+_SHAPES_WORDS = (
+    *("a", "and", "of"),
+    *(relation.removesuffix(" of") for relation in RELATIONS),
+    *SIZES,
+    *COLORS,
+    *SHAPES,
+    *("the", "is", "are", "there", "what", "how", "many", "colour", "shape", "size", "object", "objects"),
+    *("circles", "squares", "triangles", "crosses", "rings"),
+    *("yes", "no", "0", "1", "2", "3"),
+)
+EMBEDDED = {"shapes": "\n".join(_SHAPES_WORDS).encode()}
+
+
+def parse_words(content: bytes, where: str) -> list[str]:
+    """Reads a vocabulary: UTF-8, one word a line, in the order of ids; blank lines are left out.
+
+    Args:
+      content: of the file.
+      where: the config field and its value, to begin errors with.
+
+    Raises:
+      UserError: no UTF-8, no words, a word twice, or one that no text can hold once it is cleaned.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    seen: dict[str, int] = {}
+    for line, word in enumerate(text.split("\n"), start=1):
+        word = word.strip()
+        if not word:
+            continue
+        if word != canonicalize(word) or len(word.split()) > 1:
+            raise UserError(
+                f"{where}: line {line}, {word!r}, is not one lower-case word without punctuation; correct it"
+            )
+        if word in seen:
+            raise UserError(f"{where}: line {line}, {word!r}, is line {seen[word]} again; name it once")
+        seen[word] = line
+    if not seen:
+        raise UserError(f"{where} holds no words; write one a line")
+    return list(seen)
+
+
+def word_ids(text: str, ids: dict[str, int]) -> list[int]:
+    """Ids of a text's words, UNK for those that are not in the vocabulary."""
+    return [ids.get(word, UNK) for word in canonicalize(text).split()]
+
+
+def words_text(ids: Sequence[int], words: Sequence[str]) -> str:
+    """The words of ids, separated by spaces."""
+    return " ".join(words[i - SPECIALS] for i in ids)

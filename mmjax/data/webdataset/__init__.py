@@ -1,0 +1,1 @@
+"""WebDataset shards: listing, scanning, indexing, caching."""

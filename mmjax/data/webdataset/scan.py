@@ -1,0 +1,217 @@
+"""Finds the examples of shards, here or in processes of their own."""
+
+import concurrent.futures
+import dataclasses
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.webdataset.index_file import GONE, IndexWriter, TarIndex, ends_of
+from mmjax.data.webdataset.shard_cache import user_cache
+from mmjax.data.webdataset.tar_format import BLOCK, Read, ShardTable, scan
+from mmjax.errors import UserError
+from mmjax.io.reader import Reader, ReadError, is_local, local_path
+
+_LOCAL_CHUNK, _REMOTE_CHUNK = 8192, 16 << 20  # bytes
+_SHARDS_FOR_PROCESSES = 32  # below as many, processes take longer to start than this one to be done
+
+log = logging.getLogger("mmjax.data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+    """One shard, scanned: its size (GONE where it is not there), version, examples and `check_of` them."""
+
+    size: int
+    modified: int
+    table: ShardTable
+    check: int = -1
+
+
+def check_of(read: Read, ends: Sequence[int]) -> int:
+    """CRC-32 of the headers of a shard's first and last example, which begin at these blocks."""
+    return zlib.crc32(b"".join(read(block * BLOCK, BLOCK) for block in ends))
+
+
+def scan_shard(path: str, reader: Reader) -> Scanned:
+    """Finds a shard's examples. Of local shards only headers are read; remote ones are read once, from start to end.
+
+    Raises:
+      OSError: it cannot be read, for another reason than that it is not there.
+    """
+    try:
+        if is_local(path):
+            # Opened for the scan alone: the files that stay open are for reading examples.
+            with open(local_path(path), "rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                read = lambda offset, length: os.pread(file.fileno(), length, offset)
+                table = scan(read, status.st_size, chunk=_LOCAL_CHUNK)
+                return Scanned(status.st_size, status.st_mtime_ns, table, check_of(read, ends_of(table.rows)))
+        size, version = reader.stamp(path)
+        read = functools.partial(reader.read_range, path)
+        if size:
+            read(0, 1)
+        if reader.has_ranges(path):
+            return Scanned(size, version, scan(read, size, chunk=_REMOTE_CHUNK))
+        with tempfile.TemporaryDirectory() as folder:
+            copy = os.path.join(folder, "shard.tar")
+            reader.download(path, copy)
+            return dataclasses.replace(scan_shard(copy, reader), modified=version, check=-1)
+    except FileNotFoundError:
+        return Scanned(GONE, 0, ShardTable(np.zeros((0, 2), np.uint32), {}, "missing"))
+
+
+def kept_table(path: str, cache: str) -> str:
+    """Where `scan_once` keeps a local shard's examples in a cache folder; "" is the user's."""
+    digest = hashlib.blake2b(os.path.abspath(local_path(path)).encode(), digest_size=12).hexdigest()
+    return os.path.join(local_path(cache) or user_cache(), "tables", f"{digest}.index")
+
+
+def scan_once(path: str, reader: Reader, kept: str) -> Scanned:
+    """Finds a local shard's examples, or takes them from a file that an earlier call has kept them in.
+
+    Args:
+      path: of the shard.
+      reader: as `scan_shard`'s.
+      kept: local path of that file. It counts while the shard's size and time are what they were; where it cannot be
+        written, every process scans for itself.
+
+    Raises:
+      FileNotFoundError: there is no such shard.
+      OSError: as `scan_shard` does.
+    """
+    try:
+        index = TarIndex(kept)
+        told = index.shards()
+        if len(told.names) == 1:
+            check = int(told.checks[0])
+            now = os.stat(local_path(path))
+            table = ShardTable(index.rows(0, len(index)), told.key_sets[0], told.problems.get(told.names[0], ""))
+            # A copy's time changes whenever it is used, and its kept rows go when the copy does.
+            if now.st_size == told.sizes[0] and told.modified[0] in (0, now.st_mtime_ns):
+                return Scanned(now.st_size, now.st_mtime_ns, table, check)
+    except (OSError, UserError):
+        pass
+    scanned = scan_shard(path, reader)
+    if scanned.size == GONE:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    try:
+        os.makedirs(os.path.dirname(kept), exist_ok=True)
+        beside = os.path.dirname(kept) == os.path.dirname(local_path(path))
+        with IndexWriter(kept) as writer:
+            name = os.path.basename(path)
+            writer.add(name, scanned.size, 0 if beside else scanned.modified, scanned.table, scanned.check)
+    except OSError as error:
+        log.debug("%s is not kept: %s", kept, error)
+    return scanned
+
+
+def scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Iterator[Scanned]:
+    """Yields shards in order, scanned a few at a time and not far ahead; many local ones by other processes.
+
+    Raises:
+      OSError: one cannot be read.
+    """
+    workers = min(workers, len(paths))
+    # Parsing holds the interpreter; waiting for a network does not.
+    others = workers > 1 and is_local(paths[0]) and len(paths) >= _SHARDS_FOR_PROCESSES and bool(sys.executable)
+    processes = _Processes(reader) if others else None
+    scan_one = processes.scan if processes else functools.partial(scan_shard, reader=reader)
+    if workers <= 1:
+        yield from map(scan_one, paths)
+        return
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    ahead: list[concurrent.futures.Future] = []
+    try:
+        for path in paths:
+            ahead.append(pool.submit(scan_one, path))
+            if len(ahead) >= 4 * workers:
+                yield ahead.pop(0).result()
+        while ahead:
+            yield ahead.pop(0).result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if processes:
+            processes.close()
+
+
+class _Processes:
+    """A process for each thread that asks. They run this module alone: nothing of the caller's main module."""
+
+    def __init__(self, reader: Reader):
+        self._reader, self._mine = reader, threading.local()
+        self._started: list[subprocess.Popen] = []
+
+    def scan(self, path: str) -> Scanned:
+        process = getattr(self._mine, "process", None)
+        if process is None:
+            process = self._mine.process = self._start()
+        try:
+            process.stdin.write(json.dumps(path).encode() + b"\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            if "error" in answer:
+                raise ReadError(answer["error"])
+            data = process.stdout.read(8 * answer["rows"])
+            table = ShardTable(np.frombuffer(data, "<u4").reshape(-1, 2), answer["key_sets"], answer["problem"])
+            if len(table.rows) < answer["rows"]:
+                raise ValueError("cut off")
+        except (ValueError, BrokenPipeError) as error:
+            raise ReadError(f"{path}: the process that scanned it ended with status {process.poll()}") from error
+        return Scanned(answer["size"], answer["modified"], table, answer["check"])
+
+    def _start(self) -> subprocess.Popen:
+        root = str(Path(__file__).parents[3])
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mmjax.data.webdataset.scan", str(self._reader.retry_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,  # Ctrl-C is for us; they end when we do, by the end of their input
+        )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+
+
+def _answer(path: str, reader: Reader) -> tuple[dict[str, Any], bytes]:
+    try:
+        scanned = scan_shard(path, reader)
+    except OSError as error:
+        return {"error": f"{path}: {error.strerror or error}"}, b""
+    rows, key_sets, problem = scanned.table
+    told = {"size": scanned.size, "modified": scanned.modified, "check": scanned.check}
+    return {**told, "rows": len(rows), "key_sets": key_sets, "problem": problem}, rows.astype("<u4").tobytes()
+
+
+def main() -> None:
+    """Scans the shards whose paths come in, one JSON string a line; a line of JSON and the rows go out for each."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints
+    reader = Reader(float(sys.argv[1]))
+    for line in iter(sys.stdin.buffer.readline, b""):
+        told, rows = _answer(json.loads(line), reader)
+        out.write(json.dumps(told).encode() + b"\n" + rows)
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()

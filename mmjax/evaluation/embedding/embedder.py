@@ -1,0 +1,70 @@
+"""Embeds images and texts over the whole mesh, in batches of one shape."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.evaluation.embedding import batched_apply
+from mmjax.parallel import global_arrays
+from mmjax.parallel import mesh as mesh_lib
+
+
+class MeshEmbedder:
+    """A model on a mesh as `contrastive.evaluate` wants it; every process gets all embeddings.
+
+    Args:
+      task: gives `embed_images`, `embed_text` and `pair_loss`.
+      mesh: the device mesh.
+      tokenizer: for the texts.
+      batch_size: rows at a time over all devices.
+
+    Raises:
+      UserError: the batch does not divide over the mesh.
+    """
+
+    def __init__(self, task: Any, mesh: Mesh, tokenizer: tokenizer_lib.Tokenizer, batch_size: int):
+        self.feeder = batched_apply.Feeder(mesh, batch_size, loss=task.config.loss.impl)
+        self.mesh, self.tokenizer, self.batch_size = mesh, tokenizer, batch_size
+        self._embed_images = self.feeder.compiled(task.embed_images)
+        self._embed_text = self.feeder.compiled(task.embed_text)
+        self._loss = jax.jit(lambda *args: task.pair_loss(*args)[0], out_shardings=mesh_lib.replicated(mesh))
+        # Where other objectives are added in training, this is a part of what is called loss there.
+        self.loss_name = "loss" if task.only_contrasts else "contrastive_loss"
+        self.positives = task.config.data.positives
+        self.params = None
+
+    def bind(self, params: Any) -> "MeshEmbedder":
+        """Sets the parameters to embed with."""
+        self.params = params
+        return self
+
+    def images(self, images: Iterable[np.ndarray], /) -> np.ndarray:
+        """Embeds a stream of uint8 [H, W, 3] images; [N, E] float32 with unit rows."""
+        return self.feeder.run(self._embed_images, self.params, ((image,) for image in images))
+
+    def texts(self, texts: list[str], /) -> np.ndarray:
+        """Embeds texts; [N, E] float32 with unit rows."""
+        ids, mask = self.tokenizer(texts)
+        return self.feeder.run(self._embed_text, self.params, zip(ids, mask, strict=True))
+
+    def loss(self, image_embeddings: np.ndarray, text_embeddings: np.ndarray, ids: np.ndarray, /) -> float | None:
+        """The contrastive part of the training loss, averaged over full batches of a fixed shuffle; None without one.
+
+        Shuffled, because a folder of classes comes in their order, and a batch of one class has no negatives.
+        """
+        words = np.stack([ids & 0xFFFFFFFF, ids >> np.uint64(32)], axis=1).astype(np.uint32)
+        order = np.random.default_rng(0).permutation(len(ids))
+        losses = []
+        for start in range(0, len(ids) - self.batch_size + 1, self.batch_size):
+            rows = order[start + self.feeder.rows]
+            image, text, pair_ids = global_arrays.to_global(
+                self.mesh, (image_embeddings[rows], text_embeddings[rows], words[rows])
+            )
+            losses.append(self._loss(self.params, image, text, pair_ids if self.positives == "id" else None))
+            if len(losses) > 1:
+                losses[-2].block_until_ready()  # a CPU has no threads for the collectives of many steps at a time
+        return float(np.mean([float(x) for x in losses])) if losses else None

@@ -1,0 +1,1 @@
+"""Evaluation suites: many datasets and tasks in one run."""

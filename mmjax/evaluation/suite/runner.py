@@ -1,0 +1,273 @@
+"""Runs the jobs of a suite: every source is opened first, and embedded once for all tasks that want it."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from mmjax.data import mixture
+from mmjax.data.image.transforms import ImageSpec
+from mmjax.data.record import Source, SourceOptions
+from mmjax.errors import UserError
+from mmjax.evaluation import example_selection, prompts
+from mmjax.evaluation.embedding import features, sharded_examples
+from mmjax.evaluation.embedding.features import Features
+from mmjax.evaluation.evaluators import contrastive, retrieval
+from mmjax.evaluation.example_selection import Artifacts, Matching
+from mmjax.evaluation.results import Evaluation
+from mmjax.evaluation.suite.jobs import TASKS, Job
+from mmjax.io.reader import is_local
+from mmjax.metrics import bootstrap, clip_score, compositional
+from mmjax.metrics.classification import confusion_matrix
+from mmjax.parallel import process_agreement
+
+_CAPTIONED = ("zeroshot_retrieval", "image_caption_selection", "clip_score")  # tasks that need no classes
+_PATIENCE = 5.0  # seconds before a progress bar appears
+Outcome = tuple[dict[str, float], Matching | Artifacts | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A job with its sources.
+
+    Attributes:
+      job: what is to be done.
+      source: its images, with the prompts that they are evaluated with.
+      train: the images that probes learn from, or None.
+    """
+
+    job: Job
+    source: Source
+    train: Source | None
+
+
+def open_jobs(
+    jobs: Sequence[Job], options: SourceOptions, config: ConfigDict, *, say: Callable[[str], None] = print
+) -> list[Opened]:
+    """Opens all sources.
+
+    Args:
+      jobs: what to open.
+      options: how to read sources.
+      config: the suite's; with `missing='skip'` what cannot be opened is left out.
+      say: is told what is left out.
+
+    Raises:
+      UserError: naming the first dataset that cannot be opened, with what it was looked for at, and the others.
+    """
+    opened, errors = [], {}
+    for job in jobs:
+        try:
+            opened.append(_open(job, options, config))
+        except UserError as error:
+            errors[job.name] = error
+    if errors and config.missing == "error":
+        name, first = next(iter(errors.items()))
+        others = [other for other in errors if other != name]
+        more = f" (nor can {', '.join(others)})" if others else ""
+        raise UserError(
+            f"dataset {name!r} cannot be evaluated{more}: {first}; --config.missing=skip goes on without"
+        ) from first
+    for name, error in errors.items():
+        say(f"left out: {name}: {error}")
+    if not opened and jobs:
+        raise UserError("none of the datasets can be opened; set root to the folder that holds them")
+    return opened
+
+
+def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
+    field = f"datasets.{job.name}"
+    keys = dict(image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
+    options = dataclasses.replace(options, **keys)
+    for key, spec in (("source", job.source), ("train", job.train)):
+        _check_there(spec, f"{field}.{key}")
+    source = mixture.open_source(job.source, options, field=f"{field}.source")
+    source.name = job.name
+    several = getattr(source, "is_multilabel", False)
+    source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
+    classes = len(source.class_names or ())
+    for task in job.tasks:
+        if not classes and task not in _CAPTIONED:
+            raise UserError(
+                f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {', '.join(_CAPTIONED)}"
+            )
+        if several and task in ("knn", "linear_probe", "few_shot"):
+            raise UserError(
+                f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
+            )
+    if "few_shot" in job.tasks and classes < config.few_shot.ways:
+        raise UserError(f"few_shot.ways={config.few_shot.ways}: {job.name} has {classes} classes; choose fewer ways")
+    train = None
+    if job.train and any(TASKS[task] for task in job.tasks):
+        train = mixture.open_source(job.train, options, field=f"{field}.train")
+        train.name = f"{job.name}/train"
+        if len(train.class_names or ()) != classes:
+            raise UserError(
+                f"{field}.train={job.train!r} has {len(train.class_names or ())} classes, and the test split {classes};"
+                " name the training split of the same dataset"
+            )
+    return Opened(job, source, train)
+
+
+def _check_there(spec: str, field: str) -> None:
+    """Says plainly that a folder of tars is not there, instead of looking for a tar of its name."""
+    kind, _, path = spec.partition(":")
+    if kind == "wds" and is_local(path) and not any(mark in path for mark in "*?[{:") and not os.path.exists(path):
+        raise UserError(f"{field}={spec!r}: there is no {path}")
+
+
+def run(
+    opened: Sequence[Opened],
+    tasks: Mapping[str, Sequence[str]],
+    embedder: Any,
+    image_spec: ImageSpec,
+    config: ConfigDict,
+    *,
+    say: Callable[[str], None] = print,
+) -> Iterator[tuple[Job, Evaluation]]:
+    """Yields each outcome as soon as it is there; every process must take all of them.
+
+    Args:
+      opened: the datasets.
+      tasks: which to run, by dataset.
+      embedder: an `embedder.MeshEmbedder`; every process gets all embeddings and computes all metrics.
+      image_spec: how images are prepared.
+      config: the suite's.
+      say: is told what comes next.
+    """
+    sources = [source for each in opened for source in (each.source, each.train) if source is not None]
+    examples = sharded_examples.make_examples(sources, image_spec, embedder.feeder)
+
+    def shown(source: Source) -> Iterable[Any]:
+        hidden = jax.process_index() != 0
+        told = dict(desc=source.name, unit="image", file=sys.stderr, delay=_PATIENCE, leave=False, disable=hidden)
+        return tqdm(examples(source), total=len(source), **told)
+
+    for each in opened:
+        wanted = tasks[each.job.name]
+        if not wanted:
+            continue
+        say(f"{each.job.name}: {len(each.source):,} images, {', '.join(wanted)}")
+        found = features.embed_source(each.source, embedder, shown)
+        learnt_from = None
+        if any(TASKS[task] for task in wanted):
+            say(f"{each.job.name}: {len(each.train):,} training images")
+            learnt_from = features.embed_source(each.train, embedder, shown)
+        for task in wanted:
+            metrics, kept = _TASKS[task](found, learnt_from, embedder, each.job, config)
+            with process_agreement.together():
+                if isinstance(kept, Matching):
+                    kept = example_selection.collect(found, kept, examples) if jax.process_index() == 0 else None
+            yield each.job, Evaluation(each.job.name, task, len(found), metrics, kept)
+
+
+def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    # The held-out loss depends on the batch, which is no part of a suite's settings.
+    metrics, matching = contrastive.classify(found, embedder, with_loss=False)
+    if config.bootstrap and matching.confusion is not None:
+        # A mean does not depend on the order of its values, so the counts are enough.
+        right = int(matching.confusion.trace())
+        values = np.arange(len(found)) < right
+        interval = bootstrap.bootstrap_interval(values, resamples=config.bootstrap, seed=config.seed)
+        metrics |= {"acc1_low95": interval.low, "acc1_high95": interval.high}
+    return metrics, matching
+
+
+def _retrieve(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    options = dict(bootstrap=config.bootstrap, seed=config.seed, with_loss=False)
+    metrics, matching = contrastive.retrieve(found, embedder, fold_size=job.fold_size or None, **options)
+    sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+    return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
+
+
+def _linear_probe(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    from mmjax.evaluation.evaluators import probes
+
+    result = probes.linear_probe(*_pairs(train, found), classes=len(found.source.class_names), seed=config.seed)
+    metrics = result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}
+    return metrics, _confusion(found, result.predictions)
+
+
+def _knn(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    from mmjax.evaluation.evaluators import probes
+
+    settings = config.knn
+    classes = len(found.source.class_names)
+    result = probes.knn(*_pairs(train, found), classes=classes, ks=settings.ks, vote=settings.vote)
+    k = settings.ks[0]
+    return result.metrics, _confusion(found, result.predictions[k], f"k = {k}")
+
+
+def _confusion(found: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
+    """What a report shows of predictions alone."""
+    names = list(found.source.class_names)
+    return Artifacts([], [], confusion_matrix(predictions, found.labels, len(names)), names, what=what)
+
+
+def _few_shot(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    from mmjax.evaluation.evaluators import probes
+
+    settings = config.few_shot.to_dict()
+    metrics = {}
+    for shots in settings.pop("shots"):
+        result = probes.few_shot_metrics(found.embeddings, found.labels, shots=shots, seed=config.seed, **settings)
+        metrics |= {f"{settings['ways']}way_{shots}shot_{name}": value for name, value in result.items()}
+    return metrics, None
+
+
+def _select_captions(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    wrong = [place for place, captions in enumerate(found.captions) if len(captions) != 2]
+    if wrong:
+        raise UserError(
+            f"datasets.{job.name}: image {wrong[0]} has {len(found.captions[wrong[0]])} captions;"
+            " image_caption_selection wants two for each, the right one first"
+        )
+    _, embeddings, index = retrieval.embed_unique(embedder.texts, [text for own in found.captions for text in own])
+    positive, negative = embeddings[index[0::2]], embeddings[index[1::2]]
+    if getattr(found.source, "images_per_example", 1) == 2:
+        # An example's two images are consecutive, each with its own caption first.
+        pairs = lambda rows: rows.reshape(-1, 2, rows.shape[-1])
+        return compositional.winoground_metrics(pairs(found.embeddings), pairs(positive)), None
+    return compositional.sugarcrepe_metrics(found.embeddings, positive, negative), None
+
+
+def _clip_score(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    silent = [place for place, own in enumerate(found.captions) if not own]
+    if silent:
+        raise UserError(f"datasets.{job.name}: image {silent[0]} has no caption; clip_score wants one for each")
+    prefix = config.clip_score.prefix
+    _, embeddings, index = retrieval.embed_unique(
+        embedder.texts, [prefix + text for own in found.captions for text in own]
+    )
+    own = np.split(embeddings[index], np.cumsum([len(captions) for captions in found.captions])[:-1])
+    first = np.stack([rows[0] for rows in own])
+    values = {"clip_score": clip_score.clip_scores(found.embeddings, first)}
+    if all(len(rows) > 1 for rows in own):
+        references = [rows[1:] for rows in own]
+        values["ref_clip_score"] = clip_score.ref_clip_scores(found.embeddings, first, references)
+    metrics = {name: float(each.mean()) for name, each in values.items()}
+    for name, each in values.items() if config.bootstrap else ():
+        interval = bootstrap.bootstrap_interval(each, resamples=config.bootstrap, seed=config.seed)
+        metrics |= {f"{name}_low95": interval.low, f"{name}_high95": interval.high}
+    return metrics, None
+
+
+def _pairs(train: Features, test: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return train.embeddings, train.labels, test.embeddings, test.labels
+
+
+_TASKS: dict[str, Callable[..., Outcome]] = {
+    "zeroshot_classification": _classify,
+    "zeroshot_retrieval": _retrieve,
+    "linear_probe": _linear_probe,
+    "knn": _knn,
+    "few_shot": _few_shot,
+    "image_caption_selection": _select_captions,
+    "clip_score": _clip_score,
+}

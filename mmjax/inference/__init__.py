@@ -1,0 +1,1 @@
+"""Models restored for use: loading, calling, evaluating, converting."""

@@ -1,0 +1,77 @@
+"""`mmjax.load`: a model from a workdir or from the weights of another library."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mmjax.errors import UserError
+from mmjax.inference import checkpoint_source
+from mmjax.inference.model import Model
+from mmjax.nn import embed
+from mmjax.tasks import capabilities
+
+_POSITIONS = "image/position_embedding"
+
+
+def load(
+    path: Any,
+    *,
+    step: int | None = None,
+    image_size: int | None = None,
+    tokenizer: str | None = None,
+    precision: str | None = None,
+    batch_size: int = 64,
+    mesh: Mesh | None = None,
+    **settings: Any,
+) -> Model:
+    """Loads a model, onto one device or over a mesh, from wherever it comes.
+
+    Args:
+      path: a workdir; a file or folder in OpenCLIP's (and OpenAI's), Hugging Face's or big_vision's format; or
+        `hf-hub:NAME`, which needs the package huggingface_hub.
+      step: checkpoint of a workdir; the latest by default.
+      image_size: side of the images in pixels, where it is to be another one: position embeddings are resampled.
+      tokenizer: as `data.tokenizer` has it, such as `sentencepiece:FILE`, where none lies beside the weights.
+      precision: compute type of the towers, `float32` or `bfloat16`; a run's own, and else float32.
+      batch_size: rows at a time.
+      mesh: of `mmjax.parallel.mesh.make_mesh`: the partition rules place every array as it is read, and no device
+        holds all of a model that is too large for it.
+      **settings: what the files of another library do not tell, such as `activation="quick_gelu"`; for one tower,
+        `**{"image.heads": 16}`.
+
+    Raises:
+      UserError: nothing there, damaged, of another kind of model, or not enough told.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    found = checkpoint_source.open_path(path, step=step, tokenizer=tokenizer, settings=settings)
+    config = found.config
+    params = found.read(checkpoint_source.shardings(found.shapes, config, mesh))
+    if image_size is not None:
+        if found.preprocessing is None or _POSITIONS not in found.shapes:
+            raise UserError(f"image_size={image_size}: {capabilities.told(config)} has no image tower to be resized")
+        if image_size != config.model.image.image_size:
+            params = _resized(params, found.shapes, config, image_size, mesh)
+            found = dataclasses.replace(found, preprocessing={**found.preprocessing, "size": image_size})
+    if precision is not None:
+        config.precision = precision
+    return Model(found.make_task(mesh), params, found.make_tokenizer, batch_size=batch_size)
+
+
+def _resized(params: Any, shapes: Mapping[str, Any], config: Any, image_size: int, mesh: Mesh | None) -> Any:
+    """Parameters for images of another size, which `config` is changed to."""
+    image = config.model.image
+    if type(image_size) is not int or image_size < image.patch_size or image_size % image.patch_size:
+        raise UserError(
+            f"image_size={image_size} is not a multiple of the model's patches of {image.patch_size} pixels"
+        )
+    old, new = (side // image.patch_size for side in (image.image_size, image_size))
+    table = params["image"]["position_embedding"]
+    table = embed.resample_positions(table, (old, old), (new, new), prefix=int(image.get("class_token", True)))
+    places = checkpoint_source.shardings({**shapes, _POSITIONS: table.shape}, config, mesh)
+    table = jax.device_put(table, places[_POSITIONS])
+    image.image_size = image_size
+    return params | {"image": params["image"] | {"position_embedding": table}}

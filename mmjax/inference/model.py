@@ -1,0 +1,294 @@
+"""`mmjax.load(PATH)`: a restored model that a person can call."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float32
+
+from mmjax import tasks
+from mmjax.data.image import transforms
+from mmjax.data.loading.example_transforms import AnswerPreparer
+from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.errors import UserError
+from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
+from mmjax.inference import inputs
+from mmjax.models import generation
+from mmjax.parallel import global_arrays
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.tasks import capabilities
+
+TEMPLATES = ("a photo of a {c}.",)
+
+
+class Model:
+    """A restored model, on one device or over a mesh; what it `can` do depends on what it was trained for.
+
+    Made by `load`. Inputs are taken in batches, filled up to a power of two, so that few shapes are compiled.
+
+    Args:
+      task: of the model.
+      params: its parameters; over a mesh, batches are spread, and every process of it makes the same calls.
+      make_tokenizer: makes the tokenizer when the first string comes; raises `UserError` where there is none.
+      batch_size: rows at a time.
+
+    Attributes:
+      config: as of a run; `config.model` are the model's settings.
+      image_spec: how images are prepared; None for a model that sees none.
+      answers: those that it chooses among, where it was trained to.
+    """
+
+    def __init__(
+        self,
+        task: tasks.Task,
+        params: Any,
+        make_tokenizer: Callable[[], tokenizer_lib.Tokenizer | None],
+        *,
+        batch_size: int = 64,
+    ):
+        self.config: ml_collections.ConfigDict = task.config
+        self.params, self.batch_size = params, batch_size
+        self.image_spec: transforms.ImageSpec | None = task.image_spec
+        self.mesh: Mesh | None = task.mesh
+        self.answers: tuple[str, ...] = task.answers
+        self._make_tokenizer, self._tokenizer = make_tokenizer, None
+        self._task = task
+        self._embed_bytes = jax.jit(task.embed_images)
+        self._embed_pixels = jax.jit(task.embed_pixels)
+        self._embed_text = jax.jit(task.embed_text)
+        self._write = jax.jit(functools.partial(_write, task), static_argnums=0)
+        self._classify = jax.jit(functools.partial(_classify, task), static_argnums=0)
+        self._answer = jax.jit(lambda *args: jnp.argmax(task.answer(*args), axis=1))
+        self._match = jax.jit(lambda *args: jax.nn.sigmoid(task.match(*args)))
+
+    @functools.cached_property
+    def can(self) -> tuple[str, ...]:
+        """The methods that this model was trained for."""
+        return capabilities.abilities(self._task)
+
+    def _check(self, method: str) -> None:
+        if method not in self.can:
+            capabilities.check(self._task, method, method)
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied with (not its logarithm).
+
+        Raises:
+          UserError: the model compares no embeddings.
+        """
+        if "logit_scale" not in self.params:
+            raise UserError(f"logit_scale: {capabilities.told(self.config)} compares no embeddings")
+        return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to scaled similarities (SigLIP), or None."""
+        return float(self.params["logit_bias"]) if "logit_bias" in self.params else None
+
+    @property
+    def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
+        """The model's tokenizer; None for a model without text.
+
+        Raises:
+          UserError: none is known.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        return self._tokenizer
+
+    # -- embedding -----------------------------------------------------------------------------------------------------
+
+    def encode_image(self, images: Any) -> Float32[np.ndarray, "B E"]:
+        """Embeds images; rows have unit length.
+
+        Args:
+          images: PIL images or uint8 arrays [H, W, 3] of any size (a list, or one array [B, H, W, 3]), to be resized
+            and normalised as the model wants; or a float array [B, H, W, 3] that already is.
+
+        Raises:
+          UserError: of another kind, or preprocessed to another size; or the model embeds no images.
+        """
+        self._check("encode_image")
+        if inputs.are_pixels(images, self.image_spec.size):
+            found = self._run(self._embed_pixels, (np.asarray(images, np.float32),))
+        else:
+            found = self._run(self._embed_bytes, (inputs.as_bytes(images, self.image_spec),))
+        return self._nothing() if found is None else found.astype(np.float32)
+
+    def encode_text(self, texts: Any) -> Float32[np.ndarray, "B E"]:
+        """Embeds texts; rows have unit length.
+
+        Args:
+          texts: strings, or an integer array [B, L] of token ids with L at most the model's context length.
+
+        Raises:
+          UserError: strings without a known tokenizer, or ids that the model does not have; or it embeds no texts.
+        """
+        self._check("encode_text")
+        if isinstance(texts, str):
+            texts = [texts]
+        if not len(texts):
+            return self._nothing()
+        are_strings = all(isinstance(text, str) for text in texts)
+        columns = self.tokenizer(list(texts)) if are_strings else inputs.as_ids(texts, self.config.model.text)
+        found = self._run(self._embed_text, columns)
+        return self._nothing() if found is None else found.astype(np.float32)
+
+    def _nothing(self) -> np.ndarray:
+        return np.zeros((0, self.config.model.embed_dim), np.float32)
+
+    def zero_shot(
+        self, images: Any, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
+    ) -> Float32[np.ndarray, "B C"]:
+        """Classifies images by names of classes; the most probable class is the prediction.
+
+        Args:
+          images: see `encode_image`.
+          class_names: C names.
+          templates: prompts with `{c}` where the name belongs; a class is the mean of its prompts' embeddings.
+
+        Returns:
+          Probabilities: over the classes (softmax) or, for a model with a bias, of each class by itself (sigmoid).
+
+        Raises:
+          UserError: see `encode_image`.
+        """
+        self._check("zero_shot")
+        weights = zero_shot_lib.zero_shot_weights(self.encode_text, list(class_names), list(templates))
+        logits = self.logit_scale * (self.encode_image(images) @ weights.T)
+        if self.logit_bias is not None:
+            return np.asarray(jax.nn.sigmoid(logits + self.logit_bias))
+        return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+    # -- image and text together ---------------------------------------------------------------------------------------
+
+    def caption(self, images: Any, prompt: Any = "", *, seed: int = 0, **decoding: Any) -> list[str]:
+        """Writes a text about each image.
+
+        Args:
+          images: PIL images or uint8 arrays, as `encode_image` takes them.
+          prompt: what every text begins with, or a string for each image; it is not part of the result.
+          seed: of sampling; image i's text depends on it and on i.
+          **decoding: fields of `mmjax.models.generation.Decoding` in place of the run's `config.decoding`, such as
+            `method="beam", beams=3` or `method="sample", temperature=0.7`.
+
+        Raises:
+          UserError: of another kind; or the model writes no captions.
+        """
+        self._check("caption")
+        pictures = self._pictures("caption", images)
+        ids, mask = inputs.as_prompts(inputs.one_each("prompt", prompt, len(pictures)), self.tokenizer)
+        usual = self._task.decoding(self.tokenizer)
+        chosen = inputs.as_decoding(usual, ids.shape[1], self.config.model.text.context_length, decoding)
+        return self._written(chosen, pictures, ids, mask, seed)
+
+    def answer(self, images: Any, questions: Any) -> list[str]:
+        """Answers questions about images: the likeliest of `answers`, or in the model's own words.
+
+        Args:
+          images: PIL images or uint8 arrays, as `encode_image` takes them.
+          questions: a string for each image, or one for all of them.
+
+        Raises:
+          UserError: of another kind; or the model answers no questions.
+        """
+        self._check("answer")
+        pictures = self._pictures("answer", images)
+        questions = inputs.one_each("questions", questions, len(pictures))
+        if not questions:
+            return []
+        if self._task.can("vqa"):
+            places = self._run(self._answer, (pictures, *self.tokenizer(questions)))
+            return [self.answers[place] for place in places.tolist()]
+        preparer = AnswerPreparer(self.image_spec, self.tokenizer)
+        ids, mask = (np.stack(column) for column in zip(*map(preparer.prompt, questions), strict=True))
+        return self._written(self._task.decoding(self.tokenizer), pictures, ids, mask, 0)
+
+    def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:
+        """Tells whether texts belong to images.
+
+        Args:
+          images: PIL images or uint8 arrays, as `encode_image` takes them.
+          texts: a string for each image, or one for all of them.
+
+        Returns:
+          Probabilities that they belong together.
+
+        Raises:
+          UserError: of another kind; or the model was not trained to match.
+        """
+        self._check("match")
+        pictures = self._pictures("match", images)
+        texts = inputs.one_each("texts", texts, len(pictures))
+        found = self._run(self._match, (pictures, *self.tokenizer(texts))) if texts else None
+        return np.zeros(0, np.float32) if found is None else found.astype(np.float32)
+
+    def classify(
+        self, modalities: Mapping[str, Any], present: Bool[np.ndarray, "B M"] | None = None
+    ) -> Float32[np.ndarray, "B C"]:
+        """Classifies examples of several modalities.
+
+        Args:
+          modalities: an array [B, ...] each, by name; what is left out is missing from all examples.
+          present: which of all modalities, in sorted order of name, each example has; None: those that are given.
+
+        Returns:
+          Probabilities of the classes.
+
+        Raises:
+          UserError: another name or shape, or an example without any; or the model classifies no modalities.
+        """
+        self._check("classify")
+        batch, present = inputs.as_modalities(modalities, present, self._task.preparer)
+        keys = sorted(batch)
+        found = None
+        if keys:
+            found = self._run(functools.partial(self._classify, tuple(keys)), (*(batch[key] for key in keys), present))
+        return np.zeros((0, self.config.model.classes), np.float32) if found is None else found.astype(np.float32)
+
+    def _pictures(self, method: str, images: Any) -> np.ndarray:
+        if inputs.are_pixels(images, self.image_spec.size):
+            raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
+        return inputs.as_bytes(images, self.image_spec)
+
+    def _written(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
+        seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), np.arange(len(pictures))], axis=1)
+        columns = (pictures, ids, mask, seeds.astype(np.uint32))
+        tokens = self._run(functools.partial(self._write, decoding), columns)
+        return [] if tokens is None else [self.tokenizer.decode(row) for row in tokens.tolist()]
+
+    def _run(self, function: Callable[..., Any], columns: tuple[np.ndarray, ...]) -> np.ndarray | None:
+        """Runs batches of the next power of two of rows; the last row is repeated to fill one up. None of no rows.
+
+        Over a mesh a batch also divides over its devices.
+        """
+        unit = 1 if self.mesh is None else mesh_lib.batch_devices(self.mesh)
+        total, parts = len(columns[0]), []
+        for start in range(0, total, self.batch_size):
+            rows = [column[start : start + self.batch_size] for column in columns]
+            count = len(rows[0])
+            filled = -(-min(self.batch_size, 1 << (count - 1).bit_length()) // unit) * unit
+            rows = [np.concatenate([x, np.repeat(x[-1:], filled - count, axis=0)]) for x in rows]
+            if self.mesh is not None:
+                own = mesh_lib.local_rows(self.mesh, filled)
+                rows = global_arrays.to_global(self.mesh, [x[own] for x in rows])
+            parts.append(np.asarray(global_arrays.to_host(function(self.params, *rows)))[:count])
+        return np.concatenate(parts) if parts else None
+
+
+def _write(task: tasks.Task, decoding: generation.Decoding, params, images, ids, mask, seeds) -> jax.Array:
+    """The tokens that a task writes; `seeds` uint32 [B, 2] are the examples'."""
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed[0]), seed[1]))(seeds)
+    return task.write(params, images, ids, mask, decoding, keys).tokens
+
+
+def _classify(task: tasks.Task, keys: tuple[str, ...], params, *columns) -> jax.Array:
+    """Probabilities of the classes; columns are the modalities by `keys`, and which are present."""
+    *values, present = columns
+    return jax.nn.softmax(task.classify(params, dict(zip(keys, values, strict=True)), present), axis=-1)

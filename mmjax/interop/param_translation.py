@@ -1,0 +1,187 @@
+"""Between named arrays of another library and our parameters, one parameter at a time."""
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.errors import UserError, did_you_mean
+from mmjax.interop.param_names import Row
+from mmjax.interop.tensor_files import Tensors
+from mmjax.models import two_tower
+from mmjax.parallel import partition
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Buffers and constants that some files carry beside the parameters.
+_NO_PARAMETERS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "attn_mask",
+    "position_ids",
+    "num_batches_tracked",
+)
+
+
+def param_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a two-tower model's parameters by path; nothing is computed.
+
+    Args:
+      settings: of `TwoTower`, as in `mmjax.models.variants.two_tower`.
+    """
+    return dict(_param_shapes(json.dumps(settings, sort_keys=True)))
+
+
+@functools.lru_cache(maxsize=8)
+def _param_shapes(settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    settings = json.loads(settings)
+    for field in ("max_logit_scale", "init"):  # of training
+        settings.pop(field, None)
+    model = two_tower.TwoTower(**settings)
+    side = settings["image"]["image_size"]
+    inputs = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    return tuple((partition.path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+
+
+def select(rows: Sequence[Row], shapes: Shapes, form: str) -> list[Row]:
+    """The rows of a table that a model needs.
+
+    Args:
+      rows: a format's table.
+      shapes: the model's parameters.
+      form: what messages call the format.
+
+    Raises:
+      UserError: the format has no name for one of the parameters.
+    """
+    chosen = [row for row in rows if all(path in shapes for path in row.ours)]
+    named = {path for row in chosen for path in row.ours}
+    for path in shapes:
+        if path not in named:
+            raise UserError(f"{form} has no name for the parameter {path}; this model cannot be written in that format")
+    return chosen
+
+
+def _depth(row: Row, shapes: Shapes) -> int:
+    return shapes[row.ours[0]][0] if row.stacked else 1
+
+
+def _our_shapes(row: Row, shapes: Shapes) -> list[tuple[int, ...]]:
+    """Shapes of a row's parameters, of one layer."""
+    return [shapes[path][1:] if row.stacked else shapes[path] for path in row.ours]
+
+
+def their_shapes(rows: Iterable[Row], shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's parameters in another format, in the order that `translate` gives them."""
+    result = {}
+    for row in rows:
+        # Zeros without memory: reshapes and transposes of them are views.
+        blank = [np.broadcast_to(np.float32(0), shape) for shape in _our_shapes(row, shapes)]
+        theirs = [array.shape for array in row.layout.to_theirs(blank)]
+        for layer in range(_depth(row, shapes)):
+            result |= {name.format(i=layer): shape for name, shape in zip(row.theirs, theirs, strict=True)}
+    return result
+
+
+def check(tensors: Tensors, rows: Sequence[Row], shapes: Shapes) -> None:
+    """Checks a file's names and shapes against a model's, before anything is read.
+
+    Raises:
+      UserError: a parameter is missing, unknown or of another shape.
+    """
+    wanted = their_shapes(rows, shapes)
+    for name, shape in wanted.items():
+        if name not in tensors:
+            missing = sum(other not in tensors for other in wanted)
+            more = f" (and {missing - 1} more)" if missing > 1 else ""
+            raise UserError(f"{tensors.path}: the parameter {name}{more} is missing{did_you_mean(name, tensors)}")
+        found = tensors[name]
+        if found != shape and not (np.prod(shape) == np.prod(found) == 1 and len(found) <= 1):  # scalars as [1]
+            raise UserError(f"{tensors.path}: {name} has shape {list(found)}, but its config makes it {list(shape)}")
+    unknown = [name for name in tensors if name not in wanted and not name.endswith(_NO_PARAMETERS)]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise UserError(
+            f"{tensors.path}: the parameter {unknown[0]}{more} is unknown to this kind of model;"
+            " mmjax has no place for it"
+        )
+
+
+def read(
+    tensors: Tensors,
+    rows: Sequence[Row],
+    shapes: Shapes,
+    place: Callable[[str, np.ndarray], Any],
+    wanted: Callable[[str], bool] = lambda path: True,
+) -> dict[str, Any]:
+    """Reads parameters, one after the other: what is on the host at a time is one of them and a tensor of the file.
+
+    Args:
+      tensors: the file.
+      rows: from `select`.
+      shapes: the model's.
+      place: (path, float32 array) -> what to keep; puts the array on the devices.
+      wanted: which paths to read.
+
+    Returns:
+      What `place` returned, by path.
+    """
+    result = {}
+    for row in rows:
+        if not any(map(wanted, row.ours)):
+            continue
+        single = _our_shapes(row, shapes)
+        if not row.stacked:
+            arrays = row.layout.to_ours([tensors.read(name) for name in row.theirs], single)
+        else:
+            arrays = [np.empty(shapes[path], np.float32) for path in row.ours]
+            for layer in range(_depth(row, shapes)):
+                parts = row.layout.to_ours([tensors.read(name.format(i=layer)) for name in row.theirs], single)
+                for array, part in zip(arrays, parts, strict=True):
+                    array[layer] = part
+        for path, array in zip(row.ours, arrays, strict=True):
+            if wanted(path):
+                result[path] = place(path, np.asarray(array, order="C"))
+    return result
+
+
+def write(params: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[tuple[str, np.ndarray]]:
+    """Translates parameters to another format, one after the other.
+
+    Args:
+      params: our arrays by path.
+      rows: from `select`.
+
+    Yields:
+      Their names and contiguous float32 arrays, in the order of `their_shapes`.
+    """
+    for row in rows:
+        arrays = [np.asarray(params[path], np.float32) for path in row.ours]
+        for layer in range(len(arrays[0])) if row.stacked else [None]:
+            parts = arrays if layer is None else [array[layer] for array in arrays]
+            names = [name.format(i=layer) for name in row.theirs]
+            for name, array in zip(names, row.layout.to_theirs(parts), strict=True):
+                yield name, np.asarray(array, order="C")
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a/b': x} -> {'a': {'b': x}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+def flattened(tree: Any) -> dict[str, Any]:
+    """{'a': {'b': x}} -> {'a/b': x}."""
+    return {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -1,0 +1,1 @@
+"""Whatever opens files and folders, local or remote."""

@@ -1,0 +1,1 @@
+"""Metrics: NumPy on scores, ranks, texts and labels."""

@@ -1,0 +1,190 @@
+"""Metrics of classification and of ranks: pure functions of NumPy arrays, named as in CLIP_benchmark."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Integer
+
+from mmjax.metrics.exact_dot import blocks
+from mmjax.metrics.ranks import average_precision, best_ranks, check_indices
+
+_BLOCK = 2048
+
+
+def classification_metrics(scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> dict[str, float]:
+    """Top-1, top-5 and class-balanced accuracy, as CLIP_benchmark names them.
+
+    Args:
+      scores: similarity or logits of every example with every class; among equal scores the lower class comes first.
+      labels: the right class of every example, in [0, C).
+
+    Returns:
+      See `label_rank_metrics`.
+
+    Raises:
+      ValueError: for no examples, shapes that do not fit, labels outside [0, C) or scores that are not finite.
+    """
+    return label_rank_metrics(label_ranks(scores, labels), labels, scores.shape[1])
+
+
+def label_ranks(scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> Integer[np.ndarray, " N"]:
+    """The 1-based rank of every example's class; see `classification_metrics`."""
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not scores.size:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} should be [N, C] and [N] with N, C > 0")
+    count, classes = scores.shape
+    check_indices("labels", labels, classes)
+    ranks = np.empty(count, np.int64)
+    columns = np.arange(classes)
+    for rows in blocks(count, _BLOCK):
+        block, label = scores[rows], labels[rows, None]
+        if not np.isfinite(block).all():
+            raise ValueError("scores are not finite: the embeddings hold NaN or infinity")
+        own = np.take_along_axis(block, label, axis=1)
+        ranks[rows] = 1 + np.sum((block > own) | ((block == own) & (columns < label)), axis=1)
+    return ranks
+
+
+def label_rank_metrics(
+    ranks: Integer[np.ndarray, " N"], labels: Integer[np.ndarray, " N"], classes: int
+) -> dict[str, float]:
+    """Accuracies from the 1-based rank of every example's class.
+
+    Returns:
+      Values in [0, 1]: `acc1`; `acc5`, left out with fewer than five classes (CLIP_benchmark gives NaN there, which
+      JSON cannot hold); `mean_per_class_recall`, the mean of top-1 recall over the classes that have examples, as
+      scikit-learn's `balanced_accuracy_score`.
+    """
+    right = ranks == 1
+    metrics = {"acc1": float(right.mean())}
+    if classes >= 5:
+        metrics["acc5"] = float((ranks <= 5).mean())
+    examples = np.bincount(labels, minlength=classes)
+    recalls = np.bincount(labels, weights=right, minlength=classes)[examples > 0] / examples[examples > 0]
+    metrics["mean_per_class_recall"] = float(recalls.mean())
+    return metrics
+
+
+def confusion_matrix(
+    predictions: Integer[np.ndarray, " N"], labels: Integer[np.ndarray, " N"], classes: int
+) -> Integer[np.ndarray, "C C"]:
+    """Counts of examples by true class (row) and predicted class (column).
+
+    Raises:
+      ValueError: for predictions or labels outside [0, classes).
+    """
+    check_indices("labels", labels, classes)
+    check_indices("predictions", predictions, classes)
+    cells = labels.astype(np.int64) * classes + predictions.astype(np.int64)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def multilabel_metrics(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> dict[str, float]:
+    """Mean average precision over classes, for images that show several of them (VOC2007, MS-COCO).
+
+    Returns:
+      `mean_average_precision`, over the classes with an image: one without has no average precision (CLIP_benchmark
+      counts it as 0; its data sets have none).
+
+    Raises:
+      ValueError: as `average_precisions`.
+    """
+    return {"mean_average_precision": float(np.nanmean(average_precisions(scores, targets)))}
+
+
+def average_precisions(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarray, "N C"]) -> Float64[np.ndarray, " C"]:
+    """Every class's average precision, NaN for a class that no image shows.
+
+    A class's average precision is 1/P sum over its P images of the precision at their ranks among all N images: no
+    interpolation, as CLIP_benchmark and scikit-learn (PASCAL VOC's own protocol of 2007 interpolates at 11 points).
+    Among equal scores the lower image comes first.
+
+    Args:
+      scores: similarity or logits of every image with every class.
+      targets: whether the image shows the class.
+
+    Raises:
+      ValueError: for shapes that do not fit, scores that are not finite, or targets that are all false.
+    """
+    if scores.ndim != 2 or targets.shape != scores.shape or not targets.any():
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} should be equal and show some class")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores are not finite: the embeddings hold NaN or infinity")
+    found = np.full(scores.shape[1], np.nan)
+    for label in np.flatnonzero(targets.any(axis=0)):
+        ranks = 1 + np.flatnonzero(targets[np.argsort(-scores[:, label], kind="stable"), label])
+        found[label] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+    return found
+
+
+def rank_metrics(
+    ranks: Integer[np.ndarray, " P"], offsets: Integer[np.ndarray, " Q1"], *, ks: tuple[int, ...] = (1, 5, 10)
+) -> dict[str, float]:
+    """What retrieval reports, from the ranks of all positives.
+
+    Args:
+      ranks: the 1-based ranks of query q's positives are ranks[offsets[q]:offsets[q+1]].
+      offsets: see above; every query has a positive.
+      ks: for recall.
+
+    Returns:
+      `recall@K`: the share of queries whose best positive ranks at most K (a hit rate, as in the CLIP literature; not
+      the share of positives found). `median_rank` and `mean_rank` of the best positive, from 1 up.
+      `mean_reciprocal_rank` of the best positive. `mean_average_precision` over all positives, without a cut-off; with
+      one positive a query it is the mean reciprocal rank.
+    """
+    best = best_ranks(ranks, offsets)
+    metrics = {f"recall@{k}": float((best <= k).mean()) for k in ks}
+    metrics["median_rank"] = float(np.median(best))
+    metrics["mean_rank"] = float(best.mean())
+    metrics["mean_reciprocal_rank"] = float((1 / best).mean())
+    metrics["mean_average_precision"] = float(average_precision(ranks, offsets).mean())
+    return metrics
+
+
+def matching_metrics(
+    scores: Float[np.ndarray, " N"] | Float[np.ndarray, "N 2"],
+    labels: Integer[np.ndarray, " N"] | Bool[np.ndarray, " N"],
+) -> dict[str, float]:
+    """Accuracy of image-text matching (ITM).
+
+    Args:
+      scores: the logit of a match, where above 0 is a match; or the logits of mismatch and match, where the larger one
+        decides, and mismatch among equal ones.
+      labels: 1 for a match, 0 for a mismatch.
+
+    Returns:
+      Values in [0, 1]: `itm_accuracy`; `itm_accuracy_match` and `itm_accuracy_mismatch`, over the pairs of one label,
+      left out where there are none; `itm_balanced_accuracy`, the mean of those two, 0.5 for a constant guess. ALBEF's
+      pairs are one match to two mismatches, so its constant guess has an accuracy of 2/3.
+
+    Raises:
+      ValueError: for no pairs, shapes that do not fit, labels outside {0, 1} or scores that are not finite.
+    """
+    if labels.ndim != 1 or scores.shape not in (labels.shape, (*labels.shape, 2)) or not labels.size:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} should be [N] or [N, 2], and [N] with N > 0")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores are not finite: the model's outputs hold NaN or infinity")
+    labels = labels.astype(np.int64)
+    check_indices("labels", labels, 2)
+    matched = scores[:, 1] > scores[:, 0] if scores.ndim == 2 else scores > 0
+    right = matched == (labels == 1)
+    metrics = {"itm_accuracy": float(right.mean())}
+    for label, name in ((1, "match"), (0, "mismatch")):
+        if (labels == label).any():
+            metrics[f"itm_accuracy_{name}"] = float(right[labels == label].mean())
+    metrics["itm_balanced_accuracy"] = float(np.mean(list(metrics.values())[1:]))
+    return metrics
+
+
+def perplexity(total_nll: float, tokens: int | float) -> float:
+    """exp of the mean negative log-likelihood a token; infinite where float64 has no such number.
+
+    Args:
+      total_nll: summed over all tokens of all examples, in nats, so that long texts weigh as their tokens do.
+      tokens: how many were predicted: padding and the first token are not.
+
+    Raises:
+      ValueError: for no tokens.
+    """
+    if not tokens > 0:
+        raise ValueError(f"perplexity of {tokens} tokens: there should be some")
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.float64(total_nll) / tokens))

@@ -1,0 +1,148 @@
+"""A classifier of any modalities: an encoder each, a fusion, a head; any of them may be missing."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+from mmjax import errors
+from mmjax.models import modality_encoders
+from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
+from mmjax.models.fusion import kinds
+from mmjax.nn import dropout
+from mmjax.nn.dense import dense_float32
+from mmjax.nn.pool import Pool
+
+
+class FusedClassifier(nn.Module):
+    """Encoders, a fusion, and a linear head, unless the fusion decides itself.
+
+    Parameters: `encoder_NAME` of each modality, `fusion`, `head`.
+
+    Attributes:
+      encoders: by name of the modality, settings of its encoder with their `kind`, see `modality_encoders.KINDS`.
+      fusion: settings of the fusion with their `kind`, see `fusion.kinds.KINDS`.
+      classes: C.
+      image: `{"image_size": pixels}` where the modality `image` is the record's own image; None where it is an array
+        like the others.
+      dtype: compute type; logits are float32.
+    """
+
+    encoders: Mapping[str, Mapping[str, Any]]
+    fusion: Mapping[str, Any]
+    classes: int
+    image: Mapping[str, Any] | None = None
+    dtype: DTypeLike = jnp.float32
+
+    serves: ClassVar[tuple[str, ...]] = ("classify",)
+
+    @nn.compact
+    def __call__(
+        self,
+        modalities: Mapping[str, Float[Array, "B ..."]],
+        present: Bool[Array, "B M"],
+        keys: Key[Array, " B"] | None = None,
+    ) -> Float[Array, "B C"]:
+        """Classifies examples.
+
+        Args:
+          modalities: an array each, by name. NaN marks what an array lacks: a cell of a table, a whole step, frame or
+            row of everything else but images; token ids of a text are whole numbers.
+          present: which modalities each example has, in sorted order of name. What an absent one's array holds does
+            not matter, and an array that lacks everything is absent.
+          keys: per-example keys, for noise.
+
+        Returns:
+          Logits of the classes; log-probabilities where the fusion decides.
+
+        Raises:
+          ValueError: other modalities than `encoders` has.
+          UserError: settings that do not fit.
+        """
+        names = sorted(self.encoders)
+        if sorted(modalities) != names:
+            raise ValueError(f"modalities {', '.join(sorted(modalities))} for encoders of {', '.join(names)}")
+        encoded, there = {}, []
+        for place, name in enumerate(names):
+            noise = dropout.fold_keys(dropout.fold_keys(keys, 0), place)
+            encoded[name], lacks = self._encode(name, modalities[name], present[:, place], noise)
+            there.append(present[:, place] & ~lacks)
+        fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
+        fused = fuse(encoded, jnp.stack(there, axis=1), dropout.fold_keys(keys, 2))
+        if fuse.decides:
+            return fused
+        x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
+        head = dense_float32(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
+        return head(x)
+
+    def _encode(self, name, x, present, keys) -> tuple[Encoded, Bool[Array, " B"]]:
+        """One modality's tokens, and which examples' arrays lack everything."""
+        x = jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+        encoder = make_encoder(name, self.encoders[name], self.image, dtype=self.dtype)
+        if isinstance(encoder, VisionTransformer):
+            return encoder(x, keys), jnp.zeros(len(x), bool)
+        if isinstance(encoder, TextTransformer):
+            real = x >= 0  # NaN is not
+            return encoder(jnp.where(real, x, 0).astype(jnp.int32), real, keys), ~real.any(axis=1)
+        if isinstance(encoder, modality_encoders.TableTransformer):
+            found = encoder(x, None, keys)
+        else:
+            real = jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=2)
+            # Features of one vector are one row.
+            found = encoder(x, real.all(axis=1, keepdims=True) if x.ndim == 2 else real, keys)
+        return found, ~found.valid[:, len(encoder.learned_tokens()) :].any(axis=1)
+
+
+def make_encoder(
+    name: str, settings: Mapping[str, Any], image: Mapping[str, Any] | None = None, *, dtype: DTypeLike = jnp.float32
+) -> nn.Module:
+    """Makes the encoder of a modality.
+
+    Args:
+      name: of the modality.
+      settings: the encoder's, with its `kind`.
+      image: see `FusedClassifier`.
+      dtype: compute type.
+
+    Raises:
+      UserError: settings that do not fit.
+    """
+    field, settings = f"model.encoders.{name}", dict(settings)
+    kind = errors.choose(f"{field}.kind", settings.pop("kind", ""), modality_encoders.KINDS)
+    if name == "image" and image is not None and settings.get("image_size") != image["image_size"]:
+        raise errors.UserError(
+            f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
+            " both alike"
+        )
+    try:
+        encoder = modality_encoders.make_encoder(kind, settings, dtype=dtype, name=f"encoder_{name}")
+    except TypeError as error:  # a setting that it has not, or lacks
+        raise errors.UserError(f"{field}: {error}") from error
+    if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
+        raise errors.UserError(
+            f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"
+        )
+    return encoder
+
+
+def example(
+    settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Float[Array, "1 ..."]], Bool[Array, "1 M"]]:
+    """Arguments of a call that touches every parameter: zeros.
+
+    Args:
+      settings: of the classifier.
+      shapes: of each modality's array, by name, but the record's own image's.
+    """
+    arrays = {}
+    for name in settings["encoders"]:
+        shape = shapes.get(name)
+        if name == "image" and settings.get("image"):
+            shape = (settings["image"]["image_size"],) * 2 + (3,)
+        if shape is None:
+            raise errors.UserError(f"model.encoders.{name}: the shape of its arrays is not known; see modality_shapes")
+        arrays[name] = jnp.zeros((1, *shape), jnp.float32)
+    return arrays, jnp.ones((1, len(arrays)), bool)

@@ -1,0 +1,165 @@
+"""Fusion by kind, and that of decisions: each modality decides, and the decisions are combined."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+from mmjax import errors
+from mmjax.models.encoders import Encoded
+from mmjax.models.fusion.pooled import Attention, Concat, Gated, Pooling, Weighted, prepare, present_softmax
+from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
+from mmjax.nn.dense import dense_float32
+from mmjax.nn.pool import Pool
+
+COMBINATIONS = ("linear", "logits", "product")
+
+
+def combine_decisions(
+    combine: str,
+    logits: Float[Array, "B K C"],
+    present: Bool[Array, "B K"],
+    scores: Float[Array, " K"] | None = None,
+) -> Float[Array, "B C"]:
+    """Combines the decisions that are present.
+
+    With weights w = softmax(scores + log present) and p = softmax(logits) of each decision:
+
+    - `linear`: log sum w p, a mixture of the distributions;
+    - `logits`: the weighted mean of the logits, renormalised: log-linear pooling;
+    - `product`: the product of the p, renormalised, without weights: a product of experts.
+
+    Args:
+      combine: a name in `COMBINATIONS`.
+      logits: of each decision.
+      present: which decisions count.
+      scores: of each decision; None for equal weights.
+
+    Returns:
+      Log-probabilities in float32; those of one decision where it is the only one, and equal ones where none is.
+    """
+    errors.choose("model.fusion.combine", combine, COMBINATIONS)
+    logits = jnp.where(present[..., None], logits.astype(jnp.float32), 0.0)
+    scores = jnp.zeros(present.shape[1:], jnp.float32) if scores is None else scores
+    if combine == "linear":
+        weights = jax.nn.log_softmax(jnp.where(present, scores.astype(jnp.float32), -1e30), axis=-1)
+        each = jax.nn.log_softmax(logits, axis=-1) + weights[..., None]
+        out = jax.nn.logsumexp(jnp.where(present[..., None], each, -1e30), axis=1)
+    elif combine == "logits":
+        out = jax.nn.log_softmax(jnp.einsum("BK,BKC->BC", present_softmax(scores, present), logits), axis=-1)
+    else:
+        # What is not present is uniform here, and drops out.
+        out = jax.nn.log_softmax(jax.nn.log_softmax(logits, axis=-1).sum(axis=1), axis=-1)
+    return jnp.where(present.any(axis=1, keepdims=True), out, -jnp.log(float(logits.shape[-1])))
+
+
+class Late(Pooling, kw_only=True):
+    """A linear head for each modality; the decisions of those that are present are combined.
+
+    Parameters: `norm_NAME`, `head_NAME`, and but for `combine="product"` `weights`, one for each decision.
+
+    Attributes:
+      classes: C.
+      combine: a name in `COMBINATIONS`, see `combine_decisions`.
+      Others as in `Pooling`.
+    """
+
+    classes: int
+    combine: str = "linear"
+    decides: ClassVar[bool] = True
+
+    @nn.compact
+    def __call__(
+        self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B C"]:
+        """Log-probabilities of the classes, float32."""
+        found, there = prepare(encoded, present)
+        heads = {name: self._head(f"head_{name}", x) for name, x in self.vectors(found).items()}
+        logits, counted = self._decisions(jnp.stack(list(heads.values()), axis=1), there, encoded, present, keys)
+        scores = None
+        if self.combine != "product":
+            scores = self.param("weights", nn.initializers.zeros, counted.shape[1:], jnp.float32)
+        return combine_decisions(self.combine, logits, counted, scores)
+
+    def _head(self, name: str, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        std = x.shape[-1] ** -0.5
+        return dense_float32(self.classes, std=std, dtype=self.dtype, name=name)(x)
+
+    def _decisions(self, logits, there, encoded, present, keys):
+        """All decisions [B, K, C], and which of them count."""
+        del encoded, present, keys
+        return logits, there
+
+
+class Hybrid(Late, kw_only=True):
+    """A fusion of tokens or vectors decides, too, and always; its decision is the last one.
+
+    Parameters: those of `Late`, `fusion` and `head`.
+
+    Attributes:
+      fusion: settings of it, with its `kind`.
+      Others as in `Late`.
+    """
+
+    fusion: Mapping[str, Any]
+
+    def _decisions(self, logits, there, encoded, present, keys):
+        inner = make_fusion(self.fusion, self.classes, field="model.fusion.fusion", dtype=self.dtype)
+        if inner.decides:
+            raise errors.UserError(
+                f"model.fusion.fusion.kind={self.fusion['kind']!r} decides itself; choose one that gives tokens"
+            )
+        tokens, valid, *_ = inner(encoded, present, keys)
+        decision = self._head("head", Pool(inner.head_pool)(tokens, valid))
+        logits = jnp.concatenate([logits, decision[:, None]], axis=1)
+        return logits, jnp.pad(there, ((0, 0), (0, 1)), constant_values=True)
+
+
+KINDS: dict[str, type[Pooling]] = {
+    "concat": Concat,
+    "weighted": Weighted,
+    "gated": Gated,
+    "attention": Attention,
+    "cross": Cross,
+    "joint": Joint,
+    "bottleneck": Bottleneck,
+    "late": Late,
+    "hybrid": Hybrid,
+}
+
+
+def make_fusion(
+    settings: Mapping[str, Any],
+    classes: int,
+    *,
+    field: str = "model.fusion",
+    dtype: DTypeLike = jnp.float32,
+    name: str = "fusion",
+) -> Pooling:
+    """Makes a fusion.
+
+    Args:
+      settings: `kind`, a name in `KINDS`, and attributes of its class.
+      classes: for kinds that decide.
+      field: where the settings stand in the config.
+      dtype: compute type.
+      name: of the module.
+
+    Raises:
+      UserError: an unknown kind or setting, or one is lacking.
+    """
+    settings = dict(settings)
+    cls = KINDS[errors.choose(f"{field}.kind", settings.pop("kind", ""), KINDS)]
+    given = dict(dtype=dtype, name=name) | (dict(classes=classes) if cls.decides else {})
+    free = {each.name: each for each in dataclasses.fields(cls) if each.name not in (*given, "parent")}
+    for key in sorted(set(settings) - set(free)):
+        raise errors.UserError(f"{field}.{key} is no setting of {cls.__name__}{errors.did_you_mean(key, free)}")
+    for key, each in free.items():
+        if key not in settings and each.default is dataclasses.MISSING:
+            raise errors.UserError(f"{field}.{key} is not set, which {cls.__name__} needs")
+    return cls(**settings, **given)

@@ -1,0 +1,150 @@
+"""Fusion of tokens: cross-attention, a single stream, and bottlenecks. See `fusion_pooled` for how they are called."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Key
+
+from mmjax import errors
+from mmjax.models.encoders import Encoded
+from mmjax.models.fusion.pooled import Layered, prepare
+from mmjax.nn import attention, dropout
+from mmjax.nn.dense import add_parameter, broadcast_parameter
+from mmjax.nn.transformer import Memory
+
+
+class _OfTokens(Layered, kw_only=True):
+    def embedded(self, found: Mapping[str, Encoded]) -> dict[str, Float[Array, "B N D"]]:
+        """Every modality's tokens at width D, each with its modality's type embedding."""
+        types = self.learned("type_embedding", len(found))
+        return {
+            name: add_parameter(self.projected(name, x.tokens), types[i]) for i, (name, x) in enumerate(found.items())
+        }
+
+
+class Cross(_OfTokens, kw_only=True):
+    """The tokens of one modality look at the tokens of all others, in every layer between attention and MLP.
+
+    Where that modality is absent, one learned token looks in its place.
+
+    Parameters: `projection_NAME`, `type_embedding` [M, D], `absent` [D], `transformer`, `norm`.
+
+    Attributes:
+      query: name of the modality whose tokens look.
+    """
+
+    query: str
+
+    @nn.compact
+    def __call__(
+        self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
+    ) -> Encoded:
+        """The tokens of the modality `query`.
+
+        Raises:
+          UserError: there is no such modality, or no other one.
+        """
+        found, there = prepare(encoded, present)
+        errors.choose("model.fusion.query", self.query, found)
+        if len(found) == 1:
+            raise errors.UserError(
+                f"model.fusion.query={self.query!r} is the only modality: it has nothing to look at; add another one"
+            )
+        x = self.embedded(found)
+        others = [name for name in found if name != self.query]
+        memory = Memory(
+            jnp.concatenate([x[name] for name in others], axis=1),
+            jnp.concatenate([found[name].valid for name in others], axis=1),
+        )
+        looks, valid = x[self.query], found[self.query].valid
+        first = jnp.arange(looks.shape[1]) == 0
+        lacks = ~there[:, list(found).index(self.query), None] & first
+        looks = jnp.where(
+            lacks[..., None], broadcast_parameter(self.learned("absent"), looks.shape, looks.dtype), looks
+        )
+        valid = valid | lacks
+        spec = attention.AttentionSpec(valid=valid)
+        return Encoded(self.normed(self.stack(cross_every=1)(looks, spec, keys, memory=memory).tokens), valid)
+
+
+class Joint(_OfTokens, kw_only=True):
+    """All modalities' tokens, behind a class token, through one transformer, as in ViLT (arXiv:2102.03334).
+
+    Parameters: `projection_NAME`, `type_embedding` [M, D], `class_token` [D], `transformer`, `norm`.
+    """
+
+    head_pool: ClassVar[str] = "cls"
+
+    @nn.compact
+    def __call__(
+        self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
+    ) -> Encoded:
+        """The class token, then the tokens of each modality in sorted order of name."""
+        found, there = prepare(encoded, present)
+        first = broadcast_parameter(self.learned("class_token"), (len(there), 1, self.width), self.dtype)
+        x = jnp.concatenate([first, *self.embedded(found).values()], axis=1)
+        always = jnp.ones((len(there), 1), bool)
+        valid = jnp.concatenate([always, *(each.valid for each in found.values())], axis=1)
+        return Encoded(self.normed(self.stack()(x, attention.AttentionSpec(valid=valid), keys).tokens), valid)
+
+
+class Bottleneck(_OfTokens, kw_only=True):
+    """Modalities that exchange what they know through a few tokens (MBT, arXiv:2107.00135).
+
+    Each modality has layers of its own and a class token. From layer `fusion_layer` on, its layer also runs the
+    bottleneck tokens, and the next layer's are the mean of those of the modalities that are present.
+    The class tokens are the result; a linear head on their mean gives the mean of their logits, as published.
+
+    Parameters: `projection_NAME`, `type_embedding` [M, D], `class_token` [M, D], `bottleneck` [bottlenecks, D],
+    `unimodal_NAME` (the layers before `fusion_layer`), `layer{i}_NAME` (each of the others), `norm`.
+
+    Attributes:
+      fusion_layer: the first of the `depth` layers that exchanges.
+      bottlenecks: number of tokens.
+      drop_path: of the layers before `fusion_layer`; the others have none.
+    """
+
+    depth: int = 2
+    fusion_layer: int = 0
+    bottlenecks: int = 4
+
+    @nn.compact
+    def __call__(
+        self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
+    ) -> Encoded:
+        """The class token of each modality in sorted order of name, valid where it is present.
+
+        Raises:
+          UserError: too few layers for anything to be exchanged.
+        """
+        if not 0 <= self.fusion_layer <= self.depth - 2:
+            raise errors.UserError(
+                f"model.fusion.fusion_layer={self.fusion_layer} must be at least 0 and model.fusion.depth={self.depth}"
+                " larger by 2 or more: what one layer writes to the bottlenecks, the next one reads"
+            )
+        found, there = prepare(encoded, present)
+        batch, count, each = len(there), self.bottlenecks, there[:, :, None, None]
+        first, x, valid = self.learned("class_token", len(found)), {}, {}
+        for place, (name, tokens) in enumerate(self.embedded(found).items()):
+            own = broadcast_parameter(first[place], (batch, 1, self.width), self.dtype)
+            x[name] = jnp.concatenate([own, tokens], axis=1)
+            valid[name] = jnp.concatenate([there[:, place, None], found[name].valid], axis=1)
+            if self.fusion_layer:
+                stack = self.stack(f"unimodal_{name}", depth=self.fusion_layer)
+                spec = attention.AttentionSpec(valid=valid[name])
+                x[name] = stack(x[name], spec, dropout.fold_keys(keys, place)).tokens
+        shared = broadcast_parameter(self.learned("bottleneck", count), (batch, count, self.width), self.dtype)
+        for layer in range(self.fusion_layer, self.depth):
+            seen = []
+            for place, name in enumerate(found):
+                both = jnp.concatenate([x[name], shared], axis=1)
+                spec = attention.AttentionSpec(valid=jnp.pad(valid[name], ((0, 0), (0, count)), constant_values=True))
+                noise = dropout.fold_keys(keys, (layer + 1) * len(found) + place)
+                both = self.stack(f"layer{layer}_{name}", depth=1)(both, spec, noise).tokens
+                x[name] = both[:, :-count]
+                seen.append(both[:, -count:])
+            mean = jnp.where(each, jnp.stack(seen, axis=1), 0).sum(axis=1)
+            shared = mean / jnp.maximum(each.sum(axis=1), 1).astype(mean.dtype)
+        return Encoded(self.normed(jnp.stack([tokens[:, 0] for tokens in x.values()], axis=1)), there)

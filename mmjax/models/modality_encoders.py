@@ -1,0 +1,292 @@
+"""Encoders beyond images and text: video, audio, time series, tables and precomputed features.
+
+All are called as `encoder(x, valid, keys)` and return `Encoded`. `valid` says which frames, steps, columns or features
+are real; a token is valid when any of what it covers is. What is not valid counts as zeros, whatever it holds, NaN too,
+and changes neither values nor gradients.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+from mmjax.errors import choose, did_you_mean
+from mmjax.models import encoder_base
+from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
+from mmjax.nn import embed
+from mmjax.nn.dense import Dense, add_parameter
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
+
+
+class VideoTransformer(encoder_base.Tower, kw_only=True):
+    """ViViT with joint space-time attention (arXiv:2103.15691, model 1).
+
+    Other resolutions and numbers of frames resample the positions bicubically, along each axis by itself.
+
+    Attributes:
+      frames, image_size: of the videos that the position tables are made for.
+      tubelet_frames, patch_size: frames and pixels of a tubelet.
+      tubelet_init: of the tubelets' map: `normal`, `central_frame` or `average`, see `embed.TubeletEmbed`.
+      positions: `factorised` (a spatial and a temporal table, added) or `joint` (one row for each tubelet, as
+        published).
+    """
+
+    frames: int
+    image_size: int
+    patch_size: int
+    tubelet_frames: int = 2
+    tubelet_init: str = "normal"
+    positions: str = "factorised"
+
+    @nn.compact
+    def __call__(
+        self,
+        video: Float[Array, "B T H W C"],
+        valid: Bool[Array, "B T"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Encodes normalised frames, of which `valid` are real; tubelets stand in the order of time, row, column."""
+        video = encoder_base.zeroed(video, valid)
+        x = embed.TubeletEmbed(
+            self.width, self.tubelet_frames, self.patch_size, self.tubelet_init, self.dtype, name="tubelet_embed"
+        )(video)
+        batch, *grid, _ = x.shape
+        table = self._positions(tuple(grid))
+        prefix = len(self.learned_tokens())
+        x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
+        if valid is not None:
+            seen = encoder_base.covered(valid, self.tubelet_frames, self.tubelet_frames)
+            valid = jnp.repeat(seen, grid[1] * grid[2], axis=1)
+        return self.encode(x, valid, keys, table, intermediates=intermediates)
+
+    def _positions(self, new: tuple[int, int, int]) -> Float[Array, "N D"]:
+        side = self.image_size // self.patch_size
+        grid = (self.frames // self.tubelet_frames, side, side)
+        prefix = len(self.learned_tokens())
+        if choose("positions", self.positions, ("factorised", "joint")) == "joint":
+            table = self.learned("position_embedding", prefix + grid[0] * side * side)
+            return embed.resample_positions(table, grid, new, prefix=prefix)
+        space = self.learned("position_embedding", prefix + side * side)
+        space = embed.resample_positions(space, grid[1:], new[1:], prefix=prefix)
+        time = embed.resample_positions(self.learned("time_embedding", grid[0]), grid[:1], new[:1])
+        both = (time[:, None] + space[prefix:]).reshape(-1, self.width)
+        return jnp.concatenate([space[:prefix], both])
+
+
+class AudioTransformer(encoder_base.Tower, kw_only=True):
+    """A transformer over patches of log-mel spectrograms, as in AST (arXiv:2104.01778).
+
+    A patch keeps its time: a shorter spectrogram uses the first rows of the position table. A longer one stretches the
+    table bicubically, and so does any other number of mel bins.
+
+    Attributes:
+      frames, mel_bins: of the spectrograms that the position table is made for.
+      patch_size: (frames, mel bins) of a patch.
+      stride: step from patch to patch along both; None for patches side by side. AST's is (10, 10).
+      distillation_token: a second learned token, as AST has it from DeiT; AST pools the mean of the two.
+    """
+
+    frames: int
+    mel_bins: int
+    patch_size: Sequence[int] = (16, 16)
+    stride: Sequence[int] | None = None
+    distillation_token: bool = False
+
+    def learned_tokens(self) -> tuple[str, ...]:
+        """Names of the tokens that stand before those of the input."""
+        return super().learned_tokens() + (("distillation_token",) if self.distillation_token else ())
+
+    @nn.compact
+    def __call__(
+        self,
+        spectrogram: Float[Array, "B T F"] | Float[Array, "B T F 1"],
+        valid: Bool[Array, "B T"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Encodes normalised log-mel frames, of which `valid` are real; patches stand in the order of time, frequency.
+
+        Frames and bins beyond the last whole patch are left out.
+        """
+        spectrogram = encoder_base.zeroed(spectrogram if spectrogram.ndim == 4 else spectrogram[..., None], valid)
+        window, stride = tuple(self.patch_size), tuple(self.stride or self.patch_size)
+        x = embed.WindowEmbed(self.width, window, stride, self.dtype, name="patch_embed")(spectrogram)
+        batch, *new, _ = x.shape
+        sizes = zip((self.frames, self.mel_bins), window, stride, strict=True)
+        grid = tuple((size - length) // step + 1 for size, length, step in sizes)
+        prefix = len(self.learned_tokens())
+        table = self.learned("position_embedding", prefix + grid[0] * grid[1])
+        table = encoder_base.from_the_start(table, grid, tuple(new), prefix)
+        x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
+        if valid is not None:
+            valid = jnp.repeat(encoder_base.covered(valid, window[0], stride[0]), new[1], axis=1)
+        return self.encode(x, valid, keys, table, intermediates=intermediates)
+
+
+class SeriesTransformer(encoder_base.Tower, kw_only=True):
+    """A transformer over patches of a time series (sensors, markets): all channels of a few steps make a token.
+
+    A step keeps its place: a shorter series uses the first positions; a longer one stretches the table bicubically.
+
+    Attributes:
+      steps: of the series that the position table is made for.
+      patch_length: steps of a patch; the last patch of a series is filled up with zeros.
+    """
+
+    steps: int
+    patch_length: int = 1
+
+    @nn.compact
+    def __call__(
+        self,
+        series: Float[Array, "B T C"],
+        valid: Bool[Array, "B T"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Encodes a series, of whose steps `valid` are real; they may lie anywhere."""
+        length = self.patch_length
+        fill = -series.shape[1] % length
+        series = jnp.pad(encoder_base.zeroed(series, valid), ((0, 0), (0, fill), (0, 0)))
+        x = embed.WindowEmbed(self.width, (length,), None, self.dtype, name="patch_embed")(series)
+        prefix, rows = len(self.learned_tokens()), -(-self.steps // length)
+        table = self.learned("position_embedding", prefix + rows)
+        table = encoder_base.from_the_start(table, (rows,), x.shape[1:2], prefix)
+        if valid is not None:
+            valid = encoder_base.covered(jnp.pad(valid, ((0, 0), (0, fill))), length, length)
+        return self.encode(add_parameter(x, table[prefix:]), valid, keys, table, intermediates=intermediates)
+
+
+class TableTransformer(encoder_base.Tower, kw_only=True):
+    """A transformer over the columns of a table, with FT-Transformer's feature tokenizer (arXiv:2106.11959).
+
+    The columns come as one array: the numeric ones, then the categorical ones as whole numbers. A numeric value that is
+    not finite, and a category that is none of its column's (-1, NaN, one never seen), is missing: its token is invalid.
+
+    Attributes:
+      numeric: number of numeric columns, which should be standardised.
+      categories: how many categories each categorical column has.
+    """
+
+    numeric: int
+    categories: Sequence[int] = ()
+
+    @nn.compact
+    def __call__(
+        self,
+        columns: Float[Array, "B J"],
+        valid: Bool[Array, "B J"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Encodes rows of a table, one token a column; what `valid` leaves out is missing too."""
+        expected = self.numeric + len(self.categories)
+        if columns.shape[1] != expected or not expected:
+            raise ValueError(
+                f"a table of {columns.shape[1]} columns for numeric={self.numeric} and"
+                f" {len(self.categories)} numbers of categories"
+            )
+        if valid is not None:
+            columns = jnp.where(valid, columns, jnp.nan)
+        numeric, category = columns[:, : self.numeric], columns[:, self.numeric :]
+        # A float that is no whole number within reach of int32 is no category.
+        whole = (category == jnp.round(category)) & (jnp.abs(category) < 2**24)
+        category = jnp.where(whole, category, -1).astype(jnp.int32)
+        tokenizer = embed.FeatureTokenizer(self.width, tuple(self.categories), self.dtype, name="tokenizer")
+        x, there = tokenizer(numeric, category)
+        return self.encode(x, there, keys, intermediates=intermediates)
+
+
+class FeatureEncoder(encoder_base.Tower, kw_only=True):
+    """Precomputed features (of a CNN, of a speech model): a layer norm, a map to width D, and a transformer if wanted.
+
+    Attributes:
+      hidden: units of a hidden layer in the map; 0 for one linear layer.
+      context_length: rows of a learned position table; 0 when the features are a set without order.
+      depth: layers of the transformer; 0 for none.
+    """
+
+    hidden: int = 0
+    context_length: int = 0
+    depth: int = 0
+    heads: int = 1
+    mlp_dim: int = 0
+    class_token: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "B N F"] | Float[Array, "B F"],
+        valid: Bool[Array, "B N"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Encodes features, of which `valid` are real; one vector an example becomes one token."""
+        x = encoder_base.zeroed(features if features.ndim == 3 else features[:, None], valid)
+        x = layer_norm(self.norm_eps, self.dtype, "norm_features")(x)
+        if self.hidden:
+            x = Dense(self.hidden, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="hidden_layer")(x)
+            x = ACTIVATIONS[self.activation](x)
+        x = Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="projection")(x)
+        prefix, table = len(self.learned_tokens()), None
+        if self.context_length:
+            if x.shape[1] > self.context_length:
+                raise ValueError(f"{x.shape[1]} features are more than context_length={self.context_length}")
+            table = self.learned("position_embedding", prefix + self.context_length)
+            x = add_parameter(x, table[prefix : prefix + x.shape[1]])
+        return self.encode(x, valid, keys, table, intermediates=intermediates)
+
+
+# Kind of modality: its encoder.
+KINDS: dict[str, type[nn.Module]] = {
+    "image": VisionTransformer,
+    "text": TextTransformer,
+    "video": VideoTransformer,
+    "audio": AudioTransformer,
+    "series": SeriesTransformer,
+    "table": TableTransformer,
+    "features": FeatureEncoder,
+}
+
+
+def make_encoder(
+    kind: str,
+    settings: Mapping[str, Any],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    attention_impl: str = "xla",
+    name: str | None = None,
+) -> nn.Module:
+    """Makes the encoder of a kind of modality.
+
+    Args:
+      kind: a name in `KINDS`.
+      settings: the encoder's attributes, but for those that are arguments here.
+      dtype: compute type.
+      attention_impl: kernel, `xla` or `cudnn`.
+      name: of the module.
+
+    Raises:
+      UserError: the kind is not known.
+      TypeError: a setting is not the encoder's, or one is lacking.
+    """
+    cls = KINDS[choose("kind", kind, KINDS)]
+    given = dict(dtype=dtype, attention_impl=attention_impl, name=name)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in (*given, "parent")}
+    for unknown in sorted(set(settings) - set(fields)):
+        raise TypeError(f"{cls.__name__} has no setting {unknown!r}{did_you_mean(unknown, fields)}")
+    for key, field in fields.items():
+        if key not in settings and field.default is dataclasses.MISSING:
+            raise TypeError(f"{cls.__name__} needs the setting {key!r}")
+    return cls(**settings, **given)

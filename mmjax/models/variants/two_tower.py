@@ -1,0 +1,170 @@
+"""Model sizes by name: each a plain dict of `TwoTower`'s settings that a config may change field by field."""
+
+import copy
+from typing import Any
+
+from mmjax import errors
+from mmjax.models.variants.common import layers, vit
+from mmjax.models.variants.fusion_models import FUSION
+from mmjax.models.variants.generative import GENERATIVE
+
+
+def _image(image_size, patch_size, width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
+    settings = dict(
+        mlp_dim=mlp_dim or 4 * width,
+        norm_eps=1e-5,
+        patch_bias=False,
+        pre_norm=True,
+        pool="cls",
+        projection="linear",
+    )
+    return vit(image_size, patch_size, width, depth, heads, **(settings | changes))
+
+
+def _text(width, depth, heads, mlp_dim=None, **changes) -> dict[str, Any]:
+    settings = dict(
+        vocab_size=49408,
+        context_length=77,
+        width=width,
+        **layers(width, depth, heads, mlp_dim=mlp_dim or 4 * width),
+        causal=True,
+        mask_padding=False,
+        eos_id=49407,
+        pool="eos",
+        projection="linear",
+    )
+    return settings | changes
+
+
+def _clip(embed_dim: int, image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    return dict(
+        embed_dim=embed_dim,
+        image=image,
+        text=text,
+        logit_scale_init=1 / 0.07,
+        logit_bias_init=None,
+        max_logit_scale=100.0,  # of the scale after every update; None for no limit
+    )
+
+
+def _siglip(
+    patch_size: int,
+    width: int,
+    depth: int,
+    heads: int,
+    mlp_dim: int | None = None,
+    *,
+    image_size: int = 224,
+    context_length: int = 64,
+) -> dict[str, Any]:
+    """SigLIP: no class token, attention pooling, a bidirectional text tower as large as the image tower."""
+    shared = dict(activation="gelu_tanh", norm_eps=1e-6)
+    image = _image(
+        image_size,
+        patch_size,
+        width,
+        depth,
+        heads,
+        mlp_dim,
+        class_token=False,
+        patch_bias=True,
+        pre_norm=False,
+        pool="map",
+        projection="none",
+        **shared,
+    )
+    text = _text(
+        width,
+        depth,
+        heads,
+        mlp_dim,
+        vocab_size=32000,
+        context_length=context_length,
+        causal=False,
+        eos_id=1,
+        pool="last",
+        projection="bias",
+        **shared,
+    )
+    return dict(
+        embed_dim=width, image=image, text=text, logit_scale_init=10.0, logit_bias_init=-10.0, max_logit_scale=None
+    )
+
+
+# Sizes as published: OpenAI's and OpenCLIP's ViTs, SigLIP's; parameter counts are checked in the tests.
+VARIANTS = {
+    "B/32": _clip(512, _image(224, 32, 768, 12, 12), _text(512, 12, 8)),
+    "B/16": _clip(512, _image(224, 16, 768, 12, 12), _text(512, 12, 8)),
+    "L/14": _clip(768, _image(224, 14, 1024, 24, 16), _text(768, 12, 12)),
+    "L/14@336": _clip(768, _image(336, 14, 1024, 24, 16), _text(768, 12, 12)),
+    "H/14": _clip(1024, _image(224, 14, 1280, 32, 16), _text(1024, 24, 16)),
+    "siglip-B/16": _siglip(16, 768, 12, 12),
+    # Published for 256 pixels and more; and for 224 pixels with texts of 16 tokens.
+    "siglip-L/16": _siglip(16, 1024, 24, 16, image_size=256),
+    "siglip-So400m/14": _siglip(14, 1152, 27, 16, 4304, context_length=16),
+    # For tests and for a laptop.
+    "tiny": _clip(32, _image(16, 8, 32, 2, 2), _text(32, 2, 2, context_length=32)),
+    "tiny-siglip": _siglip(8, 32, 2, 2, image_size=16, context_length=32),
+    "small": _clip(128, _image(32, 8, 96, 4, 3), _text(96, 2, 3, context_length=20)),
+}
+
+
+def variant(name: str) -> dict[str, Any]:
+    """Returns a copy of a size's settings.
+
+    Raises:
+      UserError: the name is not in the table.
+    """
+    known = VARIANTS | GENERATIVE | FUSION
+    return copy.deepcopy(known[errors.choose("variant", name, known)])
+
+
+def _encoder(width: int, depth: int, heads: int, **settings) -> dict[str, Any]:
+    return dict(width=width, depth=depth, heads=heads, mlp_dim=4 * width) | settings
+
+
+def _tower(variant: str, tower: str) -> dict[str, Any]:
+    """A tower of `VARIANTS` without its head."""
+    return {key: value for key, value in VARIANTS[variant][tower].items() if key not in ("pool", "projection")}
+
+
+_TINY, _SMALL, _BASE = (32, 2, 2), (96, 4, 3), (768, 12, 12)
+# Encoders of one modality by kind and size. What only the data can tell is left to the config: the steps of a series,
+# the columns of a table.
+ENCODERS: dict[str, dict[str, dict[str, Any]]] = {
+    "image": {"tiny": _tower("tiny", "image"), "small": _tower("small", "image"), "base": _tower("B/16", "image")},
+    "text": {"tiny": _tower("tiny", "text"), "small": _tower("small", "text"), "base": _tower("B/16", "text")},
+    "video": {
+        "tiny": _encoder(*_TINY, frames=4, image_size=16, patch_size=8),
+        "small": _encoder(*_SMALL, frames=8, image_size=32, patch_size=8),
+        # ViViT-B/16x2.
+        "base": _encoder(*_BASE, frames=32, image_size=224, patch_size=16, activation="gelu_tanh", positions="joint"),
+    },
+    "audio": {
+        "tiny": _encoder(*_TINY, frames=32, mel_bins=16, patch_size=(8, 8)),
+        "small": _encoder(*_SMALL, frames=96, mel_bins=64, patch_size=(16, 16)),
+        # AST: ten seconds at 100 frames a second.
+        "base": _encoder(
+            *_BASE,
+            frames=1024,
+            mel_bins=128,
+            patch_size=(16, 16),
+            stride=(10, 10),
+            distillation_token=True,
+            norm_eps=1e-12,
+        ),
+    },
+    "series": {"tiny": _encoder(*_TINY), "small": _encoder(*_SMALL), "base": _encoder(*_BASE)},
+    "table": {"tiny": _encoder(*_TINY), "small": _encoder(*_SMALL), "base": _encoder(*_BASE)},
+    "features": {"tiny": dict(width=32), "small": dict(width=96), "base": dict(width=768)},
+}
+
+
+def encoder(kind: str, size: str) -> dict[str, Any]:
+    """Returns a copy of an encoder's settings, as `modality_encoders.make_encoder` takes them.
+
+    Raises:
+      UserError: the kind or the size is not in the table.
+    """
+    sizes = ENCODERS[errors.choose("kind", kind, ENCODERS)]
+    return copy.deepcopy(sizes[errors.choose("size", size, sizes)])

@@ -1,0 +1,46 @@
+"""What is done row by row and the partitioner would gather rows for: picking rows by number, the largest of each."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from mmjax.parallel.activation_sharding import traced_mesh
+from mmjax.parallel.mesh import BATCH_AXES, batch_devices
+
+
+def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int | None = None) -> Any:
+    """Picks rows of every leaf of a carry, in any order and any number.
+
+    Args:
+      carry: tree of arrays; a leaf without this axis (a position counter) has no rows and stays as it is.
+      rows: their numbers.
+      axis: where the leaves have their rows: 1 for a stacked cache [layers, R, ...].
+      examples: as many examples own the rows, evenly and in order, before and after, and each picks among its own only,
+        as `generate` does. Said so, no row travels between devices that have whole examples.
+    """
+
+    def pick(x):
+        if x.ndim <= axis:
+            return x
+        if examples is None:
+            return x[(slice(None),) * axis + (rows,)]
+        each = x.shape[axis] // examples
+        own = rows.reshape(examples, -1) - each * jnp.arange(examples)[:, None]
+        x = x.reshape(x.shape[:axis] + (examples, each) + x.shape[axis + 1 :])
+        index = (slice(None),) * axis
+        x = jax.vmap(lambda x, own: x[(*index, own)], in_axes=(axis, 0), out_axes=axis)(x, own)
+        return x.reshape(x.shape[:axis] + (len(rows),) + x.shape[axis + 2 :])
+
+    return jax.tree.map(pick, carry)
+
+
+def top_k_rows(x: Float[Array, "R N"], k: int) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:
+    """`jax.lax.top_k`, each device for its own rows; left to the partitioner all would receive all rows."""
+    mesh = traced_mesh()
+    if mesh is None or len(x) % batch_devices(mesh):
+        return tuple(jax.lax.top_k(x, k))
+    spec = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(lambda x: tuple(jax.lax.top_k(x, k)), in_specs=spec, out_specs=(spec, spec))(x)

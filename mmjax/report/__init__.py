@@ -1,0 +1,1 @@
+"""The report of a run: a self-contained HTML page."""

@@ -1,0 +1,119 @@
+"""Contact sheets: the images that answer queries, as a page, a picture or JSON."""
+
+import base64
+import dataclasses
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from mmjax.data.image.transforms import decode
+from mmjax.io import paths as paths_lib
+from mmjax.io.reader import Reader
+from mmjax.search.searcher import Found
+
+_THUMBNAIL = 192  # pixels of a contact sheet's images
+
+
+_MARGIN, _LINE = 8, 18
+
+
+_COLUMNS = 5
+
+
+SHEETS = ("html", "png", "json")
+
+
+def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Sequence[Sequence[Found]]) -> None:
+    """Writes the answers: a self-contained page (.html), a picture (.png) or JSON.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    kind = output.rpartition(".")[2].lower()
+    path = paths_lib.as_path(output)
+    paths_lib.make_folder(path.parent, "--output")
+    if kind == "json":
+        told = [
+            {"query": query, "results": [dataclasses.asdict(each) for each in found]}
+            for query, found in zip(queries, answers, strict=True)
+        ]
+        paths_lib.write_atomically(path, json.dumps(told, indent=2) + "\n")
+        return
+    thumbnails = {each.path: _thumbnail(f"{folder.rstrip('/')}/{each.path}") for found in answers for each in found}
+    if kind == "html":
+        paths_lib.write_atomically(path, _page(queries, answers, thumbnails))
+        return
+    stream = io.BytesIO()
+    _sheet(queries, answers, thumbnails).save(stream, "PNG")
+    path.write_bytes(stream.getvalue())
+
+
+def _thumbnail(path: str) -> Image.Image:
+    image = decode(Reader().read(path))
+    if max(image.size) < _THUMBNAIL // 2:
+        image = image.resize([side * (_THUMBNAIL // max(image.size)) for side in image.size], Image.Resampling.NEAREST)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return image
+
+
+def _page(queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails: Mapping[str, Image.Image]) -> str:
+    sections = []
+    for query, found in zip(queries, answers, strict=True):
+        figures = ""
+        for each in found:
+            stream = io.BytesIO()
+            thumbnails[each.path].save(stream, "PNG")
+            uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+            name = _text(each.path)
+            figures += f'<figure><img alt="{name}" src="{uri}"><figcaption>{each.score:.4f}<br>{name}</figcaption>'
+            figures += "</figure>"
+        sections.append(f"<h2>{_text(query)}</h2><div>{figures}</div>")
+    style = (
+        "body{font:15px/1.4 system-ui,sans-serif;margin:32px;color-scheme:light dark}div{display:flex;flex-wrap:wrap;"
+        f"gap:16px}}figure{{margin:0;width:{_THUMBNAIL}px;font-size:12px;overflow-wrap:anywhere}}img{{display:block}}"
+    )
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mmjax search</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style></head>'
+        f"<body>{''.join(sections)}</body></html>\n"
+    )
+
+
+def _text(value: str) -> str:
+    return html.escape(value.encode("utf-8", "replace").decode())
+
+
+def _sheet(
+    queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails: Mapping[str, Image.Image]
+) -> Image.Image:
+    font = ImageFont.load_default(13)
+    cell = _THUMBNAIL + _MARGIN, _THUMBNAIL + 2 * _LINE + _MARGIN
+    heights = [2 * _LINE + -(-len(found) // _COLUMNS) * cell[1] for found in answers]
+    sheet = Image.new("RGB", (_COLUMNS * cell[0] + _MARGIN, max(1, sum(heights)) + _MARGIN), "white")
+    draw, top = ImageDraw.Draw(sheet), _MARGIN
+    for query, found, height in zip(queries, answers, heights, strict=True):
+        draw.text((_MARGIN, top), _cut(draw, query, sheet.width - 2 * _MARGIN, font), "black", font)
+        for place, each in enumerate(found):
+            row, column = divmod(place, _COLUMNS)
+            corner = _MARGIN + column * cell[0], top + 2 * _LINE + row * cell[1]
+            sheet.paste(thumbnails[each.path], corner)
+            for line, told in enumerate((f"{each.score:.4f}", each.path.rpartition("/")[2])):
+                at = corner[0], corner[1] + _THUMBNAIL + line * _LINE
+                draw.text(at, _cut(draw, told, _THUMBNAIL, font), "black", font)
+        top += height
+    return sheet
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
+    """The text, or as much of its beginning as fits."""
+    text = text.encode("utf-8", "replace").decode()
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(f"{text}...", font) > width:
+        text = text[:-1]
+    return f"{text}..."

@@ -1,0 +1,160 @@
+"""`mmjax search`: the images of a folder that are nearest to a text or an image, exactly."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mmjax.data.image.transforms import ImageSpec
+from mmjax.data.loading.eval_examples import EvalExamples
+from mmjax.data.record import Record
+from mmjax.errors import UserError
+from mmjax.evaluation.embedding import embedder
+from mmjax.inference import eval_model
+from mmjax.io.reader import Reader
+from mmjax.metrics import exact_dot
+from mmjax.search import index as index_lib
+from mmjax.tasks import capabilities
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """An answer to a query: the image's path within the folder and its cosine similarity."""
+
+    path: str
+    score: float
+
+
+class Searcher:
+    """Embeds a folder's images and queries with a model over its mesh.
+
+    Args:
+      model: see `evaluate.Model`; its parameters are read here.
+
+    Attributes:
+      identity: what an index must have been made with: the parameters' digest and the images' preparation.
+
+    Raises:
+      UserError: the model embeds no images.
+    """
+
+    def __init__(self, model: eval_model.Model):
+        capabilities.check(model.task, "encode_image", "search, which embeds images and texts,")
+        self.image_spec: ImageSpec = model.image_spec
+        params = model.restore()
+        self.embedder = embedder.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
+        self.embedder.bind(params)
+        self.identity = {
+            "name": f"{model.config.name}, {model.pretrained}",
+            "params": eval_model.digest(params),
+            "preprocessing": json.loads(json.dumps(model.image_spec.of_evaluation())),
+        }
+
+    def update(self, index: index_lib.Index, folder: str, images: Mapping[str, str]) -> tuple[int, int]:
+        """Brings an index in step with the folder; see `Index.update`."""
+        bar = None
+
+        def embed_paths(paths: Sequence[str]):
+            nonlocal bar
+            bar = bar or tqdm(total=len(images), unit="image", desc="embedding", smoothing=0.1, file=sys.stderr)
+            source = _Files(folder, paths)
+            places, reasons = [], {}
+
+            def stream() -> Iterator[np.ndarray]:
+                for place, example in enumerate(_Readable(source, self.image_spec).read(range(len(paths)))):
+                    bar.update()
+                    if isinstance(example, str):
+                        reasons[place] = example
+                    else:
+                        places.append(place)
+                        yield example.image
+
+            return self._embed(stream()), places, reasons
+
+        try:
+            return index.update(images, embed_paths)
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def answer(
+        self, index: index_lib.Index, texts: Sequence[str], pictures: Sequence[bytes], *, top: int
+    ) -> list[list[Found]]:
+        """The nearest images of the index for each text and then each picture, best first.
+
+        Similarities are exact (see `exact`); among equal ones the first path comes first.
+
+        Raises:
+          UserError: the index has no image.
+        """
+        if not texts and not pictures:
+            return []
+        paths, gallery = index.gallery()
+        if not paths:
+            raise UserError("--images: none of the images can be read, so there is nothing to search in")
+        rows = [self.embedder.texts(list(texts))] if texts else []
+        if pictures:
+            spec = self.image_spec
+            prepared = EvalExamples(_Queries(pictures), spec).read(range(len(pictures)))
+            rows.append(self._embed(example.image for example in prepared))
+        at, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
+        return [
+            [Found(paths[i], float(score)) for i, score in zip(places, values, strict=True)]
+            for places, values in zip(at.tolist(), scores, strict=True)
+        ]
+
+    def _embed(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        images = iter(images)
+        first = next(images, None)
+        if first is None:
+            return np.empty((0, self.embedder.texts([""]).shape[1]), np.float32)
+
+        def all_of_them():
+            yield first
+            yield from images
+
+        return self.embedder.images(all_of_them())
+
+
+class _Files:
+    """Image files as a source."""
+
+    class_names = None
+    templates = None
+
+    def __init__(self, folder: str, paths: Sequence[str]):
+        self.name, self.folder, self.paths = folder, folder.rstrip("/"), paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(image=Reader().read(f"{self.folder}/{self.paths[index]}"), captions=[], id=index)
+
+
+class _Queries(_Files):
+    """Image files that were read before, as a source."""
+
+    def __init__(self, pictures: Sequence[bytes]):
+        super().__init__("--image", [""] * len(pictures))
+        self.pictures = pictures
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(image=self.pictures[index], captions=[], id=index)
+
+
+class _Readable(EvalExamples):
+    """Examples of which one that cannot be read is the reason why, a string."""
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return super().__getitem__(index)
+        except UserError as error:
+            return str(error.__cause__ or error)
+
+
+# -- contact sheets ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""What a task reads: preprocessing, tokenizer, training examples and the shapes of their batches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from mmjax.data import mixture as mixture_lib
+from mmjax.data.image import frames, transforms
+from mmjax.data.loading import example_transforms, train_examples
+from mmjax.data.loading.packing import row_length
+from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.errors import UserError
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import packing
+from mmjax.tasks import resizing
+from mmjax.tasks.config_queries import has_text, text_kind, text_length
+from mmjax.tasks.dataset_metadata import DataFacts, Mixture
+from mmjax.utils import end_of_text
+
+
+def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = None) -> tokenizer_lib.Tokenizer | None:
+    """The tokenizer of `data.tokenizer`, checked against the text tower; None for a model without text.
+
+    Args:
+      config: the run's config.
+      file: the tokenizer's model file, where a checkpoint carries it.
+
+    Raises:
+      UserError: it has more ids than the model's table, another end-of-text id where the model pools on it, or another
+        separator where the model looks for it.
+    """
+    if not has_text(config):
+        return None
+    text = config.model.text
+    tokenizer = tokenizer_lib.make_tokenizer(config.data.tokenizer, text_length(config), file=file)
+    if tokenizer.vocab_size > text.vocab_size:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
+            f" model.text.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
+        )
+    if text.get("pool") == "eos" and text.eos_id == end_of_text.LARGEST_ID:
+        _check_largest(config.data.tokenizer, tokenizer)
+    elif text.get("pool") == "eos" and tokenizer.eos_id != text.eos_id:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, but"
+            f" model.text.eos_id={text.eos_id}; set that to {tokenizer.eos_id}"
+        )
+    if config.model.get("prefix_text") and tokenizer.sep_id is None:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} has no separator, by which model.prefix_text=True tells where a"
+            " question ends; set that to False"
+        )
+    if config.model.get("prefix_text") and tokenizer.sep_id != text.sep_id:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} ends questions with id {tokenizer.sep_id}, but"
+            f" model.text.sep_id={text.sep_id}; set that to {tokenizer.sep_id}"
+        )
+    return tokenizer
+
+
+def _check_largest(spec: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
+    """Checks that a text without added tokens has its largest id at its end, where `model.text.eos_id=-1` looks.
+
+    Raises:
+      UserError: it has not.
+    """
+    ids, mask = tokenizer(["a photo of a cat"])
+    if end_of_text.position(ids, end_of_text.LARGEST_ID)[0] != mask.sum() - 1:
+        raise UserError(
+            f"data.tokenizer={spec!r} ends texts with id {tokenizer.eos_id}, which is not their largest id, and"
+            f" model.text.eos_id={end_of_text.LARGEST_ID} pools there; give token ids, or the model's own tokenizer"
+        )
+
+
+def open_mixture(config: ml_collections.ConfigDict) -> Mixture:
+    """The sources of `data.train` with their weights.
+
+    Raises:
+      UserError: anything wrong with them.
+    """
+    return mixture_lib.parse_mixture(config.data.train, mixture_lib.make_options(config))
+
+
+def make_preparer(
+    config: ml_collections.ConfigDict,
+    image_spec: transforms.ImageSpec | None,
+    tokenizer: tokenizer_lib.Tokenizer | None,
+    facts: DataFacts,
+) -> example_transforms.Preparer:
+    """What makes of a record what the task is trained on."""
+    if "encoders" in config.model:
+        arrays = [name for name, _ in facts.shapes]
+        gaps = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
+        return example_transforms.ModalityPreparer(facts.shapes, image_spec, gaps)
+    kind = text_kind(config)
+    if kind == "questions":
+        return example_transforms.QuestionPreparer(image_spec, tokenizer, facts.answers)
+    return (example_transforms.AnswerPreparer if kind == "answers" else example_transforms.PairPreparer)(
+        image_spec, tokenizer
+    )
+
+
+def make_train_examples(
+    config: ml_collections.ConfigDict, mixture: Mixture, preparer: example_transforms.Preparer
+) -> train_examples.TrainExamples:
+    """The training examples of a mixture, by position.
+
+    Raises:
+      UserError: anything wrong with the data.
+    """
+    return train_examples.TrainExamples(
+        mixture, seed=config.seed, prepare=preparer, order=config.data.order, window=config.data.window
+    )
+
+
+def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh, *, packed_rows: int = 0) -> dict[str, Any]:
+    """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
+
+    Args:
+      config: the run's config.
+      mesh: the device mesh.
+      packed_rows: rows a device and microbatch has for packed texts; 0 for padded texts.
+
+    Raises:
+      UserError: a model of several modalities, whose shapes only its data tell.
+    """
+    rows = config.batch_size
+    if "encoders" in config.model:
+        raise UserError(f"model.kind={config.model.kind!r}: its batch has the shapes of its data; it cannot be planned")
+    size = config.model.image.image_size
+    length = text_length(config)
+    shapes = {
+        "image": ((rows, size, size, 3), jnp.uint8),
+        "text": ((rows, length), jnp.int32),
+        "text_mask": ((rows, length), jnp.bool_),
+        "id": ((rows, 2), jnp.uint32),
+    }
+    frame = resizing.planned_frame(config, mesh.devices.flat[0].platform)
+    if frame:
+        shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
+    kind = text_kind(config)
+    if kind == "questions":
+        shapes["answer"] = ((rows, config.model.answers), jnp.float32)
+    elif kind == "answers":
+        shapes["target_mask"] = ((rows, length), jnp.bool_)
+    sharding = mesh_lib.batch_sharding(mesh)
+    shape_of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    found = {name: shape_of(*each) for name, each in shapes.items()}
+    if packed_rows:
+        place = shape_of((rows,), jnp.int32)
+        found["text_places"] = packing.TextPlaces(place, place, packed_rows, row_length(length))
+    return found

@@ -1,0 +1,221 @@
+"""What a person may have set wrongly in a model or its objectives, found before anything is built."""
+
+from collections.abc import Iterator, Mapping
+
+import ml_collections
+
+from mmjax.errors import UserError, choose
+from mmjax.models import initialisation, language, make_model, submodules
+from mmjax.nn import attention, layer_loop, pool, transformer
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.objectives import contrastive, triplet
+from mmjax.tasks import config_queries, packing, validate_fusion, validate_unused
+
+# A tower's rates of what training does at random.
+NOISE = ("patch_dropout", "dropout", "drop_path")
+_HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
+_PART_CHOICES = {
+    "activation": ACTIVATIONS,
+    "remat": layer_loop.REMAT_POLICIES,
+    "norm": transformer.NORMS,
+}
+# Parts without a width of their own, by kind of model, and those whose width they have.
+_AS_WIDE_AS = {("albef", "model.fusion"): "model.text", ("coca", "model.decoder"): "model.text"}
+_LOSS_CHOICES = {
+    "impl": contrastive.IMPLEMENTATIONS,
+    "precision": ("default", "high", "highest"),
+    "triplet_negatives": triplet.NEGATIVES,
+    "itm_negatives": ("global", "local"),
+}
+
+
+def check_model(config: ml_collections.ConfigDict) -> None:
+    """Checks the fields that describe the model, its objectives and what they are given.
+
+    Raises:
+      UserError: naming the field.
+    """
+    model = config.model
+    kind = choose("model.kind", model.get("kind", "two_tower"), make_model.KINDS)
+    initialisation.check(model.to_dict())
+    found = dict(_parts("model", model))
+    for field, part in found.items():
+        _check_part(field, part)
+        if "heads" in part:
+            _check_heads(config, kind, field, found)
+    if config_queries.has_text(config) and config.data.context_length > model.text.context_length:
+        raise UserError(
+            f"data.context_length={config.data.context_length} is longer than the model's"
+            f" model.text.context_length={model.text.context_length}; lower it or set 0 for the model's own"
+        )
+    if kind == "two_tower":
+        _check_two_tower(model)
+    elif kind == "fused":
+        validate_fusion.check_fused(model.to_dict())
+    else:
+        _check_decoder(model, kind)
+    choose("attention", config.attention, attention.IMPLEMENTATIONS)
+    if kind == "fused" and config.attention in ("cudnn", "pallas"):
+        raise UserError(
+            f"attention={config.attention!r}: model.kind='fused' runs on XLA's kernel alone; set attention='auto'"
+        )
+    choose("data.positives", config.data.positives, ("id", "diagonal"))
+    for name, known in _LOSS_CHOICES.items():
+        choose(f"loss.{name}", config.loss[name], known)
+    _check_objectives(config, kind)
+    validate_unused.check_use(config)
+    packing.check_packing(config)
+
+
+def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+    """The groups of fields within a model's settings, however deep."""
+    for name, value in settings.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield f"{field}.{name}", value
+            yield from _parts(f"{field}.{name}", value)
+
+
+def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
+    for name, known in _PART_CHOICES.items():
+        if name in part:
+            choose(f"{field}.{name}", part[name], known)
+    if part.get("scan", "auto") not in ("auto", True, False):
+        raise UserError(f"{field}.scan={part.scan!r} is not known; choose one of: auto, True, False")
+    keep, remat = part.get("remat_keep", 0), part.get("remat")
+    if keep < 0:
+        raise UserError(f"{field}.remat_keep={keep} must not be negative; it counts the last layers, which keep all")
+    if keep and remat in ("auto", "none"):
+        raise UserError(
+            f"{field}.remat_keep={keep} has no use with {field}.remat={remat!r}; set {field}.remat='dots' or 'full', or"
+            " leave it 0"
+        )
+    if part.get("cross_mlp") and part.get("norm") == "post":
+        raise UserError(f"{field}.cross_mlp=True does not go with {field}.norm='post'; set {field}.norm='pre'")
+    for rate in (rate for rate in NOISE if rate in part):
+        if not 0.0 <= part[rate] < 1.0:
+            raise UserError(f"{field}.{rate}={part[rate]} is not in [0, 1)")
+    sizes = part.get("image_size"), part.get("patch_size")
+    if all(isinstance(size, int) for size in sizes) and sizes[0] % sizes[1] and not part.get("crop_to_patches"):
+        crop = f", or set {field}.crop_to_patches=True to leave the last pixels out"
+        raise UserError(
+            f"{field}.image_size={sizes[0]} is not a multiple of {field}.patch_size={sizes[1]}; change one of them"
+            + (crop if "crop_to_patches" in part else "")
+        )
+
+
+def _check_heads(
+    config: ml_collections.ConfigDict, kind: str, field: str, found: Mapping[str, ml_collections.ConfigDict]
+) -> None:
+    heads, wide = found[field].heads, _AS_WIDE_AS.get((kind, field), field)
+    width = found[wide].get("width")
+    if width is None:
+        alone = (kind, field) == ("vilt", "model.text")
+        remedy = "remove it: words have no layers of their own" if alone else "set that"
+        raise UserError(f"{field}.heads={heads}, but model.kind={kind!r} has no {wide}.width; {remedy}")
+    if heads < 1 or width % heads:
+        raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
+    if heads % max(1, config.mesh.tensor):
+        raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={heads}")
+
+
+def _check_two_tower(model: ml_collections.ConfigDict) -> None:
+    image, text = model.image, model.text
+    for field, tower in (("model.image", image), ("model.text", text)):
+        choose(f"{field}.projection", tower.projection, ("linear", "bias", "none"))
+        if tower.projection == "none" and tower.width != model.embed_dim:
+            raise UserError(
+                f"{field}.projection='none' needs {field}.width={tower.width} to equal"
+                f" model.embed_dim={model.embed_dim}"
+            )
+    choose("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
+    choose("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
+    if image.pool == "mean" and image.class_token:
+        raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
+    if text.pool == "mean" and not text.mask_padding:
+        raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
+    if image.pool == "cls" and not image.class_token:
+        raise UserError("model.image.pool='cls' needs model.image.class_token=True")
+
+
+def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
+    """What writes words must score them, and what describes an image must look at it."""
+    lstm = model.get("decoder") == "lstm"
+    if kind in ("captioner", "prefix_lm") and not lstm:
+        heads = [head for head in language.HEADS if head != "none"]
+        if model.text.get("head", "none") == "none":
+            raise UserError(f"model.text.head='none' writes no words; choose one of: {', '.join(heads)}")
+        choose("model.text.head", model.text.head, heads)
+    if kind == "qformer" or (kind == "captioner" and not lstm):
+        submodules.check_looks("text", model.text.to_dict())
+    if kind == "coca" and model.text.get("cross_every"):
+        raise UserError(
+            f"model.text.cross_every={model.text.cross_every}: the text tower of model.kind='coca' sees no image, its"
+            " decoder does; set it to 0"
+        )
+
+
+def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
+    weights, model, loss = config.objectives.to_dict(), config.model, config.loss
+    for name, weight in weights.items():
+        if weight < 0:
+            raise UserError(f"objectives.{name}={weight} must not be negative")
+    wanted = [name for name, weight in weights.items() if weight]
+    if not wanted:
+        raise UserError(f"objectives={weights}: at least one weight must be positive")
+    serves = make_model.KINDS[kind].serves
+    for name in wanted:
+        if name not in serves:
+            raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(serves)}")
+        head = _HEADS.get(name)
+        if head in model and not model[head]:
+            raise UserError(f"objectives.{name}={weights[name]} needs the head model.{head}, which is {model[head]}")
+    if weights["sigmoid"] and model.get("logit_bias_init") is None:
+        raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
+    _check_contrast(config, kind, wanted)
+    if weights["vqa"] and len(wanted) > 1:
+        other = next(name for name in wanted if name != "vqa")
+        raise UserError(f"objectives.{other}={weights[other]} does not go with objectives.vqa; set one of the two to 0")
+    if config_queries.has_text(config):
+        texts = config_queries.text_kind(config)
+        fitting = (
+            ("questions",) if weights["vqa"] else ("captions", "answers") if wanted == ["caption"] else ("captions",)
+        )
+        if texts not in fitting:
+            raise UserError(f"data.texts={texts!r} does not go with objectives.{wanted[0]}; set {' or '.join(fitting)}")
+    if weights["caption"]:
+        _check_writing(config)
+    if not 0.0 <= loss.label_smoothing < 1.0:
+        raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
+    if loss.triplet_margin < 0:
+        raise UserError(f"loss.triplet_margin={loss.triplet_margin} must not be negative")
+    for name in ("mlm_rate", "mim_ratio"):
+        if not 0.0 < loss[name] < 1.0:
+            raise UserError(f"loss.{name}={loss[name]} is not in (0, 1)")
+    if not 0.0 <= model.get("modality_dropout", 0.0) < 1.0:
+        raise UserError(f"model.modality_dropout={model.modality_dropout} is not in [0, 1)")
+
+
+def _check_contrast(config: ml_collections.ConfigDict, kind: str, wanted: list[str]) -> None:
+    loss = config.loss
+    if not 0.0 <= loss.contrastive_smoothing < 1.0:
+        raise UserError(f"loss.contrastive_smoothing={loss.contrastive_smoothing} is not in [0, 1)")
+    if loss.impl == "dense":
+        return
+    reasons = {
+        "objectives.triplet": "triplet" in wanted,
+        "model.kind='qformer' (several vectors an image)": kind == "qformer" and bool({"itc", "sigmoid"} & set(wanted)),
+        f"loss.contrastive_smoothing={loss.contrastive_smoothing}": loss.contrastive_smoothing and "itc" in wanted,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        raise UserError(f"loss.impl={loss.impl!r} does not go with {reason}; set 'dense'")
+
+
+def _check_writing(config: ml_collections.ConfigDict) -> None:
+    room, wanted = config_queries.room_to_write(config), config.decoding.max_tokens
+    if wanted > room:
+        context = config.model.text.context_length
+        raise UserError(
+            f"decoding.max_tokens={wanted}: model.text.context_length={context} has room for {room} after a prompt of"
+            f" up to {context + 1 - room}; lower it"
+            + (", or data.context_length" if config_queries.text_kind(config) == "answers" else "")
+        )

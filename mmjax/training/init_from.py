@@ -1,0 +1,247 @@
+"""Starting from parameters that are there: all of them, or those whose paths match (LiT: the image tower)."""
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmjax.config import serialize
+from mmjax.errors import UserError
+from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config
+from mmjax.io import paths
+from mmjax.nn import embed
+from mmjax.parallel import partition
+from mmjax.training import checkpoint, metrics_log, validate_run
+from mmjax.training.state import TrainState
+
+_POSITIONS = "image/position_embedding"
+# What a tower computes with the same weights.
+_FUNCTION = (
+    *("activation", "norm_eps", "patch_size", "class_token", "pre_norm", "pool", "heads"),
+    *("causal", "mask_padding", "eos_id", "norm"),
+)
+# Kinds of model whose text is always read from left to right.
+_LEFT_TO_RIGHT = ("captioner", "coca", "prefix_lm")
+
+
+def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
+    """Reads what `init_paths` names from `init_from`, straight to where it belongs.
+
+    `init_from` is the workdir of a run, of whose latest checkpoint the moving average is taken where there is one, or a
+    file, folder or `hf-hub:NAME` in OpenCLIP's, Hugging Face's or big_vision's format.
+
+    Args:
+      params: a tree of `jax.ShapeDtypeStruct`, to whose shardings the arrays are read.
+      config: the run's config.
+
+    Returns:
+      Arrays by path.
+
+    Raises:
+      UserError: no checkpoint there, a pattern that matches nothing, a parameter that is missing or of another shape,
+        or a scale of the logits above `model.max_logit_scale`.
+    """
+    flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    names = list(flat)
+    for pattern in config.init_paths:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {names[0]!r}")
+
+    source = _open(config.init_from, config.data.tokenizer)
+    try:
+        wanted = {}
+        for name, leaf in flat.items():
+            if not any(re.fullmatch(pattern, name) for pattern in config.init_paths):
+                continue
+            _check_same_function(source, config, name.split("/")[0])
+            there = source.shapes.get(name)
+            if name == _POSITIONS and there is not None and there[1:] == leaf.shape[1:]:
+                # A table for another resolution is read whole, and resampled below.
+                whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+                wanted[name] = jax.ShapeDtypeStruct(there, leaf.dtype, sharding=whole)
+            elif there == leaf.shape:
+                wanted[name] = leaf
+            else:
+                told = f"has shape {there}" if there is not None else "does not exist"
+                raise UserError(
+                    f"init_from={config.init_from!r}: {name} {told} there and has shape {leaf.shape} here;"
+                    " change the model, or leave it out with init_paths"
+                )
+        arrays = source.read(wanted)
+    finally:
+        source.close()
+    remedy = " or leave the scale out of init_paths"
+    validate_run.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
+    metrics_log.say(f"took {len(wanted)} of {len(names)} parameter arrays from {source.told}")
+    if _POSITIONS in arrays:
+        table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)
+        arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
+    return arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What parameters can be taken from.
+
+    Attributes:
+      told: what it is called in the log.
+      config: what was trained there.
+      shapes: of its parameters, by path.
+      read: shapes with shardings by path -> arrays by path.
+      close: releases it.
+      tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
+    """
+
+    told: str
+    config: ml_collections.ConfigDict
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
+    close: Callable[[], None]
+    tokenizer_file: Callable[[], bytes | None]
+
+
+def _open(init_from: str, tokenizer: str) -> _Source:
+    """Opens a workdir, or another library's checkpoint; a message's remedy names the run's tokenizer.
+
+    Raises:
+      UserError: it is neither, or holds no complete checkpoint.
+    """
+    if init_from.startswith(foreign_checkpoint.HUB):
+        return _open_other_library(init_from, tokenizer)
+    path = paths.as_path(init_from)
+    folder = path / "checkpoints"
+    if folder.exists():
+        return _open_workdir(init_from, folder)
+    if not path.exists():
+        raise UserError(
+            f"init_from={init_from!r}: there is no {path}; give the workdir of a training run, or weights of OpenCLIP,"
+            " Hugging Face or big_vision"
+        )
+    return _open_other_library(init_from, tokenizer)
+
+
+def _open_workdir(init_from: str, folder: Any) -> _Source:
+    source = checkpoint.Checkpoints(folder, read_only=True)
+    try:
+        step = source.latest()
+        if step is None:
+            raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
+        meta = source.read_meta(step)
+        return _Source(
+            told=f"step {step} of {init_from}",
+            config=serialize.from_json(json.dumps(meta["config"])),
+            shapes=source.param_shapes(step),
+            read=lambda wanted: param_translation.flattened(
+                source.restore_params(step, param_translation.nested(wanted))
+            ),
+            close=source.close,
+            tokenizer_file=lambda: checkpoint.tokenizer_file(meta),
+        )
+    except BaseException:
+        source.close()
+        raise
+
+
+def _open_other_library(init_from: str, tokenizer: str) -> _Source:
+    try:
+        opened = foreign_checkpoint.open_source(init_from)
+    except UserError as error:
+        # A workdir has a tokenizer, and here is no place for --set: what it makes can be started from.
+        told = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
+        more = "; then --config.init_from=DST" if told != str(error) else ""
+        raise UserError(f"init_from: {told}{more}") from error
+
+    def read(wanted):
+        def place(name, array):
+            return jax.make_array_from_callback(array.shape, wanted[name].sharding, lambda index: array[index])
+
+        return opened.read(place, wanted.__contains__)
+
+    return _Source(
+        told=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
+        config=run_config.make_config(opened),
+        shapes=opened.shapes,
+        read=read,
+        close=lambda: None,
+        tokenizer_file=lambda: _file_of(opened.tokenizer),
+    )
+
+
+def _file_of(tokenizer: str) -> bytes | None:
+    """The content of the file that `data.tokenizer` names, if it names one."""
+    _, _, path = tokenizer.partition(":")
+    return paths.as_path(path).read_bytes() if path and paths.as_path(path).exists() else None
+
+
+def _for_resolution(table: jax.Array, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> jax.Array:
+    """Resamples an image tower's position table from one input size to another."""
+    before, after = (tower.image_size // tower.patch_size for tower in (old, new))
+    if before != after:
+        metrics_log.say(f"resampled {_POSITIONS} from {before} x {before} to {after} x {after} patches")
+    return embed.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
+
+
+def _check_same_function(source: _Source, new: ml_collections.ConfigDict, part: str) -> None:
+    """Checks that a tower's weights would compute here what they computed there.
+
+    Raises:
+      UserError: a field that no shape shows differs.
+    """
+    old, tower = source.config, part.removesuffix("_head")
+    fields = ["data.mean_std"] if tower == "image" else []
+    if tower == "text" and not _same_tokenizer(source, new):
+        fields.append("data.tokenizer")
+    different = [line for line in serialize.differences(old, new) if line.split(":")[0] in fields]
+    if tower in ("image", "text") and tower in old.model and tower in new.model:
+        before, after = (_function(config.model, tower) for config in (old, new))
+        shared = [field for field in _FUNCTION if field in before and field in after]
+        different += [
+            f"model.{tower}.{field}: {before[field]} -> {after[field]}"
+            for field in shared
+            if before[field] != after[field]
+        ]
+    if different:
+        raise UserError(
+            f"init_from={new.init_from!r} was trained with another setting ({'; '.join(different)}), with which its"
+            " weights compute something else; use its value, or leave the tower out with init_paths"
+        )
+
+
+def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
+    """What a tower computes with its weights: its settings, and what it means where one of them is not there.
+
+    A head's settings mean nothing where there is no such head.
+    """
+    kind = model.get("kind", "two_tower")
+    if tower == "image":
+        meant = {"pre_norm": kind != "vilt", "class_token": True}
+    else:
+        meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre"}
+    return meant | model_settings.as_tokenized(model[tower].to_dict())
+
+
+def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:
+    """Whether two runs tokenize alike: what a file is called does not matter. Weights may come without a tokenizer."""
+    old, kind = source.config.data.tokenizer, new.data.tokenizer.partition(":")[0]
+    if old in (run_config.NO_TOKENIZER, new.data.tokenizer):
+        return True
+    if old.partition(":")[0] != kind:
+        return False
+    files = source.tokenizer_file(), _file_of(new.data.tokenizer)
+    return files[0] is not None and files[0] == files[1]
+
+
+def replace(state: TrainState, taken: dict[str, jax.Array]) -> TrainState:
+    """Puts arrays, by path, in the places of the parameters and of their moving average."""
+    if not taken:
+        return state
+    params = partition.map_with_path(lambda path, x: taken.get(path, x), state.params)
+    average = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, ema_params=average)

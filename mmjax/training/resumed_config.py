@@ -1,0 +1,83 @@
+"""Runs that began with older code: what their stored config does not say yet is done as it was done then.
+
+A recipe may use a field that came to exist after the run began, and have other values of the fields around it since.
+Reading that as a change would give the run another loss, other pictures or another optimizer halfway. So the run keeps
+what it did, one line names what it keeps and what the recipe has, and its config.json goes on without the newer field,
+so that the next start does the same. What the command line gives is no recipe's: it is done, and told as any change.
+"""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import ml_collections
+
+from mmjax.config import older_runs, schema, serialize
+from mmjax.training import metrics_log
+
+
+def stored_fields(workdir: Any) -> dict[str, Any]:
+    """The fields in a workdir's config.json, by path; none without a run that can be read."""
+    return _read(workdir)[0]
+
+
+def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields in a workdir's config.json, and all that a run of them has, with what was done without the others."""
+    path = workdir / "config.json"
+    try:
+        text = path.read_text() if path.exists() else "{}"
+        return older_runs.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
+    except (OSError, ValueError, AttributeError):
+        return {}, {}
+
+
+def keep(
+    config: ml_collections.ConfigDict, workdir: Any, given: Collection[str] = ()
+) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
+    """Gives a run what it did when it began, where its stored config is older than a field.
+
+    Args:
+      config: as the recipe and the command line have it.
+      workdir: of the run; it may be new, or hold something else, of which `validate_run.check_workdir` tells.
+      given: fields that the command line gives, by path: they stay as it gives them.
+
+    Returns:
+      The config to go on with, and the fields that the stored one lacks and goes on without.
+    """
+    (stored, then), now = _read(workdir), serialize.flatten(config)
+    if not stored:
+        return config, ()
+    given = {name for name in given if name not in now or now[name] != then.get(name)}
+    before = {field: older_runs.FIELDS[field] for field in older_runs.done_before(stored) if field in now}
+    lacking = tuple(field for field, each in before.items() if field not in given and not each.checkpoint_knows)
+    fields = {field: (field, *before[field].moved) for field in lacking}
+    kept = {
+        name: then[name]
+        for name in dict.fromkeys(name for names in fields.values() for name in names)
+        if name not in given and name in then and name in now and now[name] != then[name]
+    }
+    if not kept:
+        return config, lacking
+    result = config.copy_and_resolve_references()
+    with result.unlocked(), result.ignore_type():
+        schema.accept_auto_or_bool(result)
+        result.update_from_flattened_dict(kept)
+    newer = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
+    used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items())
+    metrics_log.say(
+        f"this run began before {newer} came to exist, and goes on as it began: {used};"
+        " --config.FIELD=VALUE changes one of them"
+    )
+    return result.lock(), lacking
+
+
+def to_json(config: ml_collections.ConfigDict, lacking: Collection[str]) -> str:
+    """The config as a workdir stores it: without the fields that it began without."""
+    fields = json.loads(serialize.to_json(config))
+    for path in lacking:
+        *groups, name = path.split(".")
+        group = fields
+        for each in groups:
+            group = group[each]
+        del group[name]
+    return json.dumps(fields, indent=2)

@@ -1,0 +1,1 @@
+"""Small data structures without a subject of their own."""

@@ -1,0 +1,167 @@
+import logging
+import sys
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmjax.data.record import Sharded, SourceOptions
+from mmjax.data.sources import parquet
+from mmjax.data.sources.parquet import Parquet
+from mmjax.errors import UserError
+from tests.helpers.source_checks import check_source, png, reasons, replaced
+
+
+def write(path, start: int, stop: int, rows: int = 3, **columns) -> None:
+    """Columns as img2dataset names them."""
+    numbers = range(start, stop)
+    table = {
+        "key": [f"{i:09d}" for i in numbers],
+        "jpg": [png(i) for i in numbers],
+        "caption": [f"caption {i}" for i in numbers],
+        **columns,
+    }
+    pq.write_table(pa.table(table), path, row_group_size=rows)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write(tmp_path / "00000.parquet", 0, 7)
+    write(tmp_path / "00001.parquet", 7, 7)  # no rows
+    write(tmp_path / "00002.parquet", 7, 12, rows=2)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["{00000..00002}.parquet", "*.parquet"])
+def test_rows_are_as_pyarrow_wrote_them(shards, pattern):
+    source = Parquet(f"{shards}/{pattern}")
+    check_source(source, list(range(12)))
+    assert isinstance(source, Sharded) and source.shard_lengths.tolist() == [3, 3, 1, 2, 2, 1]
+    assert source[8]["captions"] == ["caption 8"] and source[8]["path"] == f"{shards}/00002.parquet[0][1]"
+    assert len({source[i]["id"] for i in range(12)}) == 12
+
+
+def test_files_on_another_file_system(shards):
+    fs = fsspec.filesystem("memory")
+    fs.put(shards, "/parquet-test", recursive=True)
+    try:
+        check_source(Parquet("memory://parquet-test/*.parquet"), list(range(12)))
+    finally:
+        fs.rm("/parquet-test", recursive=True)
+
+
+def test_structs_lists_and_weights(tmp_path):
+    images = pa.array([{"bytes": png(i), "path": "x.png"} for i in range(3)])
+    captions = [["a", " b ", "", None], ["c"], ["d"]]
+    nested = [{"raw": [f"raw {i}"], "ids": [i]} for i in range(3)]
+    write(
+        tmp_path / "a.parquet", 0, 3, jpg=[None] * 3, image=images, captions=captions, nested=nested, caption=[""] * 3
+    )
+    path = str(tmp_path / "a.parquet")
+    source = Parquet(path, options=SourceOptions(caption_keys="captions@3+nested.raw@1+caption@5"))
+    check_source(source, [0, 1, 2])
+    assert source[0]["captions"] == ["a", "b", "raw 0"] and source[0]["caption_weights"] == [1.5, 1.5, 1]
+    assert Parquet(path, options=SourceOptions(caption_keys="nested/raw"))[2]["captions"] == ["raw 2"]
+
+
+def test_classes_are_those_that_hugging_face_describes(tmp_path):
+    table = pa.table({"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": [1, 0, -1]})
+    features = '{"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}'
+    table = table.replace_schema_metadata({"huggingface": f'{{"info": {{"features": {features}}}}}'})
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = Parquet(str(tmp_path / "a.parquet"))
+    assert source.class_names == ["cat", "dog"] and source[0]["label"] == 1
+    assert source[0]["captions"] == [template.format(c="dog") for template in source.templates]
+    assert reasons(source) == ["ok", "ok", "no_caption"]
+
+
+def test_bad_rows_and_row_groups_are_counted(tmp_path):
+    write(tmp_path / "a.parquet", 0, 3, jpg=[None, png(1), b""], caption=["x", " ", "y"])
+    write(tmp_path / "b.parquet", 3, 6)
+    write(tmp_path / "d.parquet", 9, 12)
+    pq.write_table(pa.table({"caption": ["no", "column"]}), tmp_path / "e.parquet")
+    write(tmp_path / "f.parquet", 12, 15)
+    write(tmp_path / "g.parquet", 15, 20)
+    source = Parquet(f"{tmp_path}/*.parquet")
+    data = bytearray((tmp_path / "b.parquet").read_bytes())
+    at = data.index(png(3)[:20]) if png(3)[:20] in data else 80
+    data[at - 40 : at + 40] = b"\xff" * 80
+    (tmp_path / "b.parquet").write_bytes(data)
+    (tmp_path / "d.parquet").unlink()
+    (tmp_path / "f.parquet").write_bytes((tmp_path / "f.parquet").read_bytes()[:300])
+    expected = ["no_image", "no_caption", "ok"] + ["corrupt"] * 3 + ["missing"] * 3
+    expected += ["no_image"] * 2 + ["corrupt"] * 3 + ["ok"] * 5
+    assert reasons(source) == expected
+    assert replaced(source) == {
+        "ok": 5, "corrupt": 6, "missing": 3, "no_image": 3, "no_caption": 1, "empty": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "words"),
+    [
+        (
+            {},
+            {"image_key": "png"},
+            ["images: looked for png, found 'key', 'jpg'", "did you mean 'jpg'", "data.image_key"],
+        ),
+        ({}, {"image_key": "key"}, ["field 'key' holds no encoded images", "'jpg' could"]),
+        ({}, {"caption_keys": "captoin"}, ["no field 'captoin'", "'caption'", "did you mean 'caption'"]),
+        ({}, {"caption_keys": "nope@0.9+caption@0.1"}, ["data.caption_keys='nope@0.9+caption@0.1': no field 'nope'"]),
+        ({}, {"caption_keys": "text", "keys_field": "eval"}, ["eval.caption_keys='text': no field 'text'"]),
+        ({"jpg": ["0.jpg", "1.jpg"]}, {}, ["field 'jpg' holds no encoded images"]),
+    ],
+)
+def test_columns_that_are_not_there_are_named(tmp_path, columns, options, words):
+    write(tmp_path / "a.parquet", 0, 2, **columns)
+    with pytest.raises(UserError) as error:
+        Parquet(str(tmp_path / "a.parquet"), options=SourceOptions(**options), field="data.eval")
+    message = str(error.value)
+    assert message.startswith(f"data.eval='parquet:{tmp_path}/a.parquet'") and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    write(tmp_path / "empty.parquet", 0, 0)
+    (tmp_path / "text.parquet").write_bytes(b"image,caption\n" * 9)
+    for pattern, words in {
+        "none.parquet": "none.parquet' cannot be read .no such file.*check the path",
+        "*.parq": "no file matches",
+        "text.parquet": "text.parquet' cannot be read .*not a parquet file.*write it again",
+        "empty.parquet": "no rows",
+        "{empty,e*}.parquet": "names .*empty.parquet' twice",
+    }.items():
+        with pytest.raises(UserError, match=words) as error:
+            Parquet(f"{tmp_path}/{pattern}")
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="nosuch://x.parquet.*nosuch"):
+        Parquet("nosuch://x.parquet")
+
+
+def test_without_pyarrow_the_command_that_installs_it_is_told(shards, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"needs pyarrow.*pip install 'mmjax\[parquet\]'"):
+        Parquet(f"{shards}/*.parquet")
+
+
+def test_row_groups_are_kept_up_to_a_size_and_big_ones_warned_of(tmp_path, monkeypatch, caplog):
+    write(tmp_path / "a.parquet", 0, 60, rows=10, jpg=[png(i) + bytes(1000) for i in range(60)])
+    monkeypatch.setattr(parquet, "_DECODED_BYTES", 25_000)  # two row groups
+    with caplog.at_level(logging.WARNING, "mmjax.data"):
+        Parquet(str(tmp_path / "a.parquet"), options=SourceOptions(order="windowed"))
+        Parquet(str(tmp_path / "a.parquet"), field="data.eval")
+        assert not caplog.records
+        source = Parquet(str(tmp_path / "a.parquet"))
+    (record,) = caplog.records
+    assert "each example reads a row group of 10 rows (0.0 MB); set data.order='windowed'" in record.getMessage()
+    source.prepare([0, 1])
+    assert len(caplog.records) == 1
+    for _ in range(2):
+        source.prepare([0, 1, 2, 3, 4, 5])
+    assert len(caplog.records) == 2 and "set data.window lower" in caplog.text
+    reads = []
+    monkeypatch.setattr(source._groups, "_make", lambda shard: reads.append(shard) or source._decode(shard))
+    for i in [*range(20), *range(20), 59, 19, 0]:
+        source[i]
+    assert reads == [0, 1, 5, 0]

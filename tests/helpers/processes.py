@@ -1,0 +1,83 @@
+"""Starts several processes of one run on this machine, and ends them whatever happens."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.helpers import runs
+
+SCRIPT = Path(__file__).with_name("process_main.py")
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Processes:
+    """Processes that talk to one another over the loopback; a context manager that leaves none behind.
+
+    Args:
+      folder: for their output.
+      commands: Python arguments of each.
+      devices: CPU devices of each.
+    """
+
+    def __init__(self, folder, commands, *, devices=4):
+        self.outputs = [Path(folder) / f"process{i}-{time.monotonic_ns()}.txt" for i in range(len(commands))]
+        self.popens = []
+        environment = runs.environment(JAX_NUM_CPU_DEVICES=str(devices))
+        for command, output in zip(commands, self.outputs, strict=True):
+            with output.open("w") as file:
+                arguments = [sys.executable, *map(str, command)]
+                self.popens.append(subprocess.Popen(arguments, env=environment, stdout=file, stderr=file))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for popen in self.popens:
+            if popen.poll() is None:
+                popen.kill()
+            popen.wait()
+
+    def end(self, timeout=240):
+        """Waits for all of them; returns their exit statuses."""
+        until = time.monotonic() + timeout
+        try:
+            return [popen.wait(timeout=max(0.1, until - time.monotonic())) for popen in self.popens]
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s\n{self.told()}") from None
+
+    def told(self, process=None):
+        """What one of them printed, or all of them, without what gloo says of every connection."""
+        if process is None:
+            return "\n".join(f"-- process {i}\n{self.told(i)}" for i in range(len(self.popens)))
+        lines = self.outputs[process].read_text().splitlines()
+        return "\n".join(line for line in lines if "connected to" not in line and "connected peer" not in line)
+
+
+def steps(folder, meshes, *, count=2, timeout=240):
+    """Runs the checks of meshes in `count` processes, which leave what they find in `folder`."""
+    coordinator = f"127.0.0.1:{free_port()}"
+    commands = [[SCRIPT, "steps", folder, ",".join(meshes), coordinator, count, i] for i in range(count)]
+    with Processes(folder, commands, devices=8 // count) as processes:
+        assert processes.end(timeout) == [0] * count, processes.told()
+
+
+def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=240):
+    """Runs the command line in `count` processes; returns their exit statuses and what each of them printed.
+
+    With `meshes` the checks of meshes follow in the same processes.
+    """
+    port = free_port()
+    checks = [folder, ",".join(meshes)] if meshes else ["-", "-"]
+    flags = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={i}"]
+    commands = [[SCRIPT, "cli", events, *checks, *argv, *flags(i)] for i in range(count)]
+    with Processes(folder, commands, devices=devices) as processes:
+        return processes.end(timeout), [processes.told(i) for i in range(count)]

@@ -1,0 +1,114 @@
+"""Every model that OpenCLIP lists, of its real shapes: as a file alone, and with its config beside it.
+
+What the loader makes of each is held against the live model. It is right, or it asks, or it says what it does not read.
+"""
+
+import json
+import re
+
+import pytest
+
+from mmjax.errors import UserError
+from mmjax.interop import foreign_checkpoint, published_towers
+from tests.helpers.published_models import architecture, build, settings_of, write_shapes
+
+pytestmark = pytest.mark.full
+MODELS = 144
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """By name: what became of the file alone, and of the folder with its config."""
+    import open_clip
+
+    results = {}
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        folder = tmp_path_factory.mktemp("model")
+        model = build(config, folder)
+        file = folder / "open_clip_model.safetensors"
+        write_shapes(file, model)
+        live = None if architecture(config) else settings_of(model)
+        alone = _outcome(file, live)
+        (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config)))
+        results[name] = config, alone, _outcome(folder, live)
+        file.unlink()
+    return results
+
+
+def _outcome(path, live):
+    """What a person meets: the fields that are asked for, or why the file is refused, and where it then is wrong.
+
+    Args:
+      path: of the model.
+      live: the live model's settings, from which questions are answered; None for an architecture that is not read.
+    """
+    asked = {}
+    try:
+        return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_source(path).settings, live))
+    except UserError as error:
+        if "shapes do not tell" not in str(error):
+            return dict(refused=str(error))
+        asked = dict.fromkeys(re.findall(r"--set (\S+)=", str(error)))
+    for field in asked:
+        tower = field.split(".")[0] if "." in field else "image"
+        asked[field] = live[tower][field.split(".")[-1]]
+    return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_source(path, asked).settings, live))
+
+
+def _differences(settings, live):
+    """Fields in which the loader's settings are not the model's; all that decide what it computes are compared."""
+    ways = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout", "crop_to_patches")
+    top = dict(embed_dim=settings["embed_dim"], has_bias=settings["logit_bias_init"] is not None)
+    wrong = [name for name, value in top.items() if live[name] != value]
+    for tower in ("image", "text"):
+        fields = live[tower]
+        unread = {*ways, *(["eos_id"] if fields["pool"] == "last" else [])}
+        wrong += [f"{tower}.{name}" for name in settings[tower] if name not in {*fields, *unread}]
+        wrong += [f"{tower}.{name}" for name, value in fields.items() if settings[tower][name] != value]
+    return wrong
+
+
+def test_files_alone(outcomes):
+    counts = {"right": 0, "asked for": 0, "refused": 0}
+    for name, (config, alone, _) in outcomes.items():
+        word = architecture(config)
+        if word:
+            assert word in alone["refused"] and "not read" in alone["refused"] or word == "none of SigLIP's", name
+            counts["refused"] += 1
+        else:
+            assert alone["wrong"] == [] and len(alone["asked"]) <= 1, (name, alone)
+            counts["asked for" if alone["asked"] else "right"] += 1
+    assert counts == {"right": 23, "asked for": 41, "refused": 80} and len(outcomes) == MODELS
+
+
+def test_what_is_asked_for(outcomes):
+    """The activation of a CLIP, and the pixels of So400m/14, of which two sizes have 27 patches a side."""
+    for name, (config, alone, _) in outcomes.items():
+        if not architecture(config):
+            siglip = "SigLIP" in name
+            pixels = siglip and "-14-" in name and config["vision_cfg"]["image_size"] in (378, 384)
+            assert list(alone["asked"]) == (["image.image_size"] if pixels else [] if siglip else ["activation"]), name
+
+
+def test_texts_are_cleaned_as_their_configs_say(outcomes):
+    """A tokenizer's file beside weights alone is that of the vocabulary's model."""
+    for name, (config, _, _) in outcomes.items():
+        if not architecture(config):
+            text = config["text_cfg"]
+            published = published_towers.tokenizer(text["vocab_size"])
+            assert published.get("tokenizer_kwargs") == text.get("tokenizer_kwargs"), name
+            assert ("hf_tokenizer_name" in published) == ("hf_tokenizer_name" in text), name
+
+
+def test_with_their_configs(outcomes):
+    """Nothing is asked for, and what is not read is refused."""
+    counts = {"right": 0, "refused": 0}
+    for name, (config, _, beside) in outcomes.items():
+        word = architecture(config)
+        if word:
+            assert word in beside["refused"] or "vision_cfg.pool_type='avg' is not read" in beside["refused"], name
+        else:
+            assert beside == dict(asked={}, wrong=[]), name
+        counts["refused" if word else "right"] += 1
+    assert counts == {"right": 64, "refused": 80}

@@ -1,0 +1,62 @@
+"""Plans of models that are not two towers."""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from mmjax.errors import UserError
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.plan import plan_text, program, sweep, times
+from tests.helpers import model_kinds
+from tests.helpers.programs import compiled_plan
+
+
+def config(name, **changes):
+    mesh = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)
+    return model_kinds.config(name, batch_size=16, **(mesh | changes))
+
+
+def test_every_part_that_has_layers_is_asked(cpu_slice):
+    settings = config("tiny-albef")
+    assert program.parts_with("remat", settings.model) == dict.fromkeys(("image", "text", "fusion"), "auto")
+    settings.model.fusion.heads = 1
+    groups = list(sweep.candidates(settings, 8, ("mesh", "remat")))
+    assert all(candidate.mesh.tensor == 1 for group in groups for candidate in group)
+    assert {tuple(program.parts_with("remat", group[0].model).values()) for group in groups} == {
+        (policy,) * 3 for policy in ("none", "dots", "full")
+    }
+    assert program.parts_with("heads", config("tiny-captioner-lstm").model) == {"image": 2}
+
+
+def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
+    """A step with masked words is set up without its tokenizer's file; another program's compilation stands for it."""
+    setup = program.set_up(config("tiny-vilt", data__tokenizer="json:not_here.json"), cpu_slice)
+    mesh = mesh_lib.batch_sharding(setup.mesh)
+    small = jax.jit(lambda x: x @ x.T).lower(jax.ShapeDtypeStruct((64, 64), "float32", sharding=mesh))
+    monkeypatch.setattr(program.Setup, "lower", lambda self: small)
+    plan = program.make_plan(setup, "cpu:8")
+    json.dumps(plan)
+    assert "model" not in plan["flops"] and "mfu" not in plan["roofline"] and plan["flops"]["chip"] > 0
+    told = plan_text.render(plan | {"budget": times.budget(plan, 1e6)})
+    assert "MFU" not in told and "model, 3 x" not in told and "remat auto" in told and "executed, all chips" in told
+    assert plan_text.line(plan).endswith(")")
+    assert [option for option in program.advice(setup) if "remat" in option] == ["--config.model.image.remat=full"]
+
+
+def test_modalities_cannot_be_planned(cpu_slice):
+    with pytest.raises(UserError, match="model.kind='fused': its batch has the shapes of its data; it cannot be"):
+        program.set_up(config("fusion:concat"), cpu_slice)
+
+
+@pytest.mark.full
+def test_a_plan_of_albef_by_the_tpu_compiler(tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    flags = ["--config=albef", "--topology=v5e:2x2", "--config.mesh.fsdp=2"]
+    flags += [f"--config.model.{part}.scan=True" for part in ("image", "text", "fusion")]  # unrolled it takes minutes
+    plan, printed = compiled_plan(tmp_path, *flags)
+    assert plan["device"] == "TPU v5 lite" and plan["chips"] == 4 and set(plan["remat"]) == {"image", "text", "fusion"}
+    assert plan["flops"]["chip"] > 1e9 and "MFU" not in printed
+    assert plan["memory"]["total"] < plan["memory"]["capacity"]

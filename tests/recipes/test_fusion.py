@@ -1,0 +1,72 @@
+"""The fusion recipe: each kind is a complete config, and a short run classifies with modalities missing."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from mmjax import tasks
+from mmjax.config import recipe, serialize
+from mmjax.data.sources.sensors import Sensors, best_accuracy
+from mmjax.errors import UserError
+from mmjax.models.fusion.kinds import KINDS
+from mmjax.training import loop, validate_run
+
+
+@pytest.mark.parametrize(
+    "arg", [*(f"kind={kind},dropout=0.3" for kind in KINDS), "only=table", "kind=late,combine=linear"]
+)
+def test_every_kind_is_a_complete_config(arg):
+    config = recipe.load_recipe(f"fusion:{arg}")
+    validate_run.check_config(config)
+    assert serialize.from_json(serialize.to_json(config)).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("arg, told", [("kind=jiont", "'joint'"), ("only=imge", "'image'"), ("combine=mean", "linear")])
+def test_a_mistake_in_the_argument_is_told_in_one_line(arg, told):
+    with pytest.raises(UserError, match=told):
+        recipe.load_recipe(f"fusion:{arg}")
+
+
+def test_classes_and_modalities_are_checked_against_the_data():
+    config = recipe.load_recipe("fusion")
+    config.model.classes = 7
+    with pytest.raises(UserError, match="model.classes=7, but 'sensors/train' has 8"):
+        tasks.read_facts(config, tasks.open_mixture(config))
+    config.model.classes = 8
+    with config.unlocked():
+        config.model.encoders.lidar = config.model.encoders.series
+    with pytest.raises(UserError, match="model.encoders.lidar: 'sensors/train' has no such modality; it has image, s"):
+        tasks.read_facts(config, tasks.open_mixture(config))
+
+
+def test_training_gets_the_modalities_of_a_record_with_its_gaps():
+    config = recipe.load_recipe("fusion")
+    facts = tasks.read_facts(config, tasks.open_mixture(config))
+    task = tasks.Task(config, None, None, None, facts)
+    record = dict(Sensors()[0])
+    table = record["modalities"]["table"].copy()
+    table[1] = np.nan
+    record["modalities"] = {"table": table, "image": record["modalities"]["image"]}
+    arrays = task.preparer(record, np.random.default_rng(0))
+    np.testing.assert_array_equal(arrays["present"], [True, False, True])
+    np.testing.assert_array_equal(arrays["modality_table"], table)
+    assert arrays["modality_series"].shape == (32, 4) and not arrays["modality_series"].any()
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    assert {"encoder_image", "encoder_series", "encoder_table", "fusion", "head"} == set(shapes)
+
+
+@pytest.mark.full
+def test_a_short_run_classifies_with_modalities_missing(tmp_path):
+    config = recipe.load_recipe("fusion:kind=late,dropout=0.3,steps=60")
+    config.log.tensorboard = False
+    loop.train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = {key.partition("/")[2]: value for line in lines if line["kind"] == "eval" for key, value in line.items()}
+    names = ("image", "series", "table")
+    assert 0.8 < found["acc1"] < best_accuracy(names) + 0.03
+    for name in names:
+        others = [other for other in names if other != name]
+        assert found[f"acc1_only_{name}"] < best_accuracy([name]) + 0.04
+        assert 0.6 < found[f"acc1_without_{name}"] < best_accuracy(others) + 0.03

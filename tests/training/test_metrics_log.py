@@ -1,0 +1,170 @@
+"""metrics.jsonl, TensorBoard, Weights & Biases, the terminal, and how fast it goes."""
+
+import importlib.util
+import io
+import sys
+import types
+import uuid
+from unittest import mock
+
+import pytest
+
+from mmjax.errors import UserError
+from mmjax.io import paths
+from mmjax.training import metrics_log, throughput, validate_run
+from tests.helpers import runs
+
+
+class TestMetricsFile:
+    @pytest.fixture(params=["local", "memory"])
+    def path(self, request, tmp_path):
+        folder = tmp_path if request.param == "local" else paths.as_path(f"memory://logs-{uuid.uuid4().hex}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "metrics.jsonl"
+
+    def write(self, path, *steps):
+        file = metrics_log.MetricsFile(path)
+        for step in steps:
+            file.write({"step": step, "kind": "train", "loss": step / 2})
+        file.flush()
+        return file
+
+    def test_lines_are_there_and_go_on(self, path):
+        self.write(path, 1, 2)
+        file = self.write(path, 3)
+        assert [line["step"] for line in file.lines()] == [1, 2, 3]
+        assert path.read_text().splitlines()[0] == '{"step": 1, "kind": "train", "loss": 0.5}'
+
+    def test_lines_past_a_step_are_dropped(self, path):
+        file = self.write(path, 1, 2, 3)
+        file.drop_after(2)
+        file.write({"step": 3, "kind": "eval"})
+        file.flush()
+        assert [(line["step"], line["kind"]) for line in metrics_log.MetricsFile(path).lines()] == [
+            (1, "train"),
+            (2, "train"),
+            (3, "eval"),
+        ]
+
+    def test_an_evaluation_that_is_made_again_is_dropped(self, path):
+        file = self.write(path, 1, 2)
+        file.write({"step": 2, "kind": "eval"})
+        file.flush()
+        file.drop_after(2, evaluated=True)
+        assert [line["kind"] for line in file.lines()] == ["train", "train", "eval"]
+        file.drop_after(2, evaluated=False)
+        assert [line["kind"] for line in file.lines()] == ["train", "train"]
+
+    @pytest.mark.parametrize("rest", ['{"step": 3, "ki', '{"step": 3, "kind": "train", "loss": 1.', "12", "\0\0"])
+    def test_a_line_that_a_kill_cut_off(self, path, rest):
+        self.write(path, 1, 2)
+        path.write_text(path.read_text() + rest)
+        file = metrics_log.MetricsFile(path)
+        file.drop_after(9)
+        file.write({"step": 3, "kind": "train"})
+        file.flush()
+        assert [line["step"] for line in file.lines()] == [1, 2, 3]
+        assert path.read_text().count("\n") == 3
+
+    def test_not_a_number_is_refused(self, path):
+        with pytest.raises(ValueError, match="(?i)json compliant"):
+            self.write(path, float("nan"))
+        assert not path.exists() or path.read_text() == ""
+
+
+class TestTerminal:
+    def logger(self, tmp_path, terminal):
+        stream = io.StringIO()
+        stream.isatty = lambda: terminal
+        logger = metrics_log.Logger(tmp_path, runs.config(steps=100))
+        with mock.patch.object(sys, "stderr", stream):
+            logger.resume(0)
+            for step in (1, 2):
+                logger.progress(step)
+                logger.write(
+                    step, "train", {"loss": 2.5, "accuracy": 0.25, "images_per_second": 10.0, "step_time": 36.0}
+                )
+            logger.close()
+        return stream.getvalue()
+
+    def test_a_bar(self, tmp_path, capsys):
+        bar = self.logger(tmp_path, True)
+        assert "2/100" in bar and "loss=2.5" in bar
+        assert "step 1/100" not in capsys.readouterr().out
+
+    def test_lines(self, tmp_path, capsys):
+        assert self.logger(tmp_path, False) == ""
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "step 1/100  loss 2.5000  acc 0.25  img/s 10  left 59m24s" and len(lines) == 2
+
+    @pytest.mark.parametrize(("seconds", "told"), [(0.2, "0m01s"), (61, "1m01s"), (3600, "1h00m"), (90000, "25h00m")])
+    def test_duration(self, seconds, told):
+        assert metrics_log._duration(seconds) == told
+
+
+class TestWandb:
+    def test_asked_for_but_not_installed(self, tmp_path):
+        with (
+            mock.patch.object(importlib.util, "find_spec", lambda name: None),
+            pytest.raises(UserError, match="log.wandb_project='mine': wandb is not installed; pip install wandb"),
+        ):
+            validate_run.check_config(runs.config(log__wandb_project="mine"))
+
+    def test_installed(self, tmp_path):
+        module = types.ModuleType("wandb")
+        module.__spec__ = importlib.util.spec_from_loader("wandb", None)
+        run = mock.Mock()
+        module.init = mock.Mock(return_value=run)
+        config = runs.config(log__wandb_project="mine")
+        with mock.patch.dict(sys.modules, wandb=module):
+            logger = metrics_log.Logger(tmp_path, config)
+            logger.resume(0)
+            logger.write(1, "train", {"loss": 2.5})
+            logger.close()
+        assert module.init.call_args.kwargs["project"] == "mine"
+        assert module.init.call_args.kwargs["config"]["batch_size"] == 16
+        run.log.assert_called_once_with({"train/loss": 2.5}, step=1)
+        run.finish.assert_called_once()
+
+
+class TestThroughput:
+    @pytest.mark.parametrize(
+        ("kind", "peak"),
+        [
+            ("NVIDIA H100 80GB HBM3", 989e12),
+            ("NVIDIA H100 PCIe", 756e12),
+            ("NVIDIA H200", 989e12),
+            ("NVIDIA A100-SXM4-40GB", 312e12),
+            ("NVIDIA L4", 121e12),
+            ("NVIDIA L40", 181e12),
+            ("NVIDIA L40S", 362e12),
+            ("TPU v4", 275e12),
+            ("TPU v5 lite", 197e12),
+            ("TPU v5p", 459e12),
+            ("TPU v6 lite", 918e12),
+            ("cpu", None),
+            ("NVIDIA GeForce GTX 1080", None),
+        ],
+    )
+    def test_peaks(self, kind, peak):
+        assert throughput.peak_flops(kind) == peak
+
+    def test_meter(self):
+        now = iter([0.0, 4.0, 10.0, 30.0, 31.0, 40.0]).__next__
+        with mock.patch.object(throughput.time, "perf_counter", now):
+            meter = throughput.Meter(batch_size=32, flops_per_example=1e9, devices=4, peak=1e12)  # at 0
+            meter.wait(0.5)
+            meter.wait(0.1)
+            meter.wait(0.3)  # for a step that is on its way
+            rates = meter.read(2)  # at 4, and again from 10 on
+            assert rates["step_time"] == 2.0 and rates["images_per_second"] == 16.0
+            assert rates["data_wait"] == pytest.approx(0.3)
+            # Three forward passes in 2 s on 4 devices.
+            assert rates["mfu"] == pytest.approx(3 * 1e9 * 32 / 2.0 / 4e12)
+            meter.reset(5)  # at 30
+            assert meter.read(4) == meter.read(5) == {}  # none has ended
+            assert meter.read(6)["step_time"] == 1.0
+
+    def test_unknown_peak(self):
+        meter = throughput.Meter(1, 1.0, 1, None)
+        assert "mfu" not in meter.read(1)

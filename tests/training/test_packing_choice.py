@@ -1,0 +1,204 @@
+"""Whether texts are packed, into how many rows, what is said of it, and how a batch that does not fit is agreed on."""
+
+import dataclasses
+import json
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from mmjax import tasks
+from mmjax.config import schema
+from mmjax.data.loading import packing as packing_lib
+from mmjax.errors import UserError
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training import packing, validate_run
+from tests.helpers import runs
+
+
+def examples_of(config):
+    tokenizer = tasks.make_tokenizer(config)
+    preparer = tasks.Task(config, tasks.make_image_spec(config), tokenizer).preparer
+    return tasks.make_train_examples(config, tasks.open_mixture(config), preparer)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return f"pairs:{runs.write_pairs(tmp_path_factory.mktemp('pairs'))}"  # captions of 16 characters, 18 tokens
+
+
+def choose(config, capsys, devices=1, meta=None, platform="cpu"):
+    """What is chosen, and what is said of it."""
+    mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:devices])
+    capsys.readouterr()
+    with mock.patch.object(packing, "_platform", lambda mesh: platform):
+        packer = packing.choose_packer(config, mesh, examples_of(config), meta or {})
+    return packer, capsys.readouterr().out
+
+
+def changed(config, **changes):
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def test_auto_packs_on_accelerators_where_it_is_exact_and_pays(pairs, capsys):
+    config = runs.config(data__train=pairs, batch_size=32, model__text__context_length=64)
+    assert choose(config, capsys) == (None, "")
+    for platform in ("gpu", "tpu"):
+        packer, said = choose(config, capsys, platform=platform)
+        assert packer == packing_lib.TextPacker(rows=8, length=80, captions=32, pieces=1, eos_id=258)
+        assert said == (
+            "texts are packed: 8 rows of 80 tokens hold the 32 texts of a device, 31% of the tokens of padded ones"
+            " (1024 texts have 18.0 tokens on average)\n"
+        )
+    packer, said = choose(changed(config, model__text__context_length=20), capsys, platform="gpu")
+    assert packer is None and said.startswith(
+        "texts are padded: 8 rows of 80 tokens hold the 32 texts of a device, 100%"
+    )
+    assert choose(changed(config, data__pack_texts="off"), capsys, platform="gpu") == (None, "")
+
+
+OBSTACLES = {
+    "model.text.causal=False, so padding": dict(model__text__causal=False),
+    "model.text.pool='last' reads": dict(model__text__pool="last"),
+    "model.text.mask_padding=True goes by": dict(model__text__mask_padding=True),
+    "model.text.dropout=0.1, whose noise": dict(model__text__dropout=0.1),
+    "model.text.drop_path=0.1, whose noise": dict(model__text__drop_path=0.1),
+}
+
+
+@pytest.mark.parametrize("reason", OBSTACLES)
+def test_what_cannot_be_packed_is_told(reason, pairs, capsys):
+    config = runs.config(data__train=pairs, **OBSTACLES[reason])
+    packer, said = choose(config, capsys, platform="gpu")
+    assert packer is None and said.startswith(f"texts are padded: {reason}")
+    with pytest.raises(UserError, match=rf"^data.pack_texts='on': {reason}.*; set 'auto'$"):
+        validate_run.check_config(changed(config, data__pack_texts="on"))
+
+
+@pytest.mark.parametrize("variant, objective", [("tiny-siglip", "sigmoid"), ("tiny-coca", "caption")])
+def test_other_models_are_not_packed(variant, objective):
+    config = schema.base_config(variant)
+    config.data.train = "shapes"
+    config.objectives[objective] = 1.0
+    validate_run.check_config(config)
+    config.data.pack_texts = "on"
+    with pytest.raises(UserError, match="data.pack_texts='on': "):
+        validate_run.check_config(config)
+
+
+def test_mistakes(pairs):
+    for name, value, text in (("pack_texts", "yes", "is not known"), ("packed_rows", -1, "must not be negative")):
+        with pytest.raises(UserError, match=f"data.{name}={value!r} {text}"):
+            validate_run.check_config(runs.config(data__train=pairs, **{f"data__{name}": value}))
+
+
+def test_rows_are_kept_at_resumption_unless_groups_or_data_are_others(pairs, capsys, monkeypatch):
+    config = runs.config(data__train=pairs, batch_size=32, data__pack_texts="on")
+    first, _ = choose(config, capsys)
+    kept = dataclasses.replace(first, rows=first.rows + 1)  # what another version may have found
+    meta = {"text_packing": dataclasses.asdict(kept), "data": examples_of(config).describe()}
+    meta = json.loads(json.dumps(meta))
+    monkeypatch.setattr(packing_lib, "sample_lengths", None)  # no sample is read
+    packer, said = choose(config, capsys, meta=meta)
+    assert packer == kept and "(as before)" in said
+    packer, said = choose(changed(config, data__packed_rows=21), capsys, meta=meta)
+    assert packer.rows == 21 and "(data.packed_rows)" in said
+    monkeypatch.undo()
+    packer, said = choose(changed(config, microbatch=2), capsys, devices=4, meta=meta)
+    assert (packer.rows, packer.captions) == (1, 4)
+    assert "1 rows of 80 tokens hold the 4 texts of a device and microbatch, 62%" in said
+    assert "(1024 texts have 18.0 tokens on average; before, 9 rows for 32 texts)" in said
+    packer, said = choose(changed(config, data__train="shapes"), capsys, meta=meta)
+    assert packer.rows > 8 and "; before, 9 rows for 32 texts)" in said
+
+
+def test_data_that_cannot_be_read_are_not_packed(pairs, capsys, monkeypatch):
+    monkeypatch.setattr(packing_lib, "sample_lengths", lambda *_: np.array([], int))
+    packer, said = choose(runs.config(data__train=pairs, data__pack_texts="on"), capsys)
+    assert packer is None and said.startswith("texts are padded: none of the first training examples could be read")
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+PACKER = packing_lib.TextPacker(rows=3, length=80, captions=4, pieces=1, eos_id=2)
+
+
+class Feed:
+    """Batches by number; those of `full` do not fit. From `broken` on the last one is repeated, with an error."""
+
+    def __init__(self, full=(), broken=None):
+        self.full, self.broken = full, broken
+        self.number, self.error, self.closed = 0, None, False
+
+    def __next__(self):
+        if self.number == self.broken:
+            self.error = KeyError(self.broken)
+        else:
+            self.number += 1
+        place = np.full(4, -1 if self.number in self.full else 0, np.int32)
+        return {"number": self.number, "text_row": place, "text_column": place}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
+
+
+class Votes:
+    """This process's vote and another one's."""
+
+    def __init__(self, others=()):
+        self.others, self.cast_ = others, []
+
+    def cast(self, values):
+        self.cast_.append(values)
+        return np.array(values) + (len(self.cast_) in self.others)
+
+
+def packed(batches):
+    return [(batch["number"], "text_places" in batch) for batch in batches]
+
+
+def test_batches_of_one_process():
+    feed = Feed(full=(2, 5))
+    with packing.PackedBatches(feed, PACKER, None, 5) as batches:
+        first = next(batches)
+        assert feed.number == 1  # nothing is read ahead
+        assert sorted(first) == ["number", "text_places"]
+        assert (first["text_places"].rows, first["text_places"].length) == (3, 80)
+        assert packed(batches) == [(2, False), (3, True), (4, True), (5, False)]
+    assert feed.closed
+
+
+def test_batches_of_several_processes():
+    """A batch is padded where one process says so; votes are cast two batches ahead, and none for a batch too many."""
+    feed, votes = Feed(full=(2,)), Votes(others=(4,))
+    batches = packing.PackedBatches(feed, PACKER, votes, 6)
+    next(batches)
+    assert feed.number == len(votes.cast_) == 3
+    assert packed(batches) == [(2, False), (3, True), (4, False), (5, True), (6, True)]
+    assert feed.number == 6 and votes.cast_ == [[0], [1], [0], [0], [0], [0]]
+
+
+def test_an_error_comes_with_its_batch():
+    """It is met two batches ahead, and those before it are trained on."""
+    batches = packing.PackedBatches(Feed(broken=3), PACKER, Votes(), 6)
+    errors = []
+    for _ in range(5):
+        number = next(batches)["number"]
+        errors.append((number, batches.error is not None))
+    assert errors == [(1, False), (2, False), (3, False), (3, True), (3, True)]
+
+
+def test_many_batches_that_do_not_fit_are_told_once(capsys):
+    list(packing.PackedBatches(Feed(full=range(0, 400, 10)), PACKER, None, 400))
+    assert capsys.readouterr().out == (
+        "warning: the texts of 10 of 100 batches did not fit into 3 rows and were padded, which is slower and the same"
+        " otherwise; more fit with a larger data.packed_rows\n"
+    )
+    list(packing.PackedBatches(Feed(full=(7, 300)), PACKER, None, 400))
+    assert capsys.readouterr().out == ""
