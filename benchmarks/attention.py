@@ -97,7 +97,7 @@ def measure(length, heads, mask, options):
         common.emit(
             benchmark="attention",
             kernel=kernel,
-            filled=attention.filled_length(length, kernel),
+            filled=attention.padded_length(length, kernel),
             **fields,
             **common.spread([time / CALLS for time in times]),
             note=obstacle,
@@ -112,7 +112,7 @@ def layer(length, heads, mask, batch, kernel):
 
     from mmjax.nn import attention, tpu_attention
 
-    filled = attention.filled_length(length, kernel)
+    filled = attention.padded_length(length, kernel)
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.standard_normal((batch, filled, heads, HEAD_DIM)), jnp.bfloat16) for _ in range(3))
     segment = None

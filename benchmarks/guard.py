@@ -29,7 +29,7 @@ from typing import Any
 
 import common
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.io import paths
 
 RECORD = Path(__file__).parent / "guard" / "record.json"
@@ -266,7 +266,7 @@ def command(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -
     common.refuse_config(overrides)
     if options.measure:
         named = {program.name: program for program in PROGRAMS}
-        program = named[choose("--measure", options.measure, named)]
+        program = named[validate_choice("--measure", options.measure, named)]
         print(json.dumps(measure(program, options.depth or program.depths[0])), flush=True)
         return 0
     programs = [program for program in PROGRAMS if options.only in program.name]

@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from mmjax.cli import runtime
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 CONTENDERS = ("mmjax", "mmjax, no draft", "limit", "peer")
 SHARDS = 8
@@ -69,7 +69,7 @@ def main():
 def measure(options, overrides):
     """Makes the tars, then runs the contenders in turns."""
     common.refuse_config(overrides)
-    names = [choose("--contenders", name.strip(), CONTENDERS) for name in options.contenders.split(";")]
+    names = [validate_choice("--contenders", name.strip(), CONTENDERS) for name in options.contenders.split(";")]
     if options.child:
         run_child(options)
         return 0

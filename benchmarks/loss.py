@@ -18,7 +18,7 @@ import sys
 import common
 
 from mmjax.cli import runtime
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 
 def make_parser():
@@ -57,8 +57,8 @@ def measure(options, overrides):
     for flag, batch in [*(("--batches", batch) for batch in batches), ("--time-batch", time_batch)]:
         if batch % math.prod(shape):
             raise UserError(f"{flag}: {batch} does not divide over the {math.prod(shape)} devices of --mesh")
-    kinds = [choose("--kinds", kind, ("softmax", "sigmoid")) for kind in options.kinds.split(",")]
-    ids_of = [choose("--ids", which, ("unique", "shared")) for which in options.ids.split(",")]
+    kinds = [validate_choice("--kinds", kind, ("softmax", "sigmoid")) for kind in options.kinds.split(",")]
+    ids_of = [validate_choice("--ids", which, ("unique", "shared")) for which in options.ids.split(",")]
 
     import jax
 

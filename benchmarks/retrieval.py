@@ -20,7 +20,7 @@ import sys
 import common
 
 from mmjax.cli import runtime
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 CONTENDERS = ("sort", "mmjax")
 
@@ -44,7 +44,7 @@ def main():
 def measure(options, overrides):
     """Prints time and memory of every contender."""
     common.refuse_config(overrides)
-    names = [choose("--contenders", name, CONTENDERS) for name in options.contenders.split(",")]
+    names = [validate_choice("--contenders", name, CONTENDERS) for name in options.contenders.split(",")]
     for flag in ("images", "captions_per_image", "width", "rounds"):
         if getattr(options, flag) < 1:
             raise UserError(f"--{flag.replace('_', '-')}={getattr(options, flag)}: wants at least 1")

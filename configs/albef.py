@@ -18,7 +18,7 @@ Expected: matching 95.0 % on negatives drawn by similarity among 128 held-out pa
 
 from mmjax.config import base_config, parse_arg
 from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 SMALL = ("small-albef", "tiny-albef")
 PUBLISHED = ("albef-B",)
@@ -27,7 +27,7 @@ PUBLISHED = ("albef-B",)
 def get_config(arg: str = ""):
     # steps=0, tokenizer='': the recipe's own.
     args = parse_arg(arg, variant="small-albef", steps=0, tokenizer="")
-    choose("variant", args.variant, SMALL + PUBLISHED)
+    validate_choice("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "albef"
     config.objectives.itc = 1.0

@@ -22,7 +22,7 @@ Expected: 91.9 % of 1,000 held-out scenes described exactly, in one of the right
 
 from mmjax.config import base_config, parse_arg
 from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 SMALL = ("small-captioner", "tiny-captioner")
 PUBLISHED = ("captioner-B/16", "blip-B/16")
@@ -33,8 +33,8 @@ DECODERS = {"transformer": "", "lstm": "-lstm"}
 def get_config(arg: str = ""):
     # steps=0, tokenizer='': the recipe's own.
     args = parse_arg(arg, variant="small-captioner", decoder="transformer", steps=0, tokenizer="")
-    choose("variant", args.variant, SMALL + PUBLISHED)
-    choose("decoder", args.decoder, DECODERS)
+    validate_choice("variant", args.variant, SMALL + PUBLISHED)
+    validate_choice("decoder", args.decoder, DECODERS)
     if args.variant in SMALL:
         refuse_unused(args, f"variant={args.variant}", "tokenizer")
         config = base_config(args.variant + DECODERS[args.decoder])

@@ -15,7 +15,7 @@ Expected: ImageNet zero-shot top-1 62.9 % (B/32), 67.1 % (B/16), 72.8 % (L/14) a
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 # Batch, pairs, peak learning rate; how many devices share the parameters and optimizer state where one device could not
 # hold them.
@@ -31,7 +31,7 @@ SIZES = {
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/32")
-    batch_size, pairs, learning_rate, fsdp = SIZES[choose("variant", args.variant, SIZES)]
+    batch_size, pairs, learning_rate, fsdp = SIZES[validate_choice("variant", args.variant, SIZES)]
     config = base_config(args.variant)
     config.name = f"clip {args.variant}"
     config.model.init = "open_clip"

@@ -18,7 +18,7 @@ Expected: of three seeds, R@1 among 1,000 held-out scenes 94.3 to 95.3 % text to
 
 from mmjax.config import base_config, parse_arg
 from mmjax.config.toy_presets import apply_toy_scene_recipe
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 SMALL = ("small-coca", "tiny-coca")
 PUBLISHED = ("coca-B/32", "coca-L/14")
@@ -26,7 +26,7 @@ PUBLISHED = ("coca-B/32", "coca-L/14")
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="small-coca", steps=0, caption=-1.0)  # steps=0, caption=-1: the recipe's own
-    choose("variant", args.variant, SMALL + PUBLISHED)
+    validate_choice("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "coca"
     config.objectives.itc = 1.0

@@ -16,7 +16,7 @@ Expected: kind=joint, top-1 96.2 % with all three (no classifier can exceed 97.2
 from mmjax.config import ConfigDict, base_config, parse_arg
 from mmjax.config.toy_presets import refuse_unused
 from mmjax.data.sources import sensors
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 from mmjax.models.fusion.kinds import COMBINATIONS, KINDS
 
 # Kinds that combine decisions.
@@ -71,11 +71,11 @@ def get_config(arg: str = ""):
 
 def _chosen(args: ConfigDict) -> tuple[list[str], dict]:
     """The modalities, and settings of their fusion."""
-    combine = choose("combine", args.combine or "product", COMBINATIONS)
+    combine = validate_choice("combine", args.combine or "product", COMBINATIONS)
     if args.only:
         refuse_unused(args, f"only={args.only}", "kind", "combine", "dropout")
-        return [choose("only", args.only, ENCODERS)], _fusion("weighted", combine)
-    kind = choose("kind", args.kind or "joint", KINDS)
+        return [validate_choice("only", args.only, ENCODERS)], _fusion("weighted", combine)
+    kind = validate_choice("kind", args.kind or "joint", KINDS)
     if kind not in DECIDING:
         refuse_unused(args, f"kind={kind}", "combine")
     return list(ENCODERS), _fusion(kind, combine)

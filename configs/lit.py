@@ -15,7 +15,7 @@ Expected: depends on the image tower. mmjax has run it at toy size only.
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 from mmjax.models.variants.two_tower import VARIANTS
 
 LOSSES = ("sigmoid", "softmax")
@@ -23,13 +23,13 @@ LOSSES = ("sigmoid", "softmax")
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/32", loss="sigmoid")
-    config = base_config(choose("variant", args.variant, VARIANTS))
+    config = base_config(validate_choice("variant", args.variant, VARIANTS))
     config.name = f"lit {args.variant}"
     config.model.init = "big_vision"
     config.model.logit_scale_init = 10.0
     config.model.max_logit_scale = None  # big_vision has no limit
     with config.model.ignore_type():  # CLIP's variants have no bias, SigLIP's have one
-        config.model.logit_bias_init = -2.71 if choose("loss", args.loss, LOSSES) == "sigmoid" else None
+        config.model.logit_bias_init = -2.71 if validate_choice("loss", args.loss, LOSSES) == "sigmoid" else None
     if args.loss == "sigmoid":
         config.objectives.sigmoid = 1.0
         config.batch_size = 512

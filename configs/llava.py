@@ -20,7 +20,7 @@ Expected: 61.2 % VQA accuracy on 2,000 held-out questions (yes/no 50.2 %, number
 
 from mmjax.config import base_config, parse_arg
 from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 SMALL = ("small-prefix_lm", "tiny-prefix_lm")
 PUBLISHED = ("prefix_lm-L/14",)
@@ -29,7 +29,7 @@ PUBLISHED = ("prefix_lm-L/14",)
 def get_config(arg: str = ""):
     # steps=0, tokenizer='': the recipe's own.
     args = parse_arg(arg, variant="small-prefix_lm", steps=0, tokenizer="")
-    choose("variant", args.variant, SMALL + PUBLISHED)
+    validate_choice("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "llava"
     config.objectives.caption = 1.0

@@ -18,7 +18,7 @@ Expected: ImageNet zero-shot top-1 76.0 % for B/16 is Google's on WebLI, which i
 """
 
 from mmjax.config import base_config, parse_arg
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 SIZES = {
     "B/16": "siglip-B/16",
@@ -30,7 +30,7 @@ SIZES = {
 
 def get_config(arg: str = ""):
     args = parse_arg(arg, variant="B/16", tokenizer="c4_en.model")
-    config = base_config(SIZES[choose("variant", args.variant, SIZES)])
+    config = base_config(SIZES[validate_choice("variant", args.variant, SIZES)])
     config.name = f"siglip {args.variant}"
     config.model.init = "big_vision"
     config.objectives.sigmoid = 1.0

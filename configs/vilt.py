@@ -19,7 +19,7 @@ Expected: matching 99.7 % on negatives drawn uniformly, which are easy; 84.6 % o
 
 from mmjax.config import base_config, parse_arg
 from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 SMALL = ("small-vilt", "tiny-vilt")
 PUBLISHED = ("vilt-B/32",)
@@ -28,7 +28,7 @@ PUBLISHED = ("vilt-B/32",)
 def get_config(arg: str = ""):
     # steps=0, tokenizer='': the recipe's own.
     args = parse_arg(arg, variant="small-vilt", steps=0, patches=0.0, tokenizer="")
-    choose("variant", args.variant, SMALL + PUBLISHED)
+    validate_choice("variant", args.variant, SMALL + PUBLISHED)
     config = base_config(args.variant)
     config.name = "vilt"
     config.objectives.itm = 1.0

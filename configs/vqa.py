@@ -23,7 +23,7 @@ Expected: 90.6 % VQA accuracy on 2,000 held-out questions (yes/no 79.5 %, number
 
 from mmjax.config import base_config, parse_arg
 from mmjax.config.toy_presets import apply_toy_scene_recipe, refuse_unused
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 # On drawn scenes: those that write an answer, and those that choose one.
 WRITERS = ("small-captioner", "tiny-captioner")
@@ -34,7 +34,7 @@ PUBLISHED = ("vilt-B/32",)
 def get_config(arg: str = ""):
     # steps=0, answers=0, tokenizer='': the recipe's own.
     args = parse_arg(arg, variant="small-captioner", steps=0, blind=False, answers=0, tokenizer="")
-    choose("variant", args.variant, WRITERS + CHOOSERS + PUBLISHED)
+    validate_choice("variant", args.variant, WRITERS + CHOOSERS + PUBLISHED)
     config = base_config(args.variant)
     config.name = "vqa, blind" if args.blind else "vqa"
     config.data.blind = args.blind

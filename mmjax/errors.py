@@ -12,7 +12,7 @@ class UserError(ValueError):
     """
 
 
-class AgreedError(UserError):
+class GlobalUserError(UserError):
     """A mistake that every process raises at the same point; only the first one tells it."""
 
 
@@ -26,7 +26,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def choose(field: str, value: str, known: Iterable[str]) -> str:
+def validate_choice(field: str, value: str, known: Iterable[str]) -> str:
     """Returns `value` when it is one of `known`.
 
     Raises:
@@ -38,3 +38,6 @@ def choose(field: str, value: str, known: Iterable[str]) -> str:
     raise UserError(
         f"{field}={value!r} is not known{did_you_mean(str(value), known)}; choose one of: {', '.join(known)}"
     )
+
+
+choose = validate_choice  # the name that recipes written for mmjax 0.1 import

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mmjax.cli import runtime
 from mmjax.data.record import SourceOptions
 from mmjax.data.webdataset.build import build_index
-from mmjax.data.webdataset.index_file import GONE, Shards, TarIndex
+from mmjax.data.webdataset.index_file import MISSING, Shards, TarIndex
 from mmjax.data.webdataset.shard_list import ShardList, list_shards
 from mmjax.errors import UserError
 from mmjax.io.patterns import reason
@@ -94,7 +94,7 @@ def _put_beside(path: str, beside: str, shards: ShardList, options: argparse.Nam
 
 
 def _tell(told: Shards, shards: ShardList) -> None:
-    there = told.sizes[told.sizes != GONE]
+    there = told.sizes[told.sizes != MISSING]
     print(f"shards: {len(there):,} of {len(told.names):,}, {there.sum() / 1e9:,.3f} GB")
     print(f"examples: {told.rows.sum():,}")
     sets = told.all_key_sets

@@ -68,7 +68,7 @@ def _describe_workdir(path: Any, step: int | None) -> dict[str, str]:
     finally:
         checkpoints.close()
     config = serialize.from_json(json.dumps(meta["config"]))
-    facts = tasks.DataFacts.from_json(meta.get("facts", {}))
+    facts = tasks.DatasetMetadata.from_json(meta.get("facts", {}))
     model = config.model.to_dict()
     can = ", ".join(_abilities(config, meta, facts)) or "be trained further"
     lines = {
@@ -76,7 +76,7 @@ def _describe_workdir(path: Any, step: int | None) -> dict[str, str]:
         "format": f"mmjax workdir of {config.name!r}, {config.variant}",
         "steps": f"{', '.join(map(str, steps))}; shown: {chosen}",
         "trained on": f"{config.data.train or '-'}, {meta['position']:,} examples",
-        "model": f"{capabilities.told(config)}; it can {can}",
+        "model": f"{capabilities.describe_model(config)}; it can {can}",
     }
     lines |= (_describe_towers if model.get("kind", "two_tower") == "two_tower" else _describe_parts)(model, shapes)
     if facts.answers:
@@ -92,12 +92,12 @@ def _describe_workdir(path: Any, step: int | None) -> dict[str, str]:
     return lines | {"written by": ", ".join(f"{name} {version}" for name, version in meta["versions"].items())}
 
 
-def _abilities(config: Any, meta: Mapping[str, Any], facts: tasks.DataFacts) -> tuple[str, ...]:
+def _abilities(config: Any, meta: Mapping[str, Any], facts: tasks.DatasetMetadata) -> tuple[str, ...]:
     """What the run's model can be asked for; nothing of it depends on the devices that are here."""
     config.attention = "auto"
     spec = ImageSpec(**meta["preprocessing"]) if meta["preprocessing"] else None
     tokenizer = tasks.make_tokenizer(config, file=checkpoint.tokenizer_file(meta)) if config.objectives.mlm else None
-    return capabilities.abilities(tasks.Task(config, spec, tokenizer, None, facts))
+    return capabilities.capabilities(tasks.Task(config, spec, tokenizer, None, facts))
 
 
 def _files(found: foreign_checkpoint.Source) -> list[Path]:

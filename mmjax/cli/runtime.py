@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from mmjax.errors import AgreedError, TrainingDiverged, UserError, did_you_mean
+from mmjax.errors import GlobalUserError, TrainingDiverged, UserError, did_you_mean
 from mmjax.training import compiler
 
 # Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 128 + n stopped
@@ -76,7 +76,7 @@ def start(options, read, *, training: bool = False):
         cluster.start(options.coordinator, options.processes, options.process, timeout=options.join_timeout)
     except UserError as error:
         raise mistake or error from None
-    process_agreement.raise_together(mistake)
+    process_agreement.raise_error_on_all(mistake)
     compiler.set_compilation_cache(config)
     return config
 
@@ -101,12 +101,12 @@ def set_environment(config, platform: str | None = None, *, training: bool = Fal
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"mmjax {name}", description=description, allow_abbrev=False)
-    parser.error = _raise_usage
+    parser.error = _raise_usage_error
     parser.epilog = "--config.FIELD=VALUE sets any field of the config, e.g. --config.optimizer.learning_rate=1e-3"
     return parser
 
 
-def _raise_usage(message: str) -> None:
+def _raise_usage_error(message: str) -> None:
     raise UserError(f"{message}; see --help")
 
 
@@ -117,7 +117,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) ->
         options, rest = parser.parse_known_args(argv)
         status = command(options, parse_overrides(rest, parser))
     except UserError as error:
-        together = isinstance(error, AgreedError)
+        together = isinstance(error, GlobalUserError)
         if _is_first() or not together:
             print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
         status = EXIT_MISTAKE
@@ -143,7 +143,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) ->
     if _joined():
         from mmjax.parallel import process_agreement
 
-        process_agreement.leave(status, together=together)
+        process_agreement.shutdown(status, together=together)
     return status
 
 

@@ -9,7 +9,7 @@ from mmjax.config import overrides as overrides_lib
 from mmjax.config import schema, serialize
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import decode
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.inference import eval_model
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.top < 1:
             raise UserError(f"--top={options.top} must be at least 1")
         if options.output:
-            choose("--output: ending", options.output.rpartition(".")[2].lower(), SHEETS)
+            validate_choice("--output: ending", options.output.rpartition(".")[2].lower(), SHEETS)
         images = index_lib.list_images(options.images)
         pictures = [_read_query(path) for path in options.image]
         if options.workdir is not None:

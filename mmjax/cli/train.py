@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         stopped = loop.train(config, options.workdir, [path for path, _ in overrides])
         if stopped is None:
-            if process_agreement.is_first():
+            if process_agreement.is_process_0():
                 print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")
             return 0
         return 128 + stopped

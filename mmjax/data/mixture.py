@@ -45,7 +45,7 @@ from mmjax.data.sources.tfds import Tfds
 from mmjax.data.sources.vqa import Vqa
 from mmjax.data.sources.wds import Tars
 from mmjax.data.sources.winoground import Winoground
-from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.utils.optional_imports import check_storage
 
 EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions, "sensors": Sensors}
@@ -101,7 +101,7 @@ def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
         keys_field="eval" if evaluation else "data",
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
-        order=choose("data.order", data.order, ORDERS),
+        order=validate_choice("data.order", data.order, ORDERS),
         cache=data.cache,
         cache_gb=data.cache_gb,
         retry_seconds=data.retry_seconds,
@@ -141,7 +141,7 @@ def _open(spec: str, options: SourceOptions, field: str) -> Source:
     if name in MADE:
         return MADE[name](split, options=options, field=field)
     if name in EMBEDDED:
-        return EMBEDDED[name](choose(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
+        return EMBEDDED[name](validate_choice(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
     name = re.split("[:/@]", spec)[0]
     if name in (*EMBEDDED, *MADE):
         raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")

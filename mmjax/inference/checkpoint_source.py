@@ -41,7 +41,7 @@ class Opened:
     shapes: Mapping[str, tuple[int, ...]]
     make_tokenizer: Callable[[], tokenizer_lib.Tokenizer | None]
     read: Callable[[Mapping[str, Sharding]], Any]
-    facts: tasks.DataFacts = tasks.DataFacts()
+    facts: tasks.DatasetMetadata = tasks.DatasetMetadata()
 
     @property
     def image_spec(self) -> transforms.ImageSpec | None:
@@ -143,7 +143,7 @@ def _open_workdir(path: Any, step: int | None, tokenizer: str | None) -> Opened:
             again.close()
 
     make_tokenizer = functools.cache(lambda: tasks.make_tokenizer(config, file=file))
-    facts = tasks.DataFacts.from_json(meta.get("facts", {}))
+    facts = tasks.DatasetMetadata.from_json(meta.get("facts", {}))
     # Of any kernel, since the devices here may not have the run's, and `attention` may still be changed.
     abstract = config.copy_and_resolve_references()
     abstract.attention = "auto"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mmjax import tasks
 from mmjax.config import serialize
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.interop import export, foreign_checkpoint, param_translation, run_config
 from mmjax.io import paths
@@ -57,7 +57,7 @@ def convert(
     Raises:
       UserError: `src` cannot be read, or `to` has no such model.
     """
-    choose("--to", to, FORMATS)
+    validate_choice("--to", to, FORMATS)
     target = paths.as_path(dst)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"DST={dst} is there already; give a new folder")

@@ -22,7 +22,7 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint
 
 # What an evaluation may change; the rest describes the model that was trained.
-_FREE = (
+_EVALUATION_FIELDS = (
     "data.eval",
     "eval.",
     "mesh.",
@@ -79,11 +79,11 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[tuple
       UserError: the field describes the trained model, or does not exist.
     """
     for path, text in overrides:
-        if path in serialize.flatten(config) and not path.startswith(_FREE):
-            known = ", ".join(field.rstrip(".") for field in _FREE)
+        if path in serialize.flatten(config) and not path.startswith(_EVALUATION_FIELDS):
+            known = ", ".join(field.rstrip(".") for field in _EVALUATION_FIELDS)
             raise UserError(
                 f"--config.{path}={text}: this belongs to the trained model; an evaluation may change {known}"
-                f"{did_you_mean(path, _FREE)}"
+                f"{did_you_mean(path, _EVALUATION_FIELDS)}"
             )
     overrides_lib.apply(config, overrides)
 
@@ -131,21 +131,21 @@ def open_workdir(
     Raises:
       UserError: there is no such checkpoint, or the devices do not fit the config.
     """
-    with process_agreement.together():
+    with process_agreement.raise_on_all():
         workdir = paths.as_path(workdir)
         mesh = mesh_lib.make_mesh(config.mesh)
         image_spec = ImageSpec(**meta["preprocessing"]) if meta["preprocessing"] else None
         tokenizer = tasks.make_tokenizer(config, file=checkpoint.tokenizer_file(meta))
-        facts = tasks.DataFacts.from_json(meta.get("facts", {}))
+        facts = tasks.DatasetMetadata.from_json(meta.get("facts", {}))
         task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
         abstract = jax.eval_shape(task.init, jax.random.key(0))
         target = partition.placed_shapes(abstract, _shardings(abstract, config, mesh))
         checkpoints = open_checkpoints(workdir)
     try:
         # A run that is still going may save another one between two hosts' looks.
-        with process_agreement.together():
+        with process_agreement.raise_on_all():
             step = choose_step(checkpoints, step)
-        step = process_agreement.from_first(step)
+        step = process_agreement.broadcast_from_0(step)
     finally:
         checkpoints.close()
 
@@ -182,7 +182,7 @@ def open_model(
     Raises:
       UserError: as `mmjax.load`, or an override of a field that describes the model.
     """
-    with process_agreement.together():
+    with process_agreement.raise_on_all():
         opened = checkpoint_source.open_path(path, tokenizer=tokenizer, settings=changes)
         config = opened.config
         apply_overrides(config, overrides)

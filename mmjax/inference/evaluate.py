@@ -60,11 +60,11 @@ def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> 
       UserError: nothing to evaluate, or data that cannot be read.
     """
     config = model.config
-    with process_agreement.together():
+    with process_agreement.raise_on_all():
         if not config.data.eval:
             raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
         evaluator = from_config.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
-        path, page = places(model, workdir, output)
+        path, page = output_paths(model, workdir, output)
     params = model.restore()
     told = model.name if model.step is None else f"step {model.step} of {model.name}"
     metrics_log.say(f"evaluating {told} on {config.data.eval}")
@@ -81,7 +81,7 @@ def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> 
     return records
 
 
-def places(model: Model, workdir: Any, output: Any) -> tuple[Any, Any]:
+def output_paths(model: Model, workdir: Any, output: Any) -> tuple[Any, Any]:
     """Where results and report go; their folder is made.
 
     Raises:
@@ -114,21 +114,21 @@ def evaluate_suite(
     Raises:
       UserError: a mistake in the suite, or data that is not there; before anything is computed.
     """
-    with process_agreement.together():
+    with process_agreement.raise_on_all():
         capabilities.check(model.task, "encode_image", "--config: a suite, which embeds images and texts,")
         wanted = jobs.make_jobs(config)
-        path, page = places(model, workdir, output)
+        path, page = output_paths(model, workdir, output)
         finished = {} if again else {results_file.key(record): record for record in results_file.read(path)}
     is_finished = lambda record: results_file.same(finished.get(results_file.key(record)), record)
     empty = {(job.name, task): _record(model, job, task, config) for job in wanted for task in job.tasks}
     tasks = {job.name: [t for t in job.tasks if not is_finished(empty[job.name, t])] for job in wanted}
-    tasks = process_agreement.from_first(tasks)
+    tasks = process_agreement.broadcast_from_0(tasks)
     left = sum(map(len, tasks.values()))
     if left < len(empty):
         metrics_log.say(
             f"{len(empty) - left} of {len(empty)} evaluations are finished already; --again runs them again"
         )
-    with process_agreement.together():
+    with process_agreement.raise_on_all():
         options = mixture.make_options(model.config, evaluation=True)
         pending = [job for job in wanted if tasks[job.name]]
         opened = runner.open_jobs(pending, options, config, say=metrics_log.say)

@@ -14,7 +14,7 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
 from mmjax.data.loading.example_transforms import ModalityPreparer
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation
 from mmjax.utils import end_of_text
 
@@ -38,7 +38,7 @@ def are_pixels(images: Any, size: int) -> bool:
     return True
 
 
-def as_bytes(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
+def to_uint8(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
     """PIL images or uint8 arrays, one or several, as uint8 [B, H, W, 3] of the model's size.
 
     Raises:
@@ -77,7 +77,7 @@ def _prepare(image: Any, spec: transforms.ImageSpec) -> np.ndarray:
         raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
 
 
-def as_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+def to_token_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [B, L] and which are real: those up to the end of text, or all where there is none.
 
     Raises:
@@ -97,7 +97,7 @@ def as_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.
     return ids.astype(np.int32), np.arange(ids.shape[1]) <= end[:, None]
 
 
-def one_each(field: str, texts: Any, count: int) -> list[str]:
+def broadcast_texts(field: str, texts: Any, count: int) -> list[str]:
     """A text for each of `count` images; a single one is for all of them.
 
     Raises:
@@ -109,7 +109,7 @@ def one_each(field: str, texts: Any, count: int) -> list[str]:
     return texts
 
 
-def as_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def to_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The first token of every text and the words that a text begins with: ids [B, P] and a mask of what is real.
 
     Raises:
@@ -127,7 +127,7 @@ def as_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer) -> tupl
     return ids, np.arange(longest) < np.array([len(row) for row in rows])[:, None]
 
 
-def as_decoding(
+def to_decoding(
     usual: generation.Decoding, prompt_length: int, context_length: int, given: Mapping[str, Any]
 ) -> generation.Decoding:
     """The run's decoding with what is given instead, in the room that prompts leave.
@@ -143,7 +143,7 @@ def as_decoding(
     """
     known = [field.name for field in dataclasses.fields(usual) if not field.name.endswith("_id")]
     for field, value in given.items():
-        wanted = type(getattr(usual, choose("caption: the argument", field, known)))
+        wanted = type(getattr(usual, validate_choice("caption: the argument", field, known)))
         if type(value) not in ((int, float) if wanted is float else (wanted,)):
             raise UserError(f"caption: {field}={value!r} is no {wanted.__name__}, such as {getattr(usual, field)!r}")
     method = given.get("method", usual.method)
@@ -157,7 +157,7 @@ def as_decoding(
     return dataclasses.replace(usual, **{"max_tokens": min(usual.max_tokens, room)} | given)
 
 
-def as_modalities(
+def to_modalities(
     given: Mapping[str, Any], present: Any, preparer: ModalityPreparer
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Arrays of several modalities, of which some may be missing, as a batch has them.
@@ -177,10 +177,10 @@ def as_modalities(
     if not isinstance(given, Mapping) or not given:
         raise UserError(f"modalities: give a dict of arrays [B, ...] by name; the model has {', '.join(names)}")
     for name in given:
-        choose("modalities: the name", name, names)
+        validate_choice("modalities: the name", name, names)
     spec = preparer.image_spec
     values = {
-        name: as_bytes(value, spec) if spec is not None and name == "image" else np.asarray(value)
+        name: to_uint8(value, spec) if spec is not None and name == "image" else np.asarray(value)
         for name, value in given.items()
     }
     counts = {name: len(value) if value.ndim else 1 for name, value in values.items()}

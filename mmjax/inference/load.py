@@ -52,7 +52,9 @@ def load(
     params = found.read(checkpoint_source.shardings(found.shapes, config, mesh))
     if image_size is not None:
         if found.preprocessing is None or _POSITIONS not in found.shapes:
-            raise UserError(f"image_size={image_size}: {capabilities.told(config)} has no image tower to be resized")
+            raise UserError(
+                f"image_size={image_size}: {capabilities.describe_model(config)} has no image tower to be resized"
+            )
         if image_size != config.model.image.image_size:
             params = _resized(params, found.shapes, config, image_size, mesh)
             found = dataclasses.replace(found, preprocessing={**found.preprocessing, "size": image_size})

@@ -69,7 +69,7 @@ class Model:
     @functools.cached_property
     def can(self) -> tuple[str, ...]:
         """The methods that this model was trained for."""
-        return capabilities.abilities(self._task)
+        return capabilities.capabilities(self._task)
 
     def _check(self, method: str) -> None:
         if method not in self.can:
@@ -83,7 +83,7 @@ class Model:
           UserError: the model compares no embeddings.
         """
         if "logit_scale" not in self.params:
-            raise UserError(f"logit_scale: {capabilities.told(self.config)} compares no embeddings")
+            raise UserError(f"logit_scale: {capabilities.describe_model(self.config)} compares no embeddings")
         return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
 
     @property
@@ -118,7 +118,7 @@ class Model:
         if inputs.are_pixels(images, self.image_spec.size):
             found = self._run(self._embed_pixels, (np.asarray(images, np.float32),))
         else:
-            found = self._run(self._embed_bytes, (inputs.as_bytes(images, self.image_spec),))
+            found = self._run(self._embed_bytes, (inputs.to_uint8(images, self.image_spec),))
         return self._nothing() if found is None else found.astype(np.float32)
 
     def encode_text(self, texts: Any) -> Float32[np.ndarray, "B E"]:
@@ -136,7 +136,7 @@ class Model:
         if not len(texts):
             return self._nothing()
         are_strings = all(isinstance(text, str) for text in texts)
-        columns = self.tokenizer(list(texts)) if are_strings else inputs.as_ids(texts, self.config.model.text)
+        columns = self.tokenizer(list(texts)) if are_strings else inputs.to_token_ids(texts, self.config.model.text)
         found = self._run(self._embed_text, columns)
         return self._nothing() if found is None else found.astype(np.float32)
 
@@ -183,9 +183,9 @@ class Model:
         """
         self._check("caption")
         pictures = self._pictures("caption", images)
-        ids, mask = inputs.as_prompts(inputs.one_each("prompt", prompt, len(pictures)), self.tokenizer)
+        ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self.tokenizer)
         usual = self._task.decoding(self.tokenizer)
-        chosen = inputs.as_decoding(usual, ids.shape[1], self.config.model.text.context_length, decoding)
+        chosen = inputs.to_decoding(usual, ids.shape[1], self.config.model.text.context_length, decoding)
         return self._written(chosen, pictures, ids, mask, seed)
 
     def answer(self, images: Any, questions: Any) -> list[str]:
@@ -200,7 +200,7 @@ class Model:
         """
         self._check("answer")
         pictures = self._pictures("answer", images)
-        questions = inputs.one_each("questions", questions, len(pictures))
+        questions = inputs.broadcast_texts("questions", questions, len(pictures))
         if not questions:
             return []
         if self._task.can("vqa"):
@@ -225,7 +225,7 @@ class Model:
         """
         self._check("match")
         pictures = self._pictures("match", images)
-        texts = inputs.one_each("texts", texts, len(pictures))
+        texts = inputs.broadcast_texts("texts", texts, len(pictures))
         found = self._run(self._match, (pictures, *self.tokenizer(texts))) if texts else None
         return np.zeros(0, np.float32) if found is None else found.astype(np.float32)
 
@@ -245,7 +245,7 @@ class Model:
           UserError: another name or shape, or an example without any; or the model classifies no modalities.
         """
         self._check("classify")
-        batch, present = inputs.as_modalities(modalities, present, self._task.preparer)
+        batch, present = inputs.to_modalities(modalities, present, self._task.preparer)
         keys = sorted(batch)
         found = None
         if keys:
@@ -255,7 +255,7 @@ class Model:
     def _pictures(self, method: str, images: Any) -> np.ndarray:
         if inputs.are_pixels(images, self.image_spec.size):
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
-        return inputs.as_bytes(images, self.image_spec)
+        return inputs.to_uint8(images, self.image_spec)
 
     def _written(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
         seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), np.arange(len(pictures))], axis=1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.text.tokenizer import LOWERCASE
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 from mmjax.interop import big_vision, huggingface, openclip, param_names, param_translation
 
 FORMATS = ("openclip", "hf", "big_vision")
@@ -42,7 +42,7 @@ def write(
     """
     shapes = {path: tuple(array.shape) for path, array in params.items()}
     configs: dict[str, Any]
-    if choose("--to", form, FORMATS) == "big_vision":
+    if validate_choice("--to", form, FORMATS) == "big_vision":
         configs, table, name, called = {}, param_names.BIG_VISION, "model.npz", "big_vision"
     elif form == "openclip":
         configs = {"open_clip_config.json": openclip.to_config(settings, preprocessing)}

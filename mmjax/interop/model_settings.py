@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.interop import published_towers
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants import two_tower
@@ -83,7 +83,7 @@ def _fitting(told: str, value: Any, tower: str, field: str) -> Any:
     value = _typed(told, value, two_tower.variant("B/32")[tower][field])
     choices = _CHOICES.get(field) or _CHOICES.get(f"{tower}.{field}")
     if choices:
-        choose(told, value, choices)
+        validate_choice(told, value, choices)
     if type(value) is int and field not in ("eos_id", "remat_keep") and value < 1:
         raise UserError(f"{told}={value} must be at least 1")
     if type(value) is int and value > _MOST.get(field, _MOST_OTHERS):
@@ -229,7 +229,7 @@ def known_activation(field: str, value: str, names: Mapping[str, str]) -> str:
     Raises:
       UserError: mmjax does not have it.
     """
-    return names[choose(field, value, names)]
+    return names[validate_choice(field, value, names)]
 
 
 def as_tokenized(settings: Mapping[str, Any]) -> dict[str, Any]:

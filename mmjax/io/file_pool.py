@@ -79,11 +79,11 @@ def pread(path: str, offset: int, length: int) -> bytes:
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-    forget(path)  # another file has its name now, on a network file system
+    evict(path)  # another file has its name now, on a network file system
     return pread_open(_open_files.get(path), offset, length)
 
 
-def forget(path: str) -> None:
+def evict(path: str) -> None:
     """Closes a local file, so that the next read opens what has its name by then."""
     _open_files.forget(path)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.metrics.vqa_answers import (
     agreement,
     answer_key,
@@ -79,7 +79,7 @@ def score_answers(
     normalize: str = "official",
 ) -> VqaScores:
     """`vqa_metrics` with every question's accuracy and type."""
-    choose("normalize", normalize, RULES)
+    validate_choice("normalize", normalize, RULES)
     if isinstance(predictions, str):
         raise UserError(f"vqa: predictions={predictions!r} is a string; give a list with an answer to each question")
     if not len(predictions) or len(predictions) != len(answers):

@@ -47,7 +47,7 @@ class Captioner(nn.Module):
     def setup(self):
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
         self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
-        errors.choose("model.decoder", self.decoder, DECODERS)
+        errors.validate_choice("model.decoder", self.decoder, DECODERS)
         if self.decoder == "lstm":
             ignored = (*submodules.TEXT_IDS, "context_length")
             cls = lstm_captioner.LSTMCaptioner

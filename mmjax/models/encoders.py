@@ -11,7 +11,7 @@ from mmjax.nn import attention, dropout, embed, pool, transformer
 from mmjax.nn.dense import add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
 from mmjax.parallel import packing
-from mmjax.parallel.activation_sharding import lookup
+from mmjax.parallel.activation_sharding import embedding_lookup
 from mmjax.utils import end_of_text
 
 
@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
             attention.AttentionSpec(),
             dropout.fold_keys(keys, 1),
             intermediates=intermediates,
-            chosen=pool.chosen_token(pool_kind, x.shape[:2]),
+            chosen=pool.pooled_position(pool_kind, x.shape[:2]),
         )
         x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
         return Encoded(x, layers=out.layers)
@@ -188,14 +188,14 @@ class TextTransformer(nn.Module):
         norm = layer_norm(self.norm_eps, self.dtype, "norm")
         if places is not None:
             ids, positions, segment = packing.pack(text, eos, places, nothing=self.vocab_size)
-            x = lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
+            x = embedding_lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
             spec = attention.AttentionSpec(causal=True, segment=segment)
             out = make_transformer(self)(x.astype(self.dtype), spec)
             return Encoded(norm(packing.take_last(out.tokens, eos, places)[:, None]), eos=jnp.zeros_like(eos))
-        x = (lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
+        x = (embedding_lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
-        chosen = pool.chosen_token(pool_kind, text.shape, eos)
+        chosen = pool.pooled_position(pool_kind, text.shape, eos)
         out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates, chosen=chosen)
         if chosen is not None:
             return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.parallel.gather_rows import take_rows, top_k_rows
 
 METHODS = ("greedy", "sample", "beam")
@@ -63,7 +63,7 @@ class Decoding:
     pad_id: int
 
     def __post_init__(self):
-        choose("decoding.method", self.method, METHODS)
+        validate_choice("decoding.method", self.method, METHODS)
         longest = max(self.max_tokens, 2)
         steepest = 80 / math.log(longest)  # beyond it the divisor leaves float32
         for field, right, remedy in (

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.parallel import partition
 
 OPENAI = "openai"
@@ -273,7 +273,7 @@ def check(model: Mapping[str, Any]) -> None:
       UserError: it does not, or is not; those that are, are listed.
     """
     name, kind = model.get("init", OPENAI), model.get("kind", "two_tower")
-    choose("model.init", name, [OPENAI, *SCHEMES])
+    validate_choice("model.init", name, [OPENAI, *SCHEMES])
     lstm = model.get("decoder") == "lstm"
     serving = [OPENAI, *(each for each, scheme in SCHEMES.items() if kind in scheme.kinds and not lstm)]
     if name not in serving:

@@ -11,7 +11,7 @@ from mmjax.models import encoders
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
-from mmjax.parallel.activation_sharding import lookup, whole
+from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows
 
 HEADS = ("none", "tied", "linear", "mlm")
@@ -106,7 +106,7 @@ class TextStack(nn.Module):
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
         places = self.position_embedding[:length] if positions is None else self.position_embedding[positions]
-        x = lookup(self.token_embedding, text) + places
+        x = embedding_lookup(self.token_embedding, text) + places
         if self.token_types:
             x = x + self.type_embedding[types]
         x = x.astype(self.dtype)
@@ -143,7 +143,7 @@ class TextStack(nn.Module):
             raise ValueError("head='none' has no logits; choose head='tied', 'linear' or 'mlm'")
         if self.head == "mlm":
             tokens = self.head_norm(ACTIVATIONS[self.activation](self.head_dense(tokens)))
-        out = multiply(tokens, whole(self.token_embedding).T, 1, jnp.float32)
+        out = multiply(tokens, replicate_param(self.token_embedding).T, 1, jnp.float32)
         return out + self.output_bias if self.head == "mlm" else out
 
     def start(

@@ -13,7 +13,7 @@ from mmjax.models.encoders import Encoded
 from mmjax.nn.dense import Dense
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
-from mmjax.parallel.activation_sharding import lookup
+from mmjax.parallel.activation_sharding import embedding_lookup
 
 
 class CaptionerCarry(NamedTuple):
@@ -94,13 +94,13 @@ class LSTMCaptioner(nn.Module):
 
     def step(self, carry: CaptionerCarry, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], CaptionerCarry]:
         """Reads one more token of each row: the logits of the next one, and the carry after it."""
-        words = lookup(self.token_embedding, tokens).astype(self.dtype)
+        words = embedding_lookup(self.token_embedding, tokens).astype(self.dtype)
         state, (out, seen, _) = self._advance(carry, carry.state, words, None)
         return self._logits(words, out, seen, None), carry._replace(state=state)
 
     def _read(self, image, text, keys):
         carry = self.start(image)
-        words = lookup(self.token_embedding, text).astype(self.dtype)
+        words = embedding_lookup(self.token_embedding, text).astype(self.dtype)
         words = dropout(words, self.dropout, fold_keys(keys, 0))
         step_keys = fold_keys(keys, 1)
 

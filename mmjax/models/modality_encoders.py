@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax.errors import choose, did_you_mean
+from mmjax.errors import did_you_mean, validate_choice
 from mmjax.models import encoder_base
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
 from mmjax.nn import embed
@@ -70,7 +70,7 @@ class VideoTransformer(encoder_base.Tower, kw_only=True):
         side = self.image_size // self.patch_size
         grid = (self.frames // self.tubelet_frames, side, side)
         prefix = len(self.learned_tokens())
-        if choose("positions", self.positions, ("factorised", "joint")) == "joint":
+        if validate_choice("positions", self.positions, ("factorised", "joint")) == "joint":
             table = self.learned("position_embedding", prefix + grid[0] * side * side)
             return embed.resample_positions(table, grid, new, prefix=prefix)
         space = self.learned("position_embedding", prefix + side * side)
@@ -281,7 +281,7 @@ def make_encoder(
       UserError: the kind is not known.
       TypeError: a setting is not the encoder's, or one is lacking.
     """
-    cls = KINDS[choose("kind", kind, KINDS)]
+    cls = KINDS[validate_choice("kind", kind, KINDS)]
     given = dict(dtype=dtype, attention_impl=attention_impl, name=name)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in (*given, "parent")}
     for unknown in sorted(set(settings) - set(fields)):

@@ -32,7 +32,7 @@ class Connector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
-        errors.choose("model.connector", self.kind, CONNECTORS)
+        errors.validate_choice("model.connector", self.kind, CONNECTORS)
         dense = lambda x, name: Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name=name)(x)
         x = dense(x, "fc1")
         return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
@@ -71,7 +71,7 @@ class PrefixLM(nn.Module):
     serves: ClassVar[tuple[str, ...]] = ("caption",)
 
     def setup(self):
-        errors.choose("model.prefix", self.prefix, PREFIXES)
+        errors.validate_choice("model.prefix", self.prefix, PREFIXES)
         if self.prefix_text and self.prefix != "full":
             raise errors.UserError("model.prefix_text=True needs a prefix that sees itself; set model.prefix='full'")
         if self.prefix_text and self.text.get("sep_id") is None:

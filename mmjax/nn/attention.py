@@ -13,7 +13,7 @@ from mmjax.nn.dense import Dense
 from mmjax.nn.layer_loop import name_attention_output
 from mmjax.nn.norms import LayerNorm
 from mmjax.nn.tpu_tiles import group_of_heads
-from mmjax.parallel.activation_sharding import place, traced_mesh
+from mmjax.parallel.activation_sharding import shard_activation, traced_mesh
 
 IMPLEMENTATIONS = ("auto", "cudnn", "pallas", "xla")
 
@@ -78,7 +78,7 @@ class AttentionSpec:
         return self.replace(valid=valid, ar=ar, segment=segment, length=length)
 
 
-class KeysValues(NamedTuple):
+class KVCache(NamedTuple):
     """Keys and values of one attention layer, [B, S, H, K] each; of stacked layers [depth, B, S, H, K]."""
 
     k: Float[Array, "*depth B S H K"]
@@ -87,7 +87,7 @@ class KeysValues(NamedTuple):
     def written(self, index: Int[Array, ""], new: "KeysValues") -> "KeysValues":
         """Puts one layer's new keys and values at slots index, index + 1, ..."""
         at = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), index, axis=1)
-        return KeysValues(at(self.k, new.k), at(self.v, new.v))
+        return KVCache(at(self.k, new.k), at(self.v, new.v))
 
 
 def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Array, "B 1 D"]:
@@ -181,7 +181,7 @@ def _has_cudnn_attention(device: Any) -> bool:
         return False
 
 
-def filled_length(length: int, implementation: str) -> int:
+def padded_length(length: int, implementation: str) -> int:
     """How many tokens to give a transformer of `length`, so that its kernel applies: cuDNN's trains on even counts."""
     return length + length % 2 if implementation == "cudnn" else length
 
@@ -228,10 +228,10 @@ class SelfAttention(_Attention):
         self,
         x: Float[Array, "B N D"],
         spec: AttentionSpec,
-        cached: KeysValues | None = None,
+        cached: KVCache | None = None,
         index: Int[Array, ""] | None = None,
         chosen: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Attends; with `cached`, over its S slots once the own keys and values stand at slots index, index + 1, ...
 
         With `chosen` one token of each example is the only query: the output is [B, 1, D].
@@ -259,8 +259,8 @@ class SelfAttention(_Attention):
             parts = [project(query, slice(0, 1))[:, :, 0], kv[:, :, 0], kv[:, :, 1]]
             spec, implementation = spec.replace(chosen=chosen), "xla"
         # Each `tensor` device has its own heads.
-        q, k, v = (place(part, None, "tensor", None) for part in parts)
-        q, keys_values = self._normed(q, "q_norm"), KeysValues(self._normed(k, "k_norm"), v)
+        q, k, v = (shard_activation(part, None, "tensor", None) for part in parts)
+        q, keys_values = self._normed(q, "q_norm"), KVCache(self._normed(k, "k_norm"), v)
         if cached is not None:
             keys_values = cached.written(index, keys_values)
             implementation = "xla"  # one query is no work for a fused kernel
@@ -279,14 +279,14 @@ class SelfAttention(_Attention):
     def _fused(self, qkv, causal, mesh):
         from mmjax.nn import tpu_attention
 
-        qkv = place(qkv) if qkv.ndim == 3 else place(qkv, None, None, "tensor", None)
+        qkv = shard_activation(qkv) if qkv.ndim == 3 else shard_activation(qkv, None, None, "tensor", None)
         parts = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1)
         q, k, v = (parts[:, :, i] for i in range(3))
         if self.qk_norm:
             q, k = self._normed(q, "q_norm"), self._normed(k, "k_norm")
             qkv = jnp.stack((q, k, v), axis=2)
         y = name_attention_output(tpu_attention.fused_attention(qkv, self.heads, causal, mesh))
-        return self._projected(y.reshape(v.shape), y.shape[-1]), KeysValues(k, v)
+        return self._projected(y.reshape(v.shape), y.shape[-1]), KVCache(k, v)
 
 
 class CrossAttention(_Attention):
@@ -302,8 +302,8 @@ class CrossAttention(_Attention):
         x: Float[Array, "B T D"],
         memory: Float[Array, "B S Dm"] | None,
         spec: AttentionSpec,
-        cached: KeysValues | None = None,
-    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        cached: KVCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Attends to `memory`, or to its keys and values as an earlier call returned them.
 
         Returns:
@@ -315,7 +315,7 @@ class CrossAttention(_Attention):
         if cached is None:
             std = memory.shape[-1] ** -0.5
             kv = Dense((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
-            k, v = (place(kv[:, :, i], None, "tensor", None) for i in range(2))
-            cached = KeysValues(self._normed(k, "k_norm"), v)
-        q = self._normed(place(q, None, "tensor", None), "q_norm")
+            k, v = (shard_activation(kv[:, :, i], None, "tensor", None) for i in range(2))
+            cached = KVCache(self._normed(k, "k_norm"), v)
+        q = self._normed(shard_activation(q, None, "tensor", None), "q_norm")
         return self._attended(q, *cached, spec, self.implementation, width), cached

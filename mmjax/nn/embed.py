@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.dense import add_parameter, multiply
-from mmjax.parallel.activation_sharding import lookup, whole
+from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 
 INFLATIONS = ("central_frame", "average")
 
@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
         init = nn.initializers.normal((p * p * channels) ** -0.5)
         kernel = self.param("kernel", init, (p, p, channels, self.width), jnp.float32)
         patches = images.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
-        x = multiply(patches, whole(kernel), 3).reshape(batch, -1, self.width)
+        x = multiply(patches, replicate_param(kernel), 3).reshape(batch, -1, self.width)
         if self.use_bias:
             x = add_parameter(x, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
         return x
@@ -67,7 +67,7 @@ class WindowEmbed(nn.Module):
         init = nn.initializers.normal((math.prod(window) * x.shape[-1]) ** -0.5)
         kernel = self.param("kernel", init, (*window, x.shape[-1], self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
-        return add_parameter(map_windows(x.astype(self.dtype), whole(kernel), stride), bias)
+        return add_parameter(map_windows(x.astype(self.dtype), replicate_param(kernel), stride), bias)
 
 
 def map_windows(
@@ -134,7 +134,7 @@ class TubeletEmbed(nn.Module):
         init = nn.initializers.normal(math.prod(shape[:-1]) ** -0.5)
         kernel = self.param("kernel", init if self.init == "normal" else inflated(self.init), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
-        return add_parameter(map_windows(video.astype(self.dtype), whole(kernel), window), bias)
+        return add_parameter(map_windows(video.astype(self.dtype), replicate_param(kernel), window), bias)
 
 
 def inflate_patches(
@@ -203,7 +203,7 @@ class FeatureTokenizer(nn.Module):
             sizes = np.array(self.categories)
             table = self.param("category_embedding", around_zero, (int(sizes.sum()), self.width), jnp.float32)
             there = (categorical >= 0) & (categorical < sizes)
-            rows = lookup(table, jnp.where(there, categorical, 0) + (np.cumsum(sizes) - sizes))
+            rows = embedding_lookup(table, jnp.where(there, categorical, 0) + (np.cumsum(sizes) - sizes))
             tokens.append(jnp.where(there[..., None], rows, 0))
             valid.append(there)
         x = jnp.concatenate(tokens, axis=1) + bias

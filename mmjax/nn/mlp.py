@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.nn.dense import Dense
-from mmjax.parallel.activation_sharding import place
+from mmjax.parallel.activation_sharding import shard_activation
 
 
 def _keeping_input(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -85,5 +85,5 @@ class Mlp(nn.Module):
         width = x.shape[-1]
         x = Dense(self.hidden, std=(2 * width) ** -0.5, dtype=self.dtype, name="fc1")(x)
         # Each `tensor` device has its own hidden units.
-        x = ACTIVATIONS[self.activation](place(x, *[None] * (x.ndim - 2), "tensor"))
+        x = ACTIVATIONS[self.activation](shard_activation(x, *[None] * (x.ndim - 2), "tensor"))
         return Dense(width, std=self.out_std, dtype=self.dtype, out_dtype=self.out_dtype, name="fc2")(x)

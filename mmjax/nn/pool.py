@@ -14,7 +14,7 @@ POOLS = ("cls", "mean", "last", "eos", "map")
 OF_ONE_TOKEN = ("cls", "last", "eos")
 
 
-def chosen_token(
+def pooled_position(
     kind: str | None, shape: tuple[int, int], eos: Int[Array, " B"] | None = None
 ) -> Int[Array, " B"] | None:
     """The token of each example that a pool reads; None for one that reads several.

@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, BFloat16
 
-from mmjax.nn.tpu_tiles import LANES, ROWS, TOKENS, bytes_needed, group_of_heads, tiled
+from mmjax.nn.tpu_tiles import LANES, ROWS, TOKENS, bytes_needed, group_of_heads, round_up_to_tile
 from mmjax.parallel.mesh import BATCH_AXES, batch_devices
 
 # Of logits where a query may not see a key: exp of it is 0.
@@ -138,12 +138,12 @@ class _Shape:
     @property
     def rows(self):
         """Tokens, up to whole tiles."""
-        return tiled(self.length, ROWS)
+        return round_up_to_tile(self.length, ROWS)
 
     @property
     def keys(self):
         """The same where they stand along the lanes, as logits have them."""
-        return tiled(self.length, LANES)
+        return round_up_to_tile(self.length, LANES)
 
     @property
     def group(self):

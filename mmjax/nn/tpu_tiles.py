@@ -17,7 +17,7 @@ def group_of_heads(heads: int, head_dim: int) -> int:
     return 0 if heads % group else group
 
 
-def tiled(size: int, tile: int) -> int:
+def round_up_to_tile(size: int, tile: int) -> int:
     """A size up to whole tiles."""
     return -(-size // tile) * tile
 
@@ -29,10 +29,10 @@ def bytes_needed(length: int, heads: int, head_dim: int, *, backward: bool = Tru
     are worked on, and once more with zeros behind the last token; results are there twice. The heads of a group leave
     their results in float32, and there are two arrays of float32 logits.
     """
-    width, rows, keys = heads * head_dim, tiled(length, ROWS), tiled(length, LANES)
+    width, rows, keys = heads * head_dim, round_up_to_tile(length, ROWS), round_up_to_tile(length, LANES)
     read, written = (4, 3) if backward else (3, 1)
     blocks = 2 * width * (2 * rows * (read + written) + keys * read)
-    results = 4 * written * group_of_heads(heads, head_dim) * keys * tiled(head_dim, LANES)
+    results = 4 * written * group_of_heads(heads, head_dim) * keys * round_up_to_tile(head_dim, LANES)
     return blocks + results + 2 * 4 * keys**2
 
 

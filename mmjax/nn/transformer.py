@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.nn import attention, dropout, layer_loop
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norms import layer_norm
-from mmjax.parallel.activation_sharding import place, row_major, traced_platform
+from mmjax.parallel.activation_sharding import row_major, shard_activation, traced_platform
 from mmjax.parallel.gather_rows import take_rows
 
 NORMS = ("pre", "post")
@@ -74,8 +74,8 @@ class Output(NamedTuple):
 class _State(NamedTuple):
     """One layer's part of the cache: of its self-attention and its cross-attention (None where it has none)."""
 
-    own: attention.KeysValues
-    memory: attention.KeysValues | None
+    own: attention.KVCache
+    memory: attention.KVCache | None
 
 
 class Block(nn.Module):
@@ -130,7 +130,7 @@ class Block(nn.Module):
             noise = own_noise if not segment else [dropout.fold_keys(key, segment) for key in own_noise]
             normed = lambda y: layer_norm(self.norm_eps, self.dtype, norm)(y)
             y = function(normed(x[:, rows]) if pre else x[:, rows])
-            y = dropout.dropout(place(y), self.dropout, noise[branch], chosen, count)
+            y = dropout.dropout(shard_activation(y), self.dropout, noise[branch], chosen, count)
             if self.drop_path:
                 y = dropout.drop_path(y, self.drop_path * depth_fraction, noise[branch + 1])
             if rows == slice(None):
@@ -162,7 +162,7 @@ class Block(nn.Module):
         own, seen = None, None if state is None else state.memory
         first = slice(None) if self.segments is None else slice(0, self.segments[0])
         crosses = self.cross and (self.segments is None or self.segments[0] > 0)
-        x = residual(row_major(place(x)), attend, "norm1", 0)
+        x = residual(row_major(shard_activation(x)), attend, "norm1", 0)
         if crosses and not self.cross_mlp:
             x = residual(x, look, "norm_cross", 4, first)
         if self.segments is None:
@@ -179,7 +179,7 @@ class Block(nn.Module):
         return x, _State(own, seen)
 
 
-class _Unit(nn.Module):
+class RepeatedBlockGroup(nn.Module):
     """Layers that repeat together: one with cross-attention, then those without."""
 
     blocks: tuple[Callable[..., nn.Module], ...]  # make them, but for their names
@@ -284,7 +284,7 @@ class Transformer(nn.Module):
             spec = attention.AttentionSpec(causal=length > 1, valid=new_valid, offset=index)
             memory = Memory(None, cache.memory_valid)
         else:
-            x, spec = _filled(x, spec, attention.filled_length(length, self.attention_impl))
+            x, spec = _pad_to(x, spec, attention.padded_length(length, self.attention_impl))
             if segments is not None and x.shape[1] > length:
                 segments = (*segments[:-1], segments[-1] + x.shape[1] - length)
         memory_spec = attention.AttentionSpec(valid=None if memory is None else memory.valid)
@@ -299,7 +299,9 @@ class Transformer(nn.Module):
                 continue
             part = tuple(leaf[plain:] if crossing else leaf[:plain] for leaf in layers)
             if crossing and each > 1:
-                module = _Unit(tuple(functools.partial(make, cross=i == 0) for i in range(each)), name=name)
+                module = RepeatedBlockGroup(
+                    tuple(functools.partial(make, cross=i == 0) for i in range(each)), name=name
+                )
                 part = tuple(leaf.reshape(-1, each) for leaf in part)
             else:
                 # A stack that is all of one kind has one name.
@@ -316,7 +318,7 @@ class Transformer(nn.Module):
             outputs.append(output if output is None or output.ndim == 4 else output.reshape(-1, *output.shape[2:]))
         if chosen is not None and x.shape[1] > 1:
             x = attention.take_tokens(x, chosen)
-        tokens = place(x)[:, :length]
+        tokens = shard_activation(x)[:, :length]
         stacked = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
         if cache is not None:
             made = cache.replace(layers=states, valid=new_valid, index=index + length)
@@ -374,7 +376,7 @@ class Transformer(nn.Module):
 
         def layer(params, number, x, *chosen):
             x, out = module.apply({"params": params}, x, number, None, *rest, *chosen)
-            output = out[1] if isinstance(module, _Unit) else x
+            output = out[1] if isinstance(module, RepeatedBlockGroup) else x
             return x, output if intermediates else None
 
         depth, last = len(part[0]), None
@@ -397,7 +399,7 @@ class Transformer(nn.Module):
     def _scanned(self, length: int, keep_states: bool, intermediates: bool):
         def body(module, x, layer, state, *rest):
             x, out = module(x, layer, state, *rest)
-            state, output = out if isinstance(module, _Unit) else (out, x)
+            state, output = out if isinstance(module, RepeatedBlockGroup) else (out, x)
             return x, (state if keep_states else None, output if intermediates else None)
 
         return nn.scan(
@@ -421,7 +423,7 @@ def _new_cache(
         if not isinstance(state, _State):
             return tuple(room(each) for each in state)
         grow = lambda x: jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, slots - length), (0, 0), (0, 0)))
-        return _State(attention.KeysValues(*map(grow, state.own)), state.memory)
+        return _State(attention.KVCache(*map(grow, state.own)), state.memory)
 
     real = jnp.ones(shape, bool) if spec.valid is None else spec.valid
     valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
@@ -429,7 +431,7 @@ def _new_cache(
     return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
 
 
-def _filled(
+def _pad_to(
     x: Float[Array, "B N D"], spec: attention.AttentionSpec, length: int
 ) -> tuple[Float[Array, "B M D"], attention.AttentionSpec]:
     """Appends tokens of zeros, which no token sees, up to a length."""

@@ -88,16 +88,16 @@ def softmax_loss(
     logits = logit_scale * similarity(image, text, precision=precision)
     pairs = pair_matrix(len(image), ids)
     # The log-sum-exp over the negatives apart from that over the positives: `tiled_softmax` says what that is good for.
-    negatives = jnp.where(pairs, tiled_logits.FLOOR, logits)
+    negatives = jnp.where(pairs, tiled_logits.NEG_INF, logits)
     losses = []
     for axis in (1, 0):
         if ids is None:
             # Not jnp.diag: the diagonal of a sharded matrix costs stray gathers.
-            lse = logit_scale * own_similarity(image, text)
+            lse = logit_scale * paired_similarity(image, text)
             loss = miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
         else:
             count = pairs.sum(axis=1).astype(jnp.float32)
-            lse = jax.nn.logsumexp(jnp.where(pairs, logits, tiled_logits.FLOOR), axis=axis)
+            lse = jax.nn.logsumexp(jnp.where(pairs, logits, tiled_logits.NEG_INF), axis=axis)
             mean = jnp.where(pairs, logits, 0.0).sum(axis=axis) / count
             miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
             loss = miss + lse - mean
@@ -151,7 +151,7 @@ def _layout(
     return tiled_logits.Layout(impl, mesh, block_size, precision, unique=ids is None)
 
 
-def own_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:
+def paired_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:
     """The similarity of each row's own pair."""
     if image.ndim == 3:
         return jnp.sum(image * text[:, None], axis=-1).max(axis=1)

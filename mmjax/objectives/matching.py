@@ -102,11 +102,11 @@ def hard_negatives(
 
         def hop(_, state):
             best, block = state
-            return meet(best, block), ring.pass_on(block, mesh, around)
+            return meet(best, block), ring.ppermute_ring(block, mesh, around)
 
-        state = (jnp.full(len(numbers), tiled_logits.FLOOR), numbers), (columns, ids, numbers)
+        state = (jnp.full(len(numbers), tiled_logits.NEG_INF), numbers), (columns, ids, numbers)
         best = meet(*state) if hops == 1 else jax.lax.fori_loop(0, hops, hop, state)[0]
-        return best[1], best[0] > tiled_logits.FLOOR
+        return best[1], best[0] > tiled_logits.NEG_INF
 
     def both(image, text, image_words, text_words, ids, numbers, scale):
         image_for_text, _ = draw(text, image, text_words, ids, numbers, scale)
@@ -125,13 +125,13 @@ def _best(rows: Any, columns: Any, scale: Array, precision: str) -> tuple[Array,
     x, row_ids, keys = rows
     y, column_ids, numbers = columns
     logits = scale * _similarity(x, y, precision) + _gumbel(keys, numbers)
-    logits = jnp.where(tiled_logits.positives(row_ids, column_ids), tiled_logits.FLOOR, logits)
+    logits = jnp.where(tiled_logits.positives(row_ids, column_ids), tiled_logits.NEG_INF, logits)
     return jnp.max(logits, axis=1), numbers[jnp.argmax(logits, axis=1)]
 
 
 def _better(old: tuple[Array, Array], new: tuple[Array, Array]) -> tuple[Array, Array]:
     """The larger one, of equal ones the lower number, whatever the order they come in."""
-    take = (new[0] > old[0]) | ((new[0] == old[0]) & (new[0] > tiled_logits.FLOOR) & (new[1] < old[1]))
+    take = (new[0] > old[0]) | ((new[0] == old[0]) & (new[0] > tiled_logits.NEG_INF) & (new[1] < old[1]))
     return jnp.where(take, new[0], old[0]), jnp.where(take, new[1], old[1])
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 from mmjax.parallel import ring
 
 # Stands for minus infinity where there is no logit: differences of it are numbers.
-FLOOR = -1e30
+NEG_INF = -1e30
 Tile = Float[Array, "R C"]
 
 
@@ -66,7 +66,7 @@ class Layout:
 
     def place(self) -> Any:
         """This device's number among them."""
-        return 0 if self.mesh is None else ring.place(self.mesh)
+        return 0 if self.mesh is None else ring.device_number(self.mesh)
 
     def sum(self, x: Any) -> Any:
         """The sum over all devices."""
@@ -87,7 +87,7 @@ class Layout:
 
         def hop(_, state):
             carry, block = meet(*state)
-            return carry, ring.pass_on(block, self.mesh)
+            return carry, ring.ppermute_ring(block, self.mesh)
 
         return jax.lax.fori_loop(0, self.mesh.size, hop, (carry, block))
 

@@ -49,7 +49,7 @@ def _sigmoid_tiles(
         kinds = (~positive, positive)
         best = []
         for old, start, axis in ((sums.best, row, 1), (ends.best, column, 0)):
-            new = tuple(jnp.max(jnp.where(kind, logits, tiled_logits.FLOOR), axis) for kind in kinds)
+            new = tuple(jnp.max(jnp.where(kind, logits, tiled_logits.NEG_INF), axis) for kind in kinds)
             best.append(
                 tiled_logits.put(old, jax.tree.map(jnp.maximum, tiled_logits.take(old, start, len(new[0])), new), start)
             )
@@ -71,7 +71,7 @@ def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
 
     def run(x, y, ids, scale, bias):
         rows, columns = tiled_logits.own_rows(x, y, ids, layout)
-        zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiled_logits.FLOOR)
+        zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiled_logits.NEG_INF)
         sums = SigmoidSums(zero, zero if gradients else None, jnp.zeros_like(x) if gradients else None, (floor, floor))
         if layout.impl == "ring":
             ends = SigmoidColumns(jnp.zeros_like(y) if gradients else None, (floor, floor))
@@ -88,7 +88,7 @@ def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
             total = len(all_columns.x)
             ends = SigmoidColumns(
                 jnp.zeros_like(all_columns.x) if gradients else None,
-                (jnp.full(total, tiled_logits.FLOOR), jnp.full(total, tiled_logits.FLOOR)),
+                (jnp.full(total, tiled_logits.NEG_INF), jnp.full(total, tiled_logits.NEG_INF)),
             )
             sums, ends = _sigmoid_tiles(rows, all_columns, sums, ends, scale, bias, layout)
             by_column = layout.scatter(ends.by_column) if gradients else None

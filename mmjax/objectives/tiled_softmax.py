@@ -30,7 +30,7 @@ class Stats(NamedTuple):
 
     @classmethod
     def empty(cls, n: int, unique: bool) -> "Stats":
-        floor, zero = jnp.full(n, tiled_logits.FLOOR), jnp.zeros(n)
+        floor, zero = jnp.full(n, tiled_logits.NEG_INF), jnp.zeros(n)
         return cls(floor, zero) if unique else cls(floor, zero, floor, zero, zero, zero)
 
     def merge(self, other: "Stats") -> "Stats":
@@ -93,11 +93,11 @@ def tile_stats(logits: tiled_logits.Tile, positive: Bool[Array, "R C"], fresh: A
     """Statistics of a tile along an axis. `fresh` is False where another tile has the logit already; None nowhere."""
     negative = ~positive if fresh is None else ~positive & fresh
     spread = functools.partial(jnp.expand_dims, axis=axis)
-    max_neg = jnp.max(jnp.where(negative, logits, tiled_logits.FLOOR), axis)
+    max_neg = jnp.max(jnp.where(negative, logits, tiled_logits.NEG_INF), axis)
     if unique:
         return Stats(max_neg, jnp.sum(jnp.where(negative, jnp.exp(logits - spread(max_neg)), 0), axis))
     positive = positive if fresh is None else positive & fresh
-    max_pos = jnp.max(jnp.where(positive, logits, tiled_logits.FLOOR), axis)
+    max_pos = jnp.max(jnp.where(positive, logits, tiled_logits.NEG_INF), axis)
     # Each logit is one or the other, so one exponential does for both sums.
     power = jnp.exp(logits - jnp.where(positive, spread(max_pos), spread(max_neg)))
     return Stats(

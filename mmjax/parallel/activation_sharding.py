@@ -21,8 +21,8 @@ _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 
 
 @contextlib.contextmanager
-def placed_on(mesh: Mesh | None) -> Iterator[None]:
-    """Traces what is inside for a mesh, so that `place` and `row_major` do something; None leaves it alone."""
+def activation_mesh(mesh: Mesh | None) -> Iterator[None]:
+    """Context in which `shard_activation` and `row_major` place activations on a mesh; None changes nothing."""
     if mesh is None:
         yield
         return
@@ -35,7 +35,7 @@ def placed_on(mesh: Mesh | None) -> Iterator[None]:
 
 
 def traced_platform() -> str | None:
-    """Platform of the devices that are traced for, as jax calls it; None outside `placed_on`."""
+    """Platform of the devices that are traced for, as jax calls it; None outside `activation_mesh`."""
     return _PLATFORM.get()
 
 
@@ -65,8 +65,8 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     """Lays tokens and their gradient out with the last axis running fastest, on GPUs.
 
     Left to itself XLA chooses the batch to run fastest for the residual stream, and keeps a float32 copy of it; norms
-    and attention then transpose. Does nothing outside `placed_on`, on other platforms, and where the rows cannot be
-    spread over the devices.
+    and attention then transpose. Does nothing outside `activation_mesh`, on other platforms, and where the rows
+    cannot be spread over the devices.
     """
     mesh = traced_mesh()
     spreads = mesh is None or len(x) % batch_devices(mesh) == 0
@@ -74,15 +74,15 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
 
 
 def traced_mesh() -> Any:
-    """The mesh that is traced for; None outside `placed_on`, under a mesh of other axes and inside `shard_map`."""
+    """The mesh of `activation_mesh`; None outside of it, under a mesh of other axes and inside `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
 
 
-def place(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."]:
+def shard_activation(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."]:
     """Spreads rows over `data` and `fsdp`, and the axes after them as named; the rest is whole on every device.
 
-    Does nothing outside `placed_on`, or where an axis does not divide.
+    Does nothing outside `activation_mesh`, or where an axis does not divide.
     """
     mesh = traced_mesh()
     if mesh is None or x.shape[0] % batch_devices(mesh):
@@ -94,17 +94,17 @@ def place(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *named))
 
 
-def whole(table: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+def replicate_param(table: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Gathers a sharded parameter before it is used, where the partitioner would rather move what is made with it.
 
-    Does nothing outside `placed_on`.
+    Does nothing outside `activation_mesh`.
     """
     if traced_mesh() is None:
         return table
     return jax.lax.with_sharding_constraint(table, PartitionSpec())
 
 
-def lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
+def embedding_lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
     """Rows of a table by number: `table[ids]`, each device looking up its own.
 
     A table sharded over `fsdp` is gathered for it, and its gradient scattered back as it is summed. An id of V or more
@@ -114,7 +114,7 @@ def lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array,
     mesh = traced_mesh()
     shards = 1 if mesh is None else mesh.shape["fsdp"]
     if shards == 1 or len(table) % shards or len(ids) % batch_devices(mesh):
-        return rows_of(whole(table), ids)
+        return rows_of(replicate_param(table), ids)
     rows = PartitionSpec(BATCH_AXES)
     look = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)
     return jax.shard_map(look, in_specs=(PartitionSpec("fsdp"), rows), out_specs=rows)(table, ids)

@@ -112,7 +112,7 @@ def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray:
     return np.array(sorted(rows))
 
 
-def own_rows(mesh: Mesh, global_batch: int) -> np.ndarray:
+def rows_counted_here(mesh: Mesh, global_batch: int) -> np.ndarray:
     """Returns which of `local_rows` this process speaks for, as booleans: each row of a batch has one such process.
 
     Where `tensor` spans processes, several of them hold the same row.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Shaped
 from mmjax.parallel import mesh as mesh_lib
 
 
-def in_pieces(function: Callable[[Any], Any], rows: Any, pieces: int, mesh: Mesh | None) -> Any:
+def map_microbatches(function: Callable[[Any], Any], rows: Any, pieces: int, mesh: Mesh | None) -> Any:
     """`function` of a tree of rows, on one piece after the other; its tree of rows comes back in their order."""
     if pieces == 1:
         return function(rows)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 Rule = tuple[str, tuple[Any, ...]]
 
@@ -67,7 +67,7 @@ def param_shardings(
     """
     used = set()
     fallen: dict[str, list[str]] = {}  # parameters that no rule placed, by where they went
-    preset_rules = PRESETS[choose("mesh.sharding", preset, PRESETS)]
+    preset_rules = PRESETS[validate_choice("mesh.sharding", preset, PRESETS)]
     for index, (pattern, spec) in enumerate(rules):
         try:
             re.compile(pattern)

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.errors import AgreedError, UserError
+from mmjax.errors import GlobalUserError, UserError
 
 _SMALLEST_MESSAGE = 1024  # bytes
 _VISIBILITY = 30.0  # seconds that a network disk may take to show a new file to other hosts
@@ -34,12 +34,12 @@ def is_running() -> bool:
     return jax.distributed.is_initialized()
 
 
-def is_first() -> bool:
+def is_process_0() -> bool:
     """Whether this is the process that prints and writes."""
     return not is_running() or jax.process_index() == 0
 
 
-def leave(status: int, *, together: bool) -> None:
+def shutdown(status: int, *, together: bool) -> None:
     """Takes leave of the others; nothing happens where there are none.
 
     Args:
@@ -60,7 +60,7 @@ def leave(status: int, *, together: bool) -> None:
 # -- agreeing ----------------------------------------------------------------------------------------------------------
 
 
-def exchange(value: Any) -> list[Any]:
+def all_gather_objects(value: Any) -> list[Any]:
     """Gives every process everyone's value, by process; every process must call it at the same point.
 
     Args:
@@ -84,7 +84,7 @@ def exchange(value: Any) -> list[Any]:
     return [json.loads(row[8 : 8 + length].tobytes()) for row, length in zip(everyone, lengths, strict=True)]
 
 
-def raise_together(error: Exception | None) -> None:
+def raise_error_on_all(error: Exception | None) -> None:
     """Raises in every process what one of them met; every process must call it at the same point.
 
     Args:
@@ -102,7 +102,7 @@ def raise_together(error: Exception | None) -> None:
     if error is not None:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         told = [isinstance(error, UserError), f"{kind}{error}"[:4000]]
-    _raise_told(exchange(told), error)
+    _raise_told(all_gather_objects(told), error)
 
 
 def _raise_told(everyone: Sequence[Any], error: Exception | None) -> None:
@@ -117,32 +117,32 @@ def _raise_told(everyone: Sequence[Any], error: Exception | None) -> None:
         raise OtherProcessError(f"process {process} of {len(everyone)} failed with {text}")
     process, _, text = met[0]
     alike = len(met) == len(everyone) and len({text for _, _, text in met}) == 1
-    raise AgreedError(text if alike else f"{text} (process {process} of {len(everyone)})") from error
+    raise GlobalUserError(text if alike else f"{text} (process {process} of {len(everyone)})") from error
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """A block of code without collectives, of which all processes come out well or none does; see `raise_together`."""
+def raise_on_all() -> Iterator[None]:
+    """Context without collectives that all processes leave well, or none does; see `raise_error_on_all`."""
     error = None
     try:
         yield
     except Exception as caught:
         error = caught
-    raise_together(error)
+    raise_error_on_all(error)
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_0(value: Any) -> Any:
     """The first process's value, in every process."""
-    return exchange(value)[0] if is_running() else value
+    return all_gather_objects(value)[0] if is_running() else value
 
 
-def by_first(function: Callable[[], Any]) -> Any:
+def run_on_process_0(function: Callable[[], Any]) -> Any:
     """What a function returns, or raises, in the first process, in every process; the others do not call it."""
     value = None
-    with together():
-        if is_first():
+    with raise_on_all():
+        if is_process_0():
             value = function()
-    return from_first(value)
+    return broadcast_from_0(value)
 
 
 def wait_for(there: Callable[[], bool], what: str) -> None:
@@ -166,12 +166,12 @@ def check_shared(folder: Any, field: str) -> None:
     """
     if not is_running() or jax.process_count() == 1:
         return
-    path = folder / from_first(f".seen-by-all-{secrets.token_hex(4)}")
-    with together():
+    path = folder / broadcast_from_0(f".seen-by-all-{secrets.token_hex(4)}")
+    with raise_on_all():
         if jax.process_index() == 0:
             path.write_text("")
     try:
-        with together():
+        with raise_on_all():
             wait_for(path.exists, f"{field}={folder}: what the first host writes there")
     finally:
         if jax.process_index() == 0:
@@ -182,7 +182,7 @@ def check_shared(folder: Any, field: str) -> None:
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Votes:
+class AsyncAllReduce:
     """Sums a few small numbers over all processes, without waiting for the result.
 
     It is dispatched like a training step: whoever reads the sum of a step some steps later does not stop the device,

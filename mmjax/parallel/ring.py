@@ -22,12 +22,12 @@ def per_device(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) ->
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def place(mesh: Mesh) -> jax.Array:
+def device_number(mesh: Mesh) -> jax.Array:
     """This device's place on the ring; inside `per_device` only."""
     return jax.lax.axis_index(mesh.axis_names)
 
 
-def pass_on(tree: Any, mesh: Mesh, axes: Sequence[str] | None = None) -> Any:
+def ppermute_ring(tree: Any, mesh: Mesh, axes: Sequence[str] | None = None) -> Any:
     """Hands arrays to the next device of the ring and takes the previous one's; inside `per_device` only.
 
     Vectors of one type and length travel as one message, since each costs a message's latency and little else.

@@ -14,7 +14,7 @@ from mmjax.parallel.mesh import BATCH_AXES, batch_devices
 SCOPES = ("local", "global")
 
 
-def fetch(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = None, scope: str = "global") -> Any:
+def gather_rows(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = None, scope: str = "global") -> Any:
     """`x[index]` of every array, where their rows (and the index) are spread over `data` and `fsdp`.
 
     Left to the partitioner every device would receive all rows. Here each pair of devices exchanges half its even share
@@ -47,10 +47,10 @@ def fetch(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = None, sco
     rows = {len(x) // batch_devices(mesh) for x in leaves}
     if len(rows) > 1:
         raise ValueError(f"arrays of different numbers of rows, {sorted({len(x) for x in leaves})}")
-    return jax.tree.unflatten(structure, _fetch(_How(mesh, scope, rows.pop()), tuple(leaves), index))
+    return jax.tree.unflatten(structure, _gather_rows(_GatherConfig(mesh, scope, rows.pop()), tuple(leaves), index))
 
 
-class _How(NamedTuple):
+class _GatherConfig(NamedTuple):
     """What is known when compiling; `rows` are those of one device."""
 
     mesh: Mesh
@@ -64,12 +64,12 @@ class _How(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fetch(how: _How, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+def _gather_rows(how: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
     return how.run(_receive, leaves, index)
 
 
 def _forward(how, leaves, index):
-    return _fetch(how, leaves, index), index
+    return _gather_rows(how, leaves, index), index
 
 
 def _backward(how, index, cotangents):
@@ -80,7 +80,7 @@ def _backward(how, index, cotangents):
     return tuple(gradients.get(i) for i in range(len(cotangents))), None
 
 
-_fetch.defvjp(_forward, _backward)
+_gather_rows.defvjp(_forward, _backward)
 
 
 class _Routes(NamedTuple):
@@ -100,7 +100,7 @@ class _Routes(NamedTuple):
     rounds: Array
 
 
-def _routes(how: _How, index: Array) -> _Routes:
+def _routes(how: _GatherConfig, index: Array) -> _Routes:
     devices, wanted = batch_devices(how.mesh), len(index)
     # Small rounds hold little and send few empty slots; a larger share would go out in one round, half empty.
     capacity = -(-wanted // (2 * devices))
@@ -113,7 +113,7 @@ def _routes(how: _How, index: Array) -> _Routes:
     return _Routes(owner, index % how.rows, rank, capacity, rounds)
 
 
-def _round(how: _How, routes: _Routes, number: Array) -> tuple[Array, Array]:
+def _round(how: _GatherConfig, routes: _Routes, number: Array) -> tuple[Array, Array]:
     """One round's slots, `capacity` for each device: which own request is in it, and which row the other one asks for.
 
     An empty slot holds a number past the end.
@@ -140,14 +140,14 @@ def _unpack(x: Array, dtype: Any) -> Array:
     return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
 
 
-def _own(how: _How, index: Array) -> Array:
+def _local_index(how: _GatherConfig, index: Array) -> Array:
     return index - jax.lax.axis_index(BATCH_AXES) * how.rows
 
 
-def _receive(how: _How, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+def _receive(how: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
     """On one device: the rows asked for."""
     if how.scope == "local":
-        return tuple(x[_own(how, index)] for x in leaves)
+        return tuple(x[_local_index(how, index)] for x in leaves)
     routes = _routes(how, index)
 
     packed = tuple(_pack(x) for x in leaves)
@@ -162,12 +162,12 @@ def _receive(how: _How, leaves: tuple[Array, ...], index: Array) -> tuple[Array,
     return tuple(_unpack(y, x.dtype) for x, y in zip(leaves, found, strict=True))
 
 
-def _return(how: _How, cotangents: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+def _return(how: _GatherConfig, cotangents: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
     """On one device: the gradients of its own rows, from the gradients of all rows asked for."""
     exact = [jnp.promote_types(x.dtype, jnp.float32) for x in cotangents]
     sums = tuple(jnp.zeros((how.rows, *x.shape[1:]), dtype) for x, dtype in zip(cotangents, exact, strict=True))
     if how.scope == "local":
-        sums = tuple(y.at[_own(how, index)].add(x) for x, y in zip(cotangents, sums, strict=True))
+        sums = tuple(y.at[_local_index(how, index)].add(x) for x, y in zip(cotangents, sums, strict=True))
     else:
         routes = _routes(how, index)
         packed = tuple(_pack(x) for x in cotangents)

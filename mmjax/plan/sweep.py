@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.plan import plan_text, program
 
 AXES = ("mesh", "microbatch", "remat")
@@ -21,7 +21,7 @@ def parse(text: str) -> tuple[str, ...]:
     Raises:
       UserError: another word, or none.
     """
-    return tuple(choose("--sweep", part.strip(), AXES) for part in text.split(","))
+    return tuple(validate_choice("--sweep", part.strip(), AXES) for part in text.split(","))
 
 
 def candidates(

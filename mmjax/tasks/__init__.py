@@ -1,7 +1,7 @@
 """From a config to a task: which model, which objectives with which weights, which data they need."""
 
 from mmjax.tasks.config_queries import has_text, text_length
-from mmjax.tasks.dataset_metadata import DataFacts, read_facts
+from mmjax.tasks.dataset_metadata import DatasetMetadata, read_dataset_metadata
 from mmjax.tasks.flops import model_flops
 from mmjax.tasks.image_fields import check_images, make_image_spec, note_on_crop
 from mmjax.tasks.packing import packing_obstacle
@@ -12,7 +12,7 @@ from mmjax.tasks.validate_model import check_model
 
 __all__ = [
     "DTYPES",
-    "DataFacts",
+    "DatasetMetadata",
     "Task",
     "batch_shapes",
     "check_images",
@@ -26,6 +26,6 @@ __all__ = [
     "note_on_crop",
     "open_mixture",
     "packing_obstacle",
-    "read_facts",
+    "read_dataset_metadata",
     "text_length",
 ]

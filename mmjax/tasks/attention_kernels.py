@@ -11,7 +11,7 @@ from mmjax.nn import attention, tpu_tiles
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
 
 
-def choose(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any, shards: int = 1) -> str:
+def choose_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any, shards: int = 1) -> str:
     """The attention kernel of a tower, `cudnn`, `pallas` or `xla`.
 
     Args:

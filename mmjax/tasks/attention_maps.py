@@ -19,7 +19,7 @@ Pixels = Float[Array, "B H W 3"]
 Sown = Mapping[str, Any]
 
 
-def look(
+def attention_maps(
     model: nn.Module,
     params: Any,
     pixels: Pixels,
@@ -29,14 +29,14 @@ def look(
     words_mask: Bool[Array, "B L"],
     offered: tuple[str, ...],
 ) -> dict[str, Array]:
-    """All that `offers` names, for a batch.
+    """All that `available_maps` names, for a batch.
 
     Args:
       model, params: not bound.
       pixels: normalised images.
       texts, texts_mask: K texts for each image, to compare its patches with.
       words, words_mask: the text that is read with the image, or was written about it.
-      offered: as `offers` gives it.
+      offered: as `available_maps` gives it.
 
     Returns:
       Of `image`: see `image_attention`; of `similarity`: see `similarity`; of `read` or `written`: `words` [B, L, N],
@@ -54,7 +54,7 @@ def look(
     return found
 
 
-def offers(model: nn.Module, objectives: Mapping[str, float]) -> tuple[str, ...]:
+def available_maps(model: nn.Module, objectives: Mapping[str, float]) -> tuple[str, ...]:
     """What can be looked at in a model that was trained with these objectives; what was not trained shows nothing.
 
     Returns:

@@ -9,7 +9,7 @@ from mmjax.errors import UserError
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
 
 
-def abilities(task: Any) -> tuple[str, ...]:
+def capabilities(task: Any) -> tuple[str, ...]:
     """What a task's model has been trained for.
 
     `caption` writes, `answer` chooses or writes, `match` tells whether image and text belong together, `classify` is of
@@ -32,18 +32,20 @@ def check(task: Any, ability: str, asked: str) -> None:
 
     Args:
       task: of the model.
-      ability: a name that `abilities` may give.
+      ability: a name that `capabilities` may give.
       asked: what asks for it, as a message begins.
 
     Raises:
       UserError: it cannot, with what it can.
     """
-    known = abilities(task)
+    known = capabilities(task)
     if ability not in known:
-        raise UserError(f"{asked} is not for {told(task.config)}; it can {', '.join(known) or 'be trained further'}")
+        raise UserError(
+            f"{asked} is not for {describe_model(task.config)}; it can {', '.join(known) or 'be trained further'}"
+        )
 
 
-def told(config: ml_collections.ConfigDict) -> str:
+def describe_model(config: ml_collections.ConfigDict) -> str:
     """A model in a few words, by its kind and its training."""
     trained = ", ".join(name for name, weight in config.objectives.items() if weight)
     return f"model.kind={config.model.get('kind', 'two_tower')!r} trained with {trained}"

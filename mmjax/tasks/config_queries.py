@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 TEXTS = ("captions", "questions", "answers")
 
@@ -19,7 +19,7 @@ def has_text(config: ml_collections.ConfigDict) -> bool:
 
 def text_kind(config: ml_collections.ConfigDict) -> str:
     """Which texts of a record the model is given: `data.texts`."""
-    return choose("data.texts", config.data.texts, TEXTS)
+    return validate_choice("data.texts", config.data.texts, TEXTS)
 
 
 def text_length(config: ml_collections.ConfigDict) -> int:
@@ -27,7 +27,7 @@ def text_length(config: ml_collections.ConfigDict) -> int:
     return config.data.context_length or config.model.text.context_length
 
 
-def room_to_write(config: ml_collections.ConfigDict) -> int:
+def max_new_tokens(config: ml_collections.ConfigDict) -> int:
     """How many tokens a model can write after the longest prompt there may be, the first token or a question.
 
     Each needs a position but the last one, which is never read.

@@ -18,7 +18,7 @@ _FIRST = 3  # examples of a source that are looked at before anything is made
 
 
 @dataclasses.dataclass(frozen=True)
-class DataFacts:
+class DatasetMetadata:
     """What a task takes from its training data besides the examples; a checkpoint carries it.
 
     Attributes:
@@ -36,7 +36,7 @@ class DataFacts:
         return cls(tuple(stored.get("answers", ())), shapes)
 
 
-def read_facts(config: ml_collections.ConfigDict, mixture: Mixture) -> DataFacts:
+def read_dataset_metadata(config: ml_collections.ConfigDict, mixture: Mixture) -> DatasetMetadata:
     """What the task takes from its training data.
 
     Raises:
@@ -44,7 +44,7 @@ def read_facts(config: ml_collections.ConfigDict, mixture: Mixture) -> DataFacts
     """
     if has_text(config) and text_kind(config) != "captions":
         _check_asked(config, mixture)
-    return DataFacts(
+    return DatasetMetadata(
         answers=_answer_names(config, mixture) if config.objectives.vqa else (),
         shapes=_modality_shapes(config, mixture) if "encoders" in config.model else (),
     )

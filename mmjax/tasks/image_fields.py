@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from mmjax.data.image import transforms
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.tasks import resizing
 from mmjax.tasks.config_queries import has_image
 
@@ -28,7 +28,7 @@ def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec |
     data = config.data
     if not has_image(config):
         return None
-    mean, std = transforms.MEAN_STD[choose("data.mean_std", data.mean_std, transforms.MEAN_STD)]
+    mean, std = transforms.MEAN_STD[validate_choice("data.mean_std", data.mean_std, transforms.MEAN_STD)]
     return transforms.ImageSpec(
         size=config.model.image.image_size,
         resize=data.resize,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import matching
 from mmjax.parallel import sharded_gather
-from mmjax.parallel.microbatch import in_pieces
+from mmjax.parallel.microbatch import map_microbatches
 from mmjax.tasks.batch_features import Views, draw_keys
 from mmjax.tasks.per_example_losses import MATCHING
 
@@ -64,8 +64,8 @@ def loss(
         precision=settings.loss.precision,
     )
     pictures, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
-    other_pictures = sharded_gather.fetch(pictures, negatives.image_for_text, mesh=mesh, scope=scope)
-    other_texts = sharded_gather.fetch(texts, negatives.text_for_image, mesh=mesh, scope=scope)
+    other_pictures = sharded_gather.gather_rows(pictures, negatives.image_for_text, mesh=mesh, scope=scope)
+    other_texts = sharded_gather.gather_rows(texts, negatives.text_for_image, mesh=mesh, scope=scope)
     columns = (pictures, other_pictures, texts, other_texts, keys if noise else None)
 
     def fused(columns):
@@ -83,5 +83,5 @@ def loss(
         # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
         return jax.lax.map(jax.checkpoint(match), jnp.arange(3)).swapaxes(0, 1)
 
-    logits = in_pieces(fused, columns, pieces, mesh).swapaxes(0, 1)
+    logits = map_microbatches(fused, columns, pieces, mesh).swapaxes(0, 1)
     return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.tasks import config_queries
 
 PACKING = ("auto", "on", "off")
@@ -33,5 +33,5 @@ def check_packing(config: ml_collections.ConfigDict) -> None:
       UserError: it is not known, or asks for what would change the outputs.
     """
     obstacle = packing_obstacle(config)
-    if choose("data.pack_texts", config.data.pack_texts, PACKING) == "on" and obstacle:
+    if validate_choice("data.pack_texts", config.data.pack_texts, PACKING) == "on" and obstacle:
         raise UserError(f"data.pack_texts='on': {obstacle}; set 'auto'")

@@ -17,7 +17,7 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import packing
 from mmjax.tasks import resizing
 from mmjax.tasks.config_queries import has_text, text_kind, text_length
-from mmjax.tasks.dataset_metadata import DataFacts, Mixture
+from mmjax.tasks.dataset_metadata import DatasetMetadata, Mixture
 from mmjax.utils import end_of_text
 
 
@@ -88,7 +88,7 @@ def make_preparer(
     config: ml_collections.ConfigDict,
     image_spec: transforms.ImageSpec | None,
     tokenizer: tokenizer_lib.Tokenizer | None,
-    facts: DataFacts,
+    facts: DatasetMetadata,
 ) -> example_transforms.Preparer:
     """What makes of a record what the task is trained on."""
     if "encoders" in config.model:

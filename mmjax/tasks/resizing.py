@@ -7,7 +7,7 @@ import ml_collections
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import frames, jpeg
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 RESIZE_ON = ("auto", "host", "device")
 
@@ -22,7 +22,9 @@ def check_place(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: there is no such place, or the device would have to do what the host alone can.
     """
-    if choose("data.resize_on", config.data.resize_on, RESIZE_ON) == "device" and (field := _host_only(config.data)):
+    if validate_choice("data.resize_on", config.data.resize_on, RESIZE_ON) == "device" and (
+        field := _host_only(config.data)
+    ):
         raise UserError(
             f"data.resize_on='device': {_tell_host_only(config.data, field)}; set data.resize_on='auto', or"
             f" data.{field} to its default"

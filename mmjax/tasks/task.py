@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
 
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation, initialisation, make_model
 from mmjax.nn import resize
 from mmjax.objectives import contrastive, triplet
@@ -84,14 +84,14 @@ class Task:
         image_spec: transforms.ImageSpec | None,
         tokenizer: tokenizer_lib.Tokenizer | None = None,
         mesh: Mesh | None = None,
-        facts: dataset_metadata.DataFacts | None = None,
+        facts: dataset_metadata.DatasetMetadata | None = None,
     ):
         check_model(config)
         self.config, self.mesh, self.image_spec, self.facts = (
             config,
             mesh,
             image_spec,
-            facts or dataset_metadata.DataFacts(),
+            facts or dataset_metadata.DatasetMetadata(),
         )
         # Evaluation makes arrays of a record alike.
         self.preparer = preprocessing.make_preparer(config, image_spec, tokenizer, self.facts)
@@ -101,10 +101,12 @@ class Task:
         self.max_log_scale = None if top is None else math.log(top)
         hidden = settings.pop("modality_dropout", 0.0)
         self.init_rule = settings.pop("init", initialisation.OPENAI)
-        dtype = DTYPES[choose("precision", config.precision, DTYPES)]
+        dtype = DTYPES[validate_choice("precision", config.precision, DTYPES)]
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         self.kernels = {
-            tower: attention_kernels.choose(config, tower, device, dtype, 1 if mesh is None else mesh.shape["tensor"])
+            tower: attention_kernels.choose_kernel(
+                config, tower, device, dtype, 1 if mesh is None else mesh.shape["tensor"]
+            )
             for tower in ("image", "text")
             if "heads" in config.model.get(tower, {})
         }
@@ -218,7 +220,7 @@ class Task:
           Features for `loss`, rows aligned with the batch's, and the sums of the objectives of single examples.
         """
         noise = keys if self.is_noisy else None
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
             features: dict[str, Any] = {}
             if self.contrasts and only is None:
@@ -260,7 +262,7 @@ class Task:
         if self.contrasts:
             total, metrics = self.pair_loss(params, features["image"], features["text"], ids)
         if self.can("itm"):
-            with activation_sharding.placed_on(self.mesh):
+            with activation_sharding.activation_mesh(self.mesh):
                 value, told = image_text_matching.loss(
                     self.model.bind({"params": params}),
                     features,
@@ -326,14 +328,14 @@ class Task:
 
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             embed = lambda model: embed_image(model, pixels)
             found = nn.apply(embed, self.model)({"params": params})
             return found[:, 0] if found.ndim == 3 and found.shape[1] == 1 else found  # a single query
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             embed = lambda model: embed_text(model, text, text_mask)
             return nn.apply(embed, self.model)({"params": params})
 
@@ -361,7 +363,7 @@ class Task:
         """
         if keys is None and ids is not None and decoding.method == "sample":
             keys = draw_keys(None, ids, per_example_losses.WRITING)
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens
             take = functools.partial(model.take, examples=len(images))
@@ -371,7 +373,7 @@ class Task:
     def decoding(self, tokenizer: tokenizer_lib.Tokenizer) -> generation.Decoding:
         """How text is written in evaluation: the config's `decoding`."""
         settings = self.config.decoding.to_dict()
-        room = config_queries.room_to_write(self.config)
+        room = config_queries.max_new_tokens(self.config)
         settings["max_tokens"] = settings["max_tokens"] or min(tokenizer.context_length - 1, room)
         return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
@@ -380,14 +382,14 @@ class Task:
         settings = dataclasses.replace(self.settings, loss=self.config.loss.copy_and_resolve_references())
         with settings.loss.unlocked():
             settings.loss.label_smoothing = 0.0
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             return per_example_losses.caption(self.views(params, batch), settings)
 
     def answer(
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, "B A"]:
         """Scores of each answer to questions about images."""
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
             return views.model.answer_logits(views.fused)
 
@@ -395,21 +397,21 @@ class Task:
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, " B"]:
         """How much more likely than not each text belongs to its image: a difference of logits."""
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
             logits = views.model.match_logits(views.fused)
             return logits[:, 1] - logits[:, 0]
 
     def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
         """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
-        with activation_sharding.placed_on(self.mesh):
+        with activation_sharding.activation_mesh(self.mesh):
             views = self.views(params, batch)
             return views.model(modalities(views), present)
 
     @functools.cached_property
     def inside(self) -> tuple[str, ...]:
-        """What can be looked at inside the model, see `attention_maps.offers`; nothing in one that sees no images."""
-        return () if self.config.data.blind else attention_maps.offers(self.model, self.weights)
+        """Attention maps that the model gives, see `attention_maps.available_maps`; none where it sees no images."""
+        return () if self.config.data.blind else attention_maps.available_maps(self.model, self.weights)
 
     def look(
         self,
@@ -420,10 +422,12 @@ class Task:
         words: Int[Array, "B L"],
         words_mask: Bool[Array, "B L"],
     ) -> dict[str, Array]:
-        """All that `inside` names, see `attention_maps.look`."""
-        with activation_sharding.placed_on(self.mesh):
+        """All that `inside` names, see `attention_maps.attention_maps`."""
+        with activation_sharding.activation_mesh(self.mesh):
             pixels = self.normalize(images)
-            return attention_maps.look(self.model, params, pixels, texts, texts_mask, words, words_mask, self.inside)
+            return attention_maps.attention_maps(
+                self.model, params, pixels, texts, texts_mask, words, words_mask, self.inside
+            )
 
     # -- what is told of it --------------------------------------------------------------------------------------------
 

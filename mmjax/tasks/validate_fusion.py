@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 from flax import linen as nn
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import encoder_base, modality_encoders
 from mmjax.models.encoders import TextTransformer, VisionTransformer
 from mmjax.models.fusion import classifier, kinds, pooled
@@ -84,8 +84,8 @@ def _check_encoder(field: str, encoder: nn.Module) -> None:
             f" or {field}.depth={encoder.depth} to 0"
         )
     if isinstance(encoder, modality_encoders.VideoTransformer):
-        choose(f"{field}.tubelet_init", encoder.tubelet_init, ("normal", *embed.INFLATIONS))
-        choose(f"{field}.positions", encoder.positions, ("factorised", "joint"))
+        validate_choice(f"{field}.tubelet_init", encoder.tubelet_init, ("normal", *embed.INFLATIONS))
+        validate_choice(f"{field}.positions", encoder.positions, ("factorised", "joint"))
         if encoder.frames % encoder.tubelet_frames:
             raise UserError(
                 f"{field}.frames={encoder.frames} is not a multiple of {field}.tubelet_frames="
@@ -114,7 +114,7 @@ def _check_fusion(field: str, settings: Mapping[str, Any], classes: int, encoder
         raise UserError(f"{field}.bottlenecks={fuse.bottlenecks} must be at least 1: modalities meet in them alone")
     if isinstance(fuse, (Cross, Joint, Bottleneck)):  # they read tokens and pool none
         return
-    choose(f"{field}.pool", fuse.pool, pooled.POOLS)
+    validate_choice(f"{field}.pool", fuse.pool, pooled.POOLS)
     for name, encoder in encoders.items():
         own = f"model.encoders.{name}"
         if fuse.pool == "map" and (fuse.pool_heads < 1 or encoder.width % fuse.pool_heads):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import ml_collections
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import initialisation, language, make_model, submodules
 from mmjax.nn import attention, layer_loop, pool, transformer
 from mmjax.nn.mlp import ACTIVATIONS
@@ -36,7 +36,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
       UserError: naming the field.
     """
     model = config.model
-    kind = choose("model.kind", model.get("kind", "two_tower"), make_model.KINDS)
+    kind = validate_choice("model.kind", model.get("kind", "two_tower"), make_model.KINDS)
     initialisation.check(model.to_dict())
     found = dict(_parts("model", model))
     for field, part in found.items():
@@ -54,14 +54,14 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         validate_fusion.check_fused(model.to_dict())
     else:
         _check_decoder(model, kind)
-    choose("attention", config.attention, attention.IMPLEMENTATIONS)
+    validate_choice("attention", config.attention, attention.IMPLEMENTATIONS)
     if kind == "fused" and config.attention in ("cudnn", "pallas"):
         raise UserError(
             f"attention={config.attention!r}: model.kind='fused' runs on XLA's kernel alone; set attention='auto'"
         )
-    choose("data.positives", config.data.positives, ("id", "diagonal"))
+    validate_choice("data.positives", config.data.positives, ("id", "diagonal"))
     for name, known in _LOSS_CHOICES.items():
-        choose(f"loss.{name}", config.loss[name], known)
+        validate_choice(f"loss.{name}", config.loss[name], known)
     _check_objectives(config, kind)
     validate_unused.check_use(config)
     packing.check_packing(config)
@@ -78,7 +78,7 @@ def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[st
 def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
     for name, known in _PART_CHOICES.items():
         if name in part:
-            choose(f"{field}.{name}", part[name], known)
+            validate_choice(f"{field}.{name}", part[name], known)
     if part.get("scan", "auto") not in ("auto", True, False):
         raise UserError(f"{field}.scan={part.scan!r} is not known; choose one of: auto, True, False")
     keep, remat = part.get("remat_keep", 0), part.get("remat")
@@ -121,14 +121,14 @@ def _check_heads(
 def _check_two_tower(model: ml_collections.ConfigDict) -> None:
     image, text = model.image, model.text
     for field, tower in (("model.image", image), ("model.text", text)):
-        choose(f"{field}.projection", tower.projection, ("linear", "bias", "none"))
+        validate_choice(f"{field}.projection", tower.projection, ("linear", "bias", "none"))
         if tower.projection == "none" and tower.width != model.embed_dim:
             raise UserError(
                 f"{field}.projection='none' needs {field}.width={tower.width} to equal"
                 f" model.embed_dim={model.embed_dim}"
             )
-    choose("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
-    choose("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
+    validate_choice("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
+    validate_choice("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
     if image.pool == "mean" and image.class_token:
         raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
     if text.pool == "mean" and not text.mask_padding:
@@ -144,7 +144,7 @@ def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
         heads = [head for head in language.HEADS if head != "none"]
         if model.text.get("head", "none") == "none":
             raise UserError(f"model.text.head='none' writes no words; choose one of: {', '.join(heads)}")
-        choose("model.text.head", model.text.head, heads)
+        validate_choice("model.text.head", model.text.head, heads)
     if kind == "qformer" or (kind == "captioner" and not lstm):
         submodules.check_looks("text", model.text.to_dict())
     if kind == "coca" and model.text.get("cross_every"):
@@ -211,7 +211,7 @@ def _check_contrast(config: ml_collections.ConfigDict, kind: str, wanted: list[s
 
 
 def _check_writing(config: ml_collections.ConfigDict) -> None:
-    room, wanted = config_queries.room_to_write(config), config.decoding.max_tokens
+    room, wanted = config_queries.max_new_tokens(config), config.decoding.max_tokens
     if wanted > room:
         context = config.model.text.context_length
         raise UserError(

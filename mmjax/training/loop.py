@@ -14,7 +14,7 @@ import numpy as np
 from mmjax import tasks
 from mmjax.data import bad_example
 from mmjax.data.loading import batches as batches_lib
-from mmjax.errors import AgreedError, TrainingDiverged, UserError
+from mmjax.errors import GlobalUserError, TrainingDiverged, UserError
 from mmjax.evaluation import from_config
 from mmjax.io import paths
 from mmjax.parallel import global_arrays, process_agreement
@@ -34,7 +34,7 @@ from mmjax.training import (
     unread_fields,
     validate_run,
 )
-from mmjax.training.signals import SteadyBatches, StopSignal
+from mmjax.training.signals import ErrorDeferringBatches, StopSignal
 
 # Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
 _RUN_AHEAD = 2
@@ -62,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
     """
     with StopSignal() as stop:
         # What a process does by itself: a mistake that one of them meets is raised by all.
-        with process_agreement.together():
+        with process_agreement.raise_on_all():
             workdir = paths.as_path(workdir)
             config, kept = resumed_config.keep(config, workdir, given)
             stored = resumed_config.stored_fields(workdir)
@@ -71,20 +71,20 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
             for note in (unread_fields.note(config, kept, stored, given), tasks.note_on_crop(config, kept)):
                 if note:
                     metrics_log.say(note)
-        began = process_agreement.by_first(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
-        with process_agreement.together():
+        began = process_agreement.run_on_process_0(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
+        with process_agreement.raise_on_all():
             # Mesh, input, task.
             mesh = mesh_lib.make_mesh(config.mesh)
             mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
             image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
             mixture = tasks.open_mixture(config)
-            facts = tasks.read_facts(config, mixture)
+            facts = tasks.read_dataset_metadata(config, mixture)
         platform = mesh.devices.flat[0].platform
-        frame, resizing = process_agreement.by_first(
+        frame, resizing = process_agreement.run_on_process_0(
             lambda: tasks.choose_frame(config, image_spec, mixture, platform, began)
         )
-        memory = process_agreement.by_first(lambda: layer_memory.limit(jax.local_devices()[0]))
-        with process_agreement.together():
+        memory = process_agreement.run_on_process_0(lambda: layer_memory.limit(jax.local_devices()[0]))
+        with process_agreement.raise_on_all():
             if frame:
                 image_spec = dataclasses.replace(image_spec, frame=frame)
             task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
@@ -108,8 +108,8 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
             workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
         )
         # The first host's look at a shared disk counts; another's may be older.
-        start = process_agreement.from_first(checkpoints.latest() or 0)
-        with process_agreement.together():
+        start = process_agreement.broadcast_from_0(checkpoints.latest() or 0)
+        with process_agreement.raise_on_all():
             if start:
                 process_agreement.wait_for(
                     lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}"
@@ -124,14 +124,14 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
         if start:
             bad_examples.update(meta["bad_examples"])
             state = checkpoints.restore(start, setup.state)
-            with process_agreement.together():
+            with process_agreement.raise_on_all():
                 validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
             metrics_log.say(f"resumed at step {start} of {config.steps}")
             changed = validate_run.changed_data(data, meta, config.data.train)
             if changed:
                 metrics_log.say(changed)
         else:
-            with process_agreement.together():
+            with process_agreement.raise_on_all():
                 taken = init_from.read(setup.state.params, config) if config.init_from else {}
             state = init_from.replace(setup.make_state(config.seed), taken)
         _introduce(config, task, mesh, setup)
@@ -182,8 +182,10 @@ class _Run:
         )
         self.profiler = profiler.Profiler(workdir, config.log.profile)
         self.evaluated: dict[str, float] | None = None  # metrics of the current step's evaluation
-        self.votes = process_agreement.Votes(mesh)
-        self.own = mesh_lib.own_rows(mesh, config.batch_size)  # the rows whose bad examples this process counts
+        self.votes = process_agreement.AsyncAllReduce(mesh)
+        self.own = mesh_lib.rows_counted_here(
+            mesh, config.batch_size
+        )  # the rows whose bad examples this process counts
         self.cast = collections.deque()  # (step, vote) not read yet
         self.bad_at = collections.deque(maxlen=_RUN_AHEAD + 2)  # (step, bad examples up to it)
         self.signal: int | None = None  # which one of the processes got, as all know it
@@ -208,7 +210,7 @@ class _Run:
             )
 
         several = jax.process_count() > 1 and start < config.steps
-        batches = SteadyBatches(make_batches, start, stop) if several else make_batches(start)
+        batches = ErrorDeferringBatches(make_batches, start, stop) if several else make_batches(start)
         if self.packer is not None:
             train_step = packing.PackedStep(train_step, self.packer)
             votes = self.votes if several else None
@@ -356,7 +358,7 @@ class _Run:
             self._read_signals(heard)
             failed, *counts = heard[len(process_agreement.SIGNALS) :].tolist()
             if failed:
-                process_agreement.raise_together(self.feed.error)
+                process_agreement.raise_error_on_all(self.feed.error)
             self.bad_examples.update(
                 {reason: n for reason, n in zip(bad_example.REASONS[1:], counts, strict=True) if n}
             )
@@ -369,7 +371,7 @@ class _Run:
         seen, bad = step * self.config.batch_size, sum(self.bad_examples.values())
         allowed = self.config.data.max_bad_fraction
         if (seen >= _MIN_SEEN or not allowed) and bad > allowed * seen:
-            raise AgreedError(
+            raise GlobalUserError(
                 f"data.train={self.config.data.train!r}: {self._tell_bad(step)}, more than"
                 f" data.max_bad_fraction={allowed}; repair the data or allow more"
             )

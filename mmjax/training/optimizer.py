@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.parallel import partition
 from mmjax.training import decay as decay_lib
 from mmjax.training import param_roles, schedules
@@ -118,8 +118,8 @@ def _check_factors(settings: ml_collections.ConfigDict) -> None:
 
 
 def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTransformation:
-    name = choose("optimizer.name", settings.name, OPTIMIZERS)
-    dtype = choose("optimizer.momentum_dtype", settings.momentum_dtype, ("float32", "bfloat16"))
+    name = validate_choice("optimizer.name", settings.name, OPTIMIZERS)
+    dtype = validate_choice("optimizer.momentum_dtype", settings.momentum_dtype, ("float32", "bfloat16"))
     adam = optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=dtype)
     if name == "adamw":
         return adam

@@ -85,7 +85,7 @@ def _with_rows(packer: packing.TextPacker, examples: Any, meta: Mapping[str, Any
             return 0, 0.0, 0
         return packing.rows_for(lengths, packer.captions, packer.length), float(lengths.mean()), len(lengths)
 
-    rows, mean, count = process_agreement.by_first(sample)
+    rows, mean, count = process_agreement.run_on_process_0(sample)
     before = f"; before, {stored['rows']} rows for {stored['captions']} texts" if stored else ""
     return dataclasses.replace(packer, rows=rows), f"{count} texts have {mean:.1f} tokens on average{before}"
 
@@ -107,7 +107,9 @@ class PackedBatches:
       error: what kept the batch that was given last from being read.
     """
 
-    def __init__(self, batches: Any, packer: packing.TextPacker, votes: process_agreement.Votes | None, count: int):
+    def __init__(
+        self, batches: Any, packer: packing.TextPacker, votes: process_agreement.AsyncAllReduce | None, count: int
+    ):
         self._batches, self._packer, self._votes = batches, packer, votes
         self._left = count
         self._ahead: collections.deque = collections.deque()  # (batch, vote, error)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 SCHEDULES = ("cosine", "constant", "rsqrt", "step")
 FINAL_OF = ("peak", "rate")
@@ -24,8 +24,8 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
       UserError: an unknown name, warm-up and cool-down that do not fit into the run, or `step` without steps.
     """
     settings, steps, peak = config.schedule, config.steps, config.optimizer.learning_rate
-    name = choose("schedule.name", settings.name, SCHEDULES)
-    choose("schedule.final_of", settings.final_of, FINAL_OF)
+    name = validate_choice("schedule.name", settings.name, SCHEDULES)
+    validate_choice("schedule.final_of", settings.final_of, FINAL_OF)
     warmup, cooldown, final = settings.warmup, settings.cooldown, settings.final
     if warmup + cooldown > steps:
         raise UserError(

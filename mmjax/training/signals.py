@@ -24,7 +24,7 @@ class StopSignal:
         self._tells = True
 
     def __enter__(self) -> "StopSignal":
-        self._tells = process_agreement.is_first()
+        self._tells = process_agreement.is_process_0()
         if threading.current_thread() is threading.main_thread():
             for number in process_agreement.SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -44,7 +44,7 @@ class StopSignal:
         os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping\n".encode())
 
 
-class SteadyBatches:
+class ErrorDeferringBatches:
     """One of several processes' batches, which come even where they cannot: an error waits until all know of it.
 
     Until then the last batch is repeated. What is made of it is never saved: every save hears of the error first.
@@ -59,7 +59,7 @@ class SteadyBatches:
         self._make, self._step, self._stop = make, start, stop
         self._open = None
         self.error: Exception | None = None
-        with process_agreement.together():  # before there is a batch that could be repeated
+        with process_agreement.raise_on_all():  # before there is a batch that could be repeated
             self._open = make(start)
             self._first = self._last = next(self._open)
 

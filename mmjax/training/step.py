@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import token_loss
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.microbatch import in_pieces
+from mmjax.parallel.microbatch import map_microbatches
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 
@@ -85,7 +85,7 @@ def make_loss(
         encode = lambda rows: task.encode(params, *rows)
         if pieces > 1:
             encode = jax.checkpoint(encode)
-        features, additive = in_pieces(encode, (batch, keys), pieces, mesh)
+        features, additive = map_microbatches(encode, (batch, keys), pieces, mesh)
         loss, metrics = task.loss(params, features, batch, keys, pieces=pieces)
         for name, sums in additive.items():
             value, told = token_loss.mean(sums)

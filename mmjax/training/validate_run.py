@@ -10,7 +10,7 @@ import numpy as np
 
 from mmjax import tasks
 from mmjax.config import serialize
-from mmjax.errors import AgreedError, UserError
+from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_fusion
 from mmjax.training import checkpoint, metrics_log, param_roles, unread_fields
@@ -285,11 +285,11 @@ def check_same_data(examples: list[dict[str, Any]], text: str) -> None:
     Raises:
       AgreedError: they do not.
     """
-    everyone = process_agreement.exchange(examples)
+    everyone = process_agreement.all_gather_objects(examples)
     for number, others in enumerate(everyone):
         if others != everyone[0]:
             one, other = next((a, b) for a, b in zip(everyone[0], others, strict=True) if a != b)
-            raise AgreedError(
+            raise GlobalUserError(
                 f"data.train={text!r}: process 0 sees {one['examples']} examples of {one['source']!r} and process"
                 f" {number} {other['examples']}, or in other shards; give all hosts the same files and index"
             )

@@ -50,9 +50,9 @@ def tokenizer(length):
 def task(config):
     """Its task, with what the data would tell."""
     if "encoders" in config.model or config.objectives.vqa:
-        facts = tasks.read_facts(config, tasks.open_mixture(config))
+        facts = tasks.read_dataset_metadata(config, tasks.open_mixture(config))
     else:
-        facts = tasks.DataFacts()
+        facts = tasks.DatasetMetadata()
     if "text" not in config.model:
         return tasks.Task(config, None, None, None, facts)
     return tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length), None, facts)

@@ -23,7 +23,7 @@ def steps(folder, meshes, coordinator, count, index):
 
     cluster.start(coordinator, int(count), int(index), timeout=60)
     check(Path(folder), meshes.split(","))
-    process_agreement.leave(0, together=True)
+    process_agreement.shutdown(0, together=True)
 
 
 def check(folder, meshes):
@@ -34,17 +34,17 @@ def check(folder, meshes):
     from tests.helpers import mesh_steps
 
     index, count = jax.process_index(), jax.process_count()
-    found = {"first": process_agreement.is_first()}
+    found = {"first": process_agreement.is_process_0()}
 
     # Agreement: short and long messages, and mistakes of one and of all.
-    assert process_agreement.exchange(index) == list(range(count))
-    assert process_agreement.exchange("é" * 3000 * index) == ["é" * 3000 * i for i in range(count)]
-    assert process_agreement.from_first([index, None]) == [0, None]
-    process_agreement.raise_together(None)
+    assert process_agreement.all_gather_objects(index) == list(range(count))
+    assert process_agreement.all_gather_objects("é" * 3000 * index) == ["é" * 3000 * i for i in range(count)]
+    assert process_agreement.broadcast_from_0([index, None]) == [0, None]
+    process_agreement.raise_error_on_all(None)
     found["raised"] = []
     for error in (UserError("x=1 is wrong") if index else None, UserError("y"), KeyError("z") if index else None):
         try:
-            process_agreement.raise_together(error)
+            process_agreement.raise_error_on_all(error)
         except Exception as raised:
             found["raised"].append((type(raised).__name__, str(raised)))
     process_agreement.check_shared(folder, "--workdir")
@@ -63,9 +63,9 @@ def check(folder, meshes):
     for shape in shapes:
         mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)))
         rows = mesh_lib.local_rows(mesh, 16)
-        found["rows"][shape] = rows[mesh_lib.own_rows(mesh, 16)].tolist()
+        found["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
         np.testing.assert_array_equal(global_arrays.to_host(global_arrays.to_global(mesh, whole[rows])), whole)
-    votes = process_agreement.Votes(mesh)
+    votes = process_agreement.AsyncAllReduce(mesh)
     found["votes"] = [np.asarray(votes.cast([1, index, 10 * k])).tolist() for k in range(2)]
 
     # Training, and checkpoints from and to another number of processes.
@@ -126,7 +126,7 @@ def cli(events, folder, meshes, *argv):
             happen(what)
         return run_evaluation(self, *args, **kwargs)
 
-    leave = process_agreement.leave
+    leave = process_agreement.shutdown
 
     def check_and_leave(status, *, together):
         if folder != "-":
@@ -138,7 +138,7 @@ def cli(events, folder, meshes, *argv):
         mock.patch.object(loop._Run, "_count_bad", at_step),
         mock.patch.object(batches.BatchIterator, "__next__", at_batch),
         mock.patch.object(from_config.Evaluator, "run", at_evaluation),
-        mock.patch.object(process_agreement, "leave", check_and_leave),
+        mock.patch.object(process_agreement, "shutdown", check_and_leave),
         drawn,
     ):
         return main.main(argv)

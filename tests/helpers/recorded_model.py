@@ -80,7 +80,7 @@ def main(mode, path, *argv):
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(page, "render_report", lambda **_: ""))
         made = stack.enter_context(record() if mode == "record" else replay(Recording.load(path)))
-        stack.enter_context(mock.patch("mmjax.parallel.process_agreement.leave", lambda *_, **__: None))
+        stack.enter_context(mock.patch("mmjax.parallel.process_agreement.shutdown", lambda *_, **__: None))
         status = main_lib.main(["eval", *argv])
         import jax
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.attention import AttentionSpec, attend, choose_implementation, filled_length
+from mmjax.nn.attention import AttentionSpec, attend, choose_implementation, padded_length
 from mmjax.nn.transformer import Transformer
 
 HEADS, HEAD_DIM = 2, 8
@@ -121,7 +121,7 @@ def gpu_in_name(monkeypatch):
     [(197, False, 64), (50, False, 64), (257, False, 64), (77, True, 64), (64, False, 72)],
 )
 def test_jax_takes_these_shapes_in_training(gpu_in_name, length, causal, head_dim, holes):
-    filled = filled_length(length, "cudnn")
+    filled = padded_length(length, "cudnn")
     assert filled - length in (0, 1)
     x = jax.ShapeDtypeStruct((4, filled, 2, head_dim), jnp.bfloat16)
     valid = jax.ShapeDtypeStruct((4, filled), bool) if holes else None
@@ -136,7 +136,7 @@ def test_jax_takes_these_shapes_in_training(gpu_in_name, length, causal, head_di
 
 @pytest.mark.parametrize("length", [80, 128])
 def test_jax_takes_rows_of_packed_texts_in_training(gpu_in_name, length):
-    assert filled_length(length, "cudnn") == length
+    assert padded_length(length, "cudnn") == length
     x, segment = jax.ShapeDtypeStruct((4, length, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((4, length), jnp.int32)
 
     def value(q, k, v, segment):
@@ -160,7 +160,7 @@ def test_an_odd_count_is_what_jax_refuses(gpu_in_name):
 def test_cudnn_against_xla(length, causal, holes):
     """The same numbers within bfloat16's tolerance, values and gradients."""
     rng = np.random.default_rng(2)
-    filled = filled_length(length, "cudnn")
+    filled = padded_length(length, "cudnn")
     spec = AttentionSpec(causal, jnp.asarray(rng.random((4, filled)) < 0.8) if holes else None, length)
     qkv = [jnp.asarray(rng.standard_normal((4, filled, 4, 64)), jnp.bfloat16) for _ in range(3)]
     weights = jnp.asarray(rng.standard_normal((4, length, 4, 64)), jnp.float32)

@@ -13,7 +13,7 @@ from mmjax.config.schema import base_config
 from mmjax.nn import tpu_attention, tpu_tiles
 from mmjax.nn.attention import AttentionSpec, SelfAttention, attend
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.activation_sharding import placed_on
+from mmjax.parallel.activation_sharding import activation_mesh
 from mmjax.tasks import attention_kernels
 
 
@@ -94,7 +94,7 @@ def layer(implementation, x, spec, random_params, qk_norm=False, mesh=None):
     params = random_params(jax.eval_shape(module.init, jax.random.key(0), x, spec)["params"])
 
     def value(params, x):
-        with placed_on(mesh):
+        with activation_mesh(mesh):
             y, seen = module.apply({"params": params}, x, spec)
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum() + seen.v.sum(), y
 
@@ -160,8 +160,8 @@ def test_on_chip_memory(length, heads, head_dim, compiled):
 def test_towers_that_the_kernel_is_for(kind, variant, kernel):
     device = types.SimpleNamespace(platform="tpu", device_kind=kind)
     config = base_config(variant)
-    assert attention_kernels.choose(config, "image", device, jnp.bfloat16) == kernel
-    assert attention_kernels.choose(config, "text", device, jnp.bfloat16) == "xla"
+    assert attention_kernels.choose_kernel(config, "image", device, jnp.bfloat16) == kernel
+    assert attention_kernels.choose_kernel(config, "text", device, jnp.bfloat16) == "xla"
 
 
 def test_what_does_not_spread_over_a_mesh():

@@ -87,7 +87,7 @@ def matched(x, batch, mesh, scope):
     image, text, scale = unit(x["image"]), unit(x["text"]), jnp.float32(5.0)
     keys = jax.random.wrap_key_data(batch["keys"])
     drawn = matching.hard_negatives(image, text, scale, batch["id"], keys, mesh=mesh, scope=scope)
-    rows = lambda tokens, index: sharded_gather.fetch(tokens, index, mesh=mesh, scope=scope)
+    rows = lambda tokens, index: sharded_gather.gather_rows(tokens, index, mesh=mesh, scope=scope)
     images, texts = x["image_tokens"], x["text_tokens"]
     images = jnp.concatenate([images, images, rows(images, drawn.image_for_text)])
     texts = jnp.concatenate([texts, rows(texts, drawn.text_for_image), texts])

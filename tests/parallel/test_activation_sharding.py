@@ -17,7 +17,7 @@ def test_row_major_moves_nothing_between_devices(rows, monkeypatch):
     spread = PartitionSpec(BATCH_AXES) if rows == 8 else PartitionSpec()
 
     def loss(x, on):
-        with activation_sharding.placed_on(mesh):
+        with activation_sharding.activation_mesh(mesh):
             if on:  # as it is traced for a GPU
                 activation_sharding._PLATFORM.set("gpu")
             return jnp.square(activation_sharding.row_major(x * weight) * 2).sum()

@@ -40,7 +40,7 @@ def on(mesh, function):
     """Traced for a mesh and run on it."""
 
     def traced(*arguments):
-        with activation_sharding.placed_on(mesh):
+        with activation_sharding.activation_mesh(mesh):
             return function(*arguments)
 
     if mesh is None:
@@ -119,7 +119,7 @@ def test_an_id_beyond_the_table_gets_zeros_and_gives_no_gradient():
     ids = np.array([[0, 8], [7, 8]], np.int32)
     for mesh in (None, mesh_of((1, 2, 1))):
         value, gradient = on(
-            mesh, lambda ids: jax.value_and_grad(lambda t: activation_sharding.lookup(t, ids).sum())(table)
+            mesh, lambda ids: jax.value_and_grad(lambda t: activation_sharding.embedding_lookup(t, ids).sum())(table)
         )(ids)
         np.testing.assert_allclose(value, table[[0, 7]].sum(), rtol=1e-6)
         np.testing.assert_array_equal(gradient.sum(axis=1), [3, 0, 0, 0, 0, 0, 0, 3])

@@ -172,11 +172,11 @@ def test_others_that_do_not_come(process, tmp_path):
 
 
 def test_one_process_agrees_with_itself():
-    assert not process_agreement.is_running() and process_agreement.is_first()
-    assert process_agreement.from_first(3) == 3
-    with pytest.raises(KeyError), process_agreement.together():
+    assert not process_agreement.is_running() and process_agreement.is_process_0()
+    assert process_agreement.broadcast_from_0(3) == 3
+    with pytest.raises(KeyError), process_agreement.raise_on_all():
         raise KeyError
-    votes = process_agreement.Votes(mesh.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+    votes = process_agreement.AsyncAllReduce(mesh.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     np.testing.assert_array_equal(votes.cast([1, 0, 5]), [1, 0, 5])
 
 

@@ -47,11 +47,11 @@ def compiled(shape, remat, scope):
 
     def fetched(tokens, index):
         tree = {"tokens": tokens, "more": (jnp.asarray(VALID), jnp.asarray(CODES))}
-        found = sharded_gather.fetch(tree, index, mesh=mesh, scope=scope)
+        found = sharded_gather.gather_rows(tree, index, mesh=mesh, scope=scope)
         return jnp.sum(found["tokens"] ** 2 * WEIGHTS[: len(index)]), found
 
     def both(tokens, index):
-        with activation_sharding.placed_on(mesh if remat else None):
+        with activation_sharding.activation_mesh(mesh if remat else None):
             function = jax.checkpoint(fetched) if remat else fetched
             (_, found), gradient = jax.value_and_grad(function, has_aux=True)(tokens, index)
         return found, gradient
@@ -105,7 +105,7 @@ def test_local_rows_are_exchanged_with_nobody(shape):
 def test_gradients_of_a_wanted_row_are_summed_in_float32():
     """In bfloat16 the sum of 48 ones and a hundredth each would stall."""
     index, mesh = jnp.zeros(BATCH, jnp.int32), mesh_of((8, 1, 1))
-    loss = lambda x: jnp.sum(sharded_gather.fetch(x, index, mesh=mesh).astype(jnp.float32) * 1.0078125)
+    loss = lambda x: jnp.sum(sharded_gather.gather_rows(x, index, mesh=mesh).astype(jnp.float32) * 1.0078125)
     gradient = jax.jit(jax.grad(loss))(jnp.ones((BATCH, 2), jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(gradient[0], np.float32), jnp.bfloat16(48 * 1.0078125))
@@ -114,7 +114,7 @@ def test_gradients_of_a_wanted_row_are_summed_in_float32():
 @pytest.mark.parametrize("mesh", [None, (1, 1, 8)])
 def test_where_every_device_has_all_rows_they_are_indexed(mesh):
     index = jnp.array([3, 3, 0], jnp.int32)
-    found = sharded_gather.fetch({"x": jnp.asarray(CODES)}, index, mesh=None if mesh is None else mesh_of(mesh))
+    found = sharded_gather.gather_rows({"x": jnp.asarray(CODES)}, index, mesh=None if mesh is None else mesh_of(mesh))
     np.testing.assert_array_equal(found["x"], CODES[[3, 3, 0]])
 
 
@@ -130,7 +130,7 @@ def test_where_every_device_has_all_rows_they_are_indexed(mesh):
 def test_what_cannot_be(rows, wanted, scope, message):
     tree = [jnp.zeros(n) for n in rows]
     with pytest.raises(ValueError, match=message):
-        sharded_gather.fetch(tree, jnp.zeros(wanted, jnp.int32), mesh=mesh_of((8, 1, 1)), scope=scope)
+        sharded_gather.gather_rows(tree, jnp.zeros(wanted, jnp.int32), mesh=mesh_of((8, 1, 1)), scope=scope)
 
 
 # -- what the compiler makes of it -------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_memory_at_a_batch_of_32768(shape):
 
     def step(image, text, tokens, ids, keys, weights, plain):
         chosen = matching.hard_negatives(image, text, jnp.float32(20.0), ids, keys, mesh=mesh).image_for_text
-        take = (lambda x: x[chosen]) if plain else (lambda x: sharded_gather.fetch(x, chosen, mesh=mesh))
+        take = (lambda x: x[chosen]) if plain else (lambda x: sharded_gather.gather_rows(x, chosen, mesh=mesh))
         found, pull = jax.vjp(take, tokens)
         return pull(found * weights)[0]
 

@@ -33,17 +33,17 @@ def test_classes_and_modalities_are_checked_against_the_data():
     config = recipe.load_recipe("fusion")
     config.model.classes = 7
     with pytest.raises(UserError, match="model.classes=7, but 'sensors/train' has 8"):
-        tasks.read_facts(config, tasks.open_mixture(config))
+        tasks.read_dataset_metadata(config, tasks.open_mixture(config))
     config.model.classes = 8
     with config.unlocked():
         config.model.encoders.lidar = config.model.encoders.series
     with pytest.raises(UserError, match="model.encoders.lidar: 'sensors/train' has no such modality; it has image, s"):
-        tasks.read_facts(config, tasks.open_mixture(config))
+        tasks.read_dataset_metadata(config, tasks.open_mixture(config))
 
 
 def test_training_gets_the_modalities_of_a_record_with_its_gaps():
     config = recipe.load_recipe("fusion")
-    facts = tasks.read_facts(config, tasks.open_mixture(config))
+    facts = tasks.read_dataset_metadata(config, tasks.open_mixture(config))
     task = tasks.Task(config, None, None, None, facts)
     record = dict(Sensors()[0])
     table = record["modalities"]["table"].copy()

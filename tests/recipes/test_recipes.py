@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmjax import tasks
 from mmjax.config import recipe, schema, serialize
-from mmjax.config.toy_presets import for_cpu
+from mmjax.config.toy_presets import cpu_friendly
 from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.variants import two_tower
@@ -141,7 +141,7 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
         config.data.tokenizer = f"{kind}:{tmp_path / 'tokenizer.json'}"
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     tokenizer = tasks.make_tokenizer(config)
-    facts = tasks.DataFacts(tuple(map(str, range(config.model.get("answers", 0)))))
+    facts = tasks.DatasetMetadata(tuple(map(str, range(config.model.get("answers", 0)))))
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh, facts)
     params = jax.eval_shape(task.init, jax.random.key(0))
     batch, keys = tasks.batch_shapes(config, mesh), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
@@ -196,7 +196,7 @@ def shrunk(config):
     kind = "captioner-lstm" if model.get("decoder") == "lstm" else model.kind
     small = schema.ConfigDict(two_tower.variant(f"tiny-{kind}"))
     _take(model, small)
-    for_cpu(model, scan=True)
+    cpu_friendly(model, scan=True)
     config.data.eval, config.steps, config.batch_size = "", 3, 16
     config.schedule.warmup, config.checkpoint.every, config.log.every = 1, 3, 1
     config.log.tensorboard, config.mesh.fsdp = False, 1

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmjax.cli import main
+from mmjax.config import serialize
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.inference import eval_model
 from mmjax.search import index as index_lib
@@ -57,7 +58,7 @@ def embeddings(trained, folder):
     """All images and a text by the model itself, without an index."""
     paths = sorted(index_lib.list_images(str(folder)))
     meta = eval_model.read_meta(trained)
-    config = runs.config_lib.from_json(json.dumps(meta["config"]))
+    config = serialize.from_json(json.dumps(meta["config"]))
     with runs.shared_compilation(), runs.on_devices(1):
         searcher = searcher_lib.Searcher(eval_model.open_workdir(config, trained, meta))
         source = searcher_lib._Files(str(folder), paths)

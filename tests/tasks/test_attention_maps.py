@@ -127,10 +127,10 @@ def test_what_each_model_offers(name):
     """Shapes alone: nothing is compiled."""
     model = make(name)
     arguments = inputs(model)
-    offered = attention_maps.offers(model, ALL)
+    offered = attention_maps.available_maps(model, ALL)
     assert offered == OFFERED[name]
     params = jax.eval_shape(model.init, jax.random.key(0), arguments[0], arguments[1][:, 0])["params"]
-    found = jax.eval_shape(lambda params: attention_maps.look(model, params, *arguments, offered), params)
+    found = jax.eval_shape(lambda params: attention_maps.attention_maps(model, params, *arguments, offered), params)
     count = 4 + bool(model.image["class_token"] and name != "tiny-prefix_lm")
     expected = {}
     if "image" in offered:
@@ -143,9 +143,9 @@ def test_what_each_model_offers(name):
 
 
 def test_nothing_is_offered_that_was_not_trained():
-    assert attention_maps.offers(make("tiny-coca"), {"caption": 1.0, "itc": 0.0}) == ("written",)
-    assert attention_maps.offers(make("tiny-albef"), {"vqa": 1.0}) == ("read",)
-    assert attention_maps.offers(make("tiny-qformer"), {"caption": 1.0}) == ()
+    assert attention_maps.available_maps(make("tiny-coca"), {"caption": 1.0, "itc": 0.0}) == ("written",)
+    assert attention_maps.available_maps(make("tiny-albef"), {"vqa": 1.0}) == ("read",)
+    assert attention_maps.available_maps(make("tiny-qformer"), {"caption": 1.0}) == ()
 
 
 # -- where it points -----------------------------------------------------------------------------------------------
@@ -175,7 +175,9 @@ def test_a_planted_model_looks_at_the_bright_patch_and_finds_it_like_the_text():
     for picture, place in zip(pixels, places, strict=True):
         row, column = divmod(place, 2)
         picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
-    look = jax.jit(lambda params, pixels: attention_maps.look(model, params, pixels, *texts, ("image", "similarity")))
+    look = jax.jit(
+        lambda params, pixels: attention_maps.attention_maps(model, params, pixels, *texts, ("image", "similarity"))
+    )
     found = jax.tree.map(np.asarray, look(params, jnp.asarray(pixels)))
     np.testing.assert_array_equal(found["reading"], [[1, 0, 0, 0, 0]] * BATCH)
     for at, place in enumerate(places):

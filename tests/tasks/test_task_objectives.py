@@ -17,7 +17,7 @@ from mmjax.parallel import activation_sharding, global_arrays, partition
 from mmjax.parallel.mesh import batch_sharding, make_mesh
 from mmjax.tasks import image_text_matching, per_example_losses
 from mmjax.tasks.batch_features import Views
-from mmjax.tasks.dataset_metadata import DataFacts
+from mmjax.tasks.dataset_metadata import DatasetMetadata
 from mmjax.training.step import example_keys, make_loss
 from tests.helpers import model_kinds
 
@@ -96,11 +96,11 @@ def outcome(config, shape, random_params):
     config.mesh.update(data=shape[0], fsdp=shape[1], tensor=shape[2])
     mesh = make_mesh(config.mesh, jax.devices()[: shape[0] * shape[1] * shape[2]])
     if "encoders" in config.model:
-        facts = tasks.read_facts(config, tasks.open_mixture(config))
+        facts = tasks.read_dataset_metadata(config, tasks.open_mixture(config))
         task = tasks.Task(config, None, None, mesh, facts)
         batch = sensed(task)
     else:
-        facts = DataFacts(answers=tuple("abcde"))
+        facts = DatasetMetadata(answers=tuple("abcde"))
         length = config.model.text.context_length
         task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(length), mesh, facts)
         batch = batch_of(config)
@@ -181,7 +181,7 @@ def test_memory_of_matching_at_a_batch_of_32768():
         scale = jnp.float32(20.0)
 
         def loss(params, features, words, keys):
-            with activation_sharding.placed_on(mesh):
+            with activation_sharding.activation_mesh(mesh):
                 model, noise = task.model.bind({"params": params}), dict(noise=False, pieces=pieces)
                 return image_text_matching.loss(model, features, words, keys, scale, task.settings, mesh, **noise)[0]
 

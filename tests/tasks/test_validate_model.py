@@ -241,7 +241,9 @@ def test_training_compares_encoders_with_its_data():
     config = recipe.load_recipe("fusion")
     config.model.encoders.table.numeric = 1
     tasks.check_model(config)
-    assert "columns, but data.train has 6; give" in told(tasks.read_facts, config, tasks.open_mixture(config))
+    assert "columns, but data.train has 6; give" in told(
+        tasks.read_dataset_metadata, config, tasks.open_mixture(config)
+    )
 
 
 def test_what_fits_is_not_refused():

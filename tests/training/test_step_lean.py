@@ -106,7 +106,7 @@ def test_a_step_on_the_tpus_attention(settings, monkeypatch):
     _, exact = first_gradient(images=images, depth=2)
     _, rounded = first_gradient(images=images, depth=2, precision="bfloat16")
     kernels = lambda config, tower, *_: "pallas" if tower == "image" else "xla"
-    monkeypatch.setattr(attention_kernels, "choose", kernels)
+    monkeypatch.setattr(attention_kernels, "choose_kernel", kernels)
     with pltpu.force_tpu_interpret_mode():
         _, gradient = first_gradient(images=images, depth=2, precision="bfloat16", **settings)
     assert mesh_steps.relative(gradient, rounded) > 0

@@ -175,7 +175,7 @@ def test_what_the_command_line_itself_gives_is_refused():
 
 
 def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop.process_agreement, "by_first", stop)
+    monkeypatch.setattr(loop.process_agreement, "run_on_process_0", stop)
     config, given = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
         loop.train(config, tmp_path / "run", given)

@@ -32,7 +32,7 @@ def test_every_reader_has_the_same_position(eos_id, positions):
     encoded, _ = TextTransformer(**tower).init_with_output(jax.random.key(0), jnp.asarray(IDS))
     assert encoded.eos.tolist() == positions
     text = ml_collections.ConfigDict(tower)
-    _, mask = inputs_lib.as_ids(IDS, text)
+    _, mask = inputs_lib.to_token_ids(IDS, text)
     # A text without its end is real throughout.
     ends = [3 if eos_id == 9 and 9 not in row else end for row, end in zip(IDS, positions, strict=True)]
     assert mask.tolist() == [[i <= end for i in range(4)] for end in ends]

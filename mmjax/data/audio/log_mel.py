@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.data.bad_example import BadExample
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 MEL_SCALES = ("htk", "slaney")
 MEL_NORMS = ("none", "slaney")
@@ -63,10 +63,10 @@ class AudioSpec:
     std: float = 1.0
 
     def __post_init__(self):
-        choose("mel_scale", self.mel_scale, MEL_SCALES)
-        choose("mel_norm", self.mel_norm, MEL_NORMS)
-        choose("triangles", self.triangles, TRIANGLES)
-        choose("log", self.log, LOGARITHMS)
+        validate_choice("mel_scale", self.mel_scale, MEL_SCALES)
+        validate_choice("mel_norm", self.mel_norm, MEL_NORMS)
+        validate_choice("triangles", self.triangles, TRIANGLES)
+        validate_choice("log", self.log, LOGARITHMS)
         for field in ("sample_rate", "n_fft", "hop", "window", "n_mels", "floor", "std", "power"):
             if not getattr(self, field) > 0:
                 raise UserError(f"{field}={getattr(self, field)} is not positive")
@@ -135,7 +135,7 @@ def preset(name: str, **changes) -> AudioSpec:
     Raises:
       UserError: the name is not in the table, or a value is wrong.
     """
-    return dataclasses.replace(PRESETS[choose("audio preset", name, PRESETS)], **changes)
+    return dataclasses.replace(PRESETS[validate_choice("audio preset", name, PRESETS)], **changes)
 
 
 def hertz_to_mel(hertz: Float[np.ndarray, "*n"], scale: str) -> Float[np.ndarray, "*n"]:

@@ -20,7 +20,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import randaugment
 from mmjax.data.image.four_nearest import four_nearest
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
 MAX_PIXELS = 89_478_485
@@ -138,10 +138,10 @@ class ImageSpec:
         for name in ("mean", "std", "crop_scale", "crop_ratio", "color_jitter"):  # JSON gives lists, even of ints
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         object.__setattr__(self, "randaugment", tuple(self.randaugment))
-        choose("data.resize", self.resize, ("crop", "squash"))
-        choose("data.train_resize", self.train_resize, TRAIN_RESIZE)
-        choose("data.interpolation", self.interpolation, RESAMPLING)
-        choose("data.image_rule", self.image_rule, RULES)
+        validate_choice("data.resize", self.resize, ("crop", "squash"))
+        validate_choice("data.train_resize", self.train_resize, TRAIN_RESIZE)
+        validate_choice("data.interpolation", self.interpolation, RESAMPLING)
+        validate_choice("data.image_rule", self.image_rule, RULES)
         if not self.antialias and self.interpolation != "bilinear":
             raise UserError(
                 f"data.antialias=False goes with data.interpolation='bilinear' alone, and it is {self.interpolation!r};"
@@ -166,7 +166,7 @@ class ImageSpec:
             )
         if self.frame and self.frame < self.size:
             raise UserError(f"a frame of {self.frame} pixels is smaller than the model's images of {self.size}")
-        policy = choose("data.randaugment_policy", self.randaugment_policy, randaugment.POLICIES)
+        policy = validate_choice("data.randaugment_policy", self.randaugment_policy, randaugment.POLICIES)
         ops, largest = self.randaugment, randaugment.POLICIES[policy].max_magnitude
         whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
         if not whole or ops[0] < 0 or not 0 <= ops[1] <= largest:

@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmjax.data.record import Record, check_index, stable_id
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 CLASS_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TRAIN_TEMPLATES = [
@@ -51,7 +51,7 @@ class Digits:
     def __init__(self, split: str = "train", size: int = 32):
         from sklearn.datasets import load_digits  # takes a second to import, and only this source wants it
 
-        self.split = choose("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, ("train", "test"))
         self.name = "digits" if split == "test" else "digits/train"
         if size < 8:
             raise UserError(f"size={size} is smaller than the digits are; choose 8 or more")

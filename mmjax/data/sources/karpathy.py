@@ -10,7 +10,7 @@ from typing import Any
 
 from mmjax.data.formats.image_list import Listed
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.io.reader import Reader
 
 SPLITS = ("train", "val", "test")
@@ -39,7 +39,7 @@ class Karpathy(Listed):
         if not file:
             raise UserError(f"{where}: no split; {_USAGE}")
         file += ".json"
-        choose(f"{where}: split", split, SPLITS)
+        validate_choice(f"{where}: split", split, SPLITS)
         if comma and not root:
             raise UserError(f"{where}: images= names no folder; {_USAGE}")
         name = posixpath.basename(file).removesuffix(".json").removeprefix("dataset_")

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from mmjax.data.record import Record, check_index
 from mmjax.data.sources.shapes import COLORS, SHAPES, SIZES, Shapes
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 from mmjax.metrics.vqa_answers import HUMANS, answer_type
 
 TRAIN_LENGTH = 1_000_000
@@ -74,7 +74,7 @@ class Questions:
     answer_names = sorted([*COLORS, *SHAPES, *SIZES, *COUNTS, "yes", "no"])
 
     def __init__(self, split: str = "train", size: int = 32):
-        self.split = choose("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, ("train", "test"))
         self.name = "questions" if split == "test" else "questions/train"
         self._scenes = Shapes(split, size, TRAIN_LENGTH if split == "train" else TEST_LENGTH)
 

@@ -24,7 +24,7 @@ from jaxtyping import Float32
 
 from mmjax.data.loading.order import example_rng
 from mmjax.data.record import Record, check_index, stable_id
-from mmjax.errors import choose
+from mmjax.errors import validate_choice
 
 TRAIN_LENGTH = 1_000_000
 TEST_LENGTH = 2_000
@@ -59,7 +59,7 @@ class Sensors:
     modality_shapes = SHAPES
 
     def __init__(self, split: str = "train"):
-        self.split = choose("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, ("train", "test"))
         self.name = "sensors" if split == "test" else "sensors/train"
         self.class_names = [f"{label:03b}" for label in range(8)]
 

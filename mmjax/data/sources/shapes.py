@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mmjax.data.record import Record, check_index, stable_id
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 
 COLORS = {
     "red": (224, 36, 36),
@@ -186,7 +186,7 @@ class Shapes:
     templates = None
 
     def __init__(self, split: str = "train", size: int = 32, length: int | None = None):
-        self.split = choose("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, ("train", "test"))
         self.name = "shapes" if split == "test" else "shapes/train"
         self.size = size
         self.length = length if length is not None else TRAIN_LENGTH if split == "train" else TEST_LENGTH

@@ -6,7 +6,7 @@ from typing import Any
 from mmjax.data.column_inference import choose_fields
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.arrayrecord import ExampleProtos, RecordFiles, check_readable
-from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.io.patterns import reason
 from mmjax.io.reader import local_path
 from mmjax.utils.optional_imports import require
@@ -41,7 +41,7 @@ class Tfds(ExampleProtos):
         _set_array_record(tfds, info, str(builder.data_path), where)
         splits = sorted(info.splits)
         if split.partition("[")[0].strip() not in splits and "+" not in split:
-            choose(f"{where}: split", split.partition("[")[0].strip(), splits)
+            validate_choice(f"{where}: split", split.partition("[")[0].strip(), splits)
         try:
             parts = info.splits[split].file_instructions
         except ValueError as error:

@@ -68,7 +68,7 @@ def build(
                 f"{where}: no examples in {len(shards)} shards ({what}); check the pattern, and that the files are tars"
                 " of images and captions"
             )
-    file_pool.forget(target)
+    file_pool.evict(target)
     with contextlib.suppress(FileNotFoundError):
         os.remove(partial)
     return TarIndex(target)

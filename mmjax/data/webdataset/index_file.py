@@ -28,7 +28,7 @@ _HEAD = struct.Struct("<8sQQQQQ")
 HEAD_BYTES = _HEAD.size
 _ROW = struct.Struct("<II")
 _REMEDY = "run mmjax index --force again"
-GONE = -1  # size of a shard that is not there
+MISSING = -1  # size of a shard that is not there
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.webdataset.index_file import GONE, IndexWriter, TarIndex, ends_of
+from mmjax.data.webdataset.index_file import MISSING, IndexWriter, TarIndex, ends_of
 from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.data.webdataset.tar_format import BLOCK, Read, ShardTable, scan
 from mmjax.errors import UserError
@@ -71,7 +71,7 @@ def scan_shard(path: str, reader: Reader) -> Scanned:
             reader.download(path, copy)
             return dataclasses.replace(scan_shard(copy, reader), modified=version, check=-1)
     except FileNotFoundError:
-        return Scanned(GONE, 0, ShardTable(np.zeros((0, 2), np.uint32), {}, "missing"))
+        return Scanned(MISSING, 0, ShardTable(np.zeros((0, 2), np.uint32), {}, "missing"))
 
 
 def kept_table(path: str, cache: str) -> str:
@@ -106,7 +106,7 @@ def scan_once(path: str, reader: Reader, kept: str) -> Scanned:
     except (OSError, UserError):
         pass
     scanned = scan_shard(path, reader)
-    if scanned.size == GONE:
+    if scanned.size == MISSING:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
         os.makedirs(os.path.dirname(kept), exist_ok=True)

@@ -153,7 +153,7 @@ class ShardCache:
             for name in (path, table_of(path)):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(name)
-            file_pool.forget(path)
+            file_pool.evict(path)
             total -= size
         if total > self.limit and not self._told:
             self._told = True

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from mmjax.data.record import SourceOptions
-from mmjax.data.webdataset.index_file import GONE, Shards
+from mmjax.data.webdataset.index_file import MISSING, Shards
 from mmjax.data.webdataset.shard_list import ShardList
 from mmjax.data.webdataset.versions import current_sizes
 from mmjax.errors import UserError
@@ -49,7 +49,7 @@ def check_shards(shards: ShardList, told: Shards, *, path: str, options: SourceO
     faults = _faults(told, sizes)
     if not faults:
         return
-    gone = int((sizes == GONE).sum())
+    gone = int((sizes == MISSING).sum())
     total = len(told.names)
     name, problem = next(iter(faults.items()))
     found = (
@@ -72,7 +72,7 @@ def _faults(told: Shards, sizes: np.ndarray) -> dict[str, str]:
     faults = {}
     for name, size, before in zip(told.names, sizes.tolist(), told.sizes.tolist(), strict=True):
         problem = told.problems.get(name, _NO_FAULT)
-        if size == GONE:
+        if size == MISSING:
             faults[name] = "missing"
         elif size < before:
             faults[name] = "shorter than when it was indexed"

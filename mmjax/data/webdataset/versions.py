@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mmjax.data.webdataset.index_file import GONE, Shards
+from mmjax.data.webdataset.index_file import MISSING, Shards
 from mmjax.data.webdataset.scan import check_of
 from mmjax.data.webdataset.shard_list import ShardList
 from mmjax.io.reader import Reader, Stamp, is_local, local_path
@@ -62,7 +62,7 @@ def current_sizes(shards: ShardList, told: Shards, *, reader: Reader) -> tuple[n
     for place, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
         if listed[folder] is not None:
-            sizes[place] = listed[folder][name].size if name in listed[folder] else GONE
+            sizes[place] = listed[folder][name].size if name in listed[folder] else MISSING
     return sizes, np.zeros(len(paths), bool)
 
 
@@ -83,4 +83,4 @@ def _look(path: str, told: Shards, place: int) -> tuple[int, bool]:
     except PermissionError:  # whoever reads it is told
         return os.stat(local_path(path)).st_size, False
     except OSError:
-        return GONE, False
+        return MISSING, False

@@ -49,8 +49,8 @@ class SharedExamples(eval_examples.EvalExamples):
                     told.append([index, example.captions, label, int(example.id), example.labels, extras])
             except Exception as caught:
                 error = caught
-            process_agreement.raise_together(error)
-            everyone = {index: rest for part in process_agreement.exchange(told) for index, *rest in part}
+            process_agreement.raise_error_on_all(error)
+            everyone = {index: rest for part in process_agreement.all_gather_objects(told) for index, *rest in part}
             for index in range(start, stop):
                 yield eval_examples.EvalExample(own.get(index, blank), *everyone[index])
 
@@ -101,7 +101,7 @@ def fed_images(
             images = {row: next(ahead).image for row in rows if row < count}
         except Exception as caught:
             error = caught
-        process_agreement.raise_together(error)
+        process_agreement.raise_error_on_all(error)
         yield from (images.get(row, blank) for row in range(count))
 
 

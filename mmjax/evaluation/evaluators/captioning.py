@@ -38,7 +38,7 @@ class CaptionEvaluation:
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer, *, meteor: bool = False):
         self.task, self.feeder, self.tokenizer, self.meteor = task, feeder, tokenizer, meteor
         if meteor:
-            process_agreement.by_first(meteor_lib.check)
+            process_agreement.run_on_process_0(meteor_lib.check)
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):
@@ -64,7 +64,7 @@ class CaptionEvaluation:
         scored = caption_metrics.score_captions(texts, references)
         metrics = scored.metrics | {"perplexity": perplexity(float(total.sum()), float(count.sum()))}
         if self.meteor:
-            metrics["meteor"] = process_agreement.by_first(lambda: meteor_lib.meteor(texts, references)[0])
+            metrics["meteor"] = process_agreement.run_on_process_0(lambda: meteor_lib.meteor(texts, references)[0])
         shown = Shown(keep, "captions written")
         exact = scored.examples["exact_match"]
         outcomes = zip(references, texts, scores.tolist(), exact.tolist(), strict=True)

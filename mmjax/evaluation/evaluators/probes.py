@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from mmjax.errors import UserError, choose
+from mmjax.errors import UserError, validate_choice
 from mmjax.metrics import logistic_regression
 from mmjax.metrics.classification import classification_metrics, label_rank_metrics, label_ranks
 from mmjax.metrics.exact_dot import blocks, top_matches
@@ -164,7 +164,7 @@ def knn(
       UserError: for an unknown vote, or a k below 1.
       ValueError: for shapes or labels that do not fit, or features that are not finite.
     """
-    choose("vote", vote, VOTES)
+    validate_choice("vote", vote, VOTES)
     if not ks or min(ks) < 1:
         raise UserError(f"ks={list(ks)}: wants numbers of neighbours from 1 up")
     _check(train_features, train_labels, classes)
@@ -219,7 +219,7 @@ def few_shot_metrics(
       UserError: for an unknown head, counts below 1 (two ways, two episodes), or fewer classes with enough examples.
       ValueError: for shapes that do not fit or features that are not finite.
     """
-    choose("head", head, HEADS)
+    validate_choice("head", head, HEADS)
     for name, value, least in (
         ("ways", ways, 2),
         ("shots", shots, 1),

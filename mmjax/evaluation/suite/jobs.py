@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax.errors import UserError, choose, did_you_mean
+from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.evaluation import prompts
 from mmjax.metrics.clip_score import PROMPT
 
@@ -129,7 +129,7 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
       UserError: an unknown name of a collection, dataset, task or prompts, or a task without what it needs.
     """
     wanted = chosen(suite)
-    choose("missing", suite.missing, ("error", "skip"))
+    validate_choice("missing", suite.missing, ("error", "skip"))
     jobs = []
     for name, entry in suite.datasets.items():
         if name not in wanted:
@@ -139,7 +139,7 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
         if lacking:
             raise UserError(f"{field} has no field {lacking[0]!r}; make it with mmjax.evaluation.suite.jobs.dataset")
         for task in entry.tasks:
-            choose(f"{field}.tasks", task, TASKS)
+            validate_choice(f"{field}.tasks", task, TASKS)
             if TASKS[task] and not entry.train:
                 raise UserError(f"{field}.train is empty, but {task} learns from a training split; name its source")
         named = entry.prompts or prompts.find(name) or prompts.OWN

@@ -161,7 +161,7 @@ def run(
             learnt_from = features.embed_source(each.train, embedder, shown)
         for task in wanted:
             metrics, kept = _TASKS[task](found, learnt_from, embedder, each.job, config)
-            with process_agreement.together():
+            with process_agreement.raise_on_all():
                 if isinstance(kept, Matching):
                     kept = example_selection.collect(found, kept, examples) if jax.process_index() == 0 else None
             yield each.job, Evaluation(each.job.name, task, len(found), metrics, kept)

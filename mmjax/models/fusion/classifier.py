@@ -111,7 +111,7 @@ def make_encoder(
       UserError: settings that do not fit.
     """
     field, settings = f"model.encoders.{name}", dict(settings)
-    kind = errors.choose(f"{field}.kind", settings.pop("kind", ""), modality_encoders.KINDS)
+    kind = errors.validate_choice(f"{field}.kind", settings.pop("kind", ""), modality_encoders.KINDS)
     if name == "image" and image is not None and settings.get("image_size") != image["image_size"]:
         raise errors.UserError(
             f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"

@@ -43,7 +43,7 @@ def combine_decisions(
     Returns:
       Log-probabilities in float32; those of one decision where it is the only one, and equal ones where none is.
     """
-    errors.choose("model.fusion.combine", combine, COMBINATIONS)
+    errors.validate_choice("model.fusion.combine", combine, COMBINATIONS)
     logits = jnp.where(present[..., None], logits.astype(jnp.float32), 0.0)
     scores = jnp.zeros(present.shape[1:], jnp.float32) if scores is None else scores
     if combine == "linear":
@@ -154,7 +154,7 @@ def make_fusion(
       UserError: an unknown kind or setting, or one is lacking.
     """
     settings = dict(settings)
-    cls = KINDS[errors.choose(f"{field}.kind", settings.pop("kind", ""), KINDS)]
+    cls = KINDS[errors.validate_choice(f"{field}.kind", settings.pop("kind", ""), KINDS)]
     given = dict(dtype=dtype, name=name) | (dict(classes=classes) if cls.decides else {})
     free = {each.name: each for each in dataclasses.fields(cls) if each.name not in (*given, "parent")}
     for key in sorted(set(settings) - set(free)):

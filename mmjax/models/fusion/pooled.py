@@ -79,7 +79,7 @@ class Pooling(nn.Module, kw_only=True):
 
     def vectors(self, found: Mapping[str, Encoded]) -> dict[str, Float[Array, "B D"]]:
         """Each modality's tokens pooled, then its layer norm."""
-        kind = errors.choose("model.fusion.pool", self.pool, POOLS)
+        kind = errors.validate_choice("model.fusion.pool", self.pool, POOLS)
         made = {}
         for name, (tokens, valid, *_) in found.items():
             pool = Pool(kind, heads=self.pool_heads, dtype=self.dtype, name=f"pool_{name}")

@@ -47,7 +47,7 @@ class Cross(_OfTokens, kw_only=True):
           UserError: there is no such modality, or no other one.
         """
         found, there = prepare(encoded, present)
-        errors.choose("model.fusion.query", self.query, found)
+        errors.validate_choice("model.fusion.query", self.query, found)
         if len(found) == 1:
             raise errors.UserError(
                 f"model.fusion.query={self.query!r} is the only modality: it has nothing to look at; add another one"

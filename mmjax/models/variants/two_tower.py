@@ -116,7 +116,7 @@ def variant(name: str) -> dict[str, Any]:
       UserError: the name is not in the table.
     """
     known = VARIANTS | GENERATIVE | FUSION
-    return copy.deepcopy(known[errors.choose("variant", name, known)])
+    return copy.deepcopy(known[errors.validate_choice("variant", name, known)])
 
 
 def _encoder(width: int, depth: int, heads: int, **settings) -> dict[str, Any]:
@@ -166,5 +166,5 @@ def encoder(kind: str, size: str) -> dict[str, Any]:
     Raises:
       UserError: the kind or the size is not in the table.
     """
-    sizes = ENCODERS[errors.choose("kind", kind, ENCODERS)]
-    return copy.deepcopy(sizes[errors.choose("size", size, sizes)])
+    sizes = ENCODERS[errors.validate_choice("kind", kind, ENCODERS)]
+    return copy.deepcopy(sizes[errors.validate_choice("size", size, sizes)])

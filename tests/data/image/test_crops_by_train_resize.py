@@ -181,7 +181,7 @@ def test_fields_that_cannot_apply_are_refused_by_name(fields, message):
     config = schema.base_config()
     config.data.update(fields, train="shapes")
     with pytest.raises(UserError, match=message) as caught:
-        validate_run.check_config(config)
+        validate_run.check_config(config, given=tuple(f"data.{name}" for name in fields))
     assert "\n" not in str(caught.value)
 
 

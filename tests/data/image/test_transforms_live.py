@@ -25,7 +25,7 @@ def ours(name, **fields):
     made = eval_image(FILES[name], spec)
     assert made.shape == (SIZE, SIZE, 3) and made.dtype == np.uint8
     if name not in SIXTEEN_BITS:
-        assert np.array_equal(inputs.as_bytes(opened(name), spec)[0], made)
+        assert np.array_equal(inputs.to_uint8(opened(name), spec)[0], made)
     return made.astype(int)
 
 

@@ -34,9 +34,9 @@ def test_pil_images_of_any_mode_are_prepared_or_refused_by_name(mode, rule):
         spec = ImageSpec(size=16, image_rule=rule, antialias=antialias, interpolation="bilinear")
         if mode in ("La", "I", "F", "I;16"):
             with pytest.raises(UserError, match=rf"images: a PIL image of mode '{mode}'.*RGB"):
-                inputs.as_bytes(picture, spec)
+                inputs.to_uint8(picture, spec)
         else:
-            assert inputs.as_bytes(picture, spec).shape == (1, 16, 16, 3)
+            assert inputs.to_uint8(picture, spec).shape == (1, 16, 16, 3)
 
 
 def test_a_record_from_before_there_were_rules_reads_as_what_was_done():
@@ -66,7 +66,7 @@ def test_who_turns_images_upright(orientation):
         expected = made(plain if rule == "mmjax" else as_stored, rule)
         assert np.abs(made(file, rule).astype(int) - expected).max() <= 1
         picture = Image.open(io.BytesIO(file))
-        assert np.array_equal(inputs.as_bytes(picture, ImageSpec(size=16, image_rule=rule))[0], made(file, rule))
+        assert np.array_equal(inputs.to_uint8(picture, ImageSpec(size=16, image_rule=rule))[0], made(file, rule))
 
 
 def test_what_is_transparent():

@@ -139,7 +139,7 @@ def test_an_epoch_over_damaged_shards_is_the_intact_one_but_for_what_was_planted
     rewrite(folder / "00002.tar", lambda data: data[: starts[53]] + b"damage" + data[starts[53] + 6 :])
     os.remove(folder / "00004.tar")
     for shard in range(5):
-        file_pool.forget(str(folder / f"{shard:05d}.tar"))
+        file_pool.evict(str(folder / f"{shard:05d}.tar"))
 
     expected = {number: reason for number, (_, reason) in PLANTED.items()}
     expected |= dict.fromkeys(range(72, 80), "cut") | dict.fromkeys(range(80, 100), "missing")

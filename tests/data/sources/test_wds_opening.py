@@ -68,7 +68,7 @@ def test_shards_that_vanish_or_shrink_are_borne(tmp_path, pattern, caplog):
     del good
     from mmjax.io import file_pool
 
-    file_pool.forget(str(folder / "00001.tar"))
+    file_pool.evict(str(folder / "00001.tar"))
     with pytest.raises(UserError, match="1 of 4 shards are missing, 1 are cut off"):
         Tars(f"{folder}/{pattern}", options=options(tmp_path))
     with caplog.at_level(logging.WARNING, "mmjax.data"):

@@ -5,7 +5,7 @@ import pytest
 
 from mmjax import tasks
 from mmjax.data.loading import example_transforms
-from mmjax.errors import AgreedError
+from mmjax.errors import GlobalUserError
 from mmjax.parallel import process_agreement
 from mmjax.training import metrics_log, validate_run
 from tests.helpers import runs
@@ -64,9 +64,11 @@ def test_a_set_that_has_changed_is_told_when_a_run_goes_on(tmp_path, monkeypatch
 def test_hosts_that_see_other_data_stop_together(monkeypatch):
     one = [{"source": "tars", "weight": 1, "examples": 64, "order": "WindowedOrder", "shards": "a"}]
     other = [one[0] | {"examples": 60, "shards": "b"}]
-    monkeypatch.setattr(process_agreement, "exchange", lambda value: [one, value, one])
+    monkeypatch.setattr(process_agreement, "all_gather_objects", lambda value: [one, value, one])
     validate_run.check_same_data(one, "wds:x")
-    with pytest.raises(AgreedError, match=r"process 0 sees 64 examples of 'tars' and process 1 60, or in other shards"):
+    with pytest.raises(
+        GlobalUserError, match=r"process 0 sees 64 examples of 'tars' and process 1 60, or in other shards"
+    ):
         validate_run.check_same_data(other, "wds:x")
 
 

@@ -329,7 +329,7 @@ def test_a_shard_is_scanned_by_one_worker_alone(tmp_path, remote, scanned):
         write_tar(
             folder / "00000.tar", [member for number in range(90, 97) for member in example(number, caption="x 5")]
         )
-        file_pool.forget(str(folder / "00000.tar"))
+        file_pool.evict(str(folder / "00000.tar"))
         source = Tars(f"{base}/{PATTERN}", options=options(tmp_path, order="windowed"))
         assert number_of(source[6]) == 5 and len(scanned) == 5
 

@@ -15,7 +15,7 @@ import webdataset
 from mmjax.cli import main
 from mmjax.data.webdataset import scan as scan_lib
 from mmjax.data.webdataset.build import build
-from mmjax.data.webdataset.index_file import GONE, HEAD_BYTES, IndexWriter, TarIndex
+from mmjax.data.webdataset.index_file import HEAD_BYTES, MISSING, IndexWriter, TarIndex
 from mmjax.data.webdataset.scan import scan_shard
 from mmjax.data.webdataset.tar_format import BLOCK, ShardTable, TarError, read_examples, read_members, split_name
 from mmjax.errors import UserError
@@ -172,7 +172,7 @@ def test_shards_that_have_not_changed_are_taken_over(tmp_path, monkeypatch):
     assert scanned == [path for _, path in shards[1:2] + shards[3:]]
     fresh = build(shards, str(tmp_path / "fresh.index"), reader=READER, workers=1)
     assert again.shards().rows.tolist() == fresh.shards().rows.tolist() == [7, 2, 9, 6, 0]
-    assert again.shards().problems == {"00004.tar": "missing"} and again.shards().sizes[4] == GONE
+    assert again.shards().problems == {"00004.tar": "missing"} and again.shards().sizes[4] == MISSING
     assert [again.row(i) for i in range(24)] == [fresh.row(i) for i in range(24)]
 
 

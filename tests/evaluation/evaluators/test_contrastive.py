@@ -281,7 +281,7 @@ def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeyp
         return [told, others]
 
     monkeypatch.setattr(type(source), "__getitem__", noting)
-    monkeypatch.setattr(process_agreement, "exchange", exchange)
+    monkeypatch.setattr(process_agreement, "all_gather_objects", exchange)
     shared = sharded_examples.SharedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
     found = []
     for example in shared:
