@@ -118,14 +118,14 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) ->
         status = command(options, parse_overrides(rest, parser))
     except UserError as error:
         together = isinstance(error, GlobalUserError)
-        if _is_first() or not together:
+        if _is_process_0() or not together:
             print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
         status = EXIT_MISTAKE
     except KeyboardInterrupt:  # a second Ctrl-C, or one before there was anything to save
         print("interrupted", file=sys.stderr)
         status, together = 128 + signal.SIGINT, False
     except TrainingDiverged as error:
-        if _is_first():
+        if _is_process_0():
             print(f"stopped: {error}", file=sys.stderr)
         status = EXIT_DIVERGED
     except Exception as error:
@@ -153,8 +153,8 @@ def _joined() -> bool:
     return module is not None and module.is_running()
 
 
-def _is_first() -> bool:
-    return not _joined() or sys.modules["mmjax.parallel.process_agreement"].is_first()
+def _is_process_0() -> bool:
+    return not _joined() or sys.modules["mmjax.parallel.process_agreement"].is_process_0()
 
 
 def parse_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
