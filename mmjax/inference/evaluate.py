@@ -18,7 +18,7 @@ from mmjax.evaluation.evaluators.zero_shot import class_prompts
 from mmjax.evaluation.suite import jobs, results_file, runner
 from mmjax.inference.eval_model import Model
 from mmjax.io import paths
-from mmjax.parallel import process_agreement
+from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
 from mmjax.tasks import capabilities
 from mmjax.training import metrics_log
@@ -67,7 +67,7 @@ def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> 
         path, page = output_paths(model, workdir, output)
     params = model.restore()
     told = model.name if model.step is None else f"step {model.step} of {model.name}"
-    metrics_log.say(f"evaluating {told} on {config.data.eval}")
+    log.info(f"evaluating {told} on {config.data.eval}")
     results = evaluator.run(params, keep_artifacts=True)
     records = results_lib.to_records(results, model=config.variant, pretrained=model.pretrained)
     if jax.process_index() == 0:
@@ -125,19 +125,17 @@ def evaluate_suite(
     tasks = process_agreement.broadcast_from_0(tasks)
     left = sum(map(len, tasks.values()))
     if left < len(empty):
-        metrics_log.say(
-            f"{len(empty) - left} of {len(empty)} evaluations are finished already; --again runs them again"
-        )
+        log.info(f"{len(empty) - left} of {len(empty)} evaluations are finished already; --again runs them again")
     with process_agreement.raise_on_all():
         options = mixture.make_options(model.config, evaluation=True)
         pending = [job for job in wanted if tasks[job.name]]
-        opened = runner.open_jobs(pending, options, config, say=metrics_log.say)
+        opened = runner.open_jobs(pending, options, config, say=log.info)
         if opened:
             embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
     if opened:
         embedder.bind(model.restore())
         counts = {each.job.name: _count_prompts(each.source) for each in opened}
-        for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=metrics_log.say):
+        for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=log.info):
             metrics = {name: float(value) for name, value in outcome.metrics.items()}
             record = empty[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
             if outcome.task == metric_columns.CLASSIFICATION:

@@ -17,8 +17,8 @@ from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config
 from mmjax.io import paths
 from mmjax.nn import embed
-from mmjax.parallel import partition
-from mmjax.training import checkpoint, metrics_log, validate_run
+from mmjax.parallel import log, partition
+from mmjax.training import checkpoint, validate_run
 from mmjax.training.state import TrainState
 
 _POSITIONS = "image/position_embedding"
@@ -79,7 +79,7 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
         source.close()
     remedy = " or leave the scale out of init_paths"
     validate_run.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
-    metrics_log.say(f"took {len(wanted)} of {len(names)} parameter arrays from {source.told}")
+    log.info(f"took {len(wanted)} of {len(names)} parameter arrays from {source.told}")
     if _POSITIONS in arrays:
         table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)
         arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
@@ -184,7 +184,7 @@ def _for_resolution(table: jax.Array, old: ml_collections.ConfigDict, new: ml_co
     """Resamples an image tower's position table from one input size to another."""
     before, after = (tower.image_size // tower.patch_size for tower in (old, new))
     if before != after:
-        metrics_log.say(f"resampled {_POSITIONS} from {before} x {before} to {after} x {after} patches")
+        log.info(f"resampled {_POSITIONS} from {before} x {before} to {after} x {after} patches")
     return embed.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
 
 

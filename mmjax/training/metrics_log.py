@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, TensorBoard, Weights & Biases and the terminal."""
+"""Metrics of a run: `metrics.jsonl`, TensorBoard, Weights & Biases and the terminal."""
 
 import hashlib
 import importlib.util
@@ -17,15 +17,9 @@ from tqdm import tqdm
 
 from mmjax.errors import UserError
 from mmjax.io import paths
+from mmjax.parallel import log
 
 _REMOTE_EVERY = 30.0  # seconds between uploads of logs to an object store, which cannot append
-
-
-def say(text: str) -> None:
-    """Prints a line, on the first process only, without breaking a progress bar."""
-    if jax.process_index() == 0:
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
 
 
 class MetricsFile:
@@ -177,7 +171,7 @@ class Logger:
         left = ""
         if "step_time" in metrics:
             left = f"  left {_duration((self._steps - step) * metrics['step_time'])}"
-        say(f"step {step}/{self._steps}  " + "  ".join(f"{k} {v}" for k, v in parts.items()) + left)
+        log.info(f"step {step}/{self._steps}  " + "  ".join(f"{k} {v}" for k, v in parts.items()) + left)
 
     def flush(self) -> None:
         """Makes all that was written visible, before a checkpoint that follows from it."""

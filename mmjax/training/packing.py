@@ -13,10 +13,9 @@ import numpy as np
 
 from mmjax import tasks
 from mmjax.data.loading import packing
+from mmjax.parallel import log, process_agreement
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import process_agreement
 from mmjax.parallel.packing import TextPlaces
-from mmjax.training import metrics_log
 
 # Packing has to leave out a fifth of the tokens: it costs a second program, and attention a mask.
 _PAYS = 0.8
@@ -42,7 +41,7 @@ def choose_packer(
         return None
     obstacle = tasks.packing_obstacle(config)
     if obstacle:
-        metrics_log.say(f"texts are padded: {obstacle}")
+        log.info(f"texts are padded: {obstacle}")
         return None
     context = tasks.text_length(config)
     packer = packing.TextPacker(
@@ -56,13 +55,11 @@ def choose_packer(
     if not packer.rows:
         packer, origin = _with_rows(packer, examples, meta)
     if not packer.rows:
-        metrics_log.say(
-            "texts are padded: none of the first training examples could be read to learn how long texts are"
-        )
+        log.info("texts are padded: none of the first training examples could be read to learn how long texts are")
         return None
     packs = wanted == "on" or packer.share(context) <= _PAYS
     where = "device" if packer.pieces == 1 else "device and microbatch"
-    metrics_log.say(
+    log.info(
         f"texts are {'packed' if packs else 'padded'}: {packer.rows} rows of {packer.length} tokens hold the"
         f" {packer.captions} texts of a {where}, {packer.share(context):.0%} of the tokens of padded ones ({origin})"
     )
@@ -140,7 +137,7 @@ class PackedBatches:
         self._padded += 1
         if not self._told and self._given >= _TOLD_AFTER and self._padded > _MANY * self._given:
             self._told = True
-            metrics_log.say(
+            log.info(
                 f"warning: the texts of {self._padded} of {self._given} batches did not fit into {self._packer.rows}"
                 " rows and were padded, which is slower and the same otherwise; more fit with a larger"
                 " data.packed_rows"

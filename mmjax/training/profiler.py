@@ -24,6 +24,12 @@ class Profiler:
         self._tracing = False
         self._temporary = None
 
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def before(self, step: int, state: Any) -> None:
         """Call before every step with the state it starts from."""
         if not self._tracing and self._first <= step <= self._last:

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 
 from mmjax.config import older_runs, schema, serialize
-from mmjax.training import metrics_log
+from mmjax.parallel import log
 
 
 def stored_fields(workdir: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def keep(
         result.update_from_flattened_dict(kept)
     newer = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
     used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items())
-    metrics_log.say(
+    log.info(
         f"this run began before {newer} came to exist, and goes on as it began: {used};"
         " --config.FIELD=VALUE changes one of them"
     )

@@ -1,6 +1,8 @@
-"""How fast: images per second, step time, time waiting for data, and MFU where the device's peak is known."""
+"""Throughput: images per second, step time, time waiting for data, and MFU where the device's peak is known."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from mmjax.training import device_specs
 
@@ -33,9 +35,12 @@ class Meter:
         """Starts a new interval after `step`; call after anything that is not training (an evaluation, a save)."""
         self._start, self._step, self._waits = time.perf_counter(), step, []
 
-    def wait(self, seconds: float) -> None:
-        """Counts seconds that went by until a batch was there."""
-        self._waits.append(seconds)
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context that counts the time spent in it as time without a batch."""
+        start = time.perf_counter()
+        yield
+        self._waits.append(time.perf_counter() - start)
 
     def read(self, step: int) -> dict[str, float]:
         """Returns the rates since the last reading and starts the next interval; empty when no step has ended.

@@ -11,7 +11,7 @@ import numpy as np
 from mmjax import tasks
 from mmjax.config import serialize
 from mmjax.errors import GlobalUserError, UserError
-from mmjax.parallel import process_agreement
+from mmjax.parallel import log, process_agreement
 from mmjax.tasks import validate_fusion
 from mmjax.training import checkpoint, metrics_log, param_roles, unread_fields
 
@@ -249,7 +249,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
             " in the data counts in such batches; give another workdir or that value"
         )
     for line in changed:
-        metrics_log.say(f"changed since the run in this workdir began: {line}")
+        log.info(f"changed since the run in this workdir began: {line}")
 
 
 def check_scale(config: ml_collections.ConfigDict, log_scale: Any, origin: str, remedy: str = "") -> None:

@@ -88,7 +88,7 @@ def cli(events, folder, meshes, *argv):
     from mmjax.evaluation import from_config
     from mmjax.parallel import process_agreement
     from mmjax.report import page
-    from mmjax.training import loop
+    from mmjax.training.step_agreement import StepAgreement
 
     def happen(what):
         if what in ("SIGTERM", "SIGINT"):
@@ -105,14 +105,14 @@ def cli(events, folder, meshes, *argv):
         what, _, where = event.partition("@")
         step, _, process = where.partition(":")
         at.setdefault((step, int(process)), []).append(what)
-    counted, count_bad = [0], loop._Run._count_bad
+    counted, post = [0], StepAgreement.post
     run_evaluation, following = from_config.Evaluator.run, batches.BatchIterator.__next__
 
     def at_step(self, replaced, step):
         for what in at.get((str(step), jax.process_index()), ()):
             if what != "mistake":
                 happen(what)
-        return count_bad(self, replaced, step)
+        return post(self, replaced, step)
 
     def at_batch(self):
         counted[0] += 1
@@ -135,7 +135,7 @@ def cli(events, folder, meshes, *argv):
 
     drawn = mock.patch.object(page, "write_report")  # drawing takes longer than the rest
     with (
-        mock.patch.object(loop._Run, "_count_bad", at_step),
+        mock.patch.object(StepAgreement, "post", at_step),
         mock.patch.object(batches.BatchIterator, "__next__", at_batch),
         mock.patch.object(from_config.Evaluator, "run", at_evaluation),
         mock.patch.object(process_agreement, "shutdown", check_and_leave),

@@ -12,7 +12,7 @@ import pytest
 from mmjax.cli import eval
 from mmjax.io import paths
 from mmjax.report import page
-from mmjax.training import loop
+from mmjax.training import hooks
 from tests.helpers import runs
 
 EVAL = "digits/test"
@@ -159,7 +159,7 @@ def test_a_memory_run_is_a_local_run(tables, tmp_path):
     try:
         config = runs.config(steps=5, data__train=f"pairs:{tables[0]}", checkpoint__every=2)
         assert runs.train(config, tmp_path) is None
-        with mock.patch.object(loop._Run, "finish", side_effect=ZeroDivisionError), pytest.raises(ZeroDivisionError):
+        with mock.patch.object(hooks, "write_summary", side_effect=ZeroDivisionError), pytest.raises(ZeroDivisionError):
             runs.train(config, workdir)
         assert runs.train(config, workdir) is None
         assert runs.numbers(workdir) == runs.numbers(tmp_path)

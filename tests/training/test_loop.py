@@ -1,5 +1,6 @@
 """The training loop: what it logs, evaluates and saves, and when it stops."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,7 +14,8 @@ from tensorboardX.proto import event_pb2
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.report import page
-from mmjax.training import checkpoint, init_from, loop, profiler
+from mmjax.training import bad_examples, checkpoint, hooks, init_from, loop, profiler
+from mmjax.training.step_agreement import StepAgreement
 from tests.helpers import runs
 
 
@@ -107,7 +109,7 @@ def _events(folder):
 class TestTensorboardGoesOn:
     def test_what_is_logged_again_is_marked(self, data, tmp_path):
         config = runs.config(**data, log__tensorboard=True)
-        with mock.patch.object(loop._Run, "_count_bad", _raise_at(6)), pytest.raises(ZeroDivisionError):
+        with mock.patch.object(StepAgreement, "post", _raise_at(6)), pytest.raises(ZeroDivisionError):
             runs.train(config, tmp_path)
         runs.train(config, tmp_path)
         restarts = [event.step for event in _events(tmp_path / "tensorboard") if event.HasField("session_log")]
@@ -115,26 +117,29 @@ class TestTensorboardGoesOn:
 
 
 def _raise_at(step):
-    def count_bad(self, replaced, at):
-        if at == step:
+    def post(self, replaced, number):
+        if number == step:
             raise ZeroDivisionError
 
-    return count_bad
+    return post
 
 
 def planted(at):
     """A loop whose scale is not a number before step `at`, so that the loss of that step is not finite."""
-    run_loop = loop._Run.loop
+    run_steps = loop.run_steps
 
-    def patched(self, state, start, train_step, source, stop):
+    def patched(run, stop):
+        train_step = run.setup.step
+
         def step(state, batch):
             if int(state.step) + 1 == at:
                 state = state.replace(params=state.params | {"logit_scale": state.params["logit_scale"] * math.nan})
             return train_step(state, batch)
 
-        return run_loop(self, state, start, step, source, stop)
+        run.setup = dataclasses.replace(run.setup, step=step)
+        return run_steps(run, stop)
 
-    return mock.patch.object(loop._Run, "loop", patched)
+    return mock.patch.object(loop, "run_steps", patched)
 
 
 class TestNotFinite:
@@ -189,20 +194,20 @@ class TestBadExamples:
         bad = last["bad_missing"] + last["bad_not_image"]
         assert f"note: {bad} of 128 examples could not be read (" in capsys.readouterr().out
         # The counts go on where they were.
-        with mock.patch.object(loop._Run, "save", _after_save(3)), pytest.raises(ZeroDivisionError):
+        with mock.patch.object(hooks.Save, "run", _after_save(3)), pytest.raises(ZeroDivisionError):
             runs.train(config, tmp_path / "again")
         runs.train(config, tmp_path / "again")
         assert runs.numbers(tmp_path / "again") == runs.numbers(tmp_path / "whole")
 
     def test_too_many_stop_the_run(self, broken, tmp_path, capsys):
         argv = [f"--workdir={tmp_path / 'run'}", f"--config.data.train={broken}"]
-        with mock.patch.object(loop, "_MIN_SEEN", 60):
+        with mock.patch.object(bad_examples, "_MIN_SEEN", 60):
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
         told = capsys.readouterr().err
         assert told.startswith(f"error: data.train='{broken}': ") and "of 64 examples could not be read" in told
         assert "missing: " in told and "not_image: " in told and "data.max_bad_fraction=0.2" in told
         assert runs.steps(tmp_path / "run") == [3]
-        with mock.patch.object(loop, "_MIN_SEEN", 60):  # what had been read before the restart still counts
+        with mock.patch.object(bad_examples, "_MIN_SEEN", 60):  # what had been read before the restart still counts
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
 
     def test_one_is_too_many_where_none_is_allowed(self, broken, tmp_path, capsys):
@@ -221,11 +226,11 @@ class TestBadExamples:
 
 
 def _after_save(step):
-    save = loop._Run.save
+    save = hooks.Save.run
 
-    def patched(self, state, at):
-        save(self, state, at)
-        if at == step:
+    def patched(self, context):
+        save(self, context)
+        if context.step == step:
             raise ZeroDivisionError
 
     return patched

@@ -14,7 +14,8 @@ import pytest
 
 from mmjax.data.loading import batches
 from mmjax.evaluation import from_config
-from mmjax.training import checkpoint, loop, metrics_log
+from mmjax.training import checkpoint, hooks, metrics_log
+from mmjax.training.step_agreement import StepAgreement
 from tests.helpers import runs
 
 STEPS = 8  # checkpoints at 3, 6, 8; evaluations at 4, 8
@@ -68,7 +69,7 @@ def raising(owner, name, *, when=lambda *args: True, before=True, leaving=lambda
 
 def at_step(step):
     """Raises once the batch of a step is there."""
-    return raising(loop._Run, "_count_bad", when=lambda replaced, at: at == step)
+    return raising(StepAgreement, "post", when=lambda replaced, number: number == step)
 
 
 def within_save(step):
@@ -100,11 +101,11 @@ MOMENTS = {
     "after a checkpoint": at_step(5),
     "while a line is written": within_line(5),
     "within a save": within_save(6),
-    "just after a save": raising(loop._Run, "save", when=lambda state, step: step == 6, before=False),
+    "just after a save": raising(hooks.Save, "run", when=lambda context: context.step == 6, before=False),
     "within an evaluation": raising(from_config.Evaluator, "run"),
-    "between an evaluation and a save": raising(loop._Run, "save", when=lambda state, step: step == 8),
+    "between an evaluation and a save": raising(hooks.Save, "run", when=lambda context: context.step == 8),
     "within the last save": within_save(8),
-    "before the summary": raising(loop._Run, "finish"),
+    "before the summary": raising(hooks, "write_summary"),
 }
 
 
@@ -180,13 +181,13 @@ def signalling(number, owner, name, when=lambda *args: True):
 
 
 SIGNALS = {
-    "between checkpoints": (signal.SIGTERM, loop._Run, "_count_bad", lambda replaced, step: step == 5, 5),
-    "before the first checkpoint": (signal.SIGINT, loop._Run, "_count_bad", lambda replaced, step: step == 1, 1),
-    "at a step that saves": (signal.SIGINT, loop._Run, "_count_bad", lambda replaced, step: step == 6, 6),
-    "at a step that evaluates": (signal.SIGTERM, loop._Run, "_count_bad", lambda replaced, step: step == 4, 4),
+    "between checkpoints": (signal.SIGTERM, StepAgreement, "post", lambda replaced, step: step == 5, 5),
+    "before the first checkpoint": (signal.SIGINT, StepAgreement, "post", lambda replaced, step: step == 1, 1),
+    "at a step that saves": (signal.SIGINT, StepAgreement, "post", lambda replaced, step: step == 6, 6),
+    "at a step that evaluates": (signal.SIGTERM, StepAgreement, "post", lambda replaced, step: step == 4, 4),
     "within an evaluation": (signal.SIGTERM, from_config.Evaluator, "run", lambda *args: True, 4),
-    "at the last step": (signal.SIGTERM, loop._Run, "_count_bad", lambda replaced, step: step == 8, 8),
-    "within the last evaluation": (signal.SIGINT, loop._Run, "save", lambda state, step: step == 8, 8),
+    "at the last step": (signal.SIGTERM, StepAgreement, "post", lambda replaced, step: step == 8, 8),
+    "within the last evaluation": (signal.SIGINT, hooks.Save, "run", lambda context: context.step == 8, 8),
 }
 
 
@@ -238,7 +239,7 @@ def test_second_ctrl_c_interrupts(tmp_path, data):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with mock.patch.object(loop._Run, "_count_bad", twice):
+    with mock.patch.object(StepAgreement, "post", twice):
         assert runs.train_cli(f"--workdir={tmp_path}") == 130
     assert runs.steps(tmp_path) == []
 

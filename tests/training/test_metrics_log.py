@@ -150,12 +150,12 @@ class TestThroughput:
         assert throughput.peak_flops(kind) == peak
 
     def test_meter(self):
-        now = iter([0.0, 4.0, 10.0, 30.0, 31.0, 40.0]).__next__
+        now = iter([0.0, *(0.0, 0.5), *(1.0, 1.1), *(2.0, 2.3), 4.0, 10.0, 30.0, 31.0, 40.0]).__next__
         with mock.patch.object(throughput.time, "perf_counter", now):
             meter = throughput.Meter(batch_size=32, flops_per_example=1e9, devices=4, peak=1e12)  # at 0
-            meter.wait(0.5)
-            meter.wait(0.1)
-            meter.wait(0.3)  # for a step that is on its way
+            for _ in range(3):  # 0.5, 0.1 and 0.3 s; the last for a step that is on its way
+                with meter.waiting():
+                    pass
             rates = meter.read(2)  # at 4, and again from 10 on
             assert rates["step_time"] == 2.0 and rates["images_per_second"] == 16.0
             assert rates["data_wait"] == pytest.approx(0.3)

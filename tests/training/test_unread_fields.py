@@ -6,6 +6,7 @@ import pytest
 
 from mmjax.config import overrides, recipe, serialize
 from mmjax.errors import UserError
+from mmjax.parallel import process_agreement
 from mmjax.plan import plan_recipe
 from mmjax.training import loop, unread_fields, validate_run
 from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
@@ -175,7 +176,7 @@ def test_what_the_command_line_itself_gives_is_refused():
 
 
 def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop.process_agreement, "run_on_process_0", stop)
+    monkeypatch.setattr(process_agreement, "run_on_process_0", stop)
     config, given = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
         loop.train(config, tmp_path / "run", given)

@@ -1,0 +1,97 @@
+"""Agreement of the processes of a run at every step: on signals, on errors of their batches, on bad examples."""
+
+import collections
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.data import bad_example
+from mmjax.parallel import log, process_agreement
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training.bad_examples import BadExamples
+from mmjax.training.signals import StopSignal
+
+
+class StepAgreement:
+    """Sums over all processes that are posted with each batch, and read some steps later.
+
+    Reading is late so that no process waits for another one, and happens at the same point of the loop in all of them:
+    so they stop after the same step, and raise the same errors.
+
+    Args:
+      mesh: the devices.
+      batch_size: rows of a step over all processes.
+      stop: what has been received by this process.
+      batches: of this process; their `error`, where they have one, waits until all processes know of it.
+      bad_examples: what the counts are added to.
+
+    Attributes:
+      signal: the number of the signal that any process received, as far as all of them know it.
+    """
+
+    def __init__(
+        self, mesh: jax.sharding.Mesh, batch_size: int, stop: StopSignal, batches: Any, bad_examples: BadExamples
+    ):
+        self._stop, self._batches, self._bad_examples = stop, batches, bad_examples
+        self._rows = mesh_lib.rows_counted_here(mesh, batch_size)
+        self._all_reduce = process_agreement.AsyncAllReduce(mesh)
+        self._pending = collections.deque()  # (step, sums) that have not been read
+        self.signal: int | None = None
+
+    def post(self, replaced: np.ndarray, step: int) -> None:
+        """Posts this process's part of a step.
+
+        Args:
+          replaced: why each row's first example was replaced, as numbers in `bad_example.REASONS`.
+          step: its number.
+        """
+        counts = np.bincount(replaced[self._rows], minlength=len(bad_example.REASONS))[1:].tolist()
+        failed = getattr(self._batches, "error", None) is not None
+        self._pending.append((step, self._all_reduce.cast([*self._received(), int(failed), *counts])))
+        if jax.process_count() == 1:
+            self.resolve(step)
+
+    def resolve(self, step: int) -> None:
+        """Reads the sums of the steps up to this one.
+
+        Raises:
+          GlobalUserError: too many examples could not be read.
+          Exception: the batches of a process failed; the same error in all processes.
+        """
+        while self._pending and self._pending[0][0] <= step:
+            number, sums = self._pending.popleft()
+            sums = np.asarray(sums)
+            self._read_signals(sums)
+            failed, *counts = sums[len(process_agreement.SIGNALS) :].tolist()
+            if failed:
+                process_agreement.raise_error_on_all(self._batches.error)
+            self._bad_examples.add(number, counts)
+
+    def is_stopping(self) -> bool:
+        """Whether to stop after this step, as far as all processes know."""
+        if jax.process_count() == 1:
+            self.signal = self._stop.received
+        return self.signal is not None
+
+    def ask_signal(self) -> int | None:
+        """The signal that any process has received by now; all of them ask at the same point."""
+        if jax.process_count() == 1:
+            self.signal = self._stop.received
+        elif self.signal is None:
+            self._read_signals(np.asarray(self._all_reduce.cast(self._received())))
+        return self.signal
+
+    def log_signal(self, step: int) -> None:
+        """Logs that the run stops because of another process; of its own signal the handler has written."""
+        if self._stop.received is None:
+            log.info(f"{signal.Signals(self.signal).name} in another process: saved step {step}, stopping")
+
+    def _received(self) -> list[int]:
+        return [int(self._stop.received == number) for number in process_agreement.SIGNALS]
+
+    def _read_signals(self, sums: np.ndarray) -> None:
+        received = [number for number, count in zip(process_agreement.SIGNALS, sums.tolist(), strict=False) if count]
+        if received and self.signal is None:
+            self.signal = received[0]
