@@ -65,20 +65,18 @@ def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
     """Trains two steps from the command line; returns the files of the steps, and of the whole."""
     from mmjax.cli import main
     from mmjax.data.loading import batches
-    from mmjax.training import checkpoint
+    from mmjax.training import hooks
 
-    make_batches, save = batches.train_batches, checkpoint.Checkpoints.save
-    parts: list[set[Path]] = []  # until the first batch is asked for; until the second step is to be saved; the rest
+    make_batches, evaluate = batches.train_batches, hooks.Evaluate.run
+    parts: list[set[Path]] = []  # until the first batch is asked for; until the second step is over; the rest
 
     def first_batch(*args, **options):
-        if not parts:
-            parts.append(running.take())
+        parts.append(running.take())
         return make_batches(*args, **options)
 
-    def first_save(self, *args, **options):
-        if len(parts) == 1:
-            parts.append(running.take())
-        return save(self, *args, **options)
+    def after_last_step(self, context):
+        parts.append(running.take())
+        return evaluate(self, context)
 
     flags = {
         "data.workers": 0,
@@ -94,7 +92,7 @@ def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
     with (
         FilesThatRun() as running,
         mock.patch.object(batches, "train_batches", first_batch),
-        mock.patch.object(checkpoint.Checkpoints, "save", first_save),
+        mock.patch.object(hooks.Evaluate, "run", after_last_step),
     ):
         status = main.main(argv)
     if status:

@@ -91,7 +91,7 @@ def raise_error_on_all(error: Exception | None) -> None:
       error: what this one met; None when all is well.
 
     Raises:
-      AgreedError: the mistake (`UserError`) that one or all of them met.
+      GlobalUserError: the mistake (`UserError`) that one or all of them met.
       OtherProcessError: another process met an error of another kind. In that process it is raised as it is.
     """
     if not is_running() or jax.process_count() == 1:
@@ -162,7 +162,7 @@ def check_shared(folder: Any, field: str) -> None:
     """Checks that all processes see the same folder: one writes a file there, and the others look for it.
 
     Raises:
-      AgreedError: naming `field`.
+      GlobalUserError: naming `field`.
     """
     if not is_running() or jax.process_count() == 1:
         return

@@ -283,7 +283,7 @@ def check_same_data(examples: list[dict[str, Any]], text: str) -> None:
       text: `data.train`.
 
     Raises:
-      AgreedError: they do not.
+      GlobalUserError: they do not.
     """
     everyone = process_agreement.all_gather_objects(examples)
     for number, others in enumerate(everyone):

@@ -98,7 +98,7 @@ def test_agreement(two):
     """What one process meets, all raise; who speaks for which row of a batch; sums over both."""
     found = [found_by(two[0], process) for process in range(2)]
     assert [each["first"] for each in found] == [True, False]
-    mistakes = [("GlobalUserError", "x=1 is wrong (process 1 of 2)"), ("AgreedError", "y")]
+    mistakes = [("GlobalUserError", "x=1 is wrong (process 1 of 2)"), ("GlobalUserError", "y")]
     assert found[0]["raised"] == [*mistakes, ("OtherProcessError", "process 1 of 2 failed with KeyError: 'z'")]
     assert found[1]["raised"] == [*mistakes, ("KeyError", "'z'")]
     assert all("what the first host writes there is not seen by this host" in each["not shared"] for each in found)
