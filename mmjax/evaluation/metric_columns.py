@@ -57,12 +57,12 @@ class Column:
 
 def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     """The columns for a table of these metrics, known ones first and in a fixed order, then the rest by name."""
-    present = {key for each in metrics for key in each}
+    present = {key for row in metrics for key in row}
     known = [Column("acc1", "", "top-1", True), Column("acc5", "", "top-5", True)]
     known += [Column("mean_per_class_recall", "", "per-class recall", True)]
     known += [Column("mean_average_precision", "", "mAP", True)]
     known += _retrieval_columns("", "")
-    for folds in sorted({found.group() for key in present if (found := _FOLDS.match(key))}):
+    for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
     known += _WRITING + _ANSWERING + _MATCHING + _MASKING
@@ -73,9 +73,9 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
 
 def titles(tasks: Iterable[str]) -> dict[str, str]:
     """The tasks that occur, in the order of tables, with what stands above their table."""
-    there = set(tasks)
-    return {task: title for task, title in _TITLES.items() if task in there} | {
-        task: task.replace("_", " ") for task in sorted(there - set(_TITLES))
+    present = set(tasks)
+    return {task: title for task, title in _TITLES.items() if task in present} | {
+        task: task.replace("_", " ") for task in sorted(present - set(_TITLES))
     }
 
 
@@ -110,18 +110,18 @@ _MASKING = [
 
 def _retrieval_columns(prefix: str, suffix: str) -> list[Column]:
     """Both directions' columns; a prefix of the keys and a suffix of the groups tell folds apart."""
-    found = []
+    result = []
     for side, group in (("image_retrieval", "text to image"), ("text_retrieval", "image to text")):
-        found += [Column(f"{prefix}{side}_recall@{k}", group + suffix, f"R@{k}", True) for k in (1, 5, 10)]
+        result += [Column(f"{prefix}{side}_recall@{k}", group + suffix, f"R@{k}", True) for k in (1, 5, 10)]
         for kind, heading in (("median_rank", "MedR"), ("mean_rank", "MeanR")):
-            found += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, False)]
+            result += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, False)]
         for kind, heading in (("mean_reciprocal_rank", "MRR"), ("mean_average_precision", "mAP")):
-            found += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, True)]
+            result += [Column(f"{prefix}{side}_{kind}", group + suffix, heading, True)]
         bounds = f"{group}, 95% interval{suffix}"
         for k in (1, 5, 10):
             for kind in ("low", "high"):
-                found += [Column(f"{prefix}{side}_recall@{k}_{kind}95", bounds, f"R@{k} {kind}", True)]
-    return [*found, Column(f"{prefix}rsum", suffix.removeprefix(", "), "rsum", False, total=True)]
+                result += [Column(f"{prefix}{side}_recall@{k}_{kind}95", bounds, f"R@{k} {kind}", True)]
+    return [*result, Column(f"{prefix}rsum", suffix.removeprefix(", "), "rsum", False, total=True)]
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:
@@ -133,8 +133,8 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
         names = [row["dataset"] for row in rows]
         if len(models) > 1:
             names = [f"{row['dataset']} ({row['model']} {row['pretrained']})" for row in rows]
-        found = [row["metrics"] for row in rows]
-        blocks += _table_blocks(title, names, found, columns(found))
+        metrics = [row["metrics"] for row in rows]
+        blocks += _table_blocks(title, names, metrics, columns(metrics))
     if len(models) == 1:
         blocks.insert(0, "{}  {}".format(*models.pop()).rstrip())
     return "\n\n".join(blocks)

@@ -24,7 +24,7 @@ from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.evaluators.zero_shot import Templates, class_prompts
 from mmjax.io import paths
 
-OWN = "own"
+KEEP_SOURCE = "own"
 _FOLDER = resources.files("mmjax.evaluation") / "classes"
 _PREFIX = re.compile(r"^(wds|vtab|tfds|webdataset)")
 
@@ -52,8 +52,8 @@ class Prompts:
 
     def digest(self) -> str:
         """A hash of class names, templates and codes."""
-        told = json.dumps([self.class_names, self.templates, self.codes], ensure_ascii=False)
-        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        content = json.dumps([self.class_names, self.templates, self.codes], ensure_ascii=False)
+        return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def known() -> list[str]:
@@ -82,21 +82,21 @@ def load(name_or_path: str, *, dataset: str = "", field: str = "prompts") -> Pro
     if name_or_path.endswith(".json"):
         return _from_file(name_or_path, dataset, field)
     name, _, kind = name_or_path.partition(":")
-    found = find(name)
-    if found is None:
+    dataset_name = find(name)
+    if dataset_name is None:
         raise UserError(
-            f"{field}={name_or_path!r} is not known{did_you_mean(name, [*known(), OWN])}; give a .json file, {OWN!r}"
-            f" for the dataset's own, or one of: {', '.join(known())}"
+            f"{field}={name_or_path!r} is not known{did_you_mean(name, [*known(), KEEP_SOURCE])}; give a .json file,"
+            f" {KEEP_SOURCE!r} for the dataset's own, or one of: {', '.join(known())}"
         )
-    content = _read(found)
+    content = _read(dataset_name)
     orders = content.get("orders", {})
     if kind and kind not in orders and (kind != "simple" or "simple_templates" not in content):
         kinds = "; only ':simple' can follow, for the seven templates" if "simple_templates" in content else ""
         kinds = f"; {', '.join(map(repr, orders))} can follow, for whose order it is" if orders else kinds
-        raise UserError(f"{field}={name_or_path!r}: {found!r} has no {kind!r} templates{kinds}")
+        raise UserError(f"{field}={name_or_path!r}: {dataset_name!r} has no {kind!r} templates{kinds}")
     key = "simple_templates" if kind == "simple" else "templates"
     return Prompts(
-        name=f"{found}:{kind}" if kind else found,
+        name=f"{dataset_name}:{kind}" if kind else dataset_name,
         class_names=tuple(orders.get(kind, content["classes"])),
         templates=tuple(content[key]),
         codes=tuple(content.get("codes", ())),
@@ -111,7 +111,7 @@ class Prompted:
     def __init__(self, source: Source, prompts: Prompts):
         self.source, self.name, self.prompts = source, source.name, prompts
         self.class_names, self.templates = list(prompts.class_names or ()), prompts.templates
-        self._captions = [own[0] for own in class_prompts(self.class_names, self.templates)]
+        self._captions = [texts[0] for texts in class_prompts(self.class_names, self.templates)]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -119,7 +119,7 @@ class Prompted:
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]
         labels = record["labels"] if "labels" in record else [record["label"]] if "label" in record else None
-        return record if labels is None else record | {"captions": [self._captions[each] for each in labels] or [""]}
+        return record if labels is None else record | {"captions": [self._captions[label] for label in labels] or [""]}
 
 
 def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "prompts") -> Source:
@@ -140,7 +140,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
       UserError: as `load`, or the names do not fit the source's classes.
     """
     name = dataset or source.name
-    if choice == OWN:
+    if choice == KEEP_SOURCE:
         return source
     if choice:
         prompts = load(choice, dataset=name, field=field)
@@ -155,8 +155,8 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     if not source.class_names:
         return source
     codes = _read("imagenet1k")["codes"]
-    found = "imagenet1k" if set(source.class_names) <= set(codes) else find(name)
-    prompts = load(found) if found else None
+    known_name = "imagenet1k" if set(source.class_names) <= set(codes) else find(name)
+    prompts = load(known_name) if known_name else None
     names = _match(source.class_names, prompts, by_position=False) if prompts else None
     if names is None:
         return source
@@ -165,46 +165,46 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     return Prompted(source, dataclasses.replace(prompts, class_names=tuple(names)))
 
 
-def _match(own: Sequence[str] | None, prompts: Prompts, *, by_position: bool = True) -> list[str] | None:
+def _match(names: Sequence[str] | None, prompts: Prompts, *, by_position: bool = True) -> list[str] | None:
     """The prompts' name for each of a source's classes, or None where they are not names of these classes."""
     theirs = prompts.class_names
     if theirs is None:
-        return list(own) if own else None
-    if not own:
+        return list(names) if names else None
+    if not names:
         return list(theirs)
     by_code = dict(zip(prompts.codes, theirs, strict=bool(prompts.codes)))
-    if by_code and set(own) <= set(by_code):
-        return [by_code[code] for code in own]
-    if all(name.isdecimal() for name in own):
+    if by_code and set(names) <= set(by_code):
+        return [by_code[code] for code in names]
+    if all(name.isdecimal() for name in names):
         if prompts.orders:
             raise UserError(
                 f"{prompts.name!r}: the data's classes are numbers, which {' and '.join(prompts.orders)} give to other"
                 f" classes; set prompts={f'{prompts.name}:{prompts.orders[0]}'!r} or"
                 f" {' or '.join(repr(f'{prompts.name}:{order}') for order in prompts.orders[1:])}"
             )
-        numbers = [int(name) for name in own]
+        numbers = [int(name) for name in names]
         # Folders are sorted as text ("10" before "2"), and some datasets count from 1.
-        fit = len(set(numbers)) == len(own) and max(numbers) <= len(theirs)
+        fit = len(set(numbers)) == len(names) and max(numbers) <= len(theirs)
         if fit and (0 in numbers) != (len(theirs) in numbers):
             first = 0 if 0 in numbers else 1
             return [theirs[number - first] for number in numbers]
     else:
         fit = False
     by_name = {_plain(name): name for name in theirs}
-    if len(by_name) == len(theirs) and all(_plain(name) in by_name for name in own):
-        return [by_name[_plain(name)] for name in own]
+    if len(by_name) == len(theirs) and all(_plain(name) in by_name for name in names):
+        return [by_name[_plain(name)] for name in names]
     if fit and not {0, len(theirs)} & set(numbers):
         raise UserError(
             f"{prompts.name!r} names {len(theirs)} classes, and the data's are numbers from {min(numbers)} to"
             f" {max(numbers)}, which may count from 0 or from 1; set prompts='own', or give a .json file with"
             " 'classes', their 'codes' (the numbers) and 'templates'"
         )
-    if len(own) != len(theirs) or not by_position:
+    if len(names) != len(theirs) or not by_position:
         return None
     # By position, unless a name says that it stands elsewhere.
-    places = {_plain(name): place for place, name in enumerate(theirs)}
-    contradicted = any(places.get(_plain(name), place) != place for place, name in enumerate(own))
-    return None if contradicted and len(places) == len(theirs) else list(theirs)
+    positions = {_plain(name): position for position, name in enumerate(theirs)}
+    contradicted = any(positions.get(_plain(name), position) != position for position, name in enumerate(names))
+    return None if contradicted and len(positions) == len(theirs) else list(theirs)
 
 
 def _from_file(path: str, dataset: str, field: str) -> Prompts:
@@ -230,12 +230,12 @@ def _from_file(path: str, dataset: str, field: str) -> Prompts:
     templates: Any = content
     if isinstance(content, dict) and "templates" in content:
         templates, names, codes = content["templates"], content.get("classes"), content.get("codes")
-    for told, value in (("classes", names), ("codes", codes)):
+    for key, value in (("classes", names), ("codes", codes)):
         if value is not None and not _are_strings(value):
-            raise UserError(f"{where}: {told!r} must be a list of strings")
+            raise UserError(f"{where}: {key!r} must be a list of strings")
     if isinstance(templates, dict):
-        for name, own in templates.items():
-            if not _are_strings(own):
+        for name, texts in templates.items():
+            if not _are_strings(texts):
                 raise UserError(f"{where}: the prompts of {name!r} must be a list of at least one string")
     elif not _are_strings(templates):
         raise UserError(f"{where}: templates must be a list of strings with {{c}}, or prompts by class")

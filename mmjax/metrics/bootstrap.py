@@ -52,18 +52,18 @@ def bootstrap_interval(
     ordered = values[order]
     sizes, rng = np.diff(offsets), np.random.default_rng(seed)
     sums = np.add.reduceat(ordered.astype(np.float64), offsets[:-1])
-    found = np.empty(resamples)
+    resampled = np.empty(resamples)
     at_a_time = max(1, _DRAWS_AT_A_TIME // len(sizes)) if statistic is None else 1
     for start in range(0, resamples, at_a_time):
         stop = min(start + at_a_time, resamples)
         drawn = rng.integers(0, len(sizes), (stop - start, len(sizes)))
         if statistic is None:
-            found[start:stop] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+            resampled[start:stop] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
         else:
             (groups_drawn,) = drawn
             counts = sizes[groups_drawn]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            found[start] = statistic(ordered[np.repeat(offsets[groups_drawn], counts) + within])
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+            resampled[start] = statistic(ordered[np.repeat(offsets[groups_drawn], counts) + within])
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     value = values.mean() if statistic is None else statistic(values)
     return Interval(float(value), float(low), float(high), level)

@@ -61,7 +61,9 @@ def score_captions(
     grams = _Grams(candidates, references)
     corpus, examples = _bleu(grams)
     examples |= {"rouge_l": rouge_l(candidates, references)[1], "cider_d": _cider_d(grams)}
-    examples["exact_match"] = np.array([c in own for c, own in zip(candidates, references, strict=True)], np.float64)
+    examples["exact_match"] = np.array(
+        [c in texts for c, texts in zip(candidates, references, strict=True)], np.float64
+    )
     return CaptionScores({name: float(values.mean()) for name, values in examples.items()} | corpus, examples)
 
 
@@ -69,19 +71,19 @@ def prepare(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool
 ) -> tuple[list[str], list[list[str]]]:
     """Checks captions and tokenises them; see `caption_metrics`."""
-    if isinstance(candidates, str) or any(isinstance(own, str) for own in references):
+    if isinstance(candidates, str) or any(isinstance(texts, str) for texts in references):
         raise UserError("captions: expected a list of candidates and a list of lists of references, got a plain string")
     if not len(candidates) or len(candidates) != len(references):
         raise UserError(
             f"captions: {len(candidates)} candidates with {len(references)} lists of references; give one each"
         )
-    for i, own in enumerate(references):
-        if not len(own):
+    for i, texts in enumerate(references):
+        if not len(texts):
             raise UserError(f"captions: references[{i}] is empty; every candidate needs a reference")
     if tokenized:
-        return list(candidates), [list(own) for own in references]
-    flat = iter(ptb_tokenize([*candidates, *(text for own in references for text in own)]))
-    return [next(flat) for _ in candidates], [[next(flat) for _ in own] for own in references]
+        return list(candidates), [list(texts) for texts in references]
+    flat = iter(ptb_tokenize([*candidates, *(text for texts in references for text in texts)]))
+    return [next(flat) for _ in candidates], [[next(flat) for _ in texts] for texts in references]
 
 
 def bleu(
@@ -124,9 +126,9 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> t
       The mean over captions, and every caption's score.
     """
     scores = np.zeros(len(candidates))
-    for i, (candidate, own) in enumerate(zip(candidates, references, strict=True)):
+    for i, (candidate, texts) in enumerate(zip(candidates, references, strict=True)):
         words = candidate.split(" ")
-        others = [text.split(" ") for text in own]
+        others = [text.split(" ") for text in texts]
         common = [_common_subsequence(words, other) for other in others]
         precision = max(common) / len(words)
         recall = max(length / len(other) for length, other in zip(common, others, strict=True))
@@ -160,7 +162,7 @@ class _Grams:
             [np.arange(self.images), np.repeat(np.arange(self.images), [*map(len, references)])]
         )
         number: dict[str, int] = {}
-        split = [text.split() for text in [*candidates, *(text for own in references for text in own)]]
+        split = [text.split() for text in [*candidates, *(text for texts in references for text in texts)]]
         words = np.array([number.setdefault(word, len(number)) for words in split for word in words], np.int64)
         self.lengths = np.array([*map(len, split)], np.int64)
         sentences = np.repeat(np.arange(len(split)), self.lengths)
@@ -184,8 +186,8 @@ class _Grams:
 
 def _lookup(keys: Int64[np.ndarray, " M"], wanted: Int64[np.ndarray, " K"]) -> tuple[np.ndarray, np.ndarray]:
     """Whether each wanted key is among the sorted keys, and where."""
-    at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-    return (keys[at] == wanted) if len(keys) else np.zeros(len(wanted), bool), at
+    positions = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    return (keys[positions] == wanted) if len(keys) else np.zeros(len(wanted), bool), positions
 
 
 def _bleu(grams: _Grams) -> tuple[dict[str, float], dict[str, Float64[np.ndarray, " N"]]]:
@@ -196,9 +198,9 @@ def _bleu(grams: _Grams) -> tuple[dict[str, float], dict[str, Float64[np.ndarray
         keys, first = np.unique(grams.image[sentences[~mine]] * width + kinds[~mine], return_inverse=True)
         most = np.zeros(len(keys), np.int64)
         np.maximum.at(most, first, counts[~mine])
-        found, at = _lookup(keys, sentences[mine] * width + kinds[mine])
-        clipped = np.minimum(counts[mine][found], most[at[found]])
-        right[n] = np.bincount(sentences[mine][found], weights=clipped, minlength=grams.images)
+        known, positions = _lookup(keys, sentences[mine] * width + kinds[mine])
+        clipped = np.minimum(counts[mine][known], most[positions[known]])
+        right[n] = np.bincount(sentences[mine][known], weights=clipped, minlength=grams.images)
     all_ = np.maximum(lengths - np.arange(_ORDER)[:, None], 0)
     closest = _closest_lengths(grams)
     corpus = _bleu_of(right.sum(axis=1), all_.sum(axis=1), lengths.sum(), closest.sum())
@@ -234,10 +236,10 @@ def _cider_d(grams: _Grams) -> Float64[np.ndarray, " N"]:
         seen = np.bincount(np.unique(keys[~mine]) % width, minlength=width)
         weights = counts * (np.log(images) - np.log(np.maximum(seen, 1)))[kinds]
         norms = np.sqrt(np.bincount(where, weights=weights**2, minlength=sentences))
-        found, at = _lookup(keys[mine], keys[~mine])
-        theirs = weights[~mine][found]
-        products = np.minimum(weights[mine][at[found]], theirs) * theirs
-        dots = np.bincount(where[~mine][found] - images, weights=products, minlength=sentences - images)
+        known, positions = _lookup(keys[mine], keys[~mine])
+        theirs = weights[~mine][known]
+        products = np.minimum(weights[mine][positions[known]], theirs) * theirs
+        dots = np.bincount(where[~mine][known] - images, weights=products, minlength=sentences - images)
         scale = norms[owner] * norms[images:]
         total += np.divide(dots, scale, out=np.zeros(len(dots)), where=scale > 0)
     bigrams = np.maximum(grams.lengths - 1, 0)

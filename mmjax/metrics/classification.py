@@ -37,8 +37,8 @@ def label_ranks(scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " 
         block, label = scores[rows], labels[rows, None]
         if not np.isfinite(block).all():
             raise ValueError("scores are not finite: the embeddings hold NaN or infinity")
-        own = np.take_along_axis(block, label, axis=1)
-        ranks[rows] = 1 + np.sum((block > own) | ((block == own) & (columns < label)), axis=1)
+        label_scores = np.take_along_axis(block, label, axis=1)
+        ranks[rows] = 1 + np.sum((block > label_scores) | ((block == label_scores) & (columns < label)), axis=1)
     return ranks
 
 
@@ -107,11 +107,11 @@ def average_precisions(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarra
         raise ValueError(f"scores {scores.shape} and targets {targets.shape} should be equal and show some class")
     if not np.isfinite(scores).all():
         raise ValueError("scores are not finite: the embeddings hold NaN or infinity")
-    found = np.full(scores.shape[1], np.nan)
+    precisions = np.full(scores.shape[1], np.nan)
     for label in np.flatnonzero(targets.any(axis=0)):
         ranks = 1 + np.flatnonzero(targets[np.argsort(-scores[:, label], kind="stable"), label])
-        found[label] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
-    return found
+        precisions[label] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+    return precisions
 
 
 def rank_metrics(

@@ -35,7 +35,7 @@ def ref_clip_scores(
     Raises:
       ValueError: for an image without references.
     """
-    counts = np.array([len(own) for own in reference_embeddings])
+    counts = np.array([len(references) for references in reference_embeddings])
     if counts.shape != (len(caption_embeddings),) or not counts.all():
         raise ValueError(f"references for {np.count_nonzero(counts)} of {len(caption_embeddings)} captions")
     repeated = np.repeat(caption_embeddings, counts, axis=0)

@@ -29,9 +29,9 @@ def winoground_correct(scores: Float[np.ndarray, "N 2 2"]) -> dict[str, Bool[np.
       `text_acc`: for both images the right caption scores higher. `image_acc`: for both captions the right image scores
       higher. `acc`: both (the group score). An equal score is not higher, so a constant model scores 0.
     """
-    own = np.einsum("NII->NI", scores)
+    matching = np.einsum("NII->NI", scores)
     other_text, other_image = scores[:, [0, 1], [1, 0]], scores[:, [1, 0], [0, 1]]
-    text, image = (own > other_text).all(axis=1), (own > other_image).all(axis=1)
+    text, image = (matching > other_text).all(axis=1), (matching > other_image).all(axis=1)
     return {"image_acc": image, "text_acc": text, "acc": image & text}
 
 
@@ -40,7 +40,7 @@ def winoground_metrics(
 ) -> dict[str, float]:
     """The text, image and group scores, in [0, 1]; see `winoground_correct`."""
     correct = winoground_correct(winoground_scores(image_embeddings, text_embeddings))
-    return {name: float(each.mean()) for name, each in correct.items()}
+    return {name: float(values.mean()) for name, values in correct.items()}
 
 
 def sugarcrepe_correct(

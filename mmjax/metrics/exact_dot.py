@@ -57,12 +57,15 @@ class Scores:
         queries, gallery = (x[:, None] if x.ndim == 2 else x for x in (queries, gallery))
         self.queries, self.gallery = queries, gallery  # [Q, V, E], [G, W, E]
         query_norms, gallery_norms = _norms("queries", queries), _norms("gallery", gallery)
-        own = np.frexp(query_norms / _HEADROOM)[1]
+        query_exponents = np.frexp(query_norms / _HEADROOM)[1]
         largest, gallery_largest = (int(np.frexp(norms.max() / _HEADROOM)[1]) for norms in (query_norms, gallery_norms))
-        self._query_factor, self._gallery_factor = np.ldexp(1.0, _BITS - own), np.ldexp(1.0, _BITS - gallery_largest)
+        self._query_factor, self._gallery_factor = (
+            np.ldexp(1.0, _BITS - query_exponents),
+            np.ldexp(1.0, _BITS - gallery_largest),
+        )
         self._query_unit, self._gallery_unit = np.ldexp(1.0, -largest), np.ldexp(1.0, -gallery_largest)
-        self.scale = np.ldexp(1.0, own + gallery_largest - 2 * _BITS)
-        self.unit = np.ldexp(1.0, own - largest - 2 * _BITS)
+        self.scale = np.ldexp(1.0, query_exponents + gallery_largest - 2 * _BITS)
+        self.unit = np.ldexp(1.0, query_exponents - largest - 2 * _BITS)
         # However a sum of E float32 products is ordered, it is off by at most E u |q| |g| / (1 - E u), u = 2**-24
         # (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); two more roundings make the inputs
         # float32, and fixed point moves every coordinate by half a step. The constant is for underflow.
@@ -133,7 +136,7 @@ def top_matches(
 def _top_of_rows(scores: Scores, rows: slice, count: int, k: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     size = rows.stop - rows.start
     unit, margin = scores.unit[rows, None], scores.margin[rows, None]
-    kept, kept_at = np.full((size, k), -np.inf), np.full((size, k), count)
+    kept, kept_items = np.full((size, k), -np.inf), np.full((size, k), count)
     for columns in blocks(count, block):
         near = scores.approximate(rows, columns)
         with np.errstate(invalid="ignore"):
@@ -142,16 +145,16 @@ def _top_of_rows(scores: Scores, rows: slice, count: int, k: int, block: int) ->
         if np.count_nonzero(mask) > 2 * k * size and near.shape[1] > k:
             # An item whose float32 score is further below the k-th one than both can be wrong is not among the best.
             mask &= near >= below(np.partition(near, -k, axis=1)[:, -k, None].astype(np.float64) - 2 * margin)
-        at, item = np.divmod(np.flatnonzero(mask), near.shape[1])
-        found = scores.some(at + rows.start, item + columns.start, rows, columns)
-        at = np.concatenate([np.arange(size).repeat(k), at])
-        item = np.concatenate([kept_at.ravel(), item + columns.start])
-        found = np.concatenate([kept.ravel(), found])
-        order = np.lexsort((item, -found, at))
-        place = np.arange(len(order)) - np.searchsorted(at[order], np.arange(size))[at[order]]
-        order = order[place < k]  # every query has at least the k that were kept, so this is k for each
-        kept, kept_at = found[order].reshape(size, k), item[order].reshape(size, k)
-    return kept_at, kept
+        row, item = np.divmod(np.flatnonzero(mask), near.shape[1])
+        products = scores.some(row + rows.start, item + columns.start, rows, columns)
+        row = np.concatenate([np.arange(size).repeat(k), row])
+        item = np.concatenate([kept_items.ravel(), item + columns.start])
+        products = np.concatenate([kept.ravel(), products])
+        order = np.lexsort((item, -products, row))
+        position = np.arange(len(order)) - np.searchsorted(row[order], np.arange(size))[row[order]]
+        order = order[position < k]  # every query has at least the k that were kept, so this is k for each
+        kept, kept_items = products[order].reshape(size, k), item[order].reshape(size, k)
+    return kept_items, kept
 
 
 def below(values: Float64[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:

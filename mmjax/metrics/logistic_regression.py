@@ -88,7 +88,7 @@ def fit(
         gradient[:, :-1] += penalty * weights
         return loss + 0.5 * penalty * float(np.vdot(weights, weights)), gradient.ravel()
 
-    found = scipy.optimize.minimize(
+    result = scipy.optimize.minimize(
         objective,
         first.ravel(),
         jac=True,
@@ -101,9 +101,9 @@ def fit(
             ftol=_LOSS,
         ),
     )
-    weights = found.x.reshape(shape)
+    weights = result.x.reshape(shape)
     # Status 1 is too many iterations; 2 is a line search without a lower point, where rounding hides what is left.
-    return Logistic(weights[:, :-1], weights[:, -1], classes, float(found.fun), int(found.nit), found.status != 1)
+    return Logistic(weights[:, :-1], weights[:, -1], classes, float(result.fun), int(result.nit), result.status != 1)
 
 
 def _cross_entropy(
@@ -114,17 +114,17 @@ def _cross_entropy(
     transposed, offset = np.ascontiguousarray(weights.T, dtype), bias.astype(dtype)
     loss, gradient = 0.0, np.zeros((len(bias), features.shape[1] + 1))
     for rows in blocks(len(features), _BLOCK):
-        own, examples = targets[rows], np.arange(rows.stop - rows.start)
+        labels, examples = targets[rows], np.arange(rows.stop - rows.start)
         logits = features[rows] @ transposed
         logits += offset
         logits -= logits.max(axis=1, keepdims=True)
-        right = logits[examples, own]
+        right = logits[examples, labels]
         # Denormal numbers would slow everything after by far, and tell nothing at float32's precision.
         np.exp(np.maximum(logits, _LEAST, out=logits), out=logits)
         sums = logits.sum(axis=1, keepdims=True)
         loss += float(np.log(sums).sum(dtype=np.float64) - right.sum(dtype=np.float64))
         logits /= sums
-        logits[examples, own] -= 1
+        logits[examples, labels] -= 1
         # In this order: BLAS is several times slower at a product whose first factor has few rows.
         gradient[:, :-1] += (features[rows].T @ logits).T
         gradient[:, -1] += logits.sum(axis=0, dtype=np.float64)

@@ -58,10 +58,10 @@ def meteor(
         evaluation = f" {_SEPARATOR} ".join(["EVAL", *statistics])
         scores = program.ask([evaluation], len(candidates) + 1)
         try:
-            *each, whole = map(float, scores)
+            *caption_scores, corpus_score = map(float, scores)
         except ValueError as error:
             raise UserError(f"METEOR: its program answered {scores[0][:80]!r}; expected a score") from error
-    return whole, np.array(each)
+    return corpus_score, np.array(caption_scores)
 
 
 def check() -> None:
@@ -128,8 +128,8 @@ class _Program:
             ) from None
         if answer is None:
             self._errors.seek(0)
-            told = self._errors.read().decode(errors="replace").strip().splitlines() or ["without a message"]
-            raise UserError(f"METEOR: its program ended early ({told[0][:200]}); check `java -version`")
+            message = self._errors.read().decode(errors="replace").strip().splitlines() or ["without a message"]
+            raise UserError(f"METEOR: its program ended early ({message[0][:200]}); check `java -version`")
         return answer.decode().strip()
 
     def close(self) -> None:

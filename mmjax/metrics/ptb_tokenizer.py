@@ -210,23 +210,23 @@ def ptb_tokens(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _scan(text: str) -> tuple[str, ...]:
-    found, at = [], 0
+    tokens, position = [], 0
     text = f"{text.rstrip()}\n"  # Rules look ahead: every caption is a line.
-    while at < len(text):
-        if space := _SPACES.match(text, at):
-            at = space.end()
+    while position < len(text):
+        if space := _SPACES.match(text, position):
+            position = space.end()
             continue
-        plain = _PLAIN.match(text, at)
+        plain = _PLAIN.match(text, position)
         if plain and plain[0].lower() not in _SPLIT:
-            found.append(plain[0].lower())
-            at = plain.end()
+            tokens.append(plain[0].lower())
+            position = plain.end()
             continue
         best, length, make = "", 0, _same
         for pattern, how in _COMPILED:
-            match = pattern.match(text, at)
-            if match and max(match.end(1), match.end(2)) - at > length:
-                best, length, make = match[1], max(match.end(1), match.end(2)) - at, how
+            match = pattern.match(text, position)
+            if match and max(match.end(1), match.end(2)) - position > length:
+                best, length, make = match[1], max(match.end(1), match.end(2)) - position, how
         if best:
-            found.append(make(best).replace("\u00ad", "").lower())
-        at += max(len(best), 1)  # What no rule knows is dropped.
-    return tuple(found)
+            tokens.append(make(best).replace("\u00ad", "").lower())
+        position += max(len(best), 1)  # What no rule knows is dropped.
+    return tuple(tokens)

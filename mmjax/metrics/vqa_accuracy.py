@@ -97,8 +97,8 @@ def score_answers(
         prediction, people = compared(prediction, people)
         accuracies[i] = agreement(sum(answer == prediction for answer in people), len(people))
     kinds = np.array(types)
-    there = [kind for kind in TYPES if (kinds == kind).any()] + sorted(set(types) - set(TYPES))
-    by_type = {f"accuracy_{kind}": float(accuracies[kinds == kind].mean()) for kind in there}
+    present = [kind for kind in TYPES if (kinds == kind).any()] + sorted(set(types) - set(TYPES))
+    by_type = {f"accuracy_{kind}": float(accuracies[kinds == kind].mean()) for kind in present}
     return VqaScores({"accuracy": float(accuracies.mean())} | by_type, accuracies, list(types))
 
 

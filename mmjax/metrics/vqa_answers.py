@@ -46,12 +46,14 @@ _IRREGULAR = ("ma'am", "o'clock", "'ow's'at", "'twas", "y'all", "y'all'd've", "y
 _APOSTROPHES = [*_IRREGULAR, *(stem + end for end, stems in _ENDINGS.items() for stem in stems.split())]
 
 
-def _lacking_one(word: str) -> list[str]:
+def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
 
 
 # Each word lacking one of its apostrophes gets it back. The official table has one entry the wrong way round.
-_CONTRACTIONS = {lacking: word for word in _APOSTROPHES for lacking in _lacking_one(word)} | {"somebody'd": "somebodyd"}
+_CONTRACTIONS = {misspelt: word for word in _APOSTROPHES for misspelt in _without_one_apostrophe(word)} | {
+    "somebody'd": "somebodyd"
+}
 
 
 def agreement(matches: int, people: int) -> float:
@@ -106,7 +108,7 @@ def answer_key(answer: str) -> str:
     return normalize_answer(answer) or " ".join(answer.lower().split())
 
 
-def soft_scores(answers: Sequence[str], places: Mapping[str, int]) -> Float32[np.ndarray, " A"]:
+def soft_scores(answers: Sequence[str], index: Mapping[str, int]) -> Float32[np.ndarray, " A"]:
     """Training targets of a question: how right each answer of a list is, see `agreement`.
 
     Of ten people, 1, 2, 3, 4 and more who gave an answer make 0.3, 0.6, 0.9 and 1, as in ViLT, for binary cross-entropy
@@ -116,27 +118,27 @@ def soft_scores(answers: Sequence[str], places: Mapping[str, int]) -> Float32[np
 
     Args:
       answers: what people answered, with repetitions.
-      places: the list: each answer, as `answer_key` writes it, with its place.
+      index: of each answer in the list, as `answer_key` writes it.
     """
-    scores = np.zeros(len(places), np.float32)
+    scores = np.zeros(len(index), np.float32)
     for answer, count in collections.Counter(map(answer_key, answers)).items():
-        if answer in places:
-            scores[places[answer]] = agreement(count, len(answers))
+        if answer in index:
+            scores[index[answer]] = agreement(count, len(answers))
     return scores
 
 
-def answer_places(names: Sequence[str]) -> dict[str, int]:
-    """Where each answer of a list stands, for `soft_scores`.
+def answer_index(names: Sequence[str]) -> dict[str, int]:
+    """The index of each answer in a list, for `soft_scores`.
 
     Raises:
       UserError: two of them are one answer once they are normalised.
     """
-    places: dict[str, int] = {}
-    for place, name in enumerate(names):
-        first = places.setdefault(answer_key(name), place)
-        if first != place:
+    index: dict[str, int] = {}
+    for i, name in enumerate(names):
+        first = index.setdefault(answer_key(name), i)
+        if first != i:
             raise UserError(f"data.answers: {names[first]!r} and {name!r} are one answer; name it once")
-    return places
+    return index
 
 
 def answer_type(answers: Sequence[str]) -> str:

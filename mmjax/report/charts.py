@@ -58,8 +58,8 @@ def render_curves(history: Sequence[Mapping]) -> str:
     named = list(dict.fromkeys(key for line in train for key in line))
     parts = [key for key in named if key.startswith("loss_")]
     hits = [key for key in named if key.endswith("accuracy")]
-    told = {"accuracy": "in the training batch"}
-    accuracies = [make_series(train, key, told.get(key, key.replace("_", " ")), True) for key in hits]
+    legend = {"accuracy": "in the training batch"}
+    accuracies = [make_series(train, key, legend.get(key, key.replace("_", " ")), True) for key in hits]
     losses = [make_series(train, key, key.removeprefix("loss_"), True) for key in parts]
     charts = [
         ("Loss", trained("loss", "training", True) + evaluated({"loss": "held out"})),
@@ -70,7 +70,7 @@ def render_curves(history: Sequence[Mapping]) -> str:
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),
         ("Throughput", trained("images_per_second", "images per second", True)),
     ]
-    charts = [(name, [each for each in series if each.steps]) for name, series in charts]
+    charts = [(name, [curve for curve in series if curve.steps]) for name, series in charts]
     cards = [_chart(i, name, series) for i, (name, series) in enumerate(charts) if series]
     if not cards:
         return "<h2>Learning curves</h2><p>No training history was recorded.</p>"
@@ -120,15 +120,15 @@ def _chart(index: int, name: str, series: list[_Series]) -> str:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 2.5))
         axes = figure.add_axes((0.115, 0.115, 0.865, 0.84))
-        for number, each in enumerate(series):
+        for number, curve in enumerate(series):
             colour = f"#03030{number % _SERIES}"
-            dots = "o" if len(each.steps) <= 40 else None
+            dots = "o" if len(curve.steps) <= 40 else None
             line = {"color": colour, "linewidth": 1.6, "solid_joinstyle": "round", "solid_capstyle": "round"}
-            if each.noisy and len(each.steps) > 40:
-                axes.plot(each.steps, each.values, **line | {"linewidth": 0.8}, alpha=0.3)
-                axes.plot(each.steps, smooth(each.values), **line)
+            if curve.noisy and len(curve.steps) > 40:
+                axes.plot(curve.steps, curve.values, **line | {"linewidth": 0.8}, alpha=0.3)
+                axes.plot(curve.steps, smooth(curve.values), **line)
             else:
-                axes.plot(each.steps, each.values, **line, marker=dots, markersize=3)
+                axes.plot(curve.steps, curve.values, **line, marker=dots, markersize=3)
         axes.patch.set_visible(False)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
@@ -142,9 +142,9 @@ def _chart(index: int, name: str, series: list[_Series]) -> str:
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     svg = _inline(stream.getvalue(), f"chart{index}-", name)
     legend = "".join(
-        f'<span><i style="background:var(--c{number % _SERIES})"></i>{escape(each.label)}</span>'
-        for number, each in enumerate(series)
-        if each.label != name.lower()
+        f'<span><i style="background:var(--c{number % _SERIES})"></i>{escape(curve.label)}</span>'
+        for number, curve in enumerate(series)
+        if curve.label != name.lower()
     )
     return f"<div class=card><h3>{escape(name)}</h3><div class=legend>{legend}</div>{svg}</div>"
 

@@ -37,13 +37,15 @@ def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Seque
     path = paths_lib.as_path(output)
     paths_lib.make_folder(path.parent, "--output")
     if kind == "json":
-        told = [
-            {"query": query, "results": [dataclasses.asdict(each) for each in found]}
-            for query, found in zip(queries, answers, strict=True)
+        records = [
+            {"query": query, "results": [dataclasses.asdict(match) for match in matches]}
+            for query, matches in zip(queries, answers, strict=True)
         ]
-        paths_lib.write_atomically(path, json.dumps(told, indent=2) + "\n")
+        paths_lib.write_atomically(path, json.dumps(records, indent=2) + "\n")
         return
-    thumbnails = {each.path: _thumbnail(f"{folder.rstrip('/')}/{each.path}") for found in answers for each in found}
+    thumbnails = {
+        match.path: _thumbnail(f"{folder.rstrip('/')}/{match.path}") for matches in answers for match in matches
+    }
     if kind == "html":
         paths_lib.write_atomically(path, _page(queries, answers, thumbnails))
         return
@@ -62,14 +64,14 @@ def _thumbnail(path: str) -> Image.Image:
 
 def _page(queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails: Mapping[str, Image.Image]) -> str:
     sections = []
-    for query, found in zip(queries, answers, strict=True):
+    for query, matches in zip(queries, answers, strict=True):
         figures = ""
-        for each in found:
+        for match in matches:
             stream = io.BytesIO()
-            thumbnails[each.path].save(stream, "PNG")
+            thumbnails[match.path].save(stream, "PNG")
             uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-            name = _text(each.path)
-            figures += f'<figure><img alt="{name}" src="{uri}"><figcaption>{each.score:.4f}<br>{name}</figcaption>'
+            name = _text(match.path)
+            figures += f'<figure><img alt="{name}" src="{uri}"><figcaption>{match.score:.4f}<br>{name}</figcaption>'
             figures += "</figure>"
         sections.append(f"<h2>{_text(query)}</h2><div>{figures}</div>")
     style = (
@@ -93,18 +95,18 @@ def _sheet(
 ) -> Image.Image:
     font = ImageFont.load_default(13)
     cell = _THUMBNAIL + _MARGIN, _THUMBNAIL + 2 * _LINE + _MARGIN
-    heights = [2 * _LINE + -(-len(found) // _COLUMNS) * cell[1] for found in answers]
+    heights = [2 * _LINE + -(-len(matches) // _COLUMNS) * cell[1] for matches in answers]
     sheet = Image.new("RGB", (_COLUMNS * cell[0] + _MARGIN, max(1, sum(heights)) + _MARGIN), "white")
     draw, top = ImageDraw.Draw(sheet), _MARGIN
-    for query, found, height in zip(queries, answers, heights, strict=True):
+    for query, matches, height in zip(queries, answers, heights, strict=True):
         draw.text((_MARGIN, top), _cut(draw, query, sheet.width - 2 * _MARGIN, font), "black", font)
-        for place, each in enumerate(found):
-            row, column = divmod(place, _COLUMNS)
+        for i, match in enumerate(matches):
+            row, column = divmod(i, _COLUMNS)
             corner = _MARGIN + column * cell[0], top + 2 * _LINE + row * cell[1]
-            sheet.paste(thumbnails[each.path], corner)
-            for line, told in enumerate((f"{each.score:.4f}", each.path.rpartition("/")[2])):
-                at = corner[0], corner[1] + _THUMBNAIL + line * _LINE
-                draw.text(at, _cut(draw, told, _THUMBNAIL, font), "black", font)
+            sheet.paste(thumbnails[match.path], corner)
+            for line, caption in enumerate((f"{match.score:.4f}", match.path.rpartition("/")[2])):
+                position = corner[0], corner[1] + _THUMBNAIL + line * _LINE
+                draw.text(position, _cut(draw, caption, _THUMBNAIL, font), "black", font)
         top += height
     return sheet
 

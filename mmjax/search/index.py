@@ -41,13 +41,13 @@ def list_images(folder: str) -> dict[str, str]:
         root = root.rstrip("/")
         if not fs.isdir(root):
             raise UserError(f"--images={folder}: there is no such folder")
-        found = fs.find(root, detail=True)
+        files = fs.find(root, detail=True)
     except (OSError, ValueError, ImportError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"--images={folder}: cannot be listed ({' '.join(str(error).split())})") from error
     images = {}
-    for path, info in sorted(found.items()):
+    for path, info in sorted(files.items()):
         within = path[len(root) + 1 :]
         if within.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in within.split("/")):
             stamps = (info.get(key) for key in ("mtime", "etag", "ETag", "md5Hash", "LastModified", "last_modified"))
@@ -98,8 +98,8 @@ class Index:
             paths_lib.write_atomically(head, json.dumps({"format": _FORMAT, "model": dict(model)}, indent=2) + "\n")
             return
         try:
-            found = json.loads(head.read_text())
-            form, other = found["format"], dict(found["model"])
+            stored = json.loads(head.read_text())
+            form, other = stored["format"], dict(stored["model"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"--index={folder}: {head.name} is damaged; give --rebuild to make the index anew"
@@ -136,9 +136,9 @@ class Index:
         new = [path for path in images if path not in seen]
         for start in range(0, len(new), _PART):
             paths = new[start : start + _PART]
-            embeddings, places, reasons = embed(paths)
-            files = [(paths[place], images[paths[place]]) for place in places]
-            bad = [(paths[place], images[paths[place]], why) for place, why in reasons.items()]
+            embeddings, readable, reasons = embed(paths)
+            files = [(paths[i], images[paths[i]]) for i in readable]
+            bad = [(paths[i], images[paths[i]], why) for i, why in reasons.items()]
             self._write(max(self.parts, default=-1) + 1, _Part(files, bad, np.asarray(embeddings, np.float32)))
         self._merge_small()
         return dropped, len(new)
@@ -162,15 +162,15 @@ class Index:
             return
         parts = [self.parts[number] for number in small]
         rows = [part.embeddings for part in parts if part.files]
-        whole = _Part(
-            [each for part in parts for each in part.files],
-            [each for part in parts for each in part.bad],
+        merged = _Part(
+            [entry for part in parts for entry in part.files],
+            [entry for part in parts for entry in part.bad],
             np.concatenate(rows) if rows else parts[0].embeddings,
         )
         # Written before the others go: what is then there twice is found again as seen.
-        self._write(max(self.parts) + 1, whole)
+        self._write(max(self.parts) + 1, merged)
         for number in small:
-            self._write(number, _Part([], [], whole.embeddings[:0]))
+            self._write(number, _Part([], [], merged.embeddings[:0]))
 
     def _numbers(self) -> list[int]:
         names = (path.name for path in self.folder.iterdir())
@@ -183,7 +183,7 @@ class Index:
         try:
             with np.load(io.BytesIO(self._path(number).read_bytes()), allow_pickle=False) as stored:
                 head, embeddings = json.loads(stored["files"].tobytes()), stored["embeddings"]
-            part = _Part([tuple(each) for each in head["files"]], [tuple(each) for each in head["bad"]], embeddings)
+            part = _Part([tuple(entry) for entry in head["files"]], [tuple(entry) for entry in head["bad"]], embeddings)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             return None
         return part if len(part.files) == len(embeddings) else None

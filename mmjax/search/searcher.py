@@ -62,18 +62,18 @@ class Searcher:
             nonlocal bar
             bar = bar or tqdm(total=len(images), unit="image", desc="embedding", smoothing=0.1, file=sys.stderr)
             source = _Files(folder, paths)
-            places, reasons = [], {}
+            readable, reasons = [], {}
 
             def stream() -> Iterator[np.ndarray]:
-                for place, example in enumerate(_Readable(source, self.image_spec).read(range(len(paths)))):
+                for i, example in enumerate(_Readable(source, self.image_spec).read(range(len(paths)))):
                     bar.update()
                     if isinstance(example, str):
-                        reasons[place] = example
+                        reasons[i] = example
                     else:
-                        places.append(place)
+                        readable.append(i)
                         yield example.image
 
-            return self._embed(stream()), places, reasons
+            return self._embed(stream()), readable, reasons
 
         try:
             return index.update(images, embed_paths)
@@ -101,10 +101,10 @@ class Searcher:
             spec = self.image_spec
             prepared = EvalExamples(_Queries(pictures), spec).read(range(len(pictures)))
             rows.append(self._embed(example.image for example in prepared))
-        at, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
+        positions, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
         return [
-            [Found(paths[i], float(score)) for i, score in zip(places, values, strict=True)]
-            for places, values in zip(at.tolist(), scores, strict=True)
+            [Found(paths[i], float(score)) for i, score in zip(row, values, strict=True)]
+            for row, values in zip(positions.tolist(), scores, strict=True)
         ]
 
     def _embed(self, images: Iterable[np.ndarray]) -> np.ndarray:

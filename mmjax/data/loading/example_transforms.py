@@ -22,7 +22,7 @@ from mmjax.data.image.crops import train_image
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.record import Record
 from mmjax.data.text.tokenizer import Tokenizer
-from mmjax.metrics.vqa_answers import answer_places, soft_scores
+from mmjax.metrics.vqa_answers import answer_index, soft_scores
 
 Arrays = dict[str, np.ndarray]
 
@@ -89,7 +89,7 @@ class QuestionPreparer:
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
-        return answer_places(self.answers)
+        return answer_index(self.answers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,7 +88,7 @@ def linear_probe(
         if exponent not in fitted:
             settings = dict(inverse_l2=10.0**exponent, max_iterations=max_iterations)
             # Never from a weaker penalty's: what the tolerance leaves of its large weights would outweigh small ones.
-            stronger = max((each for each in models if each < exponent), default=None)
+            stronger = max((other for other in models if other < exponent), default=None)
             models[exponent] = logistic_regression.fit(
                 kept, train_labels[~held], start=models.get(stronger), **settings
             )
@@ -101,7 +101,7 @@ def linear_probe(
     step = tried[1] - tried[0] if len(tried) > 1 else 0.0
     for _ in range(refinements if step else 0):
         step /= 2
-        near = [each for each in (best - step, best, best + step) if tried[0] <= each <= tried[-1]]
+        near = [exponent for exponent in (best - step, best, best + step) if tried[0] <= exponent <= tried[-1]]
         best = max(near, key=lambda exponent: (accuracy(exponent), -exponent))
 
     final = logistic_regression.fit(train_features, train_labels, inverse_l2=10.0**best, max_iterations=max_iterations)
@@ -120,8 +120,8 @@ def held_out(labels: Integer[np.ndarray, " N"], share: float, *, seed: int) -> B
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == label))
-        held[own[: min(max(1, round(share * len(own))), len(own) - 1)]] = True
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
     return held
 
 
@@ -172,17 +172,17 @@ def knn(
     gallery = _unit(train_features)
     ranks, predictions = ({k: np.empty(len(test_labels), np.int64) for k in ks} for _ in range(2))
     for rows in blocks(len(test_labels), _BLOCK):
-        at, cosines = top_matches(_unit(test_features[rows]), gallery, max(ks))
+        neighbours, cosines = top_matches(_unit(test_features[rows]), gallery, max(ks))
         # A common factor changes no vote, and keeps exp() of a low temperature in range.
         away = cosines.astype(np.float64) - cosines[:, :1]
         weights = np.exp(away / temperature) if vote == "weighted" else np.ones_like(away)
-        voted, examples = train_labels[at], np.arange(len(at))[:, None]
+        voted, examples = train_labels[neighbours], np.arange(len(neighbours))[:, None]
         for k in ks:
-            votes = np.zeros((len(at), classes))
+            votes = np.zeros((len(neighbours), classes))
             np.add.at(votes, (examples, voted[:, :k]), weights[:, :k])
             ranks[k][rows], predictions[k][rows] = label_ranks(votes, test_labels[rows]), votes.argmax(axis=1)
-    found = {k: label_rank_metrics(ranks[k], test_labels, classes) for k in ks}
-    metrics = {f"{name}@{k}": value for k, own in found.items() for name, value in own.items()}
+    metrics_of_k = {k: label_rank_metrics(ranks[k], test_labels, classes) for k in ks}
+    metrics = {f"{name}@{k}": value for k, values in metrics_of_k.items() for name, value in values.items()}
     return KnnResult(metrics, predictions)
 
 
@@ -242,13 +242,13 @@ def few_shot_metrics(
         rng = np.random.default_rng([seed, episode])
         chosen = rng.choice(names, ways, replace=False).tolist()
         drawn = np.stack([rng.choice(members[name], shots + queries, replace=False) for name in chosen])
-        support, asked = unit[drawn[:, :shots]], unit[drawn[:, shots:]].reshape(ways * queries, -1)
+        support, queried = unit[drawn[:, :shots]], unit[drawn[:, shots:]].reshape(ways * queries, -1)
         truth = np.repeat(np.arange(ways), queries)
         if head == "centroid":
-            scores = asked @ _unit(support.mean(axis=1)).T
+            scores = queried @ _unit(support.mean(axis=1)).T
         else:
-            rows, own = support.reshape(ways * shots, -1), np.repeat(np.arange(ways), shots)
-            scores = logistic_regression.fit(rows, own, inverse_l2=inverse_l2).scores(asked, ways)
+            rows, support_labels = support.reshape(ways * shots, -1), np.repeat(np.arange(ways), shots)
+            scores = logistic_regression.fit(rows, support_labels, inverse_l2=inverse_l2).scores(queried, ways)
         accuracies.append(classification_metrics(scores, truth)["acc1"])
     deviation = np.std(accuracies, ddof=1)
     return {"acc1": float(np.mean(accuracies)), "acc1_interval95": float(1.96 * deviation / np.sqrt(episodes))}

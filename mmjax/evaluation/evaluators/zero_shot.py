@@ -100,10 +100,10 @@ def zero_shot_weights(
       UserError: as `class_prompts`.
     """
     weights: list[np.ndarray] = []
-    for part in _calls(class_prompts(class_names, templates)):
-        embedded = _normalise(embed_texts([prompt for own in part for prompt in own]).astype(np.float64))
-        for own in np.split(embedded, np.cumsum([len(own) for own in part])[:-1]):
-            weights.append(_normalise(own.mean(axis=0)).astype(np.float32))
+    for part in _prompts_by_call(class_prompts(class_names, templates)):
+        embedded = _normalise(embed_texts([prompt for texts in part for prompt in texts]).astype(np.float64))
+        for class_rows in np.split(embedded, np.cumsum([len(texts) for texts in part])[:-1]):
+            weights.append(_normalise(class_rows.mean(axis=0)).astype(np.float32))
     return np.stack(weights)
 
 
@@ -161,15 +161,15 @@ def evaluate_multilabel(
     return MultilabelResult({"mean_average_precision": float(np.nanmean(precisions))}, weights, precisions)
 
 
-def _calls(classes: list[list[str]]) -> Iterator[list[list[str]]]:
+def _prompts_by_call(classes: list[list[str]]) -> Iterator[list[list[str]]]:
     """Cuts the classes' prompts into parts that are embedded at a time."""
     part, size = [], 0
-    for own in classes:
-        if part and size + len(own) > _PROMPTS_PER_CALL:
+    for texts in classes:
+        if part and size + len(texts) > _PROMPTS_PER_CALL:
             yield part
             part, size = [], 0
-        part.append(own)
-        size += len(own)
+        part.append(texts)
+        size += len(texts)
     yield part
 
 

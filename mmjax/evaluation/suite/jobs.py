@@ -105,21 +105,21 @@ class Job:
 
     def settings(self, task: str, suite: ConfigDict) -> dict[str, Any]:
         """Everything that the outcome of a task depends on, besides the model."""
-        told: dict[str, Any] = {"source": self.source}
-        told |= {key: getattr(self, key) for key in ("image_key", "caption_keys") if getattr(self, key)}
+        settings: dict[str, Any] = {"source": self.source}
+        settings |= {key: getattr(self, key) for key in ("image_key", "caption_keys") if getattr(self, key)}
         if TASKS[task]:
-            told["train"] = self.train
+            settings["train"] = self.train
         if task == "zeroshot_classification":
-            told |= {"prompts": self.prompts, "prompts_digest": self.prompts_digest, "bootstrap": suite.bootstrap}
+            settings |= {"prompts": self.prompts, "prompts_digest": self.prompts_digest, "bootstrap": suite.bootstrap}
         if task == "zeroshot_retrieval":
-            told["fold_size"] = self.fold_size
+            settings["fold_size"] = self.fold_size
         if task in ("zeroshot_retrieval", "clip_score") and suite.bootstrap:
-            told["bootstrap"] = suite.bootstrap
+            settings["bootstrap"] = suite.bootstrap
         if task in ("knn", "few_shot", "clip_score"):
-            told |= suite[task].to_dict()
-        if task in ("linear_probe", "few_shot") or told.get("bootstrap"):
-            told["seed"] = suite.seed
-        return json.loads(json.dumps(told))  # as it is read back: lists for tuples
+            settings |= suite[task].to_dict()
+        if task in ("linear_probe", "few_shot") or settings.get("bootstrap"):
+            settings["seed"] = suite.seed
+        return json.loads(json.dumps(settings))  # as it is read back: lists for tuples
 
 
 def make_jobs(suite: ConfigDict) -> list[Job]:
@@ -135,21 +135,21 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
         if name not in wanted:
             continue
         field = f"datasets.{name}"
-        lacking = [key for key in dataset("") if key not in entry]
-        if lacking:
-            raise UserError(f"{field} has no field {lacking[0]!r}; make it with mmjax.evaluation.suite.jobs.dataset")
+        missing = [key for key in dataset("") if key not in entry]
+        if missing:
+            raise UserError(f"{field} has no field {missing[0]!r}; make it with mmjax.evaluation.suite.jobs.dataset")
         for task in entry.tasks:
             validate_choice(f"{field}.tasks", task, TASKS)
             if TASKS[task] and not entry.train:
                 raise UserError(f"{field}.train is empty, but {task} learns from a training split; name its source")
-        named = entry.prompts or prompts.find(name) or prompts.OWN
+        named = entry.prompts or prompts.find(name) or prompts.KEEP_SOURCE
         digest = ""
-        if named != prompts.OWN:
+        if named != prompts.KEEP_SOURCE:
             digest = prompts.load(named, dataset=name, field=f"{field}.prompts").digest()
         fill = lambda text: text.replace("{root}", suite.root.rstrip("/"))
-        found = {key: entry[key] for key in dataset("")}
+        fields = {key: entry[key] for key in dataset("")}
         filled = {"source": fill(entry.source), "train": fill(entry.train), "prompts_digest": digest}
-        jobs.append(Job(name=name, **found | filled))
+        jobs.append(Job(name=name, **fields | filled))
         if not jobs[-1].source:
             raise UserError(f"{field}.source is empty; name the data, e.g. wds:DIR or folder:DIR")
     return jobs
@@ -162,7 +162,7 @@ def chosen(suite: ConfigDict) -> set[str]:
       UserError: an unknown name.
     """
     known = [*suite.collections, *suite.datasets, "all"]
-    found: set[str] = set()
+    selected: set[str] = set()
     for name in filter(None, (part.strip() for part in suite.collection.split("+"))):
         if name not in known:
             raise UserError(
@@ -176,20 +176,20 @@ def chosen(suite: ConfigDict) -> set[str]:
                 raise UserError(
                     f"collections.{name} names {member!r}, which is no dataset{did_you_mean(member, suite.datasets)}"
                 )
-        found |= set(members)
-    if not found:
+        selected |= set(members)
+    if not selected:
         raise UserError(f"collection={suite.collection!r} names no dataset; choose one of: {', '.join(known)}")
-    return found
+    return selected
 
 
 def means(records: Sequence[dict[str, Any]], suite: ConfigDict) -> dict[str, tuple[float, int]]:
     """The mean of the main metrics over each collection of which every dataset is there: (mean, number of datasets)."""
-    found = {}
+    means_by_collection = {}
     for name, members in suite.collections.items():
         values = [main_value(records, member, suite.datasets[member]) for member in members]
         if len(values) > 1 and all(value is not None for value in values):
-            found[name] = (sum(values) / len(values), len(values))
-    return found
+            means_by_collection[name] = (sum(values) / len(values), len(values))
+    return means_by_collection
 
 
 def main_value(records: Sequence[dict[str, Any]], name: str, entry: Any) -> float | None:

@@ -167,93 +167,95 @@ def run(
             yield each.job, Evaluation(each.job.name, task, len(found), metrics, kept)
 
 
-def _classify(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _classify(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
     # The held-out loss depends on the batch, which is no part of a suite's settings.
-    metrics, matching = contrastive.classify(found, embedder, with_loss=False)
+    metrics, matching = contrastive.classify(test, embedder, with_loss=False)
     if config.bootstrap and matching.confusion is not None:
         # A mean does not depend on the order of its values, so the counts are enough.
         right = int(matching.confusion.trace())
-        values = np.arange(len(found)) < right
+        values = np.arange(len(test)) < right
         interval = bootstrap.bootstrap_interval(values, resamples=config.bootstrap, seed=config.seed)
         metrics |= {"acc1_low95": interval.low, "acc1_high95": interval.high}
     return metrics, matching
 
 
-def _retrieve(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _retrieve(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
     options = dict(bootstrap=config.bootstrap, seed=config.seed, with_loss=False)
-    metrics, matching = contrastive.retrieve(found, embedder, fold_size=job.fold_size or None, **options)
+    metrics, matching = contrastive.retrieve(test, embedder, fold_size=job.fold_size or None, **options)
     sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
     return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
 
 
-def _linear_probe(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _linear_probe(test: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
     from mmjax.evaluation.evaluators import probes
 
-    result = probes.linear_probe(*_pairs(train, found), classes=len(found.source.class_names), seed=config.seed)
+    result = probes.linear_probe(*_pairs(train, test), classes=len(test.source.class_names), seed=config.seed)
     metrics = result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}
-    return metrics, _confusion(found, result.predictions)
+    return metrics, _confusion(test, result.predictions)
 
 
-def _knn(found: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _knn(test: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
     from mmjax.evaluation.evaluators import probes
 
     settings = config.knn
-    classes = len(found.source.class_names)
-    result = probes.knn(*_pairs(train, found), classes=classes, ks=settings.ks, vote=settings.vote)
+    classes = len(test.source.class_names)
+    result = probes.knn(*_pairs(train, test), classes=classes, ks=settings.ks, vote=settings.vote)
     k = settings.ks[0]
-    return result.metrics, _confusion(found, result.predictions[k], f"k = {k}")
+    return result.metrics, _confusion(test, result.predictions[k], f"k = {k}")
 
 
-def _confusion(found: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
+def _confusion(test: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
     """What a report shows of predictions alone."""
-    names = list(found.source.class_names)
-    return Artifacts([], [], confusion_matrix(predictions, found.labels, len(names)), names, what=what)
+    names = list(test.source.class_names)
+    return Artifacts([], [], confusion_matrix(predictions, test.labels, len(names)), names, what=what)
 
 
-def _few_shot(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _few_shot(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
     from mmjax.evaluation.evaluators import probes
 
     settings = config.few_shot.to_dict()
     metrics = {}
     for shots in settings.pop("shots"):
-        result = probes.few_shot_metrics(found.embeddings, found.labels, shots=shots, seed=config.seed, **settings)
+        result = probes.few_shot_metrics(test.embeddings, test.labels, shots=shots, seed=config.seed, **settings)
         metrics |= {f"{settings['ways']}way_{shots}shot_{name}": value for name, value in result.items()}
     return metrics, None
 
 
-def _select_captions(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    wrong = [place for place, captions in enumerate(found.captions) if len(captions) != 2]
+def _select_captions(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    wrong = [i for i, captions in enumerate(test.captions) if len(captions) != 2]
     if wrong:
         raise UserError(
-            f"datasets.{job.name}: image {wrong[0]} has {len(found.captions[wrong[0]])} captions;"
+            f"datasets.{job.name}: image {wrong[0]} has {len(test.captions[wrong[0]])} captions;"
             " image_caption_selection wants two for each, the right one first"
         )
-    _, embeddings, index = retrieval.embed_unique(embedder.texts, [text for own in found.captions for text in own])
+    _, embeddings, index = retrieval.embed_unique(
+        embedder.texts, [text for captions in test.captions for text in captions]
+    )
     positive, negative = embeddings[index[0::2]], embeddings[index[1::2]]
-    if getattr(found.source, "images_per_example", 1) == 2:
+    if getattr(test.source, "images_per_example", 1) == 2:
         # An example's two images are consecutive, each with its own caption first.
         pairs = lambda rows: rows.reshape(-1, 2, rows.shape[-1])
-        return compositional.winoground_metrics(pairs(found.embeddings), pairs(positive)), None
-    return compositional.sugarcrepe_metrics(found.embeddings, positive, negative), None
+        return compositional.winoground_metrics(pairs(test.embeddings), pairs(positive)), None
+    return compositional.sugarcrepe_metrics(test.embeddings, positive, negative), None
 
 
-def _clip_score(found: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    silent = [place for place, own in enumerate(found.captions) if not own]
+def _clip_score(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+    silent = [i for i, captions in enumerate(test.captions) if not captions]
     if silent:
         raise UserError(f"datasets.{job.name}: image {silent[0]} has no caption; clip_score wants one for each")
     prefix = config.clip_score.prefix
     _, embeddings, index = retrieval.embed_unique(
-        embedder.texts, [prefix + text for own in found.captions for text in own]
+        embedder.texts, [prefix + text for captions in test.captions for text in captions]
     )
-    own = np.split(embeddings[index], np.cumsum([len(captions) for captions in found.captions])[:-1])
-    first = np.stack([rows[0] for rows in own])
-    values = {"clip_score": clip_score.clip_scores(found.embeddings, first)}
-    if all(len(rows) > 1 for rows in own):
-        references = [rows[1:] for rows in own]
-        values["ref_clip_score"] = clip_score.ref_clip_scores(found.embeddings, first, references)
-    metrics = {name: float(each.mean()) for name, each in values.items()}
-    for name, each in values.items() if config.bootstrap else ():
-        interval = bootstrap.bootstrap_interval(each, resamples=config.bootstrap, seed=config.seed)
+    by_image = np.split(embeddings[index], np.cumsum([len(captions) for captions in test.captions])[:-1])
+    first = np.stack([rows[0] for rows in by_image])
+    values = {"clip_score": clip_score.clip_scores(test.embeddings, first)}
+    if all(len(rows) > 1 for rows in by_image):
+        references = [rows[1:] for rows in by_image]
+        values["ref_clip_score"] = clip_score.ref_clip_scores(test.embeddings, first, references)
+    metrics = {name: float(scores.mean()) for name, scores in values.items()}
+    for name, scores in values.items() if config.bootstrap else ():
+        interval = bootstrap.bootstrap_interval(scores, resamples=config.bootstrap, seed=config.seed)
         metrics |= {f"{name}_low95": interval.low, f"{name}_high95": interval.high}
     return metrics, None
 

@@ -18,8 +18,8 @@ from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.metrics.vqa_answers import (
+    answer_index,
     answer_key,
-    answer_places,
     answer_type,
     common_answers,
     main_answer,
@@ -104,7 +104,7 @@ def test_soft_scores_are_vqa_v2_s():
         expected = [official(answers, name) for name in places]
         np.testing.assert_allclose(soft_scores(answers, places), expected, atol=1e-6)
     # Spellings count together, which ViLT counts apart; docs/evaluation.md says so.
-    assert soft_scores(["two"] * 3 + ["2"] + ["red"] * 6, answer_places(["2", "blue"])).tolist() == [1, 0]
+    assert soft_scores(["two"] * 3 + ["2"] + ["red"] * 6, answer_index(["2", "blue"])).tolist() == [1, 0]
     counted = [soft_scores(["p"] * n + ["x"] * (10 - n), places)[0] for n in (0, 1, 2, 3, 4, 10)]
     np.testing.assert_allclose(counted, [0, 0.3, 0.6, 0.9, 1, 1], atol=1e-6)
     assert [answer_type([a]) for a in ("Yes", "no.", "3", "1,000", "2.5", "red", "three")] == [
@@ -116,14 +116,14 @@ def test_soft_scores_are_vqa_v2_s():
 
 
 def test_targets_and_lists_are_of_normalised_answers():
-    places = answer_places(("2", "T-shirt", "a dog", "A"))
+    places = answer_index(("2", "T-shirt", "a dog", "A"))
     assert places == {"2": 0, "t shirt": 1, "dog": 2, "a": 3}
     answers = ["two"] * 2 + ["2", "t shirt.", "T-shirt", "Dog", "The dog", "A", "cat", "cats"]
     np.testing.assert_allclose(soft_scores(answers, places), [0.9, 0.6, 0.6, 0.3], atol=1e-6)
     assert main_answer(answers) == "2" and answer_key(" A  Dog. ") == "dog"
     assert not soft_scores(["cat"] * 10, places).any()
     with pytest.raises(UserError, match="'two' and '2' are one answer"):
-        answer_places(("two", "x", "2"))
+        answer_index(("two", "x", "2"))
 
 
 def pieces(example, tokenizer):

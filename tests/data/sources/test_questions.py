@@ -10,7 +10,7 @@ from mmjax.data.sources.questions import TYPES, Questions
 from mmjax.data.sources.shapes import COLORS, RADII, SHAPES, Shapes
 from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.errors import UserError
-from mmjax.metrics.vqa_answers import answer_places, soft_scores
+from mmjax.metrics.vqa_answers import answer_index, soft_scores
 
 NAME = rf"((?:{'|'.join([*RADII, *COLORS, *SHAPES, 'object'])})(?: (?:{'|'.join([*COLORS, *SHAPES, 'object'])}))*)"
 DIRECTIONS = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}
@@ -74,7 +74,7 @@ def test_each_question_has_the_one_right_answer(split, request):
         assert record["answers"] == [answer] * 10, record["question"]
         kind = "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
         assert record["answer_type"] == kind and record["question_type"] in TYPES
-        scores = soft_scores(record["answers"], answer_places(Questions.answer_names))
+        scores = soft_scores(record["answers"], answer_index(Questions.answer_names))
         assert scores.max() == scores.sum() == 1 and Questions.answer_names[scores.argmax()] == answer
 
 
