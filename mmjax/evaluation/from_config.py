@@ -50,26 +50,26 @@ class Evaluator:
         self.sources = [prompts.apply(source) for source in opened]
         self.image_spec = image_spec
         feeder = batched_apply.Feeder(
-            mesh, config.eval.batch_size, loss=config.loss.impl if task.contrasts else "dense"
+            mesh, config.eval.batch_size, loss=config.loss.impl if task.is_contrastive else "dense"
         )
         self.feeder = feeder
-        self.reads_all = task.can("classify")
+        self.reads_all = task.is_trained_with("classify")
         self.parts: list[Callable[..., results.Evaluation]] = []
-        if task.can("classify"):
+        if task.is_trained_with("classify"):
             self.parts.append(multimodal_classification.FusedEvaluation(task, feeder))
-        if task.can("vqa"):
+        if task.is_trained_with("vqa"):
             self.parts.append(question_answering.AnswerEvaluation(task, feeder, tokenizer))
-        if task.can("caption") and config.data.texts == "answers":
+        if task.is_trained_with("caption") and config.data.texts == "answers":
             self.parts.append(question_answering.WrittenAnswers(task, feeder, tokenizer))
-        elif task.can("caption"):
+        elif task.is_trained_with("caption"):
             self.parts.append(captioning.CaptionEvaluation(task, feeder, tokenizer, meteor=config.eval.meteor))
-        if task.can("itm"):
+        if task.is_trained_with("itm"):
             self.parts.append(image_text_matching.MatchEvaluation(task, feeder, tokenizer))
-        if task.can("mlm") or task.can("mim"):
+        if task.is_trained_with("mlm") or task.is_trained_with("mim"):
             self.parts.append(masked_modelling.MaskEvaluation(task, feeder, tokenizer))
-        self.inside = attention_maps.InsideView(task, mesh, tokenizer) if task.inside else None
+        self.inside = attention_maps.InsideView(task, mesh, tokenizer) if task.available_attention_maps else None
         self.embedder = None
-        if task.vectors and (task.contrasts or not self.parts):
+        if task.num_image_embeddings and (task.is_contrastive or not self.parts):
             self.embedder = embedder.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         for source in self.sources:
             for part in self.parts:

@@ -203,7 +203,7 @@ class Model:
         questions = inputs.broadcast_texts("questions", questions, len(pictures))
         if not questions:
             return []
-        if self._task.can("vqa"):
+        if self._task.is_trained_with("vqa"):
             places = self._run(self._answer, (pictures, *self.tokenizer(questions)))
             return [self.answers[place] for place in places.tolist()]
         preparer = AnswerPreparer(self.image_spec, self.tokenizer)
@@ -285,7 +285,7 @@ class Model:
 def _write(task: tasks.Task, decoding: generation.Decoding, params, images, ids, mask, seeds) -> jax.Array:
     """The tokens that a task writes; `seeds` uint32 [B, 2] are the examples'."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed[0]), seed[1]))(seeds)
-    return task.write(params, images, ids, mask, decoding, keys).tokens
+    return task.generate(params, images, ids, mask, decoding, keys).tokens
 
 
 def _classify(task: tasks.Task, keys: tuple[str, ...], params, *columns) -> jax.Array:

@@ -54,7 +54,7 @@ class ALBEF(nn.Module):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "mlm", "vqa")
+    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "mlm", "vqa")
     fuse_reads_words: ClassVar[bool] = False  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):

@@ -42,7 +42,7 @@ class Captioner(nn.Module):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    serves: ClassVar[tuple[str, ...]] = ("caption",)
+    supported_objectives: ClassVar[tuple[str, ...]] = ("caption",)
 
     def setup(self):
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention)

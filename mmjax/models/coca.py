@@ -64,7 +64,7 @@ class CoCa(nn.Module):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "caption")
+    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "caption")
 
     def setup(self):
         if self.queries < 2:

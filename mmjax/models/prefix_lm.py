@@ -68,7 +68,7 @@ class PrefixLM(nn.Module):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    serves: ClassVar[tuple[str, ...]] = ("caption",)
+    supported_objectives: ClassVar[tuple[str, ...]] = ("caption",)
 
     def setup(self):
         errors.validate_choice("model.prefix", self.prefix, PREFIXES)

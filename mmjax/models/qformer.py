@@ -55,7 +55,7 @@ class QFormer(nn.Module):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "caption", "vqa")
+    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "caption", "vqa")
     fuse_reads_words: ClassVar[bool] = True  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):

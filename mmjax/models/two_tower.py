@@ -83,7 +83,7 @@ class TwoTower(nn.Module):
       image_attention, text_attention: kernels of the towers, `xla` or `cudnn`.
     """
 
-    serves: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet")
+    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet")
 
     embed_dim: int
     image: Mapping[str, Any]

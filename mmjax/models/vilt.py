@@ -127,7 +127,7 @@ class ViLT(nn.Module):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    serves: ClassVar[tuple[str, ...]] = ("itm", "mlm", "mim", "vqa")
+    supported_objectives: ClassVar[tuple[str, ...]] = ("itm", "mlm", "mim", "vqa")
     fuse_reads_words: ClassVar[bool] = False  # whether `fuse` reads token ids, not encoded text
 
     def setup(self):

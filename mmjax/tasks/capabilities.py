@@ -16,15 +16,15 @@ def capabilities(task: Any) -> tuple[str, ...]:
     several modalities, and `EMBEDDING` is where images and texts are vectors, one each, in one space.
     """
     found: tuple[str, ...] = ()
-    if task.can("classify"):
+    if task.is_trained_with("classify"):
         found += ("classify",)
-    if task.can("vqa"):
+    if task.is_trained_with("vqa"):
         found += ("answer",)
-    if task.can("caption"):
+    if task.is_trained_with("caption"):
         found += ("answer" if task.config.data.texts == "answers" else "caption",)
-    if task.can("itm"):
+    if task.is_trained_with("itm"):
         found += ("match",)
-    return (EMBEDDING if task.contrasts and task.vectors == 1 else ()) + found
+    return (EMBEDDING if task.is_contrastive and task.num_image_embeddings == 1 else ()) + found
 
 
 def check(task: Any, ability: str, asked: str) -> None:

@@ -64,15 +64,15 @@ class Task:
     """A model trained with weighted objectives.
 
     The trainer sees `init`, `encode` (which may run over microbatches), `loss` (which sees the whole batch), `weights`
-    and `constrain`; evaluation sees what the model can do: `embed_*` and `pair_loss`, `write`, `answer`, `match`,
-    `classify`.
+    and `clamp_logit_scale`; evaluation sees what the model can do: `embed_*` and `contrastive_loss`, `generate`,
+    `answer`, `match`, `classify`.
 
     Args:
       config: the run's config.
       image_spec: how images are prepared; None for a model that sees none.
       tokenizer: needed for masked words and for writing.
       mesh: the devices that share a batch; None for one device.
-      facts: what is known of the training data.
+      metadata: answers and shapes of the training data.
 
     Raises:
       UserError: an impossible model or objective.
@@ -84,17 +84,13 @@ class Task:
         image_spec: transforms.ImageSpec | None,
         tokenizer: tokenizer_lib.Tokenizer | None = None,
         mesh: Mesh | None = None,
-        facts: dataset_metadata.DatasetMetadata | None = None,
+        metadata: dataset_metadata.DatasetMetadata | None = None,
     ):
         check_model(config)
-        self.config, self.mesh, self.image_spec, self.facts = (
-            config,
-            mesh,
-            image_spec,
-            facts or dataset_metadata.DatasetMetadata(),
-        )
+        self.config, self.mesh, self.image_spec = config, mesh, image_spec
+        self.dataset_metadata = metadata or dataset_metadata.DatasetMetadata()
         # Evaluation makes arrays of a record alike.
-        self.preparer = preprocessing.make_preparer(config, image_spec, tokenizer, self.facts)
+        self.preparer = preprocessing.make_preparer(config, image_spec, tokenizer, self.dataset_metadata)
         self.weights = {name: weight for name, weight in config.objectives.items() if weight}
         settings = config.model.to_dict()
         top = settings.pop("max_logit_scale", None)
@@ -117,7 +113,7 @@ class Task:
         self.settings = _Settings(
             config.loss, patch_size=config.model.get("image", {}).get("patch_size", 0), modality_dropout=hidden
         )
-        if self.can("caption") and tokenizer is not None:
+        if self.is_trained_with("caption") and tokenizer is not None:
             tokenizer_lib.require_bos(tokenizer, "objectives.caption")
         if self.weights.get("mlm"):
             if tokenizer is None or tokenizer.mask_id is None:
@@ -132,16 +128,16 @@ class Task:
                 special_ids=tuple(tokenizer.special_ids),
             )
         rates = [value for path, value in _leaves(settings) if path in NOISE]
-        self.draws = any(self.weights.get(name) for name in per_example_losses.DRAWING) or hidden > 0
-        self.uses_keys = self.draws or any(rate > 0 for rate in rates)
-        self.is_noisy = any(rate > 0 for rate in rates)
+        self.objectives_sample = any(self.weights.get(name) for name in per_example_losses.DRAWING) or hidden > 0
+        self.needs_rng = self.objectives_sample or any(rate > 0 for rate in rates)
+        self.has_dropout = any(rate > 0 for rate in rates)
 
     # -- what can be asked of it ---------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def vectors(self) -> int:
+    def num_image_embeddings(self) -> int:
         """How many vectors an image has in the space that it shares with texts, of one each; 0 without such a space."""
-        if "itc" not in self.model.serves:
+        if "itc" not in self.model.supported_objectives:
             return 0
         pixels, _ = self._example()
         image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
@@ -150,9 +146,9 @@ class Task:
     @property
     def answers(self) -> tuple[str, ...]:
         """The answers that a question is classified among."""
-        return self.facts.answers
+        return self.dataset_metadata.answers
 
-    def can(self, objective: str) -> bool:
+    def is_trained_with(self, objective: str) -> bool:
         """Whether the model is trained with an objective."""
         return bool(self.weights.get(objective))
 
@@ -183,7 +179,7 @@ class Task:
         """Arguments of a call that touches every parameter."""
         model = self.config.model
         if "encoders" in model:
-            return make_model.example(model.to_dict(), dict(self.facts.shapes))
+            return make_model.example(model.to_dict(), dict(self.dataset_metadata.shapes))
         size = model.image.image_size
         return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
 
@@ -219,28 +215,28 @@ class Task:
         Returns:
           Features for `loss`, rows aligned with the batch's, and the sums of the objectives of single examples.
         """
-        noise = keys if self.is_noisy else None
+        noise = keys if self.has_dropout else None
         with activation_sharding.activation_mesh(self.mesh):
             views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
             features: dict[str, Any] = {}
-            if self.contrasts and only is None:
+            if self.is_contrastive and only is None:
                 features["image"], features["text"] = views.embeddings
-            if self.can("itm") and only is None:
+            if self.is_trained_with("itm") and only is None:
                 features |= image_text_matching.features(views)
             additive = {
                 name: function(views, self.settings)
                 for name, function in per_example_losses.PER_EXAMPLE.items()
-                if self.can(name) and (only is None or name in only)
+                if self.is_trained_with(name) and (only is None or name in only)
             }
         return features, additive
 
     @property
-    def contrasts(self) -> bool:
+    def is_contrastive(self) -> bool:
         """Whether an objective contrasts the examples of a batch."""
-        return any(self.can(name) for name in CONTRASTIVE)
+        return any(self.is_trained_with(name) for name in CONTRASTIVE)
 
     @property
-    def only_contrasts(self) -> bool:
+    def is_only_contrastive(self) -> bool:
         """Whether no other objective is added to those."""
         return set(self.weights) <= set(CONTRASTIVE)
 
@@ -259,9 +255,9 @@ class Task:
         """
         ids = batch["id"] if self.config.data.positives == "id" else None
         total, metrics = jnp.zeros(()), {}
-        if self.contrasts:
-            total, metrics = self.pair_loss(params, features["image"], features["text"], ids)
-        if self.can("itm"):
+        if self.is_contrastive:
+            total, metrics = self.contrastive_loss(params, features["image"], features["text"], ids)
+        if self.is_trained_with("itm"):
             with activation_sharding.activation_mesh(self.mesh):
                 value, told = image_text_matching.loss(
                     self.model.bind({"params": params}),
@@ -271,7 +267,7 @@ class Task:
                     self._scale(params),
                     self.settings,
                     self.mesh,
-                    noise=self.is_noisy,
+                    noise=self.has_dropout,
                     pieces=pieces,
                 )
             total = total + self.weights["itm"] * value
@@ -285,21 +281,21 @@ class Task:
     def _scale(self, params: Any) -> Float[Array, ""] | None:
         return jnp.exp(params["logit_scale"]) if "logit_scale" in params else None
 
-    def pair_loss(
+    def contrastive_loss(
         self, params: Any, image: Float[Array, "B ..."], text: Float[Array, "B E"], ids: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The contrastive objectives on embeddings; shared by training and the held-out loss."""
         settings = self.config.loss
         layout = dict(impl=settings.impl, mesh=self.mesh, block_size=settings.block_size, precision=settings.precision)
         losses, metrics = {}, {}
-        if self.can("itc"):
+        if self.is_trained_with("itc"):
             losses["itc"], metrics = contrastive.softmax_loss(
                 image, text, self._scale(params), ids, label_smoothing=settings.contrastive_smoothing, **layout
             )
-        if self.can("sigmoid"):
+        if self.is_trained_with("sigmoid"):
             bias = params["logit_bias"]
             losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, self._scale(params), bias, ids, **layout)
-        if self.can("triplet"):
+        if self.is_trained_with("triplet"):
             losses["triplet"], told = triplet.triplet_loss(
                 image,
                 text,
@@ -314,7 +310,7 @@ class Task:
             metrics = metrics | {f"loss_{name}": value for name, value in losses.items()}
         return sum((self.weights[name] * value for name, value in losses.items()), jnp.zeros(())), metrics
 
-    def constrain(self, params: Any) -> Any:
+    def clamp_logit_scale(self, params: Any) -> Any:
         """Clamps the log scale to [0, ln max_logit_scale] after an update, as OpenCLIP does; not where that is None."""
         if self.max_log_scale is None or "logit_scale" not in params:
             return params
@@ -339,7 +335,7 @@ class Task:
             embed = lambda model: embed_text(model, text, text_mask)
             return nn.apply(embed, self.model)({"params": params})
 
-    def write(
+    def generate(
         self,
         params: Any,
         images: UInt8[Array, "B H W 3"],
@@ -377,7 +373,7 @@ class Task:
         settings["max_tokens"] = settings["max_tokens"] or min(tokenizer.context_length - 1, room)
         return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
-    def write_loss(self, params: Any, batch: Batch) -> TokenLoss:
+    def caption_loss(self, params: Any, batch: Batch) -> TokenLoss:
         """The captioning objective of each example, without label smoothing: for perplexity."""
         settings = dataclasses.replace(self.settings, loss=self.config.loss.copy_and_resolve_references())
         with settings.loss.unlocked():
@@ -409,11 +405,11 @@ class Task:
             return views.model(modalities(views), present)
 
     @functools.cached_property
-    def inside(self) -> tuple[str, ...]:
+    def available_attention_maps(self) -> tuple[str, ...]:
         """Attention maps that the model gives, see `attention_maps.available_maps`; none where it sees no images."""
         return () if self.config.data.blind else attention_maps.available_maps(self.model, self.weights)
 
-    def look(
+    def attention_maps(
         self,
         params: Any,
         images: UInt8[Array, "B H W 3"],
@@ -422,11 +418,11 @@ class Task:
         words: Int[Array, "B L"],
         words_mask: Bool[Array, "B L"],
     ) -> dict[str, Array]:
-        """All that `inside` names, see `attention_maps.attention_maps`."""
+        """All that `available_attention_maps` names, see `attention_maps.attention_maps`."""
         with activation_sharding.activation_mesh(self.mesh):
             pixels = self.normalize(images)
             return attention_maps.attention_maps(
-                self.model, params, pixels, texts, texts_mask, words, words_mask, self.inside
+                self.model, params, pixels, texts, texts_mask, words, words_mask, self.available_attention_maps
             )
 
     # -- what is told of it --------------------------------------------------------------------------------------------

@@ -162,10 +162,10 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
     wanted = [name for name, weight in weights.items() if weight]
     if not wanted:
         raise UserError(f"objectives={weights}: at least one weight must be positive")
-    serves = make_model.KINDS[kind].serves
+    supported = make_model.KINDS[kind].supported_objectives
     for name in wanted:
-        if name not in serves:
-            raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(serves)}")
+        if name not in supported:
+            raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(supported)}")
         head = _HEADS.get(name)
         if head in model and not model[head]:
             raise UserError(f"objectives.{name}={weights[name]} needs the head model.{head}, which is {model[head]}")

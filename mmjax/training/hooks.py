@@ -86,7 +86,7 @@ class Save:
             run.task.image_spec,
             run.tokenizer,
             data=run.data,
-            facts=dataclasses.asdict(run.task.facts),
+            facts=dataclasses.asdict(run.task.dataset_metadata),
             bad_examples=dict(run.bad_examples.counts),
             text_packing=None if run.packer is None else dataclasses.asdict(run.packer),
             remat={tower: dataclasses.asdict(remat) for tower, remat in run.setup.remat.items()},

@@ -34,14 +34,14 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trainable, frozen = optimizer.split_frozen(state.params, config.optimizer.freeze)
-        keys = example_keys(state.rng, state.step, len(batch["id"])) if task.uses_keys else None
+        keys = example_keys(state.rng, state.step, len(batch["id"])) if task.needs_rng else None
 
         def objective(trainable):
             return total_loss(optimizer.merge(trainable, frozen), batch, keys)
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
-        params = task.constrain(optimizer.merge(optax.apply_updates(trainable, updates), frozen))
+        params = task.clamp_logit_scale(optimizer.merge(optax.apply_updates(trainable, updates), frozen))
         # A frozen parameter stays as it is even outside the constraint, such as a released SigLIP scale above 100.
         params = optimizer.merge(optimizer.split_frozen(params, config.optimizer.freeze)[0], frozen)
         grad_norm = optax.tree.norm(grads)

@@ -94,11 +94,11 @@ def test_captions_are_scored_against_all_right_wordings(feeder, words):
         def decoding(self, tokenizer):
             return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
-        def write(self, params, images, prompt, mask, decoding, **more):
+        def generate(self, params, images, prompt, mask, decoding, **more):
             assert prompt.shape == (BATCH, 1)
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
-        def write_loss(self, params, batch):
+        def caption_loss(self, params, batch):
             return TokenLoss(jnp.full(BATCH, 4.0), batch["text_mask"].sum(axis=1) * 1.0, {})
 
     source = Records(references=references)
@@ -120,8 +120,8 @@ def test_meteor_is_told_when_it_is_asked_for(feeder, words, monkeypatch):
 
     class Task:
         decoding = lambda self, tokenizer: Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-        write = lambda *args, **more: Generated(jnp.asarray(ids)[which(args[2]), 1:], None, jnp.zeros(BATCH))
-        write_loss = lambda self, params, batch: TokenLoss(jnp.ones(BATCH), jnp.ones(BATCH), {})
+        generate = lambda *args, **more: Generated(jnp.asarray(ids)[which(args[2]), 1:], None, jnp.zeros(BATCH))
+        caption_loss = lambda self, params, batch: TokenLoss(jnp.ones(BATCH), jnp.ones(BATCH), {})
 
     monkeypatch.setattr(meteor, "check", lambda: None)
     monkeypatch.setattr(meteor, "meteor", lambda *args: (asked.append(args), (0.25, None))[1])
@@ -199,7 +199,7 @@ def test_written_answers(feeder, words):
         def decoding(self, tokenizer):
             return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
-        def write(self, params, images, prompt, mask, decoding, **more):
+        def generate(self, params, images, prompt, mask, decoding, **more):
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
     source = Records(question=["what colour is it ?"] * 5, answers=[["red"], ["blue"], ["red"], ["circle"], ["no"]])
@@ -218,7 +218,7 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
         config = types.SimpleNamespace(batch_size=8)
 
         def __init__(self):
-            self.contrasts = embeds
+            self.is_contrastive = embeds
 
         def embed_images(self, params, images):
             return jnp.asarray(vectors)[which(images)]
@@ -380,7 +380,7 @@ def test_what_is_shown_is_a_fair_sample_with_failures_first():
 
 
 def test_what_a_record_lacks_is_told(feeder, words):
-    config = types.SimpleNamespace(contrasts=False, match=lambda *args: None)
+    config = types.SimpleNamespace(is_contrastive=False, match=lambda *args: None)
     part = image_text_matching.MatchEvaluation(config, feeder, words)
     assert part.lacking({"image": None, "captions": []}) == "image with captions"
     assert part.lacking(Records()[0]) == ""

@@ -136,7 +136,7 @@ class Task:
 
     config = types.SimpleNamespace(model=types.SimpleNamespace(image=types.SimpleNamespace(patch_size=8)))
 
-    def look(self, params, images, texts, masks, words, words_mask):
+    def attention_maps(self, params, images, texts, masks, words, words_mask):
         rows = len(images)
         bright = images[:, :16].reshape(rows, 2, 8, 2, 8, 3).mean((2, 4, 5)).reshape(rows, 4) > 128
         reading = jnp.pad(bright / 1.0, ((0, 0), (1, 0)))
@@ -174,7 +174,9 @@ def test_a_view_shows_images_texts_and_words():
     assert [each.maps[4].detail.split(": ")[1] for each in found] == ["bb", "aa b", "cc", "aa b"]
     assert found[0].maps[3].detail == f"cosine {ord('a') / 100:.2f}: aa b"
     assert [look.title for look in found[2].words] == ["2", "xy"]
-    nothing = types.SimpleNamespace(look=lambda params, images, *_: {"words": jnp.zeros((len(images), 16, COUNT))})
+    nothing = types.SimpleNamespace(
+        attention_maps=lambda params, images, *_: {"words": jnp.zeros((len(images), 16, COUNT))}
+    )
     nothing.config = Task.config
     silent = attention_maps.InsideView(nothing, view().feeder.mesh, view().tokenizer)
     assert silent({}, shown, lambda place, example: (np.array([257, 258], np.int32), 1)) == []

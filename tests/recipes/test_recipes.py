@@ -152,7 +152,7 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
     assert jax.tree.structure(slopes) == jax.tree.structure(params)
     trainable, _ = optimizer.split_frozen(params, config.optimizer.freeze)
     optimizer.make_optimizer(config, trainable)  # every pattern matches
-    if task.can("caption"):
+    if task.is_trained_with("caption"):
         assert task.decoding(tokenizer).max_tokens <= config.data.context_length
 
 

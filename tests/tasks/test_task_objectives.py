@@ -276,7 +276,7 @@ def test_contrast_is_smoothed_as_the_config_says():
     image, text = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     config = config_of("tiny-coca", **{"loss.contrastive_smoothing": 0.2})
     params = {"logit_scale": jnp.float32(np.log(3.0))}
-    loss, _ = tasks.Task(config, tasks.make_image_spec(config), tokenizer(20)).pair_loss(
+    loss, _ = tasks.Task(config, tasks.make_image_spec(config), tokenizer(20)).contrastive_loss(
         params, jnp.asarray(image), jnp.asarray(text), None
     )
     logits = 3.0 * image.astype(np.float64) @ text.T

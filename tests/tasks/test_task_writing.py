@@ -21,7 +21,7 @@ def test_beams_stay_on_their_devices(name):
     task = tasks.Task(config, tasks.make_image_spec(config), words, mesh)
     decoding, size = task.decoding(words), config.model.image.image_size
     rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
-    write = lambda *args: task.write(*args, decoding)
+    write = lambda *args: task.generate(*args, decoding)
     run = jax.jit(write, in_shardings=(whole, rows, rows, rows), out_shardings=rows)
     params = jax.eval_shape(task.init, jax.random.key(0))
     shapes = [((8, size, size, 3), np.uint8), ((8, 1), np.int32), ((8, 1), np.bool_)]

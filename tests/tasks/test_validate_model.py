@@ -128,7 +128,7 @@ def test_triplets_are_compared_as_precisely_as_the_config_says(precision):
     config.objectives.update(itc=0.0, triplet=1.0)
     task = tasks.Task(config, tasks.make_image_spec(config))
     rows = jax.ShapeDtypeStruct((4, 8), "float32")
-    made = jax.make_jaxpr(lambda image, text: task.pair_loss({}, image, text, None)[0])(rows, rows)
+    made = jax.make_jaxpr(lambda image, text: task.contrastive_loss({}, image, text, None)[0])(rows, rows)
     assert ("HIGHEST" in str(made)) == (precision == "highest")
 
 

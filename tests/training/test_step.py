@@ -298,9 +298,9 @@ def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_tra
     results = []
     for microbatch, mesh in ((1, (1, 1, 1)), (4, (4, 1, 1))):
         run = Run(make_config(noise=True, microbatch=microbatch, mesh=mesh), random_params)
-        assert run.task.uses_keys
+        assert run.task.needs_rng
         results.append(run.train(steps=2))
-    assert not one.task.uses_keys
+    assert not one.task.needs_rng
     assert relative(results[0][1], one_trained[1]) > 0.1  # the noise is there
     for losses, gradient, _ in results[1:]:
         np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)

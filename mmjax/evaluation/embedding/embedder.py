@@ -17,7 +17,7 @@ class MeshEmbedder:
     """A model on a mesh as `contrastive.evaluate` wants it; every process gets all embeddings.
 
     Args:
-      task: gives `embed_images`, `embed_text` and `pair_loss`.
+      task: gives `embed_images`, `embed_text` and `contrastive_loss`.
       mesh: the device mesh.
       tokenizer: for the texts.
       batch_size: rows at a time over all devices.
@@ -31,9 +31,9 @@ class MeshEmbedder:
         self.mesh, self.tokenizer, self.batch_size = mesh, tokenizer, batch_size
         self._embed_images = self.feeder.compiled(task.embed_images)
         self._embed_text = self.feeder.compiled(task.embed_text)
-        self._loss = jax.jit(lambda *args: task.pair_loss(*args)[0], out_shardings=mesh_lib.replicated(mesh))
+        self._loss = jax.jit(lambda *args: task.contrastive_loss(*args)[0], out_shardings=mesh_lib.replicated(mesh))
         # Where other objectives are added in training, this is a part of what is called loss there.
-        self.loss_name = "loss" if task.only_contrasts else "contrastive_loss"
+        self.loss_name = "loss" if task.is_only_contrastive else "contrastive_loss"
         self.positives = task.config.data.positives
         self.params = None
 

@@ -20,7 +20,7 @@ class InsideView:
     """Looks inside a model at a few images of a source.
 
     Args:
-      task: gives `look` and `inside`, the names of what it shows.
+      task: gives `attention_maps` and `available_attention_maps`, the names of what it shows.
       mesh: the device mesh.
       tokenizer: of the texts.
     """
@@ -29,7 +29,7 @@ class InsideView:
         self.task, self.tokenizer = task, tokenizer
         # One image a device: attention of all layers and heads is large.
         self.feeder = Feeder(mesh, mesh_lib.batch_devices(mesh))
-        self.look = self.feeder.compiled(task.look)
+        self.look = self.feeder.compiled(task.attention_maps)
 
     def __call__(
         self, params: Any, examples: Any, written: Callable[[int, Any], tuple[np.ndarray, int]] | None

@@ -42,8 +42,8 @@ class CaptionEvaluation:
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):
-            written = task.write(params, image, text[:, :1], mask[:, :1], decoding, ids=ids)
-            loss = task.write_loss(params, {"image": image, "text": text, "text_mask": mask})
+            written = task.generate(params, image, text[:, :1], mask[:, :1], decoding, ids=ids)
+            loss = task.caption_loss(params, {"image": image, "text": text, "text_mask": mask})
             return written.tokens, written.scores, loss.total, loss.count
 
         self.run = feeder.compiled(run)

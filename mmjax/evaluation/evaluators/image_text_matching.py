@@ -35,7 +35,7 @@ class MatchEvaluation:
     def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
         self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
         self.match = feeder.compiled(task.match)
-        if task.contrasts:
+        if task.is_contrastive:
             self.embed_images, self.embed_text = feeder.compiled(task.embed_images), feeder.compiled(task.embed_text)
 
     def __call__(self, params: Any, source: Any, examples: Any, *, keep: bool) -> Evaluation:
@@ -49,13 +49,13 @@ class MatchEvaluation:
             return (example.image,)
 
         image = text = None
-        if self.task.contrasts:
+        if self.task.is_contrastive:
             image = self.feeder.run(self.embed_images, params, map(note, examples))
         else:
             for example in without_images(examples):
                 note(example)
         tokens, mask = self.tokenizer(texts)
-        if self.task.contrasts:
+        if self.task.is_contrastive:
             text = self.feeder.run(self.embed_text, params, zip(tokens, mask, strict=True))
         ids = np.array(found, np.uint64)
         kinds = self._negatives(image, text, ids, params)

@@ -112,7 +112,7 @@ class WrittenAnswers(_Questions):
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):
-            written = task.write(params, image, text, mask, decoding, ids=ids)
+            written = task.generate(params, image, text, mask, decoding, ids=ids)
             return written.tokens, written.scores
 
         self.run = feeder.compiled(run)

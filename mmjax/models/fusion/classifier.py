@@ -37,7 +37,7 @@ class FusedClassifier(nn.Module):
     image: Mapping[str, Any] | None = None
     dtype: DTypeLike = jnp.float32
 
-    serves: ClassVar[tuple[str, ...]] = ("classify",)
+    supported_objectives: ClassVar[tuple[str, ...]] = ("classify",)
 
     @nn.compact
     def __call__(
