@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_compiles=options.max_compiles,
             text_length=options.text_length,
             output=options.output,
-            given=[path for path, _ in overrides],
+            flags=[path for path, _ in overrides],
         )
 
     return run(parser, argv, command)

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from mmjax import tasks
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.plan import plan_text, program, sweep, times, topology
@@ -26,7 +27,7 @@ def run(
     max_compiles: int = 12,
     text_length: str | None = None,
     output: str | None = None,
-    given: Collection[str] = (),
+    flags: Collection[str] = (),
 ) -> int:
     """Makes a plan, or a sweep of plans, and prints it.
 
@@ -38,7 +39,7 @@ def run(
       max_compiles: of a sweep.
       text_length: tokens of a caption on average, as text, for packed texts; None for padded ones.
       output: JSON file for the same numbers.
-      given: fields that the command line gives, where they are not the recipe's.
+      flags: fields that the command line gives, where they are not the recipe's.
 
     Returns:
       The exit status: 0, or 1 when it does not fit.
@@ -55,19 +56,20 @@ def run(
     if path is not None and not path.parent.exists():
         raise UserError(f"--output={output}: its folder does not exist; make it first")
     devices = topology.devices(name)
-    for note in (unread_fields.note(config, given=given), tasks.note_on_crop(config)):
+    origins = FieldOrigins(tuple(flags))
+    for note in (unread_fields.note(config, origins), tasks.note_on_crop(config, origins)):
         if note:
             _say(note)
 
     if axes is None:
-        setup = program.set_up(config, devices, tokens, given)
+        setup = program.set_up(config, devices, tokens, flags)
         _say(f"compiling the train step for {name}; this takes from seconds to minutes ...")
         plan = _with_budget(program.make_plan(setup, name), examples)
         _say("\n" + plan_text.render(plan))
         written, fits = plan, plan["fits"]
     else:
         ranked = sweep.run(
-            config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, given=given, say=_say
+            config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, flags=flags, say=_say
         )
         ranked = [_with_budget(plan, examples) for plan in ranked]
         _say(sweep.render(ranked))

@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from mmjax import tasks
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.data.loading import packing
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
@@ -61,7 +62,7 @@ def set_up(
     config: ml_collections.ConfigDict,
     topology: Sequence[Any],
     text_length: float | None = None,
-    given: Collection[str] = (),
+    flags: Collection[str] = (),
 ) -> Setup:
     """Builds what `training.loop.train` builds up to the first step, with shapes in place of arrays.
 
@@ -69,14 +70,14 @@ def set_up(
       config: a recipe's config; `data.train` may be empty, as no data is read.
       topology: devices to compile for.
       text_length: tokens of a caption on average, for the program that runs on packed texts; None for padded ones.
-      given: fields that the command line gives, where they are not the recipe's.
+      flags: fields that the command line gives, where they are not the recipe's.
 
     Raises:
       UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
     """
     config = config.copy_and_resolve_references()
     config.data.train = config.data.train or "none"  # it is checked to be there, and not looked at
-    validate_run.check_config(config, given=given)
+    validate_run.check_config(config, FieldOrigins(tuple(flags)))
     mesh = mesh_lib.make_mesh(config.mesh, topology)
     device = device_specs.find(topology[0].device_kind)
     if device is None or not device.memory:

@@ -71,7 +71,7 @@ def run(
     *,
     max_compiles: int,
     text_length: float | None = None,
-    given: Collection[str] = (),
+    flags: Collection[str] = (),
     say: Callable[[str], None],
     make_plan: Callable[[program.Setup, str], dict[str, Any]] = program.make_plan,
 ) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def run(
       devices: its devices.
       swept: what is varied.
       text_length: as `program.set_up` has it.
-      given: as `program.set_up` has it.
+      flags: as `program.set_up` has it.
       max_compiles: after as many the rest is left out.
       say: is told of each candidate as it is done.
       make_plan: compiles one; replaced in tests.
@@ -98,7 +98,7 @@ def run(
     for group in candidates(config, len(devices), swept):
         for candidate in group:
             try:
-                setup = program.set_up(candidate, devices, text_length, given)
+                setup = program.set_up(candidate, devices, text_length, flags)
             except UserError as error:
                 others.append({"setting": _told(candidate), "fits": False, "reason": str(error)})
                 say(f"  {_told(candidate)}: {error}")

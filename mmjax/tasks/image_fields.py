@@ -1,11 +1,10 @@
 """Fields of `data` that images are prepared by: what they make, and what a person may have set wrongly in them."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from typing import Any
 
 import ml_collections
 
+from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.data.image import transforms
 from mmjax.errors import UserError, validate_choice
 from mmjax.tasks import resizing
@@ -50,30 +49,22 @@ def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec |
     )
 
 
-def check_images(
-    config: ml_collections.ConfigDict,
-    kept: Collection[str] = (),
-    stored: Mapping[str, Any] | None = None,
-    given: Collection[str] = (),
-) -> None:
+def check_images(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
     """Checks the fields, each by itself and then together.
 
     Args:
       config: the run's config.
-      kept: fields that the run began without, see `training.resumed_config`: what it did then is not questioned.
-      stored: the fields that it is stored with, by path: nor is what it began with. None for a new run.
-      given: fields that the command line gives.
+      origins: which of its values are not the recipe's.
 
     Raises:
       UserError: a value makes no sense, a field has been set though no images are prepared, the command line leaves
         the random crop nothing to choose, or the device would have to do what the host alone can. What
         other fields leave unread, see `training.unread_fields`.
     """
-    data, stored = config.data, stored or {}
+    data = config.data
 
     def is_set(name: str) -> bool:
-        field, value = f"data.{name}", data[name]
-        return value != DEFAULTS[name] and field not in kept and not (field in stored and stored[field] == value)
+        return data[name] != DEFAULTS[name] and not origins.is_as_begun(f"data.{name}", data[name])
 
     if make_image_spec(config) is None:
         for name in filter(is_set, DEFAULTS):
@@ -82,17 +73,19 @@ def check_images(
                 f" it at {DEFAULTS[name]!r}"
             )
         return
-    note = note_on_crop(config, kept)
-    if note and "data.crop_scale" in given:
+    note = note_on_crop(config, origins)
+    if note and "data.crop_scale" in origins.flags:
         raise UserError(note)
-    _check_crop(data, kept)
+    if "data.train_resize" not in origins.kept and data.train_resize == "crop":
+        _check_crop(data)
     resizing.check_place(config)
 
 
-def note_on_crop(config: ml_collections.ConfigDict, kept: Collection[str] = ()) -> str | None:
+def note_on_crop(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> str | None:
     """A line on a random crop that has nothing to choose, as recipes written for mmjax 0.1 may have it."""
     data = config.data
-    if not has_image(config) or "data.train_resize" in kept or data.train_resize != "crop" or data.crop_scale[0] < 1:
+    crops = has_image(config) and data.train_resize == "crop" and "data.train_resize" not in origins.kept
+    if not crops or data.crop_scale[0] < 1:
         return None
     return (
         f"data.crop_scale={data.crop_scale} leaves a random crop nothing to choose: it fits a picture of just its"
@@ -101,9 +94,7 @@ def note_on_crop(config: ml_collections.ConfigDict, kept: Collection[str] = ()) 
     )
 
 
-def _check_crop(data: ml_collections.ConfigDict, kept: Collection[str]) -> None:
-    if "data.train_resize" in kept or data.train_resize != "crop":
-        return
+def _check_crop(data: ml_collections.ConfigDict) -> None:
     low, high = data.crop_ratio[0] * data.crop_scale[0], data.crop_ratio[1] / data.crop_scale[0]
     if low > _LONGEST or high < 1 / _LONGEST:
         raise UserError(

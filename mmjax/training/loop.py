@@ -18,7 +18,7 @@ from mmjax.training.signals import ErrorDeferringBatches, StopSignal
 from mmjax.training.step_agreement import StepAgreement
 
 
-def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str] = ()) -> int | None:
+def train(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
     """Trains, resuming whatever the workdir holds.
 
     Several processes call it alike. What stops one of them (a signal, data that cannot be read) stops all, at the same
@@ -27,7 +27,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
     Args:
       config: a recipe's config.
       workdir: a local folder, gs:// or any fsspec URL.
-      given: fields that the command line gives, by path, where they are not the recipe's.
+      flags: fields that the command line gives, by path, where they are not the recipe's.
 
     Returns:
       None when the run is complete, else the number of the signal that stopped it (after saving).
@@ -36,7 +36,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str
       UserError: a mistake in config, data or workdir.
       TrainingDiverged: a non-finite loss or gradient.
     """
-    with StopSignal() as stop, contextlib.closing(prepare(config, workdir, given)) as run:
+    with StopSignal() as stop, contextlib.closing(prepare(config, workdir, flags)) as run:
         return run_steps(run, stop)
 
 

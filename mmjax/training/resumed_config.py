@@ -13,51 +13,38 @@ from typing import Any
 import ml_collections
 
 from mmjax.config import older_runs, schema, serialize
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.parallel import log
 
 
-def stored_fields(workdir: Any) -> dict[str, Any]:
-    """The fields in a workdir's config.json, by path; none without a run that can be read."""
-    return _read(workdir)[0]
-
-
-def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields in a workdir's config.json, and all that a run of them has, with what was done without the others."""
-    path = workdir / "config.json"
-    try:
-        text = path.read_text() if path.exists() else "{}"
-        return older_runs.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
-    except (OSError, ValueError, AttributeError):
-        return {}, {}
-
-
 def keep(
-    config: ml_collections.ConfigDict, workdir: Any, given: Collection[str] = ()
-) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
-    """Gives a run what it did when it began, where its stored config is older than a field.
+    config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()
+) -> tuple[ml_collections.ConfigDict, FieldOrigins]:
+    """The config that a run goes on with: what it did when it began, where its stored config is older than a field.
 
     Args:
       config: as the recipe and the command line have it.
       workdir: of the run; it may be new, or hold something else, of which `validate_run.check_workdir` tells.
-      given: fields that the command line gives, by path: they stay as it gives them.
+      flags: fields that the command line gives, by path: they stay as it gives them.
 
     Returns:
-      The config to go on with, and the fields that the stored one lacks and goes on without.
+      The config, and which of its values are not the recipe's.
     """
     (stored, then), now = _read(workdir), serialize.flatten(config)
     if not stored:
-        return config, ()
-    given = {name for name in given if name not in now or now[name] != then.get(name)}
+        return config, FieldOrigins(tuple(flags))
+    changed = {name for name in flags if name not in now or now[name] != then.get(name)}
     before = {field: older_runs.FIELDS[field] for field in older_runs.done_before(stored) if field in now}
-    lacking = tuple(field for field, each in before.items() if field not in given and not each.checkpoint_knows)
+    lacking = tuple(name for name, past in before.items() if name not in changed and not past.checkpoint_knows)
+    origins = FieldOrigins(tuple(flags), stored, lacking)
     fields = {field: (field, *before[field].moved) for field in lacking}
     kept = {
         name: then[name]
         for name in dict.fromkeys(name for names in fields.values() for name in names)
-        if name not in given and name in then and name in now and now[name] != then[name]
+        if name not in changed and name in then and name in now and now[name] != then[name]
     }
     if not kept:
-        return config, lacking
+        return config, origins
     result = config.copy_and_resolve_references()
     with result.unlocked(), result.ignore_type():
         schema.accept_auto_or_bool(result)
@@ -68,16 +55,26 @@ def keep(
         f"this run began before {newer} came to exist, and goes on as it began: {used};"
         " --config.FIELD=VALUE changes one of them"
     )
-    return result.lock(), lacking
+    return result.lock(), origins
 
 
-def to_json(config: ml_collections.ConfigDict, lacking: Collection[str]) -> str:
+def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields in a workdir's config.json by path, and all that a run of them has; none where it cannot be read."""
+    path = workdir / "config.json"
+    try:
+        text = path.read_text() if path.exists() else "{}"
+        return older_runs.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
+    except (OSError, ValueError, AttributeError):
+        return {}, {}
+
+
+def to_json(config: ml_collections.ConfigDict, origins: FieldOrigins) -> str:
     """The config as a workdir stores it: without the fields that it began without."""
     fields = json.loads(serialize.to_json(config))
-    for path in lacking:
+    for path in origins.kept:
         *groups, name = path.split(".")
         group = fields
-        for each in groups:
-            group = group[each]
+        for parent in groups:
+            group = group[parent]
         del group[name]
     return json.dumps(fields, indent=2)

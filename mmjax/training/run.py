@@ -78,7 +78,7 @@ class Run:
         self.checkpoints.close()
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: Any, given: Collection[str] = ()) -> Run:
+def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Run:
     """Checks everything, opens the data and restores or initialises the state. All processes call it alike.
 
     Until the workdir is made no mistake has changed it. Blocks under `raise_on_all` are what a process does by itself:
@@ -87,18 +87,17 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, given: Collection[s
     Args:
       config: the recipe's, with what the command line gives.
       workdir: of the run; it may hold checkpoints.
-      given: fields that the command line gives, by path.
+      flags: fields that the command line gives, by path.
 
     Raises:
       UserError: a mistake in config, data or workdir.
     """
     workdir = paths.as_path(workdir)
     with process_agreement.raise_on_all():
-        config, kept = resumed_config.keep(config, workdir, given)
-        stored = resumed_config.stored_fields(workdir)
-        validate_run.check_config(config, kept, stored, given)
+        config, origins = resumed_config.keep(config, workdir, flags)
+        validate_run.check_config(config, origins)
         validate_run.check_workdir(config, workdir)
-        for note in (unread_fields.note(config, kept, stored, given), tasks.note_on_crop(config, kept)):
+        for note in (unread_fields.note(config, origins), tasks.note_on_crop(config, origins)):
             if note:
                 log.info(note)
     stored_frame = process_agreement.run_on_process_0(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
@@ -144,7 +143,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, given: Collection[s
         log.info("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
     if jax.process_index() == 0:
-        paths.write_atomically(workdir / "config.json", resumed_config.to_json(config, kept))
+        paths.write_atomically(workdir / "config.json", resumed_config.to_json(config, origins))
     logger = metrics_log.Logger(workdir, config)
     # An evaluation that the checkpoint does not know of is made again, and its line with it.
     logger.resume(start, evaluated=bool(start and meta["evaluated"]))

@@ -1,12 +1,13 @@
 """Fields of optimizer, schedule and training images that what is chosen beside them does not read."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
 from mmjax.config import schema, serialize
+from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.errors import UserError
 from mmjax.training.optimizer import OPTIMIZERS
 from mmjax.training.schedules import SCHEDULES
@@ -39,58 +40,47 @@ class _Unread:
     choices: tuple[str, ...]
 
 
-def check(
-    config: ml_collections.ConfigDict,
-    kept: Collection[str] = (),
-    stored: Mapping[str, Any] | None = None,
-    given: Collection[str] = (),
-) -> None:
+def check(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
     """Checks that no field has been set that would change nothing, by who also chose what leaves it unread.
 
     Args:
       config: the run's config.
-      kept: fields that the run began without, see `begun`.
-      stored: the fields that it is stored with, by path: what it began with is let be. None for a new run.
-      given: fields that the command line gives. What a recipe sets beside another choice than theirs is let be.
+      origins: which of its values are not the recipe's. What a run began with is let be, and what a recipe sets beside
+        another choice of the command line.
 
     Raises:
       UserError: some have, naming what reads them.
     """
-    mistakes = [each.message for each in _find(config, kept, stored or {}) if not _is_overruled(each, given)]
+    mistakes = [unread.message for unread in _find(config, origins) if not _is_overruled(unread, origins)]
     if mistakes:
         raise UserError("; ".join(mistakes))
 
 
-def note(
-    config: ml_collections.ConfigDict,
-    kept: Collection[str] = (),
-    stored: Mapping[str, Any] | None = None,
-    given: Collection[str] = (),
-) -> str | None:
+def note(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> str | None:
     """A line on a recipe's fields that are not read since the command line chose otherwise; arguments as in `check`."""
-    overruled = [each for each in _find(config, kept, stored or {}) if _is_overruled(each, given)]
+    overruled = [unread for unread in _find(config, origins) if _is_overruled(unread, origins)]
     if not overruled:
         return None
     flat = serialize.flatten(config)
-    fields = ", ".join(f"{each.field}={flat[each.field]!r}" for each in overruled)
-    choices = dict.fromkeys(name for each in overruled for name in each.choices if name in given)
+    fields = ", ".join(f"{unread.field}={flat[unread.field]!r}" for unread in overruled)
+    choices = dict.fromkeys(name for unread in overruled for name in unread.choices if name in origins.flags)
     chosen = ", ".join(f"{name}={flat[name]!r}" for name in choices)
     return f"note: what the recipe sets and {chosen} does not read: {fields}"
 
 
-def _is_overruled(unread: _Unread, given: Collection[str]) -> bool:
+def _is_overruled(unread: _Unread, origins: FieldOrigins) -> bool:
     """Whether a recipe's field is unread by the choice of the command line."""
-    return unread.field not in given and any(choice in given for choice in unread.choices)
+    return unread.field not in origins.flags and any(choice in origins.flags for choice in unread.choices)
 
 
-def _find(config: ml_collections.ConfigDict, kept: Collection[str], stored: Mapping[str, Any]) -> list[_Unread]:
+def _find(config: ml_collections.ConfigDict, origins: FieldOrigins) -> list[_Unread]:
     """The fields that have been set and are not read, each once."""
     flat, default = serialize.flatten(config), serialize.flatten(schema.base_config())
     first: dict[str, _Unread] = {}
-    for each in _unread(flat, default):
-        began = each.field in kept or (each.field in stored and stored[each.field] == flat[each.field])
-        if flat[each.field] != default[each.field] and not began:
-            first.setdefault(each.field, each)
+    for unread in _unread(flat, default):
+        value = flat[unread.field]
+        if value != default[unread.field] and not origins.is_as_begun(unread.field, value):
+            first.setdefault(unread.field, unread)
     return list(first.values())
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -10,6 +10,7 @@ import numpy as np
 
 from mmjax import tasks
 from mmjax.config import serialize
+from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import log, process_agreement
 from mmjax.tasks import validate_fusion
@@ -49,19 +50,12 @@ def _of_model(field: str, names: Sequence[str]) -> bool:
     return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
-def check_config(
-    config: ml_collections.ConfigDict,
-    kept: Collection[str] = (),
-    stored: Mapping[str, Any] | None = None,
-    given: Collection[str] = (),
-) -> None:
+def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
     """Checks plain numbers before anything is opened.
 
     Args:
       config: the run's config.
-      kept: fields that the run began without, see `begun`.
-      stored: the fields that it is stored with; None for a new run.
-      given: the fields that the command line gives, where they are not the recipe's.
+      origins: which of its values are not the recipe's.
 
     Raises:
       UserError: naming the field.
@@ -119,7 +113,7 @@ def check_config(
             raise UserError(f"{field}={flat[field]} wants path regexes, such as ('image/.*',)")
         for pattern in flat[field]:
             _check_pattern(field, flat[field], pattern)
-    _check_initial_scale(config, stored or {})
+    _check_initial_scale(config, origins.stored)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be below 2**32")
     if not 0.0 <= config.ema_decay < 1.0:
@@ -143,8 +137,8 @@ def check_config(
             raise UserError(f"{field}={flat[field]} wants pairs in a tuple, such as {example}")
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     metrics_log.check_settings(config)
-    tasks.check_images(config, kept, stored, given)
-    unread_fields.check(config, kept, stored, given)
+    tasks.check_images(config, origins)
+    unread_fields.check(config, origins)
     tasks.check_model(config)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mmjax.config import overrides, recipe, serialize
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.parallel import process_agreement
 from mmjax.plan import plan_recipe
@@ -74,12 +75,12 @@ def test_a_field_that_is_not_read_is_refused(changes, message):
         validate_run.check_config(config)
     assert "\n" not in str(error.value)
     stored = {name.replace("__", "."): value for name, value in changes.items()}
-    validate_run.check_config(config, stored=stored)
-    validate_run.check_config(config, kept=tuple(stored))
+    validate_run.check_config(config, FieldOrigins(stored=stored))
+    validate_run.check_config(config, FieldOrigins(kept=tuple(stored)))
     field, value = list(stored.items())[-1]
     if isinstance(value, float) and value:
         with pytest.raises(UserError, match=message):
-            validate_run.check_config(config, stored=stored | {field: value / 2})
+            validate_run.check_config(config, FieldOrigins(stored=stored | {field: value / 2}))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +148,8 @@ def with_flags(spec, *flags):
 )
 def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, flags, fields):
     config, given = with_flags(spec, *flags)
-    validate_run.check_config(config, given=given)
-    line = unread_fields.note(config, given=given)
+    validate_run.check_config(config, FieldOrigins(given))
+    line = unread_fields.note(config, FieldOrigins(given))
     (choice,) = given
     told = f"{choice}={serialize.flatten(config)[choice]!r}"
     assert line == f"note: what the recipe sets and {told} does not read: {', '.join(fields)}"
@@ -165,14 +166,16 @@ def test_what_the_command_line_itself_gives_is_refused():
     with pytest.raises(
         UserError, match="^optimizer.eps=1e-07 is not read with optimizer.name='adafactor'; leave it at"
     ):
-        validate_run.check_config(config, given=given)
-    assert "b2=0.95" in unread_fields.note(config, given=given) and "eps" not in unread_fields.note(config, given=given)
+        validate_run.check_config(config, FieldOrigins(given))
+    assert "b2=0.95" in unread_fields.note(config, FieldOrigins(given)) and "eps" not in unread_fields.note(
+        config, FieldOrigins(given)
+    )
     config, given = with_flags("siglip:variant=tiny", ("optimizer.update_clip", "1"))
     with pytest.raises(UserError, match="^optimizer.update_clip=1.0 is not read with optimizer.name='adamw'"):
-        validate_run.check_config(config, given=given)
+        validate_run.check_config(config, FieldOrigins(given))
     config, given = with_flags("siglip:variant=tiny", ("optimizer.decay", "()"))
     with pytest.raises(UserError, match=r"^optimizer.decay=\(\) leaves optimizer.weight_decay=0.0001 nothing to decay"):
-        validate_run.check_config(config, given=given)
+        validate_run.check_config(config, FieldOrigins(given))
 
 
 def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
@@ -180,12 +183,12 @@ def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, mon
     config, given = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
         loop.train(config, tmp_path / "run", given)
-    line = unread_fields.note(config, given=given)
+    line = unread_fields.note(config, FieldOrigins(given))
     assert capsys.readouterr().out == line + "\n"
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())
     monkeypatch.setattr(plan_recipe.program, "set_up", stop)
     with pytest.raises(Stopped):
-        plan_recipe.run(config, "v5e:2x2", given=given)
+        plan_recipe.run(config, "v5e:2x2", flags=given)
     assert capsys.readouterr().out == line + "\n"
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from mmjax import tasks
 from mmjax.config import recipe as recipe_lib
 from mmjax.config import schema
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.data.image import crops, frames
 from mmjax.data.image.transforms import ImageSpec, central_box, decode, eval_transform
 from mmjax.data.mixture import open_source
@@ -181,7 +182,7 @@ def test_fields_that_cannot_apply_are_refused_by_name(fields, message):
     config = schema.base_config()
     config.data.update(fields, train="shapes")
     with pytest.raises(UserError, match=message) as caught:
-        validate_run.check_config(config, given=tuple(f"data.{name}" for name in fields))
+        validate_run.check_config(config, FieldOrigins(tuple(f"data.{name}" for name in fields)))
     assert "\n" not in str(caught.value)
 
 
@@ -205,16 +206,16 @@ def test_a_model_that_prepares_no_images_reads_none_of_the_fields(field):
     config.data[field] = OTHERS[field]
     with pytest.raises(UserError, match=rf"data\.{field}=.* is not read, as model.image is not set .* leave it at"):
         tasks.check_images(config)
-    tasks.check_images(config, stored={f"data.{field}": OTHERS[field]})  # a run that began so goes on
-    tasks.check_images(config, kept=(f"data.{field}",))
+    tasks.check_images(config, FieldOrigins(stored={f"data.{field}": OTHERS[field]}))  # a run that began so goes on
+    tasks.check_images(config, FieldOrigins(kept=(f"data.{field}",)))
 
 
 def test_a_stored_share_of_jittered_images_is_let_be():
     config = schema.base_config()
     config.data.color_jitter_prob = 0.5
-    unread_fields.check(config, stored={"data.color_jitter_prob": 0.5})
+    unread_fields.check(config, FieldOrigins(stored={"data.color_jitter_prob": 0.5}))
     with pytest.raises(UserError, match="data.color_jitter_prob=0.5 is not read"):
-        unread_fields.check(config, stored={"data.color_jitter_prob": 0.4})
+        unread_fields.check(config, FieldOrigins(stored={"data.color_jitter_prob": 0.4}))
     config.data.color_jitter = (0.4, 0.0, 0.0, 0.0)
     unread_fields.check(config)
 
@@ -231,7 +232,7 @@ def test_what_applies_is_accepted():
         config.data.update(fields)
         tasks.check_images(config)
     config.data.update({"train_resize": "crop", "crop_scale": (1.0, 1.0)})
-    tasks.check_images(config, kept=("data.train_resize",))  # a run that began so goes on
+    tasks.check_images(config, FieldOrigins(kept=("data.train_resize",)))  # a run that began so goes on
 
 
 def test_training_under_siglip_sees_a_long_picture_whole(tmp_path):
