@@ -15,6 +15,7 @@ from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import dense_float32
 from mmjax.nn.norms import layer_norm
+from mmjax.utils.random_streams import ExampleStream
 
 
 class ALBEF(nn.Module):
@@ -91,7 +92,7 @@ class ALBEF(nn.Module):
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images."""
-        return self.image_encoder(images, dropout.fold_keys(keys, 0))
+        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
 
     def encode_text(
         self,
@@ -100,7 +101,7 @@ class ALBEF(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> encoders.Encoded:
         """Encodes token ids without any image; padding is seen by no token."""
-        return self.text_encoder(text, text_mask, keys=dropout.fold_keys(keys, 1))
+        return self.text_encoder(text, text_mask, keys=dropout.fold_keys(keys, ExampleStream.TEXT))
 
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
         """Embeds encoded images; rows have unit length."""
@@ -128,7 +129,9 @@ class ALBEF(nn.Module):
         del words
         spec = attention.AttentionSpec(valid=text.valid)
         x = submodules.without_invalid(text).tokens
-        x = self.fuser(x, spec, dropout.fold_keys(keys, 2), memory=submodules.as_memory(image)).tokens
+        x = self.fuser(
+            x, spec, dropout.fold_keys(keys, ExampleStream.FUSION), memory=submodules.as_memory(image)
+        ).tokens
         return encoders.Encoded(self.fusion_norm(x) if self.fusion.get("norm", "pre") == "pre" else x, text.valid)
 
     def match_logits(self, fused: encoders.Encoded) -> Float[Array, "B 2"]:

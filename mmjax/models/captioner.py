@@ -13,6 +13,7 @@ from mmjax import errors
 from mmjax.models import encoders, language, lstm_captioner, submodules
 from mmjax.nn import attention, dropout
 from mmjax.parallel.gather_rows import take_rows
+from mmjax.utils.random_streams import ExampleStream
 
 DECODERS = ("transformer", "lstm")
 Carry = language.Carry | lstm_captioner.CaptionerCarry
@@ -61,7 +62,7 @@ class Captioner(nn.Module):
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images."""
-        return self.image_encoder(images, dropout.fold_keys(keys, 0))
+        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
 
     def caption_logits(
         self,
@@ -71,7 +72,7 @@ class Captioner(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1."""
-        keys = dropout.fold_keys(keys, 3)
+        keys = dropout.fold_keys(keys, ExampleStream.DECODER)
         if self.decoder == "lstm":  # padding stands after what is real
             return self.writer(image, text, keys)
         words = self.writer(text, text_mask, submodules.as_memory(image), keys)

@@ -15,6 +15,7 @@ from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, pool, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
+from mmjax.utils.random_streams import ExampleStream
 
 
 class Carry(NamedTuple):
@@ -105,7 +106,7 @@ class CoCa(nn.Module):
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images: the tower's tokens, before the pooler."""
-        return self.image_encoder(images, dropout.fold_keys(keys, 0))
+        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
 
     def encode_text(
         self,
@@ -121,7 +122,7 @@ class CoCa(nn.Module):
         if text.shape[1] > self.text["context_length"]:
             told = f"text of {text.shape[1]} tokens is longer than the model's context_length"
             raise ValueError(f"{told}={self.text['context_length']}")
-        keys = dropout.fold_keys(keys, 1)
+        keys = dropout.fold_keys(keys, ExampleStream.TEXT)
         x = self.text_encoder.embed(text, keys=keys)
         # The last position whatever the length, so that more padding changes nothing.
         token = self.text_class_token + self.text_encoder.position_embedding[-1]
@@ -144,7 +145,9 @@ class CoCa(nn.Module):
         """Caption logits from a text that is encoded already: of L tokens, [:, t] score token t + 1."""
         valid = None if text.valid is None else text.valid[:, :-1]
         spec = attention.AttentionSpec(causal=True, valid=valid)
-        out = self.writer(text.tokens[:, :-1], spec, dropout.fold_keys(keys, 3), memory=self._memory(image))
+        out = self.writer(
+            text.tokens[:, :-1], spec, dropout.fold_keys(keys, ExampleStream.DECODER), memory=self._memory(image)
+        )
         return self._logits(out.tokens)
 
     def caption_logits(

@@ -9,6 +9,7 @@ from mmjax.models.encoders import Encoded, make_transformer
 from mmjax.nn import attention, dropout, embed
 from mmjax.nn.dense import broadcast_parameter
 from mmjax.nn.norms import layer_norm
+from mmjax.utils.random_streams import EncoderStream
 
 
 class Tower(nn.Module, kw_only=True):
@@ -72,7 +73,9 @@ class Tower(nn.Module, kw_only=True):
         layers = None
         if self.depth:
             spec = attention.AttentionSpec(valid=valid)
-            out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates)
+            out = make_transformer(self)(
+                x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates
+            )
             x, layers = out.tokens, out.layers
         x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
         return Encoded(x, valid, layers=layers)

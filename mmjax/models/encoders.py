@@ -13,6 +13,7 @@ from mmjax.nn.norms import layer_norm
 from mmjax.parallel import packing
 from mmjax.parallel.activation_sharding import embedding_lookup
 from mmjax.utils import end_of_text
+from mmjax.utils.random_streams import EncoderStream
 
 
 class Encoded(NamedTuple):
@@ -99,7 +100,7 @@ class VisionTransformer(nn.Module):
         grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
         table = embed.resample_positions(table, (side, side), grid, prefix=prefix)
         x = add_parameter(x, table[prefix:])
-        x = dropout.drop_patches(x, self.patch_dropout, dropout.fold_keys(keys, 0))
+        x = dropout.drop_patches(x, self.patch_dropout, dropout.fold_keys(keys, EncoderStream.EMBEDDING))
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(std), (self.width,), jnp.float32)
             token = broadcast_parameter(token + table[0], (x.shape[0], 1, self.width), self.dtype)
@@ -109,7 +110,7 @@ class VisionTransformer(nn.Module):
         out = make_transformer(self)(
             x,
             attention.AttentionSpec(),
-            dropout.fold_keys(keys, 1),
+            dropout.fold_keys(keys, EncoderStream.LAYERS),
             intermediates=intermediates,
             chosen=pool.pooled_position(pool_kind, x.shape[:2]),
         )
@@ -196,7 +197,9 @@ class TextTransformer(nn.Module):
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
         chosen = pool.pooled_position(pool_kind, text.shape, eos)
-        out = make_transformer(self)(x, spec, dropout.fold_keys(keys, 1), intermediates=intermediates, chosen=chosen)
+        out = make_transformer(self)(
+            x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates, chosen=chosen
+        )
         if chosen is not None:
             return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))
         return Encoded(norm(out.tokens), valid, eos, out.layers)

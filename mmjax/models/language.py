@@ -13,6 +13,7 @@ from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows
+from mmjax.utils.random_streams import EncoderStream
 
 HEADS = ("none", "tied", "linear", "mlm")
 
@@ -111,7 +112,7 @@ class TextStack(nn.Module):
             x = x + self.type_embedding[types]
         x = x.astype(self.dtype)
         x = self.norm_embed(x) if self.embedding_norm else x
-        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, 0))
+        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, EncoderStream.EMBEDDING))
 
     def run(
         self,
@@ -121,7 +122,7 @@ class TextStack(nn.Module):
         **options: Any,
     ) -> transformer.Output:
         """Runs embedded tokens through the transformer and the final norm; `options` as `Transformer` has them."""
-        out = self.transformer(x, spec, dropout.fold_keys(keys, 1), **options)
+        out = self.transformer(x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), **options)
         return out._replace(tokens=self.final(out.tokens)) if self.final_norm else out
 
     def __call__(

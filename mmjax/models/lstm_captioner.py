@@ -14,6 +14,7 @@ from mmjax.nn.dense import Dense
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
 from mmjax.parallel.activation_sharding import embedding_lookup
+from mmjax.utils.random_streams import LSTMCaptionerStream, LSTMReadoutStream
 
 
 class CaptionerCarry(NamedTuple):
@@ -101,15 +102,15 @@ class LSTMCaptioner(nn.Module):
     def _read(self, image, text, keys):
         carry = self.start(image)
         words = embedding_lookup(self.token_embedding, text).astype(self.dtype)
-        words = dropout(words, self.dropout, fold_keys(keys, 0))
-        step_keys = fold_keys(keys, 1)
+        words = dropout(words, self.dropout, fold_keys(keys, LSTMCaptionerStream.WORDS))
+        step_keys = fold_keys(keys, LSTMCaptionerStream.STEPS)
 
         def read(module, state, words, count):
             return module._advance(carry, state, words, fold_keys(step_keys, count))
 
         scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=(1, 0), out_axes=1)
         _, (out, seen, weights) = scan(self, carry.state, words, jnp.arange(text.shape[1]))
-        return self._logits(words, out, seen, fold_keys(keys, 2)), weights
+        return self._logits(words, out, seen, fold_keys(keys, LSTMCaptionerStream.READOUT)), weights
 
     def _advance(self, carry, state, words, keys):
         """One step of attention and LSTM: the new state; and output, what was seen, and by which weights."""
@@ -128,4 +129,4 @@ class LSTMCaptioner(nn.Module):
 
     def _logits(self, words, out, seen, keys):
         x = words + self.from_state(dropout(out, self.dropout, keys)) + self.from_image(seen)
-        return self.logits(dropout(x, self.dropout, fold_keys(keys, 0)))
+        return self.logits(dropout(x, self.dropout, fold_keys(keys, LSTMReadoutStream.SUM)))

@@ -13,6 +13,7 @@ from mmjax.models import encoders, language, submodules
 from mmjax.nn import attention, dropout
 from mmjax.nn.dense import Dense
 from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.utils.random_streams import ExampleStream
 
 CONNECTORS = ("linear", "mlp2x_gelu")
 PREFIXES = ("full", "causal")
@@ -90,7 +91,7 @@ class PrefixLM(nn.Module):
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images: the tower's patch tokens, before the connector."""
         layer = self.feature_layer
-        out = self.image_encoder(images, dropout.fold_keys(keys, 0), intermediates=layer is not None)
+        out = self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE), intermediates=layer is not None)
         tokens = out.tokens if layer is None else out.layers[layer]
         return encoders.Encoded(tokens[:, int(self.image_encoder.class_token) :])
 
@@ -102,7 +103,7 @@ class PrefixLM(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1."""
-        keys = dropout.fold_keys(keys, 3)
+        keys = dropout.fold_keys(keys, ExampleStream.DECODER)
         x, spec = self._prefixed(image, text, text_mask, keys)
         tokens = self.writer.run(x, spec, keys).tokens
         return self.writer.logits(tokens[:, image.tokens.shape[1] :])

@@ -14,6 +14,7 @@ from mmjax.models import encoders, heads, language, submodules
 from mmjax.models.two_tower import l2_normalize
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
+from mmjax.utils.random_streams import EncoderStream, ExampleStream
 
 
 class QFormer(nn.Module):
@@ -86,7 +87,7 @@ class QFormer(nn.Module):
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
         """Encodes normalised images: the tower's tokens, which the queries have not read yet."""
-        return self.image_encoder(images, dropout.fold_keys(keys, 0))
+        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
 
     def encode_text(
         self,
@@ -95,7 +96,7 @@ class QFormer(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> encoders.Encoded:
         """Encodes token ids without queries; padding is seen by no token."""
-        keys = dropout.fold_keys(keys, 1)
+        keys = dropout.fold_keys(keys, ExampleStream.TEXT)
         spec = attention.AttentionSpec(valid=text_mask)
         out = self.reader.run(self.reader.embed(text, keys=keys), spec, keys, segments=(0, text.shape[1]))
         return encoders.Encoded(out.tokens, text_mask)
@@ -126,7 +127,7 @@ class QFormer(nn.Module):
           words: the text's ids.
           keys: one an example, for dropout.
         """
-        return self._read(image, words, text.valid, dropout.fold_keys(keys, 2), causal=False)
+        return self._read(image, words, text.valid, dropout.fold_keys(keys, ExampleStream.FUSION), causal=False)
 
     def match_logits(self, fused: encoders.Encoded) -> Float[Array, "B 2"]:
         """Whether image and text belong together, the mean of what the queries say; index 1 says yes."""
@@ -147,7 +148,9 @@ class QFormer(nn.Module):
     ) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1."""
         heads.needs("caption", self.caption)
-        read = self._read(image, self._as_caption(text), text_mask, dropout.fold_keys(keys, 3), causal=True)
+        read = self._read(
+            image, self._as_caption(text), text_mask, dropout.fold_keys(keys, ExampleStream.DECODER), causal=True
+        )
         return self.reader.logits(read.tokens[:, self.queries :])
 
     def start(
@@ -204,7 +207,7 @@ class QFormer(nn.Module):
         """The learned queries as the layers are given them."""
         x = broadcast_parameter(self.learned, (batch, *self.learned.shape), self.dtype)
         x = self.reader.norm_embed(x) if self.reader.embedding_norm else x
-        return dropout.dropout(x, self.reader.dropout, dropout.fold_keys(keys, 2))
+        return dropout.dropout(x, self.reader.dropout, dropout.fold_keys(keys, EncoderStream.QUERIES))
 
     def _read(self, image, words, valid, keys, *, causal: bool) -> encoders.Encoded:
         """Queries and text in one pass; with `causal` each word sees the queries and the words before it alone."""

@@ -13,6 +13,7 @@ from mmjax.models import encoders, modality_encoders
 from mmjax.nn import dropout, pool
 from mmjax.nn.dense import dense_float32
 from mmjax.parallel import packing
+from mmjax.utils.random_streams import ExampleStream
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection")
@@ -127,7 +128,7 @@ class TwoTower(nn.Module):
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, pool_kind: str | None = None
     ) -> encoders.Encoded:
         """Encodes normalised images; `pool_kind` as the towers have it."""
-        return self.image_encoder(images, dropout.fold_keys(keys, 0), pool_kind=pool_kind)
+        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE), pool_kind=pool_kind)
 
     def encode_text(
         self,
@@ -139,7 +140,7 @@ class TwoTower(nn.Module):
         pool_kind: str | None = None,
     ) -> encoders.Encoded:
         """Encodes token ids; with `places` as rows of several texts. Both as in `TextTransformer`."""
-        keys = dropout.fold_keys(keys, 1)
+        keys = dropout.fold_keys(keys, ExampleStream.TEXT)
         return self.text_encoder(text, text_mask, keys, places=places, pool_kind=pool_kind)
 
     def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:

@@ -13,6 +13,7 @@ from mmjax.models import encoders, heads, language, submodules
 from mmjax.nn import attention, dropout, embed
 from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
+from mmjax.utils.random_streams import EncoderStream, ExampleStream
 
 
 class Stream(nn.Module):
@@ -84,13 +85,13 @@ class Stream(nn.Module):
             first = broadcast_parameter(self.first, (len(x), 1, self.width), self.dtype)
             x = jnp.concatenate([first, x], axis=1)
         x = add_parameter(x, self.position_embedding)
-        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, 0))
+        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, EncoderStream.EMBEDDING))
 
     def run(
         self, x: Float[Array, "B N D"], spec: attention.AttentionSpec, keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B N D"]:
         """Runs embedded tokens, of whatever kind, through the layers and the final norm."""
-        return self.norm(self.transformer(x, spec, dropout.fold_keys(keys, 1)).tokens)
+        return self.norm(self.transformer(x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS)).tokens)
 
 
 class ViLT(nn.Module):
@@ -166,7 +167,7 @@ class ViLT(nn.Module):
         """
         if mask is not None:
             heads.needs("mim", self.mim)
-        x = self.stream.embed(images, mask, dropout.fold_keys(keys, 0))
+        x = self.stream.embed(images, mask, dropout.fold_keys(keys, ExampleStream.IMAGE))
         return encoders.Encoded(add_parameter(x, self.modality_embedding[1]))
 
     def encode_text(
@@ -176,7 +177,7 @@ class ViLT(nn.Module):
         keys: Key[Array, " B"] | None = None,
     ) -> encoders.Encoded:
         """Embeds token ids."""
-        x = self.words.embed(text, keys=dropout.fold_keys(keys, 1))
+        x = self.words.embed(text, keys=dropout.fold_keys(keys, ExampleStream.TEXT))
         return encoders.Encoded(add_parameter(x, self.modality_embedding[0]), text_mask)
 
     def fuse(
@@ -197,7 +198,7 @@ class ViLT(nn.Module):
         del words
         joint = _joined(text, image)
         spec = attention.AttentionSpec(valid=joint.valid)
-        return joint._replace(tokens=self.stream.run(joint.tokens, spec, dropout.fold_keys(keys, 2)))
+        return joint._replace(tokens=self.stream.run(joint.tokens, spec, dropout.fold_keys(keys, ExampleStream.FUSION)))
 
     def match_logits(self, fused: encoders.Encoded) -> Float[Array, "B 2"]:
         """Whether image and text belong together; index 1 says yes."""

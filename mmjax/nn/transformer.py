@@ -16,6 +16,7 @@ from mmjax.nn.mlp import Mlp
 from mmjax.nn.norms import layer_norm
 from mmjax.parallel.activation_sharding import row_major, shard_activation, traced_platform
 from mmjax.parallel.gather_rows import take_rows
+from mmjax.utils.random_streams import BranchStream
 
 NORMS = ("pre", "post")
 
@@ -162,20 +163,20 @@ class Block(nn.Module):
         own, seen = None, None if state is None else state.memory
         first = slice(None) if self.segments is None else slice(0, self.segments[0])
         crosses = self.cross and (self.segments is None or self.segments[0] > 0)
-        x = residual(row_major(shard_activation(x)), attend, "norm1", 0)
+        x = residual(row_major(shard_activation(x)), attend, "norm1", BranchStream.ATTENTION)
         if crosses and not self.cross_mlp:
-            x = residual(x, look, "norm_cross", 4, first)
+            x = residual(x, look, "norm_cross", BranchStream.CROSS_ATTENTION, first)
         if self.segments is None:
-            x = residual(x, mlp("mlp"), "norm2", 2)
+            x = residual(x, mlp("mlp"), "norm2", BranchStream.MLP)
         start = 0
         for i, length in enumerate(self.segments or ()):
             if length:
                 names = ("mlp", "norm2") if i == 0 else (f"segment{i}_mlp", f"segment{i}_norm2")
-                x = residual(x, mlp(names[0]), names[1], 2, slice(start, start + length), i)
+                x = residual(x, mlp(names[0]), names[1], BranchStream.MLP, slice(start, start + length), i)
             start += length
         if crosses and self.cross_mlp:
-            x = residual(x, look, "norm_cross", 4, first)
-            x = residual(x, mlp("cross_mlp"), "norm_cross_mlp", 6, first)
+            x = residual(x, look, "norm_cross", BranchStream.CROSS_ATTENTION, first)
+            x = residual(x, mlp("cross_mlp"), "norm_cross_mlp", BranchStream.CROSS_MLP, first)
         return x, _State(own, seen)
 
 

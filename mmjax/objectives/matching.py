@@ -18,6 +18,7 @@ from mmjax.objectives.cross_entropy import cross_entropy
 from mmjax.parallel import ring
 from mmjax.parallel.mesh import BATCH_AXES, batch_devices
 from mmjax.parallel.sharded_gather import SCOPES
+from mmjax.utils.random_streams import NegativeStream
 
 MATCH = 1  # the class of a pair that belongs together, as in ALBEF
 
@@ -87,7 +88,7 @@ def hard_negatives(
     image, text, scale = jax.lax.stop_gradient((image.astype(jnp.float32), text.astype(jnp.float32), scale))
     numbers = jnp.arange(batch, dtype=jnp.int32)
     ids = numbers[:, None].astype(jnp.uint32) if ids is None else ids
-    words = [jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, side)) for side in range(2)]
+    words = [jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, stream)) for stream in NegativeStream]
 
     def draw(rows, columns, words, ids, numbers, scale):
         own = (rows, ids, jax.random.wrap_key_data(words, impl=impl))

@@ -9,9 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
-
-# Numbers folded into an example's keys: below are the towers', which models fold themselves.
-_FUSION, _DECODER, _DRAWS = 2, 3, 64
+from mmjax.utils.random_streams import ExampleStream
 
 
 class Views:
@@ -70,21 +68,15 @@ class Views:
     @functools.cached_property
     def fused(self) -> Encoded:
         """Image and text together."""
-        return self.model.fuse(self.image, self.text, self.batch["text"], self.fusion_keys)
+        return self.model.fuse(self.image, self.text, self.batch["text"], self.noise(ExampleStream.FUSION))
 
-    @property
-    def fusion_keys(self) -> Key[Array, " B"] | None:
-        """For the noise of fusing."""
-        return dropout.fold_keys(self.keys, _FUSION)
+    def noise(self, stream: ExampleStream) -> Key[Array, " B"] | None:
+        """Keys for the noise of layers; None in evaluation."""
+        return dropout.fold_keys(self.keys, stream)
 
-    @property
-    def decoder_keys(self) -> Key[Array, " B"] | None:
-        """For the noise of a decoder."""
-        return dropout.fold_keys(self.keys, _DECODER)
-
-    def draws(self, number: int) -> Key[Array, " B"]:
+    def draws(self, stream: ExampleStream) -> Key[Array, " B"]:
         """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time."""
-        return draw_keys(self.drawing, self.batch["id"], number)
+        return draw_keys(self.drawing, self.batch["id"], stream)
 
 
 def embed_image(model: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B ..."]:
@@ -101,15 +93,15 @@ def embed_text(model: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"
     return model.embed_text(model.encode_text(text, text_mask))
 
 
-def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], number: int) -> Key[Array, " B"]:
+def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], stream: ExampleStream) -> Key[Array, " B"]:
     """Keys of an example for drawing, apart from those of its noise.
 
     Args:
       keys: the examples', or None in evaluation, where they follow from the ids.
       ids: of the examples.
-      number: which draw.
+      stream: which draw.
     """
     if keys is None:
         one = lambda words: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), words[0]), words[1])
         keys = jax.vmap(one)(jnp.asarray(ids))
-    return dropout.fold_keys(keys, _DRAWS + number)
+    return dropout.fold_keys(keys, stream)

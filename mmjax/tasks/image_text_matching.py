@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from mmjax.nn import dropout
 from mmjax.objectives import matching
 from mmjax.parallel import sharded_gather
 from mmjax.parallel.microbatch import map_microbatches
 from mmjax.tasks.batch_features import Views, draw_keys
-from mmjax.tasks.per_example_losses import MATCHING
+from mmjax.utils.random_streams import ExampleStream
 
 
 def features(views: Views) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def loss(
         text,
         jnp.ones(()) if logit_scale is None else logit_scale,
         batch["id"],
-        draw_keys(keys, batch["id"], MATCHING),
+        draw_keys(keys, batch["id"], ExampleStream.DRAW_NEGATIVES),
         mesh=mesh,
         scope=scope,
         block_size=settings.loss.block_size,
@@ -77,8 +78,8 @@ def loss(
             choose = lambda wanted: lambda own, other: jnp.where(side == wanted, other, own)
             encoded, words = jax.tree.map(choose(1), texts, other_texts)
             picture = jax.tree.map(choose(2), pictures, other_pictures)
-            own_keys = None if noisy is None else jax.vmap(jax.random.fold_in, (0, None))(noisy, 8 + side)
-            return model.match_logits(model.fuse(picture, encoded, words, own_keys))
+            side_keys = dropout.fold_keys(noisy, ExampleStream.MATCHING + side)
+            return model.match_logits(model.fuse(picture, encoded, words, side_keys))
 
         # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
         return jax.lax.map(jax.checkpoint(match), jnp.arange(3)).swapaxes(0, 1)

@@ -11,20 +11,18 @@ from mmjax.nn import dropout
 from mmjax.objectives import captioning, classification, masked_modelling
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks.batch_features import Views
-
-# Which draw of an example each objective uses, see `Views.draws`.
-_MASKED_WORDS, _MASKED_PATCHES, _MODALITIES = range(3)
-MATCHING, WRITING = 3, 4
+from mmjax.utils.random_streams import ExampleStream
 
 
 def caption(views: Views, settings: Any) -> TokenLoss:
     """Each next token of the text, given the image; with `target_mask` in the batch, of what that marks."""
     text, mask = views.batch["text"], views.batch["text_mask"]
     model = views.model
+    decoder_noise = views.noise(ExampleStream.DECODER)
     if hasattr(model, "decode"):  # CoCa's text pass serves contrast and captions
-        logits = model.decode(views.image, views.text, views.decoder_keys)[:, :-1]
+        logits = model.decode(views.image, views.text, decoder_noise)[:, :-1]
     else:
-        logits = model.caption_logits(views.image, text[:, :-1], mask[:, :-1], views.decoder_keys)
+        logits = model.caption_logits(views.image, text[:, :-1], mask[:, :-1], decoder_noise)
     counted = views.batch.get("target_mask", mask)[:, 1:]
     return captioning.caption_loss(logits, text[:, 1:], counted, settings.loss.label_smoothing)
 
@@ -35,23 +33,24 @@ def masked_words(views: Views, settings: Any) -> TokenLoss:
     words, hidden = masked_modelling.mask_tokens(
         text,
         mask,
-        views.draws(_MASKED_WORDS),
+        views.draws(ExampleStream.DRAW_MASKED_WORDS),
         vocab_size=settings.vocab_size,
         mask_id=settings.mask_id,
         special_ids=settings.special_ids,
         rate=settings.loss.mlm_rate,
     )
-    encoded = model.encode_text(words, mask, dropout.fold_keys(views.keys, 4))
-    fused = model.fuse(views.image, encoded, words, dropout.fold_keys(views.keys, 5))
+    encoded = model.encode_text(words, mask, views.noise(ExampleStream.MASKED_TEXT))
+    fused = model.fuse(views.image, encoded, words, views.noise(ExampleStream.MASKED_TEXT_FUSION))
     return masked_modelling.mlm_loss(model.word_logits(fused), text, hidden)
 
 
 def masked_patches(views: Views, settings: Any) -> TokenLoss:
     """Pixels of masked patches, given the others and the text."""
     model, patches = views.model, (views.pixels.shape[1] // settings.patch_size) ** 2
-    hidden = masked_modelling.mask_patches(views.draws(_MASKED_PATCHES), patches, settings.loss.mim_ratio)
-    image = model.encode_image(views.pixels, dropout.fold_keys(views.keys, 6), hidden)
-    fused = model.fuse(image, views.text, views.batch["text"], dropout.fold_keys(views.keys, 7))
+    draws = views.draws(ExampleStream.DRAW_MASKED_PATCHES)
+    hidden = masked_modelling.mask_patches(draws, patches, settings.loss.mim_ratio)
+    image = model.encode_image(views.pixels, views.noise(ExampleStream.MASKED_IMAGE), hidden)
+    fused = model.fuse(image, views.text, views.batch["text"], views.noise(ExampleStream.MASKED_IMAGE_FUSION))
     return masked_modelling.masked_patch_loss(model.patch_pixels(fused), views.pixels, hidden)
 
 
@@ -66,7 +65,8 @@ def classify(views: Views, settings: Any) -> TokenLoss:
     """The class of an example of several modalities, of which training hides some."""
     present = views.batch["present"]
     if views.drawing is not None:
-        present = dropout.modality_dropout(present, settings.modality_dropout, views.draws(_MODALITIES))
+        draws = views.draws(ExampleStream.DRAW_HIDDEN_MODALITIES)
+        present = dropout.modality_dropout(present, settings.modality_dropout, draws)
     logits = views.model(modalities(views), present, views.keys)
     return classification.classification_loss(logits, views.batch["label"], None, settings.loss.label_smoothing)
 

@@ -35,6 +35,7 @@ from mmjax.tasks import (
 from mmjax.tasks.batch_features import Views, draw_keys, embed_image, embed_text
 from mmjax.tasks.per_example_losses import modalities
 from mmjax.tasks.validate_model import NOISE, check_model
+from mmjax.utils.random_streams import ExampleStream
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
@@ -358,7 +359,7 @@ class Task:
           ids: of the examples, from which keys follow where none are given: the same ones every time.
         """
         if keys is None and ids is not None and decoding.method == "sample":
-            keys = draw_keys(None, ids, per_example_losses.WRITING)
+            keys = draw_keys(None, ids, ExampleStream.DRAW_CAPTION)
         with activation_sharding.activation_mesh(self.mesh):
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens

@@ -25,6 +25,7 @@ from jaxtyping import Float32
 from mmjax.data.loading.order import example_rng
 from mmjax.data.record import Record, check_index, stable_id
 from mmjax.errors import validate_choice
+from mmjax.utils.random_streams import SensorStream
 
 TRAIN_LENGTH = 1_000_000
 TEST_LENGTH = 2_000
@@ -38,7 +39,6 @@ _SHIFT = 2.5  # of the blob by +-1, pixels
 _PIXELS, _SAMPLES, _COLUMNS = 0.1, 0.2, 0.1  # standard deviations of the noise on top
 _CYCLES = (4.0, 1.0)  # in a series: at 0, and more at +1
 _PHASE = math.pi / 4
-_TRAIN, _TEST = 1, 2  # streams of random numbers
 
 
 class Sensors:
@@ -68,7 +68,7 @@ class Sensors:
 
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
-        rng = example_rng(_TRAIN if self.split == "train" else _TEST, index)
+        rng = example_rng(SensorStream.TRAIN if self.split == "train" else SensorStream.TEST, index)
         label = int(rng.random() * 8)
         bits = dict(zip("uvw", (float(2 * (label >> place & 1) - 1) for place in (2, 1, 0)), strict=True))
         modalities = {}

@@ -15,6 +15,7 @@ from mmjax.models.fusion import kinds
 from mmjax.nn import dropout
 from mmjax.nn.dense import dense_float32
 from mmjax.nn.pool import Pool
+from mmjax.utils.random_streams import ClassifierStream
 
 
 class FusedClassifier(nn.Module):
@@ -67,11 +68,11 @@ class FusedClassifier(nn.Module):
             raise ValueError(f"modalities {', '.join(sorted(modalities))} for encoders of {', '.join(names)}")
         encoded, there = {}, []
         for place, name in enumerate(names):
-            noise = dropout.fold_keys(dropout.fold_keys(keys, 0), place)
+            noise = dropout.fold_keys(dropout.fold_keys(keys, ClassifierStream.ENCODERS), place)
             encoded[name], lacks = self._encode(name, modalities[name], present[:, place], noise)
             there.append(present[:, place] & ~lacks)
         fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
-        fused = fuse(encoded, jnp.stack(there, axis=1), dropout.fold_keys(keys, 2))
+        fused = fuse(encoded, jnp.stack(there, axis=1), dropout.fold_keys(keys, ClassifierStream.FUSION))
         if fuse.decides:
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)

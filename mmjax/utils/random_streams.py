@@ -1,0 +1,86 @@
+"""The numbers of all random streams, one enumeration for what is folded into one kind of key.
+
+Runs resume and results repeat because these numbers never change: a new stream takes a number that its level does not
+have. Layers, steps and samples are folded in by their index; those levels have no names.
+"""
+
+import enum
+
+
+@enum.unique
+class ExampleStream(enum.IntEnum):
+    """Streams of an example's key, for the noise of layers (below `DRAW_MASKED_WORDS`) and what objectives draw."""
+
+    IMAGE = 0
+    TEXT = 1
+    FUSION = 2
+    DECODER = 3
+    MASKED_TEXT = 4
+    MASKED_TEXT_FUSION = 5
+    MASKED_IMAGE = 6
+    MASKED_IMAGE_FUSION = 7
+    MATCHING = 8  # and the two after it: of the pair, with another text, with another image
+    DRAW_MASKED_WORDS = 64
+    DRAW_MASKED_PATCHES = 65
+    DRAW_HIDDEN_MODALITIES = 66
+    DRAW_NEGATIVES = 67
+    DRAW_CAPTION = 68
+
+
+@enum.unique
+class NegativeStream(enum.IntEnum):
+    """Streams of `ExampleStream.DRAW_NEGATIVES`: the negatives of each kind."""
+
+    TEXT_FOR_IMAGE = 0
+    IMAGE_FOR_TEXT = 1
+
+
+@enum.unique
+class EncoderStream(enum.IntEnum):
+    """Streams of one encoder or decoder: what is done to its embedded tokens, its layers, its learned queries."""
+
+    EMBEDDING = 0
+    LAYERS = 1
+    QUERIES = 2
+
+
+@enum.unique
+class BranchStream(enum.IntEnum):
+    """Streams of one layer: the dropout of each residual branch; the number after it is the branch's drop path."""
+
+    ATTENTION = 0
+    MLP = 2
+    CROSS_ATTENTION = 4
+    CROSS_MLP = 6
+
+
+@enum.unique
+class LSTMCaptionerStream(enum.IntEnum):
+    """Streams of the LSTM captioner: embedded words, steps of the LSTM, what the logits are read from."""
+
+    WORDS = 0
+    STEPS = 1
+    READOUT = 2
+
+
+@enum.unique
+class LSTMReadoutStream(enum.IntEnum):
+    """Streams of `LSTMCaptionerStream.READOUT`, which itself is the noise of the LSTM's output."""
+
+    SUM = 0
+
+
+@enum.unique
+class ClassifierStream(enum.IntEnum):
+    """Streams of the classifier of several modalities: its encoders, which have a number each, and its fusion."""
+
+    ENCODERS = 0
+    FUSION = 2
+
+
+@enum.unique
+class SensorStream(enum.IntEnum):
+    """Seeds of the synthetic `sensors:` source, by split."""
+
+    TRAIN = 1
+    TEST = 2
