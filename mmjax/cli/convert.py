@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
-from mmjax.cli.runtime import no_overrides
 from mmjax.inference.convert import FORMATS, convert
 from mmjax.interop import model_settings
 
@@ -21,16 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
     parser.add_argument("--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; as SRC has it")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="what SRC does not tell, e.g. activation=quick_gelu or image.heads=16",
-    )
+    runtime.add_set_flag(parser, "what SRC does not hold, e.g. activation=quick_gelu or image.heads=16")
 
     def command(options, overrides):
-        no_overrides(overrides)
+        runtime.refuse_overrides(overrides)
         convert(
             options.src,
             options.dst,

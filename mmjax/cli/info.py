@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mmjax import tasks
 from mmjax.cli import runtime
-from mmjax.config import serialize
-from mmjax.data.image.transforms import ImageSpec
 from mmjax.inference import checkpoint_source
 from mmjax.interop import foreign_checkpoint, model_settings
 from mmjax.tasks import capabilities
-from mmjax.training import checkpoint
 
-_ANSWERS_TOLD = 5
+_ANSWERS_SHOWN = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.epilog = None
     parser.add_argument("path", metavar="PATH", help="a workdir, file or folder, or hf-hub:NAME")
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="what the file does not tell")
+    runtime.add_set_flag(parser, "what the file does not hold")
 
     def command(options, overrides):
-        runtime.no_overrides(overrides)
-        lines = describe(options.path, step=options.step, changes=model_settings.parse(options.set))
+        runtime.refuse_overrides(overrides)
+        lines = describe(options.path, step=options.step, settings=model_settings.parse(options.set))
         width = max(map(len, lines))
         print("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
         return 0
@@ -39,72 +35,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     return runtime.run(parser, argv, command)
 
 
-def describe(path: Any, *, step: int | None = None, changes: Mapping[str, Any] | None = None) -> dict[str, str]:
+def describe(path: str, *, step: int | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Says what a path holds, as names and lines; reads configs and shapes, no weights.
 
     Raises:
       UserError: nothing that mmjax reads.
     """
-    if checkpoint_source.is_workdir(path):
-        return _describe_workdir(path, step)
-    found = foreign_checkpoint.open_source(path, changes)
-    size = sum(file.stat().st_size for file in _files(found))
+    opened = checkpoint_source.open_checkpoint(path, step=step, settings=settings, from_flags=True)
+    lines = {"path": str(path)}
+    if isinstance(opened, checkpoint_source.RunCheckpoint):
+        return lines | _describe_run(opened)
+    return lines | _describe_foreign(opened.foreign)
+
+
+def _describe_foreign(foreign: foreign_checkpoint.Source) -> dict[str, str]:
+    size = sum(file.stat().st_size for file in _files(foreign))
     lines = {
-        "path": str(path),
-        "format": f"{foreign_checkpoint.FORMATS[found.format]}, {found.path.name}, {size:,} bytes",
-        "settings": f"from {found.config_file.name}" if found.config_file else "from shapes and what was given",
+        "format": f"{foreign_checkpoint.FORMATS[foreign.format]}, {foreign.path.name}, {size:,} bytes",
+        "settings": f"from {foreign.config_file.name}" if foreign.config_file else "from shapes and what was given",
     }
-    lines |= _describe_towers(found.settings, found.shapes)
+    lines |= _describe_towers(foreign.settings, foreign.shapes)
     return lines | {
-        "images": _describe_images(found.preprocessing),
-        "tokenizer": found.tokenizer or "none beside it: texts must be token ids",
+        "images": _describe_images(foreign.preprocessing),
+        "tokenizer": foreign.tokenizer or "none beside it: texts must be token ids",
     }
 
 
-def _describe_workdir(path: Any, step: int | None) -> dict[str, str]:
-    checkpoints, chosen, meta = checkpoint_source.open_step(path, step, "--step")
-    try:
-        steps, shapes = checkpoints.all_steps(), checkpoints.param_shapes(chosen)
-    finally:
-        checkpoints.close()
-    config = serialize.from_json(json.dumps(meta["config"]))
-    facts = tasks.DatasetMetadata.from_json(meta.get("facts", {}))
+def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
+    config, metadata, meta = run.config, run.metadata, run.meta
+    shapes = run.stored_shapes()
     model = config.model.to_dict()
-    can = ", ".join(_abilities(config, meta, facts)) or "be trained further"
+    methods = ", ".join(capabilities.capabilities(run.make_portable_task())) or "be trained further"
     lines = {
-        "path": str(path),
         "format": f"mmjax workdir of {config.name!r}, {config.variant}",
-        "steps": f"{', '.join(map(str, steps))}; shown: {chosen}",
+        "steps": f"{', '.join(map(str, run.all_steps))}; shown: {run.step}",
         "trained on": f"{config.data.train or '-'}, {meta['position']:,} examples",
-        "model": f"{capabilities.describe_model(config)}; it can {can}",
+        "model": f"{capabilities.describe_model(config)}; it can {methods}",
     }
     lines |= (_describe_towers if model.get("kind", "two_tower") == "two_tower" else _describe_parts)(model, shapes)
-    if facts.answers:
-        more = ", ..." if len(facts.answers) > _ANSWERS_TOLD else ""
-        lines["answers"] = f"{len(facts.answers):,}: {', '.join(facts.answers[:_ANSWERS_TOLD])}{more}"
-    if facts.shapes:
-        lines["modalities"] = "; ".join(f"{name} {list(shape)}" for name, shape in facts.shapes)
-    if meta["preprocessing"]:
-        lines["images"] = _describe_images(meta["preprocessing"])
+    if metadata.answers:
+        more = ", ..." if len(metadata.answers) > _ANSWERS_SHOWN else ""
+        lines["answers"] = f"{len(metadata.answers):,}: {', '.join(metadata.answers[:_ANSWERS_SHOWN])}{more}"
+    if metadata.shapes:
+        lines["modalities"] = "; ".join(f"{name} {list(shape)}" for name, shape in metadata.shapes)
+    if run.preprocessing:
+        lines["images"] = _describe_images(run.preprocessing)
     if tokenizer := meta["tokenizer"]:
-        told = f"{tokenizer['spec']}, {tokenizer['vocab_size']:,} ids, {tokenizer['context_length']} a text"
-        lines["tokenizer"] = told
+        size = f"{tokenizer['vocab_size']:,} ids, {tokenizer['context_length']} a text"
+        lines["tokenizer"] = f"{tokenizer['spec']}, {size}"
     return lines | {"written by": ", ".join(f"{name} {version}" for name, version in meta["versions"].items())}
 
 
-def _abilities(config: Any, meta: Mapping[str, Any], facts: tasks.DatasetMetadata) -> tuple[str, ...]:
-    """What the run's model can be asked for; nothing of it depends on the devices that are here."""
-    config.attention = "auto"
-    spec = ImageSpec(**meta["preprocessing"]) if meta["preprocessing"] else None
-    tokenizer = tasks.make_tokenizer(config, file=checkpoint.tokenizer_file(meta)) if config.objectives.mlm else None
-    return capabilities.capabilities(tasks.Task(config, spec, tokenizer, None, facts))
-
-
-def _files(found: foreign_checkpoint.Source) -> list[Path]:
-    if not found.path.name.endswith(".index.json"):
-        return [found.path]
-    places = json.loads(found.path.read_text())["weight_map"]
-    return [found.path.parent / name for name in sorted(set(places.values()))]
+def _files(foreign: foreign_checkpoint.Source) -> list[Path]:
+    """The files of weights: one, or those that an index names."""
+    if not foreign.path.name.endswith(".index.json"):
+        return [foreign.path]
+    file_of_tensor = json.loads(foreign.path.read_text())["weight_map"]
+    return [foreign.path.parent / name for name in sorted(set(file_of_tensor.values()))]
 
 
 def _describe_towers(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -129,9 +116,9 @@ def _describe_parts(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     lines, others = {}, []
     encoders = {f"encoder_{name}": value for name, value in settings.get("encoders", {}).items()}
     for part, count in counts.items():
-        own = {**settings, **encoders}.get(part)
-        if isinstance(own, Mapping):
-            lines[part] = f"{_describe_part(own)}; {count:,} parameters"
+        part_settings = {**settings, **encoders}.get(part)
+        if isinstance(part_settings, Mapping):
+            lines[part] = f"{_describe_part(part_settings)}; {count:,} parameters"
         else:
             others.append(f"{part} {count:,}")
     if others:
@@ -142,9 +129,9 @@ def _describe_parts(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int,
 
 def _describe_part(fields: Mapping[str, Any]) -> str:
     first = ("kind", "image_size", "patch_size", "vocab_size", "context_length", "width", "depth", "layers", "heads")
-    told = [f"{field} {fields[field]}" for field in (*first, "mlp_dim") if field in fields]
-    told += [fields["activation"]] if "activation" in fields else []
-    return ", ".join(told + ([f"norm_eps {fields['norm_eps']:g}"] if "norm_eps" in fields else []))
+    words = [f"{field} {fields[field]}" for field in (*first, "mlp_dim") if field in fields]
+    words += [fields["activation"]] if "activation" in fields else []
+    return ", ".join(words + ([f"norm_eps {fields['norm_eps']:g}"] if "norm_eps" in fields else []))
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], wanted: Any = lambda part: True) -> int:

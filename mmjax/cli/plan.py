@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from mmjax.cli.runtime import make_parser, prepare, run
+from mmjax.cli import runtime
 from mmjax.config import overrides as overrides_lib
 from mmjax.config import recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`plan --config=RECIPE[:k=v,k=v] --topology=v5e:16x16 [--budget=N] [--sweep] [--config.FIELD=VALUE ...]`."""
-    parser = make_parser(
+    parser = runtime.make_parser(
         "plan",
         "Compiles a recipe's train step for TPUs or NVIDIA GPUs that are not here: memory, FLOPs, bytes moved by class"
         " of kernel, collectives, shortest and predicted step. No device and no data are needed; pip install"
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mmjax.plan import topology  # jax is imported after this
 
         topology.set_environment(options.topology)
-        prepare(config, "gpu" if topology.is_gpu(options.topology) else "tpu", training=True)
+        runtime.prepare(config, "gpu" if topology.is_gpu(options.topology) else "tpu", training=True)
         from mmjax.plan import plan_recipe
 
         return plan_recipe.run(
@@ -60,4 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags=[path for path, _ in overrides],
         )
 
-    return run(parser, argv, command)
+    return runtime.run(parser, argv, command)

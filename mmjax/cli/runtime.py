@@ -4,8 +4,12 @@ import argparse
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from ml_collections import ConfigDict
+
+from mmjax.config import schema
 from mmjax.errors import GlobalUserError, TrainingDiverged, UserError, did_you_mean
 from mmjax.training import compiler
 
@@ -15,37 +19,71 @@ EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what can be said of the weights of another library: `--tokenizer` and `--set`."""
+    """Adds the flags that `ModelFlags` reads."""
+    parser.add_argument("--workdir", help="workdir of a trained run")
+    parser.add_argument("--step", type=int, default=None, help="its checkpoint; the latest by default")
+    parser.add_argument("--model", metavar="PATH", help="instead of a workdir: weights that mmjax.load reads")
     parser.add_argument(
         "--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; what lies beside the weights"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="what the file does not tell, e.g. activation=quick_gelu or image.heads=16",
-    )
+    add_set_flag(parser, "what the file does not hold, e.g. activation=quick_gelu or image.heads=16")
 
 
-def check_model_flags(options: argparse.Namespace) -> None:
-    """Checks that `--tokenizer` and `--set` come with `--model`.
+def add_set_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help)
+
+
+class ModelFlags:
+    """The model that `--workdir` or `--model` names.
 
     Raises:
-      UserError: they would change a run.
+      UserError: both or none, or `--tokenizer` and `--set`, which would change a run, without `--model`.
     """
-    given = f"--tokenizer={options.tokenizer}" if options.tokenizer is not None else ""
-    given = given or next((f"--set {text}" for text in options.set), "")
-    if given and options.model is None:
-        raise UserError(f"{given} needs --model; the run in --workdir has a tokenizer and settings of its own")
 
+    def __init__(self, options: argparse.Namespace):
+        if (options.workdir is None) == (options.model is None):
+            raise UserError("--workdir or --model: give one of them; --workdir=DIR is a run, --model=PATH weights")
+        for_weights = [f"--tokenizer={options.tokenizer}"] if options.tokenizer is not None else []
+        for_weights += [f"--set {text}" for text in options.set]
+        if for_weights and options.model is None:
+            raise UserError(
+                f"{for_weights[0]} needs --model; the run in --workdir has a tokenizer and settings of its own"
+            )
+        self._options = options
+        self._run, self._overrides = None, []
 
-def model_flags(options: argparse.Namespace) -> dict:
-    """`--tokenizer` and `--set` as `evaluate.open_model` takes them."""
+    def read_config(self, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+        """The config by which the devices are set up; starts none of them.
 
-    from mmjax.interop import model_settings  # imports jax
+        Raises:
+          UserError: there is no such checkpoint, or an override of a field that describes the model.
+        """
+        from mmjax.inference import checkpoint_source, eval_model
 
-    return dict(tokenizer=options.tokenizer, changes=model_settings.parse(options.set))
+        options, self._overrides = self._options, overrides
+        if options.model is None:
+            self._run = checkpoint_source.RunCheckpoint(
+                options.workdir, options.step, workdir_name=f"--workdir={options.workdir}", step_field="--step"
+            )
+            config = self._run.config
+        elif options.step is not None:
+            raise UserError(f"--step={options.step} needs --workdir; a file has one set of weights")
+        else:
+            config = schema.base_config()
+        eval_model.apply_overrides(config, overrides)
+        return config
+
+    def open(self):
+        """The `EvalModel`, once the devices are set up by `read_config`; every process calls it."""
+        from mmjax.inference import eval_model
+        from mmjax.interop import model_settings
+
+        if self._run is not None:
+            return eval_model.open_workdir(self._run)
+        settings = model_settings.parse(self._options.set)
+        return eval_model.open_model(
+            self._options.model, self._overrides, tokenizer=self._options.tokenizer, settings=settings
+        )
 
 
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,15 +97,15 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--join-timeout", type=int, default=300, metavar="SECONDS", help="to wait for the others; 300")
 
 
-def start(options, read, *, training: bool = False):
-    """Reads the config, joins the other processes where there are any, and sets up the devices.
+def read_and_join(options: argparse.Namespace, read: Callable[[], Any]) -> Any:
+    """Calls `read`, then joins the other processes where there are any; returns what `read` returns.
 
-    A mistake in the config waits until the others can be told: one that all make is printed once.
+    `read` also calls `set_environment`, which must come before the devices start. A mistake that it raises waits until
+    the processes know of each other: one that all make is printed once.
     """
-    config = mistake = None
+    result = mistake = None
     try:
-        config = read()
-        set_environment(config, training=training)
+        result = read()
     except UserError as error:
         mistake = error
     from mmjax.parallel import cluster, process_agreement
@@ -77,20 +115,19 @@ def start(options, read, *, training: bool = False):
     except UserError as error:
         raise mistake or error from None
     process_agreement.raise_error_on_all(mistake)
-    compiler.set_compilation_cache(config)
-    return config
+    return result
 
 
-def prepare(config, platform: str | None = None, *, training: bool = False) -> None:
+def prepare(config: ConfigDict, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what must be set before the devices start, for a process by itself."""
     set_environment(config, platform, training=training)
     compiler.set_compilation_cache(config)
 
 
-def set_environment(config, platform: str | None = None, *, training: bool = False) -> None:
+def set_environment(config: ConfigDict, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what jax and XLA read when the devices start; arguments as `compiler.set_environment` takes them."""
     compiler.set_environment(config, platform, training=training)
-    # grain and orbax tell every step of theirs, and warn of what is as it should be; errors are enough.
+    # grain and orbax log every step of theirs, and warn of what is as it should be; errors are enough.
     import logging
 
     from absl import logging as absl_logging
@@ -110,7 +147,11 @@ def _raise_usage_error(message: str) -> None:
     raise UserError(f"{message}; see --help")
 
 
-def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) -> int:
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    command: Callable[[argparse.Namespace, list[tuple[str, str]]], int],
+) -> int:
     """Runs a command; returns the exit status, or ends the process when it stops without the others that it joined."""
     together = True
     try:
@@ -133,7 +174,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, command) ->
             raise
         from mmjax.parallel import process_agreement
 
-        # Told by all together, when the error is another process's and so known to all.
+        # An error of another process is known to all, which end together.
         together = isinstance(error, process_agreement.OtherProcessError)
         if together:
             print(f"stopped: {error}", file=sys.stderr)
@@ -175,9 +216,9 @@ def parse_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> lis
     return overrides
 
 
-def no_overrides(overrides: Sequence[tuple[str, str]]) -> None:
+def refuse_overrides(overrides: Sequence[tuple[str, str]]) -> None:
     """Refuses `--config.FIELD=VALUE`."""
     if overrides:
         raise UserError(
-            f"--config.{overrides[0][0]}: there is no config here; use --set for what the file does not tell"
+            f"--config.{overrides[0][0]}: there is no config here; use --set for what the file does not hold"
         )

@@ -1,16 +1,12 @@
 """`mmjax search`: the images of a folder that are nearest to a text or an image."""
 
-import json
 import sys
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
-from mmjax.config import overrides as overrides_lib
-from mmjax.config import schema, serialize
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import decode
 from mmjax.errors import UserError, validate_choice
-from mmjax.inference import eval_model
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
 from mmjax.search import index as index_lib
@@ -28,9 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("queries", nargs="*", metavar="TEXT", help='such as "a red circle above a blue square"')
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image to find others like it")
     parser.add_argument("--images", required=True, metavar="DIR", help="folder or URL, with its sub-folders")
-    parser.add_argument("--workdir", help="of a trained run")
-    parser.add_argument("--step", type=int, default=None, help="checkpoint; the latest by default")
-    parser.add_argument("--model", metavar="PATH", help="instead: weights that mmjax.load reads")
     runtime.add_model_flags(parser)
     parser.add_argument("--top", type=int, default=10, metavar="K", help="answers to a query; 10")
     parser.add_argument("--output", metavar="FILE", help="contact sheet (.html, .png) or the answers as .json")
@@ -38,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rebuild", action="store_true", help="make the index anew")
 
     def command(options, overrides):
-        if (options.workdir is None) == (options.model is None):
-            raise UserError("--workdir or --model: give one of them")
-        runtime.check_model_flags(options)
+        model_flags = runtime.ModelFlags(options)
         if not options.queries and not options.image:
             raise UserError('nothing to search for: give a TEXT, such as "a red circle", or --image=FILE')
         if any(not query.strip() for query in options.queries):
@@ -51,20 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             validate_choice("--output: ending", options.output.rpartition(".")[2].lower(), SHEETS)
         images = index_lib.list_images(options.images)
         pictures = [_read_query(path) for path in options.image]
-        if options.workdir is not None:
-            meta = eval_model.read_meta(options.workdir, options.step)
-            config = serialize.from_json(json.dumps(meta["config"]))
-            eval_model.apply_overrides(config, overrides)
-            runtime.prepare(config)
-            model = eval_model.open_workdir(config, options.workdir, meta, step=options.step)
-        else:
-            if options.step is not None:
-                raise UserError(f"--step={options.step} needs --workdir; a file has one set of weights")
-            config = schema.base_config()
-            overrides_lib.apply(config, overrides)
-            runtime.prepare(config)
-            model = eval_model.open_model(options.model, overrides, **runtime.model_flags(options))
-        searcher = Searcher(model)
+        runtime.prepare(model_flags.read_config(overrides))
+        searcher = Searcher(model_flags.open())
         where = options.index or f"{options.images.rstrip('/')}/{index_lib.FOLDER}"
         if options.index is None:
             _check_writable(where, options.images)
@@ -77,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{len(bad):,} cannot be read, such as {path}: {why}", file=sys.stderr)
         answers = searcher.answer(index, options.queries, pictures, top=options.top)
         names = [*options.queries, *options.image]
-        for name, found in zip(names, answers, strict=True):
+        for name, matches in zip(names, answers, strict=True):
             print(f"\n{name}")
-            for rank, each in enumerate(found, start=1):
-                print(f"{rank:4}  {each.score:7.4f}  {each.path}")
+            for rank, match in enumerate(matches, start=1):
+                print(f"{rank:4}  {match.score:7.4f}  {match.path}")
         if options.output:
             write_sheet(options.output, options.images, names, answers)
             print(f"\nwritten: {options.output}")

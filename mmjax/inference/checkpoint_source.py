@@ -1,10 +1,11 @@
-"""Models before a parameter has been read: a run's workdir, or weights of another library."""
+"""One opened checkpoint: a run's, or weights of another library, before a parameter has been read."""
 
-import dataclasses
+import abc
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,150 +20,241 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint, param_translation, run_config
 from mmjax.io import paths
-from mmjax.parallel import partition
+from mmjax.parallel import partition, process_agreement
 from mmjax.training import checkpoint
 
 
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A model of which no parameter has been read.
+class OpenedCheckpoint(abc.ABC):
+    """A checkpoint of which no parameter has been read; made by `open_checkpoint`, which starts no device.
 
     Attributes:
-      config: as of a run; may be changed before the parameters are read.
+      config: as of a run; may be changed before the task is made and the parameters are read.
       preprocessing: fields of `data.image.transforms.ImageSpec`; None for a model that sees no image.
+      metadata: of the training data.
       shapes: of the parameters, by path.
-      make_tokenizer: makes the tokenizer, None for a model without text; raises `UserError` where there should be one.
-      read: shardings by path -> parameters, each read straight to its place.
-      facts: what is known of the training data.
+      tokenizer: None for a model without text. Raises `UserError` where none is known, or it does not fit the model.
     """
 
     config: ml_collections.ConfigDict
     preprocessing: Mapping[str, Any] | None
+    metadata: tasks.DatasetMetadata
     shapes: Mapping[str, tuple[int, ...]]
-    make_tokenizer: Callable[[], tokenizer_lib.Tokenizer | None]
-    read: Callable[[Mapping[str, Sharding]], Any]
-    facts: tasks.DatasetMetadata = tasks.DatasetMetadata()
+    tokenizer: tokenizer_lib.Tokenizer | None
 
     @property
     def image_spec(self) -> transforms.ImageSpec | None:
         """How images are prepared."""
         return transforms.ImageSpec(**self.preprocessing) if self.preprocessing else None
 
-    def make_task(self, mesh: Mesh | None = None) -> tasks.Task:
+    @abc.abstractmethod
+    def tokenizer_file(self) -> bytes | None:
+        """The tokenizer's model file, where it has one that is known."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer is known."""
+        return self.config.data.tokenizer != run_config.NO_TOKENIZER
+
+    def make_task(self, mesh: Mesh | None = None, tokenizer: tokenizer_lib.Tokenizer | None = None) -> tasks.Task:
         """The model's task, by the config as it is now."""
         # Without a tokenizer weights of another library are still good for token ids.
-        tokenizer = self.make_tokenizer() if self.config.objectives.mlm else None
-        return tasks.Task(self.config, self.image_spec, tokenizer, mesh, self.facts)
+        if tokenizer is None and self.config.objectives.mlm:
+            tokenizer = self.tokenizer
+        return tasks.Task(self.config, self.image_spec, tokenizer, mesh, self.metadata)
+
+    def shardings(self, mesh: Mesh | None) -> dict[str, Sharding]:
+        """Shardings of the parameters; see `param_shardings`."""
+        return param_shardings(self.shapes, self.config, mesh)
+
+    @abc.abstractmethod
+    def read(self, shardings: Mapping[str, Sharding]) -> Any:
+        """Reads the parameters, each of them straight to the devices of its sharding (by path)."""
+
+    @abc.abstractmethod
+    def read_unsharded(self) -> Any:
+        """Reads the parameters onto one device, or into the host's memory."""
 
 
-def open_path(
-    path: Any, *, step: int | None = None, tokenizer: str | None = None, settings: Mapping[str, Any] | None = None
-) -> Opened:
-    """Opens what `mmjax.load` reads; arguments and errors as there."""
-    if path is None or not isinstance(path, str | os.PathLike):
-        raise UserError(f"path={path!r}: give a workdir, a file or folder of weights, or hf-hub:NAME")
-    if is_workdir(path):
-        if settings:
-            raise UserError(f"{next(iter(settings))}: the run in {path} has its own config; load it without")
-        return _open_workdir(path, step, tokenizer)
-    if step is not None:
-        raise UserError(f"step={step}: {path} is not the workdir of a run")
-    opened = foreign_checkpoint.open_source(path, settings)
-    config = run_config.make_config(opened)
-    if tokenizer is not None:
-        config.data.tokenizer = tokenizer
+class RunCheckpoint(OpenedCheckpoint):
+    """A checkpoint in the workdir of a run; its parameters are the moving average, where there is one.
 
-    def make_tokenizer():
-        if config.data.tokenizer == run_config.NO_TOKENIZER:
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None: the latest.
+      tokenizer: in place of the run's own, as `data.tokenizer` has it.
+      workdir_name, step_field: what messages call the two.
+
+    Attributes:
+      step: of the checkpoint.
+      all_steps: of the run's complete checkpoints.
+      meta: config, preprocessing, tokenizer, versions: what was stored beside the state.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+
+    def __init__(
+        self,
+        workdir: Any,
+        step: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        workdir_name: str = "",
+        step_field: str = "step",
+    ):
+        self.path = paths.as_path(workdir)
+        self._folder = self.path / "checkpoints"
+        self._workdir_name, self._step_field = workdir_name or str(workdir), step_field
+        self._requested_step = step
+        if not self._folder.exists():
+            raise UserError(f"{self._workdir_name}: there is no {self._folder}; give the --workdir of a training run")
+        with self._open_folder() as checkpoints:
+            self.all_steps: list[int] = checkpoints.all_steps()
+            self.step: int = self._choose_step(self.all_steps, step)
+            self.meta: dict[str, Any] = checkpoints.read_meta(self.step)
+        self.config = serialize.from_json(json.dumps(self.meta["config"]))
+        self.preprocessing = self.meta["preprocessing"]
+        self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
+        self._tokenizer_file = checkpoint.tokenizer_file(self.meta)
+        if tokenizer is not None:
+            self.config.data.tokenizer, self._tokenizer_file = tokenizer, None
+
+    def _open_folder(self) -> contextlib.closing:
+        return contextlib.closing(checkpoint.Checkpoints(self._folder, read_only=True))
+
+    def _choose_step(self, steps: list[int], step: int | None) -> int:
+        if not steps:
             raise UserError(
-                f"{opened.path}: no tokenizer lies beside it, so give token ids, or its file:"
+                f"{self._workdir_name}: no complete checkpoint in {self._folder}; train until one has been saved"
+            )
+        if step is not None and step not in steps:
+            known = ", ".join(map(str, steps))
+            raise UserError(f"{self._step_field}={step}: there is no such checkpoint; there are {known}")
+        return steps[-1] if step is None else step
+
+    def agree_on_step(self) -> None:
+        """Makes every process read process 0's step: a run that goes on may save one between two hosts' looks."""
+        with process_agreement.raise_on_all(), self._open_folder() as checkpoints:
+            step = self._choose_step(checkpoints.all_steps(), self._requested_step)
+        self.step = process_agreement.broadcast_from_0(step)
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
+        return tasks.make_tokenizer(self.config, file=self._tokenizer_file)
+
+    def tokenizer_file(self) -> bytes | None:
+        return self._tokenizer_file
+
+    def make_portable_task(self) -> tasks.Task:
+        """The task with attention kernels that any device has: the devices here may not have the run's."""
+        config = self.config.copy_and_resolve_references()
+        config.attention = "auto"
+        tokenizer = self.tokenizer if config.objectives.mlm else None
+        return tasks.Task(config, self.image_spec, tokenizer, None, self.metadata)
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        params = jax.eval_shape(self.make_portable_task().init, jax.random.key(0))
+        return {name: leaf.shape for name, leaf in param_translation.flattened(params).items()}
+
+    def stored_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the stored parameters, by path."""
+        with self._open_folder() as checkpoints:
+            return checkpoints.param_shapes(self.step)
+
+    def read(self, shardings: Mapping[str, Sharding]) -> Any:
+        target = {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=shardings[name])
+            for name, shape in self.shapes.items()
+        }
+        with self._open_folder() as checkpoints:
+            self._choose_step(checkpoints.all_steps(), self.step)  # which a run that goes on may have removed
+            return checkpoints.restore_params(self.step, param_translation.nested(target))
+
+    def read_unsharded(self) -> Any:
+        return self.read(self.shardings(None))
+
+
+class ForeignWeights(OpenedCheckpoint):
+    """Weights of another library.
+
+    Args:
+      foreign: the file or folder, opened and checked.
+      tokenizer: as `data.tokenizer` has it; None: the one that lies beside the weights.
+    """
+
+    def __init__(self, foreign: foreign_checkpoint.Source, tokenizer: str | None = None):
+        self.foreign = foreign
+        self.config = run_config.make_config(foreign)
+        if tokenizer is not None:
+            self.config.data.tokenizer = tokenizer
+        self.preprocessing = foreign.preprocessing
+        self.metadata = tasks.DatasetMetadata()
+        self.shapes = foreign.shapes
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
+        if not self.has_tokenizer:
+            raise UserError(
+                f"{self.foreign.path}: no tokenizer lies beside it, so give token ids, or its file:"
                 ' mmjax.load(path, tokenizer="sentencepiece:FILE") or "json:FILE", the flag --tokenizer=... of mmjax'
                 " eval and search"
             )
-        return tasks.make_tokenizer(config)
+        return tasks.make_tokenizer(self.config)
 
-    def read(places):
-        def place(name, array):
+    def tokenizer_file(self) -> bytes | None:
+        return self.tokenizer.file_bytes if self.has_tokenizer else None
+
+    def read(self, shardings: Mapping[str, Sharding]) -> Any:
+        def to_devices(name, array):
             # Each device takes its part; a file that is mapped into memory is read no further.
-            return jax.make_array_from_callback(array.shape, places[name], lambda index: array[index])
+            return jax.make_array_from_callback(array.shape, shardings[name], lambda index: array[index])
 
-        return param_translation.nested(opened.read(place))
+        return param_translation.nested(self.foreign.read(to_devices))
 
-    return Opened(config, opened.preprocessing, opened.shapes, make_tokenizer, read)
+    def read_unsharded(self) -> Any:
+        return param_translation.nested(self.foreign.read(lambda _, array: array))
 
 
-def shardings(
-    shapes: Mapping[str, tuple[int, ...]], config: ml_collections.ConfigDict, mesh: Mesh | None
-) -> dict[str, Sharding]:
-    """Where parameters belong, by path: by the partition rules of `config.mesh`, or on one device without a mesh."""
-    if mesh is None:
-        return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
-    tree = param_translation.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
-    placed, _ = partition.param_shardings(tree, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
-    return param_translation.flattened(placed)
+def open_checkpoint(
+    path: Any,
+    *,
+    step: int | None = None,
+    tokenizer: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    from_flags: bool = False,
+) -> OpenedCheckpoint:
+    """Opens what `mmjax.load` reads; arguments and errors as there.
+
+    Args:
+      path, step, tokenizer: see `mmjax.load`.
+      settings: what the files of another library do not tell.
+      from_flags: messages name the flags of the command line.
+    """
+    if path is None or not isinstance(path, str | os.PathLike):
+        raise UserError(f"path={path!r}: give a workdir, a file or folder of weights, or hf-hub:NAME")
+    step_field = "--step" if from_flags else "step"
+    if is_workdir(path):
+        if settings:
+            field = f"{'--set ' if from_flags else ''}{next(iter(settings))}"
+            raise UserError(f"{field}: the run in {path} has its own config; load it without")
+        return RunCheckpoint(path, step, tokenizer, step_field=step_field)
+    if step is not None:
+        raise UserError(f"{step_field}={step}: {path} is not the workdir of a run")
+    return ForeignWeights(foreign_checkpoint.open_source(path, settings), tokenizer)
 
 
 def is_workdir(path: Any) -> bool:
-    """Whether there are a run's checkpoints."""
+    """Whether a path holds a run's checkpoints."""
     return not str(path).startswith(foreign_checkpoint.HUB) and (paths.as_path(path) / "checkpoints").is_dir()
 
 
-def open_step(path: Any, step: int | None, field: str = "step") -> tuple[checkpoint.Checkpoints, int, dict[str, Any]]:
-    """Opens a workdir at a step, or at the latest; to be closed by the caller. Also returns what meta.json says.
-
-    Raises:
-      UserError: there is no such checkpoint, naming `field`.
-    """
-    checkpoints = checkpoint.Checkpoints(paths.as_path(path) / "checkpoints", read_only=True)
-    steps = checkpoints.all_steps()
-    if not steps:
-        raise UserError(f"{path}: no complete checkpoint in {checkpoints.folder}; train until one has been saved")
-    if step is not None and step not in steps:
-        raise UserError(f"{field}={step}: there is no such checkpoint; there are {', '.join(map(str, steps))}")
-    step = steps[-1] if step is None else step
-    return checkpoints, step, checkpoints.read_meta(step)
-
-
-def _open_workdir(path: Any, step: int | None, tokenizer: str | None) -> Opened:
-    """Opens a run's parameters: the moving average, where there is one."""
-    checkpoints, step, meta = open_step(path, step)
-    checkpoints.close()
-    config = serialize.from_json(json.dumps(meta["config"]))
-    file = checkpoint.tokenizer_file(meta)
-    if tokenizer is not None:
-        config.data.tokenizer, file = tokenizer, None
-
-    def read(places):
-        target = {
-            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=places[name]) for name, shape in shapes.items()
-        }
-        again, _, _ = open_step(path, step)
-        try:
-            return again.restore_params(step, param_translation.nested(target))
-        finally:
-            again.close()
-
-    make_tokenizer = functools.cache(lambda: tasks.make_tokenizer(config, file=file))
-    facts = tasks.DatasetMetadata.from_json(meta.get("facts", {}))
-    # Of any kernel, since the devices here may not have the run's, and `attention` may still be changed.
-    abstract = config.copy_and_resolve_references()
-    abstract.attention = "auto"
-    opened = Opened(abstract, meta["preprocessing"], {}, make_tokenizer, read, facts)
-    made = jax.eval_shape(opened.make_task().init, jax.random.key(0))
-    shapes = {name: leaf.shape for name, leaf in param_translation.flattened(made).items()}
-    return dataclasses.replace(opened, config=config, shapes=shapes)
-
-
-def read_workdir(
-    path: Any, step: int | None, field: str = "step", *, check: Callable[[ml_collections.ConfigDict], None]
-) -> tuple[ml_collections.ConfigDict, dict[str, Any], Any]:
-    """Reads config, meta.json and parameters (the moving average, where there is one) of a run, onto one device.
-
-    Raises:
-      UserError: there is no such checkpoint, naming `field`, or `check` refuses the config.
-    """
-    checkpoints, step, meta = open_step(path, step, field)
-    checkpoints.close()
-    check(serialize.from_json(json.dumps(meta["config"])))
-    opened = _open_workdir(path, step, None)
-    return opened.config, meta, opened.read(shardings(opened.shapes, opened.config, None))
+def param_shardings(
+    shapes: Mapping[str, tuple[int, ...]], config: ml_collections.ConfigDict, mesh: Mesh | None
+) -> dict[str, Sharding]:
+    """Shardings by path: by the partition rules of `config.mesh`, or one device without a mesh."""
+    if mesh is None:
+        return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
+    tree = param_translation.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+    shardings, _ = partition.param_shardings(tree, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
+    return param_translation.flattened(shardings)

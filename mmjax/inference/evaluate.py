@@ -1,6 +1,6 @@
-"""Evaluates a model by itself: everything but the evaluation data comes from the workdir, or from a file of weights."""
+"""Evaluation of a model, by its own config or by a suite; only the evaluation data comes from elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from mmjax.evaluation import results as results_lib
 from mmjax.evaluation.embedding import embedder as embedder_lib
 from mmjax.evaluation.evaluators.zero_shot import class_prompts
 from mmjax.evaluation.suite import jobs, results_file, runner
-from mmjax.inference.eval_model import Model
+from mmjax.inference.eval_model import EvalModel
 from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
@@ -33,19 +33,19 @@ def read_suite(
       UserError: no such file, or it describes no suite.
     """
     config = recipe.run_file(spec)
-    lacking = sorted(set(jobs.suite_config()) - set(config))
-    if lacking:
+    missing_fields = sorted(set(jobs.suite_config()) - set(config))
+    if missing_fields:
         raise UserError(
-            f"--config={spec}: this is no evaluation suite (it has no field {lacking[0]!r}); start from"
+            f"--config={spec}: this is no evaluation suite (it has no field {missing_fields[0]!r}); start from"
             " mmjax.evaluation.suite.jobs.suite_config()"
         )
     config.lock()
-    own = [(path, text) for path, text in overrides if path.split(".")[0] in config]
-    overrides_lib.apply(config, own)
-    return config, [each for each in overrides if each not in own]
+    suite_overrides = [(path, text) for path, text in overrides if path.split(".")[0] in config]
+    overrides_lib.apply(config, suite_overrides)
+    return config, [override for override in overrides if override not in suite_overrides]
 
 
-def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
+def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
     """Evaluates a model on `data.eval` and writes the results.
 
     Args:
@@ -66,26 +66,25 @@ def evaluate_model(model: Model, *, workdir: Any = None, output: Any = None) -> 
         evaluator = from_config.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
         path, page = output_paths(model, workdir, output)
     params = model.restore()
-    told = model.name if model.step is None else f"step {model.step} of {model.name}"
-    log.info(f"evaluating {told} on {config.data.eval}")
+    name = model.name if model.step is None else f"step {model.step} of {model.name}"
+    log.info(f"evaluating {name} on {config.data.eval}")
     results = evaluator.run(params, keep_artifacts=True)
     records = results_lib.to_records(results, model=config.variant, pretrained=model.pretrained)
     if jax.process_index() == 0:
         results_file.write(
             path, results_file.merge(results_file.read(path), records, keep=lambda old: "settings" in old)
         )
-        history = [] if workdir is None else metrics_log.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
-        page_lib.write_report(page, config, history, results, step=model.step)
+        page_lib.write_report(page, config, _history(workdir), results, step=model.step)
         print(metric_columns.format_table(records))
         print(f"\nresults: {path}\nreport:  {page}")
     return records
 
 
-def output_paths(model: Model, workdir: Any, output: Any) -> tuple[Any, Any]:
-    """Where results and report go; their folder is made.
+def output_paths(model: EvalModel, workdir: Any, output: Any) -> tuple[Any, Any]:
+    """The paths of results and report; their folder is made.
 
     Raises:
-      UserError: no place is known, or it cannot be written to.
+      UserError: no path is known, or it cannot be written to.
     """
     if output is None and workdir is None:
         raise UserError("--output is missing; a model that is no workdir has no place for results, so name a JSON file")
@@ -97,7 +96,12 @@ def output_paths(model: Model, workdir: Any, output: Any) -> tuple[Any, Any]:
 
 
 def evaluate_suite(
-    model: Model, config: ml_collections.ConfigDict, *, workdir: Any = None, output: Any = None, again: bool = False
+    model: EvalModel,
+    config: ml_collections.ConfigDict,
+    *,
+    workdir: Any = None,
+    output: Any = None,
+    overwrite: bool = False,
 ) -> list[dict[str, Any]]:
     """Runs a suite and writes every result as soon as it is there; what is finished already is left out.
 
@@ -106,7 +110,7 @@ def evaluate_suite(
       config: the suite's, see `jobs.suite_config`.
       workdir: of the model's run, where there is one.
       output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
-      again: run what is finished, too.
+      overwrite: run what is finished, too.
 
     Returns:
       The records of all of the suite's evaluations, in its order.
@@ -116,57 +120,20 @@ def evaluate_suite(
     """
     with process_agreement.raise_on_all():
         capabilities.check(model.task, "encode_image", "--config: a suite, which embeds images and texts,")
-        wanted = jobs.make_jobs(config)
+        suite_jobs = jobs.make_jobs(config)
         path, page = output_paths(model, workdir, output)
-        finished = {} if again else {results_file.key(record): record for record in results_file.read(path)}
-    is_finished = lambda record: results_file.same(finished.get(results_file.key(record)), record)
-    empty = {(job.name, task): _record(model, job, task, config) for job in wanted for task in job.tasks}
-    tasks = {job.name: [t for t in job.tasks if not is_finished(empty[job.name, t])] for job in wanted}
-    tasks = process_agreement.broadcast_from_0(tasks)
-    left = sum(map(len, tasks.values()))
-    if left < len(empty):
-        log.info(f"{len(empty) - left} of {len(empty)} evaluations are finished already; --again runs them again")
-    with process_agreement.raise_on_all():
-        options = mixture.make_options(model.config, evaluation=True)
-        pending = [job for job in wanted if tasks[job.name]]
-        opened = runner.open_jobs(pending, options, config, say=log.info)
-        if opened:
-            embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
-    if opened:
-        embedder.bind(model.restore())
-        counts = {each.job.name: _count_prompts(each.source) for each in opened}
-        for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=log.info):
-            metrics = {name: float(value) for name, value in outcome.metrics.items()}
-            record = empty[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
-            if outcome.task == metric_columns.CLASSIFICATION:
-                record["prompts"] = counts[job.name]
-            if jax.process_index() == 0:
-                results_file.write_section(path, record, page_lib.render_section(outcome))
-                results_file.write(path, results_file.merge(results_file.read(path), [record]))
+        finished = {} if overwrite else _records_by_key(path)
+    templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
+    tasks = _unfinished_tasks(suite_jobs, templates, finished)
+    _run_jobs(model, config, [job for job in suite_jobs if tasks[job.name]], tasks, templates, path)
     if jax.process_index() != 0:
         return []
-    found = {results_file.key(record): record for record in results_file.read(path)}
-    records = [
-        found[results_file.key(record)]
-        for record in empty.values()
-        if results_file.same(found.get(results_file.key(record)), record)
-    ]
-    history = [] if workdir is None else metrics_log.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
+    written = _records_by_key(path)
+    records = [written.get(results_file.key(template)) for template in templates.values()]
+    records = [r for r, template in zip(records, templates.values(), strict=True) if results_file.same(r, template)]
     means = jobs.means(records, config)
-    title = model.config.name if model.step is None else f"{model.config.name}, step {model.step:,}"
-    evaluations = [
-        results_lib.Evaluation(each["dataset"], each["task"], each["n"], each["metrics"]) for each in records
-    ]
     sections = [results_file.read_section(path, record) for record in records]
-    text = page_lib.render_report(
-        title=title,
-        config=model.config.to_dict(),
-        history=history,
-        evaluations=evaluations,
-        sections=sections,
-        means=means,
-    )
-    paths.write_atomically(page, text)
+    paths.write_atomically(page, _render_suite_report(model, records, sections, means, _history(workdir)))
     print(metric_columns.format_table(records))
     for name, (mean, count) in means.items():
         print(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%")
@@ -174,13 +141,89 @@ def evaluate_suite(
     return records
 
 
+def _records_by_key(path: Any) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The records of a results file."""
+    return {results_file.key(record): record for record in results_file.read(path)}
+
+
+def _unfinished_tasks(
+    suite_jobs: Sequence[jobs.Job],
+    templates: Mapping[tuple[str, str], dict[str, Any]],
+    finished: Mapping[tuple[str, ...], dict[str, Any]],
+) -> dict[str, list[str]]:
+    """The tasks of every job, by its name, that no finished record has the settings of; the same on every process."""
+    is_finished = {
+        name: results_file.same(finished.get(results_file.key(template)), template)
+        for name, template in templates.items()
+    }
+    tasks = {job.name: [task for task in job.tasks if not is_finished[job.name, task]] for job in suite_jobs}
+    tasks = process_agreement.broadcast_from_0(tasks)
+    num_finished = len(templates) - sum(map(len, tasks.values()))
+    if num_finished:
+        log.info(f"{num_finished} of {len(templates)} evaluations are finished already; --again runs them again")
+    return tasks
+
+
+def _run_jobs(
+    model: EvalModel,
+    config: ml_collections.ConfigDict,
+    pending: Sequence[jobs.Job],
+    tasks: Mapping[str, Sequence[str]],
+    templates: Mapping[tuple[str, str], dict[str, Any]],
+    path: Any,
+) -> None:
+    """Runs tasks by name of their job; every record is written, with its part of the report, when it is there."""
+    with process_agreement.raise_on_all():
+        options = mixture.make_options(model.config, evaluation=True)
+        opened = runner.open_jobs(pending, options, config, say=log.info)
+        if not opened:
+            return
+        embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
+    embedder.bind(model.restore())
+    num_prompts = {job.job.name: _count_prompts(job.source) for job in opened}
+    for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=log.info):
+        metrics = {name: float(value) for name, value in outcome.metrics.items()}
+        record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
+        if outcome.task == metric_columns.CLASSIFICATION:
+            record["prompts"] = num_prompts[job.name]
+        if jax.process_index() == 0:
+            results_file.write_section(path, record, page_lib.render_section(outcome))
+            results_file.write(path, results_file.merge(results_file.read(path), [record]))
+
+
+def _render_suite_report(
+    model: EvalModel,
+    records: Sequence[dict[str, Any]],
+    sections: Sequence[str],
+    means: Mapping[str, tuple[float, int]],
+    history: list[dict[str, Any]],
+) -> str:
+    return page_lib.render_report(
+        title=model.config.name if model.step is None else f"{model.config.name}, step {model.step:,}",
+        config=model.config.to_dict(),
+        history=history,
+        evaluations=[
+            results_lib.Evaluation(record["dataset"], record["task"], record["n"], record["metrics"])
+            for record in records
+        ],
+        sections=sections,
+        means=means,
+    )
+
+
+def _history(workdir: Any) -> list[dict[str, Any]]:
+    """The lines of the run's log; none for a model that is no workdir."""
+    return [] if workdir is None else metrics_log.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
+
+
 def _count_prompts(source: Any) -> int:
-    """How many texts the classes are told by, over all classes."""
-    known = source.class_names and source.templates
-    return sum(map(len, class_prompts(source.class_names, source.templates))) if known else 0
+    """The number of texts that name the classes, over all classes."""
+    has_prompts = source.class_names and source.templates
+    return sum(map(len, class_prompts(source.class_names, source.templates))) if has_prompts else 0
 
 
-def _record(model: Model, job: jobs.Job, task: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _record(model: EvalModel, job: jobs.Job, task: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The record of a task before it has run."""
     return {
         "dataset": job.name,
         "model": model.config.variant,

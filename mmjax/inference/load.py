@@ -1,7 +1,5 @@
-"""`mmjax.load`: a model from a workdir or from the weights of another library."""
+"""`mmjax.load`: a callable model from a workdir or from the weights of another library."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,32 +37,35 @@ def load(
       batch_size: rows at a time.
       mesh: of `mmjax.parallel.mesh.make_mesh`: the partition rules place every array as it is read, and no device
         holds all of a model that is too large for it.
-      **settings: what the files of another library do not tell, such as `activation="quick_gelu"`; for one tower,
+      **settings: those that the files of another library do not hold, such as `activation="quick_gelu"`; for one tower,
         `**{"image.heads": 16}`.
 
     Raises:
-      UserError: nothing there, damaged, of another kind of model, or not enough told.
+      UserError: the path is missing, damaged or of another kind of model, or a setting is missing.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
-    found = checkpoint_source.open_path(path, step=step, tokenizer=tokenizer, settings=settings)
-    config = found.config
-    params = found.read(checkpoint_source.shardings(found.shapes, config, mesh))
+    checkpoint = checkpoint_source.open_checkpoint(path, step=step, tokenizer=tokenizer, settings=settings)
+    config = checkpoint.config
+    params = checkpoint.read(checkpoint.shardings(mesh))
     if image_size is not None:
-        if found.preprocessing is None or _POSITIONS not in found.shapes:
+        if checkpoint.preprocessing is None or _POSITIONS not in checkpoint.shapes:
             raise UserError(
                 f"image_size={image_size}: {capabilities.describe_model(config)} has no image tower to be resized"
             )
         if image_size != config.model.image.image_size:
-            params = _resized(params, found.shapes, config, image_size, mesh)
-            found = dataclasses.replace(found, preprocessing={**found.preprocessing, "size": image_size})
+            params = _resize_positions(params, checkpoint, image_size, mesh)
+            checkpoint.preprocessing = {**checkpoint.preprocessing, "size": image_size}
     if precision is not None:
         config.precision = precision
-    return Model(found.make_task(mesh), params, found.make_tokenizer, batch_size=batch_size)
+    return Model(checkpoint.make_task(mesh), params, lambda: checkpoint.tokenizer, batch_size=batch_size)
 
 
-def _resized(params: Any, shapes: Mapping[str, Any], config: Any, image_size: int, mesh: Mesh | None) -> Any:
-    """Parameters for images of another size, which `config` is changed to."""
+def _resize_positions(
+    params: Any, checkpoint: checkpoint_source.OpenedCheckpoint, image_size: int, mesh: Mesh | None
+) -> Any:
+    """Parameters for images of another size, which the checkpoint's config is changed to."""
+    config = checkpoint.config
     image = config.model.image
     if type(image_size) is not int or image_size < image.patch_size or image_size % image.patch_size:
         raise UserError(
@@ -73,7 +74,7 @@ def _resized(params: Any, shapes: Mapping[str, Any], config: Any, image_size: in
     old, new = (side // image.patch_size for side in (image.image_size, image_size))
     table = params["image"]["position_embedding"]
     table = embed.resample_positions(table, (old, old), (new, new), prefix=int(image.get("class_token", True)))
-    places = checkpoint_source.shardings({**shapes, _POSITIONS: table.shape}, config, mesh)
-    table = jax.device_put(table, places[_POSITIONS])
+    shardings = checkpoint_source.param_shardings({**checkpoint.shapes, _POSITIONS: table.shape}, config, mesh)
+    table = jax.device_put(table, shardings[_POSITIONS])
     image.image_size = image_size
     return params | {"image": params["image"] | {"position_embedding": table}}

@@ -33,7 +33,7 @@ class Searcher:
     """Embeds a folder's images and queries with a model over its mesh.
 
     Args:
-      model: see `evaluate.Model`; its parameters are read here.
+      model: see `eval_model.EvalModel`; its parameters are read here.
 
     Attributes:
       identity: what an index must have been made with: the parameters' digest and the images' preparation.
@@ -42,7 +42,7 @@ class Searcher:
       UserError: the model embeds no images.
     """
 
-    def __init__(self, model: eval_model.Model):
+    def __init__(self, model: eval_model.EvalModel):
         capabilities.check(model.task, "encode_image", "search, which embeds images and texts,")
         self.image_spec: ImageSpec = model.image_spec
         params = model.restore()

@@ -16,7 +16,7 @@ from mmjax import tasks
 from mmjax.data.image.transforms import ImageSpec, eval_transform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.inference import convert, eval_model
+from mmjax.inference import checkpoint_source, convert, eval_model
 from mmjax.inference import model as model_lib
 from mmjax.interop import foreign_checkpoint, tokenizer_files
 from mmjax.nn.embed import bicubic_matrix
@@ -169,7 +169,7 @@ class TestLoading:
         """The embeddings are those that `mmjax eval` computes."""
         model = mmjax.load(workdir)
         assert model.config.name == "tiny"
-        meta = eval_model.read_meta(workdir)
+        meta = checkpoint_source.RunCheckpoint(workdir).meta
         config = runs.config()
         spec = ImageSpec(**meta["preprocessing"])
         task = tasks.Task(config, spec)
@@ -219,7 +219,7 @@ class TestLoading:
 
         overrides = [("mesh.data", "1"), ("mesh.fsdp", "8")]
         with mock.patch.object(jax, "make_array_from_callback", noting):
-            with mock.patch.object(tasks, "make_tokenizer"):
+            with mock.patch.object(tasks, "make_tokenizer", return_value=None):
                 model = eval_model.open_model(GOLDEN / "hf-clip", overrides, tokenizer="bytes")
             params = model.restore()
         assert len(places) == len(jax.tree.leaves(params)) and all(len(place.device_set) == 8 for place in places)
@@ -227,7 +227,7 @@ class TestLoading:
     def test_results_of_the_same_weights_by_two_libraries_are_not_one(self, tmp_path):
         """Their pixels differ, so a suite that has evaluated one has not evaluated the other."""
         convert.convert(GOLDEN / "hf-clip", tmp_path / "openclip", to="openclip")
-        with mock.patch.object(tasks, "make_tokenizer"):
+        with mock.patch.object(tasks, "make_tokenizer", return_value=None):
             paths = (GOLDEN / "hf-clip", tmp_path / "openclip")
             one, other = (eval_model.open_model(path, tokenizer="bytes").identity for path in paths)
         assert one != other and one.split()[:2] == other.split()[:2]

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from mmjax.cli import main
-from mmjax.config import serialize
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.inference import eval_model
+from mmjax.inference import checkpoint_source, eval_model
 from mmjax.search import index as index_lib
 from mmjax.search import searcher as searcher_lib
 from tests.helpers import runs
@@ -57,10 +56,9 @@ def parse(out):
 def embeddings(trained, folder):
     """All images and a text by the model itself, without an index."""
     paths = sorted(index_lib.list_images(str(folder)))
-    meta = eval_model.read_meta(trained)
-    config = serialize.from_json(json.dumps(meta["config"]))
+    run = checkpoint_source.RunCheckpoint(trained)
     with runs.shared_compilation(), runs.on_devices(1):
-        searcher = searcher_lib.Searcher(eval_model.open_workdir(config, trained, meta))
+        searcher = searcher_lib.Searcher(eval_model.open_workdir(run))
         source = searcher_lib._Files(str(folder), paths)
         images = searcher.embedder.images(each.image for each in EvalExamples(source, searcher.image_spec))
         return paths, images, searcher.embedder.texts(["a red circle"])
