@@ -130,7 +130,8 @@ def test_wrong_flags(command, argv, message, tmp_path, capsys):
     if command == "eval":  # what is read first is there
         folder = tmp_path / "checkpoints" / "1" / "meta"
         folder.mkdir(parents=True)
-        (folder / "metadata").write_text(json.dumps({"config": runs.config().to_dict()}))
+        meta = {"config": runs.config().to_dict(), "preprocessing": None}
+        (folder / "metadata").write_text(json.dumps(meta))
     assert call(f"--workdir={tmp_path}", *argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
