@@ -91,8 +91,8 @@ def measure(length, heads, mask, options):
             call()
             runs[kernel] = call
         except (NotImplementedError, ValueError, RuntimeError) as error:  # the other cases are worth as much
-            told = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}"
-            common.emit(benchmark="attention", kernel=kernel, **fields, error=told)
+            message = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}"
+            common.emit(benchmark="attention", kernel=kernel, **fields, error=message)
     for kernel, times in common.interleaved(runs, rounds=options.rounds).items():
         common.emit(
             benchmark="attention",

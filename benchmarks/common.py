@@ -66,9 +66,9 @@ def _rounded(value: Any) -> Any:
 
 def out_of_memory(error: Exception) -> str:
     """The first line of a device's complaint that its memory is full, of jax or torch; '' for any other error."""
-    told = str(error)
-    full = "RESOURCE_EXHAUSTED" in told or "out of memory" in told.lower()
-    return told.strip().splitlines()[0][:200] if isinstance(error, RuntimeError) and full else ""
+    message = str(error)
+    full = "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
+    return message.strip().splitlines()[0][:200] if isinstance(error, RuntimeError) and full else ""
 
 
 def whole_number(flag: str, text: str) -> int:
@@ -84,10 +84,10 @@ def whole_number(flag: str, text: str) -> int:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of what is installed of these packages, and of Python."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -56,7 +56,7 @@ def measure(options, overrides):
         contenders, side = make_contenders(files, options)
         seconds = common.interleaved(contenders, rounds=options.rounds)
         for name, times in seconds.items():
-            ratio = statistics.median(host / own for host, own in zip(seconds["host"], times, strict=True))
+            ratio = statistics.median(host / ours for host, ours in zip(seconds["host"], times, strict=True))
             common.emit(
                 benchmark="decoding",
                 jpeg=text,
@@ -97,7 +97,8 @@ def make_contenders(files, options):
 
     def on_device():
         return [
-            np.stack(each) for each in zip(*rows(lambda file, rng: frames.train_frame(file, device, rng)), strict=True)
+            np.stack(column)
+            for column in zip(*rows(lambda file, rng: frames.train_frame(file, device, rng)), strict=True)
         ]
 
     def by_pillow():

@@ -132,14 +132,14 @@ def split(program: Program, shallow: Mapping[str, Any], deep: Mapping[str, Any])
         layer = (more - less) / (high - low)
         return round(layer), round(less - (low - 1) * layer)
 
-    found: dict[str, dict[str, Any]] = {"layer": {"kinds": {}}, "rest": {"kinds": {}}}
+    bytes_moved: dict[str, dict[str, Any]] = {"layer": {"kinds": {}}, "rest": {"kinds": {}}}
     for figure in FIGURES:
-        found["layer"][figure], found["rest"][figure] = parts(shallow[figure], deep[figure])
-    found["layer"]["formula"] = deep["formula"]
+        bytes_moved["layer"][figure], bytes_moved["rest"][figure] = parts(shallow[figure], deep[figure])
+    bytes_moved["layer"]["formula"] = deep["formula"]
     for kind in sorted({*shallow["kinds"], *deep["kinds"]}):
         layer, rest = parts(shallow["kinds"].get(kind, 0), deep["kinds"].get(kind, 0))
-        found["layer"]["kinds"][kind], found["rest"]["kinds"][kind] = layer, rest
-    return found
+        bytes_moved["layer"]["kinds"][kind], bytes_moved["rest"]["kinds"][kind] = layer, rest
+    return bytes_moved
 
 
 def compile_all(programs: Sequence[Program], jobs: int) -> dict[str, Any]:
@@ -160,8 +160,8 @@ def compile_all(programs: Sequence[Program], jobs: int) -> dict[str, Any]:
             pool.shutdown(wait=False, cancel_futures=True)  # what has not begun need not
             raise
     versions: dict[str, str] = {}
-    for found in measured.values():
-        versions |= found["versions"]
+    for depths in measured.values():
+        versions |= depths["versions"]
     low_and_high = lambda program: [measured[program, depth] for depth in program.depths]
     return {
         "versions": versions,
@@ -174,10 +174,10 @@ def _in_a_process(program: Program, depth: int) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{program.name}, depth {depth}: compiling failed (status {done.returncode}): {_last(done)}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    gigabytes = ", ".join(f"{figure} {found[figure] / 1e9:.3f} GB" for figure in FIGURES)
-    print(f"{program.name}, depth {depth}: {gigabytes}; {found['cpu_seconds']:.0f} s of CPU", flush=True)
-    return found
+    result = json.loads(done.stdout.splitlines()[-1])
+    gigabytes = ", ".join(f"{figure} {result[figure] / 1e9:.3f} GB" for figure in FIGURES)
+    print(f"{program.name}, depth {depth}: {gigabytes}; {result['cpu_seconds']:.0f} s of CPU", flush=True)
+    return result
 
 
 def _last(done: subprocess.CompletedProcess) -> str:
@@ -188,7 +188,7 @@ def _last(done: subprocess.CompletedProcess) -> str:
 # -- the comparison ----------------------------------------------------------------------------------------------------
 
 
-def compare(record: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def compare(record: Mapping[str, Any], measured: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Compares figures with the record.
 
     Args:
@@ -201,14 +201,14 @@ def compare(record: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[s
     Raises:
       UserError: other compilers than the record's, or a program that is not in it.
     """
-    for name, version in found["versions"].items():
+    for name, version in measured["versions"].items():
         if record["versions"].get(name) != version:
             raise UserError(
                 f"{name} is {version} and the record was written with {record['versions'].get(name)}: make guard"
                 " installs what benchmarks/guard/requirements.txt names; --write writes the record again"
             )
     grown, shrunk = [], []
-    for name, parts in found["figures"].items():
+    for name, parts in measured["figures"].items():
         if name not in record["figures"]:
             raise UserError(f"{name} is not in {RECORD.name}; --write writes the record again")
         formula, working = parts["layer"]["formula"], parts["layer"]["working"]
@@ -234,8 +234,8 @@ def _changes(then: Mapping[str, int], now: Mapping[str, int]) -> str:
     """The kinds of kernels whose bytes changed most, such as `: copies +0.400 GB`."""
     changes = {kind: now.get(kind, 0) - then.get(kind, 0) for kind in {*then, *now}}
     largest = sorted(changes, key=lambda kind: (-abs(changes[kind]), kind))[:_CHANGES]
-    told = [f"{kind} {changes[kind] / 1e9:+.3f} GB" for kind in largest if changes[kind]]
-    return f": {', '.join(told)}" if told else ""
+    parts = [f"{kind} {changes[kind] / 1e9:+.3f} GB" for kind in largest if changes[kind]]
+    return f": {', '.join(parts)}" if parts else ""
 
 
 def _size(size: float) -> str:
@@ -277,12 +277,12 @@ def command(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -
     if options.jobs < 1:
         raise UserError(f"--jobs={options.jobs} must be at least 1")
     record = None if options.write else _read_record()
-    found = compile_all(programs, options.jobs)
+    measured = compile_all(programs, options.jobs)
     if record is None:
-        paths.write_atomically(paths.as_path(str(RECORD)), json.dumps(found, indent=2) + "\n")
+        paths.write_atomically(paths.as_path(str(RECORD)), json.dumps(measured, indent=2) + "\n")
         print(f"wrote {RECORD.name}")
         return 0
-    grown, shrunk = compare(record, found)
+    grown, shrunk = compare(record, measured)
     for line in shrunk:
         print(f"better: {line}")
     for line in grown:

@@ -56,10 +56,10 @@ def read(folder: Any, classes: Mapping[str, str] | None = None) -> KernelTimes |
     span, busy = 0.0, 0.0
     sums: collections.Counter = collections.Counter()
     single: dict[tuple[str, str], list[float]] = {}
-    for found in devices.values():
-        span += max(event["ts"] + event["dur"] for event in found) - min(event["ts"] for event in found)
-        busy += _union((event["ts"], event["ts"] + event["dur"]) for event in found)
-        for event in found:
+    for times in devices.values():
+        span += max(event["ts"] + event["dur"] for event in times) - min(event["ts"] for event in times)
+        busy += _union((event["ts"], event["ts"] + event["dur"]) for event in times)
+        for event in times:
             kind = kernel_class(event["name"], str(event.get("args", {}).get("hlo_op", "")), classes or {})
             sums[kind] += event["dur"]
             single.setdefault((event["name"], kind), []).append(event["dur"])
@@ -81,8 +81,8 @@ def program_classes(text: str) -> dict[str, str]:
     """
     from mmjax.plan import hlo, kernels
 
-    found = {kernel.name: kernel.kind for kernel in kernels.find(hlo.parse(text))}
-    return {re.sub(r"\W", "_", name): kind for name, kind in found.items()} | found
+    kinds = {kernel.name: kernel.kind for kernel in kernels.find(hlo.parse(text))}
+    return {re.sub(r"\W", "_", name): kind for name, kind in kinds.items()} | kinds
 
 
 def kernel_class(name: str, instruction: str, classes: Mapping[str, str]) -> str:
@@ -96,8 +96,8 @@ def kernel_class(name: str, instruction: str, classes: Mapping[str, str]) -> str
     known = classes.get(instruction) or classes.get(name)
     if known:
         return known
-    told = f"{instruction} {name}"
-    return next((kind for kind, pattern in _BY_NAME if re.search(pattern, told, re.IGNORECASE)), "other")
+    name_in_trace = f"{instruction} {name}"
+    return next((kind for kind, pattern in _BY_NAME if re.search(pattern, name_in_trace, re.IGNORECASE)), "other")
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
@@ -111,15 +111,15 @@ def _by_device(events: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any
     named = lambda kind: [event for event in events if event.get("name") == kind]
     devices = {e["pid"] for e in named("process_name") if e["args"]["name"].startswith("/device:")}
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in named("thread_name") if e["pid"] in devices}
-    found = {}
+    by_device = {}
     for device in devices:
-        own = {place: name for place, name in threads.items() if place[0] == device}
-        lines = {place for place, name in own.items() if name.startswith("Stream")}
-        lines = lines or {place for place, name in own.items() if name == "XLA Ops"}
+        named_threads = {thread: name for thread, name in threads.items() if thread[0] == device}
+        lines = {thread for thread, name in named_threads.items() if name.startswith("Stream")}
+        lines = lines or {thread for thread, name in named_threads.items() if name == "XLA Ops"}
         kernels = [event for event in events if event.get("ph") == "X" and (event["pid"], event["tid"]) in lines]
         if kernels:
-            found[device] = [{"dur": 0.0, **event} for event in kernels]
-    return found
+            by_device[device] = [{"dur": 0.0, **event} for event in kernels]
+    return by_device
 
 
 def _union(intervals: Iterable[tuple[float, float]]) -> float:

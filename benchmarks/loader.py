@@ -100,7 +100,7 @@ def report(options, size, name, results, rounds):
     for other in ("peer", "limit"):
         if other in rounds and other != name:
             pairs = zip(rates, (result["images_per_second"] for result in rounds[other]), strict=True)
-            line[f"ratio_to_{other}"] = statistics.median(own / others for own, others in pairs)
+            line[f"ratio_to_{other}"] = statistics.median(ours / others for ours, others in pairs)
     notes = {key: value for key, value in results[0].items() if key != "images_per_second"}
     packages = ("mmjax", "pillow", "grain", "webdataset", "torch", "torchvision")
     common.emit(benchmark="loader", **settings, **line, **notes, **common.versions(*packages))

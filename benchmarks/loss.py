@@ -71,7 +71,7 @@ def measure(options, overrides):
 
     devices = jax.devices() if len(jax.devices()) >= math.prod(shape) else jax.devices("cpu")
     mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)), devices[: math.prod(shape)])
-    rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+    rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     versions = common.versions("jax", "jaxlib", "mmjax")
 
     @functools.cache
@@ -82,10 +82,11 @@ def measure(options, overrides):
             return function(image, text, *numbers, ids, impl=impl, mesh=mesh, block_size=options.block_size)[0]
 
         x = jax.ShapeDtypeStruct((batch, options.width), jnp.float32, sharding=rows)
-        one = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+        one = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
         ids = jax.ShapeDtypeStruct((batch, 2), jnp.uint32, sharding=rows) if shared else None
         run = jax.jit(
-            jax.value_and_grad(value, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole))
+            jax.value_and_grad(value, argnums=(0, 1, 2, 3)),
+            out_shardings=(replicated, (rows, rows, replicated, replicated)),
         )
         return run.lower(x, x, one, one, ids).compile()
 
@@ -104,7 +105,7 @@ def measure(options, overrides):
             image, text = (jax.device_put(unit(rng.standard_normal((batch, options.width))), rows) for _ in range(2))
             ids = np.stack([rng.integers(0, batch // 2, batch), np.zeros(batch)], 1).astype(np.uint32)
             ids = jax.device_put(ids, rows) if which == "shared" else None
-            scale, bias = (jax.device_put(np.float32(x), whole) for x in (1 / 0.07, -10.0))
+            scale, bias = (jax.device_put(np.float32(x), replicated) for x in (1 / 0.07, -10.0))
             contenders = {}
             for impl in contrastive.IMPLEMENTATIONS:
                 run = compiled(kind, impl, batch, which == "shared")

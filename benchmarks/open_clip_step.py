@@ -88,8 +88,8 @@ class OpenClipStep:
         if compiled:
             self._facts["compile_seconds"] = max(0.0, first - (time.perf_counter() - start))
         if on_gpu:  # torch counts a GPU's memory only
-            own = sum(p.numel() * p.element_size() for p in self._model.parameters())
-            self._facts["memory_gb"] = (torch.cuda.max_memory_allocated() - before + own) / 1e9
+            param_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
+            self._facts["memory_gb"] = (torch.cuda.max_memory_allocated() - before + param_bytes) / 1e9
 
     def _step(self):
         torch = self._torch

@@ -41,11 +41,11 @@ def caption_ids(text: Any, count: int, rng: np.random.Generator) -> np.ndarray:
     variance = math.log(1.0 + (_DEVIATION / _MEAN) ** 2)
     drawn = rng.lognormal(math.log(_MEAN) - variance / 2, math.sqrt(variance), count)
     last = np.clip(np.rint(drawn), 2, context).astype(int)[:, None] - 1
-    place = np.arange(context)
+    position = np.arange(context)
     ids = rng.integers(1, text.vocab_size - 2, (count, context))
     ids[ids == text.eos_id] = 1
     ids[:, 0] = text.vocab_size - 2
-    return np.where(place < last, ids, np.where(place == last, text.eos_id, 0)).astype(np.int32)
+    return np.where(position < last, ids, np.where(position == last, text.eos_id, 0)).astype(np.int32)
 
 
 class _Captions:
@@ -200,8 +200,8 @@ class OurStep:
     def _settings(self) -> str:
         config, image = self.config, self.config.model.image
         remat = ", ".join(
-            f"{tower} {each.policy}" + (f" but the last {each.keep}" if each.keep and each.policy != "none" else "")
-            for tower, each in self._setup.remat.items()
+            f"{tower} {remat.policy}" + (f" but the last {remat.keep}" if remat.keep and remat.policy != "none" else "")
+            for tower, remat in self._setup.remat.items()
         )
         texts = "padded"
         if self._packer is not None:
@@ -229,9 +229,9 @@ def _with_texts(config: Any, packer: Any, rng: np.random.Generator) -> dict[str,
     if packer is None:
         return next(drawn())
     batches = packing.PackedBatches(map(packer, drawn()), packer, None, _TRIES)
-    found = next((batch for batch in batches if "text_places" in batch), None)
-    if found is None:
+    packed = next((batch for batch in batches if "text_places" in batch), None)
+    if packed is None:
         raise UserError(
             f"data.packed_rows={packer.rows}: none of {_TRIES} batches of {rows} captions fits; give more rows"
         )
-    return found
+    return packed

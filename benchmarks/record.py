@@ -76,14 +76,14 @@ def read(files):
             text = Path(name).read_text()
         except OSError as error:
             raise UserError(f"{name}: {error.strerror}") from error
-        whole = parsed(text)
-        if isinstance(whole, dict) and "topology" in whole:
-            plans.append(whole)
+        document = parsed(text)
+        if isinstance(document, dict) and "topology" in document:
+            plans.append(document)
             continue
-        found = [line for line in map(parsed, text.splitlines()) if isinstance(line, dict)]
-        if text.strip() and not found:
+        objects = [line for line in map(parsed, text.splitlines()) if isinstance(line, dict)]
+        if text.strip() and not objects:
             raise UserError(f"{name}: neither JSON lines of a benchmark nor the JSON of a plan")
-        lines += found
+        lines += objects
     return lines, plans
 
 
@@ -109,26 +109,26 @@ def replaced(text, heading, body):
 
 def sections(lines, plans, note):
     """Headings and what stands under them."""
-    found = {}
+    bodies = {}
     measured = [line for line in lines if "device" in line]
     parts = [line for line in lines if "part" in line]
     for device, date in dict.fromkeys((line["device"], line["date"]) for line in measured):
-        own = [line for line in measured if (line["device"], line["date"]) == (device, date)]
-        body = [*([note] if note else []), *_measured(own)]
-        found[f"## Measured on {device}, {date}"] = "\n\n".join([*body, *_parts(parts)])
+        same = [line for line in measured if (line["device"], line["date"]) == (device, date)]
+        body = [*([note] if note else []), *_measured(same)]
+        bodies[f"## Measured on {device}, {date}"] = "\n\n".join([*body, *_parts(parts)])
         parts = []  # once is enough
     for topology in dict.fromkeys(plan["topology"] for plan in plans):
-        own = [plan for plan in plans if plan["topology"] == topology]
-        found[f"## Compiled for {topology}"] = "\n\n".join([*([note] if note else []), *_compiled(own)])
-    return found
+        same = [plan for plan in plans if plan["topology"] == topology]
+        bodies[f"## Compiled for {topology}"] = "\n\n".join([*([note] if note else []), *_compiled(same)])
+    return bodies
 
 
 # -- measurements ------------------------------------------------------------------------------------------------------
 
 
 def _measured(lines):
-    told = {tuple(sorted(line["versions"].items())) for line in lines if "versions" in line}
-    blocks = ["; ".join(", ".join(f"{name} {version}" for name, version in each) for each in sorted(told)) + "."]
+    versions = {tuple(sorted(line["versions"].items())) for line in lines if "versions" in line}
+    blocks = ["; ".join(", ".join(f"{name} {version}" for name, version in pairs) for pairs in sorted(versions)) + "."]
     of = lambda name: [line for line in lines if line.get("benchmark") == name]
     if of("train_step") or of("train_step_alone"):
         blocks += _steps(of("train_step"), of("train_step_alone"))
@@ -146,8 +146,12 @@ def _rows(lines, cells):
 
 def _steps(lines, alone):
     """Rows of contenders that took turns; where a run was cut off, of those that had run alone before."""
-    told = {(line["model"], line["batch"], name) for line in lines for name in line["implementation"].split("; ")}
-    lines = lines + [line for line in alone if (line["model"], line["batch"], line["implementation"]) not in told]
+    implementations = {
+        (line["model"], line["batch"], name) for line in lines for name in line["implementation"].split("; ")
+    }
+    lines = lines + [
+        line for line in alone if (line["model"], line["batch"], line["implementation"]) not in implementations
+    ]
 
     def cells(line):
         share = lambda name: f"{line[name]:.1%}" if line.get(name) is not None else ""
@@ -200,12 +204,12 @@ def _attention(lines):
         case = (line["length"], line["heads"], line["mask"], line["batch"])
         cases.setdefault(case, {})[line["kernel"]] = line
     rows = []
-    for case, found in cases.items():
-        told = {kernel: line.get("error") or f"{1e3 * line['seconds']:.3f}" for kernel, line in found.items()}
+    for case, kernels in cases.items():
+        cells = {kernel: line.get("error") or f"{1e3 * line['seconds']:.3f}" for kernel, line in kernels.items()}
         ratio = ""
-        if all("seconds" in found.get(kernel, {}) for kernel in ("cudnn", "xla")):
-            ratio = f"{found['xla']['seconds'] / found['cudnn']['seconds']:.2f}"
-        rows.append([*case, told.get("cudnn", ""), told.get("xla", ""), ratio])
+        if all("seconds" in kernels.get(kernel, {}) for kernel in ("cudnn", "xla")):
+            ratio = f"{kernels['xla']['seconds'] / kernels['cudnn']['seconds']:.2f}"
+        rows.append([*case, cells.get("cudnn", ""), cells.get("xla", ""), ratio])
     head = ["tokens", "heads", "mask", "rows", "cuDNN, ms", "XLA, ms", "XLA / cuDNN"]
     return ["One attention layer, forward and backward (`benchmarks/attention.py`):", table(head, rows)]
 
@@ -224,8 +228,8 @@ def _compiled(plans):
     from mmjax.plan.kernels import CLASSES
 
     versions = dict(item for plan in plans for item in plan["versions"].items())
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    first = f"`mmjax plan`, {datetime.date.today().isoformat()}, {told}; {plans[0]['chips']} x {plans[0]['device']}."
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
+    first = f"`mmjax plan`, {datetime.date.today().isoformat()}, {text}; {plans[0]['chips']} x {plans[0]['device']}."
     columns = [f"{plan['config']}, {plan['batch_size']:,}" for plan in plans]
     fitting = [plan for plan in plans if "roofline" in plan]
     classes = dict.fromkeys(
@@ -236,7 +240,7 @@ def _compiled(plans):
         return [name, *(tell(plan) if "roofline" in plan else "" for plan in plans)]
 
     def moved(plan, kind):
-        return next((plan_text.size(each["bytes"]) for each in plan["kernels"] if each["kind"] == kind), "")
+        return next((plan_text.size(row["bytes"]) for row in plan["kernels"] if row["kind"] == kind), "")
 
     share = lambda plan, part: f"{plan[part]['mfu']:.1%}" if "mfu" in plan[part] else ""
     rows = [["", *(plan_text.setting(plan) for plan in plans)]]
@@ -246,7 +250,7 @@ def _compiled(plans):
     rows += [row(name, lambda plan, of=of: plan_text.size(of(plan))) for name, of in _SIZES.items()]
     rows += [row(f"- {CLASSES[kind]}", lambda plan, kind=kind: moved(plan, kind)) for kind in classes]
     rows += [
-        row("kernels", lambda plan: f"{sum(each['kernels'] for each in plan['kernels']):,}"),
+        row("kernels", lambda plan: f"{sum(row['kernels'] for row in plan['kernels']):,}"),
         row("FLOPs executed", lambda plan: _share(plan["flops"]["chip"] * plan["chips"], plan["flops"].get("model"))),
         row("step, predicted", lambda plan: plan_text.seconds(plan["prediction"]["step"])),
         row("MFU, predicted", lambda plan: share(plan, "prediction")),
@@ -257,8 +261,8 @@ def _compiled(plans):
     return [first, table(["", *columns], rows)]
 
 
-def _share(count, whole):
-    return f"{count / whole:.1%}" if whole else ""
+def _share(count, total):
+    return f"{count / total:.1%}" if total else ""
 
 
 def _milliseconds(line):

@@ -62,17 +62,17 @@ def measure(options, overrides):
     for name in names:
         command = [sys.executable, *sys.argv, f"--alone={name}"]
         memory[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    found = {}
+    times = {}
     if len(names) > 1:
         arrays = embeddings(options)
         calls = {name: lambda name=name: function(name)(*arrays) for name in names}
         seconds = common.interleaved(calls, rounds=options.rounds)
         base = statistics.median(seconds[names[0]])
-        found = {
+        times = {
             name: common.spread(times) | {"ratio": statistics.median(times) / base} for name, times in seconds.items()
         }
     for name in names:
-        common.emit(**fields, contender=name, **memory[name], **found.get(name, {}))
+        common.emit(**fields, contender=name, **memory[name], **times.get(name, {}))
     return 0
 
 

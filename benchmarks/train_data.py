@@ -93,12 +93,12 @@ def train(options, overrides, data, workdir):
     fields += [*SMALL, "eval.every=0", *(f"{field}={value}" for field, value in overrides), f"data.train={data}"]
     root = Path(__file__).parent.parent
     command = [sys.executable, str(root / "train.py"), "--config=clip:variant=B/32", f"--workdir={workdir}"]
-    with tempfile.TemporaryFile("w+") as told:
-        run = subprocess.Popen([*command, *(f"--config.{field}" for field in fields)], stdout=told, stderr=told)
+    with tempfile.TemporaryFile("w+") as output:
+        run = subprocess.Popen([*command, *(f"--config.{field}" for field in fields)], stdout=output, stderr=output)
         first, last = follow(run, Path(workdir, "metrics.jsonl"))
         if run.wait():
-            told.seek(0)
-            raise UserError(f"the run on {data} failed: {told.read().strip().splitlines()[-1]}")
+            output.seek(0)
+            raise UserError(f"the run on {data} failed: {output.read().strip().splitlines()[-1]}")
     (step, before), (stop, after) = first, last
     batch = json.loads(Path(workdir, "config.json").read_text())["batch_size"]
     cost = (after - before) / ((stop - step) * batch)

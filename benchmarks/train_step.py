@@ -89,16 +89,16 @@ def run(argv):
 
 def batches(text, count):
     """The batch of each of `count` models."""
-    found = [common.whole_number("--batch", part) for part in text.split(",")]
-    if len(found) not in (1, count):
-        raise UserError(f"--batch={text}: {len(found)} batches for {count} models; give one, or one a model")
-    return found * count if len(found) == 1 else found
+    sizes = [common.whole_number("--batch", part) for part in text.split(",")]
+    if len(sizes) not in (1, count):
+        raise UserError(f"--batch={text}: {len(sizes)} batches for {count} models; give one, or one a model")
+    return sizes * count if len(sizes) == 1 else sizes
 
 
 def besides(config, texts):
     """The configs of `--beside`, by their texts."""
 
-    found = {}
+    configs = {}
     for text in texts:
         if text == "none":
             continue
@@ -110,8 +110,8 @@ def besides(config, texts):
             if field.split(".")[0] in _FIXED:
                 raise UserError(f"--beside={text}: {field} is the same for all rows; give it by --config.{field}")
         overrides_lib.apply(changed, [(field, value) for field, _, value in pairs])
-        found[text] = changed
-    return found
+        configs[text] = changed
+    return configs
 
 
 def measure(model, config, others, options):
@@ -164,19 +164,19 @@ def makers(model, config, others, options):
     platform = jax.devices()[0].platform
     on_gpu = platform == "gpu"
     deterministic = lambda config: compiler.is_deterministic(config.deterministic, platform)
-    found = {"mmjax": (config, {})}
+    programs = {"mmjax": (config, {})}
     if on_gpu and not options.beside:
         others = {f"deterministic={not deterministic(config)}": config}
     for text, changed in others.items():
         wanted = deterministic(changed) if changed is not config else not deterministic(config)
         # XLA_FLAGS are read once; a compiler's option is for one program.
         flip = on_gpu and wanted != deterministic(config)
-        found[f"mmjax, {text}"] = (changed, {"xla_gpu_deterministic_ops": wanted} if flip else {})
+        programs[f"mmjax, {text}"] = (changed, {"xla_gpu_deterministic_ops": wanted} if flip else {})
     make = {
         name: lambda name=name, changed=changed, extra=extra: our_step.OurStep(
             changed, shared, name.partition(", ")[2], options.steps, extra
         )
-        for name, (changed, extra) in found.items()
+        for name, (changed, extra) in programs.items()
     }
     if options.peer:
         peer, text = open_clip_step.name_of(model), config.model.text
@@ -219,10 +219,10 @@ def make_ready(make, fields, steps):
 
 def tell_out_of_memory(error, fields):
     """One line in the record; any other error goes on."""
-    told = common.out_of_memory(error)
-    if not told:
+    message = common.out_of_memory(error)
+    if not message:
         raise error
-    common.emit(benchmark="train_step", **fields, error=f"out of memory: {told}")
+    common.emit(benchmark="train_step", **fields, error=f"out of memory: {message}")
     error.__traceback__ = None  # it holds the arrays
 
 
@@ -240,12 +240,12 @@ def rates(config, seconds):
     from mmjax import tasks
     from mmjax.training import device_specs
 
-    found = {"images_per_second": config.batch_size / seconds}
+    rates = {"images_per_second": config.batch_size / seconds}
     sheet = device_specs.find(jax.devices()[0].device_kind)
     if sheet is not None:
         flops = 3 * tasks.model_flops(config.model) * config.batch_size
-        found["mfu"] = flops / seconds / (sheet.flops * jax.device_count())
-    return found
+        rates["mfu"] = flops / seconds / (sheet.flops * jax.device_count())
+    return rates
 
 
 def trace(name, contender, fields, steps):
@@ -259,19 +259,19 @@ def trace(name, contender, fields, steps):
             contender.run()
         finally:
             jax.profiler.stop_trace()
-        found = kernel_times.read(folder, contender.classes())
-    if found is None:
-        told = {"error": f"the trace has no kernel of a device; {fields['device']!r} may not be traced"}
+        times = kernel_times.read(folder, contender.classes())
+    if times is None:
+        traced = {"error": f"the trace has no kernel of a device; {fields['device']!r} may not be traced"}
     else:
-        told = dict(
-            span_ms=found.span / steps,
-            busy_ms=found.busy / steps,
-            ms_by_class={kind: time / steps for kind, time in found.by_class.items()},
+        traced = dict(
+            span_ms=times.span / steps,
+            busy_ms=times.busy / steps,
+            ms_by_class={kind: time / steps for kind, time in times.by_class.items()},
             kernels=[
-                [short[:80], kind, time / steps, count / steps] for short, kind, time, count in found.kernels[:20]
+                [short[:80], kind, time / steps, count / steps] for short, kind, time, count in times.kernels[:20]
             ],
         )
-    common.emit(benchmark="train_step_trace", implementation=name, **fields, **told)
+    common.emit(benchmark="train_step_trace", implementation=name, **fields, **traced)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Packages:
     def __init__(self, folders: list[Path]):
         self.roots, self.versions, self.licences = {}, {}, {}
         for name, (folder, info, licence) in PACKAGES.items():
-            (root,) = {each / folder for each in folders if (each / folder).is_dir()}
+            (root,) = {top / folder for top in folders if (top / folder).is_dir()}
             (info,) = root.parent.glob(info)
             self.roots[name] = root
             self.versions[name] = info.name.removesuffix(".dist-info").rpartition("-")[2]
@@ -93,14 +93,14 @@ class Packages:
 
         Templates are functions of a class name in open_clip: their f-string is read with {c} for it.
         """
-        found = {}
+        lists = {}
         for node in ast.walk(ast.parse(self.text(name, path))):
             if isinstance(node, ast.Assign) and isinstance(node.value, (ast.List, ast.Tuple, ast.Set)):
                 try:
-                    found[ast.unparse(node.targets[0])] = [_string(item) for item in node.value.elts]
+                    lists[ast.unparse(node.targets[0])] = [_string(item) for item in node.value.elts]
                 except ValueError:
                     continue
-        return found
+        return lists
 
     def cite(self, name: str, path: str) -> str:
         return f"{name} {self.versions[name]} ({self.licences[name][0]}), {path}"
@@ -128,10 +128,14 @@ def collect(packages: Packages) -> dict[str, dict]:
     templates_file = "datasets/en_zeroshot_classification_templates.json"
     templates = json.loads(packages.text(cb, templates_file))
     from_tfds = lambda path: [line.strip() for line in packages.text(tfds, path).splitlines() if line.strip()]
-    classes = {name: (found, packages.cite(cb, names_file)) for name, found in names.items()}
-    own = "label names of the dataset"
-    classes |= {"cifar10": (_words(CIFAR10), own), "cifar100": (_words(CIFAR100), own), "stl10": (_words(STL10), own)}
-    classes |= {"fgvc_aircraft": (_words(AIRCRAFT), own), "renderedsst2": (["negative", "positive"], own)}
+    classes = {name: (labels, packages.cite(cb, names_file)) for name, labels in names.items()}
+    cited = "label names of the dataset"
+    classes |= {
+        "cifar10": (_words(CIFAR10), cited),
+        "cifar100": (_words(CIFAR100), cited),
+        "stl10": (_words(STL10), cited),
+    }
+    classes |= {"fgvc_aircraft": (_words(AIRCRAFT), cited), "renderedsst2": (["negative", "positive"], cited)}
     path = "datasets/voc2007.py"
     classes["voc2007"] = (packages.lists(cb, path)["object_categories"], packages.cite(cb, path))
     for name, path in (
@@ -140,14 +144,14 @@ def collect(packages: Packages) -> dict[str, dict]:
         ("sun397", "image_classification/sun397_labels.txt"),
     ):
         # "/a/airport_terminal" and "/c/church/indoor": the letter is no part of the name.
-        found = [line[3:] if line[0] == "/" else line for line in from_tfds(path)]
-        classes[name] = ([each.replace("_", " ").replace("/", " ") for each in found], packages.cite(tfds, path))
+        labels = [line[3:] if line[0] == "/" else line for line in from_tfds(path)]
+        classes[name] = ([label.replace("_", " ").replace("/", " ") for label in labels], packages.cite(tfds, path))
     for name, path, variable in (
         ("cars", "image_classification/cars196.py", "_NAMES"),
         ("resisc45", "datasets/resisc45/resisc45_dataset_builder.py", "_LABELS"),
     ):
-        found = packages.lists(tfds, path)[variable]
-        classes[name] = ([each.replace("_", " ") for each in found], packages.cite(tfds, path))
+        labels = packages.lists(tfds, path)[variable]
+        classes[name] = ([label.replace("_", " ") for label in labels], packages.cite(tfds, path))
 
     path = "datasets/builder.py"
     lists = packages.lists(cb, path)
@@ -164,7 +168,7 @@ def collect(packages: Packages) -> dict[str, dict]:
         templates[f"imagenet-{letter}"] = templates["imagenet1k"]
     templates["caltech101_vtab"] = templates["caltech101"]
 
-    found = {}
+    labels = {}
     for name in sorted(set(classes) & set(templates)):
         own_names, source = classes[name]
         entry = {"name": name, "aliases": ALIASES.get(name, []), "language": "en", "classes_from": source}
@@ -175,10 +179,10 @@ def collect(packages: Packages) -> dict[str, dict]:
         if name.startswith("imagenet"):
             entry["simple_templates"] = metadata["SIMPLE_IMAGENET_TEMPLATES"]
             entry["simple_templates_from"] = packages.cite(oc, "zero_shot_metadata.py")
-        found[name] = entry
-    for name, ways in orders({name: entry["classes"] for name, entry in found.items()}).items():
-        found[name]["orders"] = ways
-    return found
+        labels[name] = entry
+    for name, ways in orders({name: entry["classes"] for name, entry in labels.items()}).items():
+        labels[name]["orders"] = ways
+    return labels
 
 
 def main() -> None:

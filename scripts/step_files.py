@@ -124,11 +124,11 @@ def reached(module: str) -> set[str]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        steps, whole = run_two_steps(Path(folder))
+        steps, whole_run = run_two_steps(Path(folder))
     lines = lambda files: sum(len(path.read_text().splitlines()) for path in files)
     if "--list" in sys.argv:
-        for path in sorted(whole):
+        for path in sorted(whole_run):
             print(f"{'step' if path in steps else '    '} {path.relative_to(ROOT)}")
     print(f"from the first batch to the end of the second step: {len(steps)} files, {lines(steps):,} lines")
-    print(f"from the command line to the end: {len(whole)} files, {lines(whole):,} lines")
+    print(f"from the command line to the end: {len(whole_run)} files, {lines(whole_run):,} lines")
     print(f"mmjax.training.loop reaches {len(reached('mmjax.training.loop'))} modules by imports")

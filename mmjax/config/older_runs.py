@@ -1,4 +1,4 @@
-"""Configs that older code stored: what was done before a field came to exist."""
+"""Values of fields that older code did not have: what a run did before they came to exist."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -93,4 +93,4 @@ def as_tuple(value: Any) -> Any:
 
 def done_before(stored: Fields) -> dict[str, Any]:
     """What was done, as values of the fields that a stored config lacks."""
-    return {field: each.value for field, each in FIELDS.items() if field not in stored and each.applies(stored)}
+    return {field: before.value for field, before in FIELDS.items() if field not in stored and before.applies(stored)}

@@ -1,4 +1,4 @@
-"""Overrides of a config's fields, from the command line: text, read as the type that a field has."""
+"""Overrides of fields from the command line: text, read as the type that a field has."""
 
 import ast
 import math

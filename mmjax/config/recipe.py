@@ -90,10 +90,10 @@ def run_file(spec: str) -> ConfigDict:
 
 def _reason(error: Exception, path: Path) -> str:
     """The first line of an error's message, without the list of all fields that ml_collections adds, and where."""
-    told = (str(error.args[0] if error.args else error).splitlines() or [""])[0]
-    told = told.partition(" Other fields present")[0]
+    message = (str(error.args[0] if error.args else error).splitlines() or [""])[0]
+    message = message.partition(" Other fields present")[0]
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
     where = f" (line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {told}{where}"
+    return f"{type(error).__name__}: {message}{where}"

@@ -1,4 +1,4 @@
-"""Configs: every field with its default, recipes by name, stored configs."""
+"""Every field of the config with its default."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""Configs as JSON, and as flat fields."""
+"""Configs as JSON text and as flat fields; differences between configs."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A config's train step and the shapes it takes: what training, planning and benchmarks have in common."""
+"""The train step of a config and its shapes, for training, planning and benchmarks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

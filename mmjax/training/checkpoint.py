@@ -123,7 +123,7 @@ class Checkpoints:
         return self._local / str(step) / "state"
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """Reads what was saved beside the state. Starts no device: what it says decides how they are set up.
+        """Reads what was saved beside the state. Starts no device, since it decides how they are set up.
 
         Raises:
           UserError: the file is missing or damaged.
@@ -132,9 +132,9 @@ class Checkpoints:
         try:
             return json.loads((folder / "meta" / "metadata").read_text())
         except (OSError, ValueError) as error:
-            told = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{folder} is no whole checkpoint: meta/metadata cannot be read ({told}); move it away to use another"
+                f"{folder} is no whole checkpoint: meta/metadata cannot be read ({reason}); move it away to use another"
             ) from error
 
     def restore(self, step: int, abstract: Any) -> Any:
@@ -182,12 +182,12 @@ class _Best(checkpoint_managers.PreservationPolicy):
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         rated = [
-            (info.metrics[self.metric], place)
-            for place, info in enumerate(checkpoints)
+            (info.metrics[self.metric], number)
+            for number, info in enumerate(checkpoints)
             if self.metric in (info.metrics or {})
         ]
-        best = {place for _, place in sorted(rated, reverse=True)[: self.count]}
-        return [place in best for place in range(len(checkpoints))]
+        best = {number for _, number in sorted(rated, reverse=True)[: self.count]}
+        return [number in best for number in range(len(checkpoints))]
 
 
 def check_folder(folder: Any) -> None:
@@ -217,7 +217,7 @@ def check_settings(keep: int, keep_best: int, best_metric: str) -> None:
 def make_meta(
     config: ml_collections.ConfigDict, position: int, image_spec: Any, tokenizer: Any, **more: Any
 ) -> dict[str, Any]:
-    """What evaluation needs besides the state: config, preprocessing, tokenizer (with its model file) and versions.
+    """The metadata of a checkpoint: config, preprocessing, tokenizer (with its model file) and versions.
 
     Args:
       config: the run's config.

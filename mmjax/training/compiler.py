@@ -1,4 +1,4 @@
-"""What the compiler and its runtime are told before the devices start: XLA's flags, memory, where programs are kept."""
+"""XLA flags, memory and compilation cache, set before the devices start."""
 
 import importlib.metadata
 import importlib.util
@@ -34,12 +34,12 @@ _GPU_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
 def is_deterministic(value: bool | str, platform: str) -> bool:
-    """What `config.deterministic` comes to on a platform: `auto` is off on GPUs, where it costs speed."""
+    """Whether a run is deterministic on a platform: `auto` is off on GPUs, where it costs speed."""
     return platform != "gpu" if value == "auto" else value
 
 
 def xla_flags(
-    platform: str, jaxlib: str, *, deterministic: bool | str = "auto", given: str = "", environment: str = ""
+    platform: str, jaxlib: str, *, deterministic: bool | str = "auto", from_config: str = "", environment: str = ""
 ) -> str:
     """The value of XLA_FLAGS for a run.
 
@@ -47,15 +47,15 @@ def xla_flags(
       platform: `gpu`, `tpu` or `cpu`.
       jaxlib: its version.
       deterministic: `config.deterministic`.
-      given: `config.xla_flags`, without those of TPUs.
-      environment: what XLA_FLAGS is already; it wins over `given`, and both over what is set here.
+      from_config: `config.xla_flags`, without those of TPUs.
+      environment: what XLA_FLAGS is already; it wins over `from_config`, and both over what is set here.
     """
     wanted = gpu_flags(jaxlib) if platform == "gpu" else {}
     if deterministic is True:
         wanted[_DETERMINISTIC] = "true"
-    named = {flag.partition("=")[0] for flag in [*given.split(), *environment.split()]}
-    own = [f"{name}={value}" for name, value in wanted.items() if name not in named]
-    return " ".join([*own, *given.split(), *environment.split()])  # XLA takes the last of several
+    named = {flag.partition("=")[0] for flag in [*from_config.split(), *environment.split()]}
+    added = [f"{name}={value}" for name, value in wanted.items() if name not in named]
+    return " ".join([*added, *from_config.split(), *environment.split()])  # XLA takes the last of several
 
 
 def gpu_flags(jaxlib: str) -> dict[str, str]:
@@ -65,7 +65,7 @@ def gpu_flags(jaxlib: str) -> dict[str, str]:
 
 
 def expected_platform(environment: Mapping[str, str]) -> str:
-    """The platform that jax will choose, as far as can be told without starting it: `gpu`, `tpu` or `cpu`."""
+    """The platform that jax will choose, as far as is known without starting it: `gpu`, `tpu` or `cpu`."""
     first = (environment.get("JAX_PLATFORMS") or environment.get("JAX_PLATFORM_NAME") or "").split(",")[0]
     if first:
         return {"cuda": "gpu"}.get(first, first)
@@ -81,16 +81,16 @@ def set_environment(config: ml_collections.ConfigDict, platform: str | None = No
       training: whether the process may take nearly all of a GPU's memory.
     """
     platform = platform or expected_platform(os.environ)
-    # libtpu reads its flags elsewhere. It hides latency and overlaps collectives without being told.
-    given = config.xla_flags.split()
-    tpu_flags = [flag for flag in given if flag.startswith("--xla_tpu")]
+    # libtpu reads its flags elsewhere. It hides latency and overlaps collectives by itself.
+    from_config = config.xla_flags.split()
+    tpu_flags = [flag for flag in from_config if flag.startswith("--xla_tpu")]
     if tpu_flags:
         os.environ["LIBTPU_INIT_ARGS"] = " ".join([*tpu_flags, os.environ.get("LIBTPU_INIT_ARGS", "")]).strip()
     os.environ["XLA_FLAGS"] = xla_flags(
         platform,
         importlib.metadata.version("jaxlib"),
         deterministic=config.deterministic,
-        given=" ".join(flag for flag in given if flag not in tpu_flags),
+        from_config=" ".join(flag for flag in from_config if flag not in tpu_flags),
         environment=os.environ.get("XLA_FLAGS", ""),
     )
     if training and platform == "gpu" and not any(os.environ.get(name) for name in MEMORY_VARIABLES):
@@ -131,12 +131,12 @@ def set_compilation_cache(config: ml_collections.ConfigDict) -> None:
 
 
 def describe(config: ml_collections.ConfigDict, platform: str) -> str:
-    """What a run's log says at its start about determinism, and about flags where there are none."""
+    """The line of a run's log on determinism, and on flags where there are none."""
     if is_deterministic(config.deterministic, platform):
-        told = "deterministic: the same bits on the same devices"
+        line = "deterministic: the same bits on the same devices"
     else:
-        told = "not deterministic: repeated or resumed, a run differs in the last bits; deterministic=True costs speed"
+        line = "not deterministic: repeated or resumed, a run differs in the last bits; deterministic=True costs speed"
     version = importlib.metadata.version("jaxlib")
     if platform == "gpu" and not gpu_flags(version):
-        told += f"; no XLA flags are known here for jaxlib {version}: gradients may be reduced while nothing else runs"
-    return told
+        line += f"; no XLA flags are known here for jaxlib {version}: gradients may be reduced while nothing else runs"
+    return line

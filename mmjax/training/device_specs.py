@@ -1,4 +1,4 @@
-"""What devices can do, from their vendors' data sheets: the one table that rates, MFU and plans are taken from."""
+"""Data sheets of devices: the one table that rates, MFU and plans are taken from."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a run does now and then at the end of a step: evaluation and checkpoints."""
+"""Hooks at the end of a step: evaluation and checkpoints."""
 
 import dataclasses
 import time
@@ -96,7 +96,7 @@ class Save:
 
 
 def evaluate_or_save(evaluate: Evaluate, save: Save, agreement: StepAgreement, context: StepContext) -> None:
-    """Evaluates; data that cannot be evaluated on costs none of the training."""
+    """Evaluates; where the data cannot be evaluated on, the state is saved before the error goes on."""
     try:
         evaluate.run(context)
     except UserError:

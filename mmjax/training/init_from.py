@@ -1,4 +1,4 @@
-"""Starting from parameters that are there: all of them, or those whose paths match (LiT: the image tower)."""
+"""Pretrained parameters to start from: all of them, or those whose paths match (LiT: the image tower)."""
 
 import dataclasses
 import json
@@ -61,17 +61,17 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
             if not any(re.fullmatch(pattern, name) for pattern in config.init_paths):
                 continue
             _check_same_function(source, config, name.split("/")[0])
-            there = source.shapes.get(name)
-            if name == _POSITIONS and there is not None and there[1:] == leaf.shape[1:]:
+            shape = source.shapes.get(name)
+            if name == _POSITIONS and shape is not None and shape[1:] == leaf.shape[1:]:
                 # A table for another resolution is read whole, and resampled below.
-                whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-                wanted[name] = jax.ShapeDtypeStruct(there, leaf.dtype, sharding=whole)
-            elif there == leaf.shape:
+                replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+                wanted[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=replicated)
+            elif shape == leaf.shape:
                 wanted[name] = leaf
             else:
-                told = f"has shape {there}" if there is not None else "does not exist"
+                reason = f"has shape {shape}" if shape is not None else "does not exist"
                 raise UserError(
-                    f"init_from={config.init_from!r}: {name} {told} there and has shape {leaf.shape} here;"
+                    f"init_from={config.init_from!r}: {name} {reason} there and has shape {leaf.shape} here;"
                     " change the model, or leave it out with init_paths"
                 )
         arrays = source.read(wanted)
@@ -79,7 +79,7 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
         source.close()
     remedy = " or leave the scale out of init_paths"
     validate_run.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
-    log.info(f"took {len(wanted)} of {len(names)} parameter arrays from {source.told}")
+    log.info(f"took {len(wanted)} of {len(names)} parameter arrays from {source.description}")
     if _POSITIONS in arrays:
         table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)
         arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
@@ -91,7 +91,7 @@ class _Source:
     """What parameters can be taken from.
 
     Attributes:
-      told: what it is called in the log.
+      description: its name in the log.
       config: what was trained there.
       shapes: of its parameters, by path.
       read: shapes with shardings by path -> arrays by path.
@@ -99,7 +99,7 @@ class _Source:
       tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
     """
 
-    told: str
+    description: str
     config: ml_collections.ConfigDict
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
@@ -135,7 +135,7 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
             raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
         meta = source.read_meta(step)
         return _Source(
-            told=f"step {step} of {init_from}",
+            description=f"step {step} of {init_from}",
             config=serialize.from_json(json.dumps(meta["config"])),
             shapes=source.param_shapes(step),
             read=lambda wanted: param_translation.flattened(
@@ -154,18 +154,18 @@ def _open_other_library(init_from: str, tokenizer: str) -> _Source:
         opened = foreign_checkpoint.open_source(init_from)
     except UserError as error:
         # A workdir has a tokenizer, and here is no place for --set: what it makes can be started from.
-        told = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
-        more = "; then --config.init_from=DST" if told != str(error) else ""
-        raise UserError(f"init_from: {told}{more}") from error
+        message = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
+        more = "; then --config.init_from=DST" if message != str(error) else ""
+        raise UserError(f"init_from: {message}{more}") from error
 
     def read(wanted):
-        def place(name, array):
+        def put(name, array):
             return jax.make_array_from_callback(array.shape, wanted[name].sharding, lambda index: array[index])
 
-        return opened.read(place, wanted.__contains__)
+        return opened.read(put, wanted.__contains__)
 
     return _Source(
-        told=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
+        description=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
         config=run_config.make_config(opened),
         shapes=opened.shapes,
         read=read,
@@ -228,7 +228,7 @@ def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
 
 
 def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:
-    """Whether two runs tokenize alike: what a file is called does not matter. Weights may come without a tokenizer."""
+    """Whether two runs tokenize alike, whatever their files are called; weights may come without a tokenizer."""
     old, kind = source.config.data.tokenizer, new.data.tokenizer.partition(":")[0]
     if old in (run_config.NO_TOKENIZER, new.data.tokenizer):
         return True

@@ -121,7 +121,7 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
         "image": attention_kernels.image_tokens(model.image),
         "text": config.data.context_length or model.text.context_length,
     }
-    found = {}
+    towers = {}
     for name, length in lengths.items():
         settings, platform = model[name], mesh.devices.flat[0].platform
         attended = 0 if kernels[name] in ("cudnn", "pallas") else length
@@ -130,7 +130,7 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
         elif platform == "tpu":  # whose memory is laid out in tiles
             length, attended = _multiple(length, 8), _multiple(attended, 128)
         shards = mesh.shape["tensor"] if settings.heads % mesh.shape["tensor"] == 0 else 1
-        found[name] = Tower(
+        towers[name] = Tower(
             depth=settings.depth,
             tokens=examples * length,
             width=settings.width,
@@ -142,14 +142,14 @@ def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: 
             pooled=settings.pool in OF_ONE_TOKEN and not loops(settings.scan, platform),
             tpu=platform == "tpu",
         )
-    return found
+    return towers
 
 
 def _multiple(size: int, of: int) -> int:
     return -(-size // of) * of
 
 
-def limit(device: Any) -> float:
+def memory_limit(device: Any) -> float:
     """Bytes that a program may use of a device's memory; infinite where that is not known (a CPU).
 
     Raises:
@@ -211,9 +211,9 @@ class Planner:
         fit, as many of the last layers as fit keep everything, the larger tower's first: the smaller fill what is left.
         """
         free = [name for name in self.towers if name not in self.fixed]
-        whole = dict.fromkeys(free, Remat("none"))
-        if self.fits(whole):
-            return whole
+        kept_whole = dict.fromkeys(free, Remat("none"))
+        if self.fits(kept_whole):
+            return kept_whole
         able = (policy for policy in self.policies if self.fits(dict.fromkeys(free, Remat(policy))))
         policy = next(able, self.policies[-1])
         remat = dict.fromkeys(free, Remat(policy))
@@ -226,12 +226,12 @@ class Planner:
 
     def describe(self, remat: Mapping[str, Remat]) -> str:
         """One line: what is computed again."""
-        again = {name: each for name, each in remat.items() if each.policy != "none"}
+        again = {name: policy for name, policy in remat.items() if policy.policy != "none"}
         if not again:
             return "remat: nothing is computed again in the backward pass"
         parts = [
-            f"{name} {each.policy}, but for the last {each.keep} of {self.towers[name].depth} layers"
-            for name, each in again.items()
+            f"{name} {policy.policy}, but for the last {policy.keep} of {self.towers[name].depth} layers"
+            for name, policy in again.items()
         ]
         needs, room = self.bytes(remat) / 1e9, self.available / 1e9
         return f"remat: {'; '.join(parts)} (about {needs:.1f} of {room:.1f} GB on a device)"
@@ -253,7 +253,7 @@ def make_planner(
       mesh: its devices.
       state: the train state as shapes with shardings.
       trainable: the parameters that are trained, as shapes. A tower without any keeps nothing.
-      available: bytes that a program may use, the same in all processes; None for `limit` of the mesh's first device.
+      available: bytes that a program may use, the same in all processes; None for `memory_limit` of the mesh's first device.
     """
     if config.model.get("kind", "two_tower") != "two_tower":
         return None
@@ -274,7 +274,7 @@ def make_planner(
         fixed,
         gradients,
         partition.device_bytes(state),
-        limit(device) if available is None else available,
+        memory_limit(device) if available is None else available,
         overhead=int(_TPU_OVERHEAD * gradients) if device.platform == "tpu" else 0,
         ahead=_TPU_AHEAD if device.platform == "tpu" else 0,
         # Layers under `full` are looped over there; of unrolled ones the compiler would hold more than the formula has.

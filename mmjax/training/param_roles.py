@@ -1,6 +1,6 @@
-"""What a parameter is, by its path, and patterns that name parameters.
+"""Roles of parameters by their paths, and patterns that name parameters.
 
-Layer parameters are stored stacked, so neither the number of axes nor the shape says what a parameter is: `role` does.
+Layer parameters are stored stacked, so neither the number of axes nor the shape shows what a parameter is: `role` does.
 """
 
 import re
@@ -10,7 +10,7 @@ from mmjax.errors import UserError, did_you_mean
 
 
 def role(path: str) -> str:
-    """What a parameter is: `matrix`, `embedding`, or `vector` (biases, norms, positions, class token, probe, scale)."""
+    """The role of a parameter: `matrix`, `embedding`, or `vector` (biases, norms, positions, class token, probe, scale)."""
     leaf = path.rsplit("/", 1)[-1]
     return {"kernel": "matrix", "token_embedding": "embedding"}.get(leaf, "vector")
 

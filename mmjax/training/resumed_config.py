@@ -1,9 +1,9 @@
-"""Runs that began with older code: what their stored config does not say yet is done as it was done then.
+"""Configs of runs that began with older code, and go on as they began.
 
 A recipe may use a field that came to exist after the run began, and have other values of the fields around it since.
 Reading that as a change would give the run another loss, other pictures or another optimizer halfway. So the run keeps
 what it did, one line names what it keeps and what the recipe has, and its config.json goes on without the newer field,
-so that the next start does the same. What the command line gives is no recipe's: it is done, and told as any change.
+so that the next start does the same. What the command line gives is no recipe's: it is done, and logged as any change.
 """
 
 import json

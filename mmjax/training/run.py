@@ -111,7 +111,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     frame, frame_note = process_agreement.run_on_process_0(
         lambda: tasks.choose_frame(config, image_spec, mixture, platform, stored_frame)
     )
-    memory = process_agreement.run_on_process_0(lambda: layer_memory.limit(jax.local_devices()[0]))
+    memory = process_agreement.run_on_process_0(lambda: layer_memory.memory_limit(jax.local_devices()[0]))
     with process_agreement.raise_on_all():
         if frame:
             image_spec = dataclasses.replace(image_spec, frame=frame)

@@ -1,4 +1,4 @@
-"""Stopping in good order: signals that wait for a save, and batches that wait until all processes know of an error."""
+"""Signals that wait for a checkpoint, and batches whose errors wait until all processes know of them."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ _SIGNAL_DELAY = 2.0
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT, so that the loop can save first. A second Ctrl-C interrupts at once."""
+    """SIGTERM and SIGINT, remembered so that the loop can save first. A second Ctrl-C interrupts at once."""
 
     def __init__(self):
         self.received: int | None = None
@@ -52,7 +52,7 @@ class ErrorDeferringBatches:
     Args:
       make: gives the batches from a step on; with `workers=0`, by this process alone.
       start: the first step.
-      stop: tells whether a signal has come.
+      stop: knows whether a signal has come.
     """
 
     def __init__(self, make: Any, start: int, stop: StopSignal):

@@ -61,13 +61,13 @@ def state_shardings(
     params, notes = partition.param_shardings(
         abstract.params, mesh, preset=config.mesh.sharding, rules=config.mesh.rules
     )
-    whole = mesh_lib.replicated(mesh)
+    replicated = mesh_lib.replicated(mesh)
     shardings = TrainState(
-        step=whole,
+        step=replicated,
         params=params,
         opt_state=partition.opt_state_shardings(abstract.opt_state, abstract.params, params, mesh),
         ema_params=params if abstract.ema_params is not None else None,
-        rng=whole,
-        first_bad_step=whole,
+        rng=replicated,
+        first_bad_step=replicated,
     )
     return shardings, notes

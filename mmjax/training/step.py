@@ -1,4 +1,4 @@
-"""One update: towers (in pieces, if asked), loss over the global batch, gradients, optimizer, guard."""
+"""One update: towers (in microbatches), loss over the global batch, gradients, optimizer, check of finiteness."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,11 +62,11 @@ def make_train_step(
         }
         return new_state, metrics
 
-    whole = mesh_lib.replicated(mesh)
+    replicated = mesh_lib.replicated(mesh)
     return jax.jit(
         train_step,
         in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
-        out_shardings=(shardings, whole),
+        out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
 
@@ -88,8 +88,8 @@ def make_loss(
         features, additive = map_microbatches(encode, (batch, keys), pieces, mesh)
         loss, metrics = task.loss(params, features, batch, keys, pieces=pieces)
         for name, sums in additive.items():
-            value, told = token_loss.mean(sums)
-            metrics = metrics | told | {f"loss_{name}": value}
+            value, loss_metrics = token_loss.mean(sums)
+            metrics = metrics | loss_metrics | {f"loss_{name}": value}
             loss = loss + task.weights[name] * value
         return loss, metrics
 

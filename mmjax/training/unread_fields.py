@@ -1,4 +1,4 @@
-"""Fields of optimizer, schedule and training images that what is chosen beside them does not read."""
+"""Fields of optimizer, schedule and training images that have no effect beside what else is chosen."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

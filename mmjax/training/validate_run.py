@@ -1,4 +1,4 @@
-"""What a person may have set wrongly, told before anything is opened, made or changed."""
+"""Checks of a run's config and workdir, before anything is opened, made or changed."""
 
 import math
 import re
@@ -61,9 +61,12 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
       UserError: naming the field.
     """
     flat = serialize.flatten(config)
-    whole = [field for field, value in flat.items() if type(value) is int]
-    may_be_zero = {*validate_fusion.may_be_zero(config.model), *(field for field in whole if _of_model(field, _COUNTS))}
-    sizes = [field for field in whole if _of_model(field, _SIZES) and field not in may_be_zero]
+    integers = [field for field, value in flat.items() if type(value) is int]
+    may_be_zero = {
+        *validate_fusion.may_be_zero(config.model),
+        *(field for field in integers if _of_model(field, _COUNTS)),
+    }
+    sizes = [field for field in integers if _of_model(field, _SIZES) and field not in may_be_zero]
     for field in (
         "steps",
         "batch_size",
@@ -90,7 +93,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
         "optimizer.weight_decay",
         "optimizer.update_clip",
     )
-    for field in (*not_negative, *sorted(may_be_zero & set(whole))):
+    for field in (*not_negative, *sorted(may_be_zero & set(integers))):
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
     positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
@@ -174,7 +177,7 @@ def _check_initial_scale(config: ml_collections.ConfigDict, stored: Mapping[str,
 
 
 def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]) -> None:
-    """Checks that the best checkpoints can be told: there are some that are both saved and evaluated, on that data set.
+    """Checks that some checkpoints are both saved and evaluated, on the data set of `checkpoint.best_metric`.
 
     Raises:
       UserError: naming the field of `checkpoint`.
@@ -203,7 +206,7 @@ def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
-    """Checks that a workdir that has a run in it has this one; says what else changed.
+    """Checks that a workdir with a run in it has this one; logs what else changed.
 
     Raises:
       UserError: the run in it has another model or optimizer; the differing fields are listed.
@@ -217,8 +220,8 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
     try:
         stored = serialize.from_json(path.read_text())
     except (OSError, ValueError, AttributeError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={workdir}: config.json is not a config ({told}); give another workdir") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}); give another workdir") from error
     changed = serialize.differences(stored, config)
     old, new = serialize.flatten(stored), serialize.flatten(config)
     if not old["data.train"]:
@@ -290,16 +293,16 @@ def check_same_data(examples: list[dict[str, Any]], text: str) -> None:
 
 
 def changed_data(examples: list[dict[str, Any]], meta: Mapping[str, Any], text: str) -> str | None:
-    """Says how the training data differs from what a checkpoint was trained on, where the config says that it does not.
+    """A line on how the training data differs from a checkpoint's although the config names the same; None if not.
 
     None where they are the same, and where `data.train` names other data.
     """
     before = meta.get("data")
     if before is None or meta["config"]["data"]["train"] != text or before == examples:
         return None
-    told = ", ".join(f"{each['examples']} of {each['source']!r}" for each in examples)
-    was = ", ".join(f"{each['examples']} of {each['source']!r}" for each in before)
+    now = ", ".join(f"{part['examples']} of {part['source']!r}" for part in examples)
+    was = ", ".join(f"{part['examples']} of {part['source']!r}" for part in before)
     return (
         f"warning: the examples of data.train={text!r}, or their order, are not what they were at the checkpoint"
-        f" ({told} now, {was} at the time): within this epoch some may come twice and others not at all"
+        f" ({now} now, {was} at the time): within this epoch some may come twice and others not at all"
     )

@@ -41,11 +41,13 @@ def test_flags_are_those_that_a_version_knows(jaxlib_version, known):
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_other_platforms_get_none(platform):
     assert compiler.xla_flags(platform, "0.10.2") == ""
-    assert compiler.xla_flags(platform, "0.10.2", given="--a=1", environment="--b=2") == "--a=1 --b=2"
+    assert compiler.xla_flags(platform, "0.10.2", from_config="--a=1", environment="--b=2") == "--a=1 --b=2"
 
 
 def test_what_a_user_sets_wins():
-    flags = compiler.xla_flags("gpu", "0.10.2", given=f"{LATENCY}=false --a=1", environment=f"{EARLY}=false --a=2")
+    flags = compiler.xla_flags(
+        "gpu", "0.10.2", from_config=f"{LATENCY}=false --a=1", environment=f"{EARLY}=false --a=2"
+    )
     assert f"{LATENCY}=true" not in flags and f"{EARLY}=true" not in flags
     assert flags.endswith(f"{LATENCY}=false --a=1 {EARLY}=false --a=2")  # the last of two counts
     own = compiler.xla_flags("gpu", "0.10.2", deterministic=True, environment="--xla_gpu_deterministic_ops=false")
