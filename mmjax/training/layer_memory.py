@@ -253,7 +253,7 @@ def make_planner(
       mesh: its devices.
       state: the train state as shapes with shardings.
       trainable: the parameters that are trained, as shapes. A tower without any keeps nothing.
-      available: bytes that a program may use, the same in all processes; None for `memory_limit` of the mesh's first device.
+      available: bytes that a program may use, the same in all processes; None to ask the mesh's first device.
     """
     if config.model.get("kind", "two_tower") != "two_tower":
         return None
