@@ -10,7 +10,7 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
 from mmjax.search import index as index_lib
-from mmjax.search.contact_sheet import SHEETS, write_sheet
+from mmjax.search.contact_sheet import SHEET_FORMATS, write_sheet
 from mmjax.search.searcher import Searcher
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.top < 1:
             raise UserError(f"--top={options.top} must be at least 1")
         if options.output:
-            validate_choice("--output: ending", options.output.rpartition(".")[2].lower(), SHEETS)
+            validate_choice("--output: ending", options.output.rpartition(".")[2].lower(), SHEET_FORMATS)
         images = index_lib.list_images(options.images)
         pictures = [_read_query(path) for path in options.image]
         runtime.prepare(model_flags.read_config(overrides))
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if bad:
             path, why = next(iter(sorted(bad.items())))
             print(f"{len(bad):,} cannot be read, such as {path}: {why}", file=sys.stderr)
-        answers = searcher.answer(index, options.queries, pictures, top=options.top)
+        answers = searcher.search(index, options.queries, pictures, top=options.top)
         names = [*options.queries, *options.image]
         for name, matches in zip(names, answers, strict=True):
             print(f"\n{name}")

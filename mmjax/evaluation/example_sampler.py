@@ -1,27 +1,25 @@
-"""Examples that a report shows, chosen while an evaluation runs: failures first, from all over the set.
+"""A sample of an evaluation's examples for the report, drawn while it runs: failures first, from all over the set.
 
-Only places are kept. The images of the few that are shown are read again at the end.
+Only indices are kept. The images of the few that are shown are read again at the end.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from mmjax.evaluation.example_selection import Artifacts, ImageMatches, Match
+from mmjax.evaluation.example_selection import NUM_FAILURES, NUM_SHOWN, Artifacts, ImageMatches, Match, thumbnail
 
-_SHOWN, _FAILURES = 12, 8
-_THUMBNAIL = 160  # longest side, pixels
+Prediction = tuple[str, float, bool]  # a text, its score, whether it is right
 
 
-class _Offered(NamedTuple):
-    place: int
-    told: list[str]
-    given: list[tuple[str, float, bool]]
+class _Sample(NamedTuple):
+    index: int
+    labels: list[str]
+    predictions: list[Prediction]
 
 
-class Shown:
-    """Collects what is worth showing of a stream of examples.
+class ExampleSampler:
+    """Samples a stream of examples, those that the model got wrong and others apart.
 
     Args:
       keep: whether anything will be shown.
@@ -30,53 +28,44 @@ class Shown:
 
     def __init__(self, keep: bool, what: str):
         self.keep, self.what = keep, what
-        self.failures: list[_Offered] = []
-        self.others: list[_Offered] = []
+        self.failures: list[_Sample] = []
+        self.others: list[_Sample] = []
         self._seen = [0, 0]
         self._rng = np.random.default_rng(0)
 
-    def add(self, place: int, told: list[str], given: list[tuple[str, float, bool]]) -> None:
+    def add(self, index: int, labels: list[str], predictions: list[Prediction]) -> None:
         """Offers an example.
 
         Args:
-          place: of the example whose image is shown.
-          told: what belongs to it: its captions, or the question.
-          given: what the model gave: texts with their scores and whether they are right, best first.
+          index: of the example whose image is shown.
+          labels: its captions, or the question with its answer.
+          predictions: of the model, best first.
         """
         if not self.keep:
             return
-        right = bool(given and given[0][2])
-        room, kept = (_SHOWN, self.others) if right else (_FAILURES, self.failures)
+        right = bool(predictions and predictions[0][2])
+        size, kept = (NUM_SHOWN, self.others) if right else (NUM_FAILURES, self.failures)
         self._seen[right] += 1
         # Reservoir sampling: each example is as likely to be kept as any other.
-        at = len(kept) if len(kept) < room else int(self._rng.integers(self._seen[right]))
-        if at < room:
-            kept[at : at + 1] = [_Offered(place, told, given)]
+        slot = len(kept) if len(kept) < size else int(self._rng.integers(self._seen[right]))
+        if slot < size:
+            kept[slot : slot + 1] = [_Sample(index, labels, predictions)]
 
     def artifacts(self, examples: Any) -> Artifacts | None:
-        """What there is to show; its images are read here, by this process alone.
+        """The sample with its images, which this process alone reads here; None where nothing is kept.
 
         Args:
-          examples: that places count in; `read` gives those of some places.
+          examples: those that indices count; `read` gives them by index.
 
         Raises:
           UserError: an image cannot be read any more.
         """
         if not self.keep:
             return None
-        chosen = (self.failures + self.others)[:_SHOWN]
-        read = examples.read([each.place for each in chosen])
+        chosen = (self.failures + self.others)[:NUM_SHOWN]
+        shown = examples.read([sample.index for sample in chosen])
         images = [
-            ImageMatches(thumbnail(example.image), each.told, [Match(*one) for one in each.given])
-            for each, example in zip(chosen, read, strict=True)
+            ImageMatches(thumbnail(example.image), sample.labels, [Match(*item) for item in sample.predictions])
+            for sample, example in zip(chosen, shown, strict=True)
         ]
         return Artifacts(images, [], what=self.what)
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A small version of an image."""
-    if max(image.shape[:2]) <= _THUMBNAIL:
-        return image.copy()
-    small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return np.asarray(small)

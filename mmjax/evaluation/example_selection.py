@@ -1,22 +1,24 @@
-"""What a report shows of an evaluation besides numbers: images and texts with what is nearest to them, failures first.
+"""Artifacts of an evaluation for the report: images and texts with their nearest matches, failures first.
 
 Images are not held by an evaluation. The few that are shown are read again, by position, once it is known which.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from mmjax.data.record import Record, Source
 from mmjax.evaluation.embedding.features import Examples, Features
 from mmjax.metrics import exact_dot
 
-_SHOWN = 12  # images, and captions, in a report
-_FAILURES = 8  # of them, where there are so many
+NUM_SHOWN = 12  # images, and captions, in a report
+NUM_FAILURES = 8  # of them, where there are so many
 _CANDIDATES = 2000  # queries whose best match is looked up to find failures
 _NEAREST = 5  # matches shown for each of them
-_THUMBNAIL = 160  # longest side, pixels
+THUMBNAIL = 160  # longest side, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class CaptionMatches:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """A picture, uint8 [h, w, 3], what it is of, and numbers or text that belong to it."""
+class Panel:
+    """A picture, uint8 [h, w, 3], with its title and numbers or text that belong to it."""
 
     picture: np.ndarray
     title: str
@@ -55,23 +57,23 @@ class Look:
 
 
 @dataclasses.dataclass(frozen=True)
-class Inside:
-    """What is shown of one image.
+class AttentionPanels:
+    """An image with its attention maps.
 
     Attributes:
       maps: the image itself, then maps over it.
       words: a map for each word.
-      words_title: what the words are.
+      words_title: a heading of those.
     """
 
-    maps: list[Look]
-    words: list[Look]
+    maps: list[Panel]
+    words: list[Panel]
     words_title: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifacts:
-    """What a report shows of one evaluation.
+    """Examples and counts of one evaluation, as the report shows them.
 
     Attributes:
       images, captions: examples.
@@ -79,7 +81,7 @@ class Artifacts:
       class_names: of the C classes.
       average_precisions, class_counts: [C], where images show several classes: NaN for one that no image shows.
       what: which of several predictions these are of, such as "k = 10"; "" where there is one.
-      inside: images with where the model's attention went.
+      attention: images with their attention maps.
     """
 
     images: list[ImageMatches]
@@ -89,18 +91,18 @@ class Artifacts:
     average_precisions: np.ndarray | None = None
     class_counts: np.ndarray | None = None
     what: str = ""
-    inside: list[Inside] = dataclasses.field(default_factory=list)
+    attention: list[AttentionPanels] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """Which texts are right for which images.
+    """Texts and images with what is right for what.
 
     A text is right for an image whose group (its class, or its id) is among the text's groups.
 
     Attributes:
       texts: captions or class names.
-      embeddings: [M, E] theirs.
+      embeddings: [M, E] of the texts.
       text_groups: of each text.
       image_groups: of each image.
       confusion, class_names, average_precisions, class_counts: see `Artifacts`.
@@ -117,12 +119,13 @@ class Matching:
     class_counts: np.ndarray | None = None
     captions: list[list[str]] | None = None
 
-    def right(self, image: int, text: int) -> bool:
+    def is_right(self, image: int, text: int) -> bool:
+        """Whether a text is right for an image."""
         return self.image_groups[image] in self.text_groups[text]
 
 
-def collect(features: Features, matching: Matching, examples: Examples, *, seed: int = 0) -> Artifacts:
-    """Chooses what to show, matches it both ways, and reads the images.
+def collect_artifacts(features: Features, matching: Matching, examples: Examples, *, seed: int = 0) -> Artifacts:
+    """Chooses images and texts to show, matches them both ways, and reads the images.
 
     Args:
       features: the images.
@@ -130,28 +133,34 @@ def collect(features: Features, matching: Matching, examples: Examples, *, seed:
       examples: decodes a source (or a view of one).
       seed: decides which failures and which others are shown.
     """
-    own, texts = features.embeddings, matching.embeddings
+    image_embeddings, texts = features.embeddings, matching.embeddings
     captions = matching.captions or features.captions
-    images = _choose(own, texts, matching.right, seed)
-    queries = _choose(texts, own, lambda text, image: matching.right(image, text), seed)
-    text_at, text_scores = exact_dot.top_matches(own[images], texts, _NEAREST)
-    image_at, image_scores = exact_dot.top_matches(texts[queries], own, _NEAREST)
-    thumbnails = _thumbnails(features.source, examples, {*images.tolist(), *image_at.ravel().tolist()})
+    images = _choose(image_embeddings, texts, matching.is_right, seed)
+    queries = _choose(texts, image_embeddings, lambda text, image: matching.is_right(image, text), seed)
+    nearest_texts, text_scores = exact_dot.top_matches(image_embeddings[images], texts, _NEAREST)
+    nearest_images, image_scores = exact_dot.top_matches(texts[queries], image_embeddings, _NEAREST)
+    thumbnails = _thumbnails(features.source, examples, {*images.tolist(), *nearest_images.ravel().tolist()})
     return Artifacts(
         images=[
             ImageMatches(
                 thumbnails[image],
                 captions[image],
-                [Match(matching.texts[t], float(s), matching.right(image, t)) for t, s in zip(at, scores, strict=True)],
+                [
+                    Match(matching.texts[t], float(s), matching.is_right(image, t))
+                    for t, s in zip(nearest, scores, strict=True)
+                ],
             )
-            for image, at, scores in zip(images.tolist(), text_at.tolist(), text_scores, strict=True)
+            for image, nearest, scores in zip(images.tolist(), nearest_texts.tolist(), text_scores, strict=True)
         ],
         captions=[
             CaptionMatches(
                 matching.texts[text],
-                [Match(thumbnails[i], float(s), matching.right(i, text)) for i, s in zip(at, scores, strict=True)],
+                [
+                    Match(thumbnails[i], float(s), matching.is_right(i, text))
+                    for i, s in zip(nearest, scores, strict=True)
+                ],
             )
-            for text, at, scores in zip(queries.tolist(), image_at.tolist(), image_scores, strict=True)
+            for text, nearest, scores in zip(queries.tolist(), nearest_images.tolist(), image_scores, strict=True)
         ],
         confusion=matching.confusion,
         class_names=matching.class_names,
@@ -160,18 +169,18 @@ def collect(features: Features, matching: Matching, examples: Examples, *, seed:
     )
 
 
-def _choose(queries: np.ndarray, gallery: np.ndarray, right, seed: int) -> np.ndarray:
+def _choose(queries: np.ndarray, gallery: np.ndarray, is_right: Callable[[int, int], bool], seed: int) -> np.ndarray:
     """Positions of queries to show: failures from all over the set, then others."""
-    candidates = spread(len(queries), _CANDIDATES, seed)
+    candidates = stratified_sample(len(queries), _CANDIDATES, seed)
     best = exact_dot.top_matches(queries[candidates], gallery, 1)[0][:, 0]
-    good = np.array([right(query, item) for query, item in zip(candidates.tolist(), best.tolist(), strict=True)])
+    good = np.array([is_right(query, item) for query, item in zip(candidates.tolist(), best.tolist(), strict=True)])
     failures, others = candidates[~good], candidates[good]
-    count = min(len(failures), max(_FAILURES, _SHOWN - len(others)))
-    failures = failures[spread(len(failures), count, seed)]
-    return np.concatenate([failures, others[spread(len(others), _SHOWN - count, seed)]])
+    count = min(len(failures), max(NUM_FAILURES, NUM_SHOWN - len(others)))
+    failures = failures[stratified_sample(len(failures), count, seed)]
+    return np.concatenate([failures, others[stratified_sample(len(others), NUM_SHOWN - count, seed)]])
 
 
-def spread(count: int, wanted: int, seed: int) -> np.ndarray:
+def stratified_sample(count: int, wanted: int, seed: int) -> np.ndarray:
     """One random position from each of `wanted` equal stretches of range(count); all of them when there are fewer."""
     if count <= wanted:
         return np.arange(count)
@@ -179,7 +188,7 @@ def spread(count: int, wanted: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
-class _View:
+class _Subset:
     """Some examples of a source, as a source."""
 
     def __init__(self, source: Source, indices: list[int]):
@@ -195,13 +204,13 @@ class _View:
 
 def _thumbnails(source: Source, examples: Examples, positions: set[int]) -> dict[int, np.ndarray]:
     """Small versions of the images at these positions."""
-    wanted = sorted(positions)
-    return {at: _thumbnail(each.image) for at, each in zip(wanted, examples(_View(source, wanted)), strict=True)}
+    order = sorted(positions)
+    shown = examples(_Subset(source, order))
+    return {position: thumbnail(example.image) for position, example in zip(order, shown, strict=True)}
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    if max(image.shape[:2]) <= _THUMBNAIL:
-        return image.copy()
+def thumbnail(image: UInt8[np.ndarray, "H W 3"], longest: int = THUMBNAIL) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of an image whose longest side is at most `longest`."""
     small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return np.asarray(small)
+    small.thumbnail((longest, longest))
+    return np.array(small)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.data import mixture
@@ -25,16 +26,16 @@ from mmjax.evaluation.evaluators import (
 
 
 class Evaluator:
-    """Sources opened once, functions compiled once.
+    """The evaluation of a config; sources are opened once, and functions compiled once.
 
     Args:
       config: `data`, `eval`, `decoding` and `objectives` are read.
-      task: what the model can do: see `mmjax.tasks.Task`.
+      task: the model's, see `mmjax.tasks.Task`.
       mesh: the device mesh.
       tokenizer, image_spec: preprocessing, as in training; None where the model has no use for them.
 
     Raises:
-      UserError: an evaluation source cannot be opened, or has not what the model is trained to do.
+      UserError: an evaluation source cannot be opened, or lacks fields of what the model is trained to do.
     """
 
     def __init__(
@@ -46,56 +47,75 @@ class Evaluator:
         image_spec: transforms.ImageSpec | None,
     ):
         options = mixture.make_options(config, evaluation=True)
-        opened = mixture.parse_eval(config.data.eval, options) if config.data.eval else []
-        self.sources = [prompts.apply(source) for source in opened]
+        sources = mixture.parse_eval(config.data.eval, options) if config.data.eval else []
+        self.sources = [prompts.apply(source) for source in sources]
         self.image_spec = image_spec
-        feeder = batched_apply.Feeder(
+        self.runner = batched_apply.BatchRunner(
             mesh, config.eval.batch_size, loss=config.loss.impl if task.is_contrastive else "dense"
         )
-        self.feeder = feeder
-        self.reads_all = task.is_trained_with("classify")
-        self.parts: list[Callable[..., results.Evaluation]] = []
-        if task.is_trained_with("classify"):
-            self.parts.append(multimodal_classification.FusedEvaluation(task, feeder))
-        if task.is_trained_with("vqa"):
-            self.parts.append(question_answering.AnswerEvaluation(task, feeder, tokenizer))
-        if task.is_trained_with("caption") and config.data.texts == "answers":
-            self.parts.append(question_answering.WrittenAnswers(task, feeder, tokenizer))
-        elif task.is_trained_with("caption"):
-            self.parts.append(captioning.CaptionEvaluation(task, feeder, tokenizer, meteor=config.eval.meteor))
-        if task.is_trained_with("itm"):
-            self.parts.append(image_text_matching.MatchEvaluation(task, feeder, tokenizer))
-        if task.is_trained_with("mlm") or task.is_trained_with("mim"):
-            self.parts.append(masked_modelling.MaskEvaluation(task, feeder, tokenizer))
-        self.inside = attention_maps.InsideView(task, mesh, tokenizer) if task.available_attention_maps else None
+        self.evaluators = _make_evaluators(config, task, self.runner, tokenizer)
+        # Modalities are arrays of any size, which are not sent around: every process reads all examples.
+        self.shared_sources = [] if task.is_trained_with("classify") else self.sources
+        self.attention_maps = None
+        if task.available_attention_maps:
+            self.attention_maps = attention_maps.AttentionMapRenderer(task, mesh, tokenizer)
         self.embedder = None
-        if task.num_image_embeddings and (task.is_contrastive or not self.parts):
+        if task.num_image_embeddings and (task.is_contrastive or not self.evaluators):
             self.embedder = embedder.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         for source in self.sources:
-            for part in self.parts:
-                if len(source) and (lacking := part.lacking(source[0])):
-                    raise UserError(f"data.eval={config.data.eval!r}: {source.name!r} has no {lacking}")
+            for evaluator in self.evaluators:
+                if len(source) and (missing := evaluator.missing_fields(source[0])):
+                    raise UserError(f"data.eval={config.data.eval!r}: {source.name!r} has no {missing}")
 
     def run(self, params: Any, *, keep_artifacts: bool = False) -> list[results.Evaluation]:
-        """Evaluates parameters on every source; artifacts are what the report shows, for the first process alone."""
+        """Evaluates parameters on every source; artifacts are for the report, of the first process alone."""
         keep = keep_artifacts and jax.process_index() == 0
-        # Modalities are arrays of any size, which are not sent around: every process reads all examples.
-        shared = [] if self.reads_all else self.sources
-        examples = sharded_examples.make_examples(shared, self.image_spec, self.feeder)
-        found = []
+        examples = sharded_examples.make_examples(self.shared_sources, self.image_spec, self.runner)
+        evaluations: list[results.Evaluation] = []
         for source in self.sources:
             if self.embedder is not None:
-                found += contrastive.evaluate(
+                evaluations += contrastive.evaluate(
                     [source], self.embedder.bind(params), examples=examples, keep_artifacts=keep
                 )
-            found += [part(params, source, examples(source), keep=keep) for part in self.parts]
-            if keep_artifacts and self.inside is not None and found:
-                writes = [part.written for part in self.parts if hasattr(part, "written")]
-                images = self.inside(params, examples(source), writes[0] if writes else None)
+            evaluations += [evaluator(params, source, examples(source), keep=keep) for evaluator in self.evaluators]
+            if keep_artifacts and self.attention_maps is not None and evaluations:
+                panels = self.attention_maps(params, examples(source), self._generated_text())
                 if keep:
-                    kept = found[-1].artifacts or example_selection.Artifacts([], [])
-                    found[-1] = dataclasses.replace(found[-1], artifacts=dataclasses.replace(kept, inside=images))
-        return found
+                    evaluations[-1] = _with_attention(evaluations[-1], panels)
+        return evaluations
+
+    def _generated_text(self) -> Callable[[int, Any], tuple[np.ndarray, int]] | None:
+        """The generated text of the last source's examples, where an evaluator generates any."""
+        generators = [evaluator for evaluator in self.evaluators if hasattr(evaluator, "generated_text")]
+        return generators[0].generated_text if generators else None
+
+
+def _make_evaluators(
+    config: Any, task: Any, runner: batched_apply.BatchRunner, tokenizer: tokenizer_lib.Tokenizer | None
+) -> list[Any]:
+    """The evaluators of what a model is trained to do, besides contrast."""
+    trained = task.is_trained_with
+    evaluators = []
+    if trained("classify"):
+        evaluators.append(multimodal_classification.MultimodalClassificationEvaluator(task, runner))
+    if trained("vqa"):
+        evaluators.append(question_answering.AnswerClassificationEvaluator(task, runner, tokenizer))
+    if trained("caption") and config.data.texts == "answers":
+        evaluators.append(question_answering.AnswerGenerationEvaluator(task, runner, tokenizer))
+    elif trained("caption"):
+        evaluators.append(captioning.CaptioningEvaluator(task, runner, tokenizer, meteor=config.eval.meteor))
+    if trained("itm"):
+        evaluators.append(image_text_matching.ImageTextMatchingEvaluator(task, runner, tokenizer))
+    if trained("mlm") or trained("mim"):
+        evaluators.append(masked_modelling.MaskedModellingEvaluator(task, runner, tokenizer))
+    return evaluators
+
+
+def _with_attention(
+    evaluation: results.Evaluation, panels: list[example_selection.AttentionPanels]
+) -> results.Evaluation:
+    artifacts = evaluation.artifacts or example_selection.Artifacts([], [])
+    return dataclasses.replace(evaluation, artifacts=dataclasses.replace(artifacts, attention=panels))
 
 
 def flat_metrics(evaluations: list[results.Evaluation]) -> dict[str, float]:

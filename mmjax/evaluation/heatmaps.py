@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-HEADS = {"mean": np.mean, "max": np.max, "min": np.min}
+HEAD_REDUCTIONS = {"mean": np.mean, "max": np.max, "min": np.min}
 COLOURS = "viridis"  # equal steps look equal, also without colour vision, and in grey
 _DARKEST = 48  # of the grey image under a map
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -21,7 +21,7 @@ def rollout(
 
     Args:
       weights: each layer's attention, rows are queries.
-      head: how heads are put together, a name in `HEADS`; the paper's is `mean`.
+      head: how heads are put together, a name in `HEAD_REDUCTIONS`; the paper's is `mean`.
       residual: share of the residual connection; the paper's is 0.5.
 
     Returns:
@@ -30,15 +30,15 @@ def rollout(
     Raises:
       ValueError: an unknown `head`, or a `residual` outside [0, 1].
     """
-    if head not in HEADS:
-        raise ValueError(f"head={head!r} is not known; choose one of: {', '.join(HEADS)}")
+    if head not in HEAD_REDUCTIONS:
+        raise ValueError(f"head={head!r} is not known; choose one of: {', '.join(HEAD_REDUCTIONS)}")
     if not 0.0 <= residual <= 1.0:
         raise ValueError(f"residual={residual} is not in [0, 1]")
     count = weights.shape[-1]
     identity = np.eye(count, dtype=weights.dtype)
     total = np.broadcast_to(identity, (weights.shape[1], count, count))
     for layer in weights:
-        mixed = HEADS[head](layer, axis=1)
+        mixed = HEAD_REDUCTIONS[head](layer, axis=1)
         sums = mixed.sum(axis=-1, keepdims=True)
         # Rows of max and min do not sum to 1; a token that attends to nothing keeps to itself.
         mixed = np.where(sums > 0, mixed / np.where(sums > 0, sums, 1), identity)
@@ -78,20 +78,20 @@ def overlay(
     """A heat map over a grey version of its image, whose range of light is stretched so that dark ones show, too.
 
     Args:
-      image: of the map's size, see `fitted`.
+      image: of the map's size, see `resize_longest`.
       heat: the map.
       low, high: values of the first and of the last colour; all that is equal is the first.
       strength: share of the colour, in [0, 1].
     """
     level = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
-    colour = _table()[np.rint(255 * np.clip(level, 0, 1)).astype(np.int64)]
+    colour = _colormap()[np.rint(255 * np.clip(level, 0, 1)).astype(np.int64)]
     light = (image @ np.array(_LUMA))[..., None]
     light = (light - light.min()) / max(np.ptp(light), 1.0)
     grey = _DARKEST + (255 - _DARKEST) * light
     return np.rint((1 - strength) * grey + strength * colour).astype(np.uint8)
 
 
-def fitted(image: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray, "h w 3"]:
+def resize_longest(image: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray, "h w 3"]:
     """An image with this longest side: smaller ones are enlarged pixel by pixel, larger ones smoothly made smaller."""
     height, width = image.shape[:2]
     scale = longest / max(height, width)
@@ -100,14 +100,14 @@ def fitted(image: UInt8[np.ndarray, "H W 3"], longest: int) -> UInt8[np.ndarray,
     return np.asarray(Image.fromarray(image).resize(size, kind))
 
 
-def gradient(stops: int = 9) -> list[str]:
+def colormap_stops(stops: int = 9) -> list[str]:
     """Colours from low to high, as CSS has them."""
-    picked = _table()[np.linspace(0, 255, stops).round().astype(int)].round().astype(int)
+    picked = _colormap()[np.linspace(0, 255, stops).round().astype(int)].round().astype(int)
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in picked.tolist()]
 
 
 @functools.cache
-def _table() -> Float[np.ndarray, "256 3"]:
+def _colormap() -> Float[np.ndarray, "256 3"]:
     import matplotlib
 
     return matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255.0

@@ -1,4 +1,4 @@
-"""Tables of metrics: which columns, in which order, under which headings, and how they print."""
+"""Columns of metrics in tables: their order, headings and formats; tables as plain text."""
 
 import dataclasses
 import itertools
@@ -6,29 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-CLASSIFICATION = "zeroshot_classification"
-RETRIEVAL = "zeroshot_retrieval"
-CAPTIONING = "image_captioning"
-QUESTIONS = "visual_question_answering"
-MATCHING = "image_text_matching"
-MASKING = "masked_modelling"
-FUSION = "multimodal_classification"
+from mmjax.evaluation.results import TASKS
 
-_TITLES = {
-    CLASSIFICATION: "zero-shot classification",
-    RETRIEVAL: "zero-shot retrieval",
-    CAPTIONING: "captioning",
-    QUESTIONS: "questions about images",
-    MATCHING: "image-text matching",
-    MASKING: "masked words and patches",
-    FUSION: "classification by several modalities",
-    "image_caption_selection": "image-caption selection",
-    "clip_score": "CLIPScore",
-    "knn": "k nearest neighbours",
-    "few_shot": "few-shot episodes",
-    "linear_probe": "linear probe",
-}
-UNITS = {QUESTIONS: "questions", FUSION: "examples"}  # what an evaluation counts, where it is not images
 _RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
 _FOLDS = re.compile(r"\d+x\d+_")  # begins the keys of `retrieval.fold_metrics` in an evaluation
@@ -65,21 +44,21 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
     for folds in sorted({match.group() for key in present if (match := _FOLDS.match(key))}):
         known += _retrieval_columns(folds, f", {folds.rstrip('_')}")
     known += [Column("loss", "", "loss", False), Column("contrastive_loss", "", "contrastive loss", False)]
-    known += _WRITING + _ANSWERING + _MATCHING + _MASKING
+    known += _CAPTIONING + _VQA + _MATCHING + _MASKING
     others = present - {column.key for column in known}
     shown = [column for column in known if column.key in present]
     return shown + [Column(key, "", key, bool(_RATE.search(key))) for key in sorted(others)]
 
 
-def titles(tasks: Iterable[str]) -> dict[str, str]:
-    """The tasks that occur, in the order of tables, with what stands above their table."""
+def task_titles(tasks: Iterable[str]) -> dict[str, str]:
+    """The titles of the tasks that occur, in the order of tables; tasks that are not ours come last, by name."""
     present = set(tasks)
-    return {task: title for task, title in _TITLES.items() if task in present} | {
-        task: task.replace("_", " ") for task in sorted(present - set(_TITLES))
+    return {task: info.title for task, info in TASKS.items() if task in present} | {
+        task: task.replace("_", " ") for task in sorted(present - set(TASKS))
     }
 
 
-_WRITING = [
+_CAPTIONING = [
     Column("exact_match", "", "exactly right", True),
     Column("cider_d", "", "CIDEr-D", False),
     *(Column(f"bleu_{n}", "", f"BLEU-{n}", True) for n in range(1, 5)),
@@ -87,7 +66,7 @@ _WRITING = [
     Column("meteor", "", "METEOR", True),
     Column("perplexity", "", "perplexity", False),
 ]
-_ANSWERING = [
+_VQA = [
     Column("accuracy", "", "VQA accuracy", True),
     *(Column(f"accuracy_{kind}", "", kind, True) for kind in ("yes/no", "number", "other")),
 ]
@@ -128,7 +107,7 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
     """A plain-text table of the records of `to_records`, one block per task; rates in percent."""
     models = {(record["model"], record["pretrained"]) for record in records}
     blocks = []
-    for task, title in titles(record["task"] for record in records).items():
+    for task, title in task_titles(record["task"] for record in records).items():
         rows = [record for record in records if record["task"] == task]
         names = [row["dataset"] for row in rows]
         if len(models) > 1:

@@ -105,7 +105,7 @@ def load(name_or_path: str, *, dataset: str = "", field: str = "prompts") -> Pro
     )
 
 
-class Prompted:
+class PromptedSource:
     """A source with other class names and templates: its examples, captioned with their class's first prompt."""
 
     def __init__(self, source: Source, prompts: Prompts):
@@ -134,7 +134,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
       field: config field to name in errors.
 
     Returns:
-      A `Prompted` source, or the source itself where nothing is changed.
+      A `PromptedSource` source, or the source itself where nothing is changed.
 
     Raises:
       UserError: as `load`, or the names do not fit the source's classes.
@@ -151,7 +151,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
                 f" {(source.class_names or [''])[0]!r}), and these name {len(prompts.class_names or ())} others;"
                 " choose the dataset's, or write them to a .json file"
             )
-        return Prompted(source, dataclasses.replace(prompts, class_names=tuple(names)))
+        return PromptedSource(source, dataclasses.replace(prompts, class_names=tuple(names)))
     if not source.class_names:
         return source
     codes = _read("imagenet1k")["codes"]
@@ -162,7 +162,7 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
         return source
     if source.templates and list(source.templates) != FOLDER_TEMPLATES:
         prompts = dataclasses.replace(prompts, templates=list(source.templates))
-    return Prompted(source, dataclasses.replace(prompts, class_names=tuple(names)))
+    return PromptedSource(source, dataclasses.replace(prompts, class_names=tuple(names)))
 
 
 def _match(names: Sequence[str] | None, prompts: Prompts, *, by_position: bool = True) -> list[str] | None:

@@ -129,9 +129,10 @@ def evaluate_suite(
     if jax.process_index() != 0:
         return []
     written = _records_by_key(path)
-    records = [written.get(results_file.key(template)) for template in templates.values()]
-    records = [r for r, template in zip(records, templates.values(), strict=True) if results_file.same(r, template)]
-    means = jobs.means(records, config)
+    records = [written.get(results_file.record_key(template)) for template in templates.values()]
+    pairs = zip(records, templates.values(), strict=True)
+    records = [record for record, template in pairs if results_file.has_same_settings(record, template)]
+    means = jobs.collection_means(records, config)
     sections = [results_file.read_section(path, record) for record in records]
     paths.write_atomically(page, _render_suite_report(model, records, sections, means, _history(workdir)))
     print(metric_columns.format_table(records))
@@ -143,7 +144,7 @@ def evaluate_suite(
 
 def _records_by_key(path: Any) -> dict[tuple[str, ...], dict[str, Any]]:
     """The records of a results file."""
-    return {results_file.key(record): record for record in results_file.read(path)}
+    return {results_file.record_key(record): record for record in results_file.read(path)}
 
 
 def _unfinished_tasks(
@@ -153,7 +154,7 @@ def _unfinished_tasks(
 ) -> dict[str, list[str]]:
     """The tasks of every job, by its name, that no finished record has the settings of; the same on every process."""
     is_finished = {
-        name: results_file.same(finished.get(results_file.key(template)), template)
+        name: results_file.has_same_settings(finished.get(results_file.record_key(template)), template)
         for name, template in templates.items()
     }
     tasks = {job.name: [task for task in job.tasks if not is_finished[job.name, task]] for job in suite_jobs}
@@ -184,7 +185,7 @@ def _run_jobs(
     for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=log.info):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
-        if outcome.task == metric_columns.CLASSIFICATION:
+        if outcome.task == results_lib.CLASSIFICATION:
             record["prompts"] = num_prompts[job.name]
         if jax.process_index() == 0:
             results_file.write_section(path, record, page_lib.render_section(outcome))

@@ -21,7 +21,7 @@ _TINY, _SMALL = 1e-15, 1e-9  # with which pycocoevalcap's BLEU avoids dividing b
 
 @dataclasses.dataclass(frozen=True)
 class CaptionScores:
-    """What captions scored.
+    """Scores of captions.
 
     Attributes:
       metrics: by name, see `caption_metrics`.
@@ -36,7 +36,7 @@ class CaptionScores:
 def caption_metrics(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False
 ) -> dict[str, float]:
-    """What is reported of captioning, each candidate compared with the references of its image.
+    """Metrics of captioning, each candidate compared with the references of its image.
 
     Args:
       candidates: one caption an image; may be empty strings.
@@ -57,7 +57,7 @@ def score_captions(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False
 ) -> CaptionScores:
     """`caption_metrics` with the score of every example."""
-    candidates, references = prepare(candidates, references, tokenized=tokenized)
+    candidates, references = tokenize_captions(candidates, references, tokenized=tokenized)
     grams = _Grams(candidates, references)
     corpus, examples = _bleu(grams)
     examples |= {"rouge_l": rouge_l(candidates, references)[1], "cider_d": _cider_d(grams)}
@@ -67,7 +67,7 @@ def score_captions(
     return CaptionScores({name: float(values.mean()) for name, values in examples.items()} | corpus, examples)
 
 
-def prepare(
+def tokenize_captions(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool
 ) -> tuple[list[str], list[list[str]]]:
     """Checks captions and tokenises them; see `caption_metrics`."""

@@ -117,7 +117,7 @@ def average_precisions(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarra
 def rank_metrics(
     ranks: Integer[np.ndarray, " P"], offsets: Integer[np.ndarray, " Q1"], *, ks: tuple[int, ...] = (1, 5, 10)
 ) -> dict[str, float]:
-    """What retrieval reports, from the ranks of all positives.
+    """Metrics of retrieval from the ranks of all positives.
 
     Args:
       ranks: the 1-based ranks of query q's positives are ranks[offsets[q]:offsets[q+1]].

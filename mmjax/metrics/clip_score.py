@@ -1,4 +1,4 @@
-"""How well a caption fits an image, without and with references: CLIPScore (Hessel et al. 2021).
+"""CLIPScore and RefCLIPScore: how well a caption fits an image (Hessel et al. 2021).
 
 The paper's numbers are of OpenAI's ViT-B/32 and of captions and references that begin with `PROMPT`. Scores of
 different models cannot be compared.

@@ -1,4 +1,4 @@
-"""Does a model tell a caption from one with the same words in other roles? Winoground and SugarCrepe."""
+"""Accuracy of telling captions from ones with the same words in other roles: Winoground and SugarCrepe."""
 
 from collections.abc import Sequence
 

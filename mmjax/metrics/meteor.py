@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mmjax.errors import UserError
-from mmjax.metrics.caption_metrics import prepare
+from mmjax.metrics.caption_metrics import tokenize_captions
 
 _SEPARATOR = "|||"
 _TIMEOUT = 600.0
@@ -49,7 +49,7 @@ def meteor(
       UserError: pycocoevalcap or Java is missing, the program fails or takes too long, or as
         `caption_metrics.caption_metrics`.
     """
-    candidates, references = prepare(candidates, references, tokenized=tokenized)
+    candidates, references = tokenize_captions(candidates, references, tokenized=tokenized)
     command, folder = _command()
     with _program(command, folder, time.monotonic() + timeout) as program:
         statistics = program.ask(
@@ -64,11 +64,11 @@ def meteor(
     return corpus_score, np.array(caption_scores)
 
 
-def check() -> None:
-    """Checks that METEOR's program is there.
+def check_available() -> None:
+    """Checks that METEOR's program can be run.
 
     Raises:
-      UserError: it or Java is not.
+      UserError: the program or Java is missing.
     """
     _command()
 
@@ -94,7 +94,7 @@ def _command() -> tuple[list[str], Path]:
 
 
 class _Program:
-    """A process that answers lines with lines; a thread reads what it writes, so that neither waits for the other."""
+    """METEOR's process, which answers lines with lines; a thread reads its output, so neither waits for the other."""
 
     def __init__(self, process: subprocess.Popen, errors: IO[bytes], deadline: float):
         self._process, self._errors, self._deadline = process, errors, deadline
@@ -108,7 +108,7 @@ class _Program:
         self._answers.put(None)
 
     def _write(self, lines: Sequence[str]) -> None:
-        with contextlib.suppress(OSError):  # A process that died is told of by the reader.
+        with contextlib.suppress(OSError):  # The reader reports a process that died.
             for line in lines:
                 self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""VQA v2: the official accuracy.
+"""The official accuracy of VQA v2.
 
 Accuracy is that of the challenge's evaluation code (Antol et al. 2015, Goyal et al. 2017), its oddities included,
 because published numbers have them: GT-Vision-Lab/VQA as it is since 2021 (commit a013f00). Ten people answered each
@@ -29,7 +29,7 @@ TYPES = ("yes/no", "number", "other")
 
 @dataclasses.dataclass(frozen=True)
 class VqaScores:
-    """What predictions scored: `metrics` as in `vqa_metrics`, every question's accuracy [N] and its answer type."""
+    """Scores of predictions: `metrics` as in `vqa_metrics`, every question's accuracy [N] and its answer type."""
 
     metrics: dict[str, float]
     accuracies: Float64[np.ndarray, " N"]

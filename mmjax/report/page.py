@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: its results, how it got there, and what it gets right and wrong.
+"""The report of a run as one self-contained HTML page: results, learning curves and examples.
 
 The page refers to nothing outside itself: images are data URIs, charts are inline SVG in the page's own colours (so
 that they follow a dark theme), and there is no script. Everything that came from data or config is escaped.
@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmjax.evaluation.metric_columns import UNITS, columns, titles
-from mmjax.evaluation.results import Evaluation
+from mmjax.evaluation.metric_columns import columns, task_titles
+from mmjax.evaluation.results import Evaluation, task_unit
 from mmjax.io import paths
 from mmjax.report.charts import is_number, render_curves
 from mmjax.report.markup import escape
@@ -88,16 +88,18 @@ def _header(title: str, config: Mapping, history: Sequence[Mapping], evaluations
                     facts[key.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
     counts: dict[str, dict[str, int]] = {}
     for evaluation in evaluations:
-        counts.setdefault(UNITS.get(evaluation.task, "images"), {})[evaluation.dataset] = evaluation.n
+        counts.setdefault(task_unit(evaluation.task), {})[evaluation.dataset] = evaluation.n
     if counts:
-        facts["evaluated on"] = " and ".join(f"{sum(of.values()):,} {unit}" for unit, of in counts.items())
+        facts["evaluated on"] = " and ".join(
+            f"{sum(by_dataset.values()):,} {unit}" for unit, by_dataset in counts.items()
+        )
     items = "".join(f"<li>{escape(key)} <b>{escape(value)}</b></li>" for key, value in facts.items())
     return f"<h1>{escape(title)}</h1><ul class=facts>{items}</ul>"
 
 
 def _results(evaluations: Sequence[Evaluation], means: Mapping[str, tuple[float, int]]) -> str:
     tables = []
-    for task, caption in titles(evaluation.task for evaluation in evaluations).items():
+    for task, caption in task_titles(evaluation.task for evaluation in evaluations).items():
         rows = [evaluation for evaluation in evaluations if evaluation.task == task]
         shown = columns(row.metrics for row in rows)
         groups: list[list[Any]] = []
@@ -111,7 +113,7 @@ def _results(evaluations: Sequence[Evaluation], means: Mapping[str, tuple[float,
             cells = (f"<th class=group colspan={n}>{f'<span>{escape(g)}</span>' if g else ''}</th>" for g, n in groups)
             head = f"<tr><th></th><th></th>{''.join(cells)}</tr>"
         head += (
-            f"<tr><th>dataset</th><th>{UNITS.get(task, 'images')}</th>"
+            f"<tr><th>dataset</th><th>{task_unit(task)}</th>"
             + "".join(f"<th>{escape(c.heading)}</th>" for c in shown)
             + "</tr>"
         )

@@ -1,29 +1,33 @@
-"""The report's part for one evaluation: classes, the worst first, confusions, examples, failures first."""
+"""Sections of the report on one evaluation: classes, confusions, examples and attention maps."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmjax.evaluation.example_selection import Match
-from mmjax.evaluation.metric_columns import CLASSIFICATION, titles
-from mmjax.evaluation.results import Evaluation
-from mmjax.report import attention_section
+from mmjax.evaluation.example_selection import AttentionPanels, CaptionMatches, ImageMatches, Match, Panel
+from mmjax.evaluation.heatmaps import colormap_stops
+from mmjax.evaluation.metric_columns import task_titles
+from mmjax.evaluation.results import CLASSIFICATION, Evaluation
 from mmjax.report.markup import data_uri, escape, image
 
+_ATTENTION_NOTE = (
+    "Attention shows where information may pass, not why the model answers as it does: what is looked at need not"
+    " matter, and what matters may have come another way."
+)
 _TABLE_CLASSES = 24  # confusion matrices up to this size are tables of numbers, larger ones pictures
 
 
 def render_section(evaluation: Evaluation) -> str:
-    """What is shown of an evaluation; nothing without artifacts."""
-    return "".join(part(evaluation) for part in (_accuracies, _average_precisions, _confusion, _examples, _inside))
+    """The sections of an evaluation as HTML; empty without artifacts."""
+    return "".join(part(evaluation) for part in (_accuracies, _average_precisions, _confusion, _examples, _attention))
 
 
 def _heading(evaluation: Evaluation) -> str:
     """The dataset and, where it has several tasks with classes, which one this is of."""
     names = [evaluation.dataset]
     if evaluation.task != CLASSIFICATION:
-        names.append(next(iter(titles([evaluation.task]).values())))
+        names.append(next(iter(task_titles([evaluation.task]).values())))
     return escape(", ".join(filter(None, [*names, evaluation.artifacts.what])))
 
 
@@ -70,14 +74,14 @@ def _class_table(
       order: the sentence that says so.
     """
     names, (rates, *others) = _class_names(evaluation, len(counts)), columns.values()
-    there = np.flatnonzero(~np.isnan(rates))
+    rated = np.flatnonzero(~np.isnan(rates))
     rows = "".join(
         f"<tr><td>{escape(names[label])}</td><td>{counts[label]:,}</td>"
         f'<td class=rate style="--v:{100 * rates[label]:.1f}%">{100 * rates[label]:.2f}%</td>'
         f"{''.join(f'<td>{other[label]}</td>' for other in others)}</tr>"
-        for label in there[np.argsort(rates[there], kind="stable")].tolist()
+        for label in rated[np.argsort(rates[rated], kind="stable")].tolist()
     )
-    empty = len(counts) - len(there)
+    empty = len(counts) - len(rated)
     note = f" {empty} of {len(counts)} classes have no image." if empty else ""
     head = "".join(f"<th>{column}</th>" for column in ("class", "images", *columns))
     return (
@@ -141,43 +145,89 @@ def _examples(evaluation: Evaluation) -> str:
         return ""
     kind = "class names" if evaluation.task == CLASSIFICATION else "captions"
     images = ""
-    for each in artifacts.images:
+    for matches in artifacts.images:
         # A class's captions differ in their templates alone.
         alike = evaluation.task == CLASSIFICATION and artifacts.average_precisions is None
-        captions = each.captions[: 1 if alike else 5]
-        own = "".join(f"<li>{escape(caption)}</li>" for caption in captions)
+        captions = matches.captions[: 1 if alike else 5]
+        items = "".join(f"<li>{escape(caption)}</li>" for caption in captions)
         images += (
-            f"<div class='card match'>{image(each.image, 'an evaluation image')}"
-            f"<div><ul>{own}</ul><ol>{''.join(map(_text_match, each.nearest))}</ol></div></div>"
+            f"<div class='card match'>{image(matches.image, 'an evaluation image')}"
+            f"<div><ul>{items}</ul><ol>{''.join(map(_text_match, matches.nearest))}</ol></div></div>"
         )
-    right = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.images)
+    right = _count_right(artifacts.images)
     chosen = (
         f"{len(artifacts.images)} images from all over the dataset, failures first, {{}} \N{CHECK MARK} marks right "
         f"ones; the first is right for {right} of these. Failures are chosen more often than they occur."
     )
     if artifacts.what:  # nothing was retrieved
-        told = chosen.format("each with what belongs to it and what the model gave, with its score.")
+        note = chosen.format("each with what belongs to it and what the model gave, with its score.")
         heading = escape(artifacts.what[0].upper() + artifacts.what[1:])
-        return f"<h2>{heading}: {escape(evaluation.dataset)}</h2><p>{told}</p><div class=matches>{images}</div>"
+        return f"<h2>{heading}: {escape(evaluation.dataset)}</h2><p>{note}</p><div class=matches>{images}</div>"
     chosen = chosen.format(f"each under its own caption, with the nearest {kind} and their cosine similarity.")
     texts = ""
-    for each in artifacts.captions:
-        shown = "".join(map(_image_match, each.nearest))
-        texts += f"<div class='card strip'><p>{escape(each.caption)}</p><div>{shown}</div></div>"
-    found = sum(bool(each.nearest and each.nearest[0].right) for each in artifacts.captions)
+    for matches in artifacts.captions:
+        shown = "".join(map(_image_match, matches.nearest))
+        texts += f"<div class='card strip'><p>{escape(matches.caption)}</p><div>{shown}</div></div>"
     return (
         f"<h2>Nearest {kind}: {escape(evaluation.dataset)}</h2>"
         f"<p>{chosen}</p><div class=matches>{images}</div>"
         f"<h2>Nearest images: {escape(evaluation.dataset)}</h2>"
         f"<p>The images nearest to {len(artifacts.captions)} {kind}, best first, failures before others; the first is "
-        f"right for {found}.</p>"
+        f"right for {_count_right(artifacts.captions)}.</p>"
         f"<div class=matches>{texts}</div>"
     )
 
 
-def _inside(evaluation: Evaluation) -> str:
-    artifacts = evaluation.artifacts
-    return "" if artifacts is None else attention_section.render(artifacts.inside, evaluation.dataset)
+def _count_right(shown: Sequence[ImageMatches] | Sequence[CaptionMatches]) -> int:
+    """How many have a right match first."""
+    return sum(bool(matches.nearest and matches.nearest[0].right) for matches in shown)
+
+
+def _attention(evaluation: Evaluation) -> str:
+    """Images with attention and similarity maps, and strips of words."""
+    if evaluation.artifacts is None or not evaluation.artifacts.attention:
+        return ""
+    shown = evaluation.artifacts.attention
+    cards, colours = "".join(map(_attention_card, shown)), ",".join(colormap_stops())
+    return (
+        f"<h2>Looking inside: {escape(evaluation.dataset)}</h2><p>{_explain_maps(shown)}{_ATTENTION_NOTE}</p>"
+        f"<div class=scale><span>low</span><i style='background:linear-gradient(90deg,{colours})'></i>"
+        f"<span>high</span></div><div class=insides>{cards}</div>"
+    )
+
+
+def _explain_maps(shown: list[AttentionPanels]) -> str:
+    """An explanation of the kinds of maps that are shown."""
+    titles = " ".join(panel.title for panels in shown for panel in panels.maps)
+    text = ""
+    if "rollout" in titles:
+        text += (
+            "Attention of what is embedded to each patch, the mean over heads: in the last layer, and rolled out"
+            " through all layers and residual connections; each map has its own scale. "
+        )
+    if "own text" in titles:
+        text += (
+            "Similarity is that of each patch, embedded as if it were the whole image, with a text: patches were not"
+            " trained for it. The maps of an image share a scale; the number is the whole image's. "
+        )
+    if any(panels.words for panels in shown):
+        text += "Words are shown with the patches that the last layer attends to for them, on one scale an image. "
+    return text
+
+
+def _attention_card(panels: AttentionPanels) -> str:
+    maps = "".join(map(_figure, panels.maps))
+    words = ""
+    if panels.words:
+        figures = "".join(map(_figure, panels.words))
+        words = f"<h3>{escape(panels.words_title)}</h3><div class='looks words'>{figures}</div>"
+    return f"<div class='card inside'><div class=looks>{maps}</div>{words}</div>"
+
+
+def _figure(panel: Panel) -> str:
+    title = escape(panel.title)
+    detail = f"<span>{escape(panel.detail)}</span>" if panel.detail else ""
+    return f"<figure>{image(panel.picture, title)}<figcaption>{title}{detail}</figcaption></figure>"
 
 
 def _text_match(match: Match) -> str:

@@ -1,4 +1,4 @@
-"""How the report looks, on a light page and on a dark one."""
+"""The stylesheet of the report, for light and dark pages."""
 
 CSS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1b1f24;--soft:#667080;--line:#e3e6eb;--accent:#2f6fde;

@@ -1,4 +1,4 @@
-"""Contact sheets: the images that answer queries, as a page, a picture or JSON."""
+"""Contact sheets of search results, as a page, a picture or JSON."""
 
 import base64
 import dataclasses
@@ -8,27 +8,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mmjax.data.image.transforms import decode
+from mmjax.evaluation.example_selection import thumbnail
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
-from mmjax.search.searcher import Found
+from mmjax.search.searcher import SearchResult
 
 _THUMBNAIL = 192  # pixels of a contact sheet's images
-
-
 _MARGIN, _LINE = 8, 18
-
-
 _COLUMNS = 5
+SHEET_FORMATS = ("html", "png", "json")
 
 
-SHEETS = ("html", "png", "json")
-
-
-def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Sequence[Sequence[Found]]) -> None:
-    """Writes the answers: a self-contained page (.html), a picture (.png) or JSON.
+def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Sequence[Sequence[SearchResult]]) -> None:
+    """Writes search results: a self-contained page (.html), a picture (.png) or JSON.
 
     Raises:
       UserError: it cannot be written.
@@ -50,7 +46,7 @@ def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Seque
         paths_lib.write_atomically(path, _page(queries, answers, thumbnails))
         return
     stream = io.BytesIO()
-    _sheet(queries, answers, thumbnails).save(stream, "PNG")
+    _draw_sheet(queries, answers, thumbnails).save(stream, "PNG")
     path.write_bytes(stream.getvalue())
 
 
@@ -58,11 +54,12 @@ def _thumbnail(path: str) -> Image.Image:
     image = decode(Reader().read(path))
     if max(image.size) < _THUMBNAIL // 2:
         image = image.resize([side * (_THUMBNAIL // max(image.size)) for side in image.size], Image.Resampling.NEAREST)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return image
+    return Image.fromarray(thumbnail(np.asarray(image), _THUMBNAIL))
 
 
-def _page(queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails: Mapping[str, Image.Image]) -> str:
+def _page(
+    queries: Sequence[str], answers: Sequence[Sequence[SearchResult]], thumbnails: Mapping[str, Image.Image]
+) -> str:
     sections = []
     for query, matches in zip(queries, answers, strict=True):
         figures = ""
@@ -70,10 +67,10 @@ def _page(queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails
             stream = io.BytesIO()
             thumbnails[match.path].save(stream, "PNG")
             uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-            name = _text(match.path)
+            name = _escape(match.path)
             figures += f'<figure><img alt="{name}" src="{uri}"><figcaption>{match.score:.4f}<br>{name}</figcaption>'
             figures += "</figure>"
-        sections.append(f"<h2>{_text(query)}</h2><div>{figures}</div>")
+        sections.append(f"<h2>{_escape(query)}</h2><div>{figures}</div>")
     style = (
         "body{font:15px/1.4 system-ui,sans-serif;margin:32px;color-scheme:light dark}div{display:flex;flex-wrap:wrap;"
         f"gap:16px}}figure{{margin:0;width:{_THUMBNAIL}px;font-size:12px;overflow-wrap:anywhere}}img{{display:block}}"
@@ -86,12 +83,12 @@ def _page(queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails
     )
 
 
-def _text(value: str) -> str:
+def _escape(value: str) -> str:
     return html.escape(value.encode("utf-8", "replace").decode())
 
 
-def _sheet(
-    queries: Sequence[str], answers: Sequence[Sequence[Found]], thumbnails: Mapping[str, Image.Image]
+def _draw_sheet(
+    queries: Sequence[str], answers: Sequence[Sequence[SearchResult]], thumbnails: Mapping[str, Image.Image]
 ) -> Image.Image:
     font = ImageFont.load_default(13)
     cell = _THUMBNAIL + _MARGIN, _THUMBNAIL + 2 * _LINE + _MARGIN

@@ -24,12 +24,12 @@ _FORMAT = 1
 _PART = 4096  # images embedded between two writes
 _SMALL_PARTS = 16  # so many are made one
 
-# Embeds images by their paths: (embeddings [n, E] of those that could be read, their places, why others could not be).
+# Embeds images by their paths: (embeddings [n, E] of those that could be read, their indices, why others could not be).
 Embed = Callable[[Sequence[str]], tuple[np.ndarray, Sequence[int], Mapping[int, str]]]
 
 
 def list_images(folder: str) -> dict[str, str]:
-    """The images under a folder or URL, by path within it in order, each with what changes when the file does.
+    """The images under a folder or URL, by path within it in order, each with a stamp that changes when the file does.
 
     Hidden files and folders are left out.
 
@@ -66,7 +66,7 @@ class _Part:
     embeddings: np.ndarray
 
     def keep(self, images: Mapping[str, str], seen: set[str]) -> "_Part":
-        """What is still there unchanged, and not in another part."""
+        """The files that are unchanged, and not in another part."""
         kept = [i for i, (path, stamp) in enumerate(self.files) if images.get(path) == stamp and path not in seen]
         bad = [entry for entry in self.bad if images.get(entry[0]) == entry[1] and entry[0] not in seen]
         return _Part([self.files[i] for i in kept], bad, self.embeddings[kept])
@@ -79,9 +79,9 @@ class Index:
     """The embeddings of a folder's images.
 
     Args:
-      folder: where it is kept; made when it is not there.
+      folder: where it is kept; made when it does not exist.
       model: identifies what embeds, as JSON can hold it; `name` is for people.
-      rebuild: start anew.
+      rebuild: makes it anew.
 
     Raises:
       UserError: it was made with another model, or cannot be written.
@@ -120,11 +120,11 @@ class Index:
                 self.parts[number] = part
 
     def update(self, images: Mapping[str, str], embed: Embed) -> tuple[int, int]:
-        """Drops what is gone or has changed, embeds what is new; returns how many entries of each.
+        """Drops images that are gone or have changed and embeds new ones; returns how many entries of each.
 
         Args:
           images: as `list_images` gives them.
-          embed: for the paths of what is new.
+          embed: embeds the new ones by their paths.
         """
         dropped, seen = 0, set()
         for number, part in list(self.parts.items()):
@@ -167,7 +167,7 @@ class Index:
             [entry for part in parts for entry in part.bad],
             np.concatenate(rows) if rows else parts[0].embeddings,
         )
-        # Written before the others go: what is then there twice is found again as seen.
+        # Written before the others are removed: an update that meets both drops the repeated entries.
         self._write(max(self.parts) + 1, merged)
         for number in small:
             self._write(number, _Part([], [], merged.embeddings[:0]))

@@ -1,6 +1,7 @@
-"""`mmjax search`: the images of a folder that are nearest to a text or an image, exactly."""
+"""The search of a folder for the images nearest to a text or an image, exactly."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +23,8 @@ from mmjax.tasks import capabilities
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """An answer to a query: the image's path within the folder and its cosine similarity."""
+class SearchResult:
+    """An image that a query found: its path within the folder and its cosine similarity."""
 
     path: str
     score: float
@@ -36,7 +37,7 @@ class Searcher:
       model: see `eval_model.EvalModel`; its parameters are read here.
 
     Attributes:
-      identity: what an index must have been made with: the parameters' digest and the images' preparation.
+      identity: of the model in an index: the digest of the parameters, and how images are preprocessed.
 
     Raises:
       UserError: the model embeds no images.
@@ -81,12 +82,12 @@ class Searcher:
             if bar is not None:
                 bar.close()
 
-    def answer(
+    def search(
         self, index: index_lib.Index, texts: Sequence[str], pictures: Sequence[bytes], *, top: int
-    ) -> list[list[Found]]:
+    ) -> list[list[SearchResult]]:
         """The nearest images of the index for each text and then each picture, best first.
 
-        Similarities are exact (see `exact`); among equal ones the first path comes first.
+        Similarities are exact (see `exact_dot`); among equal ones the first path comes first.
 
         Raises:
           UserError: the index has no image.
@@ -103,7 +104,7 @@ class Searcher:
             rows.append(self._embed(example.image for example in prepared))
         positions, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
         return [
-            [Found(paths[i], float(score)) for i, score in zip(row, values, strict=True)]
+            [SearchResult(paths[i], float(score)) for i, score in zip(row, values, strict=True)]
             for row, values in zip(positions.tolist(), scores, strict=True)
         ]
 
@@ -113,11 +114,7 @@ class Searcher:
         if first is None:
             return np.empty((0, self.embedder.texts([""]).shape[1]), np.float32)
 
-        def all_of_them():
-            yield first
-            yield from images
-
-        return self.embedder.images(all_of_them())
+        return self.embedder.images(itertools.chain([first], images))
 
 
 class _Files:
@@ -148,13 +145,10 @@ class _Queries(_Files):
 
 
 class _Readable(EvalExamples):
-    """Examples of which one that cannot be read is the reason why, a string."""
+    """Examples, where one that cannot be read is replaced by the reason, a string."""
 
     def __getitem__(self, index: int) -> Any:
         try:
             return super().__getitem__(index)
         except UserError as error:
             return str(error.__cause__ or error)
-
-
-# -- contact sheets ----------------------------------------------------------------------------------------------------

@@ -56,8 +56,8 @@ class Records:
 
 
 @pytest.fixture(scope="module")
-def feeder():
-    return batched_apply.Feeder(make_mesh(base_config().mesh, jax.devices()[:2]), BATCH)
+def runner():
+    return batched_apply.BatchRunner(make_mesh(base_config().mesh, jax.devices()[:2]), BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def which(images):
     return images[:, 0, 0, 0].astype(jnp.int32) // 10
 
 
-def test_captions_are_scored_against_all_right_wordings(feeder, words):
+def test_captions_are_scored_against_all_right_wordings(runner, words):
     said = ["a red circle", "square a blue", "a green cross", "a ring", "a white triangle"]
     ids, _ = words(said)
     references = [[text] for text in TEXTS]
@@ -102,7 +102,7 @@ def test_captions_are_scored_against_all_right_wordings(feeder, words):
             return TokenLoss(jnp.full(BATCH, 4.0), batch["text_mask"].sum(axis=1) * 1.0, {})
 
     source = Records(references=references)
-    found = captioning.CaptionEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    found = captioning.CaptioningEvaluator(Task(), runner, words)(None, source, EvalExamples(source, SPEC), keep=True)
     assert found.n == 5 and found.metrics["exact_match"] == pytest.approx(4 / 5)
     tokens = sum(len(text.split()) + 2 for text in TEXTS)
     assert found.metrics["perplexity"] == pytest.approx(np.exp(20 / tokens))
@@ -114,7 +114,7 @@ def test_captions_are_scored_against_all_right_wordings(feeder, words):
     }
 
 
-def test_meteor_is_told_when_it_is_asked_for(feeder, words, monkeypatch):
+def test_meteor_is_told_when_it_is_asked_for(runner, words, monkeypatch):
     ids, _ = words(TEXTS)
     asked = []
 
@@ -123,19 +123,19 @@ def test_meteor_is_told_when_it_is_asked_for(feeder, words, monkeypatch):
         generate = lambda *args, **more: Generated(jnp.asarray(ids)[which(args[2]), 1:], None, jnp.zeros(BATCH))
         caption_loss = lambda self, params, batch: TokenLoss(jnp.ones(BATCH), jnp.ones(BATCH), {})
 
-    monkeypatch.setattr(meteor, "check", lambda: None)
+    monkeypatch.setattr(meteor, "check_available", lambda: None)
     monkeypatch.setattr(meteor, "meteor", lambda *args: (asked.append(args), (0.25, None))[1])
     source = Records()
-    part = captioning.CaptionEvaluation(Task(), feeder, words, meteor=True)
-    found = part(None, source, EvalExamples(source, SPEC), keep=False)
+    evaluator = captioning.CaptioningEvaluator(Task(), runner, words, meteor=True)
+    found = evaluator(None, source, EvalExamples(source, SPEC), keep=False)
     assert found.metrics["meteor"] == 0.25 and asked == [(TEXTS, [[text] for text in TEXTS])]
     # What it needs is asked for before anything is written.
-    monkeypatch.setattr(meteor, "check", mock.Mock(side_effect=UserError("METEOR needs Java")))
+    monkeypatch.setattr(meteor, "check_available", mock.Mock(side_effect=UserError("METEOR needs Java")))
     with pytest.raises(UserError, match="needs Java"):
-        captioning.CaptionEvaluation(Task(), feeder, words, meteor=True)
+        captioning.CaptioningEvaluator(Task(), runner, words, meteor=True)
 
 
-def test_answers_are_chosen_by_the_largest_score(feeder, words):
+def test_answers_are_chosen_by_the_largest_score(runner, words):
     names = ("yes", "no", "2", "red")
     truth = [["yes"] * 10, ["2"] * 10, ["red"] * 4 + ["no"] * 6, ["two"] * 10, ["no"] * 10]
     chosen = [0, 2, 3, 2, 0]  # the third is right by four people, the fourth by the rule that "two" is 2
@@ -152,7 +152,7 @@ def test_answers_are_chosen_by_the_largest_score(feeder, words):
             return 5.0 * jax.nn.one_hot(jnp.array(chosen)[which(images)], 4)
 
     source = Records(question=["is there a circle ?"] * 5, answers=truth)
-    found = question_answering.AnswerEvaluation(Task(), feeder, words)(
+    found = question_answering.AnswerClassificationEvaluator(Task(), runner, words)(
         None, source, EvalExamples(source, SPEC), keep=True
     )
     assert found.metrics["accuracy"] == pytest.approx(4 / 5)
@@ -162,7 +162,7 @@ def test_answers_are_chosen_by_the_largest_score(feeder, words):
 
 
 @pytest.mark.parametrize("layout, accuracy", [("json", 0.0), ("jsonl", 1.0)])
-def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, feeder, words, layout, accuracy):
+def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, runner, words, layout, accuracy):
     """Ten people's "two dogs" is met by the answer "2 dogs", but not in VQA v2's files, where they agree."""
     Image.new("RGB", (8, 8)).save(tmp_path / "000000000009.jpg")
     asked = {"question": "how many ?", "question_id": 1}
@@ -184,13 +184,13 @@ def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, feede
         def answer(self, params, images, text, mask):
             return jnp.tile(jnp.array([1.0, 0.0]), (BATCH, 1))
 
-    part = question_answering.AnswerEvaluation(Task(), feeder, words)
-    for seen in (source, prompts.Prompted(source, prompts.Prompts("p", ("a",), ["{c}"]))):
-        found = part(None, seen, EvalExamples(seen, SPEC), keep=False)
+    evaluator = question_answering.AnswerClassificationEvaluator(Task(), runner, words)
+    for seen in (source, prompts.PromptedSource(source, prompts.Prompts("p", ("a",), ["{c}"]))):
+        found = evaluator(None, seen, EvalExamples(seen, SPEC), keep=False)
         assert found.metrics["accuracy"] == accuracy
 
 
-def test_written_answers(feeder, words):
+def test_written_answers(runner, words):
     ids, _ = words(["red", "blue", "blue", "circle", "yes"])
 
     class Task:
@@ -203,14 +203,14 @@ def test_written_answers(feeder, words):
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
     source = Records(question=["what colour is it ?"] * 5, answers=[["red"], ["blue"], ["red"], ["circle"], ["no"]])
-    found = question_answering.WrittenAnswers(Task(), feeder, words)(
+    found = question_answering.AnswerGenerationEvaluator(Task(), runner, words)(
         None, source, EvalExamples(source, SPEC), keep=False
     )
     assert found.metrics["accuracy"] == pytest.approx(3 / 5) and found.artifacts is None
 
 
 @pytest.mark.parametrize("embeds", [True, False])
-def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds):
+def test_matching_meets_the_hardest_negatives_of_other_ids(runner, words, embeds):
     vectors = np.eye(6, dtype=np.float32)[:5] + 0.9 * np.eye(6, k=1, dtype=np.float32)[:5]
     _, seen = words(TEXTS), []
 
@@ -238,7 +238,7 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
     source = Records(shared=True)  # 0 and 1, 2 and 3 share an id
     examples = Decoded(source)
     params = {"logit_scale": np.float32(6.0)}  # so large that the most similar is drawn
-    found = image_text_matching.MatchEvaluation(Task(), feeder, words)(params, source, examples, keep=True)
+    found = image_text_matching.ImageTextMatchingEvaluator(Task(), runner, words)(params, source, examples, keep=True)
     jax.effects_barrier()
     assert len(examples.decoded) == (5 + 5 * 5 if embeds else 3 * 5) + len(found.artifacts.images)
     wrong = {(i, t) for i, t in seen if i != t}
@@ -265,36 +265,40 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(feeder, words, embeds
 def test_negatives_are_drawn_by_similarity_within_a_batch():
     rng = np.random.default_rng(3)
     vectors, ids = rng.standard_normal((6, 3)), np.array([0, 0, 1, 2, 3, 4], np.uint64)
-    draws = np.stack([image_text_matching.drawn(vectors, vectors, ids, 0.7, 6, seed=seed) for seed in range(4000)])
+    draws = np.stack(
+        [image_text_matching.sample_negatives(vectors, vectors, ids, 0.7, 6, seed=seed) for seed in range(4000)]
+    )
     assert not ((draws[:, 0] == 1) | (draws[:, 1] == 0)).any()
     odds = np.exp(0.7 * (vectors @ vectors.T)) * (ids[:, None] != ids)
     rates = np.stack([(draws == column).mean(axis=0) for column in range(6)], axis=1)
     np.testing.assert_allclose(rates, odds / odds.sum(axis=1, keepdims=True), atol=0.04)
     order = np.random.default_rng(0).permutation(6)
-    halves = image_text_matching.drawn(vectors, vectors, ids, 0.7, 3, seed=0)
+    halves = image_text_matching.sample_negatives(vectors, vectors, ids, 0.7, 3, seed=0)
     for own in (order[:3], order[3:]):  # a batch's negatives are its own
         assert set(halves[own].tolist()) <= {*own.tolist(), -1}
 
 
 def test_hardest_has_no_answer_where_all_share_an_id():
     ids = np.zeros(3, np.uint64)
-    assert image_text_matching.hardest(np.eye(3), np.eye(3), ids).tolist() == [-1, -1, -1]
+    assert image_text_matching.hardest_negatives(np.eye(3), np.eye(3), ids).tolist() == [-1, -1, -1]
 
 
 def test_negatives_drawn_for_texts_are_others_than_those_for_images():
     ids = np.arange(40, dtype=np.uint64)
-    texts, images = (image_text_matching.hardest(None, None, ids, seed=seed) for seed in (0, 1))
+    texts, images = (image_text_matching.hardest_negatives(None, None, ids, seed=seed) for seed in (0, 1))
     assert (texts != ids).all() and (images != ids).all() and (texts != images).mean() > 0.5
 
 
-def test_a_process_decodes_the_rows_that_it_feeds(feeder):
+def test_a_process_decodes_the_rows_that_it_feeds(runner):
     places = [4, 3, 3, 0, 1, 2]
     found, rows = {}, {"first": [0, 2], "second": [1, 3]}
     for name, own in rows.items():
         examples = Decoded(Records())
-        part = copy.copy(feeder)
-        part.rows = np.array(own)
-        found[name] = [image[0, 0, 0] // 10 for image in sharded_examples.fed_images(examples, places, part)]
+        local_runner = copy.copy(runner)
+        local_runner.rows = np.array(own)
+        found[name] = [
+            image[0, 0, 0] // 10 for image in sharded_examples.sharded_images(examples, places, local_runner)
+        ]
         assert sorted(examples.decoded) == sorted(place for at, place in enumerate(places) if at % BATCH in own)
     assert found == {"first": [4, 0, 3, 0, 1, 0], "second": [0, 3, 0, 0, 0, 2]}
 
@@ -303,10 +307,10 @@ def test_a_process_decodes_the_rows_that_it_feeds(feeder):
             raise UserError("cannot be read")
 
     with pytest.raises(UserError, match="cannot be read"):
-        list(sharded_examples.fed_images(Broken(Records()), places, feeder))
+        list(sharded_examples.sharded_images(Broken(Records()), places, runner))
 
 
-def test_masked_words_count_over_the_whole_set(feeder, words):
+def test_masked_words_count_over_the_whole_set(runner, words):
     class Task:
         def encode(self, params, batch, keys, only):
             assert keys is None and only == ("mlm", "mim")
@@ -314,11 +318,13 @@ def test_masked_words_count_over_the_whole_set(feeder, words):
             return {}, {"mlm": TokenLoss(2.0 * count, count, {"mlm_accuracy": count / 2})}
 
     source = Records()
-    found = masked_modelling.MaskEvaluation(Task(), feeder, words)(None, source, EvalExamples(source, SPEC), keep=False)
+    found = masked_modelling.MaskedModellingEvaluator(Task(), runner, words)(
+        None, source, EvalExamples(source, SPEC), keep=False
+    )
     assert found.metrics == {"mlm_loss": pytest.approx(2.0), "mlm_accuracy": pytest.approx(0.5)}
 
 
-def test_modalities_are_taken_away_one_by_one(feeder):
+def test_modalities_are_taken_away_one_by_one(runner):
     """The model knows the label from either of two modalities, but for one example, whose first is wrong."""
     labels = [0, 1, 2, 1, 0]
     shapes = (("a", (1,)), ("b", (1,)), ("c", (1,)))
@@ -338,28 +344,30 @@ def test_modalities_are_taken_away_one_by_one(feeder):
 
     source = Records(modalities=modalities, label=labels)
     source_examples = EvalExamples(source, SPEC)
-    found = multimodal_classification.FusedEvaluation(Task(), feeder)(None, source, source_examples, keep=False)
+    found = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
+        None, source, source_examples, keep=False
+    )
     assert found.metrics["acc1"] == 1.0 and found.metrics["acc1_without_b"] == pytest.approx(4 / 5)
     assert found.metrics["acc1_without_a"] == found.metrics["acc1_only_b"] == 1.0
     assert found.metrics["acc1_only_a"] == pytest.approx(4 / 5)
     assert "acc1_only_c" not in found.metrics  # no example has it
 
 
-def test_one_modality_is_not_taken_away(feeder):
+def test_one_modality_is_not_taken_away(runner):
     class Task:
         preparer = example_transforms.ModalityPreparer((("a", (1,)),))
         classify = lambda self, params, batch, present: jax.nn.one_hot(batch["modality_a"][:, 0].astype(jnp.int32), 3)
 
     labels = [0, 1, 2, 1, 0]
     source = Records(modalities=[{"a": np.array([label], np.float32)} for label in labels], label=labels)
-    found = multimodal_classification.FusedEvaluation(Task(), feeder)(
+    found = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
         None, source, EvalExamples(source, SPEC), keep=False
     )
     assert {name for name in found.metrics if name.startswith("acc1")} == {"acc1"}
 
 
 def test_what_is_shown_is_a_fair_sample_with_failures_first():
-    collected = example_sampler.Shown(True, "things")
+    collected = example_sampler.ExampleSampler(True, "things")
     for i in range(300):
         collected.add(i, [str(i)], [("x", 0.0, i % 3 > 0)])
     asked = []
@@ -376,11 +384,11 @@ def test_what_is_shown_is_a_fair_sample_with_failures_first():
     assert len(right) == 12 and right == sorted(right) and sum(right) == 4
     assert max(int(each.captions[0]) for each in artifacts.images) > 100
     assert artifacts.images[0].image.shape == (80, 160, 3)
-    assert example_sampler.Shown(False, "").artifacts(Examples()) is None
+    assert example_sampler.ExampleSampler(False, "").artifacts(Examples()) is None
 
 
-def test_what_a_record_lacks_is_told(feeder, words):
+def test_what_a_record_lacks_is_told(runner, words):
     config = types.SimpleNamespace(is_contrastive=False, match=lambda *args: None)
-    part = image_text_matching.MatchEvaluation(config, feeder, words)
-    assert part.lacking({"image": None, "captions": []}) == "image with captions"
-    assert part.lacking(Records()[0]) == ""
+    evaluator = image_text_matching.ImageTextMatchingEvaluator(config, runner, words)
+    assert evaluator.missing_fields({"image": None, "captions": []}) == "image with captions"
+    assert evaluator.missing_fields(Records()[0]) == ""

@@ -10,7 +10,7 @@ from mmjax.data.loading.eval_examples import EvalExample
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.evaluation import heatmaps
 from mmjax.evaluation.evaluators import attention_maps
-from mmjax.evaluation.example_selection import Artifacts, Inside, Look
+from mmjax.evaluation.example_selection import Artifacts, AttentionPanels, Panel
 from mmjax.evaluation.results import Evaluation
 from mmjax.parallel import mesh as mesh_lib
 from tests.report.test_page import HOSTILE, Page, check_self_contained, render
@@ -83,7 +83,7 @@ def test_an_overlay_has_the_colours_of_its_scale():
     image = np.full((4, 6, 3), 90, np.uint8)
     heat = np.linspace(-1, 3, 24).reshape(4, 6)
     colours = heatmaps.overlay(image, heat, 0.0, 2.0, strength=1.0)
-    stops = [tuple(bytes.fromhex(stop[1:])) for stop in heatmaps.gradient(2)]
+    stops = [tuple(bytes.fromhex(stop[1:])) for stop in heatmaps.colormap_stops(2)]
     assert stops == [(68, 1, 84), (253, 231, 37)]  # viridis
     assert tuple(colours[0, 0]) == stops[0] and tuple(colours[-1, -1]) == stops[1]
     light = colours @ np.array([0.299, 0.587, 0.114])
@@ -103,7 +103,7 @@ def test_an_overlay_without_strength_is_the_grey_image_and_a_flat_map_is_the_low
 @pytest.mark.parametrize("shape, expected", [((32, 32), (160, 160)), ((16, 32), (80, 160)), ((400, 224), (160, 90))])
 def test_pictures_have_one_size(shape, expected):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    found = heatmaps.fitted(image, 160)
+    found = heatmaps.resize_longest(image, 160)
     assert found.shape == (*expected, 3)
     if shape[0] < 160 >= shape[1]:
         scale = 160 // max(shape)
@@ -117,7 +117,7 @@ def test_pictures_have_one_size(shape, expected):
 def test_words_have_the_places_of_their_tokens(spec):
     tokenizer = tokenizer_lib.make_tokenizer(spec, 40)
     ids, mask = tokenizer(["a redcircle, below"])
-    places = attention_maps.word_places(tokenizer, ids[0].tolist())
+    places = attention_maps.word_token_positions(tokenizer, ids[0].tolist())
     assert "".join(word for word, _ in places) == "aredcircle,below"
     flat = [at for _, own in places for at in own]
     # Every token between the first and the last id belongs to one word, in order.
@@ -157,7 +157,7 @@ class Examples(list):
 
 def view():
     mesh = mesh_lib.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
-    return attention_maps.InsideView(Task(), mesh, tokenizer_lib.make_tokenizer("bytes", 16))
+    return attention_maps.AttentionMapRenderer(Task(), mesh, tokenizer_lib.make_tokenizer("bytes", 16))
 
 
 def test_a_view_shows_images_texts_and_words():
@@ -178,7 +178,7 @@ def test_a_view_shows_images_texts_and_words():
         attention_maps=lambda params, images, *_: {"words": jnp.zeros((len(images), 16, COUNT))}
     )
     nothing.config = Task.config
-    silent = attention_maps.InsideView(nothing, view().feeder.mesh, view().tokenizer)
+    silent = attention_maps.AttentionMapRenderer(nothing, view().runner.mesh, view().tokenizer)
     assert silent({}, shown, lambda place, example: (np.array([257, 258], np.int32), 1)) == []
     for look in found[0].maps:
         assert look.picture.shape == (160, 160, 3)
@@ -188,8 +188,10 @@ def test_a_view_shows_images_texts_and_words():
 
 def test_the_section_is_self_contained_escaped_and_tells_what_it_shows():
     picture = np.zeros((160, 90, 3), np.uint8)
-    looks = [Look(picture, title, HOSTILE) for title in ("image", "attention rollout", "own text")]
-    shown = Artifacts([], [], inside=[Inside(looks, [Look(picture[:80], HOSTILE)], "Where each word looks")] * 6)
+    looks = [Panel(picture, title, HOSTILE) for title in ("image", "attention rollout", "own text")]
+    shown = Artifacts(
+        [], [], attention=[AttentionPanels(looks, [Panel(picture[:80], HOSTILE)], "Where each word looks")] * 6
+    )
     text, page = render(history=[], evaluations=[Evaluation(f"scenes {HOSTILE}", "image_captioning", 6, {}, shown)])
     check_self_contained(text, page)
     assert page.tags.count("figure") == page.tags.count("img") == 6 * 4

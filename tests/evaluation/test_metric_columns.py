@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmjax.evaluation import metric_columns
+from mmjax.evaluation import metric_columns, results
 from mmjax.evaluation.evaluators import retrieval
 
 
@@ -25,7 +25,7 @@ def test_a_retrieval_table_shows_every_metric_in_a_terminal():
         )
     }  # fmt: skip
     record = dict(
-        dataset="coco/test", model="m", pretrained="p", task=metric_columns.RETRIEVAL, metrics=metrics, language="en"
+        dataset="coco/test", model="m", pretrained="p", task=results.RETRIEVAL, metrics=metrics, language="en"
     )
     text = metric_columns.format_table([record])
     assert max(map(len, text.splitlines())) <= 120

@@ -106,7 +106,7 @@ def shared_compilation():
         mock.patch.object(state_lib, "make_init", _shared(state_lib.make_init, init)),
         mock.patch.object(step_lib, "make_train_step", _shared(step_lib.make_train_step, step)),
         mock.patch.object(embedder_lib, "MeshEmbedder", _shared(embedder_lib.MeshEmbedder, embedder)),
-        mock.patch.object(attention_maps, "InsideView", _shared(attention_maps.InsideView, view)),
+        mock.patch.object(attention_maps, "AttentionMapRenderer", _shared(attention_maps.AttentionMapRenderer, view)),
         mock.patch.dict(os.environ),  # the command line sets XLA_FLAGS
     ):
         yield
@@ -120,7 +120,7 @@ def on_devices(count):
         yield
 
 
-_View = attention_maps.InsideView
+_View = attention_maps.AttentionMapRenderer
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def fusion(make, tmp_path_factory):
     return workdir
 
 
-class Feeder(batched_apply.Feeder):
+class Feeder(batched_apply.BatchRunner):
     """Remembers what the last run gave."""
 
     def run(self, *args):
@@ -115,7 +115,7 @@ class Turned(First):
 def test_a_captioner_writes_what_its_evaluation_does(captioner):
     model, feeder = loaded(captioner)
     source = First(shapes.Shapes("test"))
-    part = captioning.CaptionEvaluation(model._task, feeder, model.tokenizer)
+    part = captioning.CaptioningEvaluator(model._task, feeder, model.tokenizer)
     part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     pictures = [source[i]["image"] for i in range(RECORDS)]
     found = model.caption(pictures)
@@ -130,7 +130,7 @@ def test_what_an_evaluation_samples_follows_from_the_examples(captioner):
     with task.config.unlocked():
         task.config.decoding.method = "sample"
     try:
-        part = captioning.CaptionEvaluation(task, feeder, model.tokenizer)
+        part = captioning.CaptioningEvaluator(task, feeder, model.tokenizer)
     finally:
         task.config.decoding.method = "greedy"
     tokens = []
@@ -185,7 +185,7 @@ def test_mistakes_are_one_line(captioner, call, told):
 def test_questions_are_answered_as_in_the_evaluation(vqa):
     model, feeder = loaded(vqa)
     source = First(questions.Questions("test"))
-    part = question_answering.AnswerEvaluation(model._task, feeder, model.tokenizer)
+    part = question_answering.AnswerClassificationEvaluator(model._task, feeder, model.tokenizer)
     found = part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     records = [source[i] for i in range(RECORDS)]
     given = model.answer([record["image"] for record in records], [record["question"] for record in records])
@@ -232,7 +232,7 @@ def test_modalities_are_classified(fusion):
 def test_modalities_are_classified_as_in_the_evaluation(fusion):
     (model, feeder), (values, labels) = loaded(fusion), modalities()
     source = First(sensors.Sensors("test"))
-    part = multimodal_classification.FusedEvaluation(model._task, feeder)
+    part = multimodal_classification.MultimodalClassificationEvaluator(model._task, feeder)
     found = part(model.params, source, EvalExamples(source, None), keep=False)
     scores = model.classify(values)
     assert classification_metrics(scores, labels)["acc1"] == found.metrics["acc1"]
@@ -309,7 +309,7 @@ def test_answers_in_words(tmp_path):
     model, feeder = loaded(workdir)
     assert model.can == ("answer",)
     source = First(questions.Questions("test"))
-    part = question_answering.WrittenAnswers(model._task, feeder, model.tokenizer)
+    part = question_answering.AnswerGenerationEvaluator(model._task, feeder, model.tokenizer)
     part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     records = [source[i] for i in range(RECORDS)]
     found = model.answer([record["image"] for record in records], [record["question"] for record in records])

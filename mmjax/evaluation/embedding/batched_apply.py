@@ -13,7 +13,7 @@ from mmjax.parallel import mesh as mesh_lib
 Row = tuple[np.ndarray, ...]
 
 
-class Feeder:
+class BatchRunner:
     """Runs functions of batches on a mesh; every process gets all results.
 
     The last batch is padded to the shape of the others, so nothing is compiled twice and no row depends on the count.
@@ -32,17 +32,17 @@ class Feeder:
         self.mesh, self.batch_size = mesh, batch_size
         self.rows = mesh_lib.local_rows(mesh, batch_size)
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles `(params, *columns) -> tree of arrays by row`, its results spread over the mesh."""
         return jax.jit(function, out_shardings=mesh_lib.batch_sharding(self.mesh))
 
     def run(self, function: Callable[..., Any], params: Any, rows: Iterable[Row]) -> Any:
-        """Feeds rows to a compiled function; one batch is dispatched before the last one's result is fetched.
+        """Runs a compiled function on rows; one batch is dispatched before the last one's result is fetched.
 
         Args:
-          function: as `compiled` gives it.
+          function: as `compile` returns it.
           params: its first argument.
-          rows: arrays of one row each; those that this process does not feed may be blank.
+          rows: arrays of one row each; those of other processes' devices may be blank.
 
         Returns:
           The function's tree, numpy arrays with a row for each of `rows`.
@@ -50,18 +50,22 @@ class Feeder:
         Raises:
           ValueError: no rows.
         """
-        results, waiting = [], None
-        fetch = lambda out, count: jax.tree.map(lambda x: x[:count], global_arrays.to_host(out))
+        results, running = [], None
         for batch, count in _batches(iter(rows), self.batch_size):
             local = tuple(column[self.rows] for column in batch)
             out = function(params, *global_arrays.to_global(self.mesh, local))
-            if waiting is not None:
-                results.append(fetch(*waiting))
-            waiting = (out, count)
-        if waiting is None:
+            if running is not None:
+                results.append(_fetch(*running))
+            running = (out, count)
+        if running is None:
             raise ValueError("no rows to run on")
-        results.append(fetch(*waiting))
+        results.append(_fetch(*running))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def _fetch(out: Any, count: int) -> Any:
+    """The first `count` rows of a batch's results, on the host."""
+    return jax.tree.map(lambda x: x[:count], global_arrays.to_host(out))
 
 
 def _batches(rows: Iterator[Row], size: int) -> Iterator[tuple[Row, int]]:

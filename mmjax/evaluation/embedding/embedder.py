@@ -1,4 +1,4 @@
-"""Embeds images and texts over the whole mesh, in batches of one shape."""
+"""The embedder of images and texts over a whole mesh, in batches of one shape."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from mmjax.parallel import mesh as mesh_lib
 
 
 class MeshEmbedder:
-    """A model on a mesh as `contrastive.evaluate` wants it; every process gets all embeddings.
+    """An `Embedder` (see `features`) of a model on a mesh; every process gets all embeddings.
 
     Args:
       task: gives `embed_images`, `embed_text` and `contrastive_loss`.
@@ -27,10 +27,10 @@ class MeshEmbedder:
     """
 
     def __init__(self, task: Any, mesh: Mesh, tokenizer: tokenizer_lib.Tokenizer, batch_size: int):
-        self.feeder = batched_apply.Feeder(mesh, batch_size, loss=task.config.loss.impl)
+        self.runner = batched_apply.BatchRunner(mesh, batch_size, loss=task.config.loss.impl)
         self.mesh, self.tokenizer, self.batch_size = mesh, tokenizer, batch_size
-        self._embed_images = self.feeder.compiled(task.embed_images)
-        self._embed_text = self.feeder.compiled(task.embed_text)
+        self._embed_images = self.runner.compile(task.embed_images)
+        self._embed_text = self.runner.compile(task.embed_text)
         self._loss = jax.jit(lambda *args: task.contrastive_loss(*args)[0], out_shardings=mesh_lib.replicated(mesh))
         # Where other objectives are added in training, this is a part of what is called loss there.
         self.loss_name = "loss" if task.is_only_contrastive else "contrastive_loss"
@@ -44,12 +44,12 @@ class MeshEmbedder:
 
     def images(self, images: Iterable[np.ndarray], /) -> np.ndarray:
         """Embeds a stream of uint8 [H, W, 3] images; [N, E] float32 with unit rows."""
-        return self.feeder.run(self._embed_images, self.params, ((image,) for image in images))
+        return self.runner.run(self._embed_images, self.params, ((image,) for image in images))
 
     def texts(self, texts: list[str], /) -> np.ndarray:
         """Embeds texts; [N, E] float32 with unit rows."""
         ids, mask = self.tokenizer(texts)
-        return self.feeder.run(self._embed_text, self.params, zip(ids, mask, strict=True))
+        return self.runner.run(self._embed_text, self.params, zip(ids, mask, strict=True))
 
     def loss(self, image_embeddings: np.ndarray, text_embeddings: np.ndarray, ids: np.ndarray, /) -> float | None:
         """The contrastive part of the training loss, averaged over full batches of a fixed shuffle; None without one.
@@ -60,7 +60,7 @@ class MeshEmbedder:
         order = np.random.default_rng(0).permutation(len(ids))
         losses = []
         for start in range(0, len(ids) - self.batch_size + 1, self.batch_size):
-            rows = order[start + self.feeder.rows]
+            rows = order[start + self.runner.rows]
             image, text, pair_ids = global_arrays.to_global(
                 self.mesh, (image_embeddings[rows], text_embeddings[rows], words[rows])
             )

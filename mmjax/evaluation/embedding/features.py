@@ -1,8 +1,8 @@
-"""One pass of the image tower over a source: embeddings with the captions, labels and ids that every task shares."""
+"""Embeddings of a source's images with its captions, labels and ids, from one pass of the image tower."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt64
@@ -13,7 +13,7 @@ from mmjax.errors import UserError
 
 @runtime_checkable
 class Embedder(Protocol):
-    """What an evaluation needs of a model."""
+    """The interface of a model to evaluations of embeddings."""
 
     def images(self, images: Iterable[np.ndarray], /) -> np.ndarray:
         """Embeds a stream of N uint8 [H, W, 3] images: float32 [N, E] or [N, V, E], L2-normalised, in order."""
@@ -46,14 +46,38 @@ class Example(Protocol):
 
 
 Examples = Callable[[Source], Iterable[Example]]
+T = TypeVar("T")
+
+
+class ExampleStream(Generic[T]):
+    """Examples in one pass, with what is needed of them afterwards set aside as they go by.
+
+    Images are read once and not held; captions, labels and ids are.
+
+    Args:
+      examples: a stream of examples.
+      keep: what to set aside of an example.
+
+    Attributes:
+      kept: what was set aside so far, in order.
+    """
+
+    def __init__(self, examples: Iterable[Any], keep: Callable[[Any], T]):
+        self.examples, self.keep = examples, keep
+        self.kept: list[T] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for example in self.examples:
+            self.kept.append(self.keep(example))
+            yield example
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """A source's images as embeddings, and what is known of them.
+    """The embeddings of a source's images, with captions, labels and ids.
 
     Attributes:
-      source: whose they are.
+      source: of the images.
       embeddings: [N, E] float32, L2-normalised, in the source's order; [N, V, E] where an image has several.
       captions: of every image.
       labels: [N] of every image, or None where the source has no classes or images show several.
@@ -84,38 +108,32 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
       UserError: for a source without examples.
       ValueError: for another number of examples or embeddings, or classes without labels.
     """
-    captions: list[list[str]] = []
-    labels: list[int | None] = []
-    several: list[list[int] | None] = []
-    ids: list[int] = []
-
-    def stream() -> Iterator[np.ndarray]:
-        for example in examples(source):
-            captions.append(list(example.captions))
-            labels.append(example.label)
-            several.append(example.labels)
-            ids.append(int(example.id))
-            yield example.image
-
     if not len(source):
         raise UserError(f"data.eval: {source.name!r} has no examples; name a source or split that has some")
-    embeddings = embedder.images(stream())
-    count = len(ids)
+    stream = ExampleStream(examples(source), keep=lambda e: (list(e.captions), e.label, e.labels, int(e.id)))
+    embeddings = embedder.images(example.image for example in stream)
+    count = len(stream.kept)
     if count != len(source):
         # What a report shows is read again by position, and a benchmark's number is for all of it.
         raise ValueError(f"{source.name}: {len(source)} records gave {count} examples; evaluation leaves none out")
     if embeddings.shape[:1] != (count,):
         raise ValueError(f"{source.name}: {count} images gave embeddings of shape {embeddings.shape}")
-    found = targets = None
-    if source.class_names and any(own is not None for own in several):
-        targets = np.zeros((count, len(source.class_names)), bool)
-        for row, own in zip(targets, several, strict=True):
-            row[own or []] = True
+    captions, labels, label_lists, ids = map(list, zip(*stream.kept, strict=True))
+    label_array = targets = None
+    if source.class_names and any(label_list is not None for label_list in label_lists):
+        targets = _multi_hot(label_lists, len(source.class_names))
     elif source.class_names:
         missing = sum(label is None for label in labels)
         if missing:
             raise ValueError(
                 f"{source.name}: {missing} of {count} examples have no label, though the source has classes"
             )
-        found = np.array(labels, np.int64)
-    return Features(source, embeddings, captions, found, np.array(ids, np.uint64), targets)
+        label_array = np.array(labels, np.int64)
+    return Features(source, embeddings, captions, label_array, np.array(ids, np.uint64), targets)
+
+
+def _multi_hot(label_lists: Sequence[Sequence[int] | None], classes: int) -> Bool[np.ndarray, "N C"]:
+    targets = np.zeros((len(label_lists), classes), bool)
+    for row, labels in zip(targets, label_lists, strict=True):
+        row[labels or []] = True
+    return targets

@@ -1,4 +1,4 @@
-"""Examples read by several processes, each its own part."""
+"""Examples of which every process decodes the part that its devices embed."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,11 @@ from mmjax.data.loading import eval_examples
 from mmjax.evaluation.embedding import batched_apply
 from mmjax.parallel import process_agreement
 
-# What a record may hold besides, and the other processes are told.
-_TOLD = ("question", "answers", "answer_type", "references")
+# Fields of a record besides captions, label and id that processes exchange.
+_EXCHANGED_FIELDS = ("question", "answers", "answer_type", "references")
 
 
-class SharedExamples(eval_examples.EvalExamples):
+class ShardedExamples(eval_examples.EvalExamples):
     """A source's examples where several processes evaluate: each reads and decodes the rows that its devices embed.
 
     All else (captions, labels, ids) is exchanged batch by batch; the images of others are blank.
@@ -39,24 +39,25 @@ class SharedExamples(eval_examples.EvalExamples):
         ahead = self.read(mine)  # by threads, over the ends of batches
         for start in range(0, len(self), self.batch_size):
             stop = min(start + self.batch_size, len(self))
-            own, told, error = {}, [], None
+            images, annotations, error = {}, [], None
             try:
                 for index in (start + row for row in self.rows if start + row < stop):
                     example = next(ahead)
-                    own[index] = example.image
+                    images[index] = example.image
                     label = None if example.label is None else int(example.label)
-                    extras = {name: example.extras[name] for name in _TOLD if name in example.extras}
-                    told.append([index, example.captions, label, int(example.id), example.labels, extras])
+                    extras = {name: example.extras[name] for name in _EXCHANGED_FIELDS if name in example.extras}
+                    annotations.append([index, example.captions, label, int(example.id), example.labels, extras])
             except Exception as caught:
                 error = caught
             process_agreement.raise_error_on_all(error)
-            everyone = {index: rest for part in process_agreement.all_gather_objects(told) for index, *rest in part}
+            gathered = process_agreement.all_gather_objects(annotations)
+            everyone = {index: rest for part in gathered for index, *rest in part}
             for index in range(start, stop):
-                yield eval_examples.EvalExample(own.get(index, blank), *everyone[index])
+                yield eval_examples.EvalExample(images.get(index, blank), *everyone[index])
 
 
-class _Undecoded:
-    """A source whose records have no images."""
+class _ImagelessSource:
+    """A source without its images."""
 
     def __init__(self, source: Any):
         self.source, self.name = source, source.name
@@ -68,34 +69,34 @@ class _Undecoded:
         return {**self.source[index], "image": None}
 
 
-def without_images(found: eval_examples.EvalExamples) -> eval_examples.EvalExamples:
+def without_images(examples: eval_examples.EvalExamples) -> eval_examples.EvalExamples:
     """The same examples, shared among processes in the same way, whose images nobody decodes."""
-    other = copy.copy(found)
-    other.source = _Undecoded(found.source)
-    return other
+    imageless = copy.copy(examples)
+    imageless.source = _ImagelessSource(examples.source)
+    return imageless
 
 
-def fed_images(
-    found: eval_examples.EvalExamples, places: Sequence[int], feeder: batched_apply.Feeder
+def sharded_images(
+    examples: eval_examples.EvalExamples, indices: Sequence[int], runner: batched_apply.BatchRunner
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Images of the examples at these places, in the order in which a feeder takes them.
+    """Images of examples by index, in the order in which a runner takes them.
 
-    Each process reads and decodes only the rows that it feeds; those of others are blank. All processes ask together.
+    Each process reads and decodes only the rows of its own devices; those of others are blank. All processes take part.
 
     Args:
-      found: the examples.
-      places: any of them, also several times.
-      feeder: what the images go to as rows.
+      examples: a source's.
+      indices: of any of them, also several times.
+      runner: takes the images as rows.
 
     Raises:
       UserError: in every process, when one of them cannot read an image.
     """
-    blank = np.zeros((found.image_spec.size, found.image_spec.size, 3), np.uint8)
-    rows = feeder.rows.tolist()
-    own = set(rows)
-    ahead = found.read([place for at, place in enumerate(places) if at % feeder.batch_size in own])
-    for start in range(0, len(places), feeder.batch_size):
-        count = min(feeder.batch_size, len(places) - start)
+    blank = np.zeros((examples.image_spec.size, examples.image_spec.size, 3), np.uint8)
+    rows = runner.rows.tolist()
+    local = set(rows)
+    ahead = examples.read([index for i, index in enumerate(indices) if i % runner.batch_size in local])
+    for start in range(0, len(indices), runner.batch_size):
+        count = min(runner.batch_size, len(indices) - start)
         images, error = {}, None
         try:
             images = {row: next(ahead).image for row in rows if row < count}
@@ -106,16 +107,16 @@ def fed_images(
 
 
 def make_examples(
-    sources: Sequence[Any], image_spec: transforms.ImageSpec | None, feeder: batched_apply.Feeder
+    sources: Sequence[Any], image_spec: transforms.ImageSpec | None, runner: batched_apply.BatchRunner
 ) -> Callable[[Any], eval_examples.EvalExamples]:
-    """How sources are decoded: `sources` by all processes together, and a view of one by whichever process asks.
+    """The function that decodes a source: `sources` by all processes together, any other by the process that calls it.
 
     Without an `image_spec` there is nothing to decode, and every process reads all.
     """
 
-    def decoded(source: Any) -> eval_examples.EvalExamples:
-        if jax.process_count() == 1 or image_spec is None or not any(source is each for each in sources):
+    def decode(source: Any) -> eval_examples.EvalExamples:
+        if jax.process_count() == 1 or image_spec is None or not any(source is shared for shared in sources):
             return eval_examples.EvalExamples(source, image_spec)
-        return SharedExamples(source, image_spec, feeder.batch_size, feeder.rows)
+        return ShardedExamples(source, image_spec, runner.batch_size, runner.rows)
 
-    return decoded
+    return decode

@@ -1,26 +1,45 @@
-"""What a report shows of a model's inside: a few images with where attention went and which patches are like a text."""
+"""Attention and similarity maps of a few images, as a report shows them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int32, UInt8
 
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation import heatmaps
-from mmjax.evaluation.embedding.batched_apply import Feeder
-from mmjax.evaluation.example_selection import Inside, Look, spread
+from mmjax.evaluation.embedding.batched_apply import BatchRunner
+from mmjax.evaluation.example_selection import AttentionPanels, Panel, stratified_sample
 from mmjax.parallel import mesh as mesh_lib
 
-IMAGES = 6
-_WORDS = 20  # of a strip, the first ones
+NUM_IMAGES = 6
+_MAX_WORDS = 20  # of a strip, the first ones
 _SIDE, _WORD_SIDE = 160, 88  # longest side, pixels
 
 
-class InsideView:
-    """Looks inside a model at a few images of a source.
+class _Query(NamedTuple):
+    """An image with the texts that it is compared with and the text whose words attend to it.
+
+    Attributes:
+      image: uint8 [H, W, 3].
+      text: its own; may be empty.
+      other_text: another image's, or None where all have the same.
+      ids: of the words, with the prompt in front where they were generated.
+      prompt: how many of them are the prompt.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    text: str
+    other_text: str | None
+    ids: Int32[np.ndarray, " T"]
+    prompt: int
+
+
+class AttentionMapRenderer:
+    """Computes and draws the attention maps of a few images of a source.
 
     Args:
-      task: gives `attention_maps` and `available_attention_maps`, the names of what it shows.
+      task: gives `attention_maps`.
       mesh: the device mesh.
       tokenizer: of the texts.
     """
@@ -28,157 +47,147 @@ class InsideView:
     def __init__(self, task: Any, mesh: Any, tokenizer: Tokenizer):
         self.task, self.tokenizer = task, tokenizer
         # One image a device: attention of all layers and heads is large.
-        self.feeder = Feeder(mesh, mesh_lib.batch_devices(mesh))
-        self.look = self.feeder.compiled(task.attention_maps)
+        self.runner = BatchRunner(mesh, mesh_lib.batch_devices(mesh))
+        self.attention_maps = self.runner.compile(task.attention_maps)
 
     def __call__(
-        self, params: Any, examples: Any, written: Callable[[int, Any], tuple[np.ndarray, int]] | None
-    ) -> list[Inside]:
-        """Shows images from all over a source; every process takes part.
+        self, params: Any, examples: Any, generated_text: Callable[[int, Any], tuple[np.ndarray, int]] | None
+    ) -> list[AttentionPanels]:
+        """The panels of images from all over a source; every process takes part.
 
         Args:
           params: parameters.
           examples: the source's.
-          written: what the model wrote, given an example's place and the example: ids with the prompt in front, and the
-            length of that. None where it writes nothing.
+          generated_text: what the model generated, from an example's index and the example: ids with the prompt in
+            front, and the length of that. None where it generates nothing.
         """
-        places = spread(len(examples), IMAGES, seed=0).tolist()
-        read = zip(places, examples.read(places), strict=True)
-        shown = [(place, example) for place, example in read if example.image is not None]
+        indices = stratified_sample(len(examples), NUM_IMAGES, seed=0).tolist()
+        numbered = zip(indices, examples.read(indices), strict=True)
+        shown = [(index, example) for index, example in numbered if example.image is not None]
         if not shown:
             return []
-        own = [_text(example) for _, example in shown]
-        other = [_other(at, own, [example.id for _, example in shown]) for at in range(len(own))]
-        rows, words = [], []
-        for (place, example), text, wrong in zip(shown, own, other, strict=True):
-            tokens, mask = self.tokenizer([text, wrong or ""])
-            ids, prompt = (tokens[0][mask[0]], 0) if written is None else written(place, example)
-            words.append((ids, prompt))
-            rows.append((example.image, tokens, mask, *self._padded(ids)))
-        found = self.feeder.run(self.look, params, rows)
-        images = [
-            self._show(example.image, text, wrong, ids, prompt, {name: x[at] for name, x in found.items()})
-            for at, ((_, example), text, wrong, (ids, prompt)) in enumerate(zip(shown, own, other, words, strict=True))
-        ]
-        return [each for each in images if len(each.maps) > 1 or each.words]  # an image alone shows nothing
+        texts, ids = [_text(example) for _, example in shown], [example.id for _, example in shown]
+        queries = []
+        for i, (index, example) in enumerate(shown):
+            words, prompt = generated_text(index, example) if generated_text else (self._text_ids(texts[i]), 0)
+            queries.append(_Query(example.image, texts[i], _other_text(i, texts, ids), words, prompt))
+        maps = self.runner.run(self.attention_maps, params, map(self._row, queries))
+        panels = [self._draw(query, {name: x[i] for name, x in maps.items()}) for i, query in enumerate(queries)]
+        return [panel for panel in panels if len(panel.maps) > 1 or panel.words]  # an image alone shows nothing
 
-    def _padded(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _text_ids(self, text: str) -> Int32[np.ndarray, " T"]:
+        tokens, mask = self.tokenizer([text])
+        return tokens[0][mask[0]]
+
+    def _row(self, query: _Query) -> tuple[np.ndarray, ...]:
+        tokens, mask = self.tokenizer([query.text, query.other_text or ""])
         length = self.tokenizer.context_length
-        row = np.full(length, self.tokenizer.pad_id, np.int32)
-        row[: len(ids)] = ids[:length]
-        return row, np.arange(length) < len(ids)
+        padded = np.full(length, self.tokenizer.pad_id, np.int32)
+        padded[: len(query.ids)] = query.ids[:length]
+        return query.image, tokens, mask, padded, np.arange(length) < len(query.ids)
 
-    def _show(
-        self,
-        image: np.ndarray,
-        own: str,
-        wrong: str | None,
-        ids: np.ndarray,
-        prompt: int,
-        found: dict[str, np.ndarray],
-    ) -> Inside:
+    def _draw(self, query: _Query, maps: dict[str, np.ndarray]) -> AttentionPanels:
+        """The panels of one image; `maps` are `task.attention_maps`'s results for it."""
         patch = self.task.config.model.image.patch_size
-        grid = (image.shape[0] // patch, image.shape[1] // patch)
-        seen = image[: grid[0] * patch, : grid[1] * patch]  # pixels beyond the last whole patch are not looked at
-        compared = "patches" in found and own
-        maps = [Look(heatmaps.fitted(seen, _SIDE), "image", "" if compared else own)]
-        if "layers" in found:
-            flow = heatmaps.rollout(found["layers"][:, None, None])[0]
-            maps += _attention(seen, grid, found["last"], "attention, last layer")
-            maps += _attention(seen, grid, found["reading"] @ flow, "attention rollout")
-        if compared:
-            texts = [("own text", own), ("another image's text", wrong)]
-            values = zip(texts, found["patches"], found["whole"].tolist(), strict=True)
-            texts = [(*text, patches, whole) for text, patches, whole in values]
-            maps += _similarities(seen, grid, [each for each in texts if each[1] is not None])
+        grid = (query.image.shape[0] // patch, query.image.shape[1] // patch)
+        image = query.image[: grid[0] * patch, : grid[1] * patch]  # the model sees no pixels beyond the last patch
+        with_similarity = "patches" in maps and query.text
+        panels = [Panel(heatmaps.resize_longest(image, _SIDE), "image", "" if with_similarity else query.text)]
+        if "layers" in maps:
+            flow = heatmaps.rollout(maps["layers"][:, None, None])[0]
+            panels += _attention(image, grid, maps["last"], "attention, last layer")
+            panels += _attention(image, grid, maps["reading"] @ flow, "attention rollout")
+        if with_similarity:
+            panels += _similarities(image, grid, query, maps["patches"], maps["whole"])
         words, title = [], ""
-        if "words" in found:
-            title = "Where each word looked when it was written" if prompt else "Where each word looks"
-            pieces = [(word, [at for at in places if at >= prompt]) for word, places in self._pieces(ids)]
-            pieces = [(word, places) for word, places in pieces if places and max(places) < len(found["words"])]
-            heats = [found["words"][places].mean(axis=0) for _, places in pieces]
-            words = _strip(seen, grid, [word for word, _ in pieces], heats)
-        return Inside(maps, words, title)
+        if "words" in maps:
+            title = "Where each word looked when it was written" if query.prompt else "Where each word looks"
+            words = _word_strip(image, grid, self._word_heats(query, maps["words"]))
+        return AttentionPanels(panels, words, title)
 
-    def _pieces(self, ids: np.ndarray) -> list[tuple[str, list[int]]]:
-        """Words of a text and the places of their tokens."""
-        return word_places(self.tokenizer, ids.tolist())
+    def _word_heats(self, query: _Query, attention: Float[np.ndarray, "L N"]) -> list[tuple[str, np.ndarray]]:
+        """Words after the prompt, each with the mean attention [N] of its tokens."""
+        heats = []
+        for word, positions in word_token_positions(self.tokenizer, query.ids.tolist()):
+            positions = [position for position in positions if position >= query.prompt]
+            if positions and max(positions) < len(attention):
+                heats.append((word, attention[positions].mean(axis=0)))
+        return heats
 
 
-def word_places(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
-    """Words, as white space separates them, each with the places of the tokens that it is made of.
+def word_token_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Words, as white space separates them, each with the positions of its tokens.
 
     Args:
       tokenizer: that decodes.
       ids: of one text; what comes after the end of text belongs to no word.
     """
     words = tokenizer.decode(ids).split()
-    places: list[list[int]] = [[] for _ in words]
-    for at, token in enumerate(ids):
-        if token == tokenizer.eos_id and at:
+    positions: list[list[int]] = [[] for _ in words]
+    for i, token in enumerate(ids):
+        if token == tokenizer.eos_id and i:
             break
         if token in tokenizer.special_ids:
             continue
         # A token that begins no word goes with the one before it.
-        count = len(tokenizer.decode(ids[: at + 1]).split())
+        count = len(tokenizer.decode(ids[: i + 1]).split())
         if 0 < count <= len(words):
-            places[count - 1].append(at)
-    return list(zip(words, places, strict=True))
+            positions[count - 1].append(i)
+    return list(zip(words, positions, strict=True))
 
 
 def _text(example: Any) -> str:
     return example.captions[0] if example.captions else example.extras.get("question", "")
 
 
-def _other(at: int, texts: list[str], ids: list[int]) -> str | None:
+def _other_text(index: int, texts: list[str], ids: list[int]) -> str | None:
     """The text of the next image that has another one; None where there is none."""
-    for step in range(1, len(texts)):
-        place = (at + step) % len(texts)
-        if texts[place] and texts[place] != texts[at] and ids[place] != ids[at]:
-            return texts[place]
+    for i in [*range(index + 1, len(texts)), *range(index)]:
+        if texts[i] and texts[i] != texts[index] and ids[i] != ids[index]:
+            return texts[i]
     return None
 
 
-def _attention(image: np.ndarray, grid: tuple[int, int], values: np.ndarray, title: str) -> list[Look]:
-    patches = values[len(values) - grid[0] * grid[1] :]
-    low, high = float(patches.min()), float(patches.max())
-    return [_over(image, grid, values, low, high, title, f"{100 * low:.1f} to {100 * high:.1f} % a patch", _SIDE)]
+def _attention(image: np.ndarray, grid: tuple[int, int], values: np.ndarray, title: str) -> list[Panel]:
+    low, high = _patch_range(grid, [values])
+    detail = f"{100 * low:.1f} to {100 * high:.1f} % a patch"
+    return [Panel(_overlay(image, grid, values, low, high, _SIDE), title, detail)]
 
 
 def _similarities(
-    image: np.ndarray, grid: tuple[int, int], texts: list[tuple[str, str, np.ndarray, float]]
-) -> list[Look]:
-    """Maps of (title, text, values, value of the whole image), on one scale, so that they can be compared."""
-    count = grid[0] * grid[1]
-    patches = np.stack([values[len(values) - count :] for _, _, values, _ in texts])
-    low, high = float(patches.min()), float(patches.max())
+    image: np.ndarray,
+    grid: tuple[int, int],
+    query: _Query,
+    patches: Float[np.ndarray, "2 N"],
+    cosines: Float[np.ndarray, " 2"],
+) -> list[Panel]:
+    """The similarity of patches with both texts, on one scale; `cosines` are the whole image's."""
+    titles, texts = ("own text", "another image's text"), (query.text, query.other_text)
+    rows = [row for row in zip(titles, texts, patches, cosines.tolist(), strict=True) if row[1] is not None]
+    low, high = _patch_range(grid, [values for _, _, values, _ in rows])
     return [
-        _over(image, grid, values, low, high, title, f"cosine {round(whole, 2) + 0.0:.2f}: {text}", _SIDE)
-        for title, text, values, whole in texts
+        Panel(_overlay(image, grid, values, low, high, _SIDE), title, f"cosine {round(cosine, 2) + 0.0:.2f}: {text}")
+        for title, text, values, cosine in rows
     ]
 
 
-def _strip(image: np.ndarray, grid: tuple[int, int], words: list[str], heats: list[np.ndarray]) -> list[Look]:
-    """A map for each word, on one scale."""
-    if not words:
+def _word_strip(image: np.ndarray, grid: tuple[int, int], heats: list[tuple[str, np.ndarray]]) -> list[Panel]:
+    """A map for each of the first words, on one scale."""
+    if not heats:
         return []
-    count = grid[0] * grid[1]
-    words, heats = words[:_WORDS], heats[:_WORDS]
-    patches = np.stack([heat[len(heat) - count :] for heat in heats])
-    low, high = float(patches.min()), float(patches.max())
-    return [_over(image, grid, heat, low, high, word, "", _WORD_SIDE) for word, heat in zip(words, heats, strict=True)]
+    heats = heats[:_MAX_WORDS]
+    low, high = _patch_range(grid, [heat for _, heat in heats])
+    return [Panel(_overlay(image, grid, heat, low, high, _WORD_SIDE), word) for word, heat in heats]
 
 
-def _over(
-    image: np.ndarray,
-    grid: tuple[int, int],
-    values: np.ndarray,
-    low: float,
-    high: float,
-    title: str,
-    detail: str,
-    longest: int,
-) -> Look:
-    picture = heatmaps.fitted(image, longest)
-    heat = heatmaps.patch_map(values, grid, picture.shape[:2])
-    return Look(heatmaps.overlay(picture, heat, low, high), title, detail)
+def _patch_range(grid: tuple[int, int], values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The least and the largest value of any patch; patches are the last of an image's tokens."""
+    patches = np.stack([row[len(row) - grid[0] * grid[1] :] for row in values])
+    return float(patches.min()), float(patches.max())
+
+
+def _overlay(
+    image: np.ndarray, grid: tuple[int, int], values: np.ndarray, low: float, high: float, longest: int
+) -> np.ndarray:
+    picture = heatmaps.resize_longest(image, longest)
+    return heatmaps.overlay(picture, heatmaps.patch_map(values, grid, picture.shape[:2]), low, high)

@@ -1,7 +1,7 @@
-"""Runs zero-shot classification and retrieval over evaluation sources, through whatever can embed images and texts.
+"""Zero-shot classification and retrieval of evaluation sources, through any `Embedder` of images and texts.
 
 A source with class names is evaluated by zero-shot classification, any other by retrieval; both also give the held-out
-loss. What a config file asks for beyond that is `runner`'s.
+loss. The further tasks of a suite are in `suite/runner`.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ from mmjax.evaluation.embedding.features import Embedder, Examples, Features, em
 from mmjax.evaluation.evaluators.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.evaluators.zero_shot import evaluate_multilabel, evaluate_zero_shot
 from mmjax.evaluation.example_selection import Matching
-from mmjax.evaluation.metric_columns import CLASSIFICATION, RETRIEVAL
-from mmjax.evaluation.results import Evaluation
+from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, Evaluation
 
 
 def evaluate(
@@ -39,14 +38,14 @@ def evaluate(
       UserError: for a source without examples, or with class names and no templates.
       ValueError: for labels, captions or embeddings that do not fit.
     """
-    found = []
+    evaluations = []
     for source in sources:
         features = embed_source(source, embedder, examples)
-        task = CLASSIFICATION if source.class_names else RETRIEVAL
-        metrics, matching = TASKS[task](features, embedder)
-        shown = example_selection.collect(features, matching, examples, seed=seed) if keep_artifacts else None
-        found.append(Evaluation(source.name, task, len(features), metrics, shown))
-    return found
+        task, evaluate_features = (CLASSIFICATION, classify) if source.class_names else (RETRIEVAL, retrieve)
+        metrics, matching = evaluate_features(features, embedder)
+        shown = example_selection.collect_artifacts(features, matching, examples, seed=seed) if keep_artifacts else None
+        evaluations.append(Evaluation(source.name, task, len(features), metrics, shown))
+    return evaluations
 
 
 def classify(features: Features, embedder: Embedder, *, with_loss: bool = True) -> tuple[dict[str, float], Matching]:
@@ -69,7 +68,7 @@ def classify(features: Features, embedder: Embedder, *, with_loss: bool = True) 
     matching = Matching(names, result.weights, groups, features.labels.tolist(), result.confusion, names)
     if not with_loss:
         return result.metrics, matching
-    _, first, index = embed_unique(embedder.texts, [own[0] for own in features.captions])
+    _, first, index = embed_unique(embedder.texts, [captions[0] for captions in features.captions])
     return _with_loss(result.metrics, features, first[index], embedder), matching
 
 
@@ -127,9 +126,6 @@ def retrieve(
         groups[text].add(ids[image])
     matching = Matching(result.texts, result.text_embeddings, groups, ids)
     return (_with_loss(metrics, features, paired, embedder) if with_loss else metrics), matching
-
-
-TASKS = {CLASSIFICATION: classify, RETRIEVAL: retrieve}
 
 
 def _with_loss(

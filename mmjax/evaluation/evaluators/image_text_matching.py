@@ -1,23 +1,40 @@
 """Image-text matching on held-out pairs: each pair as it is, and with either side exchanged for a negative."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt64
 
 from mmjax.data.text.tokenizer import Tokenizer
-from mmjax.evaluation.embedding.batched_apply import Feeder
-from mmjax.evaluation.embedding.sharded_examples import fed_images, without_images
-from mmjax.evaluation.example_sampler import Shown
-from mmjax.evaluation.metric_columns import MATCHING
-from mmjax.evaluation.results import Evaluation, lacking_pair
+from mmjax.evaluation.embedding.batched_apply import BatchRunner
+from mmjax.evaluation.embedding.features import ExampleStream
+from mmjax.evaluation.embedding.sharded_examples import sharded_images, without_images
+from mmjax.evaluation.example_sampler import ExampleSampler
+from mmjax.evaluation.results import IMAGE_TEXT_MATCHING, Evaluation, missing_pair_fields
 from mmjax.metrics import exact_dot
 from mmjax.metrics.classification import matching_metrics
 
 _ROWS = 1024  # of a block of similarities
 
 
-class MatchEvaluation:
-    """Tells true pairs from false ones.
+class _Pairs(NamedTuple):
+    """Pairs of the examples' images and texts.
+
+    Attributes:
+      kind: prefix of the metrics that they count in; "" where they count in all.
+      images, texts: [P] indices of examples.
+      is_match: whether they belong together.
+    """
+
+    kind: str
+    images: Int64[np.ndarray, " P"]
+    texts: Int64[np.ndarray, " P"]
+    is_match: bool
+
+
+class ImageTextMatchingEvaluator:
+    """Accuracy of telling true pairs from false ones.
 
     For each image a false caption, and for each caption a false image, always of another id. Where training
     contrasts they are chosen twice: drawn by similarity among a batch of the training's size, as there (`itm_...`),
@@ -25,118 +42,155 @@ class MatchEvaluation:
     (`itm_uniform_...`).
 
     Args:
-      task: gives `match`, and `embed_images` and `embed_text` where it `contrasts`.
-      feeder: runs it on the mesh.
+      task: gives `match`, and `embed_images` and `embed_text` where it `is_contrastive`.
+      runner: runs it on the mesh.
       tokenizer: of the captions.
     """
 
-    lacking = staticmethod(lacking_pair)
+    missing_fields = staticmethod(missing_pair_fields)
 
-    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
-        self.task, self.feeder, self.tokenizer = task, feeder, tokenizer
-        self.match = feeder.compiled(task.match)
+    def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
+        self.task, self.runner, self.tokenizer = task, runner, tokenizer
+        self.match = runner.compile(task.match)
         if task.is_contrastive:
-            self.embed_images, self.embed_text = feeder.compiled(task.embed_images), feeder.compiled(task.embed_text)
+            self.embed_images, self.embed_text = runner.compile(task.embed_images), runner.compile(task.embed_text)
 
     def __call__(self, params: Any, source: Any, examples: Any, *, keep: bool) -> Evaluation:
-        """Evaluates a source; its images are decoded three times in pairs, and before, where they are embedded."""
-        texts: list[str] = []
-        found: list[int] = []
+        """Evaluates a source; `keep` is whether its artifacts will be shown.
 
-        def note(example: Any) -> tuple[Any]:
-            texts.append(example.captions[0])
-            found.append(example.id)
-            return (example.image,)
-
-        image = text = None
+        Images are decoded three times in pairs, and once before where they are embedded.
+        """
+        caption_and_id = lambda example: (example.captions[0], example.id)
         if self.task.is_contrastive:
-            image = self.feeder.run(self.embed_images, params, map(note, examples))
+            stream = ExampleStream(examples, keep=caption_and_id)
+            images = self.runner.run(self.embed_images, params, ((example.image,) for example in stream))
+            captions, ids = zip(*stream.kept, strict=True)
         else:
-            for example in without_images(examples):
-                note(example)
-        tokens, mask = self.tokenizer(texts)
+            captions, ids = zip(*map(caption_and_id, without_images(examples)), strict=True)
+        ids = np.array(ids, np.uint64)
+        tokens, mask = self.tokenizer(list(captions))
         if self.task.is_contrastive:
-            text = self.feeder.run(self.embed_text, params, zip(tokens, mask, strict=True))
-        ids = np.array(found, np.uint64)
-        kinds = self._negatives(image, text, ids, params)
-        own = np.arange(len(ids))
-        parts = [("", own, own, 1)]
-        for kind, other_text, other_image in kinds:
-            # Pairs of a negative that there is not, all examples sharing one id, are left out.
-            parts.append((kind, own[other_text >= 0], other_text[other_text >= 0], 0))
-            parts.append((kind, other_image[other_image >= 0], own[other_image >= 0], 0))
-        image_at = np.concatenate([part[1] for part in parts])
-        text_at = np.concatenate([part[2] for part in parts])
-        labels = np.concatenate([np.full(len(part[1]), part[3]) for part in parts])
-        names = np.concatenate([np.full(len(part[1]), part[0], object) for part in parts])
-        pictures = fed_images(examples, image_at.tolist(), self.feeder)
-        rows = ((picture, tokens[at], mask[at]) for picture, at in zip(pictures, text_at.tolist(), strict=True))
-        scores = self.feeder.run(self.match, params, rows)
-        metrics: dict[str, float] = {}
-        for kind, _, _ in kinds:
-            wanted = (names == "") | (names == kind)
-            told = matching_metrics(scores[wanted], labels[wanted])
-            metrics |= {name.replace("itm", kind, 1): value for name, value in told.items()}
-        shown = Shown(keep, "is it a match? (logit)")
-        for place, at, label, score in zip(image_at.tolist(), text_at.tolist(), labels, scores.tolist(), strict=True):
-            belongs = "belongs to the image" if label else "belongs to another image"
-            given = "match" if score > 0 else "no match"
-            shown.add(place, [texts[at], belongs], [(given, score, bool((score > 0) == label))])
-        return Evaluation(source.name, MATCHING, len(ids), metrics, shown.artifacts(examples))
+            texts = self.runner.run(self.embed_text, params, zip(tokens, mask, strict=True))
+            negatives = self._negatives_by_similarity(images, texts, ids, float(np.exp(params["logit_scale"])))
+        else:
+            negatives = _uniform_negatives(ids)
+        every = np.arange(len(ids))
+        pairs = [_Pairs("", every, every, True), *negatives]
+        image_index = np.concatenate([part.images for part in pairs])
+        text_index = np.concatenate([part.texts for part in pairs])
+        labels = np.concatenate([np.full(len(part.images), int(part.is_match)) for part in pairs])
+        pixels = sharded_images(examples, image_index.tolist(), self.runner)
+        rows = ((image, tokens[text], mask[text]) for image, text in zip(pixels, text_index.tolist(), strict=True))
+        scores = self.runner.run(self.match, params, rows)
+        metrics = _metrics_by_kind(scores, labels, pairs)
+        sampler = ExampleSampler(keep, "is it a match? (logit)")
+        outcomes = zip(image_index.tolist(), text_index.tolist(), labels, scores.tolist(), strict=True)
+        for image, text, label, score in outcomes:
+            truth = "belongs to the image" if label else "belongs to another image"
+            prediction = "match" if score > 0 else "no match"
+            sampler.add(image, [captions[text], truth], [(prediction, score, bool((score > 0) == label))])
+        return Evaluation(source.name, IMAGE_TEXT_MATCHING, len(ids), metrics, sampler.artifacts(examples))
 
-    def _negatives(
-        self, image: np.ndarray | None, text: np.ndarray | None, ids: np.ndarray, params: Any
-    ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """How negatives are chosen, and the texts and images so chosen."""
-        if image is None:
-            return [("itm_uniform", hardest(None, None, ids, seed=0), hardest(None, None, ids, seed=1))]
-        scale, batch = float(np.exp(params["logit_scale"])), self.task.config.batch_size
+    def _negatives_by_similarity(
+        self, images: np.ndarray, texts: np.ndarray, ids: np.ndarray, scale: float
+    ) -> list[_Pairs]:
+        batch = self.task.config.batch_size
         return [
-            ("itm", drawn(image, text, ids, scale, batch, seed=0), drawn(text, image, ids, scale, batch, seed=1)),
-            ("itm_hardest", hardest(image, text, ids), hardest(text, image, ids)),
+            *_false_pairs(
+                "itm",
+                texts=sample_negatives(images, texts, ids, scale, batch, seed=0),
+                images=sample_negatives(texts, images, ids, scale, batch, seed=1),
+            ),
+            *_false_pairs(
+                "itm_hardest",
+                texts=hardest_negatives(images, texts, ids),
+                images=hardest_negatives(texts, images, ids),
+            ),
         ]
 
 
-def drawn(
-    queries: np.ndarray, gallery: np.ndarray, ids: np.ndarray, scale: float, batch: int, *, seed: int
-) -> np.ndarray:
-    """For each query the place of a negative drawn with probability softmax(scale * similarity) among its batch.
+def _uniform_negatives(ids: np.ndarray) -> list[_Pairs]:
+    texts, images = (hardest_negatives(None, None, ids, seed=seed) for seed in (0, 1))
+    return _false_pairs("itm_uniform", texts, images)
+
+
+def _false_pairs(kind: str, texts: Int64[np.ndarray, " N"], images: Int64[np.ndarray, " N"]) -> list[_Pairs]:
+    """Every example's image with its negative text, and its text with its negative image.
+
+    An example without a negative, because all share its id, is left out.
+    """
+    has_text, has_image = np.flatnonzero(texts >= 0), np.flatnonzero(images >= 0)
+    return [_Pairs(kind, has_text, texts[has_text], False), _Pairs(kind, images[has_image], has_image, False)]
+
+
+def _metrics_by_kind(
+    scores: Float[np.ndarray, " P"], labels: Int64[np.ndarray, " P"], pairs: Sequence[_Pairs]
+) -> dict[str, float]:
+    """The metrics of the true pairs with each kind of negatives, prefixed by it."""
+    kinds = np.concatenate([np.full(len(part.images), part.kind, object) for part in pairs])
+    metrics: dict[str, float] = {}
+    for kind in dict.fromkeys(part.kind for part in pairs if part.kind):
+        chosen: Bool[np.ndarray, " P"] = (kinds == "") | (kinds == kind)
+        values = matching_metrics(scores[chosen], labels[chosen])
+        metrics |= {name.replace("itm", kind, 1): value for name, value in values.items()}
+    return metrics
+
+
+def sample_negatives(
+    queries: Float[np.ndarray, "N *V E"],
+    gallery: Float[np.ndarray, "N *V E"],
+    ids: UInt64[np.ndarray, " N"],
+    scale: float,
+    batch: int,
+    *,
+    seed: int,
+) -> Int64[np.ndarray, " N"]:
+    """For each query a negative drawn with probability softmax(scale * similarity) among its batch.
 
     Args:
-      queries, gallery: [N, E] or [N, V, E], rows of one example each.
-      ids: [N]; a negative has another one. Where there is none in the batch the place is -1.
+      queries, gallery: rows of one example each.
+      ids: a negative has another one.
       scale: the multiplier of similarities.
       batch: examples of a fixed shuffle that are among one another's negatives.
       seed: of the draw.
+
+    Returns:
+      Indices of the gallery; -1 where there is no negative in the batch.
     """
-    chosen = np.full(len(ids), -1, np.int64)
+    negatives = np.full(len(ids), -1, np.int64)
     order, rng = np.random.default_rng(0).permutation(len(ids)), np.random.default_rng(seed)
     for start in range(0, len(ids), batch):
-        own = order[start : start + batch]
-        scores = scale * exact_dot.similarity(queries[own], gallery[own]) + rng.gumbel(size=(len(own), len(own)))
-        scores = np.where(ids[own, None] == ids[own], -np.inf, scores)
-        chosen[own] = np.where(np.isfinite(scores.max(axis=1)), own[scores.argmax(axis=1)], -1)
-    return chosen
+        rows = order[start : start + batch]
+        scores = scale * exact_dot.similarity(queries[rows], gallery[rows]) + rng.gumbel(size=(len(rows), len(rows)))
+        scores = np.where(ids[rows, None] == ids[rows], -np.inf, scores)
+        negatives[rows] = np.where(np.isfinite(scores.max(axis=1)), rows[scores.argmax(axis=1)], -1)
+    return negatives
 
 
-def hardest(queries: np.ndarray | None, gallery: np.ndarray | None, ids: np.ndarray, seed: int = 0) -> np.ndarray:
-    """For each query the place of its most similar negative, one with another id; -1 where there is none.
+def hardest_negatives(
+    queries: Float[np.ndarray, "N *V E"] | None,
+    gallery: Float[np.ndarray, "N *V E"] | None,
+    ids: UInt64[np.ndarray, " N"],
+    seed: int = 0,
+) -> Int64[np.ndarray, " N"]:
+    """For each query its most similar negative, one with another id.
 
     Args:
-      queries, gallery: [N, E] or [N, V, E], rows of one example each; None to draw uniformly.
-      ids: [N].
+      queries, gallery: rows of one example each; None to draw negatives uniformly.
+      ids: a negative has another one.
       seed: of what is drawn.
+
+    Returns:
+      Indices of the gallery; -1 where there is no negative.
     """
-    chosen = np.full(len(ids), -1, np.int64)
+    negatives = np.full(len(ids), -1, np.int64)
     rng = np.random.default_rng(seed)
-    similar = None if queries is None else exact_dot.Scores(queries, gallery)
-    for start in range(0, len(ids), _ROWS):
-        stop = min(start + _ROWS, len(ids))
-        if similar is None:
-            scores = rng.random((stop - start, len(ids)))
+    similarities = None if queries is None else exact_dot.Scores(queries, gallery)
+    for rows in exact_dot.blocks(len(ids), _ROWS):
+        if similarities is None:
+            scores = rng.random((rows.stop - rows.start, len(ids)))
         else:
-            scores = similar.approximate(slice(start, stop), slice(0, len(ids)))
-        scores = np.where(ids[start:stop, None] == ids, -np.inf, scores)
-        best = scores.argmax(axis=1)
-        chosen[start:stop] = np.where(np.isfinite(scores.max(axis=1)), best, -1)
-    return chosen
+            scores = similarities.approximate(rows, slice(0, len(ids)))
+        scores = np.where(ids[rows, None] == ids, -np.inf, scores)
+        negatives[rows] = np.where(np.isfinite(scores.max(axis=1)), scores.argmax(axis=1), -1)
+    return negatives

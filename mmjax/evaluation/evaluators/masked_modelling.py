@@ -1,48 +1,45 @@
 """Masked words and patches of held-out pairs, the same ones masked every time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from mmjax.data.loading.example_transforms import id_words
 from mmjax.data.text.tokenizer import Tokenizer
-from mmjax.evaluation.embedding.batched_apply import Feeder, Row
-from mmjax.evaluation.metric_columns import MASKING
-from mmjax.evaluation.results import Evaluation, lacking_pair
+from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
+from mmjax.evaluation.results import MASKED_MODELLING, Evaluation, missing_pair_fields
 
 
-class MaskEvaluation:
-    """The loss of masked words and patches, and how many words are guessed right.
+class MaskedModellingEvaluator:
+    """The loss of masked words and patches, and the accuracy of words.
 
     Args:
       task: gives `encode`.
-      feeder: runs it on the mesh.
+      runner: runs it on the mesh.
       tokenizer: of the captions.
     """
 
-    lacking = staticmethod(lacking_pair)
+    missing_fields = staticmethod(missing_pair_fields)
 
-    def __init__(self, task: Any, feeder: Feeder, tokenizer: Tokenizer):
-        self.feeder, self.tokenizer = feeder, tokenizer
+    def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
+        self.runner, self.tokenizer = runner, tokenizer
 
         def run(params, image, text, mask, ids):
             batch = {"image": image, "text": text, "text_mask": mask, "id": ids}
             return task.encode(params, batch, None, only=("mlm", "mim"))[1]
 
-        self.run = feeder.compiled(run)
+        self.run = runner.compile(run)
 
     def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
-        """Evaluates a source."""
+        """Evaluates a source; it has no artifacts."""
         del keep
-
-        def rows() -> Iterator[Row]:
-            for example in examples:
-                ids, mask = self.tokenizer([example.captions[0]])
-                yield example.image, ids[0], mask[0], id_words(example.id)
-
-        metrics, found = {}, self.feeder.run(self.run, params, rows())
-        for name, sums in found.items():
+        metrics, losses = {}, self.runner.run(self.run, params, map(self._row, examples))
+        for name, sums in losses.items():
             count = max(float(sums.count.sum()), 1.0)
             metrics[f"{name}_loss"] = float(sums.total.sum()) / count
             metrics |= {key: float(values.sum()) / count for key, values in sums.metrics.items()}
-        n = len(next(iter(found.values())).count)
-        return Evaluation(source.name, MASKING, n, metrics)
+        n = len(next(iter(losses.values())).count)
+        return Evaluation(source.name, MASKED_MODELLING, n, metrics)
+
+    def _row(self, example: Any) -> Row:
+        ids, mask = self.tokenizer([example.captions[0]])
+        return example.image, ids[0], mask[0], id_words(example.id)

@@ -1,81 +1,79 @@
 """Classification by several modalities, with all of them, without each, and by each alone."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Bool
 
-from mmjax.evaluation.embedding.batched_apply import Feeder, Row
-from mmjax.evaluation.metric_columns import FUSION
-from mmjax.evaluation.results import Evaluation
+from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
+from mmjax.evaluation.embedding.features import ExampleStream
+from mmjax.evaluation.results import MULTIMODAL_CLASSIFICATION, Evaluation
 from mmjax.metrics.classification import classification_metrics
 
 
-class FusedEvaluation:
-    """Accuracy as the data are, and the same data with modalities taken away, over those examples that have some left.
+class MultimodalClassificationEvaluator:
+    """Accuracy with all modalities, and with some withheld, over the examples that have some left.
 
     Args:
       task: gives `classify`, and `preparer`, which makes arrays of a record's modalities.
-      feeder: runs it on the mesh.
+      runner: runs it on the mesh.
     """
 
-    def __init__(self, task: Any, feeder: Feeder):
-        self.task, self.feeder = task, feeder
-        self.run = None
+    def __init__(self, task: Any, runner: BatchRunner):
+        self.task, self.runner, self.preparer = task, runner, task.preparer
+        self.names = self.preparer.names
+        has_image = self.preparer.image_spec is not None
+        self.keys = ["image" if has_image and name == "image" else f"modality_{name}" for name in self.names]
+        self.patterns = _modality_patterns(self.names)
+        self.run = runner.compile(self._classify)
 
-    def lacking(self, record: Mapping[str, Any]) -> str:
-        """What a record has not that this needs."""
+    def missing_fields(self, record: Mapping[str, Any]) -> str:
+        """The fields that a record lacks; an empty string where it has all."""
         return "" if record.get("modalities") and record.get("label") is not None else "modalities with a label"
 
     def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
-        """Evaluates a source."""
+        """Evaluates a source; it has no artifacts."""
         del keep
-        names = self.task.preparer.names
-        patterns = {"acc1": np.ones(len(names), bool)}
-        for place, name in enumerate(names if len(names) > 1 else ()):
-            patterns[f"acc1_without_{name}"] = np.arange(len(names)) != place
-        if len(names) > 2:  # of two, each alone is the other missing
-            for place, name in enumerate(names):
-                patterns[f"acc1_only_{name}"] = np.arange(len(names)) == place
-        stacked = np.stack(list(patterns.values()))
-        labels: list[int] = []
-        given: list[np.ndarray] = []
-        keys: list[str] = []
-
-        def rows() -> Iterator[Row]:
-            for example in examples:
-                arrays, there = self._arrays(example)
-                labels.append(int(example.label))
-                keys[:] = sorted(arrays)
-                given.append(np.array([there[name] for name in names], bool))
-                yield *(arrays[key] for key in keys), given[-1]
-
-        if self.run is None:
-
-            def classify(params, *columns):
-                *values, present = columns
-                batch = dict(zip(keys, values, strict=True))
-                # One after the other: the model is compiled once.
-                scores = jax.lax.map(lambda kept: self.task.classify(params, batch, present & kept), stacked)
-                return dict(zip(patterns, scores, strict=True))
-
-            self.run = self.feeder.compiled(classify)
-        found = self.feeder.run(self.run, params, rows())
+        stream = ExampleStream(examples, keep=lambda example: int(example.label))
+        rows = ExampleStream(map(self._row, stream), keep=lambda row: row[-1])
+        scores_by_pattern = self.runner.run(self.run, params, rows)
+        labels, present = np.array(stream.kept), np.stack(rows.kept)
         metrics: dict[str, float] = {}
-        for name, scores in found.items():
+        for name, scores in scores_by_pattern.items():
             # An example of which a pattern leaves nothing says nothing of it.
-            left = (np.stack(given) & patterns[name]).any(axis=1)
+            left = (present & self.patterns[name]).any(axis=1)
             if left.any():
-                told = classification_metrics(scores[left], np.array(labels)[left])
-                metrics |= told if name == "acc1" else {name: told["acc1"]}
-        return Evaluation(source.name, FUSION, len(labels), metrics)
+                values = classification_metrics(scores[left], labels[left])
+                metrics |= values if name == "acc1" else {name: values["acc1"]}
+        return Evaluation(source.name, MULTIMODAL_CLASSIFICATION, len(labels), metrics)
 
-    def _arrays(self, example: Any) -> tuple[dict[str, np.ndarray], dict[str, bool]]:
-        preparer = self.task.preparer
-        arrays, there = preparer.arrays(example.extras)
-        if preparer.image_spec is not None:
-            size = preparer.image_spec.size
-            there["image"] = example.image is not None
-            arrays["image"] = example.image if there["image"] else np.zeros((size, size, 3), np.uint8)
-        return arrays, there
+    def _classify(self, params: Any, *columns: Array) -> dict[str, Array]:
+        """Scores [B, C] by pattern."""
+        *values, present = columns
+        batch = dict(zip(self.keys, values, strict=True))
+        masks = np.stack(list(self.patterns.values()))
+        # One after the other: the model is compiled once.
+        scores = jax.lax.map(lambda mask: self.task.classify(params, batch, present & mask), masks)
+        return dict(zip(self.patterns, scores, strict=True))
+
+    def _row(self, example: Any) -> Row:
+        """The arrays of `keys`, and bool [M], which modalities are present."""
+        arrays, present = self.preparer.arrays(example.extras)
+        if self.preparer.image_spec is not None:
+            size = self.preparer.image_spec.size
+            present["image"] = example.image is not None
+            arrays["image"] = example.image if present["image"] else np.zeros((size, size, 3), np.uint8)
+        return *(arrays[key] for key in self.keys), np.array([present[name] for name in self.names], bool)
+
+
+def _modality_patterns(names: Sequence[str]) -> dict[str, Bool[np.ndarray, " M"]]:
+    """By metric, the modalities that the model may see."""
+    patterns = {"acc1": np.ones(len(names), bool)}
+    identity = np.eye(len(names), dtype=bool)
+    if len(names) > 1:
+        patterns |= {f"acc1_without_{name}": ~row for name, row in zip(names, identity, strict=True)}
+    if len(names) > 2:  # of two, each alone is the other missing
+        patterns |= {f"acc1_only_{name}": row for name, row in zip(names, identity, strict=True)}
+    return patterns

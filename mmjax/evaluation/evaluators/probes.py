@@ -1,4 +1,4 @@
-"""What frozen features hold: linear probe, k nearest neighbours, few-shot episodes. NumPy and SciPy."""
+"""Probes of frozen features: linear probe, k nearest neighbours, few-shot episodes. NumPy and SciPy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ HEADS = ("centroid", "logistic")
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbeResult:
-    """What `linear_probe` found.
+    """The outcome of `linear_probe`.
 
     Attributes:
       metrics: of the test examples, as `metrics.classification.classification_metrics`.
@@ -127,7 +127,7 @@ def held_out(labels: Integer[np.ndarray, " N"], share: float, *, seed: int) -> B
 
 @dataclasses.dataclass(frozen=True)
 class KnnResult:
-    """What `knn` found.
+    """The outcome of `knn`.
 
     Attributes:
       metrics: for every k `acc1@K`, `acc5@K` and `mean_per_class_recall@K`.

@@ -71,13 +71,16 @@ def retrieval_ranks(
     text_groups = groups[text_image]
     images, texts = ranks_lib.members(text_groups, groups), ranks_lib.members(groups, text_groups)
     ranks = ranks_lib.ranks_both_ways(text_embeddings, image_embeddings, images, texts, block=block)
-    return {name: (found, own[1]) for name, found, own in zip(_SIDES, ranks, (images, texts), strict=True)}
+    return {
+        name: (side_ranks, positives[1])
+        for name, side_ranks, positives in zip(_SIDES, ranks, (images, texts), strict=True)
+    }
 
 
 def _metrics(ranks: dict[str, ranks_lib.CSR]) -> dict[str, float]:
     metrics = {}
-    for name, own in ranks.items():
-        metrics |= {f"{name}_{key}": value for key, value in rank_metrics(*own, ks=_KS).items()}
+    for name, csr in ranks.items():
+        metrics |= {f"{name}_{key}": value for key, value in rank_metrics(*csr, ks=_KS).items()}
     metrics["rsum"] = sum(metrics[f"{name}_retrieval_recall@{k}"] for name in ("image", "text") for k in _KS)
     return metrics
 
@@ -124,7 +127,7 @@ def fold_metrics(
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalResult:
-    """What `evaluate_retrieval` found.
+    """The outcome of `evaluate_retrieval`.
 
     Attributes:
       metrics: see `retrieval_metrics`, and `fold_metrics` where folds were asked for.
@@ -154,12 +157,12 @@ class RetrievalResult:
         """
         images = np.unique(image_ids, return_inverse=True)[1].reshape(-1)
         sides = ((self.image_ranks, images[self.text_image]), (self.text_ranks, images))
-        found = {}
+        bounds = {}
         for name, (ranks, groups) in zip(_SIDES, sides, strict=True):
             for k in _KS:
                 interval = bootstrap_interval(ranks <= k, groups=groups, resamples=resamples, seed=seed)
-                found |= {f"{name}_recall@{k}_low95": interval.low, f"{name}_recall@{k}_high95": interval.high}
-        return found
+                bounds |= {f"{name}_recall@{k}_low95": interval.low, f"{name}_recall@{k}_high95": interval.high}
+        return bounds
 
 
 def embed_unique(
@@ -201,11 +204,11 @@ def evaluate_retrieval(
       UserError: the images do not divide into folds.
       ValueError: for an image without captions.
     """
-    counts = np.array([len(own) for own in captions])
+    counts = np.array([len(texts) for texts in captions])
     if (counts == 0).any():
         raise ValueError(f"image {int(np.argmin(counts))} has no caption; retrieval needs one for every image")
     text_image = np.repeat(np.arange(len(captions)), counts)
-    texts, text_embeddings, text_index = embed_unique(embed_texts, [text for own in captions for text in own])
+    texts, text_embeddings, text_index = embed_unique(embed_texts, [text for texts in captions for text in texts])
     gallery = text_embeddings[text_index]
     ranks = retrieval_ranks(image_embeddings, gallery, text_image, image_ids=image_ids)
     metrics = _metrics(ranks)

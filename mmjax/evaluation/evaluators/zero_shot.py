@@ -20,7 +20,7 @@ _IMAGES_PER_BLOCK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShotResult:
-    """What `evaluate_zero_shot` found.
+    """The outcome of `evaluate_zero_shot`.
 
     Attributes:
       metrics: `acc1`, `acc5` (with at least five classes) and `mean_per_class_recall`, in [0, 1].
@@ -37,7 +37,7 @@ class ZeroShotResult:
 
 @dataclasses.dataclass(frozen=True)
 class MultilabelResult:
-    """What `evaluate_multilabel` found.
+    """The outcome of `evaluate_multilabel`.
 
     Attributes:
       metrics: `mean_average_precision`, in [0, 1].

@@ -1,4 +1,4 @@
-"""What an evaluation suite is: datasets with their sources, prompts and tasks, and collections of them."""
+"""Evaluation suites: datasets with their sources, prompts and tasks, and collections of them."""
 
 import dataclasses
 import json
@@ -9,18 +9,10 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.evaluation import prompts
+from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, TASKS
 from mmjax.metrics.clip_score import PROMPT
 
-# Tasks by name, and whether they learn from a training split.
-TASKS = {
-    "zeroshot_classification": False,
-    "zeroshot_retrieval": False,
-    "linear_probe": True,
-    "knn": True,
-    "few_shot": False,
-    "image_caption_selection": False,
-    "clip_score": False,
-}
+SUITE_TASKS = tuple(name for name, info in TASKS.items() if info.in_suite)
 
 
 def suite_config(root: str = "data", collection: str = "embedded") -> ConfigDict:
@@ -59,7 +51,7 @@ def dataset(
 
     Args:
       source: as `data.eval` has it; {root} stands for the suite's.
-      *tasks: of TASKS.
+      *tasks: of SUITE_TASKS.
       train: source of the images that probes learn from.
       prompts: see `prompts.apply`; "" takes the source's own, or the published ones where its name is known.
       main_metric: what stands for the dataset in a mean over several; by default `acc1`, in retrieval
@@ -71,7 +63,7 @@ def dataset(
     return ConfigDict(
         dict(
             source=source,
-            tasks=tasks or ("zeroshot_classification",),
+            tasks=tasks or (CLASSIFICATION,),
             train=train,
             prompts=prompts,
             main_metric=main_metric,
@@ -107,13 +99,13 @@ class Job:
         """Everything that the outcome of a task depends on, besides the model."""
         settings: dict[str, Any] = {"source": self.source}
         settings |= {key: getattr(self, key) for key in ("image_key", "caption_keys") if getattr(self, key)}
-        if TASKS[task]:
+        if TASKS[task].needs_train:
             settings["train"] = self.train
-        if task == "zeroshot_classification":
+        if task == CLASSIFICATION:
             settings |= {"prompts": self.prompts, "prompts_digest": self.prompts_digest, "bootstrap": suite.bootstrap}
-        if task == "zeroshot_retrieval":
+        if task == RETRIEVAL:
             settings["fold_size"] = self.fold_size
-        if task in ("zeroshot_retrieval", "clip_score") and suite.bootstrap:
+        if task in (RETRIEVAL, "clip_score") and suite.bootstrap:
             settings["bootstrap"] = suite.bootstrap
         if task in ("knn", "few_shot", "clip_score"):
             settings |= suite[task].to_dict()
@@ -128,7 +120,7 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
     Raises:
       UserError: an unknown name of a collection, dataset, task or prompts, or a task without what it needs.
     """
-    wanted = chosen(suite)
+    wanted = selected_datasets(suite)
     validate_choice("missing", suite.missing, ("error", "skip"))
     jobs = []
     for name, entry in suite.datasets.items():
@@ -139,8 +131,8 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
         if missing:
             raise UserError(f"{field} has no field {missing[0]!r}; make it with mmjax.evaluation.suite.jobs.dataset")
         for task in entry.tasks:
-            validate_choice(f"{field}.tasks", task, TASKS)
-            if TASKS[task] and not entry.train:
+            validate_choice(f"{field}.tasks", task, SUITE_TASKS)
+            if TASKS[task].needs_train and not entry.train:
                 raise UserError(f"{field}.train is empty, but {task} learns from a training split; name its source")
         named = entry.prompts or prompts.find(name) or prompts.KEEP_SOURCE
         digest = ""
@@ -155,7 +147,7 @@ def make_jobs(suite: ConfigDict) -> list[Job]:
     return jobs
 
 
-def chosen(suite: ConfigDict) -> set[str]:
+def selected_datasets(suite: ConfigDict) -> set[str]:
     """The names of the datasets that `collection` stands for; `all` is every one.
 
     Raises:
@@ -182,17 +174,17 @@ def chosen(suite: ConfigDict) -> set[str]:
     return selected
 
 
-def means(records: Sequence[dict[str, Any]], suite: ConfigDict) -> dict[str, tuple[float, int]]:
-    """The mean of the main metrics over each collection of which every dataset is there: (mean, number of datasets)."""
+def collection_means(records: Sequence[dict[str, Any]], suite: ConfigDict) -> dict[str, tuple[float, int]]:
+    """The mean of the main metrics over each collection of which every dataset is done: (mean, number of datasets)."""
     means_by_collection = {}
     for name, members in suite.collections.items():
-        values = [main_value(records, member, suite.datasets[member]) for member in members]
+        values = [main_metric_value(records, member, suite.datasets[member]) for member in members]
         if len(values) > 1 and all(value is not None for value in values):
             means_by_collection[name] = (sum(values) / len(values), len(values))
     return means_by_collection
 
 
-def main_value(records: Sequence[dict[str, Any]], name: str, entry: Any) -> float | None:
+def main_metric_value(records: Sequence[dict[str, Any]], name: str, entry: Any) -> float | None:
     """The main metric of a dataset's first task, or None where there is no such record."""
     for record in records:
         if record["dataset"] == name and record["task"] == entry.tasks[0]:

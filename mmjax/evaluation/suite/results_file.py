@@ -13,18 +13,18 @@ from mmjax.errors import UserError
 from mmjax.io import paths
 
 
-def key(record: dict[str, Any]) -> tuple[str, ...]:
-    """What there is one record of in a file: dataset, task and model."""
+def record_key(record: dict[str, Any]) -> tuple[str, ...]:
+    """The key of a record, of which a file has one: dataset, task and model."""
     return record["dataset"], record["task"], record.get("identity", "")
 
 
-def same(finished: dict[str, Any] | None, record: dict[str, Any]) -> bool:
-    """Whether a record is there and was made with the settings of another."""
+def has_same_settings(finished: dict[str, Any] | None, record: dict[str, Any]) -> bool:
+    """Whether a finished record exists and was made with the settings of another."""
     return finished is not None and finished.get("settings") == record["settings"]
 
 
 def read(path: Any) -> list[dict[str, Any]]:
-    """The records of a results file; none where there is no such file.
+    """The records of a results file; none where the file does not exist.
 
     Raises:
       UserError: it is not a list of records.
@@ -34,7 +34,7 @@ def read(path: Any) -> list[dict[str, Any]]:
     try:
         records = json.loads(path.read_text())
         for record in records:
-            key(record)
+            record_key(record)
         return records
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a list of results; move it away, or give another --output") from error
@@ -44,8 +44,8 @@ def merge(
     old: list[dict[str, Any]], new: list[dict[str, Any]], keep: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> list[dict[str, Any]]:
     """The old records without those that are made anew (or are not to be kept), then the new ones."""
-    keys = {key(record) for record in new} | {(record["dataset"], record["task"], "") for record in new}
-    return [record for record in old if key(record) not in keys and keep(record)] + new
+    keys = {record_key(record) for record in new} | {(record["dataset"], record["task"], "") for record in new}
+    return [record for record in old if record_key(record) not in keys and keep(record)] + new
 
 
 def write(path: Any, records: list[dict[str, Any]]) -> None:
@@ -54,18 +54,18 @@ def write(path: Any, records: list[dict[str, Any]]) -> None:
 
 
 def _section_path(path: Any, record: dict[str, Any]) -> Any:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join((*key(record)[:2], key(record)[2][:8])))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join((*record_key(record)[:2], record_key(record)[2][:8])))
     return path.parent / f"{path.stem}.sections" / f"{name}.html"
 
 
 def write_section(path: Any, record: dict[str, Any], text: str) -> None:
-    """Keeps an evaluation's part of the report, which a suite that goes on later puts together."""
+    """Keeps an evaluation's section of the report, for a suite that goes on later."""
     file = _section_path(path, record)
     file.parent.mkdir(parents=True, exist_ok=True)
     paths.write_atomically(file, text)
 
 
 def read_section(path: Any, record: dict[str, Any]) -> str:
-    """A kept part of the report; "" where there is none."""
+    """A kept section of the report; "" without one."""
     file = _section_path(path, record)
     return file.read_text() if file.exists() else ""

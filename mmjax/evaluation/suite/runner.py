@@ -1,4 +1,4 @@
-"""Runs the jobs of a suite: every source is opened first, and embedded once for all tasks that want it."""
+"""The run of a suite: every source is opened first, and embedded once for all of its tasks."""
 
 import dataclasses
 import os
@@ -20,24 +20,23 @@ from mmjax.evaluation.embedding import features, sharded_examples
 from mmjax.evaluation.embedding.features import Features
 from mmjax.evaluation.evaluators import contrastive, retrieval
 from mmjax.evaluation.example_selection import Artifacts, Matching
-from mmjax.evaluation.results import Evaluation
-from mmjax.evaluation.suite.jobs import TASKS, Job
+from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, TASKS, Evaluation
+from mmjax.evaluation.suite.jobs import SUITE_TASKS, Job
 from mmjax.io.reader import is_local
 from mmjax.metrics import bootstrap, clip_score, compositional
 from mmjax.metrics.classification import confusion_matrix
 from mmjax.parallel import process_agreement
 
-_CAPTIONED = ("zeroshot_retrieval", "image_caption_selection", "clip_score")  # tasks that need no classes
 _PATIENCE = 5.0  # seconds before a progress bar appears
 Outcome = tuple[dict[str, float], Matching | Artifacts | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class OpenedJob:
     """A job with its sources.
 
     Attributes:
-      job: what is to be done.
+      job: the dataset and its tasks.
       source: its images, with the prompts that they are evaluated with.
       train: the images that probes learn from, or None.
     """
@@ -49,17 +48,17 @@ class Opened:
 
 def open_jobs(
     jobs: Sequence[Job], options: SourceOptions, config: ConfigDict, *, say: Callable[[str], None] = print
-) -> list[Opened]:
+) -> list[OpenedJob]:
     """Opens all sources.
 
     Args:
-      jobs: what to open.
+      jobs: whose sources to open.
       options: how to read sources.
       config: the suite's; with `missing='skip'` what cannot be opened is left out.
-      say: is told what is left out.
+      say: prints what is left out.
 
     Raises:
-      UserError: naming the first dataset that cannot be opened, with what it was looked for at, and the others.
+      UserError: naming the first dataset that cannot be opened, with its source, and the others.
     """
     opened, errors = [], {}
     for job in jobs:
@@ -81,30 +80,29 @@ def open_jobs(
     return opened
 
 
-def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
+def _open(job: Job, options: SourceOptions, config: ConfigDict) -> OpenedJob:
     field = f"datasets.{job.name}"
     keys = dict(image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
     options = dataclasses.replace(options, **keys)
     for key, spec in (("source", job.source), ("train", job.train)):
-        _check_there(spec, f"{field}.{key}")
+        _check_exists(spec, f"{field}.{key}")
     source = mixture.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
     several = getattr(source, "is_multilabel", False)
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
     classes = len(source.class_names or ())
     for task in job.tasks:
-        if not classes and task not in _CAPTIONED:
-            raise UserError(
-                f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {', '.join(_CAPTIONED)}"
-            )
-        if several and task in ("knn", "linear_probe", "few_shot"):
+        if TASKS[task].needs_classes and not classes:
+            others = ", ".join(name for name in SUITE_TASKS if not TASKS[name].needs_classes)
+            raise UserError(f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {others}")
+        if TASKS[task].needs_one_label and several:
             raise UserError(
                 f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
             )
     if "few_shot" in job.tasks and classes < config.few_shot.ways:
         raise UserError(f"few_shot.ways={config.few_shot.ways}: {job.name} has {classes} classes; choose fewer ways")
     train = None
-    if job.train and any(TASKS[task] for task in job.tasks):
+    if job.train and any(TASKS[task].needs_train for task in job.tasks):
         train = mixture.open_source(job.train, options, field=f"{field}.train")
         train.name = f"{job.name}/train"
         if len(train.class_names or ()) != classes:
@@ -112,18 +110,18 @@ def _open(job: Job, options: SourceOptions, config: ConfigDict) -> Opened:
                 f"{field}.train={job.train!r} has {len(train.class_names or ())} classes, and the test split {classes};"
                 " name the training split of the same dataset"
             )
-    return Opened(job, source, train)
+    return OpenedJob(job, source, train)
 
 
-def _check_there(spec: str, field: str) -> None:
-    """Says plainly that a folder of tars is not there, instead of looking for a tar of its name."""
+def _check_exists(spec: str, field: str) -> None:
+    """Raises a plain error for a missing folder of tars, which would else be taken for the name of a tar."""
     kind, _, path = spec.partition(":")
     if kind == "wds" and is_local(path) and not any(mark in path for mark in "*?[{:") and not os.path.exists(path):
         raise UserError(f"{field}={spec!r}: there is no {path}")
 
 
 def run(
-    opened: Sequence[Opened],
+    opened: Sequence[OpenedJob],
     tasks: Mapping[str, Sequence[str]],
     embedder: Any,
     image_spec: ImageSpec,
@@ -131,7 +129,7 @@ def run(
     *,
     say: Callable[[str], None] = print,
 ) -> Iterator[tuple[Job, Evaluation]]:
-    """Yields each outcome as soon as it is there; every process must take all of them.
+    """Yields each evaluation as soon as it is done; every process must take all of them.
 
     Args:
       opened: the datasets.
@@ -139,32 +137,36 @@ def run(
       embedder: an `embedder.MeshEmbedder`; every process gets all embeddings and computes all metrics.
       image_spec: how images are prepared.
       config: the suite's.
-      say: is told what comes next.
+      say: prints what comes next.
     """
-    sources = [source for each in opened for source in (each.source, each.train) if source is not None]
-    examples = sharded_examples.make_examples(sources, image_spec, embedder.feeder)
+    sources = [source for item in opened for source in (item.source, item.train) if source is not None]
+    examples = sharded_examples.make_examples(sources, image_spec, embedder.runner)
 
-    def shown(source: Source) -> Iterable[Any]:
+    def with_progress(source: Source) -> Iterable[Any]:
         hidden = jax.process_index() != 0
-        told = dict(desc=source.name, unit="image", file=sys.stderr, delay=_PATIENCE, leave=False, disable=hidden)
-        return tqdm(examples(source), total=len(source), **told)
+        bar = dict(desc=source.name, unit="image", file=sys.stderr, delay=_PATIENCE, leave=False, disable=hidden)
+        return tqdm(examples(source), total=len(source), **bar)
 
-    for each in opened:
-        wanted = tasks[each.job.name]
+    for item in opened:
+        job, wanted = item.job, tasks[item.job.name]
         if not wanted:
             continue
-        say(f"{each.job.name}: {len(each.source):,} images, {', '.join(wanted)}")
-        found = features.embed_source(each.source, embedder, shown)
-        learnt_from = None
-        if any(TASKS[task] for task in wanted):
-            say(f"{each.job.name}: {len(each.train):,} training images")
-            learnt_from = features.embed_source(each.train, embedder, shown)
+        say(f"{job.name}: {len(item.source):,} images, {', '.join(wanted)}")
+        test = features.embed_source(item.source, embedder, with_progress)
+        train = None
+        if any(TASKS[task].needs_train for task in wanted):
+            say(f"{job.name}: {len(item.train):,} training images")
+            train = features.embed_source(item.train, embedder, with_progress)
         for task in wanted:
-            metrics, kept = _TASKS[task](found, learnt_from, embedder, each.job, config)
+            metrics, artifacts = _EVALUATE[task](test, train, embedder, job, config)
             with process_agreement.raise_on_all():
-                if isinstance(kept, Matching):
-                    kept = example_selection.collect(found, kept, examples) if jax.process_index() == 0 else None
-            yield each.job, Evaluation(each.job.name, task, len(found), metrics, kept)
+                if isinstance(artifacts, Matching):
+                    artifacts = _collect_on_process_0(test, artifacts, examples)
+            yield job, Evaluation(job.name, task, len(test), metrics, artifacts)
+
+
+def _collect_on_process_0(test: Features, matching: Matching, examples: features.Examples) -> Artifacts | None:
+    return example_selection.collect_artifacts(test, matching, examples) if jax.process_index() == 0 else None
 
 
 def _classify(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
@@ -205,7 +207,7 @@ def _knn(test: Features, train: Features, embedder: Any, job: Job, config: Confi
 
 
 def _confusion(test: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
-    """What a report shows of predictions alone."""
+    """The artifacts of predictions alone."""
     names = list(test.source.class_names)
     return Artifacts([], [], confusion_matrix(predictions, test.labels, len(names)), names, what=what)
 
@@ -264,9 +266,10 @@ def _pairs(train: Features, test: Features) -> tuple[np.ndarray, np.ndarray, np.
     return train.embeddings, train.labels, test.embeddings, test.labels
 
 
-_TASKS: dict[str, Callable[..., Outcome]] = {
-    "zeroshot_classification": _classify,
-    "zeroshot_retrieval": _retrieve,
+# By task, the function that evaluates it.
+_EVALUATE: dict[str, Callable[..., Outcome]] = {
+    CLASSIFICATION: _classify,
+    RETRIEVAL: _retrieve,
     "linear_probe": _linear_probe,
     "knn": _knn,
     "few_shot": _few_shot,

@@ -160,11 +160,11 @@ def test_retrieval_artifacts_have_small_thumbnails_and_honour_ids():
 
 
 def test_the_shown_examples_are_seeded_and_spread():
-    picked = example_selection.spread(1200, 12, seed=3)
+    picked = example_selection.stratified_sample(1200, 12, seed=3)
     np.testing.assert_array_equal(picked // 100, np.arange(12))
-    np.testing.assert_array_equal(picked, example_selection.spread(1200, 12, seed=3))
-    assert (picked != example_selection.spread(1200, 12, seed=4)).any()
-    np.testing.assert_array_equal(example_selection.spread(5, 12, seed=0), np.arange(5))
+    np.testing.assert_array_equal(picked, example_selection.stratified_sample(1200, 12, seed=3))
+    assert (picked != example_selection.stratified_sample(1200, 12, seed=4)).any()
+    np.testing.assert_array_equal(example_selection.stratified_sample(5, 12, seed=0), np.arange(5))
 
 
 def test_no_example_may_be_left_out():
@@ -282,7 +282,7 @@ def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeyp
 
     monkeypatch.setattr(type(source), "__getitem__", noting)
     monkeypatch.setattr(process_agreement, "all_gather_objects", exchange)
-    shared = sharded_examples.SharedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
+    shared = sharded_examples.ShardedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
     found = []
     for example in shared:
         found.append(example)
@@ -303,8 +303,8 @@ def test_records_and_table():
     metrics = {"acc1": np.float64(0.5), "acc5": 1.0, "mean_per_class_recall": 0.25, "loss": 1.5}
     recalls = {f"{side}_retrieval_recall@{k}": 0.125 for side in ("image", "text") for k in (1, 5, 10)}
     evaluations = [
-        results.Evaluation("digits/test", contrastive.CLASSIFICATION, 10, metrics),
-        results.Evaluation("shapes/test", contrastive.RETRIEVAL, 10, recalls | {"odd": 3.0}),
+        results.Evaluation("digits/test", results.CLASSIFICATION, 10, metrics),
+        results.Evaluation("shapes/test", results.RETRIEVAL, 10, recalls | {"odd": 3.0}),
     ]
     records = results.to_records(evaluations, model="tiny", pretrained="step_7")
     assert json.loads(json.dumps(records))[0] == {
