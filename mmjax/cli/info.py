@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
-        lines = describe(options.path, step=options.step, settings=model_settings.parse(options.set))
+        lines = describe(options.path, step=options.step, settings=model_settings.parse_flags(options.set))
         width = max(map(len, lines))
         print("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
         return 0
@@ -48,7 +48,7 @@ def describe(path: str, *, step: int | None = None, settings: Mapping[str, Any] 
     return lines | _describe_foreign(opened.foreign)
 
 
-def _describe_foreign(foreign: foreign_checkpoint.Source) -> dict[str, str]:
+def _describe_foreign(foreign: foreign_checkpoint.ForeignCheckpoint) -> dict[str, str]:
     size = sum(file.stat().st_size for file in _files(foreign))
     lines = {
         "format": f"{foreign_checkpoint.FORMATS[foreign.format]}, {foreign.path.name}, {size:,} bytes",
@@ -86,7 +86,7 @@ def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
     return lines | {"written by": ", ".join(f"{name} {version}" for name, version in meta["versions"].items())}
 
 
-def _files(foreign: foreign_checkpoint.Source) -> list[Path]:
+def _files(foreign: foreign_checkpoint.ForeignCheckpoint) -> list[Path]:
     """The files of weights: one, or those that an index names."""
     if not foreign.path.name.endswith(".index.json"):
         return [foreign.path]

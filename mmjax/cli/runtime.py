@@ -80,7 +80,7 @@ class ModelFlags:
 
         if self._run is not None:
             return eval_model.open_workdir(self._run)
-        settings = model_settings.parse(self._options.set)
+        settings = model_settings.parse_flags(self._options.set)
         return eval_model.open_model(
             self._options.model, self._overrides, tokenizer=self._options.tokenizer, settings=settings
         )

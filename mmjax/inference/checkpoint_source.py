@@ -183,7 +183,7 @@ class ForeignWeights(OpenedCheckpoint):
       tokenizer: as `data.tokenizer` has it; None: the one that lies beside the weights.
     """
 
-    def __init__(self, foreign: foreign_checkpoint.Source, tokenizer: str | None = None):
+    def __init__(self, foreign: foreign_checkpoint.ForeignCheckpoint, tokenizer: str | None = None):
         self.foreign = foreign
         self.config = run_config.make_config(foreign)
         if tokenizer is not None:
@@ -241,7 +241,7 @@ def open_checkpoint(
         return RunCheckpoint(path, step, tokenizer, step_field=step_field)
     if step is not None:
         raise UserError(f"{step_field}={step}: {path} is not the workdir of a run")
-    return ForeignWeights(foreign_checkpoint.open_source(path, settings), tokenizer)
+    return ForeignWeights(foreign_checkpoint.open_checkpoint(path, settings), tokenizer)
 
 
 def is_workdir(path: Any) -> bool:

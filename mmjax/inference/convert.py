@@ -36,7 +36,7 @@ def convert(
       to: one of `FORMATS`.
       step: checkpoint of a workdir.
       tokenizer: as `data.tokenizer` has it; what `src` has by default.
-      changes: settings that the source does not hold, see `interop.model_settings.apply`.
+      changes: settings that the source does not hold, see `interop.model_settings.apply_overrides`.
 
     Raises:
       UserError: `src` cannot be read, or `to` has no such model.

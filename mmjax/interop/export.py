@@ -46,27 +46,29 @@ def write(
         configs, table, name, called = {}, param_names.BIG_VISION, "model.npz", "big_vision"
     elif form == "openclip":
         configs = {"open_clip_config.json": openclip.to_config(settings, preprocessing)}
-        table, name, called = openclip.naming_for(settings).table, "open_clip_model.safetensors", "OpenCLIP"
+        table, name, called = openclip.naming_of_settings(settings).table, "open_clip_model.safetensors", "OpenCLIP"
     else:
-        family = huggingface.family_for(settings)
+        family = huggingface.family_of_settings(settings)
         configs = {
             "config.json": huggingface.to_config(settings),
             "preprocessor_config.json": huggingface.to_preprocessor(preprocessing, family),
         }
         table, name, called = huggingface.table(family), "model.safetensors", "Hugging Face's model"
-    rows = param_translation.select(table, shapes, called)
+    rows = param_translation.select_rows(table, shapes, called)
     if form == "big_vision":
-        big_vision.check_same(dict(settings), param_translation.their_shapes(rows, shapes))
+        big_vision.check_roundtrip(dict(settings), param_translation.their_shapes(rows, shapes))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for file, content in configs.items():
         (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         written.append(folder / file)
     if form == "big_vision":
-        write_npz(folder / name, ((f"params/{key}", array) for key, array in param_translation.write(params, rows)))
+        write_npz(
+            folder / name, ((f"params/{key}", array) for key, array in param_translation.export_params(params, rows))
+        )
     else:
         write_safetensors(
-            folder / name, param_translation.their_shapes(rows, shapes), param_translation.write(params, rows)
+            folder / name, param_translation.their_shapes(rows, shapes), param_translation.export_params(params, rows)
         )
     written.append(folder / name)
     (kind, *options), content = tokenizer[0].partition(":")[0].split("+"), tokenizer[1]

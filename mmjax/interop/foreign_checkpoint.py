@@ -1,6 +1,7 @@
-"""Opening a checkpoint of another library: what it is, and everything needed to run it, before any number is read."""
+"""Checkpoints of other libraries, opened and checked before any number is read."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,11 @@ from mmjax.interop import (
     param_names,
     param_translation,
     published_towers,
-    refusals,
     tokenizer_files,
 )
 from mmjax.interop import preprocessing as preprocessing_lib
-from mmjax.interop.json_file import read_json
 from mmjax.interop.param_names import Row
-from mmjax.interop.tensor_files import WEIGHTS, Tensors, open_tensors
+from mmjax.interop.tensor_files import WEIGHTS, Tensors, open_tensors, read_json
 from mmjax.io import paths
 
 HUB = "hf-hub:"
@@ -41,12 +40,12 @@ _HF_TOKENIZER = "tokenizer_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint of another library, opened and checked; its arrays are read when asked for.
+class ForeignCheckpoint:
+    """A checkpoint of another library, opened and checked; its arrays are read by `read`.
 
     Attributes:
       path: of the file with the arrays.
-      name: what a person calls it: the model's on the Hub, its folder's or its file's.
+      name: the model's on the Hub, its folder's or its file's.
       format: a key of `FORMATS`.
       settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
       preprocessing: fields of `transforms.ImageSpec`: `size`, `resize`, `interpolation`, `mean`, `std`, `image_rule`.
@@ -67,50 +66,50 @@ class Source:
     shapes: dict[str, tuple[int, ...]]
 
     def read(
-        self, place: Callable[[str, np.ndarray], Any], wanted: Callable[[str], bool] = lambda path: True
+        self, convert: Callable[[str, np.ndarray], Any], wanted: Callable[[str], bool] = lambda path: True
     ) -> dict[str, Any]:
-        """Reads parameters one by one; see `param_translation.read`."""
-        return param_translation.read(self.tensors, self.rows, self.shapes, place, wanted)
+        """Reads parameters one by one; see `param_translation.read_params`."""
+        return param_translation.read_params(self.tensors, self.rows, self.shapes, convert, wanted)
 
 
-def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
+def open_checkpoint(path: Any, overrides: Mapping[str, Any] | None = None) -> ForeignCheckpoint:
     """Opens a checkpoint in OpenCLIP's, Hugging Face's or big_vision's format.
 
     Args:
       path: a file, a folder, or `hf-hub:NAME`.
-      changes: settings that a person gave, such as `{"activation": "quick_gelu"}`; see `model_settings.apply`.
+      overrides: settings that the user gave, such as `{"activation": "quick_gelu"}`; see
+        `model_settings.apply_overrides`.
 
     Raises:
-      UserError: missing, damaged, unsafe, of another kind of model, or with settings that cannot be told.
+      UserError: missing, damaged, unsafe, of another kind of model, or with settings that are not known.
     """
-    given, path = str(path), fetch(path)
-    weights = weights_in(path) if path.is_dir() else path
-    tensors = _plain_names(open_tensors(weights))
-    form = _recognise(tensors)
+    name, path = str(path), local_path(path)
+    weights = find_weights(path) if path.is_dir() else path
+    tensors = _strip_prefixes(open_tensors(weights))
+    form = _recognize_format(tensors)
     if form == "big_vision":
-        tensors = big_vision.normalised(tensors)
+        tensors = big_vision.normalize_names(tensors)
     folder = weights.parent
     config_file = folder / (_OPENCLIP_CONFIG if form == "openclip" else _HF_CONFIG)
     config = read_json(config_file) if form != "big_vision" and config_file.is_file() else None
     if form.startswith("hf-") and config is not None:
-        form = f"hf-{huggingface.family_of(config, config_file)}"
+        form = f"hf-{huggingface.family_of_config(config, config_file)}"
     read = {"openclip": _openclip, "hf-clip": _hugging_face, "hf-siglip": _hugging_face, "big_vision": _big_vision}
     try:
         settings, table, prepared, tokenizer = read[form](tensors, form, config, config_file)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise UserError(f"{config_file}: not a config of {FORMATS[form]} ({told}); fetch it again") from error
-    told_by = weights if config is None else config_file
-    model_settings.apply(settings, changes or {}, None if config is None else config_file)
-    model_settings.finish(settings, told_by)
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{config_file}: not a config of {FORMATS[form]} ({reason}); fetch it again") from error
+    model_settings.apply_overrides(settings, overrides or {}, None if config is None else config_file)
+    model_settings.complete(settings, weights if config is None else config_file)
     shapes = param_translation.param_shapes(settings)
-    rows = param_translation.select(table, shapes, FORMATS[form])
-    param_translation.check(tensors, rows, shapes)
-    return Source(
+    rows = param_translation.select_rows(table, shapes, FORMATS[form])
+    param_translation.check_tensors(tensors, rows, shapes)
+    return ForeignCheckpoint(
         path=weights,
-        name=given.removeprefix(HUB) if given.startswith(HUB) else path.resolve().name if path.is_dir() else path.stem,
+        name=name.removeprefix(HUB) if name.startswith(HUB) else path.resolve().name if path.is_dir() else path.stem,
         format=form,
         settings=settings,
         preprocessing=prepared | {"size": settings["image"]["image_size"]},
@@ -122,7 +121,7 @@ def open_source(path: Any, changes: Mapping[str, Any] | None = None) -> Source:
     )
 
 
-def fetch(path: Any) -> Path:
+def local_path(path: Any) -> Path:
     """Makes a path local: `hf-hub:NAME` is fetched by huggingface_hub.
 
     Raises:
@@ -157,11 +156,11 @@ def _fetch_from_hub(name: str) -> Path:
     except UserError:
         raise
     except Exception as error:  # the package raises its own, the network's and the operating system's
-        told = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{HUB}{name}: could not be fetched ({type(error).__name__}: {told})") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{HUB}{name}: could not be fetched ({type(error).__name__}: {reason})") from error
 
 
-def weights_in(folder: Path) -> Path:
+def find_weights(folder: Path) -> Path:
     """The file of weights in a folder.
 
     Raises:
@@ -175,20 +174,20 @@ def weights_in(folder: Path) -> Path:
     for name in (*_HF_FILES, *_OPENCLIP_FILES):
         if (folder / name).is_file():
             return folder / name
-    found = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHTS)
-    if len(found) == 1:
-        return folder / found[0]
-    if not found:
+    names = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHTS)
+    if len(names) == 1:
+        return folder / names[0]
+    if not names:
         raise UserError(f"{folder}: holds neither a run's checkpoints nor a file of weights ({', '.join(WEIGHTS)})")
-    raise UserError(f"{folder}: holds several files of weights ({', '.join(found)}); give the path of one of them")
+    raise UserError(f"{folder}: holds several files of weights ({', '.join(names)}); give the path of one of them")
 
 
-_NESTED = ("state_dict.", "model_state_dict.", "model.")  # the first that is there holds the model
+_MODEL_PREFIXES = ("state_dict.", "model_state_dict.", "model.")  # the first that is there holds the model
 
 
-def _plain_names(tensors: Tensors) -> Tensors:
-    """Without what trainers put around the names: where the model lies, `module.` (DDP), `_orig_mod.` (compiled)."""
-    around = next((part for part in _NESTED if any(name.startswith(part) for name in tensors)), "")
+def _strip_prefixes(tensors: Tensors) -> Tensors:
+    """The arrays by names without what trainers add: where the model lies, `module.` (DDP), `_orig_mod.` (compiled)."""
+    around = next((part for part in _MODEL_PREFIXES if any(name.startswith(part) for name in tensors)), "")
 
     def rename(name):
         if not name.startswith(around):
@@ -198,17 +197,17 @@ def _plain_names(tensors: Tensors) -> Tensors:
     return tensors.renamed(rename)
 
 
-# What a file's names say about its format: all of these are there.
-_SIGNS = {
+# Names of parameters that only one format has: all of these are in the file.
+_MARKER_PARAMS = {
     "hf-siglip": ("vision_model.head.probe", "text_model.head.weight"),
     "hf-clip": ("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_projection.weight"),
     "openclip": ("visual.conv1.weight", "visual.positional_embedding"),
 }
 
 
-def _recognise(tensors: Tensors) -> str:
-    refusals.check(tensors)
-    for form, names in _SIGNS.items():
+def _recognize_format(tensors: Tensors) -> str:
+    _refuse_unsupported(tensors)
+    for form, names in _MARKER_PARAMS.items():
         if all(name in tensors for name in names):
             return form
     if "visual.trunk.patch_embed.proj.weight" in tensors:
@@ -223,11 +222,58 @@ def _recognise(tensors: Tensors) -> str:
     )
 
 
+# -- what is not read --------------------------------------------------------------------------------------------------
+
+# Architectures of other libraries, by patterns of names that only they have. The first that matches is reported.
+_BLOCKS = r"visual\.trunk\.blocks\.\d+\."
+_UNSUPPORTED = (
+    (r"text_decoder\.", "a CoCa of OpenCLIP"),
+    (r"visual\.attn_pool\.", "an OpenCLIP model with CoCa's attentional pooling"),
+    (r"text\.cls_emb$", "an OpenCLIP model with a class token in its texts, as CoCa has it"),
+    (r"text\.transformer\.(?!resblocks\.)", "an OpenCLIP model with a Hugging Face text tower"),
+    (r"visual\.layer1\.0\.conv1\.", "a CLIP with a ResNet, and mmjax has vision transformers"),
+    (r"visual\.trunk\.final_conv\.", "an OpenCLIP model with a FastViT (MobileCLIP)"),
+    (r"visual\.trunk\.stages\.", "an OpenCLIP model with a ConvNeXt"),
+    (r"visual\.trunk\.patch_embed\.backbone\.stages\.", "an OpenCLIP model with a ViTamin"),
+    (r"visual\.trunk\.patch_embed\.backbone\.", "an OpenCLIP model with a hybrid ViT (MobileCLIP)"),
+    (r"visual\.trunk\.layers\.\d+\.blocks\.", "an OpenCLIP model with a Swin transformer"),
+    (_BLOCKS + r"attn\.rel_pos\.", "an OpenCLIP model with a ViT of relative positions"),
+    (_BLOCKS + r"attn\.(q_bias|q_proj\.)", "an OpenCLIP model with an EVA"),
+    (r"(visual\.)?transformer\.resblocks\.\d+\.ls_[12]\.", "an OpenCLIP model with LayerScale"),
+    (r"text\.transformer\.resblocks\.\d+\.ls_[12]\.", "an OpenCLIP model with LayerScale"),
+    (r"(params/)?img/cls$", "a big_vision tower with a class token"),
+)
+_TRUNK, _POOL = "visual.trunk.", "visual.trunk.attn_pool.latent"
+
+
+def _refuse_unsupported(tensors: Tensors) -> None:
+    """Checks a file's names for what other architectures have.
+
+    Raises:
+      UserError: naming the architecture and the parameter that shows it.
+    """
+    for sign, architecture in _UNSUPPORTED:
+        name = next((name for name in tensors if re.match(sign, name)), None)
+        if name is not None:
+            raise UserError(f"{tensors.path}: {architecture} ({name}), which is not read")
+    if not any(name.startswith(_TRUNK) for name in tensors):
+        return
+    for part in ("cls_token", "norm_pre.weight"):
+        if _TRUNK + part in tensors:
+            kind = "a Perception Encoder" if _POOL in tensors else "a ViT of timm's with a class token (MobileCLIP)"
+            raise UserError(f"{tensors.path}: an OpenCLIP model with {kind} ({_TRUNK}{part}), which is not read")
+    if _POOL not in tensors:
+        raise UserError(
+            f"{tensors.path}: an OpenCLIP model with a tower of timm's that is none of SigLIP's ({_POOL} is missing);"
+            " of timm's towers mmjax has those"
+        )
+
+
 # -- each format -------------------------------------------------------------------------------------------------------
 
 
 def _openclip(tensors, form, config, config_file):
-    naming = openclip.naming_of(tensors)
+    naming = openclip.naming_of_tensors(tensors)
     if config is None:
         settings = openclip_bare.from_shapes(tensors, naming)
         text = published_towers.tokenizer(settings["text"]["vocab_size"])
@@ -248,14 +294,14 @@ def _hugging_face(tensors, form, config, config_file):
         settings = huggingface.from_config(config, config_file)
         size = settings["image"]["image_size"]
     prepared = preprocessing_lib.defaults(family == "clip", "huggingface")
-    told = preprocessing_lib.hf_file(config_file.parent)
-    if told is not None:
-        prepared = preprocessing_lib.from_hf(told[1], family, size, told[0])
+    processor = preprocessing_lib.read_hf_file(config_file.parent)
+    if processor is not None:
+        prepared = preprocessing_lib.from_hf(processor[1], family, size, processor[0])
     if family == "clip" and settings["text"]["vocab_size"] == tokenizer_files.CLIP_VOCAB:
         return settings, huggingface.table(family), prepared, "clip"
-    told = config_file.parent / _HF_TOKENIZER
-    called = (read_json(told) if told.is_file() else {}).get("tokenizer_class", "")
-    tokenizer = tokenizer_files.tokenizer(config_file.parent, called, settings["text"]["vocab_size"])
+    tokenizer_config = config_file.parent / _HF_TOKENIZER
+    class_name = (read_json(tokenizer_config) if tokenizer_config.is_file() else {}).get("tokenizer_class", "")
+    tokenizer = tokenizer_files.tokenizer(config_file.parent, class_name, settings["text"]["vocab_size"])
     return settings, huggingface.table(family), prepared, tokenizer
 
 

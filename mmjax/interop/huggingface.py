@@ -6,7 +6,7 @@ from typing import Any
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, param_names, published_towers
 from mmjax.interop.param_names import Row
-from mmjax.interop.preprocessing import written_interpolation
+from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
 from mmjax.utils import end_of_text
 
@@ -20,7 +20,13 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-_THEIRS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
+_HF_ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 # What a config file that leaves a field out means, as the library's own classes have it.
 _DEFAULTS = {
@@ -89,7 +95,7 @@ def table(family: str) -> list[Row]:
     return param_names.HF_CLIP if family == "clip" else param_names.HF_SIGLIP
 
 
-def family_of(config: Mapping[str, Any], path: Any) -> str:
+def family_of_config(config: Mapping[str, Any], path: Any) -> str:
     """`clip` or `siglip`, from a config.json.
 
     Raises:
@@ -112,18 +118,18 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
     Raises:
       UserError: a model of another kind, or a setting that mmjax does not have.
     """
-    family = family_of(config, path)
+    family = family_of_config(config, path)
     defaults = _DEFAULTS[family]
     vision, text = (
         # Old files say the same under another name, and the library lets that win.
-        defaults[tower] | _given(config.get(f"{tower}_config")) | _given(config.get(f"{tower}_config_dict"))
+        defaults[tower] | _set_fields(config.get(f"{tower}_config")) | _set_fields(config.get(f"{tower}_config_dict"))
         for tower in ("vision", "text")
     )
-    settings = model_settings.clip() if family == "clip" else model_settings.siglip()
+    settings = model_settings.clip_template() if family == "clip" else model_settings.siglip_template()
     for ours, theirs, name in ((settings["image"], vision, "vision"), (settings["text"], text, "text")):
         ours |= {field: theirs[other] for field, other in _FIELDS.items()}
         field = f"{path}: {name}_config.hidden_act"
-        ours["activation"] = model_settings.known_activation(field, theirs["hidden_act"], ACTIVATIONS)
+        ours["activation"] = model_settings.translate_activation(field, theirs["hidden_act"], ACTIVATIONS)
     if vision["num_channels"] != 3:
         raise UserError(f"{path}: vision_config.num_channels={vision['num_channels']}; mmjax takes RGB images")
     if not vision.get("vision_use_head", True):
@@ -148,30 +154,32 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
     return settings
 
 
-def _given(fields: Mapping[str, Any] | None) -> dict[str, Any]:
+def _set_fields(fields: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (fields or {}).items() if value is not None}
 
 
 def from_shapes(tensors: Tensors, family: str) -> model_settings.Settings:
-    """A model's settings as far as shapes and published models tell them; what they do not is `Open`."""
-    settings = model_settings.clip() if family == "clip" else model_settings.siglip()
+    """A model's settings as far as shapes and published models have them; others are `MissingSetting`."""
+    settings = model_settings.clip_template() if family == "clip" else model_settings.siglip_template()
     for name, tower in (("vision", settings["image"]), ("text", settings["text"])):
         layers = f"{name}_model.encoder.layers."
-        hidden, width = model_settings.shape(tensors, f"{layers}0.mlp.fc1.weight", 2)
+        hidden, width = model_settings.param_shape(tensors, f"{layers}0.mlp.fc1.weight", 2)
         tower |= dict(width=width, mlp_dim=hidden, activation=published_towers.ACTIVATION)
-        tower |= published_towers.tower(family, "image" if name == "vision" else name, width, hidden)
-        tower["depth"] = model_settings.depth(tensors, layers.replace(".", r"\.") + r"(\d+)\.")
-    patch = model_settings.shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)[2]
+        tower |= published_towers.heads_and_norm(family, "image" if name == "vision" else name, width, hidden)
+        tower["depth"] = model_settings.count_layers(tensors, layers.replace(".", r"\.") + r"(\d+)\.")
+    patch = model_settings.param_shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)[2]
     name = "vision_model.embeddings.position_embedding.weight"
-    positions = model_settings.shape(tensors, name, 2)[0] - int(family == "clip")
-    side = model_settings.square(tensors, name, positions)
+    positions = model_settings.param_shape(tensors, name, 2)[0] - int(family == "clip")
+    side = model_settings.grid_side(tensors, name, positions)
     settings["image"] |= dict(patch_size=patch, image_size=published_towers.image_size(family, patch, side))
-    vocab_size = model_settings.shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
-    context = model_settings.shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0]
+    vocab_size = model_settings.param_shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
+    context = model_settings.param_shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0]
     settings["text"] |= dict(vocab_size=vocab_size, context_length=context)
     if family == "clip":
-        settings["embed_dim"] = model_settings.shape(tensors, "text_projection.weight", 2)[0]
-        vocabulary = published_towers.vocabulary(family, vocab_size) or published_towers.open_text(family, vocab_size)
+        settings["embed_dim"] = model_settings.param_shape(tensors, "text_projection.weight", 2)[0]
+        vocabulary = published_towers.vocabulary(family, vocab_size) or published_towers.missing_text_settings(
+            family, vocab_size
+        )
         settings["text"]["eos_id"] = vocabulary["eos_id"]
     else:
         settings["embed_dim"] = settings["image"]["width"]
@@ -190,8 +198,8 @@ _SIGLIP_FIXED = {
 }
 
 
-def family_for(settings: model_settings.Settings) -> str:
-    """Which of the two models the settings are.
+def family_of_settings(settings: model_settings.Settings) -> str:
+    """`clip` or `siglip`, from a model's settings.
 
     Raises:
       UserError: neither; the first field that differs from the nearer one is named.
@@ -207,23 +215,23 @@ def family_for(settings: model_settings.Settings) -> str:
                 )
     has_bias = settings["logit_bias_init"] is not None
     if has_bias != (family == "siglip"):
-        told = "has no logit_bias" if family == "clip" else "has a logit_bias"
-        raise UserError(f"model.logit_bias_init={settings['logit_bias_init']}: Hugging Face's {name} {told}")
+        theirs = "has no logit_bias" if family == "clip" else "has a logit_bias"
+        raise UserError(f"model.logit_bias_init={settings['logit_bias_init']}: Hugging Face's {name} {theirs}")
     if family == "clip" and settings["text"]["eos_id"] == _LARGEST_ID:
         raise UserError("model.text.eos_id=2: Hugging Face's CLIPModel takes 2 for 'the largest id' there")
     return family
 
 
 def to_config(settings: model_settings.Settings) -> dict[str, Any]:
-    """What config.json must say for `from_pretrained`.
+    """The content of config.json for `from_pretrained`.
 
     Raises:
       UserError: the model is not one of theirs.
     """
-    family = family_for(settings)
+    family = family_of_settings(settings)
     image, text = settings["image"], settings["text"]
     vision_config, text_config = (
-        {theirs: tower[ours] for ours, theirs in _FIELDS.items()} | {"hidden_act": _THEIRS[tower["activation"]]}
+        {theirs: tower[ours] for ours, theirs in _FIELDS.items()} | {"hidden_act": _HF_ACTIVATIONS[tower["activation"]]}
         for tower in (image, text)
     )
     vision_config |= dict(image_size=image["image_size"], patch_size=image["patch_size"], num_channels=3)
@@ -243,11 +251,11 @@ def to_config(settings: model_settings.Settings) -> dict[str, Any]:
 
 
 def to_preprocessor(preprocessing: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """What preprocessor_config.json must say."""
+    """The content of preprocessor_config.json."""
     size = preprocessing["size"]
     square = {"height": size, "width": size}
     crop = preprocessing["resize"] == "crop"
-    number = {name: number for number, name in _RESAMPLE.items()}[written_interpolation(preprocessing)]
+    number = {name: number for number, name in _RESAMPLE.items()}[exported_interpolation(preprocessing)]
     config = dict(
         image_processor_type="CLIPImageProcessor" if family == "clip" or crop else "SiglipImageProcessor",
         do_resize=True,

@@ -1,4 +1,4 @@
-"""Settings of a model that came from elsewhere: from shapes and tables, a config file, or said by a person."""
+"""Settings of another library's model: from shapes and tables, from a config file, or given by the user."""
 
 import ast
 import re
@@ -16,8 +16,8 @@ from mmjax.utils import end_of_text
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
-# How training runs the model, not what it is: nothing that a file could tell.
-_EXECUTION = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout")
+# How training runs the model, not what it computes: no file has these.
+_EXECUTION_FIELDS = ("scan", "remat", "remat_keep", "dropout", "drop_path", "patch_dropout")
 # Fields with a choice of words.
 _CHOICES = {
     "activation": tuple(ACTIVATIONS),
@@ -25,83 +25,84 @@ _CHOICES = {
     "text.pool": tuple(kind for kind in pool.POOLS if kind != "cls"),
     "projection": ("linear", "bias", "none"),
 }
-# Far beyond any model: what a damaged file says is refused before its layers are counted.
-_MOST = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "context_length": 10**6}
-_MOST_OTHERS = 10**5
+# Far beyond any model: a damaged file is refused before its layers are counted.
+_MAX = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "context_length": 10**6}
+_MAX_OTHERS = 10**5
 
 
-def is_function(field: str) -> bool:
+def affects_output(field: str) -> bool:
     """Whether a tower's field decides what it computes, rather than how it is run."""
-    return field not in _EXECUTION
+    return field not in _EXECUTION_FIELDS
 
 
-def clip() -> Settings:
+def clip_template() -> Settings:
     """CLIP's settings, to be filled in."""
     return two_tower.variant("B/32")
 
 
-def siglip() -> Settings:
+def siglip_template() -> Settings:
     """SigLIP's settings, to be filled in."""
     return two_tower.variant("siglip-B/16")
 
 
-def apply(settings: Settings, changes: Mapping[str, Any], config_file: Any = None) -> None:
-    """Sets fields that a person gave, in place: `image.activation`, or `activation` for both towers.
+def apply_overrides(settings: Settings, overrides: Mapping[str, Any], config_file: Any = None) -> None:
+    """Sets fields that the user gave, in place: `image.activation`, or `activation` for both towers.
 
     Args:
       settings: of the model.
-      changes: the fields.
-      config_file: where the settings come from, which then are not to be changed; None where no file says them.
+      overrides: the fields.
+      config_file: where the settings come from, which then are not to be changed; None where no file has them.
 
     Raises:
-      UserError: there is no such field, the value is of another kind, or the config file says something else.
+      UserError: there is no such field, the value is of another kind, or the config file has another value.
     """
-    towers = {f"{tower}.{field}": (tower, field) for tower in TOWERS for field in settings[tower]}
-    shared = [field for field in settings["image"] if field in settings["text"] and field not in _EXECUTION]
-    for name, value in changes.items():
-        if name in towers:
-            places = [towers[name]]
-        elif name in shared:
-            places = [(tower, name) for tower in TOWERS]
-        else:
-            settable = [*shared, *(field for field in towers if field.split(".")[1] not in _EXECUTION)]
-            raise UserError(
-                f"{name}={value!r}: a model has no such setting{did_you_mean(name, settable)}; see its config"
-            )
-        for tower, field in places:
-            fitting = _fitting(name, value, tower, field)
-            if config_file is not None and settings[tower][field] != fitting and is_function(field):
+    for name, value in overrides.items():
+        for tower, field in _towers_with(name, value, settings):
+            valid = _validate_field(name, value, tower, field)
+            if config_file is not None and settings[tower][field] != valid and affects_output(field):
                 raise UserError(
                     f"{name}={value!r} was given, but the model of {config_file} has"
                     f" {tower}.{field}={settings[tower][field]!r}; leave it out, or correct the file"
                 )
-            settings[tower][field] = fitting
+            settings[tower][field] = valid
 
 
-def _fitting(told: str, value: Any, tower: str, field: str) -> Any:
-    """The value of a tower's field, of the right type and in the right range; messages call it `told`."""
-    value = _typed(told, value, two_tower.variant("B/32")[tower][field])
+def _towers_with(name: str, value: Any, settings: Settings) -> list[tuple[str, str]]:
+    """The (tower, field) pairs that an override's name stands for."""
+    of_one_tower = {f"{tower}.{field}": (tower, field) for tower in TOWERS for field in settings[tower]}
+    if name in of_one_tower:
+        return [of_one_tower[name]]
+    shared = [field for field in settings["image"] if field in settings["text"] and affects_output(field)]
+    if name in shared:
+        return [(tower, name) for tower in TOWERS]
+    settable = [*shared, *(path for path, (_, field) in of_one_tower.items() if affects_output(field))]
+    raise UserError(f"{name}={value!r}: a model has no such setting{did_you_mean(name, settable)}; see its config")
+
+
+def _validate_field(label: str, value: Any, tower: str, field: str) -> Any:
+    """The value of a tower's field, of the right type and in the right range; `label` is its name in messages."""
+    value = _validate_type(label, value, two_tower.variant("B/32")[tower][field])
     choices = _CHOICES.get(field) or _CHOICES.get(f"{tower}.{field}")
     if choices:
-        validate_choice(told, value, choices)
+        validate_choice(label, value, choices)
     if type(value) is int and field not in ("eos_id", "remat_keep") and value < 1:
-        raise UserError(f"{told}={value} must be at least 1")
-    if type(value) is int and value > _MOST.get(field, _MOST_OTHERS):
-        raise UserError(f"{told}={value} is more than any model has ({_MOST.get(field, _MOST_OTHERS)})")
+        raise UserError(f"{label}={value} must be at least 1")
+    if type(value) is int and value > _MAX.get(field, _MAX_OTHERS):
+        raise UserError(f"{label}={value} is more than any model has ({_MAX.get(field, _MAX_OTHERS)})")
     if field == "norm_eps" and not 0 < value < 1:
-        raise UserError(f"{told}={value} must be greater than 0 and less than 1")
+        raise UserError(f"{label}={value} must be greater than 0 and less than 1")
     return value
 
 
-def _typed(name: str, value: Any, example: Any) -> Any:
+def _validate_type(label: str, value: Any, example: Any) -> Any:
     if isinstance(example, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(example):
-        raise UserError(f"{name}={value!r}: wants a value such as {example!r}")
+        raise UserError(f"{label}={value!r}: wants a value such as {example!r}")
     return value
 
 
-def parse(texts: list[str]) -> dict[str, Any]:
+def parse_flags(texts: list[str]) -> dict[str, Any]:
     """Reads `image.activation=quick_gelu` and the like, as the command line gives them."""
     changes = {}
     for text in texts:
@@ -115,50 +116,55 @@ def parse(texts: list[str]) -> dict[str, Any]:
     return changes
 
 
-def finish(settings: Settings, path: Any) -> None:
-    """Checks that nothing is left open that no shape, no table and no config file decides; sets what follows.
+def complete(settings: Settings, path: Any) -> None:
+    """Checks that every setting is known and valid; sets in place what follows from others.
 
     Raises:
       UserError: naming the fields and how to give them.
     """
     text = settings["text"]
-    if text["pool"] in ("last", "mean", "map") and isinstance(text["eos_id"], published_towers.Open):
+    if text["pool"] in ("last", "mean", "map") and isinstance(text["eos_id"], published_towers.MissingSetting):
         text["eos_id"] = 1  # not read
-    if any(isinstance(value, published_towers.Open) for tower in TOWERS for value in settings[tower].values()):
-        raise UserError(f"{path}: {_question(settings, path)}")
+    missing = _missing_settings(settings)
+    if missing:
+        raise UserError(f"{path}: {_missing_message(missing, path)}")
     for tower in TOWERS:
         for field, value in settings[tower].items():
-            settings[tower][field] = _fitting(f"{path}: {tower}.{field}", value, tower, field)
-    size = _typed(f"{path}: embed_dim", settings["embed_dim"], 512)
-    if not 1 <= size <= _MOST_OTHERS:
-        raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MOST_OTHERS}")
-    _check_fit(settings, path)
+            settings[tower][field] = _validate_field(f"{path}: {tower}.{field}", value, tower, field)
+    size = _validate_type(f"{path}: embed_dim", settings["embed_dim"], 512)
+    if not 1 <= size <= _MAX_OTHERS:
+        raise UserError(f"{path}: embed_dim={size} must be between 1 and {_MAX_OTHERS}")
+    _check_consistent(settings, path)
     image = settings["image"]
     # The other libraries' patches are a convolution, which leaves the last pixels out.
     image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
 
 
-def _question(settings: Settings, path: Any) -> str:
-    """What is asked for, why, and how code and the command line give it."""
-    fields = {
+def _missing_settings(settings: Settings) -> dict[str, published_towers.MissingSetting]:
+    """The missing settings by name, `image.heads` or, where both towers miss the same, `activation`."""
+    missing = {
         f"{tower}.{field}": value
         for tower in TOWERS
         for field, value in settings[tower].items()
-        if isinstance(value, published_towers.Open)
+        if isinstance(value, published_towers.MissingSetting)
     }
-    # A field that is asked for of both towers in the same words has one name for both.
-    for field in sorted({name.split(".")[1] for name in fields}):
-        image, text = (fields.get(f"{tower}.{field}") for tower in TOWERS)
+    for field in sorted({name.split(".")[1] for name in missing}):
+        image, text = (missing.get(f"{tower}.{field}") for tower in TOWERS)
         if image is not None and image == text:
-            del fields[f"image.{field}"], fields[f"text.{field}"]
-            fields[field] = image
-    shared = [name for name in fields if "." not in name]
-    single = [name for name in fields if "." in name]
-    names = [f"{name} ({fields[name].why})" if fields[name].why else name for name in (*shared, *single)]
-    code = [f"{name}={fields[name].example}" for name in shared]
+            del missing[f"image.{field}"], missing[f"text.{field}"]
+            missing[field] = image
+    return missing
+
+
+def _missing_message(missing: Mapping[str, published_towers.MissingSetting], path: Any) -> str:
+    """The missing fields, why they are missing, and how code and the command line give them."""
+    shared = [name for name in missing if "." not in name]
+    single = [name for name in missing if "." in name]
+    names = [f"{name} ({missing[name].why})" if missing[name].why else name for name in (*shared, *single)]
+    code = [f"{name}={missing[name].example}" for name in shared]
     if single:
-        code.append("**{" + ", ".join(f'"{name}": {fields[name].example}' for name in single) + "}")
-    flags = " ".join(f"--set {name}={fields[name].example.strip(chr(34))}" for name in (*shared, *single))
+        code.append("**{" + ", ".join(f'"{name}": {missing[name].example}' for name in single) + "}")
+    flags = " ".join(f"--set {name}={missing[name].example.strip(chr(34))}" for name in (*shared, *single))
     command = f"mmjax convert {shlex.quote(str(path))} DST --to=mmjax {flags}"
     return (
         f"no config file lies beside it, and shapes do not tell {', '.join(names)};"
@@ -166,7 +172,7 @@ def _question(settings: Settings, path: Any) -> str:
     )
 
 
-def _check_fit(settings: Settings, path: Any) -> None:
+def _check_consistent(settings: Settings, path: Any) -> None:
     """Checks what would make the model impossible to build, or would pool texts where no token is."""
     for name in TOWERS:
         tower = settings[name]
@@ -183,21 +189,21 @@ def _check_fit(settings: Settings, path: Any) -> None:
         )
 
 
-def depth(tensors: Tensors, pattern: str) -> int:
+def count_layers(tensors: Tensors, pattern: str) -> int:
     """Number of layers whose names match a pattern with one group, the layer's number.
 
     Raises:
       UserError: there is none.
     """
-    found = {int(match[1]) for name in tensors for match in [re.match(pattern, name)] if match}
-    if not found:
+    layers = {int(match[1]) for name in tensors for match in [re.match(pattern, name)] if match}
+    if not layers:
         raise UserError(f"{tensors.path}: has no layers of the name {pattern.replace(chr(92), '')}")
-    if max(found) >= _MOST["depth"]:
-        raise UserError(f"{tensors.path}: names a layer {max(found)}, which no model has; the file is damaged")
-    return max(found) + 1
+    if max(layers) >= _MAX["depth"]:
+        raise UserError(f"{tensors.path}: names a layer {max(layers)}, which no model has; the file is damaged")
+    return max(layers) + 1
 
 
-def shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+def param_shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     """Shape of an array that a model of this kind must have.
 
     Raises:
@@ -205,13 +211,13 @@ def shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     """
     if name not in tensors:
         raise UserError(f"{tensors.path}: the parameter {name} is missing{did_you_mean(name, tensors)}")
-    found = tensors[name]
-    if len(found) != axes:
-        raise UserError(f"{tensors.path}: {name} has shape {list(found)}, which has {len(found)} axes and not {axes}")
-    return found
+    sizes = tensors[name]
+    if len(sizes) != axes:
+        raise UserError(f"{tensors.path}: {name} has shape {list(sizes)}, which has {len(sizes)} axes and not {axes}")
+    return sizes
 
 
-def square(tensors: Tensors, name: str, positions: int) -> int:
+def grid_side(tensors: Tensors, name: str, positions: int) -> int:
     """Side of the grid of patches.
 
     Raises:
@@ -223,7 +229,7 @@ def square(tensors: Tensors, name: str, positions: int) -> int:
     return side
 
 
-def known_activation(field: str, value: str, names: Mapping[str, str]) -> str:
+def translate_activation(field: str, value: str, names: Mapping[str, str]) -> str:
     """Our name of an activation.
 
     Raises:
@@ -232,7 +238,7 @@ def known_activation(field: str, value: str, names: Mapping[str, str]) -> str:
     return names[validate_choice(field, value, names)]
 
 
-def as_tokenized(settings: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_eos_id(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A text tower's settings with the id that is the largest of every tokenized text in place of `LARGEST_ID`.
 
     A vocabulary of CLIP's kind ends with the end-of-text token: a tower that pools there by its id and one that pools

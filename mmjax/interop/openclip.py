@@ -10,7 +10,7 @@ from typing import Any
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, param_names, timm_siglip
 from mmjax.interop.param_names import Row
-from mmjax.interop.preprocessing import written_interpolation
+from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
 from mmjax.utils import end_of_text
 
@@ -29,14 +29,14 @@ class Naming:
         return param_names.openclip(timm=self.timm, custom_text=self.custom_text, projection_bias=self.projection_bias)
 
 
-def naming_of(tensors: Tensors) -> Naming:
-    """Finds the naming of a file."""
+def naming_of_tensors(tensors: Tensors) -> Naming:
+    """The naming of a file."""
     custom_text = "text.token_embedding.weight" in tensors
     projection = ("text." if custom_text else "") + "text_projection.weight"
     return Naming("visual.trunk.patch_embed.proj.weight" in tensors, custom_text, projection in tensors)
 
 
-def naming_for(settings: model_settings.Settings) -> Naming:
+def naming_of_settings(settings: model_settings.Settings) -> Naming:
     """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with timm's tower."""
     timm = settings["image"]["pool"] == "map"
     return Naming(timm, timm, settings["text"]["projection"] == "bias")
@@ -44,7 +44,7 @@ def naming_for(settings: model_settings.Settings) -> Naming:
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
-# Fields that change nothing in what a trained model computes, or that are told otherwise.
+# Fields that change nothing in what a trained model computes, or that stand elsewhere too.
 _IGNORED = {
     "vision": {"patch_dropout", "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path"},
     "text": {
@@ -96,11 +96,11 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
         raise UserError(f"{path}: a CoCa model of OpenCLIP, which is not read")
     vision, text = model["vision_cfg"], model["text_cfg"]
     is_timm = bool(vision.get("timm_model_name"))
-    timm_tower = timm_siglip.tower(vision["timm_model_name"], path) if is_timm else {}
+    timm_tower = timm_siglip.tower_settings(vision["timm_model_name"], path) if is_timm else {}
     _check_fields(vision, "vision", is_timm, path)
     _check_fields(text, "text", False, path)
     quick = bool(model.get("quick_gelu", False))
-    settings = model_settings.siglip() if is_timm else model_settings.clip()
+    settings = model_settings.siglip_template() if is_timm else model_settings.clip_template()
     settings["embed_dim"] = model["embed_dim"]
     bias = model.get("init_logit_bias")
     settings["logit_bias_init"] = None if bias is None else float(bias)
@@ -166,14 +166,14 @@ def _side(size: Any, path: Any) -> int:
 
 
 def _activation(cfg: Mapping[str, Any], quick: bool, path: Any) -> str:
-    given = cfg.get("act_kwargs") or {}
-    if quick and not given:
+    kwargs = cfg.get("act_kwargs") or {}
+    if quick and not kwargs:
         return "quick_gelu"
-    if not quick and given in ({}, {"approximate": "none"}):
+    if not quick and kwargs in ({}, {"approximate": "none"}):
         return "gelu"
-    if not quick and given == {"approximate": "tanh"}:
+    if not quick and kwargs == {"approximate": "tanh"}:
         return "gelu_tanh"
-    raise UserError(f"{path}: act_kwargs={given} with quick_gelu={quick} is not read")
+    raise UserError(f"{path}: act_kwargs={kwargs} with quick_gelu={quick} is not read")
 
 
 def _eps(cfg: Mapping[str, Any]) -> float:
@@ -186,7 +186,7 @@ _TOKENIZERS = {32000: "timm/ViT-B-16-SigLIP", 256000: "timm/ViT-B-16-SigLIP2"}
 
 
 def to_config(settings: model_settings.Settings, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """What open_clip_config.json must say.
+    """The content of open_clip_config.json.
 
     Raises:
       UserError: a setting that OpenCLIP does not have.
@@ -196,12 +196,12 @@ def to_config(settings: model_settings.Settings, preprocessing: Mapping[str, Any
         top: dict[str, Any] = dict(embed_dim=settings["embed_dim"])
     else:
         top = dict(embed_dim=settings["embed_dim"], init_logit_bias=settings["logit_bias_init"])
-    naming = naming_for(settings)
+    naming = naming_of_settings(settings)
     if naming.timm:
         _require("image", image, class_token=False, patch_bias=True, pre_norm=False, projection="none")
         top["custom_text"] = True
         vision = dict(
-            image_size=image["image_size"], timm_model_name=timm_siglip.name_of(image), timm_model_pretrained=False
+            image_size=image["image_size"], timm_model_name=timm_siglip.timm_name(image), timm_model_pretrained=False
         )
         vision |= dict(timm_pool="map", timm_proj="none")
         towers = [("text", text)]
@@ -243,7 +243,7 @@ def to_config(settings: model_settings.Settings, preprocessing: Mapping[str, Any
             cfg["norm_kwargs"] = {"eps": tower["norm_eps"]}
     resize = {"crop": "shortest", "squash": "squash"}[preprocessing["resize"]]
     prepared = dict(mean=list(preprocessing["mean"]), std=list(preprocessing["std"]), resize_mode=resize)
-    prepared |= dict(interpolation=written_interpolation(preprocessing))
+    prepared |= dict(interpolation=exported_interpolation(preprocessing))
     return dict(model_cfg=top | dict(vision_cfg=vision, text_cfg=words), preprocess_cfg=prepared)
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's and OpenCLIP's files without a config beside them: what shapes, names and published models tell."""
+"""OpenAI's and OpenCLIP's files without a config beside them: settings from shapes, names and published models."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _CLIPA_VOCAB = 32_000  # BERT's, cut
 
 
 def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Settings:
-    """A model's settings; those that nothing tells are `published_towers.Open`.
+    """A model's settings; others are `published_towers.MissingSetting`.
 
     A file with SigLIP's tower of timm's is a SigLIP, any other a CLIP. OpenAI's archives are run by its own rules:
     QuickGELU, epsilon 1e-5, pixels in whole patches, causal texts that are pooled at the largest id.
@@ -23,20 +23,24 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     """
     family = "siglip" if naming.timm else "clip"
     is_openai = not naming.timm and all(name in tensors for name in _OPENAI)
-    settings = model_settings.siglip() if naming.timm else model_settings.clip()
+    settings = model_settings.siglip_template() if naming.timm else model_settings.clip_template()
     image, text = settings["image"], settings["text"]
     image |= _siglip_image(tensors) if naming.timm else _clip_image(tensors)
     prefix = "text." if naming.custom_text else ""
-    vocab_size, width = model_settings.shape(tensors, f"{prefix}token_embedding.weight", 2)
-    mlp_dim = model_settings.shape(tensors, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
-    text |= dict(vocab_size=vocab_size, width=width, mlp_dim=mlp_dim) | published_towers.tower(
+    vocab_size, width = model_settings.param_shape(tensors, f"{prefix}token_embedding.weight", 2)
+    mlp_dim = model_settings.param_shape(tensors, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
+    text |= dict(vocab_size=vocab_size, width=width, mlp_dim=mlp_dim) | published_towers.heads_and_norm(
         family, "text", width, mlp_dim
     )
-    text["context_length"] = model_settings.shape(tensors, f"{prefix}positional_embedding", 2)[0]
-    text["depth"] = model_settings.depth(tensors, prefix.replace(".", r"\.") + r"transformer\.resblocks\.(\d+)\.")
+    text["context_length"] = model_settings.param_shape(tensors, f"{prefix}positional_embedding", 2)[0]
+    text["depth"] = model_settings.count_layers(
+        tensors, prefix.replace(".", r"\.") + r"transformer\.resblocks\.(\d+)\."
+    )
     text["activation"] = published_towers.ACTIVATION
-    text |= published_towers.vocabulary(family, vocab_size) or published_towers.open_text(family, vocab_size)
-    if isinstance(text["heads"], published_towers.Open):  # another tower than that of the vocabulary's model
+    text |= published_towers.vocabulary(family, vocab_size) or published_towers.missing_text_settings(
+        family, vocab_size
+    )
+    if isinstance(text["heads"], published_towers.MissingSetting):  # another tower than that of the vocabulary's model
         text["activation"] = published_towers.ACTIVATION
     if is_openai:
         for tower in (image, text):
@@ -46,19 +50,19 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     elif not naming.timm and not image["pre_norm"]:
         if vocab_size == _CLIPA_VOCAB:
             raise UserError(f"{tensors.path}: a CLIPA (no visual.ln_pre, {vocab_size} ids), which is not read")
-        image["pool"] = published_towers.Open('"cls"', "without visual.ln_pre")
+        image["pool"] = published_towers.MissingSetting('"cls"', "without visual.ln_pre")
     text["projection"], settings["embed_dim"] = _projection(tensors, naming, prefix, width)
     settings["logit_bias_init"] = -10.0 if "logit_bias" in tensors else None
     return settings
 
 
 def _clip_image(tensors: Tensors) -> dict[str, Any]:
-    width, _, patch, _ = model_settings.shape(tensors, "visual.conv1.weight", 4)
-    mlp_dim = model_settings.shape(tensors, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
-    return published_towers.tower("clip", "image", width, mlp_dim) | dict(
+    width, _, patch, _ = model_settings.param_shape(tensors, "visual.conv1.weight", 4)
+    mlp_dim = model_settings.param_shape(tensors, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
+    return published_towers.heads_and_norm("clip", "image", width, mlp_dim) | dict(
         width=width,
         mlp_dim=mlp_dim,
-        depth=model_settings.depth(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
+        depth=model_settings.count_layers(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
         patch_size=patch,
         image_size=published_towers.image_size("clip", patch, _side(tensors)),
         pre_norm="visual.ln_pre.weight" in tensors,
@@ -69,19 +73,21 @@ def _clip_image(tensors: Tensors) -> dict[str, Any]:
 def _side(tensors: Tensors) -> int:
     """Patches a side of a CLIP's images."""
     table = "visual.positional_embedding"
-    return model_settings.square(tensors, table, model_settings.shape(tensors, table, 2)[0] - 1)
+    return model_settings.grid_side(tensors, table, model_settings.param_shape(tensors, table, 2)[0] - 1)
 
 
 def _siglip_image(tensors: Tensors) -> dict[str, Any]:
     """timm's tower, whose activation goes by its name, which goes by its size and patches."""
     trunk = "visual.trunk."
-    width, _, patch, _ = model_settings.shape(tensors, f"{trunk}patch_embed.proj.weight", 4)
-    mlp_dim = model_settings.shape(tensors, f"{trunk}blocks.0.mlp.fc1.weight", 2)[0]
-    side = model_settings.square(tensors, f"{trunk}pos_embed", model_settings.shape(tensors, f"{trunk}pos_embed", 3)[1])
-    return published_towers.tower("siglip", "image", width, mlp_dim) | dict(
+    width, _, patch, _ = model_settings.param_shape(tensors, f"{trunk}patch_embed.proj.weight", 4)
+    mlp_dim = model_settings.param_shape(tensors, f"{trunk}blocks.0.mlp.fc1.weight", 2)[0]
+    side = model_settings.grid_side(
+        tensors, f"{trunk}pos_embed", model_settings.param_shape(tensors, f"{trunk}pos_embed", 3)[1]
+    )
+    return published_towers.heads_and_norm("siglip", "image", width, mlp_dim) | dict(
         width=width,
         mlp_dim=mlp_dim,
-        depth=model_settings.depth(tensors, r"visual\.trunk\.blocks\.(\d+)\."),
+        depth=model_settings.count_layers(tensors, r"visual\.trunk\.blocks\.(\d+)\."),
         patch_size=patch,
         image_size=published_towers.image_size("siglip", patch, side),
         activation=timm_siglip.activation(width, mlp_dim, patch, side) or published_towers.ACTIVATION,
@@ -91,7 +97,7 @@ def _siglip_image(tensors: Tensors) -> dict[str, Any]:
 def _projection(tensors: Tensors, naming: openclip.Naming, prefix: str, width: int) -> tuple[str, int]:
     """The kind of the text projection, and E."""
     if naming.projection_bias:
-        return "bias", model_settings.shape(tensors, f"{prefix}text_projection.weight", 2)[0]
+        return "bias", model_settings.param_shape(tensors, f"{prefix}text_projection.weight", 2)[0]
     if naming.timm and f"{prefix}text_projection" not in tensors:
         return "none", width  # SigLIP i18n
-    return "linear", model_settings.shape(tensors, f"{prefix}text_projection", 2)[1]
+    return "linear", model_settings.param_shape(tensors, f"{prefix}text_projection", 2)[1]

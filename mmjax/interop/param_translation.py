@@ -1,4 +1,4 @@
-"""Between named arrays of another library and our parameters, one parameter at a time."""
+"""Translation between named arrays of another library and our parameters, one parameter at a time."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ def _param_shapes(settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((partition.path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
 
 
-def select(rows: Sequence[Row], shapes: Shapes, form: str) -> list[Row]:
+def select_rows(rows: Sequence[Row], shapes: Shapes, form: str) -> list[Row]:
     """The rows of a table that a model needs.
 
     Args:
@@ -78,7 +78,7 @@ def _our_shapes(row: Row, shapes: Shapes) -> list[tuple[int, ...]]:
 
 
 def their_shapes(rows: Iterable[Row], shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's parameters in another format, in the order that `translate` gives them."""
+    """Names and shapes of a model's parameters in another format, in the order of `export_params`."""
     result = {}
     for row in rows:
         # Zeros without memory: reshapes and transposes of them are views.
@@ -89,7 +89,7 @@ def their_shapes(rows: Iterable[Row], shapes: Shapes) -> dict[str, tuple[int, ..
     return result
 
 
-def check(tensors: Tensors, rows: Sequence[Row], shapes: Shapes) -> None:
+def check_tensors(tensors: Tensors, rows: Sequence[Row], shapes: Shapes) -> None:
     """Checks a file's names and shapes against a model's, before anything is read.
 
     Raises:
@@ -101,9 +101,9 @@ def check(tensors: Tensors, rows: Sequence[Row], shapes: Shapes) -> None:
             missing = sum(other not in tensors for other in wanted)
             more = f" (and {missing - 1} more)" if missing > 1 else ""
             raise UserError(f"{tensors.path}: the parameter {name}{more} is missing{did_you_mean(name, tensors)}")
-        found = tensors[name]
-        if found != shape and not (np.prod(shape) == np.prod(found) == 1 and len(found) <= 1):  # scalars as [1]
-            raise UserError(f"{tensors.path}: {name} has shape {list(found)}, but its config makes it {list(shape)}")
+        stored = tensors[name]
+        if stored != shape and not (np.prod(shape) == np.prod(stored) == 1 and len(stored) <= 1):  # scalars as [1]
+            raise UserError(f"{tensors.path}: {name} has shape {list(stored)}, but its config makes it {list(shape)}")
     unknown = [name for name in tensors if name not in wanted and not name.endswith(_NO_PARAMETERS)]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -113,24 +113,24 @@ def check(tensors: Tensors, rows: Sequence[Row], shapes: Shapes) -> None:
         )
 
 
-def read(
+def read_params(
     tensors: Tensors,
     rows: Sequence[Row],
     shapes: Shapes,
-    place: Callable[[str, np.ndarray], Any],
+    convert: Callable[[str, np.ndarray], Any],
     wanted: Callable[[str], bool] = lambda path: True,
 ) -> dict[str, Any]:
     """Reads parameters, one after the other: what is on the host at a time is one of them and a tensor of the file.
 
     Args:
       tensors: the file.
-      rows: from `select`.
+      rows: from `select_rows`.
       shapes: the model's.
-      place: (path, float32 array) -> what to keep; puts the array on the devices.
+      convert: (path, float32 array) -> what to keep, such as the array on its devices.
       wanted: which paths to read.
 
     Returns:
-      What `place` returned, by path.
+      What `convert` returned, by path.
     """
     result = {}
     for row in rows:
@@ -147,16 +147,16 @@ def read(
                     array[layer] = part
         for path, array in zip(row.ours, arrays, strict=True):
             if wanted(path):
-                result[path] = place(path, np.asarray(array, order="C"))
+                result[path] = convert(path, np.asarray(array, order="C"))
     return result
 
 
-def write(params: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[tuple[str, np.ndarray]]:
+def export_params(params: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[tuple[str, np.ndarray]]:
     """Translates parameters to another format, one after the other.
 
     Args:
       params: our arrays by path.
-      rows: from `select`.
+      rows: from `select_rows`.
 
     Yields:
       Their names and contiguous float32 arrays, in the order of `their_shapes`.

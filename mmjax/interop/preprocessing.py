@@ -1,4 +1,4 @@
-"""How images are prepared, as OpenCLIP's and Hugging Face's files say it: what mmjax does not do is refused."""
+"""Image preprocessing as OpenCLIP's and Hugging Face's files describe it: what mmjax does not do is refused."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from mmjax.data.image import transforms
 from mmjax.errors import UserError
-from mmjax.interop.json_file import read_json
+from mmjax.interop.tensor_files import read_json
 
 _NUMBERS = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers of resampling
 HF_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -37,7 +37,7 @@ def from_openclip(config: Mapping[str, Any], image_size: int, path: Any) -> dict
       UserError: something that mmjax does not do.
     """
     prefix = f"{path}: preprocess_cfg"
-    cfg = _given(config.get("preprocess_cfg"), _OPENCLIP_FIELDS, prefix)
+    cfg = _set_fields(config.get("preprocess_cfg"), _OPENCLIP_FIELDS, prefix)
     if cfg.get("mode", "RGB") != "RGB":
         raise UserError(f"{prefix}.mode={cfg['mode']!r} is not read; mmjax takes RGB images")
     if cfg.get("interpolation", "bicubic") not in _NUMBERS.values():
@@ -69,8 +69,8 @@ _HF_IGNORED = {
 _TYPES = {"CLIPImageProcessor": True, "CLIPFeatureExtractor": True, "SiglipImageProcessor": False}
 
 
-def hf_file(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """The file of the image processor and what it says; as in the library, the processor's file goes first.
+def read_hf_file(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """The file of the image processor and its fields; as in the library, the processor's file goes first.
 
     Raises:
       UserError: a file is not JSON.
@@ -89,13 +89,13 @@ def from_hf(config: Mapping[str, Any], family: str, image_size: int | None, path
     Args:
       config: the fields.
       family: `clip` or `siglip`, the model's, for a file that does not name a class.
-      image_size: the model's; None where its config does not tell it.
+      image_size: the model's; None where its config does not have it.
       path: of the file.
 
     Raises:
       UserError: something that mmjax does not do.
     """
-    cfg = _given(config, _HF_READ | _HF_IGNORED, str(path), separator=": ")
+    cfg = _set_fields(config, _HF_READ | _HF_IGNORED, str(path), separator=": ")
     kind = str(cfg.get("image_processor_type") or cfg.get("feature_extractor_type") or "")
     named = kind.removesuffix("Fast").removesuffix("Pil")
     if named and named not in _TYPES:
@@ -150,16 +150,16 @@ def _hf_size(cfg: Mapping[str, Any], is_clip: bool, image_size: int | None, path
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def written_interpolation(prepared: Mapping[str, Any]) -> str:
-    """What the formats of others are told: they always antialias, and Google's own SigLIP files there say bicubic."""
+def exported_interpolation(prepared: Mapping[str, Any]) -> str:
+    """The interpolation in exported files, which always means antialiasing; Google's own SigLIP files have bicubic."""
     return prepared["interpolation"] if prepared.get("antialias", True) else "bicubic"
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
-def _given(fields: Any, known: Collection[str], prefix: str, separator: str = ".") -> dict[str, Any]:
-    """The fields that say something; null stands for what is left out.
+def _set_fields(fields: Any, known: Collection[str], prefix: str, separator: str = ".") -> dict[str, Any]:
+    """The fields that are not null, which stands for what is left out.
 
     Raises:
       UserError: no fields, or one that is not known.
@@ -168,11 +168,11 @@ def _given(fields: Any, known: Collection[str], prefix: str, separator: str = ".
         return {}
     if not isinstance(fields, Mapping):
         raise UserError(f"{prefix}: {fields!r} is no object of fields; correct it")
-    given = {name: value for name, value in fields.items() if value is not None}
-    for name, value in given.items():
+    set_fields = {name: value for name, value in fields.items() if value is not None}
+    for name, value in set_fields.items():
         if name not in known and value is not False:
             raise UserError(f"{prefix}{separator}{name}={value!r} is not read; mmjax has no such setting")
-    return given
+    return set_fields
 
 
 def _mean_std(

@@ -1,8 +1,8 @@
 """Towers and vocabularies as published: the settings of a file without a config that none of its shapes shows.
 
-Nothing is guessed: a tower or a vocabulary that is not in these tables has `Open` settings, which a person is asked
-for by name. The tables hold the models of open_clip 3.3 (`open_clip.list_models()`), OpenAI, Google's SigLIP and SigLIP
-2, and those that Hugging Face's CLIPModel and SiglipModel have of them.
+Nothing is guessed: a tower or a vocabulary that is not in these tables has settings that are a `MissingSetting`, which
+the user must give by name. The tables hold the models of open_clip 3.3 (`open_clip.list_models()`), OpenAI, Google's
+SigLIP and SigLIP 2, and those that Hugging Face's CLIPModel and SiglipModel have of them.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from mmjax.utils import end_of_text
 
 
 @dataclasses.dataclass(frozen=True)
-class Open:
-    """A setting that neither shapes nor tables decide.
+class MissingSetting:
+    """A setting that neither shapes nor tables have.
 
     Attributes:
       example: a value, as code has it.
@@ -24,8 +24,8 @@ class Open:
     why: str = ""
 
 
-ACTIVATION = Open('"quick_gelu"')
-NORM_EPS = Open("1e-5")
+ACTIVATION = MissingSetting('"quick_gelu"')
+NORM_EPS = MissingSetting("1e-5")
 
 # Heads by width and MLP width. Width / 64 is wrong for the larger image towers, and right for text towers of 1280.
 _HEADS = {
@@ -80,18 +80,18 @@ _PIXELS = {
 }
 
 # What the size of a vocabulary tells of a text tower.
-_ARGMAX = dict(causal=True, pool="eos", eos_id=end_of_text.LARGEST_ID)
-_LAST = dict(causal=False, pool="last")
+_CLIP_TEXT = dict(causal=True, pool="eos", eos_id=end_of_text.LARGEST_ID)
+_SIGLIP_TEXT = dict(causal=False, pool="last")
 _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
     "clip": {
-        49_408: _ARGMAX,  # CLIP's own
-        250_100: _ARGMAX | dict(eos_id=1),  # mT5's: MetaCLIP 2, L/14
-        901_629: _ARGMAX | dict(eos_id=2),  # XLM-V's: MetaCLIP 2, H/14 and bigG/14
+        49_408: _CLIP_TEXT,  # CLIP's own
+        250_100: _CLIP_TEXT | dict(eos_id=1),  # mT5's: MetaCLIP 2, L/14
+        901_629: _CLIP_TEXT | dict(eos_id=2),  # XLM-V's: MetaCLIP 2, H/14 and bigG/14
     },
     "siglip": {
-        32_000: _LAST | dict(activation="gelu"),  # as OpenCLIP runs SigLIP
-        250_000: _LAST | dict(activation="gelu"),  # mT5's: SigLIP i18n
-        256_000: _LAST | dict(activation="gelu_tanh"),  # Gemma's: SigLIP 2
+        32_000: _SIGLIP_TEXT | dict(activation="gelu"),  # as OpenCLIP runs SigLIP
+        250_000: _SIGLIP_TEXT | dict(activation="gelu"),  # mT5's: SigLIP i18n
+        256_000: _SIGLIP_TEXT | dict(activation="gelu_tanh"),  # Gemma's: SigLIP 2
     },
 }
 
@@ -106,7 +106,7 @@ _TOKENIZERS: dict[int, dict[str, Any]] = {
 }
 
 
-def tower(family: str, name: str, width: int, mlp_dim: int) -> dict[str, Any]:
+def heads_and_norm(family: str, name: str, width: int, mlp_dim: int) -> dict[str, Any]:
     """`heads` and `norm_eps` of a tower.
 
     Args:
@@ -118,18 +118,18 @@ def tower(family: str, name: str, width: int, mlp_dim: int) -> dict[str, Any]:
     heads = _HEADS[family][name].get((width, mlp_dim))
     if heads is None:
         why = f"no published tower has width {width} and MLPs of {mlp_dim}"
-        return dict(heads=Open("8", why), norm_eps=NORM_EPS)
+        return dict(heads=MissingSetting("8", why), norm_eps=NORM_EPS)
     return dict(heads=heads, norm_eps=_EPS[family])
 
 
-def image_size(family: str, patch: int, side: int) -> int | Open:
+def image_size(family: str, patch: int, side: int) -> int | MissingSetting:
     """Pixels a side of an image tower of `side` x `side` patches."""
     pixels = f"{side} patches of {patch} are cut from {side * patch} to {(side + 1) * patch - 1} pixels"
-    return _PIXELS[family].get((patch, side)) or Open(str(side * patch), pixels)
+    return _PIXELS[family].get((patch, side)) or MissingSetting(str(side * patch), pixels)
 
 
 def vocabulary(family: str, size: int) -> dict[str, Any] | None:
-    """`causal`, `pool`, `eos_id` and `activation` of a text tower, as far as its vocabulary tells; None if unknown."""
+    """`causal`, `pool`, `eos_id` and `activation` of a text tower, as its vocabulary decides them; None if unknown."""
     return _VOCABULARIES[family].get(size)
 
 
@@ -138,14 +138,14 @@ def tokenizer(size: int) -> dict[str, Any]:
     return _TOKENIZERS.get(size, {})
 
 
-def open_text(family: str, size: int) -> dict[str, Open]:
-    """What is asked for where the vocabulary is not known."""
+def missing_text_settings(family: str, size: int) -> dict[str, MissingSetting]:
+    """The settings that the user must give where the vocabulary is not known."""
     is_clip = family == "clip"
     largest = f"{end_of_text.LARGEST_ID} for the largest of each text"
     return dict(
-        causal=Open(str(is_clip), f"no published model has {size} ids"),
-        pool=Open('"eos"' if is_clip else '"last"'),
-        eos_id=Open(str(size - 1), largest),
+        causal=MissingSetting(str(is_clip), f"no published model has {size} ids"),
+        pool=MissingSetting('"eos"' if is_clip else '"last"'),
+        eos_id=MissingSetting(str(size - 1), largest),
         activation=ACTIVATION,
         norm_eps=NORM_EPS,
     )

@@ -7,21 +7,21 @@ from mmjax.config import schema
 from mmjax.data.image import transforms
 from mmjax.errors import UserError
 from mmjax.interop import model_settings
-from mmjax.interop.foreign_checkpoint import Source
+from mmjax.interop.foreign_checkpoint import ForeignCheckpoint
 from mmjax.models.variants import two_tower
 
 NO_TOKENIZER = "none"  # `data.tokenizer` where none lies beside the weights
 _OTHER = "other"  # a mean and a standard deviation that have no name
 
 
-def make_config(source: Source) -> ConfigDict:
+def make_config(source: ForeignCheckpoint) -> ConfigDict:
     """Returns the config: model, preprocessing, tokenizer and the objective that belongs to the model.
 
     `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.
     """
     config = schema.base_config()
     config.name = source.name
-    as_here = source.settings | {"text": model_settings.as_tokenized(source.settings["text"])}
+    as_here = source.settings | {"text": model_settings.resolve_eos_id(source.settings["text"])}
     same = [name for name, settings in two_tower.VARIANTS.items() if settings == as_here]
     config.variant = same[0] if same else config.name
     with config.unlocked(), config.ignore_type():
@@ -37,7 +37,7 @@ def make_config(source: Source) -> ConfigDict:
     return config
 
 
-def check_named(config: ConfigDict, source: Source) -> None:
+def check_named(config: ConfigDict, source: ForeignCheckpoint) -> None:
     """Checks that training and evaluation could prepare images as the checkpoint wants them.
 
     Raises:

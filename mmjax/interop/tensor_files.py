@@ -3,6 +3,7 @@
 A reader lists shapes without reading numbers, so that a whole checkpoint is checked before any of it is loaded.
 """
 
+import json
 import math
 import re
 import warnings
@@ -17,13 +18,12 @@ import safetensors
 
 from mmjax.errors import UserError
 from mmjax.interop import torch_file
-from mmjax.interop.json_file import read_json
-from mmjax.interop.zip_errors import ZIP_FAULTS, line
+from mmjax.interop.torch_file import ZIP_ERRORS, first_line
 
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 # What parameters are made of. Integers and eight-bit floats are quantised: without their scales they say nothing.
-_PARAMETERS = {np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)}
-_MOST_LAYERS = 1_000
+_PARAM_DTYPES = {np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)}
+_MAX_LAYERS = 1_000
 
 
 class Tensors(Mapping[str, tuple[int, ...]]):
@@ -56,7 +56,7 @@ class Tensors(Mapping[str, tuple[int, ...]]):
           UserError: the file is cut off, or the array holds something other than floating-point numbers.
         """
         array = self._read(name)
-        if array.dtype not in _PARAMETERS:
+        if array.dtype not in _PARAM_DTYPES:
             raise UserError(
                 f"{self.path}: {name} holds {array.dtype}, and parameters are floating-point numbers; quantised"
                 " weights are not read"
@@ -95,32 +95,47 @@ def _open_safetensors(path: Path) -> Tensors:
         file = safetensors.safe_open(path, framework="np")
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({line(error)}); fetch it again") from error
+        raise UserError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from error
 
     def read(name):
         try:
             return file.get_tensor(name)
         except Exception as error:  # a type that numpy lacks
-            raise UserError(f"{path}: {name} cannot be read ({line(error)})") from error
+            raise UserError(f"{path}: {name} cannot be read ({first_line(error)})") from error
 
     return Tensors(path, shapes, read)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Raises:
+      UserError: it does not.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a config, which is a JSON object")
+    return content
+
+
 def _open_shards(path: Path) -> Tensors:
     """A checkpoint in several files, with `model.safetensors.index.json` (or PyTorch's) saying what is where."""
-    places = read_json(path).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+    file_of_tensor = read_json(path).get("weight_map")
+    if not isinstance(file_of_tensor, dict) or not all(isinstance(shard, str) for shard in file_of_tensor.values()):
         raise UserError(f"{path}: not an index of weights, whose weight_map names a file for each; fetch it again")
     shards = {}
-    for name in sorted(set(places.values())):
+    for name in sorted(set(file_of_tensor.values())):
         if Path(name).name != name:
             raise UserError(f"{path}: names the file {name!r}, which is not beside it")
         shards[name] = open_tensors(path.parent / name)
-    for name, shard in places.items():
+    for name, shard in file_of_tensor.items():
         if name not in shards[shard]:
             raise UserError(f"{path}: {name} is not in {shard}; fetch both again")
-    shapes = {name: shards[shard][name] for name, shard in places.items()}
-    return Tensors(path, shapes, lambda name: shards[places[name]].read(name))
+    shapes = {name: shards[shard][name] for name, shard in file_of_tensor.items()}
+    return Tensors(path, shapes, lambda name: shards[file_of_tensor[name]].read(name))
 
 
 def _open_npz(path: Path) -> Tensors:
@@ -135,15 +150,15 @@ def _open_npz(path: Path) -> Tensors:
             if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize >= max(info.file_size, 1):
                 raise UserError(f"{path}: {info.filename} has too few bytes for shape {list(shape)}; fetch it again")
             shapes[info.filename.removesuffix(".npy")] = shape
-    except ZIP_FAULTS as error:
-        raise UserError(f"{path}: not a whole .npz file ({line(error)}); fetch it again") from error
+    except ZIP_ERRORS as error:
+        raise UserError(f"{path}: not a whole .npz file ({first_line(error)}); fetch it again") from error
 
     def read(name):
         try:
             with archive.open(f"{name}.npy") as file:
                 return _numbers(np.lib.format.read_array(file, allow_pickle=False))
-        except ZIP_FAULTS as error:
-            raise UserError(f"{path}: {name} cannot be read ({line(error)}); fetch the file again") from error
+        except ZIP_ERRORS as error:
+            raise UserError(f"{path}: {name} cannot be read ({first_line(error)}); fetch the file again") from error
 
     return Tensors(path, shapes, read)
 
@@ -173,7 +188,7 @@ def unscanned(tensors: Tensors) -> Tensors:
         if not match or not shape:
             names[name], shapes[name] = (name, None), shape
             continue
-        if shape[0] > _MOST_LAYERS:
+        if shape[0] > _MAX_LAYERS:
             raise UserError(f"{tensors.path}: {name} has {shape[0]} layers, which no model has; the file is damaged")
         for layer in range(shape[0]):
             single = f"{match[1]}_{layer}/{match[2]}"

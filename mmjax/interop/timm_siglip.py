@@ -26,7 +26,7 @@ _TOWERS = {
 }
 
 
-def tower(name: str, path: Any) -> dict[str, Any]:
+def tower_settings(name: str, path: Any) -> dict[str, Any]:
     """An image tower's settings by timm's name.
 
     Raises:
@@ -48,13 +48,13 @@ def tower(name: str, path: Any) -> dict[str, Any]:
 def activation(width: int, mlp_dim: int, patch: int, side: int) -> str | None:
     """Activation of the towers with `side` x `side` patches; None where timm has none, or several that differ."""
     sizes = [size for size, (w, _, _, m) in _SIZES.items() if (w, m) == (width, mlp_dim)]
-    there = {
+    kinds = {
         kind for size in sizes for pixels, kind in _TOWERS.get((size, patch), {}).items() if pixels // patch == side
     }
-    return there.pop() if len(there) == 1 else None
+    return kinds.pop() if len(kinds) == 1 else None
 
 
-def name_of(image: Mapping[str, Any]) -> str:
+def timm_name(image: Mapping[str, Any]) -> str:
     """timm's name of an image tower.
 
     Raises:

@@ -12,49 +12,49 @@ _SENTENCEPIECE, _JSON = ("spiece.model", "sentencepiece.model"), "tokenizer.json
 _CLIP_CLEAN, _HF_CLEAN = "lower", "whitespace"  # OpenCLIP's defaults
 
 
-def tokenizer(folder: Path, called: str, vocab_size: int) -> str:
+def tokenizer(folder: Path, class_name: str, vocab_size: int) -> str:
     """Hugging Face's or big_vision's; empty where no file lies there.
 
     SigLIP 2 was trained on lower-cased texts. Its tokenizer.json, Gemma's, does not say so; transformers' class does.
 
     Args:
       folder: of the weights.
-      called: `tokenizer_class` of tokenizer_config.json, where there is one.
-      vocab_size: of the text tower; Gemma's tells where no class is named.
+      class_name: `tokenizer_class` of tokenizer_config.json, where there is one.
+      vocab_size: of the text tower; Gemma's is recognised where no class is named.
     """
-    found = _sentencepiece(folder)
-    if found:
-        return found
-    is_siglip2 = called.startswith(("Gemma", "Siglip2")) or (not called and vocab_size == _GEMMA_VOCAB)
+    spec = _sentencepiece(folder)
+    if spec:
+        return spec
+    is_siglip2 = class_name.startswith(("Gemma", "Siglip2")) or (not class_name and vocab_size == _GEMMA_VOCAB)
     return _json(folder, [LOWERCASE] if is_siglip2 else [])
 
 
 def openclip_tokenizer(folder: Path, text: Mapping[str, Any], vocab_size: int) -> str:
     """OpenCLIP's, with how it cleans texts; empty where no file lies there.
 
-    What OpenCLIP can be told and mmjax cannot do stands in the result too, so that texts are refused and not ids.
+    Options of OpenCLIP that mmjax does not have stand in the result too, so that texts are refused and not ids.
 
     Args:
       folder: of the weights.
       text: `text_cfg`.
       vocab_size: of the text tower.
     """
-    told = dict(text.get("tokenizer_kwargs") or {})
+    options = dict(text.get("tokenizer_kwargs") or {})
     if text.get("tokenizer_mode"):
-        told["tokenizer_mode"] = text["tokenizer_mode"]
+        options["tokenizer_mode"] = text["tokenizer_mode"]
     in_file = bool(text.get("hf_tokenizer_name"))
-    clean = told.pop("clean", None) or (_HF_CLEAN if in_file else _CLIP_CLEAN)
-    strip = [STRIP_SEP] if told.pop("strip_sep_token", False) else []
-    unknown = [f"{name}={value}" for name, value in told.items() if value not in (None, False, "")]
+    clean = options.pop("clean", None) or (_HF_CLEAN if in_file else _CLIP_CLEAN)
+    strip = [STRIP_SEP] if options.pop("strip_sep_token", False) else []
+    unknown = [f"{name}={value}" for name, value in options.items() if value not in (None, False, "")]
     if not in_file:
         if vocab_size != CLIP_VOCAB:
             return ""
         return "+".join(["clip", *([] if clean == _CLIP_CLEAN else [clean]), *strip, *unknown])
-    found = _json(folder, [clean, *strip, *unknown])
+    spec = _json(folder, [clean, *strip, *unknown])
     # SentencePiece's kind cleans as SigLIP does, and not otherwise.
-    if not found and clean == "canonicalize" and not strip and not unknown:
-        found = _sentencepiece(folder)
-    return found
+    if not spec and clean == "canonicalize" and not strip and not unknown:
+        spec = _sentencepiece(folder)
+    return spec
 
 
 def _sentencepiece(folder: Path) -> str:

@@ -3,14 +3,17 @@
 `torch.save` writes a zip archive: a pickle that describes the tensors, and one member of raw bytes a storage. The
 pickle is a program for a stack machine. Here that program is read, opcode by opcode, by an interpreter that can only
 build dicts, lists, tuples, numbers, strings and descriptions of tensors: it looks up no name and calls nothing, and a
-pickle that asks for anything else is refused. TorchScript archives, as OpenAI published its weights, have the same
+pickle that wants anything else is refused. TorchScript archives, as OpenAI published its weights, have the same
 pickle with objects of their own classes, which are kept as plain records.
 """
 
 import dataclasses
 import math
 import pickletools
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,14 @@ import ml_dtypes
 import numpy as np
 
 from mmjax.errors import UserError
-from mmjax.interop.zip_errors import ZIP_FAULTS, line
+
+# What zipfile raises on damaged files: of the structure, of compression and encryption that it lacks, of the disk, of
+# .npy headers inside.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError),
+    *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, Warning),
+    *(SyntaxError, tokenize.TokenError),
+)
 
 _REMEDY = "save its state_dict as safetensors and load that"
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of the format before PyTorch 1.6
@@ -36,8 +46,8 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-_MOST_AXES, _MOST_NUMBERS = 32, 2**58
-_LONGEST_NAME = 1_000
+_MAX_AXES, _MAX_NUMBERS = 32, 2**58
+_MAX_NAME_LENGTH = 1_000
 _ORDERED_DICT = "collections OrderedDict"
 _REBUILD_TENSOR = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
 _REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
@@ -88,7 +98,12 @@ class _Record:
 
 
 class _Refused(Exception):
-    """What a pickle asks for and does not get."""
+    """A pickle that wants something other than tensors in plain containers."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, or the error's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
@@ -127,13 +142,13 @@ def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], n
         if order.strip() != b"little":
             raise UserError(f"{path}: written on a big-endian machine; {_REMEDY}")
         is_jit = any(name.startswith(f"{folder}code/") for name in members)
-        found = _interpret(archive.read(main[0]), is_jit)
+        tensors = _interpret(archive.read(main[0]), is_jit)
     except _Refused as error:
         raise UserError(f"{path}: refused, as its pickle {error}; nothing was executed; {_REMEDY}") from error
-    except ZIP_FAULTS as error:
-        raise UserError(f"{path}: damaged or cut off ({line(error)}); fetch it again") from error
-    for name, tensor in found.items():
-        _check(path, name, tensor, folder, members)
+    except ZIP_ERRORS as error:
+        raise UserError(f"{path}: damaged or cut off ({first_line(error)}); fetch it again") from error
+    for name, tensor in tensors.items():
+        _check_bounds(path, name, tensor, folder, members)
 
     kept: dict[str, np.ndarray] = {}  # the last storage that holds more than one tensor
 
@@ -143,17 +158,17 @@ def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], n
         kept.clear()
         try:
             raw = np.frombuffer(archive.read(f"{folder}data/{storage.key}"), np.uint8)
-            found = raw[: storage.size].view(storage.dtype)
-        except ZIP_FAULTS as error:
-            raise UserError(f"{path}: {name} is damaged ({line(error)}); fetch the file again") from error
-        if found.size != storage.count:
+            values = raw[: storage.size].view(storage.dtype)
+        except ZIP_ERRORS as error:
+            raise UserError(f"{path}: {name} is damaged ({first_line(error)}); fetch the file again") from error
+        if values.size != storage.count:
             raise UserError(f"{path}: the numbers of {name} are cut off; fetch the file again")
         if is_shared:
-            kept[storage.key] = found
-        return found
+            kept[storage.key] = values
+        return values
 
     def read(name: str) -> np.ndarray:
-        tensor = found[name]
+        tensor = tensors[name]
         if 0 in tensor.shape:
             return np.empty(tensor.shape, tensor.storage.dtype)
         raw = numbers(name, tensor.storage, math.prod(tensor.shape) < tensor.storage.count)
@@ -161,20 +176,25 @@ def open_file(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], n
         steps = [0 if n == 1 else step * raw.itemsize for n, step in zip(tensor.shape, tensor.strides, strict=True)]
         return np.lib.stride_tricks.as_strided(raw[tensor.offset :], tensor.shape, steps, writeable=False)
 
-    return {name: tensor.shape for name, tensor in found.items()}, read
+    return {name: tensor.shape for name, tensor in tensors.items()}, read
 
 
-def _check(path: Path, name: str, tensor: _Tensor, folder: str, members: dict[str, zipfile.ZipInfo]) -> None:
+def _check_bounds(path: Path, name: str, tensor: _Tensor, folder: str, members: dict[str, zipfile.ZipInfo]) -> None:
     """Checks that a tensor lies within its storage, and the storage within the file."""
     storage = tensor.storage
     member = members.get(f"{folder}data/{storage.key}")
     if member is None or storage.count < 0 or member.file_size < storage.size:
         raise UserError(f"{path}: the numbers of {name} are missing or cut off; fetch it again")
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
-    whole = all(type(number) is int and number >= 0 for number in numbers)
+    are_counts = all(type(number) is int and number >= 0 for number in numbers)
     # NumPy counts the bytes of empty arrays too, without the axes of length 0.
-    count = math.prod(n or 1 for n in tensor.shape) if whole else 0
-    if not whole or len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > _MOST_AXES or count > _MOST_NUMBERS:
+    count = math.prod(n or 1 for n in tensor.shape) if are_counts else 0
+    if (
+        not are_counts
+        or len(tensor.shape) != len(tensor.strides)
+        or len(tensor.shape) > _MAX_AXES
+        or count > _MAX_NUMBERS
+    ):
         raise UserError(f"{path}: {name} has an impossible shape; the file is damaged")
     if 0 in tensor.shape:
         return
@@ -183,18 +203,18 @@ def _check(path: Path, name: str, tensor: _Tensor, folder: str, members: dict[st
         raise UserError(f"{path}: {name} reaches beyond its numbers; the file is damaged")
 
 
-def _collect(value: Any, prefix: str, found: dict[str, _Tensor], seen: set[int]) -> None:
-    """Finds the tensors in nested dicts and modules; names are joined by dots."""
-    if len(prefix) > _LONGEST_NAME:
-        raise _Refused(f"has a name of more than {_LONGEST_NAME} characters")
+def _collect_tensors(value: Any, prefix: str, tensors: dict[str, _Tensor], seen: set[int]) -> None:
+    """Collects the tensors in nested dicts and modules; names are joined by dots."""
+    if len(prefix) > _MAX_NAME_LENGTH:
+        raise _Refused(f"has a name of more than {_MAX_NAME_LENGTH} characters")
     value = value.state if isinstance(value, _Record) else value
     if isinstance(value, _Tensor):
-        found[prefix] = value
+        tensors[prefix] = value
     elif isinstance(value, dict) and id(value) not in seen:
         seen.add(id(value))
         for key, item in value.items():
             if isinstance(key, str):
-                _collect(item, f"{prefix}.{key}" if prefix else key, found, seen)
+                _collect_tensors(item, f"{prefix}.{key}" if prefix else key, tensors, seen)
 
 
 # -- the stack machine -------------------------------------------------------------------------------------------------
@@ -210,15 +230,15 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def _interpret(program: bytes, is_jit: bool) -> dict[str, _Tensor]:
-    """Reads a pickle into plain containers and descriptions of tensors, and finds the latter.
+    """Reads a pickle into plain containers and descriptions of tensors, and collects the latter.
 
     Raises:
       _Refused: it asks for anything else.
     """
     try:
-        found: dict[str, _Tensor] = {}
-        _collect(_Machine(is_jit).run(program), "", found, set())
-        return found
+        tensors: dict[str, _Tensor] = {}
+        _collect_tensors(_Machine(is_jit).run(program), "", tensors, set())
+        return tensors
     except _Refused:
         raise
     except (ValueError, IndexError, KeyError, TypeError, RecursionError, OverflowError, AttributeError) as error:
@@ -331,7 +351,7 @@ def _expect(value: Any, kind: type) -> Any:
 
 
 def _axes(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)) or len(value) > _MOST_AXES:
+    if not isinstance(value, (list, tuple)) or len(value) > _MAX_AXES:
         raise _Refused("has a shape that no tensor has")
     return tuple(value)
 

@@ -151,7 +151,7 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
 
 def _open_other_library(init_from: str, tokenizer: str) -> _Source:
     try:
-        opened = foreign_checkpoint.open_source(init_from)
+        opened = foreign_checkpoint.open_checkpoint(init_from)
     except UserError as error:
         # A workdir has a tokenizer, and here is no place for --set: what it makes can be started from.
         message = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
@@ -224,7 +224,7 @@ def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
         meant = {"pre_norm": kind != "vilt", "class_token": True}
     else:
         meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre"}
-    return meant | model_settings.as_tokenized(model[tower].to_dict())
+    return meant | model_settings.resolve_eos_id(model[tower].to_dict())
 
 
 def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:

@@ -31,7 +31,7 @@ GOLDEN = runs.ROOT / "tests/golden/interop"
 
 
 def arrays(path):
-    return foreign_checkpoint.open_source(path).read(lambda _, array: array)
+    return foreign_checkpoint.open_checkpoint(path).read(lambda _, array: array)
 
 
 def same(a, b):
@@ -53,7 +53,7 @@ def test_hugging_face_to_openclip_and_back(tmp_path, capsys):
     assert convert_cli(tmp_path / "openclip", tmp_path / "hf", "--to=hf") == 0
     assert "model.safetensors" in capsys.readouterr().out
     first, second, third = (
-        foreign_checkpoint.open_source(x) for x in (GOLDEN / "hf-clip", tmp_path / "openclip", tmp_path / "hf")
+        foreign_checkpoint.open_checkpoint(x) for x in (GOLDEN / "hf-clip", tmp_path / "openclip", tmp_path / "hf")
     )
     assert [x.format for x in (first, second, third)] == ["hf-clip", "openclip", "hf-clip"]
     assert [x.settings["text"].pop("eos_id") for x in (first, second, third)] == [
@@ -86,13 +86,13 @@ def test_big_vision_to_hugging_face(tmp_path, capsys):
     given = {"image.image_size": 16, "text.causal": False, "text.pool": "last"}
     convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf", changes=given)
     assert "note: images were resized without antialiasing" in capsys.readouterr().out
-    want, found = (foreign_checkpoint.open_source(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
+    want, found = (foreign_checkpoint.open_checkpoint(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
     assert found.settings == want.settings and found.preprocessing["interpolation"] == "bicubic"
     same(arrays(GOLDEN / "hf-siglip"), arrays(tmp_path / "hf"))
 
 
 def test_tokenizer_files_go_along(tmp_path):
-    opened = foreign_checkpoint.open_source(GOLDEN / "hf-clip")
+    opened = foreign_checkpoint.open_checkpoint(GOLDEN / "hf-clip")
     written = convert.export.write(
         tmp_path / "out",
         "hf",
@@ -300,7 +300,7 @@ def test_info(capsys, tmp_path, other):
         "none beside it",
     ):
         assert part in told, part
-    shapes = foreign_checkpoint.open_source(GOLDEN / "hf-clip").shapes
+    shapes = foreign_checkpoint.open_checkpoint(GOLDEN / "hf-clip").shapes
     assert f"{sum(int(np.prod(shape)) for shape in shapes.values()):,} parameters in all" in told
     custom = str(GOLDEN / "openclip-custom" / "epoch_3.pt")
     assert main.main(["info", custom]) == 2

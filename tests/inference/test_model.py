@@ -275,7 +275,8 @@ class TestTokenizers:
         (tmp_path / "model" / file).write_bytes(b"")
         given = {"image.image_size": 16, "text.causal": False, "text.pool": "last"} if name == "big_vision" else {}
         assert (
-            foreign_checkpoint.open_source(tmp_path / "model", given).tokenizer == f"{kind}:{tmp_path / 'model' / file}"
+            foreign_checkpoint.open_checkpoint(tmp_path / "model", given).tokenizer
+            == f"{kind}:{tmp_path / 'model' / file}"
         )
 
     def test_clips_vocabulary_is_clips_tokenizer(self):

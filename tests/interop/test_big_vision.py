@@ -26,7 +26,7 @@ def opened_file(name):
 @pytest.mark.parametrize("name", ["big_vision", "big_vision-scanned"])
 def test_a_file_written_again_holds_the_same_arrays(name, tmp_path):
     file = written(opened(name), tmp_path / "out")
-    theirs = big_vision.normalised(opened_file(name))
+    theirs = big_vision.normalize_names(opened_file(name))
     ours = np.load(file)
     assert set(ours.files) == {f"params/{key}" for key in theirs}
     for key in theirs:

@@ -71,7 +71,7 @@ def test_random_configurations(kind, seed, tmp_path):
     model, images, ids = draw(kind, seed)
     want = run(model, images, ids)
     model.save_pretrained(tmp_path / "theirs", safe_serialization=True)
-    opened = foreign_checkpoint.open_source(tmp_path / "theirs")
+    opened = foreign_checkpoint.open_checkpoint(tmp_path / "theirs")
     assert opened.format == f"hf-{kind}"
     image, text = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
     params = opened.read(lambda _, array: array)
@@ -130,7 +130,7 @@ def test_siglip_2_of_fixed_resolution(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps(dict(image_processor_type="SiglipImageProcessor", size=dict(height=32, width=32), resample=2))
     )
-    opened = foreign_checkpoint.open_source(tmp_path)
+    opened = foreign_checkpoint.open_checkpoint(tmp_path)
     assert (opened.format, opened.preprocessing["interpolation"]) == ("hf-siglip", "bilinear")
     assert (opened.settings["embed_dim"], opened.settings["text"]["width"]) == (12, 8)
     rng = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_images_are_prepared_as_their_processor_does(kind, tmp_path):
 
     model, *_ = draw(kind, 0)
     model.save_pretrained(tmp_path / "theirs")
-    opened = foreign_checkpoint.open_source(tmp_path / "theirs")
+    opened = foreign_checkpoint.open_checkpoint(tmp_path / "theirs")
     params = opened.read(lambda _, array: array)
     prepared = opened.preprocessing | {"size": 24}
     settings = opened.settings | {"image": opened.settings["image"] | {"image_size": 24}}

@@ -17,7 +17,7 @@ TOWER = "vit_golden_siglip"
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """Writes a golden model again: the arrays in the file, and its config."""
-    monkeypatch.setattr(timm_siglip, "name_of", lambda image: TOWER)
+    monkeypatch.setattr(timm_siglip, "timm_name", lambda image: TOWER)
 
     def write(name):
         checkpoint = opened(name)

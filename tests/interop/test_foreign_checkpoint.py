@@ -48,7 +48,7 @@ def opened(name, **changes):
     """The folder holds the inputs too, so files that no config names are given by path."""
     folder = GOLDEN / name
     files = [file for file in folder.iterdir() if file.suffix in (".pt", ".npz") and file.stem != "expected"]
-    return foreign_checkpoint.open_source(files[0] if files else folder, GIVEN.get(name, {}) | changes)
+    return foreign_checkpoint.open_checkpoint(files[0] if files else folder, GIVEN.get(name, {}) | changes)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -114,7 +114,7 @@ def test_openai_archives_are_known_to_be_quick_gelu():
 )
 def test_what_shapes_do_not_tell_is_asked_for(name, changes, told):
     with pytest.raises(UserError, match=told):
-        foreign_checkpoint.open_source(GOLDEN / name / "epoch_3.pt", changes)
+        foreign_checkpoint.open_checkpoint(GOLDEN / name / "epoch_3.pt", changes)
 
 
 PUBLISHED = json.loads((GOLDEN / "openclip_configs.json").read_text())
@@ -124,14 +124,14 @@ PUBLISHED = json.loads((GOLDEN / "openclip_configs.json").read_text())
 def test_published_configs_of_openclip_have_its_names_and_shapes(name):
     golden = PUBLISHED[name]
     model = openclip.from_config(golden["config"], name)
-    model_settings.finish(model, name)
+    model_settings.complete(model, name)
     shapes = param_translation.param_shapes(model)
     naming = openclip.Naming(
         timm="timm_model_name" in golden["config"]["vision_cfg"],
         custom_text=golden["config"].get("custom_text", False),
         projection_bias=model["text"]["projection"] == "bias",
     )
-    theirs = param_translation.their_shapes(param_translation.select(naming.table, shapes, "OpenCLIP"), shapes)
+    theirs = param_translation.their_shapes(param_translation.select_rows(naming.table, shapes, "OpenCLIP"), shapes)
     listed = sorted(f"{key} {list(shape)}" for key, shape in theirs.items())
     assert (len(listed), sum(int(np.prod(shape)) for shape in theirs.values())) == (golden["arrays"], golden["numbers"])
     assert hashlib.sha256("\n".join(listed).encode()).hexdigest() == golden["sha256"]
@@ -140,10 +140,10 @@ def test_published_configs_of_openclip_have_its_names_and_shapes(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_config_written_again_says_the_same(name):
     model = openclip.from_config(PUBLISHED[name]["config"], name)
-    model_settings.finish(model, name)
+    model_settings.complete(model, name)
     prepared = dict(size=1, resize="crop", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
     again = openclip.from_config(openclip.to_config(model, prepared), name)
-    model_settings.finish(again, name)
+    model_settings.complete(again, name)
     assert again == model
 
 
@@ -152,7 +152,7 @@ def test_published_shapes_alone_tell_the_same_model():
     model = openclip.from_config(PUBLISHED["ViT-B-32"]["config"], "B/32")
     shapes = param_translation.param_shapes(model)
     naming = openclip.Naming(timm=False, custom_text=False, projection_bias=False)
-    theirs = param_translation.their_shapes(param_translation.select(naming.table, shapes, "OpenCLIP"), shapes)
+    theirs = param_translation.their_shapes(param_translation.select_rows(naming.table, shapes, "OpenCLIP"), shapes)
     read = openclip_bare.from_shapes(Tensors("file", theirs, lambda name: None), naming)
-    model_settings.apply(read, {"activation": "gelu"})
+    model_settings.apply_overrides(read, {"activation": "gelu"})
     assert read == model

@@ -52,7 +52,7 @@ def mutated(rng, content):
 
 def read_all(path, changes):
     """Opens and reads everything; what comes out has the shapes that were told."""
-    opened = foreign_checkpoint.open_source(path, changes)
+    opened = foreign_checkpoint.open_checkpoint(path, changes)
     for name, array in opened.read(lambda _, array: array).items():
         assert array.shape == opened.shapes[name]
 
@@ -201,7 +201,7 @@ def test_an_npz_that_claims_millions_of_layers(shape, told, tmp_path):
         archive.writestr("params/img/embedding/kernel.npy", header((0,)))
         archive.writestr("params/img/Transformer/encoderblock/LayerNorm_0/scale.npy", header(shape))
     with pytest.raises(UserError, match=told):
-        foreign_checkpoint.open_source(path)
+        foreign_checkpoint.open_checkpoint(path)
 
 
 def test_a_name_that_counts_a_billion_layers(tmp_path):
@@ -211,7 +211,7 @@ def test_a_name_that_counts_a_billion_layers(tmp_path):
     arrays |= {"visual.transformer.resblocks.0.mlp.c_fc.weight": np.zeros((4, 4), np.float32)}
     save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="names a layer 999999999, which no model has"):
-        foreign_checkpoint.open_source(tmp_path)
+        foreign_checkpoint.open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("places", [[], 3, {"a": 1}, {"a": ["x"]}, {"a": None}, None])
@@ -219,7 +219,7 @@ def test_an_index_of_another_kind(places, tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": places}))
     with pytest.raises(UserError, match="not an index of weights"):
-        foreign_checkpoint.open_source(tmp_path)
+        foreign_checkpoint.open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8, np.bool_])
@@ -228,6 +228,6 @@ def test_parameters_that_are_not_floating_point(dtype, tmp_path):
         arrays = dict(file)
     arrays["params/txt/head/bias"] = arrays["params/txt/head/bias"].astype(dtype)
     np.savez(tmp_path / "a.npz", **arrays)
-    opened = foreign_checkpoint.open_source(tmp_path, AS_SIGLIP)
+    opened = foreign_checkpoint.open_checkpoint(tmp_path, AS_SIGLIP)
     with pytest.raises(UserError, match=f"txt/head/bias holds {np.dtype(dtype)}, and parameters are floating-point"):
         opened.read(lambda _, array: array)

@@ -35,7 +35,7 @@ def change(folder):
 
 def refused(path, told, **changes):
     with pytest.raises(UserError, match=told) as error:
-        foreign_checkpoint.open_source(path, changes)
+        foreign_checkpoint.open_checkpoint(path, changes)
     assert "\n" not in str(error.value)
 
 
@@ -82,13 +82,13 @@ def test_a_nearby_name_is_offered(change):
 )
 def test_what_trainers_put_around_names_is_taken_off(change, rename):
     folder = change(lambda arrays: {rename(name): x for name, x in arrays.items()})
-    assert foreign_checkpoint.open_source(folder).format == "openclip"
+    assert foreign_checkpoint.open_checkpoint(folder).format == "openclip"
 
 
 def test_half_precision_and_scalars_in_brackets(change):
-    want = foreign_checkpoint.open_source(GOLDEN / "openclip-quickgelu").read(lambda _, x: x)
+    want = foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-quickgelu").read(lambda _, x: x)
     half = change(lambda arrays: {k: x.astype(np.float16).reshape(x.shape or 1) for k, x in arrays.items()})
-    for path, x in foreign_checkpoint.open_source(half).read(lambda _, x: x).items():
+    for path, x in foreign_checkpoint.open_checkpoint(half).read(lambda _, x: x).items():
         assert x.dtype == np.float32 and x.shape == want[path].shape
         np.testing.assert_array_equal(x, want[path].astype(np.float16))
 
@@ -238,14 +238,14 @@ def test_paths(tmp_path):
 def test_settings_that_a_person_gives(changes, told):
     given = GIVEN["openclip-custom"] | changes
     with pytest.raises(UserError, match=told) as error:
-        foreign_checkpoint.open_source(GOLDEN / "openclip-custom" / "epoch_3.pt", given)
+        foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-custom" / "epoch_3.pt", given)
     assert "\n" not in str(error.value)
 
 
 def test_an_end_of_text_that_is_not_used_may_be_any():
     """A SigLIP pools at the last position."""
     given = GIVEN["openclip-siglip"] | {"text.eos_id": 99}
-    assert foreign_checkpoint.open_source(GOLDEN / "openclip-siglip", given).settings["text"]["eos_id"] == 99
+    assert foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-siglip", given).settings["text"]["eos_id"] == 99
 
 
 def test_settings_against_the_config_are_refused():
@@ -258,7 +258,9 @@ def test_settings_against_the_config_are_refused():
     )
     refused(path, "norm_eps=0.001 was given, but .* has image.norm_eps=1e-05", norm_eps=1e-3)
     refused(GOLDEN / "hf-siglip", "text.activation='gelu' was given.*config.json", **{"text.activation": "gelu"})
-    assert foreign_checkpoint.open_source(path, {"activation": "quick_gelu", "image.heads": 2}).config_file is not None
+    assert (
+        foreign_checkpoint.open_checkpoint(path, {"activation": "quick_gelu", "image.heads": 2}).config_file is not None
+    )
 
 
 def test_a_whole_number_for_an_epsilon_is_one_all_the_same(folder):
@@ -281,7 +283,7 @@ def test_a_whole_number_for_an_epsilon_is_one_all_the_same(folder):
 @pytest.mark.parametrize("nest", ["model.", "model_state_dict.", "state_dict."])
 def test_a_model_beside_an_optimizer(nest, change):
     folder = change(lambda arrays: {f"{nest}{k}": x for k, x in arrays.items()} | {"optimizer.exp": np.ones(3)})
-    assert foreign_checkpoint.open_source(folder).format == "openclip"
+    assert foreign_checkpoint.open_checkpoint(folder).format == "openclip"
 
 
 def test_the_command_that_is_offered_is_whole():

@@ -45,11 +45,11 @@ def counting(shapes):
 
 def test_reading_holds_one_parameter_at_a_time():
     shapes = param_translation.param_shapes(settings())
-    rows = param_translation.select(param_names.HF_CLIP, shapes, "a format")
+    rows = param_translation.select_rows(param_names.HF_CLIP, shapes, "a format")
     tensors, alive = counting(param_translation.their_shapes(rows, shapes))
-    param_translation.check(tensors, rows, shapes)
+    param_translation.check_tensors(tensors, rows, shapes)
     seen = []
-    param_translation.read(tensors, rows, shapes, lambda path, array: seen.append(path))
+    param_translation.read_params(tensors, rows, shapes, lambda path, array: seen.append(path))
     assert sorted(seen) == sorted(shapes)
     assert len(tensors) > 300 and alive["now"] == 0
     assert alive["most"] <= 4  # q, k and v of one layer, and what was read before them
@@ -57,7 +57,7 @@ def test_reading_holds_one_parameter_at_a_time():
     total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
     largest = 4 * max(int(np.prod(shape)) for shape in shapes.values())
     tracemalloc.start()
-    param_translation.read(tensors, rows, shapes, lambda path, array: None)
+    param_translation.read_params(tensors, rows, shapes, lambda path, array: None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert largest < total / 4 and largest < peak < 2 * largest
@@ -65,12 +65,14 @@ def test_reading_holds_one_parameter_at_a_time():
 
 def test_writing_holds_one_parameter_at_a_time(tmp_path):
     shapes = param_translation.param_shapes(settings())
-    rows = param_translation.select(param_names.HF_CLIP, shapes, "a format")
+    rows = param_translation.select_rows(param_names.HF_CLIP, shapes, "a format")
     params = {path: np.broadcast_to(np.float32(1), shape) for path, shape in shapes.items()}  # without memory
     total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
     tracemalloc.start()
     export.write_safetensors(
-        tmp_path / "a.safetensors", param_translation.their_shapes(rows, shapes), param_translation.write(params, rows)
+        tmp_path / "a.safetensors",
+        param_translation.their_shapes(rows, shapes),
+        param_translation.export_params(params, rows),
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -78,7 +80,7 @@ def test_writing_holds_one_parameter_at_a_time(tmp_path):
 
 
 def test_arrays_go_straight_to_their_shardings():
-    opened = foreign_checkpoint.open_source(GOLDEN / "openclip-quickgelu")
+    opened = foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-quickgelu")
     mesh = mesh_lib.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
     whole = opened.read(lambda _, array: array)
     abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in whole.items()})
@@ -100,12 +102,12 @@ def test_arrays_go_straight_to_their_shardings():
 
 def test_only_what_is_wanted_is_read():
     shapes = param_translation.param_shapes(settings())
-    rows = param_translation.select(param_names.HF_CLIP, shapes, "a format")
+    rows = param_translation.select_rows(param_names.HF_CLIP, shapes, "a format")
     tensors, _ = counting(param_translation.their_shapes(rows, shapes))
     names = []
     read = tensors._read
     tensors._read = lambda name: names.append(name) or read(name)
-    found = param_translation.read(
+    found = param_translation.read_params(
         tensors, rows, shapes, lambda path, x: x.shape, lambda path: path.startswith("image/")
     )
     assert found == {path: shape for path, shape in shapes.items() if path.startswith("image/")}

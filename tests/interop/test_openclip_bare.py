@@ -13,7 +13,6 @@ from mmjax.interop import (
     param_names,
     param_translation,
     published_towers,
-    refusals,
 )
 from mmjax.interop.tensor_files import Tensors, open_tensors
 from mmjax.models.variants.two_tower import variant
@@ -25,7 +24,7 @@ def shapes_of(settings, table):
     """A file of a model's names and shapes in another library's format."""
     shapes = param_translation.param_shapes(settings)
     return Tensors(
-        "file", param_translation.their_shapes(param_translation.select(table, shapes, "a format"), shapes), None
+        "file", param_translation.their_shapes(param_translation.select_rows(table, shapes, "a format"), shapes), None
     )
 
 
@@ -35,7 +34,7 @@ def opened(settings):
         f"{tower}.{name}"
         for tower in model_settings.TOWERS
         for name, x in settings[tower].items()
-        if type(x) is published_towers.Open
+        if type(x) is published_towers.MissingSetting
     ]
 
 
@@ -72,7 +71,7 @@ def test_other_sizes_are_asked_for_by_name(changes, asked):
     settings = read_clip(**changes)
     assert sorted(set(opened(settings)) - set(ACTIVATIONS)) == asked
     with pytest.raises(UserError, match=f"do not tell activation, .*{asked[0]}.*--set {asked[0]}="):
-        model_settings.finish(settings, "file")
+        model_settings.complete(settings, "file")
 
 
 def test_an_unknown_vocabulary_is_asked_about():
@@ -87,8 +86,10 @@ def test_an_unknown_vocabulary_is_asked_about():
     assert sorted(opened(read)) == sorted([*ACTIVATIONS, "text.eos_id"])
     # Where the pooling that is given reads no end of text, none is asked for.
     read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table), CLIP_NAMING)
-    model_settings.apply(read, {"activation": "gelu", "norm_eps": 1e-5, "text.causal": False, "text.pool": "last"})
-    model_settings.finish(read, "file")
+    model_settings.apply_overrides(
+        read, {"activation": "gelu", "norm_eps": 1e-5, "text.causal": False, "text.pool": "last"}
+    )
+    model_settings.complete(read, "file")
 
 
 @pytest.mark.parametrize("name, heads", [("H/14", (16, 16)), ("siglip-So400m/14", (16, 16)), ("siglip-B/16", (12, 12))])
@@ -139,7 +140,7 @@ def test_openai_is_known_by_its_marks_and_not_by_its_kind_of_archive():
     settings = openclip_bare.from_shapes(marked, CLIP_NAMING)
     assert opened(settings) == ["image.heads", "text.heads"]
     assert set(ACTIVATIONS) < set(opened(openclip_bare.from_shapes(unmarked, CLIP_NAMING)))
-    assert foreign_checkpoint.open_source(file, GIVEN["openai-jit"]).settings["image"]["activation"] == "quick_gelu"
+    assert foreign_checkpoint.open_checkpoint(file, GIVEN["openai-jit"]).settings["image"]["activation"] == "quick_gelu"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_openai_is_known_by_its_marks_and_not_by_its_kind_of_archive():
 )
 def test_other_architectures_are_named(names, sentence):
     with pytest.raises(UserError, match=sentence):
-        refusals.check(Tensors("file", dict.fromkeys(names, (2,)), None))
+        foreign_checkpoint._refuse_unsupported(Tensors("file", dict.fromkeys(names, (2,)), None))
 
 
 def test_siglips_own_names_are_none_of_those():
@@ -167,4 +168,4 @@ def test_siglips_own_names_are_none_of_those():
         settings = variant(name)
         for tower in model_settings.TOWERS:
             settings[tower]["depth"] = 1
-        refusals.check(shapes_of(settings, table))
+        foreign_checkpoint._refuse_unsupported(shapes_of(settings, table))

@@ -26,7 +26,7 @@ def hugging_face(tmp_path):
         (folder / "preprocessor_config.json").unlink(missing_ok=True)
         for file, content in files.items():
             (folder / f"{file}.json").write_text(json.dumps(content))
-        return foreign_checkpoint.open_source(folder).preprocessing
+        return foreign_checkpoint.open_checkpoint(folder).preprocessing
 
     return opened
 
@@ -42,7 +42,7 @@ def openclip(tmp_path):
         file.write_text(
             json.dumps({"model_cfg": config["model_cfg"]} | ({} if cfg is None else {"preprocess_cfg": cfg}))
         )
-        return foreign_checkpoint.open_source(tmp_path / "model").preprocessing
+        return foreign_checkpoint.open_checkpoint(tmp_path / "model").preprocessing
 
     return opened
 
@@ -143,14 +143,14 @@ def test_openclips_default_holds_for_timms_tower(tmp_path, monkeypatch):
     assert preprocessing.from_openclip({}, 224, "x")["resize"] == "crop"
     # Such a folder, with the golden tower by a name that timm does not have.
     tower = dict(width=16, depth=2, heads=2, mlp_dim=24, activation="gelu_tanh", norm_eps=1e-6)
-    monkeypatch.setattr(timm_siglip, "tower", lambda name, path: tower | dict(patch_size=8, image_size=16))
+    monkeypatch.setattr(timm_siglip, "tower_settings", lambda name, path: tower | dict(patch_size=8, image_size=16))
     text = dict(context_length=7, vocab_size=40, width=16, heads=2, layers=2, mlp_ratio=1.5, no_causal_mask=True)
     text |= dict(proj_bias=True, pool_type="last", norm_kwargs=dict(eps=1e-6), act_kwargs=dict(approximate="tanh"))
     config = dict(embed_dim=16, init_logit_bias=-10, text_cfg=text, vision_cfg=dict(timm_model_name="golden"))
     shutil.copy(GOLDEN / "openclip-siglip" / "model.safetensors", tmp_path / "open_clip_model.safetensors")
     for extra, mean, resize in (({}, CLIP_MEAN, "crop"), ({"preprocess_cfg": {"mean": [0.5] * 3}}, [0.5] * 3, "crop")):
         (tmp_path / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config) | extra))
-        found = foreign_checkpoint.open_source(tmp_path).preprocessing
+        found = foreign_checkpoint.open_checkpoint(tmp_path).preprocessing
         assert (found["mean"], found["resize"]) == (mean, resize)
 
 

@@ -45,7 +45,7 @@ def _outcome(path, live):
     """
     asked = {}
     try:
-        return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_source(path).settings, live))
+        return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_checkpoint(path).settings, live))
     except UserError as error:
         if "shapes do not tell" not in str(error):
             return dict(refused=str(error))
@@ -53,7 +53,7 @@ def _outcome(path, live):
     for field in asked:
         tower = field.split(".")[0] if "." in field else "image"
         asked[field] = live[tower][field.split(".")[-1]]
-    return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_source(path, asked).settings, live))
+    return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_checkpoint(path, asked).settings, live))
 
 
 def _differences(settings, live):

@@ -97,7 +97,7 @@ def compare(model, images, ids, file, given):
     from safetensors.torch import save_file
 
     save_file({key: x.contiguous() for key, x in model.state_dict().items()}, file)
-    opened = foreign_checkpoint.open_source(file, given)
+    opened = foreign_checkpoint.open_checkpoint(file, given)
     ours = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
     file.unlink()
     return [float(abs(x - y).max()) for x, y in zip(ours, expected(model, images, ids), strict=True)]

@@ -84,7 +84,7 @@ def test_clip(size, tmp_path):
     save_file(
         {name: x.contiguous() for name, x in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors"
     )
-    theirs = foreign_checkpoint.open_source(tmp_path).read(lambda _, array: array)
+    theirs = foreign_checkpoint.open_checkpoint(tmp_path).read(lambda _, array: array)
     compare(fresh("tiny", **changes(size), model__init="open_clip"), theirs)
 
 

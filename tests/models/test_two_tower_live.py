@@ -57,9 +57,9 @@ def from_hugging_face(arrays, model):
     tree = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     shapes = {name: leaf.shape for name, leaf in param_translation.flattened(tree).items()}
     tensors = Tensors(kind, {name: x.shape for name, x in arrays.items()}, arrays.__getitem__)
-    rows = param_translation.select(huggingface.table(kind), shapes, kind)
-    param_translation.check(tensors, rows, shapes)
-    return param_translation.nested(param_translation.read(tensors, rows, shapes, lambda _, array: array))
+    rows = param_translation.select_rows(huggingface.table(kind), shapes, kind)
+    param_translation.check_tensors(tensors, rows, shapes)
+    return param_translation.nested(param_translation.read_params(tensors, rows, shapes, lambda _, array: array))
 
 
 def flat(tree):

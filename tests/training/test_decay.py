@@ -70,7 +70,7 @@ def nested(arrays):
 
 
 def read(path, **settings):
-    opened = foreign_checkpoint.open_source(path, settings)
+    opened = foreign_checkpoint.open_checkpoint(path, settings)
     return opened.read(lambda _, array: np.array(array))
 
 

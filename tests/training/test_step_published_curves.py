@@ -188,7 +188,7 @@ def test_clip(scale, tmp_path):
         folder.mkdir()
         save_file(model.state_dict(), folder / "open_clip_model.safetensors")
         (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=described)))
-        return foreign_checkpoint.open_source(folder).read(lambda _, array: np.array(array))
+        return foreign_checkpoint.open_checkpoint(folder).read(lambda _, array: np.array(array))
 
     start = read(tmp_path / "start")
     losses, scales = open_clip_training(config, model, loss_of, batches(config.steps, config))
@@ -278,7 +278,7 @@ def test_siglip(spec, tmp_path):
     losses = big_vision_training(config, model, batches(config.steps, config))
     model.save_pretrained(tmp_path / "end")
     start, end = (
-        foreign_checkpoint.open_source(tmp_path / name).read(lambda _, array: np.array(array))
+        foreign_checkpoint.open_checkpoint(tmp_path / name).read(lambda _, array: np.array(array))
         for name in ("start", "end")
     )
     ours = train(config, start, batches(config.steps, config))

@@ -213,9 +213,9 @@ def test_the_rule_of_each_library():
     assert preprocessing.defaults(True, "open_clip")["image_rule"] == "open_clip"
     found = preprocessing.defaults(False, "big_vision")
     assert (found["resize"], found["interpolation"], found["antialias"]) == ("squash", "bilinear", False)
-    assert preprocessing.written_interpolation(found) == "bicubic"
-    assert preprocessing.written_interpolation(preprocessing.defaults(False, "huggingface")) == "bicubic"
-    assert preprocessing.written_interpolation(dict(interpolation="bilinear")) == "bilinear"
+    assert preprocessing.exported_interpolation(found) == "bicubic"
+    assert preprocessing.exported_interpolation(preprocessing.defaults(False, "huggingface")) == "bicubic"
+    assert preprocessing.exported_interpolation(dict(interpolation="bilinear")) == "bilinear"
 
 
 def test_what_evaluation_depends_on():
