@@ -104,7 +104,7 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     from mmjax.plan import program as program_lib
     from mmjax.training import layer_memory
 
-    setup = program_lib.set_up(config, topology.devices(program.topology), text_length=18)
+    setup = program_lib.make_setup(config, topology.devices(program.topology), text_length=18)
     plan = program_lib.make_plan(setup, program.topology)
     if "hbm_bytes" not in plan:
         raise UserError(f"{program.name}, depth {depth}: the compiler refuses: {plan['refusal']['says']}")

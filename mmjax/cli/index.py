@@ -1,4 +1,4 @@
-"""`mmjax index`: finds the examples of WebDataset shards, and what is wrong with the shards."""
+"""`mmjax index`: an index of the examples of WebDataset shards, and a list of what is wrong with the shards."""
 
 import argparse
 import errno
@@ -16,7 +16,7 @@ from mmjax.errors import UserError
 from mmjax.io.patterns import reason
 from mmjax.io.reader import Reader, is_local, local_path
 
-_TOLD = 20  # problems and key sets that are listed
+_MAX_LISTED = 20  # problems and key sets that are listed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_and_print(options: argparse.Namespace) -> int:
-    """Builds the index and prints what was found.
+    """Builds the index and prints a summary.
 
     Raises:
       UserError: no shards, a storage that fails, or nowhere to write.
@@ -52,35 +52,35 @@ def build_and_print(options: argparse.Namespace) -> int:
     pattern = options.pattern.removeprefix("wds:")
     where = f"PATTERN={pattern!r}"
     shards = list_shards(pattern, reader=Reader(options.retry_seconds), where=where)
-    read = SourceOptions(cache=options.cache, retry_seconds=options.retry_seconds)
+    source_options = SourceOptions(cache=options.cache, retry_seconds=options.retry_seconds)
     build = lambda output: build_index(
-        shards, options=read, where=where, output=output, workers=options.workers, force=options.force
+        shards, options=source_options, where=where, output=output, workers=options.workers, force=options.force
     )
     try:
         if options.output and not is_local(options.output):
             with tempfile.TemporaryDirectory() as folder:
                 index = TarIndex(build(os.path.join(folder, "index")))
-                _tell(index.shards(), shards)
+                _print_summary(index.shards(), shards)
                 Reader(options.retry_seconds).upload(index.path, options.output)
             print(f"index: {options.output}")
         else:
             index = TarIndex(build(local_path(options.output)))
-            _tell(index.shards(), shards)
+            _print_summary(index.shards(), shards)
             beside = "" if options.output or shards.is_local else shards.index_beside()
-            refusal = _put_beside(index.path, beside, shards, options) if beside else ""
-            print(f"index: {beside if beside and not refusal else index.path}{refusal}")
+            failure = _upload_beside(index.path, beside, shards, options) if beside else ""
+            print(f"index: {beside if beside and not failure else index.path}{failure}")
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{where}: {reason(error)}") from error
-    looked_for = shards.index_beside(), shards.index_in(options.cache)
+    lookup_paths = shards.index_beside(), shards.index_in(options.cache)
     output = os.path.abspath(local_path(options.output)) if is_local(options.output) else options.output
-    if options.output and output not in looked_for:
-        print(f"runs look for it in {' or '.join(filter(None, looked_for))}", file=sys.stderr)
+    if options.output and output not in lookup_paths:
+        print(f"runs look for it in {' or '.join(filter(None, lookup_paths))}", file=sys.stderr)
     return 0
 
 
-def _put_beside(path: str, beside: str, shards: ShardList, options: argparse.Namespace) -> str:
+def _upload_beside(path: str, beside: str, shards: ShardList, options: argparse.Namespace) -> str:
     """Uploads an index to where its shards are; returns "", or why it lies in the cache alone."""
     try:
         if beside.startswith(("http://", "https://")):
@@ -93,20 +93,20 @@ def _put_beside(path: str, beside: str, shards: ShardList, options: argparse.Nam
     return ""
 
 
-def _tell(told: Shards, shards: ShardList) -> None:
-    there = told.sizes[told.sizes != MISSING]
-    print(f"shards: {len(there):,} of {len(told.names):,}, {there.sum() / 1e9:,.3f} GB")
-    print(f"examples: {told.rows.sum():,}")
-    sets = told.all_key_sets
-    for endings, count in list(sets.items())[:_TOLD]:
+def _print_summary(index: Shards, shards: ShardList) -> None:
+    sizes = index.sizes[index.sizes != MISSING]
+    print(f"shards: {len(sizes):,} of {len(index.names):,}, {sizes.sum() / 1e9:,.3f} GB")
+    print(f"examples: {index.rows.sum():,}")
+    sets = index.all_key_sets
+    for endings, count in list(sets.items())[:_MAX_LISTED]:
         print(f"  {count:,} with {endings.replace(';', ', ')}")
-    if len(sets) > _TOLD:
-        print(f"  and {len(sets) - _TOLD} other sets of members")
-    print(f"shards with something wrong: {len(told.problems):,}")
-    for name, problem in list(told.problems.items())[:_TOLD]:
+    if len(sets) > _MAX_LISTED:
+        print(f"  and {len(sets) - _MAX_LISTED} other sets of members")
+    print(f"shards with something wrong: {len(index.problems):,}")
+    for name, problem in list(index.problems.items())[:_MAX_LISTED]:
         print(f"  {shards.path(name)}: {problem}")
-    if len(told.problems) > _TOLD:
-        print(f"  and {len(told.problems) - _TOLD} others")
+    if len(index.problems) > _MAX_LISTED:
+        print(f"  and {len(index.problems) - _MAX_LISTED} others")
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What a person gives a loaded model, as arrays: images, texts, prompts, modalities."""
+"""Inputs of a loaded model, converted to arrays: images, texts, prompts, modalities."""
 
 import dataclasses
 import os
@@ -98,7 +98,7 @@ def to_token_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarra
 
 
 def broadcast_texts(field: str, texts: Any, count: int) -> list[str]:
-    """A text for each of `count` images; a single one is for all of them.
+    """`count` texts, one an image; a single one is for all of them.
 
     Raises:
       UserError: another number of texts, or no strings.
@@ -110,10 +110,10 @@ def broadcast_texts(field: str, texts: Any, count: int) -> list[str]:
 
 
 def to_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The first token of every text and the words that a text begins with: ids [B, P] and a mask of what is real.
+    """Prompts: the first token of every text and the words that it begins with, as ids [B, P] and a mask of real ones.
 
     Raises:
-      UserError: a text that fills all the places there are.
+      UserError: a text that leaves no room for another token.
     """
     rows = [[tokenizer.bos_id, *tokenizer.words(text)] for text in texts]
     for text, row in zip(texts, rows, strict=True):
@@ -128,91 +128,103 @@ def to_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer) -> tupl
 
 
 def to_decoding(
-    usual: generation.Decoding, prompt_length: int, context_length: int, given: Mapping[str, Any]
+    default: generation.Decoding, prompt_length: int, context_length: int, overrides: Mapping[str, Any]
 ) -> generation.Decoding:
-    """The run's decoding with what is given instead, in the room that prompts leave.
+    """The run's decoding with some fields overridden, in the room that prompts leave.
 
     Args:
-      usual: as the run's config has it.
+      default: as the run's config has it.
       prompt_length: of the longest prompt, in tokens.
       context_length: tokens that the model reads at most. It does not read the last one it writes.
-      given: fields of `Decoding`.
+      overrides: fields of `Decoding`.
 
     Raises:
       UserError: no such field, one of another method, or a value that makes no sense.
     """
-    known = [field.name for field in dataclasses.fields(usual) if not field.name.endswith("_id")]
-    for field, value in given.items():
-        wanted = type(getattr(usual, validate_choice("caption: the argument", field, known)))
-        if type(value) not in ((int, float) if wanted is float else (wanted,)):
-            raise UserError(f"caption: {field}={value!r} is no {wanted.__name__}, such as {getattr(usual, field)!r}")
-    method = given.get("method", usual.method)
-    for field in given:
+    known = [field.name for field in dataclasses.fields(default) if not field.name.endswith("_id")]
+    for field, value in overrides.items():
+        expected = type(getattr(default, validate_choice("caption: the argument", field, known)))
+        if type(value) not in ((int, float) if expected is float else (expected,)):
+            raise UserError(
+                f"caption: {field}={value!r} is no {expected.__name__}, such as {getattr(default, field)!r}"
+            )
+    method = overrides.get("method", default.method)
+    for field in overrides:
         if _OF_METHOD.get(field, method) != method:
-            reason = f"{field}={given[field]!r} is of method={_OF_METHOD[field]!r}, and the method is {method!r}"
+            reason = f"{field}={overrides[field]!r} is of method={_OF_METHOD[field]!r}, and the method is {method!r}"
             raise UserError(f"caption: {reason}; give both")
     room = context_length + 1 - prompt_length
-    if given.get("max_tokens", 0) > room:
-        raise UserError(f"caption: max_tokens={given['max_tokens']}, but the model's context has room for {room}")
-    return dataclasses.replace(usual, **{"max_tokens": min(usual.max_tokens, room)} | given)
+    if overrides.get("max_tokens", 0) > room:
+        raise UserError(f"caption: max_tokens={overrides['max_tokens']}, but the model's context has room for {room}")
+    return dataclasses.replace(default, **{"max_tokens": min(default.max_tokens, room)} | overrides)
 
 
 def to_modalities(
-    given: Mapping[str, Any], present: Any, preparer: ModalityPreparer
+    modalities: Mapping[str, Any], present: Any, preparer: ModalityPreparer
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Arrays of several modalities, of which some may be missing, as a batch has them.
 
     Args:
-      given: by name of the modality, [B, ...]; the record's own image as PIL images or uint8 arrays.
-      present: [B, M] in sorted order of all names; None: those that are given.
+      modalities: by name, [B, ...]; the record's own image as PIL images or uint8 arrays.
+      present: [B, M] in sorted order of all names; None: those in `modalities`.
       preparer: of the task.
 
     Returns:
       The batch's arrays by key, and `present`.
 
     Raises:
-      UserError: another name, shape or number, or an example of which nothing is there.
+      UserError: another name, shape or number, or an example without any modality.
     """
-    names = preparer.names
-    if not isinstance(given, Mapping) or not given:
+    names, spec = preparer.names, preparer.image_spec
+    if not isinstance(modalities, Mapping) or not modalities:
         raise UserError(f"modalities: give a dict of arrays [B, ...] by name; the model has {', '.join(names)}")
-    for name in given:
+    for name in modalities:
         validate_choice("modalities: the name", name, names)
-    spec = preparer.image_spec
     values = {
         name: to_uint8(value, spec) if spec is not None and name == "image" else np.asarray(value)
-        for name, value in given.items()
+        for name, value in modalities.items()
     }
+    count = _common_length(values)
+    present = _to_presence(present, names, values, count)
+    images = values.pop("image", None) if spec is not None else None
+    rows = []
+    for index in range(count):
+        record = {name: value[index] for name, value in values.items() if present[index, names.index(name)]}
+        try:
+            arrays, _ = preparer.arrays({"modalities": record, "id": index})
+        except BadExample as error:
+            raise UserError(f"modalities: {error.detail} (example {index})") from error
+        if spec is not None:
+            blank = np.zeros((spec.size, spec.size, 3), np.uint8)
+            arrays["image"] = blank if images is None else images[index]
+        rows.append(arrays)
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}, present
+
+
+def _common_length(values: Mapping[str, np.ndarray]) -> int:
+    """The number of examples, of which every modality must have as many."""
     counts = {name: len(value) if value.ndim else 1 for name, value in values.items()}
     count = next(iter(counts.values()))
     if set(counts.values()) != {count}:
         raise UserError(
             f"modalities: {', '.join(f'{n} of {name}' for name, n in counts.items())}; give as many of each"
         )
-    there = np.array([[name in given for name in names]] * count, bool).reshape(count, len(names))
-    if present is not None:
-        stated = np.asarray(present)
-        if stated.shape != there.shape or stated.dtype != bool:
-            raise UserError(
-                f"present of type {stated.dtype} and shape {list(stated.shape)}: give bool [{count}, {len(names)}], a"
-                f" column for each of {', '.join(names)}"
-            )
-        if (stated & ~there).any():
-            lacking = [name for place, name in enumerate(names) if (stated & ~there)[:, place].any()]
-            raise UserError(f"present: {', '.join(lacking)} is said to be there, and not among the modalities")
-        there = stated
-    if not there.any(axis=1).all():
-        raise UserError(f"present: example {int(np.argmin(there.any(axis=1)))} has no modality at all; leave it out")
-    rows = []
-    images = values.pop("image", None) if spec is not None else None
-    for place in range(count):
-        record = {name: value[place] for name, value in values.items() if there[place, names.index(name)]}
-        try:
-            arrays, _ = preparer.arrays({"modalities": record, "id": place})
-        except BadExample as error:
-            raise UserError(f"modalities: {error.detail} (example {place})") from error
-        if spec is not None:
-            blank = np.zeros((spec.size, spec.size, 3), np.uint8)
-            arrays["image"] = blank if images is None else images[place]
-        rows.append(arrays)
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}, there
+    return count
+
+
+def _to_presence(present: Any, names: Sequence[str], values: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """Which modality each example has, bool [B, M]; checked against the modalities that there are values of."""
+    has_values = np.array([[name in values for name in names]] * count, bool).reshape(count, len(names))
+    present = has_values if present is None else np.asarray(present)
+    if present.shape != has_values.shape or present.dtype != bool:
+        raise UserError(
+            f"present of type {present.dtype} and shape {list(present.shape)}: give bool [{count}, {len(names)}], a"
+            f" column for each of {', '.join(names)}"
+        )
+    is_missing = (present & ~has_values).any(axis=0)
+    if is_missing.any():
+        missing = ", ".join(name for name, flag in zip(names, is_missing, strict=True) if flag)
+        raise UserError(f"present: {missing} is said to be there, and not among the modalities")
+    if not present.any(axis=1).all():
+        raise UserError(f"present: example {int(np.argmin(present.any(axis=1)))} has no modality at all; leave it out")
+    return present

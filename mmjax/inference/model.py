@@ -1,4 +1,4 @@
-"""`mmjax.load(PATH)`: a restored model that a person can call."""
+"""A restored model with methods to embed, caption, answer, match and classify; what `mmjax.load` returns."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ TEMPLATES = ("a photo of a {c}.",)
 
 
 class Model:
-    """A restored model, on one device or over a mesh; what it `can` do depends on what it was trained for.
+    """A restored model, on one device or over a mesh; its methods depend on what it was trained for, see `can`.
 
     Made by `load`. Inputs are taken in batches, filled up to a power of two, so that few shapes are compiled.
 
@@ -61,7 +61,7 @@ class Model:
         self._embed_bytes = jax.jit(task.embed_images)
         self._embed_pixels = jax.jit(task.embed_pixels)
         self._embed_text = jax.jit(task.embed_text)
-        self._write = jax.jit(functools.partial(_write, task), static_argnums=0)
+        self._generate = jax.jit(functools.partial(_generate, task), static_argnums=0)
         self._classify = jax.jit(functools.partial(_classify, task), static_argnums=0)
         self._answer = jax.jit(lambda *args: jnp.argmax(task.answer(*args), axis=1))
         self._match = jax.jit(lambda *args: jax.nn.sigmoid(task.match(*args)))
@@ -116,10 +116,10 @@ class Model:
         """
         self._check("encode_image")
         if inputs.are_pixels(images, self.image_spec.size):
-            found = self._run(self._embed_pixels, (np.asarray(images, np.float32),))
+            embeddings = self._run(self._embed_pixels, (np.asarray(images, np.float32),))
         else:
-            found = self._run(self._embed_bytes, (inputs.to_uint8(images, self.image_spec),))
-        return self._nothing() if found is None else found.astype(np.float32)
+            embeddings = self._run(self._embed_bytes, (inputs.to_uint8(images, self.image_spec),))
+        return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
     def encode_text(self, texts: Any) -> Float32[np.ndarray, "B E"]:
         """Embeds texts; rows have unit length.
@@ -134,13 +134,13 @@ class Model:
         if isinstance(texts, str):
             texts = [texts]
         if not len(texts):
-            return self._nothing()
+            return self._no_embeddings()
         are_strings = all(isinstance(text, str) for text in texts)
         columns = self.tokenizer(list(texts)) if are_strings else inputs.to_token_ids(texts, self.config.model.text)
-        found = self._run(self._embed_text, columns)
-        return self._nothing() if found is None else found.astype(np.float32)
+        embeddings = self._run(self._embed_text, columns)
+        return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
-    def _nothing(self) -> np.ndarray:
+    def _no_embeddings(self) -> np.ndarray:
         return np.zeros((0, self.config.model.embed_dim), np.float32)
 
     def zero_shot(
@@ -182,11 +182,11 @@ class Model:
           UserError: of another kind; or the model writes no captions.
         """
         self._check("caption")
-        pictures = self._pictures("caption", images)
+        pictures = self._to_pictures("caption", images)
         ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self.tokenizer)
-        usual = self._task.decoding(self.tokenizer)
-        chosen = inputs.to_decoding(usual, ids.shape[1], self.config.model.text.context_length, decoding)
-        return self._written(chosen, pictures, ids, mask, seed)
+        default = self._task.decoding(self.tokenizer)
+        chosen = inputs.to_decoding(default, ids.shape[1], self.config.model.text.context_length, decoding)
+        return self._generate_texts(chosen, pictures, ids, mask, seed)
 
     def answer(self, images: Any, questions: Any) -> list[str]:
         """Answers questions about images: the likeliest of `answers`, or in the model's own words.
@@ -199,19 +199,19 @@ class Model:
           UserError: of another kind; or the model answers no questions.
         """
         self._check("answer")
-        pictures = self._pictures("answer", images)
+        pictures = self._to_pictures("answer", images)
         questions = inputs.broadcast_texts("questions", questions, len(pictures))
         if not questions:
             return []
         if self._task.is_trained_with("vqa"):
-            places = self._run(self._answer, (pictures, *self.tokenizer(questions)))
-            return [self.answers[place] for place in places.tolist()]
+            indices = self._run(self._answer, (pictures, *self.tokenizer(questions)))
+            return [self.answers[index] for index in indices.tolist()]
         preparer = AnswerPreparer(self.image_spec, self.tokenizer)
         ids, mask = (np.stack(column) for column in zip(*map(preparer.prompt, questions), strict=True))
-        return self._written(self._task.decoding(self.tokenizer), pictures, ids, mask, 0)
+        return self._generate_texts(self._task.decoding(self.tokenizer), pictures, ids, mask, 0)
 
     def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:
-        """Tells whether texts belong to images.
+        """The probabilities that texts belong to images.
 
         Args:
           images: PIL images or uint8 arrays, as `encode_image` takes them.
@@ -224,10 +224,10 @@ class Model:
           UserError: of another kind; or the model was not trained to match.
         """
         self._check("match")
-        pictures = self._pictures("match", images)
+        pictures = self._to_pictures("match", images)
         texts = inputs.broadcast_texts("texts", texts, len(pictures))
-        found = self._run(self._match, (pictures, *self.tokenizer(texts))) if texts else None
-        return np.zeros(0, np.float32) if found is None else found.astype(np.float32)
+        matches = self._run(self._match, (pictures, *self.tokenizer(texts))) if texts else None
+        return np.zeros(0, np.float32) if matches is None else matches.astype(np.float32)
 
     def classify(
         self, modalities: Mapping[str, Any], present: Bool[np.ndarray, "B M"] | None = None
@@ -247,20 +247,20 @@ class Model:
         self._check("classify")
         batch, present = inputs.to_modalities(modalities, present, self._task.preparer)
         keys = sorted(batch)
-        found = None
-        if keys:
-            found = self._run(functools.partial(self._classify, tuple(keys)), (*(batch[key] for key in keys), present))
-        return np.zeros((0, self.config.model.classes), np.float32) if found is None else found.astype(np.float32)
+        if not keys:
+            return np.zeros((0, self.config.model.classes), np.float32)
+        columns = (*(batch[key] for key in keys), present)
+        return self._run(functools.partial(self._classify, tuple(keys)), columns).astype(np.float32)
 
-    def _pictures(self, method: str, images: Any) -> np.ndarray:
+    def _to_pictures(self, method: str, images: Any) -> np.ndarray:
         if inputs.are_pixels(images, self.image_spec.size):
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
         return inputs.to_uint8(images, self.image_spec)
 
-    def _written(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
+    def _generate_texts(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
         seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), np.arange(len(pictures))], axis=1)
         columns = (pictures, ids, mask, seeds.astype(np.uint32))
-        tokens = self._run(functools.partial(self._write, decoding), columns)
+        tokens = self._run(functools.partial(self._generate, decoding), columns)
         return [] if tokens is None else [self.tokenizer.decode(row) for row in tokens.tolist()]
 
     def _run(self, function: Callable[..., Any], columns: tuple[np.ndarray, ...]) -> np.ndarray | None:
@@ -273,16 +273,20 @@ class Model:
         for start in range(0, total, self.batch_size):
             rows = [column[start : start + self.batch_size] for column in columns]
             count = len(rows[0])
-            filled = -(-min(self.batch_size, 1 << (count - 1).bit_length()) // unit) * unit
-            rows = [np.concatenate([x, np.repeat(x[-1:], filled - count, axis=0)]) for x in rows]
+            padded = -(-min(self.batch_size, _next_power_of_two(count)) // unit) * unit
+            rows = [np.concatenate([x, np.repeat(x[-1:], padded - count, axis=0)]) for x in rows]
             if self.mesh is not None:
-                own = mesh_lib.local_rows(self.mesh, filled)
-                rows = global_arrays.to_global(self.mesh, [x[own] for x in rows])
+                local = mesh_lib.local_rows(self.mesh, padded)
+                rows = global_arrays.to_global(self.mesh, [x[local] for x in rows])
             parts.append(np.asarray(global_arrays.to_host(function(self.params, *rows)))[:count])
         return np.concatenate(parts) if parts else None
 
 
-def _write(task: tasks.Task, decoding: generation.Decoding, params, images, ids, mask, seeds) -> jax.Array:
+def _next_power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _generate(task: tasks.Task, decoding: generation.Decoding, params, images, ids, mask, seeds) -> jax.Array:
     """The tokens that a task writes; `seeds` uint32 [B, 2] are the examples'."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed[0]), seed[1]))(seeds)
     return task.generate(params, images, ids, mask, decoding, keys).tokens

@@ -1,1 +1,1 @@
-"""`mmjax plan`: what a config would cost on TPUs or GPUs that are not there, asked of their compiler itself."""
+"""`mmjax plan`: the costs of a config on TPUs or GPUs that are not there, by their own compiler."""

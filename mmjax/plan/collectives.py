@@ -1,4 +1,4 @@
-"""Every collective of a compiled program: what it moves, how often, and along which axes of the mesh."""
+"""Collectives of a compiled program: what they move, how often, and along which axes of the mesh."""
 
 import collections
 import dataclasses
@@ -73,11 +73,11 @@ def find(module: hlo.Module, mesh_shape: Mapping[str, int], hosts: Sequence[int]
       hosts: the host of each device of the flattened mesh, where hosts have slower links; None where all are alike.
     """
     control, _, _ = module.executions()
-    found = collections.Counter()
+    counts = collections.Counter()
     for (name, _), listed in started(module, mesh_shape, hosts).items():
         for collective in listed:
-            found[collective] += control[name]
-    listed = [dataclasses.replace(collective, executions=times) for collective, times in found.items() if times]
+            counts[collective] += control[name]
+    listed = [dataclasses.replace(collective, executions=times) for collective, times in counts.items() if times]
     return sorted(listed, key=lambda c: (-c.executions * c.bytes, c.kind, c.axes, c.dtype))
 
 
@@ -88,15 +88,15 @@ def started(
 
     Args: as `find` takes them.
     """
-    found = {}
+    by_instruction = {}
     for name in module.executions()[0]:
         for instruction in module.computations[name].instructions.values():
-            if listed := _of(module, name, instruction, mesh_shape, hosts):
-                found[name, instruction.name] = listed
-    return found
+            if listed := _started_by(module, name, instruction, mesh_shape, hosts):
+                by_instruction[name, instruction.name] = listed
+    return by_instruction
 
 
-def _of(
+def _started_by(
     module: hlo.Module,
     name: str,
     instruction: hlo.Instruction,
@@ -114,13 +114,13 @@ def _of(
         starts = any(
             i.attribute("custom_call_target") == "AsyncCollectiveStart" for i in computation.instructions.values()
         )
-        found = []
+        inner_collectives = []
         for one in computation.instructions.values():
             if "chain_id=" not in one.attributes or starts:
-                found += _of(module, inner, one, mesh_shape, hosts)
+                inner_collectives += _started_by(module, inner, one, mesh_shape, hosts)
         # How TPUs write a reduce-scatter: a fusion of an all-reduce and the slice that is kept.
         kinds = {"all-reduce": "reduce-scatter"} if scatters else {}
-        return [dataclasses.replace(one, kind=kinds.get(one.kind, one.kind)) for one in found]
+        return [dataclasses.replace(one, kind=kinds.get(one.kind, one.kind)) for one in inner_collectives]
     kind = _kind(instruction)
     if kind is None:
         return []
@@ -176,8 +176,8 @@ def _groups(instruction: hlo.Instruction, mesh_shape: Mapping[str, int]) -> tupl
         return moves, "+".join(axes) or "none", math.prod(mesh_shape[axis] for axis in axes)
     groups = replica_groups(instruction.attributes, devices)
     axes = _varying(groups, mesh_shape)
-    whole = math.prod(mesh_shape[axis] for axis in axes) == groups.shape[1]
-    return groups, ("+".join(axes) or "none") + ("" if whole else "?"), groups.shape[1]
+    spans_axes = math.prod(mesh_shape[axis] for axis in axes) == groups.shape[1]
+    return groups, ("+".join(axes) or "none") + ("" if spans_axes else "?"), groups.shape[1]
 
 
 def _varying(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> list[str]:

@@ -62,8 +62,8 @@ def count(module: hlo.Module, float32_passes: float = 0.0) -> Costs:
       module: the parsed program.
       float32_passes: as `products.passes` takes it.
     """
-    found = tuple(kernels_lib.find(module, float32_passes))
-    total = lambda field: float(sum(kernel.times * getattr(kernel, field) for kernel in found))
+    kernels = tuple(kernels_lib.find(module, float32_passes))
+    total = lambda field: float(sum(kernel.times * getattr(kernel, field) for kernel in kernels))
     kept = activations.kept(module, module.entry, {})
     _, _, unknown = module.executions()
-    return Costs(total("flops"), total("matrix_flops"), total("bytes"), kept, tuple(unknown), found)
+    return Costs(total("flops"), total("matrix_flops"), total("bytes"), kept, tuple(unknown), kernels)

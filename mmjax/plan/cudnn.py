@@ -40,7 +40,7 @@ def answers_for(device: Any) -> Iterator[None]:
     }
     try:
         module = importlib.import_module(_MODULE)
-        asked = {name: getattr(module, name) for name in answers}
+        originals = {name: getattr(module, name) for name in answers}
     except (ImportError, AttributeError) as error:
         import jax
 
@@ -53,7 +53,7 @@ def answers_for(device: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, original in asked.items():
+        for name, original in originals.items():
             setattr(module, name, original)
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 
-# Opcodes of loops and calls: what they run is told by the computations they name, which the program counter enters.
+# Opcodes of loops and calls: the computations that they name are what they run; the program counter enters those.
 _CONTROL = ("while", "call", "conditional", "async-start")
 _LEAF = re.compile(r"([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"(ENTRY\s+)?%?([\w.\-]+)\s.*\{\s*$")
@@ -176,18 +176,18 @@ class Module:
 
     def looped(self) -> set[str]:
         """Computations entered by control flow from inside a loop, bodies and conditions included."""
-        found = set()
+        looped = set()
 
         def enter(name: str, inside: bool) -> None:
             if inside:
-                found.add(name)
+                looped.add(name)
             computation = self.computations[name]
             for instruction in computation.instructions.values():
                 for part, _ in self.enters(computation, instruction):
                     enter(part, inside or instruction.opcode == "while")
 
         enter(self.entry, False)
-        return found
+        return looped
 
     def turns(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a `while` goes round, or None.
@@ -212,9 +212,9 @@ class Module:
     def _start(self, computation: Computation, loop: Instruction, condition: Computation) -> int:
         """The counter's first value: the constant that enters the loop where the condition reads."""
         read = [int(i.attribute("index")) for i in condition.instructions.values() if i.opcode == "get-tuple-element"]
-        given = computation.instructions[loop.operands[0][0]]
-        if len(read) == 1 and given.opcode == "tuple":
-            source = computation.instructions[given.operands[read[0]][0]]
+        initial = computation.instructions[loop.operands[0][0]]
+        if len(read) == 1 and initial.opcode == "tuple":
+            source = computation.instructions[initial.operands[read[0]][0]]
             while source.opcode in ("copy", "bitcast") and source.operands:
                 source = computation.instructions[source.operands[0][0]]
             if source.opcode == "constant" and re.fullmatch(r"\d+", source.argument):

@@ -1,4 +1,4 @@
-"""What `mmjax plan` does, once its flags are read."""
+"""Planning of a recipe, as `mmjax plan` does it once its flags are read."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def run(
             _say(note)
 
     if axes is None:
-        setup = program.set_up(config, devices, tokens, flags)
+        setup = program.make_setup(config, devices, tokens, flags)
         _say(f"compiling the train step for {name}; this takes from seconds to minutes ...")
         plan = _with_budget(program.make_plan(setup, name), examples)
         _say("\n" + plan_text.render(plan))

@@ -1,4 +1,4 @@
-"""A plan in words: aligned lines for a person to read."""
+"""The text of a plan: tables of aligned columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,8 +49,8 @@ def setting(plan: Mapping[str, Any]) -> str:
     """Mesh, microbatches and rematerialisation in a few words."""
     mesh = " x ".join(f"{axis} {count}" for axis, count in plan["mesh"].items())
     remat = list(plan["remat"].values())
-    told = "/".join(remat if len(set(remat)) > 1 else remat[:1]) or "none"
-    return f"{mesh}, microbatch {plan['microbatch']}, remat {told}"
+    remats = "/".join(remat if len(set(remat)) > 1 else remat[:1]) or "none"
+    return f"{mesh}, microbatch {plan['microbatch']}, remat {remats}"
 
 
 def render(plan: Mapping[str, Any]) -> str:
@@ -106,8 +106,8 @@ def _collectives(plan: Mapping[str, Any]) -> list[str]:
     network = any(row["network_bytes"] for row in plan["collectives"])
     rows = [("kind", "mesh axes", "type", "times", "bytes", "sent", *(["to other hosts"] if network else []))]
     for row in plan["collectives"]:
-        told = (row["kind"], row["axes"], row["dtype"], f"{row['executions']}", size(row["bytes"]))
-        rows.append((*told, size(row["sent_bytes"]), *([size(row["network_bytes"])] if network else [])))
+        cells = (row["kind"], row["axes"], row["dtype"], f"{row['executions']}", size(row["bytes"]))
+        rows.append((*cells, size(row["sent_bytes"]), *([size(row["network_bytes"])] if network else [])))
     lines = _table(rows)
     lines += ["", f"The largest of the {len(plan['each_collective'])} that differ"]
     lines += _table(
@@ -153,7 +153,7 @@ def _prediction(predicted: Mapping[str, Any]) -> list[str]:
         f" {rates['memory']:.0%}, links {rates['links']:.0%}"
     )
     source = "products and memory as measured on one" if predicted["measured"] else "assumed to be those of an H100"
-    rows = [(told, seconds(predicted[part])) for part, told in _PARTS.items() if predicted[part]]
+    rows = [(label, seconds(predicted[part])) for part, label in _PARTS.items() if predicted[part]]
     rows.append(("step", seconds(predicted["step"]), *([f"MFU {predicted['mfu']:.1%}"] if "mfu" in predicted else [])))
     return [*_table(rows), f"  {reached};", f"  {source}"]
 
@@ -161,19 +161,19 @@ def _prediction(predicted: Mapping[str, Any]) -> list[str]:
 def kernel_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sums by class of kernel, most bytes first, and their total."""
     total = sum(row["bytes"] for row in rows)
-    told = [("class", "kernels", "bytes", "", "FLOPs")]
+    cells = [("class", "kernels", "bytes", "", "FLOPs")]
     for row in rows:
         share = f"{row['bytes'] / total:.1%}" if total else ""
         flops = f"{row['flops']:.4g}" if row["flops"] else ""
-        told.append((CLASSES[row["kind"]], f"{row['kernels']:,}", size(row["bytes"]), share, flops))
-    return _table([*told, ("total", f"{sum(row['kernels'] for row in rows):,}", size(total))])
+        cells.append((CLASSES[row["kind"]], f"{row['kernels']:,}", size(row["bytes"]), share, flops))
+    return _table([*cells, ("total", f"{sum(row['kernels'] for row in rows):,}", size(total))])
 
 
 def _memory(plan: Mapping[str, Any]) -> list[str]:
     memory = plan["memory"]
     capacity = memory["capacity"]
     lines = ["Bytes per chip"]
-    rows = [(told, size(memory[kind])) for kind, told in _KINDS.items() if memory.get(kind)]
+    rows = [(label, size(memory[kind])) for kind, label in _KINDS.items() if memory.get(kind)]
     if "total" in memory:
         rows.append(
             ("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}{_part(plan)}")
@@ -186,8 +186,8 @@ def _part(plan: Mapping[str, Any]) -> str:
     """Which share of the device's memory that is, where jax does not take all of it."""
     if plan["memory_fraction"] == 1:
         return ""
-    share, whole = f"{plan['memory_fraction']:g}", size(plan["device_memory"])
-    return f" ({share} of {whole}: XLA_CLIENT_MEM_FRACTION)"
+    share, total = f"{plan['memory_fraction']:g}", size(plan["device_memory"])
+    return f" ({share} of {total}: XLA_CLIENT_MEM_FRACTION)"
 
 
 def does_not_fit(plan: Mapping[str, Any]) -> str:

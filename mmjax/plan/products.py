@@ -28,8 +28,8 @@ def flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
     if instruction.opcode == "convolution":
         return _convolution(instruction, shapes[0], shapes[1], next(hlo.leaves(instruction.shape)))
     if target == "tpu_custom_call":  # as its author counts it
-        told = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes)
-        return float(told[1]) if told else 0.0
+        estimate = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes)
+        return float(estimate[1]) if estimate else 0.0
     if is_attention(instruction):
         return _attention(instruction, shapes[0])
     if target.startswith("__cublas$"):
@@ -128,6 +128,8 @@ def _meetings(
     met = 0
     for k in range(kernel):
         for o in range(output):
-            at = o * stride + k * rhs_dilation - pad
-            met += 0 <= at < size * lhs_dilation and at % lhs_dilation == 0 and at // lhs_dilation < size
+            position = o * stride + k * rhs_dilation - pad
+            met += (
+                0 <= position < size * lhs_dilation and position % lhs_dilation == 0 and position // lhs_dilation < size
+            )
     return met

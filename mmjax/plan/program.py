@@ -1,4 +1,4 @@
-"""The real train step of a config, compiled ahead of time for a topology, and everything that is read off it."""
+"""The train step of a config, compiled ahead of time for a topology, and all that a plan takes from it."""
 
 import dataclasses
 import importlib.metadata
@@ -58,7 +58,7 @@ class Setup:
             return traced.lower(lowering_platforms=("cuda",)) if device.platform == "gpu" else traced.lower()
 
 
-def set_up(
+def make_setup(
     config: ml_collections.ConfigDict,
     topology: Sequence[Any],
     text_length: float | None = None,
@@ -89,7 +89,7 @@ def set_up(
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
         setup = build_step.make_setup(config, task, mesh)
-    remat = {name: each.label for name, each in setup.remat.items()}
+    remat = {name: remat.label for name, remat in setup.remat.items()}
     return Setup(config, task, mesh, device, setup.state, batch, setup.step, remat)
 
 
@@ -106,12 +106,12 @@ def _packed_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, tex
 
 def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") -> dict[str, Any]:
     """The parts of a model that have a setting, such as `remat`: dotted path within it -> value."""
-    found = {}
+    parts = {}
     for name, value in settings.items():
         if isinstance(value, ml_collections.ConfigDict):
             where = f"{path}.{name}" if path else name
-            found |= ({where: value[field]} if field in value else {}) | parts_with(field, value, where)
-    return found
+            parts |= ({where: value[field]} if field in value else {}) | parts_with(field, value, where)
+    return parts
 
 
 def state_bytes(setup: Setup) -> dict[str, int]:
@@ -125,7 +125,7 @@ def state_bytes(setup: Setup) -> dict[str, int]:
 
 
 def capacity(setup: Setup) -> tuple[int, float]:
-    """What a program may use of a device's memory.
+    """The memory of a device that a program may use.
 
     Returns:
       Bytes, and their share of the device's: 1 on TPUs, whose data sheet here is what programs may use; on GPUs what
@@ -182,8 +182,8 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     try:
         plan |= read(setup, compiled.as_text(), None if model_flops is None else model_flops / chips)
     except (ValueError, KeyError, IndexError) as error:
-        told = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
-        raise UserError(f"cannot read the program that this compiler wrote ({told}): {error!r}") from error
+        versions = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
+        raise UserError(f"cannot read the program that this compiler wrote ({versions}): {error!r}") from error
     activations = plan.pop("activations")
     plan["memory"] = memory(kinds, compiled.memory_analysis(), activations) | {"capacity": room}
     executed = {"chip": plan.pop("chip_flops"), "compiler_once": _cost(compiled).get("flops", 0.0)}
@@ -193,7 +193,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
 
 
 def read(setup: Setup, text: str, model_flops: float | None) -> dict[str, Any]:
-    """What a plan takes from the text of the compiled program.
+    """The entries of a plan that come from the text of the compiled program.
 
     Args:
       setup: the step that was compiled.
@@ -205,7 +205,7 @@ def read(setup: Setup, text: str, model_flops: float | None) -> dict[str, Any]:
     module = hlo.parse(text)
     counted = costs.count(module, device.flops / device.float32_flops if device.float32_flops else 0.0)
     started = collectives.started(module, mesh_shape, hosts)
-    found = collectives.find(module, mesh_shape, hosts)
+    listed = collectives.find(module, mesh_shape, hosts)
     reductions = schedule.gradient_reductions(module, started, counted.kernels)
     largest = sorted(counted.kernels, key=lambda kernel: -kernel.times * kernel.bytes)[:_LARGEST]
     return {
@@ -219,10 +219,10 @@ def read(setup: Setup, text: str, model_flops: float | None) -> dict[str, Any]:
             for kernel in largest
         ],
         "unknown_loops": list(counted.unknown_loops),
-        "collectives": collectives.totals(found),
-        "each_collective": [dataclasses.asdict(collective) for collective in found],
+        "collectives": collectives.totals(listed),
+        "each_collective": [dataclasses.asdict(collective) for collective in listed],
         "gradient_reductions": schedule.summary(module, reductions, counted.kernels),
-        "roofline": times.roofline(counted, found, device, model_flops),
+        "roofline": times.roofline(counted, listed, device, model_flops),
         "prediction": times.predict(module, counted, started, device, model_flops),
     }
 
@@ -251,25 +251,25 @@ def memory(kinds: Mapping[str, int], analysis: Any, activations: int) -> dict[st
 
 
 def refusal(message: str) -> dict[str, Any]:
-    """What the compiler says when a program does not fit.
+    """The compiler's refusal of a program that does not fit.
 
     Returns:
-      `needs` and `has` in bytes, where its message tells them, and `says`, its first line.
+      `needs` and `has` in bytes, where its message has them, and `says`, its first line.
 
     Raises:
       UserError: it is another error.
     """
-    said = " ".join(message.split("\n\n")[0].split())
-    if "RESOURCE_EXHAUSTED" not in said:
-        raise UserError(f"the compiler refuses the program: {said[:300]}")
-    sizes = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", said) or re.search(
-        r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", said
+    text = " ".join(message.split("\n\n")[0].split())
+    if "RESOURCE_EXHAUSTED" not in text:
+        raise UserError(f"the compiler refuses the program: {text[:300]}")
+    sizes = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", text) or re.search(
+        r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", text
     )
-    told = {"says": said.partition("RESOURCE_EXHAUSTED:")[2].strip()}
+    result = {"says": text.partition("RESOURCE_EXHAUSTED:")[2].strip()}
     if sizes:
-        told["needs"] = int(float(sizes[1]) * _UNITS[sizes[2]])
-        told["has"] = int(float(sizes[3]) * _UNITS[sizes[4]])
-    return told
+        result["needs"] = int(float(sizes[1]) * _UNITS[sizes[2]])
+        result["has"] = int(float(sizes[3]) * _UNITS[sizes[4]])
+    return result
 
 
 def advice(setup: Setup) -> list[str]:

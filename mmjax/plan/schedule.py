@@ -49,30 +49,32 @@ class Reduction:
 def gradient_reductions(
     module: hlo.Module,
     started: Mapping[tuple[str, str], Sequence[collectives.Collective]],
-    found: Sequence[kernels_lib.Kernel],
+    kernels: Sequence[kernels_lib.Kernel],
 ) -> list[Reduction]:
     """Finds the reductions of gradients: sums over the batch's axes that no matrix product of the model waits for.
 
-    Other sums over these axes (of activations, in the loss) are read by later products; the compiler joins gradients of
-    many parameters into one reduction without a name, so that names cannot tell. Scalars that are logged travel along.
+    Other sums over these axes (of activations, in the loss) are read by later products. Names do not show which is which:
+    the compiler joins gradients of many parameters into one reduction without a name, and scalars that are logged too.
 
     Args:
       module: the program.
       started: as `collectives.started` finds them.
-      found: the program's kernels.
+      kernels: the program's.
     """
-    products = {(k.computation, k.name) for k in found if k.kind in _PRODUCTS and _of_model(k.op_name)}
+    products = {(k.computation, k.name) for k in kernels if k.kind in _PRODUCTS and _of_model(k.op_name)}
     multiplies = _multiplying(module, products)
     reductions = []
     for (name, instruction), listed in started.items():
         sums = [one for one in listed if one.kind in _SUMS and set(one.axes.rstrip("?").split("+")) & _BATCH_AXES]
-        if sums and not _reaches(module.computations[name], instruction, lambda user, at=name: multiplies(at, user)):
+        if sums and not _reaches(
+            module.computations[name], instruction, lambda user, name=name: multiplies(name, user)
+        ):
             reductions += [Reduction(name, instruction, one) for one in sums]
     return reductions
 
 
 def summary(
-    module: hlo.Module, reductions: Sequence[Reduction], found: Sequence[kernels_lib.Kernel]
+    module: hlo.Module, reductions: Sequence[Reduction], kernels: Sequence[kernels_lib.Kernel]
 ) -> dict[str, Any] | None:
     """Where in the schedule gradients are reduced; None where nothing is.
 
@@ -83,7 +85,7 @@ def summary(
     """
     if not reductions:
         return None
-    known = {(kernel.computation, kernel.name): kernel for kernel in found}
+    known = {(kernel.computation, kernel.name): kernel for kernel in kernels}
     backward = {key for key, k in known.items() if k.kind in _PRODUCTS and "transpose(" in k.op_name}
     wanted = {(one.computation, one.name): one.collective for one in reductions}
     position, last_product, starts = 0, -1, []
@@ -102,8 +104,8 @@ def summary(
     return {
         "bytes": total,
         "by_dtype": dict(by_dtype),
-        "after_last_product": sum(size for at, size in starts if at > last_product) / total if total else 0.0,
-        "first": min(at for at, _ in starts) / max(1, position),
+        "after_last_product": sum(size for start, size in starts if start > last_product) / total if total else 0.0,
+        "first": min(start for start, _ in starts) / max(1, position),
     }
 
 

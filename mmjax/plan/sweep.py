@@ -1,4 +1,4 @@
-"""Tries meshes, microbatches and rematerialisation, and ranks what fits."""
+"""A sweep over meshes, microbatches and rematerialisation, ranked by predicted step."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -47,10 +47,10 @@ def candidates(
             if chips % (fsdp * tensor) == 0 and not any(count % tensor for count in heads)
         ]
     remats = _REMAT if "remat" in swept else (None,)
-    pieces = _MICROBATCHES if "microbatch" in swept else (config.microbatch,)
+    microbatches = _MICROBATCHES if "microbatch" in swept else (config.microbatch,)
     for mesh, remat in itertools.product(meshes, remats):
         group = []
-        for microbatch in pieces:
+        for microbatch in microbatches:
             changed = config.copy_and_resolve_references()
             changed.mesh.data, changed.mesh.fsdp, changed.mesh.tensor = mesh
             changed.microbatch = microbatch
@@ -58,7 +58,7 @@ def candidates(
                 parts = program.parts_with("remat", config.model)
                 changed.update_from_flattened_dict({f"model.{part}.remat": remat for part in parts})
             rows = chips // mesh[2] * microbatch if mesh[0] > 0 else 1
-            if config.batch_size % rows == 0 or microbatch == pieces[0]:
+            if config.batch_size % rows == 0 or microbatch == microbatches[0]:
                 group.append(changed)
         yield group
 
@@ -85,10 +85,10 @@ def run(
       topology: its name.
       devices: its devices.
       swept: what is varied.
-      text_length: as `program.set_up` has it.
-      flags: as `program.set_up` has it.
+      text_length: as `program.make_setup` has it.
+      flags: as `program.make_setup` has it.
       max_compiles: after as many the rest is left out.
-      say: is told of each candidate as it is done.
+      say: prints a line on each candidate as it is done.
       make_plan: compiles one; replaced in tests.
 
     Returns:
@@ -98,33 +98,33 @@ def run(
     for group in candidates(config, len(devices), swept):
         for candidate in group:
             try:
-                setup = program.set_up(candidate, devices, text_length, flags)
+                setup = program.make_setup(candidate, devices, text_length, flags)
             except UserError as error:
-                others.append({"setting": _told(candidate), "fits": False, "reason": str(error)})
-                say(f"  {_told(candidate)}: {error}")
+                others.append({"setting": _describe(candidate), "fits": False, "reason": str(error)})
+                say(f"  {_describe(candidate)}: {error}")
                 break
             held = sum(program.state_bytes(setup).values())
             room, _ = program.capacity(setup)
             if held > room:
                 reason = f"the state alone is {plan_text.size(held)} of {plan_text.size(room)}"
-                others.append({"setting": _told(candidate), "fits": False, "reason": reason})
-                say(f"  {_told(candidate)}: {reason}; not compiled")
+                others.append({"setting": _describe(candidate), "fits": False, "reason": reason})
+                say(f"  {_describe(candidate)}: {reason}; not compiled")
                 break  # more microbatches do not make the state smaller
             if compiled == max_compiles:
                 left += 1
                 continue
             compiled += 1
-            say(f"[{compiled}/{max_compiles}] {_told(candidate)}: compiling")
+            say(f"[{compiled}/{max_compiles}] {_describe(candidate)}: compiling")
             try:
                 plan = make_plan(setup, topology)
             except UserError as error:
                 plan = {"fits": False, "reason": str(error)}
-            told = plan.get("reason") or plan_text.line(plan)
-            say(f"    {told}")
+            summary = plan.get("reason") or plan_text.line(plan)
+            say(f"    {summary}")
             if plan["fits"]:
                 fitting.append(plan | {"setting": plan_text.setting(plan)})
                 break
-            others.append(plan | {"setting": _told(candidate), "reason": told})
+            others.append(plan | {"setting": _describe(candidate), "reason": summary})
     if left:
         say(f"  {left} more not tried; --max-compiles={max_compiles + left} would try them all")
     fitting.sort(key=lambda plan: (plan["prediction"]["step"], plan["memory"]["total"]))
@@ -135,8 +135,8 @@ def render(ranked: Sequence[dict[str, Any]]) -> str:
     """The ranking in words."""
     fitting = [plan for plan in ranked if plan["fits"]]
     lines = ["", "What fits, the fastest by prediction first" if fitting else "Nothing that was tried fits."]
-    for place, plan in enumerate(fitting, 1):
-        lines.append(f"{place:3}. {plan['setting']}: {plan_text.line(plan)}")
+    for rank, plan in enumerate(fitting, 1):
+        lines.append(f"{rank:3}. {plan['setting']}: {plan_text.line(plan)}")
     others = [plan for plan in ranked if not plan["fits"]]
     if others:
         lines += ["", "What does not"]
@@ -144,7 +144,7 @@ def render(ranked: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _told(config: ml_collections.ConfigDict) -> str:
+def _describe(config: ml_collections.ConfigDict) -> str:
     mesh = {axis: "rest" if config.mesh[axis] == -1 else config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
     remat = {tower: config.model[tower].remat for tower in ("image", "text")}
     return plan_text.setting({"mesh": mesh, "microbatch": config.microbatch, "remat": remat})

@@ -1,4 +1,4 @@
-"""How long a step takes: the shortest it can, at the data sheet's rates, and a prediction at rates that are reached."""
+"""Time of a step: the shortest, at the data sheet's rates, and a prediction at rates that are reached."""
 
 import collections as collections_lib
 import dataclasses
@@ -12,7 +12,7 @@ from mmjax.training import device_specs
 
 def roofline(
     counted: costs.Costs,
-    found: Sequence[collectives.Collective],
+    listed: Sequence[collectives.Collective],
     device: device_specs.Device,
     model_flops: float | None,
 ) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def roofline(
 
     Args:
       counted: costs of a step on one chip.
-      found: its collectives.
+      listed: its collectives.
       device: the data sheet.
       model_flops: of the model's three passes, per chip; what MFU counts. None where nobody has counted them.
 
@@ -31,7 +31,7 @@ def roofline(
     seconds = {
         "compute": counted.matrix_flops / device.flops,
         "memory": counted.hbm_bytes / device.memory_bandwidth,
-        "links": sum(link_seconds(one, device) for one in found),
+        "links": sum(link_seconds(one, device) for one in listed),
     }
     bound = max(seconds, key=seconds.get)
     step = seconds[bound]
@@ -101,10 +101,10 @@ def predict(
                 now = free
     parts["waiting"] += max(0.0, free - now)
     parts["other"] += max(0.0, prefetching - idle)
-    told = {part: parts[part] for part in ("products", "attention", "other", "waiting")}
-    step = sum(told.values())
-    told |= {"step": step, "measured": rates.measured, "sustained": dataclasses.asdict(rates)}
-    return told if model_flops is None else told | {"mfu": model_flops / device.flops / step if step else 0.0}
+    result = {part: parts[part] for part in ("products", "attention", "other", "waiting")}
+    step = sum(result.values())
+    result |= {"step": step, "measured": rates.measured, "sustained": dataclasses.asdict(rates)}
+    return result if model_flops is None else result | {"mfu": model_flops / device.flops / step if step else 0.0}
 
 
 _PARTS = {"products": "products", "attention": "attention"}

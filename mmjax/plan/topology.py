@@ -18,7 +18,7 @@ CHIPS: dict[str, tuple[int, str, dict[str, Any]]] = {
 }
 GPUS = gpu_targets.TARGETS
 EXAMPLES = ", ".join([*(example for _, example, _ in CHIPS.values()), *(f"{gpu}:8" for gpu in GPUS), "h100:4x8"])
-# libtpu looks for a TPU's surroundings unless it is told about them, and warns at length that there are none.
+# libtpu looks for a TPU's surroundings unless these are set, and warns at length that there are none.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -29,7 +29,7 @@ _TPU_ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans may run at once; none of them holds a TPU
 }
-# jax's CUDA plugin looks for a driver and for every library that running needs unless it is told not to.
+# jax's CUDA plugin looks for a driver and for every library that running needs, unless these are set.
 _GPU_ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # There is no GPU to time matrix products on.
 _GPU_FLAGS = "--xla_gpu_autotune_level=0"

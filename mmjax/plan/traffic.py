@@ -20,7 +20,7 @@ def stored(shape: hlo.Shape) -> int:
     return sum(leaf.stored_bytes for leaf in hlo.leaves(shape) if leaf.space == 0)
 
 
-def _whole(shape: hlo.Shape) -> int:
+def _array_bytes(shape: hlo.Shape) -> int:
     """Bytes of a shape, wherever it lies."""
     return sum(leaf.stored_bytes for leaf in hlo.leaves(shape))
 
@@ -55,7 +55,7 @@ class Traffic:
                 return 0
             if kind == "dynamic-update-slice":
                 return 2 * stored(computation.shape_of(start.operands[1]))
-            read = _whole(instruction.shape) if stored(computation.shape_of(start.operands[0])) else 0
+            read = _array_bytes(instruction.shape) if stored(computation.shape_of(start.operands[0])) else 0
             return read + stored(instruction.shape)
         if opcode.endswith("-start"):
             kind = opcode.removesuffix("-start")
@@ -86,7 +86,7 @@ class Traffic:
         total = 0
         for user in users[value.name]:
             if user.opcode in SLICES and user.operands[0][0] == value.name:
-                read = _whole(user.shape)
+                read = _array_bytes(user.shape)
             elif user.opcode in ("bitcast", "reshape", "get-tuple-element"):
                 read = self._read(computation, users, user)
             elif user.opcode == "tuple" or "chain_id=" in user.attributes:
@@ -116,7 +116,7 @@ class Traffic:
         if "chain_id=" in value.attributes:
             return 0
         if value.opcode == "dynamic-update-slice" and stored(shape):
-            return _whole(computation.shape_of(value.operands[1]))
+            return _array_bytes(computation.shape_of(value.operands[1]))
         if value.opcode == "fusion":
             return min(stored(shape), self._fusion(value.called()["calls"][0])[1])
         return stored(shape)

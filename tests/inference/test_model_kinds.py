@@ -151,7 +151,7 @@ def test_sampling_and_beams(captioner):
     # A prompt is read, and is no part of what is written.
     ids, mask = model.tokenizer(["a red circle"])
     decoding = dataclasses.replace(model._task.decoding(model.tokenizer), max_tokens=3)
-    columns = model._pictures("", pictures[:1]), ids[:, :4], mask[:, :4]
+    columns = model._to_pictures("", pictures[:1]), ids[:, :4], mask[:, :4]
     want = model._task.generate(model.params, *map(jnp.asarray, columns), decoding)
     assert model.caption(pictures[:1], "a red circle", max_tokens=3) == [model.tokenizer.decode(want.tokens[0])]
 
@@ -279,7 +279,7 @@ def test_models_that_also_embed_are_searched_and_evaluated(name, tmp_path, capsy
     assert runs.train(small(name, data__train="shapes"), workdir) is None
     model, _ = loaded(workdir)
     pictures = [shapes.Shapes("test")[i]["image"] for i in range(3)]
-    want = jax.jit(model._task.embed_images)(model.params, model._pictures("", pictures))
+    want = jax.jit(model._task.embed_images)(model.params, model._to_pictures("", pictures))
     np.testing.assert_allclose(model.encode_image(pictures), want, atol=1e-5)
     assert model.zero_shot(pictures, ["red", "blue"]).shape == (3, 2) and "encode_text" in model.can
     if name == "tiny-coca":
@@ -288,7 +288,7 @@ def test_models_that_also_embed_are_searched_and_evaluated(name, tmp_path, capsy
         texts = ["a red circle", "a blue square", "a red circle"]
         found = model.match(pictures, texts)
         ids, mask = model.tokenizer(texts)
-        logits = jax.jit(model._task.match)(model.params, model._pictures("", pictures), ids, mask)
+        logits = jax.jit(model._task.match)(model.params, model._to_pictures("", pictures), ids, mask)
         np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
         assert found.dtype == np.float32
     classes = runs.write_classes(tmp_path / "images", count=2)

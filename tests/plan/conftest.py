@@ -37,7 +37,7 @@ def quick_set_up(cpu_slice, monkeypatch):
         state = state_lib.TrainState(None, params, None, None, None, None)
         return program.Setup(config, None, mesh, device_specs.find("cpu"), state, {}, None)
 
-    monkeypatch.setattr(program, "set_up", set_up)
+    monkeypatch.setattr(program, "make_setup", set_up)
 
 
 @pytest.fixture

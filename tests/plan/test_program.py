@@ -16,7 +16,7 @@ from tests.helpers.programs import CHIP, MESH, tiny
 def test_bytes_of_the_state_are_those_of_a_made_state(cpu_slice, monkeypatch):
     """Against a brute force: the shards of a real state on one device."""
     monkeypatch.setattr(state_lib.partition, "MIN_SHARDED_SIZE", 64)
-    setup = program.set_up(tiny(ema_decay=0.9, optimizer__momentum_dtype="bfloat16"), cpu_slice)
+    setup = program.make_setup(tiny(ema_decay=0.9, optimizer__momentum_dtype="bfloat16"), cpu_slice)
     shardings = jax.tree.map(lambda x: x.sharding, setup.state)
     state = jax.tree.map(lambda x, s: jax.device_put(np.zeros(x.shape, x.dtype), s), setup.state, shardings)
     of_device = lambda tree: sum(
@@ -35,7 +35,7 @@ def test_bytes_of_the_state_are_those_of_a_made_state(cpu_slice, monkeypatch):
 def test_a_whole_plan(cpu_slice):
     # In a loop every layer is computed for all tokens.
     looped = dict(model__image__scan=True, model__text__scan=True)
-    setup = program.set_up(tiny(microbatch=2, **looped), cpu_slice)
+    setup = program.make_setup(tiny(microbatch=2, **looped), cpu_slice)
     plan = program.make_plan(setup, "cpu:8")
     json.dumps(plan)
     memory = plan["memory"]
@@ -112,11 +112,11 @@ def test_a_program_in_another_form_is_one_line(cpu_slice, monkeypatch):
     compiled = SimpleNamespace(as_text=lambda: "HloModule new", memory_analysis=None)
     monkeypatch.setattr(program.Setup, "lower", lambda self: SimpleNamespace(compile=lambda: compiled))
     with pytest.raises(UserError, match=r"cannot read the program that this compiler wrote \(jax .*\): .*no ENTRY"):
-        program.make_plan(program.set_up(tiny(), cpu_slice), "cpu:8")
+        program.make_plan(program.make_setup(tiny(), cpu_slice), "cpu:8")
 
 
 def test_what_does_not_fit_says_what_to_change(cpu_slice, monkeypatch):
-    setup = program.set_up(tiny(), cpu_slice)
+    setup = program.make_setup(tiny(), cpu_slice)
 
     def refuse(self):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out. Used 2G of 1G hbm.")

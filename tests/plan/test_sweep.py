@@ -15,12 +15,12 @@ def test_every_mesh_divides_the_work(cpu_slice, monkeypatch, sizes):
     """Weights are gathered for the rows they meet; rows stay where they are, and nobody does another's attention."""
     monkeypatch.setattr(state_lib.partition, "MIN_SHARDED_SIZE", 64)
     mesh = {f"mesh__{axis}": size for axis, size in zip(mesh_lib.AXES, sizes, strict=True)}
-    plan = program.make_plan(program.set_up(tiny(batch_size=64, loss__impl="gather", **mesh), cpu_slice), "cpu:8")
+    plan = program.make_plan(program.make_setup(tiny(batch_size=64, loss__impl="gather", **mesh), cpu_slice), "cpu:8")
     assert plan["flops"]["chip"] * 8 / plan["flops"]["model"] < 1.1
     kinds = {row["kind"] for row in plan["collectives"]}
     assert kinds == {"all-gather", "all-reduce", "reduce-scatter"}
     # Activations are summed over `tensor` alone; what crosses `fsdp` is parameters and their gradients, and the loss.
-    whole = 4 * sum(x.size for x in jax.tree.leaves(program.set_up(tiny(**mesh), cpu_slice).state.params))
+    whole = 4 * sum(x.size for x in jax.tree.leaves(program.make_setup(tiny(**mesh), cpu_slice).state.params))
     over_fsdp = sum(row["bytes"] for row in plan["collectives"] if "fsdp" in row["axes"])
     assert over_fsdp < 5 * whole
 

@@ -186,7 +186,7 @@ def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, mon
     line = unread_fields.note(config, FieldOrigins(given))
     assert capsys.readouterr().out == line + "\n"
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())
-    monkeypatch.setattr(plan_recipe.program, "set_up", stop)
+    monkeypatch.setattr(plan_recipe.program, "make_setup", stop)
     with pytest.raises(Stopped):
         plan_recipe.run(config, "v5e:2x2", flags=given)
     assert capsys.readouterr().out == line + "\n"
