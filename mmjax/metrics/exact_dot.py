@@ -1,4 +1,4 @@
-"""Inner products of embeddings that are exact, and quick float32 ones with a bound on how far off they are.
+"""Exact inner products of embeddings, and quick float32 ones with a bound on their error.
 
 A rank counts ties, so it is only well defined when equal pairs get equal scores. A floating-point matrix product does
 not promise that: the last bits of an entry depend on the tile it falls in, the block's shape and the number of threads.
@@ -86,7 +86,7 @@ class Scores:
             products[part] = np.einsum("PVE,PWE->PVW", self._query_grid(queries[part]), grid).max(axis=(1, 2))
         return products
 
-    def some(
+    def pairs_of_block(
         self, queries: Integer[np.ndarray, " P"], items: Integer[np.ndarray, " P"], rows: slice, columns: slice
     ) -> Float64[np.ndarray, " P"]:
         """Exact products of pairs that all lie in one block, by whichever of the two ways is shorter."""
@@ -140,13 +140,13 @@ def _top_of_rows(scores: Scores, rows: slice, count: int, k: int, block: int) ->
     for columns in blocks(count, block):
         near = scores.approximate(rows, columns)
         with np.errstate(invalid="ignore"):
-            floor = below(kept[:, -1:] * unit - margin)
+            floor = round_down(kept[:, -1:] * unit - margin)
         mask = near >= floor
         if np.count_nonzero(mask) > 2 * k * size and near.shape[1] > k:
             # An item whose float32 score is further below the k-th one than both can be wrong is not among the best.
-            mask &= near >= below(np.partition(near, -k, axis=1)[:, -k, None].astype(np.float64) - 2 * margin)
+            mask &= near >= round_down(np.partition(near, -k, axis=1)[:, -k, None].astype(np.float64) - 2 * margin)
         row, item = np.divmod(np.flatnonzero(mask), near.shape[1])
-        products = scores.some(row + rows.start, item + columns.start, rows, columns)
+        products = scores.pairs_of_block(row + rows.start, item + columns.start, rows, columns)
         row = np.concatenate([np.arange(size).repeat(k), row])
         item = np.concatenate([kept_items.ravel(), item + columns.start])
         products = np.concatenate([kept.ravel(), products])
@@ -157,15 +157,15 @@ def _top_of_rows(scores: Scores, rows: slice, count: int, k: int, block: int) ->
     return kept_items, kept
 
 
-def below(values: Float64[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:
+def round_down(values: Float64[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:
     """The nearest float32 that is not above."""
     rounded = values.astype(np.float32)
     return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
-def above(values: Float64[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:
+def round_up(values: Float64[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any"]:
     """The nearest float32 that is not below."""
-    return -below(-values)
+    return -round_down(-values)
 
 
 def blocks(count: int, block: int) -> Iterator[slice]:

@@ -1,8 +1,8 @@
 """Exact ranks of all positives in both directions of a retrieval, from one pass over blocks of scores.
 
 Among equal scores the lower index comes first, so an encoder that maps everything to one point is scored as chance,
-K/N, and not as perfect. Nothing is sorted: a rank is a count of what scores higher. Scores are compared in float32
-where that decides, and exactly where it does not (see `exact`).
+K/N, and not as perfect. A rank is a count of what scores higher, block by block. Scores are compared in float32 where
+that decides, and exactly where it does not (see `exact_dot`).
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,9 @@ from mmjax.metrics import exact_dot
 
 CSR = tuple[np.ndarray, np.ndarray]  # (indices [P], offsets [Q+1]): query q owns indices[offsets[q]:offsets[q+1]]
 
-# What it costs to look a score up among sorted thresholds, in comparisons of a whole block with one threshold.
-_LOOKUP = 20
-_LARGEST_BLOCK = 2**14  # so that a query, a score and an item fit in the 63 bits of a key
-# A query with more positives than this, and than this share of the gallery, is ranked by sorting its exact scores.
-_MANY, _MANY_SHARE = 16, 1 / 256
-_SORTED_AT_A_TIME = 2**22  # scores
+# A query with more positives than this has its scores sorted; with fewer they are compared with each positive's.
+_FEW = 12
+_MAX_UNDECIDED = 1  # undecided comparisons of a query by items of a block, from which on exact products are sorted
 
 
 def retrieval_ranks(
@@ -61,7 +58,7 @@ def positive_ranks(
       ValueError: for a query without positives or with one twice, an index outside the gallery, or embeddings that are
         not finite.
     """
-    forward = _Counter(queries, gallery, positives)
+    forward = _RankCounter(queries, gallery, positives)
     _count(forward, None, block)
     return forward.ranks()
 
@@ -75,7 +72,7 @@ def ranks_both_ways(
     block: int = exact_dot.BLOCK,
 ) -> tuple[Integer[np.ndarray, " P"], Integer[np.ndarray, " R"]]:
     """`positive_ranks` of left among right and of right among left, each product computed once for both."""
-    forward, backward = _Counter(left, right, right_of_left), _Counter(right, left, left_of_right)
+    forward, backward = _RankCounter(left, right, right_of_left), _RankCounter(right, left, left_of_right)
     _count(forward, backward, block)
     return forward.ranks(), backward.ranks()
 
@@ -89,8 +86,8 @@ def average_precision(ranks: Integer[np.ndarray, " P"], offsets: Integer[np.ndar
     """Each query's average precision, 1/P sum over its P positives of the precision at their ranks (no cut-off)."""
     owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     ordered = ranks[np.lexsort((ranks, owners))]
-    found = np.arange(len(ranks)) - offsets[owners] + 1
-    return np.add.reduceat(found / ordered, offsets[:-1]) / np.diff(offsets)
+    positives_so_far = np.arange(len(ranks)) - offsets[owners] + 1
+    return np.add.reduceat(positives_so_far / ordered, offsets[:-1]) / np.diff(offsets)
 
 
 def as_csr(positives: Sequence[Any] | CSR, count: int) -> CSR:
@@ -133,114 +130,91 @@ def check_indices(name: str, indices: np.ndarray, size: int) -> None:
         raise ValueError(f"{name} lie in [{indices.min()}, {indices.max()}], outside [0, {size})")
 
 
-class _Counter:
+class _RankCounter:
     """Counts, for every positive of one direction, the gallery items that come before it.
 
-    Positives are kept query after query and, within a query, from the lowest score up: thresholds for `exact`'s float32
-    scores, `low` where those may still be below the positive's and `high` where they are certain to be above.
+    Of each positive two float32 scores are known: an item above `high` has certainly the higher score, one below `low`
+    certainly has not. What lies between is decided by exact products.
     """
 
     def __init__(self, queries: np.ndarray, gallery: np.ndarray, positives: Sequence[Any] | CSR):
-        indices, offsets = as_csr(positives, len(queries))
-        check_indices("positives", indices, len(gallery))
+        self.indices, self.offsets = as_csr(positives, len(queries))
+        check_indices("positives", self.indices, len(gallery))
         self.scores = exact_dot.Scores(queries, gallery)
-        counts = np.diff(offsets)
-        owners = np.repeat(np.arange(len(queries)), counts)
-        _refuse_repeats(owners, indices)
-        self.found = np.empty(len(indices), np.int64)
-        many = counts > max(_MANY, _MANY_SHARE * len(gallery))
-        self._sort(np.flatnonzero(many), indices, offsets)
-
-        self.order = np.flatnonzero(~many[owners])
-        owners, indices = owners[self.order], indices[self.order]
-        products = self.scores.pairs(owners, indices)
-        order = np.lexsort((-indices, products, owners))
-        self.order, self.owners = self.order[order], owners
-        self.indices, self.products = indices[order], products[order]
-        self.offsets = np.concatenate([[0], np.cumsum(np.where(many, 0, counts))])
-        threshold, margin = self.products * self.scores.unit[owners], self.scores.margin[owners]
-        self.low, self.high = exact_dot.below(threshold - margin), exact_dot.above(threshold + margin)
-        self.before = np.zeros(len(indices), np.int64)
+        self.owners = np.repeat(np.arange(len(queries)), np.diff(self.offsets))
+        _refuse_repeats(self.owners, self.indices)
+        self.products = self.scores.pairs(self.owners, self.indices)
+        threshold, margin = self.products * self.scores.unit[self.owners], self.scores.margin[self.owners]
+        self.low, self.high = exact_dot.round_down(threshold - margin), exact_dot.round_up(threshold + margin)
+        self.before = np.zeros(len(self.indices), np.int64)
 
     def ranks(self) -> np.ndarray:
-        self.found[self.order] = 1 + self.before
-        return self.found
-
-    def _sort(self, queries: np.ndarray, indices: np.ndarray, offsets: np.ndarray) -> None:
-        """Ranks the positives of these queries, which have many, by sorting all scores of a few queries at a time."""
-        size = len(self.scores.gallery)
-        for part in exact_dot.blocks(len(queries), max(1, _SORTED_AT_A_TIME // size)):
-            own = queries[part]
-            products = np.empty((len(own), size))
-            for columns in exact_dot.blocks(size, exact_dot.BLOCK):
-                products[:, columns] = self.scores.block(own, columns)
-            for query, row in zip(own, products, strict=True):
-                places = np.empty(size, np.int64)
-                places[np.argsort(-row, kind="stable")] = np.arange(1, size + 1)
-                positives = slice(offsets[query], offsets[query + 1])
-                self.found[positives] = places[indices[positives]]
+        return 1 + self.before
 
     def add(self, near: np.ndarray, rows: slice, columns: slice) -> None:
         """Counts one block: `near` are the float32 scores of queries `rows` with gallery `columns`."""
-        starts, stops = self.offsets[rows.start : rows.stop], self.offsets[rows.start + 1 : rows.stop + 1]
-        floor = np.full((len(near), 1), np.inf, np.float32)
-        floor[stops > starts, 0] = self.low[starts[stops > starts]]
-        candidates = near >= floor
-        slots = int((stops - starts).max())
-        few = np.count_nonzero(candidates) * _LOOKUP < (stops - starts).sum() * near.shape[1]
-        if slots > 1 and few and self._look_up(near, candidates, rows, columns):
-            return
-        for slot in range(slots):
-            own = np.flatnonzero(stops - starts > slot)
-            positives = starts[own] + slot
-            scores = near if len(own) == len(near) else near[own]
-            higher = scores > self.high[positives, None]
-            self.before[positives] += higher.view(np.uint8).sum(axis=1, dtype=np.uint32)
-            # The candidates are those that may be above a query's first threshold.
-            if slot == 0:
-                unsure = candidates if scores is near else candidates[own]
-            else:
-                unsure = scores >= self.low[positives, None]
-            unsure ^= higher
-            at, item = _nonzero(unsure)
-            self._decide(positives[at], item + columns.start, rows, columns)
+        counts = np.diff(self.offsets[rows.start : rows.stop + 1])
+        for slot in range(min(int(counts.max()), _FEW)):
+            self._compare((counts > slot) & (counts <= _FEW), slot, near, rows, columns)
+        many = np.flatnonzero(counts > _FEW)
+        if many.size:
+            self._sort(many, np.ascontiguousarray(near), rows, columns)
 
-    def _look_up(self, near: np.ndarray, candidates: np.ndarray, rows: slice, columns: slice) -> bool:
-        """Finds where the thresholds fall among their query's candidates; False if too many are undecided to hold."""
-        at, item = _nonzero(candidates)
-        # One sorted list for all queries: a key is the query, then the score, then the item.
-        bits = near.shape[1].bit_length()
-        keys = at << (32 + bits) | _ordered(near[at, item]) << bits | item
-        keys.sort()
-        first, last = self.offsets[rows.start], self.offsets[rows.stop]
-        query = self.owners[first:last] - rows.start
-        end = np.searchsorted(keys, np.arange(1, len(near) + 1) << (32 + bits))[query]
-        query = query << (32 + bits)
-        possible = np.searchsorted(keys, query | _ordered(self.low[first:last]) << bits)
-        certain = np.searchsorted(keys, query | _ordered(self.high[first:last]) << bits | ((1 << bits) - 1))
-        undecided = certain - possible
-        if undecided.sum() > near.size:
-            return False
-        self.before[first:last] += end - certain
-        which = np.repeat(np.arange(last - first), undecided)
-        within = np.arange(len(which)) - np.repeat(np.cumsum(undecided) - undecided, undecided)
-        items = keys[possible[which] + within] & ((1 << bits) - 1)
-        self._decide(first + which, items + columns.start, rows, columns)
-        return True
+    def _compare(self, mask: np.ndarray, slot: int, near: np.ndarray, rows: slice, columns: slice) -> None:
+        """Compares a block with positive number `slot` of each query of the mask."""
+        queries = np.flatnonzero(mask)
+        positives = self.offsets[rows.start + queries] + slot
+        near = near if len(queries) == len(near) else near[queries]
+        higher = near > self.high[positives, None]
+        self.before[positives] += higher.view(np.uint8).sum(axis=1, dtype=np.uint32)
+        undecided = near >= self.low[positives, None]
+        undecided ^= higher
+        query, item = _nonzero(undecided)
+        self._decide(positives[query], item + columns.start, rows, columns)
+
+    def _sort(self, queries: np.ndarray, near: np.ndarray, rows: slice, columns: slice) -> None:
+        """Sorts the scores of each of these queries and looks up its positives."""
+        undecided_positives, undecided_items = [], []
+        for query in queries.tolist():
+            first, stop = self.offsets[rows.start + query], self.offsets[rows.start + query + 1]
+            positives, row = slice(first, stop), near[query]
+            low, high = self.low[positives], self.high[positives]
+            ordered = np.sort(row)
+            higher = len(row) - np.searchsorted(ordered, high, side="right")
+            undecided = len(row) - np.searchsorted(ordered, low, side="left") - higher
+            if undecided.sum() > _MAX_UNDECIDED * len(row):
+                self._sort_exactly(positives, rows.start + query, columns)
+                continue
+            self.before[positives] += higher
+            for i in np.flatnonzero(undecided).tolist():
+                items = np.flatnonzero((row >= low[i]) & (row <= high[i]))
+                undecided_positives.append(np.full(len(items), first + i))
+                undecided_items.append(items + columns.start)
+        if undecided_items:
+            self._decide(np.concatenate(undecided_positives), np.concatenate(undecided_items), rows, columns)
+
+    def _sort_exactly(self, positives: slice, query: int, columns: slice) -> None:
+        """Sorts the exact products of a query's positives and of a block's items together."""
+        products = self.scores.block(slice(query, query + 1), columns)[0]
+        products = np.concatenate([self.products[positives], products])
+        items = np.concatenate([self.indices[positives], np.arange(columns.start, columns.stop)])
+        # Sorting is stable, and the positives are first: an item is not ahead of itself.
+        order = np.lexsort((items, -products))
+        is_item = order >= positives.stop - positives.start
+        self.before[positives.start + order[~is_item]] += np.cumsum(is_item)[~is_item]
 
     def _decide(self, positives: np.ndarray, items: np.ndarray, rows: slice, columns: slice) -> None:
-        """Counts those items that come before these positives, by their exact scores."""
+        """Counts those items that come before these positives, by their exact products."""
         others = self.indices[positives] != items
         positives, items = positives[others], items[others]
-        products = self.scores.some(self.owners[positives], items, rows, columns)
+        products = self.scores.pairs_of_block(self.owners[positives], items, rows, columns)
         ahead = products > self.products[positives]
         ahead |= (products == self.products[positives]) & (items < self.indices[positives])
         np.add.at(self.before, positives[ahead], 1)
 
 
-def _count(forward: _Counter, backward: _Counter | None, block: int) -> None:
+def _count(forward: _RankCounter, backward: _RankCounter | None, block: int) -> None:
     queries, gallery = forward.scores.queries, forward.scores.gallery
-    block = min(block, _LARGEST_BLOCK)
     for rows in exact_dot.blocks(len(queries), block):
         for columns in exact_dot.blocks(len(gallery), block):
             near = forward.scores.approximate(rows, columns)
@@ -254,13 +228,6 @@ def _refuse_repeats(owners: np.ndarray, indices: np.ndarray) -> None:
     repeated = (np.diff(indices[order]) == 0) & (np.diff(owners) == 0)
     if repeated.any():
         raise ValueError(f"query {owners[np.argmax(repeated)]} has the same positive twice")
-
-
-def _ordered(values: np.ndarray) -> np.ndarray:
-    """Whole numbers below 2**32, int64, in the order of these float32s."""
-    # Adding 0 makes -0 and 0 one.
-    bits = (values + np.float32(0)).view(np.int32)
-    return np.where(bits < 0, ~bits & 0x7FFFFFFF, bits).astype(np.int64) + np.where(bits < 0, 0, 2**31)
 
 
 def _nonzero(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,15 +11,11 @@ from mmjax.metrics import ranks as ranks_lib
 from tests.helpers import brute_force_ranks
 
 
-@pytest.fixture(params=["passes", "lookup", "sorting"])
+@pytest.fixture(params=["comparing", "sorting", "sorting exact products"])
 def way(request, monkeypatch):
     """Each of the ways of ranking, forced."""
-    if request.param == "sorting":
-        monkeypatch.setattr(ranks_lib, "_MANY", 0)
-        monkeypatch.setattr(ranks_lib, "_SORTED_AT_A_TIME", 100)
-    else:
-        monkeypatch.setattr(ranks_lib, "_MANY", 10**9)
-        monkeypatch.setattr(ranks_lib, "_LOOKUP", 0 if request.param == "lookup" else 10**9)
+    monkeypatch.setattr(ranks_lib, "_FEW", 10**9 if request.param == "comparing" else 0)
+    monkeypatch.setattr(ranks_lib, "_MAX_UNDECIDED", -1 if request.param == "sorting exact products" else 10**9)
     return request.param
 
 
