@@ -1,6 +1,6 @@
 """Contrastive losses over the whole batch: softmax (CLIP) and sigmoid (SigLIP).
 
-The arrays given are the global batch, under `jit` on a mesh spread over the devices. One value and one gradient,
+The arrays are the global batch, under `jit` on a mesh spread over the devices. One value and one gradient,
 computed in one of three ways (`impl`):
 
 - `dense`: one matrix of logits, spread over the mesh by the compiler, with what autodiff keeps of it.
@@ -24,7 +24,7 @@ Images = Float[Array, "B E"] | Float[Array, "B Q E"]
 
 
 def positive_pairs(ids: UInt[Array, "B 2"]) -> Bool[Array, "B B"]:
-    """Which image and text belong together: those whose 64-bit ids (two 32-bit words) are equal."""
+    """Pairs of image and text that belong together: those whose 64-bit ids (two 32-bit words) are equal."""
     return tiled_logits.positives(ids, ids)
 
 
@@ -87,22 +87,22 @@ def softmax_loss(
     image, text = spread(mesh, image, text)
     logits = logit_scale * similarity(image, text, precision=precision)
     pairs = pair_matrix(len(image), ids)
-    # The log-sum-exp over the negatives apart from that over the positives: `tiled_softmax` says what that is good for.
+    # The log-sum-exp over the negatives is kept apart from that over the positives, see `tiled_softmax`.
     negatives = jnp.where(pairs, tiled_logits.NEG_INF, logits)
     losses = []
     for axis in (1, 0):
         if ids is None:
             # Not jnp.diag: the diagonal of a sharded matrix costs stray gathers.
             lse = logit_scale * paired_similarity(image, text)
-            loss = miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
+            loss = nll = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
         else:
             count = pairs.sum(axis=1).astype(jnp.float32)
             lse = jax.nn.logsumexp(jnp.where(pairs, logits, tiled_logits.NEG_INF), axis=axis)
             mean = jnp.where(pairs, logits, 0.0).sum(axis=axis) / count
-            miss = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
-            loss = miss + lse - mean
+            nll = jax.nn.softplus(jax.nn.logsumexp(negatives, axis=axis) - lse)
+            loss = nll + lse - mean
         if label_smoothing:
-            even = miss + lse - jnp.mean(logits, axis=axis)
+            even = nll + lse - jnp.mean(logits, axis=axis)
             loss = (1.0 - label_smoothing) * loss + label_smoothing * even
         losses.append(loss)
     return 0.5 * (jnp.mean(losses[0]) + jnp.mean(losses[1])), {"accuracy": matrix_accuracy(logits, pairs)}
@@ -152,7 +152,7 @@ def _layout(
 
 
 def paired_similarity(image: Images, text: Float[Array, "B E"]) -> Float[Array, " B"]:
-    """The similarity of each row's own pair."""
+    """Similarity of the two sides of each pair."""
     if image.ndim == 3:
         return jnp.sum(image * text[:, None], axis=-1).max(axis=1)
     return jnp.sum(image * text, axis=-1)

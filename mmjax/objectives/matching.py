@@ -63,7 +63,7 @@ def hard_negatives(
       ids: rows with equal ids are never negatives of one another; None when every row is its own class.
       keys: one per row, used for nothing else.
       mesh: the devices that share the rows; None for one device.
-      scope: `global`, all rows; `local`, those that are on the same device (one of its `data` x `fsdp` places).
+      scope: `global`, all rows; `local`, those that are on the same device along `data` and `fsdp`.
       block_size: rows and columns of a tile of logits at most.
       precision: of the matrix products.
 
@@ -78,47 +78,71 @@ def hard_negatives(
     if mesh is not None and batch % batch_devices(mesh):
         raise ValueError(f"{batch} rows do not divide over {batch_devices(mesh)} devices")
     if mesh is None:
-        axes = around = ()
+        axes = ring_axes = ()
     else:
         # Rows over `tensor` too where they divide, so that none does its neighbour's work.
         axes = tuple(BATCH_AXES) if batch % mesh.size else tuple(mesh.axis_names)
-        around = axes if scope == "global" else tuple(axis for axis in axes if axis not in BATCH_AXES)
-    hops = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in around)
-    impl = jax.random.key_impl(keys)
+        ring_axes = axes if scope == "global" else tuple(axis for axis in axes if axis not in BATCH_AXES)
+    search = _Search(mesh, ring_axes, block_size, precision, jax.random.key_impl(keys))
     image, text, scale = jax.lax.stop_gradient((image.astype(jnp.float32), text.astype(jnp.float32), scale))
     numbers = jnp.arange(batch, dtype=jnp.int32)
     ids = numbers[:, None].astype(jnp.uint32) if ids is None else ids
     words = [jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, stream)) for stream in NegativeStream]
-
-    def draw(rows, columns, words, ids, numbers, scale):
-        own = (rows, ids, jax.random.wrap_key_data(words, impl=impl))
-
-        def meet(best, block):
-            def body(best, row, column, height, width, fresh):
-                some, others = tiled_logits.take(own, row, height), tiled_logits.take(block, column, width)
-                new = _best(some, others, scale, precision)
-                return tiled_logits.put(best, _better(tiled_logits.take(best, row, height), new), row)
-
-            return tiled_logits.over_tiles(len(numbers), len(numbers), block_size, body, best)
-
-        def hop(_, state):
-            best, block = state
-            return meet(best, block), ring.ppermute_ring(block, mesh, around)
-
-        state = (jnp.full(len(numbers), tiled_logits.NEG_INF), numbers), (columns, ids, numbers)
-        best = meet(*state) if hops == 1 else jax.lax.fori_loop(0, hops, hop, state)[0]
-        return best[1], best[0] > tiled_logits.NEG_INF
-
-    def both(image, text, image_words, text_words, ids, numbers, scale):
-        image_for_text, _ = draw(text, image, text_words, ids, numbers, scale)
-        text_for_image, has_negative = draw(image, text, image_words, ids, numbers, scale)
-        return HardNegatives(image_for_text, text_for_image, has_negative)
-
     args = (image, text, *words, ids, numbers)
     if mesh is None:
-        return both(*args, scale)
+        return search.hard_negatives(*args, scale)
     spec = PartitionSpec(axes)
-    return ring.per_device(both, mesh, (spec,) * len(args) + (PartitionSpec(),), spec)(*args, scale)
+    in_specs = (spec,) * len(args) + (PartitionSpec(),)
+    return ring.per_device(search.hard_negatives, mesh, in_specs, spec)(*args, scale)
+
+
+class _Search(NamedTuple):
+    """Search for the largest noisy logit of each row, while blocks of columns travel around the devices.
+
+    Attributes:
+      mesh: None for one device.
+      ring_axes: axes of the mesh that blocks travel along.
+      block_size, precision: as in `hard_negatives`.
+      key_impl: of the rows' random keys.
+    """
+
+    mesh: Mesh | None
+    ring_axes: tuple[str, ...]
+    block_size: int
+    precision: str
+    key_impl: Any
+
+    def hard_negatives(self, image, text, image_words, text_words, ids, numbers, scale) -> HardNegatives:
+        """Negatives of one device's rows; random keys come as words, ids and numbers are those of images and texts."""
+        image_for_text, _ = self._draw(text, image, text_words, ids, numbers, scale)
+        text_for_image, has_negative = self._draw(image, text, image_words, ids, numbers, scale)
+        return HardNegatives(image_for_text, text_for_image, has_negative)
+
+    def _draw(self, rows, columns, words, ids, numbers, scale):
+        """Number of the column that each row draws, and whether there is any that it may."""
+        rows = (rows, ids, jax.random.wrap_key_data(words, impl=self.key_impl))
+        best, block = (jnp.full(len(numbers), tiled_logits.NEG_INF), numbers), (columns, ids, numbers)
+        devices = math.prod(self.mesh.shape[axis] for axis in self.ring_axes)
+
+        def search_and_pass_on(_, state):
+            best, block = state
+            return self._search_block(rows, block, best, scale), ring.ppermute_ring(block, self.mesh, self.ring_axes)
+
+        if devices == 1:
+            best = self._search_block(rows, block, best, scale)
+        else:
+            best, _ = jax.lax.fori_loop(0, devices, search_and_pass_on, (best, block))
+        return best[1], best[0] > tiled_logits.NEG_INF
+
+    def _search_block(self, rows, block, best, scale):
+        """The largest noisy logit of each row so far, (logit, column's number), once a block of columns is searched."""
+
+        def search_tile(best, row, column, height, width, fresh):
+            some, others = tiled_logits.take(rows, row, height), tiled_logits.take(block, column, width)
+            new = _best(some, others, scale, self.precision)
+            return tiled_logits.put(best, _better(tiled_logits.take(best, row, height), new), row)
+
+        return tiled_logits.over_tiles(len(best[0]), len(block[2]), self.block_size, search_tile, best)
 
 
 def _best(rows: Any, columns: Any, scale: Array, precision: str) -> tuple[Array, Array]:

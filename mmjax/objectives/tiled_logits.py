@@ -1,4 +1,4 @@
-"""What the tiled contrastive losses share: how rows lie on the devices, and the walk over tiles of logits.
+"""Layout of rows on devices and the walk over tiles of logits, for the tiled contrastive losses.
 
 No more than one tile of logits is alive, in the backward pass too. Two ways to bring every image together with every
 text, each device owning the rows of its pairs:
@@ -48,23 +48,23 @@ class Layout:
         """How many share the rows."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def run(self, function: Callable, rows: Any, whole: Any, out_rows: Any) -> Any:
-        """Runs `function(*rows, *whole)` on each device's rows.
+    def run(self, function: Callable, rows: Any, replicated: Any, out_split: Any) -> Any:
+        """Runs `function(*rows, *replicated)` on each device's rows.
 
         Args:
           function: returns a tuple.
           rows: arrays split over the devices.
-          whole: arrays that every device has whole.
-          out_rows: for each output, whether it is split over the devices (else it is whole).
+          replicated: arrays that every device has in full.
+          out_split: for each output, whether it is split over the devices (else every device has it in full).
         """
         if self.mesh is None:
-            return function(*rows, *whole)
-        split, replicated = PartitionSpec(self.mesh.axis_names), PartitionSpec()
-        in_specs = (split,) * len(rows) + (replicated,) * len(whole)
-        out_specs = tuple(split if by_rows else replicated for by_rows in out_rows)
-        return ring.per_device(function, self.mesh, in_specs, out_specs)(*rows, *whole)
+            return function(*rows, *replicated)
+        split, full = PartitionSpec(self.mesh.axis_names), PartitionSpec()
+        in_specs = (split,) * len(rows) + (full,) * len(replicated)
+        out_specs = tuple(split if is_split else full for is_split in out_split)
+        return ring.per_device(function, self.mesh, in_specs, out_specs)(*rows, *replicated)
 
-    def place(self) -> Any:
+    def device_number(self) -> Any:
         """This device's number among them."""
         return 0 if self.mesh is None else ring.device_number(self.mesh)
 
@@ -80,20 +80,20 @@ class Layout:
         """The sum over all devices, of which each keeps its own rows."""
         return x if self.mesh is None else jax.lax.psum_scatter(x, self.mesh.axis_names, tiled=True)
 
-    def trip(self, meet: Callable, carry: Any, block: Any) -> Any:
-        """Takes `block` around the ring: `carry, block = meet(carry, block)` on every device, then home."""
+    def around_ring(self, visit: Callable, carry: Any, block: Any) -> Any:
+        """Takes `block` around the ring: `carry, block = visit(carry, block)` on every device, then home."""
         if self.mesh is None or self.mesh.size == 1:
-            return meet(carry, block)
+            return visit(carry, block)
 
-        def hop(_, state):
-            carry, block = meet(*state)
+        def visit_and_pass_on(_, state):
+            carry, block = visit(*state)
             return carry, ring.ppermute_ring(block, self.mesh)
 
-        return jax.lax.fori_loop(0, self.mesh.size, hop, (carry, block))
+        return jax.lax.fori_loop(0, self.mesh.size, visit_and_pass_on, (carry, block))
 
 
 class Side(NamedTuple):
-    """Embeddings and what their rows are positives by.
+    """Embeddings of one tower, and the keys that positives share.
 
     Attributes:
       x: unit rows.
@@ -144,7 +144,7 @@ def put(tree: Any, part: Any, start: Array) -> Any:
 
 
 def positives(a: UInt32[Array, "R W"], b: UInt32[Array, "C W"]) -> Bool[Array, "R C"]:
-    """Which rows have equal keys."""
+    """Pairs of rows with equal keys."""
     return (a[:, None, :] == b[None, :, :]).all(-1)
 
 
@@ -160,10 +160,10 @@ def tile(rows: Side, columns: Side, scale: Array, layout: Layout) -> tuple[Tile,
     return logits, positives(rows.keys, columns.keys)
 
 
-def own_rows(x: Array, y: Array, ids: Array | None, layout: Layout) -> tuple[Side, Side]:
+def local_sides(x: Array, y: Array, ids: Array | None, layout: Layout) -> tuple[Side, Side]:
     """This device's rows, with ids or else their numbers in the batch as keys."""
     if ids is None:
-        ids = (layout.place() * len(x) + jnp.arange(len(x))).astype(jnp.uint32)[:, None]
+        ids = (layout.device_number() * len(x) + jnp.arange(len(x))).astype(jnp.uint32)[:, None]
     return Side(x, ids), Side(y, ids)
 
 

@@ -70,18 +70,18 @@ def _sigmoid_run(layout, image, text, scale, bias, ids, *, gradients):
     batch = len(image)
 
     def run(x, y, ids, scale, bias):
-        rows, columns = tiled_logits.own_rows(x, y, ids, layout)
+        rows, columns = tiled_logits.local_sides(x, y, ids, layout)
         zero, floor = jnp.zeros(len(x)), jnp.full(len(x), tiled_logits.NEG_INF)
         sums = SigmoidSums(zero, zero if gradients else None, jnp.zeros_like(x) if gradients else None, (floor, floor))
         if layout.impl == "ring":
             ends = SigmoidColumns(jnp.zeros_like(y) if gradients else None, (floor, floor))
 
-            def meet(sums, block):
+            def visit(sums, block):
                 columns, ends = block
                 sums, ends = _sigmoid_tiles(rows, columns, sums, ends, scale, bias, layout)
                 return sums, (columns, ends)
 
-            sums, (_, ends) = layout.trip(meet, sums, (columns, ends))
+            sums, (_, ends) = layout.around_ring(visit, sums, (columns, ends))
             by_column, best = ends
         else:
             all_columns = tiled_logits.gather_side(columns, tiled_logits.all_keys(columns, layout), layout)

@@ -48,14 +48,14 @@ def _merge_lse(max_a, sum_a, max_b, sum_b):
 
 
 class Weights(NamedTuple):
-    """What the gradient of a row's logits is made of, [N] each.
+    """Factors of the gradient of a row's logits, [N] each.
 
     Probabilities come from the same maximum and sum as in the forward pass, so that they add up to one to float32's
     last digit; from a rounded log-sum-exp of 100 they would miss it by 1e-5.
 
     Attributes:
       max_neg, negative: a negative's probability is `exp(logit - max_neg) * negative`.
-      miss: probability of all negatives together.
+      negative_prob: probability of all negatives together.
       max_pos, positive: a positive's share among the positives is `exp(logit - max_pos) * positive`; None with unique
         positives.
       share: 1 / number of positives; None with unique ones.
@@ -63,26 +63,26 @@ class Weights(NamedTuple):
 
     max_neg: Array
     negative: Array
-    miss: Array
+    negative_prob: Array
     max_pos: Array | None = None
     positive: Array | None = None
     share: Array | None = None
 
 
-def finish(stats: Stats, only: Array | None) -> tuple[Array, Array, Weights]:
-    """From statistics to each row's loss, whether its largest logit is a positive, and the gradient's weights.
+def row_losses(stats: Stats, positive_logit: Array | None) -> tuple[Array, Array, Weights]:
+    """Loss of each row, whether its largest logit is a positive, and the weights of its gradient.
 
     Args:
       stats: over all logits of each row.
-      only: [N] the positive logit where it is unique.
+      positive_logit: [N] where each row has one positive; None elsewhere.
     """
     sum_neg = jnp.maximum(stats.sum_neg, jnp.finfo(jnp.float32).tiny)
     lse_neg = stats.max_neg + jnp.log(sum_neg)
-    lse_pos = stats.max_pos + jnp.log(stats.sum_pos) if only is None else only
-    loss, miss = jax.nn.softplus(lse_neg - lse_pos), jax.nn.sigmoid(lse_neg - lse_pos)
-    weights = Weights(stats.max_neg, miss / sum_neg, miss)
-    if only is not None:
-        return loss, only > stats.max_neg, weights
+    lse_pos = stats.max_pos + jnp.log(stats.sum_pos) if positive_logit is None else positive_logit
+    loss, negative_prob = jax.nn.softplus(lse_neg - lse_pos), jax.nn.sigmoid(lse_neg - lse_pos)
+    weights = Weights(stats.max_neg, negative_prob / sum_neg, negative_prob)
+    if positive_logit is not None:
+        return loss, positive_logit > stats.max_neg, weights
     # A lone positive is its own log-sum-exp: not left to rounding.
     spread = jnp.where(stats.count == 1, 0.0, lse_pos - stats.total_pos / stats.count)
     weights = weights._replace(max_pos=stats.max_pos, positive=1 / stats.sum_pos, share=1 / stats.count)
@@ -116,12 +116,12 @@ def tile_gradient(
     """Gradient of the sum of losses along `axis` with respect to a tile of logits."""
     w = Weights(*(None if x is None else jnp.expand_dims(x, axis) for x in weights))
     if w.share is None:
-        return jnp.where(positive, -w.miss, jnp.exp(logits - w.max_neg) * w.negative)
+        return jnp.where(positive, -w.negative_prob, jnp.exp(logits - w.max_neg) * w.negative)
     power = jnp.exp(logits - jnp.where(positive, w.max_pos, w.max_neg))
     among = power * w.positive
-    # p - 1/|P| for p = among (1 - miss), ordered so that what is left of a lone positive does not cancel.
-    several = (among - w.share) - among * w.miss
-    return jnp.where(positive, jnp.where(w.share == 1, -w.miss, several), power * w.negative)
+    # p - 1/|P| for p = among (1 - negative_prob), ordered so that what is left of a lone positive does not cancel.
+    several = (among - w.share) - among * w.negative_prob
+    return jnp.where(positive, jnp.where(w.share == 1, -w.negative_prob, several), power * w.negative)
 
 
 def _softmax_statistics(rows: tiled_logits.Side, columns: tiled_logits.Side, stats, scale, layout: tiled_logits.Layout):
@@ -145,7 +145,7 @@ def _softmax_statistics(rows: tiled_logits.Side, columns: tiled_logits.Side, sta
 def _softmax_gradients(
     rows: tiled_logits.Side, columns: tiled_logits.Side, weights, gradients, scale, layout: tiled_logits.Layout
 ):
-    """Adds, to the gradients of rows and columns, those of the losses whose weights are given.
+    """Adds, to the gradients of rows and columns, those of the losses with these weights.
 
     Args:
       rows, columns: the embeddings.
@@ -187,18 +187,18 @@ def _softmax_forward(layout, image, text, scale, ids):
     batch, ringed = len(image), layout.impl == "ring"
 
     def forward(x, y, ids, scale):
-        rows, columns = tiled_logits.own_rows(x, y, ids, layout)
+        rows, columns = tiled_logits.local_sides(x, y, ids, layout)
         positive = scale * jnp.sum(x * y, axis=-1) if layout.unique else None
         empty = Stats.empty(len(x), layout.unique)
-        everything = ()
+        gathered = ()
         if ringed:
 
-            def meet(row_stats, block):
+            def visit(row_stats, block):
                 columns, column_stats = block
                 row_stats, column_stats = _softmax_statistics(rows, columns, (row_stats, column_stats), scale, layout)
                 return row_stats, (columns, column_stats)
 
-            row_stats, (_, column_stats) = layout.trip(meet, empty, (columns, empty))
+            row_stats, (_, column_stats) = layout.around_ring(visit, empty, (columns, empty))
         else:
             keys = tiled_logits.all_keys(rows, layout)
             all_rows, all_columns = (
@@ -207,37 +207,37 @@ def _softmax_forward(layout, image, text, scale, ids):
             )
             row_stats, _ = _softmax_statistics(rows, all_columns, (empty, None), scale, layout)
             column_stats, _ = _softmax_statistics(columns, all_rows, (empty, None), scale, layout)
-            everything = (all_rows.x, all_columns.x, keys)
-        losses, hits, weights = zip(*(finish(stats, positive) for stats in (row_stats, column_stats)), strict=True)
+            gathered = (all_rows.x, all_columns.x, keys)
+        losses, hits, weights = zip(*(row_losses(stats, positive) for stats in (row_stats, column_stats)), strict=True)
         loss = layout.sum(0.5 * (jnp.sum(losses[0]) + jnp.sum(losses[1]))) / batch
         accuracy = layout.sum(0.5 * (jnp.sum(hits[0]) + jnp.sum(hits[1]))) / batch
-        return loss, accuracy, weights, everything
+        return loss, accuracy, weights, gathered
 
     # What `gather` gathered serves the backward pass too.
-    loss, accuracy, weights, everything = layout.run(forward, (image, text, ids), (scale,), (False, False, True, False))
-    return (loss, accuracy), (image, text, scale, ids, weights, everything)
+    loss, accuracy, weights, gathered = layout.run(forward, (image, text, ids), (scale,), (False, False, True, False))
+    return (loss, accuracy), (image, text, scale, ids, weights, gathered)
 
 
 def _softmax_backward(layout, residuals, cotangents):
-    image, text, scale, ids, weights, everything = residuals
+    image, text, scale, ids, weights, gathered = residuals
     factor = 0.5 * cotangents[0] / len(image)
 
-    def backward(x, y, ids, weights, everything, scale, factor):
-        rows, columns = tiled_logits.own_rows(x, y, ids, layout)
+    def backward(x, y, ids, weights, gathered, scale, factor):
+        rows, columns = tiled_logits.local_sides(x, y, ids, layout)
         by_row, by_column = jnp.zeros_like(x), jnp.zeros_like(y)
         if layout.impl == "ring":
 
-            def meet(by_row, block):
+            def visit(by_row, block):
                 columns, column_weights, by_column = block
                 by_row, by_column = _softmax_gradients(
                     rows, columns, (weights[0], column_weights), (by_row, by_column), scale, layout
                 )
                 return by_row, (columns, column_weights, by_column)
 
-            by_row, (_, _, by_column) = layout.trip(meet, by_row, (columns, weights[1], by_column))
+            by_row, (_, _, by_column) = layout.around_ring(visit, by_row, (columns, weights[1], by_column))
             by_scale = jnp.sum(x * by_row)
         else:
-            all_x, all_y, keys = everything
+            all_x, all_y, keys = gathered
             by_row, all_by_column = _softmax_gradients(
                 rows, tiled_logits.Side(all_y, keys), (weights[0], None), (by_row, jnp.zeros_like(all_y)), scale, layout
             )
@@ -255,7 +255,7 @@ def _softmax_backward(layout, residuals, cotangents):
         return factor_scale * by_row, factor_scale * by_column, factor * layout.sum(by_scale)
 
     rows = (image, text, ids, weights)
-    by_image, by_text, by_scale = layout.run(backward, rows, (everything, scale, factor), (True, True, False))
+    by_image, by_text, by_scale = layout.run(backward, rows, (gathered, scale, factor), (True, True, False))
     return by_image, by_text, by_scale, None
 
 

@@ -47,21 +47,21 @@ def triplet_loss(
     image, text = contrastive.spread(mesh, image.astype(jnp.float32), text.astype(jnp.float32))
     similarities = contrastive.similarity(image, text, precision=precision)
     pairs = contrastive.pair_matrix(len(image), ids)
-    own = contrastive.paired_similarity(image, text)
+    paired = contrastive.paired_similarity(image, text)
     losses = []
     for axis in (1, 0):
-        positive = jnp.expand_dims(own, axis)
+        positive = jnp.expand_dims(paired, axis)
         if negatives == "sum":
             hinge = jax.nn.relu(margin + similarities - positive)
             losses.append(jnp.sum(jnp.where(pairs, 0.0, hinge), axis))
             continue
-        # FLOOR, not 0, where there is no negative: similarities may all be below 0. A hinge of it is 0.
+        # NEG_INF, not 0, where there is no negative: similarities may all be below 0. A hinge of it is 0.
         hardest = jnp.max(jnp.where(pairs, tiled_logits.NEG_INF, similarities), axis)
         if negatives == "semi-hard":
             semi = jnp.max(jnp.where(pairs | (similarities >= positive), tiled_logits.NEG_INF, similarities), axis)
             easiest = -jnp.max(jnp.where(pairs, tiled_logits.NEG_INF, -similarities), axis)
             none = hardest == tiled_logits.NEG_INF
             hardest = jnp.where(semi > tiled_logits.NEG_INF, semi, jnp.where(none, tiled_logits.NEG_INF, easiest))
-        losses.append(jax.nn.relu(margin + hardest - own))
+        losses.append(jax.nn.relu(margin + hardest - paired))
     loss = 0.5 * (jnp.mean(losses[0]) + jnp.mean(losses[1]))
     return loss, {"accuracy": contrastive.matrix_accuracy(similarities, pairs)}

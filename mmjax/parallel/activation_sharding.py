@@ -1,4 +1,4 @@
-"""Where activations live. Parameters have rules; what is computed from them is left to the partitioner but for this.
+"""Sharding and layout of activations, where the partitioner's own choice is a bad one.
 
 Left to itself with parameters sharded over `fsdp`, the partitioner may split the width of an activation over `fsdp` and
 give every device all rows of the batch: each would do its neighbours' attention again.
@@ -53,7 +53,7 @@ def _in_row_major(x):
     mesh = traced_mesh()
     if mesh is None:
         return constrain(x)
-    # The partitioner does not know that a layout is no matter between devices: it would gather the whole batch on each.
+    # The partitioner does not know that a layout does not matter between devices: it would gather the batch on each.
     rows = PartitionSpec(BATCH_AXES)
     return jax.shard_map(constrain, in_specs=rows, out_specs=rows)(x)
 
@@ -116,5 +116,5 @@ def embedding_lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Fl
     if shards == 1 or len(table) % shards or len(ids) % batch_devices(mesh):
         return rows_of(replicate_param(table), ids)
     rows = PartitionSpec(BATCH_AXES)
-    look = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)
-    return jax.shard_map(look, in_specs=(PartitionSpec("fsdp"), rows), out_specs=rows)(table, ids)
+    look_up = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)
+    return jax.shard_map(look_up, in_specs=(PartitionSpec("fsdp"), rows), out_specs=rows)(table, ids)

@@ -1,4 +1,4 @@
-"""Finding the other processes of a run, from flags or from what a cluster says of itself, and joining them."""
+"""Finding the other processes of a run, from flags or from the environment that a cluster sets, and joining them."""
 
 import contextlib
 import dataclasses
@@ -24,9 +24,9 @@ class Cluster:
 
     Attributes:
       found_by: `flags`, `SLURM`, `Open MPI`, `TPU` or `Kubernetes`.
-      arguments: for `jax.distributed.initialize`; what is not there, jax finds out.
+      arguments: for `jax.distributed.initialize`; jax finds out the others.
       devices: which of the visible GPUs this process takes; None for all.
-      certain: whether there are several processes for sure; else jax may find that there is one.
+      certain: whether there are surely several processes; else jax may find that there is one.
     """
 
     found_by: str
@@ -42,7 +42,7 @@ def find_cluster(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> Cluster | None:
-    """Finds the other processes from flags, else from the environment; starts nothing and asks no server.
+    """Finds the other processes from flags, else from the environment; starts nothing and calls no server.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
@@ -57,16 +57,16 @@ def find_cluster(
       UserError: some of the flags without the others, or a value that cannot be.
     """
     environ = os.environ if environ is None else environ
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    missing = [flag for flag, value in given.items() if value is None]
+    flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [flag for flag, value in flags.items() if value is None]
     if processes == 1 and coordinator is None and process in (None, 0):
         return None
     if len(missing) == 3:
         return _open_mpi(environ) or _slurm(environ) or _tpu(environ) or _kubernetes(environ)
     if missing:
-        there = [flag for flag in given if flag not in missing]
+        present = [flag for flag in flags if flag not in missing]
         raise UserError(
-            f"{', '.join(there)} without {', '.join(missing)}: several processes need all of --coordinator=HOST:PORT"
+            f"{', '.join(present)} without {', '.join(missing)}: several processes need all of --coordinator=HOST:PORT"
             " --processes=N --process=I, the first two the same on every host and I from 0 to N - 1"
         )
     if processes < 1:
@@ -104,7 +104,7 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
         return None
     local = int(environ["SLURM_LOCALID"])
     on_node = _slurm_tasks(environ.get("SLURM_STEP_TASKS_PER_NODE", ""), int(environ.get("SLURM_NODEID", 0)))
-    # --gpus-per-task lets every task see its own alone.
+    # With --gpus-per-task every task sees only its share.
     devices = None if "SLURM_GPUS_PER_TASK" in environ else _devices(local, on_node, environ)
     return Cluster("SLURM", {"num_processes": tasks}, devices)
 
@@ -123,11 +123,11 @@ def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
         return None
     arguments = {}
     if "OMPI_MCA_orte_hnp_uri" not in environ:
-        # Open MPI 5 does not tell where its launcher is; mpi4py finds it out.
+        # Open MPI 5 does not publish the address of its launcher; mpi4py finds it out.
         if importlib.util.find_spec("mpi4py") is None:
             raise UserError(
-                "Open MPI 5 tells no address of the first process: pip install mpi4py, or give --coordinator=HOST:PORT"
-                " --processes=$OMPI_COMM_WORLD_SIZE --process=$OMPI_COMM_WORLD_RANK"
+                "Open MPI 5 publishes no address of the first process: pip install mpi4py, or give"
+                " --coordinator=HOST:PORT --processes=$OMPI_COMM_WORLD_SIZE --process=$OMPI_COMM_WORLD_RANK"
             )
         arguments["cluster_detection_method"] = "mpi4py"
     local_size = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
@@ -146,10 +146,10 @@ def _devices(local: int, on_host: int | None, environ: Mapping[str, str]) -> lis
     visible = next((len(environ[name].split(",")) for name in names if environ.get(name)), None)
     if visible is None or on_host is None:
         return [local]
-    if visible < on_host:  # the launcher lets every process see its own alone
+    if visible < on_host:  # the launcher shows every process only its share
         return None
-    each = visible // on_host
-    return list(range(local * each, (local + 1) * each))
+    share = visible // on_host
+    return list(range(local * share, (local + 1) * share))
 
 
 def _tpu(environ: Mapping[str, str]) -> Cluster | None:
@@ -162,12 +162,12 @@ def _tpu(environ: Mapping[str, str]) -> Cluster | None:
     if hosts:
         several = len(hosts.split(",")) * int(environ.get("MEGASCALE_NUM_SLICES") or 1) > 1
         return Cluster("TPU", {}) if several else None
-    # Elsewhere the machine's metadata tell; jax asks for them.
+    # Elsewhere the machine's metadata have the answer; jax fetches them.
     return Cluster("TPU", {}, certain=False)
 
 
 def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
-    """A pod of an indexed Job; jax asks the cluster for the others.
+    """A pod of an indexed Job; jax gets the others from the cluster.
 
     Raises:
       UserError: the package for that is not there. Running alone would be one of many runs on the same workdir.
@@ -205,7 +205,7 @@ def start(
         raise UserError(f"--join-timeout={timeout} must be at least 1 second")
     if cluster.found_by == "flags" and process == 0:
         _check_port(coordinator)
-    # It would answer SIGTERM in the place of `StopSignal`.
+    # It would handle SIGTERM instead of `StopSignal`.
     jax.config.update("jax_enable_preemption_service", False)
     if jax.config.jax_cpu_collectives_implementation in (None, "none"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -219,10 +219,10 @@ def start(
     except Exception as error:
         if not cluster.certain and "should be defined" in str(error):
             return  # a TPU machine by itself
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         where = f"--coordinator={coordinator}" if cluster.found_by == "flags" else f"{cluster.found_by} was detected"
         raise UserError(
-            f"{where}, but joining the other processes failed ({told[:300]}); check the launch, give"
+            f"{where}, but joining the other processes failed ({reason[:300]}); check the launch, give"
             " --coordinator=HOST:PORT --processes=N --process=I, or --processes=1 to run alone"
         ) from error
     if cluster.devices is None and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
@@ -251,15 +251,19 @@ def _deadline(cluster: Cluster, timeout: float) -> Iterator[None]:
     def end():
         coordinator = cluster.arguments.get("coordinator_address")
         if coordinator and cluster.arguments["process_id"] and not _answers(coordinator):
-            told = f"--coordinator={coordinator} did not answer within {timeout} s; start --process=0 on that host, or"
-            told += " correct the address"
+            message = (
+                f"--coordinator={coordinator} did not answer within {timeout} s; start --process=0 on that host, or"
+            )
+            message += " correct the address"
         elif coordinator:
-            told = f"--processes={cluster.arguments['num_processes']}: not all of them came within {timeout} s; start"
-            told += " the others, correct the number, or wait longer with --join-timeout=SECONDS"
+            message = (
+                f"--processes={cluster.arguments['num_processes']}: not all of them came within {timeout} s; start"
+            )
+            message += " the others, correct the number, or wait longer with --join-timeout=SECONDS"
         else:
-            told = f"{cluster.found_by} was detected, but not all processes came within {timeout} s; start them all,"
-            told += " wait longer with --join-timeout=SECONDS, or run alone with --processes=1"
-        os.write(2, f"error: {told}\n".encode())
+            message = f"{cluster.found_by} was detected, but not all processes came within {timeout} s; start them all,"
+            message += " wait longer with --join-timeout=SECONDS, or run alone with --processes=1"
+        os.write(2, f"error: {message}\n".encode())
         os._exit(2)
 
     timer = threading.Timer(timeout, end)

@@ -1,4 +1,4 @@
-"""What is done row by row and the partitioner would gather rows for: picking rows by number, the largest of each."""
+"""Rows by number and the largest entries of rows, without the gathers that the partitioner would make of them."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int 
       rows: their numbers.
       axis: where the leaves have their rows: 1 for a stacked cache [layers, R, ...].
       examples: as many examples own the rows, evenly and in order, before and after, and each picks among its own only,
-        as `generate` does. Said so, no row travels between devices that have whole examples.
+        as `generate` does. Then no row travels between devices that hold all rows of their examples.
     """
 
     def pick(x):
@@ -27,11 +27,11 @@ def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int 
             return x
         if examples is None:
             return x[(slice(None),) * axis + (rows,)]
-        each = x.shape[axis] // examples
-        own = rows.reshape(examples, -1) - each * jnp.arange(examples)[:, None]
-        x = x.reshape(x.shape[:axis] + (examples, each) + x.shape[axis + 1 :])
-        index = (slice(None),) * axis
-        x = jax.vmap(lambda x, own: x[(*index, own)], in_axes=(axis, 0), out_axes=axis)(x, own)
+        per_example = x.shape[axis] // examples
+        index = rows.reshape(examples, -1) - per_example * jnp.arange(examples)[:, None]
+        x = x.reshape(x.shape[:axis] + (examples, per_example) + x.shape[axis + 1 :])
+        before = (slice(None),) * axis
+        x = jax.vmap(lambda x, index: x[(*before, index)], in_axes=(axis, 0), out_axes=axis)(x, index)
         return x.reshape(x.shape[:axis] + (len(rows),) + x.shape[axis + 2 :])
 
     return jax.tree.map(pick, carry)

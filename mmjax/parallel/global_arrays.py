@@ -1,4 +1,4 @@
-"""Between this process's rows and arrays that span the mesh."""
+"""Global arrays that span the mesh, made of this process's rows and fetched back to the host."""
 
 import functools
 from typing import Any
@@ -19,14 +19,14 @@ def to_global(mesh: Mesh, local: Any) -> Any:
     """
     sharding = mesh_lib.batch_sharding(mesh)
     blocks = mesh_lib.batch_devices(mesh)
-    # One number for each block of rows; a process's blocks need be neither neighbours nor its alone.
-    own = {int(block): place for place, block in enumerate(mesh_lib.local_rows(mesh, blocks))}
+    # A process's blocks of rows need be neither neighbours nor its alone.
+    index_of_block = {int(block): i for i, block in enumerate(mesh_lib.local_rows(mesh, blocks))}
 
     def put(x: np.ndarray) -> jax.Array:
-        size = len(x) // len(own)
+        size = len(x) // len(index_of_block)
 
         def rows(index):
-            start = own[(index[0].start or 0) // size] * size
+            start = index_of_block[(index[0].start or 0) // size] * size
             return x[start : start + size]
 
         return jax.make_array_from_callback((size * blocks, *x.shape[1:]), sharding, rows)
@@ -35,17 +35,17 @@ def to_global(mesh: Mesh, local: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Fetches whole arrays to every process as numpy; every process must call it where an array is spread over them."""
+    """Fetches global arrays as numpy; every process must call it where an array is spread over them."""
     leaves, treedef = jax.tree.flatten(tree)
     spread = {
-        place: x
-        for place, x in enumerate(leaves)
+        i: x
+        for i, x in enumerate(leaves)
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
     }
     if spread:
         mesh = next(iter(spread.values())).sharding.mesh
-        for place, x in _gather(mesh)(spread).items():
-            leaves[place] = x
+        for i, x in _gather(mesh)(spread).items():
+            leaves[i] = x
     return treedef.unflatten([np.asarray(x) for x in leaves])
 
 

@@ -24,8 +24,8 @@ def make_mesh(shape: Mapping[str, Any] | ConfigDict, devices: Sequence[jax.Devic
     so the inner axes stay within a host as far as they fit.
 
     Args:
-      shape: devices along each axis; at most one may be -1, which takes what the others leave. `slices`, where it is
-        given, is the number of such groups; 0 finds it.
+      shape: devices along each axis; at most one may be -1, which takes what the others leave. `slices`, if it is
+        there, is the number of such groups; 0 finds it.
       devices: all devices by default.
 
     Raises:
@@ -33,24 +33,24 @@ def make_mesh(shape: Mapping[str, Any] | ConfigDict, devices: Sequence[jax.Devic
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [int(shape[axis]) for axis in AXES]
-    told = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    axes = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise UserError(
-            f"{told}: each axis takes a positive number, and one of them may be -1 for the devices left over"
+            f"{axes}: each axis takes a positive number, and one of them may be -1 for the devices left over"
         )
     if -1 in sizes:
         rest = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = max(1, len(devices) // rest)
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"{told} makes {math.prod(sizes)} devices, but there are {len(devices)}; their product must be the same"
+            f"{axes} makes {math.prod(sizes)} devices, but there are {len(devices)}; their product must be the same"
         )
-    # Axis types are given because jax's default, Explicit, rejects linen's row-parallel dense layers.
+    # Axis types are explicit because jax's default, Explicit, rejects linen's row-parallel dense layers.
     types = (AxisType.Auto,) * len(AXES)
     groups = _slices(devices, int(shape.get("slices", 0)))
     if sizes[0] % len(groups):
         raise UserError(
-            f"{told}: mesh.data, here {sizes[0]}, does not divide over mesh.slices={len(groups)}, and fsdp and tensor"
+            f"{axes}: mesh.data, here {sizes[0]}, does not divide over mesh.slices={len(groups)}, and fsdp and tensor"
             f" stay within a slice; make it a multiple of {len(groups)}, or set mesh.slices=1 to cross them regardless"
         )
     inner = (sizes[0] // len(groups), *sizes[1:])
@@ -72,10 +72,10 @@ def _slices(devices: Sequence[Any], count: int) -> list[list[Any]]:
       UserError: the devices do not split into so many, or not along the TPU slices.
     """
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    found: dict[int, list[Any]] = {}
+    by_slice: dict[int, list[Any]] = {}
     for device in devices:
-        found.setdefault(getattr(device, "slice_index", 0) if device.platform == "tpu" else 0, []).append(device)
-    groups = [group for _, group in sorted(found.items())]
+        by_slice.setdefault(getattr(device, "slice_index", 0) if device.platform == "tpu" else 0, []).append(device)
+    groups = [group for _, group in sorted(by_slice.items())]
     if count == 0 or count == len(groups):
         if len({len(group) for group in groups}) > 1:
             raise UserError(f"the TPU slices have {[len(group) for group in groups]} devices; they must be of one size")

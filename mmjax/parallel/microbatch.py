@@ -1,4 +1,4 @@
-"""A batch in pieces that run one after the other (microbatches), cut so that no row leaves its device."""
+"""Microbatches: pieces of a batch that run one after the other, cut so that no row leaves its device."""
 
 from collections.abc import Callable
 from typing import Any

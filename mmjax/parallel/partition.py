@@ -1,4 +1,4 @@
-"""Where each parameter lives: an ordered list of (path regex, PartitionSpec), first match wins."""
+"""Sharding of parameters: an ordered list of (path regex, PartitionSpec), first match wins."""
 
 import math
 import re
@@ -31,7 +31,7 @@ PRESETS: dict[str, list[Rule]] = {
     "fsdp": [],
     "fsdp+tensor": _TENSOR_RULES,
 }
-# What no rule places and has fewer elements is replicated: gathering it would cost more than storing it.
+# A parameter without a rule and with fewer elements is replicated: gathering it would cost more than storing it.
 MIN_SHARDED_SIZE = 2**18
 
 
@@ -60,7 +60,7 @@ def param_shardings(
       rules: (regex that must match the whole path, axes of the array's last dimensions).
 
     Returns:
-      A tree of NamedShardings, and lines that say what fell to no rule.
+      A tree of NamedShardings, and lines for the log on parameters without a rule.
 
     Raises:
       UserError: a user's rule is no regular expression, matches nothing, names an unknown axis or does not divide.
@@ -78,7 +78,7 @@ def param_shardings(
                 if name is not None and name not in mesh.shape:
                     raise UserError(f"mesh.rules[{index}]={pattern!r}: axis {name!r} is not one of {tuple(mesh.shape)}")
 
-    def place(path, leaf):
+    def sharding_of(path, leaf):
         for index, (pattern, spec) in enumerate(rules):
             if re.fullmatch(pattern, path):
                 used.add(index)
@@ -93,7 +93,7 @@ def param_shardings(
             fallen.setdefault(where, []).append(f"{path} {leaf.shape}" if where == "too odd" else path)
         return NamedSharding(mesh, spec)
 
-    shardings = map_with_path(place, params)
+    shardings = map_with_path(sharding_of, params)
     example = path_name(jax.tree_util.tree_leaves_with_path(params)[0][0])
     for index, (pattern, _) in enumerate(rules):
         if index not in used:
@@ -157,7 +157,7 @@ def _largest_axis(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
 
 
 def placed_shapes(shapes: Any, shardings: Any) -> Any:
-    """Shapes that say where their arrays live (`jax.ShapeDtypeStruct`): what is restored to, or compiled for."""
+    """Shapes with shardings (`jax.ShapeDtypeStruct`), to restore arrays to or to compile for."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
@@ -173,7 +173,7 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
         )
     }
 
-    def place(path, leaf):
+    def sharding_of(path, leaf):
         parts = path.split("/")
         for start in range(len(parts)):
             shape, sharding = by_path.get("/".join(parts[start:]), (None, None))
@@ -181,7 +181,7 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
                 return sharding
         return NamedSharding(mesh, PartitionSpec())
 
-    return map_with_path(place, opt_state)
+    return map_with_path(sharding_of, opt_state)
 
 
 def device_bytes(tree: Any) -> int:

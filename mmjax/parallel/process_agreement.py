@@ -1,7 +1,7 @@
 """Several processes as one run: agreeing on signals, mistakes and counts. `cluster.py` joins them.
 
 A process that stops alone leaves the others waiting for it in a collective. So what one of them meets (a signal, data
-that cannot be read) is told to all first, and all act on it at the same step.
+that cannot be read) is sent to all first, and all act on it at the same step.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def is_process_0() -> bool:
 
 
 def shutdown(status: int, *, together: bool) -> None:
-    """Takes leave of the others; nothing happens where there are none.
+    """Ends this process's part in the run; does nothing where no others have joined.
 
     Args:
       status: to exit with.
@@ -57,9 +57,6 @@ def shutdown(status: int, *, together: bool) -> None:
     os._exit(status)
 
 
-# -- agreeing ----------------------------------------------------------------------------------------------------------
-
-
 def all_gather_objects(value: Any) -> list[Any]:
     """Gives every process everyone's value, by process; every process must call it at the same point.
 
@@ -72,11 +69,11 @@ def all_gather_objects(value: Any) -> list[Any]:
     width = _SMALLEST_MESSAGE
     while True:
         # The length comes first; a message that does not fit is sent again in an array that holds the longest.
-        own = np.zeros(width, np.uint8)
-        own[:8] = np.frombuffer(len(message).to_bytes(8, "little"), np.uint8)
+        buffer = np.zeros(width, np.uint8)
+        buffer[:8] = np.frombuffer(len(message).to_bytes(8, "little"), np.uint8)
         part = np.frombuffer(message[: width - 8], np.uint8)
-        own[8 : 8 + len(part)] = part
-        everyone = np.asarray(multihost_utils.process_allgather(own))
+        buffer[8 : 8 + len(part)] = part
+        everyone = np.asarray(multihost_utils.process_allgather(buffer))
         lengths = [int.from_bytes(row[:8].tobytes(), "little") for row in everyone]
         if max(lengths) + 8 <= width:
             break
@@ -98,26 +95,27 @@ def raise_error_on_all(error: Exception | None) -> None:
         if error is not None:
             raise error
         return
-    told = None
+    message = None
     if error is not None:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        told = [isinstance(error, UserError), f"{kind}{error}"[:4000]]
-    _raise_told(all_gather_objects(told), error)
+        message = [isinstance(error, UserError), f"{kind}{error}"[:4000]]
+    _raise_first(all_gather_objects(message), error)
 
 
-def _raise_told(everyone: Sequence[Any], error: Exception | None) -> None:
-    met = [(process, *told) for process, told in enumerate(everyone) if told is not None]
+def _raise_first(messages: Sequence[Any], error: Exception | None) -> None:
+    """Raises the first failure of a process, else the first mistake; `error` is this process's."""
+    met = [(process, *message) for process, message in enumerate(messages) if message is not None]
     if not met:
         return
-    failures = [each for each in met if not each[1]]
+    failures = [(process, text) for process, is_mistake, text in met if not is_mistake]
     if failures:
         if error is not None and not isinstance(error, UserError):
             raise error
-        process, _, text = failures[0]
-        raise OtherProcessError(f"process {process} of {len(everyone)} failed with {text}")
+        process, text = failures[0]
+        raise OtherProcessError(f"process {process} of {len(messages)} failed with {text}")
     process, _, text = met[0]
-    alike = len(met) == len(everyone) and len({text for _, _, text in met}) == 1
-    raise GlobalUserError(text if alike else f"{text} (process {process} of {len(everyone)})") from error
+    alike = len(met) == len(messages) and len({text for _, _, text in met}) == 1
+    raise GlobalUserError(text if alike else f"{text} (process {process} of {len(messages)})") from error
 
 
 @contextlib.contextmanager
@@ -145,14 +143,14 @@ def run_on_process_0(function: Callable[[], Any]) -> Any:
     return broadcast_from_0(value)
 
 
-def wait_for(there: Callable[[], bool], what: str) -> None:
+def wait_for(appeared: Callable[[], bool], what: str) -> None:
     """Waits until this host sees what another one has written.
 
     Raises:
       UserError: it does not appear; the message begins with `what`.
     """
     until = time.monotonic() + _VISIBILITY
-    while not there():
+    while not appeared():
         if time.monotonic() > until:
             raise UserError(f"{what} is not seen by this host; give a folder on a disk that all hosts share, or gs://")
         time.sleep(0.1)
@@ -197,17 +195,17 @@ class AsyncAllReduce:
         self._devices = mesh.size
         self._sum = jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def cast(self, values: Sequence[int]) -> Any:
+    def sum(self, values: Sequence[int]) -> Any:
         """Starts the sum of int32 `values` [K] over the processes; `numpy.asarray` of the result waits for it."""
         values = np.asarray(values, np.int32)
         if jax.process_count() == 1:
             return values
         shape = (self._devices, len(values))
-        # One device speaks for the process.
-        places = [index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values()]
-        speaks = min(places)
+        # One device holds the process's values, the others zeros.
+        starts = [index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values()]
+        first = min(starts)
 
         def rows(index):
-            return values[None] if (index[0].start or 0) == speaks else np.zeros((1, len(values)), np.int32)
+            return values[None] if (index[0].start or 0) == first else np.zeros((1, len(values)), np.int32)
 
         return self._sum(jax.make_array_from_callback(shape, self._sharding, rows))

@@ -1,4 +1,4 @@
-"""Collectives over all devices of a mesh, whatever its axes: every device is a place on one ring."""
+"""Collectives over all devices of a mesh, whatever its axes: every device has a number on one ring."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def per_device(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) ->
 
 
 def device_number(mesh: Mesh) -> jax.Array:
-    """This device's place on the ring; inside `per_device` only."""
+    """This device's number on the ring; inside `per_device` only."""
     return jax.lax.axis_index(mesh.axis_names)
 
 

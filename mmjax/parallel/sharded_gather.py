@@ -1,4 +1,4 @@
-"""Rows of sharded arrays by number, each device receiving the rows it asked for and no others."""
+"""Rows of sharded arrays by number: each device receives the rows that it requests and no others."""
 
 import functools
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ def gather_rows(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = Non
       tree: arrays [B, ...]; `tensor` devices hold the same rows.
       index: row numbers in [0, B); R need not be B.
       mesh: None for one device.
-      scope: `local` promises that each device asks only for rows that it has itself: nothing is exchanged.
+      scope: `local` promises that each device requests only rows that it has itself: nothing is exchanged.
 
     Returns:
       Arrays [R, ...].
@@ -51,7 +51,7 @@ def gather_rows(tree: Any, index: Int32[Array, " R"], *, mesh: Mesh | None = Non
 
 
 class _GatherConfig(NamedTuple):
-    """What is known when compiling; `rows` are those of one device."""
+    """Static settings of a gather; `rows` are those of one device."""
 
     mesh: Mesh
     scope: str
@@ -64,19 +64,19 @@ class _GatherConfig(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather_rows(how: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
-    return how.run(_receive, leaves, index)
+def _gather_rows(config: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    return config.run(_receive, leaves, index)
 
 
-def _forward(how, leaves, index):
-    return _gather_rows(how, leaves, index), index
+def _forward(config, leaves, index):
+    return _gather_rows(config, leaves, index), index
 
 
-def _backward(how, index, cotangents):
+def _backward(config, index, cotangents):
     # Integers have none.
     real = [i for i, x in enumerate(cotangents) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    found = how.run(_return, tuple(cotangents[i] for i in real), index)
-    gradients = dict(zip(real, found, strict=True))
+    received = config.run(_return, tuple(cotangents[i] for i in real), index)
+    gradients = dict(zip(real, received, strict=True))
     return tuple(gradients.get(i) for i in range(len(cotangents))), None
 
 
@@ -88,7 +88,7 @@ class _Routes(NamedTuple):
 
     Attributes:
       owner, row: the device that has the row, and its number there.
-      rank: the request's place among those to the same owner.
+      rank: the request's number among those to the same owner.
       capacity: requests to one owner in one round.
       rounds: the same on all devices.
     """
@@ -100,30 +100,30 @@ class _Routes(NamedTuple):
     rounds: Array
 
 
-def _routes(how: _GatherConfig, index: Array) -> _Routes:
-    devices, wanted = batch_devices(how.mesh), len(index)
+def _routes(config: _GatherConfig, index: Array) -> _Routes:
+    devices, wanted = batch_devices(config.mesh), len(index)
     # Small rounds hold little and send few empty slots; a larger share would go out in one round, half empty.
     capacity = -(-wanted // (2 * devices))
-    owner = index // how.rows
+    owner = index // config.rows
     order = jnp.argsort(owner)
     counts = jnp.bincount(owner, length=devices)
     starts = jnp.cumsum(counts) - counts
     rank = jnp.zeros_like(index).at[order].set(jnp.arange(wanted, dtype=index.dtype) - starts[owner[order]])
     rounds = jax.lax.pmax(-(-counts.max() // capacity), BATCH_AXES)
-    return _Routes(owner, index % how.rows, rank, capacity, rounds)
+    return _Routes(owner, index % config.rows, rank, capacity, rounds)
 
 
-def _round(how: _GatherConfig, routes: _Routes, number: Array) -> tuple[Array, Array]:
-    """One round's slots, `capacity` for each device: which own request is in it, and which row the other one asks for.
+def _round(config: _GatherConfig, routes: _Routes, number: Array) -> tuple[Array, Array]:
+    """One round's slots, `capacity` for each device: this device's request in each, and the row the other requests.
 
     An empty slot holds a number past the end.
     """
-    slots, wanted = batch_devices(how.mesh) * routes.capacity, len(routes.rank)
-    place = routes.rank - number * routes.capacity
-    slot = jnp.where((place >= 0) & (place < routes.capacity), routes.owner * routes.capacity + place, slots)
+    slots, wanted = batch_devices(config.mesh) * routes.capacity, len(routes.rank)
+    position = routes.rank - number * routes.capacity
+    slot = jnp.where((position >= 0) & (position < routes.capacity), routes.owner * routes.capacity + position, slots)
     request = jnp.full(slots, wanted).at[slot].set(jnp.arange(wanted), mode="drop")
-    asked = routes.row.at[request].get(mode="fill", fill_value=how.rows)
-    return request, _swap(asked)
+    row = routes.row.at[request].get(mode="fill", fill_value=config.rows)
+    return request, _swap(row)
 
 
 def _swap(x: Array) -> Array:
@@ -140,44 +140,44 @@ def _unpack(x: Array, dtype: Any) -> Array:
     return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
 
 
-def _local_index(how: _GatherConfig, index: Array) -> Array:
-    return index - jax.lax.axis_index(BATCH_AXES) * how.rows
+def _local_index(config: _GatherConfig, index: Array) -> Array:
+    return index - jax.lax.axis_index(BATCH_AXES) * config.rows
 
 
-def _receive(how: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
-    """On one device: the rows asked for."""
-    if how.scope == "local":
-        return tuple(x[_local_index(how, index)] for x in leaves)
-    routes = _routes(how, index)
+def _receive(config: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    """On one device: the rows that it requests."""
+    if config.scope == "local":
+        return tuple(x[_local_index(config, index)] for x in leaves)
+    routes = _routes(config, index)
 
     packed = tuple(_pack(x) for x in leaves)
 
-    def body(number, found):
-        request, asked = _round(how, routes, number)
-        send = lambda x: _swap(x.at[asked].get(mode="clip"))
-        return tuple(y.at[request].set(send(x), mode="drop") for x, y in zip(packed, found, strict=True))
+    def body(number, received):
+        request, row = _round(config, routes, number)
+        send = lambda x: _swap(x.at[row].get(mode="clip"))
+        return tuple(y.at[request].set(send(x), mode="drop") for x, y in zip(packed, received, strict=True))
 
     empty = tuple(jnp.zeros((len(index), *x.shape[1:]), x.dtype) for x in packed)
-    found = jax.lax.fori_loop(0, routes.rounds, body, empty)
-    return tuple(_unpack(y, x.dtype) for x, y in zip(leaves, found, strict=True))
+    received = jax.lax.fori_loop(0, routes.rounds, body, empty)
+    return tuple(_unpack(y, x.dtype) for x, y in zip(leaves, received, strict=True))
 
 
-def _return(how: _GatherConfig, cotangents: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
-    """On one device: the gradients of its own rows, from the gradients of all rows asked for."""
+def _return(config: _GatherConfig, cotangents: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    """On one device: the gradients of its own rows, from the gradients of all requested rows."""
     exact = [jnp.promote_types(x.dtype, jnp.float32) for x in cotangents]
-    sums = tuple(jnp.zeros((how.rows, *x.shape[1:]), dtype) for x, dtype in zip(cotangents, exact, strict=True))
-    if how.scope == "local":
-        sums = tuple(y.at[_local_index(how, index)].add(x) for x, y in zip(cotangents, sums, strict=True))
+    sums = tuple(jnp.zeros((config.rows, *x.shape[1:]), dtype) for x, dtype in zip(cotangents, exact, strict=True))
+    if config.scope == "local":
+        sums = tuple(y.at[_local_index(config, index)].add(x) for x, y in zip(cotangents, sums, strict=True))
     else:
-        routes = _routes(how, index)
+        routes = _routes(config, index)
         packed = tuple(_pack(x) for x in cotangents)
 
         def body(number, sums):
-            request, asked = _round(how, routes, number)
+            request, row = _round(config, routes, number)
             send = lambda x, dtype: _unpack(_swap(x.at[request].get(mode="clip")), dtype)
             return tuple(
-                y.at[asked].add(send(x, whole.dtype).astype(y.dtype), mode="drop")
-                for x, whole, y in zip(packed, cotangents, sums, strict=True)
+                y.at[row].add(send(x, cotangent.dtype).astype(y.dtype), mode="drop")
+                for x, cotangent, y in zip(packed, cotangents, sums, strict=True)
             )
 
         sums = jax.lax.fori_loop(0, routes.rounds, body, sums)

@@ -120,7 +120,7 @@ class PackedBatches:
         while self._left and len(self._ahead) <= (_AHEAD if self._votes else 0):
             batch = next(self._batches)
             vote = [int(batch["text_row"][0] < 0)]
-            vote = self._votes.cast(vote) if self._votes else vote
+            vote = self._votes.sum(vote) if self._votes else vote
             self._ahead.append((batch, vote, getattr(self._batches, "error", None)))
             self._left -= 1
         if not self._ahead:

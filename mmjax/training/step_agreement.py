@@ -49,7 +49,7 @@ class StepAgreement:
         """
         counts = np.bincount(replaced[self._rows], minlength=len(bad_example.REASONS))[1:].tolist()
         failed = getattr(self._batches, "error", None) is not None
-        self._pending.append((step, self._all_reduce.cast([*self._received(), int(failed), *counts])))
+        self._pending.append((step, self._all_reduce.sum([*self._received(), int(failed), *counts])))
         if jax.process_count() == 1:
             self.resolve(step)
 
@@ -80,7 +80,7 @@ class StepAgreement:
         if jax.process_count() == 1:
             self.signal = self._stop.received
         elif self.signal is None:
-            self._read_signals(np.asarray(self._all_reduce.cast(self._received())))
+            self._read_signals(np.asarray(self._all_reduce.sum(self._received())))
         return self.signal
 
     def log_signal(self, step: int) -> None:

@@ -66,7 +66,7 @@ def check(folder, meshes):
         found["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
         np.testing.assert_array_equal(global_arrays.to_host(global_arrays.to_global(mesh, whole[rows])), whole)
     votes = process_agreement.AsyncAllReduce(mesh)
-    found["votes"] = [np.asarray(votes.cast([1, index, 10 * k])).tolist() for k in range(2)]
+    found["votes"] = [np.asarray(votes.sum([1, index, 10 * k])).tolist() for k in range(2)]
 
     # Training, and checkpoints from and to another number of processes.
     for name in meshes:
