@@ -1,25 +1,20 @@
 """An image described: a ViT and a decoder that looks at its tokens (ViT + GPT-2; BLIP, arXiv:2201.12086; an LSTM)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float
 
 from mmjax import errors
-from mmjax.models import encoders, language, lstm_captioner, submodules
-from mmjax.nn import attention, dropout
-from mmjax.parallel.gather_rows import take_rows
-from mmjax.utils.random_streams import ExampleStream
+from mmjax.models import image_text, lstm_captioner, sown_attention, submodules
+from mmjax.nn import attention
 
 DECODERS = ("transformer", "lstm")
-Carry = language.Carry | lstm_captioner.CaptionerCarry
 
 
-class Captioner(nn.Module):
+class Captioner(image_text.WritingModel, kw_only=True):
     """A vision transformer and a causal decoder that looks at all of its tokens.
 
     Of transformers, GPT-2's decoder is `norm="pre"`, `activation="gelu_tanh"`, `head="tied"`; BLIP's is BERT's:
@@ -29,25 +24,18 @@ class Captioner(nn.Module):
     Parameters: `image`, `text`.
 
     Attributes:
-      image: settings of `VisionTransformer`.
       text: settings of `TextStack` or `LSTMCaptioner`, `context_length` (the longest text) and `eos_id`.
       decoder: a name in `DECODERS`.
-      dtype: compute type; logits are float32.
-      image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
+      Others as in `ImageTextModel`.
     """
 
-    image: Mapping[str, Any]
-    text: Mapping[str, Any]
     decoder: str = "transformer"
-    dtype: DTypeLike = jnp.float32
-    image_attention: str = "xla"
-    text_attention: str = "xla"
 
     supported_objectives: ClassVar[tuple[str, ...]] = ("caption",)
+    attention_maps: ClassVar[tuple[str, ...]] = ("written",)
 
     def setup(self):
-        shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
-        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = self.make_image_tower()
         errors.validate_choice("model.decoder", self.decoder, DECODERS)
         if self.decoder == "lstm":
             ignored = (*submodules.TEXT_IDS, "context_length")
@@ -57,41 +45,15 @@ class Captioner(nn.Module):
         if not self.text.get("causal", True):
             raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")
         submodules.check_looks("text", self.text)
-        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
-        self.writer = submodules.build(language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **shared)
+        self.writer = self.make_text_stack()
 
-    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
-        """Encodes normalised images."""
-        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
-
-    def caption_logits(
-        self,
-        image: encoders.Encoded,
-        text: Int[Array, "B T"],
-        text_mask: Bool[Array, "B T"] | None = None,
-        keys: Key[Array, " B"] | None = None,
-    ) -> Float[Array, "B T V"]:
-        """Teacher forcing: logits [:, t] score token t + 1."""
-        keys = dropout.fold_keys(keys, ExampleStream.DECODER)
+    def _caption_logits(self, image, text, text_mask, keys):
         if self.decoder == "lstm":  # padding stands after what is real
             return self.writer(image, text, keys)
         words = self.writer(text, text_mask, submodules.as_memory(image), keys)
         return self.writer.logits(words.tokens)
 
-    def start(
-        self, image: encoders.Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
-    ) -> tuple[Float[Array, "B V"], Carry]:
-        """Reads a prompt (the first token, at least), padded on the right.
-
-        Args:
-          image: what `encode_image` returned.
-          text: the prompt.
-          text_mask: its real tokens; None when all are.
-          slots: text tokens in all that will ever be read, the prompt included.
-
-        Returns:
-          Logits of the token after the prompt, and what `step` continues from.
-        """
+    def _start(self, image, text, text_mask, slots):
         if self.decoder == "lstm":
             return self._read_prompt(image, text, jnp.ones(text.shape, bool) if text_mask is None else text_mask)
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
@@ -112,14 +74,12 @@ class Captioner(nn.Module):
         (logits, state), _ = scan(self.writer, (nothing, carry.state), text, real)
         return logits, carry._replace(state=state)
 
-    def step(self, carry: Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Carry]:
-        """Reads one more token of each example and scores the next one."""
-        return self.writer.step(carry, tokens)
-
-    @staticmethod
-    def take(carry: Carry, rows: Int[Array, " R"], examples: int | None = None) -> Carry:
-        """The carry of these rows, which may repeat; `examples` as in `take_rows`."""
-        return carry.take(rows, examples) if isinstance(carry, language.Carry) else take_rows(carry, rows, 0, examples)
+    def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
+        """Where the decoder looks: the LSTM's additive attention, or the last layer's cross-attention."""
+        del patches
+        if self.decoder == "lstm":
+            return sown["text"]["weights"][-1].astype(jnp.float32)
+        return sown_attention.last_cross_attention(sown, "text", "transformer")[:, :words]
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""

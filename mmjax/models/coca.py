@@ -1,17 +1,15 @@
 """CoCa: contrast and captions from one pass over the text (arXiv:2205.01917), in OpenCLIP's layout."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, language, submodules
-from mmjax.models.two_tower import l2_normalize
+from mmjax.models import image_text, sown_attention, submodules
+from mmjax.models.encoder_base import Encoded
 from mmjax.nn import attention, dropout, pool, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
@@ -29,7 +27,7 @@ class Carry(NamedTuple):
         return Carry(self.text.take(rows, examples), self.decoder.take(rows, examples))
 
 
-class CoCa(nn.Module):
+class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
     """An image tower, an attentional pooler, a causal text tower, and a decoder on top of it that looks at the image.
 
     Of the pooler's queries the first is the image's embedding, the others are what the decoder looks at. The text tower
@@ -37,8 +35,7 @@ class CoCa(nn.Module):
     OpenCLIP masks padding one place off (its `correct_cls_mask` is off), so its embeddings of padded texts differ.
 
     Parameters: `image`, `image_pool`, `image_norm`, `image_projection`, `text`, `text_class_token` [D], `text_norm`,
-    `text_projection`, `decoder`, `decoder_norm`, `decoder_head`, `logit_scale` (log space, scalar) and, where
-    `logit_bias_init` is given, `logit_bias`.
+    `text_projection`, `decoder`, `decoder_norm`, `decoder_head`, and those of `ContrastiveModel`.
 
     Attributes:
       embed_dim: E, width of the shared space and of the pooler's outputs.
@@ -47,101 +44,75 @@ class CoCa(nn.Module):
       decoder: settings of `Transformer`; it is as wide as the text tower.
       queries: of the pooler, at least 2.
       pool_heads: attention heads of the pooler.
-      logit_scale_init: of the scale itself, not of its logarithm.
-      logit_bias_init: None for no bias.
-      dtype: compute type; embeddings and logits are float32.
-      image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
+      Others as in `ContrastiveModel`.
     """
 
-    embed_dim: int
-    image: Mapping[str, Any]
-    text: Mapping[str, Any]
     decoder: Mapping[str, Any]
     queries: int = 256
     pool_heads: int = 8
-    logit_scale_init: float = 1 / 0.07
-    logit_bias_init: float | None = None
-    dtype: DTypeLike = jnp.float32
-    image_attention: str = "xla"
-    text_attention: str = "xla"
 
     supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "caption")
+    attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity", "written")
 
     def setup(self):
         if self.queries < 2:
             raise errors.UserError(f"model.queries={self.queries} leaves no image for captions; choose 2 or more")
         if self.embed_dim % self.pool_heads:
-            told = f"model.pool_heads={self.pool_heads} does not divide model.embed_dim={self.embed_dim}"
-            raise errors.UserError(f"{told}; choose one that does")
+            raise errors.UserError(
+                f"model.pool_heads={self.pool_heads} does not divide model.embed_dim={self.embed_dim}; choose one that"
+                " does"
+            )
         norm = lambda name: layer_norm(self.text["norm_eps"], self.dtype, name)
         dense = lambda size, std, name: dense_float32(size, std=std, dtype=self.dtype, name=name, use_bias=False)
         eps, width = self.image["norm_eps"], self.text["width"]
 
-        shared = dict(dtype=self.dtype, attention_impl=self.image_attention, final_norm=False)
-        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = self.make_image_tower(final_norm=False)
         options = dict(queries=self.queries, width=self.embed_dim, norm_inputs=True, norm_eps=eps, dtype=self.dtype)
         self.image_pool = pool.Pool("map", self.pool_heads, **options)
         self.image_norm = layer_norm(eps, self.dtype)
         self.image_projection = dense(self.embed_dim, self.embed_dim**-0.5, "image_projection")
 
-        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         layout = dict(causal=True, head="none", final_norm=False, context_length=self.text["context_length"] + 1)
-        ignored = (*submodules.TEXT_IDS, "context_length")
-        self.text_encoder = submodules.build(language.TextStack, "text", self.text, ignored=ignored, **shared, **layout)
+        self.text_encoder = self.make_text_stack(ignored=("context_length",), **layout)
         self.text_class_token = self.param("text_class_token", nn.initializers.normal(0.01), (width,), jnp.float32)
         self.text_norm = norm("text_norm")
         self.text_projection = dense(self.embed_dim, width**-0.5, "text_projection")
 
+        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         layout = dict(cross_every=1, cross_from=0, cross_mlp=True, norm="pre")
         self.writer = submodules.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
         self.decoder_norm = norm("decoder_norm")
         head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
         self.decoder_head = dense_float32(self.text["vocab_size"], **head)
 
-        log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
-        self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)
-        if self.logit_bias_init is not None:
-            bias = nn.initializers.constant(self.logit_bias_init)
-            self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
+        super().setup()
 
-    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
-        """Encodes normalised images: the tower's tokens, before the pooler."""
-        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
-
-    def encode_text(
-        self,
-        text: Int[Array, "B L"],
-        text_mask: Bool[Array, "B L"] | None = None,
-        keys: Key[Array, " B"] | None = None,
-    ) -> encoders.Encoded:
+    def _encode_text(self, text, text_mask, keys):
         """Encodes token ids: L tokens without a final norm, and behind them the class token.
 
         Raises:
           ValueError: more tokens than positions.
         """
         if text.shape[1] > self.text["context_length"]:
-            told = f"text of {text.shape[1]} tokens is longer than the model's context_length"
-            raise ValueError(f"{told}={self.text['context_length']}")
-        keys = dropout.fold_keys(keys, ExampleStream.TEXT)
+            raise ValueError(
+                f"text of {text.shape[1]} tokens is longer than the model's"
+                f" context_length={self.text['context_length']}"
+            )
         x = self.text_encoder.embed(text, keys=keys)
         # The last position whatever the length, so that more padding changes nothing.
         token = self.text_class_token + self.text_encoder.position_embedding[-1]
         x = jnp.concatenate([x, broadcast_parameter(token, (len(x), 1, x.shape[2]), x.dtype)], axis=1)
         valid = None if text_mask is None else jnp.pad(text_mask, ((0, 0), (0, 1)), constant_values=True)
         out = self.text_encoder.run(x, attention.AttentionSpec(causal=True, valid=valid), keys)
-        return encoders.Encoded(out.tokens, valid, jnp.full(len(x), text.shape[1], jnp.int32))
+        return Encoded(out.tokens, valid, jnp.full(len(x), text.shape[1], jnp.int32))
 
-    def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
-        """Embeds encoded images; rows have unit length."""
-        return l2_normalize(self.image_projection(self._pooled(image)[:, 0]))
+    def _project_image(self, image):
+        return self.image_projection(self._pooled(image)[:, 0])
 
-    def embed_text(self, text: encoders.Encoded) -> Float[Array, "B E"]:
-        """Embeds encoded texts; rows have unit length."""
-        return l2_normalize(self.text_projection(self.text_norm(text.tokens[:, -1])))
+    def _project_text(self, text):
+        return self.text_projection(self.text_norm(text.tokens[:, -1]))
 
-    def decode(
-        self, image: encoders.Encoded, text: encoders.Encoded, keys: Key[Array, " B"] | None = None
-    ) -> Float[Array, "B T V"]:
+    def decode(self, image: Encoded, text: Encoded, keys: Key[Array, " B"] | None = None) -> Float[Array, "B T V"]:
         """Caption logits from a text that is encoded already: of L tokens, [:, t] score token t + 1."""
         valid = None if text.valid is None else text.valid[:, :-1]
         spec = attention.AttentionSpec(causal=True, valid=valid)
@@ -150,30 +121,11 @@ class CoCa(nn.Module):
         )
         return self._logits(out.tokens)
 
-    def caption_logits(
-        self,
-        image: encoders.Encoded,
-        text: Int[Array, "B T"],
-        text_mask: Bool[Array, "B T"] | None = None,
-        keys: Key[Array, " B"] | None = None,
-    ) -> Float[Array, "B T V"]:
+    def caption_logits(self, image, text, text_mask=None, keys=None) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1. Padding is not attended to."""
         return self.decode(image, self.encode_text(text, text_mask, keys), keys)
 
-    def start(
-        self, image: encoders.Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
-    ) -> tuple[Float[Array, "B V"], Carry]:
-        """Reads a prompt (the first token, at least), padded on the right.
-
-        Args:
-          image: what `encode_image` returned.
-          text: the prompt.
-          text_mask: its real tokens; None when all are.
-          slots: text tokens in all that will ever be read, the prompt included.
-
-        Returns:
-          Logits of the token after the prompt, and what `step` continues from.
-        """
+    def _start(self, image, text, text_mask, slots):
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
         read = self.text_encoder.run(self.text_encoder.embed(text), spec, slots=slots)
         out = self.writer(read.tokens, spec, memory=self._memory(image), slots=slots)
@@ -187,21 +139,26 @@ class CoCa(nn.Module):
         out = self.writer(read.tokens, attention.AttentionSpec(), cache=carry.decoder)
         return self._logits(out.tokens)[:, 0], Carry(read.cache, out.cache)
 
-    @staticmethod
-    def take(carry: Carry, rows: Int[Array, " R"], examples: int | None = None) -> Carry:
-        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
-        return carry.take(rows, examples)
+    def image_readout(self, sown: sown_attention.Sown) -> Float[Array, "B N"]:
+        """Weights of the pooler's first query."""
+        return sown_attention.attention_weights(sown, "image_pool", "attention")[:, 0]
+
+    def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
+        """The decoder looks at the pooler's queries, and these at the image's tokens."""
+        del patches
+        pooled = sown_attention.attention_weights(sown, "image_pool", "attention")[:, 1:]
+        return jnp.einsum("BTQ,BQN->BTN", sown_attention.last_cross_attention(sown, "decoder")[:, :words], pooled)
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both and scores the token after each text's last position; used to initialise every parameter."""
         image, text = self.encode_image(images), self.encode_text(text, text_mask)
         return self.embed_image(image), self.embed_text(text), self.decode(image, text)[:, -1]
 
-    def _pooled(self, image: encoders.Encoded) -> Float[Array, "B Q E"]:
+    def _pooled(self, image: Encoded) -> Float[Array, "B Q E"]:
         image = submodules.without_invalid(image)
         return self.image_norm(self.image_pool(image.tokens, image.valid))
 
-    def _memory(self, image: encoders.Encoded) -> transformer.Memory:
+    def _memory(self, image: Encoded) -> transformer.Memory:
         return transformer.Memory(self._pooled(image)[:, 1:])
 
     def _logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

@@ -1,24 +1,57 @@
-"""What the encoders of further modalities have in common."""
+"""What encoders return, and the settings and layers that they have in common."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models.encoders import Encoded, make_transformer
-from mmjax.nn import attention, dropout, embed
+from mmjax.nn import attention, dropout, embed, transformer
 from mmjax.nn.dense import broadcast_parameter
 from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
+# Fields of a tower that `Transformer` has by the same name.
+_TRANSFORMER_FIELDS = (
+    "depth",
+    "heads",
+    "mlp_dim",
+    "activation",
+    "norm_eps",
+    "scan",
+    "remat",
+    "remat_keep",
+    "dropout",
+    "drop_path",
+    "dtype",
+    "attention_impl",
+)
 
-class Tower(nn.Module, kw_only=True):
-    """What the encoders share.
+
+class Encoded(NamedTuple):
+    """What every encoder returns.
+
+    Attributes:
+      tokens: [B, N, D] after the final norm, where there is one.
+      valid: [B, N] bool, True where the token is real; None when all are.
+      eos: [B] position of the end-of-text token; None where there is none.
+      layers: [depth, B, N, D] each block's output, when intermediates were asked for; else None.
+    """
+
+    tokens: Float[Array, "B N D"]
+    valid: Bool[Array, "B N"] | None = None
+    eos: Int[Array, " B"] | None = None
+    layers: Float[Array, "depth B N D"] | None = None
+
+
+class TransformerTower(nn.Module, kw_only=True):
+    """The fields of a module that has a transformer.
 
     Attributes:
       width: D.
-      class_token: prepend a learned token, which is always valid.
-      Others as in `Transformer`.
+      depth, heads, mlp_dim, activation, norm_eps, dropout, drop_path, scan, remat, remat_keep, dtype, attention_impl:
+        see `Transformer`.
     """
 
     width: int
@@ -26,8 +59,7 @@ class Tower(nn.Module, kw_only=True):
     heads: int
     mlp_dim: int
     activation: str = "gelu"
-    norm_eps: float = 1e-6
-    class_token: bool = True
+    norm_eps: float = 1e-5
     dropout: float = 0.0
     drop_path: float = 0.0
     scan: bool | str = "auto"
@@ -35,6 +67,23 @@ class Tower(nn.Module, kw_only=True):
     remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
     attention_impl: str = "xla"
+
+    def make_transformer(self, name: str = "transformer", **changes) -> transformer.Transformer:
+        """A transformer with the tower's fields of the same names, but for `changes`."""
+        settings = {field: getattr(self, field) for field in _TRANSFORMER_FIELDS}
+        return transformer.Transformer(**(settings | changes), name=name)
+
+
+class ModalityTower(TransformerTower, kw_only=True):
+    """An encoder of a further modality.
+
+    Attributes:
+      class_token: prepend a learned token, which is always valid.
+      Others as in `TransformerTower`.
+    """
+
+    norm_eps: float = 1e-6
+    class_token: bool = True
 
     def learned(self, name: str, *shape: int) -> Float[Array, "..."]:
         """A learned array of positions or of a token: [*shape, D]."""
@@ -73,7 +122,7 @@ class Tower(nn.Module, kw_only=True):
         layers = None
         if self.depth:
             spec = attention.AttentionSpec(valid=valid)
-            out = make_transformer(self)(
+            out = self.make_transformer()(
                 x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates
             )
             x, layers = out.tokens, out.layers

@@ -1,13 +1,11 @@
 """Encoders: a raw modality in, `Encoded` tokens out. Pooling belongs to heads."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.nn import attention, dropout, embed, pool, transformer
+from mmjax.models.encoder_base import Encoded, TransformerTower
+from mmjax.nn import attention, dropout, embed, pool
 from mmjax.nn.dense import add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
 from mmjax.parallel import packing
@@ -16,28 +14,11 @@ from mmjax.utils import end_of_text
 from mmjax.utils.random_streams import EncoderStream
 
 
-class Encoded(NamedTuple):
-    """What every encoder returns.
-
-    Attributes:
-      tokens: [B, N, D] after the final norm, where there is one.
-      valid: [B, N] bool, True where the token is real; None when all are.
-      eos: [B] position of the end-of-text token; None where there is none.
-      layers: [depth, B, N, D] each block's output, when intermediates were asked for; else None.
-    """
-
-    tokens: Float[Array, "B N D"]
-    valid: Bool[Array, "B N"] | None = None
-    eos: Int[Array, " B"] | None = None
-    layers: Float[Array, "depth B N D"] | None = None
-
-
-class VisionTransformer(nn.Module):
+class VisionTransformer(TransformerTower, kw_only=True):
     """ViT (arXiv:2010.11929) as CLIP and SigLIP use it.
 
     Attributes:
       image_size, patch_size: pixels; the position table is made for `image_size` and resampled for other inputs.
-      width, depth, heads, mlp_dim: of the transformer.
       class_token: prepend a learned token.
       patch_bias: the patch projection has a bias (SigLIP yes, CLIP no).
       pre_norm: a layer norm between embedding and transformer (CLIP).
@@ -45,30 +26,17 @@ class VisionTransformer(nn.Module):
       crop_to_patches: leave out the pixels beyond the last whole patch, as SigLIP So400m/14 does at 384 pixels;
         otherwise a size that does not divide is a mistake.
       patch_dropout: share of patches dropped per example in training; a class token is always kept.
-      Others as in `Transformer`.
+      Others as in `TransformerTower`.
     """
 
     image_size: int
     patch_size: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
-    activation: str = "gelu"
-    norm_eps: float = 1e-5
     class_token: bool = True
     patch_bias: bool = False
     pre_norm: bool = True
     final_norm: bool = True
     crop_to_patches: bool = False
     patch_dropout: float = 0.0
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    scan: bool | str = "auto"
-    remat: str = "none"
-    remat_keep: int = 0
-    dtype: DTypeLike = jnp.float32
-    attention_impl: str = "xla"
 
     @nn.compact
     def __call__(
@@ -107,7 +75,7 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([token, x], axis=1)
         if self.pre_norm:
             x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
-        out = make_transformer(self)(
+        out = self.make_transformer()(
             x,
             attention.AttentionSpec(),
             dropout.fold_keys(keys, EncoderStream.LAYERS),
@@ -118,37 +86,23 @@ class VisionTransformer(nn.Module):
         return Encoded(x, layers=out.layers)
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(TransformerTower, kw_only=True):
     """Text tower: causal (CLIP) or bidirectional (SigLIP).
 
     Attributes:
       vocab_size, context_length: rows of the token and of the position table; shorter texts use the first rows.
-      width, depth, heads, mlp_dim: of the transformer.
       causal: each token sees itself and those before it.
       mask_padding: padding is not attended to. CLIP and SigLIP leave this off, as the originals do.
       eos_id: id of the end-of-text token, whose first position `Encoded.eos` holds; -1 for the largest id of each text,
         see `mmjax.utils.end_of_text`.
-      Others as in `Transformer`.
+      Others as in `TransformerTower`.
     """
 
     vocab_size: int
     context_length: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
-    activation: str = "gelu"
-    norm_eps: float = 1e-5
     causal: bool = True
     mask_padding: bool = False
     eos_id: int = 49407
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    scan: bool | str = "auto"
-    remat: str = "none"
-    remat_keep: int = 0
-    dtype: DTypeLike = jnp.float32
-    attention_impl: str = "xla"
 
     @nn.compact
     def __call__(
@@ -191,38 +145,15 @@ class TextTransformer(nn.Module):
             ids, positions, segment = packing.pack(text, eos, places, nothing=self.vocab_size)
             x = embedding_lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
             spec = attention.AttentionSpec(causal=True, segment=segment)
-            out = make_transformer(self)(x.astype(self.dtype), spec)
+            out = self.make_transformer()(x.astype(self.dtype), spec)
             return Encoded(norm(packing.take_last(out.tokens, eos, places)[:, None]), eos=jnp.zeros_like(eos))
         x = (embedding_lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
         chosen = pool.pooled_position(pool_kind, text.shape, eos)
-        out = make_transformer(self)(
+        out = self.make_transformer()(
             x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates, chosen=chosen
         )
         if chosen is not None:
             return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))
         return Encoded(norm(out.tokens), valid, eos, out.layers)
-
-
-# What every encoder calls alike, so that its transformer is built from its own fields.
-_SHARED = (
-    "depth",
-    "heads",
-    "mlp_dim",
-    "activation",
-    "norm_eps",
-    "scan",
-    "remat",
-    "remat_keep",
-    "dropout",
-    "drop_path",
-    "dtype",
-    "attention_impl",
-)
-
-
-def make_transformer(tower: nn.Module, name: str = "transformer", **changes) -> transformer.Transformer:
-    """A transformer of a tower, from the tower's fields of the same names and `changes`."""
-    settings = {name: getattr(tower, name) for name in _SHARED}
-    return transformer.Transformer(**(settings | changes), name=name)

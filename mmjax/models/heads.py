@@ -53,7 +53,7 @@ class AnswerHead(nn.Module):
         return dense_float32(self.answers, std=_STD, dtype=self.dtype, name="fc2")(x)
 
 
-def needs(setting: str, value: bool | int) -> None:
+def check_head(setting: str, value: bool | int) -> None:
     """Checks that a model was made with a head.
 
     Args:

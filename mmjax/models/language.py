@@ -4,10 +4,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoders
+from mmjax.models import encoder_base
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
@@ -18,7 +17,7 @@ from mmjax.utils.random_streams import EncoderStream
 HEADS = ("none", "tied", "linear", "mlm")
 
 
-class TextStack(nn.Module):
+class TextStack(encoder_base.TransformerTower, kw_only=True):
     """Token embeddings, a transformer that may cross-attend to a memory, and a head over the vocabulary.
 
     Parameters: `token_embedding` [V, D], `position_embedding` [L, D], with `token_types` `type_embedding` [types, D],
@@ -27,7 +26,6 @@ class TextStack(nn.Module):
 
     Attributes:
       vocab_size, context_length: rows of the token and of the position table.
-      width, depth, heads, mlp_dim, activation, norm_eps: of the transformer.
       causal: each token sees itself and those before it.
       norm: `pre` (GPT) or `post` (BERT).
       token_types: rows of the table of token types (BERT's segments); 0 for none.
@@ -37,17 +35,11 @@ class TextStack(nn.Module):
       head: over the vocabulary: `none`, `tied` (the token embedding, as GPT-2 does), `linear` (with bias where
         `head_bias`), `mlm` (BERT's: dense, activation, norm, the token embedding, bias).
       head_bias: see `head`.
-      dropout, drop_path, scan, remat, dtype, attention_impl: see `Transformer`; `dropout` is of the embeddings, too.
+      Others as in `TransformerTower`; `dropout` is of the embeddings, too.
     """
 
     vocab_size: int
     context_length: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
-    activation: str = "gelu"
-    norm_eps: float = 1e-5
     causal: bool = True
     norm: str = "pre"
     token_types: int = 0
@@ -58,13 +50,6 @@ class TextStack(nn.Module):
     cross_mlp: bool = False
     head: str = "none"
     head_bias: bool = True
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    scan: bool | str = "auto"
-    remat: str = "none"
-    remat_keep: int = 0
-    dtype: DTypeLike = jnp.float32
-    attention_impl: str = "xla"
 
     def setup(self):
         if self.head not in HEADS:
@@ -78,7 +63,7 @@ class TextStack(nn.Module):
         if self.embedding_norm:
             self.norm_embed = norm(self.norm_eps, self.dtype)
         cross = dict(cross_every=self.cross_every, cross_from=self.cross_from, cross_mlp=self.cross_mlp)
-        self.transformer = encoders.make_transformer(self, norm=self.norm, **cross)
+        self.transformer = self.make_transformer(norm=self.norm, **cross)
         if self.final_norm:
             self.final = norm(self.norm_eps, self.dtype, "norm")
         std = self.width**-0.5
@@ -131,10 +116,10 @@ class TextStack(nn.Module):
         text_mask: Bool[Array, "B T"] | None = None,
         memory: transformer.Memory | None = None,
         keys: Key[Array, " B"] | None = None,
-    ) -> encoders.Encoded:
+    ) -> encoder_base.Encoded:
         """Encodes token ids; what `text_mask` calls padding is seen by no token."""
         spec = attention.AttentionSpec(causal=self.causal, valid=text_mask)
-        return encoders.Encoded(self.run(self.embed(text, keys=keys), spec, keys, memory=memory).tokens, text_mask)
+        return encoder_base.Encoded(self.run(self.embed(text, keys=keys), spec, keys, memory=memory).tokens, text_mask)
 
     def logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores over the vocabulary, in float32."""

@@ -9,11 +9,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models.encoders import Encoded
+from mmjax.models.encoder_base import Encoded
 from mmjax.nn.dense import Dense
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
 from mmjax.parallel.activation_sharding import embedding_lookup
+from mmjax.parallel.gather_rows import take_rows
 from mmjax.utils.random_streams import LSTMCaptionerStream, LSTMReadoutStream
 
 
@@ -31,6 +32,10 @@ class CaptionerCarry(NamedTuple):
     tokens: Float[Array, "R N Dm"]
     keys: Float[Array, "R N A"]
     valid: Bool[Array, "R N"] | None
+
+    def take(self, rows: Int[Array, " R2"], examples: int | None = None) -> "CaptionerCarry":
+        """That of these rows, which may repeat; `examples` as in `take_rows`."""
+        return take_rows(self, rows, 0, examples)
 
 
 class LSTMCaptioner(nn.Module):
@@ -74,12 +79,14 @@ class LSTMCaptioner(nn.Module):
     def __call__(
         self, image: Encoded, text: Int[Array, "B T"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B T V"]:
-        """Logits of the token after each of `text`, given those up to it (teacher forcing); `keys` turn dropout on."""
-        return self._read(image, text, keys)[0]
+        """Logits of the token after each of `text`, given those up to it (teacher forcing); `keys` turn dropout on.
 
-    def attention(self, image: Encoded, text: Int[Array, "B T"]) -> Float[Array, "B T N"]:
-        """How much each image token counts for each next token: 1 in all, or 0 for an image without any."""
-        return self._read(image, text, None)[1]
+        Sows `weights` [B, T, N], how much each image token counts for each next token: 1 in all, or 0 for an image
+        without any.
+        """
+        logits, weights = self._read(image, text, keys)
+        self.sow("intermediates", "weights", weights)
+        return logits
 
     def start(self, image: Encoded) -> CaptionerCarry:
         """What generation starts from: `step` it over `bos` for the first token's logits."""

@@ -23,7 +23,7 @@ from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norms import layer_norm
 
 
-class VideoTransformer(encoder_base.Tower, kw_only=True):
+class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
     """ViViT with joint space-time attention (arXiv:2103.15691, model 1).
 
     Other resolutions and numbers of frames resample the positions bicubically, along each axis by itself.
@@ -80,7 +80,7 @@ class VideoTransformer(encoder_base.Tower, kw_only=True):
         return jnp.concatenate([space[:prefix], both])
 
 
-class AudioTransformer(encoder_base.Tower, kw_only=True):
+class AudioTransformer(encoder_base.ModalityTower, kw_only=True):
     """A transformer over patches of log-mel spectrograms, as in AST (arXiv:2104.01778).
 
     A patch keeps its time: a shorter spectrogram uses the first rows of the position table. A longer one stretches the
@@ -131,7 +131,7 @@ class AudioTransformer(encoder_base.Tower, kw_only=True):
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
 
-class SeriesTransformer(encoder_base.Tower, kw_only=True):
+class SeriesTransformer(encoder_base.ModalityTower, kw_only=True):
     """A transformer over patches of a time series (sensors, markets): all channels of a few steps make a token.
 
     A step keeps its place: a shorter series uses the first positions; a longer one stretches the table bicubically.
@@ -166,7 +166,7 @@ class SeriesTransformer(encoder_base.Tower, kw_only=True):
         return self.encode(add_parameter(x, table[prefix:]), valid, keys, table, intermediates=intermediates)
 
 
-class TableTransformer(encoder_base.Tower, kw_only=True):
+class TableTransformer(encoder_base.ModalityTower, kw_only=True):
     """A transformer over the columns of a table, with FT-Transformer's feature tokenizer (arXiv:2106.11959).
 
     The columns come as one array: the numeric ones, then the categorical ones as whole numbers. A numeric value that is
@@ -207,7 +207,7 @@ class TableTransformer(encoder_base.Tower, kw_only=True):
         return self.encode(x, there, keys, intermediates=intermediates)
 
 
-class FeatureEncoder(encoder_base.Tower, kw_only=True):
+class FeatureEncoder(encoder_base.ModalityTower, kw_only=True):
     """Precomputed features (of a CNN, of a speech model): a layer norm, a map to width D, and a transformer if wanted.
 
     Attributes:

@@ -1,7 +1,6 @@
 """Image tokens in front of a language model's text: LLaVA (arXiv:2304.08485), PaliGemma (arXiv:2407.07726)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,7 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
-from mmjax.models import encoders, language, submodules
+from mmjax.models import image_text, sown_attention, submodules
+from mmjax.models.encoder_base import Encoded
 from mmjax.nn import attention, dropout
 from mmjax.nn.dense import Dense
 from mmjax.nn.mlp import ACTIVATIONS
@@ -39,7 +39,7 @@ class Connector(nn.Module):
         return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
 
 
-class PrefixLM(nn.Module):
+class PrefixLM(image_text.WritingModel, kw_only=True):
     """A vision transformer, a connector, and a decoder that reads image tokens and then text.
 
     The text's positions are counted from its own first token: image tokens have the image tower's. Text is padded on
@@ -55,21 +55,16 @@ class PrefixLM(nn.Module):
         comes after it gets no gradient. None for the last one's after the final norm.
       prefix: `full`, image tokens see each other (PaliGemma), or `causal`, each sees those before it (LLaVA).
       prefix_text: the text up to its first `sep_id`, a question, belongs to a `full` prefix.
-      dtype: compute type; logits are float32.
-      image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
+      Others as in `ImageTextModel`.
     """
 
-    image: Mapping[str, Any]
-    text: Mapping[str, Any]
     connector: str = "mlp2x_gelu"
     feature_layer: int | None = None
     prefix: str = "full"
     prefix_text: bool = False
-    dtype: DTypeLike = jnp.float32
-    image_attention: str = "xla"
-    text_attention: str = "xla"
 
     supported_objectives: ClassVar[tuple[str, ...]] = ("caption",)
+    attention_maps: ClassVar[tuple[str, ...]] = ("written",)
 
     def setup(self):
         errors.validate_choice("model.prefix", self.prefix, PREFIXES)
@@ -82,60 +77,33 @@ class PrefixLM(nn.Module):
             raise errors.UserError(
                 f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
             )
-        shared = dict(dtype=self.dtype, attention_impl=self.image_attention)
-        self.image_encoder = submodules.build(encoders.VisionTransformer, "image", self.image, **shared)
+        self.image_encoder = self.make_image_tower()
         self.connect = Connector(self.connector, self.text["width"], self.dtype, name="connector")
-        shared = dict(dtype=self.dtype, attention_impl=self.text_attention, causal=True, cross_every=0)
-        self.writer = submodules.build(language.TextStack, "text", self.text, ignored=submodules.TEXT_IDS, **shared)
+        self.writer = self.make_text_stack(causal=True, cross_every=0)
 
-    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> encoders.Encoded:
+    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> Encoded:
         """Encodes normalised images: the tower's patch tokens, before the connector."""
         layer = self.feature_layer
         out = self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE), intermediates=layer is not None)
         tokens = out.tokens if layer is None else out.layers[layer]
-        return encoders.Encoded(tokens[:, int(self.image_encoder.class_token) :])
+        return Encoded(tokens[:, int(self.image_encoder.class_token) :])
 
-    def caption_logits(
-        self,
-        image: encoders.Encoded,
-        text: Int[Array, "B T"],
-        text_mask: Bool[Array, "B T"] | None = None,
-        keys: Key[Array, " B"] | None = None,
-    ) -> Float[Array, "B T V"]:
-        """Teacher forcing: logits [:, t] score token t + 1."""
-        keys = dropout.fold_keys(keys, ExampleStream.DECODER)
+    def _caption_logits(self, image, text, text_mask, keys):
         x, spec = self._prefixed(image, text, text_mask, keys)
         tokens = self.writer.run(x, spec, keys).tokens
         return self.writer.logits(tokens[:, image.tokens.shape[1] :])
 
-    def start(
-        self, image: encoders.Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
-    ) -> tuple[Float[Array, "B V"], language.Carry]:
-        """Reads image tokens and a prompt (the first token, at least), padded on the right.
-
-        Args:
-          image: what `encode_image` returned.
-          text: the prompt, such as a question.
-          text_mask: its real tokens; None when all are.
-          slots: text tokens in all that will ever be read, the prompt included.
-
-        Returns:
-          Logits of the token after the prompt, and what `step` continues from.
-        """
+    def _start(self, image, text, text_mask, slots):
         batch, length = image.tokens.shape[:2]
         x, spec = self._prefixed(image, text, text_mask)
         logits, carry = self.writer.start(x, spec, slots=length + slots)
         skipped = jnp.full(batch, length, jnp.int32) if image.valid is None else image.valid.sum(axis=1)
         return logits, carry._replace(skipped=skipped)
 
-    def step(self, carry: language.Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], language.Carry]:
-        """Reads one more token of each example and scores the next one."""
-        return self.writer.step(carry, tokens)
-
-    @staticmethod
-    def take(carry: language.Carry, rows: Int[Array, " R"], examples: int | None = None) -> language.Carry:
-        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
-        return carry.take(rows, examples)
+    def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
+        """Self-attention of the last layer, where image tokens stand before the text's."""
+        weights = sown_attention.self_attention(sown, "text", "transformer")[-1]
+        return weights[:, patches : patches + words, :patches]
 
     def __call__(self, images, text, text_mask=None):
         """Scores the token after each text's last position; used to initialise every parameter."""
@@ -143,7 +111,7 @@ class PrefixLM(nn.Module):
 
     def _prefixed(
         self,
-        image: encoders.Encoded,
+        image: Encoded,
         text: Int[Array, "B T"],
         text_mask: Bool[Array, "B T"] | None,
         keys: Key[Array, " B"] | None = None,
@@ -161,7 +129,7 @@ class PrefixLM(nn.Module):
         after = jnp.ones(text.shape, jnp.int32)
         if self.prefix_text:
             separators = text == self.text["sep_id"]
-            asked = separators.any(axis=1, keepdims=True) & (jnp.cumsum(separators, axis=1) - separators == 0)
-            after = after - asked
+            is_question = separators.any(axis=1, keepdims=True) & (jnp.cumsum(separators, axis=1) - separators == 0)
+            after = after - is_question
         hidden = jnp.concatenate([jnp.zeros(shape, jnp.int32), after], axis=1)
         return x, attention.AttentionSpec(valid=valid, ar=hidden)

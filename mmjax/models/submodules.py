@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mmjax import errors
-from mmjax.models.encoders import Encoded
+from mmjax.models.encoder_base import Encoded
 from mmjax.nn.transformer import Memory
 
 M = TypeVar("M", bound=nn.Module)

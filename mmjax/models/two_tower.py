@@ -1,15 +1,14 @@
 """Two towers into one embedding space: CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343)."""
 
-import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoders, modality_encoders
+from mmjax.models import image_text, modality_encoders, sown_attention
+from mmjax.models.encoder_base import Encoded
 from mmjax.nn import dropout, pool
 from mmjax.nn.dense import dense_float32
 from mmjax.parallel import packing
@@ -17,13 +16,6 @@ from mmjax.utils.random_streams import ExampleStream
 
 # Fields of a tower's config that describe its head; all others are the encoder's own.
 _HEAD_FIELDS = ("pool", "projection")
-
-
-def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-    """Scales the last axis to unit length, in float32."""
-    x = x.astype(jnp.float32)
-    # The floor is under the root: a row of zeros (a text without any valid token) gets a finite gradient.
-    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class EmbeddingHead(nn.Module):
@@ -46,7 +38,7 @@ class EmbeddingHead(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, encoded: encoders.Encoded) -> Float[Array, "B E"]:
+    def __call__(self, encoded: Encoded) -> Float[Array, "B E"]:
         is_last = self.projection == "none"
         x = pool.Pool(
             self.pool,
@@ -69,42 +61,26 @@ class EmbeddingHead(nn.Module):
         )(x)
 
 
-class TwoTower(nn.Module):
+class TwoTower(image_text.ContrastiveModel, kw_only=True):
     """An image tower, a text tower and the scale (and bias) of their similarities.
 
-    Parameters: `image`, `image_head`, `text`, `text_head`, `logit_scale` (log space, scalar) and, where
-    `logit_bias_init` is given, `logit_bias`.
+    Parameters: `image`, `image_head`, `text`, `text_head`, and those of `ContrastiveModel`.
 
     Attributes:
-      embed_dim: E, width of the shared space.
       image, text: tower configs, see `mmjax.models.variants.two_tower`.
-      logit_scale_init: of the scale itself, not of its logarithm: 1 / 0.07 for CLIP, 10 for SigLIP.
-      logit_bias_init: None for no bias; -10 for SigLIP.
-      dtype: compute type of the towers; embeddings are float32.
-      image_attention, text_attention: kernels of the towers, `xla` or `cudnn`.
+      Others as in `ContrastiveModel`.
     """
 
     supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet")
-
-    embed_dim: int
-    image: Mapping[str, Any]
-    text: Mapping[str, Any]
-    logit_scale_init: float = 1 / 0.07
-    logit_bias_init: float | None = None
-    dtype: DTypeLike = jnp.float32
-    image_attention: str = "xla"
-    text_attention: str = "xla"
+    attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity")
+    embeds_all_tokens: ClassVar[bool] = False  # nothing but the heads reads the towers
 
     def setup(self):
         self.image_encoder = self._encoder("image", self.image, self.image_attention)
         self.text_encoder = self._encoder("text", self.text, self.text_attention)
         self.image_head = self._head(self.image, "image_head")
         self.text_head = self._head(self.text, "text_head")
-        log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
-        self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)
-        if self.logit_bias_init is not None:
-            bias = nn.initializers.constant(self.logit_bias_init)
-            self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
+        super().setup()
 
     def _encoder(self, kind, tower, kernel) -> nn.Module:
         settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
@@ -126,7 +102,7 @@ class TwoTower(nn.Module):
     # Each tower folds its number into the examples' keys, so that the towers' noise is independent.
     def encode_image(
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, pool_kind: str | None = None
-    ) -> encoders.Encoded:
+    ) -> Encoded:
         """Encodes normalised images; `pool_kind` as the towers have it."""
         return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE), pool_kind=pool_kind)
 
@@ -138,18 +114,10 @@ class TwoTower(nn.Module):
         places: packing.TextPlaces | None = None,
         *,
         pool_kind: str | None = None,
-    ) -> encoders.Encoded:
+    ) -> Encoded:
         """Encodes token ids; with `places` as rows of several texts. Both as in `TextTransformer`."""
         keys = dropout.fold_keys(keys, ExampleStream.TEXT)
         return self.text_encoder(text, text_mask, keys, places=places, pool_kind=pool_kind)
-
-    def embed_image(self, image: encoders.Encoded) -> Float[Array, "B E"]:
-        """Embeds encoded images; rows have unit length."""
-        return l2_normalize(self.image_head(image))
-
-    def embed_text(self, text: encoders.Encoded) -> Float[Array, "B E"]:
-        """Embeds encoded texts; rows have unit length."""
-        return l2_normalize(self.text_head(text))
 
     def image_embedding(
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
@@ -157,16 +125,23 @@ class TwoTower(nn.Module):
         """Embeds normalised images; rows have unit length. What the head does not read is not computed."""
         return self.embed_image(self.encode_image(images, keys, pool_kind=self.image["pool"]))
 
-    def text_embedding(
-        self,
-        text: Int[Array, "B L"],
-        text_mask: Bool[Array, "B L"] | None = None,
-        keys: Key[Array, " B"] | None = None,
-        places: packing.TextPlaces | None = None,
-    ) -> Float[Array, "B E"]:
-        """Embeds token ids; rows have unit length. What the head does not read is not computed."""
+    def text_embedding(self, text, text_mask=None, keys=None, places=None) -> Float[Array, "B E"]:
+        """Embeds token ids as `encode_text` takes them. What the head does not read is not computed."""
         return self.embed_text(self.encode_text(text, text_mask, keys, places, pool_kind=self.text["pool"]))
+
+    def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
+        """The kind of pool; its query's weights where it has one."""
+        kind = self.image["pool"]
+        return (
+            sown_attention.attention_weights(sown, "image_head", "pool", "attention")[:, 0] if kind == "map" else kind
+        )
 
     def __call__(self, images, text, text_mask=None):
         """Embeds both; used to initialise every parameter."""
         return self.image_embedding(images), self.text_embedding(text, text_mask)
+
+    def _project_image(self, image):
+        return self.image_head(image)
+
+    def _project_text(self, text):
+        return self.text_head(text)

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt
+from jaxtyping import Array, Float, Key, UInt
 
-from mmjax.models.encoders import Encoded
+from mmjax.models.encoder_base import Encoded
 from mmjax.nn import dropout
 from mmjax.utils.random_streams import ExampleStream
 
@@ -60,7 +60,7 @@ class Views:
     @functools.cached_property
     def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
         """Unit vectors of image and text."""
-        if hasattr(self.model, "image_embedding"):  # nothing but the heads reads the towers
+        if not self.model.embeds_all_tokens:
             text = self.model.text_embedding(*self._words, **self._places)
             return self.model.image_embedding(self.pixels, self.keys), text
         return self.model.embed_image(self.image), self.model.embed_text(self.text)
@@ -77,20 +77,6 @@ class Views:
     def draws(self, stream: ExampleStream) -> Key[Array, " B"]:
         """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time."""
         return draw_keys(self.drawing, self.batch["id"], stream)
-
-
-def embed_image(model: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B ..."]:
-    """Unit vectors of normalised images."""
-    if hasattr(model, "image_embedding"):
-        return model.image_embedding(pixels)
-    return model.embed_image(model.encode_image(pixels))
-
-
-def embed_text(model: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
-    """Unit vectors of token ids."""
-    if hasattr(model, "text_embedding"):
-        return model.text_embedding(text, text_mask)
-    return model.embed_text(model.encode_text(text, text_mask))
 
 
 def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], stream: ExampleStream) -> Key[Array, " B"]:

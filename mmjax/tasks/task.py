@@ -32,7 +32,7 @@ from mmjax.tasks import (
     per_example_losses,
     preprocessing,
 )
-from mmjax.tasks.batch_features import Views, draw_keys, embed_image, embed_text
+from mmjax.tasks.batch_features import Views, draw_keys
 from mmjax.tasks.per_example_losses import modalities
 from mmjax.tasks.validate_model import NOISE, check_model
 from mmjax.utils.random_streams import ExampleStream
@@ -326,14 +326,14 @@ class Task:
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
         with activation_sharding.activation_mesh(self.mesh):
-            embed = lambda model: embed_image(model, pixels)
+            embed = lambda model: model.image_embedding(pixels)
             found = nn.apply(embed, self.model)({"params": params})
             return found[:, 0] if found.ndim == 3 and found.shape[1] == 1 else found  # a single query
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
         with activation_sharding.activation_mesh(self.mesh):
-            embed = lambda model: embed_text(model, text, text_mask)
+            embed = lambda model: model.text_embedding(text, text_mask)
             return nn.apply(embed, self.model)({"params": params})
 
     def generate(

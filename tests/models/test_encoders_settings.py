@@ -1,8 +1,10 @@
 """What a tower's fields become in its transformer."""
 
+import jax
 import pytest
+from flax import linen as nn
 
-from mmjax.models.encoders import TextTransformer, VisionTransformer, make_transformer
+from mmjax.models.encoders import TextTransformer, VisionTransformer
 from mmjax.models.language import TextStack
 
 SIZES = dict(width=24, depth=3, heads=2, mlp_dim=48)
@@ -28,6 +30,11 @@ OTHERS = dict(
     ],
 )
 def test_a_transformer_has_the_settings_of_its_tower(kind, more):
-    made = make_transformer(kind(**SIZES, **OTHERS, **more, parent=None))
+    class Probe(kind, kw_only=True):
+        @nn.compact
+        def __call__(self):
+            return self.make_transformer("probe")
+
+    made, _ = Probe(**SIZES, **OTHERS, **more).init_with_output(jax.random.key(0))
     wanted = OTHERS | {name: SIZES[name] for name in ("depth", "heads", "mlp_dim")}
     assert {name: getattr(made, name) for name in wanted} == wanted

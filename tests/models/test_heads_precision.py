@@ -1,6 +1,5 @@
 """Scores and embeddings computed in bfloat16 are summed and returned in float32."""
 
-import contextlib
 import copy
 from unittest import mock
 
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models import albef, coca, make_model, qformer, two_tower
-from mmjax.models.two_tower import l2_normalize
+from mmjax.models import image_text, make_model
+from mmjax.models.image_text import l2_normalize
 from mmjax.models.variants import two_tower as two_tower_lib
 
 IDS = np.arange(16, dtype=np.int32).reshape(2, 8) % 7 + 1
@@ -37,10 +36,10 @@ def test_scores_are_not_rounded(name, random_params):
     arguments = (np.ones((2, size, size, 3), np.float32), IDS)
     params = random_params(jax.eval_shape(model.init, jax.random.key(0), *arguments)["params"], std=0.2)
     arguments = tuple(map(jnp.asarray, arguments))
-    found = jax.jit(lambda params, *rest: scores(name, model.bind({"params": params}), *rest))(params, *arguments)
-    for each in found:
-        assert each.dtype == jnp.float32
-        assert (np.asarray(each.astype(jnp.bfloat16), np.float32) != np.asarray(each)).mean() > 0.5
+    logits = jax.jit(lambda params, *rest: scores(name, model.bind({"params": params}), *rest))(params, *arguments)
+    for scored in logits:
+        assert scored.dtype == jnp.float32
+        assert (np.asarray(scored.astype(jnp.bfloat16), np.float32) != np.asarray(scored)).mean() > 0.5
 
 
 KINDS = ["tiny", "tiny-siglip", "tiny-coca", "tiny-albef", "tiny-qformer"]
@@ -67,13 +66,10 @@ def test_embeddings_are_not_rounded_before_they_are_scaled(name, random_params):
         image = bound.embed_image(bound.encode_image(images))
         return image, bound.embed_text(bound.encode_text(text)), tuple(unrounded)
 
-    patched = [mock.patch.object(module, "l2_normalize", watched) for module in (albef, coca, qformer, two_tower)]
-    with contextlib.ExitStack() as stack:
-        for each in patched:
-            stack.enter_context(each)
-        *found, shares = jax.jit(embed)(params, *map(jnp.asarray, arguments))
+    with mock.patch.object(image_text, "l2_normalize", watched):
+        *embeddings, shares = jax.jit(embed)(params, *map(jnp.asarray, arguments))
     assert min(shares) > 0.5
     assert seen == [jnp.float32, jnp.float32]
-    for each in found:
-        length = np.linalg.norm(np.asarray(each, np.float64), axis=-1)
+    for embedding in embeddings:
+        length = np.linalg.norm(np.asarray(embedding, np.float64), axis=-1)
         np.testing.assert_allclose(length, 1, atol=1e-6)

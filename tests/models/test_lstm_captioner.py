@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.encoders import Encoded
+from mmjax.models.encoder_base import Encoded
 from mmjax.models.generation import Decoding, generate
 from mmjax.models.lstm_captioner import LSTMCaptioner
 
@@ -70,7 +70,8 @@ def brute_force(params, tokens, text):
 
 def test_logits_and_attention_follow_the_paper(params, image, text, teach):
     logits = teach(params, image, text)
-    attention = jax.jit(lambda params: call(params, "attention", image, text))(params)
+    sowing = lambda params: MODULE.apply({"params": params}, image, text, mutable=["intermediates"])
+    attention = jax.jit(sowing)(params)[1]["intermediates"]["weights"][0]
     for b in range(B):
         expected, weights = brute_force(params, np.asarray(image.tokens[b], np.float64)[VALID[b]], text[b])
         np.testing.assert_allclose(logits[b], expected, atol=3e-6)

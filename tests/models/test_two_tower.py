@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.two_tower import TwoTower, l2_normalize
+from mmjax.models.image_text import l2_normalize
+from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants.two_tower import variant
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 16, 16, 3)).astype(np.float32)

@@ -39,6 +39,7 @@ class FusedClassifier(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     supported_objectives: ClassVar[tuple[str, ...]] = ("classify",)
+    attention_maps: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(

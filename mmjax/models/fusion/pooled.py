@@ -6,7 +6,7 @@ too, changes neither values nor gradients.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
-from mmjax.models import encoders
-from mmjax.models.encoders import Encoded
-from mmjax.nn import attention, transformer
+from mmjax.models import encoder_base
+from mmjax.models.encoder_base import Encoded
+from mmjax.nn import attention
 from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
 from mmjax.nn.pool import Pool
@@ -169,23 +169,10 @@ class Gated(Weighted, kw_only=True):
         return Dense(there.shape[1], std=std, dtype=self.dtype, name="gate")(seen)
 
 
-class Layered(Fusion, kw_only=True):
-    """What fusions share that have transformer layers; all attributes as in `Transformer`."""
+class Layered(Fusion, encoder_base.TransformerTower, kw_only=True):
+    """A fusion that has transformer layers."""
 
     depth: int = 1
-    heads: int
-    mlp_dim: int
-    activation: str = "gelu"
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    scan: bool | str = "auto"
-    remat: str = "none"
-    remat_keep: int = 0
-    attention_impl: str = "xla"
-
-    def stack(self, name: str = "transformer", **changes: Any) -> transformer.Transformer:
-        """A transformer of these settings, but for `changes`."""
-        return encoders.make_transformer(self, name, **changes)
 
     def normed(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """The norm after the last layer."""
@@ -206,5 +193,5 @@ class Attention(Layered, kw_only=True):
         found, there = prepare(encoded, present)
         x = jnp.stack([self.projected(name, x) for name, x in self.vectors(found).items()], axis=1)
         x = add_parameter(x, self.learned("type_embedding", len(found)))
-        x = self.stack()(x, attention.AttentionSpec(valid=there), keys).tokens
+        x = self.make_transformer()(x, attention.AttentionSpec(valid=there), keys).tokens
         return Encoded(self.normed(x), there)

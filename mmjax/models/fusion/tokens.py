@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
-from mmjax.models.encoders import Encoded
+from mmjax.models.encoder_base import Encoded
 from mmjax.models.fusion.pooled import Layered, prepare
 from mmjax.nn import attention, dropout
 from mmjax.nn.dense import add_parameter, broadcast_parameter
@@ -66,7 +66,9 @@ class Cross(_OfTokens, kw_only=True):
         )
         valid = valid | lacks
         spec = attention.AttentionSpec(valid=valid)
-        return Encoded(self.normed(self.stack(cross_every=1)(looks, spec, keys, memory=memory).tokens), valid)
+        return Encoded(
+            self.normed(self.make_transformer(cross_every=1)(looks, spec, keys, memory=memory).tokens), valid
+        )
 
 
 class Joint(_OfTokens, kw_only=True):
@@ -87,7 +89,9 @@ class Joint(_OfTokens, kw_only=True):
         x = jnp.concatenate([first, *self.embedded(found).values()], axis=1)
         always = jnp.ones((len(there), 1), bool)
         valid = jnp.concatenate([always, *(each.valid for each in found.values())], axis=1)
-        return Encoded(self.normed(self.stack()(x, attention.AttentionSpec(valid=valid), keys).tokens), valid)
+        return Encoded(
+            self.normed(self.make_transformer()(x, attention.AttentionSpec(valid=valid), keys).tokens), valid
+        )
 
 
 class Bottleneck(_OfTokens, kw_only=True):
@@ -132,7 +136,7 @@ class Bottleneck(_OfTokens, kw_only=True):
             x[name] = jnp.concatenate([own, tokens], axis=1)
             valid[name] = jnp.concatenate([there[:, place, None], found[name].valid], axis=1)
             if self.fusion_layer:
-                stack = self.stack(f"unimodal_{name}", depth=self.fusion_layer)
+                stack = self.make_transformer(f"unimodal_{name}", depth=self.fusion_layer)
                 spec = attention.AttentionSpec(valid=valid[name])
                 x[name] = stack(x[name], spec, dropout.fold_keys(keys, place)).tokens
         shared = broadcast_parameter(self.learned("bottleneck", count), (batch, count, self.width), self.dtype)
@@ -142,7 +146,7 @@ class Bottleneck(_OfTokens, kw_only=True):
                 both = jnp.concatenate([x[name], shared], axis=1)
                 spec = attention.AttentionSpec(valid=jnp.pad(valid[name], ((0, 0), (0, count)), constant_values=True))
                 noise = dropout.fold_keys(keys, (layer + 1) * len(found) + place)
-                both = self.stack(f"layer{layer}_{name}", depth=1)(both, spec, noise).tokens
+                both = self.make_transformer(f"layer{layer}_{name}", depth=1)(both, spec, noise).tokens
                 x[name] = both[:, :-count]
                 seen.append(both[:, -count:])
             mean = jnp.where(each, jnp.stack(seen, axis=1), 0).sum(axis=1)

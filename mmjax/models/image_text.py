@@ -1,0 +1,228 @@
+"""What models of images and texts have in common: towers, embeddings in one space, fusion, writing."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mmjax.models import encoders, heads, language, sown_attention, submodules
+from mmjax.models.encoder_base import Encoded
+from mmjax.nn import dropout
+from mmjax.utils.random_streams import ExampleStream
+
+
+def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    """Scales the last axis to unit length, in float32."""
+    x = x.astype(jnp.float32)
+    # The floor is under the root: a row of zeros (a text without any valid token) gets a finite gradient.
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+class ImageTextModel(nn.Module, kw_only=True):
+    """A model of images and texts.
+
+    Attributes:
+      image: settings of the image tower; of `VisionTransformer` unless the model says otherwise.
+      text: settings of what reads or writes text; of `TextStack`, and `eos_id`, unless the model says otherwise.
+      dtype: compute type; embeddings and logits are float32.
+      image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
+      supported_objectives: names of the objectives that the model can be trained with.
+      attention_maps: what the model can show of its attention, of the names in `mmjax.tasks.attention_maps`.
+    """
+
+    image: Mapping[str, Any]
+    text: Mapping[str, Any]
+    dtype: DTypeLike = jnp.float32
+    image_attention: str = "xla"
+    text_attention: str = "xla"
+
+    supported_objectives: ClassVar[tuple[str, ...]] = ()
+    attention_maps: ClassVar[tuple[str, ...]] = ()
+
+    def make_image_tower(self, **fixed: Any) -> encoders.VisionTransformer:
+        """The vision transformer `image`; `fixed` are fields that the model itself decides."""
+        fixed = dict(dtype=self.dtype, attention_impl=self.image_attention) | fixed
+        return submodules.build(encoders.VisionTransformer, "image", self.image, **fixed)
+
+    def make_text_stack(self, *, ignored: tuple[str, ...] = (), **fixed: Any) -> language.TextStack:
+        """The stack `text`; `fixed` are fields that the model itself decides, `ignored` settings for others."""
+        fixed = dict(dtype=self.dtype, attention_impl=self.text_attention) | fixed
+        ignored = (*submodules.TEXT_IDS, *ignored)
+        return submodules.build(language.TextStack, "text", self.text, ignored=ignored, **fixed)
+
+    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> Encoded:
+        """Encodes normalised images: the image tower's tokens."""
+        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
+
+    def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
+        """How much each image token counts for each word, for `read` and `written` in `attention_maps`.
+
+        Args:
+          sown: what the layers sowed when words and image were fused, or the words scored.
+          words: T.
+          patches: N, tokens of an image.
+        """
+        raise NotImplementedError
+
+
+class TextEncodingModel(ImageTextModel, kw_only=True):
+    """A model that encodes texts without any image, too."""
+
+    def encode_text(
+        self,
+        text: Int[Array, "B L"],
+        text_mask: Bool[Array, "B L"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+    ) -> Encoded:
+        """Encodes token ids without any image; padding is seen by no token."""
+        return self._encode_text(text, text_mask, dropout.fold_keys(keys, ExampleStream.TEXT))
+
+
+class ContrastiveModel(TextEncodingModel, kw_only=True):
+    """A model that embeds images and texts in one space.
+
+    Parameters: `logit_scale` (log space, scalar) and, where `logit_bias_init` is given, `logit_bias`.
+
+    Attributes:
+      embed_dim: E, width of the shared space.
+      logit_scale_init: of the scale itself, not of its logarithm: 1 / 0.07 for CLIP, 10 for SigLIP.
+      logit_bias_init: None for no bias; -10 for SigLIP.
+      embeds_all_tokens: whether other objectives read the tokens that are embedded, so that all are computed.
+    """
+
+    embed_dim: int
+    logit_scale_init: float = 1 / 0.07
+    logit_bias_init: float | None = None
+
+    embeds_all_tokens: ClassVar[bool] = True
+
+    def setup(self):
+        super().setup()
+        log_scale = nn.initializers.constant(math.log(self.logit_scale_init))
+        self.logit_scale = self.param("logit_scale", log_scale, (), jnp.float32)
+        if self.logit_bias_init is not None:
+            bias = nn.initializers.constant(self.logit_bias_init)
+            self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
+
+    def embed_image(self, image: Encoded) -> Float[Array, "B *Q E"]:
+        """Embeds encoded images, in Q vectors where the model has queries; rows have unit length."""
+        return l2_normalize(self._project_image(image))
+
+    def embed_text(self, text: Encoded) -> Float[Array, "B E"]:
+        """Embeds encoded texts; rows have unit length."""
+        return l2_normalize(self._project_text(text))
+
+    def image_embedding(
+        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B *Q E"]:
+        """Encodes and embeds normalised images."""
+        return self.embed_image(self.encode_image(images, keys))
+
+    def text_embedding(
+        self, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"] | None = None, keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B E"]:
+        """Encodes and embeds token ids."""
+        return self.embed_text(self.encode_text(text, text_mask, keys))
+
+    def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
+        """What the image's embedding reads of the last layer's tokens: a kind of pool, or the weights themselves.
+
+        Args:
+          sown: what the layers sowed when the image was embedded.
+        """
+        raise NotImplementedError
+
+
+class FusionModel(TextEncodingModel, kw_only=True):
+    """A model whose image and text see each other.
+
+    Parameters: with `match` `match_head`, with `answers` `answer_head`.
+
+    Attributes:
+      match: a head for image-text matching.
+      answers: of the head for questions; 0 for none.
+      fuse_reads_words: whether `fuse` reads token ids, not encoded text.
+    """
+
+    match: bool = False
+    answers: int = 0
+
+    fuse_reads_words: ClassVar[bool] = False
+
+    def setup(self):
+        super().setup()
+        if self.match:
+            self.match_head = heads.MatchHead(self.dtype)
+        if self.answers:
+            self.answer_head = heads.AnswerHead(self.answers, self.dtype)
+
+    def fuse(
+        self, image: Encoded, text: Encoded, words: Int[Array, "B L"], keys: Key[Array, " B"] | None = None
+    ) -> Encoded:
+        """Tokens that have seen image and text; whose they are is the model's affair.
+
+        Args:
+          image: what `encode_image` returned.
+          text: what `encode_text` returned.
+          words: the text's ids, which are encoded already.
+          keys: one an example, for dropout.
+        """
+        return self._fuse(image, text, words, dropout.fold_keys(keys, ExampleStream.FUSION))
+
+    def match_logits(self, fused: Encoded) -> Float[Array, "B 2"]:
+        """Whether image and text belong together; index 1 says yes."""
+        heads.check_head("match", self.match)
+        return self.match_head(self._pooled(fused))
+
+    def answer_logits(self, fused: Encoded) -> Float[Array, "B A"]:
+        """Scores of the answers to a question, each for itself (sigmoid)."""
+        heads.check_head("answers", self.answers)
+        return self.answer_head(self._pooled(fused))
+
+    def head_logits(self, fused: Encoded) -> tuple[Float[Array, "B _"], ...]:
+        """Logits of the heads that the model has."""
+        match = (self.match_logits(fused),) if self.match else ()
+        return match + ((self.answer_logits(fused),) if self.answers else ())
+
+
+class WritingModel(ImageTextModel, kw_only=True):
+    """A model that writes text about an image, token by token."""
+
+    def caption_logits(
+        self,
+        image: Encoded,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Teacher forcing: logits [:, t] score token t + 1. Padding is on the right."""
+        return self._caption_logits(image, text, text_mask, dropout.fold_keys(keys, ExampleStream.DECODER))
+
+    def start(
+        self, image: Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
+    ) -> tuple[Float[Array, "B V"], Any]:
+        """Reads a prompt (the first token, at least), padded on the right.
+
+        Args:
+          image: what `encode_image` returned.
+          text: the prompt, such as a question.
+          text_mask: its real tokens; None when all are.
+          slots: text tokens in all that will ever be read, the prompt included.
+
+        Returns:
+          Logits of the token after the prompt, and the carry that `step` continues from.
+        """
+        return self._start(image, text, text_mask, slots)
+
+    def step(self, carry: Any, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Any]:
+        """Reads one more token of each example and scores the next one."""
+        return self.writer.step(carry, tokens)
+
+    @staticmethod
+    def take(carry: Any, rows: Int[Array, " R"], examples: int | None = None) -> Any:
+        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
+        return carry.take(rows, examples)
