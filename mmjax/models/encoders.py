@@ -111,7 +111,7 @@ class TextTransformer(TransformerTower, kw_only=True):
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
         *,
-        places: packing.TextPlaces | None = None,
+        packed: packing.TextPlaces | None = None,
         intermediates: bool = False,
         pool_kind: str | None = None,
     ) -> Encoded:
@@ -127,9 +127,9 @@ class TextTransformer(TransformerTower, kw_only=True):
           pool_kind: as in `VisionTransformer`.
 
         Raises:
-          ValueError: a text longer than the position table, or `places` in a tower that sees what comes later.
+          ValueError: a text longer than the position table, or `packed` in a tower that sees what comes later.
         """
-        if places is not None and not self.causal:
+        if packed is not None and not self.causal:
             raise ValueError("texts of a tower that is not causal cannot be packed: their padding is attended to")
         length = text.shape[1]
         if length > self.context_length:
@@ -141,12 +141,12 @@ class TextTransformer(TransformerTower, kw_only=True):
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
         eos = end_of_text.position(text, self.eos_id)
         norm = layer_norm(self.norm_eps, self.dtype, "norm")
-        if places is not None:
-            ids, positions, segment = packing.pack(text, eos, places, nothing=self.vocab_size)
+        if packed is not None:
+            ids, positions, segment = packing.pack(text, eos, packed, nothing=self.vocab_size)
             x = embedding_lookup(token_embedding, ids) + packing.rows_by_number(position_embedding, positions)
             spec = attention.AttentionSpec(causal=True, segment=segment)
             out = self.make_transformer()(x.astype(self.dtype), spec)
-            return Encoded(norm(packing.take_last(out.tokens, eos, places)[:, None]), eos=jnp.zeros_like(eos))
+            return Encoded(norm(packing.take_last(out.tokens, eos, packed)[:, None]), eos=jnp.zeros_like(eos))
         x = (embedding_lookup(token_embedding, text) + position_embedding[:length]).astype(self.dtype)
         valid = text_mask if self.mask_padding else None
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)

@@ -149,15 +149,15 @@ def generate(
         )
 
     if beam:
-        found = beam_search(step, logits, carry, decoding, take=take, n_best=number)
+        generated = beam_search(step, logits, carry, decoding, take=take, n_best=number)
     elif sampling:
         if keys is None:
             raise UserError("keys=None is not enough to sample; pass one key per example")
-        found = _samples(step, logits, carry, decoding, keys, take, number)
+        generated = _samples(step, logits, carry, decoding, keys, take, number)
     else:
-        found = _one_by_one(step, logits, carry, decoding, lambda logits, count: jnp.argmax(logits, axis=-1))
-        found = jax.tree.map(lambda x: x[:, None], found)
-    return jax.tree.map(lambda x: x[:, 0], found) if n_best is None else found
+        generated = _one_by_one(step, logits, carry, decoding, lambda logits, count: jnp.argmax(logits, axis=-1))
+        generated = jax.tree.map(lambda x: x[:, None], generated)
+    return jax.tree.map(lambda x: x[:, 0], generated) if n_best is None else generated
 
 
 def truncate(logits: Float[Array, "R V"], top_k: int = 0, top_p: float = 1.0) -> Float[Array, "R V"]:
@@ -180,8 +180,8 @@ def _samples(step, logits, carry, decoding, keys, take, number) -> Generated:
     examples = len(logits)
     if number > 1:
         carry = take(carry, jnp.repeat(jnp.arange(examples), number))
-    each = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    keys = jax.vmap(each, in_axes=(0, None))(keys, jnp.arange(number)).reshape(-1)
+    fold_index = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = jax.vmap(fold_index, in_axes=(0, None))(keys, jnp.arange(number)).reshape(-1)
 
     def pick(logits, count):
         # The largest becomes 0 first, so that no temperature overflows.
@@ -189,9 +189,9 @@ def _samples(step, logits, carry, decoding, keys, take, number) -> Generated:
         noise = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, count)
         return jax.vmap(jax.random.categorical)(noise, truncate(logits, decoding.top_k, decoding.top_p))
 
-    found = _one_by_one(step, jnp.repeat(logits, number, axis=0), carry, decoding, pick)
-    found = jax.tree.map(lambda x: x.reshape(examples, number, *x.shape[1:]), found)
-    return _best(found, number)
+    generated = _one_by_one(step, jnp.repeat(logits, number, axis=0), carry, decoding, pick)
+    generated = jax.tree.map(lambda x: x.reshape(examples, number, *x.shape[1:]), generated)
+    return _best(generated, number)
 
 
 class _Rows(NamedTuple):
@@ -325,10 +325,10 @@ def _divisors(decoding: Decoding) -> Float[Array, " lengths"]:
     return jnp.asarray(lengths ** float(decoding.length_penalty), jnp.float32)
 
 
-def _best(found: Generated, number: int) -> Generated:
+def _best(hypotheses: Generated, number: int) -> Generated:
     """The best of the hypotheses on axis 1, best first; of equal ones the first."""
-    if found.scores.shape[1] == 1:
-        return found
-    scores, order = top_k_rows(found.scores, number)
-    tokens = jnp.take_along_axis(found.tokens, order[:, :, None], axis=1)
-    return Generated(tokens, jnp.take_along_axis(found.lengths, order, axis=1), scores)
+    if hypotheses.scores.shape[1] == 1:
+        return hypotheses
+    scores, order = top_k_rows(hypotheses.scores, number)
+    tokens = jnp.take_along_axis(hypotheses.tokens, order[:, :, None], axis=1)
+    return Generated(tokens, jnp.take_along_axis(hypotheses.lengths, order, axis=1), scores)

@@ -275,7 +275,7 @@ def check(model: Mapping[str, Any]) -> None:
     name, kind = model.get("init", OPENAI), model.get("kind", "two_tower")
     validate_choice("model.init", name, [OPENAI, *SCHEMES])
     lstm = model.get("decoder") == "lstm"
-    serving = [OPENAI, *(each for each, scheme in SCHEMES.items() if kind in scheme.kinds and not lstm)]
+    serving = [OPENAI, *(rule for rule, scheme in SCHEMES.items() if kind in scheme.kinds and not lstm)]
     if name not in serving:
         model_kind = f"model.kind={kind!r}" + " with model.decoder='lstm'" * lstm
         raise UserError(f"model.init={name!r} has no rule for {model_kind}; choose one of: {', '.join(serving)}")

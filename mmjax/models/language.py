@@ -91,8 +91,8 @@ class TextStack(encoder_base.TransformerTower, kw_only=True):
         length = text.shape[1]
         if length > self.context_length:
             raise ValueError(f"text of {length} tokens is longer than the model's context_length={self.context_length}")
-        places = self.position_embedding[:length] if positions is None else self.position_embedding[positions]
-        x = embedding_lookup(self.token_embedding, text) + places
+        position_rows = self.position_embedding[:length] if positions is None else self.position_embedding[positions]
+        x = embedding_lookup(self.token_embedding, text) + position_rows
         if self.token_types:
             x = x + self.type_embedding[types]
         x = x.astype(self.dtype)

@@ -200,11 +200,11 @@ class TableTransformer(encoder_base.ModalityTower, kw_only=True):
             columns = jnp.where(valid, columns, jnp.nan)
         numeric, category = columns[:, : self.numeric], columns[:, self.numeric :]
         # A float that is no whole number within reach of int32 is no category.
-        whole = (category == jnp.round(category)) & (jnp.abs(category) < 2**24)
-        category = jnp.where(whole, category, -1).astype(jnp.int32)
+        is_integer = (category == jnp.round(category)) & (jnp.abs(category) < 2**24)
+        category = jnp.where(is_integer, category, -1).astype(jnp.int32)
         tokenizer = embed.FeatureTokenizer(self.width, tuple(self.categories), self.dtype, name="tokenizer")
-        x, there = tokenizer(numeric, category)
-        return self.encode(x, there, keys, intermediates=intermediates)
+        x, valid = tokenizer(numeric, category)
+        return self.encode(x, valid, keys, intermediates=intermediates)
 
 
 class FeatureEncoder(encoder_base.ModalityTower, kw_only=True):
@@ -282,11 +282,11 @@ def make_encoder(
       TypeError: a setting is not the encoder's, or one is lacking.
     """
     cls = KINDS[validate_choice("kind", kind, KINDS)]
-    given = dict(dtype=dtype, attention_impl=attention_impl, name=name)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in (*given, "parent")}
+    fixed = dict(dtype=dtype, attention_impl=attention_impl, name=name)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in (*fixed, "parent")}
     for unknown in sorted(set(settings) - set(fields)):
         raise TypeError(f"{cls.__name__} has no setting {unknown!r}{did_you_mean(unknown, fields)}")
     for key, field in fields.items():
         if key not in settings and field.default is dataclasses.MISSING:
             raise TypeError(f"{cls.__name__} needs the setting {key!r}")
-    return cls(**settings, **given)
+    return cls(**settings, **fixed)

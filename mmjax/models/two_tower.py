@@ -111,13 +111,13 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"] | None = None,
         keys: Key[Array, " B"] | None = None,
-        places: packing.TextPlaces | None = None,
+        packed: packing.TextPlaces | None = None,
         *,
         pool_kind: str | None = None,
     ) -> Encoded:
-        """Encodes token ids; with `places` as rows of several texts. Both as in `TextTransformer`."""
+        """Encodes token ids; with `packed` as rows of several texts. Both as in `TextTransformer`."""
         keys = dropout.fold_keys(keys, ExampleStream.TEXT)
-        return self.text_encoder(text, text_mask, keys, places=places, pool_kind=pool_kind)
+        return self.text_encoder(text, text_mask, keys, packed=packed, pool_kind=pool_kind)
 
     def image_embedding(
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
@@ -125,9 +125,9 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
         """Embeds normalised images; rows have unit length. What the head does not read is not computed."""
         return self.embed_image(self.encode_image(images, keys, pool_kind=self.image["pool"]))
 
-    def text_embedding(self, text, text_mask=None, keys=None, places=None) -> Float[Array, "B E"]:
+    def text_embedding(self, text, text_mask=None, keys=None, packed=None) -> Float[Array, "B E"]:
         """Embeds token ids as `encode_text` takes them. What the head does not read is not computed."""
-        return self.embed_text(self.encode_text(text, text_mask, keys, places, pool_kind=self.text["pool"]))
+        return self.embed_text(self.encode_text(text, text_mask, keys, packed, pool_kind=self.text["pool"]))
 
     def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
         """The kind of pool; its query's weights where it has one."""

@@ -47,21 +47,21 @@ class Views:
     @functools.cached_property
     def text(self) -> Encoded:
         """The text tower's tokens."""
-        return self.model.encode_text(*self._words, **self._places)
+        return self.model.encode_text(*self._words, **self._packed)
 
     @property
     def _words(self) -> tuple[Any, ...]:
         return self.batch["text"], self.batch["text_mask"], self.keys
 
     @property
-    def _places(self) -> dict[str, Any]:
-        return {"places": self.batch["text_places"]} if "text_places" in self.batch else {}
+    def _packed(self) -> dict[str, Any]:
+        return {"packed": self.batch["text_places"]} if "text_places" in self.batch else {}
 
     @functools.cached_property
     def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
         """Unit vectors of image and text."""
         if not self.model.embeds_all_tokens:
-            text = self.model.text_embedding(*self._words, **self._places)
+            text = self.model.text_embedding(*self._words, **self._packed)
             return self.model.image_embedding(self.pixels, self.keys), text
         return self.model.embed_image(self.image), self.model.embed_text(self.text)
 

@@ -15,19 +15,19 @@ def capabilities(task: Any) -> tuple[str, ...]:
     `caption` writes, `answer` chooses or writes, `match` tells whether image and text belong together, `classify` is of
     several modalities, and `EMBEDDING` is where images and texts are vectors, one each, in one space.
     """
-    found: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     if task.is_trained_with("classify"):
-        found += ("classify",)
+        names += ("classify",)
     if task.is_trained_with("vqa"):
-        found += ("answer",)
+        names += ("answer",)
     if task.is_trained_with("caption"):
-        found += ("answer" if task.config.data.texts == "answers" else "caption",)
+        names += ("answer" if task.config.data.texts == "answers" else "caption",)
     if task.is_trained_with("itm"):
-        found += ("match",)
-    return (EMBEDDING if task.is_contrastive and task.num_image_embeddings == 1 else ()) + found
+        names += ("match",)
+    return (EMBEDDING if task.is_contrastive and task.num_image_embeddings == 1 else ()) + names
 
 
-def check(task: Any, ability: str, asked: str) -> None:
+def check(task: Any, ability: str, caller: str) -> None:
     """Checks that a model can do what it is asked.
 
     Args:
@@ -41,7 +41,7 @@ def check(task: Any, ability: str, asked: str) -> None:
     known = capabilities(task)
     if ability not in known:
         raise UserError(
-            f"{asked} is not for {describe_model(task.config)}; it can {', '.join(known) or 'be trained further'}"
+            f"{caller} is not for {describe_model(task.config)}; it can {', '.join(known) or 'be trained further'}"
         )
 
 

@@ -57,17 +57,17 @@ def _check_asked(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
       UserError: none of them is.
     """
 
-    def asks(each: record_lib.Source, index: int) -> bool:
+    def asks(source: record_lib.Source, index: int) -> bool:
         try:
-            record = each[index]
+            record = source[index]
         except (BadExample, OSError):  # told when it is its turn
             return True
         return bool(record.get("question") and record.get("answers"))
 
-    for each, _ in mixture:
-        if not any(asks(each, index) for index in range(min(_FIRST, len(each)))):
+    for source, _ in mixture:
+        if not any(asks(source, index) for index in range(min(_FIRST, len(source)))):
             raise UserError(
-                f"data.train: {each.name!r} has no questions with answers, which data.texts={text_kind(config)!r}"
+                f"data.train: {source.name!r} has no questions with answers, which data.texts={text_kind(config)!r}"
                 " needs; give questions (vqa:FILE), or set data.texts='captions'"
             )
 
@@ -77,7 +77,7 @@ def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[
     if config.data.answers:
         names = tuple(vqa_answers.read_answers(config.data.answers))
     else:
-        known = [each.answer_names for each, _ in mixture if getattr(each, "answer_names", None)]
+        known = [source.answer_names for source, _ in mixture if getattr(source, "answer_names", None)]
         if len(known) != 1:
             raise UserError(
                 f"data.answers is empty, and {len(known)} sources of data.train={config.data.train!r} have answers of"
@@ -103,16 +103,17 @@ def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tup
     """
     wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
     shapes: dict[str, tuple[int, ...]] = {}
-    for each, _ in mixture:
-        classes = len(each.class_names or ())
+    for source, _ in mixture:
+        classes = len(source.class_names or ())
         if classes != config.model.classes:
             remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
-            raise UserError(f"model.classes={config.model.classes}, but {each.name!r} has {classes}; {remedy}")
-        declared = getattr(each, "modality_shapes", {})
+            raise UserError(f"model.classes={config.model.classes}, but {source.name!r} has {classes}; {remedy}")
+        declared = getattr(source, "modality_shapes", {})
         for name in wanted:
             if name not in declared:
                 raise UserError(
-                    f"model.encoders.{name}: {each.name!r} has no such modality; it has {', '.join(declared) or 'none'}"
+                    f"model.encoders.{name}: {source.name!r} has no such modality; it has"
+                    f" {', '.join(declared) or 'none'}"
                 )
             if shapes.setdefault(name, tuple(declared[name])) != tuple(declared[name]):
                 raise UserError(f"model.encoders.{name}: the sources of data.train give it different shapes")

@@ -73,10 +73,10 @@ def classify(views: Views, settings: Any) -> TokenLoss:
 
 def modalities(views: Views) -> dict[str, Any]:
     """The modalities of a batch by name; the record's image is normalised."""
-    found = {
+    arrays = {
         name.removeprefix("modality_"): value for name, value in views.batch.items() if name.startswith("modality_")
     }
-    return found | ({"image": views.pixels} if "image" in views.batch else {})
+    return arrays | ({"image": views.pixels} if "image" in views.batch else {})
 
 
 PER_EXAMPLE: dict[str, Callable[[Views, Any], TokenLoss]] = {

@@ -84,13 +84,13 @@ def _obstacle(config: ml_collections.ConfigDict, platform: str) -> str:
 
 def _host_only(data: ml_collections.ConfigDict) -> str:
     """The field of `data` that asks for what the host alone can do; empty where the device can do all of it."""
-    asked = {
+    requested = {
         "antialias": not data.antialias,
         "randaugment": data.randaugment[0],
         "color_jitter": any(data.color_jitter),
         "grayscale": data.grayscale,
     }
-    return next((name for name, value in asked.items() if value), "")
+    return next((name for name, value in requested.items() if value), "")
 
 
 def _tell_host_only(data: ml_collections.ConfigDict, name: str) -> str:

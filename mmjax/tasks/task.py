@@ -164,8 +164,8 @@ class Task:
         if not remat:
             return self
         settings = self.model_settings | {
-            name: self.model_settings[name] | dict(remat=each.policy, remat_keep=each.keep)
-            for name, each in remat.items()
+            name: self.model_settings[name] | dict(remat=choice.policy, remat_keep=choice.keep)
+            for name, choice in remat.items()
         }
         task = copy.copy(self)
         task.model = make_model.make_model(settings, DTYPES[self.config.precision], self.kernels)
@@ -260,7 +260,7 @@ class Task:
             total, metrics = self.contrastive_loss(params, features["image"], features["text"], ids)
         if self.is_trained_with("itm"):
             with activation_sharding.activation_mesh(self.mesh):
-                value, told = image_text_matching.loss(
+                value, itm_metrics = image_text_matching.loss(
                     self.model.bind({"params": params}),
                     features,
                     batch,
@@ -272,7 +272,7 @@ class Task:
                     pieces=pieces,
                 )
             total = total + self.weights["itm"] * value
-            metrics = metrics | told | {"loss_itm": value}
+            metrics = metrics | itm_metrics | {"loss_itm": value}
         if "logit_scale" in params:
             metrics["logit_scale"] = jnp.exp(params["logit_scale"])
         if "logit_bias" in params:
@@ -297,7 +297,7 @@ class Task:
             bias = params["logit_bias"]
             losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, self._scale(params), bias, ids, **layout)
         if self.is_trained_with("triplet"):
-            losses["triplet"], told = triplet.triplet_loss(
+            losses["triplet"], triplet_metrics = triplet.triplet_loss(
                 image,
                 text,
                 ids,
@@ -306,7 +306,7 @@ class Task:
                 mesh=self.mesh,
                 precision=settings.precision,
             )
-            metrics = told | metrics
+            metrics = triplet_metrics | metrics
         if len(self.weights) > 1:
             metrics = metrics | {f"loss_{name}": value for name, value in losses.items()}
         return sum((self.weights[name] * value for name, value in losses.items()), jnp.zeros(())), metrics
@@ -327,8 +327,9 @@ class Task:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
         with activation_sharding.activation_mesh(self.mesh):
             embed = lambda model: model.image_embedding(pixels)
-            found = nn.apply(embed, self.model)({"params": params})
-            return found[:, 0] if found.ndim == 3 and found.shape[1] == 1 else found  # a single query
+            embeddings = nn.apply(embed, self.model)({"params": params})
+            single_query = embeddings.ndim == 3 and embeddings.shape[1] == 1
+            return embeddings[:, 0] if single_query else embeddings
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
@@ -439,7 +440,7 @@ class Task:
 
 def _leaves(settings: Any) -> list[tuple[str, Any]]:
     """Names and values of all settings, however deep."""
-    found = []
+    leaves = []
     for name, value in settings.items():
-        found += _leaves(value) if isinstance(value, dict) else [(name, value)]
-    return found
+        leaves += _leaves(value) if isinstance(value, dict) else [(name, value)]
+    return leaves

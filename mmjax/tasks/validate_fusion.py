@@ -116,20 +116,20 @@ def _check_fusion(field: str, settings: Mapping[str, Any], classes: int, encoder
         return
     validate_choice(f"{field}.pool", fuse.pool, pooled.POOLS)
     for name, encoder in encoders.items():
-        own = f"model.encoders.{name}"
+        owner = f"model.encoders.{name}"
         if fuse.pool == "map" and (fuse.pool_heads < 1 or encoder.width % fuse.pool_heads):
             raise UserError(
-                f"{field}.pool_heads={fuse.pool_heads} does not divide {own}.width={encoder.width}; choose one that"
+                f"{field}.pool_heads={fuse.pool_heads} does not divide {owner}.width={encoder.width}; choose one that"
                 " does"
             )
         if fuse.pool != "cls":
             continue
         if not (getattr(encoder, "class_token", False) or getattr(encoder, "distillation_token", False)):
-            remedy = "" if isinstance(encoder, TextTransformer) else f"{own}.class_token=True or "
-            raise UserError(f"{field}.pool='cls', but {own} has no class token; set {remedy}{field}.pool='mean'")
+            remedy = "" if isinstance(encoder, TextTransformer) else f"{owner}.class_token=True or "
+            raise UserError(f"{field}.pool='cls', but {owner} has no class token; set {remedy}{field}.pool='mean'")
         if not encoder.depth:
             raise UserError(
-                f"{field}.pool='cls', but with {own}.depth=0 its class token sees nothing; set {field}.pool='mean'"
+                f"{field}.pool='cls', but with {owner}.depth=0 its class token sees nothing; set {field}.pool='mean'"
             )
 
 
@@ -168,13 +168,13 @@ def _check_array(field: str, encoder: nn.Module, shape: tuple[int, ...]) -> None
 
 def _check_multiple(field: str, name: str, size: int, lengths: tuple[int, ...]) -> None:
     if any(length % size for length in lengths):
-        told = "x".join(map(str, lengths))
+        shape = "x".join(map(str, lengths))
         what = "frames" if name == "tubelet_frames" else "pixels"
-        raise UserError(f"{field}.{name}={size} does not divide the {told} {what} of data.train; choose one that does")
+        raise UserError(f"{field}.{name}={size} does not divide the {shape} {what} of data.train; choose one that does")
 
 
 def _check_reach(field: str, size: int | tuple[int, ...], lengths: tuple[int, ...]) -> None:
     sizes = size if isinstance(size, tuple) else (size,) * len(lengths)
     if any(length < needed for length, needed in zip(lengths, sizes, strict=True)):
-        told = "x".join(map(str, lengths))
-        raise UserError(f"{field}.patch_size={size} is more than the {told} of data.train; choose a smaller one")
+        shape = "x".join(map(str, lengths))
+        raise UserError(f"{field}.patch_size={size} is more than the {shape} of data.train; choose a smaller one")

@@ -38,11 +38,11 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     model = config.model
     kind = validate_choice("model.kind", model.get("kind", "two_tower"), make_model.KINDS)
     initialisation.check(model.to_dict())
-    found = dict(_parts("model", model))
-    for field, part in found.items():
+    parts = dict(_parts("model", model))
+    for field, part in parts.items():
         _check_part(field, part)
         if "heads" in part:
-            _check_heads(config, kind, field, found)
+            _check_heads(config, kind, field, parts)
     if config_queries.has_text(config) and config.data.context_length > model.text.context_length:
         raise UserError(
             f"data.context_length={config.data.context_length} is longer than the model's"
@@ -104,10 +104,10 @@ def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
 
 
 def _check_heads(
-    config: ml_collections.ConfigDict, kind: str, field: str, found: Mapping[str, ml_collections.ConfigDict]
+    config: ml_collections.ConfigDict, kind: str, field: str, parts: Mapping[str, ml_collections.ConfigDict]
 ) -> None:
-    heads, wide = found[field].heads, _AS_WIDE_AS.get((kind, field), field)
-    width = found[wide].get("width")
+    heads, wide = parts[field].heads, _AS_WIDE_AS.get((kind, field), field)
+    width = parts[wide].get("width")
     if width is None:
         alone = (kind, field) == ("vilt", "model.text")
         remedy = "remove it: words have no layers of their own" if alone else "set that"

@@ -91,7 +91,7 @@ def test_only_what_is_real_matters(captioner):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"text__causal": False}, "model.text.causal=False"),
         ({"text__cross_every": 0}, "model.text.cross_every=0"),
@@ -100,6 +100,6 @@ def test_only_what_is_real_matters(captioner):
         ({"image__attention_impl": "cudnn"}, "model.image.attention_impl is no setting"),
     ],
 )
-def test_settings_that_make_no_sense(changes, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
         writing_models.shapes_of(writing_models.make("tiny-captioner", **changes))

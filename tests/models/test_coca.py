@@ -88,7 +88,7 @@ def test_texts_of_any_length_have_the_class_token_at_one_position(coca):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"queries": 1}, "model.queries=1 leaves no image"),
         ({"pool_heads": 5}, "model.pool_heads=5 does not divide model.embed_dim=32"),
@@ -96,8 +96,8 @@ def test_texts_of_any_length_have_the_class_token_at_one_position(coca):
         ({"decoder__cross_every": 2}, "model.decoder.cross_every is no setting"),
     ],
 )
-def test_settings_that_make_no_sense(changes, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
         writing_models.shapes_of(writing_models.make("tiny-coca", **changes))
 
 

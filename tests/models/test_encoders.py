@@ -64,18 +64,18 @@ def test_image_that_does_not_divide(vision_params):
 def test_patch_dropout_keeps_the_class_token_and_the_order(vision_params, images):
     # Layers that add nothing: each output token is then its own input token, and can be looked up.
     silent = vision_params | {"transformer": jax.tree.map(np.zeros_like, vision_params["transformer"])}
-    whole = np.asarray(see(silent, images).tokens)
+    baseline = np.asarray(see(silent, images).tokens)
     keys = jax.random.split(jax.random.key(0), 3)
     part = np.asarray(see(silent, images, keys, patch_dropout=0.5).tokens)
     assert part.shape == (3, 1 + round(9 * 0.5), 8)
     kept = []
     for b in range(3):
-        distances = np.abs(part[b][:, None] - whole[b][None]).max(axis=-1)
+        distances = np.abs(part[b][:, None] - baseline[b][None]).max(axis=-1)
         assert (distances.min(axis=1) < 1e-5).all()
         kept.append(distances.argmin(axis=1).tolist())
         assert kept[-1][0] == 0 and kept[-1] == sorted(set(kept[-1]))
     assert len(set(map(tuple, kept))) > 1
-    np.testing.assert_array_equal(see(silent, images, None, patch_dropout=0.5).tokens, whole)
+    np.testing.assert_array_equal(see(silent, images, None, patch_dropout=0.5).tokens, baseline)
 
 
 TEXTS = np.array([[18, 3, 4, 19, 0, 0, 0, 0], [18, 5, 6, 7, 8, 9, 2, 19], [18, 19, 19, 19, 3, 19, 0, 0]], np.int32)

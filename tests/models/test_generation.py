@@ -54,7 +54,7 @@ def decoding(**settings):
 
 def hypotheses(model, example, settings):
     """Every sequence there is with its score, best first."""
-    found = []
+    actual = []
 
     def extend(history, total):
         gains = model.log_probs(example, history)
@@ -63,12 +63,12 @@ def hypotheses(model, example, settings):
                 continue
             longer, score = [*history, token], total + gains[token]
             if token == settings.eos_id or len(longer) == settings.max_tokens:
-                found.append((score / len(longer) ** settings.length_penalty, longer))
+                actual.append((score / len(longer) ** settings.length_penalty, longer))
             else:
                 extend(longer, score)
 
     extend([], 0.0)
-    return sorted(found, reverse=True)
+    return sorted(actual, reverse=True)
 
 
 def plain_beam_search(model, example, settings):
@@ -114,11 +114,11 @@ def assert_found(generated, expected):
 def test_beam_search_as_wide_as_all_sequences_is_exhaustive(penalty, min_tokens):
     model = Recurrent(examples=2)
     settings = decoding(method="beam", beams=V**4, length_penalty=penalty, min_tokens=min_tokens)
-    found = model.generate(settings, n_best=345)
+    actual = model.generate(settings, n_best=345)
     for example in range(2):
         expected = hypotheses(model, example, settings)
         assert len(expected) == (341 if not min_tokens else 336)
-        assert_found([x[example] for x in found], expected)
+        assert_found([x[example] for x in actual], expected)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_beam_search_as_wide_as_all_sequences_is_exhaustive(penalty, min_tokens)
 def test_early_stopping_never_changes_a_beam_search(penalty, min_tokens, n_best):
     model = Recurrent(examples=24, seed=1)
     settings = decoding(method="beam", beams=3, max_tokens=7, length_penalty=penalty, min_tokens=min_tokens)
-    found = model.generate(settings, n_best=n_best)
+    actual = model.generate(settings, n_best=n_best)
     for example in range(24):
-        assert_found([x[example] for x in found], plain_beam_search(model, example, settings)[:n_best])
+        assert_found([x[example] for x in actual], plain_beam_search(model, example, settings)[:n_best])
 
 
 GREEDY = {
@@ -143,12 +143,12 @@ GREEDY = {
 def test_greedy_takes_the_likeliest_token_until_the_end_of_text(setting):
     model = Recurrent(examples=16, seed=2)
     settings = decoding(max_tokens=6, length_penalty=0.5, **GREEDY[setting])
-    found = model.generate(settings)
+    actual = model.generate(settings)
     for example in range(16):
         best = likeliest(model, example, settings)
         score = sum(model.log_probs(example, best[:i])[best[i]] for i in range(len(best))) / len(best) ** 0.5
-        assert_found([x[example : example + 1] for x in found], [(score, best)])
-    assert len(set(np.asarray(found.lengths))) > 1
+        assert_found([x[example : example + 1] for x in actual], [(score, best)])
+    assert len(set(np.asarray(actual.lengths))) > 1
 
 
 def likeliest(model, example, settings):
@@ -165,10 +165,10 @@ def test_a_beam_search_of_one_beam_is_greedy():
     model = Recurrent(examples=16, seed=2)
     settings = decoding(max_tokens=6, method="beam", beams=1, length_penalty=0.0)
     run = jax.jit(lambda *start: beam_search(model.step, *start, settings, take=take_rows, n_best=1))
-    found = run(*model.start())
+    actual = run(*model.start())
     for example in range(16):
         best = likeliest(model, example, settings)
-        assert list(found.tokens[example, 0]) == best + [PAD] * (6 - len(best))
+        assert list(actual.tokens[example, 0]) == best + [PAD] * (6 - len(best))
 
 
 @pytest.mark.parametrize("method", [pytest.param("sample", marks=pytest.mark.full), "beam"])
@@ -176,14 +176,14 @@ def test_other_examples_and_a_mesh_change_nothing(method):
     model = Recurrent(examples=8, seed=3)
     settings = decoding(method=method, max_tokens=5, temperature=1.5, top_p=0.95, beams=3)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    place = lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec("data") if x.ndim else PartitionSpec()))
-    inputs = jax.tree.map(place, (*model.start(), jax.random.split(jax.random.key(1), 8)))
+    put = lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec("data") if x.ndim else PartitionSpec()))
+    inputs = jax.tree.map(put, (*model.start(), jax.random.split(jax.random.key(1), 8)))
     run = jax.jit(lambda *inputs: generate(model.step, *inputs[:2], settings, inputs[2])).lower(*inputs).compile()
-    whole, part = run(*inputs), model.generate(settings, rows=[4, 1])
+    sharded, part = run(*inputs), model.generate(settings, rows=[4, 1])
     some = np.array([4, 1])
-    np.testing.assert_array_equal(part.tokens, whole.tokens[some])
-    np.testing.assert_array_equal(part.lengths, whole.lengths[some])
-    np.testing.assert_allclose(part.scores, whole.scores[some], rtol=1e-5)
+    np.testing.assert_array_equal(part.tokens, sharded.tokens[some])
+    np.testing.assert_array_equal(part.lengths, sharded.lengths[some])
+    np.testing.assert_allclose(part.scores, sharded.scores[some], rtol=1e-5)
     # What travels is logits or scores, [8, at most 3 * V], as XLA's top-k wants every row on every device; no carry.
     travels = re.findall(r"= (\S+) (?:all-gather|all-to-all|collective-permute)\(", run.as_text())
     assert all(re.match(r"f32\[8,(?!9)\d+\]", shape) for shape in travels), travels
@@ -199,9 +199,9 @@ def test_the_loop_ends_when_all_are_finished(method):
 
     logits = jnp.tile(jnp.where(jnp.arange(V) == 1, 0.0, -30.0), (2, 1))
     settings = decoding(method=method, max_tokens=50, beams=2)
-    found = jax.jit(lambda logits: generate(step, logits, {}, settings))(logits)
+    actual = jax.jit(lambda logits: generate(step, logits, {}, settings))(logits)
     jax.effects_barrier()
-    np.testing.assert_array_equal(found.tokens[:, :3], [[1, EOS, PAD]] * 2)
+    np.testing.assert_array_equal(actual.tokens[:, :3], [[1, EOS, PAD]] * 2)
     assert len(calls) == 1
 
 
@@ -223,8 +223,8 @@ def brute_truncate(logits, top_k, top_p):
 def test_truncation_keeps_the_likeliest_tokens(top_k, top_p):
     rng = np.random.default_rng(0)
     logits = np.concatenate([rng.normal(0, 2, (30, 9)), rng.integers(0, 3, (30, 9))])  # the latter with many ties
-    found = jax.jit(truncate, static_argnums=(1, 2))(jnp.asarray(logits, jnp.float32), top_k, top_p)
-    for row, expected in zip(np.asarray(found), logits, strict=True):
+    actual = jax.jit(truncate, static_argnums=(1, 2))(jnp.asarray(logits, jnp.float32), top_k, top_p)
+    for row, expected in zip(np.asarray(actual), logits, strict=True):
         kept = brute_truncate(expected, top_k, top_p)
         assert list(np.flatnonzero(np.isfinite(row))) == kept
         np.testing.assert_array_equal(row[kept], expected[kept].astype(np.float32))
@@ -239,14 +239,14 @@ def test_samples_follow_the_tempered_truncated_distribution():
     count = 5000
     batch = jnp.tile(jnp.asarray(logits, jnp.float32), (count, 1))
     run = jax.jit(lambda batch, keys: generate(lambda carry, tokens: (batch, carry), batch, {}, settings, keys))
-    found = run(batch, jax.random.split(jax.random.key(0), count))
-    tokens = np.asarray(found.tokens[:, 0])
+    actual = run(batch, jax.random.split(jax.random.key(0), count))
+    tokens = np.asarray(actual.tokens[:, 0])
     seen = np.bincount(tokens, minlength=6)
     assert (seen[share == 0] == 0).all() and (share == 0).any()
     chi2 = ((seen - count * share)[kept] ** 2 / (count * share)[kept]).sum()
     assert chi2 < 16.3  # 99.9 % of 3 degrees of freedom
     # The score is the model's own, neither tempered nor truncated.
-    np.testing.assert_allclose(found.scores, (logits - np.log(np.exp(logits).sum()))[tokens], rtol=1e-5)
+    np.testing.assert_allclose(actual.scores, (logits - np.log(np.exp(logits).sum()))[tokens], rtol=1e-5)
 
 
 @pytest.mark.full
@@ -270,9 +270,9 @@ def test_rows_are_taken_along_their_axis(axis, examples):
     rows = np.array([1, 0, 1, 2, 2, 2, 5, 4, 4])
     cache = np.random.default_rng(0).standard_normal((6, 2, 3)).swapaxes(0, axis)
     carry = {"cache": jnp.asarray(cache), "position": jnp.int32(3)}
-    found = jax.jit(take_rows, static_argnums=(2, 3))(carry, jnp.asarray(rows), axis, examples)
-    np.testing.assert_array_equal(found["cache"], np.take(cache.astype(np.float32), rows, axis))
-    assert found["position"] == 3
+    actual = jax.jit(take_rows, static_argnums=(2, 3))(carry, jnp.asarray(rows), axis, examples)
+    np.testing.assert_array_equal(actual["cache"], np.take(cache.astype(np.float32), rows, axis))
+    assert actual["position"] == 3
 
 
 @pytest.mark.full
@@ -287,10 +287,10 @@ def test_a_step_may_reorder_its_own_carry():
 
     logits, carry = model.start()
     take = functools.partial(take_rows, axis=1)
-    found = jax.jit(lambda *start: generate(step, *start, settings, take=take))(logits, carry["hidden"].T)
+    actual = jax.jit(lambda *start: generate(step, *start, settings, take=take))(logits, carry["hidden"].T)
     for example in range(4):
         best = plain_beam_search(model, example, settings)[:1]
-        assert_found([x[example : example + 1] for x in found], best)
+        assert_found([x[example : example + 1] for x in actual], best)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_hugging_face_finds_the_same(gpt2, beams, min_tokens, penalty):
         eos_id=2,
         pad_id=10,
     )
-    found = generate_with(gpt2, settings, n_best=beams)
+    actual = generate_with(gpt2, settings, n_best=beams)
     options = {} if beams == 1 else dict(length_penalty=penalty, early_stopping="never", num_return_sequences=beams)
     theirs = gpt2.generate(
         torch.from_numpy(PROMPTS), attention_mask=torch.ones(PROMPTS.shape), do_sample=False, num_beams=beams,
@@ -386,8 +386,8 @@ def test_hugging_face_finds_the_same(gpt2, beams, min_tokens, penalty):
     )  # fmt: skip
     tokens = theirs.sequences[:, PROMPTS.shape[1] :].numpy()
     tokens = np.pad(tokens, ((0, 0), (0, LENGTH - tokens.shape[1])), constant_values=10)
-    np.testing.assert_array_equal(np.asarray(found.tokens).reshape(-1, LENGTH), tokens)
+    np.testing.assert_array_equal(np.asarray(actual.tokens).reshape(-1, LENGTH), tokens)
     if penalty <= 1:  # above, the longest win
-        assert len(set(np.asarray(found.lengths).ravel())) > 1
+        assert len(set(np.asarray(actual.lengths).ravel())) > 1
     if beams > 1:
-        np.testing.assert_allclose(found.scores.reshape(-1), theirs.sequences_scores, rtol=1e-5)
+        np.testing.assert_allclose(actual.scores.reshape(-1), theirs.sequences_scores, rtol=1e-5)

@@ -271,9 +271,9 @@ def test_shards_are_parts_of_what_one_device_draws():
     shardings, _ = partition.param_shardings(shapes, mesh, preset="fsdp+tensor", rules=rules)
     sharded = jax.jit(task.init, out_shardings=shardings)(jax.random.key(5))
     assert sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded)) >= 10
-    whole = flat(jax.jit(task.init)(jax.random.key(5)))
+    full = flat(jax.jit(task.init)(jax.random.key(5)))
     for path, leaf in flat(sharded).items():
-        np.testing.assert_array_equal(leaf, whole[path], err_msg=path)
+        np.testing.assert_array_equal(leaf, full[path], err_msg=path)
 
 
 # -- big_vision --------------------------------------------------------------------------------------------------------
@@ -281,8 +281,8 @@ def test_shards_are_parts_of_what_one_device_draws():
 
 def cut_off(std):
     """A normal distribution cut off at two standard deviations, of a standard deviation afterwards."""
-    whole = std / stats.truncnorm(-2, 2).std()
-    return stats.truncnorm(-2, 2, scale=whole)
+    full = std / stats.truncnorm(-2, 2).std()
+    return stats.truncnorm(-2, 2, scale=full)
 
 
 def siglip_rules(shapes):

@@ -49,10 +49,10 @@ def test_cached_decoding_is_teacher_forcing(prefix_lm):
 def test_gradients_reach_every_parameter(prefix_lm):
     """But for what comes after the block whose output is taken."""
     _, params, arguments, _, model = prefix_lm
-    whole = model.feature_layer is None
-    found = writing_models.check_gradients(model, params, arguments, [] if whole else ["image/norm/"])
-    layers = found["image"]["transformer"]["layers"]["mlp"]["fc1"]["kernel"]
-    assert [bool(np.abs(layer).max() > 0) for layer in layers] == [True, whole]
+    all_layers = model.feature_layer is None
+    gradients = writing_models.check_gradients(model, params, arguments, [] if all_layers else ["image/norm/"])
+    layers = gradients["image"]["transformer"]["layers"]["mlp"]["fc1"]["kernel"]
+    assert [bool(np.abs(layer).max() > 0) for layer in layers] == [True, all_layers]
 
 
 def test_only_what_is_real_matters(prefix_lm):
@@ -80,10 +80,10 @@ def test_hugging_face_live(prefix, prefix_text):
     """CLIP's tokens of the last block but one, LLaVA's projector, GPT-2."""
     images, text, mask, _, _ = torch_writers.inputs()
     text[[0, 1], [3, 1]] = writing_models.SEP
-    asked = np.array([4, 2, 0]) if prefix_text else np.zeros(3, int)
+    question_ends = np.array([4, 2, 0]) if prefix_text else np.zeros(3, int)
     sees = np.zeros((3, 11, 11), bool)
     for b, query, key in np.ndindex(sees.shape):
-        together = max(query, key) < 4 + asked[b]  # both belong to the prefix
+        together = max(query, key) < 4 + question_ends[b]  # both belong to the prefix
         sees[b, query, key] = key <= query or (prefix == "full" and together)
         sees[b, query, key] &= key < 4 or mask[b, key - 4]
     weights, expected = torch_writers.llava(sees, text)
@@ -99,7 +99,7 @@ def test_hugging_face_live(prefix, prefix_text):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"connector": "mlp"}, "model.connector='mlp' is not known"),
         ({"prefix": "ful"}, r"model.prefix='ful' is not known \(did you mean 'full'\?\)"),
@@ -109,6 +109,6 @@ def test_hugging_face_live(prefix, prefix_text):
         ({"text__cross_every": 1}, "model.text.cross_every is no setting"),
     ],
 )
-def test_settings_that_make_no_sense(changes, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
         writing_models.shapes_of(writing_models.make("tiny-prefix_lm", **changes))

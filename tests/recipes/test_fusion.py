@@ -23,9 +23,11 @@ def test_every_kind_is_a_complete_config(arg):
     assert serialize.from_json(serialize.to_json(config)).to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("arg, told", [("kind=jiont", "'joint'"), ("only=imge", "'image'"), ("combine=mean", "linear")])
-def test_a_mistake_in_the_argument_is_told_in_one_line(arg, told):
-    with pytest.raises(UserError, match=told):
+@pytest.mark.parametrize(
+    "arg, message", [("kind=jiont", "'joint'"), ("only=imge", "'image'"), ("combine=mean", "linear")]
+)
+def test_a_mistake_in_the_argument_is_reported_in_one_line(arg, message):
+    with pytest.raises(UserError, match=message):
         recipe.load_recipe(f"fusion:{arg}")
 
 
@@ -63,10 +65,10 @@ def test_a_short_run_classifies_with_modalities_missing(tmp_path):
     config.log.tensorboard = False
     loop.train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    found = {key.partition("/")[2]: value for line in lines if line["kind"] == "eval" for key, value in line.items()}
+    metrics = {key.partition("/")[2]: value for line in lines if line["kind"] == "eval" for key, value in line.items()}
     names = ("image", "series", "table")
-    assert 0.8 < found["acc1"] < best_accuracy(names) + 0.03
+    assert 0.8 < metrics["acc1"] < best_accuracy(names) + 0.03
     for name in names:
         others = [other for other in names if other != name]
-        assert found[f"acc1_only_{name}"] < best_accuracy([name]) + 0.04
-        assert 0.6 < found[f"acc1_without_{name}"] < best_accuracy(others) + 0.03
+        assert metrics[f"acc1_only_{name}"] < best_accuracy([name]) + 0.04
+        assert 0.6 < metrics[f"acc1_without_{name}"] < best_accuracy(others) + 0.03

@@ -55,8 +55,8 @@ def test_a_recipe_is_a_complete_config(spec):
     assert serialize.from_json(serialize.to_json(config)).to_dict() == config.to_dict()
     module = recipe.recipe_folder() / f"{spec.partition(':')[0]}.py"
     for word in ("Command:", "Hardware and time:", "Expected:"):
-        told = module.read_text().split(word)[1].split("\n")[0]
-        assert not told.strip() or not told.strip().isupper()  # no placeholder
+        message = module.read_text().split(word)[1].split("\n")[0]
+        assert not message.strip() or not message.strip().isupper()  # no placeholder
 
 
 @pytest.mark.parametrize("spec", [*SMALL, *TINY])
@@ -70,7 +70,7 @@ def test_small_sizes_have_the_recipe_of_scenes_and_save_at_equal_steps(spec):
 
 
 @pytest.mark.parametrize(
-    "spec, told",
+    "spec, message",
     [
         ("captioner:variant=coca-B/32", "variant='coca-B/32' is not known.* small-captioner, tiny-captioner, captio"),
         ("captioner:decoder=gru", "decoder='gru' is not known; choose one of: transformer, lstm$"),
@@ -98,8 +98,8 @@ def test_small_sizes_have_the_recipe_of_scenes_and_save_at_equal_steps(spec):
         ("lit:variant=albef-B", "variant='albef-B' is not known"),
     ],
 )
-def test_a_variant_of_another_kind_or_an_unused_argument_is_refused_in_one_line(spec, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_a_variant_of_another_kind_or_an_unused_argument_is_refused_in_one_line(spec, message):
+    with pytest.raises(UserError, match=message) as caught:
         recipe.load_recipe(spec)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
@@ -183,11 +183,11 @@ def test_what_decays_under_a_recipe(spec):
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, texts)["params"]
     trainable, _ = optimizer.split_frozen(shapes, config.optimizer.freeze)
     leaves = jax.tree_util.tree_leaves_with_path(decay.mask(config.optimizer, trainable))
-    found = {partition.path_name(path): decays for path, decays in leaves}
+    decayed = {partition.path_name(path): decays for path, decays in leaves}
     decaying, other = DECAYING[spec]
-    assert found[decaying] and not (other and found[other])
-    assert all(decays for path, decays in found.items() if path.endswith("/kernel"))
-    assert all(found.values()) == (other is None)
+    assert decayed[decaying] and not (other and decayed[other])
+    assert all(decays for path, decays in decayed.items() if path.endswith("/kernel"))
+    assert all(decayed.values()) == (other is None)
 
 
 def shrunk(config):

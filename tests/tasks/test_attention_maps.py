@@ -81,10 +81,10 @@ def test_every_layer_sows_its_attention_however_the_stack_is_run(changes, random
     weights = sown["intermediates"]["layers"]["attention"]["weights"][0]
     assert weights.shape == (2, 2, 2, 5, 5)
     for layer, inner in enumerate(np.asarray([x, *out.layers[:-1]], np.float64)):
-        own = jax.tree.map(lambda leaf, layer=layer: np.asarray(leaf[layer], np.float64), params["layers"])
+        block = jax.tree.map(lambda leaf, layer=layer: np.asarray(leaf[layer], np.float64), params["layers"])
         mean, var = inner.mean(-1, keepdims=True), inner.var(-1, keepdims=True)
-        y = (inner - mean) / np.sqrt(var + 1e-5) * own["norm1"]["scale"] + own["norm1"]["bias"]
-        qkv = own["attention"]["qkv"]
+        y = (inner - mean) / np.sqrt(var + 1e-5) * block["norm1"]["scale"] + block["norm1"]["bias"]
+        qkv = block["attention"]["qkv"]
         q, k, _ = np.moveaxis(np.tensordot(y, qkv["kernel"], 1) + qkv["bias"], 2, 0)
         logits = np.where(np.tri(5, dtype=bool), np.einsum("bthk,bshk->bhts", q, k) / 2, -np.inf)
         chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -110,10 +110,10 @@ def test_a_plain_call_computes_no_weights(monkeypatch):
     x, spec = jnp.zeros((2, 5, 8)), attention.AttentionSpec()
     params = jax.eval_shape(layers().init, jax.random.key(0), x, spec)
     trace = lambda **options: str(jax.make_jaxpr(lambda p: layers().apply(p, x, spec, **options))(params))
-    plain, asked = trace(), trace(mutable=["intermediates"])
+    plain, sowing = trace(), trace(mutable=["intermediates"])
     monkeypatch.setattr(nn.Module, "sow", lambda *_: pytest.fail("sown"))
     monkeypatch.setattr(attention, "attention_weights", lambda *_: pytest.fail("computed"))
-    assert trace() == plain != asked
+    assert trace() == plain != sowing
 
 
 # -- what models offer ---------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_what_each_model_offers(name):
     offered = attention_maps.available_maps(model, ALL)
     assert offered == OFFERED[name]
     params = jax.eval_shape(model.init, jax.random.key(0), arguments[0], arguments[1][:, 0])["params"]
-    found = jax.eval_shape(lambda params: attention_maps.attention_maps(model, params, *arguments, offered), params)
+    maps = jax.eval_shape(lambda params: attention_maps.attention_maps(model, params, *arguments, offered), params)
     count = 4 + bool(model.image["class_token"] and name != "tiny-prefix_lm")
     expected = {}
     if "image" in offered:
@@ -139,7 +139,7 @@ def test_what_each_model_offers(name):
         expected |= {"patches": (BATCH, TEXTS, count), "whole": (BATCH, TEXTS)}
     if {"read", "written"} & set(offered):
         expected["words"] = (BATCH, LENGTH, count)
-    assert {key: leaf.shape for key, leaf in found.items()} == expected
+    assert {key: leaf.shape for key, leaf in maps.items()} == expected
 
 
 def test_nothing_is_offered_that_was_not_trained():
@@ -171,23 +171,23 @@ def test_a_planted_model_looks_at_the_bright_patch_and_finds_it_like_the_text():
     params["text_head"]["projection"]["kernel"][1, 1] = 1
 
     pixels = np.zeros((BATCH, 16, 16, 3), np.float32)
-    places = [2, 1]  # of four patches, row by row
-    for picture, place in zip(pixels, places, strict=True):
-        row, column = divmod(place, 2)
+    bright = [2, 1]  # of four patches, row by row
+    for picture, patch in zip(pixels, bright, strict=True):
+        row, column = divmod(patch, 2)
         picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
     look = jax.jit(
         lambda params, pixels: attention_maps.attention_maps(model, params, pixels, *texts, ("image", "similarity"))
     )
-    found = jax.tree.map(np.asarray, look(params, jnp.asarray(pixels)))
-    np.testing.assert_array_equal(found["reading"], [[1, 0, 0, 0, 0]] * BATCH)
-    for at, place in enumerate(places):
-        assert found["last"][at, 1 + place] > 0.99
-        flow = rollout(found["layers"][at][:, None, None])[0]
-        expected = 0.5 * (np.arange(5) == 0) + 0.5 * found["last"][at]
-        np.testing.assert_allclose(found["reading"][at] @ flow, expected, atol=1e-6)
-        heat = patch_map(found["last"][at], (2, 2), (16, 16))
+    maps = jax.tree.map(np.asarray, look(params, jnp.asarray(pixels)))
+    np.testing.assert_array_equal(maps["reading"], [[1, 0, 0, 0, 0]] * BATCH)
+    for example, patch in enumerate(bright):
+        assert maps["last"][example, 1 + patch] > 0.99
+        flow = rollout(maps["layers"][example][:, None, None])[0]
+        expected = 0.5 * (np.arange(5) == 0) + 0.5 * maps["last"][example]
+        np.testing.assert_allclose(maps["reading"][example] @ flow, expected, atol=1e-6)
+        heat = patch_map(maps["last"][example], (2, 2), (16, 16))
         row, column = divmod(int(heat.argmax()), 16)
-        assert (row // 8, column // 8) == divmod(place, 2)
-        patches = found["patches"][at, 0, 1:]
-        assert patches.argmax() == place and patches[place] > 0.8
-        np.testing.assert_allclose(np.delete(patches, place), 0, atol=1e-6)
+        assert (row // 8, column // 8) == divmod(patch, 2)
+        patches = maps["patches"][example, 0, 1:]
+        assert patches.argmax() == patch and patches[patch] > 0.8
+        np.testing.assert_allclose(np.delete(patches, patch), 0, atol=1e-6)

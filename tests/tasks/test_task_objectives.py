@@ -66,11 +66,11 @@ def batch_of(config):
     size, length = config.model.image.image_size, config.model.text.context_length
     words = tokenizer(length)
     lengths = rng.integers(4, 10, ROWS)
-    places = np.arange(length)
+    positions = np.arange(length)
     text = rng.integers(6, words.vocab_size, (ROWS, length))
     text[:, 0] = words.bos_id
     text[np.arange(ROWS), lengths - 1] = words.eos_id
-    mask = places < lengths[:, None]
+    mask = positions < lengths[:, None]
     batch = {
         "image": rng.integers(0, 256, (ROWS, size, size, 3)).astype(np.uint8),
         "text": np.where(mask, text, words.pad_id).astype(np.int32),
@@ -137,11 +137,11 @@ def test_meshes_and_microbatches_change_nothing(method, random_params):
     assert np.isfinite(list(largest.values())).all()
     idle = {path for path in largest if path.startswith(IDLE.get(method, ()))}
     assert {path for path, top in largest.items() if top < 1e-6} == idle and bool(idle) == (method in IDLE)
-    many, told, slopes = outcome(config_of(method, microbatch=2, **noise), (2, 2, 2), random_params)
+    many, sharded_metrics, slopes = outcome(config_of(method, microbatch=2, **noise), (2, 2, 2), random_params)
     assert many == pytest.approx(value, rel=1e-5)
     assert distance(slopes, gradient) <= 1e-5
     for name in metrics:
-        assert told[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
+        assert sharded_metrics[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.full
@@ -152,9 +152,11 @@ def test_several_modalities_on_meshes(kind, random_params):
     value, metrics, gradient = outcome(config(model__modality_dropout=0.4), (1, 1, 1), random_params)
     without, _, _ = outcome(config(), (1, 1, 1), random_params)
     assert np.isfinite(value) and abs(value - without) > 1e-3
-    many, told, slopes = outcome(config(model__modality_dropout=0.4, microbatch=2), (2, 2, 2), random_params)
+    many, sharded_metrics, slopes = outcome(config(model__modality_dropout=0.4, microbatch=2), (2, 2, 2), random_params)
     assert many == pytest.approx(value, rel=1e-5) and distance(slopes, gradient) <= 1e-5
-    assert {name: float(x) for name, x in told.items()} == pytest.approx({k: float(x) for k, x in metrics.items()})
+    assert {name: float(x) for name, x in sharded_metrics.items()} == pytest.approx(
+        {k: float(x) for k, x in metrics.items()}
+    )
 
 
 @pytest.mark.full
@@ -170,10 +172,10 @@ def test_memory_of_matching_at_a_batch_of_32768():
     params = jax.eval_shape(task.init, jax.random.key(0))
     features, _ = jax.eval_shape(task.encode, params, batch_of(config), keys)
     held = [features[name] for name in ("image_tokens", "text_tokens")]
-    own = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held)) * batch / ROWS / 8
+    feature_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held)) * batch / ROWS / 8
     words = {name: batch_of(config)[name] for name in ("text", "text_mask", "id")}
     args = (features, words, keys)
-    args = [abstract(jax.eval_shape(lambda x: x, each), batch_sharding(mesh)) for each in args]
+    args = [abstract(jax.eval_shape(lambda x: x, value), batch_sharding(mesh)) for value in args]
 
     def temporaries(scope, pieces):
         with config.unlocked():
@@ -186,11 +188,11 @@ def test_memory_of_matching_at_a_batch_of_32768():
                 return image_text_matching.loss(model, features, words, keys, scale, task.settings, mesh, **noise)[0]
 
         run = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))
-        return run.lower(params, *args).compile().memory_analysis().temp_size_in_bytes / own
+        return run.lower(params, *args).compile().memory_analysis().temp_size_in_bytes / feature_bytes
 
-    local, whole = temporaries("local", 1), temporaries("global", 1)
-    assert whole - local <= 4 and local > 30
-    assert temporaries("global", 8) <= whole / 3
+    local, of_mesh = temporaries("local", 1), temporaries("global", 1)
+    assert of_mesh - local <= 4 and local > 30
+    assert temporaries("global", 8) <= of_mesh / 3
 
 
 def test_questions_whose_answers_are_not_in_the_list_do_not_count():
@@ -198,8 +200,8 @@ def test_questions_whose_answers_are_not_in_the_list_do_not_count():
     scores = jnp.array([[0.3, 0.0], [0.0, 0.0], [0.0, 1.0]])
     views = Views(model, {"answer": scores}, None, None)
     views.fused = jnp.ones((3, 2))
-    found = per_example_losses.answer(views, None)
-    assert found.count.tolist() == [1, 0, 1] and found.total[1] == 0 and found.total[0] > 0
+    loss = per_example_losses.answer(views, None)
+    assert loss.count.tolist() == [1, 0, 1] and loss.total[1] == 0 and loss.total[0] > 0
 
 
 def test_objectives_can_be_run_without_the_others():
@@ -212,7 +214,7 @@ def test_objectives_can_be_run_without_the_others():
 
 
 @pytest.mark.parametrize(
-    "method, changes, said",
+    "method, changes, message",
     [
         ("tiny-captioner", {"objectives.itc": 1.0}, "objectives.itc=1.0: model.kind='captioner' serves caption"),
         ("tiny-vilt", {"model.match": False}, "objectives.itm=1.0 needs the head model.match, which is False"),
@@ -244,12 +246,12 @@ def test_objectives_can_be_run_without_the_others():
         ),
     ],
 )
-def test_what_does_not_go_together_is_told(method, changes, said):
+def test_what_does_not_go_together_is_reported(method, changes, message):
     config = config_of(method, **changes)
     words = tokenizer_lib.make_tokenizer(config.data.tokenizer, 8)
     with pytest.raises(UserError) as error:
         tasks.Task(config, tasks.make_image_spec(config), words)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("texts, length, tokens", [("captions", 0, 19), ("answers", 0, 2), ("answers", 16, 6)])

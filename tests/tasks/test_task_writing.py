@@ -20,9 +20,9 @@ def test_beams_stay_on_their_devices(name):
     words = model_kinds.tokenizer(config.model.text.context_length)
     task = tasks.Task(config, tasks.make_image_spec(config), words, mesh)
     decoding, size = task.decoding(words), config.model.image.image_size
-    rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+    rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     write = lambda *args: task.generate(*args, decoding)
-    run = jax.jit(write, in_shardings=(whole, rows, rows, rows), out_shardings=rows)
+    run = jax.jit(write, in_shardings=(replicated, rows, rows, rows), out_shardings=rows)
     params = jax.eval_shape(task.init, jax.random.key(0))
     shapes = [((8, size, size, 3), np.uint8), ((8, 1), np.int32), ((8, 1), np.bool_)]
     program = run.lower(params, *(jax.ShapeDtypeStruct(*shape) for shape in shapes)).compile().as_text()

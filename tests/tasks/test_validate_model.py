@@ -28,7 +28,7 @@ LATE = dict(kind="late", combine="product")
 CONCAT = dict(kind="concat", width=8)
 
 
-def told(function, *args):
+def error_line(function, *args):
     """The mistake's one line."""
     with pytest.raises(UserError) as caught:
         function(*args)
@@ -86,12 +86,12 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("name, changes, said", WHOLE)
-def test_a_mistake_in_the_settings_is_told_in_one_line(name, changes, said):
+@pytest.mark.parametrize("name, changes, message", WHOLE)
+def test_a_mistake_in_the_settings_is_reported_in_one_line(name, changes, message):
     config = model_kinds.config(name, data__train="shapes", **changes)
-    assert said in told(tasks.check_model, config)
-    checked = told(validate_run.check_config, config)
-    assert said in checked or "bottlenecks=0 must be at least 1" in checked
+    assert message in error_line(tasks.check_model, config)
+    checked = error_line(validate_run.check_config, config)
+    assert message in checked or "bottlenecks=0 must be at least 1" in checked
 
 
 @pytest.mark.parametrize("impl", ["ring", "gather"])
@@ -99,7 +99,7 @@ def test_a_mistake_in_the_settings_is_told_in_one_line(name, changes, said):
 def test_several_vectors_an_image_are_contrasted_densely(impl, objective):
     config = model_kinds.config("tiny-qformer", loss__impl=impl, model__logit_bias_init=-10.0)
     config.objectives.update(dict(itc=0.0) | {objective: 1.0})
-    assert f"loss.impl={impl!r} does not go with model.kind='qformer' (several vectors" in told(
+    assert f"loss.impl={impl!r} does not go with model.kind='qformer' (several vectors" in error_line(
         tasks.check_model, config
     )
     config.loss.impl = "dense"
@@ -109,17 +109,17 @@ def test_several_vectors_an_image_are_contrasted_densely(impl, objective):
 @pytest.mark.parametrize("caption_id", [64, -1])
 def test_the_token_that_begins_captions_is_one_of_the_table(caption_id):
     task = model_kinds.task(model_kinds.config("tiny-qformer", model__caption_id=caption_id))
-    told_of = told(jax.eval_shape, task.init, jax.random.key(0))
-    assert f"model.caption_id={caption_id} is none of the 64 ids of model.text.vocab_size; choose one" in told_of
+    message = error_line(jax.eval_shape, task.init, jax.random.key(0))
+    assert f"model.caption_id={caption_id} is none of the 64 ids of model.text.vocab_size; choose one" in message
 
 
-def test_a_part_that_lacks_a_setting_is_told_in_one_line():
+def test_a_part_that_lacks_a_setting_is_reported_in_one_line():
     config = model_kinds.config("tiny-coca")
     with config.unlocked():
         del config.model.decoder["mlp_dim"]
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer.make_tokenizer("words:shapes", 20))
-    told_of = told(jax.eval_shape, task.init, jax.random.key(0))
-    assert "model.decoder.mlp_dim is not set, which Transformer needs" in told_of
+    message = error_line(jax.eval_shape, task.init, jax.random.key(0))
+    assert "model.decoder.mlp_dim is not set, which Transformer needs" in message
 
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
@@ -166,9 +166,9 @@ OF_ENCODERS = [
 ]
 
 
-@pytest.mark.parametrize("name, changes, said", OF_ENCODERS)
-def test_a_mistake_in_an_encoder_is_told_in_one_line(name, changes, said):
-    assert said in told(tasks.check_model, fused_config(fused(name, **changes)))
+@pytest.mark.parametrize("name, changes, message", OF_ENCODERS)
+def test_a_mistake_in_an_encoder_is_reported_in_one_line(name, changes, message):
+    assert message in error_line(tasks.check_model, fused_config(fused(name, **changes)))
 
 
 OF_FUSIONS = [
@@ -189,23 +189,25 @@ OF_FUSIONS = [
 ]
 
 
-@pytest.mark.parametrize("name, fusion, said", OF_FUSIONS)
-def test_a_mistake_in_a_fusion_is_told_in_one_line(name, fusion, said):
-    assert said in told(tasks.check_model, fused_config(fused(name, fusion)))
+@pytest.mark.parametrize("name, fusion, message", OF_FUSIONS)
+def test_a_mistake_in_a_fusion_is_reported_in_one_line(name, fusion, message):
+    assert message in error_line(tasks.check_model, fused_config(fused(name, fusion)))
 
 
 def test_a_class_token_without_layers_sees_nothing():
     series = fused("series", CONCAT | dict(pool="cls"))
     tasks.check_model(fused_config(series))
     series["encoders"]["series"] |= dict(depth=0)
-    said = "model.fusion.pool='cls', but with model.encoders.series.depth=0 its class token sees nothing; set"
-    assert said in told(tasks.check_model, fused_config(series))
+    message = "model.fusion.pool='cls', but with model.encoders.series.depth=0 its class token sees nothing; set"
+    assert message in error_line(tasks.check_model, fused_config(series))
 
 
 def test_modalities_and_encoders_belong_together():
-    assert "model.encoders={} is empty" in told(tasks.check_model, fused_config(fused("text") | dict(encoders={})))
+    assert "model.encoders={} is empty" in error_line(
+        tasks.check_model, fused_config(fused("text") | dict(encoders={}))
+    )
     settings = fused("series") | dict(image=dict(image_size=8))
-    assert "model.encoders has no 'image'; remove it or add" in told(tasks.check_model, fused_config(settings))
+    assert "model.encoders has no 'image'; remove it or add" in error_line(tasks.check_model, fused_config(settings))
 
 
 def test_tokens_that_are_not_pooled_need_no_class_token():
@@ -232,16 +234,16 @@ OF_DATA = [
 ]
 
 
-@pytest.mark.parametrize("name, changes, shape, said", OF_DATA)
-def test_data_that_an_encoder_cannot_read_are_told_in_one_line(name, changes, shape, said):
-    assert said in told(validate_fusion.check_arrays, fused(name, **changes), {name: shape})
+@pytest.mark.parametrize("name, changes, shape, message", OF_DATA)
+def test_data_that_an_encoder_cannot_read_are_reported_in_one_line(name, changes, shape, message):
+    assert message in error_line(validate_fusion.check_arrays, fused(name, **changes), {name: shape})
 
 
 def test_training_compares_encoders_with_its_data():
     config = recipe.load_recipe("fusion")
     config.model.encoders.table.numeric = 1
     tasks.check_model(config)
-    assert "columns, but data.train has 6; give" in told(
+    assert "columns, but data.train has 6; give" in error_line(
         tasks.read_dataset_metadata, config, tasks.open_mixture(config)
     )
 
@@ -263,7 +265,7 @@ def test_documented_zeros_are_accepted(name, changes):
 
 
 @pytest.mark.parametrize(
-    "name, changes, said",
+    "name, changes, message",
     [
         ("series", dict(mlp_dim=0), "model.encoders.series.mlp_dim=0 must be at least 1"),
         ("text", dict(depth=0), "model.encoders.text.depth=0 must be at least 1"),
@@ -273,5 +275,5 @@ def test_documented_zeros_are_accepted(name, changes):
         ("video", dict(tubelet_frames=0), "model.encoders.video.tubelet_frames=0 must be at least 1"),
     ],
 )
-def test_sizes_that_mean_nothing_are_refused(name, changes, said):
-    assert said in told(validate_run.check_config, fused_config(fused(name, **changes)))
+def test_sizes_that_mean_nothing_are_refused(name, changes, message):
+    assert message in error_line(validate_run.check_config, fused_config(fused(name, **changes)))

@@ -14,7 +14,7 @@ def changed(spec, changes):
 
 
 @pytest.mark.parametrize(
-    "spec, changes, told",
+    "spec, changes, message",
     [
         ("fusion", "data.blind=True", "data.blind=True: model.kind='fused' is given modalities"),
         ("fusion", "eval.meteor=True", "eval.meteor=True: .* objectives.classify writes no captions; set it to False"),
@@ -29,8 +29,8 @@ def changed(spec, changes):
         ("albef", "decoding.min_tokens=-1", "decoding.min_tokens=-1 must not be negative"),
     ],
 )
-def test_what_a_model_has_no_use_for_is_refused(spec, changes, told):
-    with pytest.raises(UserError, match=f"^{told}") as caught:
+def test_what_a_model_has_no_use_for_is_refused(spec, changes, message):
+    with pytest.raises(UserError, match=f"^{message}") as caught:
         check_model(changed(spec, changes))
     assert "\n" not in str(caught.value)
 

@@ -67,13 +67,13 @@ class FusedClassifier(nn.Module):
         names = sorted(self.encoders)
         if sorted(modalities) != names:
             raise ValueError(f"modalities {', '.join(sorted(modalities))} for encoders of {', '.join(names)}")
-        encoded, there = {}, []
-        for place, name in enumerate(names):
-            noise = dropout.fold_keys(dropout.fold_keys(keys, ClassifierStream.ENCODERS), place)
-            encoded[name], lacks = self._encode(name, modalities[name], present[:, place], noise)
-            there.append(present[:, place] & ~lacks)
+        encoded, available = {}, []
+        for index, name in enumerate(names):
+            noise = dropout.fold_keys(dropout.fold_keys(keys, ClassifierStream.ENCODERS), index)
+            encoded[name], lacks = self._encode(name, modalities[name], present[:, index], noise)
+            available.append(present[:, index] & ~lacks)
         fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
-        fused = fuse(encoded, jnp.stack(there, axis=1), dropout.fold_keys(keys, ClassifierStream.FUSION))
+        fused = fuse(encoded, jnp.stack(available, axis=1), dropout.fold_keys(keys, ClassifierStream.FUSION))
         if fuse.decides:
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
@@ -90,12 +90,12 @@ class FusedClassifier(nn.Module):
             real = x >= 0  # NaN is not
             return encoder(jnp.where(real, x, 0).astype(jnp.int32), real, keys), ~real.any(axis=1)
         if isinstance(encoder, modality_encoders.TableTransformer):
-            found = encoder(x, None, keys)
+            encoded = encoder(x, None, keys)
         else:
             real = jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=2)
             # Features of one vector are one row.
-            found = encoder(x, real.all(axis=1, keepdims=True) if x.ndim == 2 else real, keys)
-        return found, ~found.valid[:, len(encoder.learned_tokens()) :].any(axis=1)
+            encoded = encoder(x, real.all(axis=1, keepdims=True) if x.ndim == 2 else real, keys)
+        return encoded, ~encoded.valid[:, len(encoder.learned_tokens()) :].any(axis=1)
 
 
 def make_encoder(

@@ -48,8 +48,8 @@ def combine_decisions(
     scores = jnp.zeros(present.shape[1:], jnp.float32) if scores is None else scores
     if combine == "linear":
         weights = jax.nn.log_softmax(jnp.where(present, scores.astype(jnp.float32), -1e30), axis=-1)
-        each = jax.nn.log_softmax(logits, axis=-1) + weights[..., None]
-        out = jax.nn.logsumexp(jnp.where(present[..., None], each, -1e30), axis=1)
+        log_probs = jax.nn.log_softmax(logits, axis=-1) + weights[..., None]
+        out = jax.nn.logsumexp(jnp.where(present[..., None], log_probs, -1e30), axis=1)
     elif combine == "logits":
         out = jax.nn.log_softmax(jnp.einsum("BK,BKC->BC", present_softmax(scores, present), logits), axis=-1)
     else:
@@ -78,9 +78,9 @@ class Late(Pooling, kw_only=True):
         self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B C"]:
         """Log-probabilities of the classes, float32."""
-        found, there = prepare(encoded, present)
-        heads = {name: self._head(f"head_{name}", x) for name, x in self.vectors(found).items()}
-        logits, counted = self._decisions(jnp.stack(list(heads.values()), axis=1), there, encoded, present, keys)
+        modalities, available = prepare(encoded, present)
+        heads = {name: self._head(f"head_{name}", x) for name, x in self.vectors(modalities).items()}
+        logits, counted = self._decisions(jnp.stack(list(heads.values()), axis=1), available, encoded, present, keys)
         scores = None
         if self.combine != "product":
             scores = self.param("weights", nn.initializers.zeros, counted.shape[1:], jnp.float32)
@@ -90,10 +90,10 @@ class Late(Pooling, kw_only=True):
         std = x.shape[-1] ** -0.5
         return dense_float32(self.classes, std=std, dtype=self.dtype, name=name)(x)
 
-    def _decisions(self, logits, there, encoded, present, keys):
+    def _decisions(self, logits, available, encoded, present, keys):
         """All decisions [B, K, C], and which of them count."""
         del encoded, present, keys
-        return logits, there
+        return logits, available
 
 
 class Hybrid(Late, kw_only=True):
@@ -108,7 +108,7 @@ class Hybrid(Late, kw_only=True):
 
     fusion: Mapping[str, Any]
 
-    def _decisions(self, logits, there, encoded, present, keys):
+    def _decisions(self, logits, available, encoded, present, keys):
         inner = make_fusion(self.fusion, self.classes, field="model.fusion.fusion", dtype=self.dtype)
         if inner.decides:
             raise errors.UserError(
@@ -117,7 +117,7 @@ class Hybrid(Late, kw_only=True):
         tokens, valid, *_ = inner(encoded, present, keys)
         decision = self._head("head", Pool(inner.head_pool)(tokens, valid))
         logits = jnp.concatenate([logits, decision[:, None]], axis=1)
-        return logits, jnp.pad(there, ((0, 0), (0, 1)), constant_values=True)
+        return logits, jnp.pad(available, ((0, 0), (0, 1)), constant_values=True)
 
 
 KINDS: dict[str, type[Pooling]] = {
@@ -155,11 +155,11 @@ def make_fusion(
     """
     settings = dict(settings)
     cls = KINDS[errors.validate_choice(f"{field}.kind", settings.pop("kind", ""), KINDS)]
-    given = dict(dtype=dtype, name=name) | (dict(classes=classes) if cls.decides else {})
-    free = {each.name: each for each in dataclasses.fields(cls) if each.name not in (*given, "parent")}
+    fixed = dict(dtype=dtype, name=name) | (dict(classes=classes) if cls.decides else {})
+    free = {setting.name: setting for setting in dataclasses.fields(cls) if setting.name not in (*fixed, "parent")}
     for key in sorted(set(settings) - set(free)):
         raise errors.UserError(f"{field}.{key} is no setting of {cls.__name__}{errors.did_you_mean(key, free)}")
-    for key, each in free.items():
-        if key not in settings and each.default is dataclasses.MISSING:
+    for key, setting in free.items():
+        if key not in settings and setting.default is dataclasses.MISSING:
             raise errors.UserError(f"{field}.{key} is not set, which {cls.__name__} needs")
-    return cls(**settings, **given)
+    return cls(**settings, **fixed)

@@ -45,14 +45,14 @@ def prepare(
     names = sorted(encoded)
     if present.shape[1] != len(names):
         raise ValueError(f"present has {present.shape[1]} columns for the modalities {', '.join(names)}")
-    found, there = {}, []
-    for place, name in enumerate(names):
+    modalities, available = {}, []
+    for index, name in enumerate(names):
         tokens, valid = encoded[name].tokens, encoded[name].valid
-        mine = jnp.broadcast_to(present[:, place, None], tokens.shape[:2])
+        mine = jnp.broadcast_to(present[:, index, None], tokens.shape[:2])
         valid = mine if valid is None else valid & mine
-        found[name] = Encoded(jnp.where(valid[..., None], tokens, 0), valid)
-        there.append(valid.any(axis=1))
-    return found, jnp.stack(there, axis=1)
+        modalities[name] = Encoded(jnp.where(valid[..., None], tokens, 0), valid)
+        available.append(valid.any(axis=1))
+    return modalities, jnp.stack(available, axis=1)
 
 
 def present_softmax(scores: Float[Array, "*B M"], present: Bool[Array, "B M"]) -> Float[Array, "B M"]:
@@ -77,11 +77,11 @@ class Pooling(nn.Module, kw_only=True):
     norm_eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
-    def vectors(self, found: Mapping[str, Encoded]) -> dict[str, Float[Array, "B D"]]:
+    def vectors(self, modalities: Mapping[str, Encoded]) -> dict[str, Float[Array, "B D"]]:
         """Each modality's tokens pooled, then its layer norm."""
         kind = errors.validate_choice("model.fusion.pool", self.pool, POOLS)
         made = {}
-        for name, (tokens, valid, *_) in found.items():
+        for name, (tokens, valid, *_) in modalities.items():
             pool = Pool(kind, heads=self.pool_heads, dtype=self.dtype, name=f"pool_{name}")
             made[name] = layer_norm(self.norm_eps, self.dtype, f"norm_{name}")(pool(tokens, valid))
         return made
@@ -122,13 +122,13 @@ class Concat(Fusion, kw_only=True):
     ) -> Encoded:
         """One token an example."""
         del keys
-        found, there = prepare(encoded, present)
+        modalities, available = prepare(encoded, present)
         parts = []
-        for place, (name, vector) in enumerate(self.vectors(found).items()):
+        for index, (name, vector) in enumerate(self.vectors(modalities).items()):
             # As large as what a layer norm gives.
             absent = self.param(f"absent_{name}", nn.initializers.normal(1.0), vector.shape[-1:], jnp.float32)
             parts.append(
-                jnp.where(there[:, place, None], vector, broadcast_parameter(absent, vector.shape, self.dtype))
+                jnp.where(available[:, index, None], vector, broadcast_parameter(absent, vector.shape, self.dtype))
             )
         x = jnp.concatenate(parts, axis=-1)
         dense = Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="projection")
@@ -147,14 +147,14 @@ class Weighted(Fusion, kw_only=True):
     ) -> Encoded:
         """One token an example."""
         del keys
-        found, there = prepare(encoded, present)
-        vectors = [self.projected(name, x) for name, x in self.vectors(found).items()]
+        modalities, available = prepare(encoded, present)
+        vectors = [self.projected(name, x) for name, x in self.vectors(modalities).items()]
         x = jnp.stack(vectors, axis=1)
-        weights = present_softmax(self._scores(x, there), there).astype(self.dtype)
+        weights = present_softmax(self._scores(x, available), available).astype(self.dtype)
         return Encoded(jnp.einsum("BM,BMD->BD", weights, x)[:, None])
 
-    def _scores(self, x: Float[Array, "B M D"], there: Bool[Array, "B M"]) -> Float[Array, "*B M"]:
-        return self.param("weights", nn.initializers.zeros, there.shape[1:], jnp.float32)
+    def _scores(self, x: Float[Array, "B M D"], available: Bool[Array, "B M"]) -> Float[Array, "*B M"]:
+        return self.param("weights", nn.initializers.zeros, available.shape[1:], jnp.float32)
 
 
 class Gated(Weighted, kw_only=True):
@@ -163,10 +163,10 @@ class Gated(Weighted, kw_only=True):
     torchmultimodal's `AttentionFusionModule` is of this kind. Parameters: `norm_NAME`, `projection_NAME`, `gate`.
     """
 
-    def _scores(self, x, there):
-        seen = jnp.where(there[..., None], x, 0).reshape(len(x), -1)
+    def _scores(self, x, available):
+        seen = jnp.where(available[..., None], x, 0).reshape(len(x), -1)
         std = seen.shape[-1] ** -0.5
-        return Dense(there.shape[1], std=std, dtype=self.dtype, name="gate")(seen)
+        return Dense(available.shape[1], std=std, dtype=self.dtype, name="gate")(seen)
 
 
 class Layered(Fusion, encoder_base.TransformerTower, kw_only=True):
@@ -190,8 +190,8 @@ class Attention(Layered, kw_only=True):
         self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
     ) -> Encoded:
         """One token a modality, valid where it is present."""
-        found, there = prepare(encoded, present)
-        x = jnp.stack([self.projected(name, x) for name, x in self.vectors(found).items()], axis=1)
-        x = add_parameter(x, self.learned("type_embedding", len(found)))
-        x = self.make_transformer()(x, attention.AttentionSpec(valid=there), keys).tokens
-        return Encoded(self.normed(x), there)
+        modalities, available = prepare(encoded, present)
+        x = jnp.stack([self.projected(name, x) for name, x in self.vectors(modalities).items()], axis=1)
+        x = add_parameter(x, self.learned("type_embedding", len(modalities)))
+        x = self.make_transformer()(x, attention.AttentionSpec(valid=available), keys).tokens
+        return Encoded(self.normed(x), available)

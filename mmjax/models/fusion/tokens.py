@@ -16,11 +16,12 @@ from mmjax.nn.transformer import Memory
 
 
 class _OfTokens(Layered, kw_only=True):
-    def embedded(self, found: Mapping[str, Encoded]) -> dict[str, Float[Array, "B N D"]]:
+    def embedded(self, modalities: Mapping[str, Encoded]) -> dict[str, Float[Array, "B N D"]]:
         """Every modality's tokens at width D, each with its modality's type embedding."""
-        types = self.learned("type_embedding", len(found))
+        types = self.learned("type_embedding", len(modalities))
         return {
-            name: add_parameter(self.projected(name, x.tokens), types[i]) for i, (name, x) in enumerate(found.items())
+            name: add_parameter(self.projected(name, x.tokens), types[index])
+            for index, (name, x) in enumerate(modalities.items())
         }
 
 
@@ -46,21 +47,21 @@ class Cross(_OfTokens, kw_only=True):
         Raises:
           UserError: there is no such modality, or no other one.
         """
-        found, there = prepare(encoded, present)
-        errors.validate_choice("model.fusion.query", self.query, found)
-        if len(found) == 1:
+        modalities, available = prepare(encoded, present)
+        errors.validate_choice("model.fusion.query", self.query, modalities)
+        if len(modalities) == 1:
             raise errors.UserError(
                 f"model.fusion.query={self.query!r} is the only modality: it has nothing to look at; add another one"
             )
-        x = self.embedded(found)
-        others = [name for name in found if name != self.query]
+        x = self.embedded(modalities)
+        others = [name for name in modalities if name != self.query]
         memory = Memory(
             jnp.concatenate([x[name] for name in others], axis=1),
-            jnp.concatenate([found[name].valid for name in others], axis=1),
+            jnp.concatenate([modalities[name].valid for name in others], axis=1),
         )
-        looks, valid = x[self.query], found[self.query].valid
+        looks, valid = x[self.query], modalities[self.query].valid
         first = jnp.arange(looks.shape[1]) == 0
-        lacks = ~there[:, list(found).index(self.query), None] & first
+        lacks = ~available[:, list(modalities).index(self.query), None] & first
         looks = jnp.where(
             lacks[..., None], broadcast_parameter(self.learned("absent"), looks.shape, looks.dtype), looks
         )
@@ -84,11 +85,11 @@ class Joint(_OfTokens, kw_only=True):
         self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
     ) -> Encoded:
         """The class token, then the tokens of each modality in sorted order of name."""
-        found, there = prepare(encoded, present)
-        first = broadcast_parameter(self.learned("class_token"), (len(there), 1, self.width), self.dtype)
-        x = jnp.concatenate([first, *self.embedded(found).values()], axis=1)
-        always = jnp.ones((len(there), 1), bool)
-        valid = jnp.concatenate([always, *(each.valid for each in found.values())], axis=1)
+        modalities, available = prepare(encoded, present)
+        first = broadcast_parameter(self.learned("class_token"), (len(available), 1, self.width), self.dtype)
+        x = jnp.concatenate([first, *self.embedded(modalities).values()], axis=1)
+        always = jnp.ones((len(available), 1), bool)
+        valid = jnp.concatenate([always, *(tokens.valid for tokens in modalities.values())], axis=1)
         return Encoded(
             self.normed(self.make_transformer()(x, attention.AttentionSpec(valid=valid), keys).tokens), valid
         )
@@ -128,27 +129,27 @@ class Bottleneck(_OfTokens, kw_only=True):
                 f"model.fusion.fusion_layer={self.fusion_layer} must be at least 0 and model.fusion.depth={self.depth}"
                 " larger by 2 or more: what one layer writes to the bottlenecks, the next one reads"
             )
-        found, there = prepare(encoded, present)
-        batch, count, each = len(there), self.bottlenecks, there[:, :, None, None]
-        first, x, valid = self.learned("class_token", len(found)), {}, {}
-        for place, (name, tokens) in enumerate(self.embedded(found).items()):
-            own = broadcast_parameter(first[place], (batch, 1, self.width), self.dtype)
-            x[name] = jnp.concatenate([own, tokens], axis=1)
-            valid[name] = jnp.concatenate([there[:, place, None], found[name].valid], axis=1)
+        modalities, available = prepare(encoded, present)
+        batch, count, mask = len(available), self.bottlenecks, available[:, :, None, None]
+        first, x, valid = self.learned("class_token", len(modalities)), {}, {}
+        for index, (name, tokens) in enumerate(self.embedded(modalities).items()):
+            class_token = broadcast_parameter(first[index], (batch, 1, self.width), self.dtype)
+            x[name] = jnp.concatenate([class_token, tokens], axis=1)
+            valid[name] = jnp.concatenate([available[:, index, None], modalities[name].valid], axis=1)
             if self.fusion_layer:
                 stack = self.make_transformer(f"unimodal_{name}", depth=self.fusion_layer)
                 spec = attention.AttentionSpec(valid=valid[name])
-                x[name] = stack(x[name], spec, dropout.fold_keys(keys, place)).tokens
+                x[name] = stack(x[name], spec, dropout.fold_keys(keys, index)).tokens
         shared = broadcast_parameter(self.learned("bottleneck", count), (batch, count, self.width), self.dtype)
         for layer in range(self.fusion_layer, self.depth):
             seen = []
-            for place, name in enumerate(found):
+            for index, name in enumerate(modalities):
                 both = jnp.concatenate([x[name], shared], axis=1)
                 spec = attention.AttentionSpec(valid=jnp.pad(valid[name], ((0, 0), (0, count)), constant_values=True))
-                noise = dropout.fold_keys(keys, (layer + 1) * len(found) + place)
+                noise = dropout.fold_keys(keys, (layer + 1) * len(modalities) + index)
                 both = self.make_transformer(f"layer{layer}_{name}", depth=1)(both, spec, noise).tokens
                 x[name] = both[:, :-count]
                 seen.append(both[:, -count:])
-            mean = jnp.where(each, jnp.stack(seen, axis=1), 0).sum(axis=1)
-            shared = mean / jnp.maximum(each.sum(axis=1), 1).astype(mean.dtype)
-        return Encoded(self.normed(jnp.stack([tokens[:, 0] for tokens in x.values()], axis=1)), there)
+            mean = jnp.where(mask, jnp.stack(seen, axis=1), 0).sum(axis=1)
+            shared = mean / jnp.maximum(mask.sum(axis=1), 1).astype(mean.dtype)
+        return Encoded(self.normed(jnp.stack([tokens[:, 0] for tokens in x.values()], axis=1)), available)

@@ -69,21 +69,21 @@ def classify(random_params):
 
 
 def test_whatever_an_absent_array_holds_changes_neither_values_nor_gradients(classify):
-    own = arrays()
+    values = arrays()
     present = np.random.default_rng(1).random((4, len(NAMES))) < 0.6
     present[:, 0] = [True, False, True, False]
-    expected = classify(own, present)
+    expected = classify(values, present)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
     for garbage in (np.nan, np.inf, 1e30):
-        spoiled = {name: x.copy() for name, x in own.items()}
-        for place, name in enumerate(NAMES):
-            spoiled[name][~present[:, place]] = garbage
+        spoiled = {name: x.copy() for name, x in values.items()}
+        for index, name in enumerate(NAMES):
+            spoiled[name][~present[:, index]] = garbage
         jax.tree.map(np.testing.assert_array_equal, classify(spoiled, present), expected)
 
 
 def test_what_is_missing_within_an_array_is_a_gap_and_an_array_of_gaps_is_absent(classify):
-    own, everything = arrays(), np.ones((4, len(NAMES)), bool)
-    whole, _ = classify(own, everything)
+    values, everything = arrays(), np.ones((4, len(NAMES)), bool)
+    all_logits, _ = classify(values, everything)
     for name, gap in {
         "series": (slice(2, 4), 0),  # a step with any gap is one
         "speech": (1, slice(None)),
@@ -91,23 +91,23 @@ def test_what_is_missing_within_an_array_is_a_gap_and_an_array_of_gaps_is_absent
         "table": (0,),
         "text": (slice(2, 4),),
     }.items():
-        lacking = own | {name: own[name].copy()}
+        lacking = values | {name: values[name].copy()}
         lacking[name][(1, *gap)] = np.nan
         out, _ = classify(lacking, everything)
         assert np.isfinite(out).all()
-        np.testing.assert_array_equal(np.delete(out, 1, axis=0), np.delete(whole, 1, axis=0))
-        assert not np.allclose(out[1], whole[1])
+        np.testing.assert_array_equal(np.delete(out, 1, axis=0), np.delete(all_logits, 1, axis=0))
+        assert not np.allclose(out[1], all_logits[1])
         if name == "series":  # what else such a step holds does not matter
             lacking[name][1, 2:4, 1] = 1e30
             np.testing.assert_array_equal(classify(lacking, everything)[0], out)
-    for place, name in enumerate(NAMES):
+    for index, name in enumerate(NAMES):
         if name == "image":
             continue
-        lacking = own | {name: own[name].copy()}
+        lacking = values | {name: values[name].copy()}
         lacking[name][1] = np.nan
         present = everything.copy()
-        present[1, place] = False
-        jax.tree.map(np.testing.assert_array_equal, classify(lacking, everything), classify(own, present))
+        present[1, index] = False
+        jax.tree.map(np.testing.assert_array_equal, classify(lacking, everything), classify(values, present))
 
 
 def test_token_ids_are_read_as_a_text_encoder_reads_them(random_params):
@@ -119,8 +119,8 @@ def test_token_ids_are_read_as_a_text_encoder_reads_them(random_params):
         lambda: model.init(jax.random.key(0), *make_model.example(dict(encoders={"text": text}), SHAPES))
     )
     params = jax.tree.map(jnp.asarray, random_params(variables["params"], std=0.5))
-    given = jnp.asarray(np.where(mask, ids, np.nan), jnp.float32)
-    out = jax.jit(model.apply)({"params": params}, {"text": given}, jnp.ones((2, 1), bool))
+    float_ids = jnp.asarray(np.where(mask, ids, np.nan), jnp.float32)
+    out = jax.jit(model.apply)({"params": params}, {"text": float_ids}, jnp.ones((2, 1), bool))
     text.pop("kind")
     encoder = TextTransformer(**text)
     tokens = np.asarray(
@@ -143,13 +143,13 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("encoders, changes, told", MISTAKES)
-def test_a_mistake_is_told_in_one_line(encoders, changes, told):
+@pytest.mark.parametrize("encoders, changes, message", MISTAKES)
+def test_a_mistake_is_reported_in_one_line(encoders, changes, message):
     model = make(encoders=encoders, **changes)
     inputs = {name: jnp.zeros((1, *SHAPES.get(name, (4,)))) for name in encoders}
     with pytest.raises(UserError) as caught:
         jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, jnp.ones((1, len(inputs)), bool)))
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_example_has_the_shapes_of_the_data_and_the_records_own_image_that_of_the_config():

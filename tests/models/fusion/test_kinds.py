@@ -28,7 +28,7 @@ KINDS = {
 }
 OF_TOKENS = ("attention", "bottleneck", "cross", "joint")
 # Every set of modalities, the empty one too.
-PRESENT = np.array([[row >> place & 1 for place in range(3)] for row in range(8)], bool)
+PRESENT = np.array([[row >> bit & 1 for bit in range(3)] for row in range(8)], bool)
 
 
 def modalities(seed=0):
@@ -42,17 +42,17 @@ def modalities(seed=0):
     return made
 
 
-def found(arrays, names=NAMES):
+def encode(arrays, names=NAMES):
     arrays = jax.tree.map(jnp.asarray, arrays)
     return {name: Encoded(tokens, valid) for name, (tokens, valid) in zip(names, arrays, strict=True)}
 
 
 def shapes_of(model):
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), found(modalities()), jnp.asarray(PRESENT)))["params"]
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), encode(modalities()), jnp.asarray(PRESENT)))["params"]
 
 
 def applied(model, params, arrays, present, names=NAMES):
-    out = model.apply({"params": params}, found(arrays, names), jnp.asarray(present))
+    out = model.apply({"params": params}, encode(arrays, names), jnp.asarray(present))
     if not model.decides:
         valid = jnp.ones(out.tokens.shape[:2], bool) if out.valid is None else out.valid
         out = jnp.where(valid[..., None], out.tokens, 0)
@@ -94,17 +94,17 @@ def test_what_is_absent_or_in_another_example_changes_nothing_and_gradients_reac
     # Gradients reach every parameter, and every token that is real; no other one.
     for path, leaf in jax.tree_util.tree_leaves_with_path(of_params):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, (name, jax.tree_util.keystr(path))
-    for place, (gradient, real) in enumerate(zip(of_tokens, valid, strict=True)):
+    for index, (gradient, real) in enumerate(zip(of_tokens, valid, strict=True)):
         reached = np.abs(gradient).max(axis=-1) > 0
-        np.testing.assert_array_equal(reached, real & PRESENT[:, place, None])
+        np.testing.assert_array_equal(reached, real & PRESENT[:, index, None])
     # Garbage, value and gradient.
     for garbage in (np.nan, 1e30, -np.inf):
-        there = [real & PRESENT[:, place, None] for place, real in enumerate(valid)]
-        spoiled = [np.where(real[..., None], x, np.float32(garbage)) for x, real in zip(tokens, there, strict=True)]
+        kept = [real & PRESENT[:, index, None] for index, real in enumerate(valid)]
+        spoiled = [np.where(real[..., None], x, np.float32(garbage)) for x, real in zip(tokens, kept, strict=True)]
         again = run(params, spoiled, valid, PRESENT)
         jax.tree.map(np.testing.assert_array_equal, again, (out, of_params, of_tokens))
     # A modality of which no token is real is absent.
-    lacking = [real & PRESENT[:, place, None] for place, real in enumerate(valid)]
+    lacking = [real & PRESENT[:, index, None] for index, real in enumerate(valid)]
     np.testing.assert_array_equal(run(params, tokens, lacking, np.ones_like(PRESENT))[0], out)
     # The other examples.
     others = columns(modalities(seed=1))
@@ -150,25 +150,25 @@ def test_vectors_and_decisions_are_fused_as_in_float64_and_one_alone_is_the_unim
     arrays = modalities()
     params = random_params(shapes_of(model), std=0.5)
     out = np.asarray(jax.jit(lambda params: applied(model, params, arrays, PRESENT))(params))
-    own = float64(params)
-    vectors = [vector(own, each, *array) for each, array in zip(NAMES, arrays, strict=True)]
+    tree = float64(params)
+    vectors = [vector(tree, modality, *array) for modality, array in zip(NAMES, arrays, strict=True)]
     for row in range(1, 8):
-        there = np.flatnonzero(PRESENT[row])
+        available = np.flatnonzero(PRESENT[row])
         if name == "concat":
-            parts = [vectors[m][row] if m in there else own[f"absent_{NAMES[m]}"] for m in range(3)]
+            parts = [vectors[m][row] if m in available else tree[f"absent_{NAMES[m]}"] for m in range(3)]
             np.testing.assert_allclose(
-                out[row, 0], dense(own["projection"], np.concatenate(parts)), rtol=1e-5, atol=1e-5
+                out[row, 0], dense(tree["projection"], np.concatenate(parts)), rtol=1e-5, atol=1e-5
             )
             continue
         layer = "head" if name.startswith("late") else "projection"
-        each = {m: dense(own[f"{layer}_{NAMES[m]}"], vectors[m][row]) for m in there}
-        stacked = np.stack(list(each.values()))
+        mapped = {m: dense(tree[f"{layer}_{NAMES[m]}"], vectors[m][row]) for m in available}
+        stacked = np.stack(list(mapped.values()))
         weights = None
-        if "weights" in own:
-            weights = softmax(own["weights"][there])
+        if "weights" in tree:
+            weights = softmax(tree["weights"][available])
         if name == "gated":
-            seen = np.concatenate([each.get(m, np.zeros(8)) for m in range(3)])
-            weights = softmax(dense(own["gate"], seen)[there])
+            seen = np.concatenate([mapped.get(m, np.zeros(8)) for m in range(3)])
+            weights = softmax(dense(tree["gate"], seen)[available])
         if name in ("weighted", "gated"):
             expected, got, alone = weights @ stacked, out[row, 0], stacked[0]
         else:
@@ -180,7 +180,7 @@ def test_vectors_and_decisions_are_fused_as_in_float64_and_one_alone_is_the_unim
             got, alone = out[row], np.log(p[0])
             np.testing.assert_allclose(np.exp(got).sum(), 1, rtol=1e-5)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-        if len(there) == 1:
+        if len(available) == 1:
             np.testing.assert_allclose(got, alone, rtol=1e-5, atol=1e-5)
     if name.startswith("late"):
         np.testing.assert_allclose(out[0], -np.log(CLASSES), rtol=1e-6)  # nothing is known
@@ -206,7 +206,7 @@ def test_an_absent_modality_might_as_well_not_exist(name, random_params):
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, message",
     [
         (dict(kind="jiont"), "did you mean 'joint'"),
         (dict(kind="joint", heads=2, mlp_dim=8), "model.fusion.width is not set"),
@@ -221,8 +221,8 @@ def test_an_absent_modality_might_as_well_not_exist(name, random_params):
         (dict(kind="hybrid", fusion=dict(kind="late")), "model.fusion.fusion.kind='late'"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(settings, told):
+def test_a_mistake_is_reported_in_one_line(settings, message):
     with pytest.raises(UserError) as caught:
         model = kinds.make_fusion(settings, CLASSES)
         shapes_of(model)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -97,10 +97,10 @@ def model(request):
     return request.param, jax.jit(MODELS[request.param]), params, expected
 
 
-def check(found, expected, mask):
+def check(actual, expected, mask):
     """Nobody compares what stands where padding is."""
-    assert found.keys() == expected.keys()
-    for key, value in found.items():
+    assert actual.keys() == expected.keys()
+    for key, value in actual.items():
         rows = slice(None)
         if key in ("tokens", "words", "captions"):
             rows = np.pad(mask, ((0, 0), (0, value.shape[1] - mask.shape[1])), constant_values=True)
@@ -109,16 +109,16 @@ def check(found, expected, mask):
 
 def test_outputs_are_those_of_the_library(model):
     _, run, params, expected = model
-    given = arguments()
-    check(run(params, *given), expected, given[4])
+    inputs = arguments()
+    check(run(params, *inputs), expected, inputs[4])
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_those_of_the_installed_library(name):
     theirs, expected = getattr(torch_fusion, name)()
-    params, given = getattr(torch_fusion, f"{name}_params")(weights_of(theirs)), arguments()
-    check(jax.jit(MODELS[name])(params, *given), expected, given[4])
+    params, inputs = getattr(torch_fusion, f"{name}_params")(weights_of(theirs)), arguments()
+    check(jax.jit(MODELS[name])(params, *inputs), expected, inputs[4])
 
 
 def test_padding_and_the_other_examples_change_nothing(model):
@@ -161,11 +161,11 @@ def test_captions_from_a_cache_score_what_teacher_forcing_scores():
         _, rest = jax.lax.scan(step, carry, jnp.arange(length - 1))
         return jnp.concatenate([first[None], rest]).swapaxes(0, 1)
 
-    found = write(params, images, prompt, real)
+    actual = write(params, images, prompt, real)
     for row, (count, start) in enumerate(zip(mask.sum(axis=1), PROMPTS, strict=True)):
         wanted = expected[row, start - 1 : count]
         assert len(wanted) > 1
-        np.testing.assert_allclose(found[row, : len(wanted)], wanted, atol=1e-5)
+        np.testing.assert_allclose(actual[row, : len(wanted)], wanted, atol=1e-5)
 
 
 @pytest.mark.full
@@ -207,14 +207,14 @@ def test_hidden_patches_are_told_from_the_others(random_params):
         assert pixels.shape == (3, 4, 3 * torch_fusion.PATCH**2)
         return (pixels**2).sum()
 
-    whole, gradients = loss(params, images)
+    total, gradients = loss(params, images)
     for part in (gradients["image"]["mask_token"], gradients["pixel_head"]["kernel"]):
         assert np.isfinite(part).all() and np.abs(part).max() > 0
     for patch in range(4):
         top, left = torch_fusion.PATCH * (patch // 2), torch_fusion.PATCH * (patch % 2)
         changed = images.copy()
         changed[hidden[:, patch], top : top + torch_fusion.PATCH, left : left + torch_fusion.PATCH] = 9.0
-        np.testing.assert_allclose(loss(params, changed)[0], whole, rtol=1e-6)
+        np.testing.assert_allclose(loss(params, changed)[0], total, rtol=1e-6)
     changed = images.copy()
     changed[1, : torch_fusion.PATCH, : torch_fusion.PATCH] = 9.0
-    assert abs(loss(params, changed)[0] - whole) > 1e-3
+    assert abs(loss(params, changed)[0] - total) > 1e-3

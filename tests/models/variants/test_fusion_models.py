@@ -81,7 +81,7 @@ def call(model, method="__call__", *more):
 
 
 @pytest.mark.parametrize(
-    "name, changes, told",
+    "name, changes, message",
     [
         ("tiny-albef", dict(fusion=dict(heads=3)), "model.fusion.heads=3 does not divide model.text.width=32"),
         ("tiny-albef", dict(image=dict(class_token=False)), "model.image.class_token=False leaves no token to embed"),
@@ -92,14 +92,14 @@ def call(model, method="__call__", *more):
         ("tiny-qformer", dict(text=dict(cross_every=0)), "model.text.cross_every=0 would leave the image unseen"),
     ],
 )
-def test_wrong_settings_are_named(name, changes, told):
-    whole = {k: FUSION[name][k] | v if isinstance(v, dict) else v for k, v in changes.items()}
-    with pytest.raises(UserError, match=re.escape(told)):
-        call(make(name, **whole))
+def test_wrong_settings_are_named(name, changes, message):
+    merged = {k: FUSION[name][k] | v if isinstance(v, dict) else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=re.escape(message)):
+        call(make(name, **merged))
 
 
 @pytest.mark.parametrize(
-    "name, changes, method, told",
+    "name, changes, method, message",
     [
         ("tiny-albef", dict(mlm=False), "word_logits", "model.mlm=False: the model has no such head; set it to True"),
         ("tiny-albef", dict(), "answer_logits", "model.answers=0: the model has no such head; set it to the number"),
@@ -107,9 +107,9 @@ def test_wrong_settings_are_named(name, changes, told):
         ("tiny-qformer", dict(match=False), "match_logits", "model.match=False: the model has no such head"),
     ],
 )
-def test_a_head_that_was_not_asked_for_is_named(name, changes, method, told):
+def test_a_head_that_was_not_asked_for_is_named(name, changes, method, message):
     fused = Encoded(jnp.zeros((1, 9, 32)))
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         jax.eval_shape(lambda key: make(name, **changes).init(key, fused, method=method), jax.random.key(0))
 
 
