@@ -152,11 +152,11 @@ class Votes:
     """This process's vote and another one's."""
 
     def __init__(self, others=()):
-        self.others, self.cast_ = others, []
+        self.others, self.summed = others, []
 
-    def cast(self, values):
-        self.cast_.append(values)
-        return np.array(values) + (len(self.cast_) in self.others)
+    def sum(self, values):
+        self.summed.append(values)
+        return np.array(values) + (len(self.summed) in self.others)
 
 
 def packed(batches):
@@ -179,9 +179,9 @@ def test_batches_of_several_processes():
     feed, votes = Feed(full=(2,)), Votes(others=(4,))
     batches = packing.PackedBatches(feed, PACKER, votes, 6)
     next(batches)
-    assert feed.number == len(votes.cast_) == 3
+    assert feed.number == len(votes.summed) == 3
     assert packed(batches) == [(2, False), (3, True), (4, False), (5, True), (6, True)]
-    assert feed.number == 6 and votes.cast_ == [[0], [1], [0], [0], [0], [0]]
+    assert feed.number == 6 and votes.summed == [[0], [1], [0], [0], [0], [0]]
 
 
 def test_an_error_comes_with_its_batch():
