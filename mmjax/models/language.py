@@ -10,6 +10,7 @@ from mmjax.models import encoder_base
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.norms import layer_norm
 from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows
 from mmjax.utils.random_streams import EncoderStream
@@ -54,7 +55,7 @@ class TextStack(encoder_base.TransformerTower, kw_only=True):
     def setup(self):
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r} is not known; choose one of: {', '.join(HEADS)}")
-        init, norm = nn.initializers.normal, transformer.layer_norm
+        init, norm = nn.initializers.normal, layer_norm
         self.token_embedding = self.param("token_embedding", init(0.02), (self.vocab_size, self.width), jnp.float32)
         shape = (self.context_length, self.width)
         self.position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)

@@ -132,4 +132,4 @@ class PrefixLM(image_text.WritingModel, kw_only=True):
             is_question = separators.any(axis=1, keepdims=True) & (jnp.cumsum(separators, axis=1) - separators == 0)
             after = after - is_question
         hidden = jnp.concatenate([jnp.zeros(shape, jnp.int32), after], axis=1)
-        return x, attention.AttentionSpec(valid=valid, ar=hidden)
+        return x, attention.AttentionSpec(valid=valid, autoregressive=hidden)

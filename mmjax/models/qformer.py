@@ -131,8 +131,8 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
         batch, length = words.shape
         x = jnp.concatenate([self._embedded(batch, keys), self.reader.embed(words, keys=keys)], axis=1)
         real = None if valid is None else jnp.pad(valid, ((0, 0), (self.queries, 0)), constant_values=True)
-        ar = (jnp.arange(self.queries + length) >= self.queries).astype(jnp.int32) if causal else None
-        spec = attention.AttentionSpec(valid=real, ar=ar)
+        autoregressive = (jnp.arange(self.queries + length) >= self.queries).astype(jnp.int32) if causal else None
+        spec = attention.AttentionSpec(valid=real, autoregressive=autoregressive)
         options = dict(memory=submodules.as_memory(image), segments=(self.queries, length))
         return Encoded(self.reader.run(x, spec, keys, **options).tokens, real)
 

@@ -27,9 +27,9 @@ class AttentionSpec:
     Attributes:
       causal: query i sees keys 0..i only.
       valid: [B, S] bool, True where the key is real; None when all are. It masks keys only.
-      length: how many leading tokens are real, the same for every example; the rest is filling that nobody sees. None
+      length: how many leading tokens are real, the same for every example; the rest is padding that nobody sees. None
         when all are.
-      ar: [S] or [B, S], 1 where a token and those after it are hidden from all tokens before it: 0 0 0 is
+      autoregressive: [S] or [B, S], 1 where a token and those after it are hidden from all tokens before it: 0 0 0 is
         bidirectional, 1 1 1 causal, 0 0 1 1 a prefix of two that sees itself, and a causal rest that sees the prefix
         (PaliGemma's `mask_ar`, arXiv:2407.07726).
       segment: [S] or [B, S], numbers; a token sees its own segment only.
@@ -40,21 +40,21 @@ class AttentionSpec:
     causal: bool = struct.field(pytree_node=False, default=False)
     valid: Bool[Array, "B S"] | None = None
     length: int | None = struct.field(pytree_node=False, default=None)
-    ar: Int[Array, "*B S"] | None = None
+    autoregressive: Int[Array, "*B S"] | None = None
     segment: Int[Array, "*B S"] | None = None
     offset: Int[Array, ""] | None = None
     chosen: Int[Array, " B"] | None = None
 
     def mask(self, queries: int, keys: int) -> Bool[Array, "b T S"]:
-        """The whole description as one mask, True where query t may see key s; b is 1 or B."""
+        """The description as one mask, True where query t may see key s; b is 1 or B."""
         start = 0 if self.offset is None else self.offset
         positions = start + jnp.arange(queries)[None] if self.chosen is None else self.chosen[:, None]  # [b, T]
-        own, other = positions[:, :, None], jnp.arange(keys)
+        query, key = positions[:, :, None], jnp.arange(keys)
         mask = jnp.ones((len(positions), queries, keys), bool)
         if self.causal:
-            mask &= other <= own
+            mask &= key <= query
         if self.length is not None:
-            mask &= other < self.length
+            mask &= key < self.length
         if self.valid is not None:
             mask &= self.valid[:, None, :]
         for numbers, allowed in ((self._groups(), jnp.less_equal), (self.segment, jnp.equal)):
@@ -62,20 +62,20 @@ class AttentionSpec:
                 numbers = jnp.atleast_2d(numbers)
                 batch = max(len(numbers), len(positions))
                 numbers = jnp.broadcast_to(numbers, (batch, keys))
-                mine = jnp.take_along_axis(numbers, jnp.broadcast_to(positions, (batch, queries)), axis=1)
-                mask &= allowed(numbers[:, None, :], mine[:, :, None])
+                of_query = jnp.take_along_axis(numbers, jnp.broadcast_to(positions, (batch, queries)), axis=1)
+                mask &= allowed(numbers[:, None, :], of_query[:, :, None])
         return mask
 
     def _groups(self) -> Int[Array, "*B S"] | None:
-        return None if self.ar is None else jnp.cumsum(jnp.asarray(self.ar), axis=-1)
+        return None if self.autoregressive is None else jnp.cumsum(jnp.asarray(self.autoregressive), axis=-1)
 
-    def filled(self, length: int, more: int) -> "AttentionSpec":
-        """The same for `length` tokens and `more` after them that nobody sees."""
-        valid, ar, segment = (
-            x if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
-            for x in (self.valid, self.ar, self.segment)
+    def pad_to(self, length: int, real: int) -> "AttentionSpec":
+        """The same for `real` tokens and, up to `length`, others after them that nobody sees."""
+        valid, autoregressive, segment = (
+            x if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - real)])
+            for x in (self.valid, self.autoregressive, self.segment)
         )
-        return self.replace(valid=valid, ar=ar, segment=segment, length=length)
+        return self.replace(valid=valid, autoregressive=autoregressive, segment=segment, length=real)
 
 
 class KVCache(NamedTuple):
@@ -84,10 +84,10 @@ class KVCache(NamedTuple):
     k: Float[Array, "*depth B S H K"]
     v: Float[Array, "*depth B S H K"]
 
-    def written(self, index: Int[Array, ""], new: "KeysValues") -> "KeysValues":
-        """Puts one layer's new keys and values at slots index, index + 1, ..."""
-        at = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), index, axis=1)
-        return KVCache(at(self.k, new.k), at(self.v, new.v))
+    def insert(self, index: Int[Array, ""], new: "KVCache") -> "KVCache":
+        """One layer's cache with new keys and values in slots index, index + 1, ..."""
+        put = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), index, axis=1)
+        return KVCache(put(self.k, new.k), put(self.v, new.v))
 
 
 def take_tokens(x: Float[Array, "B N D"], chosen: Int[Array, " B"]) -> Float[Array, "B 1 D"]:
@@ -110,21 +110,21 @@ def attend(
       implementation: `xla`, or `cudnn` where `choose_implementation` says so (`pallas` is `SelfAttention`'s).
     """
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-    causal, masked, mask, lengths, sees = spec.causal, False, None, None, None
-    if any(part is not None for part in (spec.ar, spec.segment, spec.offset, spec.chosen)):
-        whole = spec.mask(queries, keys)
-        causal, masked = False, True
+    causal, mask, lengths, sees = spec.causal, None, None, None
+    if any(part is not None for part in (spec.autoregressive, spec.segment, spec.offset, spec.chosen)):
+        mask = spec.mask(queries, keys)
+        causal = False
         if spec.valid is not None or queries > keys:  # else each query sees itself
-            sees = whole.any(axis=-1)
+            sees = mask.any(axis=-1)
     elif spec.valid is not None:
         valid = spec.valid if spec.length is None else spec.valid & (jnp.arange(keys) < spec.length)
-        whole, masked = valid[:, None, :], True
+        mask = valid[:, None, :]
         sees = jnp.cumsum(valid, axis=1) > 0 if causal else valid.any(axis=1, keepdims=True)
-    elif spec.length is not None and not causal:  # filling stands last: a causal query comes before it
+    elif spec.length is not None and not causal:  # padding stands last: a causal query comes before it
         lengths = jnp.full(batch, spec.length, jnp.int32)
-    if masked:
-        # cuDNN wants it whole but for the heads.
-        mask = jnp.broadcast_to(whole[:, None], (batch, 1, queries, keys))
+    if mask is not None:
+        # cuDNN takes no mask that is broadcast, but over heads.
+        mask = jnp.broadcast_to(mask[:, None], (batch, 1, queries, keys))
     out = jax.nn.dot_product_attention(
         q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=lengths, implementation=implementation
     )
@@ -187,7 +187,7 @@ def padded_length(length: int, implementation: str) -> int:
 
 
 class _Attention(nn.Module):
-    """What both kinds of attention share.
+    """Self-attention and cross-attention, as far as they are alike.
 
     Attributes:
       heads: H; the queries' width is divided among them.
@@ -206,12 +206,12 @@ class _Attention(nn.Module):
             return x
         return LayerNorm(1e-6, self.dtype, use_bias=False, name=name)(x)
 
-    def _attended(self, q, k, v, spec, implementation, width):
+    def _attend(self, q, k, v, spec, implementation, width):
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, spec))
-        return self._projected(name_attention_output(attend(q, k, v, spec, implementation)), width)
+        return self._project_heads(name_attention_output(attend(q, k, v, spec, implementation)), width)
 
-    def _projected(self, y: Float[Array, "B T H K"], width: int) -> Float[Array, "B T D"]:
+    def _project_heads(self, y: Float[Array, "B T H K"], width: int) -> Float[Array, "B T D"]:
         # 'BNHK,HKD->BND'
         return Dense(width, axes=2, std=self.out_std, dtype=self.dtype, name="out")(y)
 
@@ -232,7 +232,7 @@ class SelfAttention(_Attention):
         index: Int[Array, ""] | None = None,
         chosen: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache]:
-        """Attends; with `cached`, over its S slots once the own keys and values stand at slots index, index + 1, ...
+        """Attends; with `cached`, over its S slots once the new keys and values stand in slots index, index + 1, ...
 
         With `chosen` one token of each example is the only query: the output is [B, 1, D].
 
@@ -262,15 +262,15 @@ class SelfAttention(_Attention):
         q, k, v = (shard_activation(part, None, "tensor", None) for part in parts)
         q, keys_values = self._normed(q, "q_norm"), KVCache(self._normed(k, "k_norm"), v)
         if cached is not None:
-            keys_values = cached.written(index, keys_values)
+            keys_values = cached.insert(index, keys_values)
             implementation = "xla"  # one query is no work for a fused kernel
-        return self._attended(q, *keys_values, spec, implementation, width), keys_values
+        return self._attend(q, *keys_values, spec, implementation, width), keys_values
 
     def _is_fused(self, x, spec, mesh) -> bool:
         """Whether the kernel for TPUs computes this call."""
         if self.implementation != "pallas" or self.is_mutable_collection("intermediates"):
             return False
-        parts = (spec.valid, spec.ar, spec.segment, spec.offset, spec.chosen)
+        parts = (spec.valid, spec.autoregressive, spec.segment, spec.offset, spec.chosen)
         plain = all(part is None for part in parts) and spec.length in (None, x.shape[1])
         from mmjax.nn import tpu_attention  # jax's Pallas is slow to import, and elsewhere of no use
 
@@ -286,7 +286,7 @@ class SelfAttention(_Attention):
             q, k = self._normed(q, "q_norm"), self._normed(k, "k_norm")
             qkv = jnp.stack((q, k, v), axis=2)
         y = name_attention_output(tpu_attention.fused_attention(qkv, self.heads, causal, mesh))
-        return self._projected(y.reshape(v.shape), y.shape[-1]), KVCache(k, v)
+        return self._project_heads(y.reshape(v.shape), y.shape[-1]), KVCache(k, v)
 
 
 class CrossAttention(_Attention):
@@ -318,4 +318,4 @@ class CrossAttention(_Attention):
             k, v = (shard_activation(kv[:, :, i], None, "tensor", None) for i in range(2))
             cached = KVCache(self._normed(k, "k_norm"), v)
         q = self._normed(shard_activation(q, None, "tensor", None), "q_norm")
-        return self._attended(q, *cached, spec, self.implementation, width), cached
+        return self._attend(q, *cached, spec, self.implementation, width), cached

@@ -63,9 +63,9 @@ def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " 
 
 
 def modality_dropout(present: Bool[Array, "B M"], rate: float, keys: Key[Array, " B"] | None) -> Bool[Array, "B M"]:
-    """Hides each modality that is there with probability `rate`, never an example's last one.
+    """Hides each present modality with probability `rate`, never an example's last one.
 
-    Where all would go, one of those that are there stays, each as likely as the others. The identity when `keys` is
+    Where all would go, one of them stays, each as likely as the others. The identity when `keys` is
     None.
     """
     if keys is None or rate == 0.0:

@@ -42,7 +42,7 @@ class PatchEmbed(nn.Module):
 
 
 class WindowEmbed(nn.Module):
-    """Windows of a signal along any number of axes through one linear map: a convolution without filling.
+    """Windows of a signal along any number of axes through one linear map: a convolution without padding.
 
     What lies beyond the last whole window is left out. Parameters: kernel [*window, C, D], bias [D].
 
@@ -186,7 +186,7 @@ class FeatureTokenizer(nn.Module):
     def __call__(
         self, numeric: Float[Array, "B N"], categorical: Int[Array, "B M"]
     ) -> tuple[Float[Array, "B N+M D"], Bool[Array, "B N+M"]]:
-        """Returns the columns' tokens, numeric ones first, and which of them are there."""
+        """Returns the columns' tokens, numeric ones first, and which of them are known."""
         if categorical.shape[1] != len(self.categories):
             raise ValueError(f"{categorical.shape[1]} categorical columns for {len(self.categories)} numbers of them")
         columns = numeric.shape[1] + categorical.shape[1]
@@ -196,16 +196,16 @@ class FeatureTokenizer(nn.Module):
         tokens, valid = [], []
         if numeric.shape[1]:
             weight = self.param("weight", around_zero, (numeric.shape[1], self.width), jnp.float32)
-            there = jnp.isfinite(numeric)
-            tokens.append(jnp.where(there, numeric, 0)[..., None] * weight)
-            valid.append(there)
+            known = jnp.isfinite(numeric)
+            tokens.append(jnp.where(known, numeric, 0)[..., None] * weight)
+            valid.append(known)
         if self.categories:
             sizes = np.array(self.categories)
             table = self.param("category_embedding", around_zero, (int(sizes.sum()), self.width), jnp.float32)
-            there = (categorical >= 0) & (categorical < sizes)
-            rows = embedding_lookup(table, jnp.where(there, categorical, 0) + (np.cumsum(sizes) - sizes))
-            tokens.append(jnp.where(there[..., None], rows, 0))
-            valid.append(there)
+            known = (categorical >= 0) & (categorical < sizes)
+            rows = embedding_lookup(table, jnp.where(known, categorical, 0) + (np.cumsum(sizes) - sizes))
+            tokens.append(jnp.where(known[..., None], rows, 0))
+            valid.append(known)
         x = jnp.concatenate(tokens, axis=1) + bias
         return x.astype(self.dtype), jnp.concatenate(valid, axis=1)
 

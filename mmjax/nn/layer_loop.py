@@ -1,4 +1,4 @@
-"""Layers one after the other over stacked parameters: looped or unrolled, all or some of them rematerialised."""
+"""Loop over layers with stacked parameters: scanned or unrolled, all or some layers rematerialised."""
 
 import itertools
 from collections.abc import Callable

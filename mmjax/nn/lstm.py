@@ -38,7 +38,7 @@ class LSTM(nn.Module):
         self.cells = [nn.OptimizedLSTMCell(self.width, dtype=self.dtype) for _ in range(self.layers)]
 
     def zeros(self, batch: int) -> LSTMCarry:
-        """The state that a sequence starts from, unless another is given."""
+        """The state that a sequence starts from by default."""
         zeros = jnp.zeros((batch, self.layers, self.width), jnp.float32)
         return LSTMCarry(zeros, zeros)
 
@@ -62,7 +62,7 @@ class LSTM(nn.Module):
         valid: Bool[Array, "B T"] | None = None,
         keys: Key[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], LSTMCarry]:
-        """Reads whole sequences.
+        """Reads sequences.
 
         Args:
           x: inputs.
@@ -76,11 +76,11 @@ class LSTM(nn.Module):
         carry = self.zeros(len(x)) if carry is None else carry
 
         def read(module, carry, x, valid, count):
-            after, out = module.step(carry, x, fold_keys(keys, count))
+            new, out = module.step(carry, x, fold_keys(keys, count))
             if valid is not None:
-                after = jax.tree.map(lambda new, old: jnp.where(valid[:, None, None], new, old), after, carry)
+                new = jax.tree.map(lambda new, old: jnp.where(valid[:, None, None], new, old), new, carry)
                 out = jnp.where(valid[:, None], out, 0)
-            return after, out
+            return new, out
 
         scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=(1, 1, 0), out_axes=1)
         carry, out = scan(self, carry, x, valid, jnp.arange(x.shape[1]))

@@ -1,4 +1,4 @@
-"""From tokens to one vector (or a few)."""
+"""Pooling of tokens into one vector (or a few)."""
 
 import jax.numpy as jnp
 from flax import linen as nn

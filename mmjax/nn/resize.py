@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, UInt8
 
-UNIT = 8  # parts of a pixel in which boxes are told: libjpeg divides by up to 8
+UNIT = 8  # parts of a pixel, the unit of boxes: libjpeg divides by up to 8
 _PARTS = 2.0**22  # what Pillow rounds weights to
 
 
@@ -59,8 +59,8 @@ def _exact_product(spec: str, weights: Array, values: Array) -> Array:
     """
     upper = jnp.round(weights * 2.0**11) / 2.0**11
     above, below = _product(spec, upper, values), _product(spec, weights - upper, values)
-    whole = jnp.floor(above + 0.5)
-    return whole + jnp.floor(above + 0.5 - whole + below)
+    rounded = jnp.floor(above + 0.5)
+    return rounded + jnp.floor(above + 0.5 - rounded + below)
 
 
 def _rounded(values: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -124,7 +124,7 @@ def _call(name, shape, *inputs, columns):
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """What the kernels know when they are compiled."""
+    """Static settings of the kernels."""
 
     length: int
     heads: int
@@ -177,17 +177,17 @@ def _product(a, b, contracted):
     )
 
 
-def _copy_filled(ref, scratch, length):
+def _copy_padded(ref, scratch, length):
     """Copies a block to scratch, with zeros behind the last token (a block's own rows there hold anything)."""
     rows = ref.shape[1]
-    at = jax.lax.broadcasted_iota(jnp.int32, (rows, ref.shape[2]), 0)
-    scratch[:rows] = jnp.where(at < length, ref[0].astype(jnp.float32), 0).astype(scratch.dtype)
+    row = jax.lax.broadcasted_iota(jnp.int32, (rows, ref.shape[2]), 0)
+    scratch[:rows] = jnp.where(row < length, ref[0].astype(jnp.float32), 0).astype(scratch.dtype)
     if rows < scratch.shape[0]:
         scratch[rows:] = jnp.zeros((scratch.shape[0] - rows, scratch.shape[1]), scratch.dtype)
 
 
 def _forward_kernel(shape, qkv_ref, out_ref, qkv):
-    _copy_filled(qkv_ref, qkv, shape.length)
+    _copy_padded(qkv_ref, qkv, shape.length)
     rows, size = out_ref.shape[1], shape.head_dim
 
     def attend(start, lanes):
@@ -203,8 +203,8 @@ def _forward_kernel(shape, qkv_ref, out_ref, qkv):
 
 
 def _backward_kernel(shape, qkv_ref, gradient_ref, out_ref, qkv, gradients):
-    _copy_filled(qkv_ref, qkv, shape.length)
-    _copy_filled(gradient_ref, gradients, shape.length)
+    _copy_padded(qkv_ref, qkv, shape.length)
+    _copy_padded(gradient_ref, gradients, shape.length)
     rows, size = out_ref.shape[1], shape.head_dim
 
     def attend(start, lanes):

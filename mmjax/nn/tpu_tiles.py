@@ -1,4 +1,4 @@
-"""Which shapes the attention kernel for TPUs takes, and the on-chip memory that they need."""
+"""Shapes that the attention kernel for TPUs takes, and the on-chip memory that they need."""
 
 import math
 
@@ -6,7 +6,7 @@ import math
 ROWS, LANES = 16, 128
 # Tokens of an example: the tiles of fewer would be mostly empty, and logits of more not fit on the chip.
 TOKENS = range(128, 1025)
-# A core's vector memory in MiB, by a part of jax's `device_kind`; first match wins. v4 and v5p: what libtpu says when a
+# A core's vector memory in MiB, by a part of jax's `device_kind`; first match wins. v4 and v5p: libtpu's message when a
 # kernel wants more; v5e and v6e: jax's table of TPUs (jax.experimental.pallas.tpu.get_tpu_info).
 _MEMORY = {"TPU v6": 128, "TPU v5p": 64, "TPU v5 lite": 128, "TPU v5e": 128, "TPU v5": 64, "TPU v4": 16}
 

@@ -1,7 +1,6 @@
 """The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,21 +10,12 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.nn import attention, dropout, layer_loop
-from mmjax.nn.mlp import Mlp
-from mmjax.nn.norms import layer_norm
-from mmjax.parallel.activation_sharding import row_major, shard_activation, traced_platform
+from mmjax.nn import attention, layer_loop
+from mmjax.nn.block import Block, LayerCache, LayerInputs, Memory, RepeatedBlockGroup
+from mmjax.parallel.activation_sharding import shard_activation, traced_platform
 from mmjax.parallel.gather_rows import take_rows
-from mmjax.utils.random_streams import BranchStream
 
 NORMS = ("pre", "post")
-
-
-class Memory(NamedTuple):
-    """What cross-attention looks at: tokens [B, M, Dm] and which of them are real ([B, M]; None when all are)."""
-
-    tokens: Float[Array, "B M Dm"]
-    valid: Bool[Array, "B M"] | None = None
 
 
 @struct.dataclass
@@ -33,7 +23,7 @@ class Cache:
     """Keys and values of what a causal (or prefix) transformer has read, with room for more.
 
     Attributes:
-      layers: of every stack of layers, by name; `KeysValues` with leaves [depth, B, ...].
+      layers: of every stack of layers, by name; `LayerCache` with leaves [depth, B, ...].
       valid: [B, S] bool, True where a slot holds a real token.
       index: slots used; the next token goes there, for all examples alike.
       memory_valid: [B, M] bool, of the memory that cross-attention looks at; None when all of it is real.
@@ -54,8 +44,8 @@ class Cache:
 
     def without_memory(self) -> "Cache":
         """The cache without the memory's keys and values, for when no more tokens look at it (see `segments`)."""
-        strip = lambda state: state._replace(memory=None)
-        layers = jax.tree.map(strip, self.layers, is_leaf=lambda x: isinstance(x, _State))
+        strip = lambda layer: layer._replace(cross_cache=None)
+        layers = jax.tree.map(strip, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
         return self.replace(layers=layers, memory_valid=None)
 
     @property
@@ -65,135 +55,27 @@ class Cache:
 
 
 class Output(NamedTuple):
-    """What a Transformer returns: the last layer's tokens; on request, else None, every layer's and the cache."""
+    """Output of a Transformer: the last layer's tokens; on request, else None, every layer's and the cache."""
 
     tokens: Float[Array, "B N D"]
     layers: Float[Array, "depth B N D"] | None = None
     cache: Cache | None = None
 
 
-class _State(NamedTuple):
-    """One layer's part of the cache: of its self-attention and its cross-attention (None where it has none)."""
+class _Stack(NamedTuple):
+    """Layers of one kind.
 
-    own: attention.KVCache
-    memory: attention.KVCache | None
-
-
-class Block(nn.Module):
-    """A residual block.
-
-    Pre-norm: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`; post-norm: `norm1(x + attention(x))`, then
-    `norm2(x + mlp(x))`. Cross-attention (`norm_cross`) stands between the two; with `cross_mlp` it comes after them,
-    with a norm of the memory and an MLP of its own. Where there are several `segments`, each has its own last norm and
-    MLP, and cross-attention is for the first one alone.
+    Attributes:
+      name: of the stack in a cache.
+      module: one layer, or one group of layers.
+      layers: number and depth fraction of each layer, leaves [count, ...].
+      count: how often the module is run.
     """
 
-    heads: int
-    mlp_dim: int
-    activation: str
-    norm_eps: float
-    out_std: float
-    dropout: float
-    drop_path: float
-    dtype: DTypeLike
-    attention_impl: str
-    norm: str
-    qk_norm: bool
-    cross: bool
-    cross_mlp: bool
-    segments: tuple[int, ...] | None
-
-    @nn.compact
-    def __call__(self, x, layer, state, spec, keys, memory, memory_spec, index, chosen=None):
-        """One layer in the form `nn.scan` wants: carry and per-layer input first.
-
-        Args:
-          x: [B, N, D].
-          layer: (number, depth fraction in [0, 1]) of this layer; the drop-path rate grows linearly with depth.
-          state: the layer's part of a cache, or None.
-          spec, memory_spec: who attends to whom, among the tokens and in the memory.
-          keys: [B] per-example keys, or None.
-          memory: [B, M, Dm], or None where there is none or its keys and values are cached.
-          index: slot of the cache that the first token goes to.
-          chosen: [B] the one token of each example that is wanted; None for all. The others are only attended to.
-
-        Returns:
-          The tokens ([B, 1, D] where one is `chosen`), and the layer's `_State`.
-        """
-        number, depth_fraction = layer
-        count = x.shape[1]
-        keys = dropout.fold_keys(keys, number)
-        own_noise = [dropout.fold_keys(keys, branch) for branch in range(8)]
-        pre = self.norm == "pre"
-
-        def residual(x, function, norm, branch, rows=slice(None), segment=0):
-            """`rows` are the tokens that have this branch; each segment has noise of its own."""
-            noise = own_noise if not segment else [dropout.fold_keys(key, segment) for key in own_noise]
-            normed = lambda y: layer_norm(self.norm_eps, self.dtype, norm)(y)
-            y = function(normed(x[:, rows]) if pre else x[:, rows])
-            y = dropout.dropout(shard_activation(y), self.dropout, noise[branch], chosen, count)
-            if self.drop_path:
-                y = dropout.drop_path(y, self.drop_path * depth_fraction, noise[branch + 1])
-            if rows == slice(None):
-                x = x if x.shape == y.shape else attention.take_tokens(x, chosen)
-                return row_major(x + y) if pre else normed(x + y)
-            part = x[:, rows] + y if pre else normed(x[:, rows] + y)
-            return jnp.concatenate([x[:, : rows.start], part, x[:, rows.stop :]], axis=1)
-
-        def attend(y):
-            nonlocal own
-            module = attention.SelfAttention(
-                self.heads, self.out_std, self.dtype, self.attention_impl, self.qk_norm, name="attention"
-            )
-            y, own = module(y, spec, None if state is None else state.own, index, chosen)
-            return y
-
-        def look(y):
-            nonlocal seen
-            module = attention.CrossAttention(
-                self.heads, self.out_std, self.dtype, qk_norm=self.qk_norm, name="cross_attention"
-            )
-            source = memory
-            if self.cross_mlp and memory is not None:
-                source = layer_norm(self.norm_eps, self.dtype, "norm_memory")(memory)
-            y, seen = module(y, source, memory_spec, None if state is None else state.memory)
-            return y
-
-        mlp = lambda name: Mlp(self.mlp_dim, self.activation, self.out_std, self.dtype, name=name)
-        own, seen = None, None if state is None else state.memory
-        first = slice(None) if self.segments is None else slice(0, self.segments[0])
-        crosses = self.cross and (self.segments is None or self.segments[0] > 0)
-        x = residual(row_major(shard_activation(x)), attend, "norm1", BranchStream.ATTENTION)
-        if crosses and not self.cross_mlp:
-            x = residual(x, look, "norm_cross", BranchStream.CROSS_ATTENTION, first)
-        if self.segments is None:
-            x = residual(x, mlp("mlp"), "norm2", BranchStream.MLP)
-        start = 0
-        for i, length in enumerate(self.segments or ()):
-            if length:
-                names = ("mlp", "norm2") if i == 0 else (f"segment{i}_mlp", f"segment{i}_norm2")
-                x = residual(x, mlp(names[0]), names[1], BranchStream.MLP, slice(start, start + length), i)
-            start += length
-        if crosses and self.cross_mlp:
-            x = residual(x, look, "norm_cross", BranchStream.CROSS_ATTENTION, first)
-            x = residual(x, mlp("cross_mlp"), "norm_cross_mlp", BranchStream.CROSS_MLP, first)
-        return x, _State(own, seen)
-
-
-class RepeatedBlockGroup(nn.Module):
-    """Layers that repeat together: one with cross-attention, then those without."""
-
-    blocks: tuple[Callable[..., nn.Module], ...]  # make them, but for their names
-
-    @nn.compact
-    def __call__(self, x, layers, states, *rest):
-        outputs, new = [], []
-        for i, block in enumerate(self.blocks):
-            layer = tuple(leaf[i] for leaf in layers)
-            x, state = block(name=f"block{i}")(x, layer, None if states is None else states[i], *rest)
-            outputs.append(x)
-            new.append(state)
-        return x, (tuple(new), jnp.stack(outputs))
+    name: str
+    module: nn.Module
+    layers: Any
+    count: int
 
 
 class Transformer(nn.Module):
@@ -216,7 +98,7 @@ class Transformer(nn.Module):
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
       dtype: compute type; parameters stay float32.
       attention_impl: kernel of self-attention, `xla`, `pallas` or `cudnn`; for the latter an odd number of tokens is
-        filled up to an even one. Cross-attention always runs on XLA's.
+        padded to an even one. Cross-attention always runs on XLA's.
       norm: `pre` or `post` (BERT), see `Block`. Neither includes a norm after the last layer.
       qk_norm: norms of queries and keys.
       cross_every: every k-th layer from `cross_from` on has cross-attention; 0 for none.
@@ -277,55 +159,37 @@ class Transformer(nn.Module):
         """
         self._check(memory, cache, segments)
         length, width = x.shape[1:]
-        index = new_valid = None
-        if cache is not None:
-            index = cache.index
-            real = jnp.ones(x.shape[:2], bool) if spec.valid is None else spec.valid
-            new_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, real, index, axis=1)
-            spec = attention.AttentionSpec(causal=length > 1, valid=new_valid, offset=index)
-            memory = Memory(None, cache.memory_valid)
+        if cache is None:
+            x, spec, segments = _pad_to(attention.padded_length(length, self.attention_impl), x, spec, segments)
         else:
-            x, spec = _pad_to(x, spec, attention.padded_length(length, self.attention_impl))
-            if segments is not None and x.shape[1] > length:
-                segments = (*segments[:-1], segments[-1] + x.shape[1] - length)
-        memory_spec = attention.AttentionSpec(valid=None if memory is None else memory.valid)
-        rest = (spec, keys, None if memory is None else memory.tokens, memory_spec, index)
+            spec, memory = _spec_of_new_tokens(cache, spec, x), Memory(None, cache.memory_valid)
+        tokens, valid = (None, None) if memory is None else memory
+        index = None if cache is None else cache.index
+        inputs = LayerInputs(spec, keys, tokens, attention.AttentionSpec(valid=valid), index)
 
-        outputs, states, make = [], {}, self._block(width, segments)
-        plain, units, each = self._layout()
-        numbers = jnp.arange(self.depth)
-        layers = (numbers, numbers / max(1, self.depth - 1))
-        for name, count, crossing in (("layers", plain, False), ("cross_layers", units, True)):
-            if not count:
-                continue
-            part = tuple(leaf[plain:] if crossing else leaf[:plain] for leaf in layers)
-            if crossing and each > 1:
-                module = RepeatedBlockGroup(
-                    tuple(functools.partial(make, cross=i == 0) for i in range(each)), name=name
-                )
-                part = tuple(leaf.reshape(-1, each) for leaf in part)
-            else:
-                # A stack that is all of one kind has one name.
-                module = make(cross=crossing, name=name if plain else "layers")
-            # Kept states and outputs of every layer are asked for, not always made: they would live until the end.
+        layer_caches, outputs = {}, []
+        for stack in self._stacks(width, segments):
+            # Caches and outputs of every layer are made on request only: they would live until the end.
             if self._is_lifted(slots, cache):
-                x, (state, output) = self._scanned(count, bool(slots) or cache is not None, intermediates)(
-                    module, x, part, None if cache is None else cache.layers[name], *rest
-                )
+                cached = None if cache is None else cache.layers[stack.name]
+                keep_caches = bool(slots) or cache is not None
+                x, (new, output) = self._run_lifted(stack, x, cached, inputs, keep_caches, intermediates)
             else:
-                state = None
-                x, output = self._run(module, part, x, rest, intermediates, chosen)
-            states[name] = state
-            outputs.append(output if output is None or output.ndim == 4 else output.reshape(-1, *output.shape[2:]))
+                new = None
+                x, output = self._run_pure(stack, x, inputs, intermediates, chosen)
+            layer_caches[stack.name] = new
+            if intermediates:
+                outputs.append(output.reshape(-1, *x.shape))
+
         if chosen is not None and x.shape[1] > 1:
             x = attention.take_tokens(x, chosen)
         tokens = shard_activation(x)[:, :length]
-        stacked = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
+        layers = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
         if cache is not None:
-            made = cache.replace(layers=states, valid=new_valid, index=index + length)
-        else:
-            made = _new_cache(states, spec, memory, x.shape[:2], length, slots) if slots else None
-        return Output(tokens, stacked, made)
+            cache = cache.replace(layers=layer_caches, valid=spec.valid, index=index + length)
+        elif slots:
+            cache = _new_cache(layer_caches, spec, memory, x.shape[:2], length, slots)
+        return Output(tokens, layers, cache)
 
     def _check(self, memory, cache, segments):
         if self.norm not in NORMS:
@@ -341,16 +205,31 @@ class Transformer(nn.Module):
                 f" cross_every={self.cross_every}"
             )
 
-    def _layout(self) -> tuple[int, int, int]:
-        """Layers without cross-attention that come first, units after them, and layers of a unit."""
-        if not self.cross_every:
-            return self.depth, 0, 1
-        return self.cross_from, (self.depth - self.cross_from) // self.cross_every, self.cross_every
+    def _stacks(self, width: int, segments: tuple[int, ...] | None) -> list[_Stack]:
+        """The layers without cross-attention that come first, and those after them, in groups of `cross_every`."""
+        numbers = jnp.arange(self.depth)
+        layers = (numbers, numbers / max(1, self.depth - 1))
+        make = functools.partial(Block, **self._block_settings(width, segments))
+        plain = self.cross_from if self.cross_every else self.depth
+        stacks = []
+        if plain:
+            first = tuple(leaf[:plain] for leaf in layers)
+            stacks.append(_Stack("layers", make(cross=False, name="layers"), first, plain))
+        if plain == self.depth:
+            return stacks
+        last = tuple(leaf[plain:] for leaf in layers)
+        if self.cross_every > 1:
+            blocks = tuple(functools.partial(make, cross=i == 0) for i in range(self.cross_every))
+            module = RepeatedBlockGroup(blocks, name="cross_layers")
+            last = tuple(leaf.reshape(-1, self.cross_every) for leaf in last)
+        else:
+            # A stack that is all of one kind has one name.
+            module = make(cross=True, name="cross_layers" if plain else "layers")
+        return [*stacks, _Stack("cross_layers", module, last, len(last[0]))]
 
-    def _block(self, width: int, segments: tuple[int, ...] | None) -> Callable[..., nn.Module]:
-        """What makes a block, but for `cross` and `name`."""
-        return functools.partial(
-            Block,
+    def _block_settings(self, width: int, segments: tuple[int, ...] | None) -> dict[str, Any]:
+        """Settings of `Block` but for `cross`."""
+        return dict(
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             activation=self.activation,
@@ -368,75 +247,97 @@ class Transformer(nn.Module):
         )
 
     def _is_lifted(self, slots: int, cache: Cache | None) -> bool:
-        """Whether flax has to see the layers: they make parameters, show their attention, or keep states."""
+        """Whether flax has to see the layers: they make parameters, show their attention, or keep caches."""
         return self.is_initializing() or self.is_mutable_collection("intermediates") or bool(slots) or cache is not None
 
-    def _run(self, module, part, x, rest, intermediates, chosen):
-        """Runs one stack of layers as pure functions of their parameters."""
-        params, module = self.get_variable("params", module.name), module.copy(name=None, parent=None)
+    def _run_pure(self, stack, x, inputs, intermediates, chosen):
+        """Runs one stack of layers as pure functions of their parameters: (x, outputs of every layer or None)."""
+        params, module = self.get_variable("params", stack.module.name), stack.module.copy(name=None, parent=None)
 
-        def layer(params, number, x, *chosen):
-            x, out = module.apply({"params": params}, x, number, None, *rest, *chosen)
+        def run(inputs, params, layer, x):
+            x, out = module.apply({"params": params}, x, layer, None, inputs)
             output = out[1] if isinstance(module, RepeatedBlockGroup) else x
             return x, output if intermediates else None
 
-        depth, last = len(part[0]), None
         differing = max(self.remat_keep, int(chosen is not None and self._can_choose()))
-        looped = layer_loop.looped_layers(self.scan, traced_platform(), depth, self.remat, differing)
-        if chosen is not None and looped < depth and self._can_choose():
-            last = lambda params, number, x: layer(params, number, x, chosen)
+        looped = layer_loop.looped_layers(self.scan, traced_platform(), stack.count, self.remat, differing)
+        last = None
+        if chosen is not None and looped < stack.count and self._can_choose():
+            last = functools.partial(run, inputs._replace(chosen=chosen))
         return layer_loop.run_layers(
-            layer, params, part, x, looped=looped, remat=self.remat, remat_keep=self.remat_keep, last=last
+            functools.partial(run, inputs),
+            params,
+            stack.layers,
+            x,
+            looped=looped,
+            remat=self.remat,
+            remat_keep=self.remat_keep,
+            last=last,
         )
-
-    @property
-    def _loops(self) -> bool:
-        return layer_loop.loops(self.scan, traced_platform())
 
     def _can_choose(self) -> bool:
         """Whether the last layer can be computed for one token of each example."""
         return self.norm == "pre" and not self.cross_every
 
-    def _scanned(self, length: int, keep_states: bool, intermediates: bool):
-        def body(module, x, layer, state, *rest):
-            x, out = module(x, layer, state, *rest)
-            state, output = out if isinstance(module, RepeatedBlockGroup) else (out, x)
-            return x, (state if keep_states else None, output if intermediates else None)
+    def _run_lifted(self, stack, x, cached, inputs, keep_caches, intermediates):
+        """Runs one stack of layers under flax's eyes: (x, (their caches or None, outputs of every layer or None))."""
 
-        return nn.scan(
+        def body(module, x, layer, cache, inputs):
+            x, out = module(x, layer, cache, inputs)
+            cache, output = out if isinstance(module, RepeatedBlockGroup) else (out, x)
+            return x, (cache if keep_caches else None, output if intermediates else None)
+
+        run = nn.scan(
             body,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, *[nn.broadcast] * 5),
-            length=length,
-            unroll=1 if self._loops else length,
+            in_axes=(0, 0, nn.broadcast),
+            length=stack.count,
+            unroll=1 if layer_loop.loops(self.scan, traced_platform()) else stack.count,
         )
+        return run(stack.module, x, stack.layers, cached, inputs)
+
+
+def _spec_of_new_tokens(
+    cache: Cache, spec: attention.AttentionSpec, x: Float[Array, "B N D"]
+) -> attention.AttentionSpec:
+    """Attention of tokens behind those of a cache, whose `valid` becomes theirs and the cache's together."""
+    real = jnp.ones(x.shape[:2], bool) if spec.valid is None else spec.valid
+    valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, real, cache.index, axis=1)
+    return attention.AttentionSpec(causal=x.shape[1] > 1, valid=valid, offset=cache.index)
 
 
 def _new_cache(
-    states: Any, spec: attention.AttentionSpec, memory: Memory | None, shape: tuple[int, int], length: int, slots: int
+    layer_caches: Any,
+    spec: attention.AttentionSpec,
+    memory: Memory | None,
+    shape: tuple[int, int],
+    length: int,
+    slots: int,
 ) -> Cache:
     """Makes room for `slots` tokens behind the `length` first ones."""
     if slots < length:
         raise ValueError(f"slots={slots} are too few for {length} tokens")
 
-    def room(state):
-        if not isinstance(state, _State):
-            return tuple(room(each) for each in state)
-        grow = lambda x: jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, slots - length), (0, 0), (0, 0)))
-        return _State(attention.KVCache(*map(grow, state.own)), state.memory)
+    def grow(layer: LayerCache) -> LayerCache:
+        room = ((0, 0), (0, 0), (0, slots - length), (0, 0), (0, 0))
+        keys_values = (jnp.pad(x[:, :, :length], room) for x in layer.self_cache)
+        return LayerCache(attention.KVCache(*keys_values), layer.cross_cache)
 
     real = jnp.ones(shape, bool) if spec.valid is None else spec.valid
     valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
-    layers = {name: room(state) for name, state in states.items()}
+    layers = jax.tree.map(grow, layer_caches, is_leaf=lambda x: isinstance(x, LayerCache))
     return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
 
 
 def _pad_to(
-    x: Float[Array, "B N D"], spec: attention.AttentionSpec, length: int
-) -> tuple[Float[Array, "B M D"], attention.AttentionSpec]:
-    """Appends tokens of zeros, which no token sees, up to a length."""
-    more = length - x.shape[1]
+    length: int, x: Float[Array, "B N D"], spec: attention.AttentionSpec, segments: tuple[int, ...] | None
+) -> tuple[Float[Array, "B M D"], attention.AttentionSpec, tuple[int, ...] | None]:
+    """Appends tokens of zeros, which no token sees, up to a length; they belong to the last segment."""
+    real = x.shape[1]
+    more = length - real
     if not more:
-        return x, spec
-    return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.filled(x.shape[1], more)
+        return x, spec, segments
+    if segments is not None:
+        segments = (*segments[:-1], segments[-1] + more)
+    return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.pad_to(length, real), segments

@@ -7,7 +7,7 @@ import pytest
 from mmjax.nn.attention import AttentionSpec, attend, attention_weights
 
 VALID = np.array([[1, 1, 0, 1, 1, 1], [0, 1, 1, 1, 0, 1]], bool)
-AR = {
+AUTOREGRESSIVE = {
     "bidirectional": [0, 0, 0, 0, 0, 0],
     "causal": [1, 1, 1, 1, 1, 1],
     "prefix": [0, 0, 1, 1, 1, 1],
@@ -19,16 +19,16 @@ CASES = {
     "causal": dict(causal=True),
     "length": dict(length=4),
     "valid": dict(valid=VALID),
-    **{name: dict(ar=ar) for name, ar in AR.items()},
+    **{name: dict(autoregressive=numbers) for name, numbers in AUTOREGRESSIVE.items()},
     "segment": dict(segment=SEGMENT),
     "segment of all": dict(segment=SEGMENT[0]),
     "causal segments": dict(causal=True, segment=SEGMENT, valid=VALID),
-    "prefix and padding": dict(ar=AR["prefix"], valid=VALID, length=5),
-    "everything": dict(causal=True, ar=AR["blocks"], segment=SEGMENT, valid=VALID, length=5),
+    "prefix and padding": dict(autoregressive=AUTOREGRESSIVE["prefix"], valid=VALID, length=5),
+    "everything": dict(causal=True, autoregressive=AUTOREGRESSIVE["blocks"], segment=SEGMENT, valid=VALID, length=5),
 }
 
 
-def allowed(batch, query, key, *, causal=False, valid=None, length=None, ar=None, segment=None):
+def allowed(batch, query, key, *, causal=False, valid=None, length=None, autoregressive=None, segment=None):
     """One query and one key, as the documentation words it."""
     row = lambda numbers: np.broadcast_to(np.atleast_2d(numbers), VALID.shape)[batch]
     if causal and key > query:
@@ -40,7 +40,7 @@ def allowed(batch, query, key, *, causal=False, valid=None, length=None, ar=None
     if segment is not None and row(segment)[query] != row(segment)[key]:
         return False
     # Hidden from all tokens before it is a token with 1, and so are those after it.
-    return ar is None or not any(row(ar)[start] for start in range(query + 1, key + 1))
+    return autoregressive is None or not any(row(autoregressive)[start] for start in range(query + 1, key + 1))
 
 
 def arrays(case):
