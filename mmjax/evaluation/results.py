@@ -54,7 +54,7 @@ TASKS = {
 
 
 def task_unit(task: str) -> str:
-    """What evaluations of a task count; images, where the task is not one of ours."""
+    """The unit that evaluations of a task count in; images, where the task is not one of ours."""
     return TASKS[task].unit if task in TASKS else "images"
 
 

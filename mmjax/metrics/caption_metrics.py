@@ -153,7 +153,7 @@ class _Grams:
     """How often which n-gram is in which caption, for all captions at once.
 
     Sentences are numbered candidates first, then all references in order. `counts[n - 1]` holds, for every n-gram of a
-    sentence, sorted: the sentence [M], the n-gram's number [M] and how often it is there [M].
+    sentence, sorted: the sentence [M], the n-gram's number [M] and how often it occurs there [M].
     """
 
     def __init__(self, candidates: Sequence[str], references: Sequence[Sequence[str]]):

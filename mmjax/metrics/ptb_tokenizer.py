@@ -181,7 +181,7 @@ _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 # Most words need no rule: plain letters up to a space.
 _PLAIN = re.compile(r"[A-Za-z]+(?=\s)")
 _SPLIT = frozenset(["cannot", "gonna", "gotta", "wanna", "lemme", "gimme"])
-# What may make a token, or decide on one, across a space; and a quicker test that nothing of it is there.
+# What may make a token, or decide on one, across a space; and a quicker test for its absence.
 _MAYBE_ACROSS = re.compile(r"[\d<]|\.\s")
 _ACROSS = re.compile(rf"\d\s\d|\.\s\.|<[A-Za-z/]|(?:{_any(_COUNTED)})\.\s\d|(?<![A-Za-z.])[A-Za-z]\.\s+[A-Z]")
 

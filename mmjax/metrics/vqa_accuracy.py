@@ -49,9 +49,11 @@ def vqa_metrics(
     or 1.
 
     Args:
-      predictions: one answer a question, as strings. answers: what people answered, one or more a question. types: each
-        question's answer type: "yes/no", "number" or "other" in VQA v2, or any of the data's own; inferred by
-        `answer_type` when not given. normalize: what is done to answers before they are compared.
+      predictions: one answer a question, as strings.
+      answers: people's answers, one or more a question.
+      types: each question's answer type: "yes/no", "number" or "other" in VQA v2, or any of the data's own; inferred
+        by `answer_type` when None.
+      normalize: how answers are changed before they are compared.
         "official": white space at the ends goes (`strip_answer`); then, where people's answers are not all equal,
         prediction and answers go through `normalize_answer`; where they are, nothing else is done to either, so
         "Black." misses ten times "black".

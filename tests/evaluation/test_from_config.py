@@ -85,8 +85,8 @@ def which(images):
 
 
 def test_captions_are_scored_against_all_right_wordings(runner, words):
-    said = ["a red circle", "square a blue", "a green cross", "a ring", "a white triangle"]
-    ids, _ = words(said)
+    generated = ["a red circle", "square a blue", "a green cross", "a ring", "a white triangle"]
+    ids, _ = words(generated)
     references = [[text] for text in TEXTS]
     references[1] = ["a blue square", "square a blue"]
 
@@ -102,21 +102,21 @@ def test_captions_are_scored_against_all_right_wordings(runner, words):
             return TokenLoss(jnp.full(BATCH, 4.0), batch["text_mask"].sum(axis=1) * 1.0, {})
 
     source = Records(references=references)
-    found = captioning.CaptioningEvaluator(Task(), runner, words)(None, source, EvalExamples(source, SPEC), keep=True)
-    assert found.n == 5 and found.metrics["exact_match"] == pytest.approx(4 / 5)
+    result = captioning.CaptioningEvaluator(Task(), runner, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    assert result.n == 5 and result.metrics["exact_match"] == pytest.approx(4 / 5)
     tokens = sum(len(text.split()) + 2 for text in TEXTS)
-    assert found.metrics["perplexity"] == pytest.approx(np.exp(20 / tokens))
-    assert 0.6 < found.metrics["bleu_1"] < 1 and "meteor" not in found.metrics
-    first = found.artifacts.images[0]  # failures come first
+    assert result.metrics["perplexity"] == pytest.approx(np.exp(20 / tokens))
+    assert 0.6 < result.metrics["bleu_1"] < 1 and "meteor" not in result.metrics
+    first = result.artifacts.images[0]  # failures come first
     assert first.captions == ["a small red ring"] and first.nearest[0].item == "a ring"
-    assert {each.captions[0]: each.image[0, 0, 0] // 10 for each in found.artifacts.images} == {
-        own[0]: index for index, own in enumerate(references)
+    assert {shown.captions[0]: shown.image[0, 0, 0] // 10 for shown in result.artifacts.images} == {
+        texts[0]: index for index, texts in enumerate(references)
     }
 
 
 def test_meteor_is_told_when_it_is_asked_for(runner, words, monkeypatch):
     ids, _ = words(TEXTS)
-    asked = []
+    calls = []
 
     class Task:
         decoding = lambda self, tokenizer: Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
@@ -124,11 +124,11 @@ def test_meteor_is_told_when_it_is_asked_for(runner, words, monkeypatch):
         caption_loss = lambda self, params, batch: TokenLoss(jnp.ones(BATCH), jnp.ones(BATCH), {})
 
     monkeypatch.setattr(meteor, "check_available", lambda: None)
-    monkeypatch.setattr(meteor, "meteor", lambda *args: (asked.append(args), (0.25, None))[1])
+    monkeypatch.setattr(meteor, "meteor", lambda *args: (calls.append(args), (0.25, None))[1])
     source = Records()
     evaluator = captioning.CaptioningEvaluator(Task(), runner, words, meteor=True)
-    found = evaluator(None, source, EvalExamples(source, SPEC), keep=False)
-    assert found.metrics["meteor"] == 0.25 and asked == [(TEXTS, [[text] for text in TEXTS])]
+    result = evaluator(None, source, EvalExamples(source, SPEC), keep=False)
+    assert result.metrics["meteor"] == 0.25 and calls == [(TEXTS, [[text] for text in TEXTS])]
     # What it needs is asked for before anything is written.
     monkeypatch.setattr(meteor, "check_available", mock.Mock(side_effect=UserError("METEOR needs Java")))
     with pytest.raises(UserError, match="needs Java"):
@@ -152,28 +152,28 @@ def test_answers_are_chosen_by_the_largest_score(runner, words):
             return 5.0 * jax.nn.one_hot(jnp.array(chosen)[which(images)], 4)
 
     source = Records(question=["is there a circle ?"] * 5, answers=truth)
-    found = question_answering.AnswerClassificationEvaluator(Task(), runner, words)(
+    result = question_answering.AnswerClassificationEvaluator(Task(), runner, words)(
         None, source, EvalExamples(source, SPEC), keep=True
     )
-    assert found.metrics["accuracy"] == pytest.approx(4 / 5)
-    assert found.metrics["accuracy_yes/no"] == pytest.approx(2 / 3)  # the majority of the third says "no"
-    assert found.artifacts.images[0].nearest[0].item == "yes"
-    assert not found.artifacts.images[0].nearest[0].right
+    assert result.metrics["accuracy"] == pytest.approx(4 / 5)
+    assert result.metrics["accuracy_yes/no"] == pytest.approx(2 / 3)  # the majority of the third says "no"
+    assert result.artifacts.images[0].nearest[0].item == "yes"
+    assert not result.artifacts.images[0].nearest[0].right
 
 
 @pytest.mark.parametrize("layout, accuracy", [("json", 0.0), ("jsonl", 1.0)])
 def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, runner, words, layout, accuracy):
     """Ten people's "two dogs" is met by the answer "2 dogs", but not in VQA v2's files, where they agree."""
     Image.new("RGB", (8, 8)).save(tmp_path / "000000000009.jpg")
-    asked = {"question": "how many ?", "question_id": 1}
+    question = {"question": "how many ?", "question_id": 1}
     if layout == "json":
         answers = [{"answer": answer} for answer in ["two dogs"] * 10]
         annotations = [{"question_id": 1, "answers": answers, "answer_type": "number"}]
-        (tmp_path / "asked.json").write_text(json.dumps({"questions": [asked | {"image_id": 9}]}))
+        (tmp_path / "asked.json").write_text(json.dumps({"questions": [question | {"image_id": 9}]}))
         (tmp_path / "asked_annotations.json").write_text(json.dumps({"annotations": annotations}))
     else:
-        told = asked | {"image": "000000000009.jpg", "answers": ["two dogs"] * 10}
-        (tmp_path / "asked.jsonl").write_text(json.dumps(told))
+        record = question | {"image": "000000000009.jpg", "answers": ["two dogs"] * 10}
+        (tmp_path / "asked.jsonl").write_text(json.dumps(record))
     source = Vqa(f"{tmp_path}/asked.{layout}")
     assert source.answer_names == ["2 dogs"] and source.name == "asked"
 
@@ -186,8 +186,8 @@ def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, runne
 
     evaluator = question_answering.AnswerClassificationEvaluator(Task(), runner, words)
     for seen in (source, prompts.PromptedSource(source, prompts.Prompts("p", ("a",), ["{c}"]))):
-        found = evaluator(None, seen, EvalExamples(seen, SPEC), keep=False)
-        assert found.metrics["accuracy"] == accuracy
+        result = evaluator(None, seen, EvalExamples(seen, SPEC), keep=False)
+        assert result.metrics["accuracy"] == accuracy
 
 
 def test_written_answers(runner, words):
@@ -203,10 +203,10 @@ def test_written_answers(runner, words):
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
     source = Records(question=["what colour is it ?"] * 5, answers=[["red"], ["blue"], ["red"], ["circle"], ["no"]])
-    found = question_answering.AnswerGenerationEvaluator(Task(), runner, words)(
+    result = question_answering.AnswerGenerationEvaluator(Task(), runner, words)(
         None, source, EvalExamples(source, SPEC), keep=False
     )
-    assert found.metrics["accuracy"] == pytest.approx(3 / 5) and found.artifacts is None
+    assert result.metrics["accuracy"] == pytest.approx(3 / 5) and result.artifacts is None
 
 
 @pytest.mark.parametrize("embeds", [True, False])
@@ -238,9 +238,9 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(runner, words, embeds
     source = Records(shared=True)  # 0 and 1, 2 and 3 share an id
     examples = Decoded(source)
     params = {"logit_scale": np.float32(6.0)}  # so large that the most similar is drawn
-    found = image_text_matching.ImageTextMatchingEvaluator(Task(), runner, words)(params, source, examples, keep=True)
+    result = image_text_matching.ImageTextMatchingEvaluator(Task(), runner, words)(params, source, examples, keep=True)
     jax.effects_barrier()
-    assert len(examples.decoded) == (5 + 5 * 5 if embeds else 3 * 5) + len(found.artifacts.images)
+    assert len(examples.decoded) == (5 + 5 * 5 if embeds else 3 * 5) + len(result.artifacts.images)
     wrong = {(i, t) for i, t in seen if i != t}
     assert not wrong & {(0, 1), (1, 0), (2, 3), (3, 2)}
     if embeds:  # the nearest with another id
@@ -252,14 +252,14 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(runner, words, embeds
             )
     name = "itm" if embeds else "itm_uniform"  # easier negatives have other names
     kinds = {"itm", "itm_hardest"} if embeds else {"itm_uniform"}
-    assert {key.rpartition("_accuracy")[0] for key in found.metrics} == kinds | {f"{kind}_balanced" for kind in kinds}
-    assert found.metrics[f"{name}_accuracy_match"] == 1.0
-    assert 0 < found.metrics[f"{name}_accuracy_mismatch"] < 1  # the model falls for every text of image 0
-    images = found.artifacts.images
-    assert found.n == 5 and len(images) == 12 and not images[0].nearest[0].right
-    for each in images:  # the image is the pair's own
-        own = (each.image[0, 0, 0] // 10).item() == TEXTS.index(each.captions[0])
-        assert own == (each.captions[1] == "belongs to the image")
+    assert {key.rpartition("_accuracy")[0] for key in result.metrics} == kinds | {f"{kind}_balanced" for kind in kinds}
+    assert result.metrics[f"{name}_accuracy_match"] == 1.0
+    assert 0 < result.metrics[f"{name}_accuracy_mismatch"] < 1  # the model falls for every text of image 0
+    images = result.artifacts.images
+    assert result.n == 5 and len(images) == 12 and not images[0].nearest[0].right
+    for shown in images:  # the image is the pair's own
+        is_match = (shown.image[0, 0, 0] // 10).item() == TEXTS.index(shown.captions[0])
+        assert is_match == (shown.captions[1] == "belongs to the image")
 
 
 def test_negatives_are_drawn_by_similarity_within_a_batch():
@@ -274,8 +274,8 @@ def test_negatives_are_drawn_by_similarity_within_a_batch():
     np.testing.assert_allclose(rates, odds / odds.sum(axis=1, keepdims=True), atol=0.04)
     order = np.random.default_rng(0).permutation(6)
     halves = image_text_matching.sample_negatives(vectors, vectors, ids, 0.7, 3, seed=0)
-    for own in (order[:3], order[3:]):  # a batch's negatives are its own
-        assert set(halves[own].tolist()) <= {*own.tolist(), -1}
+    for batch in (order[:3], order[3:]):  # a batch's negatives are its own
+        assert set(halves[batch].tolist()) <= {*batch.tolist(), -1}
 
 
 def test_hardest_has_no_answer_where_all_share_an_id():
@@ -290,24 +290,24 @@ def test_negatives_drawn_for_texts_are_others_than_those_for_images():
 
 
 def test_a_process_decodes_the_rows_that_it_feeds(runner):
-    places = [4, 3, 3, 0, 1, 2]
-    found, rows = {}, {"first": [0, 2], "second": [1, 3]}
-    for name, own in rows.items():
+    indices = [4, 3, 3, 0, 1, 2]
+    result, rows = {}, {"first": [0, 2], "second": [1, 3]}
+    for name, local_rows in rows.items():
         examples = Decoded(Records())
         local_runner = copy.copy(runner)
-        local_runner.rows = np.array(own)
-        found[name] = [
-            image[0, 0, 0] // 10 for image in sharded_examples.sharded_images(examples, places, local_runner)
+        local_runner.rows = np.array(local_rows)
+        result[name] = [
+            image[0, 0, 0] // 10 for image in sharded_examples.sharded_images(examples, indices, local_runner)
         ]
-        assert sorted(examples.decoded) == sorted(place for at, place in enumerate(places) if at % BATCH in own)
-    assert found == {"first": [4, 0, 3, 0, 1, 0], "second": [0, 3, 0, 0, 0, 2]}
+        assert sorted(examples.decoded) == sorted(index for i, index in enumerate(indices) if i % BATCH in local_rows)
+    assert result == {"first": [4, 0, 3, 0, 1, 0], "second": [0, 3, 0, 0, 0, 2]}
 
     class Broken(Decoded):
         def __getitem__(self, index):
             raise UserError("cannot be read")
 
     with pytest.raises(UserError, match="cannot be read"):
-        list(sharded_examples.sharded_images(Broken(Records()), places, runner))
+        list(sharded_examples.sharded_images(Broken(Records()), indices, runner))
 
 
 def test_masked_words_count_over_the_whole_set(runner, words):
@@ -318,10 +318,10 @@ def test_masked_words_count_over_the_whole_set(runner, words):
             return {}, {"mlm": TokenLoss(2.0 * count, count, {"mlm_accuracy": count / 2})}
 
     source = Records()
-    found = masked_modelling.MaskedModellingEvaluator(Task(), runner, words)(
+    result = masked_modelling.MaskedModellingEvaluator(Task(), runner, words)(
         None, source, EvalExamples(source, SPEC), keep=False
     )
-    assert found.metrics == {"mlm_loss": pytest.approx(2.0), "mlm_accuracy": pytest.approx(0.5)}
+    assert result.metrics == {"mlm_loss": pytest.approx(2.0), "mlm_accuracy": pytest.approx(0.5)}
 
 
 def test_modalities_are_taken_away_one_by_one(runner):
@@ -337,20 +337,20 @@ def test_modalities_are_taken_away_one_by_one(runner):
         preparer = example_transforms.ModalityPreparer(shapes)
 
         def classify(self, params, batch, present):
-            each = jnp.stack([batch[f"modality_{name}"][:, 0] for name, _ in shapes], axis=1)
-            known = jnp.where(present, each, -1.0)
+            values = jnp.stack([batch[f"modality_{name}"][:, 0] for name, _ in shapes], axis=1)
+            known = jnp.where(present, values, -1.0)
             best = jnp.where(present[:, 1], known[:, 1], jnp.where(present[:, 0], known[:, 0], 0.0))
             return jax.nn.one_hot(best.astype(jnp.int32), 3)
 
     source = Records(modalities=modalities, label=labels)
     source_examples = EvalExamples(source, SPEC)
-    found = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
+    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
         None, source, source_examples, keep=False
     )
-    assert found.metrics["acc1"] == 1.0 and found.metrics["acc1_without_b"] == pytest.approx(4 / 5)
-    assert found.metrics["acc1_without_a"] == found.metrics["acc1_only_b"] == 1.0
-    assert found.metrics["acc1_only_a"] == pytest.approx(4 / 5)
-    assert "acc1_only_c" not in found.metrics  # no example has it
+    assert result.metrics["acc1"] == 1.0 and result.metrics["acc1_without_b"] == pytest.approx(4 / 5)
+    assert result.metrics["acc1_without_a"] == result.metrics["acc1_only_b"] == 1.0
+    assert result.metrics["acc1_only_a"] == pytest.approx(4 / 5)
+    assert "acc1_only_c" not in result.metrics  # no example has it
 
 
 def test_one_modality_is_not_taken_away(runner):
@@ -360,29 +360,29 @@ def test_one_modality_is_not_taken_away(runner):
 
     labels = [0, 1, 2, 1, 0]
     source = Records(modalities=[{"a": np.array([label], np.float32)} for label in labels], label=labels)
-    found = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
+    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
         None, source, EvalExamples(source, SPEC), keep=False
     )
-    assert {name for name in found.metrics if name.startswith("acc1")} == {"acc1"}
+    assert {name for name in result.metrics if name.startswith("acc1")} == {"acc1"}
 
 
 def test_what_is_shown_is_a_fair_sample_with_failures_first():
     collected = example_sampler.ExampleSampler(True, "things")
     for i in range(300):
         collected.add(i, [str(i)], [("x", 0.0, i % 3 > 0)])
-    asked = []
+    indices_read = []
 
     class Examples:
-        def read(self, places):
-            asked.extend(places)
-            return (types.SimpleNamespace(image=np.full((200, 400, 3), place % 256, np.uint8)) for place in places)
+        def read(self, indices):
+            indices_read.extend(indices)
+            return (types.SimpleNamespace(image=np.full((200, 400, 3), index % 256, np.uint8)) for index in indices)
 
     artifacts = collected.artifacts(Examples())
-    assert [each.captions[0] for each in artifacts.images] == list(map(str, asked))
-    assert all(each.image[0, 0, 0] == int(each.captions[0]) % 256 for each in artifacts.images)
-    right = [each.nearest[0].right for each in artifacts.images]
+    assert [shown.captions[0] for shown in artifacts.images] == list(map(str, indices_read))
+    assert all(shown.image[0, 0, 0] == int(shown.captions[0]) % 256 for shown in artifacts.images)
+    right = [shown.nearest[0].right for shown in artifacts.images]
     assert len(right) == 12 and right == sorted(right) and sum(right) == 4
-    assert max(int(each.captions[0]) for each in artifacts.images) > 100
+    assert max(int(shown.captions[0]) for shown in artifacts.images) > 100
     assert artifacts.images[0].image.shape == (80, 160, 3)
     assert example_sampler.ExampleSampler(False, "").artifacts(Examples()) is None
 

@@ -33,9 +33,9 @@ def test_rollout_sums_over_all_paths(head, residual):
     expected = np.zeros((2, 5, 5))
     for b, t, s, u, v in np.ndindex(2, 5, 5, 5, 5):  # from input s over u and v to output t
         expected[b, t, s] += layers[2, b, t, v] * layers[1, b, v, u] * layers[0, b, u, s]
-    found = heatmaps.rollout(weights, head=head, residual=residual)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    np.testing.assert_allclose(found.sum(-1), 1)
+    result = heatmaps.rollout(weights, head=head, residual=residual)
+    np.testing.assert_allclose(result, expected, atol=1e-12)
+    np.testing.assert_allclose(result.sum(-1), 1)
 
 
 def test_a_token_that_attends_to_nothing_keeps_to_itself():
@@ -43,9 +43,9 @@ def test_a_token_that_attends_to_nothing_keeps_to_itself():
     np.testing.assert_array_equal(heatmaps.rollout(weights)[0], np.eye(3))
 
 
-@pytest.mark.parametrize("settings, told", [(dict(head="median"), "mean, max, min"), (dict(residual=1.5), "1.5")])
-def test_rollout_refuses(settings, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize("settings, message", [(dict(head="median"), "mean, max, min"), (dict(residual=1.5), "1.5")])
+def test_rollout_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
         heatmaps.rollout(attention(), **settings)
 
 
@@ -103,11 +103,11 @@ def test_an_overlay_without_strength_is_the_grey_image_and_a_flat_map_is_the_low
 @pytest.mark.parametrize("shape, expected", [((32, 32), (160, 160)), ((16, 32), (80, 160)), ((400, 224), (160, 90))])
 def test_pictures_have_one_size(shape, expected):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    found = heatmaps.resize_longest(image, 160)
-    assert found.shape == (*expected, 3)
+    result = heatmaps.resize_longest(image, 160)
+    assert result.shape == (*expected, 3)
     if shape[0] < 160 >= shape[1]:
         scale = 160 // max(shape)
-        np.testing.assert_array_equal(found, image.repeat(scale, 0).repeat(scale, 1))
+        np.testing.assert_array_equal(result, image.repeat(scale, 0).repeat(scale, 1))
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
@@ -117,13 +117,13 @@ def test_pictures_have_one_size(shape, expected):
 def test_words_have_the_places_of_their_tokens(spec):
     tokenizer = tokenizer_lib.make_tokenizer(spec, 40)
     ids, mask = tokenizer(["a redcircle, below"])
-    places = attention_maps.word_token_positions(tokenizer, ids[0].tolist())
-    assert "".join(word for word, _ in places) == "aredcircle,below"
-    flat = [at for _, own in places for at in own]
+    words = attention_maps.word_token_positions(tokenizer, ids[0].tolist())
+    assert "".join(word for word, _ in words) == "aredcircle,below"
+    flat = [position for _, positions in words for position in positions]
     # Every token between the first and the last id belongs to one word, in order.
     assert flat == list(range(1, int(mask[0].sum()) - 1))
-    for word, own in places:
-        assert tokenizer.decode(ids[0][own]).strip() == word
+    for word, positions in words:
+        assert tokenizer.decode(ids[0][positions]).strip() == word
 
 
 # -- the report ----------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ COUNT = 5  # a class token and four patches
 
 
 class Task:
-    """What a view asks of a task, planted: bright patches count, times the ids of texts."""
+    """A task with planted attention maps: bright patches count, times the ids of texts."""
 
     config = types.SimpleNamespace(model=types.SimpleNamespace(image=types.SimpleNamespace(patch_size=8)))
 
@@ -151,8 +151,8 @@ class Task:
 
 
 class Examples(list):
-    def read(self, places):
-        return (self[at] for at in places)
+    def read(self, indices):
+        return (self[i] for i in indices)
 
 
 def view():
@@ -165,24 +165,24 @@ def test_a_view_shows_images_texts_and_words():
     image[:8, 8:16] = 255
     texts = ["aa b", "bb", "aa b", "cc"]
     shown = Examples(EvalExample(image, [text], None, number) for number, text in enumerate(texts))
-    written = lambda place, example: (np.array([256, *f"{place} xy".encode(), 257, 258], np.int32), 1)
-    found = view()({}, shown, written)
-    assert [[look.title for look in each.maps] for each in found] == [
+    written = lambda index, example: (np.array([256, *f"{index} xy".encode(), 257, 258], np.int32), 1)
+    result = view()({}, shown, written)
+    assert [[look.title for look in panels.maps] for panels in result] == [
         ["image", "attention, last layer", "attention rollout", "own text", "another image's text"]
     ] * 4
     # A wrong text is never the same one.
-    assert [each.maps[4].detail.split(": ")[1] for each in found] == ["bb", "aa b", "cc", "aa b"]
-    assert found[0].maps[3].detail == f"cosine {ord('a') / 100:.2f}: aa b"
-    assert [look.title for look in found[2].words] == ["2", "xy"]
+    assert [panels.maps[4].detail.split(": ")[1] for panels in result] == ["bb", "aa b", "cc", "aa b"]
+    assert result[0].maps[3].detail == f"cosine {ord('a') / 100:.2f}: aa b"
+    assert [look.title for look in result[2].words] == ["2", "xy"]
     nothing = types.SimpleNamespace(
         attention_maps=lambda params, images, *_: {"words": jnp.zeros((len(images), 16, COUNT))}
     )
     nothing.config = Task.config
     silent = attention_maps.AttentionMapRenderer(nothing, view().runner.mesh, view().tokenizer)
-    assert silent({}, shown, lambda place, example: (np.array([257, 258], np.int32), 1)) == []
-    for look in found[0].maps:
+    assert silent({}, shown, lambda index, example: (np.array([257, 258], np.int32), 1)) == []
+    for look in result[0].maps:
         assert look.picture.shape == (160, 160, 3)
-    hot = found[0].maps[1].picture.astype(int)
+    hot = result[0].maps[1].picture.astype(int)
     assert hot[20, 140, 0] > 200 > hot[140, 20, 0] and hot[20, 140, 1] > 200  # yellow where it is bright
 
 

@@ -1,4 +1,4 @@
-"""What retrieval measures stands in its table, whole and legible."""
+"""The table of retrieval shows every metric legibly."""
 
 import numpy as np
 

@@ -51,17 +51,19 @@ class Source:
 
 @pytest.mark.parametrize("name", prompts.known())
 def test_every_list_is_whole_and_says_where_it_is_from(name):
-    found = prompts.load(name)
-    assert (len(found.class_names), len(found.templates)) == COUNTS.get(
-        name, (len(found.class_names), len(found.templates))
+    result = prompts.load(name)
+    assert (len(result.class_names), len(result.templates)) == COUNTS.get(
+        name, (len(result.class_names), len(result.templates))
     )
-    assert not any("_" in each for each in found.class_names)
-    assert all(each.strip() for each in found.class_names) or name == "clevr_closest_object_distance"  # " shapes."
-    assert len(found.codes) in (0, len(found.class_names))
+    assert not any("_" in class_name for class_name in result.class_names)
+    assert (
+        all(class_name.strip() for class_name in result.class_names) or name == "clevr_closest_object_distance"
+    )  # " shapes."
+    assert len(result.codes) in (0, len(result.class_names))
     # Only ImageNet has names twice, as OpenAI left them.
-    assert len(set(found.class_names)) >= len(found.class_names) - 2 * name.startswith("imagenet")
-    assert "dataset" in found.origin or "clip-benchmark 1" in found.origin
-    class_prompts(found.class_names, found.templates)  # every template has a {c}
+    assert len(set(result.class_names)) >= len(result.class_names) - 2 * name.startswith("imagenet")
+    assert "dataset" in result.origin or "clip-benchmark 1" in result.origin
+    class_prompts(result.class_names, result.templates)  # every template has a {c}
 
 
 def test_all_wanted_are_there_with_their_licences():
@@ -97,29 +99,31 @@ def test_names_as_people_write_them(written, name):
 
 def test_codes_and_numbers_become_names():
     codes = prompts.load("imagenet1k").codes
-    found = prompts.apply(Source("val", [codes[2], codes[0]]))  # a few of ImageNet's classes, in a folder of any name
-    assert found.class_names == ["great white shark", "tench"] and len(found.templates) == 80
-    assert found[1]["captions"] == ["a bad photo of a tench."] and len(found) == 3
+    result = prompts.apply(Source("val", [codes[2], codes[0]]))  # a few of ImageNet's classes, in a folder of any name
+    assert result.class_names == ["great white shark", "tench"] and len(result.templates) == 80
+    assert result[1]["captions"] == ["a bad photo of a tench."] and len(result) == 3
     numbers = sorted(map(str, range(1000)))  # as folders are sorted: "0", "1", "10", "100", ...
     names = prompts.load("imagenet1k").class_names
     assert prompts.apply(Source("imagenet", numbers)).class_names == [names[int(number)] for number in numbers]
     flowers = sorted(map(str, range(1, 103)))
-    found = prompts.apply(Source("flowers", flowers)).class_names
-    assert found[flowers.index("1")] == "pink primrose" and found[flowers.index("102")] == "blackberry lily"
+    result = prompts.apply(Source("flowers", flowers)).class_names
+    assert result[flowers.index("1")] == "pink primrose" and result[flowers.index("102")] == "blackberry lily"
 
 
 @pytest.mark.parametrize(("numbers", "first"), [(range(2, 103), 1), (range(101), 0), (range(1, 102), None)])
 def test_numbers_are_not_guessed_to_begin_at_0_or_1(numbers, first):
     """Flowers' 102 classes with one missing: the last number, or 0, tells; without both nobody can know."""
-    own = sorted(map(str, numbers))
+    folders = sorted(map(str, numbers))
     names = prompts.load("flowers").class_names
     if first is None:
         with pytest.raises(
             UserError, match="'flowers' names 102 classes, .* numbers from 1 to 101, .* from 0 or from 1"
         ):
-            prompts.apply(Source("flowers", own))
+            prompts.apply(Source("flowers", folders))
     else:
-        assert prompts.apply(Source("flowers", own)).class_names == [names[int(each) - first] for each in own]
+        assert prompts.apply(Source("flowers", folders)).class_names == [
+            names[int(folder) - first] for folder in folders
+        ]
 
 
 def test_names_are_matched_before_positions():
@@ -128,9 +132,11 @@ def test_names_are_matched_before_positions():
     assert prompts.apply(Source("stl10", shuffled)).class_names == names[::-1]
     eurosat = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop"]
     eurosat += ["Residential", "River", "SeaLake"]
-    own = Source("EuroSAT", eurosat)  # words of its own are left alone unless a person says which list they stand for
-    assert prompts.apply(own) is own
-    assert prompts.apply(own, "eurosat").class_names == list(prompts.load("eurosat").class_names)
+    source = Source(
+        "EuroSAT", eurosat
+    )  # words of its own are left alone unless a person says which list they stand for
+    assert prompts.apply(source) is source
+    assert prompts.apply(source, "eurosat").class_names == list(prompts.load("eurosat").class_names)
     # "river" standing elsewhere says that the order is another.
     with pytest.raises(UserError, match="10 classes"):
         prompts.apply(Source("eurosat", eurosat[::-1]), "eurosat")
@@ -140,10 +146,10 @@ def test_a_source_keeps_what_it_brings():
     plain = Source("pets", ["cat", "dog"])
     assert prompts.apply(plain) is plain  # another number of classes: another dataset
     assert prompts.apply(Source("words", ["0", "1"])).class_names == ["0", "1"]
-    own = Source("cifar10", list(prompts.load("cifar10").class_names), ["my {c}"])
-    assert list(prompts.apply(own).templates) == ["my {c}"]
-    assert prompts.apply(own, "own") is own
-    assert len(prompts.apply(own, "cifar10").templates) == 18
+    source = Source("cifar10", list(prompts.load("cifar10").class_names), ["my {c}"])
+    assert list(prompts.apply(source).templates) == ["my {c}"]
+    assert prompts.apply(source, "own") is source
+    assert len(prompts.apply(source, "cifar10").templates) == 18
     captions = Source("pairs", None, None)
     assert prompts.apply(captions) is captions
 
@@ -162,12 +168,12 @@ def test_a_source_keeps_what_it_brings():
 def test_files_of_ones_own(content, choice, expected, tmp_path):
     path = tmp_path / "own.json"
     path.write_text(json.dumps(content))
-    found = prompts.apply(Source("toys", choice), str(path))
-    assert class_prompts(found.class_names, found.templates) == expected
+    result = prompts.apply(Source("toys", choice), str(path))
+    assert class_prompts(result.class_names, result.templates) == expected
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         ("imagnet1k", "did you mean 'imagenet1k'"),
         ("pets:simple", "has no 'simple' templates"),
@@ -183,14 +189,14 @@ def test_files_of_ones_own(content, choice, expected, tmp_path):
         ("{", "not readable as JSON"),
     ],
 )
-def test_mistakes_are_one_line(choice, told, tmp_path):
+def test_mistakes_are_one_line(choice, message, tmp_path):
     if not isinstance(choice, str) or choice == "{":
         path = tmp_path / "own.json"
         path.write_text(choice if isinstance(choice, str) else json.dumps(choice))
         choice = str(path)
     with pytest.raises(UserError) as caught:
         prompts.apply(Source("toys", ["cat", "dog"]), choice, field="datasets.toys.prompts")
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 ORDERS = {"food101": ("tfds", "torchvision"), "caltech101": ("folders", "torchvision", "tfds")}
@@ -205,12 +211,12 @@ def test_numbers_that_libraries_give_to_other_classes_are_asked_for(name):
         with pytest.raises(UserError, match=f"{name!r}: the data's classes are numbers") as caught:
             prompts.apply(numbers, choice)
         assert all(f"'{name}:{order}'" in str(caught.value) for order in ORDERS[name])
-    found = {order: prompts.load(f"{name}:{order}").class_names for order in ORDERS[name]}
-    assert len(set(found.values())) == len(found)
-    for order, names in found.items():
-        own = sorted(map(str, range(len(names))))
-        applied = prompts.apply(Source(name, own), f"{name}:{order}").class_names
-        assert applied == [names[int(number)] for number in own]
+    names_by_order = {order: prompts.load(f"{name}:{order}").class_names for order in ORDERS[name]}
+    assert len(set(names_by_order.values())) == len(names_by_order)
+    for order, names in names_by_order.items():
+        folders = sorted(map(str, range(len(names))))
+        applied = prompts.apply(Source(name, folders), f"{name}:{order}").class_names
+        assert applied == [names[int(number)] for number in folders]
     # By name there is nothing to choose.
     names = prompts.load(name).class_names
     assert prompts.apply(Source(name, list(names[::-1]))).class_names == list(names[::-1])

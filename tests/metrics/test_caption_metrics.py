@@ -17,19 +17,19 @@ CANDIDATES = ["a man is speaking", "rain falls", "a cat sleeps"]
 
 
 def check(candidates, references, expected):
-    found = caption_metrics.score_captions(candidates, references, tokenized=True)
-    for name, (whole, each) in expected.items():
-        assert found.metrics[name] == pytest.approx(whole, abs=1e-9), name
-        np.testing.assert_allclose(found.examples[name], each, rtol=0, atol=1e-9, err_msg=name)
+    result = caption_metrics.score_captions(candidates, references, tokenized=True)
+    for name, (corpus, examples) in expected.items():
+        assert result.metrics[name] == pytest.approx(corpus, abs=1e-9), name
+        np.testing.assert_allclose(result.examples[name], examples, rtol=0, atol=1e-9, err_msg=name)
 
 
 def test_known_values():
-    found = caption_metrics.score_captions(CANDIDATES, REFERENCES)
+    result = caption_metrics.score_captions(CANDIDATES, REFERENCES)
     expected = {"bleu_1": 0.5573021303, "bleu_2": 0.5159615138, "bleu_3": 0.5028743799, "bleu_4": 0.5494186856}
     expected |= {"rouge_l": 0.6704558617, "cider_d": 2.4383587823935606, "exact_match": 1 / 3}
-    assert found.metrics == pytest.approx(expected, abs=1e-9)
-    np.testing.assert_allclose(found.examples["cider_d"], [4.00436228, 3.31071406, 0], atol=1e-8)
-    assert caption_metrics.caption_metrics(CANDIDATES, REFERENCES) == found.metrics
+    assert result.metrics == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(result.examples["cider_d"], [4.00436228, 3.31071406, 0], atol=1e-8)
+    assert caption_metrics.caption_metrics(CANDIDATES, REFERENCES) == result.metrics
 
 
 def test_random_sets_score_as_by_pycocoevalcap():
@@ -58,18 +58,18 @@ def test_bleu_agrees_with_sacrebleu():
     for candidates, references in random_sets(60, seed=8):
         # sacrebleu wants the same number of references everywhere; a repeated one changes nothing.
         most = max(map(len, references))
-        streams = [[own[min(i, len(own) - 1)] for own in references] for i in range(most)]
+        streams = [[texts[min(i, len(texts) - 1)] for texts in references] for i in range(most)]
         settings = {"smooth_method": "none", "tokenize": "none", "force": True}
-        found = caption_metrics.bleu(candidates, references)[0]
+        result = caption_metrics.bleu(candidates, references)[0]
         for order in range(1, 5):
             scorer = sacrebleu.metrics.BLEU(max_ngram_order=order, **settings)
             expected = scorer.corpus_score(candidates, streams).score / 100
-            assert expected == 0 or found[f"bleu_{order}"] == pytest.approx(expected, abs=1e-6)
+            assert expected == 0 or result[f"bleu_{order}"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_raw_captions_are_tokenised():
-    found = caption_metrics.caption_metrics(["A man is speaking!", "Rain falls.", "a cat sleeps"], REFERENCES)
-    assert found == pytest.approx(caption_metrics.caption_metrics(CANDIDATES, REFERENCES))
+    result = caption_metrics.caption_metrics(["A man is speaking!", "Rain falls.", "a cat sleeps"], REFERENCES)
+    assert result == pytest.approx(caption_metrics.caption_metrics(CANDIDATES, REFERENCES))
 
 
 @pytest.mark.parametrize(

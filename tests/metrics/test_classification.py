@@ -24,9 +24,9 @@ def coarse(rng, *shape):
 def brute_ranks(queries, gallery, positives):
     scores = queries.astype(np.float64) @ gallery.astype(np.float64).T
     ranks = []
-    for row, own in zip(scores, positives, strict=True):
+    for row, items in zip(scores, positives, strict=True):
         order = sorted(range(len(gallery)), key=lambda g: (-row[g], g))
-        ranks.append(min(order.index(g) for g in own) + 1)
+        ranks.append(min(order.index(g) for g in items) + 1)
     return np.array(ranks)
 
 
@@ -35,24 +35,24 @@ def test_classification_agrees_with_scikit_learn(classes):
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(500, classes)).astype(np.float32)
     labels = rng.integers(0, classes - 1, size=500)  # the last class has no examples
-    found = classification.classification_metrics(scores, labels)
+    result = classification.classification_metrics(scores, labels)
     predictions = scores.argmax(axis=1)
-    assert found["acc1"] == pytest.approx(sk.accuracy_score(labels, predictions))
+    assert result["acc1"] == pytest.approx(sk.accuracy_score(labels, predictions))
     with pytest.warns(UserWarning):
-        assert found["mean_per_class_recall"] == pytest.approx(sk.balanced_accuracy_score(labels, predictions))
+        assert result["mean_per_class_recall"] == pytest.approx(sk.balanced_accuracy_score(labels, predictions))
     if classes < 5:
-        assert "acc5" not in found
+        assert "acc5" not in result
     else:
         expected = sk.top_k_accuracy_score(labels, scores, k=5, labels=np.arange(classes))
-        assert found["acc5"] == pytest.approx(expected)
+        assert result["acc5"] == pytest.approx(expected)
     matrix = classification.confusion_matrix(predictions, labels, classes)
     np.testing.assert_array_equal(matrix, sk.confusion_matrix(labels, predictions, labels=np.arange(classes)))
 
 
 def test_classification_ties_go_to_the_lower_class():
     constant = np.zeros((12, 6), np.float32)
-    found = classification.classification_metrics(constant, np.arange(12) % 6)
-    assert found == {"acc1": 1 / 6, "acc5": 5 / 6, "mean_per_class_recall": 1 / 6}
+    result = classification.classification_metrics(constant, np.arange(12) % 6)
+    assert result == {"acc1": 1 / 6, "acc5": 5 / 6, "mean_per_class_recall": 1 / 6}
 
 
 def test_classification_refuses_what_it_cannot_score():
@@ -127,23 +127,23 @@ def test_the_score_of_several_vectors_is_the_largest(sides):
         indices, _ = exact_dot.top_matches(queries, gallery, 10, block=block)
         np.testing.assert_array_equal(indices, np.argsort(-right, axis=1)[:, :10])
         positives = [[q, q + 100] for q in range(60)]
-        expected = [1 + min((right[q] > right[q, p]).sum() for p in own) for q, own in enumerate(positives)]
+        expected = [1 + min((right[q] > right[q, p]).sum() for p in matching) for q, matching in enumerate(positives)]
         np.testing.assert_array_equal(ranks_lib.retrieval_ranks(queries, gallery, positives, block=block), expected)
     # Copies tie, wherever the vector stands that decides.
     turned = gallery[:, ::-1] if sides[1] else gallery
     both = np.concatenate([gallery, turned])
     ranks = ranks_lib.retrieval_ranks(queries, both, [[q + 170] for q in range(60)], block=50)
-    own = np.array([right[q, q] for q in range(60)])
-    np.testing.assert_array_equal(ranks, 2 + 2 * (right > own[:, None]).sum(axis=1))
+    matching = np.array([right[q, q] for q in range(60)])
+    np.testing.assert_array_equal(ranks, 2 + 2 * (right > matching[:, None]).sum(axis=1))
 
 
 @pytest.mark.parametrize("block", [6, 2048])
 def test_a_constant_encoder_scores_exactly_chance(block):
     images = np.broadcast_to(unit(np.random.default_rng(5), 40), (40, 40))
-    found = retrieval.retrieval_metrics(images, images, np.arange(40), block=block)
+    result = retrieval.retrieval_metrics(images, images, np.arange(40), block=block)
     for name in RECALLS:
-        assert found[name] == int(name.partition("@")[2]) / 40
-    assert found["image_retrieval_median_rank"] == found["text_retrieval_mean_rank"] == 20.5
+        assert result[name] == int(name.partition("@")[2]) / 40
+    assert result["image_retrieval_median_rank"] == result["text_retrieval_mean_rank"] == 20.5
 
 
 def test_retrieval_with_several_captions_per_image():
@@ -152,17 +152,17 @@ def test_retrieval_with_several_captions_per_image():
     text_image = np.concatenate([np.arange(30), rng.integers(0, 30, size=70)])
     rng.shuffle(text_image)
     texts = images[text_image] + 1.5 * unit(rng, 100, 16)
-    found = retrieval.retrieval_metrics(images, texts, text_image)
+    result = retrieval.retrieval_metrics(images, texts, text_image)
     ranks = {
         "image": brute_ranks(texts, images, [[i] for i in text_image]),
         "text": brute_ranks(images, texts, [np.flatnonzero(text_image == i) for i in range(30)]),
     }
     for side, expected in ranks.items():
         for k in (1, 5, 10):
-            assert found[f"{side}_retrieval_recall@{k}"] == np.mean(expected <= k)
-        assert found[f"{side}_retrieval_median_rank"] == np.median(expected)
-        assert found[f"{side}_retrieval_mean_rank"] == pytest.approx(np.mean(expected))
-    assert 0.2 < found["image_retrieval_recall@1"] < 1  # the test can see a difference
+            assert result[f"{side}_retrieval_recall@{k}"] == np.mean(expected <= k)
+        assert result[f"{side}_retrieval_median_rank"] == np.median(expected)
+        assert result[f"{side}_retrieval_mean_rank"] == pytest.approx(np.mean(expected))
+    assert 0.2 < result["image_retrieval_recall@1"] < 1  # the test can see a difference
 
 
 def test_images_with_equal_ids_share_their_texts():

@@ -22,19 +22,19 @@ def overlapping(classes, count=600, width=10, dtype=np.float64):
 def test_the_optimum_is_scikit_learn_s(classes, inverse_l2, dtype, monkeypatch):
     monkeypatch.setattr(logistic_regression, "_SMALL", 0)  # small problems are computed with in float64
     features, labels = overlapping(classes)
-    found = logistic_regression.fit(features.astype(dtype), labels, inverse_l2=inverse_l2)
+    result = logistic_regression.fit(features.astype(dtype), labels, inverse_l2=inverse_l2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = LogisticRegression(C=inverse_l2, tol=1e-8, max_iter=10000).fit(features, labels)
     penalty = 0.5 * (model.coef_**2).sum() / (inverse_l2 * len(labels))
     loss = log_loss(labels, model.predict_proba(features)) + penalty
-    assert found.converged and found.loss == pytest.approx(loss, abs=1e-5)
-    scores = found.scores(features, 3 * classes)
+    assert result.converged and result.loss == pytest.approx(loss, abs=1e-5)
+    scores = result.scores(features, 3 * classes)
     assert (scores.argmax(axis=1) == model.predict(features)).mean() > 0.99
-    own = scores[:, found.classes]
-    likely = np.exp(own - own.max(axis=1, keepdims=True))
+    logits = scores[:, result.classes]
+    likely = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(likely / likely.sum(axis=1, keepdims=True), model.predict_proba(features), atol=0.02)
-    assert (np.delete(scores, found.classes, axis=1) < own.min(axis=1, keepdims=True)).all()
+    assert (np.delete(scores, result.classes, axis=1) < logits.min(axis=1, keepdims=True)).all()
 
 
 def test_a_start_leads_to_the_same_optimum_sooner_and_few_iterations_are_told():

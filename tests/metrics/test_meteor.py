@@ -40,9 +40,9 @@ def program(tmp_path, monkeypatch):
 
 def test_each_caption_and_the_whole_are_asked_for(program):
     program(STAND_IN)
-    whole, each = meteor.meteor(["a b\nc", "x ||| y"], [["a b", "c|||d e f"], ["x y z", "w"]], tokenized=True)
-    np.testing.assert_allclose(each, [3 / 6, 2 / 4])
-    assert whole == 5 / 10
+    corpus, captions = meteor.meteor(["a b\nc", "x ||| y"], [["a b", "c|||d e f"], ["x y z", "w"]], tokenized=True)
+    np.testing.assert_allclose(captions, [3 / 6, 2 / 4])
+    assert corpus == 5 / 10
 
 
 def test_many_captions_do_not_block_the_pipes(program):
@@ -84,6 +84,6 @@ def test_what_is_missing_is_told(monkeypatch, tmp_path):
 @pytest.mark.full
 @pytest.mark.skipif(shutil.which("java") is None, reason="METEOR's own program needs Java, which is not on PATH")
 def test_scores_are_those_of_pycocoevalcap():
-    whole, each = meteor.meteor(GOLDEN["candidates"], GOLDEN["references"], tokenized=True)
-    assert whole == pytest.approx(GOLDEN["score"], abs=1e-12)
-    np.testing.assert_allclose(each, GOLDEN["each"], atol=1e-12)
+    corpus, captions = meteor.meteor(GOLDEN["candidates"], GOLDEN["references"], tokenized=True)
+    assert corpus == pytest.approx(GOLDEN["score"], abs=1e-12)
+    np.testing.assert_allclose(captions, GOLDEN["each"], atol=1e-12)

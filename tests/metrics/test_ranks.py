@@ -44,25 +44,25 @@ def test_ranks_of_random_problems_are_those_of_brute_force(way, seeds):
         queries, gallery, positives = problem(seed)
         expected = np.concatenate(brute_force_ranks.ranks(queries, gallery, positives))
         for block in (5 + seed % 13, 2048):
-            found = ranks_lib.positive_ranks(queries, gallery, positives, block=block)
-            np.testing.assert_array_equal(found, expected, err_msg=f"seed {seed} block {block}")
+            result = ranks_lib.positive_ranks(queries, gallery, positives, block=block)
+            np.testing.assert_array_equal(result, expected, err_msg=f"seed {seed} block {block}")
 
 
 @pytest.mark.parametrize("seeds", [range(0, 40), pytest.param(range(40, 160), marks=pytest.mark.full)], ids=str)
 def test_both_ways_together_are_each_way_alone(seeds):
     for seed in seeds:
         queries, gallery, positives = problem(seed)
-        back = [[q for q, own in enumerate(positives) if g in own] for g in range(len(gallery))]
-        kept = np.flatnonzero([len(own) > 0 for own in back])
-        place = {g: i for i, g in enumerate(kept.tolist())}
-        positives = [[place[g] for g in own] for own in positives]
+        back = [[q for q, items in enumerate(positives) if g in items] for g in range(len(gallery))]
+        kept = np.flatnonzero([len(items) > 0 for items in back])
+        index = {g: i for i, g in enumerate(kept.tolist())}
+        positives = [[index[g] for g in items] for items in positives]
         back = [back[g] for g in kept]
         csr = ranks_lib.as_csr(positives, len(queries)), ranks_lib.as_csr(back, len(kept))
-        found = ranks_lib.ranks_both_ways(queries, gallery[kept], *csr, block=5 + seed % 17)
+        result = ranks_lib.ranks_both_ways(queries, gallery[kept], *csr, block=5 + seed % 17)
         np.testing.assert_array_equal(
-            found[0], np.concatenate(brute_force_ranks.ranks(queries, gallery[kept], positives))
+            result[0], np.concatenate(brute_force_ranks.ranks(queries, gallery[kept], positives))
         )
-        np.testing.assert_array_equal(found[1], np.concatenate(brute_force_ranks.ranks(gallery[kept], queries, back)))
+        np.testing.assert_array_equal(result[1], np.concatenate(brute_force_ranks.ranks(gallery[kept], queries, back)))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -85,11 +85,11 @@ def test_approximate_scores_are_within_their_margin():
     rng = np.random.default_rng(4)
     queries = rng.normal(size=(50, 700)).astype(np.float32) * np.logspace(-6, 6, 50, dtype=np.float32)[:, None]
     scores = exact_dot.Scores(queries, np.abs(rng.normal(size=(60, 700))).astype(np.float32))
-    whole = slice(0, 50), slice(0, 60)
-    error = np.abs(scores.approximate(*whole) - scores.block(*whole) * scores.unit[:, None])
+    everything = slice(0, 50), slice(0, 60)
+    error = np.abs(scores.approximate(*everything) - scores.block(*everything) * scores.unit[:, None])
     assert (error <= scores.margin[:, None]).all() and error.max() > 0
     query, item = np.divmod(np.arange(3000), 60)
-    np.testing.assert_array_equal(scores.pairs(query, item), scores.block(*whole).ravel())
+    np.testing.assert_array_equal(scores.pairs(query, item), scores.block(*everything).ravel())
 
 
 @pytest.mark.parametrize("seeds", [range(0, 60), pytest.param(range(60, 240), marks=pytest.mark.full)], ids=str)
@@ -97,10 +97,12 @@ def test_rank_metrics_of_random_problems_are_those_of_brute_force(seeds):
     for seed in seeds:
         queries, gallery, positives = problem(seed)
         indices, offsets = ranks_lib.as_csr(positives, len(queries))
-        found = classification.rank_metrics(
+        result = classification.rank_metrics(
             ranks_lib.positive_ranks(queries, gallery, (indices, offsets)), offsets, ks=(1, 3)
         )
-        assert found == pytest.approx(brute_force_ranks.rank_metrics(queries, gallery, positives, ks=(1, 3)), rel=1e-12)
+        assert result == pytest.approx(
+            brute_force_ranks.rank_metrics(queries, gallery, positives, ks=(1, 3)), rel=1e-12
+        )
 
 
 def test_mean_average_precision_agrees_with_scikit_learn_where_nothing_ties():
@@ -117,26 +119,26 @@ def test_mean_average_precision_agrees_with_scikit_learn_where_nothing_ties():
 
 def test_with_one_positive_average_precision_is_the_reciprocal_rank_and_rsum_adds_recalls_up():
     rng = np.random.default_rng(6)
-    found = retrieval.retrieval_metrics(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), np.arange(30))
+    result = retrieval.retrieval_metrics(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), np.arange(30))
     for side in ("image", "text"):
-        assert found[f"{side}_retrieval_mean_average_precision"] == pytest.approx(
-            found[f"{side}_retrieval_mean_reciprocal_rank"]
+        assert result[f"{side}_retrieval_mean_average_precision"] == pytest.approx(
+            result[f"{side}_retrieval_mean_reciprocal_rank"]
         )
-    assert found["rsum"] == pytest.approx(sum(value for name, value in found.items() if "recall@" in name))
+    assert result["rsum"] == pytest.approx(sum(value for name, value in result.items() if "recall@" in name))
 
 
 def test_folds_are_averaged_each_with_its_own_texts():
     rng = np.random.default_rng(7)
     images, text_image = rng.normal(size=(60, 6)), rng.permutation(np.arange(180) % 60)
     texts = images[text_image] + rng.normal(size=(180, 6))
-    found = retrieval.fold_metrics(images, texts, text_image, fold_size=20)
+    result = retrieval.fold_metrics(images, texts, text_image, fold_size=20)
     expected = []
     for start in (0, 20, 40):
-        own = [t for t in range(180) if start <= text_image[t] < start + 20]
-        positives = [[t for t, at in enumerate(own) if text_image[at] == start + i] for i in range(20)]
-        expected.append(brute_force_ranks.rank_metrics(images[start : start + 20], texts[own], positives))
+        fold_texts = [t for t in range(180) if start <= text_image[t] < start + 20]
+        positives = [[t for t, text in enumerate(fold_texts) if text_image[text] == start + i] for i in range(20)]
+        expected.append(brute_force_ranks.rank_metrics(images[start : start + 20], texts[fold_texts], positives))
     for name in expected[0]:
-        assert found[f"text_retrieval_{name}"] == pytest.approx(np.mean([each[name] for each in expected]))
+        assert result[f"text_retrieval_{name}"] == pytest.approx(np.mean([fold[name] for fold in expected]))
     with pytest.raises(UserError, match="fold_size=7: 60 images do not divide"):
         retrieval.fold_metrics(images, texts, text_image, fold_size=7)
 

@@ -65,7 +65,7 @@ def accuracy(prediction, people):
         prediction, *people = map(written_out, (prediction, *people))
     scores = []
     for out in range(len(people)):
-        met = sum(answer == prediction for place, answer in enumerate(people) if place != out)
+        met = sum(answer == prediction for person, answer in enumerate(people) if person != out)
         scores.append(1.0 if met >= 3 else met / 3)
     return sum(scores) / len(scores)
 

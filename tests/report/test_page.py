@@ -114,22 +114,22 @@ def test_every_objective_has_its_curves_and_every_metric_its_name():
         lines.append({"step": step, "kind": "train", "loss": 3.0 / step, **losses, **hits})
     scores = {"image_retrieval_recall@1": 0.25, "text_retrieval_recall@1": 0.25, "contrastive_loss": 1.0}
     matched = {"itm_accuracy": 0.75, "itm_hardest_accuracy": 0.5, "itm_accuracy_match": 1.0}
-    asked = {"accuracy": 0.5, "accuracy_yes/no": 0.625, "accuracy_other": 0.375}
+    answered = {"accuracy": 0.5, "accuracy_yes/no": 0.625, "accuracy_other": 0.375}
     lines.append({"step": 2, "kind": "eval"} | {f"d/{key}": value for key, value in (scores | matched).items()})
-    found = [Evaluation("d", RETRIEVAL, 7, scores), Evaluation("d", IMAGE_TEXT_MATCHING, 7, matched)]
-    found.append(Evaluation("e", VQA, 1200, asked))
-    text, page = render(history=lines, evaluations=found)
+    evaluations = [Evaluation("d", RETRIEVAL, 7, scores), Evaluation("d", IMAGE_TEXT_MATCHING, 7, matched)]
+    evaluations.append(Evaluation("e", VQA, 1200, answered))
+    text, page = render(history=lines, evaluations=evaluations)
     check_self_contained(text, page)
     for name in ("Loss", "Losses by objective", "Accuracy in training", "Accuracy, held out"):
         assert f"<h3>{name}</h3>" in text
-    for told in (
+    for label in (
         "d contrast, held out",
         "itm accuracy",
         "d matching, hardest",
         "7 images and 1,200 questions",
         "yes/no",
     ):
-        assert told in page.text
+        assert label in page.text
     assert "<th>questions</th>" in text and "the hardest" in page.text and "62.50%" in page.text
 
 

@@ -41,16 +41,16 @@ def search(*argv, devices=1):
 
 
 def parse(out):
-    """What was printed: {query: [(score, path)]}."""
-    found, query = {}, None
+    """The printed results: {query: [(score, path)]}."""
+    results, query = {}, None
     for line in out.splitlines():
         words = line.split()
         if query and len(words) == 3 and words[0].isdecimal():
-            found[query].append((float(words[1]), words[2]))
+            results[query].append((float(words[1]), words[2]))
         elif line:
             query = line
-            found[query] = []
-    return found
+            results[query] = []
+    return results
 
 
 def embeddings(trained, folder):
@@ -60,47 +60,47 @@ def embeddings(trained, folder):
     with runs.shared_compilation(), runs.on_devices(1):
         searcher = searcher_lib.Searcher(eval_model.open_workdir(run))
         source = searcher_lib._Files(str(folder), paths)
-        images = searcher.embedder.images(each.image for each in EvalExamples(source, searcher.image_spec))
+        images = searcher.embedder.images(example.image for example in EvalExamples(source, searcher.image_spec))
         return paths, images, searcher.embedder.texts(["a red circle"])
 
 
 def test_answers_are_the_nearest_images(trained, folder, capsys):
     flags = [f"--workdir={trained}", f"--images={folder}", f"--image={folder / 'a' / '3.png'}", "--top=4"]
     assert search("a red circle", *flags) == 0
-    found = parse(capsys.readouterr().out)
+    results = parse(capsys.readouterr().out)
     paths, images, text = embeddings(trained, folder)
     for query, vector in (("a red circle", text[0]), (str(folder / "a" / "3.png"), images[paths.index("a/3.png")])):
         scores = images.astype(np.float64) @ vector.astype(np.float64)
         best = np.argsort(-scores, kind="stable")[:4]
-        assert [path for _, path in found[query]] == [paths[i] for i in best]
-        np.testing.assert_allclose([score for score, _ in found[query]], scores[best], atol=1e-4)
-    assert found[str(folder / "a" / "3.png")][0] == (1.0, "a/3.png")
+        assert [path for _, path in results[query]] == [paths[i] for i in best]
+        np.testing.assert_allclose([score for score, _ in results[query]], scores[best], atol=1e-4)
+    assert results[str(folder / "a" / "3.png")][0] == (1.0, "a/3.png")
 
 
 def test_the_index_follows_the_folder(trained, folder, capsys):
     flags = [f"--workdir={trained}", f"--images={folder}", "red"]
 
-    def told():
+    def search_index():
         assert search(*flags, "--top=99") == 0
         out, err = capsys.readouterr()
         return out.splitlines()[0].partition(": ")[2], parse(out)["red"], err
 
-    first = told()
+    first = search_index()
     assert first[0] == "11 new, 0 removed or changed" and "embedding" in first[2]
-    again = told()
+    again = search_index()
     assert again[0] == "0 new, 0 removed or changed" and again[1] == first[1] and "embedding" not in again[2]
     (folder / "a" / "1.png").unlink()
     write_image(folder / "b" / "c" / "2.png", 99).touch()
     write_image(folder / "new.png", 3)  # the same picture as a/3.png
     (folder / "broken.jpg").write_bytes(b"no picture")
-    changed, answers, err = told()
+    changed, answers, err = search_index()
     assert changed == "3 new, 2 removed or changed"
     assert "1 cannot be read, such as broken.jpg" in err
     scores = {path: score for score, path in answers}
     assert len(scores) == 11 and "a/1.png" not in scores and scores["new.png"] == scores["a/3.png"]
     assert scores["b/c/2.png"] != {path: score for score, path in first[1]}["b/c/2.png"]
     # What cannot be read is not tried again.
-    assert told()[0] == "0 new, 0 removed or changed"
+    assert search_index()[0] == "0 new, 0 removed or changed"
 
 
 def test_an_index_of_another_model_is_kept_until_told(trained, folder, tmp_path, capsys):
@@ -137,8 +137,8 @@ def test_contact_sheets(trained, folder, tmp_path, capsys):
     for kind in ("html", "png", "json"):
         assert search(*flags, f"--output={tmp_path / 'out' / f'sheet.{kind}'}") == 0
     answers = json.loads((tmp_path / "out" / "sheet.json").read_text())
-    assert [each["query"] for each in answers] == ["a <b> & c", "two"]
-    assert [len(each["results"]) for each in answers] == [6, 6]
+    assert [match["query"] for match in answers] == ["a <b> & c", "two"]
+    assert [len(match["results"]) for match in answers] == [6, 6]
     page = _Page((tmp_path / "out" / "sheet.html").read_text())
     assert len(page.sources) == 12 and all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "a <b> & c" in page.text and answers[0]["results"][0]["path"] in page.text
@@ -148,7 +148,7 @@ def test_contact_sheets(trained, folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--images=nowhere", "--workdir=W"], "--images=nowhere: there is no such folder"),
         (["--images=EMPTY", "--workdir=W"], "no images there"),
@@ -165,21 +165,21 @@ def test_contact_sheets(trained, folder, tmp_path, capsys):
         (["--images=F", "--workdir=W", "--tokenizer=clip"], "--tokenizer=clip needs --model"),
     ],
 )
-def test_mistakes_are_one_line(trained, folder, tmp_path, capsys, flags, told):
+def test_mistakes_are_one_line(trained, folder, tmp_path, capsys, flags, message):
     (tmp_path / "empty").mkdir()
-    places = {"=W": f"={trained}", "=F": f"={folder}", "=EMPTY": f"={tmp_path / 'empty'}"}
-    flags = [next((flag[: -len(k)] + v for k, v in places.items() if flag.endswith(k)), flag) for flag in flags]
+    folders = {"=W": f"={trained}", "=F": f"={folder}", "=EMPTY": f"={tmp_path / 'empty'}"}
+    flags = [next((flag[: -len(k)] + v for k, v in folders.items() if flag.endswith(k)), flag) for flag in flags]
     assert search("red", *flags) == 2
     err = capsys.readouterr().err
-    assert told in err and len(err.splitlines()) == 1
+    assert message in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("queries", "told"), [([], "nothing to search for: give a TEXT"), ([""], "a TEXT is empty; give words")]
+    ("queries", "message"), [([], "nothing to search for: give a TEXT"), ([""], "a TEXT is empty; give words")]
 )
-def test_no_query_is_a_mistake(trained, folder, capsys, queries, told):
+def test_no_query_is_a_mistake(trained, folder, capsys, queries, message):
     assert search(*queries, f"--workdir={trained}", f"--images={folder}") == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_written_to_are_indexed_elsewhere(trained, folder, tmp_path, capsys, monkeypatch):

@@ -130,7 +130,7 @@ class RetrievalResult:
     """The outcome of `evaluate_retrieval`.
 
     Attributes:
-      metrics: see `retrieval_metrics`, and `fold_metrics` where folds were asked for.
+      metrics: see `retrieval_metrics`, and `fold_metrics` where `fold_size` is set.
       texts: U different captions, in order of first appearance.
       text_embeddings: [U, E] their embeddings.
       text_index: [M] every caption's row in `texts`, image after image.

@@ -37,8 +37,8 @@ def record(picture, captions, label, number):
 
 def decode(source):
     for i in range(len(source)):
-        told = [source[i].get(key) for key in ("image", "captions", "label", "id", "labels")]
-        yield Example(*told)
+        fields = [source[i].get(key) for key in ("image", "captions", "label", "id", "labels")]
+        yield Example(*fields)
 
 
 class Source(list):
@@ -99,8 +99,8 @@ def test_classification_and_retrieval_together():
     embedder, examples = Embedder([*COLOURS, *map(str, range(20))], confuse={0: 1}), Images()
     # The embedder's words are colours first: numbers are shifted behind them.
     shifted = numbers()
-    for each in shifted:
-        each["image"] = each["image"] + np.uint8(6)
+    for record in shifted:
+        record["image"] = record["image"] + np.uint8(6)
     first, second = contrastive.evaluate([colours(), shifted], embedder, examples=examples)
     assert (first.dataset, first.task, first.n) == ("colours/test", "zeroshot_classification", 30)
     assert first.metrics == {"acc1": 25 / 30, "acc5": 1.0, "mean_per_class_recall": pytest.approx(5 / 6), "loss": 0.25}
@@ -270,23 +270,23 @@ def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeyp
         threads.add((threading.current_thread().name, index))
         return read(self, index)
 
-    def exchange(told):
-        own = {index for index, *_ in told}
-        start = min(own) // 4 * 4
+    def exchange(annotations):
+        indices = {index for index, *_ in annotations}
+        start = min(indices) // 4 * 4
         others = [
-            [i, each.captions, each.label, each.id, each.labels]
-            for i, each in enumerate(plain)
-            if start <= i < start + 4 and i not in own
+            [i, example.captions, example.label, example.id, example.labels]
+            for i, example in enumerate(plain)
+            if start <= i < start + 4 and i not in indices
         ]
-        return [told, others]
+        return [annotations, others]
 
     monkeypatch.setattr(type(source), "__getitem__", noting)
     monkeypatch.setattr(process_agreement, "all_gather_objects", exchange)
     shared = sharded_examples.ShardedExamples(source, ImageSpec(size=8), 4, np.array([1, 2]))
-    found = []
+    examples = []
     for example in shared:
-        found.append(example)
-        if len(found) == 1:
+        examples.append(example)
+        if len(examples) == 1:
             # The next batch is read while nobody has asked for it.
             deadline = time.monotonic() + 60
             while not {index for _, index in threads} > {1, 2} and time.monotonic() < deadline:
@@ -294,9 +294,9 @@ def test_a_process_of_several_reads_its_rows_by_threads_and_past_a_batch(monkeyp
             first = {index for _, index in threads}
     assert {index for _, index in threads} == {1, 2, 5, 6, 9} and first > {1, 2}
     assert threading.main_thread().name not in {name for name, _ in threads}
-    for index, (mine, whole) in enumerate(zip(found, plain, strict=True)):
-        assert mine[1:] == whole[1:]
-        np.testing.assert_array_equal(mine.image, whole.image if index % 4 in (1, 2) else np.zeros((8, 8, 3)))
+    for index, (mine, expected) in enumerate(zip(examples, plain, strict=True)):
+        assert mine[1:] == expected[1:]
+        np.testing.assert_array_equal(mine.image, expected.image if index % 4 in (1, 2) else np.zeros((8, 8, 3)))
 
 
 def test_records_and_table():

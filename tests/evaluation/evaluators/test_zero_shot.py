@@ -19,10 +19,14 @@ def embed(texts):
 
 
 def test_every_class_may_have_prompts_of_its_own(monkeypatch):
-    own = {"cat": ["prompt 1", "prompt 2", "prompt 3"], "dog": ["prompt 4"], "cow": ["prompt 5", "prompt 1"]}
-    found = zero_shot.zero_shot_weights(embed, ["dog", "cow", "cat"], own)
-    for row, name in zip(found, ["dog", "cow", "cat"], strict=True):
-        unit = [v / np.linalg.norm(v) for v in embed(own[name]).astype(np.float64)]
+    prompts_by_class = {
+        "cat": ["prompt 1", "prompt 2", "prompt 3"],
+        "dog": ["prompt 4"],
+        "cow": ["prompt 5", "prompt 1"],
+    }
+    result = zero_shot.zero_shot_weights(embed, ["dog", "cow", "cat"], prompts_by_class)
+    for row, name in zip(result, ["dog", "cow", "cat"], strict=True):
+        unit = [v / np.linalg.norm(v) for v in embed(prompts_by_class[name]).astype(np.float64)]
         mean = np.mean(unit, axis=0)
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), rtol=1e-6)
     # However the prompts are divided over calls, no class's are taken apart and nothing changes.
@@ -30,7 +34,9 @@ def test_every_class_may_have_prompts_of_its_own(monkeypatch):
         calls = []
         monkeypatch.setattr(zero_shot, "_PROMPTS_PER_CALL", size)
         noted = lambda texts, calls=calls: calls.append(len(texts)) or embed(texts)
-        np.testing.assert_array_equal(zero_shot.zero_shot_weights(noted, ["dog", "cow", "cat"], own), found)
+        np.testing.assert_array_equal(
+            zero_shot.zero_shot_weights(noted, ["dog", "cow", "cat"], prompts_by_class), result
+        )
         assert calls == {1: [1, 2, 3], 2: [1, 2, 3], 4: [3, 3]}[size]
 
 
@@ -53,10 +59,10 @@ def test_images_are_classified_in_blocks_without_a_difference(monkeypatch, block
     monkeypatch.setattr(zero_shot, "_IMAGES_PER_BLOCK", block)
     images, labels = np.random.default_rng(1).normal(size=(50, 6)), np.random.default_rng(2).integers(0, 8, 50)
     names = {str(i): [f"prompt {i}", f"prompt {i + 20}"] for i in range(9)}
-    found = zero_shot.evaluate_zero_shot(images, labels, embed_texts=embed, class_names=list(names), templates=names)
+    result = zero_shot.evaluate_zero_shot(images, labels, embed_texts=embed, class_names=list(names), templates=names)
     scores = images @ zero_shot.zero_shot_weights(embed, list(names), names).T.astype(np.float64)
-    np.testing.assert_array_equal(found.predictions, scores.argmax(axis=1))
-    assert found.metrics == classification.classification_metrics(scores, labels)
+    np.testing.assert_array_equal(result.predictions, scores.argmax(axis=1))
+    assert result.metrics == classification.classification_metrics(scores, labels)
 
 
 def test_average_precision_of_several_labels_is_that_of_scikit_learn():
@@ -74,12 +80,12 @@ def test_average_precision_with_ties_takes_the_lower_image_first():
         rng = np.random.default_rng(seed)
         scores, targets = rng.integers(0, 3, (12, 4)).astype(np.float32), rng.random((12, 4)) < 0.4
         targets[0] = True
-        found = []
+        result = []
         for c in range(4):
             right = [bool(targets[i, c]) for i in sorted(range(12), key=lambda i, c=c: (-scores[i, c], i))]
-            found.append(np.mean([np.mean(right[: n + 1]) for n in range(12) if right[n]]))
+            result.append(np.mean([np.mean(right[: n + 1]) for n in range(12) if right[n]]))
         assert classification.multilabel_metrics(scores, targets)["mean_average_precision"] == pytest.approx(
-            np.mean(found)
+            np.mean(result)
         )
 
 

@@ -111,35 +111,35 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
     out = capsys.readouterr().out
     # One pass over each source, whatever is measured on it.
     assert passes == [20, 50, 8, 8, 6]
-    found = records(workdir)
-    assert [*found] == [
+    result = records(workdir)
+    assert [*result] == [
         *(("colours", task) for task in (ZERO, "knn", "linear_probe", "few_shot")),
         ("pictures", RETRIEVAL),
         ("pets", ZERO),
         ("negatives", "image_caption_selection"),
     ]
-    for record in found.values():
+    for record in result.values():
         assert list(record)[:6] == ["dataset", "model", "pretrained", "task", "metrics", "language"]
         assert record["pretrained"] == f"{workdir}@2" and record["metrics"]
-    colours = found["colours", ZERO]["metrics"]
+    colours = result["colours", ZERO]["metrics"]
     assert {"acc1", "acc5", "mean_per_class_recall"} == set(colours)
-    for record in found.values():
+    for record in result.values():
         assert (record["image_size"], record["precision"]) == (16, "float32") and record["mmjax"] == __version__
     # Two prompts for cats and one for dogs; one for each of the five colours.
-    assert found["pets", ZERO]["prompts"] == 3 and "prompts" not in found["colours", "knn"]
-    assert {"acc1@10", "acc1@20"} < set(found["colours", "knn"]["metrics"])
+    assert result["pets", ZERO]["prompts"] == 3 and "prompts" not in result["colours", "knn"]
+    assert {"acc1@10", "acc1@20"} < set(result["colours", "knn"]["metrics"])
     for task, metric in (("linear_probe", "acc1"), ("knn", "acc1@10"), ("few_shot", "5way_1shot_acc1")):
-        assert found["colours", task]["metrics"][metric] > 0.9  # chance is 0.2
-    pictures = found["pictures", RETRIEVAL]["metrics"]
+        assert result["colours", task]["metrics"][metric] > 0.9  # chance is 0.2
+    pictures = result["pictures", RETRIEVAL]["metrics"]
     assert pictures["mean_recall@1"] == pytest.approx(
         (pictures["image_retrieval_recall@1"] + pictures["text_retrieval_recall@1"]) / 2
     )
     assert "4x2_image_retrieval_recall@1" in pictures
-    mean = (colours["acc1"] + found["pets", ZERO]["metrics"]["acc1"]) / 2
+    mean = (colours["acc1"] + result["pets", ZERO]["metrics"]["acc1"]) / 2
     assert f"mean of the 2 datasets of classes: {100 * mean:.2f}%" in out and "linear probe" in out
 
     # Of the plain evaluation of the same data the same colours.
-    assert 0 <= found["negatives", "image_caption_selection"]["metrics"]["acc"] <= 1
+    assert 0 <= result["negatives", "image_caption_selection"]["metrics"]["acc"] <= 1
     plain = workdir.parent / "plain.json"
     with mock.patch.object(page_lib, "write_report"):
         assert runs.eval_cli(f"--workdir={workdir}", f"--output={plain}", f"--config.data.eval=folder:{root}/test") == 0
@@ -201,7 +201,7 @@ def test_a_file_of_prompts_that_changed_is_evaluated_again(root, workdir, passes
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (
             ["--config.root=/nowhere"],
@@ -224,12 +224,12 @@ def test_a_file_of_prompts_that_changed_is_evaluated_again(root, workdir, passes
         (["--model=x"], "--workdir or --model: give one of them"),
     ],
 )
-def test_mistakes_are_one_line_before_anything_is_computed(root, trained, passes, flags, told, capsys, tmp_path):
+def test_mistakes_are_one_line_before_anything_is_computed(root, trained, passes, flags, message, capsys, tmp_path):
     flags = [flag.replace("{root}", str(root)) for flag in flags]
     output = tmp_path / "result.json"
     status = runs.eval_cli(f"--workdir={trained}", f"--config={root / 'suite.py'}", f"--output={output}", *flags)
     err = capsys.readouterr().err
-    assert status == 2 and told in err and len(err.splitlines()) == 1
+    assert status == 2 and message in err and len(err.splitlines()) == 1
     assert not passes and not output.exists()
 
 
@@ -258,21 +258,21 @@ def test_a_folder_of_tars_as_clip_benchmark_writes_it(root, trained, tmp_path):
     (folder.parent / "classnames.txt").write_text("\n".join(names))
     (folder.parent / "zeroshot_classification_templates.txt").write_text("my {c}\nyour {c}")
     (tmp_path / "own.json").write_text(json.dumps(["my {c}", "your {c}"]))
-    found = []
+    result = []
     for source, prompts in ((f"wds:{folder}", ""), (f"folder:{root}/test", tmp_path / "own.json")):
         output = tmp_path / f"{source[:3]}.json"
         flags = ["--config.collection=pets", f"--config.datasets.pets.source={source}"]
         flags += [f"--config.datasets.pets.prompts={prompts}", f"--output={output}"]
         assert runs.eval_cli(f"--workdir={trained}", f"--config={root / 'suite.py'}", *flags) == 0
-        found.append(by_task(output)["pets", ZERO])
-    assert {k: v for k, v in found[0].items() if k != "loss"} == {k: v for k, v in found[1].items() if k != "loss"}
+        result.append(by_task(output)["pets", ZERO])
+    assert {k: v for k, v in result[0].items() if k != "loss"} == {k: v for k, v in result[1].items() if k != "loss"}
 
 
 def test_the_suite_that_comes_with_mmjax():
     config = recipe.run_file("eval:root=/data,collection=all")
-    found = jobs.make_jobs(config)
-    assert len(found) == len(config.datasets) > 35
-    assert all("{root}" not in job.source for job in found)
+    result = jobs.make_jobs(config)
+    assert len(result) == len(config.datasets) > 35
+    assert all("{root}" not in job.source for job in result)
     assert set(config.collections) >= {"vtab", "retrieval", "imagenet_robustness", "embedded"}
     for name in config.collections:
         config.collection = name
@@ -323,24 +323,26 @@ def by_task(path):
     return {(record["dataset"], record["task"]): record["metrics"] for record in json.loads(path.read_text())}
 
 
-def assert_same_metrics(found, expected, loss=True):
+def assert_same_metrics(result, expected, loss=True):
     """The same numbers; the loss is of a batch, and summed over the mesh."""
-    assert [*found] == [*expected]
+    assert [*result] == [*expected]
     for task, metrics in expected.items():
-        assert {name: value for name, value in found[task].items() if name != "loss"} == {
+        assert {name: value for name, value in result[task].items() if name != "loss"} == {
             name: value for name, value in metrics.items() if name != "loss"
         }
         if loss and "loss" in metrics:
-            assert found[task]["loss"] == pytest.approx(metrics["loss"], abs=2e-6)
+            assert result[task]["loss"] == pytest.approx(metrics["loss"], abs=2e-6)
 
 
-def assert_same_embeddings(found, expected):
-    assert [len(rows) for rows in found.passes] == [len(rows) for rows in expected.passes] and len(expected.passes) == 5
-    for mine, theirs in zip(found.passes, expected.passes, strict=True):
+def assert_same_embeddings(result, expected):
+    assert [len(rows) for rows in result.passes] == [len(rows) for rows in expected.passes] and len(
+        expected.passes
+    ) == 5
+    for mine, theirs in zip(result.passes, expected.passes, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
-    assert [*found.texts] == [*expected.texts]
+    assert [*result.texts] == [*expected.texts]
     np.testing.assert_allclose(
-        np.stack([*found.texts.values()]), np.stack([*expected.texts.values()]), rtol=0, atol=1e-6
+        np.stack([*result.texts.values()]), np.stack([*expected.texts.values()]), rtol=0, atol=1e-6
     )
 
 
@@ -366,8 +368,8 @@ def test_of_the_same_embeddings_eight_devices_make_the_same_metrics(root, traine
 )
 def test_batches_and_meshes_change_no_metric(root, trained, base, tmp_path, devices, flags):
     expected, recording = base
-    _, found = measure(root, trained, tmp_path / "embeddings.json", *flags, devices=devices)
-    assert_same_embeddings(found, recording)
+    _, result = measure(root, trained, tmp_path / "embeddings.json", *flags, devices=devices)
+    assert_same_embeddings(result, recording)
     metrics, _ = measure(root, trained, tmp_path / "metrics.json", *flags, recording=recording, devices=devices)
     same_batch = not any("batch_size" in flag for flag in flags)
     assert_same_metrics(metrics, expected, loss=same_batch)

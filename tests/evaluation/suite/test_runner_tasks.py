@@ -42,8 +42,8 @@ def outcome(tmp_path_factory):
         np.save(file, shown.astype(np.int64))
         members += [(f"s{i:02}.jpg", jpeg(i)), (f"s{i:02}.npy", file.getvalue())]
     write_tar(root / "voc" / "test" / "0.tar", members)
-    told = {"dataset_type": "multilabel", "classnames": "cat\ndog\nyak", "zeroshot_classification_templates": "a {c}"}
-    for name, text in (told | {"test/nshards": "1"}).items():
+    files = {"dataset_type": "multilabel", "classnames": "cat\ndog\nyak", "zeroshot_classification_templates": "a {c}"}
+    for name, text in (files | {"test/nshards": "1"}).items():
         (root / "voc" / f"{name}.txt").write_text(text)
     lines = runs.write_pairs(root / "images", count=8).read_text().splitlines()[1:]
     pairs = [line.split("\t") for line in lines]
@@ -72,16 +72,16 @@ def test_several_labels_give_scikit_learn_s_average_precision(outcome):
     metrics, page, recording, *_ = outcome
     classes = np.stack([recording.texts[f"a {name}"] for name in ("cat", "dog", "yak")])
     scores = recording.passes[0].astype(np.float64) @ classes.T
-    expected = [average_precision_score(shown, own) for shown, own in zip(SHOWN.T, scores.T, strict=True)]
-    found = metrics["voc", "zeroshot_classification"]
-    assert found == {"mean_average_precision": pytest.approx(np.mean(expected))}
+    expected = [average_precision_score(shown, column) for shown, column in zip(SHOWN.T, scores.T, strict=True)]
+    result = metrics["voc", "zeroshot_classification"]
+    assert result == {"mean_average_precision": pytest.approx(np.mean(expected))}
     assert "Classes: voc" in page and all(f"{100 * value:.2f}%" in page for value in expected)
 
 
 def test_winoground_counts_both_captions_and_both_images(outcome):
     metrics, _, recording, wino, _ = outcome
     images = recording.passes[1].reshape(3, 2, -1).astype(np.float64)
-    texts = np.array([[recording.texts[each[f"caption_{i}"]] for i in (0, 1)] for each in wino], np.float64)
+    texts = np.array([[recording.texts[entry[f"caption_{i}"]] for i in (0, 1)] for entry in wino], np.float64)
     s = np.einsum("nie,nce->nic", images, texts)
     text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
     image = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
@@ -97,20 +97,20 @@ def test_clip_score_is_of_the_first_caption_and_the_others_are_references(outcom
     first, second = np.array(rows, np.float64).transpose(1, 0, 2)
     scores = 2.5 * np.maximum((recording.passes[2] * first).sum(axis=1), 0)
     near = np.maximum((first * second).sum(axis=1), 0)
-    found = metrics["flickr", "clip_score"]
-    assert found["clip_score"] == pytest.approx(scores.mean(), abs=1e-6)
+    result = metrics["flickr", "clip_score"]
+    assert result["clip_score"] == pytest.approx(scores.mean(), abs=1e-6)
     both = 2 * scores * near / np.maximum(scores + near, 1e-30)
-    assert found["ref_clip_score"] == pytest.approx(both.mean(), abs=1e-6)
-    assert found["clip_score_low95"] <= found["clip_score"] <= found["clip_score_high95"]
+    assert result["ref_clip_score"] == pytest.approx(both.mean(), abs=1e-6)
+    assert result["clip_score_low95"] <= result["clip_score"] <= result["clip_score_high95"]
 
 
 def test_recalls_have_intervals(outcome):
-    found = outcome[0]["flickr", "zeroshot_retrieval"]
+    result = outcome[0]["flickr", "zeroshot_retrieval"]
     for side in ("image", "text"):
         for k in (1, 5, 10):
             name = f"{side}_retrieval_recall@{k}"
-            assert found[f"{name}_low95"] <= found[name] <= found[f"{name}_high95"]
-    assert found["text_retrieval_recall@5_low95"] < found["text_retrieval_recall@5_high95"]
+            assert result[f"{name}_low95"] <= result[name] <= result[f"{name}_high95"]
+    assert result["text_retrieval_recall@5_low95"] < result["text_retrieval_recall@5_high95"]
 
 
 def test_the_report_has_the_classes_of_probes(outcome):
