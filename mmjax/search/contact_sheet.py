@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from mmjax.data.image.transforms import decode
 from mmjax.evaluation.example_selection import thumbnail
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
+from mmjax.report.markup import escape
 from mmjax.search.searcher import SearchResult
 
 _THUMBNAIL = 192  # pixels of a contact sheet's images
@@ -67,10 +67,10 @@ def _page(
             stream = io.BytesIO()
             thumbnails[match.path].save(stream, "PNG")
             uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-            name = _escape(match.path)
+            name = escape(match.path)
             figures += f'<figure><img alt="{name}" src="{uri}"><figcaption>{match.score:.4f}<br>{name}</figcaption>'
             figures += "</figure>"
-        sections.append(f"<h2>{_escape(query)}</h2><div>{figures}</div>")
+        sections.append(f"<h2>{escape(query)}</h2><div>{figures}</div>")
     style = (
         "body{font:15px/1.4 system-ui,sans-serif;margin:32px;color-scheme:light dark}div{display:flex;flex-wrap:wrap;"
         f"gap:16px}}figure{{margin:0;width:{_THUMBNAIL}px;font-size:12px;overflow-wrap:anywhere}}img{{display:block}}"
@@ -81,10 +81,6 @@ def _page(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style></head>'
         f"<body>{''.join(sections)}</body></html>\n"
     )
-
-
-def _escape(value: str) -> str:
-    return html.escape(value.encode("utf-8", "replace").decode())
 
 
 def _draw_sheet(

@@ -57,30 +57,11 @@ class Searcher:
 
     def update(self, index: index_lib.Index, folder: str, images: Mapping[str, str]) -> tuple[int, int]:
         """Brings an index in step with the folder; see `Index.update`."""
-        bar = None
-
-        def embed_paths(paths: Sequence[str]):
-            nonlocal bar
-            bar = bar or tqdm(total=len(images), unit="image", desc="embedding", smoothing=0.1, file=sys.stderr)
-            source = _Files(folder, paths)
-            readable, reasons = [], {}
-
-            def stream() -> Iterator[np.ndarray]:
-                for i, example in enumerate(_Readable(source, self.image_spec).read(range(len(paths)))):
-                    bar.update()
-                    if isinstance(example, str):
-                        reasons[i] = example
-                    else:
-                        readable.append(i)
-                        yield example.image
-
-            return self._embed(stream()), readable, reasons
-
+        embedder = _FolderEmbedder(self, folder, len(images))
         try:
-            return index.update(images, embed_paths)
+            return index.update(images, embedder)
         finally:
-            if bar is not None:
-                bar.close()
+            embedder.close()
 
     def search(
         self, index: index_lib.Index, texts: Sequence[str], pictures: Sequence[bytes], *, top: int
@@ -101,20 +82,57 @@ class Searcher:
         if pictures:
             spec = self.image_spec
             prepared = EvalExamples(_Queries(pictures), spec).read(range(len(pictures)))
-            rows.append(self._embed(example.image for example in prepared))
+            rows.append(self.embed_images(example.image for example in prepared))
         positions, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
         return [
             [SearchResult(paths[i], float(score)) for i, score in zip(row, values, strict=True)]
             for row, values in zip(positions.tolist(), scores, strict=True)
         ]
 
-    def _embed(self, images: Iterable[np.ndarray]) -> np.ndarray:
+    def embed_images(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Embeds a stream of prepared images, which may be empty; float32 [N, E]."""
         images = iter(images)
         first = next(images, None)
         if first is None:
             return np.empty((0, self.embedder.texts([""]).shape[1]), np.float32)
-
         return self.embedder.images(itertools.chain([first], images))
+
+
+class _FolderEmbedder:
+    """Embeds files of a folder, see `index.Embed`; one progress bar, which appears at the first file, counts all calls.
+
+    Args:
+      searcher: embeds.
+      folder: of the files.
+      total: images in the folder.
+    """
+
+    def __init__(self, searcher: Searcher, folder: str, total: int):
+        self.searcher, self.folder, self.total = searcher, folder, total
+        self.bar: tqdm | None = None
+
+    def __call__(self, paths: Sequence[str]) -> tuple[np.ndarray, list[int], dict[int, str]]:
+        readable: list[int] = []
+        reasons: dict[int, str] = {}
+        embeddings = self.searcher.embed_images(self._read(paths, readable, reasons))
+        return embeddings, readable, reasons
+
+    def _read(self, paths: Sequence[str], readable: list[int], reasons: dict[int, str]) -> Iterator[np.ndarray]:
+        """Yields the images that can be read, adds their indices to `readable`, and why others cannot to `reasons`."""
+        if self.bar is None:
+            self.bar = tqdm(total=self.total, unit="image", desc="embedding", smoothing=0.1, file=sys.stderr)
+        examples = _Readable(_Files(self.folder, paths), self.searcher.image_spec)
+        for i, example in enumerate(examples.read(range(len(paths)))):
+            self.bar.update()
+            if isinstance(example, str):
+                reasons[i] = example
+            else:
+                readable.append(i)
+                yield example.image
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class _Files:

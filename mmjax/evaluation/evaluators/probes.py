@@ -80,39 +80,57 @@ def linear_probe(
             f"train_labels: {len(train_labels)} examples of {len(np.unique(train_labels))} classes leave nothing to "
             "choose by; a probe needs two classes and two examples in one"
         )
-    kept, chosen_by = train_features[~held], train_features[held]
-    fitted: dict[float, float] = {}
-    models: dict[float, logistic_regression.Logistic] = {}
-
-    def accuracy(exponent: float) -> float:
-        if exponent not in fitted:
-            settings = dict(inverse_l2=10.0**exponent, max_iterations=max_iterations)
-            # Never from a weaker penalty's: what the tolerance leaves of its large weights would outweigh small ones.
-            stronger = max((other for other in models if other < exponent), default=None)
-            models[exponent] = logistic_regression.fit(
-                kept, train_labels[~held], start=models.get(stronger), **settings
-            )
-            _, predictions = _evaluate(models[exponent], chosen_by, train_labels[held], classes)
-            fitted[exponent] = float((predictions == train_labels[held]).mean())
-        return fitted[exponent]
-
-    tried = sorted(float(exponent) for exponent in exponents)
-    best = max(tried, key=lambda exponent: (accuracy(exponent), -exponent))
-    step = tried[1] - tried[0] if len(tried) > 1 else 0.0
+    search = _PenaltySearch(train_features, train_labels, held, classes, max_iterations)
+    grid = sorted(float(exponent) for exponent in exponents)
+    best = search.best(grid)
+    step = grid[1] - grid[0] if len(grid) > 1 else 0.0
     for _ in range(refinements if step else 0):
         step /= 2
-        near = [exponent for exponent in (best - step, best, best + step) if tried[0] <= exponent <= tried[-1]]
-        best = max(near, key=lambda exponent: (accuracy(exponent), -exponent))
+        best = search.best([x for x in (best - step, best, best + step) if grid[0] <= x <= grid[-1]])
 
     final = logistic_regression.fit(train_features, train_labels, inverse_l2=10.0**best, max_iterations=max_iterations)
     ranks, predictions = _evaluate(final, test_features, test_labels, classes)
     return LinearProbeResult(
         metrics=label_rank_metrics(ranks, test_labels, classes),
         inverse_l2=10.0**best,
-        validation_accuracy={10.0**exponent: fitted[exponent] for exponent in sorted(fitted)},
+        validation_accuracy={10.0**exponent: search.accuracies[exponent] for exponent in sorted(search.accuracies)},
         converged=final.converged,
         predictions=predictions,
     )
+
+
+class _PenaltySearch:
+    """Validation accuracies of fits by the exponent of C; each is fitted once.
+
+    Args:
+      features, labels: of the training examples.
+      held: bool [N], the examples to validate with; the others are fitted to.
+      classes: C.
+      max_iterations: of L-BFGS, each fit.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, held: np.ndarray, classes: int, max_iterations: int):
+        self.train = features[~held], labels[~held]
+        self.validation = features[held], labels[held]
+        self.classes, self.max_iterations = classes, max_iterations
+        self.models: dict[float, logistic_regression.Logistic] = {}
+        self.accuracies: dict[float, float] = {}
+
+    def best(self, exponents: Sequence[float]) -> float:
+        """The exponent of the highest accuracy; the stronger penalty among equals."""
+        for exponent in exponents:
+            if exponent not in self.models:
+                self._fit(exponent)
+        return max(exponents, key=lambda exponent: (self.accuracies[exponent], -exponent))
+
+    def _fit(self, exponent: float) -> None:
+        # Never from a weaker penalty's: what the tolerance leaves of its large weights would outweigh small ones.
+        stronger = max((other for other in self.models if other < exponent), default=None)
+        settings = dict(inverse_l2=10.0**exponent, max_iterations=self.max_iterations)
+        model = logistic_regression.fit(*self.train, start=self.models.get(stronger), **settings)
+        _, predictions = _evaluate(model, *self.validation, self.classes)
+        self.models[exponent] = model
+        self.accuracies[exponent] = float((predictions == self.validation[1]).mean())
 
 
 def held_out(labels: Integer[np.ndarray, " N"], share: float, *, seed: int) -> Bool[np.ndarray, " N"]:
