@@ -1,5 +1,6 @@
 """Image-text matching: pairs as they are against pairs with one side exchanged for a hard negative (ALBEF)."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from mmjax.parallel import sharded_gather
 from mmjax.parallel.microbatch import map_microbatches
 from mmjax.tasks.batch_features import Views, draw_keys
 from mmjax.utils.random_streams import ExampleStream
+
+# What is matched of each example, in the order of the logits: 0 is the pair itself.
+_WITH_OTHER_TEXT, _WITH_OTHER_IMAGE = 1, 2
 
 
 def features(views: Views) -> dict[str, Any]:
@@ -64,25 +68,29 @@ def loss(
         block_size=settings.loss.block_size,
         precision=settings.loss.precision,
     )
-    pictures, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
-    other_pictures = sharded_gather.gather_rows(pictures, negatives.image_for_text, mesh=mesh, scope=scope)
+    images, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
+    other_images = sharded_gather.gather_rows(images, negatives.image_for_text, mesh=mesh, scope=scope)
     other_texts = sharded_gather.gather_rows(texts, negatives.text_for_image, mesh=mesh, scope=scope)
-    columns = (pictures, other_pictures, texts, other_texts, keys if noise else None)
-
-    def fused(columns):
-        """Logits [b, 3, 2] of b rows."""
-        pictures, other_pictures, texts, other_texts, noisy = columns
-
-        def match(side):
-            """0: the pairs themselves, 1: with another text, 2: with another image."""
-            choose = lambda wanted: lambda own, other: jnp.where(side == wanted, other, own)
-            encoded, words = jax.tree.map(choose(1), texts, other_texts)
-            picture = jax.tree.map(choose(2), pictures, other_pictures)
-            side_keys = dropout.fold_keys(noisy, ExampleStream.MATCHING + side)
-            return model.match_logits(model.fuse(picture, encoded, words, side_keys))
-
-        # One side after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
-        return jax.lax.map(jax.checkpoint(match), jnp.arange(3)).swapaxes(0, 1)
-
-    logits = map_microbatches(fused, columns, pieces, mesh).swapaxes(0, 1)
+    rows = (images, other_images, texts, other_texts, keys if noise else None)
+    logits = map_microbatches(functools.partial(_logits_of_pairs, model), rows, pieces, mesh).swapaxes(0, 1)
     return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))
+
+
+def _logits_of_pairs(model: Any, rows: tuple[Any, ...]) -> Float[Array, "b 3 2"]:
+    """Logits of the pairs themselves, with another text, and with another image."""
+    images, other_images, texts, other_texts, keys = rows
+
+    def match(pair):
+        encoded, words = _where(pair == _WITH_OTHER_TEXT, other_texts, texts)
+        image = _where(pair == _WITH_OTHER_IMAGE, other_images, images)
+        pair_keys = dropout.fold_keys(keys, ExampleStream.MATCHING + pair)
+        return model.match_logits(model.fuse(image, encoded, words, pair_keys))
+
+    # One pair after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.
+    pairs = jnp.arange(_WITH_OTHER_IMAGE + 1)
+    return jax.lax.map(jax.checkpoint(match), pairs).swapaxes(0, 1)
+
+
+def _where(condition: Any, tree: Any, other: Any) -> Any:
+    """A tree's leaves where the condition holds, else the other's."""
+    return jax.tree.map(lambda leaf, other_leaf: jnp.where(condition, leaf, other_leaf), tree, other)

@@ -1,41 +1,35 @@
-"""The task: one model, trained with any of the objectives it serves, each with its weight."""
+"""The task: one model, trained with any of the objectives that it supports, each with its weight."""
 
 import copy
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
+from jaxtyping import Array, Float, Key
 
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, validate_choice
-from mmjax.models import generation, initialisation, make_model
-from mmjax.nn import resize
+from mmjax.models import initialisation, make_model
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
 from mmjax.tasks import (
     attention_kernels,
-    attention_maps,
-    config_queries,
     dataset_metadata,
     flops,
     image_text_matching,
+    model_outputs,
     per_example_losses,
     preprocessing,
 )
-from mmjax.tasks.batch_features import Views, draw_keys
-from mmjax.tasks.per_example_losses import modalities
+from mmjax.tasks.batch_features import Views
 from mmjax.tasks.validate_model import NOISE, check_model
-from mmjax.utils.random_streams import ExampleStream
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
@@ -61,7 +55,7 @@ class _Settings:
     modality_dropout: float = 0.0
 
 
-class Task:
+class Task(model_outputs.ModelOutputs):
     """A model trained with weighted objectives.
 
     The trainer sees `init`, `encode` (which may run over microbatches), `loss` (which sees the whole batch), `weights`
@@ -133,26 +127,6 @@ class Task:
         self.needs_rng = self.objectives_sample or any(rate > 0 for rate in rates)
         self.has_dropout = any(rate > 0 for rate in rates)
 
-    # -- what can be asked of it ---------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def num_image_embeddings(self) -> int:
-        """How many vectors an image has in the space that it shares with texts, of one each; 0 without such a space."""
-        if "itc" not in self.model.supported_objectives:
-            return 0
-        pixels, _ = self._example()
-        image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
-        return 1 if image.ndim == 2 else image.shape[1]
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """The answers that a question is classified among."""
-        return self.dataset_metadata.answers
-
-    def is_trained_with(self, objective: str) -> bool:
-        """Whether the model is trained with an objective."""
-        return bool(self.weights.get(objective))
-
     # -- training ------------------------------------------------------------------------------------------------------
 
     def rematerialised(self, remat: Mapping[str, Any]) -> "Task":
@@ -175,32 +149,6 @@ class Task:
         """Initialises the parameters."""
         params = self.model.init(key, *self._example())["params"]
         return initialisation.initialise(self.init_rule, params, self.model_settings, key)
-
-    def _example(self) -> tuple[Any, ...]:
-        """Arguments of a call that touches every parameter."""
-        model = self.config.model
-        if "encoders" in model:
-            return make_model.example(model.to_dict(), dict(self.dataset_metadata.shapes))
-        size = model.image.image_size
-        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
-
-    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
-        """A batch's images, normalised; those that travelled in frames are resized first, see `data.frames`."""
-        images = batch["image"]
-        if "image_box" in batch:
-            spec = self.image_spec
-            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
-        return self.normalize(images)
-
-    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
-        if self.config.data.blind:
-            return jnp.zeros(images.shape, jnp.float32)
-        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
-
-    def views(self, params: Any, batch: Batch, keys: Key[Array, " B"] | None = None) -> Views:
-        """A batch as the model sees it."""
-        return Views(self.model.bind({"params": params}), batch, keys, self.pixels)
 
     def encode(
         self, params: Any, batch: Batch, keys: Key[Array, " B"] | None, *, only: Sequence[str] | None = None
@@ -317,117 +265,7 @@ class Task:
             return params
         return params | {"logit_scale": jnp.clip(params["logit_scale"], 0.0, self.max_log_scale)}
 
-    # -- evaluation ----------------------------------------------------------------------------------------------------
-
-    def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
-        """Embeds preprocessed images, see `embed_pixels`."""
-        return self.embed_pixels(params, self.normalize(images))
-
-    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
-        """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
-        with activation_sharding.activation_mesh(self.mesh):
-            embed = lambda model: model.image_embedding(pixels)
-            embeddings = nn.apply(embed, self.model)({"params": params})
-            single_query = embeddings.ndim == 3 and embeddings.shape[1] == 1
-            return embeddings[:, 0] if single_query else embeddings
-
-    def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
-        """Embeds token ids; rows have unit length."""
-        with activation_sharding.activation_mesh(self.mesh):
-            embed = lambda model: model.text_embedding(text, text_mask)
-            return nn.apply(embed, self.model)({"params": params})
-
-    def generate(
-        self,
-        params: Any,
-        images: UInt8[Array, "B H W 3"],
-        prompt: Int[Array, "B P"],
-        prompt_mask: Bool[Array, "B P"],
-        decoding: generation.Decoding,
-        keys: Key[Array, " B"] | None = None,
-        *,
-        ids: UInt[Array, "B 2"] | None = None,
-    ) -> generation.Generated:
-        """Generates text about images.
-
-        Args:
-          params: parameters.
-          images: preprocessed.
-          prompt: token ids that the text goes on from, the first of every text included, padded on the right.
-          prompt_mask: which of them are real.
-          decoding: how tokens are chosen.
-          keys: one an example, for sampling.
-          ids: of the examples, from which keys follow where none are given: the same ones every time.
-        """
-        if keys is None and ids is not None and decoding.method == "sample":
-            keys = draw_keys(None, ids, ExampleStream.DRAW_CAPTION)
-        with activation_sharding.activation_mesh(self.mesh):
-            model = self.model.bind({"params": params})
-            slots = prompt.shape[1] + decoding.max_tokens
-            take = functools.partial(model.take, examples=len(images))
-            logits, carry = model.start(model.encode_image(self.normalize(images)), prompt, prompt_mask, slots)
-            return generation.generate(model.step, logits, carry, decoding, keys, take=take)
-
-    def decoding(self, tokenizer: tokenizer_lib.Tokenizer) -> generation.Decoding:
-        """How text is written in evaluation: the config's `decoding`."""
-        settings = self.config.decoding.to_dict()
-        room = config_queries.max_new_tokens(self.config)
-        settings["max_tokens"] = settings["max_tokens"] or min(tokenizer.context_length - 1, room)
-        return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-
-    def caption_loss(self, params: Any, batch: Batch) -> TokenLoss:
-        """The captioning objective of each example, without label smoothing: for perplexity."""
-        settings = dataclasses.replace(self.settings, loss=self.config.loss.copy_and_resolve_references())
-        with settings.loss.unlocked():
-            settings.loss.label_smoothing = 0.0
-        with activation_sharding.activation_mesh(self.mesh):
-            return per_example_losses.caption(self.views(params, batch), settings)
-
-    def answer(
-        self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
-    ) -> Float[Array, "B A"]:
-        """Scores of each answer to questions about images."""
-        with activation_sharding.activation_mesh(self.mesh):
-            views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
-            return views.model.answer_logits(views.fused)
-
-    def match(
-        self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
-    ) -> Float[Array, " B"]:
-        """How much more likely than not each text belongs to its image: a difference of logits."""
-        with activation_sharding.activation_mesh(self.mesh):
-            views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
-            logits = views.model.match_logits(views.fused)
-            return logits[:, 1] - logits[:, 0]
-
-    def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
-        """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
-        with activation_sharding.activation_mesh(self.mesh):
-            views = self.views(params, batch)
-            return views.model(modalities(views), present)
-
-    @functools.cached_property
-    def available_attention_maps(self) -> tuple[str, ...]:
-        """Attention maps that the model gives, see `attention_maps.available_maps`; none where it sees no images."""
-        return () if self.config.data.blind else attention_maps.available_maps(self.model, self.weights)
-
-    def attention_maps(
-        self,
-        params: Any,
-        images: UInt8[Array, "B H W 3"],
-        texts: Int[Array, "B K L"],
-        texts_mask: Bool[Array, "B K L"],
-        words: Int[Array, "B L"],
-        words_mask: Bool[Array, "B L"],
-    ) -> dict[str, Array]:
-        """All that `available_attention_maps` names, see `attention_maps.attention_maps`."""
-        with activation_sharding.activation_mesh(self.mesh):
-            pixels = self.normalize(images)
-            return attention_maps.attention_maps(
-                self.model, params, pixels, texts, texts_mask, words, words_mask, self.available_attention_maps
-            )
-
-    # -- what is told of it --------------------------------------------------------------------------------------------
+    # -- descriptions -------------------------------------------------------------------------------------------------
 
     def describe_attention(self) -> str:
         """Which kernel each tower's attention runs on."""

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import ml_collections
 
 from mmjax.errors import UserError, validate_choice
-from mmjax.models import initialisation, language, make_model, submodules
+from mmjax.models import generation, initialisation, language, make_model, submodules
 from mmjax.nn import attention, layer_loop, pool, transformer
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
-from mmjax.tasks import config_queries, packing, validate_fusion, validate_unused
+from mmjax.tasks import config_queries, packing, validate_fusion
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
@@ -63,7 +63,7 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     for name, known in _LOSS_CHOICES.items():
         validate_choice(f"loss.{name}", config.loss[name], known)
     _check_objectives(config, kind)
-    validate_unused.check_use(config)
+    _check_unused(config)
     packing.check_packing(config)
 
 
@@ -219,3 +219,32 @@ def _check_writing(config: ml_collections.ConfigDict) -> None:
             f" up to {context + 1 - room}; lower it"
             + (", or data.context_length" if config_queries.text_kind(config) == "answers" else "")
         )
+
+
+def _check_unused(config: ml_collections.ConfigDict) -> None:
+    """Checks fields that would otherwise be passed over in silence.
+
+    Raises:
+      UserError: naming the field.
+    """
+    if config.data.blind and not config_queries.has_image(config):
+        raise UserError(
+            f"data.blind=True: model.kind={config.model.kind!r} is given modalities, not images and texts; set it to"
+            " False, and model.modality_dropout to train with modalities hidden"
+        )
+    writes = config_queries.has_text(config) and config.objectives.caption and config.data.texts != "answers"
+    if config.eval.meteor and not writes:
+        trained = ", ".join(name for name, weight in config.objectives.items() if weight)
+        what = "answers, not captions" if config.data.texts == "answers" else "no captions"
+        raise UserError(f"eval.meteor=True: a model trained with objectives.{trained} writes {what}; set it to False")
+    _check_decoding(config)
+
+
+def _check_decoding(config: ml_collections.ConfigDict) -> None:
+    settings = config.decoding.to_dict()
+    for name in ("max_tokens", "min_tokens"):
+        if settings[name] < 0:
+            raise UserError(f"decoding.{name}={settings[name]} must not be negative; 0 leaves it to the model")
+    # What depends on the tokens there is room for is checked again where text is written.
+    settings["max_tokens"] = settings["max_tokens"] or max(1, settings["min_tokens"])
+    generation.Decoding(**settings, eos_id=0, pad_id=0)
