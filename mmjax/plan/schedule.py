@@ -53,7 +53,7 @@ def gradient_reductions(
 ) -> list[Reduction]:
     """Finds the reductions of gradients: sums over the batch's axes that no matrix product of the model waits for.
 
-    Other sums over these axes (of activations, in the loss) are read by later products. Names do not show which is which:
+    Other sums over these axes (of activations, in the loss) are read by later products. Names do not show which it is:
     the compiler joins gradients of many parameters into one reduction without a name, and scalars that are logged too.
 
     Args:

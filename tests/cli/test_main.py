@@ -17,7 +17,7 @@ def one_line(capsys, status=2):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--config.optimizr.b1=0.5"], "did you mean 'optimizer'"),
         (["--config.steps=many"], "--config.steps=many: wants an integer"),
@@ -62,10 +62,10 @@ def one_line(capsys, status=2):
         (["--config=no/such/recipe.py"], "no/such/recipe.py"),
     ],
 )
-def test_a_mistake_is_one_line(flags, told, tmp_path, capsys):
+def test_a_mistake_is_one_line(flags, message, tmp_path, capsys):
     status = runs.train_cli(f"--workdir={tmp_path / 'run'}", *flags, devices=8)
     line = one_line(capsys)
-    assert status == 2 and told in line, line
+    assert status == 2 and message in line, line
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -77,18 +77,18 @@ def test_missing_flags(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("empty.tsv", "filepath\ttitle\n", "empty.tsv"),
         ("columns.tsv", "a\tb\nx.jpg\ta dog\n", "columns.tsv"),
         ("gone.tsv", "filepath\ttitle\nx.jpg\ta dog\n", "x.jpg"),
     ],
 )
-def test_a_bad_table(name, text, told, tmp_path, capsys):
+def test_a_bad_table(name, text, message, tmp_path, capsys):
     (tmp_path / name).write_text(text)
     flags = [f"--config.data.train=pairs:{tmp_path / name}", f"--workdir={tmp_path / 'run'}"]
     assert runs.train_cli(*flags) == 2
-    assert told in one_line(capsys)
+    assert message in one_line(capsys)
 
 
 def test_an_empty_folder(tmp_path, capsys):
@@ -98,13 +98,13 @@ def test_an_empty_folder(tmp_path, capsys):
 
 
 def test_a_recipe_that_fails(tmp_path, capsys):
-    for text, told in [
+    for text, message in [
         ("def get_config(:\n", "SyntaxError"),
         ("def get_config(arg):\n    return 1 / 0\n", "ZeroDivisionError"),
     ]:
         (tmp_path / "mine.py").write_text(text)
         assert runs.train_cli(f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}") == 2
-        assert told in one_line(capsys)
+        assert message in one_line(capsys)
 
 
 def test_a_workdir_that_is_a_file_or_cannot_be_written(tmp_path, capsys):
@@ -121,17 +121,17 @@ def test_a_workdir_that_is_a_file_or_cannot_be_written(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [runs.train_cli, runs.eval_cli])
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ("checkpoints", "is a file, and checkpoints lie in a folder"),
         ("checkpoints/3/meta/metadata", "is no whole checkpoint: meta/metadata cannot be read"),
     ],
 )
-def test_what_is_not_a_checkpoint_is_told_and_left(what, told, command, tmp_path, capsys):
+def test_what_is_not_a_checkpoint_is_told_and_left(what, message, command, tmp_path, capsys):
     (tmp_path / what).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / what).write_text("{")
     assert command(f"--workdir={tmp_path}") == 2
-    assert told in one_line(capsys)
+    assert message in one_line(capsys)
     assert (tmp_path / what).read_text() == "{" and not (tmp_path / "config.json").exists()
 
 
@@ -149,7 +149,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--config.model.image.width=64"], "holds another model (model.image.width: 32 -> 64)"),
         (["--config.optimizer.name=lion"], "optimizer.name: adamw -> lion"),
@@ -159,16 +159,16 @@ def trained(tmp_path_factory):
         (["--config.nonsense=1"], "no field 'nonsense'"),
     ],
 )
-def test_a_workdir_of_another_run_is_left_as_it_is(flags, told, trained, capsys):
+def test_a_workdir_of_another_run_is_left_as_it_is(flags, message, trained, capsys):
     before = runs.snapshot(trained)
     flags = ["--config.steps=3", "--config.data.eval=digits/test", *flags]
     assert runs.train_cli(f"--workdir={trained}", *flags) == 2
-    assert told in one_line(capsys)
+    assert message in one_line(capsys)
     assert runs.snapshot(trained) == before
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--step=7"], "--step=7: there is no such checkpoint; there are 3"),
         (["--step=x"], "--step"),
@@ -178,10 +178,10 @@ def test_a_workdir_of_another_run_is_left_as_it_is(flags, told, trained, capsys)
         (["--config.data.eval=folder:nowhere"], "nowhere"),
     ],
 )
-def test_evaluation_mistakes(flags, told, trained, capsys):
+def test_evaluation_mistakes(flags, message, trained, capsys):
     before = runs.snapshot(trained)
     assert runs.eval_cli(f"--workdir={trained}", *flags) == 2
-    assert told in one_line(capsys)
+    assert message in one_line(capsys)
     assert runs.snapshot(trained) == before
 
 

@@ -83,11 +83,11 @@ def test_openclip_written_again_is_the_same_file(tmp_path):
 
 def test_big_vision_to_hugging_face(tmp_path, capsys):
     """The same model came from Hugging Face: its names, shapes and numbers."""
-    given = {"image.image_size": 16, "text.causal": False, "text.pool": "last"}
-    convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf", changes=given)
+    settings = {"image.image_size": 16, "text.causal": False, "text.pool": "last"}
+    convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf", changes=settings)
     assert "note: images were resized without antialiasing" in capsys.readouterr().out
-    want, found = (foreign_checkpoint.open_checkpoint(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
-    assert found.settings == want.settings and found.preprocessing["interpolation"] == "bicubic"
+    want, result = (foreign_checkpoint.open_checkpoint(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
+    assert result.settings == want.settings and result.preprocessing["interpolation"] == "bicubic"
     same(arrays(GOLDEN / "hf-siglip"), arrays(tmp_path / "hf"))
 
 
@@ -105,7 +105,7 @@ def test_tokenizer_files_go_along(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, changes, to, told",
+    "name, changes, to, message",
     [
         ("hf-siglip", {}, "openclip", "OpenCLIP takes SigLIP's image towers from timm.*none is like this.*--to=hf"),
         ("hf-clip", {"text.causal": False}, "hf", "model.text.causal=False: Hugging Face's CLIPModel has True there"),
@@ -117,20 +117,20 @@ def test_tokenizer_files_go_along(tmp_path):
         ("hf-clip", {}, "mmjax", "no tokenizer lies beside it, and a workdir has one; give --tokenizer"),
     ],
 )
-def test_what_a_format_does_not_have_is_refused_and_nothing_written(tmp_path, name, changes, to, told):
+def test_what_a_format_does_not_have_is_refused_and_nothing_written(tmp_path, name, changes, to, message):
     src = GOLDEN / name
     if changes:  # which only a model without a config takes
         src = shutil.copytree(src, tmp_path / "bare", ignore=shutil.ignore_patterns("*config.json", "expected.npz"))
-        given = {"activation": "quick_gelu", "norm_eps": 1e-5, "heads": 2, "image.image_size": 16, "text.eos_id": 39}
-        changes = given | changes
-    with pytest.raises(UserError, match=told):
+        settings = {"activation": "quick_gelu", "norm_eps": 1e-5, "heads": 2, "image.image_size": 16, "text.eos_id": 39}
+        changes = settings | changes
+    with pytest.raises(UserError, match=message):
         convert.convert(src, tmp_path / "out", to=to, changes=changes)
     assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_of_the_command_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    for argv, told in (
+    for argv, message in (
         ([GOLDEN / "hf-clip", tmp_path, "--to=hf"], "is there already; give a new folder"),
         ([GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--set", "gelu"], "--set 'gelu' is not of the form"),
         ([GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--step=1"], "--step=1: .* is not the workdir of a run"),
@@ -139,7 +139,7 @@ def test_mistakes_of_the_command_line(tmp_path, capsys):
     ):
         assert convert_cli(*argv) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and re.search(told, error), error
+        assert error.count("\n") == 1 and re.search(message, error), error
 
 
 # -- workdirs ----------------------------------------------------------------------------------------------------------
@@ -191,20 +191,20 @@ def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, ca
     classes = runs.write_classes(tmp_path / "classes")
     settings = ("activation=gelu", "norm_eps=1e-5", "heads=2", "image.image_size=16")
     settings += ("text.causal=true", "text.pool=eos", "text.eos_id=-1")
-    told = ["--tokenizer=bytes", *(f"--set={text}" for text in settings)]
+    model_flags = ["--tokenizer=bytes", *(f"--set={text}" for text in settings)]
     data = f"--config.data.eval=folder:{classes}"
     with mock.patch.object(page, "write_report"):
-        assert runs.eval_cli(f"--model={file}", f"--output={tmp_path / 'bare.json'}", data, *told) == 0
-        for output, flags in (("whole.json", told[:1]), ("no.json", [])):
+        assert runs.eval_cli(f"--model={file}", f"--output={tmp_path / 'bare.json'}", data, *model_flags) == 0
+        for output, flags in (("whole.json", model_flags[:1]), ("no.json", [])):
             status = runs.eval_cli(f"--model={folder}", f"--output={tmp_path / output}", data, *flags)
             assert status == (0 if flags else 2)
     assert "the flag --tokenizer=" in capsys.readouterr().err
-    bare, whole = (json.loads((tmp_path / name).read_text())[0]["metrics"] for name in ("bare.json", "whole.json"))
-    assert bare == whole
-    assert runs.eval_cli(f"--workdir={tmp_path}", data, *told) == 2
+    bare, complete = (json.loads((tmp_path / name).read_text())[0]["metrics"] for name in ("bare.json", "whole.json"))
+    assert bare == complete
+    assert runs.eval_cli(f"--workdir={tmp_path}", data, *model_flags) == 2
     assert "--tokenizer=bytes needs --model" in capsys.readouterr().err
     with runs.shared_compilation(), runs.on_devices(1):
-        assert main.main(["search", "cat", f"--model={file}", f"--images={classes}", "--top=1", *told]) == 0
+        assert main.main(["search", "cat", f"--model={file}", f"--images={classes}", "--top=1", *model_flags]) == 0
 
 
 class TestInitFrom:
@@ -229,10 +229,10 @@ class TestInitFrom:
         """LiT: the text tower here may be any."""
         folder, params = other
         paths = ("image/.*", "image_head/.*")
-        found = self.read(folder, init_paths=paths, model__image__image_size=32, model__text__activation="gelu_tanh")
-        assert found["image/position_embedding"].shape == (17, 32)
+        result = self.read(folder, init_paths=paths, model__image__image_size=32, model__text__activation="gelu_tanh")
+        assert result["image/position_embedding"].shape == (17, 32)
         same(
-            {name: x for name, x in found.items() if name != "image/position_embedding"},
+            {name: x for name, x in result.items() if name != "image/position_embedding"},
             {
                 name: x
                 for name, x in params.items()
@@ -241,7 +241,7 @@ class TestInitFrom:
         )
 
     @pytest.mark.parametrize(
-        "changes, told",
+        "changes, message",
         [
             (
                 {"model__image__activation": "quick_gelu"},
@@ -253,8 +253,8 @@ class TestInitFrom:
             ({"model__text__depth": 2}, r"text/transformer/.* has shape \(1, .*\) there and has shape \(2, "),
         ],
     )
-    def test_another_function_or_shape(self, other, changes, told):
-        with pytest.raises(UserError, match=told):
+    def test_another_function_or_shape(self, other, changes, message):
+        with pytest.raises(UserError, match=message):
             self.read(other[0], **changes)
 
     def test_weights_that_do_not_tell_enough(self, other, tmp_path):
@@ -276,8 +276,8 @@ class TestInitFrom:
 
         def same_as(tokenizer, file):
             old = runs.config(data__tokenizer=tokenizer)
-            found = init_from._Source("", old, {}, None, None, lambda: file)
-            return init_from._same_tokenizer(found, config)
+            result = init_from._Source("", old, {}, None, None, lambda: file)
+            return init_from._same_tokenizer(result, config)
 
         assert same_as("sentencepiece:elsewhere", b"1") and same_as("none", None)
         assert not same_as("sentencepiece:elsewhere", b"2")
@@ -289,7 +289,7 @@ class TestInitFrom:
 
 def test_info(capsys, tmp_path, other):
     assert main.main(["info", str(GOLDEN / "hf-clip")]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in (
         "Hugging Face's CLIPModel, model.safetensors.index.json, 57,364 bytes",
         "from config.json",
@@ -299,9 +299,9 @@ def test_info(capsys, tmp_path, other):
         "16 pixels, crop, bilinear, by the rule of huggingface; mean [0.485, 0.456, 0.406]",
         "none beside it",
     ):
-        assert part in told, part
+        assert part in output, part
     shapes = foreign_checkpoint.open_checkpoint(GOLDEN / "hf-clip").shapes
-    assert f"{sum(int(np.prod(shape)) for shape in shapes.values()):,} parameters in all" in told
+    assert f"{sum(int(np.prod(shape)) for shape in shapes.values()):,} parameters in all" in output
     custom = str(GOLDEN / "openclip-custom" / "epoch_3.pt")
     assert main.main(["info", custom]) == 2
     assert "do not tell activation, heads (no published tower" in capsys.readouterr().err
@@ -311,5 +311,5 @@ def test_info(capsys, tmp_path, other):
     assert "from shapes and what was given" in capsys.readouterr().out
     convert.convert(other[0], tmp_path / "run", to="mmjax", tokenizer="bytes")
     assert main.main(["info", str(tmp_path / "run")]) == 0
-    told = capsys.readouterr().out
-    assert "0; shown: 0" in told and "bytes, 259 ids, 32 a text" in told and "mmjax workdir" in told
+    output = capsys.readouterr().out
+    assert "0; shown: 0" in output and "bytes, 259 ids, 32 a text" in output and "mmjax workdir" in output

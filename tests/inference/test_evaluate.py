@@ -39,12 +39,12 @@ def trained(tables, tmp_path_factory):
 def in_training(workdir, step):
     """The evaluation lines of metrics.jsonl as eval.py gives them: metrics by data set."""
     (line,) = [line for line in runs.lines(workdir, "eval") if line["step"] == step]
-    found = {}
+    result = {}
     for name, value in line.items():
         dataset, slash, metric = name.rpartition("/")
         if slash:
-            found.setdefault(dataset, {})[metric] = value
-    return found
+            result.setdefault(dataset, {})[metric] = value
+    return result
 
 
 def by_dataset(path):
@@ -95,12 +95,12 @@ def test_another_step_and_another_file(trained, tmp_path, no_report):
 def test_other_data(trained, tables, tmp_path, no_report):
     output = tmp_path / "result.json"
     pairs, pets = tables
-    given = ["--config.data.eval", f"folder:{pets}+pairs:{pairs}", "--config.eval.batch_size=4"]
-    assert runs.eval_cli(f"--workdir={trained}", f"--output={output}", *given) == 0
-    found = by_dataset(output)
-    assert list(found) == ["pets", "captions"]
-    assert {"acc1", "mean_per_class_recall"} <= set(found["pets"]) and 0 <= found["pets"]["acc1"] <= 1
-    assert {"image_retrieval_recall@1", "text_retrieval_recall@5"} <= set(found["captions"])
+    flags = ["--config.data.eval", f"folder:{pets}+pairs:{pairs}", "--config.eval.batch_size=4"]
+    assert runs.eval_cli(f"--workdir={trained}", f"--output={output}", *flags) == 0
+    result = by_dataset(output)
+    assert list(result) == ["pets", "captions"]
+    assert {"acc1", "mean_per_class_recall"} <= set(result["pets"]) and 0 <= result["pets"]["acc1"] <= 1
+    assert {"image_retrieval_recall@1", "text_retrieval_recall@5"} <= set(result["captions"])
 
 
 @pytest.mark.full
@@ -108,9 +108,9 @@ def test_other_batches_and_devices_change_rounding_only(trained, tmp_path, no_re
     output = tmp_path / "result.json"
     flags = [f"--workdir={trained}", f"--output={output}", "--config.eval.batch_size=32", "--config.mesh.fsdp=2"]
     assert runs.eval_cli(*flags, devices=2) == 0
-    (found,), (expected,) = by_dataset(output).values(), in_training(trained, 4).values()
+    (result,), (expected,) = by_dataset(output).values(), in_training(trained, 4).values()
     for name in set(expected) - {"loss"}:
-        assert found[name] == pytest.approx(expected[name], abs=2 / 355), name
+        assert result[name] == pytest.approx(expected[name], abs=2 / 355), name
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_other_batches_and_devices_change_rounding_only(trained, tmp_path, no_re
 )
 def test_what_was_trained_is_fixed(trained, flag, capsys):
     assert runs.eval_cli(f"--workdir={trained}", f"--config.{flag}") == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: --config.{flag}: this belongs to the trained model")
-    assert "data.eval" in told and len(told.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: --config.{flag}: this belongs to the trained model")
+    assert "data.eval" in message and len(message.splitlines()) == 1
 
 
 def test_a_workdir_on_another_file_system(tables, capsys):

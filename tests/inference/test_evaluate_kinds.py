@@ -24,7 +24,7 @@ METHODS = {
 def sources(tmp_path_factory):
     """Scenes with captions, and with questions, in files."""
     folder = tmp_path_factory.mktemp("data")
-    pairs, asked = ["image\tcaption"], []
+    pairs, question_rows = ["image\tcaption"], []
     for name, source in (("scene", shapes.Shapes("test")), ("asked", questions.Questions("test"))):
         for i in range(COUNT):
             record = source[i]
@@ -32,10 +32,10 @@ def sources(tmp_path_factory):
             if name == "scene":
                 pairs.append(f"{name}{i}.png\t{record['captions'][0]}")
             else:
-                own = dict(image=f"{name}{i}.png", question=record["question"], answers=list(record["answers"]))
-                asked.append(json.dumps(own))
+                entry = dict(image=f"{name}{i}.png", question=record["question"], answers=list(record["answers"]))
+                question_rows.append(json.dumps(entry))
     (folder / "pairs.tsv").write_text("\n".join(pairs) + "\n")
-    (folder / "asked.jsonl").write_text("\n".join(asked) + "\n")
+    (folder / "asked.jsonl").write_text("\n".join(question_rows) + "\n")
     return {"shapes": f"pairs:{folder / 'pairs.tsv'}", "questions": f"vqa:{folder / 'asked.jsonl'}"}
 
 
@@ -50,13 +50,13 @@ def test_two_processes_change_no_metric(method, sources, random_params, tmp_path
     results = [tmp_path / "one.json", tmp_path / "two.json"]
     flags = lambda output: [f"--workdir={tmp_path / 'run'}", f"--output={output}"]
     assert runs.eval_cli(*flags(results[0]), devices=8) == 0
-    statuses, told = processes.command(tmp_path, "eval", *flags(results[1]))
-    assert statuses == [0, 0], told
+    statuses, printed = processes.command(tmp_path, "eval", *flags(results[1]))
+    assert statuses == [0, 0], printed
     one, two = (json.loads(path.read_text()) for path in results)
-    assert len(one) >= 1 and [each["task"] for each in one] == [each["task"] for each in two]
+    assert len(one) >= 1 and [record["task"] for record in one] == [record["task"] for record in two]
     for a, b in zip(one, two, strict=True):
         assert a | {"metrics": None} == b | {"metrics": None}
         assert a["metrics"] == pytest.approx(b["metrics"], rel=1e-5)
     several_tasks = {"zeroshot_retrieval", "image_text_matching", "image_captioning"}
-    asked = {"visual_question_answering"}
-    assert {each["task"] for each in one} == (several_tasks if method == "tiny-qformer" else asked)
+    questions_alone = {"visual_question_answering"}
+    assert {record["task"] for record in one} == (several_tasks if method == "tiny-qformer" else questions_alone)

@@ -70,11 +70,11 @@ def test_importing_mmjax_imports_no_jax():
 class TestEmbedding:
     def test_floats_are_taken_as_preprocessed(self, model):
         want = golden()
-        found = model.encode_image(want["images"])
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, want["image"], atol=1e-5)
+        result = model.encode_image(want["images"])
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, want["image"], atol=1e-5)
         np.testing.assert_allclose(model.encode_text(want["ids"]), want["text"], atol=1e-5)
-        np.testing.assert_allclose(model.logit_scale * found @ want["text"].T, want["logits"], atol=1e-5)
+        np.testing.assert_allclose(model.logit_scale * result @ want["text"].T, want["logits"], atol=1e-5)
         assert model.logit_bias is None
 
     def test_pictures_are_prepared_as_the_files_say(self, model, pictures):
@@ -82,10 +82,10 @@ class TestEmbedding:
         spec = dataclasses.replace(spec, image_rule="open_clip")
         assert model.image_spec == spec
         pixels = np.stack([eval_transform(picture, spec) for picture in pictures])
-        found = model.encode_image(pictures)
-        np.testing.assert_allclose(found, model.encode_image((pixels / 255 - 0.5) / 0.5), atol=1e-5)
-        np.testing.assert_array_equal(found, model.encode_image([np.asarray(picture) for picture in pictures]))
-        np.testing.assert_array_equal(found, model.encode_image(pixels))
+        result = model.encode_image(pictures)
+        np.testing.assert_allclose(result, model.encode_image((pixels / 255 - 0.5) / 0.5), atol=1e-5)
+        np.testing.assert_array_equal(result, model.encode_image([np.asarray(picture) for picture in pictures]))
+        np.testing.assert_array_equal(result, model.encode_image(pixels))
         np.testing.assert_array_equal(model.encode_image(pictures[0]), model.encode_image(pictures[:1]))
 
     @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
@@ -108,16 +108,16 @@ class TestEmbedding:
         known = {"a cat": ids[0], "a dog": ids[1], "no cat": ids[2], "no dog": ids[0]}
         tokenizer = lambda texts: (np.stack([known[text] for text in texts]), np.ones((len(texts), 7), bool))
         with mock.patch.object(model, "_tokenizer", tokenizer):
-            found = model.zero_shot(pictures, ["cat", "dog"], templates=["a {c}", "no {c}"])
+            result = model.zero_shot(pictures, ["cat", "dog"], templates=["a {c}", "no {c}"])
         text = model.encode_text(ids)
         cat, dog = text[0] + text[2], text[1] + text[0]
         logits = (
             model.logit_scale * model.encode_image(pictures) @ np.stack([x / np.linalg.norm(x) for x in (cat, dog)]).T
         )
-        np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), atol=1e-5)
+        np.testing.assert_allclose(result, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), atol=1e-5)
 
     @pytest.mark.parametrize(
-        "images, told",
+        "images, message",
         [
             (np.zeros((2, 24, 24, 3), np.float32), r"\[2, 24, 24, 3\].* load the model with image_size= for another"),
             (np.zeros((2, 16, 16), np.float32), "taken as preprocessed"),
@@ -125,12 +125,12 @@ class TestEmbedding:
             ([Image.new("F", (4, 4))], "PIL image of mode 'F' has no defined range"),
         ],
     )
-    def test_other_images(self, model, images, told):
-        with pytest.raises(UserError, match=told):
+    def test_other_images(self, model, images, message):
+        with pytest.raises(UserError, match=message):
             model.encode_image(images)
 
     @pytest.mark.parametrize(
-        "texts, told",
+        "texts, message",
         [
             ("a cat", 'no tokenizer lies beside it, so give token ids.*tokenizer="sentencepiece:FILE"'),
             (np.zeros((2, 8), int), r"shape \[2, 8\]: give strings, or ids \[B, L\] with L at most 7"),
@@ -138,8 +138,8 @@ class TestEmbedding:
             (np.zeros((2, 7)), "texts of type float64"),
         ],
     )
-    def test_other_texts(self, model, texts, told):
-        with pytest.raises(UserError, match=told):
+    def test_other_texts(self, model, texts, message):
+        with pytest.raises(UserError, match=message):
             model.encode_text(texts)
 
 
@@ -150,9 +150,9 @@ class TestLoading:
         with mock.patch.object(
             model_lib.zero_shot_lib, "zero_shot_weights", lambda *_: np.eye(2, 16, dtype=np.float32)
         ):
-            found = model.zero_shot(pictures[:2], ["cat", "dog"])
+            result = model.zero_shot(pictures[:2], ["cat", "dog"])
         cosines = model.encode_image(pictures[:2])[:, :2]
-        np.testing.assert_allclose(found, 1 / (1 + np.exp(2.0 - model.logit_scale * cosines)), atol=1e-5)
+        np.testing.assert_allclose(result, 1 / (1 + np.exp(2.0 - model.logit_scale * cosines)), atol=1e-5)
 
     def test_another_image_size_resamples_the_positions(self):
         model, larger = mmjax.load(CLIP), mmjax.load(CLIP, image_size=32)
@@ -210,11 +210,11 @@ class TestLoading:
 
     def test_evaluation_reads_parameters_to_the_mesh_alone(self):
         """A copy on one device would keep a large model from being evaluated."""
-        places = []
+        shardings = []
         make = jax.make_array_from_callback
 
         def noting(shape, sharding, callback, **more):
-            places.append(sharding)
+            shardings.append(sharding)
             return make(shape, sharding, callback, **more)
 
         overrides = [("mesh.data", "1"), ("mesh.fsdp", "8")]
@@ -222,7 +222,9 @@ class TestLoading:
             with mock.patch.object(tasks, "make_tokenizer", return_value=None):
                 model = eval_model.open_model(GOLDEN / "hf-clip", overrides, tokenizer="bytes")
             params = model.restore()
-        assert len(places) == len(jax.tree.leaves(params)) and all(len(place.device_set) == 8 for place in places)
+        assert len(shardings) == len(jax.tree.leaves(params)) and all(
+            len(leaf_sharding.device_set) == 8 for leaf_sharding in shardings
+        )
 
     def test_results_of_the_same_weights_by_two_libraries_are_not_one(self, tmp_path):
         """Their pixels differ, so a suite that has evaluated one has not evaluated the other."""
@@ -273,9 +275,9 @@ class TestTokenizers:
         shutil.copytree(GOLDEN / name, tmp_path / "model")
         (tmp_path / "model" / "expected.npz").unlink()
         (tmp_path / "model" / file).write_bytes(b"")
-        given = {"image.image_size": 16, "text.causal": False, "text.pool": "last"} if name == "big_vision" else {}
+        settings = {"image.image_size": 16, "text.causal": False, "text.pool": "last"} if name == "big_vision" else {}
         assert (
-            foreign_checkpoint.open_checkpoint(tmp_path / "model", given).tokenizer
+            foreign_checkpoint.open_checkpoint(tmp_path / "model", settings).tokenizer
             == f"{kind}:{tmp_path / 'model' / file}"
         )
 
@@ -309,17 +311,17 @@ class TestTokenizers:
         assert tokenizer.partition(":")[0] == kind
 
     @pytest.mark.parametrize(
-        "text, told",
+        "text, message",
         [
             (dict(hf_tokenizer_name="x", tokenizer_kwargs={"language": "de"}), "'language=de' is not known"),
             (dict(hf_tokenizer_name="x", tokenizer_mode="clips"), "'tokenizer_mode=clips' is not known"),
             (dict(tokenizer_kwargs={"reduction_mask": "syntax"}), "clip takes no 'reduction_mask=syntax'"),
         ],
     )
-    def test_what_openclip_can_be_told_and_mmjax_cannot_do_is_refused(self, tmp_path, text, told):
+    def test_what_openclip_can_be_told_and_mmjax_cannot_do_is_refused(self, tmp_path, text, message):
         (tmp_path / "tokenizer.json").write_text("{}")
         spec = tokenizer_files.openclip_tokenizer(tmp_path, text, 49408)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             tokenizer_lib.make_tokenizer(spec, 8)
 
     @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ def test_a_captioner_writes_what_its_evaluation_does(captioner):
     part = captioning.CaptioningEvaluator(model._task, feeder, model.tokenizer)
     part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     pictures = [source[i]["image"] for i in range(RECORDS)]
-    found = model.caption(pictures)
-    assert found == [model.tokenizer.decode(row) for row in part.tokens.tolist()] and any(found)
+    result = model.caption(pictures)
+    assert result == [model.tokenizer.decode(row) for row in part.tokens.tolist()] and any(result)
     assert model.can == ("caption",) and model.tokenizer.spec == "words:shapes"
 
 
@@ -134,8 +134,8 @@ def test_what_an_evaluation_samples_follows_from_the_examples(captioner):
     finally:
         task.config.decoding.method = "greedy"
     tokens = []
-    for each in (source, source, Turned(source)):
-        part(model.params, each, EvalExamples(each, model.image_spec), keep=False)
+    for variant in (source, source, Turned(source)):
+        part(model.params, variant, EvalExamples(variant, model.image_spec), keep=False)
         tokens.append(part.tokens.tolist())
     assert tokens[0] == tokens[1] == tokens[2][::-1] and len({*map(tuple, tokens[0])}) > 1
 
@@ -157,7 +157,7 @@ def test_sampling_and_beams(captioner):
 
 
 @pytest.mark.parametrize(
-    "call, told",
+    "call, message",
     [
         (lambda m, x: m.encode_image(x), "is not for model.kind='captioner' trained with caption; it can caption$"),
         (lambda m, x: m.zero_shot(x, ["a"]), "zero_shot is not for .* it can caption"),
@@ -175,9 +175,9 @@ def test_sampling_and_beams(captioner):
         (lambda m, x: m.caption(np.zeros((1, 16, 16, 3), np.float32)), "floats are for encode_image"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(captioner, call, told):
+def test_mistakes_are_one_line(captioner, call, message):
     model, _ = loaded(captioner)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         call(model, np.zeros((16, 16, 3), np.uint8))
     assert "\n" not in str(error.value)
 
@@ -186,12 +186,12 @@ def test_questions_are_answered_as_in_the_evaluation(vqa):
     model, feeder = loaded(vqa)
     source = First(questions.Questions("test"))
     part = question_answering.AnswerClassificationEvaluator(model._task, feeder, model.tokenizer)
-    found = part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
+    result = part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     records = [source[i] for i in range(RECORDS)]
-    given = model.answer([record["image"] for record in records], [record["question"] for record in records])
-    assert len(model.answers) == 21 and set(given) <= set(model.answers)
+    answers = model.answer([record["image"] for record in records], [record["question"] for record in records])
+    assert len(model.answers) == 21 and set(answers) <= set(model.answers)
     people = [list(record["answers"]) for record in records]
-    assert score_answers(given, people, normalize="both").metrics["accuracy"] == found.metrics["accuracy"]
+    assert score_answers(answers, people, normalize="both").metrics["accuracy"] == result.metrics["accuracy"]
     assert model.can == ("answer",)
     assert model.answer([], []) == []
 
@@ -212,8 +212,8 @@ def test_modalities_are_classified(fusion):
     # What is left out is missing, whatever its array holds.
     all_of = np.ones((RECORDS, 3), bool)
     without = model.classify({"series": values["series"], "table": values["table"]})
-    told = model.classify(values | {"image": values["image"] + 1e6}, all_of & [False, True, True])
-    np.testing.assert_array_equal(without, told)
+    masked = model.classify(values | {"image": values["image"] + 1e6}, all_of & [False, True, True])
+    np.testing.assert_array_equal(without, masked)
     assert np.abs(without - scores).max() > 1e-4
     for arguments, message in (
         (({"pictures": values["image"]},), "modalities: the name='pictures' is not known"),
@@ -233,9 +233,9 @@ def test_modalities_are_classified_as_in_the_evaluation(fusion):
     (model, feeder), (values, labels) = loaded(fusion), modalities()
     source = First(sensors.Sensors("test"))
     part = multimodal_classification.MultimodalClassificationEvaluator(model._task, feeder)
-    found = part(model.params, source, EvalExamples(source, None), keep=False)
+    result = part(model.params, source, EvalExamples(source, None), keep=False)
     scores = model.classify(values)
-    assert classification_metrics(scores, labels)["acc1"] == found.metrics["acc1"]
+    assert classification_metrics(scores, labels)["acc1"] == result.metrics["acc1"]
     np.testing.assert_allclose(scores, jax.nn.softmax(feeder.out["acc1"]), rtol=1e-4)
     without = model.classify({"series": values["series"], "table": values["table"]})
     np.testing.assert_allclose(without, jax.nn.softmax(feeder.out["acc1_without_image"]), rtol=1e-4)
@@ -249,17 +249,17 @@ class TestCommands:
             (fusion, ["it can classify", "series [32, 4]", "encoder_series", "head 264"]),
         ):  # fmt: skip
             assert main.main(["info", str(workdir)]) == 0
-            told = capsys.readouterr().out
+            message = capsys.readouterr().out
             for part in parts:
-                assert part in told, told
+                assert part in message, message
             total = sum(x.size for x in jax.tree.leaves(loaded(workdir)[0].params))
-            assert f"{total:,} parameters" in told
+            assert f"{total:,} parameters" in message
 
     def test_what_needs_embeddings_is_one_line(self, captioner, tmp_path, capsys):
         runs.write_classes(tmp_path / "images", count=1)
         suite = "error: --config: a suite, which embeds images and texts, is not for"
         search = ["search", "red", f"--workdir={captioner}", f"--images={tmp_path / 'images'}"]
-        for argv, told in (
+        for argv, message in (
             (["eval", f"--workdir={captioner}", "--config=eval"], suite),
             (["eval", f"--model={captioner}", "--config=eval", f"--output={tmp_path}/x.json"], "it can caption"),
             (search, "error: search, which embeds images and texts, is not for model.kind='captioner'"),
@@ -268,7 +268,7 @@ class TestCommands:
             with runs.shared_compilation(), runs.on_devices(1):
                 assert main.main(argv) == 2
             error = capsys.readouterr().err
-            assert told in error and error.count("\n") == 1, error
+            assert message in error and error.count("\n") == 1, error
         assert not (tmp_path / "out").exists()
 
 
@@ -286,11 +286,11 @@ def test_models_that_also_embed_are_searched_and_evaluated(name, tmp_path, capsy
         assert len(model.caption(pictures)) == 3
     else:
         texts = ["a red circle", "a blue square", "a red circle"]
-        found = model.match(pictures, texts)
+        result = model.match(pictures, texts)
         ids, mask = model.tokenizer(texts)
         logits = jax.jit(model._task.match)(model.params, model._to_pictures("", pictures), ids, mask)
-        np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
-        assert found.dtype == np.float32
+        np.testing.assert_allclose(result, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
+        assert result.dtype == np.float32
     classes = runs.write_classes(tmp_path / "images", count=2)
     with runs.shared_compilation(), runs.on_devices(1):
         assert main.main(["search", "red", f"--workdir={workdir}", f"--images={classes}", "--top=1"]) == 0
@@ -312,5 +312,5 @@ def test_answers_in_words(tmp_path):
     part = question_answering.AnswerGenerationEvaluator(model._task, feeder, model.tokenizer)
     part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
     records = [source[i] for i in range(RECORDS)]
-    found = model.answer([record["image"] for record in records], [record["question"] for record in records])
-    assert found == [model.tokenizer.decode(row) for row in part.tokens.tolist()]
+    result = model.answer([record["image"] for record in records], [record["question"] for record in records])
+    assert result == [model.tokenizer.decode(row) for row in part.tokens.tolist()]

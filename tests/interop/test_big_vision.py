@@ -30,8 +30,8 @@ def test_a_file_written_again_holds_the_same_arrays(name, tmp_path):
     ours = np.load(file)
     assert set(ours.files) == {f"params/{key}" for key in theirs}
     for key in theirs:
-        found, wanted = ours[f"params/{key}"], theirs.read(key)
-        assert found.shape == wanted.shape and np.array_equal(found, wanted), key
+        result, wanted = ours[f"params/{key}"], theirs.read(key)
+        assert result.shape == wanted.shape and np.array_equal(result, wanted), key
 
 
 def test_a_model_that_it_does_not_have_is_refused(tmp_path):

@@ -76,17 +76,17 @@ def test_random_configurations(kind, seed, tmp_path):
     image, text = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
     params = opened.read(lambda _, array: array)
     logits = np.exp(params["logit_scale"]) * image @ text.T + params.get("logit_bias", 0.0)
-    for found, wanted in zip((image, text, logits), want, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for result, wanted in zip((image, text, logits), want, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-5)
 
     export.write(tmp_path / "ours", "hf", settings=opened.settings, preprocessing=opened.preprocessing, params=params)
-    again, told = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(told.values())
+    again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
     # An activation that has other names there is written by one of them, and rounds otherwise.
     acts = [[getattr(x.config, f"{name}_config").hidden_act for name in TOWERS] for x in (model, again)]
     tolerance = 0.0 if acts[0] == acts[1] else 1e-5
-    for found, wanted in zip(run(again.eval(), images, ids), want, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
+    for result, wanted in zip(run(again.eval(), images, ids), want, strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=tolerance)
 
 
 def test_a_resized_vocabulary_of_a_legacy_config(tmp_path):
@@ -210,14 +210,14 @@ def test_from_import_to_training_to_evaluation_to_export(tmp_path):
     want.append(tuned.logit_scale * want[0] @ want[1].T)
 
     convert.convert(tmp_path / "run", tmp_path / "hf", to="hf")
-    model, told = transformers.CLIPModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
-    assert not any(told.values())
-    for found, wanted in zip(run(model.eval(), images, ids), want, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    model, info = transformers.CLIPModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(info.values())
+    for result, wanted in zip(run(model.eval(), images, ids), want, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-5)
 
     # By OpenCLIP's format, whose loading there the golden files stand for, and from there to PyTorch again.
     convert.convert(tmp_path / "run", tmp_path / "openclip", to="openclip")
     convert.convert(tmp_path / "openclip", tmp_path / "hf2", to="hf")
     model = transformers.CLIPModel.from_pretrained(tmp_path / "hf2")
-    for found, wanted in zip(run(model.eval(), images, ids), want, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for result, wanted in zip(run(model.eval(), images, ids), want, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-5)

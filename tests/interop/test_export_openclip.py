@@ -75,9 +75,9 @@ def test_arrays_are_those_that_openclip_wrote(name, written):
         golden = {plain(key): array for key, array in golden.items()}
     assert set(ours) == set(golden) and len(ours) > 30
     for key, array in golden.items():
-        found = ours[key]
-        assert (found.shape, found.dtype) == (array.shape, array.dtype), key
-        assert found.tobytes() == np.ascontiguousarray(array).tobytes(), key
+        result = ours[key]
+        assert (result.shape, result.dtype) == (array.shape, array.dtype), key
+        assert result.tobytes() == np.ascontiguousarray(array).tobytes(), key
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -114,8 +114,8 @@ def test_openclip_itself_computes_the_same(name, written, tmp_path):
         text = model.encode_text(torch.from_numpy(want["ids"].astype(np.int64)), normalize=True).numpy()
         logits = model.logit_scale.exp().item() * image @ text.T
         logits += model.logit_bias.item() if model.logit_bias is not None else 0.0
-    for found, key in ((image, "image"), (text, "text"), (logits, "logits")):
-        np.testing.assert_allclose(found, want[key], atol=1e-5, err_msg=key)
+    for result, key in ((image, "image"), (text, "text"), (logits, "logits")):
+        np.testing.assert_allclose(result, want[key], atol=1e-5, err_msg=key)
     from PIL import Image
 
     from mmjax.data.image.transforms import ImageSpec, eval_transform

@@ -58,8 +58,8 @@ def test_computes_what_the_library_computed(name):
     image, text = encode(checkpoint, want["images"], want["ids"])
     scalars = checkpoint.read(lambda _, array: float(array), lambda path: path.startswith("logit_"))
     logits = np.exp(scalars["logit_scale"]) * image @ text.T + scalars.get("logit_bias", 0.0)
-    for found, key in ((image, "image"), (text, "text"), (logits, "logits")):
-        np.testing.assert_allclose(found, want[key], atol=1e-5, err_msg=key)
+    for result, key in ((image, "image"), (text, "text"), (logits, "logits")):
+        np.testing.assert_allclose(result, want[key], atol=1e-5, err_msg=key)
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,16 @@ def test_a_wrong_setting_would_show(name, changes):
 
 
 def test_preprocessing_comes_from_the_files():
-    found = opened("hf-clip").preprocessing
-    assert (found["size"], found["resize"], found["interpolation"]) == (16, "crop", "bilinear")
-    assert found["image_rule"] == "huggingface"
-    assert found["mean"] == [0.485, 0.456, 0.406] and found["std"] == [0.229, 0.224, 0.225]
-    found = opened("openclip-quickgelu").preprocessing
-    assert (found["resize"], found["interpolation"], found["mean"]) == ("squash", "bilinear", [0.5, 0.5, 0.5])
-    assert found["image_rule"] == "open_clip"
+    result = opened("hf-clip").preprocessing
+    assert (result["size"], result["resize"], result["interpolation"]) == (16, "crop", "bilinear")
+    assert result["image_rule"] == "huggingface"
+    assert result["mean"] == [0.485, 0.456, 0.406] and result["std"] == [0.229, 0.224, 0.225]
+    result = opened("openclip-quickgelu").preprocessing
+    assert (result["resize"], result["interpolation"], result["mean"]) == ("squash", "bilinear", [0.5, 0.5, 0.5])
+    assert result["image_rule"] == "open_clip"
     # Without a file, the family's own.
-    found = opened("hf-siglip").preprocessing
-    assert (found["resize"], found["interpolation"], found["mean"]) == ("squash", "bicubic", (0.5, 0.5, 0.5))
+    result = opened("hf-siglip").preprocessing
+    assert (result["resize"], result["interpolation"], result["mean"]) == ("squash", "bicubic", (0.5, 0.5, 0.5))
 
 
 def test_openai_archives_are_known_to_be_quick_gelu():
@@ -90,7 +90,7 @@ def test_openai_archives_are_known_to_be_quick_gelu():
 
 
 @pytest.mark.parametrize(
-    "name, changes, told",
+    "name, changes, message",
     [
         ("openclip-custom", AS_CLIP | HEADS, "do not tell activation, norm_eps; give"),
         (
@@ -112,8 +112,8 @@ def test_openai_archives_are_known_to_be_quick_gelu():
         ),
     ],
 )
-def test_what_shapes_do_not_tell_is_asked_for(name, changes, told):
-    with pytest.raises(UserError, match=told):
+def test_what_shapes_do_not_tell_is_asked_for(name, changes, message):
+    with pytest.raises(UserError, match=message):
         foreign_checkpoint.open_checkpoint(GOLDEN / name / "epoch_3.pt", changes)
 
 

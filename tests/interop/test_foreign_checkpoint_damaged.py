@@ -32,21 +32,21 @@ def mutated(rng, content):
     # The structure of a zip lies at its end, of the others at their start.
     window = int(rng.choice([64, 400, 4000, len(content)]))
     low = max(0, len(content) - window) if rng.random() < 0.5 else 0
-    place = low + int(rng.integers(0, max(1, min(window, len(content) - low))))
+    start = low + int(rng.integers(0, max(1, min(window, len(content) - low))))
     length = int(rng.integers(1, 9))
     kind = rng.integers(0, 6)
     if kind == 0:
-        content[place] = int(rng.integers(0, 256))
+        content[start] = int(rng.integers(0, 256))
     elif kind == 1:
-        content[place] ^= 1 << int(rng.integers(0, 8))
+        content[start] ^= 1 << int(rng.integers(0, 8))
     elif kind == 2:
-        del content[place : place + length]
+        del content[start : start + length]
     elif kind == 3:
-        content[place:place] = content[place : place + length]
+        content[start:start] = content[start : start + length]
     elif kind == 4:
-        content[place : place + length] = bytes([int(rng.choice([0, 255]))]) * len(content[place : place + length])
+        content[start : start + length] = bytes([int(rng.choice([0, 255]))]) * len(content[start : start + length])
     else:
-        del content[place:]
+        del content[start:]
     return bytes(content)
 
 
@@ -86,13 +86,13 @@ def test_entries_of_the_zip_that_say_something_else(name, offset, value, tmp_pat
     """Each directory entry in turn is said to be encrypted, compressed, elsewhere or called by no text."""
     path = tmp_path / name.split("/")[1]
     content = (GOLDEN / name).read_bytes()
-    places = [i for i in range(len(content)) if content.startswith(b"PK\x01\x02", i)]
-    for place in places[:: max(1, len(places) // 6)]:
+    starts = [i for i in range(len(content)) if content.startswith(b"PK\x01\x02", i)]
+    for start in starts[:: max(1, len(starts) // 6)]:
         changed = bytearray(content)
         size = {42: "<I", 46: "<B"}.get(offset, "<H")
-        struct.pack_into(size, changed, place + offset, value)
+        struct.pack_into(size, changed, start + offset, value)
         if offset == 46:
-            changed[place + 9] |= 8  # names are UTF-8
+            changed[start + 9] |= 8  # names are UTF-8
         path.write_bytes(changed)
         try:
             tensors = open_tensors(path)
@@ -156,7 +156,7 @@ HUGE = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of a tuple of 
 
 
 @pytest.mark.parametrize(
-    "program, told",
+    "program, message",
     [
         (HUGE + b"}h\x00Ns.", "a key that is neither a string nor a number"),
         (HUGE + b"\x8c\x01a\x93.", "is damaged"),
@@ -164,8 +164,8 @@ HUGE = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of a tuple of 
         (b"\x80\x02}U\x01a" + b"X" + struct.pack("<I", 2000) + b"b" * 2000 + b"Nss.", "refused"),
     ],
 )
-def test_programs_that_would_take_forever(program, told, tmp_path):
-    with pytest.raises(UserError, match=told) as error:
+def test_programs_that_would_take_forever(program, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
         open_tensors(write(tmp_path / "a.pt", program))
     assert "\n" not in str(error.value)
 
@@ -192,15 +192,15 @@ def header(shape):
 
 
 @pytest.mark.parametrize(
-    "shape, told",
+    "shape, message",
     [((3_000_000, 16), "too few bytes for shape"), ((3_000_000, 0), "3000000 layers, which no model has")],
 )
-def test_an_npz_that_claims_millions_of_layers(shape, told, tmp_path):
+def test_an_npz_that_claims_millions_of_layers(shape, message, tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("params/img/embedding/kernel.npy", header((0,)))
         archive.writestr("params/img/Transformer/encoderblock/LayerNorm_0/scale.npy", header(shape))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         foreign_checkpoint.open_checkpoint(path)
 
 
@@ -214,10 +214,10 @@ def test_a_name_that_counts_a_billion_layers(tmp_path):
         foreign_checkpoint.open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("places", [[], 3, {"a": 1}, {"a": ["x"]}, {"a": None}, None])
-def test_an_index_of_another_kind(places, tmp_path):
+@pytest.mark.parametrize("weight_map", [[], 3, {"a": 1}, {"a": ["x"]}, {"a": None}, None])
+def test_an_index_of_another_kind(weight_map, tmp_path):
     path = tmp_path / "model.safetensors.index.json"
-    path.write_text(json.dumps({"weight_map": places}))
+    path.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(UserError, match="not an index of weights"):
         foreign_checkpoint.open_checkpoint(tmp_path)
 

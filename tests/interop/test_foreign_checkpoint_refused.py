@@ -33,8 +33,8 @@ def change(folder):
     return change
 
 
-def refused(path, told, **changes):
-    with pytest.raises(UserError, match=told) as error:
+def refused(path, message, **changes):
+    with pytest.raises(UserError, match=message) as error:
         foreign_checkpoint.open_checkpoint(path, changes)
     assert "\n" not in str(error.value)
 
@@ -94,7 +94,7 @@ def test_half_precision_and_scalars_in_brackets(change):
 
 
 @pytest.mark.parametrize(
-    "names, told",
+    "names, message",
     [
         (["bert.embeddings.word_embeddings.weight"], "not a CLIP or SigLIP of .* its parameters are bert.embeddings"),
         (["visual.layer1.0.conv1.weight"], "a CLIP with a ResNet"),
@@ -104,13 +104,13 @@ def test_half_precision_and_scalars_in_brackets(change):
         ([], "its parameters are none at all"),
     ],
 )
-def test_models_of_other_families(tmp_path, names, told):
+def test_models_of_other_families(tmp_path, names, message):
     save_file({name: np.zeros((2, 2), np.float32) for name in names}, tmp_path / "a.safetensors")
-    refused(tmp_path, told)
+    refused(tmp_path, message)
 
 
 @pytest.mark.parametrize(
-    "path, value, told",
+    "path, value, message",
     [
         ("vision_cfg.pool_type", "avg", "vision_cfg.pool_type='avg' is not read; mmjax has 'tok'"),
         ("vision_cfg.layers", [3, 4, 6, 3], "is a ResNet"),
@@ -129,7 +129,7 @@ def test_models_of_other_families(tmp_path, names, told):
         ("embed_dim", None, "embed_dim=None: wants a value such as 512"),
     ],
 )
-def test_configs_of_openclip(folder, path, value, told):
+def test_configs_of_openclip(folder, path, value, message):
     file = folder / "open_clip_config.json"
     config = json.loads(file.read_text())
     *parents, last = path.split(".")
@@ -138,11 +138,11 @@ def test_configs_of_openclip(folder, path, value, told):
         node = node[part]
     node[last] = value
     file.write_text(json.dumps(config))
-    refused(folder, told)
+    refused(folder, message)
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"model_type": "siglip2"}, "NaFlex"),
         ({"model_type": "blip"}, "model_type='blip' is not read"),
@@ -157,14 +157,14 @@ def test_configs_of_openclip(folder, path, value, told):
         ({"text_config": {"num_attention_heads": 5}}, "text.heads=5 does not divide text.width"),
     ],
 )
-def test_configs_of_hugging_face(tmp_path, changes, told):
+def test_configs_of_hugging_face(tmp_path, changes, message):
     shutil.copytree(GOLDEN / "hf-clip", tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     config = json.loads(file.read_text())
     for name, value in changes.items():
         config[name] = config[name] | value if isinstance(value, dict) else value
     file.write_text(json.dumps(config))
-    refused(tmp_path / "model", told)
+    refused(tmp_path / "model", message)
 
 
 def test_shards(tmp_path):
@@ -172,16 +172,16 @@ def test_shards(tmp_path):
     shutil.copytree(GOLDEN / "hf-clip", folder)
     refused(folder / "model-00001-of-00003.safetensors", "one of several files of a model; give their folder")
     index = folder / "model.safetensors.index.json"
-    places = json.loads(index.read_text())
-    first = places["weight_map"]["logit_scale"]
-    index.write_text(json.dumps({"weight_map": places["weight_map"] | {"logit_scale": f"../{first}"}}))
+    weight_map = json.loads(index.read_text())
+    first = weight_map["weight_map"]["logit_scale"]
+    index.write_text(json.dumps({"weight_map": weight_map["weight_map"] | {"logit_scale": f"../{first}"}}))
     refused(folder, "names the file '../model-.*', which is not beside it")
-    other = next(name for name in places["weight_map"].values() if name != first)
-    index.write_text(json.dumps({"weight_map": places["weight_map"] | {"logit_scale": other}}))
+    other = next(name for name in weight_map["weight_map"].values() if name != first)
+    index.write_text(json.dumps({"weight_map": weight_map["weight_map"] | {"logit_scale": other}}))
     refused(folder, "logit_scale is not in model-")
     index.write_text("{}")
     refused(folder, "not an index of weights")
-    index.write_text(json.dumps(places))
+    index.write_text(json.dumps(weight_map))
     (folder / first).unlink()
     refused(folder, f"{first}: there is no such file")
 
@@ -212,7 +212,7 @@ def test_paths(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"activatoin": "gelu"}, r"activatoin='gelu': a model has no such setting \(did you mean 'activation'\?\)"),
         ({"image.heads": "two"}, "image.heads='two': wants a value such as 12"),
@@ -235,17 +235,17 @@ def test_paths(tmp_path):
         ({"image.depth": 10**9}, "image.depth=1000000000 is more than any model has"),
     ],
 )
-def test_settings_that_a_person_gives(changes, told):
-    given = GIVEN["openclip-custom"] | changes
-    with pytest.raises(UserError, match=told) as error:
-        foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-custom" / "epoch_3.pt", given)
+def test_settings_that_a_person_gives(changes, message):
+    settings = GIVEN["openclip-custom"] | changes
+    with pytest.raises(UserError, match=message) as error:
+        foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-custom" / "epoch_3.pt", settings)
     assert "\n" not in str(error.value)
 
 
 def test_an_end_of_text_that_is_not_used_may_be_any():
     """A SigLIP pools at the last position."""
-    given = GIVEN["openclip-siglip"] | {"text.eos_id": 99}
-    assert foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-siglip", given).settings["text"]["eos_id"] == 99
+    settings = GIVEN["openclip-siglip"] | {"text.eos_id": 99}
+    assert foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-siglip", settings).settings["text"]["eos_id"] == 99
 
 
 def test_settings_against_the_config_are_refused():

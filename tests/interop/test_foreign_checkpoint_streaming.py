@@ -82,21 +82,21 @@ def test_writing_holds_one_parameter_at_a_time(tmp_path):
 def test_arrays_go_straight_to_their_shardings():
     opened = foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-quickgelu")
     mesh = mesh_lib.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
-    whole = opened.read(lambda _, array: array)
-    abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in whole.items()})
+    full = opened.read(lambda _, array: array)
+    abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in full.items()})
     rules = [(".*qkv/kernel", ("fsdp", None, None, None))]
     shardings = param_translation.flattened(
         partition.param_shardings(abstract, mesh, preset="replicated", rules=rules)[0]
     )
 
-    def place(path, array):
+    def to_host(path, array):
         return jax.make_array_from_callback(array.shape, shardings[path], lambda index: array[index])
 
-    placed = opened.read(place)
+    placed = opened.read(to_host)
     name = "image/transformer/layers/attention/qkv/kernel"
     assert placed[name].sharding == NamedSharding(mesh, PartitionSpec(None, "fsdp", None, None, None))
-    assert placed[name].addressable_shards[0].data.shape[1] == whole[name].shape[1] // 2
-    for path, x in whole.items():
+    assert placed[name].addressable_shards[0].data.shape[1] == full[name].shape[1] // 2
+    for path, x in full.items():
         np.testing.assert_array_equal(placed[path], x)
 
 
@@ -107,8 +107,8 @@ def test_only_what_is_wanted_is_read():
     names = []
     read = tensors._read
     tensors._read = lambda name: names.append(name) or read(name)
-    found = param_translation.read_params(
+    result = param_translation.read_params(
         tensors, rows, shapes, lambda path, x: x.shape, lambda path: path.startswith("image/")
     )
-    assert found == {path: shape for path, shape in shapes.items() if path.startswith("image/")}
+    assert result == {path: shape for path, shape in shapes.items() if path.startswith("image/")}
     assert all(name.startswith("vision_model.") for name in names)

@@ -59,7 +59,7 @@ def test_published_sizes_ask_for_the_activation_alone():
 
 
 @pytest.mark.parametrize(
-    "changes, asked",
+    "changes, missing",
     [
         (dict(width=768, heads=12, mlp_dim=1536), ["image.heads", "image.norm_eps"]),  # 64 divides the width
         (dict(width=640, heads=10, mlp_dim=2560), ["image.heads", "image.norm_eps"]),  # of a text tower
@@ -67,10 +67,10 @@ def test_published_sizes_ask_for_the_activation_alone():
         (dict(pre_norm=False), ["image.pool"]),
     ],
 )
-def test_other_sizes_are_asked_for_by_name(changes, asked):
+def test_other_sizes_are_asked_for_by_name(changes, missing):
     settings = read_clip(**changes)
-    assert sorted(set(opened(settings)) - set(ACTIVATIONS)) == asked
-    with pytest.raises(UserError, match=f"do not tell activation, .*{asked[0]}.*--set {asked[0]}="):
+    assert sorted(set(opened(settings)) - set(ACTIVATIONS)) == missing
+    with pytest.raises(UserError, match=f"do not tell activation, .*{missing[0]}.*--set {missing[0]}="):
         model_settings.complete(settings, "file")
 
 
@@ -102,13 +102,13 @@ def test_hugging_faces_towers(name, heads):
     assert opened(read) == ACTIVATIONS and tuple(read[tower]["heads"] for tower in model_settings.TOWERS) == heads
 
 
-@pytest.mark.parametrize("pixels, asked", [(224, []), (384, ["image.image_size"]), (378, ["image.image_size"])])
-def test_two_sizes_of_27_patches(pixels, asked):
+@pytest.mark.parametrize("pixels, missing", [(224, []), (384, ["image.image_size"]), (378, ["image.image_size"])])
+def test_two_sizes_of_27_patches(pixels, missing):
     """So400m/14 was published for 384 pixels, of which a convolution leaves the last six out, and for 378."""
     settings = variant("siglip-So400m/14")
     settings["image"] |= dict(image_size=pixels, crop_to_patches=pixels % 14 != 0, depth=1)
     settings["text"]["depth"] = 1
-    assert opened(big_vision.from_shapes(shapes_of(settings, param_names.BIG_VISION))) == asked
+    assert opened(big_vision.from_shapes(shapes_of(settings, param_names.BIG_VISION))) == missing
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def openclip(tmp_path):
     return opened
 
 
-def refused(told, opened, *args, **kwargs):
-    with pytest.raises(UserError, match=told) as error:
+def refused(message, opened, *args, **kwargs):
+    with pytest.raises(UserError, match=message) as error:
         opened(*args, **kwargs)
     assert "\n" not in str(error.value) and "config.json: not a config of" not in str(error.value)
 
@@ -59,11 +59,15 @@ OURS = dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2)
 def test_the_processors_file_is_read_and_goes_before_the_image_processors(hugging_face):
     nested = {"image_processor": OURS, "processor_class": "CLIPProcessor"}
     for files in ({}, {"preprocessor_config": {"image_mean": [0.9] * 3}}):
-        found = hugging_face(processor_config=nested, **files)
-        assert (found["mean"], found["std"], found["interpolation"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], "bilinear")
+        result = hugging_face(processor_config=nested, **files)
+        assert (result["mean"], result["std"], result["interpolation"]) == (
+            [0.1, 0.2, 0.3],
+            [0.4, 0.5, 0.6],
+            "bilinear",
+        )
     # One that does not hold the image processor's fields, as before transformers 5.
-    found = hugging_face(processor_config={"processor_class": "CLIPProcessor"}, preprocessor_config=OURS)
-    assert found["mean"] == [0.1, 0.2, 0.3]
+    result = hugging_face(processor_config={"processor_class": "CLIPProcessor"}, preprocessor_config=OURS)
+    assert result["mean"] == [0.1, 0.2, 0.3]
     refused(
         "processor_config.json: resample=5 is neither",
         hugging_face,
@@ -72,10 +76,10 @@ def test_the_processors_file_is_read_and_goes_before_the_image_processors(huggin
 
 
 def test_what_a_file_leaves_out_is_as_the_class_it_names_has_it(hugging_face):
-    found = hugging_face(preprocessor_config={"image_processor_type": "SiglipImageProcessorFast", "resample": 2})
-    assert (found["mean"], found["resize"], found["interpolation"]) == ([0.5] * 3, "squash", "bilinear")
-    found = hugging_face("hf-siglip", preprocessor_config={"feature_extractor_type": "CLIPFeatureExtractor"})
-    assert (found["mean"], found["std"], found["resize"]) == (CLIP_MEAN, CLIP_STD, "crop")
+    result = hugging_face(preprocessor_config={"image_processor_type": "SiglipImageProcessorFast", "resample": 2})
+    assert (result["mean"], result["resize"], result["interpolation"]) == ([0.5] * 3, "squash", "bilinear")
+    result = hugging_face("hf-siglip", preprocessor_config={"feature_extractor_type": "CLIPFeatureExtractor"})
+    assert (result["mean"], result["std"], result["resize"]) == (CLIP_MEAN, CLIP_STD, "crop")
     # Old files: one number for a size, and null for what is left out.
     old = {"size": 16, "crop_size": 16, "do_center_crop": True, "resample": 3, "image_mean": None}
     assert hugging_face(preprocessor_config=old)["mean"] == CLIP_MEAN
@@ -85,7 +89,7 @@ SQUARE = {"height": 16, "width": 16}
 
 
 @pytest.mark.parametrize(
-    "fields, told",
+    "fields, message",
     [
         ({"do_normalize": False}, "do_normalize=False is not read; mmjax has True there"),
         ({"do_rescale": False}, "do_rescale=False"),
@@ -114,12 +118,12 @@ SQUARE = {"height": 16, "width": 16}
         ({"do_color_jitter": True}, "do_color_jitter=True is not read; mmjax has no such setting"),
     ],
 )
-def test_what_changes_the_numbers_is_read_or_refused(fields, told, hugging_face):
-    if told == "ok":  # nothing to cut off a picture that is squashed
+def test_what_changes_the_numbers_is_read_or_refused(fields, message, hugging_face):
+    if message == "ok":  # nothing to cut off a picture that is squashed
         assert hugging_face(preprocessor_config=fields | {"size": SQUARE})["resize"] == "squash"
     else:
         refused(
-            f"preprocessor_config.json: .*{told}|preprocessor_config.json: {told}",
+            f"preprocessor_config.json: .*{message}|preprocessor_config.json: {message}",
             hugging_face,
             preprocessor_config=fields,
         )
@@ -128,8 +132,8 @@ def test_what_changes_the_numbers_is_read_or_refused(fields, told, hugging_face)
 def test_openclip_without_fields_prepares_images_as_its_own_clip(openclip):
     """Its defaults hold for every model, those with timm's tower too (open_clip.transform.PreprocessCfg)."""
     for cfg in (None, {}, {"size": [16, 16]}, {"mean": None, "mode": "RGB", "fill_color": 0}):
-        found = openclip(cfg)
-        assert (found["mean"], found["std"], found["resize"], found["interpolation"]) == (
+        result = openclip(cfg)
+        assert (result["mean"], result["std"], result["resize"], result["interpolation"]) == (
             CLIP_MEAN,
             CLIP_STD,
             "crop",
@@ -150,12 +154,12 @@ def test_openclips_default_holds_for_timms_tower(tmp_path, monkeypatch):
     shutil.copy(GOLDEN / "openclip-siglip" / "model.safetensors", tmp_path / "open_clip_model.safetensors")
     for extra, mean, resize in (({}, CLIP_MEAN, "crop"), ({"preprocess_cfg": {"mean": [0.5] * 3}}, [0.5] * 3, "crop")):
         (tmp_path / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config) | extra))
-        found = foreign_checkpoint.open_checkpoint(tmp_path).preprocessing
-        assert (found["mean"], found["resize"]) == (mean, resize)
+        result = foreign_checkpoint.open_checkpoint(tmp_path).preprocessing
+        assert (result["mean"], result["resize"]) == (mean, resize)
 
 
 @pytest.mark.parametrize(
-    "cfg, told",
+    "cfg, message",
     [
         ({"size": 24}, "preprocess_cfg.size=24: the model takes 16; correct one of the two"),
         ({"size": [16, 24]}, r"preprocess_cfg.size=\[16, 24\]"),
@@ -168,8 +172,8 @@ def test_openclips_default_holds_for_timms_tower(tmp_path, monkeypatch):
         ([0.5], r"preprocess_cfg: \[0.5\] is no object of fields"),
     ],
 )
-def test_openclips_fields_are_read_or_refused(cfg, told, openclip):
-    refused(f"open_clip_config.json: {told}", openclip, cfg)
+def test_openclips_fields_are_read_or_refused(cfg, message, openclip):
+    refused(f"open_clip_config.json: {message}", openclip, cfg)
 
 
 @pytest.mark.full
@@ -197,7 +201,7 @@ def test_what_a_processor_of_transformers_saves_is_read(kind, hugging_face, tmp_
     }
     assert both
     for content in ({"preprocessor_config": alone}, both):
-        found = hugging_face(f"hf-{kind}", **content)
-        np.testing.assert_allclose(found["mean"], OURS["image_mean"])
-        np.testing.assert_allclose(found["std"], OURS["image_std"])
-        assert (found["interpolation"], found["resize"]) == ("bilinear", "crop" if kind == "clip" else "squash")
+        result = hugging_face(f"hf-{kind}", **content)
+        np.testing.assert_allclose(result["mean"], OURS["image_mean"])
+        np.testing.assert_allclose(result["std"], OURS["image_std"])
+        assert (result["interpolation"], result["resize"]) == ("bilinear", "crop" if kind == "clip" else "squash")

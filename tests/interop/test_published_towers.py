@@ -43,17 +43,17 @@ def _outcome(path, live):
       path: of the model.
       live: the live model's settings, from which questions are answered; None for an architecture that is not read.
     """
-    asked = {}
+    missing = {}
     try:
-        return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_checkpoint(path).settings, live))
+        return dict(missing=missing, wrong=_differences(foreign_checkpoint.open_checkpoint(path).settings, live))
     except UserError as error:
         if "shapes do not tell" not in str(error):
             return dict(refused=str(error))
-        asked = dict.fromkeys(re.findall(r"--set (\S+)=", str(error)))
-    for field in asked:
+        missing = dict.fromkeys(re.findall(r"--set (\S+)=", str(error)))
+    for field in missing:
         tower = field.split(".")[0] if "." in field else "image"
-        asked[field] = live[tower][field.split(".")[-1]]
-    return dict(asked=asked, wrong=_differences(foreign_checkpoint.open_checkpoint(path, asked).settings, live))
+        missing[field] = live[tower][field.split(".")[-1]]
+    return dict(missing=missing, wrong=_differences(foreign_checkpoint.open_checkpoint(path, missing).settings, live))
 
 
 def _differences(settings, live):
@@ -109,6 +109,6 @@ def test_with_their_configs(outcomes):
         if word:
             assert word in beside["refused"] or "vision_cfg.pool_type='avg' is not read" in beside["refused"], name
         else:
-            assert beside == dict(asked={}, wrong=[]), name
+            assert beside == dict(missing={}, wrong=[]), name
         counts["refused" if word else "right"] += 1
     assert counts == {"right": 64, "refused": 80}

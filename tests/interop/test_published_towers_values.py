@@ -92,12 +92,12 @@ def expected(model, images, ids):
     return image.numpy(), text.numpy()
 
 
-def compare(model, images, ids, file, given):
+def compare(model, images, ids, file, settings):
     """Writes the weights alone, and reads them with what a person gives."""
     from safetensors.torch import save_file
 
     save_file({key: x.contiguous() for key, x in model.state_dict().items()}, file)
-    opened = foreign_checkpoint.open_checkpoint(file, given)
+    opened = foreign_checkpoint.open_checkpoint(file, settings)
     ours = encode(opened, images.transpose(0, 2, 3, 1), ids.astype(np.int32))
     file.unlink()
     return [float(abs(x - y).max()) for x, y in zip(ours, expected(model, images, ids), strict=True)]
@@ -111,8 +111,8 @@ def test_clips(name, two_layers, tmp_path):
     end = text.get("eos_id", text["vocab_size"] - 1)
     images, ids = inputs(name, text["vocab_size"], text["context_length"], pixels["image_size"], end)
     model = two_layers(name, ids, **CLIPS[name])
-    given = {"activation": settings_of(model)["text"]["activation"]}
-    assert max(compare(model, images, ids, tmp_path / "a.safetensors", given)) < 1e-5
+    settings = {"activation": settings_of(model)["text"]["activation"]}
+    assert max(compare(model, images, ids, tmp_path / "a.safetensors", settings)) < 1e-5
 
 
 @pytest.mark.parametrize("name", SIGLIPS)
@@ -123,8 +123,8 @@ def test_siglips(name, two_layers, tmp_path):
     vocab_size = SIGLIPS[name].get("text", text).get("vocab_size", text["vocab_size"])
     images, ids = inputs(name, vocab_size, text["context_length"], pixels["image_size"], 1)
     model = two_layers(name, ids, **SIGLIPS[name])
-    given = {"image.image_size": 384} if name.endswith("-384") else {}
-    assert max(compare(model, images, ids, tmp_path / "a.safetensors", given)) < 1e-5
+    settings = {"image.image_size": 384} if name.endswith("-384") else {}
+    assert max(compare(model, images, ids, tmp_path / "a.safetensors", settings)) < 1e-5
 
 
 def test_wrong_settings_would_show(two_layers, tmp_path):

@@ -119,11 +119,11 @@ def attacks(target):
     }
 
 
-@pytest.mark.parametrize("told", attacks("x"))
-def test_a_malicious_pickle_is_refused_and_nothing_is_executed(told, tmp_path):
+@pytest.mark.parametrize("message", attacks("x"))
+def test_a_malicious_pickle_is_refused_and_nothing_is_executed(message, tmp_path):
     target = tmp_path / "made by the attack"
-    program = attacks(target)[told]
-    with pytest.raises(UserError, match=f"refused, as its pickle {told.strip()}.*nothing was executed") as error:
+    program = attacks(target)[message]
+    with pytest.raises(UserError, match=f"refused, as its pickle {message.strip()}.*nothing was executed") as error:
         open_tensors(write(tmp_path / "model.bin", program))
     assert "\n" not in str(error.value)
     assert not target.exists()
@@ -169,7 +169,7 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tensor, told",
+    "tensor, message",
     [
         (Tensor("0", (3, 5), (5, 1)), "reaches beyond its numbers"),
         (Tensor("0", (1000000, 1000000), (0, 0)), "reaches beyond its numbers"),
@@ -180,17 +180,17 @@ def test_deep_nesting_is_refused(tmp_path):
         (Tensor("../../secret", (3,), (1,)), "missing or cut off"),
     ],
 )
-def test_tensors_outside_of_their_storage(tensor, told, tmp_path):
+def test_tensors_outside_of_their_storage(tensor, message, tmp_path):
     path = write(tmp_path / "a.pt", pickled({"w": tensor}), [("0", NUMBERS)])
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         open_tensors(path)
 
 
 def test_a_storage_that_was_changed_is_noticed(tmp_path):
     path = write(tmp_path / "a.pt", pickled({"w": Tensor("0", (3, 4), (4, 1))}), [("0", NUMBERS)])
     content = bytearray(path.read_bytes())
-    place = content.index(np.float32(5).tobytes())
-    content[place] ^= 1
+    offset = content.index(np.float32(5).tobytes())
+    content[offset] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="w is damaged"):
         open_tensors(path).read("w")
@@ -204,8 +204,8 @@ def test_other_files(tmp_path):
     old.write_bytes(b"hello")
     with pytest.raises(UserError, match="not a file of torch.save"):
         open_tensors(old)
-    whole = write(tmp_path / "a.pt", pickled({"w": Tensor("0", (3, 4), (4, 1))}), [("0", NUMBERS)]).read_bytes()
-    old.write_bytes(whole[: len(whole) // 2])
+    content = write(tmp_path / "a.pt", pickled({"w": Tensor("0", (3, 4), (4, 1))}), [("0", NUMBERS)]).read_bytes()
+    old.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged or cut off"):
         open_tensors(old)
     with zipfile.ZipFile(old, "w") as archive:
@@ -235,10 +235,10 @@ def test_what_torch_saves_is_read(tmp_path, dtype):
         "p": torch.nn.Parameter(torch.ones(2)),
     }
     torch.save(nested, tmp_path / "a.pt")
-    found = open_tensors(tmp_path / "a.pt")
-    assert set(found) == {f"state_dict.{name}" for name in content} | {"p"}
+    tensors = open_tensors(tmp_path / "a.pt")
+    assert set(tensors) == {f"state_dict.{name}" for name in content} | {"p"}
     for name, want in content.items():
-        np.testing.assert_array_equal(found.read(f"state_dict.{name}"), want.float().numpy())
+        np.testing.assert_array_equal(tensors.read(f"state_dict.{name}"), want.float().numpy())
 
 
 @pytest.mark.full
@@ -247,10 +247,10 @@ def test_what_torch_saves_as_integers_is_no_parameter(tmp_path, dtype):
     import torch
 
     torch.save({"w": torch.ones(2, 3), "ids": torch.ones(4).to(getattr(torch, dtype))}, tmp_path / "a.pt")
-    found = open_tensors(tmp_path / "a.pt")
-    assert found["ids"] == (4,) and found.read("w").shape == (2, 3)
+    tensors = open_tensors(tmp_path / "a.pt")
+    assert tensors["ids"] == (4,) and tensors.read("w").shape == (2, 3)
     with pytest.raises(UserError, match=f"ids holds {dtype}, and parameters are floating-point numbers"):
-        found.read("ids")
+        tensors.read("ids")
 
 
 @pytest.mark.full

@@ -29,11 +29,11 @@ def cpu_slice(monkeypatch):
 def quick_set_up(cpu_slice, monkeypatch):
     """Mesh and batch are checked as they are in a plan; the model is a single array of 4,000 bytes."""
 
-    def set_up(config, found, text_length=None, given=()):
-        mesh = mesh_lib.make_mesh(config.mesh, found)
+    def set_up(config, topology, text_length=None, flags=()):
+        mesh = mesh_lib.make_mesh(config.mesh, topology)
         mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch)
-        whole = mesh_lib.replicated(mesh)
-        params = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=whole)
+        replicated = mesh_lib.replicated(mesh)
+        params = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=replicated)
         state = state_lib.TrainState(None, params, None, None, None, None)
         return program.Setup(config, None, mesh, device_specs.find("cpu"), state, {}, None)
 
@@ -48,7 +48,7 @@ def plan(monkeypatch, capsys):
 
     def run(*flags):
         status = main.main(["plan", f"--config={runs.RECIPE}", *flags])
-        told = capsys.readouterr()
-        return status, told.out, told.err
+        output = capsys.readouterr()
+        return status, output.out, output.err
 
     return run

@@ -49,10 +49,10 @@ def test_an_unknown_form_of_groups_is_an_error():
     ],
 )
 def test_groups_are_named_by_mesh_axes(groups, axes, group):
-    (found,) = collectives.find(
+    (result,) = collectives.find(
         module(f"%x = f32[8,4]{{1,0}} parameter(0)\nROOT %y = f32[8,4] all-reduce(%x), replica_groups={groups}"), MESH
     )
-    assert (found.axes, found.group, found.executions, found.bytes) == (axes, group, 1, 128)
+    assert (result.axes, result.group, result.executions, result.bytes) == (axes, group, 1, 128)
 
 
 def test_pairs_of_start_and_done_count_once_and_loops_multiply():
@@ -64,8 +64,8 @@ def test_pairs_of_start_and_done_count_once_and_loops_multiply():
         %r = f32[2]{0} reduce-scatter(%x), replica_groups=[4,2]<=[2,2,2]T(0,2,1), dimensions={0}
         %one = f32[4]{0} all-reduce(%x), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}"""
     )
-    found = collectives.find(module(loop(), LOOP, text), MESH)
-    assert {(c.kind, c.axes, c.executions, c.bytes, c.sent_bytes) for c in found} == {
+    result = collectives.find(module(loop(), LOOP, text), MESH)
+    assert {(c.kind, c.axes, c.executions, c.bytes, c.sent_bytes) for c in result} == {
         ("all-gather", "tensor", 12, 32, 12 * 16),
         ("collective-permute", "data", 12, 16, 12 * 16),
         ("reduce-scatter", "fsdp", 12, 16, 12 * 8),
@@ -90,8 +90,8 @@ def test_an_asynchronous_collective_spread_over_fusions_is_one():
     insides = [
         inside(*pair) for pair in (("start", "AsyncCollectiveStart"), ("step", "x"), ("done", "AsyncCollectiveDone"))
     ]
-    (found,) = collectives.find(module(entry, *insides), MESH)
-    assert (found.executions, found.bytes, found.sent_bytes) == (1, 128, 112)
+    (result,) = collectives.find(module(entry, *insides), MESH)
+    assert (result.executions, result.bytes, result.sent_bytes) == (1, 128, 112)
 
 
 def test_a_fused_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
@@ -103,8 +103,8 @@ def test_a_fused_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
         ROOT %s = f32[1]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={1}""",
     )
     entry = "%x = f32[8]{0} parameter(0)\n%i = s32[] constant(0)\nROOT %y = f32[1] fusion(%x, %i), calls=%scatter"
-    (found,) = collectives.find(module(entry, inside), MESH)
-    assert (found.kind, found.bytes, found.sent_bytes) == ("reduce-scatter", 32, 28)
+    (result,) = collectives.find(module(entry, inside), MESH)
+    assert (result.kind, result.bytes, result.sent_bytes) == ("reduce-scatter", 32, 28)
 
 
 def test_collectives_of_a_real_program_on_every_axis(mesh):
@@ -117,22 +117,22 @@ def test_collectives_of_a_real_program_on_every_axis(mesh):
         x = jax.lax.ppermute(x, "tensor", [(0, 1), (1, 0)])
         return x + jax.lax.all_to_all(x, "data", 0, 0, tiled=True), None
 
-    def whole(x):
+    def full(x):
         return jax.lax.psum(jax.lax.scan(turn, x, length=5)[0], ("data", "fsdp", "tensor"))
 
     block = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp", "tensor"))))
-    mapped = jax.shard_map(whole, mesh=mesh, in_specs=P(("data", "fsdp", "tensor")), out_specs=P(), check_vma=False)
-    found = collectives.find(hlo.parse(jax.jit(mapped).lower(block).compile().as_text()), MESH)
-    own = 4 * 16 * 4  # bytes of a device's block
-    assert {(c.kind, c.axes, c.executions, c.bytes) for c in found} == {
-        ("all-reduce", "data", 5, own),
-        ("all-gather", "fsdp", 5, 2 * own),
-        ("reduce-scatter", "fsdp+tensor", 5, 2 * own),
-        ("collective-permute", "tensor", 5, own),
-        ("all-to-all", "data", 5, own),
-        ("all-reduce", "data+fsdp+tensor", 1, own),
+    mapped = jax.shard_map(full, mesh=mesh, in_specs=P(("data", "fsdp", "tensor")), out_specs=P(), check_vma=False)
+    result = collectives.find(hlo.parse(jax.jit(mapped).lower(block).compile().as_text()), MESH)
+    local_bytes = 4 * 16 * 4  # bytes of a device's block
+    assert {(c.kind, c.axes, c.executions, c.bytes) for c in result} == {
+        ("all-reduce", "data", 5, local_bytes),
+        ("all-gather", "fsdp", 5, 2 * local_bytes),
+        ("reduce-scatter", "fsdp+tensor", 5, 2 * local_bytes),
+        ("collective-permute", "tensor", 5, local_bytes),
+        ("all-to-all", "data", 5, local_bytes),
+        ("all-reduce", "data+fsdp+tensor", 1, local_bytes),
     }
-    sums = collectives.totals(found)
+    sums = collectives.totals(result)
     assert [row["bytes"] for row in sums] == sorted((row["bytes"] for row in sums), reverse=True)
     (permute,) = [row for row in sums if row["kind"] == "collective-permute"]
     assert permute == dict(
@@ -140,8 +140,8 @@ def test_collectives_of_a_real_program_on_every_axis(mesh):
         axes="tensor",
         dtype="f32",
         executions=5,
-        bytes=5 * own,
-        sent_bytes=5 * own,
+        bytes=5 * local_bytes,
+        sent_bytes=5 * local_bytes,
         network_bytes=0,
     )
 
@@ -152,5 +152,5 @@ def test_the_compilers_own_collectives_are_found(mesh):
     x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=spec("data", "tensor"))
     w = jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=spec("tensor", None))
     compiled = jax.jit(jnp.dot, out_shardings=spec("data", None)).lower(x, w).compile()
-    (found,) = collectives.find(hlo.parse(compiled.as_text()), MESH)
-    assert (found.kind, found.axes, found.executions, found.bytes) == ("all-reduce", "tensor", 1, 4 * 4 * 4)
+    (result,) = collectives.find(hlo.parse(compiled.as_text()), MESH)
+    assert (result.kind, result.axes, result.executions, result.bytes) == ("all-reduce", "tensor", 1, 4 * 4 * 4)

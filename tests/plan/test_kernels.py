@@ -158,8 +158,8 @@ def test_classes_are_told_with_their_sums():
         ("elementwise", 2, 12800, 0),
         ("products", 1, 6400 + 256, 12800),
     ]
-    told = "\n".join(plan_text.kernel_table(rows))
-    assert kernels.CLASSES["products"] in told and "65.8%" in told and "19.46 kB" in told
+    text = "\n".join(plan_text.kernel_table(rows))
+    assert kernels.CLASSES["products"] in text and "65.8%" in text and "19.46 kB" in text
 
 
 def test_what_is_computed_again_is_told():

@@ -14,7 +14,7 @@ from tests.helpers.programs import fake_plan
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--topology=v5x:2x2"], "--topology=v5x:2x2: the chip 'v5x' is not known (did you mean 'v5"),
         (["--topology=v5e"], "a slice of v5e has 2 sides; write it like v5e:16x16"),
@@ -30,14 +30,14 @@ from tests.helpers.programs import fake_plan
         ([], "--topology"),
     ],
 )
-def test_mistakes_are_one_line(flags, told, plan):
+def test_mistakes_are_one_line(flags, message, plan):
     status, out, error = plan(*flags)
     assert status == 2 and not out
-    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--config.mesh.data=3"], "mesh.data=3"),
         (["--config.batch_size=12"], "batch_size=12 does not divide over mesh.data x mesh.fsdp = 8 devices; choose 8"),
@@ -45,10 +45,10 @@ def test_mistakes_are_one_line(flags, told, plan):
         (["--config.model.image.heads=3"], "model.image.heads=3 does not divide"),
     ],
 )
-def test_mistakes_in_the_config_are_those_of_training(flags, told, plan, cpu_slice, monkeypatch):
+def test_mistakes_in_the_config_are_those_of_training(flags, message, plan, cpu_slice, monkeypatch):
     monkeypatch.setattr(topology, "devices", lambda name: cpu_slice)
     status, _, error = plan("--topology=v5e:2x4", *flags)
-    assert status == 2 and told in error and error.count("\n") == 1
+    assert status == 2 and message in error and error.count("\n") == 1
 
 
 def test_without_libtpu_it_says_how_to_get_it(plan, monkeypatch):

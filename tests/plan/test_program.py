@@ -22,14 +22,16 @@ def test_bytes_of_the_state_are_those_of_a_made_state(cpu_slice, monkeypatch):
     of_device = lambda tree: sum(
         shard.data.nbytes for x in jax.tree.leaves(tree) for shard in x.addressable_shards if shard.device.id == 0
     )
-    found = program.state_bytes(setup)
-    assert found == {
+    result = program.state_bytes(setup)
+    assert result == {
         "parameters": of_device(state.params),
         "optimizer": of_device(state.opt_state),
         "moving_average": of_device(state.ema_params),
     }
-    whole = sum(x.nbytes for x in jax.tree.leaves(state.params))
-    assert whole / 4 <= found["parameters"] < whole / 2  # most of it over fsdp and tensor, some of it whole
+    total_bytes = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    assert (
+        total_bytes / 4 <= result["parameters"] < total_bytes / 2
+    )  # most of it over fsdp and tensor, some of it whole
 
 
 def test_a_whole_plan(cpu_slice):
@@ -47,9 +49,9 @@ def test_a_whole_plan(cpu_slice):
     assert 0.9 < plan["flops"]["chip"] * 8 / plan["flops"]["model"] < 8
     assert any(row["axes"].startswith("data") and row["kind"] == "all-reduce" for row in plan["collectives"])
     assert not plan["unknown_loops"] and plan["roofline"]["step"] > 0
-    told = plan_text.render(plan | {"budget": times.budget(plan, 1e6)})
-    assert "mesh axes" in told and "62,500 steps" in told and "microbatch 2" in told
-    assert max(map(len, told.splitlines())) <= 120
+    text = plan_text.render(plan | {"budget": times.budget(plan, 1e6)})
+    assert "mesh axes" in text and "62,500 steps" in text and "microbatch 2" in text
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_parts_of_the_memory_add_up():
@@ -68,8 +70,8 @@ def test_parts_of_the_memory_add_up():
 
 def test_roofline_and_budget_by_hand():
     counted = costs.Costs(flops=1e9, matrix_flops=2e9, hbm_bytes=5e8, activation_bytes=0, unknown_loops=())
-    found = [collectives.Collective("all-reduce", "data", "f32", 4, 1, 2, 500_000_000)]
-    roof = times.roofline(counted, found, CHIP, model_flops=1e9)
+    result = [collectives.Collective("all-reduce", "data", "f32", 4, 1, 2, 500_000_000)]
+    roof = times.roofline(counted, result, CHIP, model_flops=1e9)
     assert roof == dict(
         compute=2.0, memory=0.5, links=1.5, step=2.0, bound="compute", serial=4.0, mfu=pytest.approx(0.5)
     )
@@ -97,9 +99,9 @@ def test_roofline_and_budget_by_hand():
     ],
 )
 def test_what_the_compiler_says_about_memory(message, needs, has):
-    told = program.refusal(message)
-    assert told["needs"] == int(needs * 2**30) and told["has"] == int(has * 2**30) and "\n" not in told["says"]
-    assert "reserved" not in told["says"]
+    refusal = program.refusal(message)
+    assert refusal["needs"] == int(needs * 2**30) and refusal["has"] == int(has * 2**30) and "\n" not in refusal["says"]
+    assert "reserved" not in refusal["says"]
 
 
 def test_another_refusal_is_an_error():
@@ -123,7 +125,7 @@ def test_what_does_not_fit_says_what_to_change(cpu_slice, monkeypatch):
 
     monkeypatch.setattr(program.Setup, "lower", refuse)
     plan = program.make_plan(setup, "cpu:8")
-    told = plan_text.render(plan)
-    assert not plan["fits"] and "does not fit: the compiler needs 2.15 GB of 1.07 GB (2.00 x)" in told
+    text = plan_text.render(plan)
+    assert not plan["fits"] and "does not fit: the compiler needs 2.15 GB of 1.07 GB (2.00 x)" in text
     for option in ("model.image.remat=full", "microbatch=2", "mesh.fsdp=4", "optimizer.momentum_dtype=bfloat16"):
-        assert f"--config.{option}" in told
+        assert f"--config.{option}" in text

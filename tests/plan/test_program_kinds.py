@@ -39,8 +39,8 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
     plan = program.make_plan(setup, "cpu:8")
     json.dumps(plan)
     assert "model" not in plan["flops"] and "mfu" not in plan["roofline"] and plan["flops"]["chip"] > 0
-    told = plan_text.render(plan | {"budget": times.budget(plan, 1e6)})
-    assert "MFU" not in told and "model, 3 x" not in told and "remat auto" in told and "executed, all chips" in told
+    text = plan_text.render(plan | {"budget": times.budget(plan, 1e6)})
+    assert "MFU" not in text and "model, 3 x" not in text and "remat auto" in text and "executed, all chips" in text
     assert plan_text.line(plan).endswith(")")
     assert [option for option in program.advice(setup) if "remat" in option] == ["--config.model.image.remat=full"]
 

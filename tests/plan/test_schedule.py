@@ -23,8 +23,8 @@ def reduced(entry, *computations):
     program = module(entry, *computations)
     counted = costs.count(program)
     started = collectives.started(program, MESH)
-    found = schedule.gradient_reductions(program, started, counted.kernels)
-    return schedule.summary(program, found, counted.kernels)
+    reductions = schedule.gradient_reductions(program, started, counted.kernels)
+    return schedule.summary(program, reductions, counted.kernels)
 
 
 def predicted(entry, *computations, device=CHIP):
@@ -48,9 +48,9 @@ def test_gradients_are_told_from_activations_by_who_reads_them():
     %other = bf16[64,64]{{1,0}} all-reduce(%two), replica_groups={{{{0,1}},{{2,3}},{{4,5}},{{6,7}}}}
     ROOT %t = (bf16[64,64]{{1,0}}, f32[32,64]{{1,0}}) tuple(%other, %gradient)"""
     )
-    told = reduced(entry)
-    assert told["bytes"] == 64 * 64 * 2 and told["by_dtype"] == {"bf16": 64 * 64 * 2}
-    assert told["after_last_product"] == 1.0 and told["first"] == 3 / 5
+    result = reduced(entry)
+    assert result["bytes"] == 64 * 64 * 2 and result["by_dtype"] == {"bf16": 64 * 64 * 2}
+    assert result["after_last_product"] == 1.0 and result["first"] == 3 / 5
     assert reduced(HEAD.replace("%one", "ROOT %one")) is None
 
 
@@ -66,8 +66,8 @@ def test_the_share_after_the_last_product():
     ROOT %t = (bf16[64,64]{{1,0}}) tuple(%late)"""
     )
     entry = entry.replace("%s =", "%half = bf16[32,64]{1,0} slice(%one)\n%s =")
-    told = reduced(entry)
-    assert told["bytes"] == 3 * 4096 and told["after_last_product"] == pytest.approx(2 / 3)
+    result = reduced(entry)
+    assert result["bytes"] == 3 * 4096 and result["after_last_product"] == pytest.approx(2 / 3)
     forward = entry.replace("%two = bf16[64,64]{1,0} dot(%one, %x), " + DOT, "%two = bf16[64,64]{1,0} negate(%one)")
     assert reduced(forward)["after_last_product"] == 1.0
 
@@ -75,9 +75,9 @@ def test_the_share_after_the_last_product():
 def test_a_loop_reduces_its_last_layer_after_its_last_product():
     inside = body(f"""%m = f32[4]{{0}} dot(%x, %x), {DOT.replace("{1}", "{}")}
     %r = f32[4]{{0}} all-reduce(%m), {DATA}""")  # fmt: skip
-    told = reduced(loop(), LOOP, inside)
-    assert told["bytes"] == 12 * 16 and told["after_last_product"] == pytest.approx(1 / 12)
-    assert told["by_dtype"] == {"f32": 12 * 16}
+    result = reduced(loop(), LOOP, inside)
+    assert result["bytes"] == 12 * 16 and result["after_last_product"] == pytest.approx(1 / 12)
+    assert result["by_dtype"] == {"f32": 12 * 16}
 
 
 def test_a_step_by_hand():
@@ -90,10 +90,10 @@ def test_a_step_by_hand():
     %two = bf16[64,64]{{1,0}} dot(%one, %x), {DOT}
     ROOT %d = bf16[32,64]{{1,0}} all-reduce-done(%s)"""
     )
-    told = predicted(entry)
-    assert told["products"] == pytest.approx(2 * product) and told["attention"] == 0
+    result = predicted(entry)
+    assert result["products"] == pytest.approx(2 * product) and result["attention"] == 0
     # 8,192 bytes over a link of 8,192 bytes/s take a second, of which the product hides its own time.
-    assert told["waiting"] == pytest.approx(1 - product) and told["step"] == pytest.approx(1 + product)
+    assert result["waiting"] == pytest.approx(1 - product) and result["step"] == pytest.approx(1 + product)
     at_once = entry.replace("all-reduce-start(%x)", "all-reduce(%x)").replace("all-reduce-done(%s)", "bitcast(%s)")
     assert predicted(at_once)["waiting"] == pytest.approx(1)
     blocking = entry.replace("-start(%x), ", '-start(%x), backend_config={"is_sync":true}, ')
@@ -102,8 +102,8 @@ def test_a_step_by_hand():
 
 def test_a_kernel_takes_the_longer_of_products_and_bytes():
     slow = device_specs.Device("slow", 1e12, 1e9, memory_bandwidth=1e6, link_bandwidth=1.0, sustained=EXACT)
-    told = predicted(HEAD.replace("%one", "ROOT %one"), device=slow)
-    assert told["products"] == pytest.approx(3 * 64 * 64 * 2 / 1e6) and told["step"] == told["products"]
+    result = predicted(HEAD.replace("%one", "ROOT %one"), device=slow)
+    assert result["products"] == pytest.approx(3 * 64 * 64 * 2 / 1e6) and result["step"] == result["products"]
     prefetch = """%s = (bf16[64,64]{1,0:S(1)}, bf16[64,64]{1,0}, u32[]) copy-start(%x)
     ROOT %y = bf16[64,64]{1,0:S(1)} copy-done(%s)"""
     # Products that leave memory idle hide a copy; those that do not, do not.

@@ -20,14 +20,14 @@ def test_every_mesh_divides_the_work(cpu_slice, monkeypatch, sizes):
     kinds = {row["kind"] for row in plan["collectives"]}
     assert kinds == {"all-gather", "all-reduce", "reduce-scatter"}
     # Activations are summed over `tensor` alone; what crosses `fsdp` is parameters and their gradients, and the loss.
-    whole = 4 * sum(x.size for x in jax.tree.leaves(program.make_setup(tiny(**mesh), cpu_slice).state.params))
+    total_bytes = 4 * sum(x.size for x in jax.tree.leaves(program.make_setup(tiny(**mesh), cpu_slice).state.params))
     over_fsdp = sum(row["bytes"] for row in plan["collectives"] if "fsdp" in row["axes"])
-    assert over_fsdp < 5 * whole
+    assert over_fsdp < 5 * total_bytes
 
 
 def test_a_sweep_ranks_what_fits(cpu_slice, quick_set_up):
-    said = []
-    kwargs = dict(max_compiles=100, say=said.append, make_plan=fake_plan)
+    lines = []
+    kwargs = dict(max_compiles=100, say=lines.append, make_plan=fake_plan)
     ranked = sweep.run(tiny(batch_size=32), "cpu:8", cpu_slice, ("mesh", "microbatch"), **kwargs)
     fitting = [plan for plan in ranked if plan["fits"]]
     # Heads are 2: tensor 1 and 2; of each mesh the first microbatch that fits.
@@ -35,16 +35,16 @@ def test_a_sweep_ranks_what_fits(cpu_slice, quick_set_up):
     assert ranked[: len(fitting)] == fitting
     reasons = [plan["reason"] for plan in ranked[len(fitting) :]]
     assert "the TPU compiler refuses the program: no" in reasons and "does not fit" in reasons[0]
-    assert said[0].startswith("[1/100] data 8 x fsdp 1 x tensor 1, microbatch 1")
-    told = sweep.render(ranked)
-    assert told.index("  1. data 8 x fsdp 1") < told.index("  2. data 4 x fsdp 2") < told.index("What does not")
+    assert lines[0].startswith("[1/100] data 8 x fsdp 1 x tensor 1, microbatch 1")
+    text = sweep.render(ranked)
+    assert text.index("  1. data 8 x fsdp 1") < text.index("  2. data 4 x fsdp 2") < text.index("What does not")
 
 
 def test_a_sweep_is_bounded_and_skips_what_cannot_fit(cpu_slice, quick_set_up, monkeypatch):
-    said = []
-    kwargs = dict(max_compiles=3, say=said.append, make_plan=fake_plan)
+    lines = []
+    kwargs = dict(max_compiles=3, say=lines.append, make_plan=fake_plan)
     sweep.run(tiny(batch_size=32), "cpu:8", cpu_slice, ("mesh", "microbatch"), **kwargs)
-    assert sum(line.startswith("[") for line in said) == 3 and "more not tried" in said[-1]
+    assert sum(line.startswith("[") for line in lines) == 3 and "more not tried" in lines[-1]
     monkeypatch.setattr(device_specs, "find", lambda kind: device_specs.Device("cpu", 1e9, memory=1000.0))
     kwargs["make_plan"] = None  # nothing is compiled
     ranked = sweep.run(tiny(), "cpu:8", cpu_slice, ("microbatch",), **kwargs)

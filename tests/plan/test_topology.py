@@ -14,7 +14,7 @@ from tests.helpers.programs import CHIP, compiled_plan
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("h10:8", "--topology=h10:8: the chip 'h10' is not known (did you mean 'h100'?); e.g. v4:4x4x4"),
         ("h100", "--topology=h100: give the GPUs of a host, or hosts x GPUs; write it like h100:8 or h100:4x8"),
@@ -23,10 +23,10 @@ from tests.helpers.programs import CHIP, compiled_plan
         ("b200:8x", "write it like b200:8"),
     ],
 )
-def test_mistakes_in_a_name_are_told(name, told):
+def test_mistakes_in_a_name_are_told(name, message):
     with pytest.raises(UserError) as error:
         topology.check_name(name)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_good_names():
@@ -75,8 +75,8 @@ def test_questions_of_fused_attention_are_answered_for_the_topology_and_then_no_
     before = module.check_compute_capability, module.is_cuda_compute_capability_equal, module.check_cudnn_version
     with cudnn.answers_for(gpu("9.0")):
         assert module.check_cudnn_version() >= 91000
-        asked = {capability: module.check_compute_capability(capability) for capability in ("8.0", "9.0", "10.0")}
-        assert asked == {"8.0": True, "9.0": True, "10.0": False}
+        results = {capability: module.check_compute_capability(capability) for capability in ("8.0", "9.0", "10.0")}
+        assert results == {"8.0": True, "9.0": True, "10.0": False}
         assert module.is_cuda_compute_capability_equal("9.0") and not module.is_cuda_compute_capability_equal("10.3")
     with pytest.raises(ZeroDivisionError), cudnn.answers_for(gpu("10.0")):
         assert module.check_compute_capability("9.0")
@@ -91,8 +91,8 @@ def test_a_jax_that_asks_otherwise_is_an_error(monkeypatch):
     from jax._src.cudnn import fused_attention_stablehlo as module
 
     monkeypatch.delattr(module, "check_compute_capability")
-    told = r"jax .* checks fused attention in a way that mmjax plan does not know"
-    with pytest.raises(UserError, match=told), cudnn.answers_for(gpu("9.0")):
+    message = r"jax .* checks fused attention in a way that mmjax plan does not know"
+    with pytest.raises(UserError, match=message), cudnn.answers_for(gpu("9.0")):
         pass
 
 
