@@ -102,11 +102,11 @@ def make_contenders(files, options):
         ]
 
     def by_pillow():
-        with mock.patch.object(jpeg, "pixels", lambda *_: None):
+        with mock.patch.object(jpeg, "decode_pixels", lambda *_: None):
             return on_device()
 
     def decode():
-        return rows(lambda file, rng: jpeg.pixels(file, Image.open(io.BytesIO(file)), 1))
+        return rows(lambda file, rng: jpeg.decode_pixels(file, Image.open(io.BytesIO(file)), 1))
 
     return {"host": on_host, "device": on_device, "device, Pillow": by_pillow, "decode": decode}, side
 

@@ -209,7 +209,7 @@ def ours(options, folder, draft):
     train = train_examples.TrainExamples(
         mixture.parse_mixture(f"wds:{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),
         seed=0,
-        prepare=example_transforms.PairPreparer(
+        transform=example_transforms.PairTransform(
             transforms_lib.ImageSpec(size=options.output_size, draft=draft), tokenizer_lib.make_tokenizer("clip", 77)
         ),
     )

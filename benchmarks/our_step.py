@@ -54,7 +54,7 @@ class _Captions:
     seed = 0
 
     def __init__(self, ids: np.ndarray):
-        self.sources, self.prepare, self._ids = (self,), self, ids
+        self.sources, self.transform, self._ids = (self,), self, ids
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self._ids[index]

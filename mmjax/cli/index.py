@@ -13,7 +13,7 @@ from mmjax.data.webdataset.build import build_index
 from mmjax.data.webdataset.index_file import MISSING, Shards, TarIndex
 from mmjax.data.webdataset.shard_list import ShardList, list_shards
 from mmjax.errors import UserError
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, is_local, local_path
 
 _MAX_LISTED = 20  # problems and key sets that are listed
@@ -72,7 +72,7 @@ def build_and_print(options: argparse.Namespace) -> int:
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{where}: {reason(error)}") from error
+        raise UserError(f"{where}: {error_reason(error)}") from error
     lookup_paths = shards.index_beside(), shards.index_in(options.cache)
     output = os.path.abspath(local_path(options.output)) if is_local(options.output) else options.output
     if options.output and output not in lookup_paths:
@@ -87,7 +87,7 @@ def _upload_beside(path: str, beside: str, shards: ShardList, options: argparse.
             raise PermissionError(errno.EROFS, "HTTP is for reading")
         Reader(options.retry_seconds).upload(path, beside)
     except (OSError, NotImplementedError, ValueError) as error:
-        return f" (in this machine's cache: {beside} cannot be written: {reason(error)})"
+        return f" (in this machine's cache: {beside} cannot be written: {error_reason(error)})"
     # What is there now is also what other hosts take: one copy is enough.
     os.replace(path, shards.index_copy_in(options.cache))
     return ""

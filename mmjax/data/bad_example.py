@@ -1,6 +1,6 @@
-"""Why an example could not be used: one word each, to count by."""
+"""Examples that cannot be used, and the reasons that they are counted by."""
 
-# `replaced` in a training example is an index into this. The words are the `bad_...` numbers of metrics.jsonl.
+# `substitution_reason` of a training example is an index into this. metrics.jsonl counts them as `bad_REASON`.
 REASONS = (
     "ok",
     "empty",  # an image of zero bytes
@@ -21,7 +21,7 @@ class BadExample(Exception):
 
     Attributes:
       reason: one of REASONS that the replaced examples are counted by, such as `corrupt`.
-      detail: what was wrong, for the person who reads the log.
+      detail: what was wrong, for the log.
     """
 
     def __init__(self, reason: str, detail: str = ""):

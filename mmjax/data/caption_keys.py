@@ -1,4 +1,4 @@
-"""Which of an example's fields are its captions, and how likely training draws each."""
+"""Fields that hold captions, and how likely training draws from each."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ class CaptionKeys:
         """Collects an example's captions.
 
         Args:
-          lookup: gives a field's value: a text, a sequence of texts, or None where the example has no such field.
+          lookup: returns a field's value: a text, a sequence of texts, or None where the example has no such field.
 
         Returns:
           `captions` and, where keys have weights, `caption_weights`: the two fields of a Record. A key's weight is
@@ -66,11 +66,11 @@ class CaptionKeys:
         """
         captions, weights = [], []
         for position, key in enumerate(self.keys):
-            found = texts_of(lookup(key))
-            captions += found
+            texts = texts_of(lookup(key))
+            captions += texts
             if self.weights is not None:
-                weights += [self.weights[position] / len(found) for _ in found]
-            elif found:
+                weights += [self.weights[position] / len(texts) for _ in texts]
+            elif texts:
                 break
         if not captions:
             raise BadExample("no_caption", f"no text under {', '.join(map(repr, self.keys))}")
@@ -86,5 +86,5 @@ def texts_of(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value.strip()] if value.strip() else []
     if isinstance(value, Sequence) or hasattr(value, "tolist"):
-        return [text for each in value for text in texts_of(each)]
+        return [text for item in value for text in texts_of(item)]
     return []  # a number or an object is no caption

@@ -1,4 +1,4 @@
-"""Which fields of an example are its image, its captions and its class: shared by the sources that have columns.
+"""The choice of the fields that are an example's image, captions and class, for sources that have columns.
 
 A field inside another one is named by its path: `captions/text` or `captions.text`.
 """
@@ -12,7 +12,7 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.caption_keys import CaptionKeys
 from mmjax.data.record import Record, SourceOptions, stable_id
 from mmjax.errors import UserError, did_you_mean
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
 IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes")
@@ -46,7 +46,7 @@ class Fields:
         """Makes a record.
 
         Args:
-          lookup: gives a field's value, None where the example has no such field.
+          lookup: returns a field's value, None where the example has no such field.
           source: what the source is, to make the id from.
           index: the example's number in it.
           path: where the example lies, for errors.
@@ -65,7 +65,7 @@ class Fields:
         label = label[0] if isinstance(label, Sequence) and len(label) == 1 else label
         if not isinstance(label, int) or not 0 <= label < len(self.class_names):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
-        return class_record(image, self.class_names, FOLDER_TEMPLATES, label, path)
+        return make_class_record(image, self.class_names, FOLDER_TEMPLATES, label, path)
 
     def _image(self, value: Any, path: str) -> bytes:
         if isinstance(value, Mapping):  # as Hugging Face datasets keep an image: {"bytes": ..., "path": ...}
@@ -79,7 +79,7 @@ class Fields:
         return value
 
 
-def class_record(
+def make_class_record(
     image: bytes,
     class_names: Sequence[str],
     templates: Sequence[str],
@@ -99,7 +99,7 @@ def class_record(
 
 
 def choose_fields(
-    found: Sequence[str],
+    columns: Sequence[str],
     *,
     options: SourceOptions,
     where: str,
@@ -113,7 +113,7 @@ def choose_fields(
     under the first of the usual names that is there.
 
     Args:
-      found: all fields, those inside others by their path.
+      columns: all fields, those inside others by their path.
       options: `image_key`, `caption_keys` and `keys_field`.
       where: the config field and its value, to begin errors with.
       images: the fields that can hold an encoded image, where the source knows.
@@ -125,15 +125,15 @@ def choose_fields(
         its image field holds no images.
     """
     wanted = options.image_key.split(";") if options.image_key else list(image_keys)
-    image = next((field for name in wanted if (field := _find(name, found))), None)
+    image = next((field for name in wanted if (field := _find(name, columns))), None)
     possible = None if images is None else list(images)
     if not options.image_key and possible is not None and image not in possible:
         usual = [field for name in wanted if (field := _find(name, possible))]
         image = usual[0] if usual else possible[0] if len(possible) == 1 else image
     if image is None:
         raise UserError(
-            f"{where}: no field of images: looked for {_some(wanted)}, found {_listed(found)}{_near(wanted, found)};"
-            f" name one in {options.keys_field}.image_key"
+            f"{where}: no field of images: looked for {_some(wanted)}, found {_listed(columns)}"
+            f"{_near(wanted, columns)}; name one in {options.keys_field}.image_key"
         )
     if possible is not None and image not in possible:
         holds = f", but {_listed(possible)} could" if possible else ""
@@ -141,13 +141,13 @@ def choose_fields(
     classes = classes or {}
     field = f"{options.keys_field}.caption_keys"
     keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field)
-    names = [_find(key, found) for key in keys.keys]
+    names = [_find(key, columns) for key in keys.keys]
     if options.caption_keys:
         absent = [key for key, name in zip(keys.keys, names, strict=True) if name is None]
         if absent:
             raise UserError(
-                f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(found)}"
-                f"{_near(absent, found)}; name what is there"
+                f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(columns)}"
+                f"{_near(absent, columns)}; name what is there"
             )
         return Fields(image, CaptionKeys(tuple(names), keys.weights))
     if classes:
@@ -156,34 +156,34 @@ def choose_fields(
     usual = [name for name in names if name is not None]
     if not usual:
         raise UserError(
-            f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(found)}"
-            f"{_near(keys.keys[:1], found)}; name one in {field}"
+            f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(columns)}"
+            f"{_near(keys.keys[:1], columns)}; name one in {field}"
         )
     return Fields(image, CaptionKeys((usual[0],)))
 
 
-def dig(value: Any, path: str) -> Any:
+def get_nested(value: Any, path: str) -> Any:
     """Returns what lies at a path of nested dicts, None where nothing does; in a list, of each of its elements."""
     if isinstance(value, Mapping):
         if path in value:
             return value[path]
         head, *rest = re.split("[./]", path, maxsplit=1)
-        return dig(value.get(head), rest[0]) if rest else None
+        return get_nested(value.get(head), rest[0]) if rest else None
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [dig(each, path) for each in value]
+        return [get_nested(item, path) for item in value]
     return None
 
 
 def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
     """The fields of an object and of those inside it, also in lists, by their path."""
-    for key, each in value.items():
+    for key, item in value.items():
         yield before + key
-        inside = each[0] if isinstance(each, list) and each else each
+        inside = item[0] if isinstance(item, list) and item else item
         if isinstance(inside, Mapping):
             yield from field_paths(inside, f"{before}{key}/")
 
 
-def spread(length: int, count: int) -> list[int]:
+def evenly_spaced(length: int, count: int) -> list[int]:
     """At most `count` numbers of range(length), ascending from 0 and evenly spread, to look at a part of a source."""
     return list(range(0, length, max(1, -(-length // count))))
 
@@ -203,7 +203,7 @@ def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str)
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: {path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{where}: {path} cannot be read ({reason(error)})") from error
+            raise UserError(f"{where}: {path} cannot be read ({error_reason(error)})") from error
         return [line.strip() for line in text.splitlines() if line.strip()]
     return []
 
@@ -220,14 +220,14 @@ def check_templates(templates: Sequence[str], where: str) -> list[str]:
     return list(templates) or list(FOLDER_TEMPLATES)
 
 
-def _find(name: str, found: Iterable[str]) -> str | None:
+def _find(name: str, columns: Iterable[str]) -> str | None:
     """The field that a name stands for: `a.b` and `a/b` are the same."""
     plain = name.replace(".", "/")
-    return next((field for field in found if field == name or field.replace(".", "/") == plain), None)
+    return next((field for field in columns if field == name or field.replace(".", "/") == plain), None)
 
 
-def _near(wanted: Sequence[str], found: Sequence[str]) -> str:
-    return next((near for name in wanted if (near := did_you_mean(name, found))), "")
+def _near(wanted: Sequence[str], columns: Sequence[str]) -> str:
+    return next((near for name in wanted if (near := did_you_mean(name, columns))), "")
 
 
 def _some(names: Sequence[str]) -> str:

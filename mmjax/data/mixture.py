@@ -1,4 +1,4 @@
-"""Sources by name: the strings of `data.train` and `data.eval`.
+"""Mixtures of sources: the strings of `data.train` and `data.eval`.
 
     digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
     questions[/SPLIT]                   the same scenes with questions and answers
@@ -43,13 +43,13 @@ from mmjax.data.sources.sugarcrepe import SugarCrepe
 from mmjax.data.sources.synthetic import Synthetic
 from mmjax.data.sources.tfds import Tfds
 from mmjax.data.sources.vqa import Vqa
-from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.wds import WebDataset
 from mmjax.data.sources.winoground import Winoground
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.utils.optional_imports import check_storage
 
 EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions, "sensors": Sensors}
-MADE = {"synthetic": Synthetic}
+SYNTHETIC = {"synthetic": Synthetic}
 FROM_FILES = {
     "pairs": Pairs,
     "folder": Folder,
@@ -57,15 +57,15 @@ FROM_FILES = {
     "vqa": Vqa,
     "sugarcrepe": SugarCrepe,
     "winoground": Winoground,
-    "wds": Tars,
+    "wds": WebDataset,
     "parquet": Parquet,
     "tfds": Tfds,
     "arrayrecord": ArrayRecords,
     "hf": HuggingFace,
 }
-_LOCAL = ("tfds", "arrayrecord")  # these say themselves that they read local files
+_LOCAL = ("tfds", "arrayrecord")  # these check themselves that their files are local
 SPLITS = ("train", "test")
-# What follows each name, for the line that says how to write sources.
+# What follows each name, for the usage in errors.
 _FORMS = {
     "digits": "[/SPLIT]",
     "shapes": "[/SPLIT]",
@@ -86,7 +86,7 @@ _FORMS = {
 }
 
 _PATH_SOURCE = f"(?:{'|'.join(FROM_FILES)}):"
-_EMBEDDED_SOURCE = f"(?:{'|'.join([*EMBEDDED, *MADE])})(?:/[^/+@]*)?(?:@[^+]*)?"
+_EMBEDDED_SOURCE = f"(?:{'|'.join([*EMBEDDED, *SYNTHETIC])})(?:/[^/+@]*)?(?:@[^+]*)?"
 _PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
@@ -120,7 +120,7 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
     Raises:
       UserError: on an unknown name or split, and on anything wrong with the files.
     """
-    (options,) = _options_of_each(options, 1)
+    (options,) = _options_by_source(options, 1)
     return _open(spec, options, field)
 
 
@@ -138,12 +138,12 @@ def _open(spec: str, options: SourceOptions, field: str) -> Source:
                 raise UserError(f"{error}{hint}") from error
             raise
     name, _, split = spec.partition("/")
-    if name in MADE:
-        return MADE[name](split, options=options, field=field)
+    if name in SYNTHETIC:
+        return SYNTHETIC[name](split, options=options, field=field)
     if name in EMBEDDED:
         return EMBEDDED[name](validate_choice(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
     name = re.split("[:/@]", spec)[0]
-    if name in (*EMBEDDED, *MADE):
+    if name in (*EMBEDDED, *SYNTHETIC):
         raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")
     if name in FROM_FILES:
         raise UserError(f"{field}={spec!r} says no path; write {name}{_FORMS[name]}")
@@ -169,28 +169,28 @@ def parse_mixture(
     """
     mixture = []
     parts = _parts(text)
-    for part, own in zip(parts, _options_of_each(options, len(parts)), strict=True):
+    for part, part_options in zip(parts, _options_by_source(options, len(parts)), strict=True):
         spec, weight = _weighted(part, field)
-        mixture.append((_open(spec, own, field), 1.0 if weight is None else weight))
+        mixture.append((_open(spec, part_options, field), 1.0 if weight is None else weight))
     return mixture
 
 
 def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: str = "data.eval") -> list[Source]:
     """Opens the sources of "shapes/test+digits/test", each to be evaluated by itself.
 
-    Sources that share a name are renamed to their spec, so that results can be told apart.
+    Sources that share a name are renamed to their spec, so that their results have different names.
 
     Raises:
       UserError: as `open_source` does, and on a weight or a source named twice.
     """
     parts = _parts(text)
     sources = []
-    for part, own in zip(parts, _options_of_each(options, len(parts)), strict=True):
+    for part, part_options in zip(parts, _options_by_source(options, len(parts)), strict=True):
         if _weighted(part, field)[1] is not None:
             raise UserError(f"{field}={part!r} has a weight, but every source is evaluated by itself; remove it")
         if parts.count(part) > 1:
             raise UserError(f"{field}={text!r} names {part!r} twice; name it once")
-        sources.append(_open(part, own, field))
+        sources.append(_open(part, part_options, field))
     names = [source.name for source in sources]
     for part, source in zip(parts, sources, strict=True):
         if names.count(source.name) > 1:
@@ -198,8 +198,8 @@ def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: st
     return sources
 
 
-def _options_of_each(options: SourceOptions, count: int) -> list[SourceOptions]:
-    """The options of each of so many sources: keys with a part for each are taken apart."""
+def _options_by_source(options: SourceOptions, count: int) -> list[SourceOptions]:
+    """The options of `count` sources: keys with a part for each source are split at "|"."""
     columns = {}
     for key in ("image_key", "caption_keys"):
         text = getattr(options, key)
@@ -215,8 +215,8 @@ def _options_of_each(options: SourceOptions, count: int) -> list[SourceOptions]:
 
 def _weight_hint(path: str) -> str:
     """What to add to an error where the end of a path may have been meant for a weight."""
-    before, at, after = path.rpartition("@")
-    if not at or "/" in after or "." in after or os.path.exists(path):
+    before, sign, after = path.rpartition("@")
+    if not sign or "/" in after or "." in after or os.path.exists(path):
         return ""
     return f"; if {'@' + after!r} is meant for a weight, write a number, such as {before}@0.5"
 

@@ -1,4 +1,4 @@
-"""What a source of image-text examples is."""
+"""Records and the protocol of the sources that they come from."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ class Record(TypedDict):
       question_id: the benchmark's number of the question.
       modalities: arrays by name, None (or no entry) where one is missing; in sources of several modalities.
       annotation: the structure behind the image, as plain Python; only in sources that know it.
-      path: where the image lies, to be told when it cannot be decoded; only in sources made of files.
+      path: where the image lies, to be named when it cannot be decoded; only in sources made of files.
     """
 
     id: int
@@ -52,7 +52,7 @@ class Record(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples: `source[i]` is the same record every time, whichever process asks.
+    """Random access to examples: `source[i]` is the same record every time, in every process.
 
     Attributes:
       name: what results are filed under.
@@ -79,14 +79,14 @@ class Sharded(Source, Protocol):
 
     shard_lengths: np.ndarray
 
-    def prepare(self, shards: Sequence[int], /) -> None:
-        """Is told which shards will be read soon. It returns at once; fetching ahead goes on in the background."""
+    def prefetch_shards(self, shards: Sequence[int], /) -> None:
+        """Begins to fetch shards that will be read soon, in the background; returns at once."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What a config says about reading a source.
+    """The fields of a config on how a source is read.
 
     Attributes:
       image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
@@ -94,7 +94,7 @@ class SourceOptions:
       order: `global` or `windowed`, see `mmjax.data.loading.order`; the latter needs only the shards' lengths.
       cache: folder for indexes and shards; "" is the user's cache folder.
       cache_gb: shards of remote tars kept in it.
-      retry_seconds: how long a failing storage is asked again.
+      retry_seconds: how long reads of a failing storage are repeated.
       image_size: side of the images that `synthetic` makes.
       max_bad_fraction: share of the shards that may be missing or damaged, see `mmjax.data.webdataset.validate`.
       keys_field: part of the config that holds `image_key` and `caption_keys`, to name in errors: `data` or `eval`.

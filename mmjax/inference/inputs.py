@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
-from mmjax.data.loading.example_transforms import ModalityPreparer
+from mmjax.data.loading.example_transforms import ModalityTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation
@@ -67,7 +67,7 @@ def _prepare(image: Any, spec: transforms.ImageSpec) -> np.ndarray:
         if transforms.RULES[spec.image_rule].upright:
             image = ImageOps.exif_transpose(image)
         try:
-            return transforms.eval_transform(transforms.converted(image, spec), spec)
+            return transforms.eval_transform(transforms.convert_mode(image, spec), spec)
         except ValueError as error:  # such as La, which Pillow turns into LA alone
             raise UserError(f"images: a PIL image of mode {image.mode!r} ({error}); give it as RGB or RGBA") from error
     _refuse_path(image)
@@ -160,14 +160,14 @@ def to_decoding(
 
 
 def to_modalities(
-    modalities: Mapping[str, Any], present: Any, preparer: ModalityPreparer
+    modalities: Mapping[str, Any], present: Any, example_transform: ModalityTransform
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Arrays of several modalities, of which some may be missing, as a batch has them.
 
     Args:
       modalities: by name, [B, ...]; the record's own image as PIL images or uint8 arrays.
       present: [B, M] in sorted order of all names; None: those in `modalities`.
-      preparer: of the task.
+      example_transform: of the task.
 
     Returns:
       The batch's arrays by key, and `present`.
@@ -175,7 +175,7 @@ def to_modalities(
     Raises:
       UserError: another name, shape or number, or an example without any modality.
     """
-    names, spec = preparer.names, preparer.image_spec
+    names, spec = example_transform.names, example_transform.image_spec
     if not isinstance(modalities, Mapping) or not modalities:
         raise UserError(f"modalities: give a dict of arrays [B, ...] by name; the model has {', '.join(names)}")
     for name in modalities:
@@ -191,7 +191,7 @@ def to_modalities(
     for index in range(count):
         record = {name: value[index] for name, value in values.items() if present[index, names.index(name)]}
         try:
-            arrays, _ = preparer.arrays({"modalities": record, "id": index})
+            arrays, _ = example_transform.arrays({"modalities": record, "id": index})
         except BadExample as error:
             raise UserError(f"modalities: {error.detail} (example {index})") from error
         if spec is not None:

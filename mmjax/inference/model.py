@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32
 
 from mmjax import tasks
 from mmjax.data.image import transforms
-from mmjax.data.loading.example_transforms import AnswerPreparer
+from mmjax.data.loading.example_transforms import AnswerTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
@@ -206,8 +206,8 @@ class Model:
         if self._task.is_trained_with("vqa"):
             indices = self._run(self._answer, (pictures, *self.tokenizer(questions)))
             return [self.answers[index] for index in indices.tolist()]
-        preparer = AnswerPreparer(self.image_spec, self.tokenizer)
-        ids, mask = (np.stack(column) for column in zip(*map(preparer.prompt, questions), strict=True))
+        example_transform = AnswerTransform(self.image_spec, self.tokenizer)
+        ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
         return self._generate_texts(self._task.decoding(self.tokenizer), pictures, ids, mask, 0)
 
     def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:
@@ -245,7 +245,7 @@ class Model:
           UserError: another name or shape, or an example without any; or the model classifies no modalities.
         """
         self._check("classify")
-        batch, present = inputs.to_modalities(modalities, present, self._task.preparer)
+        batch, present = inputs.to_modalities(modalities, present, self._task.example_transform)
         keys = sorted(batch)
         if not keys:
             return np.zeros((0, self.config.model.classes), np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.text.tokenizer import LOWERCASE
+from mmjax.data.text.json_encoder import LOWERCASE
 from mmjax.errors import validate_choice
 from mmjax.interop import big_vision, huggingface, openclip, param_names, param_translation
 

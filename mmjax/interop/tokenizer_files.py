@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.data.text.tokenizer import LOWERCASE, STRIP_SEP
+from mmjax.data.text.json_encoder import LOWERCASE, STRIP_SEP
 
 CLIP_VOCAB = 49408
 _GEMMA_VOCAB = 256_000

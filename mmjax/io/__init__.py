@@ -1,1 +1,1 @@
-"""Whatever opens files and folders, local or remote."""
+"""Files and folders, local or remote: paths, readers, locks, caches."""

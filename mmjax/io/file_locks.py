@@ -1,4 +1,4 @@
-"""Locks among the processes of a host, and among hosts that share a disk."""
+"""File locks among the processes of a host, and among hosts that share a disk."""
 
 import contextlib
 import fcntl
@@ -52,11 +52,11 @@ def _is_file(number: int, path: str) -> bool:
 
 
 @contextlib.contextmanager
-def building(path: str) -> Iterator[bool]:
+def exclusive_build(path: str) -> Iterator[bool]:
     """Lets one process at a time make a file, among all hosts that see its folder; yields whether another did before.
 
-    `PATH.building` tells who does, and is touched while they do. One that is not touched any more is passed over: at
-    worst two make the same file.
+    `PATH.building` names the process, which touches it. A lock that is not touched any more is removed: at worst two
+    processes make the same file.
 
     Raises:
       OSError: the folder cannot be written to.

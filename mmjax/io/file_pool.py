@@ -31,7 +31,7 @@ class _OpenFiles:
                 self.files.popitem(last=False)
         return opened
 
-    def forget(self, path: str) -> None:
+    def evict(self, path: str) -> None:
         with self.lock:
             self.files.pop(path, None)
 
@@ -85,7 +85,7 @@ def pread(path: str, offset: int, length: int) -> bytes:
 
 def evict(path: str) -> None:
     """Closes a local file, so that the next read opens what has its name by then."""
-    _open_files.forget(path)
+    _open_files.evict(path)
 
 
 def pread_open(file: OpenFile, offset: int, length: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Local files read ahead: whole and one after the other, for disks that are slow at jumping about."""
+"""Read-ahead of local files, whole and one after the other, for disks that are slow at random access."""
 
 import os
 import threading
@@ -11,8 +11,8 @@ THREAD_NAME = "read-ahead"
 class ReadAhead:
     """Brings files into the kernel's page cache in the background. Picklable, thread-safe, never fails.
 
-    posix_fadvise would be less to copy, but Linux reads no more than one request of the disk for it. Worker processes
-    of a host ask for the same files: what one has read, the others find in the cache. Never more than half of the
+    posix_fadvise would copy less, but Linux reads no more than one request of the disk for it. Worker processes of a
+    host read the same files: what one has read, the others find in the cache. Never more than half of the
     memory is filled, since pages that push one another out would be read twice.
 
     Args:
@@ -36,8 +36,8 @@ class ReadAhead:
     def __setstate__(self, limit: int) -> None:
         self.__init__(limit)
 
-    def prepare(self, paths: Sequence[str]) -> None:
-        """Starts to read the files that the last call did not name; those of it that are left over are forgotten."""
+    def prefetch(self, paths: Sequence[str]) -> None:
+        """Starts to read the files that the last call did not name; those of it that are left over are dropped."""
         if self._process != os.getpid():
             self._reset()
         with self._lock:
@@ -62,7 +62,7 @@ class ReadAhead:
                 self._done[path] = 0
             try:
                 count = read_through(path, room)
-            except OSError:  # whoever needs the file is told
+            except OSError:  # reading the file raises it again
                 count = 0
             with self._lock:
                 if path in self._done:

@@ -65,14 +65,14 @@ def list_files(pattern: str, *, reader: Reader, where: str) -> list[str]:
     try:
         paths = []
         for path in expand_braces(pattern):
-            found = reader.glob(path) if _WILD.search(path) else [path]
-            if not found:
+            matches = reader.glob(path) if _WILD.search(path) else [path]
+            if not matches:
                 raise UserError(f"{where}: no file matches {path!r}; check the pattern")
-            paths += found
+            paths += matches
     except UserError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{where}: cannot be listed ({reason(error)}); check the path") from error
+        raise UserError(f"{where}: cannot be listed ({error_reason(error)}); check the path") from error
     check_named_once(paths, where)
     return paths
 
@@ -88,7 +88,7 @@ def check_named_once(paths: Sequence[str], where: str) -> None:
         raise UserError(f"{where}: names {twice!r} twice; name every file once")
 
 
-def name_of(pattern: str) -> str:
+def pattern_name(pattern: str) -> str:
     """A short name for the files of a pattern: what their names have in common, or their folder's name."""
     folder, base = posixpath.split(pattern)
     stem = re.split(r"[*?\[{]", base)[0]
@@ -96,7 +96,7 @@ def name_of(pattern: str) -> str:
     return stem or posixpath.basename(folder) or pattern
 
 
-def reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Why a file cannot be read, in a few words on one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"

@@ -1,4 +1,4 @@
-"""Reading files and parts of files, on disks and in buckets, with patience for storage that fails for a while."""
+"""A reader of files and parts of files, on disks and in buckets, with retries for storage that fails for a while."""
 
 import asyncio
 import dataclasses
@@ -21,13 +21,13 @@ from mmjax.io.file_pool import pread
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0  # seconds
 _SILENCE = 60.0  # seconds without a byte, after which an HTTP connection counts as broken
-# What does not become better by waiting.
+# Errors that waiting does not mend.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 _PERMANENT_OTHERS = (ImportError, ValueError, TypeError)
 _PERMANENT_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 _WORTH_WAITING = (408, 425, 429)  # client errors of HTTP that pass: timeout, too early, too many requests
-_FORBIDDEN, _BEHIND_THE_END = (401, 403), 416
-# What stores call the version of a file.
+_FORBIDDEN, _RANGE_NOT_SATISFIABLE = (401, 403), 416
+# The names that stores have for the version of a file.
 _VERSIONS = (
     *("ETag", "etag", "generation", "md5Hash", "Content-MD5", "Digest", "mtime", "LastModified", "last_modified"),
     *("Last-Modified", "updated", "created"),
@@ -60,7 +60,7 @@ def local_path(path: str) -> str:
 
 class Stamp(NamedTuple):
     """A file's size in bytes, and what changes when it is written anew: for local files nanoseconds since 1970, for
-    others a positive hash of what the store tells (ETag, generation, times), 0 where it tells nothing."""
+    others a positive hash of what the store has as a version (ETag, generation, times), 0 where it has none."""
 
     size: int
     version: int
@@ -71,9 +71,9 @@ class Reader:
     """Reads local paths and fsspec URLs. Picklable; open files and connections belong to the process.
 
     Attributes:
-      retry_seconds: how long errors that may pass (503, timeouts, broken connections) are answered by asking again,
-        with growing pauses. A server that accepts a connection and then says nothing is given up after as long, and
-        after a minute at most.
+      retry_seconds: how long reads are repeated after transient errors (503, timeouts, broken connections), with
+        growing pauses. A server that accepts a connection and then sends nothing is given up after as long, and after
+        a minute at most.
     """
 
     retry_seconds: float = 120.0
@@ -89,7 +89,7 @@ class Reader:
         if is_local(path):
             with open(local_path(path), "rb") as file:
                 return file.read()
-        return self._patiently(path, lambda: self._filesystem(path).cat_file(path))
+        return self._with_retries(path, lambda: self._filesystem(path).cat_file(path))
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Returns `length` bytes from `offset`; fewer where the file ends before.
@@ -103,10 +103,10 @@ class Reader:
             return b""
         if is_local(path):
             return pread(local_path(path), offset, length)
-        return self._patiently(path, lambda: self._read_remote_range(path, offset, length))
+        return self._with_retries(path, lambda: self._read_remote_range(path, offset, length))
 
     def has_ranges(self, path: str) -> bool:
-        """Whether the server of `path`, as far as this process has asked it, sends parts of files when asked to."""
+        """Whether the server of `path` sends parts of files on request, as far as this process has tried."""
         return _server(path) not in _without_ranges
 
     def size(self, path: str) -> int:
@@ -115,11 +115,11 @@ class Reader:
         Raises:
           FileNotFoundError: there is no such file.
           PermissionError: it may not be read.
-          ReadError: it cannot be told.
+          ReadError: the server does not send it.
         """
         if is_local(path):
             return os.stat(local_path(path)).st_size
-        size = self._patiently(path, lambda: self._filesystem(path).size(path))
+        size = self._with_retries(path, lambda: self._filesystem(path).size(path))
         if size is None:
             raise ReadError(f"{path}: the server does not tell its size")
         return int(size)
@@ -130,12 +130,12 @@ class Reader:
         Raises:
           FileNotFoundError: there is no such file.
           PermissionError: it may not be read.
-          ReadError: they cannot be told.
+          ReadError: the server does not send the size.
         """
         if is_local(path):
             status = os.stat(local_path(path))
             return Stamp(status.st_size, status.st_mtime_ns)
-        stamp = _stamp(self._patiently(path, lambda: self._filesystem(path).info(path)))
+        stamp = _stamp(self._with_retries(path, lambda: self._filesystem(path).info(path)))
         if stamp is None:
             raise ReadError(f"{path}: the server does not tell its size")
         return stamp
@@ -150,12 +150,12 @@ class Reader:
             return None
         fs = self._filesystem(folder)
 
-        def ask() -> list[dict]:
+        def list_folder() -> list[dict]:
             fs.invalidate_cache()
             return fs.ls(folder, detail=True)
 
         try:
-            entries = self._patiently(folder, ask)
+            entries = self._with_retries(folder, list_folder)
         except FileNotFoundError:
             return {}
         except (PermissionError, NotImplementedError):
@@ -168,7 +168,7 @@ class Reader:
         if is_local(path):
             return os.path.isfile(local_path(path))
         try:
-            self._patiently(path, lambda: self._filesystem(path).info(path))
+            self._with_retries(path, lambda: self._filesystem(path).info(path))
         except FileNotFoundError:
             return False
         return True
@@ -180,7 +180,7 @@ class Reader:
         fs = self._filesystem(pattern)
         if pattern.startswith(("http://", "https://")):  # fsspec takes an error's page for an empty folder
             self.read(re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0])
-        return sorted(fs.unstrip_protocol(path) for path in self._patiently(pattern, lambda: fs.glob(pattern)))
+        return sorted(fs.unstrip_protocol(path) for path in self._with_retries(pattern, lambda: fs.glob(pattern)))
 
     def download(self, path: str, target: str) -> None:
         """Copies a file to a local path, which has its contents only when all of them have come.
@@ -192,7 +192,7 @@ class Reader:
         """
         part = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
         try:
-            self._patiently(path, lambda: self._filesystem(path).get_file(path, part))
+            self._with_retries(path, lambda: self._filesystem(path).get_file(path, part))
             os.replace(part, target)
         finally:
             if os.path.exists(part):
@@ -205,7 +205,7 @@ class Reader:
           OSError: it cannot be written there.
         """
         fs = self._filesystem(url)
-        self._patiently(url, lambda: fs.put_file(path, fs._strip_protocol(url)))
+        self._with_retries(url, lambda: fs.put_file(path, fs._strip_protocol(url)))
 
     def _filesystem(self, path: str) -> Any:
         """The fsspec file system of a URL; fsspec keeps one for each thread."""
@@ -224,48 +224,48 @@ class Reader:
         try:
             return fs.cat_file(path, start=offset, end=offset + length)
         except Exception as error:
-            if _is_behind_the_end(error):
+            if _is_past_the_end(error):
                 return b""
             raise
 
-    def _patiently(self, path: str, call: Callable[[], Any]) -> Any:
+    def _with_retries(self, path: str, call: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + self.retry_seconds
-        wait, told = _FIRST_WAIT, False
+        wait, has_warned = _FIRST_WAIT, False
         while True:
             try:
                 return call()
             except Exception as raised:
-                error = _real(raised)
-                if not _may_pass(error):
+                error = _underlying_error(raised)
+                if not _is_transient(error):
                     if _status(error) in _FORBIDDEN:
-                        raise PermissionError(errno.EACCES, _told(error), path) from error
+                        raise PermissionError(errno.EACCES, _error_text(error), path) from error
                     if isinstance(error, (OSError, *_PERMANENT_OTHERS)):
                         raise
-                    raise ReadError(f"{path}: {_told(error)}") from error
+                    raise ReadError(f"{path}: {_error_text(error)}") from error
                 if time.monotonic() + wait > deadline:
-                    raise ReadError(f"{path}: {_told(error)}, for {self.retry_seconds:g} s") from error
-                if not told:
-                    log.warning("%s: %s; trying again for up to %g s", path, _told(error), self.retry_seconds)
-                    told = True
-                # Jitter, so that many workers do not ask in step.
+                    raise ReadError(f"{path}: {_error_text(error)}, for {self.retry_seconds:g} s") from error
+                if not has_warned:
+                    log.warning("%s: %s; trying again for up to %g s", path, _error_text(error), self.retry_seconds)
+                    has_warned = True
+                # Jitter, so that many workers do not retry in step.
                 time.sleep(wait * (0.5 + random.random()))
                 wait = min(2 * wait, _LONGEST_WAIT)
 
 
-_without_ranges: set[str] = set()  # servers that send a whole file when asked for a part of it
+_without_ranges: set[str] = set()  # servers that send a whole file on a request for a part of it
 
 
 async def _http_range(fs: Any, url: str, offset: int, length: int) -> bytes:
-    """Part of a file over HTTP. fsspec's own does not tell a part from a whole file."""
+    """Part of a file over HTTP. fsspec's own takes a whole file for a part."""
     session = await fs.set_session()
-    given = dict(fs.kwargs)
+    request = dict(fs.kwargs)
     headers = {
-        **given.pop("headers", {}),
+        **request.pop("headers", {}),
         "Range": f"bytes={offset}-{offset + length - 1}",
         "Accept-Encoding": "identity",
     }
-    async with session.get(fs.encode_url(url), headers=headers, **given) as response:
-        if response.status == _BEHIND_THE_END:
+    async with session.get(fs.encode_url(url), headers=headers, **request) as response:
+        if response.status == _RANGE_NOT_SATISFIABLE:
             return b""
         if response.status == 404:
             raise FileNotFoundError(errno.ENOENT, "no such file", url)
@@ -297,17 +297,19 @@ def _server(url: str) -> str:
 
 
 def _stamp(info: dict) -> Stamp | None:
-    """What a store tells of a file; None where it does not tell the size."""
+    """The stamp in a store's entry of a file; None where the entry has no size."""
     if info.get("size") is None:
         return None
-    told = next((info[name] for name in _VERSIONS if info.get(name)), "")
-    told = str(told.timestamp() if isinstance(told, datetime.datetime) else told)  # a listing may tell it either way
-    digest = int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "big") >> 1
-    return Stamp(int(info["size"]), digest if told else 0)
+    version = next((info[name] for name in _VERSIONS if info.get(name)), "")
+    version = str(
+        version.timestamp() if isinstance(version, datetime.datetime) else version
+    )  # a listing may have it either way
+    digest = int.from_bytes(hashlib.blake2b(version.encode(), digest_size=8).digest(), "big") >> 1
+    return Stamp(int(info["size"]), digest if version else 0)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether asking again may help."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may help."""
     if isinstance(error, (*_PERMANENT, *_PERMANENT_OTHERS)) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
         return False
     status = _status(error)
@@ -317,16 +319,16 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, kinds) or status is not None
 
 
-def _real(error: Exception) -> Exception:
-    """The error that stopped a call: fsspec says of each that stops it telling a file's size that there is no file."""
+def _underlying_error(error: Exception) -> Exception:
+    """The error that stopped a call: fsspec raises FileNotFoundError for any that keeps it from a file's size."""
     cause = error.__cause__
     if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
         return error
-    return cause if _may_pass(cause) or _status(cause) in _FORBIDDEN else error
+    return cause if _is_transient(cause) or _status(cause) in _FORBIDDEN else error
 
 
 def _status(error: Exception) -> int | None:
-    """HTTP's status, which the stores' clients tell as `status`, `code`, or in botocore's parsed response."""
+    """The HTTP status, which the stores' clients have as `status`, `code`, or in botocore's parsed response."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -341,14 +343,14 @@ def _connection_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(module, kind) for module, kinds in loaded for kind in kinds if hasattr(module, kind))
 
 
-def _is_behind_the_end(error: Exception) -> bool:
-    """Whether a store was asked for a part behind the end of a file; s3fs makes EINVAL of the status."""
-    return _status(error) == _BEHIND_THE_END or (
+def _is_past_the_end(error: Exception) -> bool:
+    """Whether the requested part lies past the end of a file; s3fs makes EINVAL of the status."""
+    return _status(error) == _RANGE_NOT_SATISFIABLE or (
         isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower()
     )
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """An error in a few words on one line."""
     status = getattr(error, "status", None)
     message = " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.errors import UserError
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
 HUMANS = 10  # who answered each question of VQA v2
@@ -181,7 +181,9 @@ def read_answers(path: str, *, field: str = "data.answers") -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{where}: cannot be read ({reason(error)}); give a file with one answer a line") from error
+        raise UserError(
+            f"{where}: cannot be read ({error_reason(error)}); give a file with one answer a line"
+        ) from error
     seen: dict[str, int] = {}
     for line, content in enumerate(text.splitlines(), start=1):
         answer = answer_key(content)

@@ -84,27 +84,27 @@ def open_mixture(config: ml_collections.ConfigDict) -> Mixture:
     return mixture_lib.parse_mixture(config.data.train, mixture_lib.make_options(config))
 
 
-def make_preparer(
+def make_example_transform(
     config: ml_collections.ConfigDict,
     image_spec: transforms.ImageSpec | None,
     tokenizer: tokenizer_lib.Tokenizer | None,
     facts: DatasetMetadata,
-) -> example_transforms.Preparer:
+) -> example_transforms.ExampleTransform:
     """What makes of a record what the task is trained on."""
     if "encoders" in config.model:
         arrays = [name for name, _ in facts.shapes]
-        gaps = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
-        return example_transforms.ModalityPreparer(facts.shapes, image_spec, gaps)
+        nan_allowed = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
+        return example_transforms.ModalityTransform(facts.shapes, image_spec, nan_allowed)
     kind = text_kind(config)
     if kind == "questions":
-        return example_transforms.QuestionPreparer(image_spec, tokenizer, facts.answers)
-    return (example_transforms.AnswerPreparer if kind == "answers" else example_transforms.PairPreparer)(
+        return example_transforms.QuestionTransform(image_spec, tokenizer, facts.answers)
+    return (example_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
         image_spec, tokenizer
     )
 
 
 def make_train_examples(
-    config: ml_collections.ConfigDict, mixture: Mixture, preparer: example_transforms.Preparer
+    config: ml_collections.ConfigDict, mixture: Mixture, example_transform: example_transforms.ExampleTransform
 ) -> train_examples.TrainExamples:
     """The training examples of a mixture, by position.
 
@@ -112,7 +112,7 @@ def make_train_examples(
       UserError: anything wrong with the data.
     """
     return train_examples.TrainExamples(
-        mixture, seed=config.seed, prepare=preparer, order=config.data.order, window=config.data.window
+        mixture, seed=config.seed, transform=example_transform, order=config.data.order, window=config.data.window
     )
 
 

@@ -85,7 +85,9 @@ class Task(model_outputs.ModelOutputs):
         self.config, self.mesh, self.image_spec = config, mesh, image_spec
         self.dataset_metadata = metadata or dataset_metadata.DatasetMetadata()
         # Evaluation makes arrays of a record alike.
-        self.preparer = preprocessing.make_preparer(config, image_spec, tokenizer, self.dataset_metadata)
+        self.example_transform = preprocessing.make_example_transform(
+            config, image_spec, tokenizer, self.dataset_metadata
+        )
         self.weights = {name: weight for name, weight in config.objectives.items() if weight}
         settings = config.model.to_dict()
         top = settings.pop("max_logit_scale", None)

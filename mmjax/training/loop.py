@@ -69,7 +69,7 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
                     metrics_log.catch_up(step - 1, state)
                     save.run(hooks.StepContext(step - 1, state))
                 break
-            agreement.post(batch.pop("replaced"), step)
+            agreement.post(batch.pop("substitution_reason"), step)
             state, metrics = train_step(state, global_arrays.to_global(mesh, batch))
             metrics_log.add(step, metrics)
 

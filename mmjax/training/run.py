@@ -116,7 +116,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
         if frame:
             image_spec = dataclasses.replace(image_spec, frame=frame)
         task = tasks.Task(config, image_spec, tokenizer, mesh, facts)
-        examples = tasks.make_train_examples(config, mixture, task.preparer)
+        examples = tasks.make_train_examples(config, mixture, task.example_transform)
         data = examples.describe()
         evaluator = from_config.Evaluator(config, task, mesh, tokenizer, image_spec)
         validate_run.check_best_metric(config, [source.name for source in evaluator.sources])

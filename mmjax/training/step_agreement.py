@@ -40,14 +40,14 @@ class StepAgreement:
         self._pending = collections.deque()  # (step, sums) that have not been read
         self.signal: int | None = None
 
-    def post(self, replaced: np.ndarray, step: int) -> None:
+    def post(self, substitution_reasons: np.ndarray, step: int) -> None:
         """Posts this process's part of a step.
 
         Args:
-          replaced: why each row's first example was replaced, as numbers in `bad_example.REASONS`.
+          substitution_reasons: why each row's first example was replaced, as numbers in `bad_example.REASONS`.
           step: its number.
         """
-        counts = np.bincount(replaced[self._rows], minlength=len(bad_example.REASONS))[1:].tolist()
+        counts = np.bincount(substitution_reasons[self._rows], minlength=len(bad_example.REASONS))[1:].tolist()
         failed = getattr(self._batches, "error", None) is not None
         self._pending.append((step, self._all_reduce.sum([*self._received(), int(failed), *counts])))
         if jax.process_count() == 1:

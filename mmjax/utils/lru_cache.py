@@ -1,4 +1,4 @@
-"""What was used most recently, kept open or decoded."""
+"""A thread-safe LRU cache of values that are made by key."""
 
 import collections
 import os
@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 
-class Lru:
+class LRUCache:
     """Makes values by key and keeps the ones used most recently, up to a total size. Thread-safe.
 
-    Two threads that ask for the same key wait for one making of it; others are not held up. Values belong to the
-    process: a pickled or forked copy begins without any. A value that somebody still uses lives on until they let go.
+    Two threads that need the same key wait for one call of `make`; others are not held up. Values belong to the
+    process: a pickled or forked copy begins without any. A value that is still in use lives on.
 
     Args:
-      make: gives the value of a key; its errors are the caller's, and the next who asks tries again.
+      make: returns the value of a key; its errors go to the caller, and the next call tries again.
       limit: total size; the value asked for last is kept whatever its size.
       size: of a value; by default each counts 1.
     """

@@ -1,4 +1,4 @@
-"""Packages that only some sources need."""
+"""Imports of packages that only some sources need."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Many short texts without an object for each."""
+"""Arrays of many short texts, without an object for each."""
 
 from array import array
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 
-class Texts:
+class StringArray:
     """Immutable sequence of texts: UTF-8 in one buffer, and where each ends. Quick to pickle, small in memory.
 
     Args:
@@ -14,13 +14,13 @@ class Texts:
     """
 
     def __init__(self, texts: Iterable[str] = ()):
-        builder = TextsBuilder()
+        builder = StringArrayBuilder()
         builder.extend(texts)
         self._buffer, self._ends = builder.buffers()
 
     @classmethod
-    def of(cls, builder: "TextsBuilder") -> "Texts":
-        """Takes over what a builder has gathered."""
+    def of(cls, builder: "StringArrayBuilder") -> "StringArray":
+        """The array of a builder's texts; the builder is empty then."""
         texts = cls.__new__(cls)
         texts._buffer, texts._ends = builder.buffers()
         return texts
@@ -43,7 +43,7 @@ class Texts:
         return len(self._buffer) + self._ends.nbytes
 
 
-class TextsBuilder:
+class StringArrayBuilder:
     """Gathers texts."""
 
     def __init__(self):

@@ -17,8 +17,8 @@ def test_the_first_usual_key_that_has_a_text_counts():
 def test_weights_are_shared_by_a_key_s_captions_and_left_to_the_others_where_there_are_none():
     keys = CaptionKeys.parse("json:caption@0.7+txt@.3", default=USUAL)
     assert (keys.keys, keys.weights) == (("json:caption", "txt"), (0.7, 0.3))
-    found = keys.gather({"json:caption": ["a", "b"], "txt": "c"}.get)
-    assert found == {"captions": ["a", "b", "c"], "caption_weights": [0.35, 0.35, 0.3]}
+    gathered = keys.gather({"json:caption": ["a", "b"], "txt": "c"}.get)
+    assert gathered == {"captions": ["a", "b", "c"], "caption_weights": [0.35, 0.35, 0.3]}
     assert keys.gather({"txt": "c"}.get) == {"captions": ["c"], "caption_weights": [0.3]}
     assert CaptionKeys.parse("a+b", default=USUAL).weights == (1.0, 1.0)
 

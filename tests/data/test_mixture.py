@@ -8,7 +8,7 @@ from fsspec.registry import _registry
 from PIL import Image
 
 from mmjax.config.schema import base_config
-from mmjax.data.mixture import EMBEDDED, FROM_FILES, MADE, make_options, open_source, parse_eval, parse_mixture
+from mmjax.data.mixture import EMBEDDED, FROM_FILES, SYNTHETIC, make_options, open_source, parse_eval, parse_mixture
 from mmjax.data.record import SourceOptions, stable_id
 from mmjax.data.sources.digits import Digits
 from mmjax.data.sources.folder import Folder
@@ -63,7 +63,7 @@ def test_the_usage_line_tells_every_kind_of_source():
     with pytest.raises(UserError) as error:
         open_source("")
     forms = re.split(", | or ", str(error.value).partition("write ")[2])
-    assert [re.split("[:[]", form)[0] for form in forms] == [*EMBEDDED, *MADE, *FROM_FILES]
+    assert [re.split("[:[]", form)[0] for form in forms] == [*EMBEDDED, *SYNTHETIC, *FROM_FILES]
 
 
 def test_separators_inside_paths_are_left_alone(table):
@@ -152,7 +152,7 @@ def test_keys_may_have_a_part_for_each_source(two_tables):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"caption_keys": "title"}, "2.csv': data.caption_keys='title': no field 'title', found 'photo'"),
         ({"caption_keys": "title|alt|x"}, "data.caption_keys='title|alt|x' has 3 parts for 2 sources; write one"),
@@ -160,8 +160,8 @@ def test_keys_may_have_a_part_for_each_source(two_tables):
         ({"caption_keys": "|alt@0", "keys_field": "eval"}, "eval.caption_keys='alt@0'"),
     ],
 )
-def test_keys_that_do_not_fit_their_sources_are_refused(two_tables, options, told):
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_keys_that_do_not_fit_their_sources_are_refused(two_tables, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         parse_mixture(two_tables, SourceOptions(**options))
     with pytest.raises(UserError, match="has 2 parts for 1 sources"):
         open_source(two_tables.partition("+")[0], SourceOptions(caption_keys="title|alt"))

@@ -334,7 +334,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
     ]
 
     class Task:
-        preparer = example_transforms.ModalityPreparer(shapes)
+        example_transform = example_transforms.ModalityTransform(shapes)
 
         def classify(self, params, batch, present):
             values = jnp.stack([batch[f"modality_{name}"][:, 0] for name, _ in shapes], axis=1)
@@ -355,7 +355,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
 
 def test_one_modality_is_not_taken_away(runner):
     class Task:
-        preparer = example_transforms.ModalityPreparer((("a", (1,)),))
+        example_transform = example_transforms.ModalityTransform((("a", (1,)),))
         classify = lambda self, params, batch, present: jax.nn.one_hot(batch["modality_a"][:, 0].astype(jnp.int32), 3)
 
     labels = [0, 1, 2, 1, 0]

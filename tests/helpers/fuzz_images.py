@@ -72,15 +72,15 @@ def framed(data, spec, key):
 def check_decoders(data, key):
     """Both decoders of JPEGs make the same of a file; whether it can be used is what the host's way says, too."""
     spec = transforms.ImageSpec(size=16, draft=True, frame=64)
-    found = framed(data, spec, key)
-    with mock.patch.object(jpeg, "pixels", lambda *_: None):
-        assert framed(data, spec, key) == found, key
+    result = framed(data, spec, key)
+    with mock.patch.object(jpeg, "decode_pixels", lambda *_: None):
+        assert framed(data, spec, key) == result, key
     try:
         crops.train_image(data, spec, np.random.default_rng(key))
-        assert isinstance(found[0], bytes), key
+        assert isinstance(result[0], bytes), key
     except transforms.BadExample as error:
-        assert (error.reason, error.detail) == found, key
-    return isinstance(found[0], bytes)
+        assert (error.reason, error.detail) == result, key
+    return isinstance(result[0], bytes)
 
 
 def main(count, seed):

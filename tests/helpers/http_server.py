@@ -58,8 +58,8 @@ class Bucket:
             return time.monotonic() < self.fail_until
 
     def answer(self, handler):
-        asked = handler.headers.get("Range")
-        self.requests.append((handler.command, handler.path, asked))
+        byte_range = handler.headers.get("Range")
+        self.requests.append((handler.command, handler.path, byte_range))
         failure = self.failure if self.fails(handler.path) else None
         if failure == "silence":
             self.closing.wait(30)
@@ -79,7 +79,7 @@ class Bucket:
             handler.send_error(404)
             return
         total, first = len(data), 0
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked or "") if self.ranges else None
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", byte_range or "") if self.ranges else None
         if match:
             first, last = int(match[1]), min(int(match[2]), total - 1)
             if first >= total:

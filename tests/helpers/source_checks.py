@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmjax.data.bad_example import REASONS, BadExample, reason_code
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.data.loading.example_transforms import PairPreparer
+from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.record import Source
 from mmjax.data.text.tokenizer import make_tokenizer
@@ -25,7 +25,7 @@ def png(value: int) -> bytes:
 
 def train_examples(source, **options) -> TrainExamples:
     tokenizer = make_tokenizer("bytes", 8)
-    options = {"prepare": PairPreparer(ImageSpec(size=4), tokenizer), **options}
+    options = {"transform": PairTransform(ImageSpec(size=4), tokenizer), **options}
     return TrainExamples([(source, 1)], seed=0, **options)
 
 
@@ -51,17 +51,17 @@ def check_source(source, values: list[int]) -> None:
 
 def reasons(source) -> list[str]:
     """Why each record cannot be had, or "ok"."""
-    told = []
+    failures = []
     for index in range(len(source)):
         try:
             source[index]
-            told.append("ok")
+            failures.append("ok")
         except (BadExample, OSError) as error:
-            told.append(REASONS[reason_code(error)])
-    return told
+            failures.append(REASONS[reason_code(error)])
+    return failures
 
 
-def replaced(source, **options) -> collections.Counter:
+def count_substitutions(source, **options) -> collections.Counter:
     """How many of an epoch's examples had to be replaced, by reason."""
     examples = train_examples(source, **options)
-    return collections.Counter(REASONS[examples[i]["replaced"]] for i in range(len(source)))
+    return collections.Counter(REASONS[examples[i]["substitution_reason"]] for i in range(len(source)))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.data.loading.example_transforms import PairPreparer
+from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.record import SourceOptions
 from mmjax.data.text.tokenizer import make_tokenizer
@@ -25,7 +25,7 @@ def make_examples(source, order="global", window=2):
     return TrainExamples(
         [(source, 1)],
         seed=3,
-        prepare=PairPreparer(ImageSpec(size=8), make_tokenizer("bytes", 16)),
+        transform=PairTransform(ImageSpec(size=8), make_tokenizer("bytes", 16)),
         order=order,
         window=window,
     )
@@ -61,9 +61,9 @@ def example(number, image=None, caption=None):
     """Members of one example as img2dataset writes them."""
     key = f"{number:09d}"
     text = f"caption {number}" if caption is None else caption
-    told = {"key": key, "caption": text, "width": 16, "url": f"http://x/{number}"}
+    metadata = {"key": key, "caption": text, "width": 16, "url": f"http://x/{number}"}
     image = jpeg(number) if image is None else image
-    return [(f"{key}.jpg", image), (f"{key}.json", json.dumps(told).encode()), (f"{key}.txt", text.encode())]
+    return [(f"{key}.jpg", image), (f"{key}.json", json.dumps(metadata).encode()), (f"{key}.txt", text.encode())]
 
 
 def write_set(folder, lengths=LENGTHS, stats=True, change=lambda number, members: members):
@@ -85,18 +85,18 @@ def mutate(data, rng):
     """Damages a tar at random: bytes, headers with a right checksum, pieces left out or put in, a cut."""
     data = bytearray(data)
     for _ in range(rng.randint(1, 6)):
-        kind, at = rng.randrange(5), rng.randrange(len(data))
+        kind, offset = rng.randrange(5), rng.randrange(len(data))
         if kind == 0:
-            data[at] = rng.randrange(256)
+            data[offset] = rng.randrange(256)
         elif kind == 1:  # in a header, with the checksum made right again
-            at -= at % 512
-            place = at + rng.choice([*range(0, 10), *range(124, 136), 156, 345])
-            if place < len(data) and at + 512 <= len(data):
-                data[place] = rng.choice([0, 0x30, 0x37, 0x39, 0x80, 0xFF, 0x4C, 0x78, 0x53, rng.randrange(256)])
-                total = 256 + sum(data[at : at + 148]) + sum(data[at + 156 : at + 512])
-                data[at + 148 : at + 156] = b"%06o\0 " % total
+            offset -= offset % 512
+            position = offset + rng.choice([*range(0, 10), *range(124, 136), 156, 345])
+            if position < len(data) and offset + 512 <= len(data):
+                data[position] = rng.choice([0, 0x30, 0x37, 0x39, 0x80, 0xFF, 0x4C, 0x78, 0x53, rng.randrange(256)])
+                total = 256 + sum(data[offset : offset + 148]) + sum(data[offset + 156 : offset + 512])
+                data[offset + 148 : offset + 156] = b"%06o\0 " % total
         elif kind == 2:
-            del data[at:]
+            del data[offset:]
         elif kind == 3:
             del data[at : at + rng.randint(1, 2000)]
         else:

@@ -3,7 +3,7 @@ import subprocess
 import pytest
 
 from mmjax.errors import UserError
-from mmjax.io.patterns import expand_braces, list_files, name_of
+from mmjax.io.patterns import expand_braces, list_files, pattern_name
 from mmjax.io.reader import Reader
 
 
@@ -19,8 +19,8 @@ def test_braces_expand_as_in_bash(pattern):
 def test_wildcards_are_looked_up_within_each_choice(tmp_path):
     for name in ("b1", "b2", "a1", "c1"):
         (tmp_path / name).touch()
-    found = list_files(f"{tmp_path}/{{b,a}}*", reader=Reader(), where="x")
-    assert [path.rpartition("/")[2] for path in found] == ["b1", "b2", "a1"]
+    paths = list_files(f"{tmp_path}/{{b,a}}*", reader=Reader(), where="x")
+    assert [path.rpartition("/")[2] for path in paths] == ["b1", "b2", "a1"]
     with pytest.raises(UserError, match="data.train='x': no file matches .*'.*/d.'"):
         list_files(f"{tmp_path}/{{a,d}}?", reader=Reader(), where="data.train='x'")
     with pytest.raises(UserError, match="more than"):
@@ -34,4 +34,4 @@ def test_names_are_what_file_names_have_in_common():
         "s3://b/laion/{00000..00099}.parquet": "laion",
         "x/*.parquet": "x",
     }
-    assert {pattern: name_of(pattern) for pattern in patterns} == patterns
+    assert {pattern: pattern_name(pattern) for pattern in patterns} == patterns

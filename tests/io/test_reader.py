@@ -11,7 +11,7 @@ import types
 import pytest
 
 from mmjax.io.file_pool import pread
-from mmjax.io.reader import Reader, ReadError, _may_pass
+from mmjax.io.reader import Reader, ReadError, _is_transient
 from tests.helpers.http_server import serve
 
 DATA = bytes(range(256)) * 400
@@ -113,11 +113,11 @@ def test_a_server_that_sends_whole_files_is_cut_to_the_part(bucket):
 
 
 def read_some(url):
-    return [Reader(10.0).read_range(url, at, 100) for at in range(0, 2000, 100)]
+    return [Reader(10.0).read_range(url, offset, 100) for offset in range(0, 2000, 100)]
 
 
 def test_threads_and_spawned_processes_read_at_once(bucket):
-    url, expected = location("http", bucket), [DATA[at : at + 100] for at in range(0, 2000, 100)]
+    url, expected = location("http", bucket), [DATA[offset : offset + 100] for offset in range(0, 2000, 100)]
     assert read_some(url) == expected
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(read_some, [url] * 16)) == [expected] * 16
@@ -176,14 +176,14 @@ class WithStatus(Exception):
     ],
 )
 def test_only_what_may_pass_is_asked_again(error, passes):
-    assert _may_pass(error) == passes
+    assert _is_transient(error) == passes
 
 
 def test_the_errors_of_clients_that_are_loaded_are_known(monkeypatch):
     import aiohttp
 
-    assert _may_pass(aiohttp.ServerDisconnectedError()) and _may_pass(aiohttp.ClientPayloadError())
+    assert _is_transient(aiohttp.ServerDisconnectedError()) and _is_transient(aiohttp.ClientPayloadError())
     kind = type("HTTPClientError", (Exception,), {})
-    assert not _may_pass(kind())
+    assert not _is_transient(kind())
     monkeypatch.setitem(sys.modules, "botocore.exceptions", types.SimpleNamespace(HTTPClientError=kind))
-    assert _may_pass(kind())
+    assert _is_transient(kind())

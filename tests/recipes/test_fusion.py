@@ -51,7 +51,7 @@ def test_training_gets_the_modalities_of_a_record_with_its_gaps():
     table = record["modalities"]["table"].copy()
     table[1] = np.nan
     record["modalities"] = {"table": table, "image": record["modalities"]["image"]}
-    arrays = task.preparer(record, np.random.default_rng(0))
+    arrays = task.example_transform(record, np.random.default_rng(0))
     np.testing.assert_array_equal(arrays["present"], [True, False, True])
     np.testing.assert_array_equal(arrays["modality_table"], table)
     assert arrays["modality_series"].shape == (32, 4) and not arrays["modality_series"].any()

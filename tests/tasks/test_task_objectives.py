@@ -85,7 +85,7 @@ def batch_of(config):
 def sensed(task):
     """Examples of three modalities, some of which lack one."""
     source, rng = sensors.Sensors("train"), np.random.default_rng(0)
-    rows = [task.preparer(source[i], rng) for i in range(ROWS)]
+    rows = [task.example_transform(source[i], rng) for i in range(ROWS)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     batch["present"][3, 0] = batch["present"][8, 1:] = False
     return batch

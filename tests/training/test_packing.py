@@ -140,8 +140,8 @@ def config_of(captions, **changes):
 def needed(config, devices):
     """Rows that each batch of a run needs."""
     tokenizer = tasks.make_tokenizer(config)
-    preparer = tasks.Task(config, tasks.make_image_spec(config), tokenizer).preparer
-    examples = tasks.make_train_examples(config, tasks.open_mixture(config), preparer)
+    example_transform = tasks.Task(config, tasks.make_image_spec(config), tokenizer).example_transform
+    examples = tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
     texts = [examples[position]["text"] for position in range(config.steps * config.batch_size)]
     lengths = packing_lib.caption_lengths(np.stack(texts), tokenizer.eos_id)
     groups = lengths.reshape(config.steps, devices, -1, config.microbatch).swapaxes(2, 3)

@@ -19,8 +19,8 @@ from tests.helpers import runs
 
 def examples_of(config):
     tokenizer = tasks.make_tokenizer(config)
-    preparer = tasks.Task(config, tasks.make_image_spec(config), tokenizer).preparer
-    return tasks.make_train_examples(config, tasks.open_mixture(config), preparer)
+    example_transform = tasks.Task(config, tasks.make_image_spec(config), tokenizer).example_transform
+    return tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
 
 
 @pytest.fixture(scope="module")

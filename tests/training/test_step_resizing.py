@@ -207,7 +207,7 @@ def test_examples_are_what_the_plan_says():
     side, _ = choose("device")
     spec = tasks.make_image_spec(config)
     spec = type(spec)(**{**spec.__dict__, "frame": side})
-    pairs = example_transforms.PairPreparer(spec, tasks.make_tokenizer(config))
+    pairs = example_transforms.PairTransform(spec, tasks.make_tokenizer(config))
     record = {"image": np.zeros((20, 20, 3), np.uint8), "captions": ["a"], "id": 1}
     example = pairs(record, np.random.default_rng(0))
     planned = tasks.batch_shapes(config, mesh_lib.make_mesh(config.mesh))
@@ -215,7 +215,7 @@ def test_examples_are_what_the_plan_says():
         name: (x.shape[1:], x.dtype) for name, x in planned.items()
     }
     # An image that is missing among several modalities is black, and has a box.
-    fused = example_transforms.ModalityPreparer({"audio": (2,)}, spec)
+    fused = example_transforms.ModalityTransform({"audio": (2,)}, spec)
     missing = fused({"modalities": {"audio": np.zeros(2)}, "label": 1, "id": 2}, np.random.default_rng(0))
     assert {name: missing[name].shape for name in ("image", "image_box")} == {
         name: example[name].shape for name in ("image", "image_box")

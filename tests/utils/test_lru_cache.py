@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mmjax.utils.lru_cache import Lru
+from mmjax.utils.lru_cache import LRUCache
 
 
 def double(key):
@@ -15,7 +15,7 @@ def double(key):
 
 def test_the_values_used_last_are_kept_up_to_the_limit():
     made = []
-    lru = Lru(lambda key: made.append(key) or "x" * key, 10, size=len)
+    lru = LRUCache(lambda key: made.append(key) or "x" * key, 10, size=len)
     for key in (4, 5, 4, 3, 4, 5, 20, 4):
         assert lru.get(key) == "x" * key
     assert made == [4, 5, 3, 5, 20, 4]
@@ -30,7 +30,7 @@ def test_threads_wait_for_one_making_of_a_value_and_not_for_others():
             gate.wait()
         return key
 
-    lru = Lru(make, 100)
+    lru = LRUCache(make, 100)
     with ThreadPoolExecutor(5) as pool:
         slow = [pool.submit(lru.get, "slow") for _ in range(3)]
         assert lru.get("quick") == "quick" and not any(future.done() for future in slow)
@@ -48,14 +48,14 @@ def test_a_failure_is_not_kept():
             raise result
         return result
 
-    lru = Lru(make, 1)
+    lru = LRUCache(make, 1)
     with pytest.raises(OSError, match="first"):
         lru.get(1)
     assert lru.get(1) == lru.get(1) == "value"
 
 
 def test_values_stay_with_their_process():
-    lru = Lru(double, 10)
+    lru = LRUCache(double, 10)
     assert lru.get(2) == 4
     copy = pickle.loads(pickle.dumps(lru))
     assert not copy._entries and copy.get(3) == 6
@@ -64,7 +64,7 @@ def test_values_stay_with_their_process():
 
 
 def test_many_threads_get_their_values_under_eviction():
-    lru = Lru(lambda key: time.sleep(0.0005) or 2 * key, 3)
+    lru = LRUCache(lambda key: time.sleep(0.0005) or 2 * key, 3)
     with ThreadPoolExecutor(8) as pool:
         keys = [i * 7 % 11 for i in range(400)]
         assert list(pool.map(lru.get, keys)) == [2 * key for key in keys]

@@ -1,4 +1,4 @@
-"""Waveforms to log-mel spectrograms, and SpecAugment. Numpy only; everything random comes from the generator given."""
+"""Log-mel spectrograms of waveforms, and SpecAugment. NumPy only; everything random comes from the generator passed."""
 
 import dataclasses
 import functools

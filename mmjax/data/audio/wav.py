@@ -1,4 +1,4 @@
-"""WAV files to waveforms, through the standard library's reader."""
+"""A reader of WAV files, on the standard library's."""
 
 import io
 import struct
@@ -46,9 +46,9 @@ def _samples(raw: bytes, width: int) -> Float[np.ndarray, " N"]:
     if width == 1:
         return (np.frombuffer(raw, np.uint8) - 128.0) / 128.0
     # Moved to the top of 32 bits, three bytes keep their sign.
-    whole = np.zeros((len(raw) // width, 4), np.uint8)
-    whole[:, 4 - width :] = np.frombuffer(raw, np.uint8).reshape(-1, width)
-    return whole.view("<i4")[:, 0] / 2.0**31
+    words = np.zeros((len(raw) // width, 4), np.uint8)
+    words[:, 4 - width :] = np.frombuffer(raw, np.uint8).reshape(-1, width)
+    return words.view("<i4")[:, 0] / 2.0**31
 
 
 def wav_to_log_mel(data: bytes, spec: log_mel.AudioSpec) -> Float[np.ndarray, "T F"]:

@@ -8,9 +8,9 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmjax.data.column_inference import dig, field_paths
+from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.errors import UserError
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -38,7 +38,7 @@ class Table:
             self._data = reader.read(path)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
-                f"{where}: cannot be read ({reason(error)}); give the path of a table that exists"
+                f"{where}: cannot be read ({error_reason(error)}); give the path of a table that exists"
             ) from error
         self._is_json = path.endswith(".jsonl")
         self._delimiter = "\t" if path.endswith(".tsv") else ","
@@ -49,8 +49,8 @@ class Table:
             )
         # Every object says again which fields it has; a header says it once.
         self._header = [] if self._is_json else first[0][1]
-        found = itertools.chain.from_iterable(field_paths(row) for _, row in first) if self._is_json else self._header
-        self.columns = list(dict.fromkeys(found))
+        fields = itertools.chain.from_iterable(field_paths(row) for _, row in first) if self._is_json else self._header
+        self.columns = list(dict.fromkeys(fields))
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Yields (line number, value of each of `columns`), with None where a row has no such value.
@@ -60,15 +60,15 @@ class Table:
         """
         if self._is_json:
             for line, row in self._objects():
-                yield line, *[row[column] if column in row else dig(row, column) for column in columns]
+                yield line, *[row[column] if column in row else get_nested(row, column) for column in columns]
             return
-        places = [self._header.index(column) for column in columns]
-        whole, most = operator.itemgetter(*places), max(places)
+        positions = [self._header.index(column) for column in columns]
+        select, last = operator.itemgetter(*positions), max(positions)
         for line, cells in itertools.islice(self._cells(), 1, None):
-            if most < len(cells):
-                yield line, *whole(cells)
+            if last < len(cells):
+                yield line, *select(cells)
             else:
-                yield line, *[cells[place] if place < len(cells) else None for place in places]
+                yield line, *[cells[position] if position < len(cells) else None for position in positions]
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(io.BytesIO(self._data), encoding="utf-8-sig", newline="" if not self._is_json else "\n")
@@ -120,7 +120,7 @@ class Table:
     def _not_utf8(self) -> UserError:
         try:
             self._data.decode()
-            at = len(self._data)
+            byte = len(self._data)
         except UnicodeDecodeError as error:
-            at = error.start
-        return UserError(f"{self._where}: not UTF-8 at byte {at}; save the table as UTF-8")
+            byte = error.start
+        return UserError(f"{self._where}: not UTF-8 at byte {byte}; save the table as UTF-8")

@@ -1,4 +1,4 @@
-"""tf.train.Example protos, read without TensorFlow and without compiled protos.
+"""A reader of tf.train.Example protos, without TensorFlow and compiled protos.
 
 Wire format: https://protobuf.dev/programming-guides/encoding. The messages are
 `Example {Features features = 1}`, `Features {map<string, Feature> feature = 1}`,
@@ -82,9 +82,9 @@ def _int64_list(data: memoryview) -> list[int]:
         if wire == _VARINT:
             values.append(content)
         elif wire == _LENGTH:
-            at = 0
-            while at < len(content):
-                value, at = _varint(content, at)
+            offset = 0
+            while offset < len(content):
+                value, offset = _varint(content, offset)
                 values.append(value)
         else:
             raise ValueError("a list of integers is damaged")
@@ -102,38 +102,38 @@ def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview | int]]:
     """Yields (number, wire type, content) of each field of a message."""
-    at, end = 0, len(data)
-    while at < end:
-        tag, at = _varint(data, at)
+    offset, end = 0, len(data)
+    while offset < end:
+        tag, offset = _varint(data, offset)
         number, wire = tag >> 3, tag & 7
         if number == 0:
             raise ValueError("a field has number 0")
         if wire == _VARINT:
-            content, at = _varint(data, at)
+            content, offset = _varint(data, offset)
         else:
             if wire == _LENGTH:
-                length, at = _varint(data, at)
+                length, offset = _varint(data, offset)
             elif wire in (_FIXED64, _FIXED32):
                 length = 8 if wire == _FIXED64 else 4
             else:
                 raise ValueError(f"wire type {wire} is unknown")
-            if at + length > end:
+            if offset + length > end:
                 raise ValueError("it breaks off")
-            content = data[at : at + length]
-            at += length
+            content = data[offset : offset + length]
+            offset += length
         yield number, wire, content
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, offset: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        if at >= len(data):
+        if offset >= len(data):
             raise ValueError("it breaks off")
-        byte = data[at]
-        at += 1
+        byte = data[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
+            return value & 0xFFFFFFFFFFFFFFFF, offset
         shift += 7
         if shift >= 70:
             raise ValueError("a number has more than 64 bits")

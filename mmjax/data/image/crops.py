@@ -1,4 +1,4 @@
-"""Which part of a training image is seen: drawn from the header, resized and augmented on the host.
+"""Crops of training images: drawn from the header, resized and augmented on the host.
 
 What a device resizes instead is in `frames`; both draw the same crops.
 """
@@ -12,18 +12,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
 
-from mmjax.data.image import augment, randaugment
+from mmjax.data.image import augment
 from mmjax.data.image.four_nearest import four_nearest
 from mmjax.data.image.transforms import (
     MAX_PIXELS,
     RESAMPLING,
     ImageSpec,
+    apply_orientation,
     central_box,
     find_orientation,
     from_array,
     open_file,
     to_rgb,
-    turned,
 )
 
 Box = tuple[float, float, float, float]
@@ -32,7 +32,7 @@ _CROP_TRIES = 10
 _PARTS = 8  # of a pixel
 
 
-class Drawn(NamedTuple):
+class DrawnCrop(NamedTuple):
     """A crop that has been drawn, of an image that may not have been decoded yet.
 
     Attributes:
@@ -66,21 +66,23 @@ def train_image(
     Raises:
       BadExample: as `decode` does.
     """
-    with draw(image, spec, rng, max_pixels) as drawn:
-        crop = resized(drawn, spec)
-    return np.asarray(_augmented(crop, spec, rng))
+    with draw_crop(image, spec, rng, max_pixels) as drawn:
+        crop = resize_crop(drawn, spec)
+    return np.asarray(_augment(crop, spec, rng))
 
 
 @contextlib.contextmanager
-def draw(image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, max_pixels: int) -> Iterator[Drawn]:
+def draw_crop(
+    image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, max_pixels: int
+) -> Iterator[DrawnCrop]:
     """Opens an image, for as long as the block lasts, and draws its crop.
 
     Raises:
       BadExample: as `decode` does; also for what goes wrong in the block.
     """
     if isinstance(image, np.ndarray):
-        whole = from_array(image)
-        yield Drawn(whole, training_box(*whole.size, spec, rng))
+        opened = from_array(image)
+        yield DrawnCrop(opened, training_box(*opened.size, spec, rng))
         return
     with open_file(image, max_pixels) as opened:
         jpeg = isinstance(opened, JpegImagePlugin.JpegImageFile)
@@ -92,12 +94,12 @@ def draw(image: bytes | np.ndarray, spec: ImageSpec, rng: np.random.Generator, m
         box = _stored_box(training_box(*upright, spec, rng), orientation, upright)
         if jpeg and spec.draft and spec.antialias:  # what libjpeg divides it averages
             box, scale = _draft(opened, box, spec.size)
-        yield Drawn(opened, box, orientation, scale)
+        yield DrawnCrop(opened, box, orientation, scale)
 
 
-def resized(drawn: Drawn, spec: ImageSpec) -> Image.Image:
+def resize_crop(drawn: DrawnCrop, spec: ImageSpec) -> Image.Image:
     """The crop, resized and upright: the small crop is turned, not the large image."""
-    return turned(_crop(drawn.image, drawn.box, spec), drawn.orientation)
+    return apply_orientation(_crop(drawn.image, drawn.box, spec), drawn.orientation)
 
 
 def _stored_box(box: Box, orientation: int, upright: tuple[int, int]) -> Box:
@@ -112,7 +114,7 @@ def _stored_box(box: Box, orientation: int, upright: tuple[int, int]) -> Box:
 
 
 def _draft(jpeg: JpegImagePlugin.JpegImageFile, box: Box, size: int) -> tuple[Box, int]:
-    """Tells libjpeg to decode at the smallest scale that keeps the box `size` pixels a side.
+    """Makes libjpeg decode at the smallest scale that keeps the box `size` pixels a side.
 
     Returns:
       The scaled box, and what it was divided by.
@@ -138,12 +140,12 @@ def _crop(image: Image.Image, box: Box, spec: ImageSpec) -> Image.Image:
     return image if image.size == (size, size) else Image.fromarray(four_nearest(np.asarray(image), size, size))
 
 
-def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> Image.Image:
-    if mirrored(spec, rng):
+def _augment(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> Image.Image:
+    if draw_flip(spec, rng):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if spec.randaugment[0]:
-        policy = randaugment.POLICIES[spec.randaugment_policy]
-        image = randaugment.rand_augment(image, policy, *spec.randaugment, rng)
+        policy = augment.POLICIES[spec.randaugment_policy]
+        image = augment.rand_augment(image, policy, *spec.randaugment, rng)
     if any(spec.color_jitter) and rng.random() < spec.color_jitter_prob:
         image = augment.color_jitter(image, spec.color_jitter, rng)
     if spec.grayscale and rng.random() < spec.grayscale:
@@ -151,7 +153,7 @@ def _augmented(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) ->
     return image
 
 
-def mirrored(spec: ImageSpec, rng: np.random.Generator) -> bool:
+def draw_flip(spec: ImageSpec, rng: np.random.Generator) -> bool:
     """Draws whether an image is mirrored; where none is, nothing is drawn."""
     return spec.flip and rng.random() < 0.5
 

@@ -32,8 +32,8 @@ def four_nearest(
 
 
 def _neighbours(old: int, new: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of pixels `start` to `stop` of `new` the places of the two nearest among `old`, and how far from the first."""
-    place = (np.arange(start, stop).astype(np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
-    first = np.floor(place)
-    lower, upper = np.clip(first, 0, old - 1), np.clip(np.ceil(place), 0, old - 1)
-    return lower.astype(np.int64), upper.astype(np.int64), place - first
+    """The two nearest of `old` pixels to each of `start` to `stop` of `new`, and the distance from the first."""
+    position = (np.arange(start, stop).astype(np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
+    first = np.floor(position)
+    lower, upper = np.clip(first, 0, old - 1), np.clip(np.ceil(position), 0, old - 1)
+    return lower.astype(np.int64), upper.astype(np.int64), position - first

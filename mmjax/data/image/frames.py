@@ -1,4 +1,4 @@
-"""Training images as they travel to a device that resizes them: a fixed frame, and the box of the crop in it.
+"""Frames in which training images travel to a device that resizes them: a fixed frame, and the box of the crop in it.
 
 `mmjax.nn.resize` makes of them what `crops.train_image` would have made. The frame holds the crop and the pixels
 around it that the filter sees; a picture that does not fit is resized on the host, and its box then is the whole crop.
@@ -45,33 +45,33 @@ def train_frame(
       BadExample: as `transforms.decode` does.
     """
     frame = np.zeros((spec.frame, spec.frame, 3), np.uint8)
-    with crops.draw(image, spec, rng, max_pixels) as drawn:
+    with crops.draw_crop(image, spec, rng, max_pixels) as drawn:
         left, top, right, bottom = region = _region(drawn, spec)
         if drawn.orientation == 1 and _side(region) <= spec.frame:
-            found = None if isinstance(image, np.ndarray) else jpeg.pixels(image, drawn.image, drawn.scale)
-            if found is None:
-                found = np.asarray(to_rgb(drawn.image))
-            frame[: bottom - top, : right - left] = found[top:bottom, left:right]
+            pixels = None if isinstance(image, np.ndarray) else jpeg.decode_pixels(image, drawn.image, drawn.scale)
+            if pixels is None:
+                pixels = np.asarray(to_rgb(drawn.image))
+            frame[: bottom - top, : right - left] = pixels[top:bottom, left:right]
             box = [x - start for x, start in zip(drawn.box, (left, top, left, top), strict=True)]
             held, vertical = (right - left, bottom - top), _vertical_first(drawn.image.size, spec.size)
         else:
-            frame[: spec.size, : spec.size] = np.asarray(crops.resized(drawn, spec))
+            frame[: spec.size, : spec.size] = np.asarray(crops.resize_crop(drawn, spec))
             box, held = (0, 0, spec.size, spec.size), (spec.size, spec.size)
             vertical = False
-    flip = crops.mirrored(spec, rng)
+    flip = crops.draw_flip(spec, rng)
     return frame, np.array([*(round(UNIT * x) for x in box), *held, flip, vertical], np.int32)
 
 
-def blank(spec: ImageSpec) -> tuple[UInt8[np.ndarray, "F F 3"], Int32[np.ndarray, "8"]]:
+def blank_frame(spec: ImageSpec) -> tuple[UInt8[np.ndarray, "F F 3"], Int32[np.ndarray, "8"]]:
     """The frame and box of a black picture."""
-    whole = UNIT * spec.size
-    box = np.array([0, 0, whole, whole, spec.size, spec.size, 0, 0], np.int32)
+    side = UNIT * spec.size
+    box = np.array([0, 0, side, side, spec.size, spec.size, 0, 0], np.int32)
     return np.zeros((spec.frame, spec.frame, 3), np.uint8), box
 
 
 def default_side(size: int) -> int:
     """The side of frames where no picture is known: those of 256 pixels for a model of 224, as CLIP's are stored."""
-    return _whole(size * 8 / 7)
+    return _to_multiple(size * 8 / 7)
 
 
 def choose_side(images: Iterable[bytes | np.ndarray], spec: ImageSpec) -> tuple[int, int, int]:
@@ -88,15 +88,15 @@ def choose_side(images: Iterable[bytes | np.ndarray], spec: ImageSpec) -> tuple[
     sides, rng = [], np.random.default_rng(0)
     for image in images:
         try:
-            with crops.draw(image, spec, rng, MAX_PIXELS) as drawn:
+            with crops.draw_crop(image, spec, rng, MAX_PIXELS) as drawn:
                 sides.append(_side(_region(drawn, spec)) if drawn.orientation == 1 else math.inf)
         except BadExample:
             continue
     fitting = sorted(side for side in sides if side <= _LARGEST * spec.size)
     if not fitting:
-        return _whole(spec.size), 0, len(sides)
-    side = max(_whole(spec.size), _whole(fitting[math.ceil(_HELD * len(fitting)) - 1]))
-    return side, sum(each <= side for each in sides), len(sides)
+        return _to_multiple(spec.size), 0, len(sides)
+    side = max(_to_multiple(spec.size), _to_multiple(fitting[math.ceil(_HELD * len(fitting)) - 1]))
+    return side, sum(each_side <= side for each_side in sides), len(sides)
 
 
 def _vertical_first(shape: tuple[int, int], size: int) -> bool:
@@ -117,11 +117,11 @@ def _has_order() -> bool:
     return not np.array_equal(tall.resize((8, 8)), horizontal_first)
 
 
-def _whole(side: float) -> int:
+def _to_multiple(side: float) -> int:
     return _STEP * math.ceil(side / _STEP)
 
 
-def _region(drawn: crops.Drawn, spec: ImageSpec) -> tuple[int, int, int, int]:
+def _region(drawn: crops.DrawnCrop, spec: ImageSpec) -> tuple[int, int, int, int]:
     """The pixels that the crop's filter sees: (left, top, right, bottom)."""
     (width, height), (left, top, right, bottom) = drawn.image.size, drawn.box
     # As far as the filter reaches beyond the box, at least; by its nature no more than the picture has.

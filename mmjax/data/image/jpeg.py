@@ -1,6 +1,6 @@
-"""JPEGs decoded by libjpeg-turbo's own interface, where that gives Pillow's pixels, only faster.
+"""A decoder of JPEGs by libjpeg-turbo's own interface, where that gives Pillow's pixels, only faster.
 
-Pillow has opened the file before, and said what it is; it also decodes whatever is refused here.
+Pillow has opened the file before and knows its format; it also decodes whatever this decoder refuses.
 """
 
 import functools
@@ -22,10 +22,10 @@ _COMPARED = (
 )
 
 
-def pixels(data: bytes, opened: Image.Image, scale: int) -> UInt8[np.ndarray, "H W C"] | None:
+def decode_pixels(data: bytes, opened: Image.Image, scale: int) -> UInt8[np.ndarray, "H W C"] | None:
     """The pixels of a JPEG, RGB or a single channel; None where Pillow is to decode it.
 
-    None also for files that are damaged: whether they are a bad example is for one decoder alone to say.
+    None also for damaged files: Pillow alone decides whether they are a bad example.
 
     Args:
       data: the file.
@@ -35,26 +35,26 @@ def pixels(data: bytes, opened: Image.Image, scale: int) -> UInt8[np.ndarray, "H
     if not isinstance(opened, JpegImagePlugin.JpegImageFile) or opened.mode not in ("RGB", "L"):
         return None
     library, _ = _library()
-    return None if library is None else _decoded(library, data, opened.mode, opened.size, scale)
+    return None if library is None else _decode(library, data, opened.mode, opened.size, scale)
 
 
 def describe() -> str:
-    """Which decoder JPEGs get, for the log."""
+    """The decoder of JPEGs, for the log."""
     library, obstacle = _library()
     if library is None:
         return f"Pillow ({obstacle})"
     return f"libjpeg-turbo ({PACKAGE} {importlib.metadata.version(PACKAGE)})"
 
 
-def _decoded(library: ModuleType, data: bytes, mode: str, size: tuple[int, int], scale: int) -> np.ndarray | None:
+def _decode(library: ModuleType, data: bytes, mode: str, size: tuple[int, int], scale: int) -> np.ndarray | None:
     width, height = size
     # Without a scale no size is asked for; with one this asks for the smallest that has at least this size.
     least = {"min_width": width, "min_height": height} if scale > 1 else {}
     try:
-        found = library.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", **least)
+        decoded = library.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", **least)
     except (ValueError, RuntimeError):  # it is strict: what libjpeg only warns of is an error, too
         return None
-    return found if found.shape[:2] == (height, width) else None
+    return decoded if decoded.shape[:2] == (height, width) else None
 
 
 @functools.cache
@@ -76,9 +76,9 @@ def _library() -> tuple[ModuleType | None, str]:
             with Image.open(io.BytesIO(file.getvalue())) as opened:
                 if scale > 1:
                     opened.draft(None, (size[0] // scale, size[1] // scale))
-                found = _decoded(simplejpeg, file.getvalue(), mode, opened.size, scale)
+                decoded = _decode(simplejpeg, file.getvalue(), mode, opened.size, scale)
                 expected = np.asarray(opened)
-            if found is None or not np.array_equal(found.reshape(expected.shape), expected):
+            if decoded is None or not np.array_equal(decoded.reshape(expected.shape), expected):
                 built = "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "another libjpeg"
                 return None, f"{PACKAGE} decodes otherwise than this Pillow, which was built with {built}"
     return simplejpeg, ""

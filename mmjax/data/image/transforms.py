@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.image import randaugment
+from mmjax.data.image import augment
 from mmjax.data.image.four_nearest import four_nearest
 from mmjax.errors import UserError, validate_choice
 
@@ -109,8 +109,8 @@ class ImageSpec:
       color_jitter: brightness, contrast, saturation and hue, see `augment.color_jitter`.
       color_jitter_prob: share of the training images that are jittered.
       grayscale: share of the training images that lose their colours.
-      randaugment: operations an image and their magnitude, see `randaugment.rand_augment`.
-      randaugment_policy: which operations, and what a magnitude means: one of `randaugment.POLICIES`.
+      randaugment: operations an image and their magnitude, see `augment.rand_augment`.
+      randaugment_policy: which operations, and what a magnitude means: one of `augment.POLICIES`.
       frame: side of the frames in which training images travel to a device that resizes them, see `frames`; 0 where the
         host resizes them. The pixels are the same but for rounding.
     """
@@ -166,10 +166,10 @@ class ImageSpec:
             )
         if self.frame and self.frame < self.size:
             raise UserError(f"a frame of {self.frame} pixels is smaller than the model's images of {self.size}")
-        policy = validate_choice("data.randaugment_policy", self.randaugment_policy, randaugment.POLICIES)
-        ops, largest = self.randaugment, randaugment.POLICIES[policy].max_magnitude
-        whole = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
-        if not whole or ops[0] < 0 or not 0 <= ops[1] <= largest:
+        policy = validate_choice("data.randaugment_policy", self.randaugment_policy, augment.POLICIES)
+        ops, largest = self.randaugment, augment.POLICIES[policy].max_magnitude
+        are_integers = len(ops) == 2 and all(isinstance(x, int) and not isinstance(x, bool) for x in ops)
+        if not are_integers or ops[0] < 0 or not 0 <= ops[1] <= largest:
             raise UserError(
                 f"data.randaugment={ops}: give (operations, magnitude) as integers, operations >= 0 (0 = off) and"
                 f" magnitude from 0 to {largest}, the largest of data.randaugment_policy={policy!r}"
@@ -181,10 +181,10 @@ class ImageSpec:
             )
 
     def of_evaluation(self) -> dict[str, Any]:
-        """The fields that evaluation depends on, by name; newer ones only where they say something else than before."""
-        found = {name: getattr(self, name) for name in ("size", "resize", "interpolation", "mean", "std")}
+        """The fields that evaluation depends on, by name; newer ones only where they differ from their defaults."""
+        fields = {name: getattr(self, name) for name in ("size", "resize", "interpolation", "mean", "std")}
         usual = {"antialias": True, "image_rule": "mmjax"}
-        return found | {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+        return fields | {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def decode(image: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> Image.
         return from_array(image)
     with open_file(image, max_pixels) as opened:
         opened.load()
-        return turned(to_rgb(opened), find_orientation(opened))
+        return apply_orientation(to_rgb(opened), find_orientation(opened))
 
 
 @contextlib.contextmanager
@@ -275,7 +275,7 @@ def find_orientation(image: Image.Image) -> int:
     return orientation if orientation in _TRANSPOSE else 1
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
+def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """The upright image of one that is stored in this EXIF orientation."""
     return image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
 
@@ -313,16 +313,16 @@ def eval_image(
       BadExample: as `decode` does.
     """
     if isinstance(image, np.ndarray):
-        return eval_transform(converted(from_array(image, convert=False), spec), spec)
+        return eval_transform(convert_mode(from_array(image, convert=False), spec), spec)
     with open_file(image, max_pixels) as opened:
         opened.load()
-        whole = converted(opened, spec)
+        converted = convert_mode(opened, spec)
         if RULES[spec.image_rule].upright:
-            whole = turned(whole, find_orientation(opened))
-    return eval_transform(whole, spec)
+            converted = apply_orientation(converted, find_orientation(opened))
+    return eval_transform(converted, spec)
 
 
-def converted(image: Image.Image, spec: ImageSpec) -> Image.Image:
+def convert_mode(image: Image.Image, spec: ImageSpec) -> Image.Image:
     """An image as RGB, or in its own mode where the rule converts after resizing.
 
     16-bit samples are converted first by every rule, to their high byte: the libraries clip them to 255, to white.
@@ -349,18 +349,18 @@ def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H 
     if (width, height) == (size, size):
         return np.asarray(to_rgb(image))
     if spec.resize == "squash":
-        return _resized(image, size, size, spec)
-    new_width, new_height = shortest_to(width, height, size)
+        return _resize(image, size, size, spec)
+    new_width, new_height = size_with_shortest(width, height, size)
     left, top = (central_start(side, spec) for side in (new_width, new_height))
     if not spec.antialias:
         window = (left, top, left + size, top + size)
         return four_nearest(np.asarray(to_rgb(image)), new_width, new_height, window)
     if new_width * new_height > MAX_PIXELS:
-        return _resized(image, size, size, spec, central_box(width, height, spec))
-    return _resized(image, new_width, new_height, spec)[top : top + size, left : left + size]
+        return _resize(image, size, size, spec, central_box(width, height, spec))
+    return _resize(image, new_width, new_height, spec)[top : top + size, left : left + size]
 
 
-def _resized(
+def _resize(
     image: Image.Image,
     width: int,
     height: int,
@@ -375,7 +375,7 @@ def _resized(
     return four_nearest(np.asarray(to_rgb(image)), width, height)
 
 
-def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:
+def size_with_shortest(width: int, height: int, size: int) -> tuple[int, int]:
     """Width and height of an image whose shortest side becomes `size`, as torchvision's `Resize` rounds the other."""
     return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
 
@@ -388,7 +388,7 @@ def central_start(side: int, spec: ImageSpec) -> int:
 
 def central_box(width: int, height: int, spec: ImageSpec) -> tuple[float, float, float, float]:
     """What the central crop of the resized image shows, in pixels of the image itself: left, top, right, bottom."""
-    new_width, new_height = shortest_to(width, height, spec.size)
+    new_width, new_height = size_with_shortest(width, height, spec.size)
     x, y = width / new_width, height / new_height
     left, top = central_start(new_width, spec), central_start(new_height, spec)
     return left * x, top * y, (left + spec.size) * x, (top + spec.size) * y

@@ -27,7 +27,7 @@ _MIN_SHARED_BYTES = 1 << 16  # smaller arrays are cheaper to send through the qu
 
 @runtime_checkable
 class ExamplesByPosition(Protocol):
-    """What batches are made of: `examples[position]` is a dict of arrays, the same whenever and wherever asked."""
+    """Examples to make batches of: `examples[position]` is a dict of arrays, the same in every process."""
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]: ...
 
@@ -38,7 +38,7 @@ class BatchIterator(Iterator[Batch]):
     def __init__(self, dataset: grain.IterDataset | None):
         """Starts reading ahead at once; `None` is the empty sequence."""
         self._open = [] if dataset is None else [iter(dataset)]  # at most one
-        # Who forgets to close must not leak: this also runs when the object is collected and when Python exits.
+        # Also runs when the object is collected and when Python exits: an iterator that is not closed does not leak.
         self._close = weakref.finalize(self, _close_all, self._open)
         for iterator in self._open:
             if hasattr(iterator, "start_prefetch"):
@@ -89,8 +89,8 @@ def train_batches(
       workers: processes that decode. With 0, threads of this process do; decoding and resizing release the GIL.
       threads: threads in each decoding process. By default one per available core (at most 16) without workers, and
         none with workers, where each worker is one stream of work. More help when data comes over a network.
-      prefetch: finished batches kept ready. With 0, batches are stacked when asked for.
-      finish: what is done to each batch once it is stacked, in this process.
+      prefetch: finished batches kept ready. With 0, batches are stacked on demand.
+      finish: applied to each batch once it is stacked, in this process.
 
     Returns:
       Iterator of dicts of arrays [len(rows), ...]. Close it when leaving early. Errors of the examples surface in

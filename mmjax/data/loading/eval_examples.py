@@ -13,7 +13,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import ImageSpec, eval_image
-from mmjax.data.loading.example_transforms import told_where
+from mmjax.data.loading.example_transforms import add_path_to_errors
 from mmjax.data.record import Source
 from mmjax.errors import UserError
 
@@ -70,7 +70,7 @@ class EvalExamples:
             record = self.source[index]
             image = None
             if record.get("image") is not None:
-                with told_where(record):
+                with add_path_to_errors(record):
                     image = eval_image(record["image"], self.image_spec)
         except (BadExample, OSError) as error:
             raise UserError(

@@ -1,6 +1,6 @@
-"""What becomes of a record in training: one preparer per task, from a record to arrays of fixed shapes.
+"""Transforms of training examples, one a task: from a record to arrays of fixed shapes.
 
-A preparer is called with a record and a random generator that belongs to the example alone, and draws from it in a
+A transform is called with a record and a random generator that belongs to the example alone, and draws from it in a
 fixed order; it is picklable, so that workers can have it. It raises `BadExample` for a record that it cannot use, which
 is then replaced by another one.
 
@@ -28,14 +28,14 @@ Arrays = dict[str, np.ndarray]
 
 
 @runtime_checkable
-class Preparer(Protocol):
+class ExampleTransform(Protocol):
     """Makes arrays of a record: the same keys, shapes and dtypes every time."""
 
     def __call__(self, record: Record, rng: np.random.Generator, /) -> Arrays: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class PairPreparer:
+class PairTransform:
     """An image and one of its captions, for contrastive learning, captioning, matching and masked modelling.
 
     Gives `image` uint8 [H,W,3], `text` int32 [L], `text_mask` bool [L] and `id` uint32 [2].
@@ -49,21 +49,21 @@ class PairPreparer:
     tokenizer: Tokenizer
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
-        with told_where(record):
+        with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
             image = _image(record, self.image_spec, rng)
         ids, mask = self.tokenizer([caption])
         return {**image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
 
     def caption_ids(self, record: Record, rng: np.random.Generator) -> Int32[np.ndarray, " L"]:
-        """The `text` that a call gives, without its image; `rng` as the call is given it."""
-        with told_where(record):
+        """The `text` of a call with this `rng`, without the image."""
+        with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
         return self.tokenizer([caption])[0][0]
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionPreparer:
+class QuestionTransform:
     """An image and a question whose answer is one of a list: VQA as classification.
 
     Gives `image` uint8 [H,W,3], `text` int32 [L] and `text_mask` bool [L] of the question, `answer` float32 [A], the
@@ -80,20 +80,20 @@ class QuestionPreparer:
     answers: tuple[str, ...]
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
-        with told_where(record):
-            question, answers = _asked(record)
+        with add_path_to_errors(record):
+            question, answers = _question_and_answers(record)
             image = _image(record, self.image_spec, rng)
         ids, mask = self.tokenizer([question])
-        scores = soft_scores(answers, self._places)
+        scores = soft_scores(answers, self._answer_indices)
         return {**image, "text": ids[0], "text_mask": mask[0], "answer": scores, "id": id_words(record["id"])}
 
     @functools.cached_property
-    def _places(self) -> dict[str, int]:
+    def _answer_indices(self) -> dict[str, int]:
         return answer_index(self.answers)
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswerPreparer:
+class AnswerTransform:
     """An image, a question and one of its answers as one text: VQA as generation.
 
     Gives `image` uint8 [H,W,3], `id` uint32 [2], and
@@ -114,8 +114,8 @@ class AnswerPreparer:
     tokenizer: Tokenizer
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
-        with told_where(record):
-            question, answers = _asked(record)
+        with add_path_to_errors(record):
+            question, answers = _question_and_answers(record)
             answer = answers[min(int(rng.random() * len(answers)), len(answers) - 1)]
             image = _image(record, self.image_spec, rng)
         text, mask, targets = self._row(question, answer)
@@ -128,7 +128,7 @@ class AnswerPreparer:
         }
 
     def prompt(self, question: str) -> tuple[Int32[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        """What an answer is generated after: ids of bos question sep, padded, and a mask of what is no padding."""
+        """The prompt of an answer: ids of bos question sep, padded, and a mask that is False on padding."""
         ids, mask, _ = self._row(question, None)
         return ids, mask
 
@@ -146,22 +146,22 @@ class AnswerPreparer:
         row = [*bos, *tokenizer.words(question)[:room], *sep, *end]
         ids = np.full(length, tokenizer.pad_id, np.int32)
         ids[: len(row)] = row
-        places = np.arange(length)
-        return ids, places < len(row), (places >= len(row) - len(end)) & (places < len(row))
+        positions = np.arange(length)
+        return ids, positions < len(row), (positions >= len(row) - len(end)) & (positions < len(row))
 
 
 @dataclasses.dataclass(frozen=True)
-class ModalityPreparer:
+class ModalityTransform:
     """Several modalities of one example, some of which may be missing, and its label.
 
-    Gives `modality_NAME` float32 of each shape, zeros where it is missing; `present` bool [M], which are there, in
+    Gives `modality_NAME` float32 of each shape, zeros where it is missing; `present` bool [M], in
     sorted order of name; `label` int32 [] and `id` uint32 [2]. With an `image_spec` the record's image is a modality,
     too: it is called `image` in `present`, and travels as `image` uint8 [H,W,3] like every other image.
 
     Attributes:
       shapes: of each modality, by name: a mapping, or (name, shape) pairs.
       image_spec: size and crop of the record's image, where that is a modality.
-      gaps: the modalities in which NaN stands for a single missing value, as a table's encoder takes it.
+      nan_allowed: the modalities in which NaN stands for a single missing value, as a table's encoder takes it.
 
     Raises:
       ValueError: no modality, or `image` in `shapes` beside an `image_spec`.
@@ -169,11 +169,11 @@ class ModalityPreparer:
 
     shapes: Mapping[str, Sequence[int]] | tuple[tuple[str, tuple[int, ...]], ...]
     image_spec: ImageSpec | None = None
-    gaps: tuple[str, ...] = ()
+    nan_allowed: tuple[str, ...] = ()
 
     def __post_init__(self):
         pairs = self.shapes.items() if isinstance(self.shapes, Mapping) else self.shapes
-        # Pairs, sorted: equal preparers compare equal and have one hash.
+        # Pairs, sorted: equal transforms compare equal and have one hash.
         object.__setattr__(self, "shapes", tuple(sorted((name, tuple(shape)) for name, shape in pairs)))
         if self.image_spec is not None and any(name == "image" for name, _ in self.shapes):
             raise ValueError("'image' is among the shapes and the record's image; name the array otherwise")
@@ -183,47 +183,47 @@ class ModalityPreparer:
     @property
     def names(self) -> tuple[str, ...]:
         """All modalities, in the order of `present`."""
-        own = [name for name, _ in self.shapes]
-        return tuple(sorted([*own, "image"] if self.image_spec is not None else own))
+        names = [name for name, _ in self.shapes]
+        return tuple(sorted([*names, "image"] if self.image_spec is not None else names))
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         if "label" not in record:
             raise BadExample("other", "no label")
-        arrays, there = self.arrays(record)
+        arrays, present = self.arrays(record)
         spec = self.image_spec
         if spec is not None:
-            there["image"] = record.get("image") is not None
-            if there["image"]:
-                with told_where(record):
+            present["image"] = record.get("image") is not None
+            if present["image"]:
+                with add_path_to_errors(record):
                     arrays |= _image(record, spec, rng)
             else:
-                arrays |= _blank(spec)
+                arrays |= _black_image(spec)
         return {
             **arrays,
-            "present": np.array([there[name] for name in self.names], bool),
+            "present": np.array([present[name] for name in self.names], bool),
             "label": np.int32(record["label"]),
             "id": id_words(record["id"]),
         }
 
     def arrays(self, record: Record) -> tuple[Arrays, dict[str, bool]]:
-        """The `modality_NAME` arrays of a record, and which of them are there; nothing is drawn.
+        """The `modality_NAME` arrays of a record, and which of them are present; nothing is drawn.
 
         Raises:
           BadExample: an array of another shape, or with a value that is not finite.
         """
-        found, there = record.get("modalities", {}), {}
+        modalities, present = record.get("modalities", {}), {}
         arrays: Arrays = {}
         for name, shape in self.shapes:
-            value = found.get(name)
-            there[name] = value is not None
+            value = modalities.get(name)
+            present[name] = value is not None
             array = np.zeros(shape, np.float32) if value is None else np.asarray(value, np.float32)
             if array.shape != shape:
                 raise BadExample("other", f"modality {name!r} has shape {array.shape}, not {shape}")
-            bad = np.isinf(array) if name in self.gaps else ~np.isfinite(array)
+            bad = np.isinf(array) if name in self.nan_allowed else ~np.isfinite(array)
             if bad.any():
                 raise BadExample("other", f"modality {name!r} holds a value that is not finite")
             arrays[f"modality_{name}"] = array
-        return arrays, there
+        return arrays, present
 
 
 def id_words(value: int) -> np.ndarray:
@@ -232,7 +232,7 @@ def id_words(value: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def told_where(record: Record) -> Iterator[None]:
+def add_path_to_errors(record: Record) -> Iterator[None]:
     """Adds the record's path to what is wrong with it."""
     try:
         yield
@@ -252,15 +252,15 @@ def _image(record: Record, spec: ImageSpec, rng: np.random.Generator) -> Arrays:
     return {"image": train_image(record["image"], spec, rng)}
 
 
-def _blank(spec: ImageSpec) -> Arrays:
-    """The same arrays of an image that is not there: black."""
+def _black_image(spec: ImageSpec) -> Arrays:
+    """The arrays of a missing image: black."""
     if spec.frame:
-        frame, box = frames.blank(spec)
+        frame, box = frames.blank_frame(spec)
         return {"image": frame, "image_box": box}
     return {"image": np.zeros((spec.size, spec.size, 3), np.uint8)}
 
 
-def _asked(record: Record) -> tuple[str, list[str]]:
+def _question_and_answers(record: Record) -> tuple[str, list[str]]:
     """A record's question and the answers to it that are not blank."""
     question = record.get("question", "")
     answers = [answer for answer in record.get("answers", ()) if answer.strip()]
@@ -277,5 +277,5 @@ def _draw_caption(record: Record, draw: float) -> str:
     if not usable:
         raise BadExample("no_caption", "no caption that is not blank")
     ends = np.cumsum([weight for _, weight in usable])
-    at = int(np.searchsorted(ends, draw * ends[-1], side="right"))
-    return usable[min(at, len(usable) - 1)][0]
+    index = int(np.searchsorted(ends, draw * ends[-1], side="right"))
+    return usable[min(index, len(usable) - 1)][0]

@@ -1,4 +1,4 @@
-"""Which example stands where: pure functions of (seed, position), with no state and no tables that grow with the data.
+"""The order of examples: pure functions of (seed, position), with no state and no tables that grow with the data.
 
 Everything here is exact integer arithmetic, so it gives the same answer on every host, in every version.
 """
@@ -73,15 +73,15 @@ class GlobalOrder:
     def __init__(self, length: int):
         self.length = length
 
-    def index(self, place: int, key: int) -> int:
-        """The example at a place of the epoch that `key` stands for."""
-        return permute(place, self.length, key)
+    def index(self, epoch_position: int, key: int) -> int:
+        """The example at a position of the epoch that `key` stands for."""
+        return permute(epoch_position, self.length, key)
 
-    def window(self, place: int, key: int) -> int:
-        """Number of the window that a place lies in."""
+    def window(self, epoch_position: int, key: int) -> int:
+        """Number of the window that a position lies in."""
         return 0
 
-    def another(self, place: int, key: int, draw: float) -> int:
+    def substitute(self, epoch_position: int, key: int, draw: float) -> int:
         """An example to stand in for the one at `place`, by a draw from [0, 1)."""
         return int(draw * self.length)
 
@@ -89,8 +89,8 @@ class GlobalOrder:
 class SourceOrder(GlobalOrder):
     """Every epoch reads the source from its first example to its last."""
 
-    def index(self, place: int, key: int) -> int:
-        return place
+    def index(self, epoch_position: int, key: int) -> int:
+        return epoch_position
 
 
 class WindowedOrder:
@@ -110,18 +110,18 @@ class WindowedOrder:
         self.size = window
         self._latest: tuple[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]], ...] = ()  # epochs by key
 
-    def index(self, place: int, key: int) -> int:
-        """The example at a place of the epoch that `key` stands for."""
+    def index(self, epoch_position: int, key: int) -> int:
+        """The example at a position of the epoch that `key` stands for."""
         shards, ends, window_ends = self._epoch(key)
-        window, first, count = self._bounds(place, window_ends)
-        place = first + permute(place - first, count, hash64(key, window))
-        at = int(np.searchsorted(ends, place, side="right"))
-        shard = shards[at]
-        return int(self.starts[shard] + self.lengths[shard] - (ends[at] - place))
+        window, first, count = self._bounds(epoch_position, window_ends)
+        epoch_position = first + permute(epoch_position - first, count, hash64(key, window))
+        rank = int(np.searchsorted(ends, epoch_position, side="right"))
+        shard = shards[rank]
+        return int(self.starts[shard] + self.lengths[shard] - (ends[rank] - epoch_position))
 
-    def window(self, place: int, key: int) -> int:
-        """Number of the window that a place lies in."""
-        return self._bounds(place, self._epoch(key)[2])[0]
+    def window(self, epoch_position: int, key: int) -> int:
+        """Number of the window that a position lies in."""
+        return self._bounds(epoch_position, self._epoch(key)[2])[0]
 
     def shards(self, window: int, key: int) -> list[int]:
         """The shards of a window; none behind the last window."""
@@ -131,13 +131,13 @@ class WindowedOrder:
         """A short hash of the shards' lengths and the window."""
         return hashlib.blake2b(self.lengths.tobytes() + bytes(str(self.size), "ascii"), digest_size=8).hexdigest()
 
-    def another(self, place: int, key: int, draw: float) -> int:
+    def substitute(self, epoch_position: int, key: int, draw: float) -> int:
         """An example of the same window to stand in for the one at `place`, by a draw from [0, 1)."""
-        _, first, count = self._bounds(place, self._epoch(key)[2])
+        _, first, count = self._bounds(epoch_position, self._epoch(key)[2])
         return self.index(first + int(draw * count), key)
 
-    def _bounds(self, place: int, window_ends: np.ndarray) -> tuple[int, int, int]:
-        window = int(np.searchsorted(window_ends, place, side="right"))
+    def _bounds(self, epoch_position: int, window_ends: np.ndarray) -> tuple[int, int, int]:
+        window = int(np.searchsorted(window_ends, epoch_position, side="right"))
         first = int(window_ends[window - 1]) if window else 0
         return window, first, int(window_ends[window]) - first
 
@@ -221,7 +221,7 @@ def _tree(weights: tuple):
 
 
 class _Key(np.random.bit_generator.ISeedSequence):
-    """Hands Philox its key. Passing `key=` would make NumPy draw, and throw away, entropy from the system."""
+    """The key of a Philox generator. Passing `key=` would make NumPy draw entropy from the system and drop it."""
 
     def __init__(self, words: tuple[int, int]):
         self.words = words

@@ -1,4 +1,4 @@
-"""Captions packed into rows: where each one's tokens go, and how many rows a batch of them needs.
+"""Packing of captions into rows: where the tokens of each go, and how many rows a batch of them needs.
 
 A caption's tokens are those up to its first end-of-text id; what follows is padding that a causal tower which pools
 there never reads. A group is what one device computes at a time: its rows of one microbatch.
@@ -67,13 +67,13 @@ def first_fit(
         if np.any(taken.sum(axis=1) < counts[:, size]):
             return None
         taken = taken.reshape(-1)
-        places = np.repeat(np.arange(taken.size), taken)
-        nth = np.arange(places.size) - np.repeat(np.cumsum(taken) - taken, taken)
-        items = order[start : start + places.size]
-        row[items] = places % rows
-        column[items] = length - room.reshape(-1)[places] + nth * size
+        slots = np.repeat(np.arange(taken.size), taken)
+        nth = np.arange(slots.size) - np.repeat(np.cumsum(taken) - taken, taken)
+        items = order[start : start + slots.size]
+        row[items] = slots % rows
+        column[items] = length - room.reshape(-1)[slots] + nth * size
         room -= taken.reshape(room.shape) * size
-        start += places.size
+        start += slots.size
     return row.reshape(lengths.shape), column.reshape(lengths.shape)
 
 
@@ -117,7 +117,7 @@ def sample_lengths(examples: Any, eos_id: int, captions: int) -> Int[np.ndarray,
     """Lengths of the captions that training begins with, no image decoded.
 
     Args:
-      examples: `TrainExamples` whose preparer gives `caption_ids`.
+      examples: `TrainExamples` whose transform gives `caption_ids`.
       eos_id: the end-of-text id; see `mmjax.utils.end_of_text`.
       captions: of a group; larger groups are worth a larger sample.
 
@@ -125,19 +125,19 @@ def sample_lengths(examples: Any, eos_id: int, captions: int) -> Int[np.ndarray,
       One length for each example that can be read; maybe none.
     """
 
-    def length(position: int) -> int | None:
+    def caption_length(position: int) -> int | None:
         component, _, index = examples.locate(position)
         try:
             record = examples.sources[component][index]
-            ids = examples.prepare.caption_ids(record, example_rng(examples.seed, position, 0))
+            ids = examples.transform.caption_ids(record, example_rng(examples.seed, position, 0))
         except (BadExample, OSError):  # counted when it is trained on
             return None
         return int(caption_lengths(ids, eos_id))
 
     count = min(max(2 * captions, _SAMPLE[0]), _SAMPLE[1])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(length, range(count)))
-    return np.array([each for each in found if each is not None], int)
+        lengths = list(pool.map(caption_length, range(count)))
+    return np.array([length for length in lengths if length is not None], int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +164,12 @@ class TextPacker:
         # [devices, captions, pieces]: a device's rows are neighbours, and a microbatch takes every `pieces`-th of them.
         shape = (-1, self.captions, self.pieces)
         groups = lengths.reshape(shape).swapaxes(1, 2).reshape(-1, self.captions)
-        found = first_fit(groups, self.rows, self.length)
-        if found is None:
+        slots = first_fit(groups, self.rows, self.length)
+        if slots is None:
             return batch | {name: np.full(len(lengths), -1, np.int32) for name in ("text_row", "text_column")}
-        back = lambda x: x.reshape(-1, self.pieces, self.captions).swapaxes(1, 2).reshape(-1)
-        return batch | {"text_row": back(found[0]), "text_column": back(found[1])}
+        to_batch_order = lambda x: x.reshape(-1, self.pieces, self.captions).swapaxes(1, 2).reshape(-1)
+        row, column = map(to_batch_order, slots)
+        return batch | {"text_row": row, "text_column": column}
 
     def share(self, context_length: int) -> float:
         """Tokens computed for a group, of those that are computed where each text is padded."""

@@ -1,4 +1,4 @@
-"""Examples by position: source -> what is made of its records, such as decoded, cropped and tokenised arrays.
+"""Training examples by position: records of a mixture of sources, decoded, cropped and tokenised.
 
 Everything random about a training example is a pure function of (seed, position), so neither hosts, workers, threads
 nor a restart can change it.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, reason_code
-from mmjax.data.loading.example_transforms import Preparer
+from mmjax.data.loading.example_transforms import ExampleTransform
 from mmjax.data.loading.order import (
     GlobalOrder,
     SourceOrder,
@@ -30,19 +30,19 @@ from mmjax.io.reader import ReadError
 # Examples of one position that the storage may fail to give, each after its own trying again.
 _STORAGE_TRIES = 2
 
-# Threads that cross into a window tell its source once. One lock for all: it is held for no time at all, and examples
-# are pickled, which a lock of their own could not be.
-_TELLING = threading.Lock()
+# Threads that cross into a window let its source prefetch once. One lock for all: it is held for a moment only, and
+# examples are pickled, which an attribute that is a lock could not be.
+_PREFETCH_LOCK = threading.Lock()
 
 
 class TrainExamples:
     """Training examples by global position (step * global batch + row), for any number of epochs.
 
     A position belongs to one component of the mixture and is the k-th of that component; k // len(source) is its epoch
-    and k % len(source) its place in the epoch's order. Each component thus gives each example once an epoch.
+    and k % len(source) its position in the epoch's order. Each component thus gives each example once an epoch.
 
-    An example that cannot be used is replaced by another one of its component, drawn from (seed, position, attempt).
-    The positions after it stay what they are, and the reason is reported in `replaced`.
+    An example that cannot be used is substituted by another one of its component, drawn from (seed, position, attempt).
+    The positions after it stay what they are, and the reason is in `substitution_reason`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TrainExamples:
         mixture: Sequence[tuple[Source, int | float | Fraction]],
         *,
         seed: int,
-        prepare: Preparer,
+        transform: ExampleTransform,
         shuffle: bool = True,
         order: str = "global",
         window: int = 8,
@@ -61,7 +61,7 @@ class TrainExamples:
         Args:
           mixture: (source, weight) pairs; the weights are proportions and need not sum to 1.
           seed: the run's seed.
-          prepare: makes arrays of a record, see `mmjax.data.loading.example_transforms`.
+          transform: makes arrays of a record, see `mmjax.data.loading.example_transforms`.
           shuffle: permute every epoch; otherwise each source is read in its own order.
           order: `global` permutes all examples of a source; `windowed` permutes its shards and then the examples
             within `window` of them at a time. Sources without shards are permuted whole.
@@ -81,9 +81,9 @@ class TrainExamples:
             raise UserError(f"data.train: {error}") from error
         self.lengths = [len(source) for source in self.sources]
         self.orders = [_order(source, shuffle, order, window) for source in self.sources]
-        self._told: dict[int, tuple[int, int]] = {}  # component: (epoch, window) that its source was told of last
+        self._prefetched: dict[int, tuple[int, int]] = {}  # component: (epoch, window), the latest
         self.seed = seed
-        self.prepare = prepare
+        self.transform = transform
         self.max_tries = max_tries
 
     def describe(self) -> list[dict[str, Any]]:
@@ -101,44 +101,44 @@ class TrainExamples:
 
     def locate(self, position: int) -> tuple[int, int, int]:
         """Returns (component, epoch, index into its source) of the example that belongs at `position`."""
-        component, epoch, place, key = self._place(position)
-        return component, epoch, self.orders[component].index(place, key)
+        component, epoch, epoch_position, key = self._epoch_position(position)
+        return component, epoch, self.orders[component].index(epoch_position, key)
 
-    def _place(self, position: int) -> tuple[int, int, int, int]:
-        """The component of a position, its epoch, the place in that epoch's order, and the key of the order."""
+    def _epoch_position(self, position: int) -> tuple[int, int, int, int]:
+        """A position's component, epoch, position within the epoch, and the key of the epoch's order."""
         component, count = mixture_position(position, self.weights)
-        epoch, place = divmod(count, self.lengths[component])
-        return component, epoch, place, _epoch_key(self.seed, component, epoch)
+        epoch, epoch_position = divmod(count, self.lengths[component])
+        return component, epoch, epoch_position, _epoch_key(self.seed, component, epoch)
 
     def __getitem__(self, position: int | np.integer) -> dict[str, np.ndarray]:
         """Returns the example at a global position.
 
         Returns:
-          What `prepare` makes of the record, and `replaced`, int8 []: 0, or the reason (an index into REASONS) why this
-          stands in for another example.
+          What `transform` makes of the record, and `substitution_reason`, int8 []: 0, or the reason (an index into
+          REASONS) why this stands in for another example.
 
         Raises:
           UserError: after `max_tries` bad examples, naming the source and the last error.
         """
         position = int(position)
-        component, epoch, place, key = self._place(position)
+        component, epoch, epoch_position, key = self._epoch_position(position)
         source, order = self.sources[component], self.orders[component]
         if isinstance(order, WindowedOrder):
-            self._tell(component, order, epoch, place, key)
-        index = order.index(place, key)
-        replaced = storage_failures = 0
+            self._prefetch_window(component, order, epoch, epoch_position, key)
+        index = order.index(epoch_position, key)
+        substitution_reason = storage_failures = 0
         for attempt in range(self.max_tries):
             rng = example_rng(self.seed, position, attempt)
             if attempt > 0:
                 draw = rng.random()
                 # A window without a good example is left, in the end.
                 near = attempt <= self.max_tries // 2
-                index = order.another(place, key, draw) if near else int(draw * len(source))
+                index = order.substitute(epoch_position, key, draw) if near else int(draw * len(source))
             try:
-                return {**self.prepare(source[index], rng), "replaced": np.int8(replaced)}
+                return {**self.transform(source[index], rng), "substitution_reason": np.int8(substitution_reason)}
             except (BadExample, OSError) as error:
                 last = error
-                replaced = replaced or reason_code(error)
+                substitution_reason = substitution_reason or reason_code(error)
                 storage_failures += isinstance(error, ReadError)
                 if storage_failures == _STORAGE_TRIES:
                     raise UserError(
@@ -149,16 +149,16 @@ class TrainExamples:
             f"number {index} ({last}); check that the files are there and have what training needs"
         ) from last
 
-    def _tell(self, component: int, order: WindowedOrder, epoch: int, place: int, key: int) -> None:
-        """Tells the source which shards are needed now and next, once a window.
+    def _prefetch_window(self, component: int, order: WindowedOrder, epoch: int, epoch_position: int, key: int) -> None:
+        """Lets the source prefetch the shards of this window and the next, once a window.
 
-        Threads reach a window one before the other; whoever is still in the one before it tells nothing.
+        Threads reach a window one before the other; those that are still in the window before it do nothing.
         """
-        window = order.window(place, key)
-        with _TELLING:
-            if (epoch, window) > self._told.get(component, (-1, -1)):
-                self._told[component] = (epoch, window)
-                self.sources[component].prepare(order.shards(window, key) + order.shards(window + 1, key))
+        window = order.window(epoch_position, key)
+        with _PREFETCH_LOCK:
+            if (epoch, window) > self._prefetched.get(component, (-1, -1)):
+                self._prefetched[component] = (epoch, window)
+                self.sources[component].prefetch_shards(order.shards(window, key) + order.shards(window + 1, key))
 
 
 def _order(source: Source, shuffle: bool, order: str, window: int) -> GlobalOrder | WindowedOrder:

@@ -1,4 +1,4 @@
-"""Sources made of ArrayRecord files that hold tf.train.Example protos."""
+"""ArrayRecord files of tf.train.Example protos (`arrayrecord:`)."""
 
 import logging
 import re
@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import FOLDER_TEMPLATES, Fields, choose_fields, spread
+from mmjax.data.column_inference import FOLDER_TEMPLATES, Fields, choose_fields, evenly_spaced
 from mmjax.data.formats.tf_example import Feature, parse_example
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError
-from mmjax.io.patterns import list_files, name_of, reason
+from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader, is_local, local_path
-from mmjax.utils.lru_cache import Lru
+from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.optional_imports import require
 
 _OPEN_FILES = 256
 _OPENERS = 32  # threads
-_LOOKED_AT = 100  # records looked at for the fields they have
-# One record at a time is asked for: nothing is read ahead, and a small buffer is enough.
+_INSPECTED = 100  # records inspected for their fields
+# Records are read one at a time: nothing is read ahead, and a small buffer is enough.
 _READER = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
 
 log = logging.getLogger("mmjax.data")
@@ -39,12 +39,12 @@ class RecordFiles:
         self.paths = list(paths)
         self.first, self.lengths = np.asarray(first, np.int64), np.asarray(lengths, np.int64)
         self.ends = np.cumsum(self.lengths)
-        self._readers = Lru(open_records, _OPEN_FILES)
+        self._readers = LRUCache(open_records, _OPEN_FILES)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def place(self, index: int) -> tuple[str, int]:
+    def locate(self, index: int) -> tuple[str, int]:
         """The file that a record is in, and its number there."""
         file = int(np.searchsorted(self.ends, index, side="right"))
         return self.paths[file], int(self.first[file] + index - (self.ends[file] - self.lengths[file]))
@@ -56,14 +56,14 @@ class RecordFiles:
           FileNotFoundError: its file is not there.
           BadExample: `corrupt` or `cut`.
         """
-        path, number = self.place(index)
+        path, number = self.locate(index)
         reader = self._readers.get(path)
         if number >= reader.num_records():
             raise BadExample("cut", f"{path}: has {reader.num_records()} records, this is number {number}")
         try:
             return reader.read([number])[0]
         except RuntimeError as error:
-            raise BadExample("corrupt", f"{path}: record {number}: {reason(error)}") from error
+            raise BadExample("corrupt", f"{path}: record {number}: {error_reason(error)}") from error
 
 
 def open_records(path: str):
@@ -75,7 +75,7 @@ def open_records(path: str):
     """
     from array_record.python.array_record_module import ArrayRecordReader  # grain brings it
 
-    with open(path, "rb"):  # the reader's errors do not tell a missing file or a folder from others
+    with open(path, "rb"):  # the reader raises one error for missing files, folders and all others
         pass
     reader = ArrayRecordReader(path, **_READER)
     if reader.ok():
@@ -84,12 +84,12 @@ def open_records(path: str):
         reader.close()
         detail = "cannot be opened"
     except RuntimeError as error:
-        detail = reason(error)
+        detail = error_reason(error)
     raise BadExample("corrupt", f"{path}: no complete ArrayRecord file ({detail})")
 
 
 class ExampleProtos:
-    """What sources of tf.train.Example protos in ArrayRecord files share. The files are the shards.
+    """A source of tf.train.Example protos in ArrayRecord files, which are its shards.
 
     Args:
       name: what results are filed under.
@@ -110,12 +110,12 @@ class ExampleProtos:
 
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
-        path, number = self._files.place(index)
+        path, number = self._files.locate(index)
         path = f"{path}[{number}]"
         example = _parse(self._files[index], path)
         return self._fields.record(lambda key: _value(example, key), source=self._identity, index=index, path=path)
 
-    def prepare(self, shards: Sequence[int], /) -> None:
+    def prefetch_shards(self, shards: Sequence[int], /) -> None:
         """Local files need no fetching ahead."""
 
 
@@ -139,7 +139,7 @@ class ArrayRecords(ExampleProtos):
         if not sum(lengths):
             raise UserError(f"{where}: no records in there; check the pattern")
         files = RecordFiles(paths, np.zeros(len(paths)), lengths)
-        super().__init__(name_of(path), f"arrayrecord:{path}", files, _find_fields(files, options, where))
+        super().__init__(pattern_name(path), f"arrayrecord:{path}", files, _find_fields(files, options, where))
 
 
 def check_readable(path: str, where: str) -> None:
@@ -166,7 +166,9 @@ def _count(paths: list[str], where: str) -> list[int]:
     except BadExample as error:
         raise UserError(f"{where}: {error.detail}; leave the file out or write it again") from error
     except OSError as error:
-        raise UserError(f"{where}: {error.filename!r} cannot be read ({reason(error)}); check the pattern") from error
+        raise UserError(
+            f"{where}: {error.filename!r} cannot be read ({error_reason(error)}); check the pattern"
+        ) from error
     groups = re.search(r"group_size:(\d+)", counted[0][1])
     if groups and int(groups[1]) > 1:
         log.warning("%s: was written with group_size:%s, so that each example reads as many; write 1", where, groups[1])
@@ -175,23 +177,23 @@ def _count(paths: list[str], where: str) -> list[int]:
 
 def _find_fields(files: RecordFiles, options: SourceOptions, where: str) -> Fields:
     """The fields of some examples that can be read: features without values may be left out of some."""
-    found: dict[str, None] = {}
+    features: dict[str, None] = {}
     mistake = None
-    looked_at = spread(len(files), _LOOKED_AT)
-    for index in looked_at:
+    inspected = evenly_spaced(len(files), _INSPECTED)
+    for index in inspected:
         try:
-            found |= dict.fromkeys(parse_example(files[index]))
+            features |= dict.fromkeys(parse_example(files[index]))
         except (BadExample, ValueError) as error:
             unreadable = getattr(error, "detail", None) or str(error)
             continue
         try:
-            return choose_fields(sorted(found), options=options, where=where)
+            return choose_fields(sorted(features), options=options, where=where)
         except UserError as error:
             mistake = error
     if mistake:
         raise mistake
     raise UserError(
-        f"{where}: none of {len(looked_at)} records looked at is a tf.train.Example proto ({unreadable});"
+        f"{where}: none of {len(inspected)} records looked at is a tf.train.Example proto ({unreadable});"
         " write such protos"
     )
 

@@ -5,14 +5,13 @@ import posixpath
 import fsspec
 import numpy as np
 
-from mmjax.data.column_inference import check_templates, class_record, read_lines
+from mmjax.data.column_inference import check_templates, make_class_record, read_lines
 from mmjax.data.formats.image_file import IMAGE_SUFFIXES, read_image
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
-from mmjax.data.sources.pairs import _base
 from mmjax.errors import UserError
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, is_local, local_path
-from mmjax.utils.string_array import Texts, TextsBuilder
+from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
 
 class Folder:
@@ -50,17 +49,17 @@ class Folder:
                 " write one a line in the folders' alphabetical order"
             )
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
-        files, counts = TextsBuilder(), []
+        files, counts = StringArrayBuilder(), []
         for folder in self._folders:
-            found = _images(f"{path}/{folder}")
-            if not found:
+            names = _images(f"{path}/{folder}")
+            if not names:
                 raise UserError(
                     f"{where}: class folder {folder!r} has no images; remove it or fill it with files ending in "
                     f"{', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
                 )
-            files.extend(found)
-            counts.append(len(found))
-        self._files, self._ends = Texts.of(files), np.cumsum(counts)
+            files.extend(names)
+            counts.append(len(names))
+        self._files, self._ends = StringArray.of(files), np.cumsum(counts)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -69,7 +68,11 @@ class Folder:
         index = check_index(index, len(self))
         label = int(np.searchsorted(self._ends, index, side="right"))
         path = f"{self._path}/{self._folders[label]}/{self._files[index]}"
-        return class_record(read_image(self._reader, path), self.class_names, self.templates, label, path)
+        return make_class_record(read_image(self._reader, path), self.class_names, self.templates, label, path)
+
+
+def _base_name(path: str) -> str:
+    return posixpath.basename(path.rstrip("/"))
 
 
 def _folders(path: str, where: str) -> list[str]:
@@ -79,13 +82,13 @@ def _folders(path: str, where: str) -> list[str]:
         entries = fs.ls(inner, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"{where}: cannot be listed ({reason(error)}); give a folder with one sub-folder per class"
+            f"{where}: cannot be listed ({error_reason(error)}); give a folder with one sub-folder per class"
         ) from error
-    return sorted(_base(entry["name"]) for entry in entries if entry["type"] == "directory")
+    return sorted(_base_name(entry["name"]) for entry in entries if entry["type"] == "directory")
 
 
 def _images(folder: str) -> list[str]:
-    """Returns the sorted names of a folder's image files, told by their endings: no call per file."""
+    """Returns the sorted names of a folder's image files, by their endings: no call per file."""
     fs, inner = fsspec.core.url_to_fs(local_path(folder) if is_local(folder) else folder)
-    names = [_base(name) for name in fs.ls(inner, detail=False)]
+    names = [_base_name(name) for name in fs.ls(inner, detail=False)]
     return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))

@@ -1,14 +1,14 @@
-"""A source made of a folder that Hugging Face `datasets` has saved."""
+"""Data sets that Hugging Face `datasets` has saved in a folder (`hf:`)."""
 
 import os
 import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, dig
+from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, get_nested
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError, did_you_mean
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import is_local, local_path
 from mmjax.utils.optional_imports import require
 
@@ -34,13 +34,17 @@ class HuggingFace:
         self._path = local_path(path) if is_local(path) else path
         self._dataset = _load(self._path, where)
         datasets = require("datasets", extra="hf", where=where)
-        features = {key: feature for name, each in self._dataset.features.items() for key, feature in _flat(name, each)}
+        features = {
+            key: feature for name, feature in self._dataset.features.items() for key, feature in _flat(name, feature)
+        }
         self._fields = choose_fields(
             list(features),
             options=options,
             where=where,
             images=[key for key, feature in features.items() if _is_image(datasets, feature)],
-            classes={key: each.names for key, each in features.items() if isinstance(each, datasets.ClassLabel)},
+            classes={
+                key: feature.names for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)
+            },
         )
         if not len(self._dataset):
             raise UserError(f"{where}: has no rows; choose another one")
@@ -62,7 +66,7 @@ class HuggingFace:
         index = check_index(index, len(self))
         row = self._dataset[index]
         path = f"{self._path}[{index}]"
-        return self._fields.record(lambda key: dig(row, key), source=self._identity, index=index, path=path)
+        return self._fields.record(lambda key: get_nested(row, key), source=self._identity, index=index, path=path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_dataset"}
@@ -88,7 +92,7 @@ def _load(path: str, where: str) -> Any:
             f"{where}: no data set in there; give a folder that was written by datasets' save_to_disk"
         ) from error
     except Exception as error:  # of pyarrow, fsspec and datasets, about files that are damaged or out of reach
-        raise UserError(f"{where}: cannot be opened ({reason(error)}); save the data set again") from error
+        raise UserError(f"{where}: cannot be opened ({error_reason(error)}); save the data set again") from error
     if isinstance(dataset, datasets.DatasetDict):
         raise UserError(f"{where}: has splits; choose one of: {', '.join(f'hf:{path}/{name}' for name in dataset)}")
     return dataset
@@ -115,8 +119,8 @@ def _flat(name: str, feature: Any) -> Iterator[tuple[str, Any]]:
     while isinstance(feature, list) or hasattr(feature, "feature"):
         feature = feature[0] if isinstance(feature, list) else feature.feature
     if isinstance(feature, dict):
-        for key, each in feature.items():
-            yield from _flat(f"{name}/{key}", each)
+        for key, inner in feature.items():
+            yield from _flat(f"{name}/{key}", inner)
 
 
 def _is_image(datasets: Any, feature: Any) -> bool:

@@ -8,7 +8,7 @@ import json
 import posixpath
 from typing import Any
 
-from mmjax.data.formats.image_list import Listed
+from mmjax.data.formats.image_file import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.reader import Reader
@@ -18,7 +18,7 @@ _FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dat
 _USAGE = "write karpathy:FILE.json/SPLIT or karpathy:FILE.json/SPLIT,images=DIR"
 
 
-class Karpathy(Listed):
+class Karpathy(ImageList):
     """Images with all their captions (five or more), in the order of the file.
 
     Args:
@@ -49,9 +49,9 @@ class Karpathy(Listed):
         self._captions: list[list[str]] = []
         splits = set()
         for number, entry in enumerate(_entries(self._reader, file, where)):
-            filename, own, captions = _parse(entry, number, where)
-            splits.add(own)
-            if own in wanted:
+            filename, split_of_image, captions = _parse(entry, number, where)
+            splits.add(split_of_image)
+            if split_of_image in wanted:
                 files.append(filename)
                 self._captions.append(captions)
         if not files:
@@ -59,12 +59,12 @@ class Karpathy(Listed):
                 f"{where}: no image of the file is in {split!r}; its splits are {', '.join(sorted(splits))}"
             )
         folder = file[: file.rfind("/") + 1]
-        roots = [root] if comma else [posixpath.join(folder, each) for each in _FOLDERS]
-        self._files = locate_images(self._reader, files, roots, where, given=bool(comma))
+        roots = [root] if comma else [posixpath.join(folder, name) for name in _FOLDERS]
+        self._files = locate_images(self._reader, files, roots, where, is_named=bool(comma))
 
 
 def read_json(reader: Reader, file: str, where: str) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
       UserError: it is not there, or is no JSON.
@@ -101,20 +101,20 @@ def _parse(entry: Any, number: int, where: str) -> tuple[str, str, list[str]]:
     return path, split, captions
 
 
-def locate_images(reader: Reader, files: list[str], roots: list[str], where: str, *, given: bool) -> list[str]:
+def locate_images(reader: Reader, files: list[str], roots: list[str], where: str, *, is_named: bool) -> list[str]:
     """Full paths, under the first root where the first image is; by its name alone where all lie in one folder.
 
     Raises:
       UserError: it is under none of them.
     """
     for root in roots:
-        for found in (files, [posixpath.basename(file) for file in files]):
-            first = posixpath.join(root, found[0])
+        for names in (files, [posixpath.basename(file) for file in files]):
+            first = posixpath.join(root, names[0])
             try:
                 reader.read(first)
             except (OSError, ValueError, ImportError):
                 continue
-            return [posixpath.join(root, file) for file in found]
-    places = ", ".join(root or "." for root in roots[:2])
-    advice = "give the folder that holds it" if given else "add ,images=DIR"
-    raise UserError(f"{where}: its first image, {files[0]!r}, is not in {places}; {advice}")
+            return [posixpath.join(root, file) for file in names]
+    searched = ", ".join(root or "." for root in roots[:2])
+    advice = "give the folder that holds it" if is_named else "add ,images=DIR"
+    raise UserError(f"{where}: its first image, {files[0]!r}, is not in {searched}; {advice}")

@@ -1,8 +1,7 @@
-"""Sources made of files that lie somewhere: a table of images and captions, or a folder of images by class.
+"""Tables of images and captions (`pairs:`).
 
 Paths are local, or URLs of any file system that fsspec knows (`gs://`, `s3://`, `https://`, `memory://`, ...). Image
-files are read when asked for; one that is missing then raises FileNotFoundError, which the pipeline counts and
-replaces.
+files are read on demand; one that is missing then raises FileNotFoundError, which the pipeline counts and substitutes.
 """
 
 import hashlib
@@ -20,15 +19,15 @@ from mmjax.data.formats.image_file import read_image
 from mmjax.data.formats.table_file import Table
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
 from mmjax.errors import UserError
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, ReadError
-from mmjax.utils.string_array import Texts, TextsBuilder
+from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
 IMAGE_COLUMNS = ("image", "filepath", "path")
 _FIRST = 100  # images of which one must be there
 _CHUNK = 8192  # rows
 _uint64 = struct.Struct("<Q").unpack
-_BETWEEN = "\0"  # captions of one cell
+_SEPARATOR = "\0"  # captions of one cell
 
 
 class Pairs:
@@ -61,25 +60,27 @@ class Pairs:
         table = Table(path, reader=self._reader, where=where)
         fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
         self._keys = fields.captions
-        images, captions, hashes = TextsBuilder(), [TextsBuilder() for _ in self._keys.keys], array("Q")
+        images, captions = StringArrayBuilder(), [StringArrayBuilder() for _ in self._keys.keys]
+        group_keys = array("Q")
         rows = table.rows([fields.image, *self._keys.keys])
         # Column by column: a million rows are a matter of seconds.
         while chunk := list(itertools.islice(rows, _CHUNK)):
             lines, paths, *cells = zip(*chunk, strict=True)
             paths = [path.strip() if isinstance(path, str) else "" for path in paths]
             images.extend(paths)
-            # Rows without an image are records of their own, told apart by their line.
-            full = [_resolve(self._folder, path) or f"\0{line}" for path, line in zip(paths, lines, strict=True)]
-            hashes.extend(map(_hash, full))
+            # A row without an image is a record of its own: its line number stands in for the hash of a path.
+            group_keys.extend(
+                _hash(_resolve(self._folder, path)) if path else line for path, line in zip(paths, lines, strict=True)
+            )
             for column, values in zip(captions, cells, strict=True):
-                column.extend(map(_joined, values))
-        self._images, self._captions = Texts.of(images), [Texts.of(column) for column in captions]
+                column.extend(map(_join_captions, values))
+        self._images, self._captions = StringArray.of(images), [StringArray.of(column) for column in captions]
         if not any(column.length for column in self._captions):
             columns = " or ".join(map(repr, self._keys.keys))
             raise UserError(
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
             )
-        self._rows, self._starts = _group(np.array(hashes, np.uint64))
+        self._rows, self._starts = _group(np.array(group_keys, np.uint64))
         self._check_images(fields.image, where)
 
     def _check_images(self, column: str, where: str) -> None:
@@ -90,11 +91,11 @@ class Pairs:
                 return
             except (BadExample, OSError) as error:
                 first = first or error
-                if isinstance(error, ReadError):  # hours would go by until the storage had refused all
+                if isinstance(error, ReadError):  # the storage fails: further reads would take hours to fail, too
                     break
-        told = first.detail if isinstance(first, BadExample) else f"{self._path(0)!r}: {reason(first)}"
+        problem = first.detail if isinstance(first, BadExample) else f"{self._path(0)!r}: {error_reason(first)}"
         raise UserError(
-            f"{where}: none of its first {index + 1} images can be read (the first: {told}); column {column!r} must "
+            f"{where}: none of its first {index + 1} images can be read (the first: {problem}); column {column!r} must "
             "hold full paths or URLs, or paths relative to the table's folder"
         )
 
@@ -107,7 +108,9 @@ class Pairs:
         path = self._path(index)
         texts = dict(zip(self._keys.keys, self._captions, strict=True))
         try:
-            captions = self._keys.gather(lambda key: [text for row in rows for text in _parted(texts[key][row])])
+            captions = self._keys.gather(
+                lambda key: [text for row in rows for text in _split_captions(texts[key][row])]
+            )
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
         return Record(image=self._read(index), id=stable_id("image", path), path=path, **captions)
@@ -124,12 +127,8 @@ class Pairs:
         return read_image(self._reader, path)
 
 
-def _base(path: str) -> str:
-    return posixpath.basename(path.rstrip("/"))
-
-
 def _resolve(folder: str, image: str) -> str:
-    """Returns an image's full path; `folder` ends in a slash or is empty. What names nothing leads nowhere."""
+    """Returns an image's full path; `folder` ends in a slash or is empty. An empty one stays empty."""
     if not image or "://" in image:
         return image
     path = image if image.startswith("/") else folder + image
@@ -141,13 +140,13 @@ def _hash(text: str) -> int:
     return _uint64(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
 
 
-def _group(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups rows with equal hashes.
+def _group(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups rows with equal keys.
 
     Returns:
       Row numbers int64 [R], group by group in order of first appearance, and where each group starts, int64 [G + 1].
     """
-    _, first, group, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    _, first, group, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     appearance = np.argsort(first, kind="stable")
     rank = np.empty_like(appearance)
     rank[appearance] = np.arange(len(appearance))
@@ -155,12 +154,12 @@ def _group(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.concatenate([[0], np.cumsum(counts[appearance])])
 
 
-def _joined(cell: object) -> str:
+def _join_captions(cell: object) -> str:
     """A cell's captions as one text."""
     if isinstance(cell, str):
-        return cell.strip().replace(_BETWEEN, " ")
-    return _BETWEEN.join(text.replace(_BETWEEN, " ") for text in texts_of(cell))
+        return cell.strip().replace(_SEPARATOR, " ")
+    return _SEPARATOR.join(text.replace(_SEPARATOR, " ") for text in texts_of(cell))
 
 
-def _parted(cell: str) -> list[str]:
-    return cell.split(_BETWEEN) if cell else []
+def _split_captions(cell: str) -> list[str]:
+    return cell.split(_SEPARATOR) if cell else []

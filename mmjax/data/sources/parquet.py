@@ -1,4 +1,4 @@
-"""A source made of Parquet files, such as img2dataset writes and the Hugging Face hub holds."""
+"""Parquet files, such as img2dataset writes and the Hugging Face hub holds (`parquet:`)."""
 
 import io
 import json
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, dig
+from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, get_nested
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError
-from mmjax.io.patterns import list_files, name_of, reason
+from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader
-from mmjax.utils.lru_cache import Lru
+from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.optional_imports import require
 
 _DECODED_BYTES = 1 << 30  # row groups kept by a process
@@ -44,18 +44,18 @@ class Parquet:
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='parquet:{path}'"
         require("pyarrow.parquet", extra="parquet", where=where)
-        self.name = name_of(path)
+        self.name = pattern_name(path)
         self._identity = f"parquet:{path}"
         self._reader = Reader(options.retry_seconds)
         self._paths = list_files(path, reader=self._reader, where=where)
-        self._footers = Lru(self._footer, _FOOTERS)
-        self._groups = Lru(self._decode, _DECODED_BYTES, size=_nbytes)
+        self._footers = LRUCache(self._footer, _FOOTERS)
+        self._groups = LRUCache(self._decode, _DECODED_BYTES, size=_nbytes)
         files, numbers, lengths, sizes = self._measure(where)
         self._files, self._numbers, self.shard_lengths = files, numbers, lengths
         if not len(self):
             raise UserError(f"{where}: no rows in there; check the pattern")
         schema = self._footers.get(self._paths[files[0]]).schema.to_arrow_schema()
-        columns = {name: kind for each in schema for name, kind in _flat(each.name, each.type)}
+        columns = {name: kind for column in schema for name, kind in _flat(column.name, column.type)}
         self._fields = choose_fields(
             list(columns),
             options=options,
@@ -93,12 +93,12 @@ class Parquet:
 
         def lookup(key: str) -> Any:
             top = next((name for name in table.column_names if _inside(key, name)), None)
-            return None if top is None else dig({top: table.column(top)[row].as_py()}, key)
+            return None if top is None else get_nested({top: table.column(top)[row].as_py()}, key)
 
         return self._fields.record(lookup, source=self._identity, index=index, path=path)
 
-    def prepare(self, shards: Sequence[int], /) -> None:
-        """Says so, once, when the row groups of a window are more than are kept; they are read when asked for."""
+    def prefetch_shards(self, shards: Sequence[int], /) -> None:
+        """Warns once if a window has more row groups than are kept in memory; they are read on demand."""
         window = self._sizes[list(shards)].sum() / 2  # with those of the next one
         if window > _DECODED_BYTES and not self._warned:
             self._warned = True
@@ -125,13 +125,15 @@ class Parquet:
             except (OSError, ImportError, ValueError, pyarrow.ArrowException) as error:
                 broken = isinstance(error, pyarrow.ArrowException) or _is_arrows(error)
                 remedy = "write it again or leave it out" if broken else "check the path"
-                raise UserError(f"{where}: {path!r} cannot be read ({reason(error)}); {remedy}") from error
+                raise UserError(f"{where}: {path!r} cannot be read ({error_reason(error)}); {remedy}") from error
             groups = map(footer.row_group, range(footer.num_row_groups))
             return [(group.num_rows, group.total_byte_size) for group in groups]
 
         with ThreadPoolExecutor(_OPENERS) as pool:
-            found = list(pool.map(measure, self._paths))
-        rows = [(file, number, *group) for file, groups in enumerate(found) for number, group in enumerate(groups)]
+            groups_of_files = list(pool.map(measure, self._paths))
+        rows = [
+            (file, number, *group) for file, groups in enumerate(groups_of_files) for number, group in enumerate(groups)
+        ]
         table = np.array([row for row in rows if row[2]], np.int64).reshape(-1, 4)
         return tuple(table.T.copy())
 
@@ -152,7 +154,7 @@ class Parquet:
             return file.read_row_group(number, columns=self._columns, use_threads=False)
         except (OSError, pyarrow.ArrowException) as error:
             if isinstance(error, pyarrow.ArrowException) or _is_arrows(error):
-                raise BadExample("corrupt", f"{path}: row group {number}: {reason(error)}") from error
+                raise BadExample("corrupt", f"{path}: row group {number}: {error_reason(error)}") from error
             raise
 
 
@@ -161,7 +163,7 @@ class _RangeFile(io.RawIOBase):
 
     def __init__(self, reader: Reader, path: str):
         super().__init__()
-        self._ranges, self._path, self._at, self._size = reader, path, 0, reader.size(path)
+        self._ranges, self._path, self._offset, self._size = reader, path, 0, reader.size(path)
 
     def readable(self) -> bool:
         return True
@@ -170,16 +172,16 @@ class _RangeFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self._offset = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        return self._offset
 
     def read(self, size: int = -1) -> bytes:
-        size = max(0, self._size - self._at if size is None or size < 0 else min(size, self._size - self._at))
-        data = self._ranges.read_range(self._path, self._at, size) if size else b""
-        self._at += len(data)
+        size = max(0, self._size - self._offset if size is None or size < 0 else min(size, self._size - self._offset))
+        data = self._ranges.read_range(self._path, self._offset, size) if size else b""
+        self._offset += len(data)
         return data
 
 
@@ -205,8 +207,8 @@ def _flat(name: str, kind: Any) -> Iterator[tuple[str, Any]]:
     while pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
         kind = kind.value_type
     if pyarrow.types.is_struct(kind):
-        for each in kind:
-            yield from _flat(f"{name}/{each.name}", each.type)
+        for field in kind:
+            yield from _flat(f"{name}/{field.name}", field.type)
 
 
 def _is_image(kind: Any) -> bool:
@@ -214,7 +216,7 @@ def _is_image(kind: Any) -> bool:
     import pyarrow.types
 
     if pyarrow.types.is_struct(kind):
-        return any(each.name == "bytes" and _is_image(each.type) for each in kind)
+        return any(field.name == "bytes" and _is_image(field.type) for field in kind)
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 

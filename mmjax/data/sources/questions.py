@@ -34,7 +34,7 @@ TYPES = {"colour": 0.2, "shape": 0.2, "size": 0.1, "count": 0.15, "exists": 0.2,
 COUNTS = ("0", "1", "2", "3")
 
 _VALUES = {"size": SIZES, "color": tuple(COLORS), "shape": SHAPES}  # in the order of words
-_ASKED = {"colour": "color", "shape": "shape", "size": "size"}
+_ATTRIBUTES = {"colour": "color", "shape": "shape", "size": "size"}
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _PLURALS = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
 _NAMES = tuple(TYPES)
@@ -86,14 +86,14 @@ class Questions:
         record = self._scenes[index]
         # Python's own generator, as for the scenes: quick to seed, and the same in every version.
         rng = random.Random(index << 3 | (_TRAIN if self.split == "train" else _TEST))
-        asked = ask(record["annotation"], rng)
-        answers = [asked.answer] * HUMANS
+        question = ask(record["annotation"], rng)
+        answers = [question.answer] * HUMANS
         return {
             **record,
-            "question": asked.text,
+            "question": question.text,
             "answers": answers,
             "answer_type": answer_type(answers),
-            "question_type": asked.template,
+            "question_type": question.template,
         }
 
 
@@ -106,17 +106,17 @@ def ask(annotation: dict[str, Any], rng: random.Random) -> Question:
     """
     while True:
         template = _NAMES[bisect.bisect(_ENDS, rng.random())]
-        found = _TEMPLATES[template](annotation, rng)
-        if found is not None:
-            return Question(*found, template)
+        text_and_answer = _TEMPLATES[template](annotation, rng)
+        if text_and_answer is not None:
+            return Question(*text_and_answer, template)
 
 
-def _attribute(asked: str) -> Any:
+def _attribute(attribute: str) -> Any:
     def draw(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str] | None:
         objects = annotation["objects"]
         target = _pick(rng, objects)
-        name = _name(objects, target, rng, without=_ASKED[asked])
-        return None if name is None else (f"what {asked} is the {name}?", target[_ASKED[asked]])
+        name = _name(objects, target, rng, without=_ATTRIBUTES[attribute])
+        return None if name is None else (f"what {attribute} is the {name}?", target[_ATTRIBUTES[attribute]])
 
     return draw
 
@@ -129,8 +129,8 @@ def _count(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]:
     # Of all colours most are not there: one that is, more often.
     values = [item[attribute] for item in objects] if rng.random() < 0.6 else _VALUES[attribute]
     value = _pick(rng, values)
-    asked = _PLURALS[value] if attribute == "shape" else f"{value} objects"
-    return f"how many {asked} are there?", str(sum(item[attribute] == value for item in objects))
+    plural = _PLURALS[value] if attribute == "shape" else f"{value} objects"
+    return f"how many {plural} are there?", str(sum(item[attribute] == value for item in objects))
 
 
 def _exists(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]:
@@ -143,9 +143,9 @@ def _exists(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]:
     while True:
         kind = tuple(_pick(rng, _VALUES[a]) for a in attributes)
         if near:  # like one that is there, but for one attribute
-            place = int(rng.random() * len(attributes))
-            there = _pick(rng, sorted(kinds))
-            kind = (*there[:place], kind[place], *there[place + 1 :])
+            changed = int(rng.random() * len(attributes))
+            similar = _pick(rng, sorted(kinds))
+            kind = (*similar[:changed], kind[changed], *similar[changed + 1 :])
         if kind not in kinds:
             return f"is there a {_words(attributes, kind)}?", "no"
 
@@ -166,14 +166,14 @@ def _relation(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]
         true = rng.random() < 0.5
         return f"is the {one} {relation if true else _OPPOSITE[relation]} the {other}?", "yes" if true else "no"
     name = _name(objects, objects[second], rng)
-    asked = _pick(rng, ("colour", "shape"))
-    answer = objects[first][_ASKED[asked]]
-    return None if name is None else (f"what {asked} is the object {relation} the {name}?", answer)
+    attribute = _pick(rng, ("colour", "shape"))
+    answer = objects[first][_ATTRIBUTES[attribute]]
+    return None if name is None else (f"what {attribute} is the object {relation} the {name}?", answer)
 
 
 _COMBINATIONS = tuple(c for n in (1, 2, 3) for c in itertools.combinations(_VALUES, n) if c != ("size",))
 _TEMPLATES = {
-    **{asked: _attribute(asked) for asked in _ASKED},
+    **{attribute: _attribute(attribute) for attribute in _ATTRIBUTES},
     "count": _count,
     "exists": _exists,
     "relation": _relation,

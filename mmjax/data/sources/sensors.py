@@ -1,4 +1,4 @@
-"""Three synthetic modalities that tell overlapping parts of one thing, for fusion and for missing modalities.
+"""Three synthetic modalities that share information about a label, for fusion and for missing modalities.
 
 Three hidden bits u, v, w make eight classes. Each modality shows two of them, so that every bit is shown twice and no
 modality shows all:
@@ -70,7 +70,7 @@ class Sensors:
         index = check_index(index, len(self))
         rng = example_rng(SensorStream.TRAIN if self.split == "train" else SensorStream.TEST, index)
         label = int(rng.random() * 8)
-        bits = dict(zip("uvw", (float(2 * (label >> place & 1) - 1) for place in (2, 1, 0)), strict=True))
+        bits = dict(zip("uvw", (float(2 * (label >> shift & 1) - 1) for shift in (2, 1, 0)), strict=True))
         modalities = {}
         for name, make in (("image", _image), ("series", _series), ("table", _table)):
             shown = [bits[bit] + NOISE[name] * noise for bit, noise in zip(SHOWS[name], _normal(rng, 2), strict=True)]
@@ -89,26 +89,26 @@ def best_accuracy(names: Collection[str]) -> float:
 
 def _image(u: float, v: float, rng: np.random.Generator) -> Float32[np.ndarray, "16 16 3"]:
     height, width, channels = SHAPES["image"]
-    x, y = _places(width), _places(height)
+    x, y = _centred(width), _centred(height)
     blob = np.exp(-((y - _SHIFT * v) ** 2) / (2 * _BLOB**2))[:, None] * np.exp(
         -((x - _SHIFT * u) ** 2) / (2 * _BLOB**2)
     )
     tint = 0.5 + 0.5 * rng.random(channels)  # tells nothing
-    noise = _even(rng, (height, width, channels))
+    noise = _uniform(rng, (height, width, channels))
     return (blob[:, :, None] * tint + _PIXELS * noise).astype(np.float32)
 
 
 def _series(v: float, w: float, rng: np.random.Generator) -> Float32[np.ndarray, "32 4"]:
     steps, channels = SHAPES["series"]
-    time = _places(steps) / steps
+    time = _centred(steps) / steps
     angle = 2 * math.pi * ((_CYCLES[0] + _CYCLES[1] * v) * time + (rng.random() - 0.5) / 4)
     shifted = angle + _PHASE * w
     waves = np.stack([np.sin(angle), np.cos(angle), np.sin(shifted), np.cos(shifted)], axis=1)
-    return (waves + _SAMPLES * _even(rng, (steps, channels))).astype(np.float32)
+    return (waves + _SAMPLES * _uniform(rng, (steps, channels))).astype(np.float32)
 
 
 def _table(w: float, u: float, rng: np.random.Generator) -> Float32[np.ndarray, " 6"]:
-    noise = _COLUMNS * _even(rng, NUMERIC)
+    noise = _COLUMNS * _uniform(rng, NUMERIC)
     nothing = rng.random(2)
     group = 2 * (w > 0) + (u > 0)  # what can be read off roughly is a category, too
     return np.array(
@@ -125,12 +125,12 @@ def _table(w: float, u: float, rng: np.random.Generator) -> Float32[np.ndarray, 
 
 
 @functools.lru_cache(maxsize=8)
-def _places(count: int) -> np.ndarray:
+def _centred(count: int) -> np.ndarray:
     """Of so many pixels or samples, from the middle."""
     return np.arange(count) - (count - 1) / 2
 
 
-def _even(rng: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
+def _uniform(rng: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
     """Uniform noise of variance 1."""
     return (rng.random(shape) - 0.5) * math.sqrt(12)
 

@@ -122,10 +122,10 @@ def wordings(scene: Scene) -> list[str]:
         (_, relation, _), (a, b) = scene.relations[0], names
         return [f"{a} {relation} {b}", f"{b} {_OPPOSITE[relation]} {a}"]
     parts = [f"{relation} {names[j]}" for _, relation, j in scene.relations]
-    return [f"{names[0]} {' and '.join(each)}" for each in (parts, parts[::-1])]
+    return [f"{names[0]} {' and '.join(order)}" for order in (parts, parts[::-1])]
 
 
-def place(scene: Scene, rng: random.Random, size: int) -> list[dict[str, Any]]:
+def place_objects(scene: Scene, rng: random.Random, size: int) -> list[dict[str, Any]]:
     """Gives every object its cell, position and radius.
 
     Returns:
@@ -168,8 +168,8 @@ class Shapes:
     """Drawn scenes, `size` pixels square; example i is a pure function of (split, i).
 
     Records have the scene's description as `id` (so two drawings of one description are positives of each other), one
-    caption, all its wordings as `references`, and an `annotation`: `objects` as `place` gives them, `relations` as
-    (i, relation, j), "object i is `relation` object j".
+    caption, all its wordings as `references`, and an `annotation`: `objects` as `place_objects` gives them, `relations`
+    as (i, relation, j), "object i is `relation` object j".
 
     Args:
       split: "train", a million scenes, one in ten of a single object and the others half of two, half of three; or
@@ -208,7 +208,7 @@ class Shapes:
         else:
             scene, text = _test_scenes(self.length)[index]
             rng = _generator(_TEST_DRAWING, index)
-        objects = place(scene, rng, self.size)
+        objects = place_objects(scene, rng, self.size)
         return Record(
             image=render(objects, rng, self.size),
             captions=[text],

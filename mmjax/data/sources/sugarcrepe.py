@@ -2,7 +2,7 @@
 
 import posixpath
 
-from mmjax.data.formats.image_list import Listed
+from mmjax.data.formats.image_file import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
 from mmjax.data.sources.karpathy import locate_images, read_json
 from mmjax.errors import UserError
@@ -11,7 +11,7 @@ from mmjax.io.reader import Reader
 _FOLDERS = ("", "images", "val2017", "../val2017", "../images")
 
 
-class SugarCrepe(Listed):
+class SugarCrepe(ImageList):
     """Images with two captions, the right one first: for the task `image_caption_selection`, not for training.
 
     The file is one of the benchmark's, such as `replace_att.json`: {"0": {"filename", "caption", "negative_caption"}}.
@@ -46,8 +46,8 @@ class SugarCrepe(Listed):
         if not names:
             raise UserError(f"{where}: the file has no examples; give one of SugarCrepe's")
         folder = file[: file.rfind("/") + 1]
-        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, each)) for each in _FOLDERS]
-        self._files = locate_images(self._reader, names, roots, where, given=bool(comma))
+        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, name)) for name in _FOLDERS]
+        self._files = locate_images(self._reader, names, roots, where, is_named=bool(comma))
 
     def _id(self, index: int, path: str) -> int:
         # The captions of one image are not positives of one another here.

@@ -1,4 +1,4 @@
-"""Examples that cost nothing to read, for measuring how fast training is without its data."""
+"""Noise images with captions, to measure the speed of training without its data."""
 
 import numpy as np
 from jaxtyping import UInt8

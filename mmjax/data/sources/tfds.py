@@ -7,7 +7,7 @@ from mmjax.data.column_inference import choose_fields
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.arrayrecord import ExampleProtos, RecordFiles, check_readable
 from mmjax.errors import UserError, did_you_mean, validate_choice
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import local_path
 from mmjax.utils.optional_imports import require
 
@@ -45,7 +45,9 @@ class Tfds(ExampleProtos):
         try:
             parts = info.splits[split].file_instructions
         except ValueError as error:
-            raise UserError(f"{where}: split {split!r} cannot be read ({reason(error)}); write train[:10%]") from error
+            raise UserError(
+                f"{where}: split {split!r} cannot be read ({error_reason(error)}); write train[:10%]"
+            ) from error
         parts = [part for part in parts if part.take > 0]
         if not parts:
             raise UserError(f"{where}: split {split!r} has no examples; choose another one")
@@ -82,15 +84,15 @@ def _builder(tfds: Any, name: str, where: str) -> Any:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=_data_dir())
     except tfds.core.registered.DatasetNotFoundError as error:
         data_dir = _data_dir() or "~/tensorflow_datasets"
-        there = _folders(data_dir)
-        near = did_you_mean(name.partition(":")[0].partition("/")[0], there)
-        found = f"it has {', '.join(there[:20])}" if there else "it is empty or missing"
+        prepared = _folders(data_dir)
+        near = did_you_mean(name.partition(":")[0].partition("/")[0], prepared)
+        contents = f"it has {', '.join(prepared[:20])}" if prepared else "it is empty or missing"
         raise UserError(
-            f"{where}: {name!r} is not prepared in {data_dir!r}: {found}{near}; "
+            f"{where}: {name!r} is not prepared in {data_dir!r}: {contents}{near}; "
             "check version and config, or set TFDS_DATA_DIR"
         ) from error
     except Exception as error:  # TFDS has many errors for files that are not as it wrote them
-        raise UserError(f"{where}: cannot be opened ({reason(error)}); prepare the set again") from error
+        raise UserError(f"{where}: cannot be opened ({error_reason(error)}); prepare the set again") from error
 
 
 def _data_dir() -> str | None:
@@ -122,8 +124,8 @@ def _flat(kinds: Any, feature: Any, path: str = "") -> dict[str, Any]:
     """Features by their path; one in a sequence counts as if it stood there alone."""
     if isinstance(feature, kinds.FeaturesDict):
         inner = {}
-        for key, each in feature.items():
-            inner |= _flat(kinds, each, f"{path}/{key}" if path else key)
+        for key, inner_feature in feature.items():
+            inner |= _flat(kinds, inner_feature, f"{path}/{key}" if path else key)
         return inner
     if isinstance(feature, kinds.Sequence) and isinstance(feature.feature, kinds.FeaturesDict):
         return _flat(kinds, feature.feature, path)

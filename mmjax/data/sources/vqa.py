@@ -20,10 +20,10 @@ from mmjax.data.sources.karpathy import locate_images, read_json
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io.reader import Reader
 from mmjax.metrics.vqa_answers import HUMANS, answer_type, common_answers, main_answer
-from mmjax.utils.string_array import Texts
+from mmjax.utils.string_array import StringArray
 
 _OPTION = re.compile(r",(images|annotations)=")
-_BETWEEN = "\0"  # answers of one question
+_SEPARATOR = "\0"  # answers of one question
 _USAGE = "write vqa:FILE.json[,annotations=FILE][,images=DIR] or vqa:FILE.jsonl[,images=DIR]"
 
 
@@ -64,14 +64,14 @@ class Vqa:
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='vqa:{path}'"
         file, *rest = _OPTION.split(path)
-        given = dict(zip(rest[::2], rest[1::2], strict=True))
-        if not file.endswith((".json", ".jsonl")) or not all(given.values()) or len(given) < len(rest) // 2:
+        files = dict(zip(rest[::2], rest[1::2], strict=True))
+        if not file.endswith((".json", ".jsonl")) or not all(files.values()) or len(files) < len(rest) // 2:
             raise UserError(f"{where}: cannot be read; {_USAGE}")
         self._reader = Reader(options.retry_seconds)
         folder = file[: file.rfind("/") + 1]
         self.answers_normalized = not file.endswith(".jsonl")
         if not self.answers_normalized:
-            if "annotations" in given:
+            if "annotations" in files:
                 raise UserError(f"{where}: JSON Lines have their answers beside the questions; {_USAGE}")
             self.name = posixpath.basename(file).removesuffix(".jsonl")
             entries = list(_lines(Table(file, reader=self._reader, where=where), where))
@@ -79,19 +79,19 @@ class Vqa:
         else:
             base = posixpath.basename(file).removesuffix(".json").removesuffix("_questions").replace("OpenEnded_", "")
             self.name = base
-            answers = given.get("annotations", f"{folder}{base}_annotations.json")
+            answers = files.get("annotations", f"{folder}{base}_annotations.json")
             subtype, entries = _official(self._reader, file, answers, where)
             # As the images of 2014 are named, and those of 2017.
             names = [[f"COCO_{subtype}_{entry.image}.jpg" for entry in entries], [f"{e.image}.jpg" for e in entries]]
             near = ["", "images", subtype, f"images/{subtype}", f"../{subtype}", "../images"]
-        roots = [posixpath.join(folder, each) for each in near]
-        if "images" in given:
-            roots = [given["images"], posixpath.join(given["images"], subtype)]
-        found = _locate(self._reader, names, roots, where, given="images" in given)
+        roots = [posixpath.join(folder, name) for name in near]
+        if "images" in files:
+            roots = [files["images"], posixpath.join(files["images"], subtype)]
+        paths = _locate(self._reader, names, roots, where, is_named="images" in files)
         # Several questions are about one image; a million of them are kept in a few arrays.
-        self._files, self._file = np.unique(found, return_inverse=True)
-        self._questions = Texts(entry.question for entry in entries)
-        self._answers = Texts(_BETWEEN.join(entry.answers) for entry in entries)
+        self._files, self._file = np.unique(paths, return_inverse=True)
+        self._questions = StringArray(entry.question for entry in entries)
+        self._answers = StringArray(_SEPARATOR.join(entry.answers) for entry in entries)
         self._types = [(entry.answer_type, entry.question_type) for entry in entries]
         self._ids = np.array([entry.question_id for entry in entries], np.int64)
         self.answer_names = common_answers(main_answer(entry.answers) for entry in entries)
@@ -108,7 +108,7 @@ class Vqa:
             id=stable_id("image", path),
             path=path,
             question=self._questions[index],
-            answers=self._answers[index].split(_BETWEEN),
+            answers=self._answers[index].split(_SEPARATOR),
             answer_type=answer_kind,
             question_id=int(self._ids[index]),
         )
@@ -120,29 +120,30 @@ def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[
     content = read_json(reader, file, where)
     questions = _list(content, "questions", file, where)
     answered = {}
-    for number, told in enumerate(_list(read_json(reader, annotations, where), "annotations", annotations, where)):
+    annotation_list = _list(read_json(reader, annotations, where), "annotations", annotations, where)
+    for number, entry in enumerate(annotation_list):
         try:
-            answers = [str(each["answer"]) for each in told["answers"]]
-            answered[told["question_id"]] = answers, told.get("answer_type"), told.get("question_type", "")
+            answers = [str(answer["answer"]) for answer in entry["answers"]]
+            answered[entry["question_id"]] = answers, entry.get("answer_type"), entry.get("question_type", "")
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{where}: annotation {number} of {annotations} lacks {error}; each needs question_id and answers with"
                 " 'answer'"
             ) from error
     entries = []
-    for number, asked in enumerate(questions):
+    for position, question in enumerate(questions):
         try:
-            image, text, own = int(asked["image_id"]), str(asked["question"]), int(asked["question_id"])
+            image, text, number = int(question["image_id"]), str(question["question"]), int(question["question_id"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{where}: question {number} of {file} lacks {error}; each needs image_id, question and question_id"
+                f"{where}: question {position} of {file} lacks {error}; each needs image_id, question and question_id"
             ) from error
-        if own not in answered:
+        if number not in answered:
             raise UserError(
-                f"{where}: question {own} has no answers in {annotations}; give the annotations of the same split"
+                f"{where}: question {number} has no answers in {annotations}; give the annotations of the same split"
             )
-        answers, kind, question_kind = answered[own]
-        entries.append(_entry(f"{image:012d}", text, answers, kind, question_kind, own, f"question {own}", where))
+        name = f"question {number}"
+        entries.append(_entry(f"{image:012d}", text, *answered[number], number, name, where))
     return str(content.get("data_subtype", "train2014")), entries
 
 
@@ -153,23 +154,22 @@ def _lines(table: Table, where: str) -> Iterator[_Entry]:
             near = did_you_mean(name, table.columns)
             raise UserError(f"{where}: no line has {name!r}{near}; each needs image, question and answers")
     more = ["answer_type", "question_type", "question_id"]
-    for line, image, question, kind, question_kind, own, *given in table.rows(["image", "question", *more, *named]):
+    for line, image, question, kind, question_kind, number, *cells in table.rows(["image", "question", *more, *named]):
         if not isinstance(image, str) or not image.strip():
             raise UserError(f"{where}: line {line} names no image; each needs image, question and answers")
         if not isinstance(question, str):
             raise UserError(f"{where}: line {line} has no question; each needs image, question and answers")
-        if own is not None and not isinstance(own, int):
-            raise UserError(f"{where}: line {line}: question_id {own!r} is no integer; correct it or leave it out")
+        if number is not None and not isinstance(number, int):
+            raise UserError(f"{where}: line {line}: question_id {number!r} is no integer; correct it or leave it out")
+        cell = next((cell for cell in cells if cell is not None), None)
         # A number is an answer, too.
-        given = next((each for each in given if each is not None), None)
-        given = [str(each) if isinstance(each, int | float) else each for each in _listed(given)]
-        answers = texts_of(given)
-        name = f"line {line}"
-        yield _entry(image.strip(), question, answers, kind, question_kind, line if own is None else own, name, where)
+        answers = texts_of([str(item) if isinstance(item, int | float) else item for item in _listed(cell)])
+        number = line if number is None else number
+        yield _entry(image.strip(), question, answers, kind, question_kind, number, f"line {line}", where)
 
 
 def _entry(
-    image: str, question: str, answers: list[str], kind: Any, question_kind: Any, own: int, name: str, where: str
+    image: str, question: str, answers: list[str], kind: Any, question_kind: Any, number: int, name: str, where: str
 ) -> _Entry:
     # A blank answer is one of ten people's all the same: without it three others would be three of nine.
     if not question.strip() or not any(answer.strip() for answer in answers):
@@ -177,7 +177,7 @@ def _entry(
         raise UserError(f"{where}: {name} has a blank {lacking}, or none; remove it or correct the file")
     answers = answers * HUMANS if len(answers) == 1 else answers
     kind = kind if isinstance(kind, str) and kind else answer_type(answers)
-    return _Entry(image, question, answers, kind, question_kind if isinstance(question_kind, str) else "", own)
+    return _Entry(image, question, answers, kind, question_kind if isinstance(question_kind, str) else "", number)
 
 
 def _listed(value: Any) -> Iterable[Any]:
@@ -185,18 +185,18 @@ def _listed(value: Any) -> Iterable[Any]:
 
 
 def _list(content: Any, key: str, file: str, where: str) -> list[Any]:
-    found = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(found, list) or not found:
+    items = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(items, list) or not items:
         raise UserError(f"{where}: {file} has no list {key!r}; give VQA v2's file of {key}")
-    return found
+    return items
 
 
-def _locate(reader: Reader, candidates: list[list[str]], roots: list[str], where: str, *, given: bool) -> list[str]:
+def _locate(reader: Reader, candidates: list[list[str]], roots: list[str], where: str, *, is_named: bool) -> list[str]:
     """Full paths of the images, by the first of the ways to name them that gives one that is there."""
     first: UserError | None = None
     for names in candidates:
         try:
-            return locate_images(reader, names, roots, where, given=given)
+            return locate_images(reader, names, roots, where, is_named=is_named)
         except UserError as error:
             first = first or error
     raise first

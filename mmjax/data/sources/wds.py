@@ -1,4 +1,4 @@
-"""WebDataset shards by position: every example of many tars has a number."""
+"""WebDataset shards (`wds:`), read by position: every example of many tars has a number."""
 
 import itertools
 import logging
@@ -10,44 +10,54 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.caption_keys import CaptionKeys
-from mmjax.data.column_inference import check_templates, class_record, read_lines, spread
+from mmjax.data.column_inference import check_templates, evenly_spaced, make_class_record, read_lines
 from mmjax.data.formats.multilabel import multilabel_record
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
 from mmjax.data.webdataset.build import build_index
 from mmjax.data.webdataset.find import find_index
-from mmjax.data.webdataset.index_file import TarIndex
-from mmjax.data.webdataset.members import CAPTION_KEYS, IMAGE_ENDINGS, KeyCheck, Lookup, Members, either, parse_members
-from mmjax.data.webdataset.members import reading as reading_from
-from mmjax.data.webdataset.scan import kept_table, scan_once
-from mmjax.data.webdataset.shard_cache import ShardCache, table_of, user_cache
+from mmjax.data.webdataset.index_file import Shards, TarIndex
+from mmjax.data.webdataset.members import (
+    CAPTION_KEYS,
+    IMAGE_ENDINGS,
+    Lookup,
+    MemberCheck,
+    Members,
+    Sample,
+    bytes_reader,
+    join_names,
+    parse_members,
+)
+from mmjax.data.webdataset.scan import scan_once, scan_path
+from mmjax.data.webdataset.shard_cache import ShardCache, scan_path_of_copy, user_cache
 from mmjax.data.webdataset.shard_list import ShardList, declared_lengths, list_shards
 from mmjax.data.webdataset.tar_format import BLOCK, scan
 from mmjax.data.webdataset.validate import check_shards
 from mmjax.errors import UserError
 from mmjax.io import file_pool
 from mmjax.io.page_cache import ReadAhead
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, ReadError, local_path
-from mmjax.utils.lru_cache import Lru
-from mmjax.utils.string_array import Texts
+from mmjax.utils.lru_cache import LRUCache
+from mmjax.utils.string_array import StringArray
 
-_TABLES = 256  # shards whose examples' places are remembered, where there is no index
-_LOOKED_AT = 64  # examples, for the keys that the config names
-_FIRST_BYTES, _FIRST_SHARDS = 4 << 20, 8  # looked at for what an example has, where there is no index
+_TABLES = 256  # shards whose scans are kept in memory, where there is no index
+_INSPECTED = 64  # examples, for the keys that the config names
+_FIRST_BYTES, _FIRST_SHARDS = 4 << 20, 8  # inspected for the members of examples, where there is no index
 
 log = logging.getLogger("mmjax.data")
 
 
-class Tars:
+class WebDataset:
     """Image-text pairs in tars, as webdataset, img2dataset and CLIP_benchmark write them.
 
     An example is a run of members that share a key, the path up to the first dot of the base name. Where each lies is
     in an index (`mmjax.data.webdataset.index_file`), built at the start for local shards that have none. In the order
     `windowed` the number of examples in each shard is enough, which img2dataset's NNNNN_stats.json or a sizes.json
-    tells; a shard is then scanned when it is first needed. Remote shards are read example by example, and in the order
-    `windowed` downloaded whole into a cache on the local disk; local ones are then read ahead, whole and in order.
+    declares; a shard is then scanned when it is first needed. Remote shards are read example by example, and in the
+    order `windowed` downloaded whole into a cache on the local disk; local ones are then read ahead, whole and in
+    order.
 
-    Shards that an index says to be missing or damaged are told of at the start; `data.eval` refuses any, training more
+    Shards that are missing or damaged by their index are logged at the start; `data.eval` refuses any, training more
     than `options.max_bad_fraction` of them (see `mmjax.data.webdataset.validate`).
 
     A folder with classnames.txt and examples with .cls is a set of classes; with dataset_type.txt saying `retrieval`,
@@ -72,66 +82,61 @@ class Tars:
         self._captions = CaptionKeys.parse(
             options.caption_keys, default=CAPTION_KEYS, field=f"{options.keys_field}.caption_keys"
         )
+        windowed = options.order == "windowed"
         split = "test" if field.startswith("data.eval") else "train"
         shards = list_shards(path, reader=self._reader, where=where, split=split)
         self.name = shards.name
         self._folder = shards.folder
-        self._index: TarIndex | None = None
-        windowed = options.order == "windowed"
         try:
-            key_sets = self._open(shards, path, options, where)
+            self._index = find_index(shards, cache=options.cache, reader=self._reader)
+            lengths = self._declared_lengths(shards, path, where) if self._index is None and windowed else None
+            if self._index is None and lengths is None:
+                self._index = _build_local_index(shards, path, options, where)
+            if self._index is None:
+                description = None
+                self._set_lengths(shards.names, lengths, {}, where)
+            else:
+                description = self._index.shards()
+                self._set_lengths(description.names, description.rows, description.problems, where)
+                check_shards(shards, description, path=path, options=options, where=where)
         except UserError:
             raise
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{where}: cannot be read ({reason(error)})") from error
+            raise UserError(f"{where}: cannot be read ({error_reason(error)})") from error
         self._cache = self._ahead = None
         if windowed and shards.is_local:
             self._ahead = ReadAhead()
         elif windowed:
             folder = os.path.join(local_path(options.cache) or user_cache(), "shards")
             self._cache = ShardCache(folder, options.cache_gb * 1e9, self._reader)
-        self._tables_in = options.cache
-        self._tables = Lru(self._scan, _TABLES)
-        looks = iter([(key_sets, self._spread_examples())]) if key_sets is not None else self._beginnings(where)
-        first = next(looks)
-        self._find_classes(shards, first[0], where)
-        check = KeyCheck(self._images, self._captions, options, has_classes=bool(self.class_names))
-        check.run(itertools.chain([first], looks), where)
+        self._scan_cache = options.cache
+        self._tables = LRUCache(self._scan, _TABLES)
+        samples = self._sample_beginnings(where) if description is None else self._sample_indexed(description)
+        first_sample = next(samples)
+        self._find_classes(shards, first_sample.key_sets, where)
+        check = MemberCheck(self._images, self._captions, options, has_classes=bool(self.class_names))
+        check.run(itertools.chain([first_sample], samples), where)
 
-    def _open(self, shards: ShardList, path: str, options: SourceOptions, where: str) -> dict[str, int] | None:
-        """Sets the shards and their lengths; returns what examples have, where an index knows."""
-        found = find_index(shards, cache=options.cache, reader=self._reader)
-        if found is None and options.order == "windowed":
-            lengths, silent = declared_lengths(shards, reader=self._reader, where=where)
-            if not silent:
-                self._set_lengths(shards.names, lengths)
-                self._check_not_empty({}, where)
-                return None
-            if not shards.is_local:
-                raise UserError(
-                    f"{where}: nothing tells how many examples {len(silent)} of {len(lengths)} shards have"
-                    f" ({silent[0]}); run mmjax index {path!r}, or put their NNNNN_stats.json or sizes.json there"
-                )
-        if found is None:
-            if not shards.is_local:
-                raise UserError(
-                    f"{where}: remote shards need an index; run mmjax index {path!r}, or set data.order=windowed"
-                    " where sizes.json or img2dataset's NNNNN_stats.json lies beside them"
-                )
-            found = TarIndex(build_index(shards, options=options, where=where))
-        self._index = found
-        told = self._index.shards()
-        self._set_lengths(told.names, told.rows)
-        self._check_not_empty(told.problems, where)
-        check_shards(shards, told, path=path, options=options, where=where)
-        return told.all_key_sets
+    def _declared_lengths(self, shards: ShardList, path: str, where: str) -> np.ndarray | None:
+        """The numbers of examples that the shards declare; None where some of local ones do not, which are indexed.
 
-    def _set_lengths(self, names: Sequence[str], lengths: np.ndarray) -> None:
-        self._names = Texts(names)
+        Raises:
+          UserError: some of remote shards declare none.
+        """
+        lengths, undeclared = declared_lengths(shards, reader=self._reader, where=where)
+        if not undeclared:
+            return lengths
+        if shards.is_local:
+            return None
+        raise UserError(
+            f"{where}: nothing tells how many examples {len(undeclared)} of {len(lengths)} shards have"
+            f" ({undeclared[0]}); run mmjax index {path!r}, or put their NNNNN_stats.json or sizes.json there"
+        )
+
+    def _set_lengths(self, names: Sequence[str], lengths: np.ndarray, problems: Mapping[str, str], where: str) -> None:
+        self._names = StringArray(names)
         self.shard_lengths = np.asarray(lengths, np.int64)
         self._ends = np.cumsum(self.shard_lengths)
-
-    def _check_not_empty(self, problems: Mapping[str, str], where: str) -> None:
         if not len(self):
             what = "; ".join(f"{name} is {problem}" for name, problem in list(problems.items())[:3])
             raise UserError(
@@ -139,33 +144,36 @@ class Tars:
                 " and that the files are tars of images and captions"
             )
 
+    def _sample_indexed(self, description: Shards) -> Iterator[Sample]:
+        """All endings that an index knows, with examples from all over the shards."""
+        yield Sample(description.all_key_sets, self._spread_examples())
+
     def _spread_examples(self) -> Iterator[Members]:
-        """Some examples that can be read, from all over the shards of an index."""
-        for index in spread(len(self), _LOOKED_AT):
+        for index in evenly_spaced(len(self), _INSPECTED):
             try:
                 yield self._members(index)[2]
-            except ReadError:  # the storage fails; hours would go by until it had refused all
+            except ReadError:  # the storage fails: further reads would take hours to fail, too
                 return
             except (BadExample, OSError):
                 continue
 
-    def _beginnings(self, where: str) -> Iterator[tuple[dict[str, int], Iterator[Members]]]:
-        """What the examples at the beginning of shards have, and these examples, where there is no index."""
-        problem, found = "they hold no examples", False
+    def _sample_beginnings(self, where: str) -> Iterator[Sample]:
+        """The examples at the beginning of some shards, where there is no index."""
+        problem, is_any_read = "they hold no examples", False
         full = np.flatnonzero(self.shard_lengths)
-        for shard in full[spread(len(full), _FIRST_SHARDS)].tolist():
+        for shard in full[evenly_spaced(len(full), _FIRST_SHARDS)].tolist():
             path = self._path(shard)
             try:
                 beginning = self._reader.read_range(path, 0, _FIRST_BYTES)
             except OSError as error:
-                problem = reason(error)
+                problem = error_reason(error)
                 continue
-            table = scan(reading_from(beginning), len(beginning), chunk=_FIRST_BYTES)
+            table = scan(bytes_reader(beginning), len(beginning), chunk=_FIRST_BYTES)
             if len(table.rows):
-                found = True
-                yield table.key_sets, _examples(beginning, table.rows[:_LOOKED_AT], path)
+                is_any_read = True
+                yield Sample(table.key_sets, _examples(beginning, table.rows[:_INSPECTED], path))
             problem = table.problem
-        if not found:
+        if not is_any_read:
             raise UserError(f"{where}: none of the first shards can be read (the last: {problem}); check the path")
 
     def _find_classes(self, shards: ShardList, key_sets: Mapping[str, int], where: str) -> None:
@@ -206,16 +214,16 @@ class Tars:
             raise BadExample("cut", f"{path} ends at byte {start + len(blob)}, within an example")
         return path, *parse_members(blob, f"{path}, example at byte {start}")
 
-    def prepare(self, shards: Sequence[int]) -> None:
+    def prefetch_shards(self, shards: Sequence[int]) -> None:
         """Starts to fetch shards in the background, for the order `windowed`: remote ones to the local disk, local
         ones to memory."""
         if self._ahead is not None:
-            self._ahead.prepare([local_path(self._path(shard)) for shard in shards])
+            self._ahead.prefetch([local_path(self._path(shard)) for shard in shards])
         if self._cache is not None:
             try:
-                self._cache.prepare([self._path(shard) for shard in shards])
-            except OSError as error:  # whoever needs a shard is told
-                log.warning("%s: shards cannot be fetched ahead: %s", self.name, reason(error))
+                self._cache.prefetch([self._path(shard) for shard in shards])
+            except OSError as error:  # reading an example of the shard raises it again
+                log.warning("%s: shards cannot be fetched ahead: %s", self.name, error_reason(error))
 
     def _path(self, shard: int) -> str:
         return f"{self._folder}/{self._names[shard]}" if self._folder else self._names[shard]
@@ -245,19 +253,19 @@ class Tars:
     def _scan(self, shard: int) -> np.ndarray:
         path = self._path(shard)
         if self._cache is None:
-            scanned = scan_once(path, self._reader, kept_table(path, self._tables_in))
+            scanned = scan_once(path, self._reader, scan_path(path, self._scan_cache))
         else:
-            scanned = self._with_copy(path, lambda copy: scan_once(copy, self._reader, table_of(copy)))
-        declared, there = int(self.shard_lengths[shard]), len(scanned.table.rows)
-        if there != declared or scanned.table.problem:
-            log.warning("%s has %d examples, %d declared %s", path, there, declared, scanned.table.problem)
+            scanned = self._with_copy(path, lambda copy: scan_once(copy, self._reader, scan_path_of_copy(copy)))
+        declared, present = int(self.shard_lengths[shard]), len(scanned.table.rows)
+        if present != declared or scanned.table.problem:
+            log.warning("%s has %d examples, %d declared %s", path, present, declared, scanned.table.problem)
         return scanned.table.rows
 
     def _record(self, path: str, key: str, members: Mapping[str, bytes]) -> Record:
         ending = next((ending for ending in self._images if ending in members), None)
         name = f"{path}/{key}"
         if ending is None:
-            raise BadExample("no_image", f"{name}: has {either(list(members))}, no {either(self._images)}")
+            raise BadExample("no_image", f"{name}: has {join_names(list(members))}, no {join_names(self._images)}")
         image, path_in = members[ending], f"{name}.{ending}"
         if self.is_multilabel and self.class_names:
             names = dict(class_names=self.class_names, templates=self.templates)
@@ -268,7 +276,7 @@ class Tars:
         except BadExample as error:
             if label is None:
                 raise BadExample(error.reason, f"{name}: {error.detail}") from error
-            return class_record(image, self.class_names, self.templates, label, path_in, self._class_ids[label])
+            return make_class_record(image, self.class_names, self.templates, label, path_in, self._class_ids[label])
         record = Record(image=image, id=stable_id("image", path, key), path=path_in, **texts)
         if label is not None:
             record["label"] = label
@@ -279,6 +287,20 @@ class Tars:
         if not text.isdigit() or len(text) > 18 or int(text) >= len(self.class_names):
             raise BadExample("no_caption", f"{name}: .cls is {text[:20]!r}, no number of a class")
         return int(text)
+
+
+def _build_local_index(shards: ShardList, path: str, options: SourceOptions, where: str) -> TarIndex:
+    """Scans local shards and writes their index.
+
+    Raises:
+      UserError: the shards are remote, for which the user builds the index beforehand.
+    """
+    if not shards.is_local:
+        raise UserError(
+            f"{where}: remote shards need an index; run mmjax index {path!r}, or set data.order=windowed"
+            " where sizes.json or img2dataset's NNNNN_stats.json lies beside them"
+        )
+    return TarIndex(build_index(shards, options=options, where=where))
 
 
 def _examples(beginning: bytes, rows: np.ndarray, path: str) -> Iterator[Members]:

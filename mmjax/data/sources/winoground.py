@@ -4,7 +4,7 @@ import json
 import posixpath
 from typing import Any
 
-from mmjax.data.formats.image_list import Listed
+from mmjax.data.formats.image_file import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
 from mmjax.data.sources.karpathy import locate_images
 from mmjax.errors import UserError
@@ -15,7 +15,7 @@ _FOLDERS = ("", "images", "../images")
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Winoground(Listed):
+class Winoground(ImageList):
     """Both images of every example, one after the other, for the task `image_caption_selection`, not for training.
 
     The captions of an image are its own, then the other one's. The file is `examples.jsonl` of Hugging Face's
@@ -51,13 +51,13 @@ class Winoground(Listed):
             if lacking:
                 raise UserError(f"{where}: example {number} lacks {lacking[0]!r}; each needs {', '.join(_FIELDS)}")
             images, captions = ([entry[f"{kind}_{i}"].strip() for i in (0, 1)] for kind in ("image", "caption"))
-            names += [each if each.lower().endswith(_ENDINGS) else f"{each}.png" for each in images]
+            names += [name if name.lower().endswith(_ENDINGS) else f"{name}.png" for name in images]
             self._captions += [(captions[0], captions[1]), (captions[1], captions[0])]
         if not names:
             raise UserError(f"{where}: the file has no examples; give Winoground's examples.jsonl")
         folder = file[: file.rfind("/") + 1]
-        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, each)) for each in _FOLDERS]
-        self._files = locate_images(self._reader, names, roots, where, given=bool(comma))
+        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, name)) for name in _FOLDERS]
+        self._files = locate_images(self._reader, names, roots, where, is_named=bool(comma))
 
     def _id(self, index: int, path: str) -> int:
         # The captions of one image are not positives of one another here.

@@ -1,1 +1,1 @@
-"""Texts: tokenizers, vocabularies, truncation, answers."""
+"""Texts: normalisation, tokenizers, vocabularies."""

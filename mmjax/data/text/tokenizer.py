@@ -8,32 +8,25 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tokenizers
 from jaxtyping import Bool, Int32
 
 from mmjax.data.text import clip_bpe, word_vocab
-from mmjax.data.text.text_normalization import CLEANINGS, canonicalize, clean_clip
-from mmjax.data.text.truncation import shortened, shortened_for_ftfy
+from mmjax.data.text.json_encoder import OPTIONS, JsonEncoder
+from mmjax.data.text.text_normalization import (
+    CLEANERS,
+    canonicalize,
+    clean_clip,
+    truncate_for_ftfy,
+    truncate_text,
+)
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 
 _FIELD = "data.tokenizer"
 _KINDS = ("clip", "bytes", "words:PATH", "sentencepiece:PATH", "json:PATH")
-
-# What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.
-_EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos>", "[SEP]")
-_PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
-_SEP_NAMES = ("[SEP]", "</s>")
-_MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
-
-# What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, ids of separators set to 0, and
-# the end of text in front of texts, too.
-LOWERCASE, STRIP_SEP, BOS = "lowercase", "strip_sep", "bos"
-_OPTIONS = (*CLEANINGS, LOWERCASE, STRIP_SEP, BOS)
 
 Encode = Callable[[list[str]], list[list[int]]]
 Decode = Callable[[list[int]], str]
@@ -207,10 +200,10 @@ def _check_options(spec: str, kind: str, options: Sequence[str]) -> None:
             raise UserError(
                 f"{_FIELD}={spec!r}: {kind} takes no {option!r}; only json can have one, json+{option}:PATH"
             )
-        if option not in _OPTIONS:
-            near = did_you_mean(option, _OPTIONS)
-            raise UserError(f"{_FIELD}={spec!r}: {option!r} is not known{near}; choose among {', '.join(_OPTIONS)}")
-    cleanings = [option for option in options if option in CLEANINGS]
+        if option not in OPTIONS:
+            near = did_you_mean(option, OPTIONS)
+            raise UserError(f"{_FIELD}={spec!r}: {option!r} is not known{near}; choose among {', '.join(OPTIONS)}")
+    cleanings = [option for option in options if option in CLEANERS]
     if len(cleanings) > 1:
         raise UserError(f"{_FIELD}={spec!r}: {' and '.join(cleanings)} cannot both clean a text; choose one")
 
@@ -224,7 +217,7 @@ def _clip(context_length: int) -> Tokenizer:
 
     def encode(texts: list[str]) -> list[list[int]]:
         room = context_length - 2
-        return [[bos, *encode_one(shortened_for_ftfy(text, room, encode_one))[:room], eos] for text in texts]
+        return [[bos, *encode_one(truncate_for_ftfy(text, room, encode_one))[:room], eos] for text in texts]
 
     return Tokenizer(
         spec="clip",
@@ -274,7 +267,8 @@ def _words(spec: str, context_length: int, content: bytes) -> Tokenizer:
     def encode(texts: list[str]) -> list[list[int]]:
         room = context_length - 2
         return [
-            [word_vocab.BOS, *encode_one(shortened(text, room, encode_one))[:room], word_vocab.EOS] for text in texts
+            [word_vocab.BOS, *encode_one(truncate_text(text, room, encode_one))[:room], word_vocab.EOS]
+            for text in texts
         ]
 
     return Tokenizer(
@@ -315,7 +309,7 @@ def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
 
     def encode(texts: list[str]) -> list[list[int]]:
         room = context_length - 1
-        return [[*encode_one(shortened(text, room, encode_one))[:room], eos] for text in texts]
+        return [[*encode_one(truncate_text(text, room, encode_one))[:room], eos] for text in texts]
 
     size = model.GetPieceSize()
     no_words = [i for i in range(size) if model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i)]
@@ -336,95 +330,22 @@ def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
 
 
 def _json(spec: str, context_length: int, content: bytes, options: Sequence[str]) -> Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:  # the library raises bare Exception for a file of another format
-        raise UserError(f"{_FIELD}={spec!r} is not a tokenizer.json ({error}); give the file of that name") from error
-    steps = [_normalizers(content)]
-    if LOWERCASE in options:
-        lower = tokenizers.normalizers.Lowercase()
-        own = backend.normalizer
-        backend.normalizer = lower if own is None else tokenizers.normalizers.Sequence([lower, own])
-        steps = ["Lowercase", *steps]
-    clean: Callable[[str], str] | None = None
-    for option in options:
-        if option in CLEANINGS:
-            clean, told = CLEANINGS[option]
-            steps = [told, *steps]
-    separator = _first_known(backend, _SEP_NAMES) if STRIP_SEP in options else None
-    declared_pad = (backend.padding or {}).get("pad_id")
-    backend.no_padding()
-    backend.no_truncation()
-    bos, eos = _added_specials(backend)
-    appended = eos is None  # the post-processor adds no end of text, so we do
-    if appended:
-        eos = _first_known(backend, _EOS_NAMES)
-    if eos is None:
-        raise UserError(
-            f"{_FIELD}={spec!r} has no end-of-text token; add a post-processor or one of: {', '.join(_EOS_NAMES)}"
-        )
-    first = [eos] if BOS in options and bos is None else []
-    bos = eos if first else bos
-    pad = _first_known(backend, _PAD_NAMES) if declared_pad is None else declared_pad
-    backend.enable_truncation(context_length - len(first) - appended)
-
-    def all_ids(text: str) -> list[int]:
-        encoding = backend.encode(clean(text) if clean else text)
-        return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        heads = [shortened(text, context_length, all_ids) for text in texts]
-        if clean:
-            heads = [clean(head) for head in heads]
-        rows = [encoding.ids for encoding in backend.encode_batch_fast(heads)]
-        rows = [[*first, *row, eos] if appended else [*first, *row] for row in rows]
-        return rows if separator is None else [[0 if i == separator else i for i in row] for row in rows]
-
-    pad = eos if pad is None else pad
-    end = 0 if eos == separator else eos
-    mask, own_separator = _first_known(backend, _MASK_NAMES), backend.token_to_id("[SEP]")
-    declared = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
-    specials = {bos, end, pad, mask, own_separator, *declared} - {None}
-
+    encoder = JsonEncoder(content, context_length, options, f"{_FIELD}={spec!r}")
     return Tokenizer(
         spec=spec,
         context_length=context_length,
-        vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
-        bos_id=bos,
-        eos_id=end,
-        pad_id=pad,
-        mask_id=mask,
-        sep_id=None if separator is not None else own_separator,
-        special_ids=tuple(sorted(specials)),
-        cleaning=", ".join(step for step in steps if step != "none") or "none",
+        vocab_size=encoder.vocab_size,
+        bos_id=encoder.bos_id,
+        eos_id=encoder.eos_id,
+        pad_id=encoder.pad_id,
+        mask_id=encoder.mask_id,
+        sep_id=encoder.sep_id,
+        special_ids=encoder.special_ids,
+        cleaning=encoder.cleaning,
         file_bytes=content,
-        encode=encode,
-        decode_words=lambda row: backend.decode(row, skip_special_tokens=False),
+        encode=encoder.encode,
+        decode_words=encoder.decode,
     )
-
-
-def _added_specials(backend: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
-    """(bos, eos) as the post-processor adds them, found by what stands around a text."""
-    probe = "a"
-    bare, full = backend.encode(probe, add_special_tokens=False).ids, backend.encode(probe).ids
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            end = start + len(bare)
-            return (full[0] if start else None), (full[-1] if end < len(full) else None)
-    return None, None
-
-
-def _normalizers(content: bytes) -> str:
-    """The normalizers that a tokenizer.json names, in their order."""
-    normalizer = json.loads(content).get("normalizer")
-    if normalizer is None:
-        return "none"
-    parts = normalizer.get("normalizers", [normalizer])
-    return ", ".join(str(part.get("type")) for part in parts)
-
-
-def _first_known(backend: tokenizers.Tokenizer, names: Sequence[str]) -> int | None:
-    return next((i for i in map(backend.token_to_id, names) if i is not None), None)
 
 
 def _read(spec: str, path: str) -> bytes:

@@ -1,10 +1,10 @@
-"""Makes the index of shards, of which it scans those that no older index knows."""
+"""Building the index of shards: those that no older index describes are scanned."""
 
 import contextlib
 import glob
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,14 +15,14 @@ from mmjax.data.webdataset.index_file import IndexWriter, Shards, TarIndex
 from mmjax.data.webdataset.scan import Scanned, scan_all
 from mmjax.data.webdataset.shard_list import ShardList
 from mmjax.data.webdataset.tar_format import ShardTable
-from mmjax.data.webdataset.versions import stamps_of
+from mmjax.data.webdataset.validate import stamps_of
 from mmjax.errors import UserError
 from mmjax.io import file_pool
-from mmjax.io.file_locks import building
-from mmjax.io.patterns import reason
+from mmjax.io.file_locks import exclusive_build
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
-_PARTIAL = ".partial"  # what is left of a build that was stopped
+_PARTIAL = ".partial"  # ending of the index of a build that was stopped
 _SCANNED_AT_ONCE = 64
 
 
@@ -36,7 +36,7 @@ def build(
     previous: Sequence[str] = (),
     progress: Any = None,
 ) -> TarIndex:
-    """Scans shards and writes their index. What was scanned when an error or Ctrl-C ends it is left for the next time.
+    """Scans shards and writes their index. After an error or Ctrl-C the next build takes over what was scanned.
 
     Args:
       shards: name in the index and path of each.
@@ -44,14 +44,14 @@ def build(
       reader: for remote shards.
       workers: shards scanned at a time.
       where: to begin errors with.
-      previous: older indexes; shards that have not changed since are taken over from them.
+      previous: older indexes, from which unchanged shards are taken over.
       progress: wraps the iterator over shards, as tqdm does.
 
     Raises:
       OSError: a shard cannot be read, or the index not written.
       UserError: no shard has any example.
     """
-    known = _Known(previous, shards, reader) if previous else None
+    known = _KnownShards(previous, shards, reader) if previous else None
     has = lambda name: known is not None and known.has(name)
     partial = target + _PARTIAL
     with IndexWriter(target, partial) as writer:
@@ -74,38 +74,52 @@ def build(
     return TarIndex(target)
 
 
-class _Known:
-    """Shards of older indexes that are what they were."""
+class _IndexedShard(NamedTuple):
+    """A shard in an older index: its number there, and the number of its first example."""
+
+    index: TarIndex
+    description: Shards
+    number: int
+    first_row: int
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        return self.description.sizes[self.number], self.description.modified[self.number]
+
+
+class _KnownShards:
+    """Shards of older indexes that have not changed since."""
 
     def __init__(self, paths: Sequence[str], shards: Sequence[tuple[str, str]], reader: Reader):
-        wanted = dict(shards)
-        found: dict[str, list[tuple[TarIndex, Shards, int, int]]] = {}
+        path_by_name = dict(shards)
+        candidates: dict[str, list[_IndexedShard]] = {}
         for path in paths:
             try:
                 index = TarIndex(path)
-                told = index.shards()
+                description = index.shards()
             except (OSError, UserError):
                 continue
-            firsts = np.cumsum(told.rows) - told.rows
-            for place, name in enumerate(told.names):
-                if name in wanted:
-                    found.setdefault(name, []).append((index, told, place, int(firsts[place])))
-        stamps = stamps_of([wanted[name] for name in found], reader)
-        self._places = {}
-        for (name, places), now in zip(found.items(), stamps, strict=True):
-            for place in places:
-                _, told, number, _ = place
-                if now and now.version and now == (told.sizes[number], told.modified[number]):
-                    self._places[name] = place
+            firsts = np.cumsum(description.rows) - description.rows
+            for number, name in enumerate(description.names):
+                if name in path_by_name:
+                    shard = _IndexedShard(index, description, number, int(firsts[number]))
+                    candidates.setdefault(name, []).append(shard)
+        stamps = stamps_of([path_by_name[name] for name in candidates], reader)
+        self._unchanged = {}
+        for (name, candidates_of_name), stamp in zip(candidates.items(), stamps, strict=True):
+            for shard in candidates_of_name:
+                if stamp and stamp.version and stamp == shard.stamp:
+                    self._unchanged[name] = shard
 
     def has(self, name: str) -> bool:
-        return name in self._places
+        return name in self._unchanged
 
     def get(self, name: str) -> Scanned:
-        index, told, place, first = self._places[name]
-        rows = index.rows(first, int(told.rows[place]))
-        table = ShardTable(rows, told.key_sets[place], told.problems.get(name, ""))
-        return Scanned(int(told.sizes[place]), int(told.modified[place]), table, int(told.checks[place]))
+        index, description, number, first_row = self._unchanged[name]
+        rows = index.rows(first_row, int(description.rows[number]))
+        table = ShardTable(rows, description.key_sets[number], description.problems.get(name, ""))
+        check = int(description.checks[number])
+        return Scanned(int(description.sizes[number]), int(description.modified[number]), table, check)
 
 
 def build_index(
@@ -128,7 +142,7 @@ def build_index(
       where: the config field and its value, to begin errors with.
       output: local path to write to instead.
       workers: shards scanned at a time; 0 is one per core, or more where they are remote.
-      force: scans all shards, whatever an older index knows.
+      force: scans all shards, whatever older indexes describe.
 
     Raises:
       OSError: a shard cannot be read, or the index not written.
@@ -142,9 +156,9 @@ def build_index(
         try:
             if target == cached:
                 os.makedirs(os.path.dirname(cached), exist_ok=True)
-            waited = stack.enter_context(building(target))
+            waited = stack.enter_context(exclusive_build(target))
         except OSError as error:
-            raise UserError(f"{where}: " + _nowhere(shards, target, cached, error)) from error
+            raise UserError(f"{where}: " + _unwritable(shards, target, cached, error)) from error
         if waited and not force and os.path.isfile(target):
             return target
         workers = workers or max(os.cpu_count() or 1, 1 if shards.is_local else 8)
@@ -154,14 +168,14 @@ def build_index(
             reader=reader,
             workers=min(workers, _SCANNED_AT_ONCE),
             where=where,
-            previous=() if force else _previous(shards, target, options.cache, reader),
+            previous=() if force else _previous_indexes(shards, target, options.cache, reader),
             progress=lambda shards: tqdm(shards, desc="indexing shards", unit="shard"),
         )
     return target
 
 
-def _previous(shards: ShardList, target: str, cache: str, reader: Reader) -> list[str]:
-    """Indexes that may know shards of ours, whatever pattern they were made for."""
+def _previous_indexes(shards: ShardList, target: str, cache: str, reader: Reader) -> list[str]:
+    """Indexes that may describe some of these shards, whatever pattern they were made for."""
     cached, beside = shards.index_in(cache), shards.index_beside()
     paths = [target, cached, *(path + _PARTIAL for path in (target, cached, beside))]
     if shards.is_local:
@@ -171,11 +185,11 @@ def _previous(shards: ShardList, target: str, cache: str, reader: Reader) -> lis
     return [path for path in dict.fromkeys(paths) if path and os.path.isfile(path)]
 
 
-def _nowhere(shards: ShardList, target: str, cached: str, error: OSError) -> str:
+def _unwritable(shards: ShardList, target: str, cached: str, error: OSError) -> str:
     if target != cached:
-        return f"{target} cannot be written ({reason(error)}); write to another folder"
+        return f"{target} cannot be written ({error_reason(error)}); write to another folder"
     neither = f", and neither can {shards.folder}" if shards.is_local and shards.folder else ""
     return (
-        f"the index cannot be written to {os.path.dirname(cached)} ({reason(error)}){neither};"
+        f"the index cannot be written to {os.path.dirname(cached)} ({error_reason(error)}){neither};"
         " set data.cache (mmjax index --cache) to a folder that can be written"
     )

@@ -1,4 +1,4 @@
-"""Finds the index of shards."""
+"""The search for the index of shards: beside them, or in the cache folder."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from mmjax.data.webdataset.index_file import HEAD_BYTES, TarIndex
 from mmjax.data.webdataset.shard_list import ShardList
 from mmjax.errors import UserError
 from mmjax.io.file_locks import locked
-from mmjax.io.patterns import reason
+from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
 log = logging.getLogger("mmjax.data")
@@ -25,7 +25,7 @@ def find_index(shards: ShardList, *, cache: str, reader: Reader) -> TarIndex | N
       UserError: none that is there can be read.
     """
     beside = shards.index_beside() if shards.is_local else copy_index(shards, cache=cache, reader=reader)
-    found, broken = [], None
+    candidates, broken = [], None
     for path in filter(None, (beside, shards.index_in(cache))):
         try:
             index = TarIndex(path)
@@ -38,10 +38,10 @@ def find_index(shards: ShardList, *, cache: str, reader: Reader) -> TarIndex | N
         except UserError as error:
             broken = broken or error
             continue
-        found.append((names.issuperset(shards.names), index.built, index))
-    if not found and broken:
+        candidates.append((names.issuperset(shards.names), index.built, index))
+    if not candidates and broken:
         raise broken
-    return max(found, key=lambda entry: entry[:2])[2] if found else None
+    return max(candidates, key=lambda entry: entry[:2])[2] if candidates else None
 
 
 def copy_index(shards: ShardList, *, cache: str, reader: Reader) -> str | None:
@@ -54,7 +54,7 @@ def copy_index(shards: ShardList, *, cache: str, reader: Reader) -> str | None:
     if not beside:
         return None
     try:
-        head = reader.read_range(beside, 0, HEAD_BYTES)  # tells when it was built
+        head = reader.read_range(beside, 0, HEAD_BYTES)  # has the time when it was built
     except FileNotFoundError:
         return None
     except PermissionError as error:  # some stores forbid what they do not have
@@ -67,8 +67,8 @@ def copy_index(shards: ShardList, *, cache: str, reader: Reader) -> str | None:
             stack.enter_context(locked(copy))
         except OSError as error:
             raise UserError(
-                f"{beside} cannot be copied to {os.path.dirname(copy)} ({reason(error)}); set data.cache to a folder"
-                " that can be written"
+                f"{beside} cannot be copied to {os.path.dirname(copy)} ({error_reason(error)}); set data.cache to a"
+                " folder that can be written"
             ) from error
         if _head(copy) != head:
             reader.download(beside, copy)

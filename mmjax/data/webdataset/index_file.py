@@ -1,4 +1,4 @@
-"""An index of shards: where each example of many tars lies.
+"""The index file of shards: where each example of many tars lies.
 
 A file of 16 bytes an example would be 1.6 GB for 100 million of them; in blocks of 512 bytes, which is what tars are
 made of, an example takes 8. Nothing of the file but its description is kept in memory: rows are read one by one with
@@ -33,14 +33,14 @@ MISSING = -1  # size of a shard that is not there
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """What an index says about its shards.
+    """The description of shards in an index.
 
     Attributes:
       names: as the index lists them.
-      sizes: int64 [S], bytes; GONE where there was no such file.
+      sizes: int64 [S], bytes; MISSING where there was no such file.
       rows: int64 [S], examples.
-      modified: int64 [S], when a local one was changed, in nanoseconds since 1970; what tells a remote one from its
-        next version, 0 where nothing does.
+      modified: int64 [S], when a local one was changed, in nanoseconds since 1970; a number that differs between
+        versions of a remote one, 0 where the store has none.
       ends: int64 [S, 2], first blocks of the first and the last example; 0 where there are none.
       checks: int64 [S], CRC-32 of the headers of the first and the last example; -1 for remote ones.
       key_sets: of each, how many examples have which endings (joined by ";").
@@ -117,22 +117,22 @@ class TarIndex:
           UserError: it is damaged.
         """
         try:
-            told = json.loads(self._read(self._start, self._size))
-            sets = told["key_sets"]
+            content = json.loads(self._read(self._start, self._size))
+            sets = content["key_sets"]
             shards = Shards(
-                names=told["names"],
-                sizes=np.array(told["sizes"], np.int64),
-                rows=np.array(told["rows"], np.int64),
-                modified=np.array(told["modified"], np.int64),
-                ends=np.array(told["ends"], np.int64).reshape(-1, 2),
-                checks=np.array(told["checks"], np.int64),
-                key_sets=[{sets[number]: count for number, count in pairs} for pairs in told["shard_key_sets"]],
-                problems=told["problems"],
+                names=content["names"],
+                sizes=np.array(content["sizes"], np.int64),
+                rows=np.array(content["rows"], np.int64),
+                modified=np.array(content["modified"], np.int64),
+                ends=np.array(content["ends"], np.int64).reshape(-1, 2),
+                checks=np.array(content["checks"], np.int64),
+                key_sets=[{sets[number]: count for number, count in pairs} for pairs in content["shard_key_sets"]],
+                problems=content["problems"],
             )
-            whole = shards.rows.sum() == self.length
+            is_complete = shards.rows.sum() == self.length
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"index {self.path!r} is not whole; {_REMEDY}") from error
-        if not whole:
+        if not is_complete:
             raise UserError(f"index {self.path!r} is not whole; {_REMEDY}")
         return shards
 
@@ -186,7 +186,7 @@ class IndexWriter:
 
     def __init__(self, path: str, partial: str = ""):
         self.path, self.partial = path, partial
-        self._told: dict[str, list] = {
+        self._columns: dict[str, list] = {
             name: [] for name in ("names", "sizes", "rows", "modified", "ends", "checks", "shard_key_sets")
         }
         self.problems: dict[str, str] = {}
@@ -209,8 +209,8 @@ class IndexWriter:
         self._count += len(table.rows)
         pairs = [(self._sets.setdefault(key, len(self._sets)), count) for key, count in table.key_sets.items()]
         values = name, size, len(table.rows), modified, ends_of(table.rows), check, pairs
-        for field, value in zip(self._told, values, strict=True):
-            self._told[field].append(value)
+        for field, value in zip(self._columns, values, strict=True):
+            self._columns[field].append(value)
         if table.problem:
             self.problems[name] = table.problem
 
@@ -226,8 +226,8 @@ class IndexWriter:
                 os.remove(self._part)
 
     def _finish(self, path: str) -> None:
-        told = {**self._told, "key_sets": list(self._sets), "problems": self.problems}
-        text = json.dumps(told).encode()
+        content = {**self._columns, "key_sets": list(self._sets), "problems": self.problems}
+        text = json.dumps(content).encode()
         self._file.write(text)
         self._file.seek(0)
         start = _HEAD.size + self._count * _ROW.size

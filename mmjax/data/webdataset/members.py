@@ -1,13 +1,13 @@
-"""Which members of a tar's examples are image and captions, and whether they are there."""
+"""Members of a tar's examples: reading them, and checking that images and captions are among them."""
 
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.caption_keys import CaptionKeys, texts_of
-from mmjax.data.column_inference import dig, field_paths
+from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.record import SourceOptions
 from mmjax.data.webdataset.tar_format import Read, TarError, read_members, split_name
 from mmjax.errors import UserError, did_you_mean
@@ -20,7 +20,7 @@ Members = Mapping[str, bytes]
 
 
 class Lookup:
-    """Finds the texts of an example: `txt` is a member, `json:FIELD` a field of one.
+    """The values of an example by key: `txt` is a member, `json:FIELD` a field of one.
 
     Args:
       members: contents by ending.
@@ -37,7 +37,7 @@ class Lookup:
         content = self._members.get(ending)
         if content is None or not colon:
             return content.splitlines() if content and self._one_a_line else content
-        return dig(self.parsed(ending), field)
+        return get_nested(self.parsed(ending), field)
 
     def parsed(self, ending: str) -> Any:
         """A member's JSON, None where it is none."""
@@ -57,7 +57,7 @@ def parse_members(blob: bytes, where: str) -> tuple[str, dict[str, bytes]]:
     """
     key, members = None, {}
     try:
-        for member in read_members(reading(blob), len(blob)):
+        for member in read_members(bytes_reader(blob), len(blob)):
             split = split_name(member.name)
             if split is None:
                 continue
@@ -71,120 +71,132 @@ def parse_members(blob: bytes, where: str) -> tuple[str, dict[str, bytes]]:
     return key, members
 
 
-def reading(data: bytes) -> Read:
-    """Reads from bytes at hand."""
+def bytes_reader(data: bytes) -> Read:
+    """A `Read` of bytes in memory."""
     return lambda offset, length: data[offset : offset + length]
 
 
-class KeyCheck:
-    """Fails at the start where a key is nowhere to be found.
+class Sample(NamedTuple):
+    """A part of a source's examples.
 
-    Of the image's endings one must be there, and of the usual captions one; of captions that the config names, each.
+    Attributes:
+      key_sets: how many examples have which endings (joined by ";").
+      examples: some of these examples.
+    """
+
+    key_sets: Mapping[str, int]
+    examples: Iterable[Members]
+
+
+class MemberCheck:
+    """A check at the start that image and captions are among the members of examples.
+
+    One of the image's endings must occur, and one of the usual captions; of captions that the config names, all.
 
     Args:
       images: endings, of which the first that an example has is taken.
       captions: keys of the captions.
       options: `image_key` and `caption_keys` as they were written, and `keys_field`.
-      has_classes: whether classes stand in for captions that nobody has named.
+      has_classes: whether classes stand in for captions that the config does not name.
     """
 
     def __init__(self, images: Sequence[str], captions: CaptionKeys, options: SourceOptions, has_classes: bool):
         self._images, self._captions, self._options = images, captions, options
         self._sets: dict[str, int] = {}
-        self._found: set[str] = set()
+        self._occurred: set[str] = set()
         self._is_explicit = bool(options.caption_keys)
         self._needed = captions.keys if self._is_explicit or not has_classes else ()
-        self._looked_at = 0
+        self._inspected = 0
         self._fields: dict[str, None] = {}
 
-    def run(self, looks: Iterable[tuple[Mapping[str, int], Iterable[Members]]], where: str) -> None:
-        """Looks until everything is found.
+    def run(self, samples: Iterable[Sample], where: str) -> None:
+        """Inspects samples until all wanted members have occurred.
 
         Args:
-          looks: how many examples have which endings (joined by ";"), and some of these examples.
+          samples: parts of the source.
           where: the config field and its value, to begin errors with.
 
         Raises:
-          UserError: naming what was not found and what is there.
+          UserError: naming the members that never occurred and those that did.
         """
-        for key_sets, examples in looks:
+        for key_sets, examples in samples:
             for endings, count in key_sets.items():
                 self._sets[endings] = self._sets.get(endings, 0) + count
-            there = self._endings()
-            self._found |= {key for key in self._needed if ":" not in key and key.lower() in there}
-            if self._is_enough():
+            endings = self._endings()
+            self._occurred |= {key for key in self._needed if ":" not in key and key.lower() in endings}
+            if self._is_complete():
                 return
-            if not any(self._may_be_there(key) for key in self._missing()):
+            if not any(self._can_occur(key) for key in self._missing()):
                 continue
             for members in examples:
-                self._look_at(Lookup(members), members)
-                if self._is_enough():
+                self._inspect(Lookup(members), members)
+                if self._is_complete():
                     return
-        self._tell(where)
+        self._raise_missing(where)
 
     def _endings(self) -> set[str]:
         return {ending for endings in self._sets for ending in endings.split(";")}
 
     def _missing(self) -> list[str]:
-        return [key for key in self._needed if key not in self._found]
+        return [key for key in self._needed if key not in self._occurred]
 
     def _has_image(self) -> bool:
         return bool(self._endings() & {*self._images, _MANY_SETS})
 
-    def _is_enough(self) -> bool:
+    def _is_complete(self) -> bool:
         missing = self._missing()
-        return self._has_image() and (not missing or bool(self._found and not self._is_explicit))
+        return self._has_image() and (not missing or bool(self._occurred and not self._is_explicit))
 
-    def _may_be_there(self, key: str) -> bool:
+    def _can_occur(self, key: str) -> bool:
         return bool(self._endings() & {key.partition(":")[0].lower(), _MANY_SETS})
 
-    def _look_at(self, lookup: Lookup, members: Members) -> None:
-        self._looked_at += 1
+    def _inspect(self, lookup: Lookup, members: Members) -> None:
+        self._inspected += 1
         for key in self._missing():
             value = lookup(key)
             if isinstance(value, str | bytes) or texts_of(value):
-                self._found.add(key)
+                self._occurred.add(key)
                 continue
             ending = key.partition(":")[0].lower()
-            told = lookup.parsed(ending) if ":" in key else None
-            if isinstance(told, Mapping):
-                self._fields |= dict.fromkeys(f"{ending}:{field}" for field in field_paths(told))
+            content = lookup.parsed(ending) if ":" in key else None
+            if isinstance(content, Mapping):
+                self._fields |= dict.fromkeys(f"{ending}:{field}" for field in field_paths(content))
 
-    def _tell(self, where: str) -> None:
+    def _raise_missing(self, where: str) -> None:
         if not self._sets:
-            return  # what is wrong with the shards is told elsewhere
+            return  # the shards hold no examples, which has its own error
         prefix = self._options.keys_field
         most = sorted(self._sets.items(), key=lambda item: -item[1])
         common = ", or ".join(", ".join(endings.split(";")) for endings, _ in most[:5])
         have = f"{sum(self._sets.values()):,} examples have {common}" + (" and others" if len(most) > 5 else "")
         if not self._has_image():
             raise UserError(
-                f"{where}: {have}; none has {either(self._images)}; set {prefix}.image_key to what holds images"
+                f"{where}: {have}; none has {join_names(self._images)}; set {prefix}.image_key to what holds images"
             )
         missing = self._missing()
-        if not any(map(self._may_be_there, self._needed)):
+        if not any(map(self._can_occur, self._needed)):
             wanted = sorted({key.partition(":")[0].lower() for key in self._needed})
             near = did_you_mean(missing[0], self._endings())
             raise UserError(
-                f"{where}: {have}; none has {either(wanted)} for captions{near}; set {prefix}.caption_keys"
+                f"{where}: {have}; none has {join_names(wanted)} for captions{near}; set {prefix}.caption_keys"
                 " (json:FIELD is a field of a .json member)"
             )
         # Where the sets of endings are too many for the index, a rare member may be there all the same.
-        absent = [key for key in missing if self._is_explicit and not self._may_be_there(key)]
-        fields = [key for key in missing if ":" in key and self._may_be_there(key)]
+        absent = [key for key in missing if self._is_explicit and not self._can_occur(key)]
+        fields = [key for key in missing if ":" in key and self._can_occur(key)]
         what = f"{prefix}.caption_keys" + (f"={self._options.caption_keys!r}" if self._is_explicit else "")
         if absent:
             near = did_you_mean(absent[0], [*self._endings(), *self._fields])
             raise UserError(f"{where}: {what}: {have}; none has {absent[0]!r}{near}; name what is there")
-        if fields and self._looked_at:
+        if fields and self._inspected:
             listed = ", ".join(itertools.islice(self._fields, 30)) or "no fields"
             near = did_you_mean(fields[0], self._fields)
             raise UserError(
-                f"{where}: {what}: no text under {fields[0]!r} in {self._looked_at} examples looked at,"
+                f"{where}: {what}: no text under {fields[0]!r} in {self._inspected} examples looked at,"
                 f" which have {listed}{near}; name what is there"
             )
 
 
-def either(names: Sequence[str]) -> str:
-    """Names in a row."""
+def join_names(names: Sequence[str]) -> str:
+    """Names separated by commas."""
     return ", ".join(names) or "nothing"

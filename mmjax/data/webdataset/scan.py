@@ -1,4 +1,4 @@
-"""Finds the examples of shards, here or in processes of their own."""
+"""The scan of shards for their examples, in this process or in others."""
 
 import concurrent.futures
 import dataclasses
@@ -33,7 +33,7 @@ log = logging.getLogger("mmjax.data")
 
 @dataclasses.dataclass(frozen=True)
 class Scanned:
-    """One shard, scanned: its size (GONE where it is not there), version, examples and `check_of` them."""
+    """One shard, scanned: its size (MISSING where there is no such file), version, examples and `check_of` them."""
 
     size: int
     modified: int
@@ -74,19 +74,19 @@ def scan_shard(path: str, reader: Reader) -> Scanned:
         return Scanned(MISSING, 0, ShardTable(np.zeros((0, 2), np.uint32), {}, "missing"))
 
 
-def kept_table(path: str, cache: str) -> str:
-    """Where `scan_once` keeps a local shard's examples in a cache folder; "" is the user's."""
+def scan_path(path: str, cache: str) -> str:
+    """Where `scan_once` stores its scan of a local shard in a cache folder; "" is the user's."""
     digest = hashlib.blake2b(os.path.abspath(local_path(path)).encode(), digest_size=12).hexdigest()
     return os.path.join(local_path(cache) or user_cache(), "tables", f"{digest}.index")
 
 
-def scan_once(path: str, reader: Reader, kept: str) -> Scanned:
-    """Finds a local shard's examples, or takes them from a file that an earlier call has kept them in.
+def scan_once(path: str, reader: Reader, stored: str) -> Scanned:
+    """Finds a local shard's examples, or reads them from the file in which an earlier call has stored them.
 
     Args:
       path: of the shard.
       reader: as `scan_shard`'s.
-      kept: local path of that file. It counts while the shard's size and time are what they were; where it cannot be
+      stored: local path of that file. It counts while the shard's size and time are what they were; where it cannot be
         written, every process scans for itself.
 
     Raises:
@@ -94,14 +94,16 @@ def scan_once(path: str, reader: Reader, kept: str) -> Scanned:
       OSError: as `scan_shard` does.
     """
     try:
-        index = TarIndex(kept)
-        told = index.shards()
-        if len(told.names) == 1:
-            check = int(told.checks[0])
+        index = TarIndex(stored)
+        description = index.shards()
+        if len(description.names) == 1:
+            check = int(description.checks[0])
             now = os.stat(local_path(path))
-            table = ShardTable(index.rows(0, len(index)), told.key_sets[0], told.problems.get(told.names[0], ""))
-            # A copy's time changes whenever it is used, and its kept rows go when the copy does.
-            if now.st_size == told.sizes[0] and told.modified[0] in (0, now.st_mtime_ns):
+            table = ShardTable(
+                index.rows(0, len(index)), description.key_sets[0], description.problems.get(description.names[0], "")
+            )
+            # A copy's time changes whenever it is used, and its scan is removed with it.
+            if now.st_size == description.sizes[0] and description.modified[0] in (0, now.st_mtime_ns):
                 return Scanned(now.st_size, now.st_mtime_ns, table, check)
     except (OSError, UserError):
         pass
@@ -109,13 +111,13 @@ def scan_once(path: str, reader: Reader, kept: str) -> Scanned:
     if scanned.size == MISSING:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
-        os.makedirs(os.path.dirname(kept), exist_ok=True)
-        beside = os.path.dirname(kept) == os.path.dirname(local_path(path))
-        with IndexWriter(kept) as writer:
+        os.makedirs(os.path.dirname(stored), exist_ok=True)
+        beside = os.path.dirname(stored) == os.path.dirname(local_path(path))
+        with IndexWriter(stored) as writer:
             name = os.path.basename(path)
             writer.add(name, scanned.size, 0 if beside else scanned.modified, scanned.table, scanned.check)
     except OSError as error:
-        log.debug("%s is not kept: %s", kept, error)
+        log.debug("%s is not stored: %s", stored, error)
     return scanned
 
 
@@ -127,8 +129,8 @@ def scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Iterator[Sca
     """
     workers = min(workers, len(paths))
     # Parsing holds the interpreter; waiting for a network does not.
-    others = workers > 1 and is_local(paths[0]) and len(paths) >= _SHARDS_FOR_PROCESSES and bool(sys.executable)
-    processes = _Processes(reader) if others else None
+    use_processes = workers > 1 and is_local(paths[0]) and len(paths) >= _SHARDS_FOR_PROCESSES and bool(sys.executable)
+    processes = _Processes(reader) if use_processes else None
     scan_one = processes.scan if processes else functools.partial(scan_shard, reader=reader)
     if workers <= 1:
         yield from map(scan_one, paths)
@@ -149,29 +151,29 @@ def scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Iterator[Sca
 
 
 class _Processes:
-    """A process for each thread that asks. They run this module alone: nothing of the caller's main module."""
+    """A scanning process for each calling thread. They run this module alone: nothing of the caller's main module."""
 
     def __init__(self, reader: Reader):
-        self._reader, self._mine = reader, threading.local()
+        self._reader, self._local = reader, threading.local()
         self._started: list[subprocess.Popen] = []
 
     def scan(self, path: str) -> Scanned:
-        process = getattr(self._mine, "process", None)
+        process = getattr(self._local, "process", None)
         if process is None:
-            process = self._mine.process = self._start()
+            process = self._local.process = self._start()
         try:
             process.stdin.write(json.dumps(path).encode() + b"\n")
             process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
-            if "error" in answer:
-                raise ReadError(answer["error"])
-            data = process.stdout.read(8 * answer["rows"])
-            table = ShardTable(np.frombuffer(data, "<u4").reshape(-1, 2), answer["key_sets"], answer["problem"])
-            if len(table.rows) < answer["rows"]:
+            header = json.loads(process.stdout.readline())
+            if "error" in header:
+                raise ReadError(header["error"])
+            data = process.stdout.read(8 * header["rows"])
+            table = ShardTable(np.frombuffer(data, "<u4").reshape(-1, 2), header["key_sets"], header["problem"])
+            if len(table.rows) < header["rows"]:
                 raise ValueError("cut off")
         except (ValueError, BrokenPipeError) as error:
             raise ReadError(f"{path}: the process that scanned it ended with status {process.poll()}") from error
-        return Scanned(answer["size"], answer["modified"], table, answer["check"])
+        return Scanned(header["size"], header["modified"], table, header["check"])
 
     def _start(self) -> subprocess.Popen:
         root = str(Path(__file__).parents[3])
@@ -192,14 +194,14 @@ class _Processes:
             process.wait()
 
 
-def _answer(path: str, reader: Reader) -> tuple[dict[str, Any], bytes]:
+def _scan_message(path: str, reader: Reader) -> tuple[dict[str, Any], bytes]:
     try:
         scanned = scan_shard(path, reader)
     except OSError as error:
         return {"error": f"{path}: {error.strerror or error}"}, b""
     rows, key_sets, problem = scanned.table
-    told = {"size": scanned.size, "modified": scanned.modified, "check": scanned.check}
-    return {**told, "rows": len(rows), "key_sets": key_sets, "problem": problem}, rows.astype("<u4").tobytes()
+    header = {"size": scanned.size, "modified": scanned.modified, "check": scanned.check}
+    return {**header, "rows": len(rows), "key_sets": key_sets, "problem": problem}, rows.astype("<u4").tobytes()
 
 
 def main() -> None:
@@ -208,8 +210,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever prints
     reader = Reader(float(sys.argv[1]))
     for line in iter(sys.stdin.buffer.readline, b""):
-        told, rows = _answer(json.loads(line), reader)
-        out.write(json.dumps(told).encode() + b"\n" + rows)
+        header, rows = _scan_message(json.loads(line), reader)
+        out.write(json.dumps(header).encode() + b"\n" + rows)
         out.flush()
 
 

@@ -1,4 +1,4 @@
-"""Remote shards on the local disk: downloaded once a host, up to a limit, the least recently used ones removed."""
+"""The cache of remote shards on the local disk: one download a host, up to a limit, the least recently used removed."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from mmjax.io.reader import Reader
 _DOWNLOADERS = 4  # threads of a process that fetch ahead
 _DEAD_AFTER = 3600.0  # seconds after which nobody is writing to a partial file any more
 _TABLE = ".index"
-_REMEMBERED = 60.0  # seconds for which a shard that could not be had is not asked for again
+_FAILURES_KEPT = 60.0  # seconds for which a shard whose download failed is not tried again
 
 log = logging.getLogger("mmjax.data")
 
@@ -26,8 +26,8 @@ def user_cache() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmjax")
 
 
-def table_of(copy: str) -> str:
-    """Where the places of a copy's examples are kept, which goes when the copy does."""
+def scan_path_of_copy(copy: str) -> str:
+    """Where the scan of a copy is stored, which is removed with the copy."""
     return copy + _TABLE
 
 
@@ -39,7 +39,7 @@ class ShardCache:
 
     Args:
       folder: made when it is needed.
-      limit: bytes. Shards that were last prepared for are kept even beyond it.
+      limit: bytes. Shards of the latest `prefetch` are kept even beyond it.
       reader: fetches the shards.
     """
 
@@ -53,7 +53,7 @@ class ShardCache:
         self._failed: dict[str, tuple[float, OSError]] = {}
         self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._threads = 0
-        self._told = False
+        self._has_warned = False
         self._process = os.getpid()
 
     def __getstate__(self) -> tuple:
@@ -83,20 +83,20 @@ class ShardCache:
             os.utime(copy)  # used just now
             return copy
         failed = self._failed.get(url)
-        if failed and time.monotonic() < failed[0] + _REMEMBERED:
+        if failed and time.monotonic() < failed[0] + _FAILURES_KEPT:
             raise failed[1].with_traceback(None)
         with locked(copy):
             if not os.path.exists(copy):
                 self._download(url, copy)
         return copy
 
-    def prepare(self, urls: Sequence[str]) -> None:
+    def prefetch(self, urls: Sequence[str]) -> None:
         """Starts to fetch shards in the background; these are not removed until the next call."""
         if self._process != os.getpid():
             self._reset()
         with self._lock:
             self._needed = dict.fromkeys(map(self.copy_of, urls))
-            while not self._queue.empty():  # what the last window has not got to
+            while not self._queue.empty():  # left over from the last window
                 with contextlib.suppress(queue.Empty):
                     self._queue.get_nowait()
             missing = [url for url in urls if not self.has(url)]
@@ -108,7 +108,7 @@ class ShardCache:
             threading.Thread(target=self._fetch, daemon=True, name="shard-cache").start()
 
     def _fetch(self) -> None:
-        """Fetches shards until there are none to fetch. Whatever goes wrong is for the one who needs the shard."""
+        """Fetches shards until there are none to fetch. Whoever needs a shard sees its error."""
         while True:
             with self._lock:
                 try:
@@ -118,15 +118,15 @@ class ShardCache:
                     return
             copy = self.copy_of(url)
             # What another process is fetching is not waited for.
-            with contextlib.suppress(Exception), locked(copy, wait=False) as mine:
-                if mine and not os.path.exists(copy):
+            with contextlib.suppress(Exception), locked(copy, wait=False) as is_locked:
+                if is_locked and not os.path.exists(copy):
                     self._download(url, copy)
 
     def _download(self, url: str, copy: str) -> None:
         try:
             self._remove_old(copy)
             with contextlib.suppress(FileNotFoundError):
-                os.remove(table_of(copy))  # of a former copy
+                os.remove(scan_path_of_copy(copy))  # of a former copy
             self.reader.download(url, copy)
         except OSError as error:
             self._failed[url] = time.monotonic(), error
@@ -135,7 +135,7 @@ class ShardCache:
         self._remove_old(copy)
 
     def _remove_old(self, added: str) -> None:
-        """Removes what was used longest ago, until the rest is within the limit."""
+        """Removes the least recently used copies, until the rest is within the limit."""
         kept = {added, *self._needed}
         files, total = [], 0
         for entry in _files(self.folder):
@@ -150,13 +150,13 @@ class ShardCache:
         for _, size, path in sorted(files):
             if total <= self.limit:
                 return
-            for name in (path, table_of(path)):
+            for name in (path, scan_path_of_copy(path)):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(name)
             file_pool.evict(path)
             total -= size
-        if total > self.limit and not self._told:
-            self._told = True
+        if total > self.limit and not self._has_warned:
+            self._has_warned = True
             log.warning(
                 "data.cache_gb=%g is less than the shards of two windows take (%.3g GB); they are kept nevertheless",
                 self.limit / 1e9,

@@ -1,4 +1,4 @@
-"""Which shards a pattern stands for, where their index lies, and how many examples they declare."""
+"""The shards of a pattern, the paths of their index, and the numbers of examples that they declare."""
 
 import dataclasses
 import hashlib
@@ -13,13 +13,13 @@ import numpy as np
 
 from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.errors import UserError
-from mmjax.io.patterns import check_named_once, list_files, name_of, reason
+from mmjax.io.patterns import check_named_once, error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader, is_local, local_path
 
 _JOIN = "::"
 _SPLITS = ("train", "test", "val", "validation")
 _WILD = re.compile(r"[*?\[{]")
-_ASKED_AT_ONCE = 32
+_CONCURRENT_REQUESTS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class ShardList:
       name: a short name for them.
       folder: the innermost one that holds them all; "" where they have none in common.
       names: their paths within it.
-      listed: whether folders were listed for them, so that one that vanishes is not among them.
-      pattern: what they were found by, as seen from the folder.
+      listed: whether folders were listed for them, so that a shard that vanishes is not among them.
+      pattern: that they were listed by, relative to the folder.
       details: folders that may describe them (classnames.txt and the like).
     """
 
@@ -87,38 +87,45 @@ def list_shards(pattern: str, *, reader: Reader, where: str, split: str = "train
     Raises:
       UserError: when there are none.
     """
-    paths: list[str] = []
-    parts: list[str] = []
-    details: list[str] = []
-    for part in pattern.split(_JOIN):
-        if part.startswith("pipe:"):
-            raise UserError(
-                f"{where}: commands are not run; write the URL itself, such as s3://BUCKET/{{000..123}}.tar"
-            )
-        if not part:
-            raise UserError(f"{where}: nothing on one side of '::'; write PATTERN::PATTERN")
-        if is_local(part):
-            part = os.path.abspath(local_path(part))
-        part = part.rstrip("/")
-        if _is_folder(part):
-            part = _folder_pattern(part, split, reader, where)
-        paths += list_files(part, reader=reader, where=where)
-        parts.append(part)
-        folder, name = posixpath.split(part)
-        details += [folder] + ([posixpath.dirname(folder)] if posixpath.basename(folder) in _SPLITS else [])
+    parts = [_resolve_part(part, split, reader, where) for part in pattern.split(_JOIN)]
+    paths = [path for part in parts for path in list_files(part, reader=reader, where=where)]
     check_named_once(paths, where)
     folder = _common_folder(paths, parts)
-    inside = len(folder) + 1 if folder else 0
-    first = parts[0]
-    named = posixpath.dirname(first) if posixpath.basename(posixpath.dirname(first)) in _SPLITS else first
+    prefix = len(folder) + 1 if folder else 0
     return ShardList(
-        name=posixpath.basename(posixpath.dirname(named)) or name_of(first),
+        name=_short_name(parts[0]),
         folder=folder,
-        names=[path[inside:] for path in paths],
+        names=[path[prefix:] for path in paths],
         listed=any(re.search(r"[*?\[]", part) for part in parts),
-        pattern=_JOIN.join(part[inside:] for part in parts),
-        details=list(dict.fromkeys(folder for folder in details if not _WILD.search(folder))),
+        pattern=_JOIN.join(part[prefix:] for part in parts),
+        details=list(dict.fromkeys(folder for part in parts for folder in _detail_folders(part))),
     )
+
+
+def _resolve_part(part: str, split: str, reader: Reader, where: str) -> str:
+    """One part of a pattern: an absolute path where it is local, the pattern of its shards where it is a folder."""
+    if part.startswith("pipe:"):
+        raise UserError(f"{where}: commands are not run; write the URL itself, such as s3://BUCKET/{{000..123}}.tar")
+    if not part:
+        raise UserError(f"{where}: nothing on one side of '::'; write PATTERN::PATTERN")
+    if is_local(part):
+        part = os.path.abspath(local_path(part))
+    part = part.rstrip("/")
+    return _folder_pattern(part, split, reader, where) if _is_folder(part) else part
+
+
+def _short_name(part: str) -> str:
+    """The name of the folder that holds the shards, or holds their split's folder; else of the shards themselves."""
+    folder = posixpath.dirname(part)
+    below = folder if posixpath.basename(folder) in _SPLITS else part
+    return posixpath.basename(posixpath.dirname(below)) or pattern_name(part)
+
+
+def _detail_folders(part: str) -> list[str]:
+    """The folders that may describe the shards of a part: theirs, and the one above a split's."""
+    folder = posixpath.dirname(part)
+    folders = [folder, posixpath.dirname(folder)] if posixpath.basename(folder) in _SPLITS else [folder]
+    return [folder for folder in folders if not _WILD.search(folder)]
 
 
 def _is_folder(part: str) -> bool:
@@ -134,8 +141,8 @@ def _folder_pattern(folder: str, split: str, reader: Reader, where: str) -> str:
         folder = f"{folder}/{split}"
     if count is None:
         if is_local(folder) and not any(name.endswith(".tar") for name in os.listdir(folder)):
-            there = [name for name in _SPLITS if os.path.isdir(f"{folder}/{name}")]
-            hint = f"give one of {', '.join(f'{folder}/{name}' for name in there)}" if there else "check the path"
+            splits = [f"{folder}/{name}" for name in _SPLITS if os.path.isdir(f"{folder}/{name}")]
+            hint = f"give one of {', '.join(splits)}" if splits else "check the path"
             raise UserError(f"{where}: no *.tar in {folder!r}; {hint}")
         return f"{folder}/*.tar"
     if not count.strip().isdigit() or int(count) == 0:
@@ -159,36 +166,44 @@ def _read_text(path: str, reader: Reader, where: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # some stores forbid what they do not have
         return None
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{where}: {path} cannot be read ({reason(error)})") from error
+        raise UserError(f"{where}: {path} cannot be read ({error_reason(error)})") from error
 
 
 def declared_lengths(shards: ShardList, *, reader: Reader, where: str) -> tuple[np.ndarray, list[str]]:
-    """How many examples the shards say they have: in sizes.json of their folder, else in img2dataset's statistics.
+    """The numbers of examples that shards declare: in sizes.json of their folder, else in img2dataset's statistics.
 
     Returns:
-      int64 [S], -1 where a shard says nothing; and the names of those.
+      int64 [S], -1 where a shard declares none; and the names of those.
 
     Raises:
       UserError: a file of these is no JSON, or holds no number.
     """
-    lengths = np.full(len(shards.names), -1, np.int64)
-    sizes: dict[str, dict] = {}
-    for place, name in enumerate(shards.names):
-        folder, base = posixpath.split(shards.path(name))
-        if folder not in sizes:
-            sizes[folder] = _read_json(f"{folder}/sizes.json", reader, where) or {}
-        if base in sizes[folder]:
-            lengths[place] = _count(sizes[folder][base], f"{folder}/sizes.json", where)
+    paths = [shards.path(name) for name in shards.names]
+    lengths = _lengths_in_sizes_files(paths, reader, where)
+    undeclared = np.flatnonzero(lengths < 0).tolist()
+    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
+        lengths[undeclared] = list(pool.map(lambda i: _length_in_statistics(paths[i], reader, where), undeclared))
+    return lengths, [shards.names[i] for i in np.flatnonzero(lengths < 0)]
 
-    def successes(place: int) -> int:
-        path = re.sub(r"\.tar$", "", shards.path(shards.names[place])) + "_stats.json"
-        told = _read_json(path, reader, where)
-        return -1 if told is None else _count(told.get("successes"), path, where)
 
-    silent = np.flatnonzero(lengths < 0).tolist()
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        lengths[silent] = list(pool.map(successes, silent))
-    return lengths, [shards.names[place] for place in np.flatnonzero(lengths < 0)]
+def _lengths_in_sizes_files(paths: Sequence[str], reader: Reader, where: str) -> np.ndarray:
+    """int64 [S], the number of examples of each shard in its folder's sizes.json, -1 where it is not in there."""
+    sizes_files: dict[str, dict] = {}
+    lengths = []
+    for path in paths:
+        folder, name = posixpath.split(path)
+        if folder not in sizes_files:
+            sizes_files[folder] = _read_json(f"{folder}/sizes.json", reader, where) or {}
+        sizes = sizes_files[folder]
+        lengths.append(_count(sizes[name], f"{folder}/sizes.json", where) if name in sizes else -1)
+    return np.array(lengths, np.int64)
+
+
+def _length_in_statistics(path: str, reader: Reader, where: str) -> int:
+    """The number of examples in a shard's statistics of img2dataset, -1 where there are none."""
+    path = re.sub(r"\.tar$", "", path) + "_stats.json"
+    statistics = _read_json(path, reader, where)
+    return -1 if statistics is None else _count(statistics.get("successes"), path, where)
 
 
 def _read_json(path: str, reader: Reader, where: str) -> dict | None:
@@ -196,12 +211,12 @@ def _read_json(path: str, reader: Reader, where: str) -> dict | None:
     if text is None:
         return None
     try:
-        told = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise UserError(f"{where}: {path} is not JSON ({error}); repair or remove it") from error
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{where}: {path} is not a JSON object; repair or remove it")
-    return told
+    return content
 
 
 def _count(value: object, path: str, where: str) -> int:

@@ -1,4 +1,4 @@
-"""What is in a tar: its members, and the examples that consecutive ones make.
+"""The tar format: members, and the examples that consecutive members make.
 
 Headers are read as `tarfile` reads them (ustar, GNU's long names, pax, sizes in base 256), several times as fast, and
 from anything that gives bytes by offset.
@@ -18,7 +18,7 @@ _ZEROS = bytes(BLOCK)
 _FILE, _NO_DATA = b"0\x007", b"123456"  # types of members: data follows, or never does whatever the size says
 _LONG_NAME, _LONG_LINK, _PAX, _SPARSE = b"L", b"K", b"xX", b"S"
 _LONGEST_EXTENSION = 1 << 20  # bytes of a long name or a pax header
-_KEY_SETS = 1000  # told apart in one shard
+_KEY_SETS = 1000  # counted in one shard; others are counted together
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's
 _META = re.compile(r"__[^/]*__(?:$|/)")  # names that webdataset skips
 _PAX_RECORD = re.compile(rb"(\d{1,20}) ([^=]+)=")
@@ -35,15 +35,15 @@ class TarError(Exception):
       name: of the member that is cut off, "" where it is not known.
     """
 
-    def __init__(self, reason: str, offset: int, told: str, name: str = ""):
-        super().__init__(reason, offset, told, name)
+    def __init__(self, reason: str, offset: int, message: str, name: str = ""):
+        super().__init__(reason, offset, message, name)
         self.reason = reason
         self.offset = offset
-        self.told = told
+        self.message = message
         self.name = name
 
     def __str__(self) -> str:
-        return self.told
+        return self.message
 
 
 class Member(NamedTuple):
@@ -59,7 +59,7 @@ def read_members(read: Read, total: int) -> Iterator[Member]:
     """Yields the regular files of a tar that are there to their last byte.
 
     Args:
-      read: gives (offset, length) -> bytes.
+      read: (offset, length) -> bytes.
       total: size of the tar in bytes.
 
     Raises:
@@ -184,26 +184,26 @@ def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
     """Finds the examples of a tar.
 
     Args:
-      read: gives (offset, length) -> bytes.
+      read: (offset, length) -> bytes.
       total: size of the tar in bytes.
       chunk: bytes asked for at a time; headers that lie close together are read at once.
     """
     rows: list[tuple[int, int]] = []
-    found: collections.Counter[tuple[str, ...]] = collections.Counter()
+    counts: collections.Counter[tuple[str, ...]] = collections.Counter()
     problem = "" if total else "empty"
     window = _Window(read, chunk)
     try:
         for example in read_examples(window.read, total):
             rows.append((example.start // BLOCK, _padded(example.end) // BLOCK - example.start // BLOCK))
-            found[example.endings if example.endings in found or len(found) < _KEY_SETS else ("...",)] += 1
+            counts[example.endings if example.endings in counts or len(counts) < _KEY_SETS else ("...",)] += 1
         if rows and window.last != _ZEROS:
             problem = f"ends at byte {total} without an end mark; it may be cut off"
     except TarError as error:
-        problem = str(error) if error.offset else _no_tar(window.read(0, BLOCK), str(error))
+        problem = str(error) if error.offset else _describe_non_tar(window.read(0, BLOCK), str(error))
     if not rows and not problem:
         problem = "no examples"
     key_sets: collections.Counter[str] = collections.Counter()
-    for endings, count in found.items():
+    for endings, count in counts.items():
         key_sets[";".join(sorted(set(endings)))] += count
     table = np.array(rows, np.uint64).reshape(-1, 2)
     if table.size and table.max() > np.iinfo(np.uint32).max:
@@ -212,38 +212,38 @@ def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
 
 
 class _Window:
-    """Reads through a buffer that moves on with the reader."""
+    """A buffer for reads that move forward."""
 
     def __init__(self, read: Read, chunk: int):
         self.source, self.chunk = read, chunk
         self.first, self.data, self.last = 0, b"", b""
 
     def read(self, offset: int, length: int) -> bytes:
-        at = offset - self.first
-        if not 0 <= at <= len(self.data) - length:
-            self.first, self.data, at = offset, self.source(offset, max(length, self.chunk)), 0
-        self.last = self.data[at : at + length]
+        begin = offset - self.first
+        if not 0 <= begin <= len(self.data) - length:
+            self.first, self.data, begin = offset, self.source(offset, max(length, self.chunk)), 0
+        self.last = self.data[begin : begin + length]
         return self.last
 
 
 def _parse_header(header: bytes, offset: int) -> int:
-    """Checks a header; returns the size that it tells."""
+    """Checks a header; returns the size in it."""
     try:
         if header[154] or header[135] or header[124] & 0xF8 != 0x30:  # unlike nearly all programs write them
             raise ValueError
-        told, size = int(header[148:154], 8), int(header[124:135], 8)
+        checksum, size = int(header[148:154], 8), int(header[124:135], 8)
     except ValueError:
-        told, size = _numbers(header, offset)
+        checksum, size = _checksum_and_size(header, offset)
     # The sum of the bytes, the checksum's own counted as spaces. Adler-32's low half is that sum, modulo 65521.
-    expected = told - 255 + sum(header[148:156])
-    right = (zlib.adler32(header) & 0xFFFF) == expected % 65521 or _signed_sum(header) == told
-    if not (right and 0 <= size < 1 << 60):
+    expected = checksum - 255 + sum(header[148:156])
+    is_valid = (zlib.adler32(header) & 0xFFFF) == expected % 65521 or _signed_sum(header) == checksum
+    if not (is_valid and 0 <= size < 1 << 60):
         raise TarError("read", offset, f"damaged header at byte {offset}")
     return size
 
 
-def _numbers(header: bytes, offset: int) -> tuple[int, int]:
-    """Checksum and size that a header tells, in any way of writing them."""
+def _checksum_and_size(header: bytes, offset: int) -> tuple[int, int]:
+    """Checksum and size in a header, in any notation."""
     try:
         return _number(header[148:156]), _number(header[124:136])
     except ValueError:
@@ -271,14 +271,14 @@ def _decimal(text: bytes, offset: int) -> int:
 
 
 def _parse_pax(text: bytes, offset: int) -> dict[bytes, bytes]:
-    records, at = {}, 0
-    while at < len(text) and text[at]:
-        match = _PAX_RECORD.match(text, at)
-        end = at + int(match[1]) if match else 0
+    records, position = {}, 0
+    while position < len(text) and text[position]:
+        match = _PAX_RECORD.match(text, position)
+        end = position + int(match[1]) if match else 0
         if match is None or not match.end() < end <= len(text) or text[end - 1] != ord("\n"):
             raise TarError("read", offset, f"damaged pax header at byte {offset}")
         records[match[2]] = text[match.end() : end - 1]
-        at = end
+        position = end
     return records
 
 
@@ -290,8 +290,8 @@ def _padded(offset: int) -> int:
     return (offset + BLOCK - 1) & -BLOCK
 
 
-def _no_tar(beginning: bytes, told: str) -> str:
-    """What a file is whose first header cannot be read."""
+def _describe_non_tar(beginning: bytes, message: str) -> str:
+    """The problem of a file whose first header cannot be read."""
     if beginning[:2] == b"\x1f\x8b":
         return "compressed with gzip; decompress it"
-    return "not a tar" if told.startswith("damaged") or len(beginning) < BLOCK else told
+    return "not a tar" if message.startswith("damaged") or len(beginning) < BLOCK else message

@@ -17,14 +17,14 @@ class MultimodalClassificationEvaluator:
     """Accuracy with all modalities, and with some withheld, over the examples that have some left.
 
     Args:
-      task: gives `classify`, and `preparer`, which makes arrays of a record's modalities.
+      task: gives `classify`, and `example_transform`, which makes arrays of a record's modalities.
       runner: runs it on the mesh.
     """
 
     def __init__(self, task: Any, runner: BatchRunner):
-        self.task, self.runner, self.preparer = task, runner, task.preparer
-        self.names = self.preparer.names
-        has_image = self.preparer.image_spec is not None
+        self.task, self.runner, self.example_transform = task, runner, task.example_transform
+        self.names = self.example_transform.names
+        has_image = self.example_transform.image_spec is not None
         self.keys = ["image" if has_image and name == "image" else f"modality_{name}" for name in self.names]
         self.patterns = _modality_patterns(self.names)
         self.run = runner.compile(self._classify)
@@ -60,9 +60,9 @@ class MultimodalClassificationEvaluator:
 
     def _row(self, example: Any) -> Row:
         """The arrays of `keys`, and bool [M], which modalities are present."""
-        arrays, present = self.preparer.arrays(example.extras)
-        if self.preparer.image_spec is not None:
-            size = self.preparer.image_spec.size
+        arrays, present = self.example_transform.arrays(example.extras)
+        if self.example_transform.image_spec is not None:
+            size = self.example_transform.image_spec.size
             present["image"] = example.image is not None
             arrays["image"] = example.image if present["image"] else np.zeros((size, size, 3), np.uint8)
         return *(arrays[key] for key in self.keys), np.array([present[name] for name in self.names], bool)

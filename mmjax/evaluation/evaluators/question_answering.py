@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax.data.loading.example_transforms import AnswerPreparer, id_words
+from mmjax.data.loading.example_transforms import AnswerTransform, id_words
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
 from mmjax.evaluation.embedding.features import ExampleStream
@@ -108,7 +108,7 @@ class AnswerGenerationEvaluator(_VqaEvaluator):
 
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
         self.task, self.runner, self.tokenizer = task, runner, tokenizer
-        self.preparer = AnswerPreparer(task.image_spec, tokenizer)
+        self.example_transform = AnswerTransform(task.image_spec, tokenizer)
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):
@@ -118,7 +118,7 @@ class AnswerGenerationEvaluator(_VqaEvaluator):
         self.run = runner.compile(run)
 
     def _encode(self, question: str) -> Row:
-        return self.preparer.prompt(question)
+        return self.example_transform.prompt(question)
 
     def _answers(self, params: Any, rows: Iterator[Row]) -> list[list[tuple[str, float]]]:
         tokens, scores = self.runner.run(self.run, params, rows)

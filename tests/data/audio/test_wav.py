@@ -17,10 +17,10 @@ TONE = np.sin(np.arange(500) / 7.0)
 
 def write(samples, width=2, rate=16000):
     """A PCM file of [N, channels] samples in [-1, 1), by the standard library."""
-    whole = np.floor(samples * 2.0 ** (8 * width - 1)).astype(np.int64)
+    integers = np.floor(samples * 2.0 ** (8 * width - 1)).astype(np.int64)
     if width == 1:
-        whole += 128
-    raw = whole.astype("<i8").reshape(-1, 1).view(np.uint8)[:, :width].tobytes()
+        integers += 128
+    raw = integers.astype("<i8").reshape(-1, 1).view(np.uint8)[:, :width].tobytes()
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(samples.shape[1])
@@ -87,11 +87,11 @@ def test_files_that_cannot_be_used(data, reason, message):
 
 def test_no_damage_raises_anything_else():
     """Bytes changed in the header, and files cut anywhere, are read or refused, nothing else."""
-    whole = write(np.stack([TONE, TONE], axis=1)[:60])
+    complete = write(np.stack([TONE, TONE], axis=1)[:60])
     rng = np.random.default_rng(0)
     refused = 0
     for trial in range(2000):
-        data = bytearray(whole[: rng.integers(1, len(whole) + 1)] if trial % 4 == 0 else whole)
+        data = bytearray(complete[: rng.integers(1, len(complete) + 1)] if trial % 4 == 0 else complete)
         for _ in range(rng.integers(1, 4)):
             data[rng.integers(0, min(44, len(data)))] = rng.integers(0, 256)
         try:

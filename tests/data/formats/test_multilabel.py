@@ -22,7 +22,7 @@ def test_a_folder_of_tars(tmp_path):
     (tmp_path / "test").mkdir()
     shown = [[0, 2], [1], []]
     vectors = [
-        npy(np.isin(range(3), own), dtype) for own, dtype in zip(shown, (np.int64, bool, np.float32), strict=True)
+        npy(np.isin(range(3), marked), dtype) for marked, dtype in zip(shown, (np.int64, bool, np.float32), strict=True)
     ]
     members = [pair for i, v in enumerate(vectors) for pair in ((f"s{i}.webp", jpeg(i)), (f"s{i}.npy", v))]
     write_tar(tmp_path / "test" / "0.tar", members)

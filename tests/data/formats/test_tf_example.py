@@ -21,17 +21,17 @@ def test_examples_are_read_as_protobuf_wrote_them():
     rng = np.random.default_rng(0)
     for _ in range(200):
         features = random_features(rng)
-        found = parse_example(serialize(features))
-        assert found.keys() == features.keys()
-        assert all(np.array_equal(found[key], features[key]) for key in features)
+        parsed = parse_example(serialize(features))
+        assert parsed.keys() == features.keys()
+        assert all(np.array_equal(parsed[key], features[key]) for key in features)
 
 
 def test_parts_of_messages_are_joined_and_unknown_fields_passed_over():
     first, second = serialize({"a": [1, 2], "b": "x"}), serialize({"c": [0.5], "b": "y"})
     other = b"\x78\x05" + b"\x7a\x03abc" + b"\x7d1234" + b"\x7912345678"  # fields 15 of each wire type
     merged = Example.FromString(first + other + second)
-    found = parse_example(first + other + second)
-    assert found.keys() == set(merged.features.feature) and found["b"] == [b"y"] and found["a"] == [1, 2]
+    parsed = parse_example(first + other + second)
+    assert parsed.keys() == set(merged.features.feature) and parsed["b"] == [b"y"] and parsed["a"] == [1, 2]
     # Numbers that are not packed, as proto2 writes them: one field each.
     plain = b"\x0a\x10\x0a\x0e\x0a\x01n\x12\x09\x1a\x07\x08\x05\x08\x80\x80\x80\x01"
     assert list(Example.FromString(plain).features.feature["n"].int64_list.value) == parse_example(plain)["n"]
@@ -47,7 +47,7 @@ def test_damaged_protos_are_refused_or_read_as_protobuf_reads_them():
         else:
             data[rng.integers(len(data))] = rng.integers(256)
         try:
-            found = parse_example(bytes(data))
+            parsed = parse_example(bytes(data))
         except ValueError:
             refused += 1
             continue
@@ -58,7 +58,7 @@ def test_damaged_protos_are_refused_or_read_as_protobuf_reads_them():
         for key, feature in example.features.feature.items():
             kind = feature.WhichOneof("kind")
             values = list(getattr(feature, kind).value) if kind else []
-            assert np.array_equal(found[key], values, equal_nan=kind == "float_list"), (data, key)
+            assert np.array_equal(parsed[key], values, equal_nan=kind == "float_list"), (data, key)
     assert refused > 1000
 
 

@@ -28,8 +28,8 @@ COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 def striped(width=900, height=300):
     """A picture whose thirds have three colours."""
     picture = Image.new("RGB", (width, height))
-    for place, colour in enumerate(COLOURS):
-        picture.paste(colour, (place * width // 3, 0, (place + 1) * width // 3, height))
+    for index, colour in enumerate(COLOURS):
+        picture.paste(colour, (index * width // 3, 0, (index + 1) * width // 3, height))
     return picture
 
 
@@ -117,9 +117,11 @@ def test_mirroring_and_augmentations_come_after_it(way):
     plain = crops.train_image(picture, ImageSpec(size=24, train_resize=way), np.random.default_rng(0))
     flipped = ImageSpec(size=24, train_resize=way, flip=True)
     made = [crops.train_image(picture, flipped, np.random.default_rng(seed)) for seed in range(20)]
-    kinds = [np.array_equal(each, plain) for each in made]
+    kinds = [np.array_equal(picture, plain) for picture in made]
     assert 0 < sum(kinds) < 20
-    assert all(np.array_equal(each, plain if kind else plain[:, ::-1]) for each, kind in zip(made, kinds, strict=True))
+    assert all(
+        np.array_equal(picture, plain if kind else plain[:, ::-1]) for picture, kind in zip(made, kinds, strict=True)
+    )
     for seed in range(20):
         device = on_device(picture, dataclasses.replace(flipped, frame=96), seed)
         assert np.abs(device.astype(int) - made[seed]).max() <= 1
@@ -128,13 +130,13 @@ def test_mirroring_and_augmentations_come_after_it(way):
             crops.train_image(picture, dataclasses.replace(flipped, flip=False, **changes), np.random.default_rng(seed))
             for seed in range(5)
         ]
-        assert any(not np.array_equal(each, plain) for each in changed)
+        assert any(not np.array_equal(picture, plain) for picture in changed)
 
 
 def test_large_jpegs_are_decoded_smaller_and_seen_whole():
     file = encoded(striped(), "JPEG", quality=95)
     spec = ImageSpec(size=24, train_resize="squash", draft=True)
-    with crops.draw(file, spec, np.random.default_rng(0), 10**9) as drawn:
+    with crops.draw_crop(file, spec, np.random.default_rng(0), 10**9) as drawn:
         assert drawn.scale == 8 and drawn.image.size == (113, 38)
     assert seen(crops.train_image(file, spec, np.random.default_rng(0))) == 3
     assert seen(on_device(file, dataclasses.replace(spec, frame=128))) == 3
@@ -244,6 +246,6 @@ def test_training_under_siglip_sees_a_long_picture_whole(tmp_path):
     config.model.text.update(vocab_size=259, eos_id=258)
     mixture = tasks.open_mixture(config)
     task = tasks.Task(config, tasks.make_image_spec(config), tasks.make_tokenizer(config), None)
-    examples = tasks.make_train_examples(config, mixture, task.preparer)
+    examples = tasks.make_train_examples(config, mixture, task.example_transform)
     for index in range(4):
         assert seen(examples[index]["image"]) == 3

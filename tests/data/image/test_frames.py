@@ -20,7 +20,7 @@ resize_frames = jax.jit(resize.resize_frames, static_argnums=(2, 3))
 def both(files, spec, seeds=range(3)):
     """Pixels of the device's way and of the host's, uint8-valued int [N, S, S, 3], for each file and seed."""
     seen = [frames.train_frame(file, spec, np.random.default_rng(seed)) for file in files for seed in seeds]
-    pictures, boxes = (np.stack(each) for each in zip(*seen, strict=True))
+    pictures, boxes = (np.stack(item) for item in zip(*seen, strict=True))
     host = dataclasses.replace(spec, frame=0)
     expected = [crops.train_image(file, host, np.random.default_rng(seed)) for file in files for seed in seeds]
     result = np.asarray(resize_frames(pictures, boxes, spec.size, spec.interpolation))
@@ -48,7 +48,7 @@ def test_the_device_resizes_as_the_host_does(picture, interpolation, size):
     spec = ImageSpec(
         size=size, frame=96, interpolation=interpolation, crop_scale=(0.05, 1.0), crop_ratio=(0.4, 2.5), flip=True
     )
-    result, expected, boxes = both([picture(*each) for each in SIZES], spec, range(12))
+    result, expected, boxes = both([picture(*item) for item in SIZES], spec, range(12))
     assert_alike(result, expected)
     assert boxes[:, 6].any() and not boxes[:, 6].all()
     # Most travelled as they were, up and down in size; only some were resized on the host.
@@ -135,7 +135,7 @@ def test_what_lies_beside_the_picture_does_not_count():
     other = np.full_like(frame, 255)
     other[: box[5], : box[4]] = frame[: box[5], : box[4]]
     assert not np.array_equal(frame, other)
-    results = [np.asarray(resize_frames(each[None], box[None], 24, "bicubic")) for each in (frame, other)]
+    results = [np.asarray(resize_frames(item[None], box[None], 24, "bicubic")) for item in (frame, other)]
     assert np.array_equal(*results)
 
 
@@ -148,7 +148,7 @@ def test_the_frame_holds_only_what_the_filter_sees():
 
 def test_a_black_picture_is_black():
     spec = ImageSpec(size=24, frame=32)
-    frame, box = frames.blank(spec)
+    frame, box = frames.blank_frame(spec)
     assert not np.asarray(resize_frames(frame[None], box[None], 24, "bicubic")).any()
 
 
@@ -206,24 +206,24 @@ def test_both_decoders_give_the_same_pixels(quality, subsampling, mode, options)
                 opened = Image.open(io.BytesIO(file))
                 if scale > 1:
                     opened.draft(None, (size[0] // scale, size[1] // scale))
-                found = jpeg.pixels(file, opened, scale)
+                decoded = jpeg.decode_pixels(file, opened, scale)
                 expected = np.asarray(opened)
-                assert np.array_equal(found.reshape(expected.shape), expected)
+                assert np.array_equal(decoded.reshape(expected.shape), expected)
 
 
 def test_what_is_no_plain_jpeg_is_left_to_pillow():
     for file in (encoded(Image.fromarray(smooth(20, 20)).convert("CMYK"), "JPEG"), encoded(Image.new("RGB", (8, 8)))):
-        assert jpeg.pixels(file, Image.open(io.BytesIO(file)), 1) is None
+        assert jpeg.decode_pixels(file, Image.open(io.BytesIO(file)), 1) is None
     broken = encoded(Image.fromarray(noise(64, 64)), "JPEG")[:-300]
-    assert jpeg.pixels(broken, Image.open(io.BytesIO(broken)), 1) is None
+    assert jpeg.decode_pixels(broken, Image.open(io.BytesIO(broken)), 1) is None
 
 
-@pytest.mark.parametrize("found", [None, "other pixels"])
-def test_another_decoder_is_used_only_if_it_decodes_alike(found, monkeypatch):
+@pytest.mark.parametrize("decoded", [None, "other pixels"])
+def test_another_decoder_is_used_only_if_it_decodes_alike(decoded, monkeypatch):
     import simplejpeg
 
     decode = simplejpeg.decode_jpeg
-    if found is None:
+    if decoded is None:
         monkeypatch.setitem(__import__("sys").modules, "simplejpeg", None)
     else:
         monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **options: decode(*args, **options) ^ 1)
@@ -231,7 +231,7 @@ def test_another_decoder_is_used_only_if_it_decodes_alike(found, monkeypatch):
     try:
         assert jpeg.describe().startswith("Pillow (simplejpeg ")
         file = encoded(Image.fromarray(smooth(20, 20)), "JPEG")
-        assert jpeg.pixels(file, Image.open(io.BytesIO(file)), 1) is None
+        assert jpeg.decode_pixels(file, Image.open(io.BytesIO(file)), 1) is None
         assert_alike(*both([file], ImageSpec(size=8, frame=32))[:2])
     finally:
         monkeypatch.undo()

@@ -211,9 +211,9 @@ def test_mistakes_are_told():
 
 def test_the_rule_of_each_library():
     assert preprocessing.defaults(True, "open_clip")["image_rule"] == "open_clip"
-    found = preprocessing.defaults(False, "big_vision")
-    assert (found["resize"], found["interpolation"], found["antialias"]) == ("squash", "bilinear", False)
-    assert preprocessing.exported_interpolation(found) == "bicubic"
+    defaults = preprocessing.defaults(False, "big_vision")
+    assert (defaults["resize"], defaults["interpolation"], defaults["antialias"]) == ("squash", "bilinear", False)
+    assert preprocessing.exported_interpolation(defaults) == "bicubic"
     assert preprocessing.exported_interpolation(preprocessing.defaults(False, "huggingface")) == "bicubic"
     assert preprocessing.exported_interpolation(dict(interpolation="bilinear")) == "bilinear"
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.batches import train_batches
-from mmjax.data.loading.example_transforms import PairPreparer
+from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.errors import UserError
@@ -49,7 +49,7 @@ class Positions:
 def noise_examples(seed=0):
     mixture = [(Noise(), 0.75), (Noise(11), 0.25)]
     tokenizer = make_tokenizer("clip", 8)
-    return TrainExamples(mixture, seed=seed, prepare=PairPreparer(ImageSpec(size=8), tokenizer))
+    return TrainExamples(mixture, seed=seed, transform=PairTransform(ImageSpec(size=8), tokenizer))
 
 
 def batches(examples, start=0, stop=6, rows=range(GLOBAL_BATCH), **options):
@@ -98,8 +98,8 @@ def test_row_r_of_step_s_is_the_example_at_s_times_batch_plus_r(one_host):
         for row in range(GLOBAL_BATCH):
             expected = examples[step * GLOBAL_BATCH + row]
             assert all(np.array_equal(batch[k][row], expected[k]) for k in expected)
-    assert batch["image"].shape == (GLOBAL_BATCH, 8, 8, 3) and batch["replaced"].dtype == np.int8
-    assert 10 < sum((b["replaced"] > 0).sum() for b in one_host) < 60
+    assert batch["image"].shape == (GLOBAL_BATCH, 8, 8, 3) and batch["substitution_reason"].dtype == np.int8
+    assert 10 < sum((b["substitution_reason"] > 0).sum() for b in one_host) < 60
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 8])
@@ -159,11 +159,11 @@ def test_a_batch_is_finished_once_stacked(one_host, options):
         assert isinstance(batch["id"], np.ndarray)
         return batch | {"order": np.argsort(batch["id"][:, 0])}
 
-    found = list(batches(noise_examples(), finish=finish, **options))
-    assert len(found) == len(one_host)
-    for each, expected in zip(found, one_host, strict=True):
-        np.testing.assert_array_equal(each["order"], np.argsort(expected["id"][:, 0]))
-        assert sorted(each) == sorted([*expected, "order"])
+    finished = list(batches(noise_examples(), finish=finish, **options))
+    assert len(finished) == len(one_host)
+    for batch, expected in zip(finished, one_host, strict=True):
+        np.testing.assert_array_equal(batch["order"], np.argsort(expected["id"][:, 0]))
+        assert sorted(batch) == sorted([*expected, "order"])
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])

@@ -7,11 +7,11 @@ from mmjax.data.bad_example import REASONS, BadExample
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.loading.example_transforms import (
-    AnswerPreparer,
-    ModalityPreparer,
-    PairPreparer,
-    Preparer,
-    QuestionPreparer,
+    AnswerTransform,
+    ExampleTransform,
+    ModalityTransform,
+    PairTransform,
+    QuestionTransform,
     id_words,
 )
 from mmjax.data.loading.train_examples import TrainExamples
@@ -52,18 +52,18 @@ def kinds(arrays):
 
 
 PREPARERS = {
-    "pair": (PairPreparer(SPEC, WORDS), {**ASKED, "captions": ["a red ring", "a ring"]}),
-    "question": (QuestionPreparer(SPEC, WORDS, ("blue", "pink", "red")), ASKED),
-    "answer": (AnswerPreparer(SPEC, WORDS), ASKED),
-    "modality": (ModalityPreparer({"a": (4,), "b": (2, 3)}), SENSED),
+    "pair": (PairTransform(SPEC, WORDS), {**ASKED, "captions": ["a red ring", "a ring"]}),
+    "question": (QuestionTransform(SPEC, WORDS, ("blue", "pink", "red")), ASKED),
+    "answer": (AnswerTransform(SPEC, WORDS), ASKED),
+    "modality": (ModalityTransform({"a": (4,), "b": (2, 3)}), SENSED),
 }
 
 
 @pytest.mark.parametrize("name", PREPARERS)
-def test_a_preparer_is_picklable_and_a_pure_function_of_record_and_generator(name):
+def test_a_transform_is_picklable_and_a_pure_function_of_record_and_generator(name):
     prepare, record = PREPARERS[name]
     copy = pickle.loads(pickle.dumps(prepare))
-    assert isinstance(prepare, Preparer)
+    assert isinstance(prepare, ExampleTransform)
     for seed in range(20):
         made = prepare(record, rng(seed))
         assert same(made, copy(record, rng(seed))) and made["id"].tolist() == id_words(record["id"]).tolist()
@@ -76,7 +76,7 @@ def test_the_two_words_of_an_id():
 
 
 def test_a_question_has_a_score_for_each_answer():
-    example = QuestionPreparer(SPEC, WORDS, ("blue", "pink", "red"))(ASKED, rng())
+    example = QuestionTransform(SPEC, WORDS, ("blue", "pink", "red"))(ASKED, rng())
     assert kinds(example) == {
         "image": ("uint8", (8, 8, 3)),
         "text": ("int32", (10,)),
@@ -98,14 +98,14 @@ def official(answers, candidate):
 
 
 def test_soft_scores_are_vqa_v2_s():
-    places = {"p": 0, "q": 1, "r": 2}
+    indices = {"p": 0, "q": 1, "r": 2}
     for seed in range(50):
         answers = rng(seed).choice(["p", "q", "other"], size=10).tolist()
-        expected = [official(answers, name) for name in places]
-        np.testing.assert_allclose(soft_scores(answers, places), expected, atol=1e-6)
+        expected = [official(answers, name) for name in indices]
+        np.testing.assert_allclose(soft_scores(answers, indices), expected, atol=1e-6)
     # Spellings count together, which ViLT counts apart; docs/evaluation.md says so.
     assert soft_scores(["two"] * 3 + ["2"] + ["red"] * 6, answer_index(["2", "blue"])).tolist() == [1, 0]
-    counted = [soft_scores(["p"] * n + ["x"] * (10 - n), places)[0] for n in (0, 1, 2, 3, 4, 10)]
+    counted = [soft_scores(["p"] * n + ["x"] * (10 - n), indices)[0] for n in (0, 1, 2, 3, 4, 10)]
     np.testing.assert_allclose(counted, [0, 0.3, 0.6, 0.9, 1, 1], atol=1e-6)
     assert [answer_type([a]) for a in ("Yes", "no.", "3", "1,000", "2.5", "red", "three")] == [
         *["yes/no"] * 2,
@@ -116,12 +116,12 @@ def test_soft_scores_are_vqa_v2_s():
 
 
 def test_targets_and_lists_are_of_normalised_answers():
-    places = answer_index(("2", "T-shirt", "a dog", "A"))
-    assert places == {"2": 0, "t shirt": 1, "dog": 2, "a": 3}
+    indices = answer_index(("2", "T-shirt", "a dog", "A"))
+    assert indices == {"2": 0, "t shirt": 1, "dog": 2, "a": 3}
     answers = ["two"] * 2 + ["2", "t shirt.", "T-shirt", "Dog", "The dog", "A", "cat", "cats"]
-    np.testing.assert_allclose(soft_scores(answers, places), [0.9, 0.6, 0.6, 0.3], atol=1e-6)
+    np.testing.assert_allclose(soft_scores(answers, indices), [0.9, 0.6, 0.6, 0.3], atol=1e-6)
     assert main_answer(answers) == "2" and answer_key(" A  Dog. ") == "dog"
-    assert not soft_scores(["cat"] * 10, places).any()
+    assert not soft_scores(["cat"] * 10, indices).any()
     with pytest.raises(UserError, match="'two' and '2' are one answer"):
         answer_index(("two", "x", "2"))
 
@@ -134,7 +134,7 @@ def pieces(example, tokenizer):
 
 
 def test_an_answer_follows_its_question_and_is_the_target():
-    prepare, seen = AnswerPreparer(SPEC, WORDS), {}
+    prepare, seen = AnswerTransform(SPEC, WORDS), {}
     for seed in range(300):
         example = prepare(ASKED, rng(seed))
         before, after = pieces(example, WORDS)
@@ -151,7 +151,7 @@ def test_an_answer_follows_its_question_and_is_the_target():
     ("question", "answer"), [("red " * 30, "a ring"), ("is red", "red " * 30), ("a " * 30, "a " * 30)]
 )
 def test_a_long_question_is_cut_before_its_answer_is(question, answer):
-    prepare = AnswerPreparer(SPEC, WORDS)
+    prepare = AnswerTransform(SPEC, WORDS)
     example = prepare({**ASKED, "question": question, "answers": [answer] * 10}, rng())
     before, after = pieces(example, WORDS)
     assert len(before) + len(after) <= 10 and after[-1] == 2 and before[0] == 1 and before[-1] == 5
@@ -163,7 +163,7 @@ def test_a_long_question_is_cut_before_its_answer_is(question, answer):
 
 def test_a_tokenizer_without_separator_or_beginning_leaves_them_out():
     tokenizer = make_tokenizer("bytes", 40)
-    before, after = pieces(AnswerPreparer(SPEC, tokenizer)({**ASKED, "answers": ["red"]}, rng()), tokenizer)
+    before, after = pieces(AnswerTransform(SPEC, tokenizer)({**ASKED, "answers": ["red"]}, rng()), tokenizer)
     assert (bytes(before[1:]), bytes(after[:-1])) == (b"what colour is the ring?", b"red")
     assert (before[0], after[-1]) == (257, 258)
 
@@ -186,7 +186,7 @@ def test_a_question_that_cannot_be_used_says_why(name, change, reason):
 
 
 def test_a_missing_modality_is_zeros_and_not_present():
-    prepare = ModalityPreparer({"b": (2, 3), "c": (1,), "a": (4,)})
+    prepare = ModalityTransform({"b": (2, 3), "c": (1,), "a": (4,)})
     assert prepare.names == ("a", "b", "c")
     example = prepare(SENSED, rng())
     assert kinds(example) == {
@@ -199,20 +199,20 @@ def test_a_missing_modality_is_zeros_and_not_present():
     }
     assert example["present"].tolist() == [False, True, False] and example["label"] == 2
     assert (example["modality_b"] == 1).all() and not example["modality_a"].any()
-    assert hash(prepare) == hash(ModalityPreparer((("a", (4,)), ("b", (2, 3)), ("c", (1,)))))
+    assert hash(prepare) == hash(ModalityTransform((("a", (4,)), ("b", (2, 3)), ("c", (1,)))))
 
 
 def test_the_record_s_image_can_be_a_modality():
-    prepare = ModalityPreparer({"a": (4,), "z": (1,)}, SPEC)
+    prepare = ModalityTransform({"a": (4,), "z": (1,)}, SPEC)
     assert prepare.names == ("a", "image", "z")
     record = {"id": 1, "label": 0, "modalities": {"z": np.zeros(1)}}
-    missing, there = prepare(record, rng()), prepare({**record, "image": IMAGE}, rng())
+    missing, present = prepare(record, rng()), prepare({**record, "image": IMAGE}, rng())
     assert missing["present"].tolist() == [False, False, True] and not missing["image"].any()
-    assert there["present"].tolist() == [False, True, True] and kinds(missing) == kinds(there)
+    assert present["present"].tolist() == [False, True, True] and kinds(missing) == kinds(present)
     with pytest.raises(ValueError, match="'image'"):
-        ModalityPreparer({"image": (2,)}, SPEC)
+        ModalityTransform({"image": (2,)}, SPEC)
     with pytest.raises(ValueError, match="no modalities"):
-        ModalityPreparer({})
+        ModalityTransform({})
 
 
 @pytest.mark.parametrize(
@@ -228,15 +228,15 @@ def test_the_record_s_image_can_be_a_modality():
 )
 def test_modalities_that_cannot_be_used_say_why(record, message):
     with pytest.raises(BadExample, match=message):
-        ModalityPreparer({"a": (4,)})(record, rng())
+        ModalityTransform({"a": (4,)})(record, rng())
 
 
 def test_a_table_may_have_gaps():
     record = {"id": 1, "label": 0, "modalities": {"a": np.array([0, np.nan, 0, 2])}}
-    table = ModalityPreparer({"a": (4,)}, gaps=("a",))(record, rng())["modality_a"]
+    table = ModalityTransform({"a": (4,)}, nan_allowed=("a",))(record, rng())["modality_a"]
     np.testing.assert_array_equal(table, np.float32([0, np.nan, 0, 2]))
     with pytest.raises(BadExample, match="not finite"):
-        ModalityPreparer({"a": (4,)}, gaps=("a",))({**record, "modalities": {"a": np.full(4, np.inf)}}, rng())
+        ModalityTransform({"a": (4,)}, nan_allowed=("a",))({**record, "modalities": {"a": np.full(4, np.inf)}}, rng())
 
 
 class Sensors:
@@ -255,9 +255,9 @@ class Sensors:
 
 
 def test_examples_need_no_image_and_are_replaced_like_others():
-    examples = TrainExamples([(Sensors(), 1)], seed=0, prepare=ModalityPreparer({"a": (4,)}))
+    examples = TrainExamples([(Sensors(), 1)], seed=0, transform=ModalityTransform({"a": (4,)}))
     epoch = [examples[position] for position in range(8)]
-    assert sorted(REASONS[e["replaced"]] for e in epoch) == ["ok"] * 6 + ["other"] * 2
+    assert sorted(REASONS[e["substitution_reason"]] for e in epoch) == ["ok"] * 6 + ["other"] * 2
     assert all((e["modality_a"] == e["id"][0]).all() and e["label"] == e["id"][0] % 2 for e in epoch)
 
 

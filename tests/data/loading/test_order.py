@@ -53,9 +53,9 @@ def test_windowed_order_gives_each_example_once_and_reads_few_shards_at_a_time(w
     shard_of = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     epochs = []
     for key in range(20):
-        indices = [order.index(place, key) for place in range(LENGTHS.sum())]
+        indices = [order.index(epoch_position, key) for epoch_position in range(LENGTHS.sum())]
         assert sorted(indices) == list(range(LENGTHS.sum()))
-        windows = [order.window(place, key) for place in range(LENGTHS.sum())]
+        windows = [order.window(epoch_position, key) for epoch_position in range(LENGTHS.sum())]
         assert windows == sorted(windows)
         seen = []
         for number in range(-(-len(LENGTHS) // window)):
@@ -70,26 +70,28 @@ def test_windowed_order_gives_each_example_once_and_reads_few_shards_at_a_time(w
 
 def test_windowed_order_mixes_the_examples_of_a_window():
     order = WindowedOrder(np.full(6, 1000), 3)
-    for place in (0, 3000):
-        indices = np.array([order.index(place + i, 5) for i in range(3000)])
-        shards = [order.shards(place // 3000, 5).index(i // 1000) for i in indices]
+    for epoch_position in (0, 3000):
+        indices = np.array([order.index(epoch_position + i, 5) for i in range(3000)])
+        shards = [order.shards(epoch_position // 3000, 5).index(i // 1000) for i in indices]
         assert abs(np.corrcoef(np.arange(3000), shards)[0, 1]) < 0.08
         assert abs(np.corrcoef(np.arange(3000), indices % 1000)[0, 1]) < 0.08
 
 
 def test_windowed_order_permutes_the_shards_evenly():
     order = WindowedOrder(np.ones(4, int), 1)
-    counts = collections.Counter(tuple(order.index(place, hash64(key)) for place in range(4)) for key in range(4800))
+    counts = collections.Counter(
+        tuple(order.index(epoch_position, hash64(key)) for epoch_position in range(4)) for key in range(4800)
+    )
     assert len(counts) == math.factorial(4)
     assert min(counts.values()) > 130 and max(counts.values()) < 280  # 200 expected, sd 14
 
 
 def test_a_stand_in_comes_from_the_same_window():
     order = WindowedOrder(LENGTHS, 2)
-    for place in range(LENGTHS.sum()):
-        window = order.window(place, 3)
+    for epoch_position in range(LENGTHS.sum()):
+        window = order.window(epoch_position, 3)
         members = {order.index(p, 3) for p in range(LENGTHS.sum()) if order.window(p, 3) == window}
-        assert {order.another(place, 3, draw) for draw in np.linspace(0, 0.999, 60)} <= members
+        assert {order.substitute(epoch_position, 3, draw) for draw in np.linspace(0, 0.999, 60)} <= members
 
 
 def test_windowed_order_of_200_000_shards_is_found_at_once():

@@ -8,10 +8,10 @@ import pytest
 
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.batches import train_batches
-from mmjax.data.loading.example_transforms import PairPreparer
+from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.record import SourceOptions
-from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.wds import WebDataset
 from mmjax.data.text.tokenizer import make_tokenizer
 from tests.helpers.tar_sets import write_set
 
@@ -26,10 +26,10 @@ def folder(tmp_path_factory):
 
 @functools.cache
 def make_examples(folder, order):
-    source = Tars(str(folder), options=SourceOptions(order=order))
+    source = WebDataset(str(folder), options=SourceOptions(order=order))
     tokenizer = make_tokenizer("bytes", 16)
     spec = ImageSpec(size=8, crop_scale=(0.3, 0.9))
-    return TrainExamples([(source, 1)], seed=3, prepare=PairPreparer(spec, tokenizer), order=order, window=2)
+    return TrainExamples([(source, 1)], seed=3, transform=PairTransform(spec, tokenizer), order=order, window=2)
 
 
 def read(examples, steps, *, hosts=1, workers=0, batch=24):
@@ -37,19 +37,19 @@ def read(examples, steps, *, hosts=1, workers=0, batch=24):
     rows = np.split(np.arange(batch), hosts)
     settings = dict(start_step=steps.start, stop_step=steps.stop, global_batch=batch, workers=workers, threads=1)
     parts = []
-    for own in rows:
-        with train_batches(examples, rows=own, **(settings | ({"threads": None} if workers else {}))) as batches:
+    for host_rows in rows:
+        with train_batches(examples, rows=host_rows, **(settings | ({"threads": None} if workers else {}))) as batches:
             parts.append(list(batches))
-    found = []
+    examples_read = []
     for step in range(len(steps)):
         for part in parts:
             pairs = zip(part[step]["id"].tolist(), part[step]["image"], strict=True)
-            found += [(tuple(words), image.tobytes()) for words, image in pairs]
-    return found
+            examples_read += [(tuple(words), image.tobytes()) for words, image in pairs]
+    return examples_read
 
 
-def ids(found):
-    return [identity for identity, _ in found]
+def ids(examples_read):
+    return [identity for identity, _ in examples_read]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -68,12 +68,12 @@ def test_each_once_an_epoch_in_one_sequence(folder, order, hosts):
 @pytest.mark.parametrize("order", ORDERS)
 def test_stopped_anywhere_another_number_of_hosts_reads_on(folder, order):
     examples, batch = make_examples(folder, order), 12
-    whole = read(examples, range(8), batch=batch)
+    all_at_once = read(examples, range(8), batch=batch)
     for stop in range(9):
         before = read(examples, range(stop), hosts=3, batch=batch)
         after = read(examples, range(stop, 8), hosts=2, batch=batch)
-        assert before + after == whole
-    assert set(collections.Counter(ids(whole)).values()) == {2}
+        assert before + after == all_at_once
+    assert set(collections.Counter(ids(all_at_once)).values()) == {2}
 
 
 def test_workers_read_the_same(folder):
@@ -93,8 +93,8 @@ def test_hosts_with_workers_read_the_same(folder, hosts, workers):
 @pytest.mark.full
 def test_hosts_and_workers_change_at_every_stop(folder):
     examples = make_examples(folder, "global")
-    found = []
+    examples_read = []
     for step, (hosts, workers) in enumerate([(3, 2), (1, 0), (2, 1), (1, 2)]):
-        found += read(examples, range(step, step + 1), hosts=hosts, workers=workers)
-    assert found == read(examples, range(4))
-    assert set(collections.Counter(ids(found)).values()) == {2}
+        examples_read += read(examples, range(step, step + 1), hosts=hosts, workers=workers)
+    assert examples_read == read(examples, range(4))
+    assert set(collections.Counter(ids(examples_read)).values()) == {2}

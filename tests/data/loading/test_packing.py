@@ -47,11 +47,11 @@ def test_first_fit_decreasing(rows):
     _, lengths = captions(5 * 40)
     groups = lengths.reshape(5, 40)
     expected = [first_fit_of_one(group.tolist(), rows, 80) for group in groups]
-    found = packing.first_fit(groups, rows, 80)
+    result = packing.first_fit(groups, rows, 80)
     if rows < max(packing.rows_needed(groups, 80)):
-        assert found is None and None in expected
+        assert result is None and None in expected
     else:
-        assert [(row.tolist(), column.tolist()) for row, column in zip(*found, strict=True)] == expected
+        assert [(row.tolist(), column.tolist()) for row, column in zip(*result, strict=True)] == expected
 
 
 def test_rows_needed():
@@ -107,9 +107,13 @@ def test_a_sample_of_lengths_is_that_of_the_examples(tmp_path):
     (tmp_path / "3.jpg").unlink()  # a caption whose image is not there is no caption of the training
     config = runs.config(data__train=f"pairs:{pairs}")
     spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
-    preparer = tasks.Task(config, spec, tokenizer).preparer
-    examples = tasks.make_train_examples(config, tasks.open_mixture(config), preparer)
-    found = packing.sample_lengths(examples, tokenizer.eos_id, captions=4)
+    example_transform = tasks.Task(config, spec, tokenizer).example_transform
+    examples = tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
+    result = packing.sample_lengths(examples, tokenizer.eos_id, captions=4)
     texts = [examples[position] for position in range(1024)]
-    expected = [packing.caption_lengths(each["text"], tokenizer.eos_id) for each in texts if not each["replaced"]]
-    assert len(found) < 1024 and found.tolist() == expected
+    expected = [
+        packing.caption_lengths(example["text"], tokenizer.eos_id)
+        for example in texts
+        if not example["substitution_reason"]
+    ]
+    assert len(result) < 1024 and result.tolist() == expected

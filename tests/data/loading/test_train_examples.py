@@ -7,7 +7,7 @@ import pytest
 from mmjax.data.bad_example import REASONS, BadExample
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.data.loading.example_transforms import PairPreparer
+from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.errors import UserError
@@ -41,7 +41,7 @@ class FakeSource:
 
 
 def make(*mixture, seed=0, **options):
-    return TrainExamples(mixture, seed=seed, prepare=PairPreparer(SPEC, TOKENIZER), **options)
+    return TrainExamples(mixture, seed=seed, transform=PairTransform(SPEC, TOKENIZER), **options)
 
 
 def example_id(example):
@@ -63,7 +63,7 @@ def test_an_example_has_the_batch_s_keys_shapes_and_dtypes():
         "text": ("int32", (12,)),
         "text_mask": ("bool", (12,)),
         "id": ("uint32", (2,)),
-        "replaced": ("int8", ()),
+        "substitution_reason": ("int8", ()),
     }
 
 
@@ -121,12 +121,12 @@ def test_a_bad_example_is_replaced_counted_and_shifts_nothing():
         _, _, index = good.locate(position)
         expected, example = good[position], bad[position]
         if index in FAULTS:
-            assert REASONS[example["replaced"]] == FAULTS[index][1]
+            assert REASONS[example["substitution_reason"]] == FAULTS[index][1]
             assert example_id(example) not in FAULTS
             assert same(example, bad[position])
         else:
-            assert same(example, expected) and example["replaced"] == 0
-    stand_ins = {example_id(bad[p]) for p in range(2 * n) if bad[p]["replaced"]}
+            assert same(example, expected) and example["substitution_reason"] == 0
+    stand_ins = {example_id(bad[p]) for p in range(2 * n) if bad[p]["substitution_reason"]}
     assert len(stand_ins) > 5  # not always the same one
 
 
@@ -137,9 +137,9 @@ def test_a_replacement_comes_from_the_same_component():
         example = examples[position]
         component, _, index = examples.locate(position)
         if component == 0:
-            assert example_id(example) == 9 and bool(example["replaced"]) == (index != 9)
+            assert example_id(example) == 9 and bool(example["substitution_reason"]) == (index != 9)
         else:
-            assert example_id(example) == 100 + index and example["replaced"] == 0
+            assert example_id(example) == 100 + index and example["substitution_reason"] == 0
 
 
 class FakeShards(FakeSource):
@@ -151,7 +151,7 @@ class FakeShards(FakeSource):
         super().__init__(15, **options)
         self.prepared = []
 
-    def prepare(self, shards):
+    def prefetch_shards(self, shards):
         self.prepared.append(shards)
 
 
@@ -163,9 +163,9 @@ def test_windowed_order_reads_a_shard_after_the_other_and_tells_the_source_which
         assert sorted(ids) == list(range(15))
         shards = np.searchsorted([4, 9, 15], ids, side="right").tolist()
         assert len([a for a, b in zip(shards, shards[1:], strict=False) if a != b]) == 2
-        told = source.prepared[epoch * 3 : epoch * 3 + 3]
-        assert [shards[i] for i in np.flatnonzero(np.diff([-1, *shards]))] == [window[0] for window in told]
-        assert [len(window) for window in told] == [2, 2, 1]  # this window's shard and the next one's
+        windows = source.prepared[epoch * 3 : epoch * 3 + 3]
+        assert [shards[i] for i in np.flatnonzero(np.diff([-1, *shards]))] == [window[0] for window in windows]
+        assert [len(window) for window in windows] == [2, 2, 1]  # this window's shard and the next one's
     assert len(source.prepared) == 9
 
 
@@ -194,7 +194,7 @@ def test_threads_at_once_tell_the_source_of_each_window_once():
     assert len(expected.prepared) == 9
     # In order and none twice; a window may be left out that a thread has gone past.
     remaining = iter(expected.prepared)
-    assert source.prepared and all(told in remaining for told in source.prepared)
+    assert source.prepared and all(shards in remaining for shards in source.prepared)
     assert source.prepared[-1] == expected.prepared[-1]
 
 
@@ -210,9 +210,9 @@ def test_a_stand_in_lies_in_the_window_while_that_has_any_good_example():
         _, _, index = examples.locate(position)
         example = examples[position]
         if index in faults:
-            found = example_id(example)
-            assert found not in faults and (found in range(4) or index >= 4)
-            assert REASONS[example["replaced"]] == ("empty" if index >= 9 else "missing")
+            result = example_id(example)
+            assert result not in faults and (result in range(4) or index >= 4)
+            assert REASONS[example["substitution_reason"]] == ("empty" if index >= 9 else "missing")
 
 
 def test_a_storage_that_fails_again_and_again_stops_the_run():
@@ -220,7 +220,7 @@ def test_a_storage_that_fails_again_and_again_stops_the_run():
     with pytest.raises(UserError, match=r"the storage of 'web' fails \(http://x/0.tar: 503, for 120 s\)"):
         make((source, 1))[0]
     one = FakeSource(50, faults={7: ReadError("locked")})
-    replaced = [int(make((one, 1))[i]["replaced"]) for i in range(50)]
+    replaced = [int(make((one, 1))[i]["substitution_reason"]) for i in range(50)]
     assert [REASONS[code] for code in replaced if code] == ["read"]
 
 

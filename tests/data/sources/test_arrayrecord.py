@@ -8,7 +8,7 @@ from mmjax.data.record import Sharded, SourceOptions
 from mmjax.data.sources import arrayrecord
 from mmjax.data.sources.arrayrecord import ArrayRecords, RecordFiles
 from mmjax.errors import UserError
-from tests.helpers.source_checks import check_source, png, reasons, replaced
+from tests.helpers.source_checks import check_source, count_substitutions, png, reasons
 from tests.helpers.tf_examples import serialize, write_records
 
 
@@ -65,11 +65,11 @@ def test_bad_examples_and_files_are_counted(tmp_path):
     (tmp_path / "b").write_bytes(data)
     (tmp_path / "c").unlink()
     (tmp_path / "d").write_bytes(data[:70_000])
-    told = reasons(source)
-    assert told[:8] == ["no_image", "no_image", "ok", "no_caption", "no_caption", "corrupt", "not_image", "ok"]
-    assert sorted(told[8:40]) == ["corrupt"] + ["ok"] * 31
-    assert told[40:] == ["missing"] * 32 + ["corrupt"] * 32
-    counted = replaced(source)
+    failures = reasons(source)
+    assert failures[:8] == ["no_image", "no_image", "ok", "no_caption", "no_caption", "corrupt", "not_image", "ok"]
+    assert sorted(failures[8:40]) == ["corrupt"] + ["ok"] * 31
+    assert failures[40:] == ["missing"] * 32 + ["corrupt"] * 32
+    counted = count_substitutions(source)
     assert counted["missing"] == 32 and counted["corrupt"] == 34 and counted["empty"] == 1 and counted["ok"] == 32
 
 

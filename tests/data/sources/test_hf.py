@@ -7,7 +7,7 @@ from mmjax.data.mixture import open_source
 from mmjax.data.record import SourceOptions
 from mmjax.data.sources.hf import HuggingFace
 from mmjax.errors import UserError
-from tests.helpers.source_checks import check_source, png, reasons, replaced
+from tests.helpers.source_checks import check_source, count_substitutions, png, reasons
 
 N = 12
 
@@ -81,7 +81,7 @@ def test_classes_have_names_and_make_captions(saved):
 def test_bad_rows_are_counted(saved):
     source = open_source(f"hf:{saved}/bad")
     assert reasons(source) == ["no_image", "no_caption", "no_caption", "ok", "ok", "ok"]
-    assert replaced(source) == {"no_image": 1, "no_caption": 2, "empty": 2, "ok": 1}
+    assert count_substitutions(source) == {"no_image": 1, "no_caption": 2, "empty": 2, "ok": 1}
 
 
 @pytest.mark.full

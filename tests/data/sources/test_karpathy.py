@@ -26,10 +26,10 @@ def png(value):
 
 def write(folder, entries, images="", *, flat=False):
     """The JSON and its images; returns the JSON's path."""
-    for each in entries:
-        path = folder / images / ("" if flat else each.get("filepath", "")) / each["filename"]
+    for entry in entries:
+        path = folder / images / ("" if flat else entry.get("filepath", "")) / entry["filename"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(each["imgid"]))
+        path.write_bytes(png(entry["imgid"]))
     file = folder / "dataset_coco.json"
     file.write_text(json.dumps({"dataset": "coco", "images": entries}))
     return str(file)
@@ -70,7 +70,7 @@ def test_images_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "content", "told"),
+    ("spec", "content", "message"),
     [
         ("FILE", None, "no split"),
         ("FILE/tset", ENTRIES, "did you mean 'test'"),
@@ -85,14 +85,14 @@ def test_images_elsewhere(tmp_path):
         ("FILE/test,images=/nowhere", [entry(0, "test")], "give the folder that holds it"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, spec, content, told):
+def test_mistakes_are_one_line(tmp_path, spec, content, message):
     file = tmp_path / "dataset_x.json"
     if content is not None:
         text = content if isinstance(content, str) else content if isinstance(content, dict) else {"images": content}
         file.write_text(text if isinstance(text, str) else json.dumps(text))
     with pytest.raises(UserError) as caught:
         Karpathy(spec.replace("FILE", str(file)), field="data.eval")
-    assert told in str(caught.value) and str(caught.value).startswith("data.eval='karpathy:")
+    assert message in str(caught.value) and str(caught.value).startswith("data.eval='karpathy:")
     assert "\n" not in str(caught.value)
 
 
@@ -108,7 +108,7 @@ def winoground(folder, lines, images="images"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(number))
     (folder / "examples.jsonl").write_text(
-        "\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines)
+        "\n".join(entry if isinstance(entry, str) else json.dumps(entry) for entry in lines)
     )
     return f"{folder}/examples.jsonl"
 
@@ -116,8 +116,8 @@ def winoground(folder, lines, images="images"):
 @pytest.mark.parametrize("images", ["", "images", "elsewhere"])
 def test_winoground_has_both_images_each_with_its_own_caption_first(tmp_path, images):
     file = winoground(tmp_path, [WINO[0], "", WINO[1]], images)
-    given = f",images={tmp_path}/elsewhere" if images == "elsewhere" else ""
-    source = open_source(f"winoground:{file}{given}", field="data.eval")
+    option = f",images={tmp_path}/elsewhere" if images == "elsewhere" else ""
+    source = open_source(f"winoground:{file}{option}", field="data.eval")
     assert isinstance(source, Source) and source.name == "winoground" and len(source) == 4
     assert [source[i]["image"] for i in range(4)] == [png(i) for i in range(4)]
     assert [source[i]["captions"] for i in (2, 3)] == [["a 1 b", "b 1 a"], ["b 1 a", "a 1 b"]]
@@ -125,7 +125,7 @@ def test_winoground_has_both_images_each_with_its_own_caption_first(tmp_path, im
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         ([WINO[0], {**WINO[1], "caption_1": " "}], "example 1 lacks 'caption_1'"),
         (["{"], "line 1 is no JSON"),
@@ -134,8 +134,8 @@ def test_winoground_has_both_images_each_with_its_own_caption_first(tmp_path, im
         ([{**WINO[0], "image_0": "9"}], "its first image, '9.png', is not in"),
     ],
 )
-def test_winoground_mistakes(tmp_path, lines, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_winoground_mistakes(tmp_path, lines, message):
+    with pytest.raises(UserError, match=message) as caught:
         open_source(f"winoground:{winoground(tmp_path, lines)}", field="data.eval")
     assert "\n" not in str(caught.value)
 
@@ -156,17 +156,17 @@ PAIRS = {str(i): {"filename": f"{i}.png", "caption": f"a {i}", "negative_caption
 def test_sugarcrepe_has_the_right_caption_first(tmp_path, images):
     (tmp_path / "json").mkdir()
     file = sugar(tmp_path / "json", PAIRS, images)
-    given = f",images={tmp_path}/json/elsewhere" if images == "elsewhere" else ""
-    source = open_source(f"sugarcrepe:{file}{given}")
+    option = f",images={tmp_path}/json/elsewhere" if images == "elsewhere" else ""
+    source = open_source(f"sugarcrepe:{file}{option}")
     assert isinstance(source, Source) and source.name == "swap_att" and len(source) == 2
     assert source[1]["captions"] == ["a 1", "no 1"] and source[1]["image"] == png(1)
     assert source[0]["id"] != source[1]["id"]
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "message"),
     [({"0": {"filename": "0.png", "caption": "x"}}, "example 0 lacks 'negative_caption'"), ({}, "no")],
 )
-def test_sugarcrepe_mistakes(tmp_path, entries, told):
-    with pytest.raises(UserError, match=told):
+def test_sugarcrepe_mistakes(tmp_path, entries, message):
+    with pytest.raises(UserError, match=message):
         open_source(f"sugarcrepe:{sugar(tmp_path, entries)}", field="data.eval")

@@ -9,7 +9,7 @@ from mmjax.data.record import Source, SourceOptions
 from mmjax.data.sources.folder import Folder
 from mmjax.data.sources.pairs import Pairs
 from mmjax.errors import UserError
-from tests.helpers.source_checks import check_source, png, replaced
+from tests.helpers.source_checks import check_source, count_substitutions, png
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_rows_that_cannot_be_used_are_bad_examples_and_refuse_no_table(images):
     assert seen == [
         "missing", ["back"], "no_image", ["one"], "no_image", "no_caption", "read", ["torn"]
     ]  # fmt: skip
-    assert sorted(replaced(source).items()) == [
+    assert sorted(count_substitutions(source).items()) == [
         ("corrupt", 1), ("missing", 1), ("no_caption", 1), ("no_image", 2), ("ok", 2), ("read", 1)
     ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from mmjax.data.record import Sharded, SourceOptions
 from mmjax.data.sources import parquet
 from mmjax.data.sources.parquet import Parquet
 from mmjax.errors import UserError
-from tests.helpers.source_checks import check_source, png, reasons, replaced
+from tests.helpers.source_checks import check_source, count_substitutions, png, reasons
 
 
 def write(path, start: int, stop: int, rows: int = 3, **columns) -> None:
@@ -85,15 +85,15 @@ def test_bad_rows_and_row_groups_are_counted(tmp_path):
     write(tmp_path / "g.parquet", 15, 20)
     source = Parquet(f"{tmp_path}/*.parquet")
     data = bytearray((tmp_path / "b.parquet").read_bytes())
-    at = data.index(png(3)[:20]) if png(3)[:20] in data else 80
-    data[at - 40 : at + 40] = b"\xff" * 80
+    offset = data.index(png(3)[:20]) if png(3)[:20] in data else 80
+    data[offset - 40 : offset + 40] = b"\xff" * 80
     (tmp_path / "b.parquet").write_bytes(data)
     (tmp_path / "d.parquet").unlink()
     (tmp_path / "f.parquet").write_bytes((tmp_path / "f.parquet").read_bytes()[:300])
     expected = ["no_image", "no_caption", "ok"] + ["corrupt"] * 3 + ["missing"] * 3
     expected += ["no_image"] * 2 + ["corrupt"] * 3 + ["ok"] * 5
     assert reasons(source) == expected
-    assert replaced(source) == {
+    assert count_substitutions(source) == {
         "ok": 5, "corrupt": 6, "missing": 3, "no_image": 3, "no_caption": 1, "empty": 1
     }  # fmt: skip
 
@@ -155,10 +155,10 @@ def test_row_groups_are_kept_up_to_a_size_and_big_ones_warned_of(tmp_path, monke
         source = Parquet(str(tmp_path / "a.parquet"))
     (record,) = caplog.records
     assert "each example reads a row group of 10 rows (0.0 MB); set data.order='windowed'" in record.getMessage()
-    source.prepare([0, 1])
+    source.prefetch_shards([0, 1])
     assert len(caplog.records) == 1
     for _ in range(2):
-        source.prepare([0, 1, 2, 3, 4, 5])
+        source.prefetch_shards([0, 1, 2, 3, 4, 5])
     assert len(caplog.records) == 2 and "set data.window lower" in caplog.text
     reads = []
     monkeypatch.setattr(source._groups, "_make", lambda shard: reads.append(shard) or source._decode(shard))

@@ -35,8 +35,8 @@ def fitting(objects, name):
     return [o for o in objects if all(word in (o["size"], o["color"], o["shape"]) for word in words)]
 
 
-def only(found):
-    (one,) = found
+def only(objects):
+    (one,) = objects
     return one
 
 
@@ -57,10 +57,10 @@ def oracle(question, objects):
         return "yes" if fitting(objects, m[1]) else "no"
     if m := re.fullmatch(rf"is the {NAME} {RELATION} the {NAME}\?", question):
         one, other = only(fitting(objects, m[1])), only(fitting(objects, m[3]))
-        there = any(o is one for o in beside(objects, m[2], other))
+        is_beside = any(o is one for o in beside(objects, m[2], other))
         opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[m[2]]
-        assert there or any(o is one for o in beside(objects, opposite, other))  # not merely diagonal, say
-        return "yes" if there else "no"
+        assert is_beside or any(o is one for o in beside(objects, opposite, other))  # not merely diagonal, say
+        return "yes" if is_beside else "no"
     m = re.fullmatch(r"how many ([a-z ]+) are there\?", question)
     name = " ".join({"objects": "object", "crosses": "cross"}.get(w, w.removesuffix("s")) for w in m[1].split())
     return str(len(fitting(objects, name)))
@@ -90,7 +90,7 @@ def test_without_the_image_little_can_be_answered(train_sample, held_out):
     known = collections.defaultdict(collections.Counter)
     for record in train_sample[::2]:
         known[form(record["question"])][record["answers"][0]] += 1
-    best = {asked: counts.most_common(1)[0][0] for asked, counts in known.items()}
+    best = {kind: counts.most_common(1)[0][0] for kind, counts in known.items()}
     for records in (train_sample[1::2], held_out):
         right = np.mean([best.get(form(record["question"]), "yes") == record["answers"][0] for record in records])
         assert 0.30 < right < 0.40
@@ -103,11 +103,11 @@ def test_types_and_answers_come_in_their_shares(split, request):
     for record in records:
         counts[record["question_type"], record["answer_type"]][record["answers"][0]] += 1
     for kind in ("exists", "relation"):
-        own = counts[kind, "yes/no"]
-        assert abs(own["yes"] / own.total() - 0.5) < 4 * 0.5 / own.total() ** 0.5
+        answer_counts = counts[kind, "yes/no"]
+        assert abs(answer_counts["yes"] / answer_counts.total() - 0.5) < 4 * 0.5 / answer_counts.total() ** 0.5
     shares = {kind: sum(c.total() for (k, _), c in counts.items() if k == kind) / len(records) for kind in TYPES}
     assert all(abs(shares[kind] - TYPES[kind]) < 0.03 for kind in TYPES)
-    assert {answer for own in counts.values() for answer in own} == set(Questions.answer_names)
+    assert {answer for answer_counts in counts.values() for answer in answer_counts} == set(Questions.answer_names)
 
 
 def test_a_question_is_a_pure_function_of_its_index_and_about_the_scene_of_shapes():

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mmjax.data.loading.example_transforms import ModalityPreparer
+from mmjax.data.loading.example_transforms import ModalityTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.mixture import open_source
 from mmjax.data.record import Source
@@ -88,8 +88,8 @@ def test_every_further_modality_tells_more(samples):
 
 def test_examples_have_all_modalities():
     source = open_source("sensors/test")
-    prepare = ModalityPreparer(source.modality_shapes)
-    example = TrainExamples([(source, 1)], seed=0, prepare=prepare)[0]
+    prepare = ModalityTransform(source.modality_shapes)
+    example = TrainExamples([(source, 1)], seed=0, transform=prepare)[0]
     assert example["present"].all() and prepare.names == ("image", "series", "table")
     assert example["modality_series"].shape == (32, 4) and 0 <= example["label"] < 8
     assert source.name == "sensors" and open_source("sensors").name == "sensors/train"

@@ -35,15 +35,15 @@ def kinds(record):
 
 def read_caption(text):
     """Parses a caption into (kinds, {(kind, relation, kind)}), with nothing from the module but its vocabulary."""
-    found = [m.groups() for m in re.finditer(OBJECT, text)]
+    kinds = [m.groups() for m in re.finditer(OBJECT, text)]
     skeleton = re.sub(OBJECT, "O", text)
     relation = "(left of|right of|above|below)"
     if m := re.fullmatch(f"O {relation} O(?: and {relation} O)?", skeleton):
-        facts = {(found[0], r, found[1 + i]) for i, r in enumerate(m.groups()) if r}
+        facts = {(kinds[0], r, kinds[1 + i]) for i, r in enumerate(m.groups()) if r}
     else:
         assert skeleton == "O", text
         facts = set()
-    return found, facts
+    return kinds, facts
 
 
 def with_inverses(facts):
@@ -56,7 +56,7 @@ def test_references_are_the_wordings_that_captions_are_drawn_from(train_sample, 
         references = record["references"]
         assert record["captions"][0] in references and len(set(references)) == (1 if len(kinds(record)) == 1 else 2)
         facts = [with_inverses(read_caption(text)[1]) for text in references]
-        assert all(each == facts[0] for each in facts)
+        assert all(fact == facts[0] for fact in facts)
     first = sum(record["captions"][0] == record["references"][0] != record["references"][-1] for record in train_sample)
     assert 0.42 < first / len(train_sample) < 0.48  # half of the nine in ten that have two
 
@@ -136,9 +136,9 @@ def test_captions_say_everything_and_nothing_else(held_out, train_sample):
     for record in held_out + train_sample:
         (text,) = record["captions"]
         assert len(text.split()) <= 16
-        said, facts = read_caption(text)
+        description, facts = read_caption(text)
         true = kinds(record)
-        assert sorted(said) == sorted(true)
+        assert sorted(description) == sorted(true)
         assert with_inverses(facts) == with_inverses(
             {(true[i], r, true[j]) for i, r, j in record["annotation"]["relations"]}
         )

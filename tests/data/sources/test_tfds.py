@@ -106,15 +106,15 @@ def test_classes_have_names_and_make_captions(in_data_dir):
     source = open_source("tfds:classes:1.0.0/train")
     theirs = tfds.builder_from_directory(f"{in_data_dir}/classes/1.0.0").as_data_source("train")
     assert source.class_names == theirs.dataset_info.features["label"].names == ["cat", "dog", "hen"]
-    told = reasons(source)
-    assert sorted(told) == ["no_caption"] + ["ok"] * 8
+    failures = reasons(source)
+    assert sorted(failures) == ["no_caption"] + ["ok"] * 8
     for i in range(9):
         label = int(theirs[i]["label"])
-        assert (label == -1) == (told[i] == "no_caption")
+        assert (label == -1) == (failures[i] == "no_caption")
         if label >= 0:
             name = source.class_names[label]
             assert source[i]["label"] == label and source[i]["captions"] == [t.format(c=name) for t in source.templates]
-    same = [source[i]["id"] for i in range(9) if told[i] == "ok" and source[i]["label"] == 1]
+    same = [source[i]["id"] for i in range(9) if failures[i] == "ok" and source[i]["label"] == 1]
     assert len(same) == 3 and len(set(same)) == 1
     options = SourceOptions(caption_keys="captions.text")
     assert open_source("tfds:captioned/test", options)[0]["captions"][0].startswith("a ")
@@ -127,7 +127,7 @@ def test_slices_are_those_of_tfds(in_data_dir, split):
         theirs = tfds.builder_from_directory(f"{in_data_dir}/captioned/1.0.0").as_data_source(
             split, decoders={"image": tfds.decode.SkipDecoding()}
         )
-        assert weight == 2 and [record["image"] for record in source] == [each["image"] for each in theirs]
+        assert weight == 2 and [record["image"] for record in source] == [example["image"] for example in theirs]
 
 
 def test_it_is_read_where_tensorflow_cannot_be_imported(data_dir, tmp_path):

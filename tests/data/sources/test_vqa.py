@@ -6,7 +6,7 @@ import pytest
 
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.data.loading.example_transforms import QuestionPreparer
+from mmjax.data.loading.example_transforms import QuestionTransform
 from mmjax.data.mixture import open_source
 from mmjax.data.record import Source
 from mmjax.data.sources.vqa import Vqa
@@ -34,9 +34,11 @@ def official(folder, images="train2014", name="COCO_train2014_{:012d}.jpg"):
             "question_id": number,
             "answer_type": kind,
             "question_type": "none of the above",
-            "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": i} for i, answer in enumerate(own)],
+            "answers": [
+                {"answer": answer, "answer_confidence": "yes", "answer_id": i} for i, answer in enumerate(texts)
+            ],
         }
-        for number, (kind, own) in reversed(answers.items())  # in an order of their own
+        for number, (kind, texts) in reversed(answers.items())  # in an order of their own
     ]
     (folder / QUESTIONS).write_text(json.dumps({"data_subtype": "train2014", "questions": questions}))
     (folder / ANNOTATIONS).write_text(json.dumps({"annotations": annotations}))
@@ -81,9 +83,9 @@ def test_vqa_v2_is_read_as_it_is_published(tmp_path, images, name, option):
 def test_questions_become_training_and_evaluation_examples(tmp_path):
     source = Vqa(str(official(tmp_path) / QUESTIONS))
     tokenizer, spec = make_tokenizer("bytes", 20), ImageSpec(size=4)
-    examples = train_examples(source, prepare=QuestionPreparer(spec, tokenizer, tuple(source.answer_names)))
-    found = {tokenizer.decode(e["text"]): e["answer"].tolist() for e in (examples[i] for i in range(3))}
-    assert found["How many?"] == [1, 0, 0] and np.allclose(found["Is it?"], [0, 0, 1])
+    examples = train_examples(source, transform=QuestionTransform(spec, tokenizer, tuple(source.answer_names)))
+    scores = {tokenizer.decode(e["text"]): e["answer"].tolist() for e in (examples[i] for i in range(3))}
+    assert scores["How many?"] == [1, 0, 0] and np.allclose(scores["Is it?"], [0, 0, 1])
     evaluated = EvalExamples(source, spec)[2]
     assert evaluated.extras["question"] == "Is it?" and evaluated.extras["answer_type"] == "yes/no"
     assert evaluated.image.shape == (4, 4, 3) and evaluated.captions == []

@@ -11,7 +11,7 @@ import pytest
 from mmjax.data.bad_example import BadExample
 from mmjax.data.mixture import open_source, parse_mixture
 from mmjax.data.record import Sharded, stable_id
-from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.wds import WebDataset
 from mmjax.errors import UserError
 from tests.helpers.tar_sets import LENGTHS, TOTAL, example, jpeg, mutate, number_of, options, write_set, write_tar
 
@@ -50,7 +50,7 @@ def test_sets_in_several_folders_are_joined_and_keep_their_ids_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("wds:{0}/none*.tar", "no file matches"),
         ("wds:{0}/nowhere", "no examples in 1 shards|no such"),
@@ -61,10 +61,10 @@ def test_sets_in_several_folders_are_joined_and_keep_their_ids_apart(tmp_path):
         ("wds:", "names no data"),
     ],
 )
-def test_mistakes_in_the_pattern_are_told(tmp_path, spec, told):
+def test_mistakes_in_the_pattern_are_told(tmp_path, spec, message):
     write_set(tmp_path / "set")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         open_source(spec.format(tmp_path), options(tmp_path))
     assert "data.train" in str(error.value) and "\n" not in str(error.value)
 
@@ -74,7 +74,7 @@ def test_mistakes_in_the_pattern_are_told(tmp_path, spec, told):
 
 def one_example(tmp_path, members, **fields):
     write_tar(tmp_path / "s.tar", members)
-    return Tars(str(tmp_path / "s.tar"), options=options(tmp_path, **fields))[0]
+    return WebDataset(str(tmp_path / "s.tar"), options=options(tmp_path, **fields))[0]
 
 
 CAPTIONED = [("k.jpg", b"J"), ("k.json", b'{"caption": "a", "deep": {"er": "b"}, "n": 3}'), ("k.txt", b"t")]
@@ -124,7 +124,7 @@ def test_the_image_is_the_first_member_under_the_wanted_endings(tmp_path, names,
 def test_every_missing_part_has_its_reason(tmp_path):
     members = [*example(0), ("1.txt", b"x"), ("2.jpg", jpeg(2)), ("3.jpg", jpeg(3)), ("3.txt", b" \n")]
     write_tar(tmp_path / "s.tar", members)
-    source = Tars(str(tmp_path / "s.tar"), options=options(tmp_path))
+    source = WebDataset(str(tmp_path / "s.tar"), options=options(tmp_path))
     reasons = []
     for index in range(1, 4):
         with pytest.raises(BadExample) as error:
@@ -136,7 +136,7 @@ def test_every_missing_part_has_its_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("members", "fields", "told"),
+    ("members", "fields", "message"),
     [
         ([("k.mp4", b""), ("k.txt", b"")], {}, "1 examples have mp4, txt; none has jpg, .*data.image_key"),
         ([("k.jpg", b""), ("k.cls", b"")], {}, "1 examples have cls, jpg; none has caption, json, txt .*caption_keys"),
@@ -153,18 +153,20 @@ def test_every_missing_part_has_its_reason(tmp_path):
     ],
 )
 @pytest.mark.parametrize("order", ["global", "windowed"])
-def test_shards_without_the_wanted_members_fail_at_the_start(tmp_path, members, fields, told, order):
+def test_shards_without_the_wanted_members_fail_at_the_start(tmp_path, members, fields, message, order):
     write_tar(tmp_path / "0.tar", members)
     (tmp_path / "sizes.json").write_text('{"0.tar": 1}')
-    with pytest.raises(UserError, match=told):
-        Tars(str(tmp_path), options=options(tmp_path, order=order, **fields))
+    with pytest.raises(UserError, match=message):
+        WebDataset(str(tmp_path), options=options(tmp_path, order=order, **fields))
 
 
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_a_key_that_some_examples_have_is_enough(tmp_path, order):
     """They may lie in other shards, and far from the first example."""
     write_set(tmp_path / "set", (40, 40), change=lambda number, members: members[:1] + members[1 + (number < 50) :])
-    source = Tars(str(tmp_path / "set"), options=options(tmp_path, order=order, caption_keys="json:caption@0.7+txt@1"))
+    source = WebDataset(
+        str(tmp_path / "set"), options=options(tmp_path, order=order, caption_keys="json:caption@0.7+txt@1")
+    )
     assert source[0]["caption_weights"] == [1.0] and source[79]["caption_weights"] == [0.7, 1.0]
 
 
@@ -196,11 +198,11 @@ def test_clip_benchmark_s_classification_sets_are_read(tmp_path, inside):
 
 def test_captions_go_before_classes_and_labels_beyond_the_classes_are_bad(tmp_path):
     folder = classification_set(tmp_path / "pets", captions=True)
-    source = Tars(f"{folder}/test", options=options(tmp_path))
+    source = WebDataset(f"{folder}/test", options=options(tmp_path))
     assert source[1]["captions"] == ["a caption"] and source[1]["label"] == 1
     (folder / "classnames.txt").write_text("cat")
     with pytest.raises(BadExample, match="no number of a class"):
-        Tars(f"{folder}/test", options=options(tmp_path))[1]
+        WebDataset(f"{folder}/test", options=options(tmp_path))[1]
 
 
 def test_each_line_is_a_caption_in_clip_benchmark_s_retrieval_sets_only(tmp_path):
@@ -219,7 +221,7 @@ def test_formats_of_tar_make_no_difference(tmp_path):
     for number, format in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         path = tmp_path / f"{number}.tar"
         write_tar(path, [(f"{key}.jpg", b"J"), (f"{key}.txt", b"t"), ("b.jpg", b"K"), ("b.txt", b"u")], format)
-        source = Tars(str(path), options=options(tmp_path))
+        source = WebDataset(str(path), options=options(tmp_path))
         assert [source[i]["image"] for i in range(2)] == [b"J", b"K"]
         assert source[0]["id"] == stable_id("image", str(path), key)
 
@@ -227,14 +229,14 @@ def test_formats_of_tar_make_no_difference(tmp_path):
 @pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.full)])
 def test_shards_that_change_behind_their_index_give_records_or_reasons(tmp_path, count):
     folder = write_set(tmp_path / "set", (8,))
-    source = Tars(str(folder), options=options(tmp_path))
+    source = WebDataset(str(folder), options=options(tmp_path))
     path, intact = folder / "00000.tar", (folder / "00000.tar").read_bytes()
-    found = collections.Counter()
+    counts = collections.Counter()
     for number in range(count):
         path.write_bytes(mutate(intact, random.Random(number)))
         for index in range(8):
             try:
-                found["record"] += source[index]["captions"] != []
+                counts["record"] += source[index]["captions"] != []
             except BadExample as error:
-                found[error.reason] += 1
-    assert set(found) <= {"record", "cut", "read", "no_image", "no_caption"} and found["record"] and found["cut"]
+                counts[error.reason] += 1
+    assert set(counts) <= {"record", "cut", "read", "no_image", "no_caption"} and counts["record"] and counts["cut"]

@@ -13,10 +13,10 @@ from PIL import Image
 
 from mmjax.data.bad_example import REASONS
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.data.loading.example_transforms import PairPreparer
+from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.record import SourceOptions
-from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.wds import WebDataset
 from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.data.webdataset.shard_cache import ShardCache
 from mmjax.errors import UserError
@@ -98,7 +98,7 @@ def make_examples(source, order):
     return TrainExamples(
         [(source, 1)],
         seed=1,
-        prepare=PairPreparer(ImageSpec(size=8), make_tokenizer("bytes", 16)),
+        transform=PairTransform(ImageSpec(size=8), make_tokenizer("bytes", 16)),
         order=order,
         window=5,
     )
@@ -111,7 +111,9 @@ def epoch(source, order):
 
 
 def counts(read):
-    return collections.Counter(REASONS[int(example["replaced"])] for example in read if example["replaced"])
+    return collections.Counter(
+        REASONS[int(example["substitution_reason"])] for example in read if example["substitution_reason"]
+    )
 
 
 def same(one, other):
@@ -125,16 +127,16 @@ def plant(number, members):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_an_epoch_over_damaged_shards_is_the_intact_one_but_for_what_was_planted(tmp_path, order):
     folder = write_set(tmp_path / "set", LENGTHS)
-    indices, intact = epoch(Tars(str(folder), options=options(tmp_path, order=order)), order)
+    indices, intact = epoch(WebDataset(str(folder), options=options(tmp_path, order=order)), order)
     assert sorted(indices) == list(range(TOTAL)) and not counts(intact)
 
     write_set(folder, LENGTHS, change=plant)
     for index in folder.glob("*.index"):
         index.unlink()
     pattern = str(folder / "{00000..00004}.tar")
-    source = Tars(pattern, options=options(tmp_path, order=order))  # indexed before the shards themselves break
+    source = WebDataset(pattern, options=options(tmp_path, order=order))  # indexed before the shards themselves break
     # Shard 3 is cut off in its thirteenth image, shard 4 vanishes, and a header in shard 2 is damaged.
-    starts = {number: place(folder, number) for number in (53, 72)}
+    starts = {number: move(folder, number) for number in (53, 72)}
     rewrite(folder / "00003.tar", lambda data: data[: starts[72] + 600])
     rewrite(folder / "00002.tar", lambda data: data[: starts[53]] + b"damage" + data[starts[53] + 6 :])
     os.remove(folder / "00004.tar")
@@ -150,7 +152,7 @@ def test_an_epoch_over_damaged_shards_is_the_intact_one_but_for_what_was_planted
     assert counts(damaged) == collections.Counter(reason for reason in expected.values() if reason)
     survivors = 0
     for number, was, now in zip(indices, intact, damaged, strict=True):
-        assert REASONS[int(now["replaced"])] == (expected.get(number) or "ok")
+        assert REASONS[int(now["substitution_reason"])] == (expected.get(number) or "ok")
         if number not in expected:
             survivors += 1
             assert same(was, now)
@@ -158,7 +160,7 @@ def test_an_epoch_over_damaged_shards_is_the_intact_one_but_for_what_was_planted
     assert all(example["image"].shape == (8, 8, 3) for example in damaged)
 
 
-def place(folder, number):
+def move(folder, number):
     """The byte at which an example starts in its shard."""
     import tarfile
 
@@ -173,12 +175,12 @@ def rewrite(path, change):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_a_bucket_that_fails_for_a_while_changes_nothing(tmp_path, order):
     folder = write_set(tmp_path / "set", LENGTHS)
-    Tars(str(folder / "{00000..00004}.tar"), options=options(tmp_path))  # an index beside them
+    WebDataset(str(folder / "{00000..00004}.tar"), options=options(tmp_path))  # an index beside them
     with serve(tmp_path) as bucket:
         pattern = f"{bucket.url}/set/{{00000..00004}}.tar"
-        _, expected = epoch(Tars(pattern, options=options(tmp_path, order=order)), order)
+        _, expected = epoch(WebDataset(pattern, options=options(tmp_path, order=order)), order)
         shutil.rmtree(tmp_path / "cache" / "shards", ignore_errors=True)
-        examples = make_examples(Tars(pattern, options=options(tmp_path, order=order)), order)
+        examples = make_examples(WebDataset(pattern, options=options(tmp_path, order=order)), order)
         read = []
         for position in range(TOTAL):
             if position in (0, 40):
@@ -190,9 +192,9 @@ def test_a_bucket_that_fails_for_a_while_changes_nothing(tmp_path, order):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_a_bucket_that_fails_for_ever_ends_the_run(tmp_path, order):
     write_set(tmp_path / "set", LENGTHS)
-    Tars(str(tmp_path / "set" / "{00000..00004}.tar"), options=options(tmp_path))
+    WebDataset(str(tmp_path / "set" / "{00000..00004}.tar"), options=options(tmp_path))
     with serve(tmp_path) as bucket:
-        source = Tars(
+        source = WebDataset(
             f"{bucket.url}/set/{{00000..00004}}.tar", options=options(tmp_path, order=order, retry_seconds=0.5)
         )
         bucket.fail_until = time.monotonic() + 1000
@@ -206,9 +208,9 @@ def test_a_bucket_that_fails_for_ever_ends_the_run(tmp_path, order):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_a_shard_that_a_bucket_does_not_give_is_replaced(tmp_path, order, status, reason):
     write_set(tmp_path / "set", LENGTHS)
-    Tars(str(tmp_path / "set" / "{00000..00004}.tar"), options=options(tmp_path))
+    WebDataset(str(tmp_path / "set" / "{00000..00004}.tar"), options=options(tmp_path))
     with serve(tmp_path) as bucket:
-        source = Tars(f"{bucket.url}/set/{{00000..00004}}.tar", options=options(tmp_path, order=order))
+        source = WebDataset(f"{bucket.url}/set/{{00000..00004}}.tar", options=options(tmp_path, order=order))
         bucket.failing, bucket.failure, bucket.fail_until = "00002.tar", status, time.monotonic() + 1000
         _, read = epoch(source, order)
     assert counts(read) == {reason: 20}
@@ -222,7 +224,7 @@ def test_a_shard_is_downloaded_once_however_many_want_it(tmp_path):
     with serve(tmp_path) as bucket:
         url = f"{bucket.url}/set/00001.tar"
         caches = [ShardCache(str(tmp_path / "cache"), 1e9, Reader(5.0)) for _ in range(2)]
-        caches[0].prepare([url])
+        caches[0].prefetch([url])
         copies = []
         threads = [threading.Thread(target=lambda i=i: copies.append(caches[i % 2].get(url))) for i in range(8)]
         [thread.start() for thread in threads]
@@ -246,7 +248,7 @@ def test_the_least_recently_used_shards_make_room_and_those_needed_stay(tmp_path
         cache.get(urls[0])
         cache.get(urls[2])
         assert [cache.has(url) for url in urls] == [True, False, True, False, False]
-        cache.prepare(urls[:4])
+        cache.prefetch(urls[:4])
         for url in urls[:4]:
             cache.get(url)
         assert all(cache.has(url) for url in urls[:4])  # more than the limit, but a window needs them
@@ -274,11 +276,11 @@ def test_what_a_crash_leaves_is_not_taken_for_a_shard(tmp_path):
 def test_fetching_ahead_fails_no_run(tmp_path):
     write_set(tmp_path / "set", LENGTHS)
     with serve(tmp_path) as bucket:
-        source = Tars(
+        source = WebDataset(
             f"{bucket.url}/set/{{00000..00004}}.tar", options=options(tmp_path, order="windowed", retry_seconds=0.3)
         )
         bucket.fail_until = time.monotonic() + 1000
-        source.prepare([0, 1, 2, 3, 4])
+        source.prefetch_shards([0, 1, 2, 3, 4])
         deadline = time.monotonic() + 20
         while any(thread.name == "shard-cache" for thread in threading.enumerate()) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -287,4 +289,4 @@ def test_fetching_ahead_fails_no_run(tmp_path):
         assert source[0]["captions"] == ["caption 0"]
         (tmp_path / "file").write_text("")
         source._cache.folder = str(tmp_path / "file" / "below")  # a folder that cannot be made
-        source.prepare([3])
+        source.prefetch_shards([3])

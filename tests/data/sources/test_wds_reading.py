@@ -9,7 +9,7 @@ import pytest
 from mmjax.cli import main
 from mmjax.data.loading.batches import train_batches
 from mmjax.data.mixture import open_source
-from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.wds import WebDataset
 from mmjax.data.webdataset.shard_list import list_shards
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader
@@ -35,7 +35,7 @@ def read(examples, start, stop, hosts, **how):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_each_example_comes_once_an_epoch_whatever_reads_it(tmp_path, order):
     lengths = (11, 13, 17, 7)  # 48: an epoch is two steps
-    source = Tars(str(write_set(tmp_path / "set", lengths)), options=options(tmp_path, order=order))
+    source = WebDataset(str(write_set(tmp_path / "set", lengths)), options=options(tmp_path, order=order))
     all_of_them = collections.Counter(source[i]["id"] for i in range(48))
     examples = make_examples(source, order)
     one_host = read(examples, 0, 4, 1, threads=0)
@@ -52,7 +52,7 @@ def test_each_example_comes_once_an_epoch_whatever_reads_it(tmp_path, order):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_workers_read_the_same(tmp_path, order):
     lengths = (11, 13, 17, 7)
-    source = Tars(str(write_set(tmp_path / "set", lengths)), options=options(tmp_path, order=order))
+    source = WebDataset(str(write_set(tmp_path / "set", lengths)), options=options(tmp_path, order=order))
     one_host = read(make_examples(source, order), 0, 4, 1, threads=0)
     for hosts, start in ((1, 0), (2, 1)):
         assert read(make_examples(source, order), start, 4, hosts, workers=2) == one_host[start:]
@@ -62,26 +62,28 @@ def test_workers_read_the_same(tmp_path, order):
 
 
 def test_remote_shards_are_indexed_by_the_command_and_trained_on(tmp_path):
-    local = Tars(str(write_set(tmp_path / "set")), options=options(tmp_path))
+    local = WebDataset(str(write_set(tmp_path / "set")), options=options(tmp_path))
     os.remove(next((tmp_path / "set").glob("*.index")))
     with serve(tmp_path) as bucket:
         pattern = f"{bucket.url}/set/{{00000..00003}}.tar"
         with pytest.raises(UserError, match="run mmjax index '.*', or set data.order=windowed"):
-            Tars(pattern, options=options(tmp_path))
+            WebDataset(pattern, options=options(tmp_path))
         assert main.main(["index", pattern, "--cache", str(tmp_path / "cache")]) == 0
-        source = Tars(pattern, options=options(tmp_path))
+        source = WebDataset(pattern, options=options(tmp_path))
         bucket.requests.clear()
         for index in (0, 6, 7, 26):
             assert {**source[index], "id": 0, "path": ""} == {**local[index], "id": 0, "path": ""}
-        assert [asked.startswith("bytes=") for _, _, asked in bucket.requests] == [True] * 4  # one request an example
+        assert [byte_range.startswith("bytes=") for _, _, byte_range in bucket.requests] == [
+            True
+        ] * 4  # one request an example
         assert len({e for batch in read(make_examples(source), 0, 9, 1, threads=4) for e in batch}) == TOTAL
 
 
 def test_an_index_beside_remote_shards_is_found(tmp_path):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder / "{00000..00003}.tar"), options=options(tmp_path))
+    WebDataset(str(folder / "{00000..00003}.tar"), options=options(tmp_path))
     with serve(tmp_path) as bucket:
-        source = Tars(
+        source = WebDataset(
             f"{bucket.url}/set/{{00000..00003}}.tar", options=options(tmp_path, cache=str(tmp_path / "other"))
         )
         assert number_of(source[13]) == 13 and list((tmp_path / "other" / "index").glob("*.index"))
@@ -97,8 +99,8 @@ def test_windowed_reads_a_bucket_without_an_index(tmp_path):
         order = read(make_examples(source, "windowed"), 0, 9, 2, threads=2)
         assert order == read(make_examples(pickle.loads(pickle.dumps(source)), "windowed"), 0, 9, 1, threads=3)
         assert len({e for batch in order for e in batch}) == TOTAL
-        whole = [path for method, path, asked in bucket.requests if method == "GET" and asked is None]
-        assert sorted(whole) == [f"/set/{i:05d}.tar" for i in range(4)]  # each downloaded once
+        complete = [path for method, path, byte_range in bucket.requests if method == "GET" and byte_range is None]
+        assert sorted(complete) == [f"/set/{i:05d}.tar" for i in range(4)]  # each downloaded once
         os.remove(folder / "00003_stats.json")
         with pytest.raises(UserError, match="nothing tells how many examples 1 of 4 shards have"):
             open_source(spec, chosen)
@@ -110,7 +112,7 @@ def test_a_folder_of_a_bucket_is_listed(tmp_path):
         assert list_shards(f"{bucket.url}/set/*.tar", reader=Reader(2.0), where="x").names == [
             f"{i:05d}.tar" for i in range(4)
         ]
-        source = Tars(f"{bucket.url}/set", options=options(tmp_path, order="windowed"))
+        source = WebDataset(f"{bucket.url}/set", options=options(tmp_path, order="windowed"))
         assert len(source) == TOTAL and source.name == "set"
 
 
@@ -120,7 +122,7 @@ def test_a_server_without_ranges_is_read_all_the_same(tmp_path, caplog):
         bucket.ranges = False
         pattern = f"{bucket.url}/set/{{00000..00003}}.tar"
         assert main.main(["index", pattern, "--cache", str(tmp_path / "cache")]) == 0
-        source = Tars(pattern, options=options(tmp_path))
+        source = WebDataset(pattern, options=options(tmp_path))
         assert [number_of(source[i]) for i in range(TOTAL)] == list(range(TOTAL))
     assert sum("sends whole files" in record.message for record in caplog.records) == 1
 

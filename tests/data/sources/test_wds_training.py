@@ -6,8 +6,8 @@ import pytest
 from mmjax import tasks
 from mmjax.data.loading import example_transforms
 from mmjax.errors import GlobalUserError
-from mmjax.parallel import process_agreement
-from mmjax.training import metrics_log, validate_run
+from mmjax.parallel import log, process_agreement
+from mmjax.training import validate_run
 from tests.helpers import runs
 from tests.helpers.tar_sets import jpeg, write_set
 
@@ -17,13 +17,13 @@ LENGTHS = (20, 24, 20)  # an epoch is the whole run
 
 def plant(number, members):
     """Faults in known places."""
-    image, told, text = members
+    image, metadata, text = members
     return {
-        3: [(image[0], b""), told, text],
-        11: [(image[0], b"<html>not found</html>"), told, text],
-        17: [(image[0], jpeg(17)[:200]), told, text],
-        26: [(image[0], jpeg(26)[:300]), told, text],
-        33: [told, text],
+        3: [(image[0], b""), metadata, text],
+        11: [(image[0], b"<html>not found</html>"), metadata, text],
+        17: [(image[0], jpeg(17)[:200]), metadata, text],
+        26: [(image[0], jpeg(26)[:300]), metadata, text],
+        33: [metadata, text],
         40: [image],
         51: [image, (text[0], b"  \n")],
     }.get(number, members)
@@ -48,17 +48,17 @@ def test_the_counts_are_what_was_planted(tmp_path, order):
 
 def test_a_set_that_has_changed_is_told_when_a_run_goes_on(tmp_path, monkeypatch):
     folder = write_set(tmp_path / "tars", LENGTHS)
-    said = []
-    monkeypatch.setattr(metrics_log, "say", said.append)
+    logged = []
+    monkeypatch.setattr(log, "info", logged.append)
     runs.train(config(folder, steps=3), tmp_path / "run")
     runs.train(config(folder, steps=4), tmp_path / "run")
-    assert not [line for line in said if line.startswith("warning")]
+    assert not [line for line in logged if line.startswith("warning")]
     write_set(folder, (*LENGTHS, 5))
     for index in folder.glob("*.index"):
         index.unlink()
     runs.train(config(folder, steps=5), tmp_path / "run")
-    (told,) = [line for line in said if line.startswith("warning: the examples of data.train=")]
-    assert "(69 of 'tars' now, 64 of 'tars' at the time" in told
+    (warning,) = [line for line in logged if line.startswith("warning: the examples of data.train=")]
+    assert "(69 of 'tars' now, 64 of 'tars' at the time" in warning
 
 
 def test_hosts_that_see_other_data_stop_together(monkeypatch):
@@ -77,8 +77,8 @@ def test_what_the_order_follows_from_is_described(tmp_path):
 
     def described(**changes):
         made = config(folder, **changes)
-        preparer = example_transforms.PairPreparer(tasks.make_image_spec(made), tasks.make_tokenizer(made))
-        return tasks.make_train_examples(made, tasks.open_mixture(made), preparer).describe()
+        example_transform = example_transforms.PairTransform(tasks.make_image_spec(made), tasks.make_tokenizer(made))
+        return tasks.make_train_examples(made, tasks.open_mixture(made), example_transform).describe()
 
     assert described() == described(seed=9, batch_size=8)
     kinds = [described(), described(data__order="windowed"), described(data__order="windowed", data__window=3)]

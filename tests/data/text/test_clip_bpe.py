@@ -108,10 +108,10 @@ def test_of_100_000_characters_only_as_many_as_needed_are_cleaned(text, monkeypa
 
 @pytest.mark.parametrize("text", ["ab " * 40_000, " \n" * 40_000 + "é日 x", "é" * 40_000, "a\xa0b\u3000c" * 9_000])
 def test_bytes_of_a_long_text_are_those_of_the_whole(text):
-    whole = " ".join(text.split()).encode()
+    expected = " ".join(text.split()).encode()
     for context_length in (3, 12, 77):
         room = context_length - 2
-        assert make_tokenizer("bytes", context_length).encode([text])[0] == [257, *whole[:room], 258]
+        assert make_tokenizer("bytes", context_length).encode([text])[0] == [257, *expected[:room], 258]
 
 
 def test_what_meta_json_records_of_the_tokenizer():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mmjax.cli import main
-from mmjax.data.sources.wds import Tars
+from mmjax.data.sources.wds import WebDataset
 from mmjax.data.webdataset import scan as scan_lib
 from mmjax.data.webdataset.build import build
 from mmjax.data.webdataset.find import find_index
@@ -24,7 +24,7 @@ from mmjax.data.webdataset.shard_list import list_shards
 from mmjax.data.webdataset.tar_format import ShardTable
 from mmjax.errors import UserError
 from mmjax.io import file_locks, file_pool
-from mmjax.io.file_locks import building, locked
+from mmjax.io.file_locks import exclusive_build, locked
 from mmjax.io.patterns import list_files
 from mmjax.io.reader import Reader
 from tests.helpers.http_server import serve
@@ -66,18 +66,18 @@ def store(tmp_path):
 
 def test_a_stale_index_beside_remote_shards_is_mended_by_the_command(tmp_path, capsys):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder / PATTERN), options=options(tmp_path))
+    WebDataset(str(folder / PATTERN), options=options(tmp_path))
     write_tar(folder / "00003.tar", example(50) + example(51))
     with serve(tmp_path) as bucket:
         pattern = f"{bucket.url}/set/{PATTERN}"
-        assert len(Tars(pattern, options=options(tmp_path))) == TOTAL  # plain HTTP tells no sizes
+        assert len(WebDataset(pattern, options=options(tmp_path))) == TOTAL  # plain HTTP tells no sizes
         assert index_command(pattern, tmp_path) == 0
         assert "in this machine's cache" in capsys.readouterr().out
         for _ in range(2):
-            assert len(Tars(pattern, options=options(tmp_path))) == TOTAL - 6 + 2
+            assert len(WebDataset(pattern, options=options(tmp_path))) == TOTAL - 6 + 2
         (newer,) = folder.glob("*.index")
         os.remove(newer)
-        Tars(str(folder / PATTERN), options=options(tmp_path))  # and the one beside is newer now
+        WebDataset(str(folder / PATTERN), options=options(tmp_path))  # and the one beside is newer now
         assert find_index(list_shards(pattern, reader=READER, where="x"), cache=str(tmp_path / "cache"), reader=READER)
         copies = [path for path in files_below(tmp_path / "cache") if path.endswith("-copy.index")]
         assert len(copies) == 1 and (tmp_path / "cache" / copies[0]).read_bytes() == newer.read_bytes()
@@ -85,13 +85,13 @@ def test_a_stale_index_beside_remote_shards_is_mended_by_the_command(tmp_path, c
 
 def test_a_stale_index_beside_local_shards_that_cannot_be_written_is_mended(tmp_path, monkeypatch):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder), options=options(tmp_path))
+    WebDataset(str(folder), options=options(tmp_path))
     write_tar(folder / "00003.tar", [member for number in range(30) for member in example(number)])
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="again"):
-        Tars(str(folder), options=options(tmp_path))
+        WebDataset(str(folder), options=options(tmp_path))
     assert index_command(folder, tmp_path) == 0
-    assert len(Tars(str(folder), options=options(tmp_path))) == TOTAL - 6 + 30
+    assert len(WebDataset(str(folder), options=options(tmp_path))) == TOTAL - 6 + 30
 
 
 def test_the_command_uploads_the_index_of_a_bucket_beside_its_shards(tmp_path, store, capsys):
@@ -99,7 +99,7 @@ def test_the_command_uploads_the_index_of_a_bucket_beside_its_shards(tmp_path, s
     assert index_command(f"{url}/{PATTERN}", tmp_path) == 0
     (index,) = fs.glob(f"{root}/mmjax-00000-to-00003-*.index")
     assert f"index: {url}/mmjax-" in capsys.readouterr().out
-    other = Tars(f"{url}/{PATTERN}", options=options(tmp_path, cache=str(tmp_path / "other")))
+    other = WebDataset(f"{url}/{PATTERN}", options=options(tmp_path, cache=str(tmp_path / "other")))
     assert [number_of(other[i]) for i in (0, 13, TOTAL - 1)] == [0, 13, TOTAL - 1]
 
 
@@ -110,13 +110,13 @@ def test_an_index_that_is_copied_anew_is_read_anew(tmp_path):
         for length in (6, 40, 3):
             write_tar(folder / "00003.tar", [member for number in range(length) for member in example(number)])
             assert index_command(folder / PATTERN, tmp_path) == 0
-            source = Tars(pattern, options=options(tmp_path))
+            source = WebDataset(pattern, options=options(tmp_path))
             assert len(source) == TOTAL - 6 + length and number_of(source[TOTAL - 6 + length - 1]) == length - 1
 
 
 def test_an_index_that_was_replaced_under_a_worker_is_told(tmp_path):
     folder = write_set(tmp_path / "set")
-    source = Tars(str(folder), options=options(tmp_path))
+    source = WebDataset(str(folder), options=options(tmp_path))
     import pickle
 
     data = pickle.dumps(source)
@@ -142,20 +142,20 @@ def test_a_damaged_description_is_one_line(tmp_path, damage):
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_a_bucket_that_fails_is_not_one_without_an_index(tmp_path, order):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder / PATTERN), options=options(tmp_path))
+    WebDataset(str(folder / PATTERN), options=options(tmp_path))
     with serve(tmp_path) as bucket:
         bucket.failing, bucket.fail_until = "[.]index", time.monotonic() + 1000
         with pytest.raises(UserError, match="cannot be read .*503"):
-            Tars(f"{bucket.url}/set/{PATTERN}", options=options(tmp_path, order=order, retry_seconds=0.3))
+            WebDataset(f"{bucket.url}/set/{PATTERN}", options=options(tmp_path, order=order, retry_seconds=0.3))
 
 
 def test_an_index_that_a_bucket_forbids_is_taken_to_be_missing(tmp_path, caplog):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder / PATTERN), options=options(tmp_path))
+    WebDataset(str(folder / PATTERN), options=options(tmp_path))
     with serve(tmp_path) as bucket, caplog.at_level(logging.WARNING, "mmjax.data"):
         bucket.failing, bucket.failure, bucket.fail_until = "[.]index", 403, time.monotonic() + 1000
         with pytest.raises(UserError, match="remote shards need an index"):
-            Tars(f"{bucket.url}/set/{PATTERN}", options=options(tmp_path))
+            WebDataset(f"{bucket.url}/set/{PATTERN}", options=options(tmp_path))
     assert any("taken to be missing" in record.message for record in caplog.records)
 
 
@@ -168,7 +168,7 @@ def test_failed_opens_leave_no_file(tmp_path, pattern, capsys):
     before = files_below(tmp_path)
     assert index_command(tmp_path / pattern, tmp_path) == 2
     with pytest.raises(UserError, match="no examples in .* is missing"):
-        Tars(str(tmp_path / pattern), options=options(tmp_path))
+        WebDataset(str(tmp_path / pattern), options=options(tmp_path))
     assert files_below(tmp_path) == before and "Traceback" not in capsys.readouterr().err
 
 
@@ -177,7 +177,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=f"data.train=.*{tmp_path}/file/c/index .*neither can {folder}; set data.cache"):
-        Tars(str(folder), options=options(tmp_path, cache=str(tmp_path / "file" / "c")))
+        WebDataset(str(folder), options=options(tmp_path, cache=str(tmp_path / "file" / "c")))
 
 
 def test_locks_leave_no_file_and_let_one_in_at_a_time(tmp_path):
@@ -202,10 +202,10 @@ def test_one_builds_while_others_wait_and_the_dead_are_passed_over(tmp_path, mon
     path, order = str(tmp_path / "x"), []
 
     def second():
-        with building(path) as waited:
+        with exclusive_build(path) as waited:
             order.append(("second", waited))
 
-    with building(path) as waited:
+    with exclusive_build(path) as waited:
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.3)
@@ -219,7 +219,7 @@ def test_one_builds_while_others_wait_and_the_dead_are_passed_over(tmp_path, mon
     for holder in (f"{socket.gethostname()} {ended.pid}", "another-host 1"):
         monkeypatch.setattr(file_locks, "_DEAD_AFTER", 0.5)
         (tmp_path / "x.building").write_text(holder)
-        with building(path) as waited:
+        with exclusive_build(path) as waited:
             assert waited
     assert sum("has stopped" in record.message for record in caplog.records) == 2
 
@@ -246,28 +246,28 @@ def test_removed_copies_are_closed(tmp_path, monkeypatch):
 
 def test_a_shard_that_was_replaced_by_one_of_the_same_size_is_noticed(tmp_path):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder), options=options(tmp_path))
+    WebDataset(str(folder), options=options(tmp_path))
     for path in folder.glob("*.tar"):
         os.utime(path, (1e9, 1e9))  # as a copy has
-    assert len(Tars(str(folder), options=options(tmp_path))) == TOTAL
+    assert len(WebDataset(str(folder), options=options(tmp_path))) == TOTAL
     size = os.path.getsize(folder / "00001.tar")
     write_tar(folder / "00001.tar", example(70) + example(71))
     os.truncate(folder / "00001.tar", size)
     with pytest.raises(UserError, match="00001.tar.*run mmjax index .* again"):
-        Tars(str(folder), options=options(tmp_path))
+        WebDataset(str(folder), options=options(tmp_path))
     assert index_command(folder, tmp_path) == 0
-    assert len(Tars(str(folder), options=options(tmp_path))) == TOTAL - 5 + 2
+    assert len(WebDataset(str(folder), options=options(tmp_path))) == TOTAL - 5 + 2
 
 
 def test_sizes_in_a_bucket_are_compared_by_one_listing(tmp_path, store, monkeypatch):
     url, fs, root = store
     assert index_command(f"{url}/{PATTERN}", tmp_path) == 0
-    asked = []
-    monkeypatch.setattr(Reader, "stamp", lambda self, path: asked.append(path))
-    assert len(Tars(f"{url}/{PATTERN}", options=options(tmp_path))) == TOTAL and not asked
+    requests = []
+    monkeypatch.setattr(Reader, "stamp", lambda self, path: requests.append(path))
+    assert len(WebDataset(f"{url}/{PATTERN}", options=options(tmp_path))) == TOTAL and not requests
     fs.pipe_file(f"{root}/00002.tar", fs.cat_file(f"{root}/00002.tar") + bytes(512))
     with pytest.raises(UserError, match="00002.tar"):
-        Tars(f"{url}/{PATTERN}", options=options(tmp_path))
+        WebDataset(f"{url}/{PATTERN}", options=options(tmp_path))
 
 
 def test_shards_of_a_bucket_that_have_not_changed_are_not_read_again(tmp_path, store, scanned):
@@ -277,7 +277,7 @@ def test_shards_of_a_bucket_that_have_not_changed_are_not_read_again(tmp_path, s
     fs.pipe_file(f"{root}/00002.tar", fs.cat_file(f"{root}/00001.tar"))
     assert index_command(f"{url}/{PATTERN}", tmp_path) == 0
     assert scanned == [f"{url}/00002.tar"]
-    assert len(Tars(f"{url}/{PATTERN}", options=options(tmp_path))) == TOTAL - 9 + 5
+    assert len(WebDataset(f"{url}/{PATTERN}", options=options(tmp_path))) == TOTAL - 9 + 5
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -305,9 +305,9 @@ def test_what_was_scanned_before_an_error_is_kept(tmp_path, store, remote, monke
 
 def test_another_spelling_of_a_pattern_takes_rows_over(tmp_path, scanned):
     folder = write_set(tmp_path / "set")
-    Tars(str(folder), options=options(tmp_path))
+    WebDataset(str(folder), options=options(tmp_path))
     scanned.clear()
-    source = Tars(f"{folder}/{{00001..00002}}.tar", options=options(tmp_path))
+    source = WebDataset(f"{folder}/{{00001..00002}}.tar", options=options(tmp_path))
     assert scanned == [] and [number_of(source[i]) for i in range(14)] == list(range(7, 21))
     names = sorted(path.name.rpartition("-")[0] for path in folder.glob("*.index"))
     assert names == ["mmjax-00001-to-00002", "mmjax-all"]
@@ -321,7 +321,7 @@ def test_a_shard_is_scanned_by_one_worker_alone(tmp_path, remote, scanned):
     folder = write_set(tmp_path / "set")
     with serve(tmp_path) as bucket:
         base = f"{bucket.url}/set" if remote else str(folder)
-        sources = [Tars(f"{base}/{PATTERN}", options=options(tmp_path, order="windowed")) for _ in range(2)]
+        sources = [WebDataset(f"{base}/{PATTERN}", options=options(tmp_path, order="windowed")) for _ in range(2)]
         for source in sources:
             assert [number_of(source[i]) for i in range(TOTAL)] == list(range(TOTAL))
     assert len(scanned) == 4
@@ -330,7 +330,7 @@ def test_a_shard_is_scanned_by_one_worker_alone(tmp_path, remote, scanned):
             folder / "00000.tar", [member for number in range(90, 97) for member in example(number, caption="x 5")]
         )
         file_pool.evict(str(folder / "00000.tar"))
-        source = Tars(f"{base}/{PATTERN}", options=options(tmp_path, order="windowed"))
+        source = WebDataset(f"{base}/{PATTERN}", options=options(tmp_path, order="windowed"))
         assert number_of(source[6]) == 5 and len(scanned) == 5
 
 
@@ -344,9 +344,9 @@ def test_processes_scan_as_threads_do_and_leave_the_main_module_alone(tmp_path):
     script.write_text(
         "import sys\n"
         "print('imported', flush=True)\n"
-        "from mmjax.data.sources.wds import Tars\n"
+        "from mmjax.data.sources.wds import WebDataset\n"
         "from mmjax.data.record import SourceOptions\n"
-        "print(len(Tars(sys.argv[1], options=SourceOptions(max_bad_fraction=1.0))))\n"
+        "print(len(WebDataset(sys.argv[1], options=SourceOptions(max_bad_fraction=1.0))))\n"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     ran = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, env=env)

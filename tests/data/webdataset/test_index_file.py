@@ -93,8 +93,8 @@ def test_gnu_tar_s_own_archives_are_read(tmp_path):
     for name in ("a.jpg", "n" * 150 + ".txt"):
         (tmp_path / name).write_bytes(b"1" * 700)
     with open(tmp_path / "hole.bin", "wb") as file:
-        for at in range(40):  # more pieces than a first header describes
-            file.seek(at * 100_000)
+        for offset in range(40):  # more pieces than a first header describes
+            file.seek(offset * 100_000)
             file.write(b"x" * 4096)
     os.symlink("a.jpg", tmp_path / "link.jpg")
     for format in ("gnu", "pax", "ustar", "v7"):
@@ -142,19 +142,19 @@ def test_every_row_of_an_index_holds_one_example(tmp_path):
     write_set(tmp_path / "set")
     shards = [(f"{i:05d}.tar", str(tmp_path / "set" / f"{i:05d}.tar")) for i in range(4)]
     index = build(shards, str(tmp_path / "i.index"), reader=READER, workers=2)
-    told = index.shards()
-    assert told.rows.tolist() == [7, 5, 9, 6] and told.rows.dtype == np.int64 and len(index) == 27
-    assert told.all_key_sets == {"jpg;json;txt": 27} and told.problems == {}
-    assert told.sizes.tolist() == [os.path.getsize(path) for _, path in shards]
+    description = index.shards()
+    assert description.rows.tolist() == [7, 5, 9, 6] and description.rows.dtype == np.int64 and len(index) == 27
+    assert description.all_key_sets == {"jpg;json;txt": 27} and description.problems == {}
+    assert description.sizes.tolist() == [os.path.getsize(path) for _, path in shards]
     copy = pickle.loads(pickle.dumps(index))
     number = 0
-    for (_, path), rows in zip(shards, told.rows, strict=True):
+    for (_, path), rows in zip(shards, description.rows, strict=True):
         for _ in range(rows):
             start, length = copy.row(number)
             with open(path, "rb") as file:
                 file.seek(start)
-                found = by_tarfile(file.read(length))
-            assert [name for name, _, _ in found] == [name for name, _ in example(number)]
+                results = by_tarfile(file.read(length))
+            assert [name for name, _, _ in results] == [name for name, _ in example(number)]
             number += 1
     assert [p.name for p in tmp_path.iterdir() if ".part" in p.name] == []
 
@@ -229,7 +229,7 @@ def test_an_error_leaves_the_old_index_and_no_other_file(tmp_path):
 def test_mutated_tars_neither_crash_nor_hang(tmp_path, count):
     originals = [odd_tar(format, 0) for format in FORMATS.values()]
     path = tmp_path / "m.tar"
-    told = collections.Counter()
+    counts = collections.Counter()
     for number in range(count):
         rng = random.Random(number)
         path.write_bytes(mutate(rng.choice(originals), rng))
@@ -237,20 +237,20 @@ def test_mutated_tars_neither_crash_nor_hang(tmp_path, count):
         size = os.path.getsize(path)
         ends = (scanned.table.rows.astype(np.int64).sum(axis=1) - 1) * BLOCK
         assert (ends < size).all() and (np.diff(scanned.table.rows[:, 0].astype(np.int64)) > 0).all()
-        told[scanned.table.problem.split(" ")[0]] += 1
-    assert told["cut"] and told["damaged"] and told[""]  # all kinds
+        counts[scanned.table.problem.split(" ")[0]] += 1
+    assert counts["cut"] and counts["damaged"] and counts[""]  # all kinds
 
 
 def test_members_before_the_damage_are_found():
     data = bytearray(odd_tar(tarfile.USTAR_FORMAT, 1))
     all_of_them = by_us(bytes(data))
-    _, at, _ = all_of_them[10]
-    data[at - BLOCK + 3] ^= 255
-    found = []
-    with pytest.raises(TarError, match=f"damaged header at byte {at - BLOCK}"):
+    _, offset, _ = all_of_them[10]
+    data[offset - BLOCK + 3] ^= 255
+    results = []
+    with pytest.raises(TarError, match=f"damaged header at byte {offset - BLOCK}"):
         for member in read_members(reading(bytes(data)), len(data)):
-            found.append((member.name, member.data, member.size))
-    assert found == all_of_them[:10]
+            results.append((member.name, member.data, member.size))
+    assert results == all_of_them[:10]
 
 
 def test_the_command_tells_what_it_found(tmp_path, capsys):
@@ -270,7 +270,7 @@ def test_the_command_tells_what_it_found(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["/nowhere/*.tar"], "no file matches"),
         (["/nowhere"], "no such file|check the path|missing"),
@@ -280,10 +280,10 @@ def test_the_command_tells_what_it_found(tmp_path, capsys):
         (["nosuch://a/{0..3}.tar"], "nosuch"),
     ],
 )
-def test_the_command_s_mistakes_are_one_line(argv, told, capsys, tmp_path):
+def test_the_command_s_mistakes_are_one_line(argv, message, capsys, tmp_path):
     assert main.main(["index", *argv, "--cache", str(tmp_path)]) == 2
     captured = capsys.readouterr()
-    assert re.search(told, captured.err + captured.out)
+    assert re.search(message, captured.err + captured.out)
     assert "Traceback" not in captured.err
 
 

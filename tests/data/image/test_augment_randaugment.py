@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mmjax.data.image import randaugment
+from mmjax.data.image import augment
+from mmjax.data.image.augment import POLICIES
 from mmjax.data.image.crops import train_image
-from mmjax.data.image.randaugment import POLICIES
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.errors import UserError
 from tests.helpers.image_files import encoded, gradient, noise, smooth
@@ -202,16 +202,14 @@ def test_cutout_paints_a_grey_square_anywhere():
 def test_every_operation_and_sign_is_drawn_alike(name, count):
     calls, policy = collections.Counter(), POLICIES[name]
     recorded = lambda op: lambda image, level, sign, rng: calls.update([(op, level, sign)]) or image
-    policy = randaugment.Policy(
-        policy.max_magnitude, {op: recorded(op) for op in policy.operations}, policy.probability
-    )
+    policy = augment.Policy(policy.max_magnitude, {op: recorded(op) for op in policy.operations}, policy.probability)
     rng = np.random.default_rng(0)
     for _ in range(200 * count):
-        randaugment.rand_augment(IMAGE, policy, 2, 9, rng)
+        augment.rand_augment(IMAGE, policy, 2, 9, rng)
     assert len(policy.operations) == count and len(calls) == 2 * count
     assert {level for _, level, _ in calls} == {9 / policy.max_magnitude}
-    each = 200 * policy.probability
-    assert min(calls.values()) > 0.7 * each and max(calls.values()) < 1.3 * each
+    expected_count = 200 * policy.probability
+    assert min(calls.values()) > 0.7 * expected_count and max(calls.values()) < 1.3 * expected_count
 
 
 FILE = encoded(Image.fromarray(gradient(24, 24)))
@@ -224,7 +222,7 @@ def test_randaugment_gives_its_operations_on_the_crop():
 
 
 def test_randaugment_is_its_operations_one_after_the_other():
-    result = randaugment.rand_augment(IMAGE, POLICIES["torchvision"], 3, 20, np.random.default_rng(7))
+    result = augment.rand_augment(IMAGE, POLICIES["torchvision"], 3, 20, np.random.default_rng(7))
     rng, expected = np.random.default_rng(7), IMAGE
     for _ in range(3):
         name = list(TORCHVISION)[int(14 * rng.random())]
