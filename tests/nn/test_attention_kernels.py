@@ -21,7 +21,7 @@ def device(platform, capability=None):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "where", "dtype", "head_dim", "kernel", "told"),
+    ("wanted", "where", "dtype", "head_dim", "kernel", "message"),
     [
         ("auto", device("gpu", "9.0"), jnp.bfloat16, 64, "cudnn", ""),
         ("auto", device("gpu", "12.0"), jnp.bfloat16, 72, "cudnn", ""),
@@ -41,10 +41,10 @@ def device(platform, capability=None):
         ("auto", device("gpu", "9.0"), jnp.bfloat16, 256, "xla", "not 256"),
     ],
 )
-def test_choice(wanted, where, dtype, head_dim, kernel, told):
-    found, obstacle = choose_implementation(wanted, where, dtype, 8, head_dim)
-    assert found == kernel
-    assert told in obstacle and bool(told) == bool(obstacle)
+def test_choice(wanted, where, dtype, head_dim, kernel, message):
+    result, obstacle = choose_implementation(wanted, where, dtype, 8, head_dim)
+    assert result == kernel
+    assert message in obstacle and bool(message) == bool(obstacle)
 
 
 def test_this_machine_has_no_cudnn():
@@ -102,8 +102,8 @@ def test_a_filled_transformer_is_the_same_function(random_params, causal, holes,
 
     expected = run(modules["xla"])
     with mock.patch.object(jax.nn, "dot_product_attention", xla_instead):
-        found = run(modules["cudnn"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, expected)
+        result = run(modules["cudnn"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), result, expected)
 
 
 @pytest.fixture
@@ -174,5 +174,5 @@ def test_cudnn_against_xla(length, causal, holes):
         run = jax.jit(jax.value_and_grad(lambda *x, kernel=kernel: value(kernel, *x), argnums=(0, 1, 2), has_aux=True))
         (_, out), gradients = run(*qkv)
         results[kernel] = [np.asarray(x, np.float32) for x in (out, *gradients)]
-    for found, expected in zip(results["cudnn"], results["xla"], strict=True):
-        assert np.linalg.norm(found - expected) <= 0.02 * np.linalg.norm(expected)
+    for result, expected in zip(results["cudnn"], results["xla"], strict=True):
+        assert np.linalg.norm(result - expected) <= 0.02 * np.linalg.norm(expected)

@@ -68,8 +68,8 @@ def test_attention_follows_the_mask_and_tells_its_weights(name):
     for b, t in np.ndindex(2, 6):
         keys = [s for s in range(6) if allowed(b, t, s, **CASES[name])]
         scores = np.exp(np.asarray(k, np.float64)[b, keys] @ np.asarray(q, np.float64)[b, t].T / 2)  # [keys, H, H]
-        own = np.einsum("shh->hs", scores)
-        expected[b, :, t][:, keys] = own / own.sum(axis=1, keepdims=True) if keys else 0
+        diagonal = np.einsum("shh->hs", scores)
+        expected[b, :, t][:, keys] = diagonal / diagonal.sum(axis=1, keepdims=True) if keys else 0
     np.testing.assert_allclose(weights, expected, atol=1e-6)
     sums = weights.sum(axis=-1)
     assert (np.isclose(sums, 1, atol=1e-6) | (sums == 0)).all()

@@ -23,16 +23,16 @@ def test_an_example_does_not_see_its_batch(name):
     function = jax.jit(FUNCTIONS[name])
     x = np.random.default_rng(0).standard_normal((16, 10, 3)).astype(np.float32)
     keys = keys_of(16)
-    whole = function(x, keys)
+    full = function(x, keys)
     order = np.random.default_rng(1).permutation(16)
-    np.testing.assert_array_equal(function(x[order], keys[order]), whole[order])
+    np.testing.assert_array_equal(function(x[order], keys[order]), full[order])
     np.testing.assert_array_equal(
-        np.concatenate([function(x[i : i + 4], keys[i : i + 4]) for i in range(0, 16, 4)]), whole
+        np.concatenate([function(x[i : i + 4], keys[i : i + 4]) for i in range(0, 16, 4)]), full
     )
     neighbours = np.where(np.arange(16)[:, None, None] == 3, x, 9.0)
-    np.testing.assert_array_equal(function(neighbours, keys)[3], whole[3])
+    np.testing.assert_array_equal(function(neighbours, keys)[3], full[3])
     # The noise does depend on the key.
-    assert not np.array_equal(function(x, keys_of(16, seed=1)), whole)
+    assert not np.array_equal(function(x, keys_of(16, seed=1)), full)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -89,14 +89,17 @@ def test_modality_dropout_hides_at_its_rate_and_never_the_last_one():
     assert not (kept & ~present).any()
     np.testing.assert_array_equal(kept.any(axis=1), present.any(axis=1))
     # Of three that are there: each stays with probability 1 - rate, or as the one that is saved when all would go.
-    whole = kept[:2000]
+    full = kept[:2000]
     saved = rate**3
     expected = {3: (1 - rate) ** 3, 2: 3 * rate * (1 - rate) ** 2, 1: 3 * rate**2 * (1 - rate) + saved}
     for count, share in expected.items():
-        assert abs((whole.sum(axis=1) == count).mean() - share) < 4.5 * (share * (1 - share) / 2000) ** 0.5
+        assert abs((full.sum(axis=1) == count).mean() - share) < 4.5 * (share * (1 - share) / 2000) ** 0.5
     stays = 1 - rate + saved / 3
-    assert abs(whole.mean(axis=0) - stays).max() < 4.5 * (stays * (1 - stays) / 2000) ** 0.5
+    assert abs(full.mean(axis=0) - stays).max() < 4.5 * (stays * (1 - stays) / 2000) ** 0.5
     # An example does not see its batch, and without keys or rate nothing is hidden.
     np.testing.assert_array_equal(run(present[::-1], keys_of(rows)[::-1]), kept[::-1])
-    given = jnp.asarray(present)
-    assert modality_dropout(given, rate, None) is given and modality_dropout(given, 0.0, keys_of(rows)) is given
+    available = jnp.asarray(present)
+    assert (
+        modality_dropout(available, rate, None) is available
+        and modality_dropout(available, 0.0, keys_of(rows)) is available
+    )

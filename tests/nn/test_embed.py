@@ -131,10 +131,10 @@ def test_windows_are_what_loops_find(size, window, stride):
     out = np.asarray(map_windows(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), stride))
     grid = tuple((length - w) // s + 1 for length, w, s in zip(size, window, stride, strict=True))
     assert out.shape == (2, *grid, 4)
-    for place in np.ndindex(grid):
-        part = tuple(slice(i * s, i * s + w) for i, s, w in zip(place, stride, window, strict=True))
+    for cell in np.ndindex(grid):
+        part = tuple(slice(i * s, i * s + w) for i, s, w in zip(cell, stride, window, strict=True))
         expected = np.tensordot(x[(slice(None), *part)], kernel, axes=len(window) + 1)
-        np.testing.assert_allclose(out[(slice(None), *place)], expected, atol=1e-5)
+        np.testing.assert_allclose(out[(slice(None), *cell)], expected, atol=1e-5)
 
 
 def test_inflated_kernels():

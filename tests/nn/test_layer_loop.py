@@ -76,9 +76,9 @@ def test_bfloat16_layer_is_as_near_to_float32_as_flax_is(name):
     params = theirs.init(jax.random.key(3), X)["params"]
     x = X.astype(jnp.bfloat16)
     wanted = value_and_gradients(exact.apply, params, x.astype(jnp.float32))
-    found, plain = (value_and_gradients(layer.apply, params, x) for layer in (ours, theirs))
-    assert relative(found, wanted) <= 1.1 * relative(plain, wanted)
-    for gradient in jax.tree.leaves(found[1][0]):
+    ours_result, plain = (value_and_gradients(layer.apply, params, x) for layer in (ours, theirs))
+    assert relative(ours_result, wanted) <= 1.1 * relative(plain, wanted)
+    for gradient in jax.tree.leaves(ours_result[1][0]):
         assert gradient.dtype == jnp.float32
         assert not np.array_equal(gradient, gradient.astype(jnp.bfloat16).astype(jnp.float32))
 
@@ -195,8 +195,8 @@ def test_layers_that_are_computed_again_loop_on_tpus(keep, random_params, monkey
 
     plain, _ = run(scan=False)
     monkeypatch.setattr(transformer, "traced_platform", lambda: "tpu")
-    found, jaxpr = run(remat="full", remat_keep=keep)
-    assert relative(found, plain) < 1e-6
+    ours_result, jaxpr = run(remat="full", remat_keep=keep)
+    assert relative(ours_result, plain) < 1e-6
     (loop,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
     assert loop.params["length"] == 4 - max(keep, 1)
     assert not any(eqn.primitive.name == "scan" for eqn in run(remat="dots")[1].eqns)

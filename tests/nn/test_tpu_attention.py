@@ -67,9 +67,9 @@ def run(function, qkv, weights):
 def test_against_brute_force(batch, length, heads, head_dim, causal):
     qkv, weights = drawn(batch, length, 3, heads, head_dim), drawn(batch, length, heads, head_dim)
     exact = brute_force(qkv, weights, causal)
-    found = run(lambda x: tpu_attention.fused_attention(x, heads, causal).reshape(weights.shape), qkv, weights)
+    result = run(lambda x: tpu_attention.fused_attention(x, heads, causal).reshape(weights.shape), qkv, weights)
     plain = run(lambda x: attend(x[:, :, 0], x[:, :, 1], x[:, :, 2], AttentionSpec(causal)), qkv, weights)
-    for kernel, xla, value in zip(found, plain, exact, strict=True):
+    for kernel, xla, value in zip(result, plain, exact, strict=True):
         assert kernel.dtype == jnp.bfloat16
         assert error(kernel, value) <= 1.1 * error(xla, value) < 0.005
 
@@ -83,8 +83,8 @@ def test_spread_over_a_mesh(shape):
     alone = run(attended, qkv, weights)
     spread = jax.jit(lambda *x: run(lambda qkv: attended(qkv, mesh.abstract_mesh), *x))
     with jax.set_mesh(mesh):
-        found = spread(qkv, weights)
-    for a, b in zip(found, alone, strict=True):
+        result = spread(qkv, weights)
+    for a, b in zip(result, alone, strict=True):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
 
@@ -107,9 +107,9 @@ def layer(implementation, x, spec, random_params, qk_norm=False, mesh=None):
 def test_a_layer_on_either_kernel(random_params, qk_norm):
     x = drawn(2, 131, 128)
     expected, none = layer("xla", x, AttentionSpec(), random_params, qk_norm)
-    found, calls = layer("pallas", x, AttentionSpec(), random_params, qk_norm)
+    result, calls = layer("pallas", x, AttentionSpec(), random_params, qk_norm)
     assert none == 0 < calls
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b)
 
@@ -126,9 +126,9 @@ def test_a_layer_on_either_kernel(random_params, qk_norm):
 def test_what_the_kernel_does_not_know_runs_on_xlas(random_params, length, spec):
     x = drawn(2, length, 128)
     expected, _ = layer("xla", x, spec, random_params)
-    found, calls = layer("pallas", x, spec, random_params)
+    result, calls = layer("pallas", x, spec, random_params)
     assert calls == 0
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
 

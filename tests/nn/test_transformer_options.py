@@ -36,14 +36,14 @@ def inputs():
 def layer_of(params, settings, number):
     """One layer's parameters, wherever the stacks hold them, and whether it has cross-attention."""
     first, every = settings.get("cross_from", 0), settings.get("cross_every", 0)
-    at = lambda tree, i: jax.tree.map(lambda x: np.asarray(x[i], np.float64), tree)
+    layer_at = lambda tree, i: jax.tree.map(lambda x: np.asarray(x[i], np.float64), tree)
     if not every or (first == 0 and every == 1):
-        return at(params["layers"], number), bool(every)
+        return layer_at(params["layers"], number), bool(every)
     if number < first:
-        return at(params["layers"], number), False
-    unit, place = divmod(number - first, every)
+        return layer_at(params["layers"], number), False
+    unit, number_in_unit = divmod(number - first, every)
     stack = params["cross_layers" if first else "layers"]
-    return at(stack if every == 1 else stack[f"block{place}"], unit), place == 0
+    return layer_at(stack if every == 1 else stack[f"block{number_in_unit}"], unit), number_in_unit == 0
 
 
 def reference(params, settings, x, memory, *, causal):
@@ -95,7 +95,10 @@ def reference(params, settings, x, memory, *, causal):
             source = norm(memory, p["norm_memory"]) if settings.get("cross_mlp") else memory
             first, *rest = parts(x)
             return join(
-                [branch(first, p["norm_cross"], lambda own, p=p: look(own, p["cross_attention"], source)), *rest]
+                [
+                    branch(first, p["norm_cross"], lambda queries, p=p: look(queries, p["cross_attention"], source)),
+                    *rest,
+                ]
             )
 
         x = cross(x) if crosses and not settings.get("cross_mlp") else x
@@ -189,17 +192,17 @@ def test_prefill_and_extend_are_one_pass(random_params, inputs, name, kernel):
         apply = lambda part, causal=False, **options: module.apply(
             {"params": params}, x[:, part], AttentionSpec(causal=causal, valid=valid[:, part]), **options
         )
-        whole = apply(slice(None), causal=True, **call)
+        at_once = apply(slice(None), causal=True, **call)
         out = apply(slice(3), causal=True, slots=LENGTH + 2, **call)
         pieces = [out.tokens]
         for part in (slice(3, 6), slice(6, 7)):
             out = apply(part, cache=out.cache)
             pieces.append(out.tokens)
-        return whole.tokens, jnp.concatenate(pieces, axis=1), out.cache
+        return at_once.tokens, jnp.concatenate(pieces, axis=1), out.cache
 
     with mock.patch.object(jax.nn, "dot_product_attention", xla_instead):
-        whole, pieces, cache = run(params, x, valid)
-    np.testing.assert_allclose(np.asarray(pieces)[VALID], np.asarray(whole)[VALID], atol=1e-5)
+        at_once, pieces, cache = run(params, x, valid)
+    np.testing.assert_allclose(np.asarray(pieces)[VALID], np.asarray(at_once)[VALID], atol=1e-5)
     np.testing.assert_array_equal(cache.valid, np.pad(VALID, ((0, 0), (0, 2))))
     np.testing.assert_array_equal(cache.counts, VALID.sum(axis=1))
     assert cache.index == LENGTH
@@ -216,7 +219,7 @@ def test_prefill_and_extend_are_one_pass(random_params, inputs, name, kernel):
 def test_settings_that_contradict_each_other(inputs):
     tokens = jnp.asarray(inputs[0])
     memory = Memory(jnp.asarray(inputs[1]))
-    for options, call, told in (
+    for options, call, message in (
         (dict(norm="before"), {}, "norm='before' is not known"),
         (dict(cross_every=1), {}, "memory is not given"),
         ({}, dict(memory=memory), "memory is given"),
@@ -225,5 +228,5 @@ def test_settings_that_contradict_each_other(inputs):
         ({}, dict(slots=3), "slots=3 are too few for 7 tokens"),
     ):
         module = Transformer(depth=3, heads=2, mlp_dim=4, **options)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             jax.eval_shape(lambda m=module, c=call: m.init(jax.random.key(0), tokens, AttentionSpec(), **c))

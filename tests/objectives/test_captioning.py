@@ -71,10 +71,10 @@ def test_microbatches_of_uneven_lengths_add_up():
     pieces = [run(logits[rows], targets[rows], mask[rows]) for rows in (slice(2), slice(2, 4))]
     joined = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *(sums for _, _, sums, _ in pieces))
     value, metrics = token_loss.mean(joined)
-    whole, expected, _, _ = run(logits, targets, mask)
-    assert float(value) == pytest.approx(float(whole), rel=1e-6)
+    undivided, expected, _, _ = run(logits, targets, mask)
+    assert float(value) == pytest.approx(float(undivided), rel=1e-6)
     assert float(metrics["caption_accuracy"]) == pytest.approx(float(expected["caption_accuracy"]), rel=1e-6)
-    assert abs(np.mean([value for value, *_ in pieces]) - float(whole)) > 0.01
+    assert abs(np.mean([value for value, *_ in pieces]) - float(undivided)) > 0.01
 
 
 def test_bfloat16_logits_are_summed_in_float32():
@@ -110,10 +110,10 @@ def test_pytorch_agrees(smoothing):
     import torch
 
     logits, targets, mask = example()
-    given = torch.tensor(logits, requires_grad=True)
+    torch_logits = torch.tensor(logits, requires_grad=True)
     labels = torch.tensor(np.where(mask, targets, -100)).long()
-    theirs = torch.nn.functional.cross_entropy(given.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+    theirs = torch.nn.functional.cross_entropy(torch_logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
     theirs.backward()
     value, _, _, gradient = run(logits, targets, mask, smoothing)
     assert float(value) == pytest.approx(theirs.item(), rel=1e-6)
-    np.testing.assert_allclose(gradient, given.grad.numpy(), atol=1e-6)
+    np.testing.assert_allclose(gradient, torch_logits.grad.numpy(), atol=1e-6)

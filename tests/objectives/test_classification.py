@@ -24,11 +24,11 @@ def example(seed=0):
 @pytest.mark.parametrize(("smoothing", "some"), [(0.0, False), (0.1, True)])
 def test_classification(smoothing, some):
     logits, labels, _, mask = example()
-    given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
+    some_mask, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
     wanted = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
     log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
-    loss = lambda x, labels, given: token_loss.mean(classification_loss(x, labels, given, smoothing))
-    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, labels, given)
+    loss = lambda x, labels, some_mask: token_loss.mean(classification_loss(x, labels, some_mask, smoothing))
+    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, labels, some_mask)
     assert float(value) == pytest.approx(-(wanted * log_p).sum(-1)[mask].mean(), rel=1e-6)
     np.testing.assert_allclose(gradient, (np.exp(log_p) - wanted) * mask[:, None] / mask.sum(), atol=1e-6)
     accuracy = (logits.argmax(-1) == labels)[mask].mean()
@@ -38,12 +38,12 @@ def test_classification(smoothing, some):
 @pytest.mark.parametrize("some", [False, True])
 def test_answers_are_summed(some):
     logits, _, scores, mask = example()
-    given, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
+    some_mask, mask = (jnp.asarray(mask), mask) if some else (None, np.ones(BATCH, bool))
     x = logits.astype(np.float64)
-    each = -scores * scipy.special.log_expit(x) - (1 - scores) * scipy.special.log_expit(-x)
-    loss = lambda x, scores, given: token_loss.mean(answer_loss(x, scores, given))
-    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, scores, given)
-    assert float(value) == pytest.approx(each.mean(-1)[mask].mean() * CLASSES, rel=1e-6)
+    losses = -scores * scipy.special.log_expit(x) - (1 - scores) * scipy.special.log_expit(-x)
+    loss = lambda x, scores, some_mask: token_loss.mean(answer_loss(x, scores, some_mask))
+    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, scores, some_mask)
+    assert float(value) == pytest.approx(losses.mean(-1)[mask].mean() * CLASSES, rel=1e-6)
     np.testing.assert_allclose(gradient, (scipy.special.expit(x) - scores) * mask[:, None] / mask.sum(), atol=1e-6)
     reached = scores[np.arange(BATCH), logits.argmax(-1)][mask].mean()
     assert float(metrics["vqa_accuracy"]) == pytest.approx(reached) and 0 < reached < 1
@@ -60,11 +60,11 @@ def test_pytorch_agrees():
     import torch
 
     logits, labels, scores, _ = example()
-    given, functional = torch.tensor(logits), torch.nn.functional
-    theirs = functional.cross_entropy(given, torch.tensor(labels).long(), label_smoothing=0.1)
+    torch_logits, functional = torch.tensor(logits), torch.nn.functional
+    theirs = functional.cross_entropy(torch_logits, torch.tensor(labels).long(), label_smoothing=0.1)
     ours, _ = token_loss.mean(classification_loss(jnp.asarray(logits), jnp.asarray(labels), None, 0.1))
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)
     # As ViLT's compute_vqa: the mean, times the number of answers.
-    theirs = functional.binary_cross_entropy_with_logits(given, torch.tensor(scores)) * CLASSES
+    theirs = functional.binary_cross_entropy_with_logits(torch_logits, torch.tensor(scores)) * CLASSES
     ours, _ = token_loss.mean(answer_loss(jnp.asarray(logits), jnp.asarray(scores)))
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)

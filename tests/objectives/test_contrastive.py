@@ -72,12 +72,12 @@ def directional(function, arguments, which, direction, step=1e-6):
 def check(loss, reference, arguments, ids):
     """Value and gradients of every argument along random directions."""
     exact = [np.asarray(x, np.float64) if isinstance(x, np.ndarray) else x for x in arguments]
-    given = [jnp.asarray(x, jnp.float32) for x in arguments]
-    numbers = tuple(range(len(given)))
+    arrays = [jnp.asarray(x, jnp.float32) for x in arguments]
+    numbers = tuple(range(len(arrays)))
     run = jax.jit(
         jax.value_and_grad(lambda *x: loss(*x, ids=None if ids is None else jnp.asarray(ids))[0], argnums=numbers)
     )
-    value, gradients = run(*given)
+    value, gradients = run(*arrays)
     expected = reference(*exact, ids)
     assert float(value) == pytest.approx(expected, rel=2e-5, abs=2e-6)
     rng = np.random.default_rng(1)
@@ -175,8 +175,8 @@ def test_sigmoid_at_initialisation():
 
 def test_bfloat16_embeddings_are_compared_in_float32(rows):
     half = [jnp.asarray(x, jnp.bfloat16) for x in rows]
-    whole = [x.astype(jnp.float32) for x in half]
-    assert float(softmax_loss(*half, jnp.float32(100.0))[0]) == float(softmax_loss(*whole, jnp.float32(100.0))[0])
+    single = [x.astype(jnp.float32) for x in half]
+    assert float(softmax_loss(*half, jnp.float32(100.0))[0]) == float(softmax_loss(*single, jnp.float32(100.0))[0])
 
 
 @IDS

@@ -108,10 +108,10 @@ def check(kind, impl, shape, block_size, shared):
         expected_loss, expected = brute_force(kind, image, text, scale, ids)
         limit = 1e-4 if how == "aligned" else 5e-5 if scale == 100.0 else 1e-5
         assert abs(float(loss) - expected_loss) <= limit * abs(expected_loss)
-        for name, found, wanted in zip(("image", "text", "scale", "bias"), gradients, expected, strict=False):
-            found = np.asarray(found, np.float64)
-            assert np.isfinite(found).all()
-            error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+        for name, result, wanted in zip(("image", "text", "scale", "bias"), gradients, expected, strict=False):
+            result = np.asarray(result, np.float64)
+            assert np.isfinite(result).all()
+            error = np.linalg.norm(result - wanted) / np.linalg.norm(wanted)
             assert error <= limit, f"{name}: {error:.1e} with {how} rows at scale {scale}"
 
 
@@ -238,12 +238,12 @@ def test_tiles_are_few_and_nearly_equal(n, block):
 def compiled(kind, impl, shape, batch, shared=False, width=512):
     """Value and gradients for eight devices, rows where the towers leave them. Nothing is run."""
     mesh = mesh_of(shape)
-    rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+    rows, everywhere = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     run = with_gradients(kind, impl, mesh, 1024)
     x = jax.ShapeDtypeStruct((batch, width), jnp.float32, sharding=rows)
-    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
     ids = jax.ShapeDtypeStruct((batch, 2), jnp.uint32, sharding=rows) if shared else None
-    out = ((whole, whole), (rows, rows, whole, whole))
+    out = ((everywhere, everywhere), (rows, rows, everywhere, everywhere))
     return jax.jit(run.__wrapped__, out_shardings=out).lower(x, x, number, number, ids).compile()
 
 
@@ -279,31 +279,31 @@ def collectives(program):
     """How often each collective stands in a compiled program, by kind and type of what it makes."""
     kinds = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
     pattern = rf"= \(?(\w+)\[([\d,]*)\][^=\n]*? ({kinds})(?:-start)?\("
-    found = collections.Counter()
+    result = collections.Counter()
     for kind, size, name in re.findall(pattern, program.as_text()):
-        found[name, kind, math.prod(int(n) for n in size.split(",") if n) > 1024] += 1
-    return found
+        result[name, kind, math.prod(int(n) for n in size.split(",") if n) > 1024] += 1
+    return result
 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_collectives_of_gather(kind, shared):
     """One gather and one scatter a tower for softmax, one each for sigmoid, one small gather of ids, small sums."""
-    found = collectives(compiled(kind, "gather", (8, 1, 1), 4096, shared, width=64))
+    result = collectives(compiled(kind, "gather", (8, 1, 1), 4096, shared, width=64))
     towers = 2 if kind == "softmax" else 1
-    assert found.pop(("all-gather", "f32", True)) == towers
-    assert found.pop(("reduce-scatter", "f32", True)) == towers
-    assert found.pop(("all-gather", "u32", True), 0) == int(shared)
+    assert result.pop(("all-gather", "f32", True)) == towers
+    assert result.pop(("reduce-scatter", "f32", True)) == towers
+    assert result.pop(("all-gather", "u32", True), 0) == int(shared)
     # Sums of single numbers; sigmoid's accuracy needs the largest logits of all columns.
-    assert {key[0] for key in found} == {"all-reduce"} and sum(found.values()) <= 3
+    assert {key[0] for key in result} == {"all-reduce"} and sum(result.values()) <= 3
 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_collectives_of_the_ring(kind, shared):
     """It only passes on, and sums single numbers at the end."""
-    found = collectives(compiled(kind, "ring", (8, 1, 1), 4096, shared, width=64))
-    assert {key[0] for key in found} == {"collective-permute", "all-reduce"}
-    assert found.pop(("all-reduce", "f32", False)) <= 2
+    result = collectives(compiled(kind, "ring", (8, 1, 1), 4096, shared, width=64))
+    assert {key[0] for key in result} == {"collective-permute", "all-reduce"}
+    assert result.pop(("all-reduce", "f32", False)) <= 2
     # Texts, ids and statistics on the one trip; with the gradients that travel along on the other.
-    assert sum(found.values()) <= (7 if kind == "softmax" else 4)
+    assert sum(result.values()) <= (7 if kind == "softmax" else 4)

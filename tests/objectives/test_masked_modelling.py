@@ -40,14 +40,14 @@ def test_shares_are_15_80_10_10(masking):
     assert ordinary.sum() == 40_000 and not (chosen & ~ordinary).any()
     np.testing.assert_array_equal(inputs[~chosen], text[~chosen])
     # One of a text's ten is chosen where none would be, with a probability of 0.85^10.
-    for found, expected, count in [
+    for result, expected, count in [
         (chosen.sum() / 40_000, 0.15 + 0.85**10 / 10, 40_000),
         ((inputs == MASK)[chosen].mean(), 0.8, chosen.sum()),
         # A random token is the old one once in 25.
         (((inputs != MASK) & (inputs != text))[chosen].mean(), 0.1 * 24 / 25, chosen.sum()),
         ((inputs == text)[chosen].mean(), 0.1 + 0.1 / 25, chosen.sum()),
     ]:
-        assert abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
+        assert abs(result - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
     put_in = inputs[chosen & (inputs != MASK) & (inputs != text)]
     assert set(put_in) == set(range(VOCAB)) - {PAD, BOS, EOS, MASK, 29}
 
@@ -128,13 +128,13 @@ def test_no_patch_or_all_cannot_be_masked(ratio):
 def patches_of(images, side, normalize):
     """Patch by patch in float64; variance as torch.var's default, with n - 1."""
     batch, height, width, _ = images.shape
-    found = []
+    result = []
     for image in images.astype(np.float64):
         for top in range(0, height, side):
             for left in range(0, width, side):
                 patch = image[top : top + side, left : left + side].reshape(-1)
-                found.append((patch - patch.mean()) / (patch.var(ddof=1) + 1e-6) ** 0.5 if normalize else patch)
-    return np.array(found).reshape(batch, height * width // side**2, -1)
+                result.append((patch - patch.mean()) / (patch.var(ddof=1) + 1e-6) ** 0.5 if normalize else patch)
+    return np.array(result).reshape(batch, height * width // side**2, -1)
 
 
 @pytest.mark.parametrize("normalize", [True, pytest.param(False, marks=pytest.mark.full)])
@@ -149,9 +149,9 @@ def test_patch_regression(normalize):
         sums = masked_modelling.masked_patch_loss(prediction, images, mask, normalize=normalize)
         return token_loss.mean(sums)[0], (sums.count, masked_modelling.patch_targets(images, 4, normalize))
 
-    (value, (count, found)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(prediction, images, mask)
+    (value, (count, result)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(prediction, images, mask)
     assert float(value) == pytest.approx(((prediction - targets) ** 2).mean(-1)[mask].mean(), rel=1e-5)
-    np.testing.assert_allclose(found, targets, atol=1e-5)
+    np.testing.assert_allclose(result, targets, atol=1e-5)
     np.testing.assert_array_equal(count, [3, 1])
     np.testing.assert_allclose(gradient, 2 * (prediction - targets) * mask[..., None] / 48 / 4, atol=1e-6)
 

@@ -46,8 +46,8 @@ def drawing(shape=None, **options):
 
 
 def draw(image, text, scale, ids, seed=0, shape=None, **options):
-    found = drawing(shape, **options)(image, text, np.float32(scale), ids, keys_of(len(text), seed))
-    return jax.tree.map(np.asarray, found)
+    result = drawing(shape, **options)(image, text, np.float32(scale), ids, keys_of(len(text), seed))
+    return jax.tree.map(np.asarray, result)
 
 
 def many_draws(image, text, scale, ids, times):
@@ -62,24 +62,24 @@ def test_draws_follow_the_softmax_over_other_ids():
     batch, times, scale = 9, 4000, 3.0
     image, text, _ = example(batch)
     ids = np.array([[0, 0], [1, 0], [0, 0], [0, 1], [2, 0], [3, 0], [0, 0], [4, 0], [1, 0]], np.uint32)
-    found = many_draws(*map(jnp.asarray, (image, text, np.float32(scale), ids)), times)
+    result = many_draws(*map(jnp.asarray, (image, text, np.float32(scale), ids)), times)
     logits = scale * image.astype(np.float64) @ text.T
     p_values = []
-    for draws, matrix in ((found.text_for_image, logits), (found.image_for_text, logits.T)):
+    for draws, matrix in ((result.text_for_image, logits), (result.image_for_text, logits.T)):
         for i in range(batch):
             others = (ids != ids[i]).any(1)
             counts = np.bincount(draws[:, i], minlength=batch)
             assert not counts[~others].any()
             expected = scipy.special.softmax(matrix[i][others]) * times
             p_values.append(scipy.stats.chisquare(counts[others], expected).pvalue)
-    assert found.has_negative.all()
+    assert result.has_negative.all()
     # 18 independent p-values: the least is above 0.001 with a probability of 0.98, and they are uniform.
     assert min(p_values) > 1e-3
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 1e-2
     for a, b in [
-        (found.text_for_image[:, 0], found.image_for_text[:, 0]),
-        (found.text_for_image[:, 0], found.text_for_image[:, 1]),
-        (found.text_for_image[:, 4], found.image_for_text[:, 5]),
+        (result.text_for_image[:, 0], result.image_for_text[:, 0]),
+        (result.text_for_image[:, 0], result.text_for_image[:, 1]),
+        (result.text_for_image[:, 4], result.image_for_text[:, 5]),
     ]:
         table = np.zeros((batch, batch))
         np.add.at(table, (a, b), 1)
@@ -89,10 +89,10 @@ def test_draws_follow_the_softmax_over_other_ids():
 
 def test_a_sharp_softmax_takes_the_hardest_negative():
     image, text, ids = example()
-    found = draw(image, text, 1e5, ids)
+    result = draw(image, text, 1e5, ids)
     cosines = np.where((ids[:, None] == ids[None]).all(-1), -np.inf, image.astype(np.float64) @ text.T)
-    np.testing.assert_array_equal(found.text_for_image, cosines.argmax(1))
-    np.testing.assert_array_equal(found.image_for_text, cosines.argmax(0))
+    np.testing.assert_array_equal(result.text_for_image, cosines.argmax(1))
+    np.testing.assert_array_equal(result.image_for_text, cosines.argmax(0))
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_the_draw_is_that_of_one_device(shape, block_size):
     image, text, ids = example()
     for seed in range(3):
         expected = draw(image, text, 10.0, ids, seed)
-        found = draw(image, text, 10.0, ids, seed, shape, block_size=block_size)
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
-        assert found.has_negative.all()
-        for other in found[:2]:
+        result = draw(image, text, 10.0, ids, seed, shape, block_size=block_size)
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
+        assert result.has_negative.all()
+        for other in result[:2]:
             assert (ids[other] != ids).any(1).all()
 
 
@@ -122,8 +122,8 @@ def test_the_draw_is_that_of_one_device(shape, block_size):
 def test_rows_that_do_not_divide_over_tensor():
     """Four rows a `data` x `fsdp` place and three devices in each."""
     image, text, ids = example(8)
-    expected, found = (draw(image, text, 5.0, ids, 0, shape) for shape in (None, (2, 1, 3)))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    expected, result = (draw(image, text, 5.0, ids, 0, shape) for shape in (None, (2, 1, 3)))
+    jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
 @FULL
@@ -131,8 +131,8 @@ def test_without_ids_every_row_is_its_own_class():
     image, text, _ = example()
     ids = np.stack([np.arange(BATCH), np.zeros(BATCH)], 1).astype(np.uint32)
     for shape in (None, (4, 1, 2)):
-        expected, found = (draw(image, text, 10.0, x, 0, shape) for x in (ids, None))
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        expected, result = (draw(image, text, 10.0, x, 0, shape) for x in (ids, None))
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
 @FULL
@@ -140,15 +140,15 @@ def test_without_ids_every_row_is_its_own_class():
 def test_local_negatives_live_on_the_same_device(shape):
     """As over the whole batch, if what lives together were by far the most similar."""
     image, text, ids = example()
-    places = shape[0] * shape[1]
-    home = 10 * np.repeat(np.eye(places), BATCH // places, axis=0)
+    blocks = shape[0] * shape[1]
+    home = 10 * np.repeat(np.eye(blocks), BATCH // blocks, axis=0)
     # The last device's rows all share an id.
-    ids[-BATCH // places :] = 99
-    found = draw(image, text, 4.0, ids, 0, shape, scope="local", block_size=5)
+    ids[-BATCH // blocks :] = 99
+    result = draw(image, text, 4.0, ids, 0, shape, scope="local", block_size=5)
     expected = draw(*(np.concatenate([x, home], 1, dtype=np.float32) for x in (image, text)), 4.0, ids)
-    lonely = np.arange(BATCH) >= BATCH - BATCH // places
-    np.testing.assert_array_equal(found.has_negative, ~lonely)
-    for mine, theirs in zip(found[:2], expected[:2], strict=True):
+    lonely = np.arange(BATCH) >= BATCH - BATCH // blocks
+    np.testing.assert_array_equal(result.has_negative, ~lonely)
+    for mine, theirs in zip(result[:2], expected[:2], strict=True):
         np.testing.assert_array_equal(mine[~lonely], theirs[~lonely])
         np.testing.assert_array_equal(mine[lonely], np.arange(BATCH)[lonely])
 
@@ -160,9 +160,9 @@ def test_of_several_vectors_the_most_similar_counts(shape):
     several = unit(np.random.default_rng(5).standard_normal((BATCH, 3, WIDTH)))
     cosines = np.einsum("iqe,je->iqj", several.astype(np.float64), text).max(1)
     cosines = np.where((ids[:, None] == ids[None]).all(-1), -np.inf, cosines)
-    found = draw(several, text, 1e5, ids, 0, shape, block_size=7)
-    np.testing.assert_array_equal(found.text_for_image, cosines.argmax(1))
-    np.testing.assert_array_equal(found.image_for_text, cosines.argmax(0))
+    result = draw(several, text, 1e5, ids, 0, shape, block_size=7)
+    np.testing.assert_array_equal(result.text_for_image, cosines.argmax(1))
+    np.testing.assert_array_equal(result.image_for_text, cosines.argmax(0))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def brute_force(image, text, ids, margin, negatives):
     total = 0.0
     for matrix in (similarities, similarities.T):
         for i in range(len(matrix)):
-            own = matrix[i, i]
+            paired = matrix[i, i]
             others = [matrix[i, j] for j in range(len(matrix)) if i != j and (ids is None or (ids[i] != ids[j]).any())]
             if not others:
                 continue
@@ -31,8 +31,8 @@ def brute_force(image, text, ids, margin, negatives):
             elif negatives == "hardest":
                 terms = [max(others)]
             else:
-                terms = [max((s for s in others if s < own), default=min(others))]
-            total += sum(max(0.0, margin + s - own) for s in terms) / len(matrix) / 2
+                terms = [max((s for s in others if s < paired), default=min(others))]
+            total += sum(max(0.0, margin + s - paired) for s in terms) / len(matrix) / 2
     return total
 
 
@@ -85,8 +85,8 @@ def test_gradient(negatives):
         steps = [1e-6 * rng.standard_normal(x.shape) for x in exact]
         up, down = ([x + sign * d for x, d in zip(exact, steps, strict=True)] for sign in (1, -1))
         slope = (brute_force(*up, SHARED, 0.2, negatives) - brute_force(*down, SHARED, 0.2, negatives)) / 2
-        found = sum(np.vdot(g, d) for g, d in zip(gradients, steps, strict=True))
-        assert found == pytest.approx(slope, rel=1e-4, abs=1e-10)
+        directional = sum(np.vdot(g, d) for g, d in zip(gradients, steps, strict=True))
+        assert directional == pytest.approx(slope, rel=1e-4, abs=1e-10)
 
 
 # -- the classical mistakes --------------------------------------------------------------------------------------------

@@ -26,6 +26,6 @@ def test_row_major_moves_nothing_between_devices(rows, monkeypatch):
     step = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     text = step.lower(x, True).compile().as_text()
     assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
-    for given, wanted in zip(step(x, True), step(x, False), strict=True):
-        np.testing.assert_array_equal(given, wanted)
+    for actual, wanted in zip(step(x, True), step(x, False), strict=True):
+        np.testing.assert_array_equal(actual, wanted)
     assert step(x, True)[1].sharding.is_equivalent_to(x.sharding, 3)

@@ -13,7 +13,7 @@ def shape(data, fsdp=1, tensor=1):
 
 
 @pytest.mark.parametrize(
-    "asked, made",
+    "sizes, made",
     [
         ((8, 1, 1), (8, 1, 1)),
         ((-1, 1, 1), (8, 1, 1)),
@@ -22,8 +22,8 @@ def shape(data, fsdp=1, tensor=1):
         ((8, -1, 1), (8, 1, 1)),
     ],
 )
-def test_shapes(asked, made):
-    mesh = make_mesh(shape(*asked))
+def test_shapes(sizes, made):
+    mesh = make_mesh(shape(*sizes))
     assert tuple(mesh.shape.values()) == made
     assert tuple(mesh.shape) == ("data", "fsdp", "tensor")
     assert set(mesh.devices.ravel()) == set(jax.devices())
@@ -36,7 +36,7 @@ def test_chosen_devices():
 
 
 @pytest.mark.parametrize(
-    "asked, message",
+    "sizes, message",
     [
         ((4, 1, 1), "mesh.data=4, mesh.fsdp=1, mesh.tensor=1 makes 4 devices, but there are 8"),
         ((-1, 3, 1), "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1 makes 6 devices, but there are 8"),
@@ -46,20 +46,20 @@ def test_chosen_devices():
         ((8, -2, 1), "mesh.fsdp=-2, .*each axis takes a positive number"),
     ],
 )
-def test_impossible_shapes(asked, message):
+def test_impossible_shapes(sizes, message):
     with pytest.raises(UserError, match=message) as error:
-        make_mesh(shape(*asked))
+        make_mesh(shape(*sizes))
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("asked", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
-def test_rows(asked):
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_rows(sizes):
     """Rows are spread over `data` and `fsdp` in order; `tensor` devices hold the same ones."""
-    mesh = make_mesh(shape(*asked))
+    mesh = make_mesh(shape(*sizes))
     index = batch_sharding(mesh).devices_indices_map((16, 3))
     groups = {}
-    for place, device in np.ndenumerate(mesh.devices):
-        groups.setdefault(place[:2], set()).add(tuple(range(*index[device][0].indices(16))))
+    for position, device in np.ndenumerate(mesh.devices):
+        groups.setdefault(position[:2], set()).add(tuple(range(*index[device][0].indices(16))))
     assert all(len(rows) == 1 for rows in groups.values())
     spread = [row for _, rows in sorted(groups.items()) for row in next(iter(rows))]
     assert spread == list(range(16))
@@ -67,19 +67,19 @@ def test_rows(asked):
     np.testing.assert_array_equal(local_rows(mesh, 16), np.arange(16))
 
 
-@pytest.mark.parametrize("asked", [(8, 1, 1), (2, 2, 2)])
-def test_rows_of_two_processes(asked, monkeypatch):
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_rows_of_two_processes(sizes, monkeypatch):
     """With the devices split over two imagined processes, their rows split the batch."""
-    mesh = make_mesh(shape(*asked))
+    mesh = make_mesh(shape(*sizes))
     kind = type(batch_sharding(mesh))
     halves = []
-    for half in (mesh.devices[: asked[0] // 2], mesh.devices[asked[0] // 2 :]):
+    for half in (mesh.devices[: sizes[0] // 2], mesh.devices[sizes[0] // 2 :]):
         mine = set(half.ravel())
 
-        def own(self, array_shape, mine=mine):
+        def local_map(self, array_shape, mine=mine):
             return {d: index for d, index in self.devices_indices_map(array_shape).items() if d in mine}
 
-        monkeypatch.setattr(kind, "addressable_devices_indices_map", own)
+        monkeypatch.setattr(kind, "addressable_devices_indices_map", local_map)
         halves.append(local_rows(mesh, 16))
     np.testing.assert_array_equal(np.concatenate(halves), np.arange(16))
     assert len(halves[0]) == len(halves[1]) == 8

@@ -36,9 +36,9 @@ def params():
 def specs(params, mesh, **settings):
     """{path: spec without trailing Nones}."""
     shardings, _ = param_shardings(params, mesh, **settings)
-    found = {}
-    map_with_path(lambda path, s: found.setdefault(path, trimmed(s.spec)), shardings)
-    return found
+    result = {}
+    map_with_path(lambda path, s: result.setdefault(path, trimmed(s.spec)), shardings)
+    return result
 
 
 def trimmed(spec):
@@ -56,32 +56,32 @@ def test_path_names(params):
 
 
 def test_tensor_preset(params, mesh):
-    found = specs(params, mesh, preset="fsdp+tensor")
+    result = specs(params, mesh, preset="fsdp+tensor")
     layers = "text/transformer/layers/"
-    assert found[layers + "attention/qkv/kernel"] == P(None, "fsdp", None, "tensor")  # [layers, D, 3, H, K]: heads
-    assert found[layers + "attention/qkv/bias"] == P(None, None, "tensor")
-    assert found[layers + "attention/out/kernel"] == P(None, "tensor", None, "fsdp")
-    assert found[layers + "attention/out/bias"] == P()
-    assert found[layers + "mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
-    assert found[layers + "mlp/fc1/bias"] == P(None, "tensor")
-    assert found[layers + "mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
+    assert result[layers + "attention/qkv/kernel"] == P(None, "fsdp", None, "tensor")  # [layers, D, 3, H, K]: heads
+    assert result[layers + "attention/qkv/bias"] == P(None, None, "tensor")
+    assert result[layers + "attention/out/kernel"] == P(None, "tensor", None, "fsdp")
+    assert result[layers + "attention/out/bias"] == P()
+    assert result[layers + "mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
+    assert result[layers + "mlp/fc1/bias"] == P(None, "tensor")
+    assert result[layers + "mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
     # The same rules hold for a single, unstacked layer.
     pool = "image_head/pool/"
-    assert found[pool + "attention/q/kernel"] == P("fsdp", "tensor")
-    assert found[pool + "attention/kv/kernel"] == P("fsdp", None, "tensor")
-    assert found[pool + "mlp/fc2/kernel"] == P("tensor", "fsdp")
+    assert result[pool + "attention/q/kernel"] == P("fsdp", "tensor")
+    assert result[pool + "attention/kv/kernel"] == P("fsdp", None, "tensor")
+    assert result[pool + "mlp/fc2/kernel"] == P("tensor", "fsdp")
     # What no rule places: large ones over fsdp on their largest axis, small ones everywhere.
-    assert found["text/token_embedding"] == P("fsdp")
-    assert found["image/position_embedding"] == P()
-    assert found["logit_scale"] == P()
+    assert result["text/token_embedding"] == P("fsdp")
+    assert result["image/position_embedding"] == P()
+    assert result["logit_scale"] == P()
 
 
 def test_fsdp_preset(params, mesh):
-    found = specs(params, mesh, preset="fsdp")
-    assert found["text/transformer/layers/mlp/fc1/kernel"] == P(None, None, "fsdp")  # [2, 256, 1024]
-    assert found["text/transformer/layers/mlp/fc2/kernel"] == P(None, "fsdp")
-    assert found["text/token_embedding"] == P("fsdp")
-    assert found["text/transformer/layers/mlp/fc1/bias"] == P()
+    result = specs(params, mesh, preset="fsdp")
+    assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, None, "fsdp")  # [2, 256, 1024]
+    assert result["text/transformer/layers/mlp/fc2/kernel"] == P(None, "fsdp")
+    assert result["text/token_embedding"] == P("fsdp")
+    assert result["text/transformer/layers/mlp/fc1/bias"] == P()
 
 
 def test_replicated_preset(params, mesh):
@@ -90,9 +90,9 @@ def test_replicated_preset(params, mesh):
 
 def test_preset_leaves_out_axes_that_do_not_divide(params):
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})  # 4 heads cannot be split over 8 devices
-    found = specs(params, mesh, preset="fsdp+tensor")
-    assert found["text/transformer/layers/attention/qkv/kernel"] == P(None, "fsdp")
-    assert found["text/transformer/layers/mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
+    result = specs(params, mesh, preset="fsdp+tensor")
+    assert result["text/transformer/layers/attention/qkv/kernel"] == P(None, "fsdp")
+    assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
 
 
 def test_large_axis_that_does_not_divide_is_noted(mesh):
@@ -108,14 +108,14 @@ def test_users_rules_come_first_and_the_first_match_wins(params, mesh):
         (".*/fc1/kernel", (("data", "fsdp"), "tensor")),
         ("text/token_embedding", ()),
     ]
-    found = specs(params, mesh, preset="fsdp+tensor", rules=rules)
-    assert found["text/transformer/layers/mlp/fc1/kernel"] == P(None, "tensor")
-    assert found["image/transformer/layers/mlp/fc1/kernel"] == P(None, ("data", "fsdp"), "tensor")
-    assert found["text/token_embedding"] == P()
-    assert found["text/transformer/layers/mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
+    result = specs(params, mesh, preset="fsdp+tensor", rules=rules)
+    assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, "tensor")
+    assert result["image/transformer/layers/mlp/fc1/kernel"] == P(None, ("data", "fsdp"), "tensor")
+    assert result["text/token_embedding"] == P()
+    assert result["text/transformer/layers/mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
     # A list, as a config file may have it, is as good as a tuple.
-    found = specs(params, mesh, rules=[["image/.*fc1/kernel", [["data", "fsdp"], None]]])
-    assert found["image/transformer/layers/mlp/fc1/kernel"] == P(None, ("data", "fsdp"))
+    result = specs(params, mesh, rules=[["image/.*fc1/kernel", [["data", "fsdp"], None]]])
+    assert result["image/transformer/layers/mlp/fc1/kernel"] == P(None, ("data", "fsdp"))
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_moments_follow_their_parameters(params, mesh, name):
     moments = dict.fromkeys(shapes, 0)
     unsharded = 0
     for (path, x), sharding in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(placed), strict=True):
-        own = [name for name in shapes if path_name(path).endswith("/" + name) and shapes[name] == x.shape]
-        own = max(own, key=len, default=None)
-        if own:
-            assert sharding == expected[own], path_name(path)
-            moments[own] += 1
+        endings = [name for name in shapes if path_name(path).endswith("/" + name) and shapes[name] == x.shape]
+        longest = max(endings, key=len, default=None)
+        if longest:
+            assert sharding == expected[longest], path_name(path)
+            moments[longest] += 1
         else:
             assert sharding.spec == P(), path_name(path)
             unsharded += x.size

@@ -68,18 +68,20 @@ def test_alone(environ):
     ],
 )
 def test_slurm(more, devices):
-    found = find(SLURM | more)
-    assert found.found_by == "SLURM" and found.arguments == {"num_processes": 4} and found.devices == devices
+    detected = find(SLURM | more)
+    assert detected.found_by == "SLURM" and detected.arguments == {"num_processes": 4} and detected.devices == devices
 
 
 def test_open_mpi(monkeypatch):
     assert find(MPI | SLURM) == cluster.Cluster("Open MPI", {}, [1])
     assert find(MPI | EIGHT).devices == [4, 5, 6, 7]
     five = {name: value for name, value in MPI.items() if "orte" not in name}
-    found = importlib.util.find_spec
-    for there in (True, False):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda n, t=there: t or None if n == "mpi4py" else found(n))
-        if there:
+    find_spec = importlib.util.find_spec
+    for installed in (True, False):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda n, t=installed: t or None if n == "mpi4py" else find_spec(n)
+        )
+        if installed:
             assert find(five).arguments == {"cluster_detection_method": "mpi4py"}
         else:
             with pytest.raises(UserError, match=r"pip install mpi4py, or give --coordinator=HOST:PORT --processes=\$"):
@@ -102,10 +104,10 @@ def test_tpu_and_kubernetes(monkeypatch):
 
 
 def test_flags_come_before_the_environment():
-    found = find(SLURM, coordinator="[::1]:1234", processes=2, process=1)
-    assert found.found_by == "flags" and found.devices is None
-    assert found.arguments["num_processes"] == 2 and found.arguments["process_id"] == 1
-    assert found.arguments["cluster_detection_method"] == "deactivate"
+    detected = find(SLURM, coordinator="[::1]:1234", processes=2, process=1)
+    assert detected.found_by == "flags" and detected.devices is None
+    assert detected.arguments["num_processes"] == 2 and detected.arguments["process_id"] == 1
+    assert detected.arguments["cluster_detection_method"] == "deactivate"
     assert find(SLURM, processes=1) is None
     assert find(SLURM, coordinator="host:1", processes=1, process=0) is None
 
@@ -164,8 +166,8 @@ def test_others_that_do_not_come(process, tmp_path):
     )
     assert done.returncode == 2 and time.monotonic() - began < 60
     line = done.stderr.strip()
-    told = "did not answer within 2 s; start --process=0" if process else "not all of them came within 2 s"
-    assert line.startswith("error: --") and told in line and "\n" not in line
+    expected = "did not answer within 2 s; start --process=0" if process else "not all of them came within 2 s"
+    assert line.startswith("error: --") and expected in line and "\n" not in line
     assert not any(tmp_path.iterdir())
 
 

@@ -47,23 +47,23 @@ def compiled(shape, remat, scope):
 
     def fetched(tokens, index):
         tree = {"tokens": tokens, "more": (jnp.asarray(VALID), jnp.asarray(CODES))}
-        found = sharded_gather.gather_rows(tree, index, mesh=mesh, scope=scope)
-        return jnp.sum(found["tokens"] ** 2 * WEIGHTS[: len(index)]), found
+        result = sharded_gather.gather_rows(tree, index, mesh=mesh, scope=scope)
+        return jnp.sum(result["tokens"] ** 2 * WEIGHTS[: len(index)]), result
 
     def both(tokens, index):
         with activation_sharding.activation_mesh(mesh if remat else None):
             function = jax.checkpoint(fetched) if remat else fetched
-            (_, found), gradient = jax.value_and_grad(function, has_aux=True)(tokens, index)
-        return found, gradient
+            (_, result), gradient = jax.value_and_grad(function, has_aux=True)(tokens, index)
+        return result, gradient
 
     rows = mesh_lib.batch_sharding(mesh)
     return jax.jit(both, in_shardings=(rows, rows))
 
 
-def check(found, gradient, index):
-    np.testing.assert_array_equal(found["tokens"], TOKENS[index])
-    np.testing.assert_array_equal(found["more"][0], VALID[index])
-    np.testing.assert_array_equal(found["more"][1], CODES[index])
+def check(result, gradient, index):
+    np.testing.assert_array_equal(result["tokens"], TOKENS[index])
+    np.testing.assert_array_equal(result["more"][0], VALID[index])
+    np.testing.assert_array_equal(result["more"][1], CODES[index])
     expected = np.zeros(TOKENS.shape)
     np.add.at(expected, index, 2.0 * TOKENS[index] * WEIGHTS[: len(index)])
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
@@ -114,8 +114,8 @@ def test_gradients_of_a_wanted_row_are_summed_in_float32():
 @pytest.mark.parametrize("mesh", [None, (1, 1, 8)])
 def test_where_every_device_has_all_rows_they_are_indexed(mesh):
     index = jnp.array([3, 3, 0], jnp.int32)
-    found = sharded_gather.gather_rows({"x": jnp.asarray(CODES)}, index, mesh=None if mesh is None else mesh_of(mesh))
-    np.testing.assert_array_equal(found["x"], CODES[[3, 3, 0]])
+    result = sharded_gather.gather_rows({"x": jnp.asarray(CODES)}, index, mesh=None if mesh is None else mesh_of(mesh))
+    np.testing.assert_array_equal(result["x"], CODES[[3, 3, 0]])
 
 
 @pytest.mark.parametrize(
@@ -141,27 +141,27 @@ def test_what_cannot_be(rows, wanted, scope, message):
 def test_memory_at_a_batch_of_32768(shape):
     """Draw, fetch and gradient stay within a few times one device's own tokens; plain indexing gathers all of them."""
     batch, mesh = 2**15, mesh_of(shape)
-    rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+    rows, everywhere = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
 
     def step(image, text, tokens, ids, keys, weights, plain):
         chosen = matching.hard_negatives(image, text, jnp.float32(20.0), ids, keys, mesh=mesh).image_for_text
         take = (lambda x: x[chosen]) if plain else (lambda x: sharded_gather.gather_rows(x, chosen, mesh=mesh))
-        found, pull = jax.vjp(take, tokens)
-        return pull(found * weights)[0]
+        result, pull = jax.vjp(take, tokens)
+        return pull(result * weights)[0]
 
     abstract = lambda shape, dtype, sharding=rows: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     tokens, embeddings = abstract((batch, 50, 64), jnp.bfloat16), abstract((batch, 64), jnp.float32)
     args = (embeddings, embeddings, tokens, abstract((batch, 2), jnp.uint32), abstract(keys.shape, keys.dtype))
-    args += (abstract((64,), jnp.bfloat16, whole),)
-    own = batch * 50 * 64 * 2 / mesh_lib.batch_devices(mesh)
+    args += (abstract((64,), jnp.bfloat16, everywhere),)
+    local_bytes = batch * 50 * 64 * 2 / mesh_lib.batch_devices(mesh)
 
     def temporaries(plain):
         run = jax.jit(functools.partial(step, plain=plain), out_shardings=rows)
         program = run.lower(*args).compile()
         gathered = re.findall(r"\w+\[([\d,]+)\][^=\n]*? all-gather(?:-start)?\(", program.as_text())
         largest = max((math.prod(map(int, x.split(","))) for x in gathered), default=0)
-        return program.memory_analysis().temp_size_in_bytes / own, largest
+        return program.memory_analysis().temp_size_in_bytes / local_bytes, largest
 
     space, gathered = temporaries(plain=False)
     assert space <= 4 and gathered <= batch * 64
