@@ -18,6 +18,10 @@ class Interval:
     high: float
     level: float
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """The bounds as metrics, `NAME_low95` and `NAME_high95` for a level of 0.95."""
+        return {f"{name}_low{100 * self.level:.0f}": self.low, f"{name}_high{100 * self.level:.0f}": self.high}
+
 
 def bootstrap_interval(
     values: Float[np.ndarray, " N"] | Integer[np.ndarray, " N"] | Bool[np.ndarray, " N"],

@@ -95,24 +95,25 @@ class AttentionMapRenderer:
         panels = [Panel(heatmaps.resize_longest(image, _SIDE), "image", "" if with_similarity else query.text)]
         if "layers" in maps:
             flow = heatmaps.rollout(maps["layers"][:, None, None])[0]
-            panels += _attention(image, grid, maps["last"], "attention, last layer")
-            panels += _attention(image, grid, maps["reading"] @ flow, "attention rollout")
+            titles = {"attention, last layer": maps["last"], "attention rollout": maps["reading"] @ flow}
+            for title, values in titles.items():  # each on its own scale
+                panels += _draw_maps(image, grid, [(title, _attention_detail(grid, values), values)])
         if with_similarity:
-            panels += _similarities(image, grid, query, maps["patches"], maps["whole"])
+            panels += _draw_maps(image, grid, _similarities(query, maps["patches"], maps["whole"]))
         words, title = [], ""
         if "words" in maps:
             title = "Where each word looked when it was written" if query.prompt else "Where each word looks"
-            words = _word_strip(image, grid, self._word_heats(query, maps["words"]))
+            words = _draw_maps(image, grid, self._word_maps(query, maps["words"])[:_MAX_WORDS], _WORD_SIDE)
         return AttentionPanels(panels, words, title)
 
-    def _word_heats(self, query: _Query, attention: Float[np.ndarray, "L N"]) -> list[tuple[str, np.ndarray]]:
-        """Words after the prompt, each with the mean attention [N] of its tokens."""
-        heats = []
+    def _word_maps(self, query: _Query, attention: Float[np.ndarray, "L N"]) -> list[tuple[str, str, np.ndarray]]:
+        """Words after the prompt, each with no detail and the mean attention [N] of its tokens."""
+        maps = []
         for word, positions in word_token_positions(self.tokenizer, query.ids.tolist()):
             positions = [position for position in positions if position >= query.prompt]
             if positions and max(positions) < len(attention):
-                heats.append((word, attention[positions].mean(axis=0)))
-        return heats
+                maps.append((word, "", attention[positions].mean(axis=0)))
+        return maps
 
 
 def word_token_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
@@ -148,46 +149,39 @@ def _other_text(index: int, texts: list[str], ids: list[int]) -> str | None:
     return None
 
 
-def _attention(image: np.ndarray, grid: tuple[int, int], values: np.ndarray, title: str) -> list[Panel]:
-    low, high = _patch_range(grid, [values])
-    detail = f"{100 * low:.1f} to {100 * high:.1f} % a patch"
-    return [Panel(_overlay(image, grid, values, low, high, _SIDE), title, detail)]
-
-
-def _similarities(
-    image: np.ndarray,
+def _draw_maps(
+    image: UInt8[np.ndarray, "h w 3"],
     grid: tuple[int, int],
-    query: _Query,
-    patches: Float[np.ndarray, "2 N"],
-    cosines: Float[np.ndarray, " 2"],
+    maps: Sequence[tuple[str, str, Float[np.ndarray, " N"]]],
+    longest: int = _SIDE,
 ) -> list[Panel]:
-    """The similarity of patches with both texts, on one scale; `cosines` are the whole image's."""
-    titles, texts = ("own text", "another image's text"), (query.text, query.other_text)
-    rows = [row for row in zip(titles, texts, patches, cosines.tolist(), strict=True) if row[1] is not None]
-    low, high = _patch_range(grid, [values for _, _, values, _ in rows])
-    return [
-        Panel(_overlay(image, grid, values, low, high, _SIDE), title, f"cosine {round(cosine, 2) + 0.0:.2f}: {text}")
-        for title, text, values, cosine in rows
-    ]
-
-
-def _word_strip(image: np.ndarray, grid: tuple[int, int], heats: list[tuple[str, np.ndarray]]) -> list[Panel]:
-    """A map for each of the first words, on one scale."""
-    if not heats:
+    """Maps over an image on one scale, each with its title and detail."""
+    if not maps:
         return []
-    heats = heats[:_MAX_WORDS]
-    low, high = _patch_range(grid, [heat for _, heat in heats])
-    return [Panel(_overlay(image, grid, heat, low, high, _WORD_SIDE), word) for word, heat in heats]
+    low, high = _patch_range(grid, [values for _, _, values in maps])
+    picture = heatmaps.resize_longest(image, longest)
+    overlay = lambda values: heatmaps.overlay(picture, heatmaps.patch_map(values, grid, picture.shape[:2]), low, high)
+    return [Panel(overlay(values), title, detail) for title, detail, values in maps]
 
 
-def _patch_range(grid: tuple[int, int], values: Sequence[np.ndarray]) -> tuple[float, float]:
+def _attention_detail(grid: tuple[int, int], values: Float[np.ndarray, " N"]) -> str:
+    low, high = _patch_range(grid, [values])
+    return f"{100 * low:.1f} to {100 * high:.1f} % a patch"
+
+
+def _patch_range(grid: tuple[int, int], maps: Sequence[np.ndarray]) -> tuple[float, float]:
     """The least and the largest value of any patch; patches are the last of an image's tokens."""
-    patches = np.stack([row[len(row) - grid[0] * grid[1] :] for row in values])
+    patches = np.stack([values[len(values) - grid[0] * grid[1] :] for values in maps])
     return float(patches.min()), float(patches.max())
 
 
-def _overlay(
-    image: np.ndarray, grid: tuple[int, int], values: np.ndarray, low: float, high: float, longest: int
-) -> np.ndarray:
-    picture = heatmaps.resize_longest(image, longest)
-    return heatmaps.overlay(picture, heatmaps.patch_map(values, grid, picture.shape[:2]), low, high)
+def _similarities(
+    query: _Query, patches: Float[np.ndarray, "2 N"], cosines: Float[np.ndarray, " 2"]
+) -> list[tuple[str, str, np.ndarray]]:
+    """The similarity of patches with both texts; `cosines` are the whole image's."""
+    titles, texts = ("own text", "another image's text"), (query.text, query.other_text)
+    return [
+        (title, f"cosine {round(cosine, 2) + 0.0:.2f}: {text}", values)
+        for title, text, values, cosine in zip(titles, texts, patches, cosines.tolist(), strict=True)
+        if text is not None
+    ]

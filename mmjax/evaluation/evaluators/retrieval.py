@@ -71,10 +71,8 @@ def retrieval_ranks(
     text_groups = groups[text_image]
     images, texts = ranks_lib.members(text_groups, groups), ranks_lib.members(groups, text_groups)
     ranks = ranks_lib.ranks_both_ways(text_embeddings, image_embeddings, images, texts, block=block)
-    return {
-        name: (side_ranks, positives[1])
-        for name, side_ranks, positives in zip(_SIDES, ranks, (images, texts), strict=True)
-    }
+    offsets = images[1], texts[1]
+    return dict(zip(_SIDES, zip(ranks, offsets, strict=True), strict=True))
 
 
 def _metrics(ranks: dict[str, ranks_lib.CSR]) -> dict[str, float]:
@@ -161,7 +159,7 @@ class RetrievalResult:
         for name, (ranks, groups) in zip(_SIDES, sides, strict=True):
             for k in _KS:
                 interval = bootstrap_interval(ranks <= k, groups=groups, resamples=resamples, seed=seed)
-                bounds |= {f"{name}_recall@{k}_low95": interval.low, f"{name}_recall@{k}_high95": interval.high}
+                bounds |= interval.metrics(f"{name}_recall@{k}")
         return bounds
 
 

@@ -177,7 +177,7 @@ def _classify(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDic
         right = int(matching.confusion.trace())
         values = np.arange(len(test)) < right
         interval = bootstrap.bootstrap_interval(values, resamples=config.bootstrap, seed=config.seed)
-        metrics |= {"acc1_low95": interval.low, "acc1_high95": interval.high}
+        metrics |= interval.metrics("acc1")
     return metrics, matching
 
 
@@ -258,7 +258,7 @@ def _clip_score(test: Features, _: Any, embedder: Any, job: Job, config: ConfigD
     metrics = {name: float(scores.mean()) for name, scores in values.items()}
     for name, scores in values.items() if config.bootstrap else ():
         interval = bootstrap.bootstrap_interval(scores, resamples=config.bootstrap, seed=config.seed)
-        metrics |= {f"{name}_low95": interval.low, f"{name}_high95": interval.high}
+        metrics |= interval.metrics(name)
     return metrics, None
 
 
