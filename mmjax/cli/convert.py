@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             to=options.to,
             step=options.step,
             tokenizer=options.tokenizer,
-            changes=model_settings.parse_flags(options.set),
+            settings=model_settings.parse_flags(options.set),
         )
         return 0
 

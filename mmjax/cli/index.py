@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = runtime.make_parser(
         "index",
         "Finds where each example of WebDataset shards lies, writes that beside them (into the cache folder where that"
-        " cannot be written), and says"
+        " cannot be written), and prints"
         " what is in them and what is wrong. Shards that have not changed since the last time are not read again.",
     )
     parser.epilog = "example: mmjax index 'gs://bucket/laion/{00000..41455}.tar'"

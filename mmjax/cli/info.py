@@ -18,7 +18,7 @@ _ANSWERS_SHOWN = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """`info PATH [--step=N] [--set FIELD=VALUE ...]`."""
     parser = runtime.make_parser(
-        "info", "Says what a workdir or another library's checkpoint holds; no weights are read."
+        "info", "Prints what a workdir or another library's checkpoint holds; no weights are read."
     )
     parser.epilog = None
     parser.add_argument("path", metavar="PATH", help="a workdir, file or folder, or hf-hub:NAME")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(path: str, *, step: int | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Says what a path holds, as names and lines; reads configs and shapes, no weights.
+    """The content of a path, as names and lines; reads configs and shapes, no weights.
 
     Raises:
       UserError: nothing that mmjax reads.

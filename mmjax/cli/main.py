@@ -8,14 +8,14 @@ from mmjax.cli.runtime import EXIT_MISTAKE
 from mmjax.config import recipe
 from mmjax.errors import did_you_mean
 
-# What each command does; `mmjax.cli.NAME.main` runs it. Its module is imported when it is asked for.
+# What each command does; `mmjax.cli.NAME.main` runs it. Its module is imported when the command is run.
 COMMANDS = {
     "train": "train a recipe, or resume it",
     "eval": "evaluate a trained workdir, or weights of another library",
-    "plan": "say what a recipe would need on TPUs or GPUs that are not here",
+    "plan": "print what a recipe would need on TPUs or GPUs that are not here",
     "index": "find the examples of WebDataset shards, and what is wrong with the shards",
     "convert": "write a model in OpenCLIP's, Hugging Face's or mmjax's format",
-    "info": "say what a workdir or another library's checkpoint holds",
+    "info": "print what a workdir or another library's checkpoint holds",
     "search": "find a folder's images by text or image",
 }
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="CHIP:AxB[xC]",
         help="e.g. v5e:16x16, v5p:4x4x4; of GPUs h100:8 or hosts x GPUs, h100:4x8 (also a100, h200, b200)",
     )
-    parser.add_argument("--budget", metavar="EXAMPLES", help="also tell steps and chip-hours for so many, e.g. 12.8e9")
+    parser.add_argument("--budget", metavar="EXAMPLES", help="also print steps and chip-hours for so many, e.g. 12.8e9")
     parser.add_argument(
         "--sweep",
         nargs="?",

@@ -1,4 +1,4 @@
-"""What every command does: flags, overrides, devices, other processes, exit statuses."""
+"""Parts of every command: flags, overrides, devices, other processes, exit statuses."""
 
 import argparse
 import signal

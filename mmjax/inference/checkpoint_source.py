@@ -1,4 +1,4 @@
-"""One opened checkpoint: a run's, or weights of another library, before a parameter has been read."""
+"""Opened checkpoints: of a run, or weights of another library, before a parameter has been read."""
 
 import abc
 import contextlib
@@ -228,7 +228,7 @@ def open_checkpoint(
 
     Args:
       path, step, tokenizer: see `mmjax.load`.
-      settings: what the files of another library do not tell.
+      settings: those that the files of another library do not hold.
       from_flags: messages name the flags of the command line.
     """
     if path is None or not isinstance(path, str | os.PathLike):

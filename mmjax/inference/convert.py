@@ -1,4 +1,4 @@
-"""`mmjax convert`: checkpoints between formats."""
+"""Conversion of checkpoints between formats."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def convert(
     to: str,
     step: int | None = None,
     tokenizer: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Reads a model and writes it in another format.
 
@@ -36,7 +36,7 @@ def convert(
       to: one of `FORMATS`.
       step: checkpoint of a workdir.
       tokenizer: as `data.tokenizer` has it; what `src` has by default.
-      changes: settings that the source does not hold, see `interop.model_settings.apply_overrides`.
+      settings: those that the source does not hold, see `interop.model_settings.apply_overrides`.
 
     Raises:
       UserError: `src` cannot be read, or `to` has no such model.
@@ -47,7 +47,7 @@ def convert(
         raise UserError(f"DST={dst} is there already; give a new folder")
     if to != "mmjax" and paths.scheme(dst):
         raise UserError(f"DST={dst}: the files of other libraries are written to a local disk")
-    opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=changes, from_flags=True)
+    opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
     _check_convertible(opened, to)
     if to == "mmjax":
         _write_workdir(target, opened)
@@ -66,7 +66,7 @@ def convert(
     for file in files:
         print(f"{file}  {file.stat().st_size:,} bytes")
     if to != "big_vision" and not opened.preprocessing.get("antialias", True):
-        print("note: images were resized without antialiasing; these files say bicubic with it, as Google's own do")
+        print("note: images were resized without antialiasing; these files have bicubic with it, as Google's own do")
     if tokenizer_name == "bytes" and tokenizer_file is None:
         print("note: neither library has the tokenizer 'bytes'; give the model token ids")
 

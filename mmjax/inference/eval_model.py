@@ -129,7 +129,7 @@ def open_model(
       path: see `mmjax.load`.
       overrides: of fields that an evaluation may change.
       tokenizer: as `data.tokenizer` has it; what lies beside the weights by default.
-      settings: those that the file does not tell, see `interop.model_settings.apply_overrides`.
+      settings: those that the file does not hold, see `interop.model_settings.apply_overrides`.
 
     Raises:
       UserError: as `mmjax.load`, or an override of a field that describes the model.

@@ -18,7 +18,7 @@ def normalize_names(tensors: Tensors) -> Tensors:
 
 
 def from_shapes(tensors: Tensors) -> model_settings.Settings:
-    """A model's settings; those that neither shapes nor published models tell are `published_towers.MissingSetting`.
+    """A model's settings; those that neither shapes nor published models have are `published_towers.MissingSetting`.
 
     Heads are an axis there, and the activation and epsilon are Flax's: tanh GELU and 1e-6.
     """

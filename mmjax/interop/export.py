@@ -1,4 +1,4 @@
-"""Writing a model in another library's format: its config files, and the weights tensor by tensor."""
+"""Export of a model to another library's format: its config files, and the weights tensor by tensor."""
 
 import json
 import zipfile

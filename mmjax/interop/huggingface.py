@@ -121,7 +121,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
     family = family_of_config(config, path)
     defaults = _DEFAULTS[family]
     vision, text = (
-        # Old files say the same under another name, and the library lets that win.
+        # Old files have the same under another name, which the library prefers.
         defaults[tower] | _set_fields(config.get(f"{tower}_config")) | _set_fields(config.get(f"{tower}_config_dict"))
         for tower in ("vision", "text")
     )

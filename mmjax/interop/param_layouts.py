@@ -1,4 +1,4 @@
-"""How another library lays out the numbers of a parameter: pure reshapes, transposes and joins, both ways.
+"""Layouts of a parameter's numbers in other libraries: pure reshapes, transposes and joins, both ways.
 
 Shapes in the docstrings: theirs <-> ours. D is a width, F any number of inputs or outputs, H x K heads x head width.
 """

@@ -1,6 +1,6 @@
-"""The names of every parameter in every format: one table each, read in both directions.
+"""Names of the parameters in every format: one table each, read in both directions.
 
-A row says: these parameters of theirs are those of ours, in this layout. `{i}` counts layers; our side of such a row is
+A row maps parameters of theirs to those of ours, in a layout. `{i}` counts layers; our side of such a row is
 one layer of a stacked parameter. Rows whose parameters a model does not have are left out (a class token, a bias).
 """
 

@@ -19,7 +19,7 @@ def defaults(is_clip: bool, rule: str) -> dict[str, Any]:
     prepared = dict(
         resize="crop" if is_clip else "squash", interpolation="bicubic", mean=mean, std=std, image_rule=rule
     )
-    # big_vision's `resize` takes the four nearest pixels unless it is asked for more, which its configs do not.
+    # big_vision's `resize` takes the four nearest pixels unless its configs want more, which they do not.
     return prepared | (dict(interpolation="bilinear", antialias=False) if rule == "big_vision" else {})
 
 

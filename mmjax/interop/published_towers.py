@@ -79,7 +79,7 @@ _PIXELS = {
     "siglip": {(32, 8): 256, (16, 14): 224, (16, 16): 256, (16, 24): 384, (16, 32): 512, (14, 16): 224},
 }
 
-# What the size of a vocabulary tells of a text tower.
+# Settings of a text tower by the size of its vocabulary.
 _CLIP_TEXT = dict(causal=True, pool="eos", eos_id=end_of_text.LARGEST_ID)
 _SIGLIP_TEXT = dict(causal=False, pool="last")
 _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
@@ -95,7 +95,7 @@ _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
     },
 }
 
-# And of its tokenizer, as OpenCLIP's `text_cfg` has it. Nothing said is CLIP's own.
+# And of its tokenizer, as OpenCLIP's `text_cfg` has it. An empty entry is CLIP's own.
 _CANONICAL = {"clean": "canonicalize"}
 _TOKENIZERS: dict[int, dict[str, Any]] = {
     32_000: dict(hf_tokenizer_name="timm/ViT-B-16-SigLIP", tokenizer_kwargs=_CANONICAL),

@@ -21,7 +21,7 @@ from mmjax.interop import torch_file
 from mmjax.interop.torch_file import ZIP_ERRORS, first_line
 
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
-# What parameters are made of. Integers and eight-bit floats are quantised: without their scales they say nothing.
+# What parameters are made of. Integers and eight-bit floats are quantised: without their scales they mean nothing.
 _PARAM_DTYPES = {np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)}
 _MAX_LAYERS = 1_000
 

@@ -15,7 +15,7 @@ _CLIP_CLEAN, _HF_CLEAN = "lower", "whitespace"  # OpenCLIP's defaults
 def tokenizer(folder: Path, class_name: str, vocab_size: int) -> str:
     """Hugging Face's or big_vision's; empty where no file lies there.
 
-    SigLIP 2 was trained on lower-cased texts. Its tokenizer.json, Gemma's, does not say so; transformers' class does.
+    SigLIP 2 was trained on lower-cased texts. Its tokenizer.json, Gemma's, lacks this; transformers' class has it.
 
     Args:
       folder: of the weights.

@@ -1,4 +1,4 @@
-"""What the forward pass of a compiled program leaves in main memory for the backward pass."""
+"""Activations that the forward pass of a compiled program keeps in main memory for the backward pass."""
 
 import collections
 import functools

@@ -1,4 +1,4 @@
-"""What a compiled program costs one chip: matrix FLOPs, main-memory traffic by class of kernel, and activations."""
+"""Costs of a compiled program on one chip: matrix FLOPs, main-memory traffic by class of kernel, and activations."""
 
 import dataclasses
 

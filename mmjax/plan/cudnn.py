@@ -1,4 +1,4 @@
-"""jax's questions about the GPU that its fused attention will run on, answered for one that is not there."""
+"""jax's checks of the GPU for fused attention, passed for a GPU that is not there."""
 
 import contextlib
 import importlib
@@ -20,8 +20,8 @@ def _version(numbers: tuple[int, ...]) -> int:
 def answers_for(device: Any) -> Iterator[None]:
     """Within it, jax checks fused attention against a topology's device.
 
-    jax lowers attention to cuDNN's kernel only after it has asked the first real GPU for its compute capability and the
-    driver for cuDNN's version. Compiling ahead needs neither. For other devices nothing is changed.
+    jax lowers attention to cuDNN's kernel only after it has read the compute capability of the first real GPU and the
+    driver's version of cuDNN. Compiling ahead needs neither. For other devices nothing is changed.
 
     Args:
       device: a device of a topology.

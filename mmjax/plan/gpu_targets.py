@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as XLA's compiler wants them described: what a driver would say of a GPU that is not there.
+"""Descriptions of NVIDIA GPUs for XLA's compiler, as a driver would give them.
 
 Limits of threads, registers and shared memory are those of the compute capability (CUDA C++ Programming Guide,
 "Technical Specifications per Compute Capability"); multiprocessors, L2 and clock are those that

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: computations, instructions, shapes, and how often each one is executed.
+"""Text of a compiled program, parsed: computations, instructions, shapes, and how often each one is executed.
 
 The text (`compiled.as_text()`) is what XLA will run on one chip, after partitioning and fusion. Its grammar is XLA's
 own (xla/hlo/parser); only what costs are counted from is read here.
@@ -142,7 +142,7 @@ class Module:
 
         Returns:
           Times per computation entered by control flow (entry, loop bodies, calls); times per computation that is
-          the inside of a fusion; names of loops whose number of turns the text does not tell, counted once.
+          the inside of a fusion; names of loops whose number of turns the text does not have, counted once.
         """
         control, fused, unknown = collections.Counter(), collections.Counter(), []
 
@@ -192,7 +192,7 @@ class Module:
     def turns(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a `while` goes round, or None.
 
-        XLA says so where it worked it out; else it is the bound of the comparison in the condition, less the counter's
+        XLA writes it where it knows it; else it is the bound of the comparison in the condition, less the counter's
         start: jax's scans count up by one.
         """
         known = re.search(r"known_trip_count\W+n\W+(\d+)", loop.attributes)

@@ -1,4 +1,4 @@
-"""The kernels of a compiled program: what class each is of, what it moves, and what it multiplies."""
+"""Kernels of a compiled program: their class, the bytes they move and the products they compute."""
 
 import dataclasses
 from collections.abc import Iterator

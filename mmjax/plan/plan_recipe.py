@@ -14,7 +14,7 @@ from mmjax.io import paths
 from mmjax.plan import plan_text, program, sweep, times, topology
 from mmjax.training import unread_fields
 
-# Exit status of a plan that says that nothing fits.
+# Exit status of a plan by which nothing fits.
 EXIT_DOES_NOT_FIT = 1
 
 

@@ -84,7 +84,7 @@ def test_openclip_written_again_is_the_same_file(tmp_path):
 def test_big_vision_to_hugging_face(tmp_path, capsys):
     """The same model came from Hugging Face: its names, shapes and numbers."""
     settings = {"image.image_size": 16, "text.causal": False, "text.pool": "last"}
-    convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf", changes=settings)
+    convert.convert(GOLDEN / "big_vision" / "siglip.npz", tmp_path / "hf", to="hf", settings=settings)
     assert "note: images were resized without antialiasing" in capsys.readouterr().out
     want, result = (foreign_checkpoint.open_checkpoint(x) for x in (GOLDEN / "hf-siglip", tmp_path / "hf"))
     assert result.settings == want.settings and result.preprocessing["interpolation"] == "bicubic"
@@ -124,7 +124,7 @@ def test_what_a_format_does_not_have_is_refused_and_nothing_written(tmp_path, na
         settings = {"activation": "quick_gelu", "norm_eps": 1e-5, "heads": 2, "image.image_size": 16, "text.eos_id": 39}
         changes = settings | changes
     with pytest.raises(UserError, match=message):
-        convert.convert(src, tmp_path / "out", to=to, changes=changes)
+        convert.convert(src, tmp_path / "out", to=to, settings=changes)
     assert not (tmp_path / "out").exists()
 
 
