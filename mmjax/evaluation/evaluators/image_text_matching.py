@@ -138,7 +138,7 @@ def _metrics_by_kind(
 
 def sample_negatives(
     queries: Float[np.ndarray, "N *V E"],
-    gallery: Float[np.ndarray, "N *V E"],
+    gallery: Float[np.ndarray, "N *W E"],
     ids: UInt64[np.ndarray, " N"],
     scale: float,
     batch: int,
@@ -169,7 +169,7 @@ def sample_negatives(
 
 def hardest_negatives(
     queries: Float[np.ndarray, "N *V E"] | None,
-    gallery: Float[np.ndarray, "N *V E"] | None,
+    gallery: Float[np.ndarray, "N *W E"] | None,
     ids: UInt64[np.ndarray, " N"],
     seed: int = 0,
 ) -> Int64[np.ndarray, " N"]:
