@@ -55,10 +55,10 @@ def test_this_machine_has_no_cudnn():
 @pytest.mark.parametrize("holes", [False, True])
 def test_filling_is_seen_by_nobody(causal, holes):
     rng = np.random.default_rng(0)
-    length, filled = 5, 6
+    length, padded = 5, 6
     qkv = [jnp.asarray(rng.standard_normal((2, length, HEADS, HEAD_DIM)), jnp.float32) for _ in range(3)]
     valid = jnp.asarray([[1, 1, 0, 1, 1], [0, 1, 1, 0, 1]], bool) if holes else None
-    garbage = lambda x: jnp.pad(x, ((0, 0), (0, filled - length), (0, 0), (0, 0)), constant_values=50.0)
+    garbage = lambda x: jnp.pad(x, ((0, 0), (0, padded - length), (0, 0), (0, 0)), constant_values=50.0)
 
     def run(q, k, v):
         more = None if valid is None else jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True)
@@ -81,7 +81,7 @@ _attention = jax.nn.dot_product_attention
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("length", [7, 8])
-def test_a_filled_transformer_is_the_same_function(random_params, causal, holes, length):
+def test_a_padded_transformer_is_the_same_function(random_params, causal, holes, length):
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2, length, 16)).astype(np.float32)
     weights = rng.standard_normal(x.shape).astype(np.float32)
@@ -121,13 +121,13 @@ def gpu_in_name(monkeypatch):
     [(197, False, 64), (50, False, 64), (257, False, 64), (77, True, 64), (64, False, 72)],
 )
 def test_jax_takes_these_shapes_in_training(gpu_in_name, length, causal, head_dim, holes):
-    filled = padded_length(length, "cudnn")
-    assert filled - length in (0, 1)
-    x = jax.ShapeDtypeStruct((4, filled, 2, head_dim), jnp.bfloat16)
-    valid = jax.ShapeDtypeStruct((4, filled), bool) if holes else None
+    padded = padded_length(length, "cudnn")
+    assert padded - length in (0, 1)
+    x = jax.ShapeDtypeStruct((4, padded, 2, head_dim), jnp.bfloat16)
+    valid = jax.ShapeDtypeStruct((4, padded), bool) if holes else None
 
     def value(q, k, v, valid):
-        spec = AttentionSpec(causal, valid, None if filled == length else length)
+        spec = AttentionSpec(causal, valid, None if padded == length else length)
         return attend(q, k, v, spec, "cudnn").astype(jnp.float32).sum()
 
     traced = jax.make_jaxpr(jax.grad(value, argnums=(0, 1, 2)))(x, x, x, valid)
@@ -160,9 +160,9 @@ def test_an_odd_count_is_what_jax_refuses(gpu_in_name):
 def test_cudnn_against_xla(length, causal, holes):
     """The same numbers within bfloat16's tolerance, values and gradients."""
     rng = np.random.default_rng(2)
-    filled = padded_length(length, "cudnn")
-    spec = AttentionSpec(causal, jnp.asarray(rng.random((4, filled)) < 0.8) if holes else None, length)
-    qkv = [jnp.asarray(rng.standard_normal((4, filled, 4, 64)), jnp.bfloat16) for _ in range(3)]
+    padded = padded_length(length, "cudnn")
+    spec = AttentionSpec(causal, jnp.asarray(rng.random((4, padded)) < 0.8) if holes else None, length)
+    qkv = [jnp.asarray(rng.standard_normal((4, padded, 4, 64)), jnp.bfloat16) for _ in range(3)]
     weights = jnp.asarray(rng.standard_normal((4, length, 4, 64)), jnp.float32)
 
     def value(kernel, q, k, v):

@@ -125,17 +125,23 @@ SPECS = {
 }
 
 
+NOISY = dict(scan=False, dropout=0.3)
+
+
 @pytest.mark.parametrize(
-    "spec", ["segments", *(pytest.param(name, marks=pytest.mark.full) for name in list(SPECS)[:-1])]
-)
-@pytest.mark.parametrize(
-    "changes",
+    ("spec", "changes"),
     [
-        dict(scan=False, dropout=0.3),
-        pytest.param(dict(scan=True), marks=pytest.mark.full),
-        pytest.param(dict(scan=False, remat="dots", remat_keep=1, dropout=0.3, drop_path=0.2), marks=pytest.mark.full),
-        pytest.param(dict(scan=False, qk_norm=True, remat="full"), marks=pytest.mark.full),
-        pytest.param(dict(scan=False, norm="post"), marks=pytest.mark.full),
+        ("segments", NOISY),
+        *(pytest.param(name, NOISY, marks=pytest.mark.full) for name in ("whole", "causal", "padded")),
+        *(
+            pytest.param("segments", changes, marks=pytest.mark.full)
+            for changes in (
+                dict(scan=True),
+                dict(scan=False, remat="dots", remat_keep=1, dropout=0.3, drop_path=0.2),
+                dict(scan=False, qk_norm=True, remat="full"),
+                dict(scan=False, norm="post"),
+            )
+        ),
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
 from mmjax.parallel import mesh as mesh_lib
 
 BATCH, WIDTH = 48, 12
-SHAPES = [(1, 1, 1), (2, 1, 1), (4, 1, 1), (8, 1, 1), (2, 2, 2), (1, 1, 8)]
+SHAPES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 1, 8)]
 KINDS = ["softmax", "sigmoid"]
 BIAS = -10.0
 
@@ -116,7 +116,7 @@ def check(kind, impl, shape, block_size, shared):
 
 
 # 5 divides nothing here; 4 divides all; 64 is larger than any device's share.
-BLOCKS = [4, 5, 7, 64]
+BLOCKS = [4, 5, 64]
 
 
 @pytest.mark.parametrize(
@@ -261,10 +261,9 @@ def test_memory_of_the_ring(batch, shape):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
-@pytest.mark.parametrize("batch", LIMITS)
+@pytest.mark.parametrize(("batch", "shared"), [*((batch, False) for batch in LIMITS), (2**15, True), (2**20, True)])
 def test_memory_of_the_ring_everywhere(kind, shape, batch, shared):
     assert temporaries(kind, "ring", shape, batch, shared) <= LIMITS[batch]
 
