@@ -1,48 +1,13 @@
-"""Local files that a process keeps open, for reading parts of them."""
+"""A pool of local files that a process keeps open, for reading parts of them."""
 
-import collections
 import errno
 import os
-import threading
 import time
 
+from mmjax.utils.lru_cache import LRUCache
+
 _OPEN_FILES = 256
-_LOOK_FOR_REMOVED = 5.0  # seconds
-
-
-class _OpenFiles:
-    """The most recently used files of this process, open for reading parts of them."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.next_look = 0.0
-        self.files: collections.OrderedDict[str, OpenFile] = collections.OrderedDict()
-
-    def get(self, path: str) -> "OpenFile":
-        with self.lock:
-            self._drop_removed()
-            if path in self.files:
-                self.files.move_to_end(path)
-                return self.files[path]
-        opened = OpenFile(path)  # outside the lock: on a slow disk it takes a while
-        with self.lock:
-            self.files[path] = opened
-            while len(self.files) > _OPEN_FILES:
-                self.files.popitem(last=False)
-        return opened
-
-    def evict(self, path: str) -> None:
-        with self.lock:
-            self.files.pop(path, None)
-
-    def _drop_removed(self) -> None:
-        """Closes files that are gone from their folders, every few seconds: they take room on the disk until then."""
-        if time.monotonic() < self.next_look:
-            return
-        self.next_look = time.monotonic() + _LOOK_FOR_REMOVED
-        for path, file in list(self.files.items()):
-            if file.is_removed():
-                del self.files[path]
+_CHECK_SECONDS = 5.0
 
 
 class OpenFile:
@@ -63,9 +28,22 @@ class OpenFile:
             os.close(self.fd)
 
 
-_open_files = _OpenFiles()
-# A forked child must not share the lock's state.
-os.register_at_fork(after_in_child=lambda: _open_files.__init__())
+class _FilePool:
+    """The most recently used files of this process."""
+
+    def __init__(self):
+        self.files = LRUCache(OpenFile, _OPEN_FILES)
+        self.next_check = 0.0
+
+    def get(self, path: str) -> OpenFile:
+        """Returns an open file; every few seconds, files whose last name is gone are closed, which frees their disk."""
+        if time.monotonic() >= self.next_check:
+            self.next_check = time.monotonic() + _CHECK_SECONDS
+            self.files.evict_where(OpenFile.is_removed)
+        return self.files.get(path)
+
+
+_pool = _FilePool()
 
 
 def pread(path: str, offset: int, length: int) -> bytes:
@@ -75,17 +53,17 @@ def pread(path: str, offset: int, length: int) -> bytes:
       OSError: it cannot be read.
     """
     try:
-        return pread_open(_open_files.get(path), offset, length)
+        return pread_open(_pool.get(path), offset, length)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
     evict(path)  # another file has its name now, on a network file system
-    return pread_open(_open_files.get(path), offset, length)
+    return pread_open(_pool.get(path), offset, length)
 
 
 def evict(path: str) -> None:
     """Closes a local file, so that the next read opens what has its name by then."""
-    _open_files.evict(path)
+    _pool.files.evict(path)
 
 
 def pread_open(file: OpenFile, offset: int, length: int) -> bytes:

@@ -31,9 +31,7 @@ class LRUCache:
 
     def get(self, key: Hashable) -> Any:
         """Returns the value of `key`, made now unless it is kept."""
-        if self._process != os.getpid():
-            self._reset()
-        with self._lock:
+        with self._lock_of_process():
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
         with entry.lock:
@@ -49,6 +47,33 @@ class LRUCache:
                 self._keep(key, entry)
             return entry.value
 
+    def __contains__(self, key: Hashable) -> bool:
+        with self._lock_of_process():
+            return key in self._entries
+
+    def evict(self, key: Hashable) -> None:
+        """Drops the value of a key, if it is kept."""
+        with self._lock_of_process():
+            self._remove(key)
+
+    def evict_where(self, is_stale: Callable[[Any], bool]) -> None:
+        """Drops the values that are stale."""
+        with self._lock_of_process():
+            for key, entry in list(self._entries.items()):
+                if entry.size is not None and is_stale(entry.value):
+                    self._remove(key)
+
+    def _lock_of_process(self) -> threading.Lock:
+        """The lock; a forked child begins with a new one and without values."""
+        if self._process != os.getpid():
+            self._reset()
+        return self._lock
+
+    def _remove(self, key: Hashable) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None and entry.size is not None:
+            self._total -= entry.size
+
     def _keep(self, key: Hashable, entry: "_Entry") -> None:
         with self._lock:
             entry.size = self._size(entry.value) if self._size else 1
@@ -59,8 +84,7 @@ class LRUCache:
                 if self._total <= self._limit:
                     break
                 if other != key and kept.size is not None:
-                    self._total -= kept.size
-                    del self._entries[other]
+                    self._remove(other)
 
     def __getstate__(self) -> tuple:
         return self._make, self._limit, self._size

@@ -98,9 +98,9 @@ def mutate(data, rng):
         elif kind == 2:
             del data[offset:]
         elif kind == 3:
-            del data[at : at + rng.randint(1, 2000)]
+            del data[offset : offset + rng.randint(1, 2000)]
         else:
-            data[at:at] = rng.randbytes(rng.randint(1, 2000))
+            data[offset:offset] = rng.randbytes(rng.randint(1, 2000))
         if not data:
             break
     return bytes(data)

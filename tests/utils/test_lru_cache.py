@@ -69,3 +69,18 @@ def test_many_threads_get_their_values_under_eviction():
         keys = [i * 7 % 11 for i in range(400)]
         assert list(pool.map(lru.get, keys)) == [2 * key for key in keys]
     assert len(lru._entries) <= 3 and lru._total == len(lru._entries)
+
+
+def test_evicted_values_are_made_again_and_make_room():
+    made = []
+    lru = LRUCache(lambda key: made.append(key) or "x" * key, 10, size=len)
+    assert [lru.get(key) for key in (4, 5)] == ["x" * 4, "x" * 5]
+    lru.evict(4)
+    lru.evict(7)  # is not there
+    assert 4 not in lru and 5 in lru
+    lru.get(3)  # would not fit beside both
+    assert 5 in lru
+    lru.evict_where(lambda value: len(value) == 5)
+    assert [key in lru for key in (3, 4, 5)] == [True, False, False]
+    lru.get(5)
+    assert made == [4, 5, 3, 5]

@@ -47,7 +47,7 @@ class Table:
             raise UserError(
                 f"{where}: the table has no rows; give one with a header and at least one image and caption"
             )
-        # Every object says again which fields it has; a header says it once.
+        # Every object names its fields; a header names them once.
         self._header = [] if self._is_json else first[0][1]
         fields = itertools.chain.from_iterable(field_paths(row) for _, row in first) if self._is_json else self._header
         self.columns = list(dict.fromkeys(fields))

@@ -48,7 +48,7 @@ def describe() -> str:
 
 def _decode(library: ModuleType, data: bytes, mode: str, size: tuple[int, int], scale: int) -> np.ndarray | None:
     width, height = size
-    # Without a scale no size is asked for; with one this asks for the smallest that has at least this size.
+    # Without a scale the full size is decoded; with one, the smallest size that is at least this.
     least = {"min_width": width, "min_height": height} if scale > 1 else {}
     try:
         decoded = library.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", **least)

@@ -53,7 +53,7 @@ Kind = tuple[str, str, str]  # size, colour, shape
 
 
 class Scene(NamedTuple):
-    """What a scene says: `objects[0]` is the anchor, `relations` are triples (0, relation, other object)."""
+    """The content of a scene: `objects[0]` is the anchor, `relations` are triples (0, relation, other object)."""
 
     objects: tuple[Kind, ...]
     relations: tuple[tuple[int, str, int], ...]
@@ -73,7 +73,7 @@ def description(scene: Scene) -> str:
     )
 
 
-@functools.lru_cache(maxsize=16)  # asked for twice per example: for the split and for the record
+@functools.lru_cache(maxsize=16)  # needed twice per example: for the split and for the record
 def scene_id(scene: Scene) -> int:
     """Returns the 64-bit id shared by all drawings of the scene's description."""
     return stable_id("shapes", description(scene))

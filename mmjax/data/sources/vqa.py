@@ -37,7 +37,7 @@ class _Entry(NamedTuple):
 
 
 class Vqa:
-    """Images, each with a question and what people answered; images are read when they are asked for.
+    """Images, each with a question and what people answered; images are read on demand.
 
     Records have `question`, `answers` with repetitions (one that stands alone counts as ten people's), `answer_type`,
     `question_type` where the file says it, `question_id` (in JSON Lines the line's number where it says none) and the

@@ -186,7 +186,7 @@ def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
     Args:
       read: (offset, length) -> bytes.
       total: size of the tar in bytes.
-      chunk: bytes asked for at a time; headers that lie close together are read at once.
+      chunk: bytes read at a time; headers that lie close together are read at once.
     """
     rows: list[tuple[int, int]] = []
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()

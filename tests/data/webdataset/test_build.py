@@ -231,14 +231,14 @@ def test_removed_copies_are_closed(tmp_path, monkeypatch):
         first = cache.get(f"{bucket.url}/set/00000.tar")
         file_pool.pread(first, 0, 10)
         cache.get(f"{bucket.url}/set/00001.tar")
-        assert not os.path.exists(first) and first not in file_pool._open_files.files
+        assert not os.path.exists(first) and first not in file_pool._pool.files
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     file_pool.pread(str(tmp_path / "a"), 0, 1)
     os.remove(tmp_path / "a")  # by another process
-    monkeypatch.setattr(file_pool._open_files, "next_look", 0.0)
+    monkeypatch.setattr(file_pool._pool, "next_check", 0.0)
     file_pool.pread(str(tmp_path / "b"), 0, 1)
-    assert str(tmp_path / "a") not in file_pool._open_files.files
+    assert str(tmp_path / "a") not in file_pool._pool.files
 
 
 # Shards that change.
