@@ -1,1 +1,1 @@
-"""Assemblies of layers: encoders, heads and the two-tower model; `variants` is the size table."""
+"""Models by kind, one file each: encoders, heads, fusion, generation, initialisation; `variants` has their sizes."""

@@ -1,4 +1,4 @@
-"""An image described: a ViT and a decoder that looks at its tokens (ViT + GPT-2; BLIP, arXiv:2201.12086; an LSTM)."""
+"""Captioners: a ViT and a decoder that cross-attends to its tokens (ViT + GPT-2; BLIP, arXiv:2201.12086; an LSTM)."""
 
 from typing import ClassVar
 
@@ -44,7 +44,7 @@ class Captioner(image_text.WritingModel, kw_only=True):
             return
         if not self.text.get("causal", True):
             raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")
-        submodules.check_looks("text", self.text)
+        submodules.check_cross_attention("text", self.text)
         self.writer = self.make_text_stack()
 
     def _caption_logits(self, image, text, text_mask, keys):

@@ -1,4 +1,4 @@
-"""What encoders return, and the settings and layers that they have in common."""
+"""Bases of the encoders: their output, the fields of their transformers, learned tokens and positions."""
 
 from typing import NamedTuple
 
@@ -130,18 +130,18 @@ class ModalityTower(TransformerTower, kw_only=True):
         return Encoded(x, valid, layers=layers)
 
 
-def zeroed(x: Float[Array, "B T ..."], valid: Bool[Array, "B T"] | None) -> Float[Array, "B T ..."]:
+def zero_invalid(x: Float[Array, "B T ..."], valid: Bool[Array, "B T"] | None) -> Float[Array, "B T ..."]:
     """Zeros where not valid: in front of everything else, so that no NaN meets a product."""
     return x if valid is None else jnp.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, 0)
 
 
-def covered(valid: Bool[Array, "B T"], length: int, stride: int) -> Bool[Array, "B N"]:
+def windows_with_valid(valid: Bool[Array, "B T"], length: int, stride: int) -> Bool[Array, "B N"]:
     """Which windows hold anything valid."""
     starts = jnp.arange((valid.shape[1] - length) // stride + 1) * stride
     return valid[:, starts[:, None] + jnp.arange(length)].any(axis=-1)
 
 
-def from_the_start(
+def resample_time_positions(
     table: Float[Array, "N D"], grid: tuple[int, ...], new: tuple[int, ...], prefix: int
 ) -> Float[Array, "M D"]:
     """Positions for another grid whose first axis is time: its first rows when shorter, stretched when longer."""

@@ -1,4 +1,4 @@
-"""What models of images and texts have in common: towers, embeddings in one space, fusion, writing."""
+"""Bases of the models of images and texts: towers, embeddings in one space, fusion, writing."""
 
 import math
 from collections.abc import Mapping

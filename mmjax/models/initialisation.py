@@ -1,4 +1,4 @@
-"""How fresh parameters are drawn: `model.init` names the library or the model whose rule it is.
+"""Rules by which fresh parameters are drawn: `model.init` names the library or the model whose rule it is.
 
 Each rule is a table of path patterns. A parameter is drawn by the first pattern that matches its whole path, from a
 random key of its own, so that one more parameter changes no other; layers that are stored stacked are drawn one by one.

@@ -53,7 +53,7 @@ class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
         intermediates: bool = False,
     ) -> Encoded:
         """Encodes normalised frames, of which `valid` are real; tubelets stand in the order of time, row, column."""
-        video = encoder_base.zeroed(video, valid)
+        video = encoder_base.zero_invalid(video, valid)
         x = embed.TubeletEmbed(
             self.width, self.tubelet_frames, self.patch_size, self.tubelet_init, self.dtype, name="tubelet_embed"
         )(video)
@@ -62,7 +62,7 @@ class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
         prefix = len(self.learned_tokens())
         x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
-            seen = encoder_base.covered(valid, self.tubelet_frames, self.tubelet_frames)
+            seen = encoder_base.windows_with_valid(valid, self.tubelet_frames, self.tubelet_frames)
             valid = jnp.repeat(seen, grid[1] * grid[2], axis=1)
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
@@ -116,7 +116,7 @@ class AudioTransformer(encoder_base.ModalityTower, kw_only=True):
 
         Frames and bins beyond the last whole patch are left out.
         """
-        spectrogram = encoder_base.zeroed(spectrogram if spectrogram.ndim == 4 else spectrogram[..., None], valid)
+        spectrogram = encoder_base.zero_invalid(spectrogram if spectrogram.ndim == 4 else spectrogram[..., None], valid)
         window, stride = tuple(self.patch_size), tuple(self.stride or self.patch_size)
         x = embed.WindowEmbed(self.width, window, stride, self.dtype, name="patch_embed")(spectrogram)
         batch, *new, _ = x.shape
@@ -124,10 +124,10 @@ class AudioTransformer(encoder_base.ModalityTower, kw_only=True):
         grid = tuple((size - length) // step + 1 for size, length, step in sizes)
         prefix = len(self.learned_tokens())
         table = self.learned("position_embedding", prefix + grid[0] * grid[1])
-        table = encoder_base.from_the_start(table, grid, tuple(new), prefix)
+        table = encoder_base.resample_time_positions(table, grid, tuple(new), prefix)
         x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
-            valid = jnp.repeat(encoder_base.covered(valid, window[0], stride[0]), new[1], axis=1)
+            valid = jnp.repeat(encoder_base.windows_with_valid(valid, window[0], stride[0]), new[1], axis=1)
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
 
@@ -156,13 +156,13 @@ class SeriesTransformer(encoder_base.ModalityTower, kw_only=True):
         """Encodes a series, of whose steps `valid` are real; they may lie anywhere."""
         length = self.patch_length
         fill = -series.shape[1] % length
-        series = jnp.pad(encoder_base.zeroed(series, valid), ((0, 0), (0, fill), (0, 0)))
+        series = jnp.pad(encoder_base.zero_invalid(series, valid), ((0, 0), (0, fill), (0, 0)))
         x = embed.WindowEmbed(self.width, (length,), None, self.dtype, name="patch_embed")(series)
         prefix, rows = len(self.learned_tokens()), -(-self.steps // length)
         table = self.learned("position_embedding", prefix + rows)
-        table = encoder_base.from_the_start(table, (rows,), x.shape[1:2], prefix)
+        table = encoder_base.resample_time_positions(table, (rows,), x.shape[1:2], prefix)
         if valid is not None:
-            valid = encoder_base.covered(jnp.pad(valid, ((0, 0), (0, fill))), length, length)
+            valid = encoder_base.windows_with_valid(jnp.pad(valid, ((0, 0), (0, fill))), length, length)
         return self.encode(add_parameter(x, table[prefix:]), valid, keys, table, intermediates=intermediates)
 
 
@@ -233,7 +233,7 @@ class FeatureEncoder(encoder_base.ModalityTower, kw_only=True):
         intermediates: bool = False,
     ) -> Encoded:
         """Encodes features, of which `valid` are real; one vector an example becomes one token."""
-        x = encoder_base.zeroed(features if features.ndim == 3 else features[:, None], valid)
+        x = encoder_base.zero_invalid(features if features.ndim == 3 else features[:, None], valid)
         x = layer_norm(self.norm_eps, self.dtype, "norm_features")(x)
         if self.hidden:
             x = Dense(self.hidden, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="hidden_layer")(x)

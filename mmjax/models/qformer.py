@@ -40,7 +40,7 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
     fuse_reads_words: ClassVar[bool] = True  # of encoded text only `valid` is used: the text is read again
 
     def setup(self):
-        submodules.check_looks("text", self.text)
+        submodules.check_cross_attention("text", self.text)
         if self.caption_id is not None and not 0 <= self.caption_id < self.text["vocab_size"]:
             raise errors.UserError(
                 f"model.caption_id={self.caption_id} is none of the {self.text['vocab_size']} ids of"

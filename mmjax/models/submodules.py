@@ -1,4 +1,4 @@
-"""What models of several parts have in common: a part from its settings, a memory, the last token of a prompt."""
+"""Parts of models: a part from its settings, a memory, the last token of a prompt."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -44,12 +44,12 @@ def build(cls: type[M], part: str, settings: Mapping[str, Any], *, ignored: tupl
     return cls(**chosen, **fixed, name=part)
 
 
-def check_looks(part: str, settings: Mapping[str, Any]) -> None:
-    """Checks that layers of a decoder look at its memory, and that they repeat as often as they are said to.
+def check_cross_attention(part: str, settings: Mapping[str, Any]) -> None:
+    """Checks that layers of a decoder look at its memory, and that they repeat as often as their settings say.
 
     Args:
       part: the model's field that holds the settings.
-      settings: with `depth`, `cross_every` and `cross_from`, see `Transformer`; `build` tells of a depth that lacks.
+      settings: with `depth`, `cross_every` and `cross_from`, see `Transformer`; `build` refuses a depth that lacks.
 
     Raises:
       UserError: they do not.

@@ -1,4 +1,4 @@
-"""Which kernel each tower's self-attention runs on."""
+"""Kernels that the towers' self-attention runs on."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A batch as a model sees it, each view of it computed once however many objectives look at it."""
+"""Features of a batch, each computed once however many objectives read it."""
 
 import functools
 from typing import Any

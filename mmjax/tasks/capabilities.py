@@ -1,4 +1,4 @@
-"""What a trained model can be asked for, in the names of the methods of what `mmjax.load` returns."""
+"""Capabilities of a trained model, in the names of the methods of what `mmjax.load` returns."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ EMBEDDING = ("encode_image", "encode_text", "zero_shot")
 def capabilities(task: Any) -> tuple[str, ...]:
     """What a task's model has been trained for.
 
-    `caption` writes, `answer` chooses or writes, `match` tells whether image and text belong together, `classify` is of
+    `caption` writes, `answer` chooses or writes, `match` scores if image and text belong together, `classify` is of
     several modalities, and `EMBEDDING` is where images and texts are vectors, one each, in one space.
     """
     names: tuple[str, ...] = ()
@@ -28,12 +28,12 @@ def capabilities(task: Any) -> tuple[str, ...]:
 
 
 def check(task: Any, ability: str, caller: str) -> None:
-    """Checks that a model can do what it is asked.
+    """Checks that a model has a capability.
 
     Args:
       task: of the model.
       ability: a name that `capabilities` may give.
-      asked: what asks for it, as a message begins.
+      caller: what needs it, as a message begins.
 
     Raises:
       UserError: it cannot, with what it can.

@@ -30,7 +30,7 @@ class DatasetMetadata:
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "DataFacts":
+    def from_json(cls, stored: Mapping[str, Any]) -> "DatasetMetadata":
         """Reads what `dataclasses.asdict` and JSON made of it."""
         shapes = tuple((name, tuple(shape)) for name, shape in stored.get("shapes", ()))
         return cls(tuple(stored.get("answers", ())), shapes)
@@ -43,29 +43,29 @@ def read_dataset_metadata(config: ml_collections.ConfigDict, mixture: Mixture) -
       UserError: the data have not what the task needs.
     """
     if has_text(config) and text_kind(config) != "captions":
-        _check_asked(config, mixture)
+        _check_questions(config, mixture)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if config.objectives.vqa else (),
         shapes=_modality_shapes(config, mixture) if "encoders" in config.model else (),
     )
 
 
-def _check_asked(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
+def _check_questions(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
     """Checks that the first examples of every source are questions; one alone might be a bad one.
 
     Raises:
       UserError: none of them is.
     """
 
-    def asks(source: record_lib.Source, index: int) -> bool:
+    def has_question(source: record_lib.Source, index: int) -> bool:
         try:
             record = source[index]
-        except (BadExample, OSError):  # told when it is its turn
+        except (BadExample, OSError):  # counted when it is its turn
             return True
         return bool(record.get("question") and record.get("answers"))
 
     for source, _ in mixture:
-        if not any(asks(source, index) for index in range(min(_FIRST, len(source)))):
+        if not any(has_question(source, index) for index in range(min(_FIRST, len(source)))):
             raise UserError(
                 f"data.train: {source.name!r} has no questions with answers, which data.texts={text_kind(config)!r}"
                 " needs; give questions (vqa:FILE), or set data.texts='captions'"

@@ -1,4 +1,4 @@
-"""Fields of `data` that images are prepared by: what they make, and what a person may have set wrongly in them."""
+"""Fields of `data` that images are prepared by: the image spec that they make, and mistakes in them."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Which models may be given packed texts: those whose outputs are the same."""
+"""Packed texts: the models whose outputs they leave the same."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""Where training images are resized: on the host, beside decoding, or on the device."""
+"""The choice of where training images are resized: on the host, beside decoding, or on the device."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def choose_frame(
       stored: the choice that the run began with; None for a new run.
 
     Returns:
-      The side of the frames in which images travel, 0 where the host resizes them, and a line that tells it.
+      The side of the frames in which images travel, 0 where the host resizes them, and a line for the log.
     """
     if spec is None:
         return 0, ""
@@ -103,7 +103,7 @@ def _pictures(mixture: Any) -> Any:
         for index in range(min(_PICTURES, len(source))):
             try:
                 image = source[index].get("image")
-            except (BadExample, OSError):  # told when it is its turn
+            except (BadExample, OSError):  # counted when it is its turn
                 continue
             if image is not None:
                 yield image

@@ -1,4 +1,4 @@
-"""What a person may have set wrongly in a model of several modalities, and what does not fit the data it is given."""
+"""Mistakes in the settings of a model of several modalities, and what does not fit its data."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a person may have set wrongly in a model or its objectives, found before anything is built."""
+"""Mistakes in a model's settings or its objectives, refused before anything is built."""
 
 from collections.abc import Iterator, Mapping
 
@@ -146,7 +146,7 @@ def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
             raise UserError(f"model.text.head='none' writes no words; choose one of: {', '.join(heads)}")
         validate_choice("model.text.head", model.text.head, heads)
     if kind == "qformer" or (kind == "captioner" and not lstm):
-        submodules.check_looks("text", model.text.to_dict())
+        submodules.check_cross_attention("text", model.text.to_dict())
     if kind == "coca" and model.text.get("cross_every"):
         raise UserError(
             f"model.text.cross_every={model.text.cross_every}: the text tower of model.kind='coca' sees no image, its"

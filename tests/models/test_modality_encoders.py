@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.errors import UserError
-from mmjax.models.encoder_base import from_the_start
+from mmjax.models.encoder_base import resample_time_positions
 from mmjax.models.encoders import VisionTransformer
 from mmjax.models.modality_encoders import make_encoder
 from mmjax.models.variants import two_tower
@@ -227,13 +227,13 @@ def test_a_shorter_series_is_a_longer_one_masked(models):
 
 def test_positions_in_time_keep_their_place_when_shorter_and_stretch_when_longer():
     table = jnp.asarray(normal(1 + 4 * 3, 5))
-    np.testing.assert_array_equal(from_the_start(table, (4, 3), (2, 3), 1), table[:7])
-    np.testing.assert_array_equal(from_the_start(table, (4, 3), (4, 3), 1), table)
+    np.testing.assert_array_equal(resample_time_positions(table, (4, 3), (2, 3), 1), table[:7])
+    np.testing.assert_array_equal(resample_time_positions(table, (4, 3), (4, 3), 1), table)
     for new in ((6, 3), (4, 2)):
         expected = resample_positions(table, (4, 3), new, prefix=1)
-        np.testing.assert_array_equal(from_the_start(table, (4, 3), new, 1), expected)
+        np.testing.assert_array_equal(resample_time_positions(table, (4, 3), new, 1), expected)
     expected = resample_positions(table[:7], (2, 3), (2, 5), prefix=1)
-    np.testing.assert_array_equal(from_the_start(table, (4, 3), (2, 5), 1), expected)
+    np.testing.assert_array_equal(resample_time_positions(table, (4, 3), (2, 5), 1), expected)
 
 
 def test_missing_cells_of_a_table(models):

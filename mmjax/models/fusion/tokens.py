@@ -1,4 +1,4 @@
-"""Fusion of tokens: cross-attention, a single stream, and bottlenecks. See `fusion_pooled` for how they are called."""
+"""Fusion of tokens: cross-attention, a single stream, and bottlenecks. See `pooled` for how they are called."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Sizes of models that fuse by attention, by name: plain dicts of their settings, with `kind` to tell which model."""
+"""Sizes of models that fuse by attention, by name: plain dicts of their settings, with the model's `kind`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sizes of the models that write text, by name: plain dicts of their settings, with `kind` to tell which model."""
+"""Sizes of the models that write text, by name: plain dicts of their settings, with the model's `kind`."""
 
 from typing import Any
 
