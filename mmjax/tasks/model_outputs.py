@@ -153,7 +153,7 @@ class ModelOutputs:
         """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
         with activation_sharding.activation_mesh(self.mesh):
             views = self.views(params, batch)
-            return views.model(modalities(views), present)
+            return views.model(per_example_losses.modalities(views), present)
 
     @functools.cached_property
     def available_attention_maps(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class PackedBatches:
 
     Args:
       batches: with `text_row` and `text_column`, as `packer` adds them; where there are several processes they come
-        even where they cannot, see `SteadyBatches`.
+        even where they cannot, see `ErrorDeferringBatches`.
       packer: what laid them out.
       votes: of all processes; None for one.
       count: how many will be asked for.

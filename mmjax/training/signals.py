@@ -87,7 +87,7 @@ class ErrorDeferringBatches:
             self._open = self._make(self._step, workers=0)
             return next(self._open)
 
-    def __enter__(self) -> "SteadyBatches":
+    def __enter__(self) -> "ErrorDeferringBatches":
         return self
 
     def __exit__(self, *_) -> None:
