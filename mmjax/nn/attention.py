@@ -1,4 +1,4 @@
-"""Multi-head attention, and the one description of who attends to whom."""
+"""Multi-head attention, its masks and its cache of keys and values."""
 
 from typing import Any, NamedTuple
 

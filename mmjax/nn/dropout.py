@@ -1,4 +1,4 @@
-"""Dropout whose randomness belongs to an example, not to a batch.
+"""Dropout of values, branches, patches and modalities, with one random key an example.
 
 Every function takes one key per example. An example therefore meets the same noise however the batch is split into
 microbatches or laid out over devices.

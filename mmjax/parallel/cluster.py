@@ -1,4 +1,4 @@
-"""Finding the other processes of a run, from flags or from the environment that a cluster sets, and joining them."""
+"""Discovery of the other processes of a run, from flags or the environment that a cluster sets, and joining them."""
 
 import contextlib
 import dataclasses
@@ -23,13 +23,13 @@ class Cluster:
     """How to join the other processes.
 
     Attributes:
-      found_by: `flags`, `SLURM`, `Open MPI`, `TPU` or `Kubernetes`.
+      detected_by: `flags`, `SLURM`, `Open MPI`, `TPU` or `Kubernetes`.
       arguments: for `jax.distributed.initialize`; jax finds out the others.
       devices: which of the visible GPUs this process takes; None for all.
       certain: whether there are surely several processes; else jax may find that there is one.
     """
 
-    found_by: str
+    detected_by: str
     arguments: Mapping[str, Any]
     devices: Sequence[int] | None = None
     certain: bool = True
@@ -203,7 +203,7 @@ def start(
         return
     if timeout < 1:
         raise UserError(f"--join-timeout={timeout} must be at least 1 second")
-    if cluster.found_by == "flags" and process == 0:
+    if cluster.detected_by == "flags" and process == 0:
         _check_port(coordinator)
     # It would handle SIGTERM instead of `StopSignal`.
     jax.config.update("jax_enable_preemption_service", False)
@@ -220,7 +220,9 @@ def start(
         if not cluster.certain and "should be defined" in str(error):
             return  # a TPU machine by itself
         reason = " ".join(str(error).split())
-        where = f"--coordinator={coordinator}" if cluster.found_by == "flags" else f"{cluster.found_by} was detected"
+        where = (
+            f"--coordinator={coordinator}" if cluster.detected_by == "flags" else f"{cluster.detected_by} was detected"
+        )
         raise UserError(
             f"{where}, but joining the other processes failed ({reason[:300]}); check the launch, give"
             " --coordinator=HOST:PORT --processes=N --process=I, or --processes=1 to run alone"
@@ -261,7 +263,9 @@ def _deadline(cluster: Cluster, timeout: float) -> Iterator[None]:
             )
             message += " the others, correct the number, or wait longer with --join-timeout=SECONDS"
         else:
-            message = f"{cluster.found_by} was detected, but not all processes came within {timeout} s; start them all,"
+            message = (
+                f"{cluster.detected_by} was detected, but not all processes came within {timeout} s; start them all,"
+            )
             message += " wait longer with --join-timeout=SECONDS, or run alone with --processes=1"
         os.write(2, f"error: {message}\n".encode())
         os._exit(2)

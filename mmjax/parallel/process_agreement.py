@@ -1,4 +1,4 @@
-"""Several processes as one run: agreeing on signals, mistakes and counts. `cluster.py` joins them.
+"""Agreement of several processes on signals, mistakes and counts. `cluster.py` joins them.
 
 A process that stops alone leaves the others waiting for it in a collective. So what one of them meets (a signal, data
 that cannot be read) is sent to all first, and all act on it at the same step.

@@ -69,7 +69,7 @@ def test_alone(environ):
 )
 def test_slurm(more, devices):
     detected = find(SLURM | more)
-    assert detected.found_by == "SLURM" and detected.arguments == {"num_processes": 4} and detected.devices == devices
+    assert detected.detected_by == "SLURM" and detected.arguments == {"num_processes": 4} and detected.devices == devices
 
 
 def test_open_mpi(monkeypatch):
@@ -97,7 +97,7 @@ def test_tpu_and_kubernetes(monkeypatch):
     assert not find({}).certain  # the machine's metadata say how many there are
     assert find({"JAX_PLATFORMS": "cpu"}) is None
     pod = {"JAX_PLATFORMS": "cuda", "KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}
-    assert find(pod).found_by == "Kubernetes"
+    assert find(pod).detected_by == "Kubernetes"
 
 
 # -- flags -------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_tpu_and_kubernetes(monkeypatch):
 
 def test_flags_come_before_the_environment():
     detected = find(SLURM, coordinator="[::1]:1234", processes=2, process=1)
-    assert detected.found_by == "flags" and detected.devices is None
+    assert detected.detected_by == "flags" and detected.devices is None
     assert detected.arguments["num_processes"] == 2 and detected.arguments["process_id"] == 1
     assert detected.arguments["cluster_detection_method"] == "deactivate"
     assert find(SLURM, processes=1) is None
