@@ -69,7 +69,8 @@ def test_alone(environ):
 )
 def test_slurm(more, devices):
     detected = find(SLURM | more)
-    assert detected.detected_by == "SLURM" and detected.arguments == {"num_processes": 4} and detected.devices == devices
+    assert detected.detected_by == "SLURM" and detected.arguments == {"num_processes": 4}
+    assert detected.devices == devices
 
 
 def test_open_mpi(monkeypatch):
