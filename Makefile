@@ -6,7 +6,7 @@ WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-full guard lint clean
+.PHONY: quickstart test test-full campaign guard lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-test lint
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m full
 	$(MAKE) guard
+
+# All cases of the large grids, of which test-full runs a tenth.
+campaign: $(VENV)/.installed-full
+	MMJAX_CAMPAIGN=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m full
 
 # Whether a training step moves or holds more than it did: compiled for an H100 and for TPU v5e, neither of which is here.
 guard: $(GUARD_VENV)/.installed

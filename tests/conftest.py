@@ -25,6 +25,8 @@ import numpy as np
 import pytest
 from absl import flags
 
+import tests.helpers.typecheck  # noqa: F401  (the import hook below finds it by name)
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 
@@ -43,9 +45,14 @@ jaxtyping.install_import_hook(
         "mmjax.training.step",
         "mmjax.evaluation",
         "mmjax.metrics",
+        "mmjax.data",
+        "mmjax.io",
+        "mmjax.utils",
+        "mmjax.search",
+        "mmjax.interop",
         "mmjax.report",
     ],
-    "beartype.beartype",
+    "tests.helpers.typecheck.check",
 )
 flags.FLAGS.mark_as_parsed()
 

@@ -1,6 +1,7 @@
 """`dense`, `gather` and `ring`: one value and one gradient, on any mesh, in tiles of any size.
 
-The reference is brute force in float64. `make test` samples the grid, `make test-full` runs all of it.
+The reference is brute force in float64. `make test` samples the grid, `make test-full` runs a tenth of
+it and `make campaign` all.
 """
 
 import collections
@@ -17,6 +18,7 @@ import pytest
 from mmjax.objectives import tiled_logits
 from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
 from mmjax.parallel import mesh as mesh_lib
+from tests.helpers import campaign
 
 BATCH, WIDTH = 48, 12
 SHAPES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 1, 8)]
@@ -139,11 +141,15 @@ def test_value_and_gradients(impl, kind, shape, block_size, shared):
     check(kind, impl, shape, block_size, shared)
 
 
+GRID = [
+    (impl, kind, shape, block_size, shared)
+    for impl, block_size in [("dense", 64), *itertools.product(["gather", "ring"], BLOCKS)]
+    for shape, kind, shared in itertools.product(SHAPES, KINDS, [False, True])
+]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("impl", "block_size"), [("dense", 64), *itertools.product(["gather", "ring"], BLOCKS)])
+@pytest.mark.parametrize(("impl", "kind", "shape", "block_size", "shared"), campaign.tenth(GRID))
 def test_value_and_gradients_everywhere(impl, kind, shape, block_size, shared):
     check(kind, impl, shape, block_size, shared)
 
