@@ -84,7 +84,7 @@ class _IndexedShard(NamedTuple):
 
     @property
     def stamp(self) -> tuple[int, int]:
-        return self.description.sizes[self.number], self.description.modified[self.number]
+        return int(self.description.sizes[self.number]), int(self.description.modified[self.number])
 
 
 class _KnownShards:

@@ -151,7 +151,7 @@ def _compare_local(path: str, description: Shards, i: int) -> tuple[int, bool]:
             if status.st_size != description.sizes[i] or status.st_mtime_ns == description.modified[i]:
                 return status.st_size, False
             read = lambda offset, length: os.pread(file.fileno(), length, offset)
-            return status.st_size, check_of(read, description.ends[i].tolist()) != description.checks[i]
+            return status.st_size, bool(check_of(read, description.ends[i].tolist()) != description.checks[i])
     except PermissionError:  # reading it raises it again
         return os.stat(local_path(path)).st_size, False
     except OSError:
