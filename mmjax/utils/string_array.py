@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class StringArray:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: SupportsIndex) -> str:
         start = int(self._ends[index - 1]) if index else 0
         return self._buffer[start : int(self._ends[index])].decode("utf-8", "surrogatepass")
 

@@ -42,11 +42,11 @@ class PairTransform:
 
     Attributes:
       image_spec: size and crop of the images.
-      tokenizer: for the captions.
+      tokenizer: for the captions; None where the transform only describes what a model reads.
     """
 
     image_spec: ImageSpec
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
@@ -76,7 +76,7 @@ class QuestionTransform:
     """
 
     image_spec: ImageSpec
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     answers: tuple[str, ...]
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
@@ -111,7 +111,7 @@ class AnswerTransform:
     """
 
     image_spec: ImageSpec
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):

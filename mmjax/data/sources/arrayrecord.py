@@ -35,7 +35,7 @@ class RecordFiles:
       lengths: int64 [F], records that count.
     """
 
-    def __init__(self, paths: Sequence[str], first: np.ndarray, lengths: np.ndarray):
+    def __init__(self, paths: Sequence[str], first: Sequence[int], lengths: Sequence[int]):
         self.paths = list(paths)
         self.first, self.lengths = np.asarray(first, np.int64), np.asarray(lengths, np.int64)
         self.ends = np.cumsum(self.lengths)
@@ -138,7 +138,7 @@ class ArrayRecords(ExampleProtos):
         lengths = _count(paths, where)
         if not sum(lengths):
             raise UserError(f"{where}: no records in there; check the pattern")
-        files = RecordFiles(paths, np.zeros(len(paths)), lengths)
+        files = RecordFiles(paths, [0] * len(paths), lengths)
         super().__init__(pattern_name(path), f"arrayrecord:{path}", files, _find_fields(files, options, where))
 
 
