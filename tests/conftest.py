@@ -49,7 +49,6 @@ jaxtyping.install_import_hook(
         "mmjax.io",
         "mmjax.utils",
         "mmjax.search",
-        "mmjax.interop",
         "mmjax.report",
     ],
     "tests.helpers.typecheck.check",

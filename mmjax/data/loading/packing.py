@@ -34,7 +34,7 @@ def row_length(context_length: int) -> int:
 
 def caption_lengths(text: Int[np.ndarray, "*B L"], eos_id: int) -> Int[np.ndarray, "*B"]:
     """Tokens of each caption up to its first end-of-text id; 1 without any, as a tower then pools the first token."""
-    return end_of_text.position(text, eos_id) + 1
+    return np.asarray(end_of_text.position(text, eos_id) + 1)
 
 
 def first_fit(

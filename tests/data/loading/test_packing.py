@@ -59,8 +59,8 @@ def test_rows_needed():
     _, lengths = captions(6 * 64)
     groups = lengths.reshape(6, 64)
     needed = packing.rows_needed(groups, 80)
-    assert packing.first_fit(groups, needed.max(), 80) is not None
-    assert packing.first_fit(groups[needed == needed.max()], needed.max() - 1, 80) is None
+    assert packing.first_fit(groups, int(needed.max()), 80) is not None
+    assert packing.first_fit(groups[needed == needed.max()], int(needed.max()) - 1, 80) is None
 
 
 @pytest.mark.parametrize("devices, pieces", [(1, 1), (4, 1), (1, 4), (2, 3)])
