@@ -49,20 +49,20 @@ def caption_ids(text: Any, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class _Captions:
-    """Training examples as far as the trainer looks at them to choose how many rows packed texts need."""
+    """Training examples as far as the trainer looks at them to choose how its texts are laid out."""
 
     seed = 0
 
-    def __init__(self, ids: np.ndarray):
-        self.sources, self.transform, self._ids = (self,), self, ids
+    def __init__(self, text: Any, ids: np.ndarray):
+        self.sources, self.transform, self._ids, self._mask = (self,), self, ids, _mask(text, ids)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._ids[index]
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"text": self._ids[index], "text_mask": self._mask[index]}
 
     def locate(self, position: int) -> tuple[int, int, int]:
         return 0, 0, position % len(self._ids)
 
-    def caption_ids(self, record: np.ndarray, rng: Any) -> np.ndarray:
+    def text_arrays(self, record: dict[str, np.ndarray], rng: Any) -> dict[str, np.ndarray]:
         return record
 
     def describe(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Program:
 
     Args:
       step: the jitted step.
-      packed: whether the one for packed texts is timed.
+      packed: whether the one for texts that are laid out, packed or grouped, is timed.
       options: the compiler's, beside those of XLA_FLAGS.
 
     Attributes:
@@ -88,7 +88,7 @@ class Program:
         self.compile_seconds: float | None = None
 
     def lower(self, state: Any, batch: Mapping[str, Any]) -> Any:
-        if ("text_places" in batch) != self._packed:
+        if any(name in batch for name in tasks.LAYOUTS) != self._packed:
             return types.SimpleNamespace(compile=lambda: None)  # is never run here
 
         def compile():
@@ -146,7 +146,7 @@ class OurStep:
         self._task = tasks.Task(config, spec, mesh=mesh)
         self._setup = build_step.make_setup(config, self._task, mesh)
         rng = np.random.default_rng(0)
-        captions = _Captions(caption_ids(config.model.text, _CAPTIONS, rng))
+        captions = _Captions(config.model.text, caption_ids(config.model.text, _CAPTIONS, rng))
         self._packer = packing.choose_packer(config, mesh, captions, {})
         batch = _with_texts(config, self._packer, rng)
         batch["image"] = rng.integers(0, 256, shapes["image"].shape, dtype=np.uint8)
@@ -206,7 +206,7 @@ class OurStep:
         texts = "padded"
         if self._packer is not None:
             share = self._packer.share(tasks.text_length(config))
-            texts = f"packed into {self._packer.rows} rows of {self._packer.length} ({share:.0%} of the padded tokens)"
+            texts = f"{self._packer.participle} into {self._packer.describe()} ({share:.0%} of the padded tokens)"
         images = f"resized on the device from frames of {self._frame}" if self._frame else "resized beforehand"
         return (
             f"{config.precision}, attention by {self._task.describe_attention()}, loss {config.loss.impl},"
@@ -215,23 +215,27 @@ class OurStep:
         )
 
 
+def _mask(text: Any, ids: np.ndarray) -> np.ndarray:
+    """Which ids are no padding."""
+    return np.arange(ids.shape[1]) <= np.argmax(ids == text.eos_id, axis=1)[:, None]
+
+
 def _with_texts(config: Any, packer: Any, rng: np.random.Generator) -> dict[str, Any]:
-    """Texts and ids of a batch that fits into the packed rows, as the trainer's input gives them."""
+    """Texts and ids of a batch that fits into the packer's layout, as the trainer's input gives them."""
     rows, text = config.batch_size, config.model.text
 
     def drawn():
         for _ in range(_TRIES):
             ids = caption_ids(text, rows, rng)
-            last = np.argmax(ids == text.eos_id, axis=1)[:, None]
             number = np.stack([np.arange(rows), np.zeros(rows)], 1).astype(np.uint32)
-            yield {"text": ids, "text_mask": np.arange(text.context_length) <= last, "id": number}
+            yield {"text": ids, "text_mask": _mask(text, ids), "id": number}
 
     if packer is None:
         return next(drawn())
     batches = packing.PackedBatches(map(packer, drawn()), packer, None, _TRIES)
-    packed = next((batch for batch in batches if "text_places" in batch), None)
-    if packed is None:
+    laid_out = next((batch for batch in batches if any(name in batch for name in tasks.LAYOUTS)), None)
+    if laid_out is None:
         raise UserError(
-            f"data.packed_rows={packer.rows}: none of {_TRIES} batches of {rows} captions fits; give more rows"
+            f"{packer.describe()}: none of {_TRIES} batches of {rows} captions fits; more fit {packer.remedy}"
         )
-    return packed
+    return laid_out

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--text-length",
         metavar="TOKENS",
-        help="plan packed texts of so many tokens on average, e.g. 18",
+        help="plan packed or grouped texts of so many tokens on average, e.g. 18",
     )
     parser.add_argument("--output", metavar="FILE", help="the same numbers as JSON")
 

@@ -48,8 +48,11 @@ def base_config(variant: str = "B/32") -> ConfigDict:
         retry_seconds=120.0,  # how long a failing bucket or server is asked again
         tokenizer="clip",  # 'clip', 'bytes', 'words:FILE', 'sentencepiece:FILE', 'json:FILE'
         context_length=0,  # tokens of a text; 0 = the model's
-        pack_texts="auto",  # several captions a row where the outputs stay the same: 'auto' (not on CPU), 'on', 'off'
+        # No work on padding where the outputs stay the same: 'auto' (not on CPU), 'on', 'off'. Texts of two towers are
+        # packed, several a row; those of models that write or fuse are grouped by length.
+        pack_texts="auto",
         packed_rows=0,  # rows a device and microbatch computes; 0 = as a sample of the captions needs
+        length_groups="",  # rows x tokens of a device and microbatch: '8x77,24x33'; '' = as a sample of the texts needs
         texts="captions",  # what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)
         blind=False,  # show the model empty images: what can be known from the texts alone
         answers="",  # file with one answer a line, for 'questions'; '' = those of the training data itself

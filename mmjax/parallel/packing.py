@@ -58,7 +58,7 @@ def pack(
         ids = text[own, jnp.minimum(position, text.shape[1] - 1)]
         return tuple(jnp.where(real, x, other) for x, other in ((ids, nothing), (position, -1), (number, 0)))
 
-    return _on_each_device(local, 3)(text, last, places.row, places.column)
+    return on_each_device(local)(text, last, places.row, places.column)
 
 
 def take_last(tokens: Float[Array, "R T D"], last: Int[Array, " B"], places: TextPlaces) -> Float[Array, "B D"]:
@@ -66,17 +66,15 @@ def take_last(tokens: Float[Array, "R T D"], last: Int[Array, " B"], places: Tex
     local = lambda tokens, last, row, column: tokens.at[row, column + last].get(
         mode="promise_in_bounds", unique_indices=True
     )
-    return _on_each_device(local)(tokens, last, places.row, places.column)
+    return on_each_device(local)(tokens, last, places.row, places.column)
 
 
-def _on_each_device(function: Callable[..., Any], outputs: int = 1) -> Callable[..., Any]:
+def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of rows of the batch, run by every device on its own."""
     if traced_mesh() is None:
         return function
     rows = PartitionSpec(BATCH_AXES)
-    return lambda *arrays: jax.shard_map(
-        function, in_specs=(rows,) * len(arrays), out_specs=rows if outputs == 1 else (rows,) * outputs
-    )(*arrays)
+    return lambda *arrays: jax.shard_map(function, in_specs=(rows,) * len(arrays), out_specs=rows)(*arrays)
 
 
 def rows_by_number(table: Float[Array, "N D"], numbers: Int[Array, "R T"]) -> Float[Array, "R T D"]:

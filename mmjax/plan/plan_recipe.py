@@ -37,7 +37,7 @@ def run(
       budget: number of examples to train on, as text such as `12.8e9`.
       swept: what `--sweep` varies, comma-separated; None for a single plan.
       max_compiles: of a sweep.
-      text_length: tokens of a caption on average, as text, for packed texts; None for padded ones.
+      text_length: tokens of a caption on average, as text, for packed or grouped texts; None for padded.
       output: JSON file for the same numbers.
       flags: fields that the command line gives, where they are not the recipe's.
 

@@ -69,7 +69,7 @@ def make_setup(
     Args:
       config: a recipe's config; `data.train` may be empty, as no data is read.
       topology: devices to compile for.
-      text_length: tokens of a caption on average, for the program that runs on packed texts; None for padded ones.
+      text_length: tokens of a caption on average, for the program on packed or grouped texts; None for padded ones.
       flags: fields that the command line gives, where they are not the recipe's.
 
     Raises:
@@ -83,7 +83,9 @@ def make_setup(
     if device is None or not device.memory:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/device_specs.py")
     mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-    batch = tasks.batch_shapes(config, mesh, packed_rows=_packed_rows(config, mesh, text_length))
+    batch = tasks.batch_shapes(config, mesh)
+    if text_length is not None:
+        batch |= tasks.layout_shapes(_packer(config, mesh, text_length), batch["text"])
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
     tokenizer = tokenizer_lib.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
@@ -93,15 +95,19 @@ def make_setup(
     return Setup(config, task, mesh, device, setup.state, batch, setup.step, remat)
 
 
-def _packed_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_length: float | None) -> int:
-    """Rows that a device has for packed texts; 0 where texts are padded."""
-    if text_length is None:
-        return 0
+def _packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_length: float) -> tasks.Packer:
+    """What packs or groups texts of so many tokens on average.
+
+    Raises:
+      UserError: they are padded.
+    """
     obstacle = "data.pack_texts='off'" if config.data.pack_texts == "off" else tasks.packing_obstacle(config)
     if obstacle:
-        raise UserError(f"--text-length={text_length:g}: texts are not packed: {obstacle}; leave it out")
-    captions = config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
-    return config.data.packed_rows or packing.expected_rows(text_length, captions, tasks.text_length(config))
+        raise UserError(f"--text-length={text_length:g}: texts are padded: {obstacle}; leave it out")
+    packer = tasks.make_packer(config, mesh)
+    if getattr(packer, packer.size_field):
+        return packer
+    return packer.sized(packing.expected_lengths(text_length, tasks.text_length(config)))
 
 
 def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") -> dict[str, Any]:

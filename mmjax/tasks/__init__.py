@@ -4,7 +4,7 @@ from mmjax.tasks.config_queries import has_text, text_length
 from mmjax.tasks.dataset_metadata import DatasetMetadata, read_dataset_metadata
 from mmjax.tasks.flops import model_flops
 from mmjax.tasks.image_fields import check_images, make_image_spec, note_on_crop
-from mmjax.tasks.packing import packing_obstacle
+from mmjax.tasks.packing import LAYOUTS, Packer, lay_out, layout_shapes, make_packer, packing_obstacle
 from mmjax.tasks.preprocessing import batch_shapes, make_tokenizer, make_train_examples, open_mixture
 from mmjax.tasks.resizing import choose_frame
 from mmjax.tasks.task import DTYPES, Task
@@ -12,14 +12,19 @@ from mmjax.tasks.validate_model import check_model
 
 __all__ = [
     "DTYPES",
+    "LAYOUTS",
     "DatasetMetadata",
+    "Packer",
     "Task",
     "batch_shapes",
     "check_images",
     "check_model",
     "choose_frame",
     "has_text",
+    "lay_out",
+    "layout_shapes",
     "make_image_spec",
+    "make_packer",
     "make_tokenizer",
     "make_train_examples",
     "model_flops",

@@ -1,6 +1,7 @@
 """Features of a batch, each computed once however many objectives read it."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,11 @@ from jaxtyping import Array, Float, Key, UInt
 
 from mmjax.models.encoder_base import Encoded
 from mmjax.nn import dropout
+from mmjax.parallel import length_groups
 from mmjax.utils.random_streams import ExampleStream
+
+# What a batch holds of each token of a text.
+_OF_TOKENS = ("text", "text_mask", "target_mask")
 
 
 class Views:
@@ -18,9 +23,11 @@ class Views:
     Args:
       model: bound to parameters.
       batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
+        `text_groups` are for `by_length`.
       keys: one an example, for the layers' noise, or None for none.
       pixels: from a batch to its images as the numbers that the image tower was made for.
       drawing: one an example, for what objectives draw, or None in evaluation.
+      cut: tokens of padding that the texts have been cut by.
     """
 
     def __init__(
@@ -30,9 +37,10 @@ class Views:
         keys: Key[Array, " B"] | None,
         pixels: Any,
         drawing: Key[Array, " B"] | None = None,
+        cut: int = 0,
     ):
         self.model, self.batch, self.keys, self._pixels = model, batch, keys, pixels
-        self.drawing = drawing
+        self.drawing, self.cut = drawing, cut
 
     @functools.cached_property
     def pixels(self) -> Float[Array, "B H W 3"]:
@@ -73,6 +81,26 @@ class Views:
     def noise(self, stream: ExampleStream) -> Key[Array, " B"] | None:
         """Keys for the noise of layers; None in evaluation."""
         return dropout.fold_keys(self.keys, stream)
+
+    def by_length(self, function: Callable[["Views"], Any]) -> Any:
+        """A tree of rows from each group of `text_groups`, whose texts are cut to the group's tokens.
+
+        The image tower runs on all rows at once. The results are in the batch's order.
+        """
+        groups = self.batch["text_groups"]
+        arrays = {name: x for name, x in self.batch.items() if name != "text_groups"}
+        rows = arrays, self.image._replace(layers=None), self.keys, self.drawing
+        module, variables = self.model.unbind()
+
+        def of_group(variables, rows, tokens):
+            arrays, image, keys, drawing = rows
+            texts = {name: arrays[name][:, :tokens] for name in _OF_TOKENS if name in arrays}
+            cut = arrays["text"].shape[1] - tokens
+            views = Views(module.bind(variables), arrays | texts, keys, self._pixels, drawing, cut)
+            views.image = image
+            return function(views)
+
+        return length_groups.by_group(of_group, variables, rows, groups)
 
     def draws(self, stream: ExampleStream) -> Key[Array, " B"]:
         """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
 from mmjax.objectives import matching
 from mmjax.parallel import sharded_gather
@@ -19,12 +20,15 @@ from mmjax.utils.random_streams import ExampleStream
 _WITH_OTHER_TEXT, _WITH_OTHER_IMAGE = 1, 2
 
 
-def features(views: Views) -> dict[str, Any]:
-    """What the loss needs of each example: tokens of both sides, which may then be paired anew."""
+def text_tokens(views: Views) -> Encoded:
+    """What the loss needs of each example's text, which may then be paired anew; as long as the batch's texts are."""
     text = views.text
     if views.model.fuse_reads_words:  # its text tokens would be exchanged for nothing
         text = text._replace(tokens=text.tokens[:, :, :0], layers=None)
-    return {"image_tokens": views.image._replace(layers=None), "text_tokens": text}
+    if not views.cut:
+        return text
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, views.cut), *((0, 0),) * (x.ndim - 2)))
+    return text._replace(tokens=pad(text.tokens), valid=pad(text.valid))
 
 
 def loss(

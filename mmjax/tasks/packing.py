@@ -1,18 +1,101 @@
-"""Packed texts: the models whose outputs they leave the same."""
+"""Packed texts, and texts in groups of like lengths: the models whose outputs they leave the same."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import ml_collections
 
+from mmjax.data.loading.length_groups import LengthGrouper, parse_groups
+from mmjax.data.loading.packing import TextPacker, row_length
 from mmjax.errors import UserError, validate_choice
-from mmjax.tasks import config_queries
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.length_groups import TextGroups
+from mmjax.parallel.packing import TextPlaces
+from mmjax.tasks import attention_kernels, config_queries
 
 PACKING = ("auto", "on", "off")
+LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
+
+Packer = TextPacker | LengthGrouper
+
+
+def make_packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Packer:
+    """What lays out the texts of a model that `packing_obstacle` lets be, of the size that the config gives, if any.
+
+    Raises:
+      UserError: `data.length_groups` has other rows than a device has texts.
+    """
+    devices, pieces = mesh_lib.batch_devices(mesh), config.microbatch
+    captions, context = config.batch_size // devices // pieces, config_queries.text_length(config)
+    if _is_packed(config):
+        return TextPacker(config.data.packed_rows, row_length(context), captions, pieces, config.model.text.eos_id)
+    groups = parse_groups(config.data.length_groups, context) if config.data.length_groups else ()
+    rows = sum(rows for rows, _ in groups)
+    if groups and rows != captions:
+        raise UserError(
+            f"data.length_groups={config.data.length_groups!r} has {rows} rows, but a device and microbatch has"
+            f" {captions} texts; give as many"
+        )
+    # Of every product a group writes the gradient of the weights and adds it to the other groups': 12 D^2 a layer of 16
+    # bytes or more. A token's activations are some 300 D bytes a layer, so that costs as much as D tokens.
+    width = config.model.text.get("width") or config.model.image.width
+    return LengthGrouper(groups, captions, pieces, context, _extra_tokens(config), width, devices * pieces)
+
+
+def lay_out(packer: Packer, columns: Any) -> dict[str, Any]:
+    """What a batch holds of its texts' layout: `text_places` or `text_groups`, from the arrays that a packer adds."""
+    if isinstance(packer, LengthGrouper):
+        return {"text_groups": TextGroups(*columns, packer.groups)}
+    return {"text_places": TextPlaces(*columns, packer.rows, packer.length)}
+
+
+def layout_shapes(packer: Packer, ids: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """What a batch holds of its texts' layout, as shapes; `ids` is that of its texts [B, L]."""
+    column = jax.ShapeDtypeStruct(ids.shape[:1], jnp.int32, sharding=ids.sharding)
+    return lay_out(packer, [column] * len(packer.columns))
 
 
 def packing_obstacle(config: ml_collections.ConfigDict) -> str:
-    """What keeps packed texts from giving the outputs of padded ones; '' when nothing does."""
-    kind = config.model.get("kind", "two_tower")
-    if not config_queries.has_text(config) or kind != "two_tower":
-        return f"model.kind={kind!r} reads more of a text than its end"
+    """What keeps texts that are packed or grouped from giving the outputs of padded ones; '' when nothing does."""
+    kind = _kind(config)
+    if not config_queries.has_text(config):
+        return f"model.kind={kind!r} has no texts of its own"
+    return _obstacle_to_rows(config) if _is_packed(config) else _obstacle_to_groups(config)
+
+
+def check_packing(config: ml_collections.ConfigDict) -> None:
+    """Checks `data.pack_texts` and `data.length_groups`.
+
+    Raises:
+      UserError: one is not known, or asks for what would change the outputs.
+    """
+    obstacle = packing_obstacle(config)
+    if validate_choice("data.pack_texts", config.data.pack_texts, PACKING) == "on" and obstacle:
+        raise UserError(f"data.pack_texts='on': {obstacle}; set 'auto'")
+    if not config.data.length_groups:
+        return
+    if config_queries.has_text(config) and _is_packed(config):
+        obstacle = "model.kind='two_tower' packs its texts, for which there is data.packed_rows"
+    if obstacle:
+        raise UserError(f"data.length_groups={config.data.length_groups!r}: {obstacle}; set it to ''")
+    if config.data.pack_texts == "off":
+        raise UserError(
+            f"data.length_groups={config.data.length_groups!r} is not read with data.pack_texts='off'; set it to ''"
+        )
+    parse_groups(config.data.length_groups, config_queries.text_length(config))
+
+
+def _kind(config: ml_collections.ConfigDict) -> str:
+    return config.model.get("kind", "two_tower")
+
+
+def _is_packed(config: ml_collections.ConfigDict) -> bool:
+    """Whether texts are packed, where all that is read of them is their end; those of other models are grouped."""
+    return _kind(config) == "two_tower"
+
+
+def _obstacle_to_rows(config: ml_collections.ConfigDict) -> str:
     text = config.model.text
     if not text.causal:
         return "model.text.causal=False, so padding is attended to"
@@ -26,12 +109,42 @@ def packing_obstacle(config: ml_collections.ConfigDict) -> str:
     return ""
 
 
-def check_packing(config: ml_collections.ConfigDict) -> None:
-    """Checks `data.pack_texts`.
+def _obstacle_to_groups(config: ml_collections.ConfigDict) -> str:
+    """None of these models lets padding be seen; noise must be a function of a token's number in its row."""
+    kind, model = _kind(config), config.model
+    objectives = {name for name, weight in config.objectives.items() if weight}
+    if kind in ("vilt", "qformer") and objectives == {"itm"}:
+        return "objectives.itm pairs whole texts anew, and nothing else reads them"
+    # Behind a text stand CoCa's class token and ViLT's image.
+    behind = {"coca": "text", "vilt": "image"}.get(kind)
+    if behind and model[behind].get("dropout"):
+        return (
+            f"model.{behind}.dropout={model[behind].dropout}, whose noise of what stands behind a text is drawn there"
+        )
+    parts = [name for name in ("text", "decoder", "fusion") if isinstance(model.get(name), ml_collections.ConfigDict)]
+    noise = [f"model.{name}.dropout" for name in parts if model[name].get("dropout")]
+    noise += ["objectives.mlm"] * ("mlm" in objectives)
+    if noise and not (jax.config.jax_threefry_partitionable and jax.config.jax_default_prng_impl == "threefry2x32"):
+        return f"{noise[0]} draws other noise for shorter texts with jax's random numbers as they are set"
+    split = [axis for axis in ("fsdp", "tensor") if config.mesh[axis] != 1]
+    if split and config.data.pack_texts == "auto":
+        return (
+            f"mesh.{split[0]}={config.mesh[split[0]]} would reduce each group's gradients by themselves, which takes"
+            " several times as long; data.pack_texts='on' groups them all the same"
+        )
+    return ""
 
-    Raises:
-      UserError: it is not known, or asks for what would change the outputs.
-    """
-    obstacle = packing_obstacle(config)
-    if validate_choice("data.pack_texts", config.data.pack_texts, PACKING) == "on" and obstacle:
-        raise UserError(f"data.pack_texts='on': {obstacle}; set 'auto'")
+
+def _extra_tokens(config: ml_collections.ConfigDict) -> int:
+    """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
+    kind, model = _kind(config), config.model
+    captions = -int(bool(config.objectives.caption))
+    patches = lambda: attention_kernels.image_tokens(model.image)
+    return {
+        "captioner": lambda: captions,
+        "prefix_lm": lambda: patches() - int(model.image.class_token) + captions,
+        "qformer": lambda: model.queries + captions,
+        "coca": lambda: 1,
+        "albef": lambda: 0,
+        "vilt": patches,
+    }[kind]()

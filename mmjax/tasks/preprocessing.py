@@ -10,11 +10,9 @@ from jax.sharding import Mesh
 from mmjax.data import mixture as mixture_lib
 from mmjax.data.image import frames, transforms
 from mmjax.data.loading import example_transforms, train_examples
-from mmjax.data.loading.packing import row_length
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import packing
 from mmjax.tasks import resizing
 from mmjax.tasks.config_queries import has_text, text_kind, text_length
 from mmjax.tasks.dataset_metadata import DatasetMetadata, Mixture
@@ -116,13 +114,12 @@ def make_train_examples(
     )
 
 
-def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh, *, packed_rows: int = 0) -> dict[str, Any]:
+def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
 
     Args:
       config: the run's config.
       mesh: the device mesh.
-      packed_rows: rows a device and microbatch has for packed texts; 0 for padded texts.
 
     Raises:
       UserError: a model of several modalities, whose shapes only its data tell.
@@ -148,8 +145,4 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh, *, packed_rows: 
         shapes["target_mask"] = ((rows, length), jnp.bool_)
     sharding = mesh_lib.batch_sharding(mesh)
     shape_of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    found = {name: shape_of(*each) for name, each in shapes.items()}
-    if packed_rows:
-        place = shape_of((rows,), jnp.int32)
-        found["text_places"] = packing.TextPlaces(place, place, packed_rows, row_length(length))
-    return found
+    return {name: shape_of(*each) for name, each in shapes.items()}

@@ -33,7 +33,7 @@ from mmjax.tasks.validate_model import NOISE, check_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
-Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places`
+Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,18 +167,25 @@ class Task(model_outputs.ModelOutputs):
           Features for `loss`, rows aligned with the batch's, and the sums of the objectives of single examples.
         """
         noise = keys if self.has_dropout else None
-        with activation_sharding.activation_mesh(self.mesh):
-            views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
+
+        def read(views: Views) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
             features: dict[str, Any] = {}
             if self.is_contrastive and only is None:
                 features["image"], features["text"] = views.embeddings
             if self.is_trained_with("itm") and only is None:
-                features |= image_text_matching.features(views)
+                features["text_tokens"] = image_text_matching.text_tokens(views)
             additive = {
                 name: function(views, self.settings)
                 for name, function in per_example_losses.PER_EXAMPLE.items()
                 if self.is_trained_with(name) and (only is None or name in only)
             }
+            return features, additive
+
+        with activation_sharding.activation_mesh(self.mesh):
+            views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
+            features, additive = views.by_length(read) if "text_groups" in batch else read(views)
+            if self.is_trained_with("itm") and only is None:
+                features["image_tokens"] = views.image._replace(layers=None)
         return features, additive
 
     @property

@@ -11,7 +11,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.parallel import log
 from mmjax.report import page
-from mmjax.training import checkpoint
+from mmjax.training import checkpoint, packing
 from mmjax.training.run import Run
 from mmjax.training.step_agreement import StepAgreement
 
@@ -88,7 +88,7 @@ class Save:
             data=run.data,
             facts=dataclasses.asdict(run.task.dataset_metadata),
             bad_examples=dict(run.bad_examples.counts),
-            text_packing=None if run.packer is None else dataclasses.asdict(run.packer),
+            text_packing=packing.to_meta(run.packer),
             remat={tower: dataclasses.asdict(remat) for tower, remat in run.setup.remat.items()},
             evaluated=metrics is not None,
         )

@@ -1,23 +1,22 @@
-"""Training on packed texts: how many rows there are, which program a batch runs on, and how processes agree on it."""
+"""Training on packed or grouped texts: of which size, which program a batch runs on, and how processes agree on it."""
 
 import collections
 import concurrent.futures
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from mmjax import tasks
 from mmjax.data.loading import packing
+from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import log, process_agreement
-from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.packing import TextPlaces
 
-# Packing has to leave out a fifth of the tokens: it costs a second program, and attention a mask.
+# A fifth of the cost has to be left out, as it takes a second program.
 _PAYS = 0.8
 # Batches whose votes are on their way: those of the loop's steps that run ahead of the device.
 _AHEAD = 2
@@ -27,14 +26,17 @@ _TOLD_AFTER, _MANY = 100, 0.05
 
 def choose_packer(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, examples: Any, meta: Mapping[str, Any]
-) -> packing.TextPacker | None:
+) -> tasks.Packer | None:
     """What lays out a run's texts, or None where they are padded; says which, and why. All processes call it alike.
 
     Args:
       config: the run's config.
       mesh: its devices.
-      examples: the training examples, of which a sample is read where the rows are not known yet.
-      meta: of the checkpoint that the run goes on from, whose rows are kept where they fit; {} at the start.
+      examples: the training examples, of which a sample is read where the size is not known yet.
+      meta: of the checkpoint that the run goes on from, whose size is kept where it fits; {} at the start.
+
+    Raises:
+      GlobalUserError: `data.length_groups` has other rows than a device has texts.
     """
     wanted = config.data.pack_texts
     if wanted == "off" or (wanted == "auto" and _platform(mesh) == "cpu") or not tasks.has_text(config):
@@ -43,25 +45,21 @@ def choose_packer(
     if obstacle:
         log.info(f"texts are padded: {obstacle}")
         return None
-    context = tasks.text_length(config)
-    packer = packing.TextPacker(
-        rows=config.data.packed_rows,
-        length=packing.row_length(context),
-        captions=config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch,
-        pieces=config.microbatch,
-        eos_id=config.model.text.eos_id,
-    )
-    origin = "data.packed_rows"
-    if not packer.rows:
-        packer, origin = _with_rows(packer, examples, meta)
-    if not packer.rows:
+    try:
+        packer = tasks.make_packer(config, mesh)
+    except UserError as error:  # the same in all processes
+        raise GlobalUserError(str(error)) from error
+    context, origin = tasks.text_length(config), packer.config_field
+    if not _size(packer):
+        packer, origin = _with_size(packer, examples, meta)
+    if not _size(packer):
         log.info("texts are padded: none of the first training examples could be read to learn how long texts are")
         return None
-    packs = wanted == "on" or packer.share(context) <= _PAYS
+    packs = wanted == "on" or packer.relative_cost(context) <= _PAYS
     where = "device" if packer.pieces == 1 else "device and microbatch"
     log.info(
-        f"texts are {'packed' if packs else 'padded'}: {packer.rows} rows of {packer.length} tokens hold the"
-        f" {packer.captions} texts of a {where}, {packer.share(context):.0%} of the tokens of padded ones ({origin})"
+        f"texts are {packer.participle if packs else 'padded'}: {packer.describe()} hold the {packer.captions} texts of"
+        f" a {where}, {packer.share(context):.0%} of the tokens of padded ones ({origin})"
     )
     return packer if packs else None
 
@@ -70,32 +68,48 @@ def _platform(mesh: jax.sharding.Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def _with_rows(packer: packing.TextPacker, examples: Any, meta: Mapping[str, Any]) -> tuple[packing.TextPacker, str]:
-    """The packer with its number of rows (0 where no text can be read), and where it is from."""
-    stored = meta.get("text_packing") or {}
-    if stored == dataclasses.asdict(packer) | {"rows": stored.get("rows")} and meta.get("data") == examples.describe():
-        return dataclasses.replace(packer, rows=stored["rows"]), "as before"
+def _size(packer: tasks.Packer) -> Any:
+    return getattr(packer, packer.size_field)
 
-    def sample() -> tuple[int, float, int]:
-        lengths = packing.sample_lengths(examples, packer.eos_id, packer.captions)
+
+def to_meta(packer: tasks.Packer | None) -> dict[str, Any] | None:
+    """What a checkpoint's meta.json holds of a packer."""
+    return None if packer is None else json.loads(json.dumps(dataclasses.asdict(packer)))
+
+
+def _with_size(packer: tasks.Packer, examples: Any, meta: Mapping[str, Any]) -> tuple[tasks.Packer, str]:
+    """The packer with its rows or groups (none where no text can be read), and where they are from."""
+    stored, field = meta.get("text_packing") or {}, packer.size_field
+    # Groups come back from JSON as lists.
+    resized = lambda size: dataclasses.replace(
+        packer, **{field: tuple(map(tuple, size)) if field == "groups" else size}
+    )
+    before = ""
+    if stored.get(field):
+        kept = resized(stored[field])
+        if stored == to_meta(kept) and meta.get("data") == examples.describe():
+            return kept, "as before"
+        before = f"; before, {kept.describe()} for {stored['captions']} texts"
+
+    def sample() -> tuple[Any, float, int]:
+        lengths = packing.sample_lengths(examples, packer)
         if not len(lengths):
-            return 0, 0.0, 0
-        return packing.rows_for(lengths, packer.captions, packer.length), float(lengths.mean()), len(lengths)
+            return _size(packer), 0.0, 0
+        return _size(packer.sized(lengths)), float(lengths.mean()), len(lengths)
 
-    rows, mean, count = process_agreement.run_on_process_0(sample)
-    before = f"; before, {stored['rows']} rows for {stored['captions']} texts" if stored else ""
-    return dataclasses.replace(packer, rows=rows), f"{count} texts have {mean:.1f} tokens on average{before}"
+    size, mean, count = process_agreement.run_on_process_0(sample)
+    return resized(size), f"{count} texts have {mean:.1f} tokens on average{before}"
 
 
 class PackedBatches:
-    """Batches with `text_places`, but for those whose texts do not fit into their rows in one of the processes.
+    """Batches with the layout of their texts, but for those whose texts do not fit into it in one of the processes.
 
     Which they are all processes know some batches ahead: each votes when it has a batch, and the vote is read when the
     batch is due.
 
     Args:
-      batches: with `text_row` and `text_column`, as `packer` adds them; where there are several processes they come
-        even where they cannot, see `ErrorDeferringBatches`.
+      batches: with the arrays that `packer` adds; where there are several processes they come even where they cannot,
+        see `ErrorDeferringBatches`.
       packer: what laid them out.
       votes: of all processes; None for one.
       count: how many will be asked for.
@@ -104,9 +118,7 @@ class PackedBatches:
       error: what kept the batch that was given last from being read.
     """
 
-    def __init__(
-        self, batches: Any, packer: packing.TextPacker, votes: process_agreement.AsyncAllReduce | None, count: int
-    ):
+    def __init__(self, batches: Any, packer: tasks.Packer, votes: process_agreement.AsyncAllReduce | None, count: int):
         self._batches, self._packer, self._votes = batches, packer, votes
         self._left = count
         self._ahead: collections.deque = collections.deque()  # (batch, vote, error)
@@ -119,28 +131,28 @@ class PackedBatches:
     def __next__(self) -> dict[str, Any]:
         while self._left and len(self._ahead) <= (_AHEAD if self._votes else 0):
             batch = next(self._batches)
-            vote = [int(batch["text_row"][0] < 0)]
+            vote = [int(batch[self._packer.columns[0]][0] < 0)]
             vote = self._votes.sum(vote) if self._votes else vote
             self._ahead.append((batch, vote, getattr(self._batches, "error", None)))
             self._left -= 1
         if not self._ahead:
             raise StopIteration
         batch, vote, self.error = self._ahead.popleft()
-        row, column = batch.pop("text_row"), batch.pop("text_column")
+        columns = [batch.pop(name) for name in self._packer.columns]
         self._given += 1
         if np.asarray(vote)[0]:
             self._count_padded()
             return batch
-        return batch | {"text_places": TextPlaces(row, column, self._packer.rows, self._packer.length)}
+        return batch | tasks.lay_out(self._packer, columns)
 
     def _count_padded(self) -> None:
         self._padded += 1
         if not self._told and self._given >= _TOLD_AFTER and self._padded > _MANY * self._given:
             self._told = True
             log.info(
-                f"warning: the texts of {self._padded} of {self._given} batches did not fit into {self._packer.rows}"
-                " rows and were padded, which is slower and the same otherwise; more fit with a larger"
-                " data.packed_rows"
+                f"warning: the texts of {self._padded} of {self._given} batches did not fit into"
+                f" {self._packer.describe()} and were padded, which is slower and the same otherwise; more fit"
+                f" {self._packer.remedy}"
             )
 
     def __enter__(self) -> "PackedBatches":
@@ -152,33 +164,31 @@ class PackedBatches:
 
 
 class PackedStep:
-    """A train step as two programs, for packed and for padded texts, both compiled before the first step.
+    """A train step as two programs, for texts laid out and padded ones, both compiled before the first step.
 
     Args:
       step: the jitted step.
       packer: what lays the texts out.
     """
 
-    def __init__(self, step: Any, packer: packing.TextPacker):
+    def __init__(self, step: Any, packer: tasks.Packer):
         self._step, self._packer = step, packer
-        self._programs: dict[bool, Callable[..., Any]] = {}  # by whether texts are packed
+        self._programs: dict[bool, Callable[..., Any]] = {}  # by whether texts are laid out
 
     def __call__(self, state: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Also tells in the metrics whether the texts were packed: 1 or 0."""
+        """Also tells in the metrics, as `texts_packed` or `texts_grouped`, whether the texts were: 1 or 0."""
         if not self._programs:
             self._compile(state, batch)
-        packed = "text_places" in batch
-        state, metrics = self._programs[packed](state, batch)
-        return state, metrics | {"texts_packed": np.float32(packed)}
+        is_laid_out = any(name in batch for name in tasks.LAYOUTS)
+        state, metrics = self._programs[is_laid_out](state, batch)
+        return state, metrics | {f"texts_{self._packer.participle}": np.float32(is_laid_out)}
 
     def _compile(self, state: Any, batch: dict[str, Any]) -> None:
         shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        plain = {name: x for name, x in batch.items() if name != "text_places"}
+        plain = {name: x for name, x in batch.items() if name not in tasks.LAYOUTS}
         state, plain = jax.tree.map(shape, (state, plain))
-        place = jax.ShapeDtypeStruct(plain["text"].shape[:1], jnp.int32, sharding=plain["text"].sharding)
-        places = TextPlaces(place, place, self._packer.rows, self._packer.length)
-        batches = {True: plain | {"text_places": places}, False: plain}
-        lowered = {packed: self._step.lower(state, shapes) for packed, shapes in batches.items()}
+        batches = {True: plain | tasks.layout_shapes(self._packer, plain["text"]), False: plain}
+        lowered = {is_laid_out: self._step.lower(state, shapes) for is_laid_out, shapes in batches.items()}
         # A GPU's compiler measures kernels on the device, which a second one would disturb.
         compilers = 1 if next(iter(plain["text"].sharding.device_set)).platform == "gpu" else len(lowered)
         with concurrent.futures.ThreadPoolExecutor(compilers) as pool:

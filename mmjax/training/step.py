@@ -16,7 +16,7 @@ from mmjax.parallel.microbatch import map_microbatches
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 
-Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places`
+Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
 Metrics = dict[str, Float[Array, ""]]
 
 

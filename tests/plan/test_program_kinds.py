@@ -50,6 +50,22 @@ def test_modalities_cannot_be_planned(cpu_slice):
         program.make_setup(config("fusion:concat"), cpu_slice)
 
 
+def test_texts_in_groups_of_lengths(cpu_slice):
+    """A decoder of texts of 12 tokens in place of 64 works less."""
+    settings = config("tiny-captioner", model__text__context_length=64)
+    settings.batch_size = 256
+    settings.mesh.update(data=8, fsdp=1, tensor=1)
+    setups = [program.make_setup(settings, cpu_slice, length) for length in (None, 12.0)]
+    assert "text_groups" not in setups[0].batch
+    sizes = setups[1].batch["text_groups"].sizes
+    assert sum(rows for rows, _ in sizes) == 256 // 8 and sizes[0][1] > sizes[-1][1]
+    flops = [setup.lower().compile().cost_analysis()["flops"] for setup in setups]
+    assert flops[1] < 0.6 * flops[0]
+    with pytest.raises(UserError, match="^--text-length=12: texts are padded: objectives.itm pairs whole texts anew"):
+        alone = config("tiny-vilt", objectives__mlm=0.0)
+        program.make_setup(alone, cpu_slice, 12.0)
+
+
 @pytest.mark.full
 def test_a_plan_of_albef_by_the_tpu_compiler(tmp_path):
     if importlib.util.find_spec("libtpu") is None:

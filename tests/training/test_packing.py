@@ -13,7 +13,7 @@ from mmjax.parallel import global_arrays, packing
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
-from tests.helpers import mesh_steps, processes, runs, tiny_recipe
+from tests.helpers import mesh_steps, processes, runs, text_runs, tiny_recipe
 
 FULL = pytest.mark.full
 BATCH, CONTEXT, EOS = 32, 32, 258
@@ -113,14 +113,7 @@ STEPS, RUN_BATCH, RUN_CONTEXT = 50, 64, 64
 
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
-    """Pictures, and captions most of which are short and some long, so that batches need different numbers of rows."""
-    folder = tmp_path_factory.mktemp("captions")
-    table = runs.write_pairs(folder, count=9)
-    rng = np.random.default_rng(0)
-    lengths = np.where(rng.random(600) < 0.15, rng.integers(50, 58, 600), rng.integers(3, 17, 600))
-    lines = [f"{i % 9}.jpg\t{'abcdefg '[i % 7] * length}" for i, length in enumerate(lengths)]
-    table.write_text("filepath\ttitle\n" + "\n".join(lines) + "\n")
-    return table
+    return text_runs.write_captions(tmp_path_factory.mktemp("captions"))
 
 
 def config_of(captions, **changes):
@@ -139,11 +132,7 @@ def config_of(captions, **changes):
 
 def needed(config, devices):
     """Rows that each batch of a run needs."""
-    tokenizer = tasks.make_tokenizer(config)
-    example_transform = tasks.Task(config, tasks.make_image_spec(config), tokenizer).example_transform
-    examples = tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
-    texts = [examples[position]["text"] for position in range(config.steps * config.batch_size)]
-    lengths = packing_lib.caption_lengths(np.stack(texts), tokenizer.eos_id)
+    lengths = packing_lib.caption_lengths(text_runs.texts(config)["text"], EOS)
     groups = lengths.reshape(config.steps, devices, -1, config.microbatch).swapaxes(2, 3)
     rows = packing_lib.rows_needed(groups.reshape(-1, groups.shape[-1]), packing_lib.row_length(RUN_CONTEXT))
     return rows.reshape(config.steps, -1).max(axis=1)
@@ -154,17 +143,6 @@ def rows_that_overflow(config, devices):
     rows = needed(config, devices)
     chosen = min(set(rows.tolist()) - {rows.max()}, key=lambda count: abs((rows > count).mean() - 0.1))
     return chosen, rows > chosen
-
-
-def losses(workdir):
-    return np.array([line["loss"] for line in runs.lines(workdir, "train")])
-
-
-def assert_same_training(packed, padded, steps=STEPS):
-    one, other = losses(packed), losses(padded)
-    assert len(one) == len(other) == steps
-    np.testing.assert_allclose(one[:10], other[:10], rtol=1e-5)
-    np.testing.assert_allclose(one, other, rtol=1e-3)
 
 
 def assert_packed(workdir, padded):
@@ -183,7 +161,7 @@ def test_a_run_with_a_batch_that_does_not_fit_and_a_restart(captions, tmp_path):
             )
             is None
         )
-    assert_same_training(tmp_path / "packed", tmp_path / "padded", steps=12)
+    text_runs.assert_same_training(tmp_path / "packed", tmp_path / "padded", 12)
     assert_packed(tmp_path / "packed", padded)
 
 
@@ -197,7 +175,7 @@ def test_fifty_steps(devices, pieces, captions, tmp_path):
     packed = dict(microbatch=pieces, data__pack_texts="on", data__packed_rows=rows)
     for steps in (29, STEPS):
         assert runs.train(config_of(captions, steps=steps, **packed), tmp_path / "packed", devices=devices) is None
-    assert_same_training(tmp_path / "packed", tmp_path / "padded")
+    text_runs.assert_same_training(tmp_path / "packed", tmp_path / "padded", STEPS)
     assert_packed(tmp_path / "packed", padded)
 
 
@@ -217,7 +195,7 @@ def test_fifty_steps_of_two_processes(captions, tmp_path):
         assert statuses == [status, status], told
         assert f"texts are packed: {rows} rows of 80 tokens hold the 4 texts of a device and microbatch" in told[0]
     assert "resumed at step 30 of 50" in told[0]
-    assert_same_training(tmp_path / "packed", tmp_path / "padded")
+    text_runs.assert_same_training(tmp_path / "packed", tmp_path / "padded", STEPS)
     assert_packed(tmp_path / "packed", padded)
 
 

@@ -11,6 +11,7 @@ import pytest
 from mmjax import tasks
 from mmjax.config import schema
 from mmjax.data.loading import packing as packing_lib
+from mmjax.data.loading.length_groups import LengthGrouper
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import packing, validate_run
@@ -78,14 +79,106 @@ def test_what_cannot_be_packed_is_told(reason, pairs, capsys):
         validate_run.check_config(changed(config, data__pack_texts="on"))
 
 
-@pytest.mark.parametrize("variant, objective", [("tiny-siglip", "sigmoid"), ("tiny-coca", "caption")])
-def test_other_models_are_not_packed(variant, objective):
+def model(variant, *objectives, **changes):
+    """A config of another model on drawn scenes."""
     config = schema.base_config(variant)
-    config.data.train = "shapes"
-    config.objectives[objective] = 1.0
+    config.data.train, config.data.tokenizer = "shapes", "words:shapes"
+    config.objectives.update(dict.fromkeys(objectives, 1.0))
+    return changed(config, **changes)
+
+
+CANNOT = {
+    "model.text.dropout=0.1, whose noise of what stands behind": lambda: model(
+        "tiny-coca", "caption", model__text__dropout=0.1
+    ),
+    "model.image.dropout=0.1, whose noise of what stands behind": lambda: model(
+        "tiny-vilt", "mlm", model__image__dropout=0.1
+    ),
+    "objectives.itm pairs whole texts anew": lambda: model("tiny-qformer", "itm"),
+}
+
+
+@pytest.mark.parametrize("reason", CANNOT)
+def test_models_whose_texts_stay_padded(reason):
+    config = CANNOT[reason]()
     validate_run.check_config(config)
-    config.data.pack_texts = "on"
-    with pytest.raises(UserError, match="data.pack_texts='on': "):
+    for name, value, remedy in (("pack_texts", "on", "set 'auto'"), ("length_groups", "8x20,8x9", "set it to ''")):
+        with pytest.raises(UserError, match=rf"^data.{name}='{value}': {reason}.*; {remedy}$"):
+            validate_run.check_config(changed(config, **{f"data__{name}": value}))
+
+
+def test_sharded_parameters_are_grouped_on_request(capsys):
+    """Their gradients are reduced group by group."""
+    config = model("tiny-captioner", "caption", batch_size=64, model__text__context_length=64, mesh__fsdp=2)
+    validate_run.check_config(config)
+    packer, said = choose(config, capsys, devices=2, platform="gpu")
+    assert packer is None and said.startswith(
+        "texts are padded: mesh.fsdp=2 would reduce each group's gradients by them"
+    )
+    config = changed(config, data__pack_texts="on")
+    validate_run.check_config(config)
+    assert choose(config, capsys, devices=2)[1].startswith("texts are grouped: ")
+
+
+@pytest.mark.parametrize("noise", [dict(model__text__dropout=0.1), dict(objectives__mlm=1.0)], ids=str)
+def test_noise_that_depends_on_a_text_s_padding(noise):
+    config = model("tiny-albef", "itc", **noise)
+    assert tasks.packing_obstacle(config) == ""
+    with jax.threefry_partitionable(False):
+        assert "draws other noise for shorter texts" in tasks.packing_obstacle(config)
+        assert tasks.packing_obstacle(model("tiny-albef", "itc")) == ""
+
+
+def test_groups_of_captions(capsys):
+    """Scenes are told in 9 to 16 words; no image is looked at, and what is stored is kept."""
+    config = model("tiny-captioner", "caption", batch_size=64, model__text__context_length=64)
+    assert choose(config, capsys) == (None, "")
+    packer, said = choose(config, capsys, devices=2, platform="gpu")
+    assert isinstance(packer, LengthGrouper)
+    assert (packer.captions, packer.context_length, packer.extra, packer.shares) == (32, 64, -1, 2)
+    assert sum(rows for rows, _ in packer.groups) == 32 and packer.groups[0][1] < 30
+    assert said == (
+        f"texts are grouped: {packer.describe()} hold the 32 texts of a device, {packer.share(64):.0%} of the tokens of"
+        f" padded ones (1024 texts have {said.split('texts have ')[1][:4]} tokens on average)\n"
+    )
+    meta = {"text_packing": packing.to_meta(packer), "data": examples_of(config).describe()}
+    meta = json.loads(json.dumps(meta))
+    with mock.patch.object(packing_lib, "sample_lengths", None):  # no sample is read
+        again, said = choose(config, capsys, devices=2, meta=meta, platform="gpu")
+        assert again == packer and "(as before)" in said
+        given, said = choose(changed(config, data__length_groups="2x64,30x17"), capsys, devices=2, platform="gpu")
+        assert given.groups == ((2, 64), (30, 17)) and "(data.length_groups)" in said
+    other, said = choose(config, capsys, devices=4, meta=meta, platform="gpu")
+    assert sum(rows for rows, _ in other.groups) == 16 and f"before, {packer.describe()} for 32 texts)" in said
+
+
+MISTAKES = {
+    "8-77": "is not understood; give rows x tokens of each group, such as '8x77,24x33'",
+    "0x20": "is not understood",
+    "8x20,8x20": "tokens must fall from group to group, and texts have 20 at most",
+    "8x21": "tokens must fall from group to group",
+}
+
+
+@pytest.mark.parametrize("groups", MISTAKES)
+def test_mistaken_groups(groups):
+    config = model("tiny-captioner", "caption", data__length_groups=groups)
+    with pytest.raises(UserError, match=f"^data.length_groups='{groups}'.*{MISTAKES[groups]}"):
+        validate_run.check_config(config)
+
+
+def test_groups_of_other_rows_than_a_device_has(pairs, capsys):
+    config = model("tiny-captioner", "caption", data__length_groups="8x20,8x9", data__pack_texts="on", batch_size=32)
+    message = "has 16 rows, but a device and microbatch has 32 texts; give as many"
+    with pytest.raises(UserError, match=f"^data.length_groups='8x20,8x9' {message}$"):
+        choose(config, capsys)
+    config = changed(config, data__pack_texts="off")
+    with pytest.raises(
+        UserError, match="^data.length_groups='8x20,8x9' is not read with data.pack_texts='off'; set it"
+    ):
+        validate_run.check_config(config)
+    config = runs.config(data__train=pairs, data__length_groups="8x20,8x9")
+    with pytest.raises(UserError, match="packs its texts, for which there is data.packed_rows; set it to ''"):
         validate_run.check_config(config)
 
 
@@ -110,9 +203,9 @@ def test_rows_are_kept_at_resumption_unless_groups_or_data_are_others(pairs, cap
     packer, said = choose(changed(config, microbatch=2), capsys, devices=4, meta=meta)
     assert (packer.rows, packer.captions) == (1, 4)
     assert "1 rows of 80 tokens hold the 4 texts of a device and microbatch, 62%" in said
-    assert "(1024 texts have 18.0 tokens on average; before, 9 rows for 32 texts)" in said
+    assert "(1024 texts have 18.0 tokens on average; before, 9 rows of 80 tokens for 32 texts)" in said
     packer, said = choose(changed(config, data__train="shapes"), capsys, meta=meta)
-    assert packer.rows > 8 and "; before, 9 rows for 32 texts)" in said
+    assert packer.rows > 8 and "; before, 9 rows of 80 tokens for 32 texts)" in said
 
 
 def test_data_that_cannot_be_read_are_not_packed(pairs, capsys, monkeypatch):
@@ -197,8 +290,8 @@ def test_an_error_comes_with_its_batch():
 def test_many_batches_that_do_not_fit_are_told_once(capsys):
     list(packing.PackedBatches(Feed(full=range(0, 400, 10)), PACKER, None, 400))
     assert capsys.readouterr().out == (
-        "warning: the texts of 10 of 100 batches did not fit into 3 rows and were padded, which is slower and the same"
-        " otherwise; more fit with a larger data.packed_rows\n"
+        "warning: the texts of 10 of 100 batches did not fit into 3 rows of 80 tokens and were padded, which is"
+        " slower and the same otherwise; more fit with a larger data.packed_rows\n"
     )
     list(packing.PackedBatches(Feed(full=(7, 300)), PACKER, None, 400))
     assert capsys.readouterr().out == ""

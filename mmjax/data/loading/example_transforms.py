@@ -52,14 +52,13 @@ class PairTransform:
         with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
             image = _image(record, self.image_spec, rng)
-        ids, mask = self.tokenizer([caption])
-        return {**image, "text": ids[0], "text_mask": mask[0], "id": id_words(record["id"])}
+        return {**image, **_text_arrays(self.tokenizer, caption), "id": id_words(record["id"])}
 
-    def caption_ids(self, record: Record, rng: np.random.Generator) -> Int32[np.ndarray, " L"]:
-        """The `text` of a call with this `rng`, without the image."""
+    def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """The `text` and `text_mask` that a call gives, without its image; `rng` as the call is given it."""
         with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
-        return self.tokenizer([caption])[0][0]
+        return _text_arrays(self.tokenizer, caption)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +82,15 @@ class QuestionTransform:
         with add_path_to_errors(record):
             question, answers = _question_and_answers(record)
             image = _image(record, self.image_spec, rng)
-        ids, mask = self.tokenizer([question])
         scores = soft_scores(answers, self._answer_indices)
-        return {**image, "text": ids[0], "text_mask": mask[0], "answer": scores, "id": id_words(record["id"])}
+        return {**image, **_text_arrays(self.tokenizer, question), "answer": scores, "id": id_words(record["id"])}
+
+    def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """As `PairTransform` has it."""
+        del rng
+        with add_path_to_errors(record):
+            question, _ = _question_and_answers(record)
+        return _text_arrays(self.tokenizer, question)
 
     @functools.cached_property
     def _answer_indices(self) -> dict[str, int]:
@@ -115,8 +120,7 @@ class AnswerTransform:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
-            question, answers = _question_and_answers(record)
-            answer = answers[min(int(rng.random() * len(answers)), len(answers) - 1)]
+            question, answer = _draw_answer(record, rng.random())
             image = _image(record, self.image_spec, rng)
         text, mask, targets = self._row(question, answer)
         return {
@@ -126,6 +130,13 @@ class AnswerTransform:
             "target_mask": targets,
             "id": id_words(record["id"]),
         }
+
+    def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """As `PairTransform` has it."""
+        with add_path_to_errors(record):
+            question, answer = _draw_answer(record, rng.random())
+        text, mask, _ = self._row(question, answer)
+        return {"text": text, "text_mask": mask}
 
     def prompt(self, question: str) -> tuple[Int32[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
         """The prompt of an answer: ids of bos question sep, padded, and a mask that is False on padding."""
@@ -258,6 +269,18 @@ def _black_image(spec: ImageSpec) -> Arrays:
         frame, box = frames.blank_frame(spec)
         return {"image": frame, "image_box": box}
     return {"image": np.zeros((spec.size, spec.size, 3), np.uint8)}
+
+
+def _text_arrays(tokenizer: Tokenizer, text: str) -> Arrays:
+    """A text's ids and which of them are no padding."""
+    ids, mask = tokenizer([text])
+    return {"text": ids[0], "text_mask": mask[0]}
+
+
+def _draw_answer(record: Record, draw: float) -> tuple[str, str]:
+    """A record's question and the answer that a draw from [0, 1) stands for."""
+    question, answers = _question_and_answers(record)
+    return question, answers[min(int(draw * len(answers)), len(answers) - 1)]
 
 
 def _question_and_answers(record: Record) -> tuple[str, list[str]]:

@@ -7,7 +7,7 @@ there never reads. A group is what one device computes at a time: its rows of on
 import concurrent.futures
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -100,26 +100,24 @@ def rows_for(lengths: Int[np.ndarray, " n"], captions: int, length: int) -> int:
     return min(captions, math.ceil(needed.mean() + _SIGMAS * deviation))
 
 
-def expected_rows(mean_length: float, captions: int, context_length: int) -> int:
-    """Rows for captions whose lengths are lognormal with a mean and a standard deviation of 10.8, for planning.
+def expected_lengths(mean_length: float, context_length: int) -> Int[np.ndarray, " n"]:
+    """Lengths of captions that are lognormal with a mean and a standard deviation of 10.8, for planning.
 
     Args:
       mean_length: tokens of a caption on average, the first and the last included.
-      captions: of a group.
       context_length: the longest caption; longer ones are cut.
     """
     variance = math.log(1.0 + (_LENGTH_DEVIATION / mean_length) ** 2)
     drawn = np.random.default_rng(1).lognormal(math.log(mean_length) - variance / 2, math.sqrt(variance), _SAMPLE[1])
-    return rows_for(np.clip(np.rint(drawn), 2, context_length).astype(int), captions, row_length(context_length))
+    return np.clip(np.rint(drawn), 2, context_length).astype(int)
 
 
-def sample_lengths(examples: Any, eos_id: int, captions: int) -> Int[np.ndarray, " n"]:
-    """Lengths of the captions that training begins with, no image decoded.
+def sample_lengths(examples: Any, packer: Any) -> Int[np.ndarray, " n"]:
+    """Lengths of the texts that training begins with, no image decoded.
 
     Args:
-      examples: `TrainExamples` whose transform gives `caption_ids`.
-      eos_id: the end-of-text id; see `mmjax.utils.end_of_text`.
-      captions: of a group; larger groups are worth a larger sample.
+      examples: `TrainExamples` whose transform gives `text_arrays`.
+      packer: a `TextPacker` or a `LengthGrouper`, which measures them.
 
     Returns:
       One length for each example that can be read; maybe none.
@@ -129,12 +127,13 @@ def sample_lengths(examples: Any, eos_id: int, captions: int) -> Int[np.ndarray,
         component, _, index = examples.locate(position)
         try:
             record = examples.sources[component][index]
-            ids = examples.transform.caption_ids(record, example_rng(examples.seed, position, 0))
+            arrays = examples.transform.text_arrays(record, example_rng(examples.seed, position, 0))
         except (BadExample, OSError):  # counted when it is trained on
             return None
-        return int(caption_lengths(ids, eos_id))
+        return int(packer.lengths(arrays))
 
-    count = min(max(2 * captions, _SAMPLE[0]), _SAMPLE[1])
+    # Larger batches are worth a larger sample.
+    count = min(max(2 * packer.sampled_for, _SAMPLE[0]), _SAMPLE[1])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         lengths = list(pool.map(caption_length, range(count)))
     return np.array([length for length in lengths if length is not None], int)
@@ -147,7 +146,7 @@ class TextPacker:
     They count within the caption's group; both are -1 throughout where a group's captions do not fit.
 
     Attributes:
-      rows, length: rows of a group and tokens of a row.
+      rows, length: rows of a group (0 where they are not known yet) and tokens of a row.
       captions: of a group.
       pieces: microbatches, see `mmjax.parallel.microbatch`.
       eos_id: the end-of-text id.
@@ -159,17 +158,43 @@ class TextPacker:
     pieces: int
     eos_id: int
 
+    columns: ClassVar[tuple[str, ...]] = ("text_row", "text_column")
+    size_field: ClassVar[str] = "rows"
+    config_field: ClassVar[str] = "data.packed_rows"
+    participle: ClassVar[str] = "packed"
+    remedy: ClassVar[str] = "with a larger data.packed_rows"
+
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        lengths = caption_lengths(batch["text"], self.eos_id)
+        lengths = self.lengths(batch)
         # [devices, captions, pieces]: a device's rows are neighbours, and a microbatch takes every `pieces`-th of them.
         shape = (-1, self.captions, self.pieces)
         groups = lengths.reshape(shape).swapaxes(1, 2).reshape(-1, self.captions)
         slots = first_fit(groups, self.rows, self.length)
         if slots is None:
-            return batch | {name: np.full(len(lengths), -1, np.int32) for name in ("text_row", "text_column")}
+            return batch | {name: np.full(len(lengths), -1, np.int32) for name in self.columns}
         to_batch_order = lambda x: x.reshape(-1, self.pieces, self.captions).swapaxes(1, 2).reshape(-1)
-        row, column = map(to_batch_order, slots)
-        return batch | {"text_row": row, "text_column": column}
+        return batch | {name: to_batch_order(x) for name, x in zip(self.columns, slots, strict=True)}
+
+    def lengths(self, batch: dict[str, np.ndarray]) -> Int[np.ndarray, "*B"]:
+        """Lengths of the captions of a batch, or of one example's."""
+        return caption_lengths(batch["text"], self.eos_id)
+
+    @property
+    def sampled_for(self) -> int:
+        """Captions whose sum of lengths is to be foretold."""
+        return self.captions
+
+    def sized(self, lengths: Int[np.ndarray, " n"]) -> "TextPacker":
+        """With rows for a sample of captions' lengths."""
+        return dataclasses.replace(self, rows=rows_for(lengths, self.captions, self.length))
+
+    def describe(self) -> str:
+        """The rows in words."""
+        return f"{self.rows} rows of {self.length} tokens"
+
+    def relative_cost(self, context_length: int) -> float:
+        """Cost of a group, of that of padded texts."""
+        return self.share(context_length)
 
     def share(self, context_length: int) -> float:
         """Tokens computed for a group, of those that are computed where each text is padded."""

@@ -68,6 +68,9 @@ def test_a_transform_is_picklable_and_a_pure_function_of_record_and_generator(na
         made = prepare(record, rng(seed))
         assert same(made, copy(record, rng(seed))) and made["id"].tolist() == id_words(record["id"]).tolist()
         assert kinds(made) == kinds(prepare(record, rng(0)))
+        if "text" in made:
+            texts = {name: made[name] for name in ("text", "text_mask")}
+            assert same(prepare.text_arrays(record, rng(seed)), texts)
 
 
 def test_the_two_words_of_an_id():

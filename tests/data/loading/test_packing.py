@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
-from mmjax.data.loading import packing
+from mmjax.data.loading import length_groups, packing
 from tests.helpers import runs
 
 EOS = 2
@@ -98,8 +98,9 @@ def test_few_groups_need_more_rows_than_a_sample_says(group):
 
 def test_rows_expected_of_captions_from_the_web():
     """Measured on 200 batches of 256 captions of mean 18.7: 61 on average, 67 at most."""
-    assert 64 <= packing.expected_rows(18.7, 256, 77) <= 72
-    assert packing.expected_rows(18.7, 1, 77) == 1
+    lengths = packing.expected_lengths(18.7, 77)
+    assert 64 <= packing.rows_for(lengths, 256, 80) <= 72
+    assert packing.rows_for(lengths, 1, 80) == 1
 
 
 def test_a_sample_of_lengths_is_that_of_the_examples(tmp_path):
@@ -109,11 +110,11 @@ def test_a_sample_of_lengths_is_that_of_the_examples(tmp_path):
     spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
     example_transform = tasks.Task(config, spec, tokenizer).example_transform
     examples = tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
-    result = packing.sample_lengths(examples, tokenizer.eos_id, captions=4)
     texts = [examples[position] for position in range(1024)]
-    expected = [
-        packing.caption_lengths(example["text"], tokenizer.eos_id)
-        for example in texts
-        if not example["substitution_reason"]
-    ]
-    assert len(result) < 1024 and result.tolist() == expected
+    texts = [example for example in texts if not example["substitution_reason"]]
+    packer = packing.TextPacker(0, 80, captions=4, pieces=1, eos_id=tokenizer.eos_id)
+    result = packing.sample_lengths(examples, packer)
+    assert len(result) < 1024
+    assert result.tolist() == [packing.caption_lengths(example["text"], tokenizer.eos_id) for example in texts]
+    grouper = length_groups.LengthGrouper((), 4, 1, tokenizer.context_length, extra=0, overhead=0, shares=1)
+    assert packing.sample_lengths(examples, grouper).tolist() == [example["text_mask"].sum() for example in texts]
