@@ -38,7 +38,7 @@ def room_of(path: Path) -> str:
 
 def imports(text: str) -> set[str]:
     """Rooms of mmjax that a file imports, wherever in the file."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -46,8 +46,8 @@ def imports(text: str) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found |= {name.split(".")[1] for name in names if name.startswith("mmjax.")} - {"__version__"}
-    return found
+        result |= {name.split(".")[1] for name in names if name.startswith("mmjax.")} - {"__version__"}
+    return result
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

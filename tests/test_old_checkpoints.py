@@ -51,30 +51,30 @@ def config_of(workdir):
     return serialize.from_json((workdir / "config.json").read_text())
 
 
-def assert_near(found, expected, where):
+def assert_near(result, expected, where):
     """Numbers, lists and dictionaries of them; what is no number is the same."""
     if isinstance(expected, dict):
-        assert sorted(found) == sorted(expected), where
+        assert sorted(result) == sorted(expected), where
         for key, value in expected.items():
-            assert_near(found[key], value, f"{where}, {key}")
+            assert_near(result[key], value, f"{where}, {key}")
     elif isinstance(expected, list):
-        assert len(found) == len(expected), where
+        assert len(result) == len(expected), where
         for i, value in enumerate(expected):
-            assert_near(found[i], value, f"{where}[{i}]")
+            assert_near(result[i], value, f"{where}[{i}]")
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=RELATIVE, abs=RELATIVE / 10), where
+        assert result == pytest.approx(expected, rel=RELATIVE, abs=RELATIVE / 10), where
     else:
-        assert found == expected, where
+        assert result == expected, where
 
 
-def assert_same_metrics(found, expected):
+def assert_same_metrics(result, expected):
     """Losses are sums; all others count examples, or words that were written."""
-    assert set(found) >= set(expected)
+    assert set(result) >= set(expected)
     for name, value in expected.items():
         summed = name.endswith(("loss", "perplexity"))
-        assert found[name] == pytest.approx(value, rel=RELATIVE if summed else COUNTED, abs=0 if summed else COUNTED), (
-            name
-        )
+        assert result[name] == pytest.approx(
+            value, rel=RELATIVE if summed else COUNTED, abs=0 if summed else COUNTED
+        ), name
 
 
 @EVERY
@@ -111,13 +111,13 @@ def test_training_goes_on(name, devices, tmp_path):
         config.mesh.update(fsdp=1, tensor=1)
     assert runs.train(config, tmp_path, devices=devices) is None
     steps = made.train_lines(tmp_path)
-    for found, wanted in zip(steps, expected["steps"], strict=True):
-        assert found["step"] == wanted["step"]
+    for result, wanted in zip(steps, expected["steps"], strict=True):
+        assert result["step"] == wanted["step"]
         fields = [field for field in wanted if field.startswith(("loss", "logit_", "learning_rate"))]
         assert "loss" in fields
         for field in fields:
-            assert found[field] == pytest.approx(wanted[field], rel=RELATIVE), (wanted["step"], field)
-        assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=GRADIENT), wanted["step"]
+            assert result[field] == pytest.approx(wanted[field], rel=RELATIVE), (wanted["step"], field)
+        assert result["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=GRADIENT), wanted["step"]
 
 
 # What recipes have today that did not exist then, by run.
@@ -139,8 +139,8 @@ def test_training_goes_on_under_a_recipe_of_today(name, tmp_path, capsys):
         config.schedule.warmup, config.checkpoint.every = 2, 1
         assert runs.train(config, tmp_path) is None
         assert capsys.readouterr().out.count("goes on as it began") == 1
-    for found, wanted in zip(made.train_lines(tmp_path), expected["steps"], strict=True):
-        assert found["loss"] == pytest.approx(wanted["loss"], rel=RELATIVE), wanted["step"]
+    for result, wanted in zip(made.train_lines(tmp_path), expected["steps"], strict=True):
+        assert result["loss"] == pytest.approx(wanted["loss"], rel=RELATIVE), wanted["step"]
 
 
 def test_fields_that_an_old_config_lacks(tmp_path):

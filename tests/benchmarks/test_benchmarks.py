@@ -42,10 +42,10 @@ def test_loss():
         "benchmarks/loss.py", "--mesh=1x2x1", "--batches=2**6,128", "--time-batch=64", "--width=8", "--block-size=16",
         "--rounds=2", "--kinds=softmax", "--ids=shared", cwd=runs.ROOT,
     )  # fmt: skip
-    found = lines(done)
-    memory = {(line["batch"], line["impl"]) for line in found if "temporaries_gb" in line}
+    result = lines(done)
+    memory = {(line["batch"], line["impl"]) for line in result if "temporaries_gb" in line}
     assert memory == {(batch, impl) for batch in (64, 128) for impl in ("dense", "gather", "ring")}
-    times = {line["impl"]: line for line in found if "ratio" in line}
+    times = {line["impl"]: line for line in result if "ratio" in line}
     assert set(times) == {"dense", "gather", "ring"} and times["dense"]["ratio"] == 1.0
     assert all(0 < line["seconds_min"] <= line["seconds"] <= line["seconds_max"] for line in times.values())
 
@@ -55,32 +55,32 @@ def test_retrieval():
         "benchmarks/retrieval.py", "--images=30", "--captions-per-image=3", "--width=8", "--likeness=1", "--rounds=2",
         cwd=runs.ROOT,
     )  # fmt: skip
-    found = {line["contender"]: line for line in lines(done)}
-    assert set(found) == {"sort", "mmjax"} and found["sort"]["ratio"] == 1.0
+    result = {line["contender"]: line for line in lines(done)}
+    assert set(result) == {"sort", "mmjax"} and result["sort"]["ratio"] == 1.0
     for side in ("image", "text"):
-        recalls = {line[f"{side}_retrieval_recall@1"] for line in found.values()}
+        recalls = {line[f"{side}_retrieval_recall@1"] for line in result.values()}
         assert len(recalls) == 1 and 0 < recalls.pop() <= 1
-    assert all(line["peak_gb"] > 0 and line["seconds_min"] <= line["seconds"] for line in found.values())
+    assert all(line["peak_gb"] > 0 and line["seconds_min"] <= line["seconds"] for line in result.values())
 
 
 def test_decoding():
     done = runs.python(
         "benchmarks/decoding.py", "--jpegs=32x30@90", "--batch=4", "--output-size=16", "--rounds=1", cwd=runs.ROOT
     )
-    found = {line["contender"]: line for line in lines(done)}
-    assert set(found) == {"host", "device", "device, Pillow", "decode"} and found["host"]["ratio_to_host"] == 1.0
-    assert all(line["images_per_second"] > 0 and line["frame"] == 32 for line in found.values())
+    result = {line["contender"]: line for line in lines(done)}
+    assert set(result) == {"host", "device", "device, Pillow", "decode"} and result["host"]["ratio_to_host"] == 1.0
+    assert all(line["images_per_second"] > 0 and line["frame"] == 32 for line in result.values())
 
 
 def test_attention():
     done = runs.python(
         "benchmarks/attention.py", "--cases=9x2,10x2:causal,20x2:packed", "--batch=2", "--rounds=1", cwd=runs.ROOT
     )
-    found = lines(done)
-    assert [(line["length"], line["mask"], line["kernel"]) for line in found] == [
+    result = lines(done)
+    assert [(line["length"], line["mask"], line["kernel"]) for line in result] == [
         (9, "none", "xla"), (10, "causal", "xla"), (20, "packed", "xla")
     ]  # fmt: skip
-    assert all(line["seconds"] > 0 and line["filled"] == line["length"] for line in found)
+    assert all(line["seconds"] > 0 and line["filled"] == line["length"] for line in result)
 
 
 # -- the train step ----------------------------------------------------------------------------------------------------
@@ -92,11 +92,11 @@ def test_train_step():
         "benchmarks/train_step.py", "--models=tiny,tiny", "--batch=8,16", "--rounds=2", "--steps=1", "--trace",
         "--config.loss.impl=ring", "--config.data.pack_texts=on", "--beside=data.pack_texts=off", cwd=runs.ROOT,
     )  # fmt: skip
-    found = lines(done)
-    kinds = [line["benchmark"] for line in found]
+    result = lines(done)
+    kinds = [line["benchmark"] for line in result]
     assert kinds == 2 * (["train_step_alone"] * 2 + ["train_step"] * 2 + ["train_step_trace"] * 2)
     names = ["mmjax", "mmjax, data.pack_texts=off"]
-    steps = [line for line in found if line["benchmark"] == "train_step"]
+    steps = [line for line in result if line["benchmark"] == "train_step"]
     assert [(line["batch"], line["implementation"]) for line in steps] == [(n, name) for n in (8, 16) for name in names]
     for line in steps:
         assert "loss ring" in line["settings"] and line["memory_gb"] > 0
@@ -105,7 +105,7 @@ def test_train_step():
     # The model's own count, less what the first layer need not do and more for the loss: packing has its own.
     assert [line["executed_share"] for line in steps[1::2]] == pytest.approx([1, 1], abs=0.05)
     assert steps[2]["executed_share"] != pytest.approx(1, abs=0.05)
-    assert all("no kernel of a device" in line["error"] for line in found if line["benchmark"] == "train_step_trace")
+    assert all("no kernel of a device" in line["error"] for line in result if line["benchmark"] == "train_step_trace")
 
 
 class Contender:
@@ -132,8 +132,8 @@ def test_a_model_without_memory_is_a_line_and_the_next_one_goes_on(module, capsy
     with mock.patch.object(our_step, "OurStep", Contender), mock.patch.object(runtime, "prepare"):
         flags = ["--models=tiny,tiny,tiny", "--batch=8,16,32", "--beside=seed=1", "--rounds=2", "--steps=1"]
         assert train_step.run(flags) == 0
-    found = [line for line in printed(capsys) if line["benchmark"] == "train_step"]
-    assert [(line["batch"], line["implementation"], line.get("error")) for line in found] == [
+    result = [line for line in printed(capsys) if line["benchmark"] == "train_step"]
+    assert [(line["batch"], line["implementation"], line.get("error")) for line in result] == [
         (8, "mmjax", None),
         (8, "mmjax, seed=1", None),
         (16, "mmjax", "out of memory: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."),
@@ -166,12 +166,12 @@ def test_on_a_gpu_both_values_of_deterministic_are_rows(module, capsys, as_users
     ):
         flags = ["--models=tiny", "--batch=8", "--rounds=2", f"--config.deterministic={as_users}"]
         assert train_step.run(flags) == 0
-    found = [line for line in printed(capsys) if line["benchmark"] == "train_step"]
-    assert [(line["implementation"], line["options"]) for line in found] == [
+    result = [line for line in printed(capsys) if line["benchmark"] == "train_step"]
+    assert [(line["implementation"], line["options"]) for line in result] == [
         ("mmjax", {}),
         (f"mmjax, deterministic={other}", {"xla_gpu_deterministic_ops": other}),
     ]
-    assert all(line["mfu"] > 0 for line in found)
+    assert all(line["mfu"] > 0 for line in result)
 
 
 def test_settings_share_a_state_that_a_failed_step_takes_with_it(module):
@@ -225,7 +225,7 @@ def commands(script, *arguments):
     done = bash(BENCHMARKS / script, "--dry-run", *arguments, PYTHON="PYTHON")
     assert done.returncode == 0, done.stderr
     words = [shlex.split(line) for line in done.stdout.splitlines()]
-    return [each[each.index("PYTHON") + 1 :] for each in words]
+    return [item[item.index("PYTHON") + 1 :] for item in words]
 
 
 def test_one_gpu_runs_what_there_is(module):
@@ -237,14 +237,14 @@ def test_one_gpu_runs_what_there_is(module):
             assert "tests/nn/test_attention_kernels.py" in files and all((runs.ROOT / file).is_file() for file in files)
             continue
         assert first.startswith("benchmarks/")
-        found = module(first.removeprefix("benchmarks/").removesuffix(".py"))
-        if found.__name__ == "record":
-            assert found.make_parser().parse_known_args(rest)[1] == []
+        result = module(first.removeprefix("benchmarks/").removesuffix(".py"))
+        if result.__name__ == "record":
+            assert result.make_parser().parse_known_args(rest)[1] == []
             continue
-        with mock.patch.object(found, "measure") as measure, mock.patch.object(runtime, "prepare"):
-            assert found.run(rest) == 0
+        with mock.patch.object(result, "measure") as measure, mock.patch.object(runtime, "prepare"):
+            assert result.run(rest) == 0
         for call in measure.call_args_list:
-            measured.setdefault(found.__name__, []).append(call.args)
+            measured.setdefault(result.__name__, []).append(call.args)
     assert {(197, 12, ""), (77, 8, "causal"), (80, 8, "packed")} <= {args[:3] for args in measured["attention"]}
     steps = [(model, config.batch_size, options.peer) for model, config, _, options in measured["train_step"]]
     assert {("B/32", 512, "open_clip"), ("B/16", 256, "open_clip"), ("L/14", 96, "open_clip")} <= set(steps)
@@ -265,7 +265,7 @@ def test_compiled_plans_what_there_is(module):
         else:
             options, unknown = module("record").make_parser().parse_known_args(rest)
             assert not unknown and options.files == [output for *_, output in planned]
-    assert [each[:3] for each in planned] == [
+    assert [item[:3] for item in planned] == [
         *(("h100:1", model, 256) for model in ("B/32", "B/16", "L/14")), ("v5e:2x2", "B/16", 512)
     ]  # fmt: skip
     assert len(commands("compiled.sh", "h100:8=L/14@2048")) == 2
@@ -275,9 +275,9 @@ def test_compiled_plans_what_there_is(module):
 
 def test_one_gpu_keeps_what_a_part_has_told_before_its_time_is_up(tmp_path):
     """With a Python that plays the parts."""
-    told = dict(date="2026-11-28", benchmark="train_step_alone", model="B/16", batch=256, device="GPU",
+    message = dict(date="2026-11-28", benchmark="train_step_alone", model="B/16", batch=256, device="GPU",
                 implementation="mmjax", seconds=0.08)  # fmt: skip
-    line = json.dumps(told)
+    line = json.dumps(message)
     stand_in = tmp_path / "python"
     stand_in.write_text(f"""#!/usr/bin/env bash
 case "$*" in
@@ -295,9 +295,9 @@ esac
         LEAST="1", WHEELS="none",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert told in found
-    parts = {each["part"]: (each["status"], each["says"]) for each in found if "part" in each}
+    result = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert message in result
+    parts = {item["part"]: (item["status"], item["says"]) for item in result if "part" in item}
     assert parts["attention"] == (3, "broken") and parts["tests"] == (0, "2 passed")
     assert parts["b16"][0] == 124 and parts["b16"][1].startswith("stopped after its")
     assert parts["l14"][1].startswith("left out: ") and set(parts) >= {"b32", "b16_settings", "large"}
@@ -305,7 +305,7 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("script", "flags", "told"),
+    ("script", "flags", "message"),
     [
         ("train_step", ["--models=B/33"], "did you mean 'B/32'"),
         ("train_step", ["--models=tiny", "--batch=9", "--config.microbatch=2"], "batch_size=9 does not divide"),
@@ -329,10 +329,10 @@ esac
         ("loss", ["--config.steps=3"], "--config.steps: this benchmark reads no config"),
     ],
 )
-def test_a_mistake_is_one_line(script, flags, told, monkeypatch, capsys):
+def test_a_mistake_is_one_line(script, flags, message, monkeypatch, capsys):
     monkeypatch.syspath_prepend(runs.ROOT / "benchmarks")
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
     with mock.patch.dict(os.environ):
         status = importlib.import_module(script).main()
     error = capsys.readouterr().err
-    assert status == 2 and told in error and len(error.strip().splitlines()) == 1
+    assert status == 2 and message in error and len(error.strip().splitlines()) == 1

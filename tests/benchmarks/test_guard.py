@@ -40,11 +40,11 @@ def check(record, monkeypatch, capsys):
     """Runs the command with figures in place of compilations; returns its status and output."""
 
     def run(part="layer", figure="bytes", factor=1.0, kind=None):
-        found = copy.deepcopy(record)
-        found["figures"][PROGRAM.name][part][figure] *= factor
+        result = copy.deepcopy(record)
+        result["figures"][PROGRAM.name][part][figure] *= factor
         if kind:
-            found["figures"][PROGRAM.name][part]["kinds"][kind] *= factor
-        monkeypatch.setattr(guard, "compile_all", lambda programs, jobs: found)
+            result["figures"][PROGRAM.name][part]["kinds"][kind] *= factor
+        monkeypatch.setattr(guard, "compile_all", lambda programs, jobs: result)
         status = guard.command(guard.make_parser().parse_args([]), [])
         return status, capsys.readouterr().out
 
@@ -54,46 +54,51 @@ def check(record, monkeypatch, capsys):
 @pytest.mark.parametrize("part", ["layer", "rest"])
 @pytest.mark.parametrize("figure", list(guard.FIGURES))
 def test_growth_of_four_per_cent_fails_and_is_named(check, part, figure):
-    status, told = check(part, figure, 1.04)
-    (line,) = [line for line in told.splitlines() if line.startswith("GREW")]
+    status, message = check(part, figure, 1.04)
+    (line,) = [line for line in message.splitlines() if line.startswith("GREW")]
     assert status == 1 and line.startswith(f"GREW: {PROGRAM.name}, {part}: {guard.FIGURES[figure]} ")
-    assert "(+4.0%)" in line and "--write" in told
+    assert "(+4.0%)" in line and "--write" in message
 
 
 def test_two_per_cent_pass(check):
     for factor in (0.98, 1.02):
-        status, told = check("layer", "working", factor)
-        assert status == 0 and "GREW" not in told and "better" not in told and "--write" not in told
+        status, message = check("layer", "working", factor)
+        assert status == 0 and "GREW" not in message and "better" not in message and "--write" not in message
 
 
 def test_a_smaller_step_passes_and_asks_for_a_new_record(check):
-    status, told = check("rest", "bytes", 0.9)
-    assert status == 0 and "better" in told and "4000.000 GB -> 3600.000 GB (-10.0%)" in told and "--write" in told
+    status, message = check("rest", "bytes", 0.9)
+    assert (
+        status == 0
+        and "better" in message
+        and "4000.000 GB -> 3600.000 GB (-10.0%)" in message
+        and "--write" in message
+    )
 
 
 @pytest.mark.parametrize("factor, status", [(0.92, 0), (1.08, 0), (0.88, 1), (1.12, 1)])
 def test_a_formula_that_misses_a_layers_memory_fails(check, factor, status):
-    found, told = check("layer", "formula", factor)
-    assert found == status and ("the formula of remat='auto' says" in told) == bool(status)
+    result, message = check("layer", "formula", factor)
+    assert result == status and ("the formula of remat='auto' says" in message) == bool(status)
 
 
 def test_the_kinds_of_kernels_that_grew_are_told(check):
-    _, told = check("layer", "bytes", 1.5, kind="copies")
-    assert "(+50.0%): copies +200.000 GB\n" in told
+    _, message = check("layer", "bytes", 1.5, kind="copies")
+    assert "(+50.0%): copies +200.000 GB\n" in message
 
 
 def test_other_compilers_are_no_comparison(record):
-    found = copy.deepcopy(record)
-    found["versions"]["jax"] = "1.2.4"
+    result = copy.deepcopy(record)
+    result["versions"]["jax"] = "1.2.4"
     with pytest.raises(guard.UserError, match="jax is 1.2.4 and the record was written with 1.2.3"):
-        guard.compare(record, found)
+        guard.compare(record, result)
 
 
 def test_a_program_without_record_is_a_mistake(record):
-    found = copy.deepcopy(record)
-    found["figures"]["h100:1 new"] = found["figures"][PROGRAM.name]
+    result = copy.deepcopy(record)
+    result["figures"]["h100:1 new"] = result["figures"][PROGRAM.name]
     with pytest.raises(guard.UserError, match="h100:1 new is not in record.json"):
-        guard.compare(record, found)
+        guard.compare(record, result)
 
 
 @pytest.mark.parametrize("depths", [(1, 2), (2, 4), (3, 4)])
@@ -101,16 +106,16 @@ def test_the_difference_of_two_depths_is_whole_layers(depths):
     """Steps of known layers: each whole one moves 30 (of it products 20), everything else 100 (copies 90)."""
     program = guard.Program("h100:1", "B/32", 8, 2, depths)
     step = lambda depth: figures(100 + 30 * (depth - 1), products=10 + 20 * (depth - 1), copies=90 + 10 * (depth - 1))
-    found = guard.split(program, *map(step, depths))
-    assert found["layer"]["bytes"] == 30 and found["rest"]["bytes"] == 100
-    assert found["layer"]["kinds"] == {"products": 20, "copies": 10} and found["layer"]["state"] == 0
-    assert found["rest"]["kinds"] == {"products": 10, "copies": 90} and found["rest"]["state"] == 700
+    result = guard.split(program, *map(step, depths))
+    assert result["layer"]["bytes"] == 30 and result["rest"]["bytes"] == 100
+    assert result["layer"]["kinds"] == {"products": 20, "copies": 10} and result["layer"]["state"] == 0
+    assert result["rest"]["kinds"] == {"products": 10, "copies": 90} and result["rest"]["state"] == 700
 
 
 def test_a_kind_of_kernel_that_one_depth_lacks_is_counted():
     program = guard.Program("h100:1", "B/32", 8, 2, (2, 4))
-    found = guard.split(program, figures(100), figures(160, fills=60))
-    assert found["layer"]["kinds"] == {"fills": 30} and found["rest"]["kinds"] == {"fills": -30}
+    result = guard.split(program, figures(100), figures(160, fills=60))
+    assert result["layer"]["kinds"] == {"fills": 30} and result["rest"]["kinds"] == {"fills": -30}
 
 
 def test_a_compilation_that_fails_says_why(monkeypatch):

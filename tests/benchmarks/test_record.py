@@ -26,8 +26,8 @@ def write_trace(folder, processes, events):
     listed = []
     for pid, (name, threads) in processes.items():
         listed.append({"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}})
-        listed += [{"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": told}}
-                   for tid, told in threads.items()]  # fmt: skip
+        listed += [{"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": message}}
+                   for tid, message in threads.items()]  # fmt: skip
     for pid, tid, name, start, duration, instruction in events:
         args = {"hlo_op": instruction} if instruction else {}
         listed.append({"ph": "X", "pid": pid, "tid": tid, "name": name, "ts": start, "dur": duration, "args": args})
@@ -55,10 +55,10 @@ def test_kernel_times_of_a_gpu(module, tmp_path):
             (2, 21, "run", 0, 9000, ""),
         ],
     )
-    found = module("kernel_times").read(tmp_path, {"custom-call.7": "products", "input_reduce_fusion": "scatters"})
-    assert (found.span, found.busy) == (pytest.approx(0.9), pytest.approx(0.8))
-    assert found.by_class == {"products": 0.5, "elementwise": 0.2, "scatters": 0.1, "copies": 0.1}
-    assert found.kernels[:2] == [
+    result = module("kernel_times").read(tmp_path, {"custom-call.7": "products", "input_reduce_fusion": "scatters"})
+    assert (result.span, result.busy) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert result.by_class == {"products": 0.5, "elementwise": 0.2, "scatters": 0.1, "copies": 0.1}
+    assert result.kernels[:2] == [
         ("nvjet_sm90_tst_128x256", "products", 0.5, 1),
         ("loop_add_fusion_3", "elementwise", 0.2, 2),
     ]
@@ -68,8 +68,8 @@ def test_kernel_times_are_means_over_devices(module, tmp_path):
     processes = {pid: (f"/device:TPU:{pid}", {1: "XLA Ops", 2: "Steps"}) for pid in range(2)}
     events = [(pid, 1, "fusion.1", 0, 100 * (pid + 1), "fusion.1") for pid in range(2)]
     write_trace(tmp_path, processes, [*events, (0, 2, "1", 0, 5000, "")])
-    found = module("kernel_times").read(tmp_path, {"fusion.1": "products"})
-    assert found.by_class == {"products": pytest.approx(0.15)} and found.span == found.busy == pytest.approx(0.15)
+    result = module("kernel_times").read(tmp_path, {"fusion.1": "products"})
+    assert result.by_class == {"products": pytest.approx(0.15)} and result.span == result.busy == pytest.approx(0.15)
 
 
 def test_a_trace_without_a_device_has_no_kernels(module, tmp_path):
@@ -94,8 +94,8 @@ def test_a_trace_without_a_device_has_no_kernels(module, tmp_path):
     ],
 )
 def test_a_kernel_is_known_by_its_name(module, name, kind):
-    found = module("kernel_times").kernel_class(name, "", {})
-    assert found == kind and found in kernels.CLASSES
+    result = module("kernel_times").kernel_class(name, "", {})
+    assert result == kind and result in kernels.CLASSES
 
 
 def test_a_kernel_is_known_by_its_program(module):
@@ -188,8 +188,8 @@ def test_plans_are_recorded_once(module, tmp_path):
     refused = plan(config="clip L/14", fits=False, refusal={"says": "too large"})
     for name in ("roofline", "prediction", "kernels", "hbm_bytes", "compile_seconds"):
         del refused[name]
-    for name, each in (("a", plan()), ("b", refused), ("c", plan(topology="v5e:2x2", chips=4, device="TPU v5 lite"))):
-        (tmp_path / f"{name}.json").write_text(json.dumps(each, indent=2))
+    for name, item in (("a", plan()), ("b", refused), ("c", plan(topology="v5e:2x2", chips=4, device="TPU v5 lite"))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(item, indent=2))
     document.write_text("# Benchmarks\n")
     argv = [*(str(tmp_path / f"{name}.json") for name in "abc"), f"--append={document}", "--note=Packed."]
     assert record.run(argv) == 0

@@ -40,12 +40,12 @@ def test_parse_arg_reads_the_type_of_the_default():
 def test_a_field_is_set_from_text(path, text, value):
     config = schema.base_config()
     overrides.apply(config, [(path, text)])
-    found = serialize.flatten(config)[path]
-    assert found == value and type(found) is type(value)
+    result = serialize.flatten(config)[path]
+    assert result == value and type(result) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "told"),
+    ("path", "text", "message"),
     [
         ("optimizr.b1", "0.5", "did you mean 'optimizer'"),
         ("optimizer.learning_rat", "0.5", "did you mean 'learning_rate'"),
@@ -61,10 +61,10 @@ def test_a_field_is_set_from_text(path, text, value):
         ("optimizer.freeze", "3", "a tuple"),
     ],
 )
-def test_a_wrong_field_or_value_is_named(path, text, told):
+def test_a_wrong_field_or_value_is_named(path, text, message):
     config = schema.base_config()
     before = config.to_dict()
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         overrides.apply(config, [(path, text)])
     assert f"--config.{path}" in str(caught.value) and "\n" not in str(caught.value)
     assert config.to_dict() == before
@@ -116,5 +116,5 @@ def test_a_field_that_a_recipe_cannot_set_is_told_without_all_the_others(tmp_pat
     (tmp_path / "mine.py").write_text("\n".join([*lines, f"    c.{field} = 1", "    return c"]))
     with pytest.raises(UserError, match=rf"recipe failed .*{field.partition('.')[2]}.*\(line 4\)$") as caught:
         recipe.load_recipe(str(tmp_path / "mine.py"))
-    told = str(caught.value).replace(str(tmp_path), "")
-    assert "\n" not in told and "Other fields" not in told and len(told) < 250
+    message = str(caught.value).replace(str(tmp_path), "")
+    assert "\n" not in message and "Other fields" not in message and len(message) < 250

@@ -21,19 +21,19 @@ from tests.helpers.caption_samples import captions, nasty, random_sets
 
 
 def tokenized(texts):
-    found = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(texts)})
-    return [found[i][0] for i in range(len(texts))]
+    result = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(texts)})
+    return [result[i][0] for i in range(len(texts))]
 
 
 def scores(candidates, references):
     """Corpus values and every example's, by mmjax's names."""
     theirs, ours = dict(enumerate(references)), {i: [text] for i, text in enumerate(candidates)}
     bleu, bleus = Bleu(4).compute_score(theirs, ours, verbose=0)
-    found = {f"bleu_{n + 1}": (bleu[n], bleus[n]) for n in range(4)}
+    result = {f"bleu_{n + 1}": (bleu[n], bleus[n]) for n in range(4)}
     for name, scorer in (("rouge_l", Rouge()), ("cider_d", Cider())):
-        value, each = scorer.compute_score(theirs, ours)
-        found[name] = float(value), each.tolist()
-    return found
+        value, item = scorer.compute_score(theirs, ours)
+        result[name] = float(value), item.tolist()
+    return result
 
 
 def main():
@@ -47,12 +47,12 @@ def main():
     golden = {"ptb": {}}
     for name, texts in (("captions", list(captions(300, seed=1))), ("nasty", list(nasty(300, seed=2)))):
         golden["ptb"][name] = [texts, tokenized(texts)]
-    golden["scores"] = [[*own, scores(*own)] for own in random_sets(25, seed=3)]
+    golden["scores"] = [[*captions, scores(*captions)] for captions in random_sets(25, seed=3)]
     references = [["a man is speaking", "a man speaks", "someone speaks"], ["rain falls on a roof", "heavy rain falls"]]
     references += [["a dog runs on grass"], ["a caf\u00e9 at night", "the coffee shop"], ["a b"]]
     candidates = ["a man is speaking", "rain falls", "a cat sleeps", "caf\u00e9", ""]
-    whole, each = Meteor().compute_score(dict(enumerate(references)), {i: [c] for i, c in enumerate(candidates)})
-    golden["meteor"] = {"candidates": candidates, "references": references, "score": whole, "each": each}
+    complete, item = Meteor().compute_score(dict(enumerate(references)), {i: [c] for i, c in enumerate(candidates)})
+    golden["meteor"] = {"candidates": candidates, "references": references, "score": complete, "each": item}
     text = json.dumps(golden, separators=(",", ":"))
     (Path(__file__).parent / "captions.json").write_text(text + "\n")
     print(len(text), "bytes")

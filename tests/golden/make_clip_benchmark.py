@@ -41,11 +41,11 @@ def main():
     named = {str(i): row for i, row in enumerate(texts)}
     batches, start = [], 0
     for size in (25, 25, 10):
-        own = [[str(t) for t in np.flatnonzero(text_image == i)] for i in range(start, start + size)]
-        batches.append((torch.from_numpy(images[start : start + size]).reshape(size, 24, 1, 1), own))
+        captions = [[str(t) for t in np.flatnonzero(text_image == i)] for i in range(start, start + size)]
+        batches.append((torch.from_numpy(images[start : start + size]).reshape(size, 24, 1, 1), captions))
         start += size
     model = Fixed(named)
-    found = zeroshot_retrieval.evaluate(model, batches, model, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    result = zeroshot_retrieval.evaluate(model, batches, model, "cpu", amp=False, recall_k_list=[1, 5, 10])
 
     prompts = {f"{c} {t}": rng.normal(size=24).astype(np.float32) for c in range(7) for t in "abc"}
     names, model = [str(c) for c in range(7)], Fixed(prompts)
@@ -61,8 +61,8 @@ def main():
         acc1, acc5 = (top_k_accuracy_score(target, logits, k=k, labels=range(7)) for k in (1, 5))
         recall = zeroshot_classification.balanced_accuracy_score(target, logits.argmax(axis=1))
         precision = zeroshot_classification.average_precision_per_class(logits, torch.from_numpy(targets)).mean()
-        found |= {f"{kind} acc1": acc1, f"{kind} acc5": acc5, f"{kind} mean_per_class_recall": recall}
-        found |= {f"{kind} mean_average_precision": float(precision)}
+        result |= {f"{kind} acc1": acc1, f"{kind} acc5": acc5, f"{kind} mean_per_class_recall": recall}
+        result |= {f"{kind} mean_average_precision": float(precision)}
 
     pairs = unit(rng.normal(size=(80, 2, 24)))
     captions = unit(pairs + 0.9 * rng.normal(size=(80, 2, 24)) / 24**0.5 * 3)
@@ -70,7 +70,7 @@ def main():
     batch = torch.from_numpy(pairs).reshape(80, 2, 24, 1, 1), [[f"{i} 0", f"{i} 1"] for i in range(80)]
     chosen = image_caption_selection.evaluate(model, [batch], model, "cpu", amp=False)
     crepe = image_caption_selection.evaluate(model, [(batch[0][:, 0], batch[1])], model, "cpu", amp=False)
-    found |= {f"winoground {name}": value for name, value in chosen.items()} | {"sugarcrepe": crepe["text_acc"]}
+    result |= {f"winoground {name}": value for name, value in chosen.items()} | {"sugarcrepe": crepe["text_acc"]}
 
     np.savez_compressed(
         Path(__file__).parent / "clip_benchmark.npz",
@@ -83,10 +83,10 @@ def main():
         targets=targets,
         pairs=pairs,
         captions=captions,
-        metric_names=np.array(list(found)),
-        metric_values=np.array([float(value) for value in found.values()]),
+        metric_names=np.array(list(result)),
+        metric_values=np.array([float(value) for value in result.values()]),
     )
-    print(found)
+    print(result)
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def both_towers(model):
 
 def make_published():
     """Configs that OpenCLIP publishes, with a digest of the names and shapes of what it builds from them."""
-    found = {}
+    result = {}
     for name in PUBLISHED:
         config = get_model_config(name)
         custom = dict(config).pop("custom_text", False)
@@ -303,8 +303,8 @@ def make_published():
         listed = sorted(f"{key} {list(x.shape)}" for key, x in model.state_dict().items())
         digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
         count = sum(x.numel() for x in model.state_dict().values())
-        found[name] = dict(config=config, arrays=len(listed), numbers=count, sha256=digest)
-    (GOLDEN / "openclip_configs.json").write_text(json.dumps(found, indent=1) + "\n")
+        result[name] = dict(config=config, arrays=len(listed), numbers=count, sha256=digest)
+    (GOLDEN / "openclip_configs.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

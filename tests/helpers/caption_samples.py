@@ -58,4 +58,4 @@ def random_sets(count, seed):
         draw = lambda shortest, words=words: " ".join(rng.choices(words, k=rng.choice([shortest, 1, 2, 3, 5, 9, 14])))
         references = [[draw(rng.randint(0, 1)) for _ in range(rng.randint(1, 7))] for _ in range(rng.randint(1, 12))]
         references[0][0] = draw(1)  # pycocoevalcap fails when no reference has a word
-        yield [rng.choice([draw(0), rng.choice(own)]) for own in references], references
+        yield [rng.choice([draw(0), rng.choice(captions)]) for captions in references], references

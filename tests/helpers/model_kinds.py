@@ -66,11 +66,11 @@ def shapes(name):
 
 def save(random_params, config, workdir):
     """Writes what a run of two steps leaves, with random parameters; returns them."""
-    own = task(config)
-    params = random_params(jax.eval_shape(own.init, jax.random.key(0)), std=0.3)
+    model_task = task(config)
+    params = random_params(jax.eval_shape(model_task.init, jax.random.key(0)), std=0.3)
     state = TrainState(np.int32(2), params, (), None, np.zeros(2, np.uint32), np.int32(-1))
-    more = dict(bad_examples={}, evaluated=False, facts=dataclasses.asdict(own.dataset_metadata))
-    meta = checkpoint.make_meta(config, 16, own.image_spec, tasks.make_tokenizer(config), **more)
+    more = dict(bad_examples={}, evaluated=False, facts=dataclasses.asdict(model_task.dataset_metadata))
+    meta = checkpoint.make_meta(config, 16, model_task.image_spec, tasks.make_tokenizer(config), **more)
     with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
         checkpoints.save(2, state, meta)
         checkpoints.wait()

@@ -34,51 +34,51 @@ def check(folder, meshes):
     from tests.helpers import mesh_steps
 
     index, count = jax.process_index(), jax.process_count()
-    found = {"first": process_agreement.is_process_0()}
+    result = {"first": process_agreement.is_process_0()}
 
     # Agreement: short and long messages, and mistakes of one and of all.
     assert process_agreement.all_gather_objects(index) == list(range(count))
     assert process_agreement.all_gather_objects("é" * 3000 * index) == ["é" * 3000 * i for i in range(count)]
     assert process_agreement.broadcast_from_0([index, None]) == [0, None]
     process_agreement.raise_error_on_all(None)
-    found["raised"] = []
+    result["raised"] = []
     for error in (UserError("x=1 is wrong") if index else None, UserError("y"), KeyError("z") if index else None):
         try:
             process_agreement.raise_error_on_all(error)
         except Exception as raised:
-            found["raised"].append((type(raised).__name__, str(raised)))
+            result["raised"].append((type(raised).__name__, str(raised)))
     process_agreement.check_shared(folder, "--workdir")
-    own = folder / f"own{index}"
-    own.mkdir()
+    local_folder = folder / f"own{index}"
+    local_folder.mkdir()
     with mock.patch.object(process_agreement, "_VISIBILITY", 0.2):
         try:
-            process_agreement.check_shared(own, "--workdir")
+            process_agreement.check_shared(local_folder, "--workdir")
         except UserError as raised:
-            found["not shared"] = str(raised)
+            result["not shared"] = str(raised)
 
     # Rows: on every mesh, each process puts in its own and gets all of them out.
     shapes = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8), (4, 1, 2)]
-    whole = np.arange(16 * 3).reshape(16, 3).astype(np.int32)
-    found["rows"] = {}
+    complete = np.arange(16 * 3).reshape(16, 3).astype(np.int32)
+    result["rows"] = {}
     for shape in shapes:
         mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)))
         rows = mesh_lib.local_rows(mesh, 16)
-        found["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
-        np.testing.assert_array_equal(global_arrays.to_host(global_arrays.to_global(mesh, whole[rows])), whole)
+        result["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
+        np.testing.assert_array_equal(global_arrays.to_host(global_arrays.to_global(mesh, complete[rows])), complete)
     votes = process_agreement.AsyncAllReduce(mesh)
-    found["votes"] = [np.asarray(votes.sum([1, index, 10 * k])).tolist() for k in range(2)]
+    result["votes"] = [np.asarray(votes.sum([1, index, 10 * k])).tolist() for k in range(2)]
 
     # Training, and checkpoints from and to another number of processes.
     for name in meshes:
         shape, _, only = name.partition(":")
         run = mesh_steps.Steps(tuple(map(int, shape.split("x"))))
         state = run.restore(folder / "one")
-        found[shape] = {"restored": mesh_steps.flat(state)}
+        result[shape] = {"restored": mesh_steps.flat(state)}
         if only != "restored":
             losses, gradient, state = run.train(run.start())
-            found[shape] |= {"losses": losses, "gradient": gradient, "state": mesh_steps.flat(state)}
+            result[shape] |= {"losses": losses, "gradient": gradient, "state": mesh_steps.flat(state)}
         run.save(folder / f"two-{shape}", state)
-    (folder / f"found{index}").write_bytes(pickle.dumps(found))
+    (folder / f"found{index}").write_bytes(pickle.dumps(result))
 
 
 def cli(events, folder, meshes, *argv):
@@ -100,29 +100,29 @@ def cli(events, folder, meshes, *argv):
         elif what == "crash":
             raise RuntimeError("something broke")
 
-    at = {}
+    step_number = {}
     for event in events.split(",") if events != "-" else ():
         what, _, where = event.partition("@")
         step, _, process = where.partition(":")
-        at.setdefault((step, int(process)), []).append(what)
+        step_number.setdefault((step, int(process)), []).append(what)
     counted, post = [0], StepAgreement.post
     run_evaluation, following = from_config.Evaluator.run, batches.BatchIterator.__next__
 
     def at_step(self, replaced, step):
-        for what in at.get((str(step), jax.process_index()), ()):
+        for what in step_number.get((str(step), jax.process_index()), ()):
             if what != "mistake":
                 happen(what)
         return post(self, replaced, step)
 
     def at_batch(self):
         counted[0] += 1
-        for what in at.get((str(counted[0]), jax.process_index()), ()):
+        for what in step_number.get((str(counted[0]), jax.process_index()), ()):
             if what == "mistake":
                 happen(what)
         return following(self)
 
     def at_evaluation(self, *args, **kwargs):
-        for what in at.get(("evaluation", jax.process_index()), ()):
+        for what in step_number.get(("evaluation", jax.process_index()), ()):
             happen(what)
         return run_evaluation(self, *args, **kwargs)
 

@@ -52,12 +52,12 @@ class Processes:
         try:
             return [popen.wait(timeout=max(0.1, until - time.monotonic())) for popen in self.popens]
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout} s\n{self.told()}") from None
+            raise AssertionError(f"still running after {timeout} s\n{self.printed()}") from None
 
-    def told(self, process=None):
+    def printed(self, process=None):
         """What one of them printed, or all of them, without what gloo says of every connection."""
         if process is None:
-            return "\n".join(f"-- process {i}\n{self.told(i)}" for i in range(len(self.popens)))
+            return "\n".join(f"-- process {i}\n{self.printed(i)}" for i in range(len(self.popens)))
         lines = self.outputs[process].read_text().splitlines()
         return "\n".join(line for line in lines if "connected to" not in line and "connected peer" not in line)
 
@@ -67,7 +67,7 @@ def steps(folder, meshes, *, count=2, timeout=240):
     coordinator = f"127.0.0.1:{free_port()}"
     commands = [[SCRIPT, "steps", folder, ",".join(meshes), coordinator, count, i] for i in range(count)]
     with Processes(folder, commands, devices=8 // count) as processes:
-        assert processes.end(timeout) == [0] * count, processes.told()
+        assert processes.end(timeout) == [0] * count, processes.printed()
 
 
 def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=240):
@@ -80,4 +80,4 @@ def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=24
     flags = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={i}"]
     commands = [[SCRIPT, "cli", events, *checks, *argv, *flags(i)] for i in range(count)]
     with Processes(folder, commands, devices=devices) as processes:
-        return processes.end(timeout), [processes.told(i) for i in range(count)]
+        return processes.end(timeout), [processes.printed(i) for i in range(count)]

@@ -130,11 +130,11 @@ def without_report():
         yield
 
 
-def train(config, workdir, given=(), *, write_report=False, devices=1):
+def train(config, workdir, flags=(), *, write_report=False, devices=1):
     """`loop.train`, by default without the report, whose drawing takes longer than the rest."""
     without = contextlib.nullcontext() if write_report else without_report()
     with shared_compilation(), on_devices(devices), without:
-        return loop.train(config, workdir, given)
+        return loop.train(config, workdir, flags)
 
 
 def train_cli(*argv, devices=1):
@@ -167,12 +167,12 @@ def whole_lines(workdir):
 
 def numbers(workdir, kind=None):
     """The lines without times, by (kind, step); fails when a step stands there twice."""
-    found = {}
+    result = {}
     for line in lines(workdir, kind):
         key = (line["kind"], line["step"])
-        assert key not in found, f"{key} stands twice in metrics.jsonl"
-        found[key] = {name: value for name, value in line.items() if name not in TIMES}
-    return found
+        assert key not in result, f"{key} stands twice in metrics.jsonl"
+        result[key] = {name: value for name, value in line.items() if name not in TIMES}
+    return result
 
 
 def steps(workdir):

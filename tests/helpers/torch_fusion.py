@@ -85,8 +85,8 @@ def bert():
     _, ids, mask, types = tensors()
     with torch.no_grad():
         out = model(ids, mask.long(), types, output_hidden_states=True)
-    found = dict(tokens=out.hidden_states[-1], match=out.seq_relationship_logits, words=out.prediction_logits)
-    return model, {name: x.numpy() for name, x in found.items()}
+    result = dict(tokens=out.hidden_states[-1], match=out.seq_relationship_logits, words=out.prediction_logits)
+    return model, {name: x.numpy() for name, x in result.items()}
 
 
 def albef():
@@ -121,14 +121,14 @@ def albef():
         text = model["text"].bert(ids, mask.long()).last_hidden_state
         hidden = torch.where(mask, 0.0, -1e9)[:, None, None, :]
         fused = model["fusion"](text, attention_mask=hidden, encoder_hidden_states=image).last_hidden_state
-        found = dict(
+        result = dict(
             image=normalize(model["vision_projection"](image[:, 0]), dim=-1),
             text=normalize(model["text_projection"](text[:, 0]), dim=-1),
             match=model["text"].cls.seq_relationship(fused[:, 0]),
             words=model["text"].cls.predictions(fused),
             answers=model["classifier"](fused[:, 0]),
         )
-    return model, {name: x.numpy() for name, x in found.items()}
+    return model, {name: x.numpy() for name, x in result.items()}
 
 
 def vilt():
@@ -139,21 +139,21 @@ def vilt():
 
     config = _dropped(vocab_size=VOCAB, max_position_embeddings=CONTEXT, num_labels=ANSWERS, **_vision_config())
     config = transformers.ViltConfig(**config | dict(hidden_size=WIDTH))
-    asked, masked = transformers.ViltForQuestionAnswering(config), transformers.ViltForMaskedLM(config)
-    masked.vilt = asked.vilt
-    masked.mlm_score.decoder.weight = asked.vilt.embeddings.text_embeddings.word_embeddings.weight
-    model = randomised(ModuleDict(dict(asked=asked, masked=masked)))
+    requested, masked = transformers.ViltForQuestionAnswering(config), transformers.ViltForMaskedLM(config)
+    masked.vilt = requested.vilt
+    masked.mlm_score.decoder.weight = requested.vilt.embeddings.text_embeddings.word_embeddings.weight
+    model = randomised(ModuleDict(dict(asked=requested, masked=masked)))
     images, ids, mask, _ = tensors()
-    given = dict(input_ids=ids, attention_mask=mask.long(), pixel_values=images)
+    flags = dict(input_ids=ids, attention_mask=mask.long(), pixel_values=images)
     with torch.no_grad():
-        base = asked.vilt(**given)
-        found = dict(
+        base = requested.vilt(**flags)
+        result = dict(
             tokens=base.last_hidden_state[:, : CONTEXT + 1],  # its patches come in a random order
             pooled=base.pooler_output,
-            answers=asked(**given).logits,
-            words=masked(**given).logits,
+            answers=requested(**flags).logits,
+            words=masked(**flags).logits,
         )
-    return model, {name: x.numpy() for name, x in found.items()}
+    return model, {name: x.numpy() for name, x in result.items()}
 
 
 def qformer():
@@ -173,28 +173,28 @@ def qformer():
     head.decoder.weight = blip2.embeddings.word_embeddings.weight
     model = randomised(ModuleDict(dict(blip2=blip2, head=head)))
     images, ids, mask, _ = tensors()
-    given = dict(pixel_values=images, input_ids=ids, attention_mask=mask.long())
+    flags = dict(pixel_values=images, input_ids=ids, attention_mask=mask.long())
     with torch.no_grad():
-        contrast = blip2(**given)
-        match = blip2(**given, use_image_text_matching_head=True).logits_per_image
+        contrast = blip2(**flags)
+        match = blip2(**flags, use_image_text_matching_head=True).logits_per_image
         # Captions: queries see each other; each word the queries, itself and the words before it.
         captions = ids.clone()
         captions[:, 0] = DEC
         embeds = blip2.embeddings(captions, query_embeds=blip2.query_tokens.expand(len(ids), -1, -1))
-        places = torch.arange(QUERIES + CONTEXT)
-        sees = (places[None] < QUERIES) | ((places[None] <= places[:, None]) & (places[:, None] >= QUERIES))
+        positions = torch.arange(QUERIES + CONTEXT)
+        sees = (positions[None] < QUERIES) | ((positions[None] <= positions[:, None]) & (positions[:, None] >= QUERIES))
         sees = sees & torch.cat([torch.ones(len(ids), QUERIES, dtype=torch.bool), mask], 1)[:, None, None, :]
         image = blip2.vision_model(images).last_hidden_state
         read = blip2.qformer(
             query_embeds=embeds, query_length=QUERIES, attention_mask=sees, encoder_hidden_states=image
         )
-        found = dict(
+        result = dict(
             image=contrast.image_embeds,
             text=contrast.text_embeds,
             match=match,
             captions=head(read.last_hidden_state[:, QUERIES:]),
         )
-    return model, {name: x.numpy() for name, x in found.items()}
+    return model, {name: x.numpy() for name, x in result.items()}
 
 
 # -- Their weights in mmjax's layout -----------------------------------------------------------------------------------
@@ -210,11 +210,11 @@ def _embeddings(w, types=True):
     return ours
 
 
-def _layer(w, own="self", cross=None, query=False):
-    """A layer of BERT; `own` and `cross` are what the projections are called there."""
+def _layer(w, attention="self", cross=None, query=False):
+    """A layer of BERT; `attention` and `cross` are what the projections are called there."""
     ours = {
         "attention": {
-            "qkv": joined(w.below(f"attention.{own}."), "query", "key", "value"),
+            "qkv": joined(w.below(f"attention.{attention}."), "query", "key", "value"),
             "out": w.heads_out("attention.output.dense"),
         },
         "norm1": w.norm("attention.output.LayerNorm"),
@@ -260,7 +260,7 @@ def _image(w):
         "patch_embed": _patches(w, "embeddings.patch_embedding"),
         "class_token": w["embeddings.class_embedding"][0, 0],
         "position_embedding": w["embeddings.position_embedding"][0],
-        "transformer": {"layers": stacked([layer(each) for each in w.each("encoder.layers")])},
+        "transformer": {"layers": stacked([layer(weights) for weights in w.numbered("encoder.layers")])},
         "norm": w.norm("post_layernorm"),
     }
 
@@ -274,7 +274,7 @@ def bert_params(arrays):
     w = Weights(arrays)
     stack = _embeddings(w.below("bert.embeddings.")) | _mlm_head(w.below("cls.predictions."))
     stack["head_bias"] = w["cls.predictions.bias"]
-    stack["transformer"] = {"layers": stacked([_layer(each) for each in w.each("bert.encoder.layer")])}
+    stack["transformer"] = {"layers": stacked([_layer(weights) for weights in w.numbered("bert.encoder.layer")])}
     return stack, {"dense": w.dense("bert.pooler.dense")}, {"dense": w.dense("cls.seq_relationship")}
 
 
@@ -284,7 +284,7 @@ def albef_params(arrays):
     return {
         "image": _image(w.below("vision_model.")),
         "text": text,
-        "fusion": {"layers": stacked([_layer(each, cross="self") for each in w.each("fusion.layer")])},
+        "fusion": {"layers": stacked([_layer(weights, cross="self") for weights in w.numbered("fusion.layer")])},
         "image_projection": w.dense("vision_projection"),
         "text_projection": w.dense("text_projection"),
         "logit_scale": np.float32(0),
@@ -319,7 +319,7 @@ def vilt_params(arrays):
             "class_token": base["embeddings.cls_token"][0, 0],
             "mask_token": np.zeros(WIDTH, np.float32),
             "position_embedding": base["embeddings.position_embeddings"][0],
-            "transformer": {"layers": stacked([layer(each) for each in base.each("encoder.layer")])},
+            "transformer": {"layers": stacked([layer(weights) for weights in base.numbered("encoder.layer")])},
             "norm": base.norm("layernorm"),
         },
         "text": _embeddings(base.below("embeddings.text_embeddings."))

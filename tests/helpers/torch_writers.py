@@ -181,7 +181,7 @@ class Weights:
     def below(self, prefix):
         return Weights(self.arrays, self.prefix + prefix)
 
-    def each(self, name):
+    def numbered(self, name):
         """Those of every layer of a list."""
         prefix = f"{self.prefix}{name}."
         count = len({key.removeprefix(prefix).split(".")[0] for key in self.arrays if key.startswith(prefix)})
@@ -251,7 +251,7 @@ def blip_params(arrays):
         },
         "class_token": vision["embeddings.class_embedding"][0, 0],
         "position_embedding": vision["embeddings.position_embedding"][0],
-        "transformer": {"layers": stacked([image_layer(each) for each in vision.each("encoder.layers")])},
+        "transformer": {"layers": stacked([image_layer(weights) for weights in vision.numbered("encoder.layers")])},
         "norm": vision.norm("post_layernorm"),
     }
     bert, head = decoder.below("bert."), decoder.below("cls.predictions.")
@@ -259,7 +259,7 @@ def blip_params(arrays):
         "token_embedding": bert["embeddings.word_embeddings.weight"],
         "position_embedding": bert["embeddings.position_embeddings.weight"],
         "norm_embed": bert.norm("embeddings.LayerNorm"),
-        "transformer": {"layers": stacked([text_layer(each) for each in bert.each("encoder.layer")])},
+        "transformer": {"layers": stacked([text_layer(weights) for weights in bert.numbered("encoder.layer")])},
         "head_dense": head.dense("transform.dense"),
         "head_norm": head.norm("transform.LayerNorm"),
         "head_bias": head["bias"],
@@ -295,7 +295,7 @@ def gpt2_params(arrays, prefix="transformer."):
     return {
         "token_embedding": w["wte.weight"],
         "position_embedding": w["wpe.weight"],
-        "transformer": {"layers": stacked([layer(each) for each in w.each("h")])},
+        "transformer": {"layers": stacked([layer(weights) for weights in w.numbered("h")])},
         "norm": w.norm("ln_f"),
     }
 
@@ -321,7 +321,7 @@ def llava_params(arrays):
             "class_token": w["embeddings.class_embedding"],
             "position_embedding": w["embeddings.position_embedding.weight"],
             "norm_pre": w.norm("pre_layrnorm"),
-            "transformer": {"layers": stacked([layer(each) for each in w.each("encoder.layers")])},
+            "transformer": {"layers": stacked([layer(weights) for weights in w.numbered("encoder.layers")])},
             "norm": w.norm("post_layernorm"),
         },
         "connector": {"fc1": projector.dense("linear_1"), "fc2": projector.dense("linear_2")},
@@ -359,9 +359,9 @@ def coca_params(arrays):
             "cross_mlp": {"fc1": w.dense("mlp.c_fc"), "fc2": w.dense("mlp.c_proj")},
         }
 
-    tower = lambda w: {"layers": stacked([block(each) for each in w.each("transformer.resblocks")])}
-    layers = zip(decoder.each("resblocks"), decoder.each("cross_attn"), strict=True)
-    both = [block(own) | crossing(cross) for own, cross in layers]
+    tower = lambda w: {"layers": stacked([block(weights) for weights in w.numbered("transformer.resblocks")])}
+    layers = zip(decoder.numbered("resblocks"), decoder.numbered("cross_attn"), strict=True)
+    both = [block(layer) | crossing(cross) for layer, cross in layers]
     pool = visual.below("attn_pool.")
     embed, bias = pool["query"].shape[1], pool["attn.in_proj_bias"]
     if "visual.attn_pool.attn.in_proj_weight" in arrays:  # an image tower as wide as the embeddings

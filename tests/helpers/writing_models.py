@@ -131,12 +131,12 @@ def check_cached(out, cached):
 def check_gradients(model, params, arguments, but=()):
     """Every parameter takes part; of tokens that are not valid no NaN comes through."""
     images, valid, _, text, mask = arguments
-    found = gradients(model, params, [images, valid, np.float32(np.nan), text, mask])
-    for path, x in jax.tree_util.tree_leaves_with_path(found):
+    result = gradients(model, params, [images, valid, np.float32(np.nan), text, mask])
+    for path, x in jax.tree_util.tree_leaves_with_path(result):
         name = path_name(path)
         assert np.isfinite(x).all(), name
         assert (np.abs(x).max() > 0) != any(part in name for part in but), name
-    return found
+    return result
 
 
 def check_only_what_is_real(run, params, arguments, result):

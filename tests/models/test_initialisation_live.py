@@ -145,7 +145,7 @@ def timm_params(width, depth):
             },
             "class_token": w["cls_token"][0, 0],
             "position_embedding": w["pos_embed"][0],
-            "transformer": {"layers": stacked([layer(block) for block in w.each("blocks")])},
+            "transformer": {"layers": stacked([layer(block) for block in w.numbered("blocks")])},
             "norm": w.norm("norm"),
         }
     )
@@ -197,7 +197,7 @@ def crossing_layers(width, depth, memory):
     assert width == memory
     config = bert_config(width, depth, is_decoder=True, add_cross_attention=True)
     w = Weights(weights_of(transformers.BertModel(config, add_pooling_layer=False)))
-    return [_layer(block, cross="self") for block in w.each("encoder.layer")]
+    return [_layer(block, cross="self") for block in w.numbered("encoder.layer")]
 
 
 def test_albef_has_plain_linear_heads():
@@ -218,7 +218,7 @@ def test_blip_writes_with_bert():
     words = w.below("bert.embeddings.")
     text = _embeddings(words, types=False) | {"norm_embed": words.norm("LayerNorm")}
     text |= _mlm_head(w.below("cls.predictions.")) | {"head_bias": w["cls.predictions.bias"]}
-    layers = [_layer(block, cross="self") for block in w.each("bert.encoder.layer")]
+    layers = [_layer(block, cross="self") for block in w.numbered("bert.encoder.layer")]
     text["transformer"] = {"layers": stacked(layers)}
     options = dict(norm="post", final_norm=False, embedding_norm=True, head="mlm")
     options = {f"model__text__{name}": value for name, value in options.items()}
@@ -253,7 +253,7 @@ def test_llava():
     compare(below(params, "connector/fc1/"), torch_dense(64, 96))
     compare(below(params, "connector/fc2/"), torch_dense(96, 96))
     tower = Weights(weights_of(VisionTransformer(SIDE, PATCH, 64, 3, HEADS, 4.0)))
-    layers = [block["mlp.c_fc.weight"].T for block in tower.each("transformer.resblocks")]
+    layers = [block["mlp.c_fc.weight"].T for block in tower.numbered("transformer.resblocks")]
     assert_alike("fc1", params["image/transformer/layers/mlp/fc1/kernel"], np.stack(layers))
 
 

@@ -52,13 +52,13 @@ def abstract_of(state):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-@pytest.mark.parametrize("place", ["local", "remote"])
+@pytest.mark.parametrize("storage", ["local", "remote"])
 class TestWhatIsKept:
     """The latest N and the best K; the latest always survives."""
 
     @pytest.fixture
-    def folder(self, place, tmp_path, remote):
-        return tmp_path / "checkpoints" if place == "local" else remote / "checkpoints"
+    def folder(self, storage, tmp_path, remote):
+        return tmp_path / "checkpoints" if storage == "local" else remote / "checkpoints"
 
     def test_latest(self, folder):
         assert save_all(folder, [1, 2, 3, 4, 5], keep=2) == [4, 5]
@@ -226,15 +226,15 @@ class TestMeta:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (dict(keep=0), "checkpoint.keep=0 must be at least 1"),
         (dict(keep_best=-1), "checkpoint.keep_best=-1 must not be negative"),
         (dict(keep_best=1), "checkpoint.keep_best=1 needs checkpoint.best_metric"),
     ],
 )
-def test_settings(tmp_path, settings, told):
-    with pytest.raises(UserError, match=told):
+def test_settings(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
         checkpoint.Checkpoints(tmp_path / "new", **settings)
     assert not (tmp_path / "new").exists()
 

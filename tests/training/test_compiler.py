@@ -34,8 +34,8 @@ def names(flags: str) -> list[str]:
     ],
 )
 def test_flags_are_those_that_a_version_knows(jaxlib_version, known):
-    found = names(compiler.xla_flags("gpu", jaxlib_version))
-    assert set(found) & {LATENCY, EARLY} == set(known) and bool(found) == bool(known)
+    result = names(compiler.xla_flags("gpu", jaxlib_version))
+    assert set(result) & {LATENCY, EARLY} == set(known) and bool(result) == bool(known)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
@@ -50,8 +50,8 @@ def test_what_a_user_sets_wins():
     )
     assert f"{LATENCY}=true" not in flags and f"{EARLY}=true" not in flags
     assert flags.endswith(f"{LATENCY}=false --a=1 {EARLY}=false --a=2")  # the last of two counts
-    own = compiler.xla_flags("gpu", "0.10.2", deterministic=True, environment="--xla_gpu_deterministic_ops=false")
-    assert DETERMINISTIC not in own
+    flags = compiler.xla_flags("gpu", "0.10.2", deterministic=True, environment="--xla_gpu_deterministic_ops=false")
+    assert DETERMINISTIC not in flags
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,15 @@ def test_this_jaxlib_knows_its_flags():
 
 
 def test_tuned_kernels_are_kept_beside_compiled_programs(tmp_path, monkeypatch):
-    told = {}
-    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    message = {}
+    monkeypatch.setattr(jax.config, "update", message.__setitem__)
     compiler.set_compilation_cache(settings(compilation_cache=str(tmp_path)))
-    assert told == {"jax_compilation_cache_dir": str(tmp_path)}
+    assert message == {"jax_compilation_cache_dir": str(tmp_path)}
     assert jax.config.jax_persistent_cache_enable_xla_caches == "xla_gpu_per_fusion_autotune_cache_dir"
-    told.clear()
+    message.clear()
     compiler.set_compilation_cache(settings(compilation_cache="auto"))  # on a CPU
     compiler.set_compilation_cache(settings(compilation_cache=""))
-    assert not told
+    assert not message
 
 
 def test_deterministic_is_auto_true_or_false():

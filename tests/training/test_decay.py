@@ -45,7 +45,7 @@ def decayed(preset, shapes):
 def marked(arrays):
     """Paths of arrays of ones, among arrays of zeros and ones."""
     values = {path: np.unique(np.asarray(x)) for path, x in arrays.items()}
-    assert all(len(each) == 1 for each in values.values())
+    assert all(len(item) == 1 for item in values.values())
     return {path for path, (value,) in values.items() if value == 1.0}
 
 
@@ -84,10 +84,10 @@ def test_open_clip_decays_what_open_clip_decays(name, tmp_path):
         shutil.copy(config, tmp_path)
     bare = {} if list(tmp_path.glob("*.json")) else TIMM
     arrays = read(tmp_path if not bare else tmp_path / file.name, **bare)
-    found = marked(arrays)
-    assert found == decayed("open_clip", nested(arrays))
-    assert {"image/position_embedding", "text/position_embedding", "text/token_embedding"} <= found
-    assert ("image_head/pool/probe" in found) == (name == "openclip-siglip") and "image/class_token" not in found
+    result = marked(arrays)
+    assert result == decayed("open_clip", nested(arrays))
+    assert {"image/position_embedding", "text/position_embedding", "text/token_embedding"} <= result
+    assert ("image_head/pool/probe" in result) == (name == "openclip-siglip") and "image/class_token" not in result
 
 
 def test_big_vision_decays_its_kernels(tmp_path):
@@ -96,9 +96,9 @@ def test_big_vision_decays_its_kernels(tmp_path):
     marks = {key: np.full(arrays[key].shape, bool(re.fullmatch(".*/kernel$", key)), np.float32) for key in arrays}
     np.savez(tmp_path / "siglip.npz", **marks)
     arrays = read(tmp_path / "siglip.npz", **BARE)
-    found = marked(arrays)
-    assert found == decayed("big_vision", nested(arrays))
-    assert "text/token_embedding" not in found and "image_head/pool/probe" not in found and len(found) > 10
+    result = marked(arrays)
+    assert result == decayed("big_vision", nested(arrays))
+    assert "text/token_embedding" not in result and "image_head/pool/probe" not in result and len(result) > 10
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -117,8 +117,8 @@ def test_the_presets_in_every_kind_of_model(name):
 
 def test_several_entries_and_path_regexes():
     shapes = model_kinds.shapes("tiny")
-    found = decay.mask(config_of(decay=("image/class_token", "big_vision", "text/norm/.*")).optimizer, shapes)
-    more = {path for path, decays in flat(found).items() if decays} - decayed("big_vision", shapes)
+    result = decay.mask(config_of(decay=("image/class_token", "big_vision", "text/norm/.*")).optimizer, shapes)
+    more = {path for path, decays in flat(result).items() if decays} - decayed("big_vision", shapes)
     assert more == {"image/class_token", "text/norm/scale", "text/norm/bias"}
     assert not any(flat(decay.mask(config_of(decay=()).optimizer, shapes)).values())
 
@@ -170,8 +170,8 @@ def test_presets_with_commas_between_them_are_several(text):
     """As one is tempted to write them on the command line; no path has a comma."""
     config, shapes = config_of(), model_kinds.shapes("tiny")
     overrides.apply(config, [("optimizer.decay", text)])
-    found = {path for path, decays in flat(decay.mask(config.optimizer, shapes)).items() if decays}
-    assert found == decayed("matrices", shapes) | decayed("open_clip", shapes)
+    result = {path for path, decays in flat(decay.mask(config.optimizer, shapes)).items() if decays}
+    assert result == decayed("matrices", shapes) | decayed("open_clip", shapes)
 
 
 @pytest.mark.parametrize("field", ["optimizer.decay", "optimizer.freeze", "init_paths"])

@@ -34,8 +34,8 @@ def sources(random_params, tmp_path_factory):
 def read(config, shapes=None):
     """What a run of `config` would start from; its parameters are known, or `shapes`."""
     shapes = shapes or jax.eval_shape(model_kinds.task(config).init, jax.random.key(0))
-    whole = mesh_lib.replicated(mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]))
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+    complete = mesh_lib.replicated(mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]))
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=complete), shapes)
     return init_from.read(placed, config)
 
 
@@ -51,10 +51,10 @@ def test_the_image_tower_of_two_towers(sources, name, source):
     folder, params = sources
     changes = dict(AS_CLIP, init_from=str(folder / source), init_paths=TOWER)
     config = model_kinds.config(name, model__image__image_size=32, data__mean_std="clip", **changes)
-    found = read(config)
-    assert sorted(found) == sorted(path for path in params if path.startswith("image/"))
-    table = found.pop("image/position_embedding")
-    for path, x in found.items():
+    result = read(config)
+    assert sorted(result) == sorted(path for path in params if path.startswith("image/"))
+    table = result.pop("image/position_embedding")
+    for path, x in result.items():
         np.testing.assert_array_equal(x, params[path], err_msg=path)
     old = params["image/position_embedding"]
     matrix = bicubic_matrix(2, 4, antialias=True)
@@ -63,7 +63,7 @@ def test_the_image_tower_of_two_towers(sources, name, source):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({}, r"another setting \(model.image.norm_eps: 1e-05 -> 1e-06; model.image.pre_norm: True -> False\)"),
         (AS_CLIP | dict(model__image__width=16), r"has shape \(8, 8, 3, 32\) there and has shape \(8, 8, 3, 16\) here"),
@@ -73,14 +73,14 @@ def test_the_image_tower_of_two_towers(sources, name, source):
         (AS_CLIP | dict(init_paths=("decoder/.*",)), "init_paths='decoder/.*' matches no parameter path"),
     ],
 )
-def test_what_does_not_fit_is_one_line(sources, changes, told):
+def test_what_does_not_fit_is_one_line(sources, changes, message):
     changes = dict(init_from=str(sources[0] / "run"), init_paths=TOWER, data__mean_std="clip") | changes
     config = model_kinds.config("tiny-captioner", **changes)
     width = config.model.image.width
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.float32)
     patches = {"kernel": shape(8, 8, 3, width)} | ({"bias": shape(width)} if config.model.image.patch_bias else {})
     shapes = {"image": {"patch_embed": patches}, "text": {"token_embedding": shape(64, 32)}}
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         read(config, shapes)
     assert "\n" not in str(error.value)
 

@@ -73,13 +73,13 @@ def test_as_much_as_fits_is_kept(room):
     planner = dataclasses.replace(B16, available=room * 1e9)
     remat = planner.choose()
     assert planner.fits(remat)
-    for name, each in remat.items():
-        if each.policy != "none":
-            assert not planner.fits(remat | {name: Remat(each.policy, each.keep + 1)})
-            assert f"{name} {each.policy}, but for the last {each.keep}" in planner.describe(remat)
+    for name, item in remat.items():
+        if item.policy != "none":
+            assert not planner.fits(remat | {name: Remat(item.policy, item.keep + 1)})
+            assert f"{name} {item.policy}, but for the last {item.keep}" in planner.describe(remat)
     # Products are computed again only where keeping them all would not fit.
     dots = planner.fits(dict.fromkeys(NONE, Remat("dots")))
-    assert {each.policy for each in remat.values()} <= {"none", "dots" if dots else "full"}
+    assert {item.policy for item in remat.values()} <= {"none", "dots" if dots else "full"}
 
 
 def test_what_the_config_decides_stays():

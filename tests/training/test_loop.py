@@ -43,9 +43,9 @@ class TestWhatIsLogged:
             assert "mfu" not in line  # the peak of this processor is not known
             assert 0 < line["loss"] < 10 and 0 <= line["accuracy"] <= 1 and line["grad_norm"] > 0
         # Two steps may be on their way; how long they take is told by those that have ended since the last pause.
-        told = [line for line in lines if "step_time" in line]
-        assert [line["step"] for line in told] == [8]
-        for line in told:
+        message = [line for line in lines if "step_time" in line]
+        assert [line["step"] for line in message] == [8]
+        for line in message:
             assert line["step_time"] > 0 and 0 <= line["data_wait"] <= line["step_time"]
             assert line["images_per_second"] == pytest.approx(16 / line["step_time"])
         assert [line["learning_rate"] for line in lines[:3]] == pytest.approx([5e-4, 1e-3, 1e-3])
@@ -124,7 +124,7 @@ def _raise_at(step):
     return post
 
 
-def planted(at):
+def planted(step_number):
     """A loop whose scale is not a number before step `at`, so that the loss of that step is not finite."""
     run_steps = loop.run_steps
 
@@ -132,7 +132,7 @@ def planted(at):
         train_step = run.setup.step
 
         def step(state, batch):
-            if int(state.step) + 1 == at:
+            if int(state.step) + 1 == step_number:
                 state = state.replace(params=state.params | {"logit_scale": state.params["logit_scale"] * math.nan})
             return train_step(state, batch)
 
@@ -158,9 +158,9 @@ class TestNotFinite:
         argv = [f"--workdir={tmp_path}", f"--config.data.eval={data['data.eval']}", "--config.checkpoint.keep=1"]
         with planted(step):
             assert runs.train_cli(*argv, f"--config.log.every={log_every}") == 1
-        told = capsys.readouterr().err
-        assert told.startswith(f"stopped: loss or gradient norm is not finite at step {step}; ")
-        assert f"the checkpoint of step {kept} is intact" in told and len(told.splitlines()) == 1
+        message = capsys.readouterr().err
+        assert message.startswith(f"stopped: loss or gradient norm is not finite at step {step}; ")
+        assert f"the checkpoint of step {kept} is intact" in message and len(message.splitlines()) == 1
         assert runs.steps(tmp_path) == [kept]
         assert all(line["step"] < step for line in runs.lines(tmp_path))  # which also reads them as JSON
         runs.assert_same_arrays(runs.arrays(tmp_path, kept), runs.arrays(plain, kept))
@@ -203,9 +203,9 @@ class TestBadExamples:
         argv = [f"--workdir={tmp_path / 'run'}", f"--config.data.train={broken}"]
         with mock.patch.object(bad_examples, "_MIN_SEEN", 60):
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
-        told = capsys.readouterr().err
-        assert told.startswith(f"error: data.train='{broken}': ") and "of 64 examples could not be read" in told
-        assert "missing: " in told and "not_image: " in told and "data.max_bad_fraction=0.2" in told
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: data.train='{broken}': ") and "of 64 examples could not be read" in message
+        assert "missing: " in message and "not_image: " in message and "data.max_bad_fraction=0.2" in message
         assert runs.steps(tmp_path / "run") == [3]
         with mock.patch.object(bad_examples, "_MIN_SEEN", 60):  # what had been read before the restart still counts
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
@@ -220,9 +220,9 @@ class TestBadExamples:
         for path in table.parent.glob("*.jpg"):
             path.write_bytes(b"not a JPEG")
         assert runs.train_cli(f"--workdir={tmp_path / 'run'}", f"--config.data.train=pairs:{table}") == 2
-        told = capsys.readouterr().err
-        assert told.startswith("error: data.train: ") and "in a row could not be used" in told
-        assert len(told.splitlines()) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("error: data.train: ") and "in a row could not be used" in message
+        assert len(message.splitlines()) == 1
 
 
 def _after_save(step):
@@ -246,7 +246,7 @@ class TestBest:
         assert runs.steps(tmp_path) == [4, 8]
 
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "message"),
         [
             (dict(best_metric="pet/acc1"), "checkpoint.best_metric='pet/acc1' wants DATASET/METRIC.*: pets, captions"),
             (dict(best_metric="pets/acc1", every=3), "make checkpoint.every=3 a multiple of eval.every=4"),
@@ -256,9 +256,9 @@ class TestBest:
             ),
         ],
     )
-    def test_mistakes(self, data, tmp_path, changes, told):
+    def test_mistakes(self, data, tmp_path, changes, message):
         settings = {name if "__" in name else f"checkpoint.{name}": value for name, value in changes.items()}
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             runs.train(runs.config(**data, **settings, checkpoint__keep_best=1), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -293,13 +293,13 @@ class TestLockedTowerAndAverage:
     """LiT: an image tower taken from another run and locked, with a moving average of the parameters."""
 
     def test_locked_parameters_stay_what_they_were_there(self, lit, plain):
-        there, here = runs.arrays(plain, 8), runs.arrays(lit, 4)
+        theirs, here = runs.arrays(plain, 8), runs.arrays(lit, 4)
         locked = [name for name in here if name.startswith(("['params']['image", "['ema_params']['image"))]
         assert len(locked) > 20
         for name in locked:
-            np.testing.assert_array_equal(here[name], there[name.replace("ema_params", "params")], err_msg=name)
+            np.testing.assert_array_equal(here[name], theirs[name.replace("ema_params", "params")], err_msg=name)
         text = [name for name in here if name.startswith("['params']['text")]
-        assert all(not np.array_equal(here[name], there[name]) for name in text if "kernel" in name)
+        assert all(not np.array_equal(here[name], theirs[name]) for name in text if "kernel" in name)
 
     def test_the_optimizer_knows_the_others_only(self, lit):
         moments = [name for name in runs.arrays(lit, 4) if name.startswith("['opt_state']")]
@@ -327,23 +327,23 @@ class TestLockedTowerAndAverage:
         with mock.patch.object(page, "write_report"):
             assert runs.eval_cli(f"--workdir={lit}", f"--output={output}") == 0
         (line,) = runs.lines(lit, "eval")
-        found = {
+        result = {
             f"{r['dataset']}/{name}": x for r in json.loads(output.read_text()) for name, x in r["metrics"].items()
         }
-        assert found == {name: value for name, value in line.items() if "/" in name}
+        assert result == {name: value for name, value in line.items() if "/" in name}
 
     def test_mistakes_in_what_is_taken(self, plain, tmp_path):
         params = {"image": {"patch_embed": {"kernel": jax.ShapeDtypeStruct((8, 8, 3, 48), np.float32)}}}
 
-        def told(match, **changes):
+        def assert_refused(match, **changes):
             with pytest.raises(UserError, match=match):
                 init_from.read(params, runs.config(**changes))
 
-        told("init_from='/nowhere': there is no", init_from="/nowhere")
-        told("has shape .* there and has shape .* here", init_from=str(plain))
-        told("init_paths='audio/.*' matches no parameter", init_from=str(plain), init_paths=("audio/.*",))
+        assert_refused("init_from='/nowhere': there is no", init_from="/nowhere")
+        assert_refused("has shape .* there and has shape .* here", init_from=str(plain))
+        assert_refused("init_paths='audio/.*' matches no parameter", init_from=str(plain), init_paths=("audio/.*",))
         (tmp_path / "checkpoints").mkdir()
-        told("no complete checkpoint", init_from=str(tmp_path))
+        assert_refused("no complete checkpoint", init_from=str(tmp_path))
 
 
 class TestWorkdirs:
@@ -397,7 +397,7 @@ class TestProfiler:
         ],
     )
     def test_window(self, tmp_path, window, begin, end, traced):
-        found, on = [], []
+        result, on = [], []
         state = mock.Mock(step=np.zeros(()))
         with (
             mock.patch.object(jax.profiler, "start_trace", lambda folder: on.append(folder)),
@@ -406,9 +406,9 @@ class TestProfiler:
             trace = profiler.Profiler(tmp_path, window)
             for step in range(begin, end + 1):
                 trace.before(step, state)
-                found += [step] if on else []
+                result += [step] if on else []
             trace.close()
-        assert found == traced and not on
+        assert result == traced and not on
 
 
 def test_checkpoints_are_read_by_others_while_it_runs(data, tmp_path):
@@ -418,7 +418,11 @@ def test_checkpoints_are_read_by_others_while_it_runs(data, tmp_path):
     def save(self, step, state, meta, metrics=None):
         reader = checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True)
         seen.append(
-            (step, len(runs.lines(tmp_path, "train")), [reader.read_meta(at)["position"] for at in reader.all_steps()])
+            (
+                step,
+                len(runs.lines(tmp_path, "train")),
+                [reader.read_meta(step_number)["position"] for step_number in reader.all_steps()],
+            )
         )
         return original(self, step, state, meta, metrics)
 
@@ -436,8 +440,8 @@ def test_data_that_cannot_be_evaluated_on_costs_no_training(tmp_path, capsys):
     (folder / "dog" / "2.jpg").write_bytes(b"not an image")
     argv = [f"--workdir={tmp_path / 'run'}", f"--config.data.eval=folder:{folder}"]
     assert runs.train_cli(*argv) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: data.eval: example 6 of 'pets' cannot be read") and len(told.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: data.eval: example 6 of 'pets' cannot be read") and len(message.splitlines()) == 1
     assert runs.steps(tmp_path / "run") == [3, 4]
     (folder / "dog" / "2.jpg").write_bytes(image)
     assert runs.train_cli(*argv) == 0

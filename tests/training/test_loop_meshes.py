@@ -50,11 +50,11 @@ def two(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     start.save(folder / "one", start.start())
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={folder / 'run'}", "--config.checkpoint.every=100"]
-    statuses, told = processes.command(
+    statuses, message = processes.command(
         folder, *argv, data(folder), *MESH, events="SIGTERM@5:1", meshes=["2x2x2:restored"]
     )
-    assert statuses == [143, 143], told
-    return folder, told
+    assert statuses == [143, 143], message
+    return folder, message
 
 
 def found_by(folder, process):
@@ -76,13 +76,13 @@ def test_eight_devices_against_one(mesh, one):
 
 def check_two_processes(folder, name, one, mesh):
     """Losses, gradients, a checkpoint read from one process, and one that one process reads onto `mesh`."""
-    found = [found_by(folder, process)[name] for process in range(2)]
-    for each in found:
-        compare(each["losses"], each["gradient"], one)
-        runs.assert_same_arrays(each["restored"], mesh_steps.flat(one[3]))
-    runs.assert_same_arrays(found[0]["state"], found[1]["state"])
+    result = [found_by(folder, process)[name] for process in range(2)]
+    for item in result:
+        compare(item["losses"], item["gradient"], one)
+        runs.assert_same_arrays(item["restored"], mesh_steps.flat(one[3]))
+    runs.assert_same_arrays(result[0]["state"], result[1]["state"])
     back = mesh_steps.Steps(mesh).restore(folder / f"two-{name}")
-    runs.assert_same_arrays(mesh_steps.flat(back), found[0]["state"])
+    runs.assert_same_arrays(mesh_steps.flat(back), result[0]["state"])
 
 
 def test_checkpoints_of_two_processes(two, start):
@@ -96,16 +96,16 @@ def test_checkpoints_of_two_processes(two, start):
 
 def test_agreement(two):
     """What one process meets, all raise; who speaks for which row of a batch; sums over both."""
-    found = [found_by(two[0], process) for process in range(2)]
-    assert [each["first"] for each in found] == [True, False]
+    result = [found_by(two[0], process) for process in range(2)]
+    assert [item["first"] for item in result] == [True, False]
     mistakes = [("GlobalUserError", "x=1 is wrong (process 1 of 2)"), ("GlobalUserError", "y")]
-    assert found[0]["raised"] == [*mistakes, ("OtherProcessError", "process 1 of 2 failed with KeyError: 'z'")]
-    assert found[1]["raised"] == [*mistakes, ("KeyError", "'z'")]
-    assert all("what the first host writes there is not seen by this host" in each["not shared"] for each in found)
-    for shape, rows in found[0]["rows"].items():
-        assert sorted(rows + found[1]["rows"][shape]) == list(range(16)), shape
-    assert found[0]["rows"][(1, 1, 8)] == list(range(16))  # both hold them all
-    assert found[0]["votes"] == found[1]["votes"] == [[2, 1, 0], [2, 1, 20]]
+    assert result[0]["raised"] == [*mistakes, ("OtherProcessError", "process 1 of 2 failed with KeyError: 'z'")]
+    assert result[1]["raised"] == [*mistakes, ("KeyError", "'z'")]
+    assert all("what the first host writes there is not seen by this host" in item["not shared"] for item in result)
+    for shape, rows in result[0]["rows"].items():
+        assert sorted(rows + result[1]["rows"][shape]) == list(range(16)), shape
+    assert result[0]["rows"][(1, 1, 8)] == list(range(16))  # both hold them all
+    assert result[0]["votes"] == result[1]["votes"] == [[2, 1, 0], [2, 1, 20]]
 
 
 @pytest.mark.full
@@ -128,22 +128,22 @@ def test_eight_processes(one, tmp_path):
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def assert_near(found, expected):
+def assert_near(result, expected):
     """Lines of metrics.jsonl by (kind, step): the same ones, with losses that agree to rounding."""
-    assert sorted(found) == sorted(expected)
+    assert sorted(result) == sorted(expected)
     for key, line in expected.items():
-        assert sorted(found[key]) == sorted(line), key
+        assert sorted(result[key]) == sorted(line), key
         if key[0] == "train":
-            assert found[key]["loss"] == pytest.approx(line["loss"], rel=1e-5), key
-            assert found[key]["grad_norm"] == pytest.approx(line["grad_norm"], rel=1e-4), key
+            assert result[key]["loss"] == pytest.approx(line["loss"], rel=1e-5), key
+            assert result[key]["grad_norm"] == pytest.approx(line["grad_norm"], rel=1e-4), key
 
 
 def test_a_signal_to_one_process_stops_both(two):
-    folder, told = two
+    folder, message = two
     assert runs.steps(folder / "run") == [6]  # step 5 is heard of when it is logged, while step 6 is on its way
     assert runs.lines(folder / "run", "train")[-1]["step"] == 6
-    assert "SIGTERM in another process" in told[0]
-    assert "loss" not in told[1] and "SIGTERM" not in told[1]  # only the first one prints
+    assert "SIGTERM in another process" in message[0]
+    assert "loss" not in message[1] and "SIGTERM" not in message[1]  # only the first one prints
 
 
 def test_one_process_goes_on(two, tmp_path):
@@ -160,21 +160,21 @@ def test_a_whole_run(tmp_path):
     argv = ["--config.mesh.fsdp=2", "--config.ema_decay=0.9", data(tmp_path)]
     assert runs.train_cli(f"--workdir={tmp_path / 'one'}", *argv, devices=8) == 0
     train = ["train", f"--config={runs.RECIPE}", *argv]
-    statuses, told = processes.command(tmp_path, *train, f"--workdir={tmp_path / 'two'}")
-    assert statuses == [0, 0], told
+    statuses, message = processes.command(tmp_path, *train, f"--workdir={tmp_path / 'two'}")
+    assert statuses == [0, 0], message
     expected = runs.numbers(tmp_path / "one")
     assert_near(runs.numbers(tmp_path / "two"), expected)
-    assert "done: step 8" in told[0] and "done" not in told[1]
+    assert "done: step 8" in message[0] and "done" not in message[1]
     for name, values in expected.items():
         if name[0] == "eval":
-            found = runs.numbers(tmp_path / "two")[name]
-            assert found | {"kind": 0} == pytest.approx(values | {"kind": 0}, rel=1e-4), name  # rates are the same
+            result = runs.numbers(tmp_path / "two")[name]
+            assert result | {"kind": 0} == pytest.approx(values | {"kind": 0}, rel=1e-4), name  # rates are the same
 
     # Evaluation alone, by two and by one, of what two have saved.
     results = [tmp_path / "by-two.json", tmp_path / "by-one.json"]
-    statuses, told = processes.command(tmp_path, "eval", f"--workdir={tmp_path / 'two'}", f"--output={results[0]}")
-    assert statuses == [0, 0], told
-    assert "zero-shot retrieval" in told[0] and "zero-shot" not in told[1]
+    statuses, message = processes.command(tmp_path, "eval", f"--workdir={tmp_path / 'two'}", f"--output={results[0]}")
+    assert statuses == [0, 0], message
+    assert "zero-shot retrieval" in message[0] and "zero-shot" not in message[1]
     assert runs.eval_cli(f"--workdir={tmp_path / 'two'}", f"--output={results[1]}", devices=8) == 0
     by_two, by_one = (json.loads(path.read_text()) for path in results)
     for a, b in zip(by_two, by_one, strict=True):
@@ -184,11 +184,11 @@ def test_a_whole_run(tmp_path):
     # And a run that one process began.
     begun = [f"--workdir={tmp_path / 'begun'}", *argv]
     assert runs.train_cli(*begun, "--config.steps=5", devices=8) == 0
-    statuses, told = processes.command(tmp_path, *train, f"--workdir={tmp_path / 'begun'}")
-    assert statuses == [0, 0] and "resumed at step 5 of 8" in told[0], told
-    found = runs.numbers(tmp_path / "begun")
+    statuses, message = processes.command(tmp_path, *train, f"--workdir={tmp_path / 'begun'}")
+    assert statuses == [0, 0] and "resumed at step 5 of 8" in message[0], message
+    result = runs.numbers(tmp_path / "begun")
     assert_near(
-        {key: line for key, line in found.items() if key[0] == "train"}, runs.numbers(tmp_path / "one", "train")
+        {key: line for key, line in result.items() if key[0] == "train"}, runs.numbers(tmp_path / "one", "train")
     )
 
 
@@ -207,8 +207,8 @@ def test_signals(moment, tmp_path):
     events, status, step = EVENTS[moment]
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--config.checkpoint.every=100"]
     argv += [f"--config.log.every={100 if 'between' in moment else 1}", data(tmp_path)]
-    statuses, told = processes.command(tmp_path, *argv, events=events)
-    assert statuses == [status, status], told
+    statuses, message = processes.command(tmp_path, *argv, events=events)
+    assert statuses == [status, status], message
     assert runs.steps(tmp_path / "run") == [step]
     assert runs.lines(tmp_path / "run", "train")[-1]["step"] == (1 if "between" in moment else step)
 
@@ -217,10 +217,10 @@ def test_signals(moment, tmp_path):
 def test_data_that_one_process_cannot_read(tmp_path):
     """Both end with one line, told once; what was saved before stays."""
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
-    statuses, told = processes.command(tmp_path, *argv, events="mistake@5:1")
-    assert statuses == [2, 2], told
-    assert "error: data.train: nothing can be read here (process 1 of 2)" in told[0]
-    assert "error" not in told[1] and "Traceback" not in "".join(told)
+    statuses, message = processes.command(tmp_path, *argv, events="mistake@5:1")
+    assert statuses == [2, 2], message
+    assert "error: data.train: nothing can be read here (process 1 of 2)" in message[0]
+    assert "error" not in message[1] and "Traceback" not in "".join(message)
     assert runs.steps(tmp_path / "run") == [3]
 
 
@@ -228,9 +228,9 @@ def test_data_that_one_process_cannot_read(tmp_path):
 def test_an_evaluation_image_that_one_process_cannot_read(tmp_path):
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", data(tmp_path)]
     (tmp_path / "pets" / "dog" / "2.jpg").write_bytes(b"no picture")
-    statuses, told = processes.command(tmp_path, *argv)
-    assert statuses == [2, 2], told
-    assert told[0].count("error: data.eval: example 7 of 'pets' cannot be read") == 1 and "error" not in told[1]
+    statuses, message = processes.command(tmp_path, *argv)
+    assert statuses == [2, 2], message
+    assert message[0].count("error: data.eval: example 7 of 'pets' cannot be read") == 1 and "error" not in message[1]
     assert runs.steps(tmp_path / "run") == [3, 4]  # the training is kept
 
 
@@ -246,8 +246,8 @@ def test_bad_examples_are_counted_once(tmp_path):
     tensor = ["--config.mesh.data=1", "--config.mesh.tensor=2"]
     for name, mesh, devices in (("rows", [], 4), ("tensor", tensor, 1)):
         train = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / name}", *argv, *mesh]
-        statuses, told = processes.command(tmp_path, *train, devices=devices)
-        assert statuses == [0, 0], told
+        statuses, message = processes.command(tmp_path, *train, devices=devices)
+        assert statuses == [0, 0], message
         assert [line["bad_not_image"] for line in runs.lines(tmp_path / name, "train")] == expected
     meta = json.loads((tmp_path / "rows" / "checkpoints" / "8" / "meta" / "metadata").read_text())
     assert meta["bad_examples"] == {"not_image": expected[-1]}
@@ -258,9 +258,9 @@ def test_bad_examples_are_counted_once(tmp_path):
 def test_a_process_that_dies_takes_the_others_along(event, tmp_path):
     """Within the time in which jax misses its heartbeat, 100 seconds."""
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
-    statuses, told = processes.command(tmp_path, *argv, events=f"{event}@5:1", timeout=300)
-    assert statuses[1] == {"crash": 1, "kill": -9}[event] and statuses[0] not in (0, 2), told
-    assert ("RuntimeError: something broke" in told[1]) == (event == "crash")
+    statuses, message = processes.command(tmp_path, *argv, events=f"{event}@5:1", timeout=300)
+    assert statuses[1] == {"crash": 1, "kill": -9}[event] and statuses[0] not in (0, 2), message
+    assert ("RuntimeError: something broke" in message[1]) == (event == "crash")
     assert runs.steps(tmp_path / "run") == [3]
 
 
@@ -287,9 +287,9 @@ def test_moments_live_with_their_parameters(name, dtype):
         jax.tree.leaves(run.shardings.opt_state),
         strict=True,
     ):
-        own = next((each for each in params if path_of(path).endswith("/" + each)), None)
-        if own is not None and params[own][0] == leaf.shape:
-            assert sharding == params[own][1], path_of(path)
-            moments.setdefault(own, []).append(leaf.dtype)
+        param = next((item for item in params if path_of(path).endswith("/" + item)), None)
+        if param is not None and params[param][0] == leaf.shape:
+            assert sharding == params[param][1], path_of(path)
+            moments.setdefault(param, []).append(leaf.dtype)
     first = {path for path, dtypes in moments.items() if dtype in map(str, dtypes)}
     assert first == set(params)  # every parameter has its first moment, in that type

@@ -37,10 +37,10 @@ def undisturbed(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     assert runs.train(config_of(data), workdir) is None
     assert runs.steps(workdir) == [3, 6, 8]
-    found = runs.numbers(workdir)
-    assert [step for kind, step in found if kind == "train"] == list(range(1, STEPS + 1))
-    assert [step for kind, step in found if kind == "eval"] == [4, 8]
-    assert [step for kind, step in found if kind == "summary"] == [8]
+    result = runs.numbers(workdir)
+    assert [step for kind, step in result if kind == "train"] == list(range(1, STEPS + 1))
+    assert [step for kind, step in result if kind == "eval"] == [4, 8]
+    assert [step for kind, step in result if kind == "summary"] == [8]
     return workdir
 
 
@@ -75,23 +75,26 @@ def at_step(step):
 def within_save(step):
     """Leaves what Orbax leaves when it is killed while it writes."""
 
-    def half(self, at, state, *args):
-        folder = self.folder / f"{at}.orbax-checkpoint-tmp-{at}" / "state.orbax-checkpoint-tmp-0"
+    def half(self, step_number, state, *args):
+        folder = self.folder / f"{step_number}.orbax-checkpoint-tmp-{step_number}" / "state.orbax-checkpoint-tmp-0"
         folder.mkdir(parents=True)
         (folder / "d").write_text("half")
 
-    return raising(checkpoint.Checkpoints, "save", when=lambda at, *args: at == step, leaving=half)
+    return raising(checkpoint.Checkpoints, "save", when=lambda step_number, *args: step_number == step, leaving=half)
 
 
 def within_line(step):
     """Leaves the first half of a line of metrics.jsonl."""
 
-    def half(self, at, kind, metrics):
+    def half(self, step_number, kind, metrics):
         with (self._workdir / "metrics.jsonl").open("a") as file:
-            file.write(f'{{"step": {at}, "kind": "tr')
+            file.write(f'{{"step": {step_number}, "kind": "tr')
 
     return raising(
-        metrics_log.Logger, "write", when=lambda at, kind, metrics: (at, kind) == (step, "train"), leaving=half
+        metrics_log.Logger,
+        "write",
+        when=lambda step_number, kind, metrics: (step_number, kind) == (step, "train"),
+        leaving=half,
     )
 
 
@@ -151,10 +154,10 @@ def test_resumed_on_other_devices(data, undisturbed, tmp_path):
         runs.train(config, tmp_path)
     config.mesh.fsdp = 2
     assert runs.train(config, tmp_path, devices=2) is None
-    expected, found = runs.numbers(undisturbed, "train"), runs.numbers(tmp_path, "train")
-    assert list(found) == list(expected)
+    expected, result = runs.numbers(undisturbed, "train"), runs.numbers(tmp_path, "train")
+    assert list(result) == list(expected)
     for key in expected:
-        assert found[key]["loss"] == pytest.approx(expected[key]["loss"], rel=1e-5), key
+        assert result[key]["loss"] == pytest.approx(expected[key]["loss"], rel=1e-5), key
 
 
 def test_longer_than_it_was(data, undisturbed, tmp_path):
@@ -163,9 +166,9 @@ def test_longer_than_it_was(data, undisturbed, tmp_path):
     assert runs.train(config, tmp_path) is None
     config.steps = 10
     assert runs.train(config, tmp_path) is None
-    found, expected = runs.numbers(tmp_path), runs.numbers(undisturbed)
-    assert {key: found[key] for key in expected} == expected
-    assert sorted(set(found) - set(expected)) == [("eval", 10), ("summary", 10), ("train", 9), ("train", 10)]
+    result, expected = runs.numbers(tmp_path), runs.numbers(undisturbed)
+    assert {key: result[key] for key in expected} == expected
+    assert sorted(set(result) - set(expected)) == [("eval", 10), ("summary", 10), ("train", 9), ("train", 10)]
 
 
 def signalling(number, owner, name, when=lambda *args: True):
@@ -204,9 +207,9 @@ def test_signal(moment, data, undisturbed, tmp_path, capfd):
     assert f"{signal.Signals(number).name}: saving" in capfd.readouterr().err
     assert runs.steps(tmp_path)[-1] == step
     expected = runs.numbers(undisturbed)
-    found = runs.numbers(tmp_path)
-    assert found == {key: expected[key] for key in found}
-    assert max(at for kind, at in found if kind == "train") == step
+    result = runs.numbers(tmp_path)
+    assert result == {key: expected[key] for key in result}
+    assert max(step_number for kind, step_number in result if kind == "train") == step
     if step in runs.steps(undisturbed):
         runs.assert_same_arrays(runs.arrays(tmp_path, step), runs.arrays(undisturbed, step))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # handlers are put back
@@ -291,7 +294,7 @@ def test_killed_within_a_save(tmp_path):
     rng = random.Random(7)
     steps, every = 40, 8
     overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=0"]
-    whole = Process(tmp_path / "whole", *overrides)
+    complete = Process(tmp_path / "whole", *overrides)
 
     workdir = tmp_path / "killed"
     run = Process(workdir, *overrides)
@@ -299,7 +302,7 @@ def test_killed_within_a_save(tmp_path):
     run.wait_for(run.saving)
     assert run.end(signal.SIGKILL) == -signal.SIGKILL
     assert 1 <= len(runs.whole_lines(workdir)) < steps
-    assert whole.end() == 0
+    assert complete.end() == 0
 
     assert Process(workdir, *overrides).end() == 0
     assert_equal_runs(workdir, tmp_path / "whole", steps)

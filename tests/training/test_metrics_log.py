@@ -97,9 +97,11 @@ class TestTerminal:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "step 1/100  loss 2.5000  acc 0.25  img/s 10  left 59m24s" and len(lines) == 2
 
-    @pytest.mark.parametrize(("seconds", "told"), [(0.2, "0m01s"), (61, "1m01s"), (3600, "1h00m"), (90000, "25h00m")])
-    def test_duration(self, seconds, told):
-        assert metrics_log._duration(seconds) == told
+    @pytest.mark.parametrize(
+        ("seconds", "message"), [(0.2, "0m01s"), (61, "1m01s"), (3600, "1h00m"), (90000, "25h00m")]
+    )
+    def test_duration(self, seconds, message):
+        assert metrics_log._duration(seconds) == message
 
 
 class TestWandb:

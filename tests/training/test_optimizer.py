@@ -107,15 +107,15 @@ def test_a_stack_is_updated_layer_by_layer(stack, name):
 
 def matrices(tree):
     """Every single matrix: the layers, and of a fused projection its q, k and v, as {name: [fan_in, fan_out]}."""
-    found = {}
+    result = {}
     for path, x in flat(unstack(tree)).items():
         if path.endswith("qkv/kernel"):
-            found |= {f"{path}[{i}]": x[:, i].reshape(WIDTH, WIDTH) for i in range(3)}
+            result |= {f"{path}[{i}]": x[:, i].reshape(WIDTH, WIDTH) for i in range(3)}
         elif path.endswith("out/kernel"):
-            found[path] = x.reshape(WIDTH, WIDTH)
+            result[path] = x.reshape(WIDTH, WIDTH)
         elif path.endswith("kernel"):
-            found[path] = x
-    return found
+            result[path] = x
+    return result
 
 
 def test_muon_makes_every_matrix_orthogonal(stack):
@@ -305,8 +305,8 @@ def factors(params, **settings):
 
 
 def test_multipliers_first_match_wins(params):
-    found = factors(params, multipliers=(("text/norm/.*", 3.0), ("text.*", 0.5), (".*/norm_pre/scale", 0.0)))
-    for path, x in found.items():
+    result = factors(params, multipliers=(("text/norm/.*", 3.0), ("text.*", 0.5), (".*/norm_pre/scale", 0.0)))
+    for path, x in result.items():
         expected = {"text/norm/scale": 3.0, "text/norm/bias": 3.0, "image/norm_pre/scale": 0.0}.get(path)
         if expected is None:
             expected = 0.5 if path.startswith("text") else 1.0
@@ -315,8 +315,8 @@ def test_multipliers_first_match_wins(params):
 
 def test_layer_decay(params):
     """Depth 4, 0.5 per layer: the last block 0.5, the first 0.5^4, embeddings 0.5^5, the head and final norm 1."""
-    found = factors(params, layer_decay={"image": 0.5}, multipliers=(("image/transformer/.*fc1.*", 10.0),))
-    for path, x in found.items():
+    result = factors(params, layer_decay={"image": 0.5}, multipliers=(("image/transformer/.*fc1.*", 10.0),))
+    for path, x in result.items():
         if "image/transformer" in path:
             expected = np.array([0.5**4, 0.5**3, 0.5**2, 0.5]).reshape(-1, *[1] * (x.ndim - 1))
             expected = expected * (10 if "fc1" in path else 1)

@@ -44,16 +44,16 @@ def flat(tree):
 
 def one_by_one(tree):
     """big_vision's arrays: layers, and queries, keys and values, by themselves."""
-    found = {}
+    result = {}
     for path, x in flat(tree).items():
         parts = {path: x}
         if "/layers/" in path:
             parts = {f"{path} of {i}": x[i] for i in range(LAYERS)}
         if "qkv" in path:
             axis = 1 if path.endswith("kernel") else 0
-            parts = {f"{name}, {k}": each.take(k, axis) for name, each in parts.items() for k in range(3)}
-        found |= parts
-    return found
+            parts = {f"{name}, {k}": item.take(k, axis) for name, item in parts.items() for k in range(3)}
+        result |= parts
+    return result
 
 
 class Reference:
@@ -116,9 +116,9 @@ def check(step, beta, cap, clip, compared=lambda path: True, tolerance=2e-5):
     for seed in range(1, 5):
         gradients = arrays(seed)
         updates, state = update(gradients, state, params)
-        wanted, found = reference(one_by_one(gradients)), one_by_one(updates)
+        wanted, result = reference(one_by_one(gradients)), one_by_one(updates)
         for name in filter(compared, wanted):
-            np.testing.assert_allclose(-found[name], wanted[name], rtol=tolerance, atol=tolerance / 20, err_msg=name)
+            np.testing.assert_allclose(-result[name], wanted[name], rtol=tolerance, atol=tolerance / 20, err_msg=name)
 
 
 def test_momentum_in_bfloat16():

@@ -42,8 +42,8 @@ def test_muon_takes_whole_matrices(name):
     for path, x in kernels.items():
         batch = param_roles.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))
         rows, columns = axes[path]
-        own = {axis % x.ndim for axis in (*rows, *columns)}
-        assert len(own) == len(rows) + len(columns) == x.ndim - batch, path
+        matrix_axes = {axis % x.ndim for axis in (*rows, *columns)}
+        assert len(matrix_axes) == len(rows) + len(columns) == x.ndim - batch, path
 
 
 def test_layer_decay_knows_which_layers_look_at_the_image():
@@ -60,9 +60,9 @@ def test_layer_decay_knows_which_layers_look_at_the_image():
     tx, _ = optimizer.make_optimizer(config, params)
     updates, _ = tx.update(params, tx.init(params), params)
     first = lambda x: -np.asarray(x).reshape(len(x), -1)[:, 0]
-    found = {path: first(x).tolist() for path, x in flat(updates).items()}
+    result = {path: first(x).tolist() for path, x in flat(updates).items()}
     kernel = "mlp/fc1/kernel"
-    assert found == {
+    assert result == {
         "queries": [1.0] * 3,
         "text/head_norm/scale": [1.0] * 3,
         "text/norm_embed/scale": [0.5**7] * 3,
@@ -73,7 +73,7 @@ def test_layer_decay_knows_which_layers_look_at_the_image():
 
 
 @pytest.mark.parametrize(
-    "name, tower, told",
+    "name, tower, message",
     [
         (
             "tiny-captioner-lstm",
@@ -84,9 +84,9 @@ def test_layer_decay_knows_which_layers_look_at_the_image():
         ("fusion:cross", "image", "no layers in model.image; leave it at 1.0$"),
     ],
 )
-def test_a_tower_without_layers_is_told(name, tower, told):
+def test_a_tower_without_layers_is_told(name, tower, message):
     config = model_kinds.config(name, **{f"optimizer__layer_decay__{tower}": 0.5})
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         optimizer.make_optimizer(config, {"head": {"kernel": np.zeros((2, 2), np.float32)}})
     assert "\n" not in str(error.value)
 

@@ -66,16 +66,16 @@ def test_a_run_keeps_its_pictures_where_the_recipe_has_others_now(older, pairs, 
     assert runs.train(now, older) is None  # and once more
     assert "came to exist" in capsys.readouterr().out
     # Undisturbed, by the code of then: the stored config is older than the field, the crop's fields as they were.
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    (whole / "config.json").write_text(without(serialize.to_json(recipe(data__train=pairs, **THEN))))
-    assert runs.train(recipe(data__train=pairs, **THEN), whole) is None
-    assert losses(older) == losses(whole)
-    runs.assert_same_arrays(runs.arrays(older, STEPS), runs.arrays(whole, STEPS))
+    complete = tmp_path / "whole"
+    complete.mkdir()
+    (complete / "config.json").write_text(without(serialize.to_json(recipe(data__train=pairs, **THEN))))
+    assert runs.train(recipe(data__train=pairs, **THEN), complete) is None
+    assert losses(older) == losses(complete)
+    runs.assert_same_arrays(runs.arrays(older, STEPS), runs.arrays(complete, STEPS))
     # With the recipe's own pictures it is another run.
     other = tmp_path / "other"
     assert runs.train(now, other) is None
-    assert losses(other) != losses(whole)
+    assert losses(other) != losses(complete)
 
 
 def test_a_crop_that_has_nothing_to_choose_is_noted_in_a_recipe_and_refused_on_the_command_line(
@@ -111,15 +111,15 @@ def test_without_a_run_nothing_is_kept(tmp_path):
 
 def test_the_recipe_gives_way_and_the_command_line_does_not(tmp_path, capsys):
     (tmp_path / "config.json").write_text(without(serialize.to_json(recipe(**THEN))))
-    asked = {"data.crop_scale": (0.5, 1.0), "data.flip": False, "data.grayscale": 0.3}
+    requested = {"data.crop_scale": (0.5, 1.0), "data.flip": False, "data.grayscale": 0.3}
     now = recipe(data__train_resize="squash")
-    now.update_from_flattened_dict(asked)
+    now.update_from_flattened_dict(requested)
     kept, origins = resumed_config.keep(now, tmp_path)  # all of it the recipe's
     message = capsys.readouterr().out
     was = {"data.crop_scale": (1.0, 1.0), "data.flip": True, "data.grayscale": 0.0}
     for field, value in was.items():
         assert serialize.flatten(kept)[field] == value
-        assert f"{field}={value!r} (not {asked[field]!r})" in message
+        assert f"{field}={value!r} (not {requested[field]!r})" in message
     assert "interpolation" not in message  # the recipe has that of before
     assert origins.kept == ("data.train_resize",)
     kept, origins = resumed_config.keep(now, tmp_path, ["data.crop_scale", "data.grayscale", "steps"])

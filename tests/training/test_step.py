@@ -322,8 +322,8 @@ def temporaries(one, pieces, rows=128):
 @pytest.mark.parametrize("pieces", [(1, 2, 4, 8)], ids=str)
 def test_memory_falls_with_the_pieces(one, pieces):
     """Activations are those of one piece; what does not fall is the gradient of the parameters and the embeddings."""
-    found = [temporaries(one, count) for count in pieces]
-    for (a, before), (b, after) in itertools.pairwise(zip(pieces, found, strict=True)):
+    result = [temporaries(one, count) for count in pieces]
+    for (a, before), (b, after) in itertools.pairwise(zip(pieces, result, strict=True)):
         assert after <= 1.25 * before * a / b
 
 

@@ -136,17 +136,17 @@ def compare(ours, theirs, start):
     assert our_losses[-1] != our_losses[0]
     difference, movement = {}, {}
     for name, x in their_params.items():
-        there, here, before = (np.array(each, np.float64) for each in (x, our_params[name], start[name]))
+        reference, here, before = (np.array(item, np.float64) for item in (x, our_params[name], start[name]))
         if name.endswith(("qkv/bias", "kv/bias")):
             # Keys' biases cancel out in the softmax: their gradient is what is left of rounding.
             key = (..., -2, slice(None), slice(None))
-            there[key] = here[key] = before[key] = 0
-        difference[name], movement[name] = np.linalg.norm(here - there), np.linalg.norm(there - before)
-    whole = lambda norms: math.sqrt(sum(x**2 for x in norms.values()))
-    assert whole(difference) <= 1e-4 * whole(movement), whole(difference) / whole(movement)
+            reference[key] = here[key] = before[key] = 0
+        difference[name], movement[name] = np.linalg.norm(here - reference), np.linalg.norm(reference - before)
+    complete = lambda norms: math.sqrt(sum(x**2 for x in norms.values()))
+    assert complete(difference) <= 1e-4 * complete(movement), complete(difference) / complete(movement)
     shares = {name: difference[name] / movement[name] for name in difference if movement[name] > 0}
     assert len(shares) >= len(difference) - 1
-    assert max(shares.values()) <= 1e-3, sorted(shares.items(), key=lambda each: -each[1])[:3]
+    assert max(shares.values()) <= 1e-3, sorted(shares.items(), key=lambda item: -item[1])[:3]
 
 
 # -- CLIP --------------------------------------------------------------------------------------------------------------

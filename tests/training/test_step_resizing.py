@@ -75,8 +75,8 @@ def test_by_two_processes(data, on_device, tmp_path):
     fields = ("steps", "data.train", "data.resize_on", "data.flip", "eval.every", "checkpoint.every")
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
     argv += [f"--config.{field}={config[field]}" for field in fields]
-    statuses, told = processes.command(tmp_path, *argv)
-    assert statuses == [0, 0], told
+    statuses, message = processes.command(tmp_path, *argv)
+    assert statuses == [0, 0], message
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(on_device), rtol=1e-5)
     assert preprocessing(tmp_path / "run", STEPS) == preprocessing(on_device, STEPS)
 
@@ -90,8 +90,8 @@ def test_a_resumed_run_keeps_its_choice(data, on_device, on_host, tmp_path, caps
         assert runs.train(begun, workdir) is None
         capsys.readouterr()
         assert runs.train(config_of(data, "auto"), workdir) is None
-        told = capsys.readouterr().out
-        assert f"training images are resized on the {resize_on}" in told and "as when this run began" in told
+        message = capsys.readouterr().out
+        assert f"training images are resized on the {resize_on}" in message and "as when this run began" in message
         assert preprocessing(workdir, STEPS) == preprocessing(undisturbed, STEPS)
         runs.assert_same_arrays(runs.arrays(workdir, STEPS), runs.arrays(undisturbed, STEPS))
 
@@ -142,15 +142,15 @@ def choose(resize_on="auto", sizes=((20, 20),) * 10, platform="gpu", stored=None
 
 def test_auto_is_the_device_where_it_is_no_cpu():
     assert choose()[0] == 32 and choose(platform="tpu")[0] == 32
-    side, told = choose(platform="cpu")
-    assert side == 0 and told == "training images are resized on the host (the devices are CPUs)"
+    side, message = choose(platform="cpu")
+    assert side == 0 and message == "training images are resized on the host (the devices are CPUs)"
     assert choose("device", platform="cpu")[0] == 32
     assert choose("host")[0] == 0
 
 
 def test_auto_is_the_host_where_most_pictures_fit_no_frame():
-    side, told = choose(sizes=[(20, 20)] * 4 + [(500, 500)] * 6)
-    assert side == 0 and told.endswith("(6 of 10 pictures fit no frame)")
+    side, message = choose(sizes=[(20, 20)] * 4 + [(500, 500)] * 6)
+    assert side == 0 and message.endswith("(6 of 10 pictures fit no frame)")
     assert choose("device", sizes=[(500, 500)] * 10)[0] == 32  # asked for
     assert choose(sizes=[(20, 20)] * 6 + [(500, 500)] * 4)[0] == 32
 
@@ -169,8 +169,8 @@ def test_the_stored_choice_is_kept():
     ("field", "value"), [("randaugment", (2, 9)), ("color_jitter", (0.1, 0.0, 0.0, 0.0)), ("grayscale", 0.2)]
 )
 def test_what_works_on_resized_images_keeps_them_on_the_host(field, value):
-    side, told = choose(**{f"data__{field}": value})
-    assert side == 0 and f"data.{field}=" in told and "works on resized images" in told
+    side, text = choose(**{f"data__{field}": value})
+    assert side == 0 and f"data.{field}=" in text and "works on resized images" in text
     message = (
         rf"data\.resize_on='device': data\.{field}=.* works on resized images, on the host alone; .*data\.{field} to"
     )

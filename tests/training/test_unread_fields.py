@@ -147,12 +147,12 @@ def with_flags(spec, *flags):
     ],
 )
 def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, flags, fields):
-    config, given = with_flags(spec, *flags)
-    validate_run.check_config(config, FieldOrigins(given))
-    line = unread_fields.note(config, FieldOrigins(given))
-    (choice,) = given
-    told = f"{choice}={serialize.flatten(config)[choice]!r}"
-    assert line == f"note: what the recipe sets and {told} does not read: {', '.join(fields)}"
+    config, inputs = with_flags(spec, *flags)
+    validate_run.check_config(config, FieldOrigins(inputs))
+    line = unread_fields.note(config, FieldOrigins(inputs))
+    (choice,) = inputs
+    message = f"{choice}={serialize.flatten(config)[choice]!r}"
+    assert line == f"note: what the recipe sets and {message} does not read: {', '.join(fields)}"
     # All the recipe's: it is wrong, and all that is wrong with it stands in one line.
     with pytest.raises(UserError) as error:
         validate_run.check_config(config)
@@ -162,33 +162,33 @@ def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, 
 
 def test_what_the_command_line_itself_gives_is_refused():
     flags = [("optimizer.name", "adafactor"), ("optimizer.eps", "1e-7")]
-    config, given = with_flags("siglip:variant=tiny", *flags)
+    config, inputs = with_flags("siglip:variant=tiny", *flags)
     with pytest.raises(
         UserError, match="^optimizer.eps=1e-07 is not read with optimizer.name='adafactor'; leave it at"
     ):
-        validate_run.check_config(config, FieldOrigins(given))
-    assert "b2=0.95" in unread_fields.note(config, FieldOrigins(given)) and "eps" not in unread_fields.note(
-        config, FieldOrigins(given)
+        validate_run.check_config(config, FieldOrigins(inputs))
+    assert "b2=0.95" in unread_fields.note(config, FieldOrigins(inputs)) and "eps" not in unread_fields.note(
+        config, FieldOrigins(inputs)
     )
-    config, given = with_flags("siglip:variant=tiny", ("optimizer.update_clip", "1"))
+    config, inputs = with_flags("siglip:variant=tiny", ("optimizer.update_clip", "1"))
     with pytest.raises(UserError, match="^optimizer.update_clip=1.0 is not read with optimizer.name='adamw'"):
-        validate_run.check_config(config, FieldOrigins(given))
-    config, given = with_flags("siglip:variant=tiny", ("optimizer.decay", "()"))
+        validate_run.check_config(config, FieldOrigins(inputs))
+    config, inputs = with_flags("siglip:variant=tiny", ("optimizer.decay", "()"))
     with pytest.raises(UserError, match=r"^optimizer.decay=\(\) leaves optimizer.weight_decay=0.0001 nothing to decay"):
-        validate_run.check_config(config, FieldOrigins(given))
+        validate_run.check_config(config, FieldOrigins(inputs))
 
 
 def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(process_agreement, "run_on_process_0", stop)
-    config, given = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
+    config, flags = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
-        loop.train(config, tmp_path / "run", given)
-    line = unread_fields.note(config, FieldOrigins(given))
+        loop.train(config, tmp_path / "run", flags)
+    line = unread_fields.note(config, FieldOrigins(flags))
     assert capsys.readouterr().out == line + "\n"
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())
     monkeypatch.setattr(plan_recipe.program, "make_setup", stop)
     with pytest.raises(Stopped):
-        plan_recipe.run(config, "v5e:2x2", flags=given)
+        plan_recipe.run(config, "v5e:2x2", flags=flags)
     assert capsys.readouterr().out == line + "\n"
 
 

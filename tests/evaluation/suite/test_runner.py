@@ -386,6 +386,6 @@ def test_two_processes_change_no_metric(root, trained, base, tmp_path):
         script = Path(recorded_model.__file__)
         commands = [[script, mode, tmp_path / file, *flags, f"--process={i}"] for i in range(2)]
         with processes_lib.Processes(tmp_path, commands, devices=4) as processes:
-            assert processes.end() == [0, 0], processes.told()
+            assert processes.end() == [0, 0], processes.printed()
     assert_same_embeddings(recorded_model.Recording.load(tmp_path / "two.npz"), recording)
     assert_same_metrics(by_task(tmp_path / "replay.json"), expected)
