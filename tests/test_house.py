@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mmjax"
+CODE = ("mmjax", "configs", "benchmarks", "scripts", "tests")
 FILES = sorted(PACKAGE.rglob("*.py"))
 # The rooms, lowest first. A room may import those below its line, and nothing imports `cli`.
 ORDER = (
@@ -101,6 +102,40 @@ def test_metrics_need_no_device():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_has_one_subject(path):
     assert len(path.read_text().splitlines()) <= 460
+
+
+# What such a name means is anybody's guess: `message`, `metrics`, `labels`, `positions`, `result` say what they are.
+BANNED = {"told", "found", "own", "each", "at", "there", "given", "whole", "said", "asked", "place", "places"}
+OURS = [
+    path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.relative_to(ROOT).parts[0] in CODE and "fixtures" not in path.parts
+]
+
+
+def identifiers(text: str) -> set[str]:
+    """Names that a file gives to variables, parameters, attributes, functions, classes and what it imports."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+    return {name.strip("_") for name in names}
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_identifiers_say_what_they_are(path):
+    assert not identifiers(path.read_text()) & BANNED
+
+
+def test_identifiers_are_read_in_every_form():
+    text = "import a as told\ndef found(own, *, each=1):\n    self.place = [at for at in there]\n    whole: int = 1"
+    assert identifiers(text) >= {"told", "found", "own", "each", "place", "at", "whole"}
 
 
 # Folders of tests that have no room: what they test lies beside the package.

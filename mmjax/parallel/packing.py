@@ -30,14 +30,14 @@ class TextPlaces:
 
 
 def pack(
-    text: Int[Array, "B L"], last: Int[Array, " B"], places: TextPlaces, nothing: int
+    text: Int[Array, "B L"], last: Int[Array, " B"], slots: TextPlaces, nothing: int
 ) -> tuple[Int[Array, "R T"], Int[Array, "R T"], Int[Array, "R T"]]:
     """Puts texts into rows.
 
     Args:
       text: ids.
       last: number of each text's last token; those after it are left out.
-      places: where texts begin. They must not overlap.
+      slots: where texts begin. They must not overlap.
       nothing: id of slots where no text stands.
 
     Returns:
@@ -46,27 +46,27 @@ def pack(
     """
 
     def local(text, last, row, column):
-        texts, columns = jnp.arange(len(text)), jnp.arange(places.length)
+        texts, columns = jnp.arange(len(text)), jnp.arange(slots.length)
         # Texts are marked where they begin, and each slot belongs to the last one that has begun in its row.
-        begins = jnp.zeros((places.rows, places.length), jnp.int32)
+        begins = jnp.zeros((slots.rows, slots.length), jnp.int32)
         begins = begins.at[row, column].set(texts + 1, mode="drop", unique_indices=True)
         first = jax.lax.cummax(jnp.where(begins > 0, columns, -1), axis=1)
         number = jnp.take_along_axis(begins, jnp.maximum(first, 0), axis=1)
-        own = jnp.maximum(number - 1, 0)
+        text_number = jnp.maximum(number - 1, 0)
         position = columns - first
-        real = (number > 0) & (position <= last[own])
-        ids = text[own, jnp.minimum(position, text.shape[1] - 1)]
+        real = (number > 0) & (position <= last[text_number])
+        ids = text[text_number, jnp.minimum(position, text.shape[1] - 1)]
         return tuple(jnp.where(real, x, other) for x, other in ((ids, nothing), (position, -1), (number, 0)))
 
-    return on_each_device(local)(text, last, places.row, places.column)
+    return on_each_device(local)(text, last, slots.row, slots.column)
 
 
-def take_last(tokens: Float[Array, "R T D"], last: Int[Array, " B"], places: TextPlaces) -> Float[Array, "B D"]:
+def take_last(tokens: Float[Array, "R T D"], last: Int[Array, " B"], slots: TextPlaces) -> Float[Array, "B D"]:
     """The token of each packed text that a tower pools: number `last`."""
     local = lambda tokens, last, row, column: tokens.at[row, column + last].get(
         mode="promise_in_bounds", unique_indices=True
     )
-    return on_each_device(local)(tokens, last, places.row, places.column)
+    return on_each_device(local)(tokens, last, slots.row, slots.column)
 
 
 def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -145,4 +145,4 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any
         shapes["target_mask"] = ((rows, length), jnp.bool_)
     sharding = mesh_lib.batch_sharding(mesh)
     shape_of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    return {name: shape_of(*each) for name, each in shapes.items()}
+    return {name: shape_of(*spec) for name, spec in shapes.items()}

@@ -122,7 +122,7 @@ class PackedBatches:
         self._batches, self._packer, self._votes = batches, packer, votes
         self._left = count
         self._ahead: collections.deque = collections.deque()  # (batch, vote, error)
-        self._given, self._padded, self._told = 0, 0, False
+        self._batches_given, self._padded, self._warned = 0, 0, False
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -139,7 +139,7 @@ class PackedBatches:
             raise StopIteration
         batch, vote, self.error = self._ahead.popleft()
         columns = [batch.pop(name) for name in self._packer.columns]
-        self._given += 1
+        self._batches_given += 1
         if np.asarray(vote)[0]:
             self._count_padded()
             return batch
@@ -147,10 +147,10 @@ class PackedBatches:
 
     def _count_padded(self) -> None:
         self._padded += 1
-        if not self._told and self._given >= _TOLD_AFTER and self._padded > _MANY * self._given:
-            self._told = True
+        if not self._warned and self._batches_given >= _TOLD_AFTER and self._padded > _MANY * self._batches_given:
+            self._warned = True
             log.info(
-                f"warning: the texts of {self._padded} of {self._given} batches did not fit into"
+                f"warning: the texts of {self._padded} of {self._batches_given} batches did not fit into"
                 f" {self._packer.describe()} and were padded, which is slower and the same otherwise; more fit"
                 f" {self._packer.remedy}"
             )
@@ -192,5 +192,5 @@ class PackedStep:
         # A GPU's compiler measures kernels on the device, which a second one would disturb.
         compilers = 1 if next(iter(plain["text"].sharding.device_set)).platform == "gpu" else len(lowered)
         with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
-            compiled = pool.map(lambda each: each.compile(), lowered.values())
+            compiled = pool.map(lambda program: program.compile(), lowered.values())
             self._programs = dict(zip(lowered, compiled, strict=True))

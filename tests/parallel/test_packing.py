@@ -32,8 +32,8 @@ def setting(request):
     rows = ROWS if devices > 1 else 4 * ROWS
     batch = packing_lib.TextPacker(rows, LENGTH, BATCH // devices, 1, EOS)({"text": text})
     assert batch["text_row"].min() == 0
-    places = packing.TextPlaces(batch["text_row"], batch["text_column"], rows, LENGTH)
-    return mesh, devices, text, lengths, places
+    positions = packing.TextPlaces(batch["text_row"], batch["text_column"], rows, LENGTH)
+    return mesh, devices, text, lengths, positions
 
 
 def on(mesh, function):
@@ -48,43 +48,43 @@ def on(mesh, function):
     return jax.jit(traced, in_shardings=mesh_lib.batch_sharding(mesh))
 
 
-def at(places, devices):
+def reference_at(positions, devices):
     """Row among the rows of all devices, and first column, of each text."""
     device = np.arange(BATCH) // (BATCH // devices)
-    return device * places.rows + places.row, places.column
+    return device * positions.rows + positions.row, positions.column
 
 
 def test_texts_stand_where_they_are_placed(setting):
-    mesh, devices, text, lengths, places = setting
-    pack = on(mesh, lambda text, places: packing.pack(text, jnp.argmax(text == EOS, axis=1), places, NOTHING))
-    found = [np.array(x) for x in pack(text, places)]
-    assert {x.shape for x in found} == {(devices * places.rows, LENGTH)}
-    for i, (row, column) in enumerate(zip(*at(places, devices), strict=True)):
+    mesh, devices, text, lengths, positions = setting
+    pack = on(mesh, lambda text, positions: packing.pack(text, jnp.argmax(text == EOS, axis=1), positions, NOTHING))
+    result = [np.array(x) for x in pack(text, positions)]
+    assert {x.shape for x in result} == {(devices * positions.rows, LENGTH)}
+    for i, (row, column) in enumerate(zip(*reference_at(positions, devices), strict=True)):
         slots = row, slice(column, column + lengths[i])
         number = i % (BATCH // devices) + 1
-        assert found[0][slots].tolist() == text[i, : lengths[i]].tolist()
-        assert found[1][slots].tolist() == list(range(lengths[i]))
-        assert found[2][slots].tolist() == [number] * lengths[i]
-        for x, nothing in zip(found, (NOTHING, -1, 0), strict=True):
+        assert result[0][slots].tolist() == text[i, : lengths[i]].tolist()
+        assert result[1][slots].tolist() == list(range(lengths[i]))
+        assert result[2][slots].tolist() == [number] * lengths[i]
+        for x, nothing in zip(result, (NOTHING, -1, 0), strict=True):
             x[slots] = nothing
-    for x, nothing in zip(found, (NOTHING, -1, 0), strict=True):
+    for x, nothing in zip(result, (NOTHING, -1, 0), strict=True):
         assert (x == nothing).all()  # and nothing else stands anywhere
 
 
 def test_last_tokens_and_their_gradients_come_back(setting):
-    mesh, devices, _, lengths, places = setting
+    mesh, devices, _, lengths, positions = setting
     rng = np.random.default_rng(1)
-    tokens = rng.standard_normal((devices * places.rows, LENGTH, 3)).astype(np.float32)
+    tokens = rng.standard_normal((devices * positions.rows, LENGTH, 3)).astype(np.float32)
     weights = rng.standard_normal((BATCH, 3)).astype(np.float32)
     last = (lengths - 1).astype(np.int32)
 
-    def total(tokens, last, places):
-        found = packing.take_last(tokens, last, places)
-        return (found * weights).sum(), found
+    def total(tokens, last, positions):
+        result = packing.take_last(tokens, last, positions)
+        return (result * weights).sum(), result
 
-    (_, found), gradient = on(mesh, jax.value_and_grad(total, has_aux=True))(tokens, last, places)
-    row, column = at(places, devices)
-    np.testing.assert_array_equal(found, tokens[row, column + last])
+    (_, result), gradient = on(mesh, jax.value_and_grad(total, has_aux=True))(tokens, last, positions)
+    row, column = reference_at(positions, devices)
+    np.testing.assert_array_equal(result, tokens[row, column + last])
     expected = np.zeros_like(tokens)
     expected[row, column + last] = weights
     np.testing.assert_array_equal(gradient, expected)
@@ -92,13 +92,13 @@ def test_last_tokens_and_their_gradients_come_back(setting):
 
 def test_nothing_travels_between_devices(setting):
     """No collective in either direction."""
-    mesh, devices, text, lengths, places = setting
-    tokens = np.zeros((devices * places.rows, LENGTH, 3), np.float32)
+    mesh, devices, text, lengths, positions = setting
+    tokens = np.zeros((devices * positions.rows, LENGTH, 3), np.float32)
 
-    def both(text, tokens, last, places):
-        return packing.pack(text, last, places, NOTHING), packing.take_last(tokens, last, places)
+    def both(text, tokens, last, positions):
+        return packing.pack(text, last, positions, NOTHING), packing.take_last(tokens, last, positions)
 
-    program = on(mesh, both).lower(text, tokens, (lengths - 1).astype(np.int32), places).compile().as_text()
+    program = on(mesh, both).lower(text, tokens, (lengths - 1).astype(np.int32), positions).compile().as_text()
     assert not [name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in program]
 
 
@@ -107,8 +107,8 @@ def test_rows_by_number():
     numbers = jnp.array([[0, 6, -1], [3, 3, 0]])
     weights = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     loss = lambda table: (packing.rows_by_number(table, numbers) * weights).sum()
-    found = packing.rows_by_number(jnp.asarray(table), numbers)
-    np.testing.assert_array_equal(found, np.where(numbers[..., None] < 0, 0, table[np.asarray(numbers)]))
+    result = packing.rows_by_number(jnp.asarray(table), numbers)
+    np.testing.assert_array_equal(result, np.where(numbers[..., None] < 0, 0, table[np.asarray(numbers)]))
     expected = np.zeros_like(table)
     np.add.at(expected, numbers[numbers >= 0], weights[numbers >= 0])
     np.testing.assert_allclose(jax.grad(loss)(table), expected, rtol=1e-6)

@@ -72,12 +72,12 @@ QUICK = [((2, 2, 2), 2, False)]
 def test_values_and_gradients_are_those_of_padded_texts(mesh, pieces, noise, random_params):
     shapes, devices, function = value_and_grad(mesh, pieces, noise)
     params = random_params(shapes)
-    place = functools.partial(global_arrays.to_global, devices)
+    position = functools.partial(global_arrays.to_global, devices)
     plain = batch()
-    value, gradient = function(params, place(plain))
+    value, gradient = function(params, position(plain))
     spread = mesh_lib.batch_devices(devices)
     rows = BATCH // spread // pieces
-    value2, gradient2 = function(params, place(packed(plain, spread, pieces, max(2, rows // 2))))
+    value2, gradient2 = function(params, position(packed(plain, spread, pieces, max(2, rows // 2))))
     assert float(value2) == pytest.approx(float(value), rel=1e-6)
     gradient, gradient2 = mesh_steps.flat(gradient), mesh_steps.flat(gradient2)
     assert mesh_steps.relative(gradient2, gradient) <= 1e-5
@@ -99,8 +99,8 @@ def test_bfloat16_is_as_near_to_float32_as_without_packing(mesh, random_params):
     for seed in range(4):
         plain = batch(seed)
         expected = mesh_steps.flat(exact(params, global_arrays.to_global(devices, plain))[1])
-        for is_packed, each in ((False, plain), (True, packed(plain, mesh[0], pieces, 8 // mesh[0]))):
-            gradient = mesh_steps.flat(rough(params, global_arrays.to_global(devices, each))[1])
+        for is_packed, item in ((False, plain), (True, packed(plain, mesh[0], pieces, 8 // mesh[0]))):
+            gradient = mesh_steps.flat(rough(params, global_arrays.to_global(devices, item))[1])
             off[is_packed].append(mesh_steps.relative(gradient, expected))
     assert np.mean(off[False]) > 1e-4
     assert np.mean(off[True]) <= 1.1 * np.mean(off[False]), off
@@ -146,7 +146,7 @@ def rows_that_overflow(config, devices):
 
 
 def assert_packed(workdir, padded):
-    assert [line["texts_packed"] for line in runs.lines(workdir, "train")] == [float(not each) for each in padded]
+    assert [line["texts_packed"] for line in runs.lines(workdir, "train")] == [float(not item) for item in padded]
 
 
 def test_a_run_with_a_batch_that_does_not_fit_and_a_restart(captions, tmp_path):
@@ -191,10 +191,10 @@ def test_fifty_steps_of_two_processes(captions, tmp_path):
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'packed'}"]
     argv += [f"--config.{name}={value}" for name, value in flags.items()]
     for status, events in ((143, "SIGTERM@29:1"), (0, "-")):
-        statuses, told = processes.command(tmp_path, *argv, events=events, timeout=500)
-        assert statuses == [status, status], told
-        assert f"texts are packed: {rows} rows of 80 tokens hold the 4 texts of a device and microbatch" in told[0]
-    assert "resumed at step 30 of 50" in told[0]
+        statuses, message = processes.command(tmp_path, *argv, events=events, timeout=500)
+        assert statuses == [status, status], message
+        assert f"texts are packed: {rows} rows of 80 tokens hold the 4 texts of a device and microbatch" in message[0]
+    assert "resumed at step 30 of 50" in message[0]
     text_runs.assert_same_training(tmp_path / "packed", tmp_path / "padded", STEPS)
     assert_packed(tmp_path / "packed", padded)
 
@@ -216,7 +216,7 @@ def test_a_restart_changes_no_bit(captions, tmp_path):
 def test_data_that_one_process_cannot_read(captions, tmp_path):
     """Both make the steps before it, though batches are read ahead."""
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--config.data.pack_texts=on"]
-    statuses, told = processes.command(tmp_path, *argv, events="mistake@4:1", timeout=500)
-    assert statuses == [2, 2], told
-    assert "error: data.train: nothing can be read here (process 1 of 2)" in told[0]
+    statuses, message = processes.command(tmp_path, *argv, events="mistake@4:1", timeout=500)
+    assert statuses == [2, 2], message
+    assert "error: data.train: nothing can be read here (process 1 of 2)" in message[0]
     assert runs.steps(tmp_path / "run") == [3]

@@ -48,14 +48,14 @@ def test_auto_packs_on_accelerators_where_it_is_exact_and_pays(pairs, capsys):
     config = runs.config(data__train=pairs, batch_size=32, model__text__context_length=64)
     assert choose(config, capsys) == (None, "")
     for platform in ("gpu", "tpu"):
-        packer, said = choose(config, capsys, platform=platform)
+        packer, message = choose(config, capsys, platform=platform)
         assert packer == packing_lib.TextPacker(rows=8, length=80, captions=32, pieces=1, eos_id=258)
-        assert said == (
+        assert message == (
             "texts are packed: 8 rows of 80 tokens hold the 32 texts of a device, 31% of the tokens of padded ones"
             " (1024 texts have 18.0 tokens on average)\n"
         )
-    packer, said = choose(changed(config, model__text__context_length=20), capsys, platform="gpu")
-    assert packer is None and said.startswith(
+    packer, message = choose(changed(config, model__text__context_length=20), capsys, platform="gpu")
+    assert packer is None and message.startswith(
         "texts are padded: 8 rows of 80 tokens hold the 32 texts of a device, 100%"
     )
     assert choose(changed(config, data__pack_texts="off"), capsys, platform="gpu") == (None, "")
@@ -73,8 +73,8 @@ OBSTACLES = {
 @pytest.mark.parametrize("reason", OBSTACLES)
 def test_what_cannot_be_packed_is_told(reason, pairs, capsys):
     config = runs.config(data__train=pairs, **OBSTACLES[reason])
-    packer, said = choose(config, capsys, platform="gpu")
-    assert packer is None and said.startswith(f"texts are padded: {reason}")
+    packer, message = choose(config, capsys, platform="gpu")
+    assert packer is None and message.startswith(f"texts are padded: {reason}")
     with pytest.raises(UserError, match=rf"^data.pack_texts='on': {reason}.*; set 'auto'$"):
         validate_run.check_config(changed(config, data__pack_texts="on"))
 
@@ -111,8 +111,8 @@ def test_sharded_parameters_are_grouped_on_request(capsys):
     """Their gradients are reduced group by group."""
     config = model("tiny-captioner", "caption", batch_size=64, model__text__context_length=64, mesh__fsdp=2)
     validate_run.check_config(config)
-    packer, said = choose(config, capsys, devices=2, platform="gpu")
-    assert packer is None and said.startswith(
+    packer, message = choose(config, capsys, devices=2, platform="gpu")
+    assert packer is None and message.startswith(
         "texts are padded: mesh.fsdp=2 would reduce each group's gradients by them"
     )
     config = changed(config, data__pack_texts="on")
@@ -133,23 +133,23 @@ def test_groups_of_captions(capsys):
     """Scenes are told in 9 to 16 words; no image is looked at, and what is stored is kept."""
     config = model("tiny-captioner", "caption", batch_size=64, model__text__context_length=64)
     assert choose(config, capsys) == (None, "")
-    packer, said = choose(config, capsys, devices=2, platform="gpu")
+    packer, message = choose(config, capsys, devices=2, platform="gpu")
     assert isinstance(packer, LengthGrouper)
     assert (packer.captions, packer.context_length, packer.extra, packer.shares) == (32, 64, -1, 2)
     assert sum(rows for rows, _ in packer.groups) == 32 and packer.groups[0][1] < 30
-    assert said == (
+    assert message == (
         f"texts are grouped: {packer.describe()} hold the 32 texts of a device, {packer.share(64):.0%} of the tokens of"
-        f" padded ones (1024 texts have {said.split('texts have ')[1][:4]} tokens on average)\n"
+        f" padded ones (1024 texts have {message.split('texts have ')[1][:4]} tokens on average)\n"
     )
     meta = {"text_packing": packing.to_meta(packer), "data": examples_of(config).describe()}
     meta = json.loads(json.dumps(meta))
     with mock.patch.object(packing_lib, "sample_lengths", None):  # no sample is read
-        again, said = choose(config, capsys, devices=2, meta=meta, platform="gpu")
-        assert again == packer and "(as before)" in said
-        given, said = choose(changed(config, data__length_groups="2x64,30x17"), capsys, devices=2, platform="gpu")
-        assert given.groups == ((2, 64), (30, 17)) and "(data.length_groups)" in said
-    other, said = choose(config, capsys, devices=4, meta=meta, platform="gpu")
-    assert sum(rows for rows, _ in other.groups) == 16 and f"before, {packer.describe()} for 32 texts)" in said
+        again, message = choose(config, capsys, devices=2, meta=meta, platform="gpu")
+        assert again == packer and "(as before)" in message
+        flags, message = choose(changed(config, data__length_groups="2x64,30x17"), capsys, devices=2, platform="gpu")
+        assert flags.groups == ((2, 64), (30, 17)) and "(data.length_groups)" in message
+    other, message = choose(config, capsys, devices=4, meta=meta, platform="gpu")
+    assert sum(rows for rows, _ in other.groups) == 16 and f"before, {packer.describe()} for 32 texts)" in message
 
 
 MISTAKES = {
@@ -195,23 +195,23 @@ def test_rows_are_kept_at_resumption_unless_groups_or_data_are_others(pairs, cap
     meta = {"text_packing": dataclasses.asdict(kept), "data": examples_of(config).describe()}
     meta = json.loads(json.dumps(meta))
     monkeypatch.setattr(packing_lib, "sample_lengths", None)  # no sample is read
-    packer, said = choose(config, capsys, meta=meta)
-    assert packer == kept and "(as before)" in said
-    packer, said = choose(changed(config, data__packed_rows=21), capsys, meta=meta)
-    assert packer.rows == 21 and "(data.packed_rows)" in said
+    packer, message = choose(config, capsys, meta=meta)
+    assert packer == kept and "(as before)" in message
+    packer, message = choose(changed(config, data__packed_rows=21), capsys, meta=meta)
+    assert packer.rows == 21 and "(data.packed_rows)" in message
     monkeypatch.undo()
-    packer, said = choose(changed(config, microbatch=2), capsys, devices=4, meta=meta)
+    packer, message = choose(changed(config, microbatch=2), capsys, devices=4, meta=meta)
     assert (packer.rows, packer.captions) == (1, 4)
-    assert "1 rows of 80 tokens hold the 4 texts of a device and microbatch, 62%" in said
-    assert "(1024 texts have 18.0 tokens on average; before, 9 rows of 80 tokens for 32 texts)" in said
-    packer, said = choose(changed(config, data__train="shapes"), capsys, meta=meta)
-    assert packer.rows > 8 and "; before, 9 rows of 80 tokens for 32 texts)" in said
+    assert "1 rows of 80 tokens hold the 4 texts of a device and microbatch, 62%" in message
+    assert "(1024 texts have 18.0 tokens on average; before, 9 rows of 80 tokens for 32 texts)" in message
+    packer, message = choose(changed(config, data__train="shapes"), capsys, meta=meta)
+    assert packer.rows > 8 and "; before, 9 rows of 80 tokens for 32 texts)" in message
 
 
 def test_data_that_cannot_be_read_are_not_packed(pairs, capsys, monkeypatch):
     monkeypatch.setattr(packing_lib, "sample_lengths", lambda *_: np.array([], int))
-    packer, said = choose(runs.config(data__train=pairs, data__pack_texts="on"), capsys)
-    assert packer is None and said.startswith("texts are padded: none of the first training examples could be read")
+    packer, message = choose(runs.config(data__train=pairs, data__pack_texts="on"), capsys)
+    assert packer is None and message.startswith("texts are padded: none of the first training examples could be read")
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
@@ -231,8 +231,8 @@ class Feed:
             self.error = KeyError(self.broken)
         else:
             self.number += 1
-        place = np.full(4, -1 if self.number in self.full else 0, np.int32)
-        return {"number": self.number, "text_row": place, "text_column": place}
+        position = np.full(4, -1 if self.number in self.full else 0, np.int32)
+        return {"number": self.number, "text_row": position, "text_column": position}
 
     def __enter__(self):
         return self

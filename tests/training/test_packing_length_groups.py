@@ -221,10 +221,10 @@ def test_a_run_of_two_processes(captions, tmp_path):
     argv = ["train", f"--config={RECIPE}:variant=tiny-captioner", f"--workdir={tmp_path / 'grouped'}"]
     argv += [f"--config.{name}={value}" for name, value in flags.items()]
     for status, events in ((143, "SIGTERM@11:1"), (0, "-")):
-        statuses, told = processes.command(tmp_path, *argv, events=events, timeout=500)
-        assert statuses == [status, status], told
-        assert f"texts are grouped: {groups.split('x')[0]} rows of {RUN_CONTEXT} tokens, " in told[0]
-    assert f"resumed at step 12 of {STEPS}" in told[0]
+        statuses, message = processes.command(tmp_path, *argv, events=events, timeout=500)
+        assert statuses == [status, status], message
+        assert f"texts are grouped: {groups.split('x')[0]} rows of {RUN_CONTEXT} tokens, " in message[0]
+    assert f"resumed at step 12 of {STEPS}" in message[0]
     text_runs.assert_same_training(tmp_path / "grouped", tmp_path / "padded", STEPS)
     assert_grouped(tmp_path / "grouped", padded)
 

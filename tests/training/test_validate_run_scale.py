@@ -10,6 +10,7 @@ import tokenizers
 from mmjax import tasks
 from mmjax.config import overrides, serialize
 from mmjax.config import recipe as recipe_lib
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.interop import export
 from mmjax.parallel.partition import path_name
@@ -132,9 +133,8 @@ def test_a_scale_to_start_from_beyond_its_limit_is_refused(value, moved, release
     overrides.apply(config, [("model.max_logit_scale", "none")])
     validate_run.check_config(config)
     overrides.apply(config, [("model.max_logit_scale", "100")])
-    validate_run.check_config(
-        config, stored={"model.logit_scale_init": float(value)}
-    )  # it has learned another one since
+    stored = {"model.logit_scale_init": float(value)}
+    validate_run.check_config(config, FieldOrigins(stored=stored))  # it has learned another one since
     config.optimizer.freeze = ("logit_scale",)  # no update moves it
     validate_run.check_config(config)
     config.optimizer.freeze = ()

@@ -142,7 +142,7 @@ def hertz_to_mel(hertz: Float[np.ndarray, "*n"], scale: str) -> Float[np.ndarray
     """Frequencies on the mel scale: HTK's 2595 log10(1 + f / 700), or Slaney's, where 1 kHz is 15 mel."""
     hertz = np.asarray(hertz, np.float64)
     if scale == "htk":
-        return 2595.0 * np.log10(1.0 + hertz / 700.0)
+        return np.asarray(2595.0 * np.log10(1.0 + hertz / 700.0))
     return np.where(hertz < 1000.0, hertz * 3 / 200, 15.0 + np.log(np.maximum(hertz, 1.0) / 1000.0) * 27 / np.log(6.4))
 
 
@@ -150,7 +150,7 @@ def mel_to_hertz(mel: Float[np.ndarray, "*n"], scale: str) -> Float[np.ndarray, 
     """The inverse of `hertz_to_mel`."""
     mel = np.asarray(mel, np.float64)
     if scale == "htk":
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+        return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
     return np.where(mel < 15.0, mel * 200 / 3, 1000.0 * np.exp((mel - 15.0) * np.log(6.4) / 27))
 
 

@@ -130,7 +130,7 @@ class ImageSpec:
     color_jitter: Sequence[float | int] = (0.0, 0.0, 0.0, 0.0)
     color_jitter_prob: float = 1.0
     grayscale: float = 0.0
-    randaugment: Sequence[int] = (0, 9)
+    randaugment: Sequence[float] = (0, 9)  # integers, which is checked
     randaugment_policy: str = "torchvision"
     frame: int = 0
 

@@ -77,6 +77,6 @@ def test_texts_are_sorted_on_their_device_and_microbatch(devices, pieces):
         rows = device * captions * pieces + np.arange(captions) * pieces + piece
         expected = sorted(range(captions), key=lambda i, rows=rows: -lengths[rows[i]])
         assert order[rows].tolist() == expected
-    full = LengthGrouper(((1, 20), (3, min(lengths) - 1 or 1)), captions, pieces, context, 0, 0, 1)
+    full = LengthGrouper(((1, 20), (3, int(min(lengths)) - 1 or 1)), captions, pieces, context, 0, 0, 1)
     lengths[: 2 * pieces : pieces] = 13
     assert (full({"text_mask": np.arange(context) < lengths[:, None]})["text_order"] == -1).all()
