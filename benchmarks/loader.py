@@ -120,12 +120,13 @@ def run(options, name, folder):
 
 _OPEN = """
 import json, resource, sys, time
-from mmjax.data.sources.wds import TarIndex, Texts
+from mmjax.data.webdataset.index_file import TarIndex
+from mmjax.utils.string_array import StringArray
 memory = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 before, start = memory(), time.perf_counter()
 index = TarIndex(sys.argv[1])
-told = index.shards()
-names = Texts(told.names)
+shards = index.shards()
+names = StringArray(shards.names)
 print(json.dumps({"examples": len(index), "seconds": time.perf_counter() - start, "MB": memory() - before}))
 """
 

@@ -289,13 +289,14 @@ def test_the_command_s_mistakes_are_one_line(argv, message, capsys, tmp_path):
 
 LOOK_UP = """
 import random, resource, sys
-from mmjax.data.sources.wds import TarIndex, Texts
+from mmjax.data.webdataset.index_file import TarIndex
+from mmjax.utils.string_array import StringArray
 # Not ru_maxrss, which begins with that of the process that started this one.
 memory = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 before = memory()
-index = TarIndex(sys.argv[1]); told = index.shards()
-kept = Texts(told.names), told.rows.cumsum()  # what a source keeps
-del told
+index = TarIndex(sys.argv[1]); shards = index.shards()
+kept = StringArray(shards.names), shards.rows.cumsum()  # what a source keeps
+del shards
 rng = random.Random(0)
 for _ in range(100_000):
     assert index.row(rng.randrange(len(index))) == (0, 0)
@@ -310,7 +311,7 @@ def test_a_hundred_million_rows_stay_out_of_memory(tmp_path):
         empty = ShardTable(np.zeros((0, 2), np.uint32), {"jpg;json;txt": rows}, "")
         for shard in range(shards):
             writer.add(f"{shard:05d}.tar", 10**9, 0, empty)
-        writer._told["rows"] = [rows] * shards
+        writer._columns["rows"] = [rows] * shards
         writer._count = shards * rows
         writer._file.seek(8 * shards * rows, 1)
     ran = subprocess.run([sys.executable, "-c", LOOK_UP, path], capture_output=True, text=True, check=True)
