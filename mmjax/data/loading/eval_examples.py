@@ -44,12 +44,12 @@ class EvalExample(NamedTuple):
 class EvalExamples:
     """A source's examples in order, each once, as evaluation wants them: nothing random, nothing left out."""
 
-    def __init__(self, source: Source, image_spec: ImageSpec, *, threads: int | None = None):
+    def __init__(self, source: Source, image_spec: ImageSpec | None, *, threads: int | None = None):
         """Wraps a source.
 
         Args:
           source: what to evaluate on.
-          image_spec: images are prepared with `eval_image`.
+          image_spec: images are prepared with `eval_image`; None where there are none to prepare.
           threads: that decode ahead when the examples are iterated over; by default one per core.
         """
         self.source = source
