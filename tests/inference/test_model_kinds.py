@@ -153,7 +153,7 @@ def test_sampling_and_beams(captioner):
     decoding = dataclasses.replace(model._task.decoding(model.tokenizer), max_tokens=3)
     columns = model._to_pictures("", pictures[:1]), ids[:, :4], mask[:, :4]
     want = model._task.generate(model.params, *map(jnp.asarray, columns), decoding)
-    assert model.caption(pictures[:1], "a red circle", max_tokens=3) == [model.tokenizer.decode(want.tokens[0])]
+    assert model.caption(pictures[:1], "a red circle", max_tokens=3) == [model.tokenizer.decode(want.tokens[0].tolist())]
 
 
 @pytest.mark.parametrize(
