@@ -152,8 +152,8 @@ def test_sampling_and_beams(captioner):
     ids, mask = model.tokenizer(["a red circle"])
     decoding = dataclasses.replace(model._task.decoding(model.tokenizer), max_tokens=3)
     columns = model._to_pictures("", pictures[:1]), ids[:, :4], mask[:, :4]
-    want = model._task.generate(model.params, *map(jnp.asarray, columns), decoding)
-    assert model.caption(pictures[:1], "a red circle", max_tokens=3) == [model.tokenizer.decode(want.tokens[0].tolist())]
+    want = model._task.generate(model.params, *map(jnp.asarray, columns), decoding).tokens[0].tolist()
+    assert model.caption(pictures[:1], "a red circle", max_tokens=3) == [model.tokenizer.decode(want)]
 
 
 @pytest.mark.parametrize(
