@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -89,7 +89,7 @@ class Tokenizer:
         row = self.encode([text])[0]
         return row[row[:1] == [self.bos_id] : len(row) - (row[-1:] == [self.eos_id])]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int] | Int32[np.ndarray, " n"]) -> str:
         """The text of ids up to the first end of text (or their end), without specials.
 
         What was cleaned away (capitals, say) does not come back, and `clip` has a space beside every punctuation mark.
