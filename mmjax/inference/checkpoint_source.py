@@ -68,7 +68,10 @@ class OpenedCheckpoint(abc.ABC):
 
     @abc.abstractmethod
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
-        """Reads the parameters, each of them straight to the devices of its sharding (by path)."""
+        """Reads the parameters, each of them straight to the devices of its sharding (by path).
+
+        Of a run's checkpoint all processes read together.
+        """
 
     @abc.abstractmethod
     def read_unsharded(self) -> Any:
@@ -133,10 +136,20 @@ class RunCheckpoint(OpenedCheckpoint):
         return steps[-1] if step is None else step
 
     def agree_on_step(self) -> None:
-        """Makes every process read process 0's step: a run that goes on may save one between two hosts' looks."""
+        """Makes every process read process 0's step: a run that goes on may save one between two hosts' looks.
+
+        Every process calls it at the same point; a host whose network disk lags waits until it sees the step.
+
+        Raises:
+          UserError: a host sees no checkpoint, or not this one.
+        """
         with process_agreement.raise_on_all(), self._open_folder() as checkpoints:
             step = self._choose_step(checkpoints.all_steps(), self._requested_step)
         self.step = process_agreement.broadcast_from_0(step)
+        with process_agreement.raise_on_all(), self._open_folder() as checkpoints:
+            name = f"{self._workdir_name}: checkpoint {self.step}"
+            process_agreement.wait_for(lambda: self.step in checkpoints.all_steps(), name)
+            self.meta = checkpoints.read_meta(self.step)
 
     @functools.cached_property
     def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
@@ -168,7 +181,8 @@ class RunCheckpoint(OpenedCheckpoint):
             for name, shape in self.shapes.items()
         }
         with self._open_folder() as checkpoints:
-            self._choose_step(checkpoints.all_steps(), self.step)  # which a run that goes on may have removed
+            with process_agreement.raise_on_all():  # a host that raised alone would leave the others waiting in Orbax
+                self._choose_step(checkpoints.all_steps(), self.step)  # which a run that goes on may have removed
             return checkpoints.restore_params(self.step, param_translation.nested(target))
 
     def read_unsharded(self) -> Any:

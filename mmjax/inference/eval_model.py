@@ -141,6 +141,7 @@ def open_model(
         is_run = isinstance(checkpoint, RunCheckpoint)
         params = None if is_run else checkpoint.read(shardings)
     if is_run:
+        checkpoint.agree_on_step()
         params = checkpoint.read(shardings)  # Orbax lets the processes wait for each other
     identity = f"{digest(params)} {checkpoint.config.precision}"
     image_spec = checkpoint.image_spec
