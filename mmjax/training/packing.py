@@ -22,12 +22,15 @@ _PAYS = 0.8
 _AHEAD = 2
 # Told once of at least so many batches, when more than this share did not fit.
 _TOLD_AFTER, _MANY = 100, 0.05
+_AS_BEFORE = "as before"
 
 
 def choose_packer(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, examples: Any, meta: Mapping[str, Any]
 ) -> tasks.Packer | None:
     """What lays out a run's texts, or None where they are padded; says which, and why. All processes call it alike.
+
+    With `data.pack_texts='auto'` a run goes on as it began, whatever would be chosen for a new one.
 
     Args:
       config: the run's config.
@@ -38,12 +41,20 @@ def choose_packer(
     Raises:
       GlobalUserError: `data.length_groups` has other rows than a device has texts.
     """
-    wanted = config.data.pack_texts
-    if wanted == "off" or (wanted == "auto" and _platform(mesh) == "cpu") or not tasks.has_text(config):
+    wanted, stored = config.data.pack_texts, meta.get("text_packing")
+    if wanted == "off" or not tasks.has_text(config):
+        return None
+    if wanted == "auto" and not stored and _platform(mesh) == "cpu":
+        unread = _unread_size(config)
+        if unread:
+            log.info(f"texts are padded on CPUs{unread}")
         return None
     obstacle = tasks.packing_obstacle(config)
     if obstacle:
         log.info(f"texts are padded: {obstacle}")
+        return None
+    if wanted == "auto" and meta and not stored:  # other programs would give other bits
+        log.info(f"texts are padded, as before{_unread_size(config)}")
         return None
     try:
         packer = tasks.make_packer(config, mesh)
@@ -55,7 +66,7 @@ def choose_packer(
     if not _size(packer):
         log.info("texts are padded: none of the first training examples could be read to learn how long texts are")
         return None
-    packs = wanted == "on" or packer.relative_cost(context) <= _PAYS
+    packs = wanted == "on" or origin == _AS_BEFORE or packer.relative_cost(context) <= _PAYS
     where = "device" if packer.pieces == 1 else "device and microbatch"
     log.info(
         f"texts are {packer.participle if packs else 'padded'}: {packer.describe()} hold the {packer.captions} texts of"
@@ -66,6 +77,13 @@ def choose_packer(
 
 def _platform(mesh: jax.sharding.Mesh) -> str:
     return mesh.devices.flat[0].platform
+
+
+def _unread_size(config: ml_collections.ConfigDict) -> str:
+    """The end of a line on padded texts: a size that the config gives for others, and what reads it; '' without one."""
+    data = config.data
+    sizes = [f"data.{name}={data[name]!r}" for name in ("packed_rows", "length_groups") if data[name]]
+    return f"; data.pack_texts='on' reads {' and '.join(sizes)}" if sizes else ""
 
 
 def _size(packer: tasks.Packer) -> Any:
@@ -88,7 +106,7 @@ def _with_size(packer: tasks.Packer, examples: Any, meta: Mapping[str, Any]) -> 
     if stored.get(field):
         kept = resized(stored[field])
         if stored == to_meta(kept) and meta.get("data") == examples.describe():
-            return kept, "as before"
+            return kept, _AS_BEFORE
         before = f"; before, {kept.describe()} for {stored['captions']} texts"
 
     def sample() -> tuple[Any, float, int]:

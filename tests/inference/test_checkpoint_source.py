@@ -52,7 +52,9 @@ def test_a_step_that_a_host_never_sees_is_a_mistake_of_all(workdir, monkeypatch)
     opened = checkpoint_source.RunCheckpoint(workdir)
     monkeypatch.setattr(process_agreement, "_VISIBILITY", 0.0)
     monkeypatch.setattr(process_agreement, "broadcast_from_0", lambda step: 999)
-    with pytest.raises(UserError, match=f"^{workdir}: checkpoint 999 is not seen by this host; give a folder on a disk"):
+    with pytest.raises(
+        UserError, match=f"^{workdir}: checkpoint 999 is not seen by this host; give a folder on a disk"
+    ):
         opened.agree_on_step()
 
 

@@ -208,6 +208,53 @@ def test_rows_are_kept_at_resumption_unless_groups_or_data_are_others(pairs, cap
     assert packer.rows > 8 and "; before, 9 rows of 80 tokens for 32 texts)" in message
 
 
+LONG = dict(batch_size=32, model__text__context_length=64)
+KINDS = {
+    "two_tower": lambda: model("tiny", "itc", model__text__eos_id=2, **LONG),
+    "captioner": lambda: model("tiny-captioner", "caption", **LONG),
+    "coca": lambda: model("tiny-coca", "itc", **LONG),
+    "albef": lambda: model("tiny-albef", "itc", **LONG),
+    "qformer": lambda: model("tiny-qformer", "caption", **LONG),
+}
+
+
+@pytest.mark.parametrize("meta", [{"text_packing": None}, {"bad_examples": {}}], ids=["padded", "older"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_began_with_padded_texts_goes_on_with_them(kind, meta, capsys, monkeypatch):
+    """Groups would give it other bits; 'on' asks for them."""
+    config = KINDS[kind]()
+    assert choose(config, capsys, platform="gpu")[0] is not None  # a new run's
+    monkeypatch.setattr(packing_lib, "sample_lengths", None)  # no sample is read
+    assert choose(config, capsys, meta=meta, platform="gpu") == (None, "texts are padded, as before\n")
+    monkeypatch.undo()
+    assert choose(changed(config, data__pack_texts="on"), capsys, meta=meta, platform="gpu")[0] is not None
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("kind", ["two_tower", "captioner"])
+def test_a_run_that_began_with_texts_laid_out_keeps_them(kind, platform, capsys):
+    """Also where a new run would not take them, as it pays too little."""
+    config = KINDS[kind]()
+    first, _ = choose(changed(config, data__pack_texts="on"), capsys)
+    meta = {"text_packing": packing.to_meta(first), "data": examples_of(config).describe()}
+    with mock.patch.object(type(first), "relative_cost", lambda self, context: 1.0):
+        packer, message = choose(config, capsys, meta=meta, platform=platform)
+    assert packer == first and message.endswith("(as before)\n")
+
+
+def test_a_size_that_auto_does_not_read_is_named(pairs, capsys):
+    config = model("tiny-captioner", "caption", data__length_groups="2x64,30x17", batch_size=32)
+    config = changed(config, model__text__context_length=64)
+    line = "; data.pack_texts='on' reads data.length_groups='2x64,30x17'\n"
+    assert choose(config, capsys) == (None, f"texts are padded on CPUs{line}")
+    assert choose(config, capsys, meta={"text_packing": None}, platform="gpu") == (
+        None,
+        f"texts are padded, as before{line}",
+    )
+    config = runs.config(data__train=pairs, data__packed_rows=21)
+    assert choose(config, capsys)[1] == "texts are padded on CPUs; data.pack_texts='on' reads data.packed_rows=21\n"
+
+
 def test_data_that_cannot_be_read_are_not_packed(pairs, capsys, monkeypatch):
     monkeypatch.setattr(packing_lib, "sample_lengths", lambda *_: np.array([], int))
     packer, message = choose(runs.config(data__train=pairs, data__pack_texts="on"), capsys)
