@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mmjax.cli import runtime
 from mmjax.data.bad_example import BadExample
-from mmjax.data.image.transforms import decode
+from mmjax.data.image.image_file import decode
 from mmjax.errors import UserError, validate_choice
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.caption_keys import CaptionKeys
-from mmjax.data.record import Record, SourceOptions, stable_id
+from mmjax.data.record import CaptionKeys, Record, SourceOptions, stable_id
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mmjax.data.image.transforms import decode
+from mmjax.data.image.image_file import decode
 from mmjax.evaluation.example_selection import thumbnail
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader

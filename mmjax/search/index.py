@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from mmjax.data.formats.image_file import IMAGE_SUFFIXES
+from mmjax.data.image.image_file import IMAGE_SUFFIXES
 from mmjax.errors import UserError
 from mmjax.io import paths as paths_lib
 

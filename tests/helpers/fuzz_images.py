@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+from mmjax.data.bad_example import BadExample
 from mmjax.data.image import crops, frames, jpeg, transforms
 from tests.helpers.image_files import encoded, noise, smooth
 
@@ -65,7 +66,7 @@ def framed(data, spec, key):
     try:
         frame, box = frames.train_frame(data, spec, np.random.default_rng(key))
         return frame.tobytes(), box.tobytes()
-    except transforms.BadExample as error:
+    except BadExample as error:
         return error.reason, error.detail
 
 
@@ -78,7 +79,7 @@ def check_decoders(data, key):
     try:
         crops.train_image(data, spec, np.random.default_rng(key))
         assert isinstance(result[0], bytes), key
-    except transforms.BadExample as error:
+    except BadExample as error:
         assert (error.reason, error.detail) == result, key
     return isinstance(result[0], bytes)
 
@@ -99,7 +100,7 @@ def main(count, seed):
             evaluation = transforms.eval_image(data, spec)
             assert training.shape == evaluation.shape == (16, 16, 3) and training.dtype == evaluation.dtype == np.uint8
             outcomes["ok"] += 1
-        except transforms.BadExample as error:
+        except BadExample as error:
             assert "MemoryError" not in error.detail, (i, error)
             outcomes[error.reason] += 1
     print(dict(outcomes), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")

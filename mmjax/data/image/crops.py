@@ -14,17 +14,8 @@ from PIL import Image, JpegImagePlugin
 
 from mmjax.data.image import augment
 from mmjax.data.image.four_nearest import four_nearest
-from mmjax.data.image.transforms import (
-    MAX_PIXELS,
-    RESAMPLING,
-    ImageSpec,
-    apply_orientation,
-    central_box,
-    find_orientation,
-    from_array,
-    open_file,
-    to_rgb,
-)
+from mmjax.data.image.image_file import MAX_PIXELS, apply_orientation, find_orientation, from_array, open_file, to_rgb
+from mmjax.data.image.transforms import RESAMPLING, ImageSpec, central_box
 
 Box = tuple[float, float, float, float]
 

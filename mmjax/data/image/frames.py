@@ -14,7 +14,8 @@ from PIL import Image
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import crops, jpeg
-from mmjax.data.image.transforms import MAX_PIXELS, ImageSpec, to_rgb
+from mmjax.data.image.image_file import MAX_PIXELS, to_rgb
+from mmjax.data.image.transforms import ImageSpec
 
 # Numbers of a box: left, top, right, bottom in eighths of a pixel (libjpeg divides by up to 8), width and height of
 # what the frame holds, whether the result is mirrored, and whether the vertical pass of resizing comes first.
@@ -33,16 +34,16 @@ def train_frame(
     """Decodes a training image and draws its crop and flip, as `crops.train_image` does, which a device carries out.
 
     Args:
-      image: see `transforms.decode`.
+      image: see `image_file.decode`.
       spec: what to do; its `frame` is F.
       rng: everything random is drawn from it.
-      max_pixels: see `transforms.decode`.
+      max_pixels: see `image_file.decode`.
 
     Returns:
       The frame, black where it holds nothing, and the box, see `BOX`.
 
     Raises:
-      BadExample: as `transforms.decode` does.
+      BadExample: as `image_file.decode` does.
     """
     frame = np.zeros((spec.frame, spec.frame, 3), np.uint8)
     with crops.draw_crop(image, spec, rng, max_pixels) as drawn:

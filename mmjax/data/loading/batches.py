@@ -16,8 +16,6 @@ import grain
 import numpy as np
 from absl import flags
 
-from mmjax.data.loading.eval_examples import available_cores
-
 Batch = dict[str, np.ndarray]
 
 _MAX_CHUNK = 32  # rows
@@ -137,6 +135,11 @@ def train_batches(
     if prefetch:
         dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch)
     return BatchIterator(dataset)
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Chunks:

@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import functools
 import itertools
-import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import ImageSpec, eval_image
+from mmjax.data.loading.batches import available_cores
 from mmjax.data.loading.example_transforms import add_path_to_errors
 from mmjax.data.record import Source
 from mmjax.errors import UserError
@@ -102,8 +102,3 @@ class EvalExamples:
             finally:  # an error, or a reader who has seen enough
                 for future in ahead:
                     future.cancel()
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

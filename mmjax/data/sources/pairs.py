@@ -13,11 +13,10 @@ from array import array
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.caption_keys import texts_of
 from mmjax.data.column_inference import choose_fields
-from mmjax.data.formats.image_file import read_image
 from mmjax.data.formats.table_file import Table
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id
+from mmjax.data.image.image_file import read_image
+from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id, texts_of
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, ReadError

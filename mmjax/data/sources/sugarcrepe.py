@@ -2,7 +2,7 @@
 
 import posixpath
 
-from mmjax.data.formats.image_file import ImageList
+from mmjax.data.formats.image_list import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
 from mmjax.data.sources.karpathy import locate_images, read_json
 from mmjax.errors import UserError

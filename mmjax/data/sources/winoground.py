@@ -4,7 +4,7 @@ import json
 import posixpath
 from typing import Any
 
-from mmjax.data.formats.image_file import ImageList
+from mmjax.data.formats.image_list import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
 from mmjax.data.sources.karpathy import locate_images
 from mmjax.errors import UserError

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.caption_keys import CaptionKeys, texts_of
 from mmjax.data.column_inference import field_paths, get_nested
-from mmjax.data.record import SourceOptions
+from mmjax.data.record import CaptionKeys, SourceOptions, texts_of
 from mmjax.data.webdataset.tar_format import Read, TarError, read_members, split_name
 from mmjax.errors import UserError, did_you_mean
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.data.bad_example import BadExample
 from mmjax.data.image.crops import random_crop_box, train_image
-from mmjax.data.image.transforms import BadExample, ImageSpec, decode
+from mmjax.data.image.image_file import decode
+from mmjax.data.image.transforms import ImageSpec
 from tests.helpers import runs
 from tests.helpers.image_files import GREY_BLUE, encoded, gradient, smooth, stored
 

@@ -13,7 +13,8 @@ from mmjax.config import recipe as recipe_lib
 from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.data.image import crops, frames
-from mmjax.data.image.transforms import ImageSpec, central_box, decode, eval_transform
+from mmjax.data.image.image_file import decode
+from mmjax.data.image.transforms import ImageSpec, central_box, eval_transform
 from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
 from mmjax.nn import resize

@@ -10,7 +10,8 @@ from mmjax import tasks
 from mmjax.config import schema
 from mmjax.data.image import crops
 from mmjax.data.image.four_nearest import four_nearest
-from mmjax.data.image.transforms import RULES, ImageSpec, central_box, decode, eval_image
+from mmjax.data.image.image_file import decode
+from mmjax.data.image.transforms import RULES, ImageSpec, central_box, eval_image
 from mmjax.errors import UserError
 from mmjax.inference import inputs
 from mmjax.interop import preprocessing

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.caption_keys import CaptionKeys, texts_of
+from mmjax.data.record import CaptionKeys, texts_of
 from mmjax.errors import UserError
 
 USUAL = ("caption", "text")
