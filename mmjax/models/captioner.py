@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from mmjax import errors
 from mmjax.models import image_text, lstm_captioner, sown_attention, submodules
+from mmjax.models.encoders import build
 from mmjax.nn import attention
 
 DECODERS = ("transformer", "lstm")
@@ -40,7 +41,7 @@ class Captioner(image_text.WritingModel, kw_only=True):
         if self.decoder == "lstm":
             ignored = (*submodules.TEXT_IDS, "context_length")
             cls = lstm_captioner.LSTMCaptioner
-            self.writer = submodules.build(cls, "text", self.text, ignored=ignored, dtype=self.dtype)
+            self.writer = build(cls, "text", self.text, ignored=ignored, dtype=self.dtype)
             return
         if not self.text.get("causal", True):
             raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mmjax import errors
 from mmjax.models import image_text, sown_attention, submodules
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded, build
 from mmjax.nn import attention, dropout, pool, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
@@ -80,7 +80,7 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
 
         shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
         layout = dict(cross_every=1, cross_from=0, cross_mlp=True, norm="pre")
-        self.writer = submodules.build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
+        self.writer = build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
         self.decoder_norm = norm("decoder_norm")
         head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
         self.decoder_head = dense_float32(self.text["vocab_size"], **head)

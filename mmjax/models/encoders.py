@@ -1,17 +1,122 @@
-"""Encoders: a raw modality in, `Encoded` tokens out. Pooling belongs to heads."""
+"""Encoders of images and texts, and what every encoder shares: a raw modality in, `Encoded` tokens out.
+
+Pooling belongs to heads; encoders of further modalities are in `modality_encoders`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models.encoder_base import Encoded, TransformerTower
-from mmjax.nn import attention, dropout, embed, pool
+from mmjax.errors import UserError, did_you_mean
+from mmjax.nn import attention, dropout, embed, pool, transformer
 from mmjax.nn.dense import add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
 from mmjax.parallel import packing
 from mmjax.parallel.activation_sharding import embedding_lookup
 from mmjax.utils import end_of_text
 from mmjax.utils.random_streams import EncoderStream
+
+M = TypeVar("M", bound=nn.Module)
+# Fields of a tower that `Transformer` has by the same name.
+_TRANSFORMER_FIELDS = (
+    "depth",
+    "heads",
+    "mlp_dim",
+    "activation",
+    "norm_eps",
+    "scan",
+    "remat",
+    "remat_keep",
+    "dropout",
+    "drop_path",
+    "dtype",
+    "attention_impl",
+)
+
+
+class Encoded(NamedTuple):
+    """What every encoder returns.
+
+    Attributes:
+      tokens: [B, N, D] after the final norm, where there is one.
+      valid: [B, N] bool, True where the token is real; None when all are.
+      eos: [B] position of the end-of-text token; None where there is none.
+      layers: [depth, B, N, D] each block's output, when intermediates were asked for; else None.
+    """
+
+    tokens: Float[Array, "B N D"]
+    valid: Bool[Array, "B N"] | None = None
+    eos: Int[Array, " B"] | None = None
+    layers: Float[Array, "depth B N D"] | None = None
+
+
+class TransformerTower(nn.Module, kw_only=True):
+    """The fields of a module that has a transformer.
+
+    Attributes:
+      width: D.
+      depth, heads, mlp_dim, activation, norm_eps, dropout, drop_path, scan, remat, remat_keep, dtype, attention_impl:
+        see `Transformer`.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    scan: bool | str = "auto"
+    remat: str = "none"
+    remat_keep: int = 0
+    dtype: DTypeLike = jnp.float32
+    attention_impl: str = "xla"
+
+    def make_transformer(self, name: str = "transformer", **changes) -> transformer.Transformer:
+        """A transformer with the tower's fields of the same names, but for `changes`."""
+        settings = {field: getattr(self, field) for field in _TRANSFORMER_FIELDS}
+        return transformer.Transformer(**(settings | changes), name=name)
+
+
+def build(
+    cls: type[M],
+    part: str,
+    settings: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    ignored: tuple[str, ...] = (),
+    **fixed: Any,
+) -> M:
+    """Makes a part of a model from its plain settings.
+
+    Args:
+      cls: the part's class.
+      part: the model's field that holds the settings.
+      settings: fields of `cls`.
+      name: of the part; None for that of the field.
+      ignored: settings that are not for `cls`.
+      fixed: fields that the model itself decides.
+
+    Raises:
+      UserError: a setting that `cls` does not have, or that is not the user's to decide, or one that it lacks.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    free = set(fields) - {"parent", "name", *fixed}
+    chosen = {key: value for key, value in settings.items() if key not in ignored}
+    for key in chosen:
+        if key not in free:
+            hint = did_you_mean(key, free)
+            raise UserError(f"model.{part}.{key} is no setting of {cls.__name__} here{hint}; remove it")
+    for key in sorted(free - set(chosen)):
+        if fields[key].default is dataclasses.MISSING:
+            raise UserError(f"model.{part}.{key} is not set, which {cls.__name__} needs")
+    return cls(**chosen, **fixed, name=name or part)
 
 
 class VisionTransformer(TransformerTower, kw_only=True):

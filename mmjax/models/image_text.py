@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, heads, language, sown_attention, submodules
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
 from mmjax.utils.random_streams import ExampleStream
 
@@ -43,16 +43,16 @@ class ImageTextModel(nn.Module, kw_only=True):
     supported_objectives: ClassVar[tuple[str, ...]] = ()
     attention_maps: ClassVar[tuple[str, ...]] = ()
 
-    def make_image_tower(self, **fixed: Any) -> encoders.VisionTransformer:
-        """The vision transformer `image`; `fixed` are fields that the model itself decides."""
+    def make_image_tower(self, *, ignored: tuple[str, ...] = (), **fixed: Any) -> encoders.VisionTransformer:
+        """The vision transformer `image`; `fixed` are fields that the model itself decides, `ignored` for others."""
         fixed = dict(dtype=self.dtype, attention_impl=self.image_attention) | fixed
-        return submodules.build(encoders.VisionTransformer, "image", self.image, **fixed)
+        return encoders.build(encoders.VisionTransformer, "image", self.image, ignored=ignored, **fixed)
 
     def make_text_stack(self, *, ignored: tuple[str, ...] = (), **fixed: Any) -> language.TextStack:
         """The stack `text`; `fixed` are fields that the model itself decides, `ignored` settings for others."""
         fixed = dict(dtype=self.dtype, attention_impl=self.text_attention) | fixed
         ignored = (*submodules.TEXT_IDS, *ignored)
-        return submodules.build(language.TextStack, "text", self.text, ignored=ignored, **fixed)
+        return encoders.build(language.TextStack, "text", self.text, ignored=ignored, **fixed)
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> Encoded:
         """Encodes normalised images: the image tower's tokens."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoder_base
+from mmjax.models import encoders
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import Dense, dense_float32, multiply
 from mmjax.nn.mlp import ACTIVATIONS
@@ -18,7 +18,7 @@ from mmjax.utils.random_streams import EncoderStream
 HEADS = ("none", "tied", "linear", "mlm")
 
 
-class TextStack(encoder_base.TransformerTower, kw_only=True):
+class TextStack(encoders.TransformerTower, kw_only=True):
     """Token embeddings, a transformer that may cross-attend to a memory, and a head over the vocabulary.
 
     Parameters: `token_embedding` [V, D], `position_embedding` [L, D], with `token_types` `type_embedding` [types, D],
@@ -117,10 +117,10 @@ class TextStack(encoder_base.TransformerTower, kw_only=True):
         text_mask: Bool[Array, "B T"] | None = None,
         memory: transformer.Memory | None = None,
         keys: Key[Array, " B"] | None = None,
-    ) -> encoder_base.Encoded:
+    ) -> encoders.Encoded:
         """Encodes token ids; what `text_mask` calls padding is seen by no token."""
         spec = attention.AttentionSpec(causal=self.causal, valid=text_mask)
-        return encoder_base.Encoded(self.run(self.embed(text, keys=keys), spec, keys, memory=memory).tokens, text_mask)
+        return encoders.Encoded(self.run(self.embed(text, keys=keys), spec, keys, memory=memory).tokens, text_mask)
 
     def logits(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores over the vocabulary, in float32."""

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.nn.dense import Dense
 from mmjax.nn.dropout import dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry

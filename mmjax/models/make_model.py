@@ -1,31 +1,28 @@
 """Models by kind: what `model.kind` in a config may be."""
 
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from mmjax.models.albef import ALBEF
-from mmjax.models.captioner import Captioner
-from mmjax.models.coca import CoCa
-from mmjax.models.fusion.classifier import FusedClassifier
-from mmjax.models.fusion.classifier import example as example
-from mmjax.models.prefix_lm import PrefixLM
-from mmjax.models.qformer import QFormer
-from mmjax.models.two_tower import TwoTower
-from mmjax.models.vilt import ViLT
-
-KINDS: dict[str, type[nn.Module]] = {
-    "two_tower": TwoTower,
-    "captioner": Captioner,
-    "coca": CoCa,
-    "albef": ALBEF,
-    "vilt": ViLT,
-    "qformer": QFormer,
-    "prefix_lm": PrefixLM,
-    "fused": FusedClassifier,
+# Where the class of a kind is; its file is imported when it is used.
+KINDS = {
+    "two_tower": "mmjax.models.two_tower:TwoTower",
+    "captioner": "mmjax.models.captioner:Captioner",
+    "coca": "mmjax.models.coca:CoCa",
+    "albef": "mmjax.models.albef:ALBEF",
+    "vilt": "mmjax.models.vilt:ViLT",
+    "qformer": "mmjax.models.qformer:QFormer",
+    "prefix_lm": "mmjax.models.prefix_lm:PrefixLM",
+    "fused": "mmjax.models.fusion.classifier:FusedClassifier",
 }
+
+
+def model_class(kind: str) -> type[nn.Module]:
+    """The class of a kind of model, a name in `KINDS`."""
+    return pkgutil.resolve_name(KINDS[kind])
 
 
 def make_model(settings: Mapping[str, Any], dtype: DTypeLike, kernels: Mapping[str, str]) -> nn.Module:
@@ -37,6 +34,6 @@ def make_model(settings: Mapping[str, Any], dtype: DTypeLike, kernels: Mapping[s
       kernels: of the towers `image` and `text`, where it has them: `xla` or `cudnn`.
     """
     settings = dict(settings)
-    cls = KINDS[settings.pop("kind", "two_tower")]
+    cls = model_class(settings.pop("kind", "two_tower"))
     attention = {f"{tower}_attention": kernel for tower, kernel in kernels.items()}
     return cls(**settings, dtype=dtype, **attention)

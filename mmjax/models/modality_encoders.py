@@ -5,25 +5,99 @@ are real; a token is valid when any of what it covers is. What is not valid coun
 and changes neither values nor gradients.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax.errors import did_you_mean, validate_choice
-from mmjax.models import encoder_base
-from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
-from mmjax.nn import embed
-from mmjax.nn.dense import Dense, add_parameter
+from mmjax.errors import validate_choice
+from mmjax.models.encoders import Encoded, TextTransformer, TransformerTower, VisionTransformer
+from mmjax.nn import attention, dropout, embed
+from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.norms import layer_norm
+from mmjax.utils.random_streams import EncoderStream
 
 
-class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
+class ModalityTower(TransformerTower, kw_only=True):
+    """An encoder of a further modality.
+
+    Attributes:
+      class_token: prepend a learned token, which is always valid.
+      Others as in `TransformerTower`.
+    """
+
+    norm_eps: float = 1e-6
+    class_token: bool = True
+
+    def learned(self, name: str, *shape: int) -> Float[Array, "..."]:
+        """A learned array of positions or of a token: [*shape, D]."""
+        return self.param(name, nn.initializers.normal(self.width**-0.5), (*shape, self.width), jnp.float32)
+
+    def learned_tokens(self) -> tuple[str, ...]:
+        """Names of the tokens that stand before those of the input."""
+        return ("class_token",) if self.class_token else ()
+
+    def encode(
+        self,
+        x: Float[Array, "B N D"],
+        valid: Bool[Array, "B N"] | None,
+        keys: Key[Array, " B"] | None,
+        positions: Float[Array, "M D"] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Encoded:
+        """Learned tokens in front, then the transformer (none at depth 0) and the final norm.
+
+        Args:
+          x: embedded tokens.
+          valid: which of them are real; None when all are.
+          keys: per-example keys, or None.
+          positions: the position table, whose first rows belong to the learned tokens; None for none.
+          intermediates: whether to return each layer's output.
+        """
+        names = self.learned_tokens()
+        if names:
+            first = jnp.stack([self.learned(name) for name in names])
+            if positions is not None:
+                first = first + positions[: len(names)]
+            first = broadcast_parameter(first, (len(x), *first.shape), self.dtype)
+            x = jnp.concatenate([first, x], axis=1)
+            valid = None if valid is None else jnp.pad(valid, ((0, 0), (len(names), 0)), constant_values=True)
+        layers = None
+        if self.depth:
+            spec = attention.AttentionSpec(valid=valid)
+            out = self.make_transformer()(
+                x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates
+            )
+            x, layers = out.tokens, out.layers
+        x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        return Encoded(x, valid, layers=layers)
+
+
+def zero_invalid(x: Float[Array, "B T ..."], valid: Bool[Array, "B T"] | None) -> Float[Array, "B T ..."]:
+    """Zeros where not valid: in front of everything else, so that no NaN meets a product."""
+    return x if valid is None else jnp.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
+def windows_with_valid(valid: Bool[Array, "B T"], length: int, stride: int) -> Bool[Array, "B N"]:
+    """Which windows hold anything valid."""
+    starts = jnp.arange((valid.shape[1] - length) // stride + 1) * stride
+    return valid[:, starts[:, None] + jnp.arange(length)].any(axis=-1)
+
+
+def resample_time_positions(
+    table: Float[Array, "N D"], grid: tuple[int, ...], new: tuple[int, ...], prefix: int
+) -> Float[Array, "M D"]:
+    """Positions for another grid whose first axis is time: its first rows when shorter, stretched when longer."""
+    if new[0] < grid[0]:
+        rest = len(table[prefix:]) // grid[0]
+        table, grid = table[: prefix + new[0] * rest], (new[0], *grid[1:])
+    return embed.resample_positions(table, grid, new, prefix=prefix)
+
+
+class VideoTransformer(ModalityTower, kw_only=True):
     """ViViT with joint space-time attention (arXiv:2103.15691, model 1).
 
     Other resolutions and numbers of frames resample the positions bicubically, along each axis by itself.
@@ -53,7 +127,7 @@ class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
         intermediates: bool = False,
     ) -> Encoded:
         """Encodes normalised frames, of which `valid` are real; tubelets stand in the order of time, row, column."""
-        video = encoder_base.zero_invalid(video, valid)
+        video = zero_invalid(video, valid)
         x = embed.TubeletEmbed(
             self.width, self.tubelet_frames, self.patch_size, self.tubelet_init, self.dtype, name="tubelet_embed"
         )(video)
@@ -62,7 +136,7 @@ class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
         prefix = len(self.learned_tokens())
         x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
-            seen = encoder_base.windows_with_valid(valid, self.tubelet_frames, self.tubelet_frames)
+            seen = windows_with_valid(valid, self.tubelet_frames, self.tubelet_frames)
             valid = jnp.repeat(seen, grid[1] * grid[2], axis=1)
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
@@ -80,7 +154,7 @@ class VideoTransformer(encoder_base.ModalityTower, kw_only=True):
         return jnp.concatenate([space[:prefix], both])
 
 
-class AudioTransformer(encoder_base.ModalityTower, kw_only=True):
+class AudioTransformer(ModalityTower, kw_only=True):
     """A transformer over patches of log-mel spectrograms, as in AST (arXiv:2104.01778).
 
     A patch keeps its time: a shorter spectrogram uses the first rows of the position table. A longer one stretches the
@@ -116,7 +190,7 @@ class AudioTransformer(encoder_base.ModalityTower, kw_only=True):
 
         Frames and bins beyond the last whole patch are left out.
         """
-        spectrogram = encoder_base.zero_invalid(spectrogram if spectrogram.ndim == 4 else spectrogram[..., None], valid)
+        spectrogram = zero_invalid(spectrogram if spectrogram.ndim == 4 else spectrogram[..., None], valid)
         window, stride = tuple(self.patch_size), tuple(self.stride or self.patch_size)
         x = embed.WindowEmbed(self.width, window, stride, self.dtype, name="patch_embed")(spectrogram)
         batch, *new, _ = x.shape
@@ -124,14 +198,14 @@ class AudioTransformer(encoder_base.ModalityTower, kw_only=True):
         grid = tuple((size - length) // step + 1 for size, length, step in sizes)
         prefix = len(self.learned_tokens())
         table = self.learned("position_embedding", prefix + grid[0] * grid[1])
-        table = encoder_base.resample_time_positions(table, grid, tuple(new), prefix)
+        table = resample_time_positions(table, grid, tuple(new), prefix)
         x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
-            valid = jnp.repeat(encoder_base.windows_with_valid(valid, window[0], stride[0]), new[1], axis=1)
+            valid = jnp.repeat(windows_with_valid(valid, window[0], stride[0]), new[1], axis=1)
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
 
-class SeriesTransformer(encoder_base.ModalityTower, kw_only=True):
+class SeriesTransformer(ModalityTower, kw_only=True):
     """A transformer over patches of a time series (sensors, markets): all channels of a few steps make a token.
 
     A step keeps its place: a shorter series uses the first positions; a longer one stretches the table bicubically.
@@ -156,17 +230,17 @@ class SeriesTransformer(encoder_base.ModalityTower, kw_only=True):
         """Encodes a series, of whose steps `valid` are real; they may lie anywhere."""
         length = self.patch_length
         fill = -series.shape[1] % length
-        series = jnp.pad(encoder_base.zero_invalid(series, valid), ((0, 0), (0, fill), (0, 0)))
+        series = jnp.pad(zero_invalid(series, valid), ((0, 0), (0, fill), (0, 0)))
         x = embed.WindowEmbed(self.width, (length,), None, self.dtype, name="patch_embed")(series)
         prefix, rows = len(self.learned_tokens()), -(-self.steps // length)
         table = self.learned("position_embedding", prefix + rows)
-        table = encoder_base.resample_time_positions(table, (rows,), x.shape[1:2], prefix)
+        table = resample_time_positions(table, (rows,), x.shape[1:2], prefix)
         if valid is not None:
-            valid = encoder_base.windows_with_valid(jnp.pad(valid, ((0, 0), (0, fill))), length, length)
+            valid = windows_with_valid(jnp.pad(valid, ((0, 0), (0, fill))), length, length)
         return self.encode(add_parameter(x, table[prefix:]), valid, keys, table, intermediates=intermediates)
 
 
-class TableTransformer(encoder_base.ModalityTower, kw_only=True):
+class TableTransformer(ModalityTower, kw_only=True):
     """A transformer over the columns of a table, with FT-Transformer's feature tokenizer (arXiv:2106.11959).
 
     The columns come as one array: the numeric ones, then the categorical ones as whole numbers. A numeric value that is
@@ -207,7 +281,7 @@ class TableTransformer(encoder_base.ModalityTower, kw_only=True):
         return self.encode(x, valid, keys, intermediates=intermediates)
 
 
-class FeatureEncoder(encoder_base.ModalityTower, kw_only=True):
+class FeatureEncoder(ModalityTower, kw_only=True):
     """Precomputed features (of a CNN, of a speech model): a layer norm, a map to width D, and a transformer if wanted.
 
     Attributes:
@@ -233,7 +307,7 @@ class FeatureEncoder(encoder_base.ModalityTower, kw_only=True):
         intermediates: bool = False,
     ) -> Encoded:
         """Encodes features, of which `valid` are real; one vector an example becomes one token."""
-        x = encoder_base.zero_invalid(features if features.ndim == 3 else features[:, None], valid)
+        x = zero_invalid(features if features.ndim == 3 else features[:, None], valid)
         x = layer_norm(self.norm_eps, self.dtype, "norm_features")(x)
         if self.hidden:
             x = Dense(self.hidden, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="hidden_layer")(x)
@@ -258,35 +332,3 @@ KINDS: dict[str, type[nn.Module]] = {
     "table": TableTransformer,
     "features": FeatureEncoder,
 }
-
-
-def make_encoder(
-    kind: str,
-    settings: Mapping[str, Any],
-    *,
-    dtype: DTypeLike = jnp.float32,
-    attention_impl: str = "xla",
-    name: str | None = None,
-) -> nn.Module:
-    """Makes the encoder of a kind of modality.
-
-    Args:
-      kind: a name in `KINDS`.
-      settings: the encoder's attributes, but for those that are arguments here.
-      dtype: compute type.
-      attention_impl: kernel, `xla` or `cudnn`.
-      name: of the module.
-
-    Raises:
-      UserError: the kind is not known.
-      TypeError: a setting is not the encoder's, or one is lacking.
-    """
-    cls = KINDS[validate_choice("kind", kind, KINDS)]
-    fixed = dict(dtype=dtype, attention_impl=attention_impl, name=name)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in (*fixed, "parent")}
-    for unknown in sorted(set(settings) - set(fields)):
-        raise TypeError(f"{cls.__name__} has no setting {unknown!r}{did_you_mean(unknown, fields)}")
-    for key, field in fields.items():
-        if key not in settings and field.default is dataclasses.MISSING:
-            raise TypeError(f"{cls.__name__} needs the setting {key!r}")
-    return cls(**settings, **fixed)

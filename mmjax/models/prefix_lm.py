@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax import errors
 from mmjax.models import image_text, sown_attention, submodules
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, dropout
 from mmjax.nn.dense import Dense
 from mmjax.nn.mlp import ACTIVATIONS

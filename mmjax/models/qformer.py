@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mmjax import errors
 from mmjax.models import heads, image_text, language, sown_attention, submodules
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, dropout, transformer
 from mmjax.nn.dense import broadcast_parameter, dense_float32
 from mmjax.utils.random_streams import EncoderStream

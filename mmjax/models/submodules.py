@@ -1,47 +1,17 @@
-"""Parts of models: a part from its settings, a memory, the last token of a prompt."""
+"""What models of several parts share: checks of a decoder, its memory, the last token of a prompt."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mmjax import errors
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.nn.transformer import Memory
-
-M = TypeVar("M", bound=nn.Module)
 
 # What a text part's settings hold for others than the layers: the tokenizer's ids.
 TEXT_IDS = ("eos_id", "sep_id")
-
-
-def build(cls: type[M], part: str, settings: Mapping[str, Any], *, ignored: tuple[str, ...] = (), **fixed: Any) -> M:
-    """Makes a part of a model from its plain settings.
-
-    Args:
-      cls: the part's class.
-      part: the model's field that holds the settings, and the part's name.
-      settings: fields of `cls`.
-      ignored: settings that are not for `cls`.
-      fixed: fields that the model itself decides.
-
-    Raises:
-      UserError: a setting that `cls` does not have, or that is not the user's to decide, or one that it lacks.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    free = set(fields) - {"parent", "name", *fixed}
-    chosen = {key: value for key, value in settings.items() if key not in ignored}
-    for key in chosen:
-        if key not in free:
-            hint = errors.did_you_mean(key, free)
-            raise errors.UserError(f"model.{part}.{key} is no setting of {cls.__name__} here{hint}; remove it")
-    for key in sorted(free - set(chosen)):
-        if fields[key].default is dataclasses.MISSING:
-            raise errors.UserError(f"model.{part}.{key} is not set, which {cls.__name__} needs")
-    return cls(**chosen, **fixed, name=part)
 
 
 def check_cross_attention(part: str, settings: Mapping[str, Any]) -> None:

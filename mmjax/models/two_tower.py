@@ -7,8 +7,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import image_text, modality_encoders, sown_attention
-from mmjax.models.encoder_base import Encoded
+from mmjax.models import encoders, image_text, sown_attention
+from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout, pool
 from mmjax.nn.dense import dense_float32
 from mmjax.parallel import packing
@@ -76,28 +76,17 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
     embeds_all_tokens: ClassVar[bool] = False  # nothing but the heads reads the towers
 
     def setup(self):
-        self.image_encoder = self._encoder("image", self.image, self.image_attention)
-        self.text_encoder = self._encoder("text", self.text, self.text_attention)
+        self.image_encoder = self.make_image_tower(ignored=_HEAD_FIELDS)
+        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
+        self.text_encoder = encoders.build(encoders.TextTransformer, "text", self.text, ignored=_HEAD_FIELDS, **shared)
         self.image_head = self._head(self.image, "image_head")
         self.text_head = self._head(self.text, "text_head")
         super().setup()
 
-    def _encoder(self, kind, tower, kernel) -> nn.Module:
-        settings = {key: value for key, value in tower.items() if key not in _HEAD_FIELDS}
-        return modality_encoders.make_encoder(kind, settings, dtype=self.dtype, attention_impl=kernel, name=kind)
-
     def _head(self, tower, name) -> EmbeddingHead:
-        return EmbeddingHead(
-            embed_dim=self.embed_dim,
-            pool=tower["pool"],
-            projection=tower["projection"],
-            heads=tower["heads"],
-            mlp_dim=tower["mlp_dim"],
-            activation=tower["activation"],
-            norm_eps=tower["norm_eps"],
-            dtype=self.dtype,
-            name=name,
-        )
+        shared = ("heads", "mlp_dim", "activation", "norm_eps")
+        settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared)}
+        return EmbeddingHead(self.embed_dim, **settings, dtype=self.dtype, name=name)
 
     # Each tower folds its number into the examples' keys, so that the towers' noise is independent.
     def encode_image(

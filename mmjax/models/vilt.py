@@ -7,15 +7,15 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
-from mmjax.models import encoder_base, heads, image_text, sown_attention, submodules
-from mmjax.models.encoder_base import Encoded
+from mmjax.models import encoders, heads, image_text, sown_attention, submodules
+from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, dropout, embed
 from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_float32
 from mmjax.nn.norms import layer_norm
 from mmjax.utils.random_streams import EncoderStream, ExampleStream
 
 
-class Stream(encoder_base.TransformerTower, kw_only=True):
+class Stream(encoders.TransformerTower, kw_only=True):
     """A vision transformer whose layers also read other tokens than its patches.
 
     Parameters are named as those of `VisionTransformer`: `patch_embed`, `position_embedding`, `class_token`,
@@ -110,7 +110,7 @@ class ViLT(image_text.FusionModel, kw_only=True):
         if not self.pooler and (self.match or self.answers):
             raise errors.UserError("model.pooler=False goes with no head for matches or answers; set it to True")
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention, mask_token=self.mim)
-        self.stream = submodules.build(Stream, "image", self.image, **shared)
+        self.stream = encoders.build(Stream, "image", self.image, **shared)
         width = self.image["width"]
         fixed = dict(width=width, depth=0, heads=1, mlp_dim=0, causal=False, cross_every=0, final_norm=False)
         self.words = self.make_text_stack(head="mlm" if self.mlm else "none", **fixed)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt
 
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
 from mmjax.parallel import length_groups
 from mmjax.utils.random_streams import ExampleStream

@@ -7,7 +7,7 @@ import ml_collections
 from flax import linen as nn
 
 from mmjax.errors import UserError, validate_choice
-from mmjax.models import encoder_base, modality_encoders
+from mmjax.models import modality_encoders
 from mmjax.models.encoders import TextTransformer, VisionTransformer
 from mmjax.models.fusion import classifier, kinds, pooled
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
@@ -15,7 +15,9 @@ from mmjax.nn import embed
 
 # By kind of encoder, the sizes that may be 0, for none of it.
 _MAY_BE_ZERO = {
-    kind: ("depth",) for kind, cls in modality_encoders.KINDS.items() if issubclass(cls, encoder_base.ModalityTower)
+    kind: ("depth",)
+    for kind, cls in modality_encoders.KINDS.items()
+    if issubclass(cls, modality_encoders.ModalityTower)
 }
 _MAY_BE_ZERO["features"] = ("depth", "context_length", "mlp_dim")
 # What an encoder reads: the axes of an example's array, and how many there may be.
@@ -78,7 +80,7 @@ def _encoders(model: Mapping[str, Any]) -> dict[str, nn.Module]:
 
 
 def _check_encoder(field: str, encoder: nn.Module) -> None:
-    if isinstance(encoder, encoder_base.ModalityTower) and encoder.depth and encoder.mlp_dim < 1:
+    if isinstance(encoder, modality_encoders.ModalityTower) and encoder.depth and encoder.mlp_dim < 1:
         raise UserError(
             f"{field}.mlp_dim={encoder.mlp_dim}, but its layers have an MLP each; set it to 1 or more,"
             f" or {field}.depth={encoder.depth} to 0"

@@ -162,7 +162,7 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
     wanted = [name for name, weight in weights.items() if weight]
     if not wanted:
         raise UserError(f"objectives={weights}: at least one weight must be positive")
-    supported = make_model.KINDS[kind].supported_objectives
+    supported = make_model.model_class(kind).supported_objectives
     for name in wanted:
         if name not in supported:
             raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(supported)}")

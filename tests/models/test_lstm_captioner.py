@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.models.generation import Decoding, generate
 from mmjax.models.lstm_captioner import LSTMCaptioner
 

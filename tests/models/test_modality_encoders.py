@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 
 from mmjax.errors import UserError
-from mmjax.models.encoder_base import resample_time_positions
 from mmjax.models.encoders import VisionTransformer
-from mmjax.models.modality_encoders import make_encoder
+from mmjax.models.fusion import classifier
+from mmjax.models.modality_encoders import resample_time_positions
 from mmjax.models.variants import two_tower
 from mmjax.nn.embed import PatchEmbed, inflate_patches, resample_positions
 
 TINY = dict(width=8, depth=1, heads=2, mlp_dim=12, scan=False)
 RNG = np.random.default_rng(0)
 NAN = np.nan
+
+
+def make_encoder(kind, settings):
+    return classifier.make_encoder("x", settings | dict(kind=kind))
 
 
 def normal(*shape):
@@ -297,17 +301,13 @@ def test_every_size_encodes(kind, size):
 @pytest.mark.parametrize(
     "kind, settings, message",
     [
-        (
-            "video",
-            dict(frames=4, image_size=8, patch_sise=4),
-            "VideoTransformer has no setting 'patch_sise'.*'patch_size'",
-        ),
-        ("audio", dict(frames=4), "AudioTransformer needs the setting 'mel_bins'"),
-        ("series", dict(steps=4, dtype="float32"), "SeriesTransformer has no setting 'dtype'"),
+        ("video", dict(frames=4, image_size=8, patch_sise=4), "patch_sise is no .*VideoTransformer .*'patch_size'"),
+        ("audio", dict(frames=4), "mel_bins is not set, which AudioTransformer needs"),
+        ("series", dict(steps=4, dtype="float32"), "dtype is no setting of SeriesTransformer"),
     ],
 )
 def test_wrong_settings(kind, settings, message):
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(UserError, match=message):
         make_encoder(kind, TINY | settings)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.errors import UserError
 from mmjax.models.image_text import l2_normalize
 from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants.two_tower import variant
@@ -71,7 +72,9 @@ def test_what_follows_the_end_of_a_clip_text_does_not_matter(random_params):
 
 
 def test_unknown_setting():
-    with pytest.raises(TypeError, match="VisionTransformer has no setting 'patch_droput'"):
+    with pytest.raises(
+        UserError, match="model.image.patch_droput .*VisionTransformer here .did you mean 'patch_dropout'"
+    ):
         shapes(make(image={"patch_droput": 0.1}))
 
 

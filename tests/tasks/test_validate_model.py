@@ -161,7 +161,7 @@ OF_ENCODERS = [
     (
         "series",
         dict(stepz=1),
-        "model.encoders.series: SeriesTransformer has no setting 'stepz' (did you mean 'steps'?)",
+        "model.encoders.series.stepz is no setting of SeriesTransformer here (did you mean 'steps'?)",
     ),
 ]
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
 from mmjax.models import modality_encoders
-from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
+from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.fusion import kinds
 from mmjax.nn import dropout
 from mmjax.nn.dense import dense_float32
@@ -119,10 +119,9 @@ def make_encoder(
             f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
             " both alike"
         )
-    try:
-        encoder = modality_encoders.make_encoder(kind, settings, dtype=dtype, name=f"encoder_{name}")
-    except TypeError as error:  # a setting that it has not, or lacks
-        raise errors.UserError(f"{field}: {error}") from error
+    fixed = dict(dtype=dtype, attention_impl="xla")
+    cls = modality_encoders.KINDS[kind]
+    encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", **fixed)
     if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
         raise errors.UserError(
             f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Attention, Concat, Gated, Pooling, Weighted, prepare, present_softmax
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
 from mmjax.nn.dense import dense_float32

@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
-from mmjax.models import encoder_base
-from mmjax.models.encoder_base import Encoded
+from mmjax.models import encoders
+from mmjax.models.encoders import Encoded
 from mmjax.nn import attention
 from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
 from mmjax.nn.norms import layer_norm
@@ -169,7 +169,7 @@ class Gated(Weighted, kw_only=True):
         return Dense(available.shape[1], std=std, dtype=self.dtype, name="gate")(seen)
 
 
-class Layered(Fusion, encoder_base.TransformerTower, kw_only=True):
+class Layered(Fusion, encoders.TransformerTower, kw_only=True):
     """A fusion that has transformer layers."""
 
     depth: int = 1

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax import errors
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Layered, prepare
 from mmjax.nn import attention, dropout
 from mmjax.nn.dense import add_parameter, broadcast_parameter

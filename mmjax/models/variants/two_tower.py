@@ -161,7 +161,7 @@ ENCODERS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def encoder(kind: str, size: str) -> dict[str, Any]:
-    """Returns a copy of an encoder's settings, as `modality_encoders.make_encoder` takes them.
+    """Returns a copy of an encoder's settings, as `fusion.classifier.make_encoder` takes them, but for its `kind`.
 
     Raises:
       UserError: the kind or the size is not in the table.

@@ -8,6 +8,7 @@ import pytest
 from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.encoders import TextTransformer
+from mmjax.models.fusion import classifier
 
 LAYER = dict(width=4, heads=1, mlp_dim=4)
 NONE = dict(depth=0, heads=1, mlp_dim=1)
@@ -53,7 +54,7 @@ def arrays(rows=4):
 def classify(random_params):
     """The model applied: a function of arrays and what is present, and the same with gradients of the parameters."""
     model = make()
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *make_model.example(SETTINGS, SHAPES)))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *classifier.example(SETTINGS, SHAPES)))
     params = random_params(shapes["params"], std=0.5)
 
     @jax.jit
@@ -116,7 +117,7 @@ def test_token_ids_are_read_as_a_text_encoder_reads_them(random_params):
     ids = np.array([[3, 5, 8, 1], [2, 4, 0, 0]])
     mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
     variables = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), *make_model.example(dict(encoders={"text": text}), SHAPES))
+        lambda: model.init(jax.random.key(0), *classifier.example(dict(encoders={"text": text}), SHAPES))
     )
     params = jax.tree.map(jnp.asarray, random_params(variables["params"], std=0.5))
     float_ids = jnp.asarray(np.where(mask, ids, np.nan), jnp.float32)
@@ -135,8 +136,8 @@ def test_token_ids_are_read_as_a_text_encoder_reads_them(random_params):
 
 MISTAKES = [
     ({"a": dict(kind="serie", width=4)}, {}, "model.encoders.a.kind='serie' is not known (did you mean 'series'?)"),
-    ({"a": dict(kind="table", numeric=1, with_=2)}, {}, "model.encoders.a: TableTransformer has no setting 'with_'"),
-    ({"a": dict(kind="features")}, {}, "model.encoders.a: FeatureEncoder needs the setting 'width'"),
+    ({"a": dict(kind="table", numeric=1, with_=2)}, {}, "model.encoders.a.with_ is no setting of TableTransformer"),
+    ({"a": dict(kind="features")}, {}, "model.encoders.a.width is not set, which FeatureEncoder needs"),
     ({"text": ENCODERS["text"] | dict(mask_padding=False)}, {}, "set model.encoders.text.mask_padding=True"),
     ({"image": ENCODERS["image"]}, dict(image=dict(image_size=16)), "model.encoders.image.image_size=8"),
     ({"vector": ENCODERS["vector"]}, dict(fusion=dict(kind="cross", query="vector", **LAYER)), "the only modality"),
@@ -155,7 +156,7 @@ def test_a_mistake_is_reported_in_one_line(encoders, changes, message):
 def test_an_example_has_the_shapes_of_the_data_and_the_records_own_image_that_of_the_config():
     settings = SETTINGS | dict(image=dict(image_size=8))
     shapes = {name: shape for name, shape in SHAPES.items() if name != "image"}
-    made, present = make_model.example(settings, shapes)
+    made, present = classifier.example(settings, shapes)
     assert {name: x.shape[1:] for name, x in made.items()} == SHAPES and present.shape == (1, len(NAMES))
     with pytest.raises(UserError, match="model.encoders.image"):
-        make_model.example(SETTINGS, shapes)
+        classifier.example(SETTINGS, shapes)

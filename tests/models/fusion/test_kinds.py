@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.errors import UserError
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.models.fusion import kinds
 
 NAMES = ("audio", "image", "table")

@@ -9,7 +9,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.models.albef import ALBEF
-from mmjax.models.encoder_base import Encoded
+from mmjax.models.encoders import Encoded
 from mmjax.models.heads import Pooler
 from mmjax.models.language import TextStack
 from mmjax.models.qformer import QFormer
