@@ -1,13 +1,17 @@
 """From a config to a task: which model, which objectives with which weights, which data they need."""
 
 from mmjax.tasks.config_queries import has_text, text_length
-from mmjax.tasks.dataset_metadata import DatasetMetadata, read_dataset_metadata
-from mmjax.tasks.flops import model_flops
-from mmjax.tasks.image_fields import check_images, make_image_spec, note_on_crop
+from mmjax.tasks.image_fields import check_images, choose_frame, make_image_spec, note_on_crop
 from mmjax.tasks.packing import LAYOUTS, Packer, lay_out, layout_shapes, make_packer, packing_obstacle
-from mmjax.tasks.preprocessing import batch_shapes, make_tokenizer, make_train_examples, open_mixture
-from mmjax.tasks.resizing import choose_frame
-from mmjax.tasks.task import DTYPES, Task
+from mmjax.tasks.preprocessing import (
+    DatasetMetadata,
+    batch_shapes,
+    make_tokenizer,
+    make_train_examples,
+    open_mixture,
+    read_dataset_metadata,
+)
+from mmjax.tasks.task import DTYPES, Task, model_flops
 from mmjax.tasks.validate_model import check_model
 
 __all__ = [

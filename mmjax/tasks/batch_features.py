@@ -17,7 +17,7 @@ from mmjax.utils.random_streams import ExampleStream
 _OF_TOKENS = ("text", "text_mask", "target_mask")
 
 
-class Views:
+class BatchFeatures:
     """What objectives take from a batch.
 
     Args:
@@ -82,7 +82,7 @@ class Views:
         """Keys for the noise of layers; None in evaluation."""
         return dropout.fold_keys(self.keys, stream)
 
-    def by_length(self, function: Callable[["Views"], Any]) -> Any:
+    def by_length(self, function: Callable[["BatchFeatures"], Any]) -> Any:
         """A tree of rows from each group of `text_groups`, whose texts are cut to the group's tokens.
 
         The image tower runs on all rows at once. The results are in the batch's order.
@@ -96,9 +96,9 @@ class Views:
             arrays, image, keys, drawing = rows
             texts = {name: arrays[name][:, :tokens] for name in _OF_TOKENS if name in arrays}
             cut = arrays["text"].shape[1] - tokens
-            views = Views(module.bind(variables), arrays | texts, keys, self._pixels, drawing, cut)
-            views.image = image
-            return function(views)
+            features = BatchFeatures(module.bind(variables), arrays | texts, keys, self._pixels, drawing, cut)
+            features.image = image
+            return function(features)
 
         return length_groups.by_group(of_group, variables, rows, groups)
 

@@ -1,13 +1,14 @@
-"""Fields of `data` that images are prepared by: the image spec that they make, and mistakes in them."""
+"""Fields of `data` that images are prepared by: the image spec that they make, mistakes, where images are resized."""
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
-from mmjax.data.image import transforms
+from mmjax.data.bad_example import BadExample
+from mmjax.data.image import frames, jpeg, transforms
 from mmjax.errors import UserError, validate_choice
-from mmjax.tasks import resizing
 from mmjax.tasks.config_queries import has_image
 
 # The fields with their defaults. Those that are not of an `ImageSpec`, or have another default there, come last.
@@ -16,6 +17,12 @@ DEFAULTS = {name: value for name, value in _SPEC.items() if name not in ("size",
 DEFAULTS |= {"draft": True, "mean_std": "clip", "resize_on": "auto"}
 
 _LONGEST = 4  # times its height or width: a picture that is longer is no usual one
+
+RESIZE_ON = ("auto", "host", "device")
+
+# Pictures that are looked at to choose a frame: the first ones of the first sources, which lie together.
+_SOURCES, _PICTURES = 8, 32
+_BEGAN = "as when this run began"
 
 
 def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec | None:
@@ -78,7 +85,7 @@ def check_images(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
         raise UserError(note)
     if "data.train_resize" not in origins.kept and data.train_resize == "crop":
         _check_crop(data)
-    resizing.check_place(config)
+    check_resize_on(config)
 
 
 def note_on_crop(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> str | None:
@@ -102,3 +109,110 @@ def _check_crop(data: ml_collections.ConfigDict) -> None:
             f" height from {low:.3g} to {high:.3g} alone, and none from 1:{_LONGEST} to {_LONGEST}:1; give ratios"
             " around 1, such as (0.75, 1.33)"
         )
+
+
+# -- on the host, beside decoding, or on the device ------------------------------------------------------------------
+
+
+def check_resize_on(config: ml_collections.ConfigDict) -> None:
+    """Checks `data.resize_on` against what else is done to images.
+
+    Raises:
+      UserError: there is no such choice, or the device would have to do what the host alone can.
+    """
+    if validate_choice("data.resize_on", config.data.resize_on, RESIZE_ON) == "device" and (
+        field := _host_only(config.data)
+    ):
+        raise UserError(
+            f"data.resize_on='device': {_describe_host_only(config.data, field)}; set data.resize_on='auto', or"
+            f" data.{field} to its default"
+        )
+
+
+def choose_frame(
+    config: ml_collections.ConfigDict,
+    spec: transforms.ImageSpec | None,
+    mixture: Any,
+    platform: str,
+    stored: int | None,
+) -> tuple[int, str]:
+    """Chooses where a run's training images are resized, see `ImageSpec.frame`.
+
+    Args:
+      config: the run's config.
+      spec: how its images are prepared; None for a model that sees none.
+      mixture: its sources, whose first pictures are looked at.
+      platform: jax's name for the devices.
+      stored: the choice that the run began with; None for a new run.
+
+    Returns:
+      The side of the frames in which images travel, 0 where the host resizes them, and a line for the log.
+    """
+    if spec is None:
+        return 0, ""
+    wanted = config.data.resize_on
+    reason = _obstacle(config, platform if stored is None else "")
+    if not reason and wanted == "auto" and stored == 0:
+        reason = _BEGAN
+    if reason:
+        return 0, f"training images are resized on the host ({reason})"
+    if stored:  # also on other devices: the pixels stay the same
+        return stored, _describe_frames(stored, _BEGAN)
+    side, fitting, seen = frames.choose_side(_pictures(mixture), spec)
+    if not seen:
+        side = frames.default_side(spec.size)
+    elif wanted == "auto" and 2 * fitting < seen:
+        return 0, f"training images are resized on the host ({seen - fitting} of {seen} pictures fit no frame)"
+    return side, _describe_frames(side, f"{fitting} of {seen} pictures fit, the others are resized on the host")
+
+
+def planned_frame(config: ml_collections.ConfigDict, platform: str) -> int:
+    """The side of frames where no data is there to be looked at; 0 where the host resizes."""
+    return 0 if _obstacle(config, platform) else frames.default_side(config.model.image.image_size)
+
+
+def _obstacle(config: ml_collections.ConfigDict, platform: str) -> str:
+    """Why the host resizes, whatever the data; empty where nothing speaks against the device."""
+    wanted = config.data.resize_on
+    if wanted == "host":
+        return "data.resize_on='host'"
+    if wanted == "device":
+        return ""
+    if name := _host_only(config.data):
+        return _describe_host_only(config.data, name)
+    # There it would take more of the time in which the model is computed than decoding does.
+    return "the devices are CPUs" if platform == "cpu" else ""
+
+
+def _host_only(data: ml_collections.ConfigDict) -> str:
+    """The field of `data` that asks for what the host alone can do; empty where the device can do all of it."""
+    requested = {
+        "antialias": not data.antialias,
+        "randaugment": data.randaugment[0],
+        "color_jitter": any(data.color_jitter),
+        "grayscale": data.grayscale,
+    }
+    return next((name for name, value in requested.items() if value), "")
+
+
+def _describe_host_only(data: ml_collections.ConfigDict, name: str) -> str:
+    does = "is done" if name == "antialias" else "works on resized images,"
+    return f"data.{name}={data[name]} {does} on the host alone"
+
+
+def _pictures(mixture: Any) -> Any:
+    for source, _ in mixture[:_SOURCES]:
+        for index in range(min(_PICTURES, len(source))):
+            try:
+                image = source[index].get("image")
+            except (BadExample, OSError):  # counted when it is its turn
+                continue
+            if image is not None:
+                yield image
+
+
+def _describe_frames(side: int, why: str) -> str:
+    return (
+        f"training images are resized on the device, from frames of {side} x {side} pixels ({why});"
+        f" JPEGs are decoded by {jpeg.describe()}"
+    )

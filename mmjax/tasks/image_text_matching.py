@@ -13,21 +13,21 @@ from mmjax.nn import dropout
 from mmjax.objectives import matching
 from mmjax.parallel import sharded_gather
 from mmjax.parallel.microbatch import map_microbatches
-from mmjax.tasks.batch_features import Views, draw_keys
+from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
 # What is matched of each example, in the order of the logits: 0 is the pair itself.
 _WITH_OTHER_TEXT, _WITH_OTHER_IMAGE = 1, 2
 
 
-def text_tokens(views: Views) -> Encoded:
+def text_tokens(features: BatchFeatures) -> Encoded:
     """What the loss needs of each example's text, which may then be paired anew; as long as the batch's texts are."""
-    text = views.text
-    if views.model.fuse_reads_words:  # its text tokens would be exchanged for nothing
+    text = features.text
+    if features.model.fuse_reads_words:  # its text tokens would be exchanged for nothing
         text = text._replace(tokens=text.tokens[:, :, :0], layers=None)
-    if not views.cut:
+    if not features.cut:
         return text
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, views.cut), *((0, 0),) * (x.ndim - 2)))
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, features.cut), *((0, 0),) * (x.ndim - 2)))
     return text._replace(tokens=pad(text.tokens), valid=pad(text.valid))
 
 
@@ -59,8 +59,8 @@ def loss(
       noise: whether layers draw from `keys` too.
       pieces: microbatches that are fused one after the other; negatives are of the whole batch.
     """
-    rows, scope = len(batch["text"]), settings.loss.itm_negatives
-    image, text = (features.get(name, jnp.zeros((rows, 1))) for name in ("image", "text"))
+    scope = settings.loss.itm_negatives
+    image, text = (features.get(name, jnp.zeros((len(batch["text"]), 1))) for name in ("image", "text"))
     negatives = matching.hard_negatives(
         image,
         text,
@@ -75,14 +75,14 @@ def loss(
     images, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
     other_images = sharded_gather.gather_rows(images, negatives.image_for_text, mesh=mesh, scope=scope)
     other_texts = sharded_gather.gather_rows(texts, negatives.text_for_image, mesh=mesh, scope=scope)
-    rows = (images, other_images, texts, other_texts, keys if noise else None)
-    logits = map_microbatches(functools.partial(_logits_of_pairs, model), rows, pieces, mesh).swapaxes(0, 1)
+    examples = (images, other_images, texts, other_texts, keys if noise else None)
+    logits = map_microbatches(functools.partial(_logits_of_pairs, model), examples, pieces, mesh).swapaxes(0, 1)
     return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))
 
 
-def _logits_of_pairs(model: Any, rows: tuple[Any, ...]) -> Float[Array, "b 3 2"]:
+def _logits_of_pairs(model: Any, examples: tuple[Any, ...]) -> Float[Array, "b 3 2"]:
     """Logits of the pairs themselves, with another text, and with another image."""
-    images, other_images, texts, other_texts, keys = rows
+    images, other_images, texts, other_texts, keys = examples
 
     def match(pair):
         encoded, words = _where(pair == _WITH_OTHER_TEXT, other_texts, texts)

@@ -6,16 +6,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
 
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.models import generation, make_model
-from mmjax.nn import resize
+from mmjax.models import generation
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
 from mmjax.tasks import attention_maps, config_queries, per_example_losses
-from mmjax.tasks.batch_features import Views, draw_keys
+from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
 Batch = dict[str, Any]  # arrays [B, ...]
@@ -24,16 +22,12 @@ Batch = dict[str, Any]  # arrays [B, ...]
 class ModelOutputs:
     """The methods of a task that need no objective; `Task` has the attributes that they read."""
 
-    def is_trained_with(self, objective: str) -> bool:
-        """Whether the model is trained with an objective."""
-        return bool(self.weights.get(objective))
-
     @functools.cached_property
     def num_image_embeddings(self) -> int:
         """How many vectors an image has in the space that it shares with texts, of one each; 0 without such a space."""
         if "itc" not in self.model.supported_objectives:
             return 0
-        pixels, _ = self._example()
+        pixels, _ = self.example()
         image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
         return 1 if image.ndim == 2 else image.shape[1]
 
@@ -42,31 +36,9 @@ class ModelOutputs:
         """The answers that a question is classified among."""
         return self.dataset_metadata.answers
 
-    def _example(self) -> tuple[Any, ...]:
-        """Arguments of a call that touches every parameter."""
-        model = self.config.model
-        if "encoders" in model:
-            return make_model.example(model.to_dict(), dict(self.dataset_metadata.shapes))
-        size = model.image.image_size
-        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
-
-    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
-        """A batch's images, normalised; those that travelled in frames are resized first, see `data.frames`."""
-        images = batch["image"]
-        if "image_box" in batch:
-            spec = self.image_spec
-            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
-        return self.normalize(images)
-
-    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
-        if self.config.data.blind:
-            return jnp.zeros(images.shape, jnp.float32)
-        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
-
-    def views(self, params: Any, batch: Batch, keys: Key[Array, " B"] | None = None) -> Views:
-        """A batch as the model sees it."""
-        return Views(self.model.bind({"params": params}), batch, keys, self.pixels)
+    def features(self, params: Any, batch: Batch) -> BatchFeatures:
+        """Features of a batch, without noise."""
+        return BatchFeatures(self.model.bind({"params": params}), batch, None, self.pixels)
 
     def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds preprocessed images, see `embed_pixels`."""
@@ -130,30 +102,30 @@ class ModelOutputs:
         with settings.loss.unlocked():
             settings.loss.label_smoothing = 0.0
         with activation_sharding.activation_mesh(self.mesh):
-            return per_example_losses.caption(self.views(params, batch), settings)
+            return per_example_losses.caption(self.features(params, batch), settings)
 
     def answer(
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, "B A"]:
         """Scores of each answer to questions about images."""
         with activation_sharding.activation_mesh(self.mesh):
-            views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
-            return views.model.answer_logits(views.fused)
+            features = self.features(params, {"image": images, "text": text, "text_mask": text_mask})
+            return features.model.answer_logits(features.fused)
 
     def match(
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, " B"]:
         """How much more likely than not each text belongs to its image: a difference of logits."""
         with activation_sharding.activation_mesh(self.mesh):
-            views = self.views(params, {"image": images, "text": text, "text_mask": text_mask})
-            logits = views.model.match_logits(views.fused)
+            features = self.features(params, {"image": images, "text": text, "text_mask": text_mask})
+            logits = features.model.match_logits(features.fused)
             return logits[:, 1] - logits[:, 0]
 
     def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
         """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
         with activation_sharding.activation_mesh(self.mesh):
-            views = self.views(params, batch)
-            return views.model(per_example_losses.modalities(views), present)
+            features = self.features(params, batch)
+            return features.model(per_example_losses.modalities(features), present)
 
     @functools.cached_property
     def available_attention_maps(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from mmjax.tasks import attention_kernels, config_queries
 
 PACKING = ("auto", "on", "off")
 LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
+_GROUPED_ANYWAY = "data.pack_texts='on' groups them all the same"  # the remedy of an obstacle that has another
 
 Packer = TextPacker | LengthGrouper
 
@@ -78,7 +79,8 @@ def check_packing(config: ml_collections.ConfigDict) -> None:
     if config_queries.has_text(config) and _is_packed(config):
         obstacle = "model.kind='two_tower' packs its texts, for which there is data.packed_rows"
     if obstacle:
-        raise UserError(f"data.length_groups={config.data.length_groups!r}: {obstacle}; set it to ''")
+        remedy = "" if obstacle.endswith(_GROUPED_ANYWAY) else "; set it to ''"
+        raise UserError(f"data.length_groups={config.data.length_groups!r}: {obstacle}{remedy}")
     if config.data.pack_texts == "off":
         raise UserError(
             f"data.length_groups={config.data.length_groups!r} is not read with data.pack_texts='off'; set it to ''"
@@ -130,7 +132,7 @@ def _obstacle_to_groups(config: ml_collections.ConfigDict) -> str:
     if split and config.data.pack_texts == "auto":
         return (
             f"mesh.{split[0]}={config.mesh[split[0]]} would reduce each group's gradients by themselves, which takes"
-            " several times as long; data.pack_texts='on' groups them all the same"
+            f" several times as long; {_GROUPED_ANYWAY}"
         )
     return ""
 

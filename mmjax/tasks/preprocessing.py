@@ -1,5 +1,7 @@
-"""What a task reads: preprocessing, tokenizer, training examples and the shapes of their batches."""
+"""What a task takes from its data: tokenizer, training examples, their metadata and the shapes of their batches."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,15 +10,20 @@ import ml_collections
 from jax.sharding import Mesh
 
 from mmjax.data import mixture as mixture_lib
+from mmjax.data import record as record_lib
+from mmjax.data.bad_example import BadExample
 from mmjax.data.image import frames, transforms
 from mmjax.data.loading import example_transforms, train_examples
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
+from mmjax.metrics import vqa_answers
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import resizing
-from mmjax.tasks.config_queries import has_text, text_kind, text_length
-from mmjax.tasks.dataset_metadata import DatasetMetadata, Mixture
+from mmjax.tasks import image_fields, validate_fusion
+from mmjax.tasks.config_queries import has_image, has_text, text_kind, text_length
 from mmjax.utils import end_of_text
+
+Mixture = Sequence[tuple[record_lib.Source, Any]]
+_FIRST = 3  # examples of a source that are looked at before anything is made
 
 
 def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = None) -> tokenizer_lib.Tokenizer | None:
@@ -82,20 +89,124 @@ def open_mixture(config: ml_collections.ConfigDict) -> Mixture:
     return mixture_lib.parse_mixture(config.data.train, mixture_lib.make_options(config))
 
 
+@dataclasses.dataclass(frozen=True)
+class DatasetMetadata:
+    """What a task takes from its training data besides the examples; a checkpoint carries it.
+
+    Attributes:
+      answers: those that a question is classified among.
+      shapes: of each modality but the record's image: (name, shape) pairs.
+    """
+
+    answers: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "DatasetMetadata":
+        """Reads what `dataclasses.asdict` and JSON made of it."""
+        shapes = tuple((name, tuple(shape)) for name, shape in stored.get("shapes", ()))
+        return cls(tuple(stored.get("answers", ())), shapes)
+
+
+def read_dataset_metadata(config: ml_collections.ConfigDict, mixture: Mixture) -> DatasetMetadata:
+    """What the task takes from its training data.
+
+    Raises:
+      UserError: the data have not what the task needs.
+    """
+    if has_text(config) and text_kind(config) != "captions":
+        _check_questions(config, mixture)
+    return DatasetMetadata(
+        answers=_answer_names(config, mixture) if config.objectives.vqa else (),
+        shapes=_modality_shapes(config, mixture) if "encoders" in config.model else (),
+    )
+
+
+def _check_questions(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
+    """Checks that the first examples of every source are questions; one alone might be a bad one.
+
+    Raises:
+      UserError: none of them is.
+    """
+
+    def has_question(source: record_lib.Source, index: int) -> bool:
+        try:
+            record = source[index]
+        except (BadExample, OSError):  # counted when it is its turn
+            return True
+        return bool(record.get("question") and record.get("answers"))
+
+    for source, _ in mixture:
+        if not any(has_question(source, index) for index in range(min(_FIRST, len(source)))):
+            raise UserError(
+                f"data.train: {source.name!r} has no questions with answers, which data.texts={text_kind(config)!r}"
+                " needs; give questions (vqa:FILE), or set data.texts='captions'"
+            )
+
+
+def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[str, ...]:
+    """The answers of `data.answers`, or of the training data itself."""
+    if config.data.answers:
+        names = tuple(vqa_answers.read_answers(config.data.answers))
+    else:
+        known = [source.answer_names for source, _ in mixture if getattr(source, "answer_names", None)]
+        if len(known) != 1:
+            raise UserError(
+                f"data.answers is empty, and {len(known)} sources of data.train={config.data.train!r} have answers of"
+                " their own; name a file with one answer a line"
+            )
+        names = tuple(known[0])
+    if len(names) < 2:
+        where = "data.answers" if config.data.answers else "data.train"
+        raise UserError(
+            f"{where}={config.data[where[5:]]!r} has {len(names)} answers to choose among; give two or more"
+        )
+    if len(names) != config.model.answers:
+        raise UserError(f"model.answers={config.model.answers}, but there are {len(names)}; set it to {len(names)}")
+    return names
+
+
+def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Shapes of the arrays that the encoders read.
+
+    Raises:
+      UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read,
+        or has other classes than the model.
+    """
+    wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for source, _ in mixture:
+        classes = len(source.class_names or ())
+        if classes != config.model.classes:
+            remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
+            raise UserError(f"model.classes={config.model.classes}, but {source.name!r} has {classes}; {remedy}")
+        declared = getattr(source, "modality_shapes", {})
+        for name in wanted:
+            if name not in declared:
+                raise UserError(
+                    f"model.encoders.{name}: {source.name!r} has no such modality; it has"
+                    f" {', '.join(declared) or 'none'}"
+                )
+            if shapes.setdefault(name, tuple(declared[name])) != tuple(declared[name]):
+                raise UserError(f"model.encoders.{name}: the sources of data.train give it different shapes")
+    validate_fusion.check_arrays(config.model.to_dict(), shapes)
+    return tuple(sorted(shapes.items()))
+
+
 def make_example_transform(
     config: ml_collections.ConfigDict,
     image_spec: transforms.ImageSpec | None,
     tokenizer: tokenizer_lib.Tokenizer | None,
-    facts: DatasetMetadata,
+    metadata: DatasetMetadata,
 ) -> example_transforms.ExampleTransform:
     """What makes of a record what the task is trained on."""
     if "encoders" in config.model:
-        arrays = [name for name, _ in facts.shapes]
+        arrays = [name for name, _ in metadata.shapes]
         nan_allowed = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
-        return example_transforms.ModalityTransform(facts.shapes, image_spec, nan_allowed)
+        return example_transforms.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
     kind = text_kind(config)
     if kind == "questions":
-        return example_transforms.QuestionTransform(image_spec, tokenizer, facts.answers)
+        return example_transforms.QuestionTransform(image_spec, tokenizer, metadata.answers)
     return (example_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
         image_spec, tokenizer
     )
@@ -135,7 +246,7 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any
         "text_mask": ((rows, length), jnp.bool_),
         "id": ((rows, 2), jnp.uint32),
     }
-    frame = resizing.planned_frame(config, mesh.devices.flat[0].platform)
+    frame = image_fields.planned_frame(config, mesh.devices.flat[0].platform)
     if frame:
         shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
     kind = text_kind(config)

@@ -10,25 +10,25 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import initialisation, make_model
+from mmjax.models.fusion import classifier
+from mmjax.nn import resize
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
 from mmjax.tasks import (
     attention_kernels,
-    dataset_metadata,
-    flops,
     image_text_matching,
     model_outputs,
     per_example_losses,
     preprocessing,
 )
-from mmjax.tasks.batch_features import Views
+from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.validate_model import NOISE, check_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -44,7 +44,7 @@ class _Settings:
       loss: the config's.
       vocab_size, mask_id, special_ids: of the tokenizer, for masked words.
       patch_size: of the image tower, for masked patches.
-      modality_dropout: see `objectives.classify`.
+      modality_dropout: see `nn.dropout.modality_dropout`.
     """
 
     loss: Any
@@ -79,11 +79,11 @@ class Task(model_outputs.ModelOutputs):
         image_spec: transforms.ImageSpec | None,
         tokenizer: tokenizer_lib.Tokenizer | None = None,
         mesh: Mesh | None = None,
-        metadata: dataset_metadata.DatasetMetadata | None = None,
+        metadata: preprocessing.DatasetMetadata | None = None,
     ):
         check_model(config)
         self.config, self.mesh, self.image_spec = config, mesh, image_spec
-        self.dataset_metadata = metadata or dataset_metadata.DatasetMetadata()
+        self.dataset_metadata = metadata or preprocessing.DatasetMetadata()
         # Evaluation makes arrays of a record alike.
         self.example_transform = preprocessing.make_example_transform(
             config, image_spec, tokenizer, self.dataset_metadata
@@ -129,6 +129,10 @@ class Task(model_outputs.ModelOutputs):
         self.needs_rng = self.objectives_sample or any(rate > 0 for rate in rates)
         self.has_dropout = any(rate > 0 for rate in rates)
 
+    def is_trained_with(self, objective: str) -> bool:
+        """Whether the model is trained with an objective."""
+        return bool(self.weights.get(objective))
+
     # -- training ------------------------------------------------------------------------------------------------------
 
     def rematerialised(self, remat: Mapping[str, Any]) -> "Task":
@@ -147,10 +151,32 @@ class Task(model_outputs.ModelOutputs):
         task.model = make_model.make_model(settings, DTYPES[self.config.precision], self.kernels)
         return task
 
+    def example(self) -> tuple[Any, ...]:
+        """Arguments of a call that touches every parameter."""
+        model = self.config.model
+        if "encoders" in model:
+            return classifier.example(model.to_dict(), dict(self.dataset_metadata.shapes))
+        size = model.image.image_size
+        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
+
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""
-        params = self.model.init(key, *self._example())["params"]
+        params = self.model.init(key, *self.example())["params"]
         return initialisation.initialise(self.init_rule, params, self.model_settings, key)
+
+    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
+        """A batch's images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
+        images = batch["image"]
+        if "image_box" in batch:
+            spec = self.image_spec
+            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
+        return self.normalize(images)
+
+    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
+        if self.config.data.blind:
+            return jnp.zeros(images.shape, jnp.float32)
+        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
 
     def encode(
         self, params: Any, batch: Batch, keys: Key[Array, " B"] | None, *, only: Sequence[str] | None = None
@@ -168,24 +194,24 @@ class Task(model_outputs.ModelOutputs):
         """
         noise = keys if self.has_dropout else None
 
-        def read(views: Views) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
+        def read(batch_features: BatchFeatures) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
             features: dict[str, Any] = {}
             if self.is_contrastive and only is None:
-                features["image"], features["text"] = views.embeddings
+                features["image"], features["text"] = batch_features.embeddings
             if self.is_trained_with("itm") and only is None:
-                features["text_tokens"] = image_text_matching.text_tokens(views)
+                features["text_tokens"] = image_text_matching.text_tokens(batch_features)
             additive = {
-                name: function(views, self.settings)
+                name: function(batch_features, self.settings)
                 for name, function in per_example_losses.PER_EXAMPLE.items()
                 if self.is_trained_with(name) and (only is None or name in only)
             }
             return features, additive
 
         with activation_sharding.activation_mesh(self.mesh):
-            views = Views(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
-            features, additive = views.by_length(read) if "text_groups" in batch else read(views)
+            batch_features = BatchFeatures(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
+            features, additive = batch_features.by_length(read) if "text_groups" in batch else read(batch_features)
             if self.is_trained_with("itm") and only is None:
-                features["image_tokens"] = views.image._replace(layers=None)
+                features["image_tokens"] = batch_features.image._replace(layers=None)
         return features, additive
 
     @property
@@ -282,7 +308,32 @@ class Task(model_outputs.ModelOutputs):
 
     def flops_per_example(self) -> float | None:
         """Multiplications and additions of one forward pass over a pair; None where they are not counted."""
-        return flops.model_flops(self.config.model)
+        return model_flops(self.config.model)
+
+
+def model_flops(model: ml_collections.ConfigDict) -> float | None:
+    """Counts a two-tower model's forward pass over one pair: matrix products only, two operations a multiplication.
+
+    It follows OpenCLIP's `model_profile.csv` (B/32: 14.78e9, B/16: 41.09e9, SigLIP B/16: 46.44e9), attention pooling
+    included. None for other kinds of model, which nobody has counted.
+    """
+    if model.get("kind", "two_tower") != "two_tower":
+        return None
+
+    def tower(settings, tokens):
+        width, mlp = settings.width, 2 * settings.width * settings.mlp_dim
+        flops = 2 * settings.depth * (tokens * (4 * width**2 + mlp) + 2 * tokens**2 * width)
+        if settings.pool == "map":  # keys and values of every token; one query, its output and its MLP
+            flops += 2 * (tokens * 2 * width**2 + 2 * tokens * width + 2 * width**2 + mlp)
+        return flops
+
+    image, text = model.image, model.text
+    patches = (image.image_size // image.patch_size) ** 2
+    flops = tower(image, patches + int(image.class_token)) + tower(text, text.context_length)
+    flops += 2 * patches * 3 * image.patch_size**2 * image.width
+    for settings in (image, text):
+        flops += 2 * settings.width * model.embed_dim if settings.projection != "none" else 0
+    return float(flops)
 
 
 def _leaves(settings: Any) -> list[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Mistakes in the settings of a model of several modalities, and what does not fit its data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -32,9 +32,9 @@ _AXES: dict[type[nn.Module], tuple[str, tuple[int, ...]]] = {
 }
 
 
-def may_be_zero(model: ml_collections.ConfigDict) -> Iterable[str]:
-    """Paths of the sizes in a config that may be 0."""
-    for name, encoder in model.get("encoders", {}).items():
+def may_be_zero(model: ml_collections.ConfigDict) -> Iterator[str]:
+    """Paths of the encoders' sizes that may be 0."""
+    for name, encoder in model.encoders.items():
         for size in _MAY_BE_ZERO.get(encoder.get("kind"), ()):
             yield f"model.encoders.{name}.{size}"
 

@@ -67,6 +67,11 @@ def check_model(config: ml_collections.ConfigDict) -> None:
     packing.check_packing(config)
 
 
+def may_be_zero(model: ml_collections.ConfigDict) -> Iterator[str]:
+    """Paths of the sizes in a model's settings that may be 0."""
+    return validate_fusion.may_be_zero(model) if "encoders" in model else iter(())
+
+
 def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
     """The groups of fields within a model's settings, however deep."""
     for name, value in settings.items():

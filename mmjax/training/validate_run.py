@@ -13,7 +13,7 @@ from mmjax.config import serialize
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import log, process_agreement
-from mmjax.tasks import validate_fusion
+from mmjax.tasks import validate_model
 from mmjax.training import checkpoint, metrics_log, param_roles, unread_fields
 
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
@@ -63,7 +63,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     flat = serialize.flatten(config)
     integers = [field for field, value in flat.items() if type(value) is int]
     may_be_zero = {
-        *validate_fusion.may_be_zero(config.model),
+        *validate_model.may_be_zero(config.model),
         *(field for field in integers if _of_model(field, _COUNTS)),
     }
     sizes = [field for field in integers if _of_model(field, _SIZES) and field not in may_be_zero]

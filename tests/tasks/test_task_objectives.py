@@ -16,8 +16,8 @@ from mmjax.errors import UserError
 from mmjax.parallel import activation_sharding, global_arrays, partition
 from mmjax.parallel.mesh import batch_sharding, make_mesh
 from mmjax.tasks import image_text_matching, per_example_losses
-from mmjax.tasks.batch_features import Views
-from mmjax.tasks.dataset_metadata import DatasetMetadata
+from mmjax.tasks.batch_features import BatchFeatures
+from mmjax.tasks.preprocessing import DatasetMetadata
 from mmjax.training.step import example_keys, make_loss
 from tests.helpers import model_kinds
 
@@ -198,9 +198,9 @@ def test_memory_of_matching_at_a_batch_of_32768():
 def test_questions_whose_answers_are_not_in_the_list_do_not_count():
     model = types.SimpleNamespace(answer_logits=lambda fused: fused)
     scores = jnp.array([[0.3, 0.0], [0.0, 0.0], [0.0, 1.0]])
-    views = Views(model, {"answer": scores}, None, None)
-    views.fused = jnp.ones((3, 2))
-    loss = per_example_losses.answer(views, None)
+    features = BatchFeatures(model, {"answer": scores}, None, None)
+    features.fused = jnp.ones((3, 2))
+    loss = per_example_losses.answer(features, None)
     assert loss.count.tolist() == [1, 0, 1] and loss.total[1] == 0 and loss.total[0] > 0
 
 

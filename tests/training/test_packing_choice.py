@@ -111,6 +111,9 @@ def test_sharded_parameters_are_grouped_on_request(capsys):
     """Their gradients are reduced group by group."""
     config = model("tiny-captioner", "caption", batch_size=64, model__text__context_length=64, mesh__fsdp=2)
     validate_run.check_config(config)
+    with pytest.raises(UserError, match="^data.length_groups='8x20,8x9': mesh.fsdp=2 .*; data.pack_texts='on' [^;]*$"):
+        validate_run.check_config(changed(config, data__length_groups="8x20,8x9"))
+    validate_run.check_config(changed(config, data__length_groups="8x20,8x9", data__pack_texts="on"))
     packer, message = choose(config, capsys, devices=2, platform="gpu")
     assert packer is None and message.startswith(
         "texts are padded: mesh.fsdp=2 would reduce each group's gradients by them"

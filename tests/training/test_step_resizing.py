@@ -14,7 +14,7 @@ from mmjax.data.image import frames
 from mmjax.data.loading import example_transforms
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import resizing
+from mmjax.tasks import image_fields
 from mmjax.training import checkpoint
 from tests.helpers import processes, runs
 
@@ -198,7 +198,7 @@ def test_planned_batches_hold_frames_where_the_device_resizes():
     assert shapes["image"].shape == (16, 32, 32, 3) and shapes["image"].dtype == np.uint8
     assert shapes["image_box"].shape == (16, frames.BOX) and shapes["image_box"].dtype == np.int32
     assert "image_box" not in tasks.batch_shapes(config_of("shapes", "auto"), mesh)  # on CPUs
-    with mock.patch.object(resizing, "planned_frame", lambda config, platform: 64):
+    with mock.patch.object(image_fields, "planned_frame", lambda config, platform: 64):
         assert tasks.batch_shapes(config, mesh)["image"].shape == (16, 64, 64, 3)
 
 
