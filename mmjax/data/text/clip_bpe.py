@@ -1,12 +1,17 @@
-"""OpenAI CLIP's byte-level BPE: cleaned text <-> ids, without the ids that begin and end a text."""
+"""OpenAI CLIP's tokenizer: texts cut, cleaned and encoded by byte-level BPE, and ids as text again."""
 
 import functools
 import gzip
+import html
 import importlib.resources
 import re
 from collections.abc import Iterable
 
+import ftfy
+import ftfy.badness
 import tokenizers
+
+from mmjax.data.text.text_normalization import HEAD, truncate_text
 
 VOCAB_SIZE = 49408
 BOS, EOS = 49406, 49407
@@ -17,8 +22,53 @@ _PATTERN = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _ASCII_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # the same, for lower-case ASCII
 
 
+_MOJIBAKE_HEAD = 10_000
+_LONG_GAP = re.compile(r" {17,}")
+_BLANK_LINE = re.compile(r"\n[\0-\x09\x0b-\x1a\x1c-\x20\x7f]*(?=\n)")
+
+
+def encode(texts: Iterable[str], context_length: int) -> list[list[int]]:
+    """Ids of texts, BOS and EOS included, at most `context_length` a text."""
+    room = context_length - 2
+    return [[BOS, *_encode_one(_truncate(text, room))[:room], EOS] for text in texts]
+
+
+def _encode_one(text: str) -> list[int]:
+    return clip_ids(clean_clip(text))
+
+
+def clean_clip(text: str) -> str:
+    """CLIP's cleaning: mended Unicode, HTML entities resolved twice, whitespace collapsed, lower case."""
+    return collapse_whitespace(text).lower()
+
+
+def fix_unicode(text: str) -> str:
+    """Mended Unicode, HTML entities resolved twice."""
+    # ftfy and html leave printable ASCII without entities as it is, and take most of the time.
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def collapse_whitespace(text: str) -> str:
+    """Mended Unicode, whitespace collapsed: OpenCLIP's `whitespace_clean`."""
+    return " ".join(fix_unicode(text).split())
+
+
+def _truncate(text: str, ids: int) -> str:
+    """The head of a text that has `ids` ids and some more. ftfy takes its time for every line and every space."""
+    if len(text) <= HEAD:
+        return text
+    # It looks at a few spaces together, at most.
+    text = _LONG_GAP.sub(" " * 16, _BLANK_LINE.sub("", text))
+    # Whether and how broken Unicode can be mended is decided by the whole line.
+    if len(text) <= _MOJIBAKE_HEAD and not text.isascii() and ftfy.badness.is_bad(text):
+        return text
+    return truncate_text(text, ids, _encode_one)
+
+
 def clip_ids(text: str) -> list[int]:
-    """Ids of a text that `text_normalization.clean_clip` has cleaned."""
+    """Ids of a text that `clean_clip` has cleaned."""
     # Captions are mostly the same words: looking them up is ten times faster than encoding them again. No word goes
     # across a space.
     if text.isascii():

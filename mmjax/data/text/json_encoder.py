@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import tokenizers
 
-from mmjax.data.text.text_normalization import CLEANERS, truncate_text
+from mmjax.data.text.clip_bpe import clean_clip, collapse_whitespace, fix_unicode
+from mmjax.data.text.text_normalization import canonicalize, truncate_text
 from mmjax.errors import UserError
 
 # What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.
@@ -13,6 +14,16 @@ _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 _SEP_NAMES = ("[SEP]", "</s>")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
+
+# OpenCLIP's `clean` by name: the function, and what it does in words.
+CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
+    "whitespace": (collapse_whitespace, "ftfy, HTML entities twice, whitespace"),
+    "lower": (clean_clip, "ftfy, HTML entities twice, whitespace, lower case"),
+    "canonicalize": (
+        lambda text: canonicalize(fix_unicode(text)),
+        "ftfy, HTML entities twice, no ASCII punctuation, lower case, whitespace",
+    ),
+}
 
 # What can stand after `json+`: OpenCLIP's ways of cleaning, Hugging Face's normalizer, ids of separators set to 0, and
 # the end of text in front of texts, too.

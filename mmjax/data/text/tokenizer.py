@@ -14,14 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mmjax.data.text import clip_bpe, word_vocab
-from mmjax.data.text.json_encoder import OPTIONS, JsonEncoder
-from mmjax.data.text.text_normalization import (
-    CLEANERS,
-    canonicalize,
-    clean_clip,
-    truncate_for_ftfy,
-    truncate_text,
-)
+from mmjax.data.text.json_encoder import CLEANERS, OPTIONS, JsonEncoder
+from mmjax.data.text.text_normalization import canonicalize, truncate_text
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 
@@ -211,14 +205,6 @@ def _check_options(spec: str, kind: str, options: Sequence[str]) -> None:
 def _clip(context_length: int) -> Tokenizer:
     bos, eos = clip_bpe.BOS, clip_bpe.EOS
     clip_bpe.backend()  # built here, not in the middle of the first batch
-
-    def encode_one(text: str) -> list[int]:
-        return clip_bpe.clip_ids(clean_clip(text))
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        room = context_length - 2
-        return [[bos, *encode_one(truncate_for_ftfy(text, room, encode_one))[:room], eos] for text in texts]
-
     return Tokenizer(
         spec="clip",
         context_length=context_length,
@@ -228,7 +214,7 @@ def _clip(context_length: int) -> Tokenizer:
         pad_id=0,
         special_ids=(bos, eos),
         cleaning="ftfy, HTML entities twice, whitespace, lower case",
-        encode=encode,
+        encode=functools.partial(clip_bpe.encode, context_length=context_length),
         decode_words=clip_bpe.clip_text,
     )
 

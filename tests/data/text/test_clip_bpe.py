@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mmjax.data.text import clip_bpe
-from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.data.text.tokenizer import clean_clip, make_tokenizer
+from mmjax.data.text.clip_bpe import clean_clip
+from mmjax.data.text.tokenizer import make_tokenizer
 from tests.golden.make_clip_tokens import PATH, SPECIAL, Generator
 from tests.helpers import runs
 
@@ -100,8 +100,8 @@ def test_cutting_a_long_text_first_changes_no_id_of_the_strangest_texts():
     ids=["a word", "no spaces", "words", "leading spaces", "blank lines", "one sign"],
 )
 def test_of_100_000_characters_only_as_many_as_needed_are_cleaned(text, monkeypatch):
-    cleaned, clean = [], tokenizer_lib.clean_clip
-    monkeypatch.setattr(tokenizer_lib, "clean_clip", lambda text: cleaned.append(len(text)) or clean(text))
+    cleaned = []
+    monkeypatch.setattr(clip_bpe, "clean_clip", lambda text: cleaned.append(len(text)) or clean_clip(text))
     row = make_tokenizer("clip", 77).encode([text])[0]
     assert sum(cleaned) < 12_000 and row[-1] == 49407 and len(row) >= 3
 

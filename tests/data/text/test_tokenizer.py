@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from mmjax.data.text.tokenizer import canonicalize, clean_clip, make_tokenizer, require_bos
+from mmjax.data.text.clip_bpe import clean_clip
+from mmjax.data.text.text_normalization import canonicalize
+from mmjax.data.text.tokenizer import make_tokenizer, require_bos
 from mmjax.errors import UserError
 
 
