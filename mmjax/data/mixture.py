@@ -29,65 +29,52 @@ from typing import Any
 
 from mmjax.data.loading.order import ORDERS
 from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
-from mmjax.data.sources.arrayrecord import ArrayRecords
-from mmjax.data.sources.digits import Digits
-from mmjax.data.sources.folder import Folder
-from mmjax.data.sources.hf import HuggingFace
-from mmjax.data.sources.karpathy import Karpathy
-from mmjax.data.sources.pairs import Pairs
-from mmjax.data.sources.parquet import Parquet
-from mmjax.data.sources.questions import Questions
-from mmjax.data.sources.sensors import Sensors
-from mmjax.data.sources.shapes import Shapes
-from mmjax.data.sources.sugarcrepe import SugarCrepe
-from mmjax.data.sources.synthetic import Synthetic
-from mmjax.data.sources.tfds import Tfds
-from mmjax.data.sources.vqa import Vqa
-from mmjax.data.sources.wds import WebDataset
-from mmjax.data.sources.winoground import Winoground
-from mmjax.errors import UserError, did_you_mean, validate_choice
+from mmjax.errors import UserError, validate_choice
+from mmjax.registry import Registry
 from mmjax.utils.optional_imports import check_storage
 
-EMBEDDED = {"digits": Digits, "shapes": Shapes, "questions": Questions, "sensors": Sensors}
-SYNTHETIC = {"synthetic": Synthetic}
-FROM_FILES = {
-    "pairs": Pairs,
-    "folder": Folder,
-    "karpathy": Karpathy,
-    "vqa": Vqa,
-    "sugarcrepe": SugarCrepe,
-    "winoground": Winoground,
-    "wds": WebDataset,
-    "parquet": Parquet,
-    "tfds": Tfds,
-    "arrayrecord": ArrayRecords,
-    "hf": HuggingFace,
-}
+SOURCES = Registry(
+    "source",
+    {
+        "digits": "mmjax.data.sources.digits:Digits",
+        "shapes": "mmjax.data.sources.shapes:Shapes",
+        "questions": "mmjax.data.sources.questions:Questions",
+        "sensors": "mmjax.data.sources.sensors:Sensors",
+        "synthetic": "mmjax.data.sources.synthetic:Synthetic",
+        "pairs": "mmjax.data.sources.pairs:Pairs",
+        "folder": "mmjax.data.sources.folder:Folder",
+        "karpathy": "mmjax.data.sources.karpathy:Karpathy",
+        "vqa": "mmjax.data.sources.vqa:Vqa",
+        "sugarcrepe": "mmjax.data.sources.sugarcrepe:SugarCrepe",
+        "winoground": "mmjax.data.sources.winoground:Winoground",
+        "wds": "mmjax.data.sources.wds:WebDataset",
+        "parquet": "mmjax.data.sources.parquet:Parquet",
+        "tfds": "mmjax.data.sources.tfds:Tfds",
+        "arrayrecord": "mmjax.data.sources.arrayrecord:ArrayRecords",
+        "hf": "mmjax.data.sources.hf:HuggingFace",
+    },
+    forms={
+        "digits": "[/SPLIT]",
+        "shapes": "[/SPLIT]",
+        "questions": "[/SPLIT]",
+        "sensors": "[/SPLIT]",
+        "synthetic": "[/N]",
+        "pairs": ":FILE.{csv,tsv,jsonl}",
+        "folder": ":DIR",
+        "karpathy": ":FILE.json/SPLIT",
+        "vqa": ":FILE.{json,jsonl}",
+        "sugarcrepe": ":FILE.json",
+        "winoground": ":FILE.jsonl",
+        "wds": ":PATTERN",
+        "parquet": ":PATTERN",
+        "tfds": ":NAME/SPLIT",
+        "arrayrecord": ":PATTERN",
+        "hf": ":DIR[/SPLIT]",
+    },
+)
 _LOCAL = ("tfds", "arrayrecord")  # these check themselves that their files are local
 SPLITS = ("train", "test")
-# What follows each name, for the usage in errors.
-_FORMS = {
-    "digits": "[/SPLIT]",
-    "shapes": "[/SPLIT]",
-    "questions": "[/SPLIT]",
-    "sensors": "[/SPLIT]",
-    "synthetic": "[/N]",
-    "pairs": ":FILE.{csv,tsv,jsonl}",
-    "folder": ":DIR",
-    "karpathy": ":FILE.json/SPLIT",
-    "vqa": ":FILE.{json,jsonl}",
-    "sugarcrepe": ":FILE.json",
-    "winoground": ":FILE.jsonl",
-    "wds": ":PATTERN",
-    "parquet": ":PATTERN",
-    "tfds": ":NAME/SPLIT",
-    "arrayrecord": ":PATTERN",
-    "hf": ":DIR[/SPLIT]",
-}
 
-_PATH_SOURCE = f"(?:{'|'.join(FROM_FILES)}):"
-_EMBEDDED_SOURCE = f"(?:{'|'.join([*EMBEDDED, *SYNTHETIC])})(?:/[^/+@]*)?(?:@[^+]*)?"
-_PLUS = re.compile(rf"\s*\+\s*(?={_PATH_SOURCE}|{_EMBEDDED_SOURCE}(?:\+|$))")
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
 
@@ -125,30 +112,31 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
 
 
 def _open(spec: str, options: SourceOptions, field: str) -> Source:
-    if spec in ("", *(f"{name}:" for name in FROM_FILES)):
-        raise UserError(f"{field}={spec!r} names no data; {_usage()}")
+    where = f"{field}={spec!r}"
+    if spec in ("", *(f"{name}:" for name in SOURCES if _is_from_files(name))):
+        raise UserError(f"{where} names no data; {SOURCES.usage()}")
     name, colon, path = spec.partition(":")
-    if colon and name in FROM_FILES:
+    if colon and _is_from_files(name):
         if name not in _LOCAL:
-            check_storage(path, where=f"{field}={spec!r}")
+            check_storage(path, where=where)
         try:
-            return FROM_FILES[name](path, options=options, field=field)
+            return SOURCES.load(name, where=where)(path, options=options, field=field)
         except UserError as error:
             if hint := _weight_hint(path):
                 raise UserError(f"{error}{hint}") from error
             raise
-    name, _, split = spec.partition("/")
-    if name in SYNTHETIC:
-        return SYNTHETIC[name](split, options=options, field=field)
-    if name in EMBEDDED:
-        return EMBEDDED[name](validate_choice(f"{field}={spec!r}: split", split, SPLITS) if "/" in spec else "train")
+    name, slash, split = spec.partition("/")
+    if name in SOURCES and not _is_from_files(name):
+        make = SOURCES.load(name, where=where)
+        if not _has_splits(name):
+            return make(split, options=options, field=field)
+        return make(validate_choice(f"{where}: split", split, SPLITS) if slash else "train")
     name = re.split("[:/@]", spec)[0]
-    if name in (*EMBEDDED, *SYNTHETIC):
-        raise UserError(f"{field}={spec!r}: {spec[len(name) :]!r} cannot follow {name!r}; {_usage()}")
-    if name in FROM_FILES:
-        raise UserError(f"{field}={spec!r} says no path; write {name}{_FORMS[name]}")
-    near = f" (did you mean {name.lower()!r}?)" if name.lower() in _FORMS else did_you_mean(name.lower(), _FORMS)
-    raise UserError(f"{field}={spec!r}: unknown source {name!r}{near}; {_usage()}")
+    if _is_from_files(name):
+        raise UserError(f"{where} says no path; write {name}{SOURCES.form(name)}")
+    if name in SOURCES:
+        raise UserError(f"{where}: {spec[len(name) :]!r} cannot follow {name!r}; {SOURCES.usage()}")
+    return SOURCES.load(name, where=where)  # raises: the name is unknown
 
 
 def parse_mixture(
@@ -224,9 +212,9 @@ def _weight_hint(path: str) -> str:
 def _parts(text: str) -> list[str]:
     """Splits at each "+" that joins sources."""
     parts = []
-    for part in _PLUS.split(text.strip()):
+    for part in re.split(rf"\s*\+\s*(?={_path_source()}|{_embedded_source()}(?:\+|$))", text.strip()):
         # Only paths may contain a "+": elsewhere it joins, so that an error names the misspelt source alone.
-        parts += [part] if re.match(_PATH_SOURCE, part) else [piece.strip() for piece in part.split("+")]
+        parts += [part] if re.match(_path_source(), part) else [piece.strip() for piece in part.split("+")]
     return parts
 
 
@@ -240,11 +228,24 @@ def _weighted(part: str, field: str) -> tuple[str, float | None]:
                 f"{field}={part!r}: weight {match[2]} must be positive; leave the source out to give it none"
             )
         return match[1], weight
-    if "@" in part and not re.match(_PATH_SOURCE, part):
+    if "@" in part and not re.match(_path_source(), part):
         raise UserError(f"{field}={part!r}: weight {part.partition('@')[2]!r} is not a number; write NAME@0.5")
     return part, None
 
 
-def _usage() -> str:
-    *forms, last = (name + form for name, form in _FORMS.items())
-    return f"write {', '.join(forms)} or {last}"
+def _is_from_files(name: str) -> bool:
+    return name in SOURCES and SOURCES.form(name).startswith(":")
+
+
+def _has_splits(name: str) -> bool:
+    return SOURCES.form(name) == "[/SPLIT]"
+
+
+def _path_source() -> str:
+    """A regular expression of how a source of files begins."""
+    return f"(?:{'|'.join(name for name in SOURCES if _is_from_files(name))}):"
+
+
+def _embedded_source() -> str:
+    """A regular expression of a source that is no path, with its weight."""
+    return f"(?:{'|'.join(name for name in SOURCES if not _is_from_files(name))})(?:/[^/+@]*)?(?:@[^+]*)?"
