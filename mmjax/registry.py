@@ -72,9 +72,13 @@ class Registry:
         """What follows a name where it is written."""
         return self._forms.get(name, "")
 
+    def written(self) -> list[str]:
+        """All names with what follows them."""
+        return [name + self.form(name) for name in self]
+
     def usage(self) -> str:
-        """All names and what follows them, as the end of an error."""
-        *forms, last = (name + self.form(name) for name in self)
+        """How all names are written, as the end of an error."""
+        *forms, last = self.written()
         return f"write {', '.join(forms)} or {last}"
 
     def __contains__(self, name: object) -> bool:

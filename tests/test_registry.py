@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mmjax.data.mixture import SOURCES
+from mmjax.data.text.tokenizer import TOKENIZERS
 from mmjax.errors import UserError
 from mmjax.registry import Registry
 
@@ -51,7 +52,7 @@ def test_a_taken_name_names_both_modules():
 
 
 def test_every_name_of_ours_can_be_loaded():
-    for registry in (SOURCES,):
+    for registry in (SOURCES, TOKENIZERS):
         for name in registry:
             assert callable(registry.load(name, where=name))
 

@@ -12,6 +12,7 @@ import ftfy.badness
 import tokenizers
 
 from mmjax.data.text.text_normalization import HEAD, truncate_text
+from mmjax.data.text.tokenizer import Tokenizer
 
 VOCAB_SIZE = 49408
 BOS, EOS = 49406, 49407
@@ -21,10 +22,26 @@ _END_OF_WORD = "</w>"
 _PATTERN = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _ASCII_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # the same, for lower-case ASCII
 
-
 _MOJIBAKE_HEAD = 10_000
 _LONG_GAP = re.compile(r" {17,}")
 _BLANK_LINE = re.compile(r"\n[\0-\x09\x0b-\x1a\x1c-\x20\x7f]*(?=\n)")
+
+
+def make_clip(spec: str, context_length: int) -> Tokenizer:
+    """The tokenizer `clip`."""
+    backend()  # built here, not in the middle of the first batch
+    return Tokenizer(
+        spec=spec,
+        context_length=context_length,
+        vocab_size=VOCAB_SIZE,
+        bos_id=BOS,
+        eos_id=EOS,
+        pad_id=0,
+        special_ids=(BOS, EOS),
+        cleaning="ftfy, HTML entities twice, whitespace, lower case",
+        encode=functools.partial(encode, context_length=context_length),
+        decode_words=clip_text,
+    )
 
 
 def encode(texts: Iterable[str], context_length: int) -> list[list[int]]:

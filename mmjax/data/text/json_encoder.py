@@ -7,7 +7,8 @@ import tokenizers
 
 from mmjax.data.text.clip_bpe import clean_clip, collapse_whitespace, fix_unicode
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
-from mmjax.errors import UserError
+from mmjax.data.text.tokenizer import FIELD, Tokenizer, read_file
+from mmjax.errors import UserError, did_you_mean
 
 # What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.
 _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos>", "[SEP]")
@@ -29,6 +30,39 @@ CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
 # the end of text in front of texts, too.
 LOWERCASE, STRIP_SEP, BOS = "lowercase", "strip_sep", "bos"
 OPTIONS = (*CLEANERS, LOWERCASE, STRIP_SEP, BOS)
+
+
+def make_json(spec: str, context_length: int, *, path: str, content: bytes | None, options: Sequence[str]) -> Tokenizer:
+    """The tokenizer `json+OPTION:PATH`.
+
+    Raises:
+      UserError: as `JsonEncoder` does; an option is unknown or contradicts another, or the file cannot be read.
+    """
+    where = f"{FIELD}={spec!r}"
+    for option in options:
+        if option not in OPTIONS:
+            near = did_you_mean(option, OPTIONS)
+            raise UserError(f"{where}: {option!r} is not known{near}; choose among {', '.join(OPTIONS)}")
+    cleanings = [option for option in options if option in CLEANERS]
+    if len(cleanings) > 1:
+        raise UserError(f"{where}: {' and '.join(cleanings)} cannot both clean a text; choose one")
+    content = read_file(spec, path) if content is None else content
+    encoder = JsonEncoder(content, context_length, options, where)
+    return Tokenizer(
+        spec=spec,
+        context_length=context_length,
+        vocab_size=encoder.vocab_size,
+        bos_id=encoder.bos_id,
+        eos_id=encoder.eos_id,
+        pad_id=encoder.pad_id,
+        mask_id=encoder.mask_id,
+        sep_id=encoder.sep_id,
+        special_ids=encoder.special_ids,
+        cleaning=encoder.cleaning,
+        file_bytes=content,
+        encode=encoder.encode,
+        decode_words=encoder.decode,
+    )
 
 
 class JsonEncoder:

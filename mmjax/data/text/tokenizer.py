@@ -7,20 +7,28 @@ what is done to the texts before and to the ids after, `json+canonicalize:PATH`.
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from mmjax.data.text import clip_bpe, word_vocab
-from mmjax.data.text.json_encoder import CLEANERS, OPTIONS, JsonEncoder
-from mmjax.data.text.text_normalization import canonicalize, truncate_text
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
+from mmjax.registry import Registry
 
-_FIELD = "data.tokenizer"
-_KINDS = ("clip", "bytes", "words:PATH", "sentencepiece:PATH", "json:PATH")
+FIELD = "data.tokenizer"
+# What each kind is made by: `make(spec, context_length)`, with `path` and `content` where it has a file.
+TOKENIZERS = Registry(
+    "tokenizer",
+    {
+        "clip": "mmjax.data.text.clip_bpe:make_clip",
+        "bytes": "mmjax.data.text.utf8_bytes:make_bytes",
+        "words": "mmjax.data.text.word_vocab:make_words",
+        "sentencepiece": "mmjax.data.text.sentencepiece_model:make_sentencepiece",
+        "json": "mmjax.data.text.json_encoder:make_json",
+    },
+    forms={"words": ":PATH", "sentencepiece": ":PATH", "json": ":PATH"},
+)
 
 Encode = Callable[[list[str]], list[list[int]]]
 Decode = Callable[[list[int]], str]
@@ -148,27 +156,21 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
         )
     named, _, path = spec.partition(":")
     kind, *options = named.split("+")
-    if spec in ("clip", "bytes"):
-        make = _clip if kind == "clip" else _bytes
-        return make(context_length)
-    if kind in (known.partition(":")[0] for known in _KINDS):
-        _check_options(spec, kind, options)
-    if kind not in ("words", "sentencepiece", "json"):
-        near = did_you_mean(kind, [k.partition(":")[0] for k in _KINDS])
-        raise UserError(f"{_FIELD}={spec!r} is not known{near}; choose one of: {', '.join(_KINDS)}")
-    if not path:
-        raise UserError(f"{_FIELD}={spec!r} lacks the path of its file; write {named}:PATH")
-    if file is not None:
-        content = file
-    elif kind == "words" and path in word_vocab.EMBEDDED:
-        content = word_vocab.EMBEDDED[path]
-    else:
-        content = _read(spec, path)
+    where = f"{FIELD}={spec!r}"
+    form = TOKENIZERS.form(kind)
+    if kind not in TOKENIZERS or (not form and spec != kind and not options):
+        near = did_you_mean(kind, TOKENIZERS)
+        raise UserError(f"{where} is not known{near}; choose one of: {', '.join(TOKENIZERS.written())}")
+    make = TOKENIZERS.load(kind, where=where)
     if kind == "json":
-        return _json(spec, context_length, content, options)
-    if kind == "words":
-        return _words(spec, context_length, content)
-    return _sentencepiece(spec, context_length, content)
+        make = functools.partial(make, options=options)
+    elif options:
+        raise UserError(f"{where}: {kind} takes no {options[0]!r}; only json can have one, json+{options[0]}:PATH")
+    if not form:
+        return make(spec, context_length)
+    if not path:
+        raise UserError(f"{where} lacks the path of its file; write {named}:PATH")
+    return make(spec, context_length, path=path, content=file)
 
 
 def require_bos(tokenizer: Tokenizer, use: str) -> None:
@@ -183,159 +185,18 @@ def require_bos(tokenizer: Tokenizer, use: str) -> None:
     """
     if tokenizer.bos_id is None:
         raise UserError(
-            f"{_FIELD}={tokenizer.spec!r} begins texts with no id of its own, which {use} needs to predict the first"
+            f"{FIELD}={tokenizer.spec!r} begins texts with no id of its own, which {use} needs to predict the first"
             " word from; choose clip, bytes, words:PATH, json+bos:PATH, or a tokenizer.json that adds one"
         )
 
 
-def _check_options(spec: str, kind: str, options: Sequence[str]) -> None:
-    for option in options:
-        if kind != "json":
-            raise UserError(
-                f"{_FIELD}={spec!r}: {kind} takes no {option!r}; only json can have one, json+{option}:PATH"
-            )
-        if option not in OPTIONS:
-            near = did_you_mean(option, OPTIONS)
-            raise UserError(f"{_FIELD}={spec!r}: {option!r} is not known{near}; choose among {', '.join(OPTIONS)}")
-    cleanings = [option for option in options if option in CLEANERS]
-    if len(cleanings) > 1:
-        raise UserError(f"{_FIELD}={spec!r}: {' and '.join(cleanings)} cannot both clean a text; choose one")
+def read_file(spec: str, path: str) -> bytes:
+    """Content of a tokenizer's file.
 
-
-def _clip(context_length: int) -> Tokenizer:
-    bos, eos = clip_bpe.BOS, clip_bpe.EOS
-    clip_bpe.backend()  # built here, not in the middle of the first batch
-    return Tokenizer(
-        spec="clip",
-        context_length=context_length,
-        vocab_size=clip_bpe.VOCAB_SIZE,
-        bos_id=bos,
-        eos_id=eos,
-        pad_id=0,
-        special_ids=(bos, eos),
-        cleaning="ftfy, HTML entities twice, whitespace, lower case",
-        encode=functools.partial(clip_bpe.encode, context_length=context_length),
-        decode_words=clip_bpe.clip_text,
-    )
-
-
-def _bytes(context_length: int) -> Tokenizer:
-    pad, bos, eos = 256, 257, 258
-
-    room = context_length - 2
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        # A character is at least one byte, so that no more words and characters than bytes can count.
-        heads = [" ".join(text.split(None, room)[:room])[:room] for text in texts]
-        return [[bos, *head.encode("utf-8", "replace")[:room], eos] for head in heads]
-
-    return Tokenizer(
-        spec="bytes",
-        context_length=context_length,
-        vocab_size=259,
-        bos_id=bos,
-        eos_id=eos,
-        pad_id=pad,
-        special_ids=(pad, bos, eos),
-        cleaning="whitespace",
-        encode=encode,
-        decode_words=lambda ids: bytes(ids).decode("utf-8", "replace"),
-    )
-
-
-def _words(spec: str, context_length: int, content: bytes) -> Tokenizer:
-    known = word_vocab.parse_words(content, f"{_FIELD}={spec!r}")
-    ids = {word: word_vocab.SPECIALS + i for i, word in enumerate(known)}
-
-    def encode_one(text: str) -> list[int]:
-        return word_vocab.word_ids(text, ids)
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        room = context_length - 2
-        return [
-            [word_vocab.BOS, *encode_one(truncate_text(text, room, encode_one))[:room], word_vocab.EOS]
-            for text in texts
-        ]
-
-    return Tokenizer(
-        spec=spec,
-        context_length=context_length,
-        vocab_size=word_vocab.SPECIALS + len(known),
-        bos_id=word_vocab.BOS,
-        eos_id=word_vocab.EOS,
-        pad_id=word_vocab.PAD,
-        mask_id=word_vocab.MASK,
-        sep_id=word_vocab.SEP,
-        special_ids=tuple(range(word_vocab.SPECIALS)),
-        cleaning="no ASCII punctuation, lower case, whitespace",
-        file_bytes=content,
-        encode=encode,
-        decode_words=lambda row: word_vocab.words_text(row, known),
-    )
-
-
-def _sentencepiece(spec: str, context_length: int, content: bytes) -> Tokenizer:
-    if importlib.util.find_spec("sentencepiece") is None:
-        raise UserError(
-            f"{_FIELD}={spec!r} needs the package sentencepiece; install it with: pip install sentencepiece"
-        )
-    import sentencepiece  # optional, and only this kind needs it
-
-    model = sentencepiece.SentencePieceProcessor()
-    try:
-        model.LoadFromSerializedProto(content)
-    except RuntimeError as error:
-        raise UserError(f"{_FIELD}={spec!r} is not a sentencepiece model; give a *.model file") from error
-    eos = model.eos_id()
-    if eos < 0:
-        raise UserError(f"{_FIELD}={spec!r} has no end-of-text piece; train the model with eos_id >= 0")
-
-    def encode_one(text: str) -> list[int]:
-        return model.EncodeAsIds(canonicalize(text))
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        room = context_length - 1
-        return [[*encode_one(truncate_text(text, room, encode_one))[:room], eos] for text in texts]
-
-    size = model.GetPieceSize()
-    no_words = [i for i in range(size) if model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i)]
-
-    return Tokenizer(
-        spec=spec,
-        context_length=context_length,
-        vocab_size=size,
-        bos_id=None,
-        eos_id=eos,
-        pad_id=eos,
-        special_ids=tuple(no_words),
-        cleaning="no ASCII punctuation, lower case, whitespace",
-        file_bytes=content,
-        encode=encode,
-        decode_words=model.DecodeIds,
-    )
-
-
-def _json(spec: str, context_length: int, content: bytes, options: Sequence[str]) -> Tokenizer:
-    encoder = JsonEncoder(content, context_length, options, f"{_FIELD}={spec!r}")
-    return Tokenizer(
-        spec=spec,
-        context_length=context_length,
-        vocab_size=encoder.vocab_size,
-        bos_id=encoder.bos_id,
-        eos_id=encoder.eos_id,
-        pad_id=encoder.pad_id,
-        mask_id=encoder.mask_id,
-        sep_id=encoder.sep_id,
-        special_ids=encoder.special_ids,
-        cleaning=encoder.cleaning,
-        file_bytes=content,
-        encode=encoder.encode,
-        decode_words=encoder.decode,
-    )
-
-
-def _read(spec: str, path: str) -> bytes:
+    Raises:
+      UserError: it cannot be read.
+    """
     try:
         return paths.as_path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{_FIELD}={spec!r}: cannot read {path!r} ({type(error).__name__}); check the path") from error
+        raise UserError(f"{FIELD}={spec!r}: cannot read {path!r} ({type(error).__name__}); check the path") from error

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from mmjax.data.sources.shapes import COLORS, RELATIONS, SHAPES, SIZES
-from mmjax.data.text.text_normalization import canonicalize
+from mmjax.data.text.text_normalization import canonicalize, truncate_text
+from mmjax.data.text.tokenizer import FIELD, Tokenizer, read_file
 from mmjax.errors import UserError
 
 PAD, BOS, EOS, UNK, MASK, SEP = range(6)
@@ -21,6 +22,41 @@ _SHAPES_WORDS = (
     *("yes", "no", "0", "1", "2", "3"),
 )
 EMBEDDED = {"shapes": "\n".join(_SHAPES_WORDS).encode()}
+
+
+def make_words(spec: str, context_length: int, *, path: str, content: bytes | None) -> Tokenizer:
+    """The tokenizer `words:PATH`.
+
+    Raises:
+      UserError: as `parse_words` does, or the file cannot be read.
+    """
+    if content is None:
+        content = EMBEDDED[path] if path in EMBEDDED else read_file(spec, path)
+    known = parse_words(content, f"{FIELD}={spec!r}")
+    ids = {word: SPECIALS + i for i, word in enumerate(known)}
+
+    def encode_one(text: str) -> list[int]:
+        return word_ids(text, ids)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        room = context_length - 2
+        return [[BOS, *encode_one(truncate_text(text, room, encode_one))[:room], EOS] for text in texts]
+
+    return Tokenizer(
+        spec=spec,
+        context_length=context_length,
+        vocab_size=SPECIALS + len(known),
+        bos_id=BOS,
+        eos_id=EOS,
+        pad_id=PAD,
+        mask_id=MASK,
+        sep_id=SEP,
+        special_ids=tuple(range(SPECIALS)),
+        cleaning="no ASCII punctuation, lower case, whitespace",
+        file_bytes=content,
+        encode=encode,
+        decode_words=lambda row: words_text(row, known),
+    )
 
 
 def parse_words(content: bytes, where: str) -> list[str]:
