@@ -14,7 +14,6 @@ import numpy as np
 from mmjax import tasks
 from mmjax.data.image import frames
 from mmjax.errors import UserError
-from mmjax.parallel import global_arrays
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import costs, hlo
 from mmjax.training import build_step, packing
@@ -156,7 +155,7 @@ class OurStep:
             )  # the crop is the whole frame
             batch["image_box"] = np.tile(box, (config.batch_size, 1))
         self._frame = side if "image_box" in shapes else 0
-        self._batch = global_arrays.to_global(mesh, batch)
+        self._batch = mesh_lib.to_global(mesh, batch)
         self._program = Program(self._setup.step, self._packer is not None, options)
         self._shared.make(self._setup, config.seed, name)
         if self._packer is not None:

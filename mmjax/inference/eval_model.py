@@ -19,8 +19,8 @@ from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, did_you_mean
 from mmjax.inference.checkpoint_source import OpenedCheckpoint, RunCheckpoint, open_checkpoint
-from mmjax.parallel import global_arrays, process_agreement
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import process_agreement
 
 # What an evaluation may change; the rest describes the model that was trained.
 _EVALUATION_FIELDS = (
@@ -161,7 +161,7 @@ def digest(params: Any) -> str:
     """A hash of all parameters, the same on any mesh."""
     state = hashlib.blake2b(digest_size=16)
     for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
-        array = np.ascontiguousarray(global_arrays.to_host(leaf))
+        array = np.ascontiguousarray(mesh_lib.to_host(leaf))
         state.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         state.update(array.reshape(-1).view(np.uint8).data)
     return state.hexdigest()

@@ -19,7 +19,6 @@ from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
 from mmjax.inference import inputs
 from mmjax.models import generation
-from mmjax.parallel import global_arrays
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import capabilities
 
@@ -277,8 +276,8 @@ class Model:
             rows = [np.concatenate([x, np.repeat(x[-1:], padded - count, axis=0)]) for x in rows]
             if self.mesh is not None:
                 local = mesh_lib.local_rows(self.mesh, padded)
-                rows = global_arrays.to_global(self.mesh, [x[local] for x in rows])
-            parts.append(np.asarray(global_arrays.to_host(function(self.params, *rows)))[:count])
+                rows = mesh_lib.to_global(self.mesh, [x[local] for x in rows])
+            parts.append(np.asarray(mesh_lib.to_host(function(self.params, *rows)))[:count])
         return np.concatenate(parts) if parts else None
 
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt
 
 from mmjax.objectives import tiled_logits, tiled_sigmoid, tiled_softmax
-from mmjax.parallel import ring
+from mmjax.parallel import mesh as mesh_lib
 
 Metrics = dict[str, Any]
 IMPLEMENTATIONS = ("dense", "gather", "ring")
@@ -162,7 +162,7 @@ def spread(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:
     """Rows over all devices where they divide, so that a `tensor` device does not repeat its neighbour's logits."""
     if mesh is None or len(arrays[0]) % mesh.size:
         return arrays
-    return tuple(jax.lax.with_sharding_constraint(x, ring.rows_over_all(mesh)) for x in arrays)
+    return tuple(jax.lax.with_sharding_constraint(x, mesh_lib.rows_over_all(mesh)) for x in arrays)
 
 
 def pair_matrix(batch: int, ids: UInt[Array, "B 2"] | None) -> Bool[Array, "B B"]:

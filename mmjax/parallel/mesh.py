@@ -1,12 +1,14 @@
-"""The device mesh: axes `data`, `fsdp` and `tensor`."""
+"""The device mesh, with axes `data`, `fsdp` and `tensor`, and batches over it: rows, global arrays, microbatches."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
@@ -100,6 +102,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def rows_over_all(mesh: Mesh) -> NamedSharding:
+    """Rows over every axis, `tensor` too, in the order of the devices."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -151,3 +158,71 @@ def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str
     below = size // unit * unit
     near = f"{below} or {below + unit}" if below > 0 else f"{unit}"
     raise UserError(f"{field}={size} does not divide over {split}; choose {near}")
+
+
+def to_global(mesh: Mesh, local: Any) -> Any:
+    """Makes global arrays, rows over `data` and `fsdp`, of every process's own rows.
+
+    Args:
+      mesh: the device mesh.
+      local: a tree of numpy arrays, each with the rows `local_rows` of a batch, in that order.
+    """
+    sharding = batch_sharding(mesh)
+    blocks = batch_devices(mesh)
+    # A process's blocks of rows need be neither neighbours nor its alone.
+    index_of_block = {int(block): i for i, block in enumerate(local_rows(mesh, blocks))}
+
+    def put(x: np.ndarray) -> jax.Array:
+        size = len(x) // len(index_of_block)
+
+        def rows(index):
+            start = index_of_block[(index[0].start or 0) // size] * size
+            return x[start : start + size]
+
+        return jax.make_array_from_callback((size * blocks, *x.shape[1:]), sharding, rows)
+
+    return jax.tree.map(put, local)
+
+
+def to_host(tree: Any) -> Any:
+    """Fetches global arrays as numpy; every process must call it where an array is spread over them."""
+    leaves, treedef = jax.tree.flatten(tree)
+    spread = {
+        i: x
+        for i, x in enumerate(leaves)
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+    }
+    if spread:
+        mesh = next(iter(spread.values())).sharding.mesh
+        for i, x in _gather(mesh)(spread).items():
+            leaves[i] = x
+    return treedef.unflatten([np.asarray(x) for x in leaves])
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Any:
+    """One program for a whole tree, compiled once for each of its shapes."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
+def map_microbatches(function: Callable[[Any], Any], rows: Any, pieces: int, mesh: Mesh | None) -> Any:
+    """`function` of a tree of rows, on one piece after the other; its tree of rows comes back in their order."""
+    if pieces == 1:
+        return function(rows)
+    parts = jax.tree.map(lambda x: _split(x, pieces, mesh), rows)
+    return jax.tree.map(lambda x: _join(x, mesh), jax.lax.map(function, parts))
+
+
+def _split(x: Shaped[Array, "B *rest"], pieces: int, mesh: Mesh | None) -> Shaped[Array, "P b *rest"]:
+    """[B, ...] -> [pieces, B / pieces, ...]; piece j takes rows j, j + pieces, ..."""
+    x = x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)))
+
+
+def _join(x: Shaped[Array, "P b *rest"], mesh: Mesh | None) -> Shaped[Array, "B *rest"]:
+    """Undoes `_split`."""
+    x = x.swapaxes(0, 1)
+    x = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # no -1: a feature may have no width
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.errors import GlobalUserError, UserError
 
@@ -174,38 +172,3 @@ def check_shared(folder: Any, field: str) -> None:
     finally:
         if jax.process_index() == 0:
             path.unlink()
-
-
-# What `StopSignal` waits for, in the order in which it is obeyed.
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class AsyncAllReduce:
-    """Sums a few small numbers over all processes, without waiting for the result.
-
-    It is dispatched like a training step: whoever reads the sum of a step some steps later does not stop the device,
-    and every process reads the same.
-
-    Args:
-      mesh: of all devices.
-    """
-
-    def __init__(self, mesh: Mesh):
-        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._devices = mesh.size
-        self._sum = jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-    def sum(self, values: Sequence[int]) -> Any:
-        """Starts the sum of int32 `values` [K] over the processes; `numpy.asarray` of the result waits for it."""
-        values = np.asarray(values, np.int32)
-        if jax.process_count() == 1:
-            return values
-        shape = (self._devices, len(values))
-        # One device holds the process's values, the others zeros.
-        starts = [index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values()]
-        first = min(starts)
-
-        def rows(index):
-            return values[None] if (index[0].start or 0) == first else np.zeros((1, len(values)), np.int32)
-
-        return self._sum(jax.make_array_from_callback(shape, self._sharding, rows))

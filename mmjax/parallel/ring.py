@@ -6,12 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-
-def rows_over_all(mesh: Mesh) -> NamedSharding:
-    """Rows over every axis, `tensor` too, in the order of the devices."""
-    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+from jax.sharding import Mesh
 
 
 def per_device(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:

@@ -12,7 +12,7 @@ from mmjax.models.encoders import Encoded
 from mmjax.nn import dropout
 from mmjax.objectives import matching
 from mmjax.parallel import sharded_gather
-from mmjax.parallel.microbatch import map_microbatches
+from mmjax.parallel.mesh import map_microbatches
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 

@@ -4,7 +4,7 @@ import collections
 from typing import Any
 
 from mmjax.errors import TrainingDiverged
-from mmjax.parallel import global_arrays
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import throughput
 from mmjax.training.run import RUN_AHEAD, Run
 from mmjax.training.step_agreement import StepAgreement
@@ -50,7 +50,7 @@ class DeferredLog:
         if self._pending is None:
             return
         (step, metrics, rates), self._pending = self._pending, None
-        values = {name: value.item() for name, value in global_arrays.to_host(metrics).items()}
+        values = {name: value.item() for name, value in mesh_lib.to_host(metrics).items()}
         self._check_finite(values.pop("first_bad_step"))
         self._agreement.resolve(step)
         self._run.logger.write(step, "train", values | rates | self._run.bad_examples.metrics(step))
@@ -63,7 +63,7 @@ class DeferredLog:
         """
         self._agreement.resolve(step)
         self.write()
-        self._check_finite(int(global_arrays.to_host(state.first_bad_step)))
+        self._check_finite(int(mesh_lib.to_host(state.first_bad_step)))
 
     def restart(self, step: int) -> None:
         """Measures from here on, after something that was not training."""

@@ -8,14 +8,14 @@ import jax
 import ml_collections
 
 from mmjax.data.loading import batches as batches_lib
-from mmjax.parallel import global_arrays, log, process_agreement
+from mmjax.parallel import log
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import hooks, packing, throughput
 from mmjax.training.deferred_log import DeferredLog
 from mmjax.training.profiler import Profiler
 from mmjax.training.run import Run, prepare
 from mmjax.training.signals import ErrorDeferringBatches, StopSignal
-from mmjax.training.step_agreement import StepAgreement
+from mmjax.training.step_agreement import AsyncAllReduce, StepAgreement
 
 
 def train(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
@@ -70,7 +70,7 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
                     save.run(hooks.StepContext(step - 1, state))
                 break
             agreement.post(batch.pop("substitution_reason"), step)
-            state, metrics = train_step(state, global_arrays.to_global(mesh, batch))
+            state, metrics = train_step(state, mesh_lib.to_global(mesh, batch))
             metrics_log.add(step, metrics)
 
             is_due = evaluate.due(step) or save.due(step)
@@ -116,7 +116,7 @@ def _open_batches(run: Run, stop: StopSignal) -> tuple[Any, Callable[[Any, Any],
     batches = ErrorDeferringBatches(make_batches, start, stop) if several else make_batches(start)
     if run.packer is None:
         return batches, run.setup.step
-    votes = process_agreement.AsyncAllReduce(run.mesh) if several else None
+    votes = AsyncAllReduce(run.mesh) if several else None
     packed = packing.PackedBatches(batches, run.packer, votes, config.steps - start)
     return packed, packing.PackedStep(run.setup.step, run.packer)
 

@@ -15,6 +15,7 @@ from mmjax import tasks
 from mmjax.data.loading import packing
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import log, process_agreement
+from mmjax.training.step_agreement import AsyncAllReduce
 
 # A fifth of the cost has to be left out, as it takes a second program.
 _PAYS = 0.8
@@ -136,7 +137,7 @@ class PackedBatches:
       error: what kept the batch that was given last from being read.
     """
 
-    def __init__(self, batches: Any, packer: tasks.Packer, votes: process_agreement.AsyncAllReduce | None, count: int):
+    def __init__(self, batches: Any, packer: tasks.Packer, votes: AsyncAllReduce | None, count: int):
         self._batches, self._packer, self._votes = batches, packer, votes
         self._left = count
         self._ahead: collections.deque = collections.deque()  # (batch, vote, error)

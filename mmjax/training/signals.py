@@ -11,6 +11,8 @@ import numpy as np
 from mmjax.errors import UserError
 from mmjax.parallel import process_agreement
 
+# What `StopSignal` waits for, in the order in which it is obeyed.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds that a signal may reach this process later than its workers.
 _SIGNAL_DELAY = 2.0
 
@@ -21,12 +23,12 @@ class StopSignal:
     def __init__(self):
         self.received: int | None = None
         self._previous = {}
-        self._tells = True
+        self._is_logged = True
 
     def __enter__(self) -> "StopSignal":
-        self._tells = process_agreement.is_process_0()
+        self._is_logged = process_agreement.is_process_0()
         if threading.current_thread() is threading.main_thread():
-            for number in process_agreement.SIGNALS:
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -38,7 +40,7 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        if not self._tells:
+        if not self._is_logged:
             return
         # Not print: the handler may interrupt one, and buffered files are not re-entrant.
         os.write(2, f"\n{signal.Signals(number).name}: saving after this step, then stopping\n".encode())

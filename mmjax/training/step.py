@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.objectives import token_loss
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.microbatch import map_microbatches
+from mmjax.parallel.mesh import map_microbatches
 from mmjax.training import optimizer
 from mmjax.training.state import TrainState
 

@@ -2,16 +2,18 @@
 
 import collections
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.data import bad_example
 from mmjax.parallel import log, process_agreement
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training.bad_examples import BadExamples
-from mmjax.training.signals import StopSignal
+from mmjax.training.signals import SIGNALS, StopSignal
 
 
 class StepAgreement:
@@ -31,12 +33,10 @@ class StepAgreement:
       signal: the number of the signal that any process received, as far as all of them know it.
     """
 
-    def __init__(
-        self, mesh: jax.sharding.Mesh, batch_size: int, stop: StopSignal, batches: Any, bad_examples: BadExamples
-    ):
+    def __init__(self, mesh: Mesh, batch_size: int, stop: StopSignal, batches: Any, bad_examples: BadExamples):
         self._stop, self._batches, self._bad_examples = stop, batches, bad_examples
         self._rows = mesh_lib.rows_counted_here(mesh, batch_size)
-        self._all_reduce = process_agreement.AsyncAllReduce(mesh)
+        self._all_reduce = AsyncAllReduce(mesh)
         self._pending = collections.deque()  # (step, sums) that have not been read
         self.signal: int | None = None
 
@@ -64,7 +64,7 @@ class StepAgreement:
             number, sums = self._pending.popleft()
             sums = np.asarray(sums)
             self._read_signals(sums)
-            failed, *counts = sums[len(process_agreement.SIGNALS) :].tolist()
+            failed, *counts = sums[len(SIGNALS) :].tolist()
             if failed:
                 process_agreement.raise_error_on_all(self._batches.error)
             self._bad_examples.add(number, counts)
@@ -89,9 +89,40 @@ class StepAgreement:
             log.info(f"{signal.Signals(self.signal).name} in another process: saved step {step}, stopping")
 
     def _received(self) -> list[int]:
-        return [int(self._stop.received == number) for number in process_agreement.SIGNALS]
+        return [int(self._stop.received == number) for number in SIGNALS]
 
     def _read_signals(self, sums: np.ndarray) -> None:
-        received = [number for number, count in zip(process_agreement.SIGNALS, sums.tolist(), strict=False) if count]
+        received = [number for number, count in zip(SIGNALS, sums.tolist(), strict=False) if count]
         if received and self.signal is None:
             self.signal = received[0]
+
+
+class AsyncAllReduce:
+    """Sums a few small numbers over all processes, without waiting for the result.
+
+    It is dispatched like a training step: whoever reads the sum of a step some steps later does not stop the device,
+    and every process reads the same.
+
+    Args:
+      mesh: of all devices.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._devices = mesh.size
+        self._sum = jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def sum(self, values: Sequence[int]) -> Any:
+        """Starts the sum of int32 `values` [K] over the processes; `numpy.asarray` of the result waits for it."""
+        values = np.asarray(values, np.int32)
+        if jax.process_count() == 1:
+            return values
+        shape = (self._devices, len(values))
+        # One device holds the process's values, the others zeros.
+        starts = [index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values()]
+        first = min(starts)
+
+        def rows(index):
+            return values[None] if (index[0].start or 0) == first else np.zeros((1, len(values)), np.int32)
+
+        return self._sum(jax.make_array_from_callback(shape, self._sharding, rows))

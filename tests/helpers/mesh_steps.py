@@ -7,8 +7,8 @@ import numpy as np
 import optax
 
 from mmjax import tasks
-from mmjax.parallel import global_arrays, partition
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.training import build_step, checkpoint
 from tests.helpers import tiny_recipe
 
@@ -63,7 +63,7 @@ class Steps:
         losses, gradient = [], None
         for k in range(steps):
             local = {name: x[self.rows] for name, x in batch(k).items()}
-            state, metrics = self.step(state, global_arrays.to_global(self.mesh, local))
+            state, metrics = self.step(state, mesh_lib.to_global(self.mesh, local))
             losses.append(float(metrics["loss"]))
             gradient = flat(trace(state)) if gradient is None else gradient
         return np.array(losses), gradient, state
@@ -108,7 +108,7 @@ def trace(state):
 
 def flat(tree):
     """Whole arrays by path, as numpy, in every process."""
-    tree = global_arrays.to_host(tree)
+    tree = mesh_lib.to_host(tree)
     return {partition.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -1,7 +1,7 @@
-"""What one of several processes runs in the tests; `several.py` starts them.
+"""What one of several processes runs in the tests; `processes.py` starts them.
 
-`two_processes.py steps FOLDER MESH,... COORDINATOR COUNT INDEX`: the checks of meshes.
-`two_processes.py cli WHAT@STEP:PROCESS,... FOLDER MESH,... train ...`: the command line, with something that happens at
+`process_main.py steps FOLDER MESH,... COORDINATOR COUNT INDEX`: the checks of meshes.
+`process_main.py cli WHAT@STEP:PROCESS,... FOLDER MESH,... train ...`: the command line, with something that happens at
 a step of one process (SIGTERM, SIGINT, mistake, crash, kill; `-` for nothing), and then the checks of meshes, unless
 FOLDER is `-`. `MESH:restored` leaves out the training, whose compilation takes longest.
 """
@@ -29,8 +29,9 @@ def steps(folder, meshes, coordinator, count, index):
 def check(folder, meshes):
     """Leaves what it finds in `folder`, a file for each process; asserts what needs no comparison."""
     from mmjax.errors import UserError
-    from mmjax.parallel import global_arrays, process_agreement
     from mmjax.parallel import mesh as mesh_lib
+    from mmjax.parallel import process_agreement
+    from mmjax.training import step_agreement
     from tests.helpers import mesh_steps
 
     index, count = jax.process_index(), jax.process_count()
@@ -64,8 +65,8 @@ def check(folder, meshes):
         mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)))
         rows = mesh_lib.local_rows(mesh, 16)
         result["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
-        np.testing.assert_array_equal(global_arrays.to_host(global_arrays.to_global(mesh, complete[rows])), complete)
-    votes = process_agreement.AsyncAllReduce(mesh)
+        np.testing.assert_array_equal(mesh_lib.to_host(mesh_lib.to_global(mesh, complete[rows])), complete)
+    votes = step_agreement.AsyncAllReduce(mesh)
     result["votes"] = [np.asarray(votes.sum([1, index, 10 * k])).tolist() for k in range(2)]
 
     # Training, and checkpoints from and to another number of processes.

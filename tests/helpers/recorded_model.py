@@ -1,6 +1,6 @@
 """What a model embeds, recorded in one run and played back in another, in this process or in several.
 
-In several: `python recorded.py MODE FILE --workdir=... --process=0`.
+In several: `python recorded_model.py MODE FILE --workdir=... --process=0`.
 MODE is `record`, which writes every embedding to FILE (of the first process), or `replay`, which gives back those of
 FILE whatever the model says.
 """

@@ -180,8 +180,6 @@ def test_one_process_agrees_with_itself():
     assert process_agreement.broadcast_from_0(3) == 3
     with pytest.raises(KeyError), process_agreement.raise_on_all():
         raise KeyError
-    votes = process_agreement.AsyncAllReduce(mesh.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    np.testing.assert_array_equal(votes.sum([1, 0, 5]), [1, 0, 5])
 
 
 # -- groups of devices with slow links ---------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from mmjax.config.schema import base_config
 from mmjax.data.sources import sensors
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.parallel import activation_sharding, global_arrays, partition
-from mmjax.parallel.mesh import batch_sharding, make_mesh
+from mmjax.parallel import activation_sharding, partition
+from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
 from mmjax.tasks import image_text_matching, per_example_losses
 from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.preprocessing import DatasetMetadata
@@ -117,8 +117,8 @@ def outcome(config, shape, random_params):
         keys = example_keys(jnp.array([3, 4], jnp.uint32), jnp.int32(5), ROWS)
         return jax.value_and_grad(loss, has_aux=True)(params, batch, keys)
 
-    (value, metrics), gradient = run(params, global_arrays.to_global(mesh, batch))
-    return float(value), global_arrays.to_host(metrics), global_arrays.to_host(gradient)
+    (value, metrics), gradient = run(params, to_global(mesh, batch))
+    return float(value), to_host(metrics), to_host(gradient)
 
 
 def distance(a, b):

@@ -9,8 +9,8 @@ import pytest
 
 from mmjax import tasks
 from mmjax.data.loading import packing as packing_lib
-from mmjax.parallel import global_arrays, packing
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import packing
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
 from tests.helpers import mesh_steps, processes, runs, text_runs, tiny_recipe
@@ -72,7 +72,7 @@ QUICK = [((2, 2, 2), 2, False)]
 def test_values_and_gradients_are_those_of_padded_texts(mesh, pieces, noise, random_params):
     shapes, devices, function = value_and_grad(mesh, pieces, noise)
     params = random_params(shapes)
-    position = functools.partial(global_arrays.to_global, devices)
+    position = functools.partial(mesh_lib.to_global, devices)
     plain = batch()
     value, gradient = function(params, position(plain))
     spread = mesh_lib.batch_devices(devices)
@@ -98,9 +98,9 @@ def test_bfloat16_is_as_near_to_float32_as_without_packing(mesh, random_params):
     off = {True: [], False: []}
     for seed in range(4):
         plain = batch(seed)
-        expected = mesh_steps.flat(exact(params, global_arrays.to_global(devices, plain))[1])
+        expected = mesh_steps.flat(exact(params, mesh_lib.to_global(devices, plain))[1])
         for is_packed, item in ((False, plain), (True, packed(plain, mesh[0], pieces, 8 // mesh[0]))):
-            gradient = mesh_steps.flat(rough(params, global_arrays.to_global(devices, item))[1])
+            gradient = mesh_steps.flat(rough(params, mesh_lib.to_global(devices, item))[1])
             off[is_packed].append(mesh_steps.relative(gradient, expected))
     assert np.mean(off[False]) > 1e-4
     assert np.mean(off[True]) <= 1.1 * np.mean(off[False]), off

@@ -11,7 +11,6 @@ from mmjax import tasks
 from mmjax.config import recipe, schema
 from mmjax.data.loading.length_groups import LengthGrouper
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.parallel import global_arrays
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
@@ -138,8 +137,8 @@ def test_values_and_gradients_are_those_of_padded_texts(case, mesh, pieces, rand
     config.data.length_groups = ",".join(f"{rows}x{tokens}" for rows, tokens in groups_of(plain, spread, pieces))
     packer = tasks.make_packer(config, devices)
     assert len(packer.groups) > 1 and packer.groups[-1][1] < config.model.text.context_length
-    (value, metrics), gradient = function(params, global_arrays.to_global(devices, plain))
-    (value2, metrics2), gradient2 = function(params, global_arrays.to_global(devices, grouped(plain, packer)))
+    (value, metrics), gradient = function(params, mesh_lib.to_global(devices, plain))
+    (value2, metrics2), gradient2 = function(params, mesh_lib.to_global(devices, grouped(plain, packer)))
     assert float(value2) == pytest.approx(float(value), rel=1e-5)
     assert metrics.keys() == metrics2.keys()
     for name in metrics:

@@ -13,7 +13,7 @@ import pytest
 from mmjax import tasks
 from mmjax.config.schema import base_config
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.parallel import global_arrays
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, path_name
 from mmjax.training.optimizer import make_optimizer, split_frozen
@@ -77,7 +77,7 @@ class Run:
         return jax.device_put(state, self.shardings)
 
     def batch(self, seed):
-        return global_arrays.to_global(self.mesh, make_batch(seed))
+        return mesh_lib.to_global(self.mesh, make_batch(seed))
 
     def train(self, steps=STEPS):
         """Returns losses, the gradient of step 0 and the parameters at the end."""

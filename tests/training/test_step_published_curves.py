@@ -14,8 +14,8 @@ import pytest
 from mmjax import tasks
 from mmjax.config import recipe as recipe_lib
 from mmjax.interop import export, foreign_checkpoint
-from mmjax.parallel import global_arrays, partition
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.training import build_step, init_from
 from tests.helpers import torch_writers
 
@@ -76,7 +76,7 @@ def train(config, params, data):
     taken = {name: jax.device_put(np.array(x, np.float32), shapes[name].sharding) for name, x in params.items()}
     state, losses = init_from.replace(setup.make_state(0), taken), []
     for batch in data:
-        state, metrics = setup.step(state, global_arrays.to_global(mesh, batch))
+        state, metrics = setup.step(state, mesh_lib.to_global(mesh, batch))
         losses.append(float(metrics["loss"]))
     return np.array(losses), {name: np.asarray(x) for name, x in flat(state.params).items()}
 

@@ -115,7 +115,7 @@ class LengthGrouper:
     Attributes:
       groups: of a share; () where they are not known yet.
       captions: texts of a share.
-      pieces: microbatches, see `mmjax.parallel.pieces`.
+      pieces: microbatches, see `mmjax.parallel.mesh.map_microbatches`.
       context_length, extra, overhead: see `choose_groups`.
       shares: of a batch.
     """

@@ -148,7 +148,7 @@ class TextPacker:
     Attributes:
       rows, length: rows of a group (0 where they are not known yet) and tokens of a row.
       captions: of a group.
-      pieces: microbatches, see `mmjax.parallel.microbatch`.
+      pieces: microbatches, see `mmjax.parallel.mesh`.
       eos_id: the end-of-text id.
     """
 

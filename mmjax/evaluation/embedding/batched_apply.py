@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mmjax.parallel import global_arrays
 from mmjax.parallel import mesh as mesh_lib
 
 Row = tuple[np.ndarray, ...]
@@ -53,7 +52,7 @@ class BatchRunner:
         results, running = [], None
         for batch, count in _batches(iter(rows), self.batch_size):
             local = tuple(column[self.rows] for column in batch)
-            out = function(params, *global_arrays.to_global(self.mesh, local))
+            out = function(params, *mesh_lib.to_global(self.mesh, local))
             if running is not None:
                 results.append(_fetch(*running))
             running = (out, count)
@@ -65,7 +64,7 @@ class BatchRunner:
 
 def _fetch(out: Any, count: int) -> Any:
     """The first `count` rows of a batch's results, on the host."""
-    return jax.tree.map(lambda x: x[:count], global_arrays.to_host(out))
+    return jax.tree.map(lambda x: x[:count], mesh_lib.to_host(out))
 
 
 def _batches(rows: Iterator[Row], size: int) -> Iterator[tuple[Row, int]]:

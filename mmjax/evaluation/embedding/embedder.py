@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.evaluation.embedding import batched_apply
-from mmjax.parallel import global_arrays
 from mmjax.parallel import mesh as mesh_lib
 
 
@@ -61,7 +60,7 @@ class MeshEmbedder:
         losses = []
         for start in range(0, len(ids) - self.batch_size + 1, self.batch_size):
             rows = order[start + self.runner.rows]
-            image, text, pair_ids = global_arrays.to_global(
+            image, text, pair_ids = mesh_lib.to_global(
                 self.mesh, (image_embeddings[rows], text_embeddings[rows], words[rows])
             )
             losses.append(self._loss(self.params, image, text, pair_ids if self.positives == "id" else None))

@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from mmjax.parallel.global_arrays import to_global, to_host
-from mmjax.parallel.mesh import batch_sharding, make_mesh
+from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
 
 
 def test_there_and_back():
