@@ -1,15 +1,27 @@
 """Recipes: Python files whose `get_config` returns a config."""
 
+import contextlib
 import importlib.util
 import re
+import sys
 import traceback
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmjax.config import old_imports, overrides
+from mmjax.config import overrides
 from mmjax.config.schema import ConfigDict, base_config
 from mmjax.config.serialize import flatten
 from mmjax.errors import UserError, did_you_mean
+
+# Modules that recipes written for mmjax 0.1 import: where their names are now.
+_OLD_MODULES = {
+    "mmjax.recipes": "mmjax.config.toy_presets",
+    "mmjax.data.sensors": "mmjax.data.sources.sensors",
+    "mmjax.evaluation.jobs": "mmjax.evaluation.suite.jobs",
+}
+_OLD_NAMES = {("mmjax.recipes", "on_scenes"): "apply_toy_scene_recipe", ("mmjax.recipes", "for_cpu"): "cpu_friendly"}
 
 
 def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
@@ -53,9 +65,11 @@ def load_recipe(spec: str) -> ConfigDict:
     known = set(flatten(base_config()))
     if config.get("model", {}).get("kind", "two_tower") != "two_tower":  # another kind of model has other fields
         known = {field for field in known if not field.startswith("model.")}
-    lacking = sorted(known - set(flatten(config)))
-    if lacking:
-        raise UserError(f"--config={spec}: the recipe's config has no field {lacking[0]!r}; start from base_config()")
+    missing_fields = sorted(known - set(flatten(config)))
+    if missing_fields:
+        raise UserError(
+            f"--config={spec}: the recipe's config has no field {missing_fields[0]!r}; start from base_config()"
+        )
     return config
 
 
@@ -76,7 +90,7 @@ def run_file(spec: str) -> ConfigDict:
     module_spec = importlib.util.spec_from_file_location(f"mmjax_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     try:
-        with old_imports.importable():
+        with _old_imports():
             module_spec.loader.exec_module(module)
             config = module.get_config(arg)
     except UserError:
@@ -86,6 +100,26 @@ def run_file(spec: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
     return config
+
+
+@contextlib.contextmanager
+def _old_imports() -> Iterator[None]:
+    """Lets a recipe import what it needs by the names of mmjax 0.1, as long as the context lasts."""
+    sys.modules.update({old: _stand_in(old) for old in _OLD_MODULES})
+    try:
+        yield
+    finally:
+        for old in _OLD_MODULES:
+            del sys.modules[old]
+
+
+def _stand_in(old: str) -> types.ModuleType:
+    """A module whose names are looked up where they are now; nothing is imported before."""
+    module = types.ModuleType(old, f"Now {_OLD_MODULES[old]}.")
+    module.__getattr__ = lambda name: getattr(
+        importlib.import_module(_OLD_MODULES[old]), _OLD_NAMES.get((old, name), name)
+    )
+    return module
 
 
 def _reason(error: Exception, path: Path) -> str:

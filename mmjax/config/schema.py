@@ -181,9 +181,3 @@ def accept_auto_or_bool(config: ConfigDict, path: str = "") -> None:
         elif where.endswith(overrides.AUTO_OR_BOOL):
             del config[name]
             config[name] = ml_collections.FieldReference(value, field_type=object)
-
-
-# -- recipes -----------------------------------------------------------------------------------------------------------
-
-
-# -- files -------------------------------------------------------------------------------------------------------------

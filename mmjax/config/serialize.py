@@ -1,11 +1,81 @@
-"""Configs as JSON text and as flat fields; differences between configs."""
+"""Configs as JSON text and as flat fields: stored, read again though fields are newer, and compared."""
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmjax.config import older_runs
 from mmjax.config.schema import ConfigDict, base_config
+
+Fields = Mapping[str, Any]  # by dotted path
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """What was done before a field came to exist.
+
+    Attributes:
+      value: of the field, that does the same.
+      moved: fields whose values changed in sizes and recipes at the same time, or mean something with that value only:
+        a run without the field keeps its own values of them, see `training.resumed_config`.
+      applies: whether a run of these stored fields did so; where not, the field has its default.
+      checkpoint_knows: the checkpoint says what was done, so a run does not keep the field.
+    """
+
+    value: Any
+    moved: tuple[str, ...] = ()
+    applies: Callable[[Fields], bool] = lambda stored: True
+    checkpoint_knows: bool = False
+
+
+def _is_adafactor(stored: Fields) -> bool:
+    return stored.get("optimizer.name") == "adafactor"
+
+
+def _cools_rsqrt(stored: Fields) -> bool:
+    return stored.get("schedule.name") == "rsqrt" and bool(stored.get("schedule.cooldown"))
+
+
+def _prepares_images(stored: Fields) -> bool:
+    return any(name.startswith("model.image.") for name in stored)
+
+
+# What a picture is made of.
+_PICTURES = tuple(
+    f"data.{name}"
+    for name in (
+        *("train_resize", "crop_scale", "crop_ratio", "resize", "interpolation", "antialias", "image_rule", "draft"),
+        *("flip", "color_jitter", "color_jitter_prob", "grayscale", "randaugment", "randaugment_policy", "mean_std"),
+    )
+)
+# What an update is made of, but for the rate and what recipes take from `steps`, which are changed to go on for longer.
+_UPDATES = (
+    *("batch_size", "data.context_length", "model.text.dropout"),
+    *(f"model.{name}" for name in ("max_logit_scale", "logit_scale_init", "logit_bias_init")),
+    *(
+        f"objectives.{name}"
+        for name in ("itc", "sigmoid", "triplet", "itm", "mlm", "mim", "caption", "vqa", "classify")
+    ),
+    *(f"optimizer.{name}" for name in ("decay", "decay_scaled_by_lr", "weight_decay", "b2", "eps", "grad_clip")),
+    *(f"optimizer.{name}" for name in ("b2_cap", "update_clip")),
+    *(f"schedule.{name}" for name in ("name", "warmup", "from_zero", "final", "final_of", "decay_rate", "decay_every")),
+)
+
+# Fields whose default, or whose value in a recipe, is not what was done before they existed.
+NEWER_FIELDS: Mapping[str, Before] = {
+    "data.resize_on": Before("host", applies=_prepares_images, checkpoint_knows=True),  # see `tasks.choose_frame`
+    "data.train_resize": Before("crop", moved=_PICTURES),
+    "data.randaugment_policy": Before("torchvision", moved=_PICTURES),
+    "data.antialias": Before(True, moved=_PICTURES),
+    "data.image_rule": Before("mmjax", moved=_PICTURES),
+    "model.init": Before("openai"),
+    "optimizer.decay": Before(("matrices",), moved=_UPDATES),
+    "optimizer.decay_scaled_by_lr": Before(True, moved=_UPDATES),
+    "optimizer.b2_cap": Before(1.0, applies=_is_adafactor),
+    "optimizer.update_clip": Before(1.0, applies=_is_adafactor),
+    "schedule.from_zero": Before(False, moved=_UPDATES),
+    "schedule.final_of": Before("rate", applies=_cools_rsqrt),
+}
 
 
 def to_json(config: ConfigDict) -> str:
@@ -21,7 +91,7 @@ def from_json(text: str) -> ConfigDict:
         if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
             config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
         _update(config, stored)
-        config.update_from_flattened_dict(older_runs.done_before(older_runs.flatten(stored)))
+        config.update_from_flattened_dict(done_before(flatten(stored)))
     return config.lock()
 
 
@@ -32,12 +102,30 @@ def _update(config: ConfigDict, stored: Mapping[str, Any]) -> None:
                 config[key] = ConfigDict()
             _update(config[key], value)
         else:
-            config[key] = older_runs.as_tuple(value)
+            config[key] = as_tuple(value)
 
 
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """All fields by dotted path."""
-    return older_runs.flatten(config)
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config, or of one as JSON has it, by dotted path."""
+    flat = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = as_tuple(value)
+    return flat
+
+
+def as_tuple(value: Any) -> Any:
+    """A value of JSON as a config has it: lists are tuples."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def done_before(stored: Fields) -> dict[str, Any]:
+    """What was done, as values of the fields that a stored config lacks."""
+    return {
+        field: before.value for field, before in NEWER_FIELDS.items() if field not in stored and before.applies(stored)
+    }
 
 
 def differences(old: ConfigDict, new: ConfigDict, fields: Sequence[str] = ("",)) -> list[str]:

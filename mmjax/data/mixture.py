@@ -30,8 +30,8 @@ from typing import Any
 from mmjax.data.loading.order import ORDERS
 from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.errors import UserError, validate_choice
+from mmjax.io.paths import check_storage
 from mmjax.registry import Registry
-from mmjax.utils.optional_imports import check_storage
 
 SOURCES = Registry(
     "source",

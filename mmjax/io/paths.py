@@ -1,6 +1,7 @@
 """Workdirs and data on local disks and on any fsspec file system."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,13 @@ import fsspec
 from etils import epath
 from upath import UPath
 
-from mmjax.errors import UserError
+from mmjax.errors import UserError, did_you_mean
 
 # What tensorstore, and so Orbax, can write by itself.
 _DIRECT = ("gs",)
+_SCHEME = re.compile(r"(?:^|::|,images=|,annotations=)([A-Za-z][A-Za-z0-9+.-]*)://")
+# What installs the package of a scheme.
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
 
 def scheme(path: Any) -> str:
@@ -36,6 +40,30 @@ def as_path(path: Any) -> Any:
         return epath.Path(text) if scheme(text) in ("gs", "s3", "az") else UPath(text)
     except (ValueError, ImportError) as error:
         raise UserError(f"path {text!r}: {str(error).splitlines()[0]}") from error
+
+
+def check_storage(path: str, *, where: str) -> None:
+    """Checks that the URLs in a source's path are of kinds that can be read here.
+
+    Args:
+      path: paths, URLs, or patterns joined by "::".
+      where: the config field and its value, to begin the error with.
+
+    Raises:
+      UserError: a scheme is unknown, or its package is missing, with the command that installs it.
+    """
+    for name in _SCHEME.findall(path):
+        try:
+            fsspec.get_filesystem_class(name)
+        except ImportError as error:
+            extra = _EXTRAS.get(name)
+            remedy = f"; pip install 'mmjax[{extra}]'" if extra else ""
+            raise UserError(f"{where}: {name}:// cannot be read ({' '.join(str(error).split())}){remedy}") from error
+        except ValueError as error:
+            near = did_you_mean(name, ["file", *_EXTRAS])
+            raise UserError(
+                f"{where}: {name}:// is no storage that is known{near}; write a path, or a URL that fsspec reads"
+            ) from error
 
 
 def is_direct(path: Any) -> bool:

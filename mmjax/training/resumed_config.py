@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from mmjax.config import older_runs, schema, serialize
+from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.parallel import log
 
@@ -34,7 +34,7 @@ def keep(
     if not stored:
         return config, FieldOrigins(tuple(flags))
     changed = {name for name in flags if name not in now or now[name] != then.get(name)}
-    before = {field: older_runs.FIELDS[field] for field in older_runs.done_before(stored) if field in now}
+    before = {field: serialize.NEWER_FIELDS[field] for field in serialize.done_before(stored) if field in now}
     lacking = tuple(name for name, past in before.items() if name not in changed and not past.checkpoint_knows)
     origins = FieldOrigins(tuple(flags), stored, lacking)
     fields = {field: (field, *before[field].moved) for field in lacking}
@@ -63,7 +63,7 @@ def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     path = workdir / "config.json"
     try:
         text = path.read_text() if path.exists() else "{}"
-        return older_runs.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
+        return serialize.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
     except (OSError, ValueError, AttributeError):
         return {}, {}
 
