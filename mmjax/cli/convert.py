@@ -8,7 +8,7 @@ from mmjax.interop import model_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`convert SRC DST --to={mmjax,openclip,hf,big_vision} [--step=N] [--tokenizer=SPEC] [--set FIELD=VALUE ...]`."""
+    """`convert SRC DST --to=FORMAT [--step=N] [--tokenizer=SPEC] [--model-config FIELD=VALUE ...]`."""
     parser = runtime.make_parser(
         "convert",
         "Writes a model in another format. SRC: a workdir, a file or folder of OpenCLIP (and OpenAI), Hugging Face or"
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
     parser.add_argument("--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; as SRC has it")
-    runtime.add_set_flag(parser, "what SRC does not hold, e.g. activation=quick_gelu or image.heads=16")
+    runtime.add_model_config_flag(parser, "what SRC does not hold, e.g. activation=quick_gelu or image.heads=16")
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             to=options.to,
             step=options.step,
             tokenizer=options.tokenizer,
-            settings=model_settings.parse_flags(options.set),
+            settings=model_settings.parse_flags(options.model_config),
         )
         return 0
 

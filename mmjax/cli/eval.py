@@ -1,5 +1,6 @@
 """`mmjax eval`: a checkpoint evaluated, by a run's own evaluation or by a suite."""
 
+import argparse
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
@@ -14,7 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     runtime.add_model_flags(parser)
     parser.add_argument("--config", metavar="SUITE[:k=v,...]", help="datasets and tasks, such as configs/eval.py")
-    parser.add_argument("--again", action="store_true", help="run what a suite has finished, too")
+    parser.add_argument("--overwrite", action="store_true", help="run what a suite has finished, too")
+    parser.add_argument("--again", dest="overwrite", action="store_true", help=argparse.SUPPRESS)  # until 0.1
     parser.add_argument("--output", default=None, help="JSON file; WORKDIR/eval/STEP.json by default")
     runtime.add_cluster_flags(parser)
 
@@ -22,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mmjax.inference import evaluate
 
         model_flags = runtime.ModelFlags(options)
-        if options.again and not options.config:
-            raise UserError("--again needs --config=SUITE; without one everything is evaluated again anyway")
+        if options.overwrite and not options.config:
+            raise UserError("--overwrite needs --config=SUITE; without one everything is evaluated again anyway")
 
         def read():
             suite, model_overrides = None, overrides
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluate.evaluate_model(model, workdir=options.workdir, output=options.output)
         else:
             evaluate.evaluate_suite(
-                model, suite, workdir=options.workdir, output=options.output, overwrite=options.again
+                model, suite, workdir=options.workdir, output=options.output, overwrite=options.overwrite
             )
         return 0
 

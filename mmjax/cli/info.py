@@ -16,18 +16,18 @@ _ANSWERS_SHOWN = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`info PATH [--step=N] [--set FIELD=VALUE ...]`."""
+    """`info PATH [--step=N] [--model-config FIELD=VALUE ...]`."""
     parser = runtime.make_parser(
         "info", "Prints what a workdir or another library's checkpoint holds; no weights are read."
     )
     parser.epilog = None
     parser.add_argument("path", metavar="PATH", help="a workdir, file or folder, or hf-hub:NAME")
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
-    runtime.add_set_flag(parser, "what the file does not hold")
+    runtime.add_model_config_flag(parser, "what the file does not hold")
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
-        lines = describe(options.path, step=options.step, settings=model_settings.parse_flags(options.set))
+        lines = describe(options.path, step=options.step, settings=model_settings.parse_flags(options.model_config))
         width = max(map(len, lines))
         print("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
         return 0

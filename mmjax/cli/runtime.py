@@ -26,25 +26,26 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; what lies beside the weights"
     )
-    add_set_flag(parser, "what the file does not hold, e.g. activation=quick_gelu or image.heads=16")
+    add_model_config_flag(parser, "what the file does not hold, e.g. activation=quick_gelu or image.heads=16")
 
 
-def add_set_flag(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help)
+def add_model_config_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--model-config", action="append", default=[], metavar="FIELD=VALUE", help=help)
+    parser.add_argument("--set", dest="model_config", action="append", help=argparse.SUPPRESS)  # until 0.1
 
 
 class ModelFlags:
     """The model that `--workdir` or `--model` names.
 
     Raises:
-      UserError: both or none, or `--tokenizer` and `--set`, which would change a run, without `--model`.
+      UserError: both or none, or `--tokenizer` and `--model-config`, which would change a run, without `--model`.
     """
 
     def __init__(self, options: argparse.Namespace):
         if (options.workdir is None) == (options.model is None):
             raise UserError("--workdir or --model: give one of them; --workdir=DIR is a run, --model=PATH weights")
         for_weights = [f"--tokenizer={options.tokenizer}"] if options.tokenizer is not None else []
-        for_weights += [f"--set {text}" for text in options.set]
+        for_weights += [f"--model-config {text}" for text in options.model_config]
         if for_weights and options.model is None:
             raise UserError(
                 f"{for_weights[0]} needs --model; the run in --workdir has a tokenizer and settings of its own"
@@ -80,7 +81,7 @@ class ModelFlags:
 
         if self._run is not None:
             return eval_model.open_workdir(self._run)
-        settings = model_settings.parse_flags(self._options.set)
+        settings = model_settings.parse_flags(self._options.model_config)
         return eval_model.open_model(
             self._options.model, self._overrides, tokenizer=self._options.tokenizer, settings=settings
         )
@@ -205,7 +206,8 @@ def parse_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> lis
         flag, equals, value = rest[position].partition("=")
         position += 1
         if not flag.startswith("--config."):
-            known = [option for action in parser._actions for option in action.option_strings] + ["--config.FIELD"]
+            shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+            known = [option for action in shown for option in action.option_strings] + ["--config.FIELD"]
             raise UserError(f"flag {flag!r} is not known{did_you_mean(flag, known)}; see --help")
         if not equals:
             if position == len(rest):
@@ -220,5 +222,5 @@ def refuse_overrides(overrides: Sequence[tuple[str, str]]) -> None:
     """Refuses `--config.FIELD=VALUE`."""
     if overrides:
         raise UserError(
-            f"--config.{overrides[0][0]}: there is no config here; use --set for what the file does not hold"
+            f"--config.{overrides[0][0]}: there is no config here; use --model-config for what the file does not hold"
         )

@@ -250,7 +250,7 @@ def open_checkpoint(
     step_field = "--step" if from_flags else "step"
     if is_workdir(path):
         if settings:
-            field = f"{'--set ' if from_flags else ''}{next(iter(settings))}"
+            field = f"{'--model-config ' if from_flags else ''}{next(iter(settings))}"
             raise UserError(f"{field}: the run in {path} has its own config; load it without")
         return RunCheckpoint(path, step, tokenizer, step_field=step_field)
     if step is not None:

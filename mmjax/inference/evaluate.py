@@ -161,7 +161,7 @@ def _unfinished_tasks(
     tasks = process_agreement.broadcast_from_0(tasks)
     num_finished = len(templates) - sum(map(len, tasks.values()))
     if num_finished:
-        log.info(f"{num_finished} of {len(templates)} evaluations are finished already; --again runs them again")
+        log.info(f"{num_finished} of {len(templates)} evaluations are finished already; --overwrite runs them again")
     return tasks
 
 

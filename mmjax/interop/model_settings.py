@@ -108,7 +108,7 @@ def parse_flags(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--set {text!r} is not of the form FIELD=VALUE, such as image.activation=gelu")
+            raise UserError(f"--model-config {text!r} is not of the form FIELD=VALUE, such as image.activation=gelu")
         try:
             changes[name.strip()] = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
         except (ValueError, SyntaxError):
@@ -164,7 +164,7 @@ def _missing_message(missing: Mapping[str, published_towers.MissingSetting], pat
     code = [f"{name}={missing[name].example}" for name in shared]
     if single:
         code.append("**{" + ", ".join(f'"{name}": {missing[name].example}' for name in single) + "}")
-    flags = " ".join(f"--set {name}={missing[name].example.strip(chr(34))}" for name in (*shared, *single))
+    flags = " ".join(f"--model-config {name}={missing[name].example.strip(chr(34))}" for name in (*shared, *single))
     command = f"mmjax convert {shlex.quote(str(path))} DST --to=mmjax {flags}"
     return (
         f"no config file lies beside it, and shapes do not tell {', '.join(names)};"

@@ -153,7 +153,7 @@ def _open_other_library(init_from: str, tokenizer: str) -> _Source:
     try:
         opened = foreign_checkpoint.open_checkpoint(init_from)
     except UserError as error:
-        # A workdir has a tokenizer, and here is no place for --set: what it makes can be started from.
+        # A workdir has a tokenizer, and no flag --model-config is read here: what it makes can be started from.
         message = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
         more = "; then --config.init_from=DST" if message != str(error) else ""
         raise UserError(f"init_from: {message}{more}") from error

@@ -76,6 +76,16 @@ def test_missing_flags(capsys):
     assert "did you mean 'train'" in one_line(capsys)
 
 
+def test_flags_of_0_1_are_read_by_their_names_of_today(capsys):
+    for flag in ("--again", "--overwrite"):
+        assert main.main(["eval", "--workdir=x", flag]) == 2
+        assert "--overwrite needs --config=SUITE" in one_line(capsys)
+    assert main.main(["convert", "a", "b", "--to=hf", "--set", "heads"]) == 2
+    assert "--model-config 'heads' is not of the form" in one_line(capsys)
+    assert main.main(["eval", "--agein"]) == 2
+    assert "did you mean" not in one_line(capsys)  # what is no longer written is not proposed
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -132,9 +132,12 @@ def test_mistakes_of_the_command_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for argv, message in (
         ([GOLDEN / "hf-clip", tmp_path, "--to=hf"], "is there already; give a new folder"),
-        ([GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--set", "gelu"], "--set 'gelu' is not of the form"),
+        (
+            [GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--model-config", "gelu"],
+            "--model-config 'gelu' is not of the form",
+        ),
         ([GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--step=1"], "--step=1: .* is not the workdir of a run"),
-        ([GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--config.seed=1"], "use --set"),
+        ([GOLDEN / "hf-clip", tmp_path / "a", "--to=hf", "--config.seed=1"], "use --model-config"),
         ([GOLDEN / "hf-clip", tmp_path / "a"], "--to; see --help"),
     ):
         assert convert_cli(*argv) == 2
@@ -191,7 +194,7 @@ def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, ca
     classes = runs.write_classes(tmp_path / "classes")
     settings = ("activation=gelu", "norm_eps=1e-5", "heads=2", "image.image_size=16")
     settings += ("text.causal=true", "text.pool=eos", "text.eos_id=-1")
-    model_flags = ["--tokenizer=bytes", *(f"--set={text}" for text in settings)]
+    model_flags = ["--tokenizer=bytes", *(f"--model-config={text}" for text in settings)]
     data = f"--config.data.eval=folder:{classes}"
     with mock.patch.object(page, "write_report"):
         assert runs.eval_cli(f"--model={file}", f"--output={tmp_path / 'bare.json'}", data, *model_flags) == 0
@@ -307,7 +310,7 @@ def test_info(capsys, tmp_path, other):
     assert "do not tell activation, heads (no published tower" in capsys.readouterr().err
     settings = ("activation=gelu", "norm_eps=1e-5", "heads=2", "image.image_size=16", "text.causal=true")
     settings += ("text.pool=eos", "text.eos_id=39")
-    assert main.main(["info", custom, *(f"--set={text}" for text in settings)]) == 0
+    assert main.main(["info", custom, *(f"--model-config={text}" for text in settings)]) == 0
     assert "from shapes and what was given" in capsys.readouterr().out
     convert.convert(other[0], tmp_path / "run", to="mmjax", tokenizer="bytes")
     assert main.main(["info", str(tmp_path / "run")]) == 0

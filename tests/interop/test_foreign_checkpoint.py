@@ -101,14 +101,15 @@ def test_openai_archives_are_known_to_be_quick_gelu():
         (
             "openclip-custom",
             AS_CLIP | HEADS | {"image.activation": "gelu", "norm_eps": 1e-5},
-            r'do not tell text.activation; .* \*\*\{"text.activation": "quick_gelu"\}.*--set text.activation=quick',
+            r'do not tell text.activation; .* \*\*\{"text.activation": "quick_gelu"\}.*'
+            "--model-config text.activation=quick",
         ),
         (
             "openclip-custom",
             HEADS | {"activation": "gelu", "norm_eps": 1e-5},
             r"do not tell image.image_size \(2 patches of 8 are cut from 16 to 23 pixels\), text.causal \(no published"
             r" model has 40 ids\), text.eos_id \(-1 for the largest of each text\), text.pool; .*"
-            r"--set text.causal=True --set text.eos_id=39 --set text.pool=eos",
+            r"--model-config text.causal=True --model-config text.eos_id=39 --model-config text.pool=eos",
         ),
     ],
 )

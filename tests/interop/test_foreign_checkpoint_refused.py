@@ -288,7 +288,7 @@ def test_a_model_beside_an_optimizer(nest, change):
 
 def test_the_command_that_is_offered_is_whole():
     path = GOLDEN / "openclip-custom" / "epoch_3.pt"
-    refused(path, f"mmjax convert {path} DST --to=mmjax --set activation=quick_gelu", **AS_CLIP, **HEADS)
+    refused(path, f"mmjax convert {path} DST --to=mmjax --model-config activation=quick_gelu", **AS_CLIP, **HEADS)
 
 
 def test_the_hub_needs_its_package(monkeypatch):

@@ -70,7 +70,7 @@ def test_published_sizes_ask_for_the_activation_alone():
 def test_other_sizes_are_asked_for_by_name(changes, missing):
     settings = read_clip(**changes)
     assert sorted(set(opened(settings)) - set(ACTIVATIONS)) == missing
-    with pytest.raises(UserError, match=f"do not tell activation, .*{missing[0]}.*--set {missing[0]}="):
+    with pytest.raises(UserError, match=f"do not tell activation, .*{missing[0]}.*--model-config {missing[0]}="):
         model_settings.complete(settings, "file")
 
 

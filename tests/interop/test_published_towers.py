@@ -49,7 +49,7 @@ def _outcome(path, live):
     except UserError as error:
         if "shapes do not tell" not in str(error):
             return dict(refused=str(error))
-        missing = dict.fromkeys(re.findall(r"--set (\S+)=", str(error)))
+        missing = dict.fromkeys(re.findall(r"--model-config (\S+)=", str(error)))
     for field in missing:
         tower = field.split(".")[0] if "." in field else "image"
         missing[field] = live[tower][field.split(".")[-1]]

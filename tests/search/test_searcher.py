@@ -161,7 +161,8 @@ def test_contact_sheets(trained, folder, tmp_path, capsys):
         ),
         (["--images=F", "--workdir=gone"], "give the --workdir of a training run"),
         (["--images=F", "--workdir=W", "--config.model.image.width=3"], "belongs to the trained model"),
-        (["--images=F", "--workdir=W", "--set=heads=2"], "--set heads=2 needs --model"),
+        (["--images=F", "--workdir=W", "--model-config=heads=2"], "--model-config heads=2 needs --model"),
+        (["--images=F", "--workdir=W", "--set=heads=2"], "--model-config heads=2 needs --model"),  # as 0.1 has it
         (["--images=F", "--workdir=W", "--tokenizer=clip"], "--tokenizer=clip needs --model"),
     ],
 )

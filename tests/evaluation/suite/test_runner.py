@@ -175,7 +175,7 @@ def test_a_suite_that_was_killed_goes_on(root, workdir, passes, capsys, monkeypa
     assert runs.eval_cli(*flags, "--config.root=/nowhere") == 2  # another source
     assert len(passes) == 3
     assert runs.eval_cli(*flags) == 0 and len(passes) == 3
-    assert runs.eval_cli(*flags, "--again") == 0 and len(passes) == 5
+    assert runs.eval_cli(*flags, "--overwrite") == 0 and len(passes) == 5
     # Other prompts are another evaluation.
     assert runs.eval_cli(*flags, "--config.datasets.pets.prompts=own") == 0 and len(passes) == 6
     assert len(records(workdir)) == 2
