@@ -11,7 +11,7 @@ from mmjax.interop import published_towers
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants import two_tower
 from mmjax.nn import pool
-from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.layers import ACTIVATIONS
 from mmjax.utils import end_of_text
 
 Settings = dict[str, Any]

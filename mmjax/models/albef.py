@@ -9,8 +9,7 @@ from mmjax import errors
 from mmjax.models import heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.nn import attention, transformer
-from mmjax.nn.dense import dense_float32
-from mmjax.nn.norms import layer_norm
+from mmjax.nn.layers import dense_float32, layer_norm
 
 
 class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Int, Key
 from mmjax import errors
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
-from mmjax.nn import attention, dropout, pool, transformer
-from mmjax.nn.dense import broadcast_parameter, dense_float32
-from mmjax.nn.norms import layer_norm
+from mmjax.nn import attention, layers, pool, transformer
+from mmjax.nn.layers import broadcast_parameter, dense_float32, layer_norm
 from mmjax.utils.random_streams import ExampleStream
 
 
@@ -117,7 +116,7 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
         valid = None if text.valid is None else text.valid[:, :-1]
         spec = attention.AttentionSpec(causal=True, valid=valid)
         out = self.writer(
-            text.tokens[:, :-1], spec, dropout.fold_keys(keys, ExampleStream.DECODER), memory=self._memory(image)
+            text.tokens[:, :-1], spec, layers.fold_keys(keys, ExampleStream.DECODER), memory=self._memory(image)
         )
         return self._logits(out.tokens)
 

@@ -7,15 +7,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError, did_you_mean
-from mmjax.nn import attention, dropout, embed, pool, transformer
-from mmjax.nn.dense import add_parameter, broadcast_parameter
-from mmjax.nn.norms import layer_norm
+from mmjax.nn import attention, embed, pool, transformer
+from mmjax.nn.layers import add_parameter, broadcast_parameter, fold_keys, layer_norm
 from mmjax.parallel import packing
 from mmjax.parallel.activation_sharding import embedding_lookup
 from mmjax.utils import end_of_text
@@ -173,7 +173,7 @@ class VisionTransformer(TransformerTower, kw_only=True):
         grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
         table = embed.resample_positions(table, (side, side), grid, prefix=prefix)
         x = add_parameter(x, table[prefix:])
-        x = dropout.drop_patches(x, self.patch_dropout, dropout.fold_keys(keys, EncoderStream.EMBEDDING))
+        x = drop_patches(x, self.patch_dropout, fold_keys(keys, EncoderStream.EMBEDDING))
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(std), (self.width,), jnp.float32)
             token = broadcast_parameter(token + table[0], (x.shape[0], 1, self.width), self.dtype)
@@ -183,12 +183,23 @@ class VisionTransformer(TransformerTower, kw_only=True):
         out = self.make_transformer()(
             x,
             attention.AttentionSpec(),
-            dropout.fold_keys(keys, EncoderStream.LAYERS),
+            fold_keys(keys, EncoderStream.LAYERS),
             intermediates=intermediates,
             chosen=pool.pooled_position(pool_kind, x.shape[:2]),
         )
         x = layer_norm(self.norm_eps, self.dtype, "norm")(out.tokens) if self.final_norm else out.tokens
         return Encoded(x, layers=out.layers)
+
+
+def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, "B M D"]:
+    """Keeps a random subset of `round(N * (1 - rate))` tokens of each example, in order (FLIP, arXiv:2212.00794)."""
+    if keys is None or rate == 0.0:
+        return tokens
+    length = tokens.shape[1]
+    kept = max(1, round(length * (1.0 - rate)))
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
+    index = jnp.sort(jnp.argsort(noise, axis=1)[:, :kept], axis=1)
+    return jnp.take_along_axis(tokens, index[..., None], axis=1)
 
 
 class TextTransformer(TransformerTower, kw_only=True):
@@ -257,7 +268,7 @@ class TextTransformer(TransformerTower, kw_only=True):
         spec = attention.AttentionSpec(causal=self.causal, valid=valid)
         chosen = pool.pooled_position(pool_kind, text.shape, eos)
         out = self.make_transformer()(
-            x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates, chosen=chosen
+            x, spec, fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates, chosen=chosen
         )
         if chosen is not None:
             return Encoded(norm(out.tokens), eos=jnp.zeros_like(eos))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, heads, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
-from mmjax.nn import dropout
+from mmjax.nn import layers
 from mmjax.utils.random_streams import ExampleStream
 
 
@@ -56,7 +56,7 @@ class ImageTextModel(nn.Module, kw_only=True):
 
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> Encoded:
         """Encodes normalised images: the image tower's tokens."""
-        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE))
+        return self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE))
 
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
         """How much each image token counts for each word, for `read` and `written` in `attention_maps`.
@@ -79,7 +79,7 @@ class TextEncodingModel(ImageTextModel, kw_only=True):
         keys: Key[Array, " B"] | None = None,
     ) -> Encoded:
         """Encodes token ids without any image; padding is seen by no token."""
-        return self._encode_text(text, text_mask, dropout.fold_keys(keys, ExampleStream.TEXT))
+        return self._encode_text(text, text_mask, layers.fold_keys(keys, ExampleStream.TEXT))
 
 
 class ContrastiveModel(TextEncodingModel, kw_only=True):
@@ -171,7 +171,7 @@ class FusionModel(TextEncodingModel, kw_only=True):
           words: the text's ids, which are encoded already.
           keys: one an example, for dropout.
         """
-        return self._fuse(image, text, words, dropout.fold_keys(keys, ExampleStream.FUSION))
+        return self._fuse(image, text, words, layers.fold_keys(keys, ExampleStream.FUSION))
 
     def match_logits(self, fused: Encoded) -> Float[Array, "B 2"]:
         """Whether image and text belong together; index 1 says yes."""
@@ -200,7 +200,7 @@ class WritingModel(ImageTextModel, kw_only=True):
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1. Padding is on the right."""
-        return self._caption_logits(image, text, text_mask, dropout.fold_keys(keys, ExampleStream.DECODER))
+        return self._caption_logits(image, text, text_mask, layers.fold_keys(keys, ExampleStream.DECODER))
 
     def start(
         self, image: Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int

@@ -7,10 +7,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders
-from mmjax.nn import attention, dropout, transformer
-from mmjax.nn.dense import Dense, dense_float32, multiply
-from mmjax.nn.mlp import ACTIVATIONS
-from mmjax.nn.norms import layer_norm
+from mmjax.nn import attention, layers, transformer
+from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm, multiply
 from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows
 from mmjax.utils.random_streams import EncoderStream
@@ -98,7 +96,7 @@ class TextStack(encoders.TransformerTower, kw_only=True):
             x = x + self.type_embedding[types]
         x = x.astype(self.dtype)
         x = self.norm_embed(x) if self.embedding_norm else x
-        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, EncoderStream.EMBEDDING))
+        return layers.dropout(x, self.dropout, layers.fold_keys(keys, EncoderStream.EMBEDDING))
 
     def run(
         self,
@@ -108,7 +106,7 @@ class TextStack(encoders.TransformerTower, kw_only=True):
         **options: Any,
     ) -> transformer.Output:
         """Runs embedded tokens through the transformer and the final norm; `options` as `Transformer` has them."""
-        out = self.transformer(x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), **options)
+        out = self.transformer(x, spec, layers.fold_keys(keys, EncoderStream.LAYERS), **options)
         return out._replace(tokens=self.final(out.tokens)) if self.final_norm else out
 
     def __call__(

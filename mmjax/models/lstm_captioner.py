@@ -10,8 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models.encoders import Encoded
-from mmjax.nn.dense import Dense
-from mmjax.nn.dropout import dropout, fold_keys
+from mmjax.nn.layers import Dense, dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
 from mmjax.parallel.activation_sharding import embedding_lookup
 from mmjax.parallel.gather_rows import take_rows

@@ -13,10 +13,8 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import validate_choice
 from mmjax.models.encoders import Encoded, TextTransformer, TransformerTower, VisionTransformer
-from mmjax.nn import attention, dropout, embed
-from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
-from mmjax.nn.mlp import ACTIVATIONS
-from mmjax.nn.norms import layer_norm
+from mmjax.nn import attention, embed, modality_embed
+from mmjax.nn.layers import ACTIVATIONS, Dense, add_parameter, broadcast_parameter, fold_keys, layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
 
@@ -68,9 +66,7 @@ class ModalityTower(TransformerTower, kw_only=True):
         layers = None
         if self.depth:
             spec = attention.AttentionSpec(valid=valid)
-            out = self.make_transformer()(
-                x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates
-            )
+            out = self.make_transformer()(x, spec, fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates)
             x, layers = out.tokens, out.layers
         x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
         return Encoded(x, valid, layers=layers)
@@ -105,7 +101,7 @@ class VideoTransformer(ModalityTower, kw_only=True):
     Attributes:
       frames, image_size: of the videos that the position tables are made for.
       tubelet_frames, patch_size: frames and pixels of a tubelet.
-      tubelet_init: of the tubelets' map: `normal`, `central_frame` or `average`, see `embed.TubeletEmbed`.
+      tubelet_init: of the tubelets' map: `normal`, `central_frame` or `average`, see `modality_embed.TubeletEmbed`.
       positions: `factorised` (a spatial and a temporal table, added) or `joint` (one row for each tubelet, as
         published).
     """
@@ -128,7 +124,7 @@ class VideoTransformer(ModalityTower, kw_only=True):
     ) -> Encoded:
         """Encodes normalised frames, of which `valid` are real; tubelets stand in the order of time, row, column."""
         video = zero_invalid(video, valid)
-        x = embed.TubeletEmbed(
+        x = modality_embed.TubeletEmbed(
             self.width, self.tubelet_frames, self.patch_size, self.tubelet_init, self.dtype, name="tubelet_embed"
         )(video)
         batch, *grid, _ = x.shape
@@ -192,7 +188,7 @@ class AudioTransformer(ModalityTower, kw_only=True):
         """
         spectrogram = zero_invalid(spectrogram if spectrogram.ndim == 4 else spectrogram[..., None], valid)
         window, stride = tuple(self.patch_size), tuple(self.stride or self.patch_size)
-        x = embed.WindowEmbed(self.width, window, stride, self.dtype, name="patch_embed")(spectrogram)
+        x = modality_embed.WindowEmbed(self.width, window, stride, self.dtype, name="patch_embed")(spectrogram)
         batch, *new, _ = x.shape
         sizes = zip((self.frames, self.mel_bins), window, stride, strict=True)
         grid = tuple((size - length) // step + 1 for size, length, step in sizes)
@@ -231,7 +227,7 @@ class SeriesTransformer(ModalityTower, kw_only=True):
         length = self.patch_length
         fill = -series.shape[1] % length
         series = jnp.pad(zero_invalid(series, valid), ((0, 0), (0, fill), (0, 0)))
-        x = embed.WindowEmbed(self.width, (length,), None, self.dtype, name="patch_embed")(series)
+        x = modality_embed.WindowEmbed(self.width, (length,), None, self.dtype, name="patch_embed")(series)
         prefix, rows = len(self.learned_tokens()), -(-self.steps // length)
         table = self.learned("position_embedding", prefix + rows)
         table = resample_time_positions(table, (rows,), x.shape[1:2], prefix)
@@ -276,7 +272,7 @@ class TableTransformer(ModalityTower, kw_only=True):
         # A float that is no whole number within reach of int32 is no category.
         is_integer = (category == jnp.round(category)) & (jnp.abs(category) < 2**24)
         category = jnp.where(is_integer, category, -1).astype(jnp.int32)
-        tokenizer = embed.FeatureTokenizer(self.width, tuple(self.categories), self.dtype, name="tokenizer")
+        tokenizer = modality_embed.FeatureTokenizer(self.width, tuple(self.categories), self.dtype, name="tokenizer")
         x, valid = tokenizer(numeric, category)
         return self.encode(x, valid, keys, intermediates=intermediates)
 

@@ -10,9 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax import errors
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded
-from mmjax.nn import attention, dropout
-from mmjax.nn.dense import Dense
-from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn import attention, layers
+from mmjax.nn.layers import ACTIVATIONS, Dense
 from mmjax.utils.random_streams import ExampleStream
 
 CONNECTORS = ("linear", "mlp2x_gelu")
@@ -84,7 +83,7 @@ class PrefixLM(image_text.WritingModel, kw_only=True):
     def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> Encoded:
         """Encodes normalised images: the tower's patch tokens, before the connector."""
         layer = self.feature_layer
-        out = self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE), intermediates=layer is not None)
+        out = self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE), intermediates=layer is not None)
         tokens = out.tokens if layer is None else out.layers[layer]
         return Encoded(tokens[:, int(self.image_encoder.class_token) :])
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Key
 from mmjax import errors
 from mmjax.models import heads, image_text, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
-from mmjax.nn import attention, dropout, transformer
-from mmjax.nn.dense import broadcast_parameter, dense_float32
+from mmjax.nn import attention, layers, transformer
+from mmjax.nn.layers import broadcast_parameter, dense_float32
 from mmjax.utils.random_streams import EncoderStream
 
 
@@ -124,7 +124,7 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
         """The learned queries as the layers are given them."""
         x = broadcast_parameter(self.learned, (batch, *self.learned.shape), self.dtype)
         x = self.reader.norm_embed(x) if self.reader.embedding_norm else x
-        return dropout.dropout(x, self.reader.dropout, dropout.fold_keys(keys, EncoderStream.QUERIES))
+        return layers.dropout(x, self.reader.dropout, layers.fold_keys(keys, EncoderStream.QUERIES))
 
     def _read(self, image, words, valid, keys, *, causal: bool) -> Encoded:
         """Queries and text in one pass; with `causal` each word sees the queries and the words before it alone."""

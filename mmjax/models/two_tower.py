@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, image_text, sown_attention
 from mmjax.models.encoders import Encoded
-from mmjax.nn import dropout, pool
-from mmjax.nn.dense import dense_float32
+from mmjax.nn import layers, pool
+from mmjax.nn.layers import dense_float32
 from mmjax.parallel import packing
 from mmjax.utils.random_streams import ExampleStream
 
@@ -93,7 +93,7 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, pool_kind: str | None = None
     ) -> Encoded:
         """Encodes normalised images; `pool_kind` as the towers have it."""
-        return self.image_encoder(images, dropout.fold_keys(keys, ExampleStream.IMAGE), pool_kind=pool_kind)
+        return self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE), pool_kind=pool_kind)
 
     def encode_text(
         self,
@@ -105,7 +105,7 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
         pool_kind: str | None = None,
     ) -> Encoded:
         """Encodes token ids; with `packed` as rows of several texts. Both as in `TextTransformer`."""
-        keys = dropout.fold_keys(keys, ExampleStream.TEXT)
+        keys = layers.fold_keys(keys, ExampleStream.TEXT)
         return self.text_encoder(text, text_mask, keys, packed=packed, pool_kind=pool_kind)
 
     def image_embedding(

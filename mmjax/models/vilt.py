@@ -9,9 +9,8 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax import errors
 from mmjax.models import encoders, heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded
-from mmjax.nn import attention, dropout, embed
-from mmjax.nn.dense import add_parameter, broadcast_parameter, dense_float32
-from mmjax.nn.norms import layer_norm
+from mmjax.nn import attention, embed, layers
+from mmjax.nn.layers import add_parameter, broadcast_parameter, dense_float32, layer_norm
 from mmjax.utils.random_streams import EncoderStream, ExampleStream
 
 
@@ -71,13 +70,13 @@ class Stream(encoders.TransformerTower, kw_only=True):
             first = broadcast_parameter(self.first, (len(x), 1, self.width), self.dtype)
             x = jnp.concatenate([first, x], axis=1)
         x = add_parameter(x, self.position_embedding)
-        return dropout.dropout(x, self.dropout, dropout.fold_keys(keys, EncoderStream.EMBEDDING))
+        return layers.dropout(x, self.dropout, layers.fold_keys(keys, EncoderStream.EMBEDDING))
 
     def run(
         self, x: Float[Array, "B N D"], spec: attention.AttentionSpec, keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B N D"]:
         """Runs embedded tokens, of whatever kind, through the layers and the final norm."""
-        return self.norm(self.transformer(x, spec, dropout.fold_keys(keys, EncoderStream.LAYERS)).tokens)
+        return self.norm(self.transformer(x, spec, layers.fold_keys(keys, EncoderStream.LAYERS)).tokens)
 
 
 class ViLT(image_text.FusionModel, kw_only=True):
@@ -138,7 +137,7 @@ class ViLT(image_text.FusionModel, kw_only=True):
         """
         if mask is not None:
             heads.check_head("mim", self.mim)
-        x = self.stream.embed(images, mask, dropout.fold_keys(keys, ExampleStream.IMAGE))
+        x = self.stream.embed(images, mask, layers.fold_keys(keys, ExampleStream.IMAGE))
         return Encoded(add_parameter(x, self.modality_embedding[1]))
 
     def _encode_text(self, text, text_mask, keys):

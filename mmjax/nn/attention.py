@@ -9,9 +9,8 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn.dense import Dense
 from mmjax.nn.layer_loop import name_attention_output
-from mmjax.nn.norms import LayerNorm
+from mmjax.nn.layers import Dense, LayerNorm
 from mmjax.nn.tpu_tiles import group_of_heads
 from mmjax.parallel.activation_sharding import shard_activation, traced_mesh
 

@@ -8,9 +8,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.nn import attention, dropout
-from mmjax.nn.mlp import Mlp
-from mmjax.nn.norms import layer_norm
+from mmjax.nn import attention, layers
+from mmjax.nn.layers import Mlp, layer_norm
 from mmjax.parallel.activation_sharding import row_major, shard_activation
 from mmjax.utils.random_streams import BranchStream
 
@@ -71,14 +70,14 @@ class _BranchNoise(NamedTuple):
 
     def apply(self, y: Float[Array, "B T D"], stream: BranchStream, segment: int) -> Float[Array, "B T D"]:
         """A branch's output with its noise; each segment has another."""
-        y = dropout.dropout(shard_activation(y), self.dropout, self._keys(stream, segment), self.chosen, self.length)
+        y = layers.dropout(shard_activation(y), self.dropout, self._keys(stream, segment), self.chosen, self.length)
         if self.drop_path:
-            y = dropout.drop_path(y, self.drop_path * self.depth_fraction, self._keys(stream + 1, segment))
+            y = layers.drop_path(y, self.drop_path * self.depth_fraction, self._keys(stream + 1, segment))
         return y
 
     def _keys(self, number, segment):
-        keys = dropout.fold_keys(self.keys, number)
-        return dropout.fold_keys(keys, segment) if segment else keys
+        keys = layers.fold_keys(self.keys, number)
+        return layers.fold_keys(keys, segment) if segment else keys
 
 
 class Block(nn.Module):
@@ -119,7 +118,7 @@ class Block(nn.Module):
           The tokens ([B, 1, D] where one is `chosen`), and the layer's `LayerCache` after them.
         """
         number, depth_fraction = layer
-        keys = dropout.fold_keys(inputs.keys, number)
+        keys = layers.fold_keys(inputs.keys, number)
         noise = _BranchNoise(keys, self.dropout, self.drop_path, depth_fraction, x.shape[1], inputs.chosen)
         self_cache, cross_cache = (None, None) if cache is None else cache
         crosses = self.cross and (self.segments is None or self.segments[0] > 0)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax.nn.dropout import dropout, fold_keys
+from mmjax.nn.layers import dropout, fold_keys
 
 
 class LSTMCarry(NamedTuple):

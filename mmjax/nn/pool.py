@@ -6,9 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import attention
-from mmjax.nn.dense import broadcast_parameter
-from mmjax.nn.mlp import Mlp
-from mmjax.nn.norms import layer_norm
+from mmjax.nn.layers import Mlp, broadcast_parameter, layer_norm
 
 POOLS = ("cls", "mean", "last", "eos", "map")
 OF_ONE_TOKEN = ("cls", "last", "eos")

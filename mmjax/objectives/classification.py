@@ -1,8 +1,8 @@
-"""Classification: one label an example, or an answer with soft scores (VQA)."""
+"""Classification: one label an example, or an answer with soft scores (VQA); modalities that training hides."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.objectives import token_loss
 from mmjax.objectives.cross_entropy import cross_entropy
@@ -53,3 +53,20 @@ def answer_loss(
     losses = jnp.sum(jax.nn.softplus(x) - scores * x, axis=-1)
     reached = jnp.take_along_axis(scores, jnp.argmax(x, axis=-1)[:, None], axis=-1)[:, 0]
     return token_loss.over_tokens(losses, mask, {"vqa_accuracy": reached})
+
+
+def modality_dropout(present: Bool[Array, "B M"], rate: float, keys: Key[Array, " B"] | None) -> Bool[Array, "B M"]:
+    """Hides each present modality with probability `rate`, never an example's last one.
+
+    Where all would go, one of them stays, each as likely as the others. The identity when `keys` is None.
+    """
+    if keys is None or rate == 0.0:
+        return present
+
+    def hide(key, present):
+        which, how = jax.random.split(key)
+        kept = present & jax.random.bernoulli(how, 1.0 - rate, present.shape)
+        lucky = jnp.argmax(jnp.where(present, jax.random.uniform(which, present.shape), -1.0))
+        return jnp.where(kept.any(), kept, present & (jnp.arange(len(present)) == lucky))
+
+    return jax.vmap(hide)(keys, present)

@@ -23,11 +23,6 @@ IMPLEMENTATIONS = ("dense", "gather", "ring")
 Images = Float[Array, "B E"] | Float[Array, "B Q E"]
 
 
-def positive_pairs(ids: UInt[Array, "B 2"]) -> Bool[Array, "B B"]:
-    """Pairs of image and text that belong together: those whose 64-bit ids (two 32-bit words) are equal."""
-    return tiled_logits.positives(ids, ids)
-
-
 def similarity(image: Images, text: Float[Array, "B E"], *, precision: str = "highest") -> Float[Array, "B B"]:
     """Inner products in float32; of several vectors of an image, the largest.
 
@@ -166,8 +161,8 @@ def spread(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:
 
 
 def pair_matrix(batch: int, ids: UInt[Array, "B 2"] | None) -> Bool[Array, "B B"]:
-    """`positive_pairs`, or the diagonal when every row is its own class."""
-    return jnp.eye(batch, dtype=bool) if ids is None else positive_pairs(ids)
+    """Which image and text belong together: those whose 64-bit ids (two 32-bit words) are equal; pairs without ids."""
+    return jnp.eye(batch, dtype=bool) if ids is None else (ids[:, None] == ids).all(-1)
 
 
 def matrix_accuracy(logits: Float[Array, "B B"], pairs: Bool[Array, "B B"]) -> Float[Array, ""]:

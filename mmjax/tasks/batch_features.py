@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt
 
 from mmjax.models.encoders import Encoded
-from mmjax.nn import dropout
+from mmjax.nn import layers
 from mmjax.parallel import length_groups
 from mmjax.utils.random_streams import ExampleStream
 
@@ -80,7 +80,7 @@ class BatchFeatures:
 
     def noise(self, stream: ExampleStream) -> Key[Array, " B"] | None:
         """Keys for the noise of layers; None in evaluation."""
-        return dropout.fold_keys(self.keys, stream)
+        return layers.fold_keys(self.keys, stream)
 
     def by_length(self, function: Callable[["BatchFeatures"], Any]) -> Any:
         """A tree of rows from each group of `text_groups`, whose texts are cut to the group's tokens.
@@ -118,4 +118,4 @@ def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], stream: Ex
     if keys is None:
         one = lambda words: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), words[0]), words[1])
         keys = jax.vmap(one)(jnp.asarray(ids))
-    return dropout.fold_keys(keys, stream)
+    return layers.fold_keys(keys, stream)

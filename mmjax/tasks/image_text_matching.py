@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from mmjax.models.encoders import Encoded
-from mmjax.nn import dropout
+from mmjax.nn import layers
 from mmjax.objectives import matching
 from mmjax.parallel import sharded_gather
 from mmjax.parallel.mesh import map_microbatches
@@ -87,7 +87,7 @@ def _logits_of_pairs(model: Any, examples: tuple[Any, ...]) -> Float[Array, "b 3
     def match(pair):
         encoded, words = _where(pair == _WITH_OTHER_TEXT, other_texts, texts)
         image = _where(pair == _WITH_OTHER_IMAGE, other_images, images)
-        pair_keys = dropout.fold_keys(keys, ExampleStream.MATCHING + pair)
+        pair_keys = layers.fold_keys(keys, ExampleStream.MATCHING + pair)
         return model.match_logits(model.fuse(image, encoded, words, pair_keys))
 
     # One pair after the other, computed again for the gradient: a batch of fused tokens is a lot to hold.

@@ -7,7 +7,6 @@ matching, are in `task` and `image_text_matching`.
 from collections.abc import Callable
 from typing import Any
 
-from mmjax.nn import dropout
 from mmjax.objectives import captioning, classification, masked_modelling
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks.batch_features import BatchFeatures
@@ -66,7 +65,7 @@ def classify(features: BatchFeatures, settings: Any) -> TokenLoss:
     present = features.batch["present"]
     if features.drawing is not None:
         draws = features.draws(ExampleStream.DRAW_HIDDEN_MODALITIES)
-        present = dropout.modality_dropout(present, settings.modality_dropout, draws)
+        present = classification.modality_dropout(present, settings.modality_dropout, draws)
     logits = features.model(modalities(features), present, features.keys)
     return classification.classification_loss(logits, features.batch["label"], None, settings.loss.label_smoothing)
 

@@ -44,7 +44,7 @@ class _Settings:
       loss: the config's.
       vocab_size, mask_id, special_ids: of the tokenizer, for masked words.
       patch_size: of the image tower, for masked patches.
-      modality_dropout: see `nn.dropout.modality_dropout`.
+      modality_dropout: see `classification.modality_dropout`.
     """
 
     loss: Any

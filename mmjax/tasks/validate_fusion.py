@@ -11,7 +11,7 @@ from mmjax.models import modality_encoders
 from mmjax.models.encoders import TextTransformer, VisionTransformer
 from mmjax.models.fusion import classifier, kinds, pooled
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
-from mmjax.nn import embed
+from mmjax.nn import modality_embed
 
 # By kind of encoder, the sizes that may be 0, for none of it.
 _MAY_BE_ZERO = {
@@ -86,7 +86,7 @@ def _check_encoder(field: str, encoder: nn.Module) -> None:
             f" or {field}.depth={encoder.depth} to 0"
         )
     if isinstance(encoder, modality_encoders.VideoTransformer):
-        validate_choice(f"{field}.tubelet_init", encoder.tubelet_init, ("normal", *embed.INFLATIONS))
+        validate_choice(f"{field}.tubelet_init", encoder.tubelet_init, ("normal", *modality_embed.INFLATIONS))
         validate_choice(f"{field}.positions", encoder.positions, ("factorised", "joint"))
         if encoder.frames % encoder.tubelet_frames:
             raise UserError(

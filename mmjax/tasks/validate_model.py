@@ -7,7 +7,7 @@ import ml_collections
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation, initialisation, language, make_model, submodules
 from mmjax.nn import attention, layer_loop, pool, transformer
-from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.layers import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
 from mmjax.tasks import config_queries, packing, validate_fusion
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.encoders import TextTransformer, VisionTransformer
+from mmjax.models.encoders import TextTransformer, VisionTransformer, drop_patches
 from mmjax.nn.embed import resample_positions
 
 VISION = dict(image_size=12, patch_size=4, width=8, depth=2, heads=2, mlp_dim=16)
@@ -120,3 +120,17 @@ def test_bidirectional_text_sees_padding_unless_masked(text_params):
 def test_text_longer_than_the_context(text_params):
     with pytest.raises(ValueError, match="text of 9 tokens is longer than the model's context_length=8"):
         read(text_params, np.zeros((1, 9), np.int32))
+
+
+def test_drop_patches_keeps_a_subset_in_order():
+    tokens = np.broadcast_to(np.arange(10, dtype=np.float32)[None, :, None], (2000, 10, 1))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    kept = np.asarray(jax.jit(lambda x, keys: drop_patches(x, 0.3, keys))(tokens, keys))[..., 0]
+    assert kept.shape == (2000, 7)
+    assert (np.diff(kept, axis=1) > 0).all()
+    counts = np.bincount(kept.astype(int).ravel(), minlength=10) / 2000
+    assert abs(counts - 0.7).max() < 5 * (0.21 / 2000) ** 0.5  # every patch is as likely
+
+
+def test_drop_patches_keeps_at_least_one():
+    assert drop_patches(jnp.ones((2, 4, 1)), 0.99, jax.random.split(jax.random.key(0), 2)).shape == (2, 1, 1)

@@ -10,7 +10,8 @@ from mmjax.models.encoders import VisionTransformer
 from mmjax.models.fusion import classifier
 from mmjax.models.modality_encoders import resample_time_positions
 from mmjax.models.variants import two_tower
-from mmjax.nn.embed import PatchEmbed, inflate_patches, resample_positions
+from mmjax.nn.embed import PatchEmbed, resample_positions
+from mmjax.nn.modality_embed import inflate_patches
 
 TINY = dict(width=8, depth=1, heads=2, mlp_dim=12, scan=False)
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 from mmjax.objectives import token_loss
-from mmjax.objectives.classification import answer_loss, classification_loss
+from mmjax.objectives.classification import answer_loss, classification_loss, modality_dropout
 
 BATCH, CLASSES = 5, 7
 
@@ -68,3 +68,26 @@ def test_pytorch_agrees():
     theirs = functional.binary_cross_entropy_with_logits(torch_logits, torch.tensor(scores)) * CLASSES
     ours, _ = token_loss.mean(answer_loss(jnp.asarray(logits), jnp.asarray(scores)))
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_modality_dropout_hides_at_its_rate_and_never_the_last_one():
+    rows, rate = 6000, 0.4
+    present = np.random.default_rng(0).random((rows, 3)) < 0.7
+    present[:2000] = True
+    keys = jax.random.split(jax.random.key(0), rows)
+    run = jax.jit(lambda present, keys: modality_dropout(present, rate, keys))
+    kept = np.asarray(run(present, keys))
+    assert not (kept & ~present).any()
+    np.testing.assert_array_equal(kept.any(axis=1), present.any(axis=1))
+    # Of three that are there: each stays with probability 1 - rate, or as the one that is saved when all would go.
+    full = kept[:2000]
+    saved = rate**3
+    expected = {3: (1 - rate) ** 3, 2: 3 * rate * (1 - rate) ** 2, 1: 3 * rate**2 * (1 - rate) + saved}
+    for count, share in expected.items():
+        assert abs((full.sum(axis=1) == count).mean() - share) < 4.5 * (share * (1 - share) / 2000) ** 0.5
+    stays = 1 - rate + saved / 3
+    assert abs(full.mean(axis=0) - stays).max() < 4.5 * (stays * (1 - stays) / 2000) ** 0.5
+    # An example does not see its batch, and without keys or rate nothing is hidden.
+    np.testing.assert_array_equal(run(present[::-1], keys[::-1]), kept[::-1])
+    available = jnp.asarray(present)
+    assert modality_dropout(available, rate, None) is available and modality_dropout(available, 0.0, keys) is available

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.objectives.contrastive import positive_pairs, sigmoid_loss, softmax_loss
+from mmjax.objectives.contrastive import pair_matrix, sigmoid_loss, softmax_loss
 
 BATCH, WIDTH = 7, 5
 # Rows 0, 2 and 5 show one thing, rows 3 and 6 another. Ids are 64 bits: rows 1 and 4 share only their low word with 0.
@@ -142,9 +142,9 @@ def test_what_needs_the_whole_matrix(queries, rows, impl):
         softmax_loss(*map(jnp.asarray, rows), jnp.float32(1.0), label_smoothing=1.0)
 
 
-def test_positive_pairs_compare_both_words():
+def test_pairs_compare_both_words():
     expected = [[j in row for j in range(BATCH)] for row in partners(SHARED)]
-    np.testing.assert_array_equal(positive_pairs(jnp.asarray(SHARED)), expected)
+    np.testing.assert_array_equal(pair_matrix(len(SHARED), jnp.asarray(SHARED)), expected)
 
 
 def test_shared_ids_change_the_loss(rows):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mmjax.nn import dense, mlp, norms
+from mmjax.nn import layers
 from mmjax.tasks import attention_kernels
 from tests.helpers import mesh_steps
 
@@ -34,11 +34,11 @@ def plain_layers(monkeypatch):
 
     broadcast = lambda parameter, shape, dtype: jnp.broadcast_to(parameter.astype(dtype), shape)
     with monkeypatch.context() as patch:
-        patch.setattr(dense, "multiply", multiply)
-        patch.setattr(dense, "broadcast_parameter", broadcast)
-        patch.setattr(norms, "normalize", normalize)
+        patch.setattr(layers, "multiply", multiply)
+        patch.setattr(layers, "broadcast_parameter", broadcast)
+        patch.setattr(layers, "normalize", normalize)
         for name, function in ACTIVATIONS.items():
-            patch.setitem(mlp.ACTIVATIONS, name, function)
+            patch.setitem(layers.ACTIVATIONS, name, function)
         yield
 
 

@@ -12,8 +12,8 @@ from mmjax import errors
 from mmjax.models import modality_encoders
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.fusion import kinds
-from mmjax.nn import dropout
-from mmjax.nn.dense import dense_float32
+from mmjax.nn import layers
+from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
 from mmjax.utils.random_streams import ClassifierStream
 
@@ -69,11 +69,11 @@ class FusedClassifier(nn.Module):
             raise ValueError(f"modalities {', '.join(sorted(modalities))} for encoders of {', '.join(names)}")
         encoded, available = {}, []
         for index, name in enumerate(names):
-            noise = dropout.fold_keys(dropout.fold_keys(keys, ClassifierStream.ENCODERS), index)
+            noise = layers.fold_keys(layers.fold_keys(keys, ClassifierStream.ENCODERS), index)
             encoded[name], lacks = self._encode(name, modalities[name], present[:, index], noise)
             available.append(present[:, index] & ~lacks)
         fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
-        fused = fuse(encoded, jnp.stack(available, axis=1), dropout.fold_keys(keys, ClassifierStream.FUSION))
+        fused = fuse(encoded, jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION))
         if fuse.decides:
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)

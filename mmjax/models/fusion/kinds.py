@@ -14,7 +14,7 @@ from mmjax import errors
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Attention, Concat, Gated, Pooling, Weighted, prepare, present_softmax
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
-from mmjax.nn.dense import dense_float32
+from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
 
 COMBINATIONS = ("linear", "logits", "product")

@@ -18,8 +18,7 @@ from mmjax import errors
 from mmjax.models import encoders
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention
-from mmjax.nn.dense import Dense, add_parameter, broadcast_parameter
-from mmjax.nn.norms import layer_norm
+from mmjax.nn.layers import Dense, add_parameter, broadcast_parameter, layer_norm
 from mmjax.nn.pool import Pool
 
 # How a modality's tokens become one vector.

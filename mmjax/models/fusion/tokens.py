@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax import errors
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Layered, prepare
-from mmjax.nn import attention, dropout
-from mmjax.nn.dense import add_parameter, broadcast_parameter
+from mmjax.nn import attention, layers
+from mmjax.nn.layers import add_parameter, broadcast_parameter
 from mmjax.nn.transformer import Memory
 
 
@@ -139,14 +139,14 @@ class Bottleneck(_OfTokens, kw_only=True):
             if self.fusion_layer:
                 stack = self.make_transformer(f"unimodal_{name}", depth=self.fusion_layer)
                 spec = attention.AttentionSpec(valid=valid[name])
-                x[name] = stack(x[name], spec, dropout.fold_keys(keys, index)).tokens
+                x[name] = stack(x[name], spec, layers.fold_keys(keys, index)).tokens
         shared = broadcast_parameter(self.learned("bottleneck", count), (batch, count, self.width), self.dtype)
         for layer in range(self.fusion_layer, self.depth):
             seen = []
             for index, name in enumerate(modalities):
                 both = jnp.concatenate([x[name], shared], axis=1)
                 spec = attention.AttentionSpec(valid=jnp.pad(valid[name], ((0, 0), (0, count)), constant_values=True))
-                noise = dropout.fold_keys(keys, (layer + 1) * len(modalities) + index)
+                noise = layers.fold_keys(keys, (layer + 1) * len(modalities) + index)
                 both = self.make_transformer(f"layer{layer}_{name}", depth=1)(both, spec, noise).tokens
                 x[name] = both[:, :-count]
                 seen.append(both[:, -count:])

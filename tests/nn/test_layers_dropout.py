@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.dropout import drop_patches, drop_path, dropout, fold_keys, modality_dropout
+from mmjax.models.encoders import drop_patches
+from mmjax.nn.layers import drop_path, dropout, fold_keys
 
 FUNCTIONS = {
     "dropout": lambda x, keys: dropout(x, 0.4, keys),
@@ -60,46 +61,8 @@ def test_drop_path_drops_whole_examples():
     assert abs((first > 0).mean() - 0.75) < 5 * (0.1875 / 2000) ** 0.5
 
 
-def test_drop_patches_keeps_a_subset_in_order():
-    tokens = np.broadcast_to(np.arange(10, dtype=np.float32)[None, :, None], (2000, 10, 1))
-    kept = np.asarray(jax.jit(lambda x, keys: drop_patches(x, 0.3, keys))(tokens, keys_of(2000)))[..., 0]
-    assert kept.shape == (2000, 7)
-    assert (np.diff(kept, axis=1) > 0).all()
-    counts = np.bincount(kept.astype(int).ravel(), minlength=10) / 2000
-    assert abs(counts - 0.7).max() < 5 * (0.21 / 2000) ** 0.5  # every patch is as likely
-
-
-def test_drop_patches_keeps_at_least_one():
-    assert drop_patches(jnp.ones((2, 4, 1)), 0.99, keys_of(2)).shape == (2, 1, 1)
-
-
 def test_fold_keys_makes_new_keys():
     keys = keys_of(4)
     assert fold_keys(None, 1) is None
     made = [jax.random.key_data(k) for k in (keys, fold_keys(keys, 0), fold_keys(keys, 1))]
     assert len({tuple(row) for table in made for row in np.asarray(table).tolist()}) == 12
-
-
-def test_modality_dropout_hides_at_its_rate_and_never_the_last_one():
-    rows, rate = 6000, 0.4
-    present = np.random.default_rng(0).random((rows, 3)) < 0.7
-    present[:2000] = True
-    run = jax.jit(lambda present, keys: modality_dropout(present, rate, keys))
-    kept = np.asarray(run(present, keys_of(rows)))
-    assert not (kept & ~present).any()
-    np.testing.assert_array_equal(kept.any(axis=1), present.any(axis=1))
-    # Of three that are there: each stays with probability 1 - rate, or as the one that is saved when all would go.
-    full = kept[:2000]
-    saved = rate**3
-    expected = {3: (1 - rate) ** 3, 2: 3 * rate * (1 - rate) ** 2, 1: 3 * rate**2 * (1 - rate) + saved}
-    for count, share in expected.items():
-        assert abs((full.sum(axis=1) == count).mean() - share) < 4.5 * (share * (1 - share) / 2000) ** 0.5
-    stays = 1 - rate + saved / 3
-    assert abs(full.mean(axis=0) - stays).max() < 4.5 * (stays * (1 - stays) / 2000) ** 0.5
-    # An example does not see its batch, and without keys or rate nothing is hidden.
-    np.testing.assert_array_equal(run(present[::-1], keys_of(rows)[::-1]), kept[::-1])
-    available = jnp.asarray(present)
-    assert (
-        modality_dropout(available, rate, None) is available
-        and modality_dropout(available, 0.0, keys_of(rows)) is available
-    )
