@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.class_records import FOLDER_TEMPLATES, make_class_record
 from mmjax.data.record import CaptionKeys, Record, SourceOptions, stable_id
 from mmjax.errors import UserError, did_you_mean
-from mmjax.io.patterns import error_reason
-from mmjax.io.reader import Reader
 
 IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes")
 CAPTION_KEYS = ("caption", "captions", "txt", "text", "title", "captions/text", "caption/text", "sentences", "TEXT")
 LABEL_KEYS = ("label", "labels", "cls", "class")
-FOLDER_TEMPLATES = ["a photo of a {c}.", "a picture of a {c}.", "an image of a {c}."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +74,6 @@ class Fields:
         if not isinstance(value, bytes):
             raise BadExample("not_image", f"{path}: {self.image!r} holds {type(value).__name__}, not an encoded image")
         return value
-
-
-def make_class_record(
-    image: bytes,
-    class_names: Sequence[str],
-    templates: Sequence[str],
-    label: int,
-    path: str,
-    class_id: int | None = None,
-) -> Record:
-    """Makes the record of an image that has a class: prompts for captions, the class for its id."""
-    name = class_names[label]
-    return Record(
-        image=image,
-        captions=[template.replace("{c}", name) for template in templates],
-        id=stable_id("class", name) if class_id is None else class_id,
-        label=label,
-        path=path,
-    )
 
 
 def choose_fields(
@@ -180,43 +159,6 @@ def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
         inside = item[0] if isinstance(item, list) and item else item
         if isinstance(inside, Mapping):
             yield from field_paths(inside, f"{before}{key}/")
-
-
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """At most `count` numbers of range(length), ascending from 0 and evenly spread, to look at a part of a source."""
-    return list(range(0, length, max(1, -(-length // count))))
-
-
-def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str) -> list[str]:
-    """Lines that are not blank of a small file in the first of some folders that has it; none where none does.
-
-    Raises:
-      UserError: the file cannot be read, or is not UTF-8.
-    """
-    for folder in folders:
-        path = f"{folder}/{name}"
-        try:
-            text = reader.read(path).decode("utf-8-sig")
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # some stores forbid what they do not have
-            continue
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: {path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{where}: {path} cannot be read ({error_reason(error)})") from error
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    return []
-
-
-def check_templates(templates: Sequence[str], where: str) -> list[str]:
-    """Returns prompt templates, the usual ones where there are none.
-
-    Raises:
-      UserError: one has no {c}.
-    """
-    for template in templates:
-        if "{c}" not in template:
-            raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
-    return list(templates) or list(FOLDER_TEMPLATES)
 
 
 def _find(name: str, columns: Iterable[str]) -> str | None:

@@ -217,3 +217,8 @@ def texts_of(value: Any) -> list[str]:
     if isinstance(value, Sequence) or hasattr(value, "tolist"):
         return [text for item in value for text in texts_of(item)]
     return []  # a number or an object is no caption
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """At most `count` numbers of range(length), ascending from 0 and evenly spread, to look at a part of a source."""
+    return list(range(0, length, max(1, -(-length // count))))

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from mmjax.data.column_inference import FOLDER_TEMPLATES
+from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.record import Record, Source
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.evaluators.zero_shot import Templates, class_prompts

@@ -64,7 +64,7 @@ def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None)
         if not config.data.eval:
             raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
         evaluator = from_config.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
-        path, page = output_paths(model, workdir, output)
+        path, report_path = output_paths(model, workdir, output)
     params = model.restore()
     name = model.name if model.step is None else f"step {model.step} of {model.name}"
     log.info(f"evaluating {name} on {config.data.eval}")
@@ -74,9 +74,9 @@ def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None)
         results_file.write(
             path, results_file.merge(results_file.read(path), records, keep=lambda old: "settings" in old)
         )
-        page_lib.write_report(page, config, _history(workdir), results, step=model.step)
+        page_lib.write_report(report_path, config, _history(workdir), results, step=model.step)
         print(metric_columns.format_table(records))
-        print(f"\nresults: {path}\nreport:  {page}")
+        print(f"\nresults: {path}\nreport:  {report_path}")
     return records
 
 
@@ -121,7 +121,7 @@ def evaluate_suite(
     with process_agreement.raise_on_all():
         capabilities.check(model.task, "encode_image", "--config: a suite, which embeds images and texts,")
         suite_jobs = jobs.make_jobs(config)
-        path, page = output_paths(model, workdir, output)
+        path, report_path = output_paths(model, workdir, output)
         finished = {} if overwrite else _records_by_key(path)
     templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
     tasks = _unfinished_tasks(suite_jobs, templates, finished)
@@ -134,11 +134,11 @@ def evaluate_suite(
     records = [record for record, template in pairs if results_file.has_same_settings(record, template)]
     means = jobs.collection_means(records, config)
     sections = [results_file.read_section(path, record) for record in records]
-    paths.write_atomically(page, _render_suite_report(model, records, sections, means, _history(workdir)))
+    paths.write_atomically(report_path, _render_suite_report(model, records, sections, means, _history(workdir)))
     print(metric_columns.format_table(records))
     for name, (mean, count) in means.items():
         print(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%")
-    print(f"\nresults: {path}\nreport:  {page}")
+    print(f"\nresults: {path}\nreport:  {report_path}")
     return records
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.data.column_inference import FOLDER_TEMPLATES
+from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.errors import UserError
 from mmjax.evaluation import prompts
 from mmjax.evaluation.evaluators.zero_shot import class_prompts

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import FOLDER_TEMPLATES, Fields, choose_fields, evenly_spaced
+from mmjax.data.column_inference import Fields, choose_fields
+from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.formats.tf_example import Feature, parse_example
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
+from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, evenly_spaced
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader, is_local, local_path

@@ -5,7 +5,7 @@ import posixpath
 import fsspec
 import numpy as np
 
-from mmjax.data.column_inference import check_templates, make_class_record, read_lines
+from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
 from mmjax.data.image.image_file import IMAGE_SUFFIXES, read_image
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError

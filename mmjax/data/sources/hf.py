@@ -5,7 +5,8 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, get_nested
+from mmjax.data.column_inference import choose_fields, get_nested
+from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io.patterns import error_reason

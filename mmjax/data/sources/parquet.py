@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import FOLDER_TEMPLATES, choose_fields, get_nested
+from mmjax.data.column_inference import choose_fields, get_nested
+from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name

@@ -172,8 +172,8 @@ def _entry(
 ) -> _Entry:
     # A blank answer is one of ten people's all the same: without it three others would be three of nine.
     if not question.strip() or not any(answer.strip() for answer in answers):
-        lacking = "question" if not question.strip() else "answer"
-        raise UserError(f"{where}: {name} has a blank {lacking}, or none; remove it or correct the file")
+        missing = "question" if not question.strip() else "answer"
+        raise UserError(f"{where}: {name} has a blank {missing}, or none; remove it or correct the file")
     answers = answers * HUMANS if len(answers) == 1 else answers
     kind = kind if isinstance(kind, str) and kind else answer_type(answers)
     return _Entry(image, question, answers, kind, question_kind if isinstance(question_kind, str) else "", number)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import check_templates, evenly_spaced, make_class_record, read_lines
-from mmjax.data.formats.multilabel import multilabel_record
-from mmjax.data.record import DEFAULT_OPTIONS, CaptionKeys, Record, SourceOptions, check_index, stable_id
+from mmjax.data.formats.class_records import check_templates, make_class_record, multilabel_record, read_lines
+from mmjax.data.record import DEFAULT_OPTIONS, CaptionKeys, Record, SourceOptions, check_index, evenly_spaced, stable_id
 from mmjax.data.webdataset.build import build_index
 from mmjax.data.webdataset.find import find_index
 from mmjax.data.webdataset.index_file import Shards, TarIndex

@@ -47,9 +47,9 @@ class Winoground(ImageList):
         names: list[str] = []
         self._captions: list[tuple[str, str]] = []
         for number, entry in enumerate(_read(self._reader, file, where)):
-            lacking = [key for key in _FIELDS if not isinstance(entry.get(key), str) or not entry[key].strip()]
-            if lacking:
-                raise UserError(f"{where}: example {number} lacks {lacking[0]!r}; each needs {', '.join(_FIELDS)}")
+            missing = [key for key in _FIELDS if not isinstance(entry.get(key), str) or not entry[key].strip()]
+            if missing:
+                raise UserError(f"{where}: example {number} lacks {missing[0]!r}; each needs {', '.join(_FIELDS)}")
             images, captions = ([entry[f"{kind}_{i}"].strip() for i in (0, 1)] for kind in ("image", "caption"))
             names += [name if name.lower().endswith(_ENDINGS) else f"{name}.png" for name in images]
             self._captions += [(captions[0], captions[1]), (captions[1], captions[0])]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.formats.multilabel import read_labels
+from mmjax.data.formats.class_records import read_labels
 from mmjax.data.mixture import open_source
 from mmjax.data.record import SourceOptions
 from tests.helpers.tar_sets import jpeg, write_tar
