@@ -1,12 +1,10 @@
 """mmjax: image-text learning in JAX, from one laptop core to a pod."""
 
-from importlib import metadata
 from typing import Any
 
-try:
-    __version__ = metadata.version("mmjax")
-except metadata.PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+checkout"
+from mmjax.utils import version
+
+__version__ = version.VERSION
 
 
 def load(path: Any, **options: Any) -> Any:

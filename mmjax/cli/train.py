@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = runtime.read_and_join(options, read)
         compiler.set_compilation_cache(config)
         from mmjax.parallel import process_agreement
-        from mmjax.training import loop  # after the environment is set
+        from mmjax.training.train import train  # after the environment is set
 
-        stopped = loop.train(config, options.workdir, [path for path, _ in overrides])
+        stopped = train(config, options.workdir, [path for path, _ in overrides])
         if stopped is None:
             if process_agreement.is_process_0():
                 print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")

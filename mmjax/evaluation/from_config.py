@@ -116,8 +116,3 @@ def _with_attention(
 ) -> results.Evaluation:
     artifacts = evaluation.artifacts or example_selection.Artifacts([], [])
     return dataclasses.replace(evaluation, artifacts=dataclasses.replace(artifacts, attention=panels))
-
-
-def flat_metrics(evaluations: list[results.Evaluation]) -> dict[str, float]:
-    """All metrics as `DATASET/METRIC`."""
-    return {f"{e.dataset}/{name}": value for e in evaluations for name, value in e.metrics.items()}

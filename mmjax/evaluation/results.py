@@ -78,6 +78,11 @@ class Evaluation:
     artifacts: Artifacts | None = None
 
 
+def flat_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """All metrics as `DATASET/METRIC`."""
+    return {f"{e.dataset}/{name}": value for e in evaluations for name, value in e.metrics.items()}
+
+
 def missing_pair_fields(record: Mapping[str, Any]) -> str:
     """The fields that a record lacks for an evaluation of pairs; an empty string where it has all."""
     return "" if record.get("image") is not None and record.get("captions") else "image with captions"

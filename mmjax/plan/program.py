@@ -64,7 +64,7 @@ def make_setup(
     text_length: float | None = None,
     flags: Collection[str] = (),
 ) -> Setup:
-    """Builds what `training.loop.train` builds up to the first step, with shapes in place of arrays.
+    """Builds what `training.train.prepare` builds up to the first step, with shapes in place of arrays.
 
     Args:
       config: a recipe's config; `data.train` may be empty, as no data is read.

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 
 from mmjax.parallel import partition
-from mmjax.training import layer_memory, optimizer
+from mmjax.training import layer_memory, optimizer, param_roles
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
 
@@ -70,7 +70,7 @@ def make_setup(
       UserError: a rule of `optimizer` or `mesh` that does not fit the model.
     """
     abstract_params = jax.eval_shape(task.init, jax.random.key(0))
-    trainable, _ = optimizer.split_frozen(abstract_params, config.optimizer.freeze)
+    trainable, _ = param_roles.split_frozen(abstract_params, config.optimizer.freeze)
     tx, schedule = optimizer.make_optimizer(config, trainable)
     init = state_lib.make_init(task, config, tx)
     abstract = jax.eval_shape(init, jax.random.key(0))

@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 from mmjax.parallel import partition
+from mmjax.utils.version import VERSION
 
 _COMPLETE = "COMPLETE"  # our marker of a whole copy
 _COMMITTED = "commit_success.txt"  # Orbax's, on object stores, where a folder cannot be renamed
@@ -230,10 +231,8 @@ def make_meta(
     import numpy
     import optax
 
-    import mmjax
-
     versions = {
-        "mmjax": mmjax.__version__,
+        "mmjax": VERSION,
         "jax": jax.__version__,
         "flax": flax.__version__,
         "optax": optax.__version__,

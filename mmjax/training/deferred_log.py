@@ -5,22 +5,23 @@ from typing import Any
 
 from mmjax.errors import TrainingDiverged
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import throughput
-from mmjax.training.run import RUN_AHEAD, Run
+from mmjax.training.run import Run
 from mmjax.training.step_agreement import StepAgreement
+
+# Steps dispatched ahead of the device: enough to hide Python, few enough to bound the batches held.
+RUN_AHEAD = 2
 
 
 class DeferredLog:
     """Lines of metrics, each written when the next step is on its way to the device.
 
     Args:
-      run: whose logger is written to.
+      run: whose logger is written to, with the rates of its meter.
       agreement: of its processes; each line has the counts of bad examples up to its step.
-      meter: of the throughput.
     """
 
-    def __init__(self, run: Run, agreement: StepAgreement, meter: throughput.Meter):
-        self._run, self._agreement, self._meter = run, agreement, meter
+    def __init__(self, run: Run, agreement: StepAgreement):
+        self._run, self._agreement, self._meter = run, agreement, run.meter
         self._running = collections.deque()  # losses of the last steps, to bound how far Python runs ahead
         self._pending: tuple[int, Any, dict[str, float]] | None = None
 

@@ -88,3 +88,9 @@ DEVICES = (
 def find(device_kind: str) -> Device | None:
     """The table's entry for jax's `device_kind`, or None when there is none (a CPU)."""
     return next((device for device in DEVICES if device.kind in device_kind), None)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """A device's dense bfloat16 peak in FLOP/s, or None when it is not in the table (a CPU)."""
+    device = find(device_kind)
+    return None if device is None else device.flops

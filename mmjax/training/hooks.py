@@ -1,17 +1,20 @@
-"""Hooks at the end of a step: evaluation and checkpoints."""
+"""Hooks of the steps: evaluation, checkpoints, and a profiler trace."""
 
 import dataclasses
+import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from mmjax.errors import UserError
-from mmjax.evaluation import from_config
+from mmjax.evaluation.results import flat_metrics
+from mmjax.io import paths
 from mmjax.parallel import log
 from mmjax.report import page
-from mmjax.training import checkpoint, packing
 from mmjax.training.run import Run
 from mmjax.training.step_agreement import StepAgreement
 
@@ -53,8 +56,8 @@ class Evaluate:
         params = state.params if state.ema_params is None else state.ema_params
         started = time.perf_counter()
         is_last = step == run.config.steps
-        results = run.evaluator.run(params, keep_artifacts=is_last)
-        metrics = from_config.flat_metrics(results)
+        results = run.evaluate(params, keep_artifacts=is_last)
+        metrics = flat_metrics(results)
         if results:
             run.logger.write(step, "eval", metrics | {"eval_seconds": time.perf_counter() - started})
         for result in results:
@@ -80,19 +83,58 @@ class Save:
         run, step = self._run, context.step
         run.logger.flush()
         metrics = self._evaluate.metrics_of(step)
-        meta = checkpoint.make_meta(
-            run.config,
-            step * run.config.batch_size,
-            run.task.image_spec,
-            run.tokenizer,
-            data=run.data,
-            facts=dataclasses.asdict(run.task.dataset_metadata),
+        meta = run.make_meta(
+            position=step * run.config.batch_size,
             bad_examples=dict(run.bad_examples.counts),
-            text_packing=packing.to_meta(run.packer),
-            remat={tower: dataclasses.asdict(remat) for tower, remat in run.setup.remat.items()},
             evaluated=metrics is not None,
         )
         run.checkpoints.save(step, context.state, meta, metrics)
+
+
+class Profiler:
+    """A trace of a window of steps in WORKDIR/profile, for TensorBoard or Perfetto.
+
+    A run that goes on inside the window traces what is left of it.
+
+    Args:
+      workdir: of the run.
+      window: (first, last) step, or empty.
+    """
+
+    def __init__(self, workdir: Any, window: Sequence[int]):
+        self._folder = paths.as_path(workdir) / "profile"
+        self._first, self._last = window or (0, -1)
+        self._tracing = False
+        self._temporary = None
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def before(self, step: int, state: Any) -> None:
+        """Call before every step with the state it starts from."""
+        if not self._tracing and self._first <= step <= self._last:
+            folder = self._folder
+            if paths.scheme(folder):
+                self._temporary = tempfile.TemporaryDirectory(prefix="mmjax-profile-")
+                folder = self._temporary.name
+            jax.profiler.start_trace(str(folder))
+            self._tracing = True
+        elif self._tracing and step > self._last:
+            jax.block_until_ready(state.step)  # the device may still be at work on the window
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trace, when there is one."""
+        if not self._tracing:
+            return
+        self._tracing = False
+        jax.profiler.stop_trace()
+        if self._temporary is not None:
+            paths.copy_tree(epath.Path(self._temporary.name), self._folder)
+            self._temporary.cleanup()
 
 
 def evaluate_or_save(evaluate: Evaluate, save: Save, agreement: StepAgreement, context: StepContext) -> None:

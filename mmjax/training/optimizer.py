@@ -1,4 +1,4 @@
-"""Optimizers by name, with roles decided by a parameter's name and layer stacks treated layer by layer."""
+"""Optimizers by name, which parameters decay, learning rates by path and layer; layers of a stack count one by one."""
 
 import math
 import re
@@ -12,31 +12,9 @@ import optax
 
 from mmjax.errors import UserError, validate_choice
 from mmjax.parallel import partition
-from mmjax.training import decay as decay_lib
 from mmjax.training import param_roles, schedules
 
 OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
-
-
-def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> tuple[Any, Any]:
-    """Splits a tree into (trainable, frozen), each with None in the other's places.
-
-    Raises:
-      UserError: a pattern matches no parameter, or nothing is left to train.
-    """
-    names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for pattern in patterns:
-        param_roles.check_pattern(field, pattern, names)
-    if all(param_roles.matches(patterns, name) for name in names):
-        raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
-    trainable = partition.map_with_path(lambda path, x: None if param_roles.matches(patterns, path) else x, params)
-    frozen = partition.map_with_path(lambda path, x: x if param_roles.matches(patterns, path) else None, params)
-    return trainable, frozen
-
-
-def merge(trainable: Any, frozen: Any) -> Any:
-    """Undoes `split_frozen`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
 
 
 def make_optimizer(
@@ -62,7 +40,7 @@ def make_optimizer(
     settings = config.optimizer
     schedule = schedules.make_schedule(config)
     _check_factors(settings)
-    mask = decay_lib.mask(settings, params)
+    mask = decay_mask(settings, params)
     factors = _factors(settings, config.model, params)
     rule = _rule(settings, params)
     # What is off stands here as the identity, so that a stored state fits whether it is on or off.
@@ -78,6 +56,77 @@ def make_optimizer(
             rule = _followed_by(rule, lambda updates: _times(updates, factors))
         rate, last = optax.scale_by_schedule(lambda step: -schedule(step) / peak), optax.identity()
     return optax.chain(clip, rule, decays, rate, last), schedule
+
+
+def _decays_in_open_clip(path: str, axes: int) -> bool:
+    """Two axes or more in the original, which stacks no layers, and neither a bias nor of a norm (open_clip's main.py).
+
+    Here biases of queries, keys and values have an axis of heads.
+    """
+    is_vector = path.rpartition("/")[2] in ("bias", "scale")
+    return not is_vector and axes - param_roles.is_stacked(path) >= 2
+
+
+# (path, number of axes) -> whether the parameter decays.
+DECAY_PRESETS: dict[str, Callable[[str, int], bool]] = {
+    "matrices": lambda path, axes: param_roles.role(path) != "vector",
+    "open_clip": _decays_in_open_clip,
+    # `.*/kernel$`, big_vision's default of `wd_mults`; what flax calls a kernel there is called one here.
+    "big_vision": lambda path, axes: param_roles.role(path) == "matrix",
+}
+
+
+def _split_presets(entries: Sequence[str]) -> list[str]:
+    """The entries, with several presets in one, such as `matrices,big_vision`, by themselves; no path has a comma."""
+    split = []
+    for entry in entries:
+        names = [name.strip() for name in entry.split(",")]
+        split += names if all(name in DECAY_PRESETS for name in names) else [entry]
+    return split
+
+
+def _check_decay(entry: str, paths: Sequence[str]) -> None:
+    """Checks an entry that is no preset.
+
+    Raises:
+      UserError: it is no regular expression, or matches none of the paths.
+    """
+    try:
+        param_roles.check_pattern("optimizer.decay", entry, paths, list(DECAY_PRESETS))
+    except UserError as error:
+        names = tuple(name.strip() for name in entry.split(","))
+        if len(names) == 1:
+            raise
+        raise UserError(f'{error}; several entries are written "{names}"') from error
+
+
+def decay_mask(settings: ml_collections.ConfigDict, params: Any) -> Any:
+    """Whether each parameter decays, as a tree of bools.
+
+    Args:
+      settings: `config.optimizer`.
+      params: the trainable parameters (arrays or shapes), None where frozen.
+
+    Raises:
+      UserError: an entry of `decay` is neither a preset nor a regular expression that matches a trained parameter.
+    """
+    shapes = {}
+    partition.map_with_path(lambda path, x: shapes.setdefault(path, len(x.shape)), params)
+    decays = set()
+    for entry in _split_presets(settings.decay):
+        if entry in DECAY_PRESETS:
+            chosen = {path for path, axes in shapes.items() if DECAY_PRESETS[entry](path, axes)}
+            # The default may find nothing, as where norms alone are trained.
+            if not chosen and settings.weight_decay and entry != "matrices":
+                raise UserError(
+                    f"optimizer.decay={entry!r} names none of the parameters that are trained, such as"
+                    f" {next(iter(shapes))!r}; set optimizer.weight_decay=0, or name them by a path regex"
+                )
+        else:
+            _check_decay(entry, list(shapes))
+            chosen = {path for path in shapes if param_roles.matches([entry], path)}
+        decays |= chosen
+    return partition.map_with_path(lambda path, _: path in decays, params)
 
 
 def _times(updates: Any, factors: Any) -> Any:

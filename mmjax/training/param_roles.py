@@ -1,10 +1,13 @@
-"""Roles of parameters by their paths, and patterns that name parameters.
+"""Roles of parameters by their paths, patterns that name parameters, and which of them are trained.
 
 Layer parameters are stored stacked, so neither the number of axes nor the shape shows what a parameter is: `role` does.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
 
 from mmjax.errors import UserError, did_you_mean
 
@@ -44,3 +47,26 @@ def check_pattern(field: str, pattern: str, names: Sequence[str], presets: Seque
     if not is_there:
         others = f", and is none of {', '.join(presets)}{did_you_mean(pattern, presets)}" if presets else ""
         raise UserError(f"{field}={pattern!r} matches no parameter path, such as {names[0]!r}{others}")
+
+
+def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> tuple[Any, Any]:
+    """Splits a tree into (trainable, frozen), each with None in the other's places.
+
+    Raises:
+      UserError: a pattern matches no parameter, or nothing is left to train.
+    """
+    path_of = lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/")
+    paths = jax.tree_util.tree_map_with_path(path_of, params)
+    names = jax.tree.leaves(paths)
+    for pattern in patterns:
+        check_pattern(field, pattern, names)
+    if all(matches(patterns, name) for name in names):
+        raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
+    trainable = jax.tree.map(lambda path, x: None if matches(patterns, path) else x, paths, params)
+    frozen = jax.tree.map(lambda path, x: x if matches(patterns, path) else None, paths, params)
+    return trainable, frozen
+
+
+def merge_frozen(trainable: Any, frozen: Any) -> Any:
+    """Undoes `split_frozen`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, UInt32
 
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
-from mmjax.training import optimizer
+from mmjax.training import param_roles
 
 
 class TrainState(struct.PyTreeNode):
@@ -41,7 +41,7 @@ def make_init(task: Any, config: ml_collections.ConfigDict, tx: optax.GradientTr
     def init(key):
         init_key, noise_key = jax.random.split(key)
         params = task.init(init_key)
-        trainable, _ = optimizer.split_frozen(params, config.optimizer.freeze)
+        trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

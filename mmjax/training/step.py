@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from mmjax.objectives import token_loss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import map_microbatches
-from mmjax.training import optimizer
+from mmjax.training import param_roles
 from mmjax.training.state import TrainState
 
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
@@ -33,17 +33,17 @@ def make_train_step(
     total_loss = make_loss(task, pieces, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        trainable, frozen = optimizer.split_frozen(state.params, config.optimizer.freeze)
+        trainable, frozen = param_roles.split_frozen(state.params, config.optimizer.freeze)
         keys = example_keys(state.rng, state.step, len(batch["id"])) if task.needs_rng else None
 
         def objective(trainable):
-            return total_loss(optimizer.merge(trainable, frozen), batch, keys)
+            return total_loss(param_roles.merge_frozen(trainable, frozen), batch, keys)
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
-        params = task.clamp_logit_scale(optimizer.merge(optax.apply_updates(trainable, updates), frozen))
+        params = task.clamp_logit_scale(param_roles.merge_frozen(optax.apply_updates(trainable, updates), frozen))
         # A frozen parameter stays as it is even outside the constraint, such as a released SigLIP scale above 100.
-        params = optimizer.merge(optimizer.split_frozen(params, config.optimizer.freeze)[0], frozen)
+        params = param_roles.merge_frozen(param_roles.split_frozen(params, config.optimizer.freeze)[0], frozen)
         grad_norm = optax.tree.norm(grads)
         step = state.step + 1
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))

@@ -26,9 +26,9 @@ from mmjax.evaluation.evaluators import attention_maps
 from mmjax.io import paths
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.report import page
-from mmjax.training import loop
 from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
+from mmjax.training import train as training
 from tests.helpers import tiny_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -131,10 +131,10 @@ def without_report():
 
 
 def train(config, workdir, flags=(), *, write_report=False, devices=1):
-    """`loop.train`, by default without the report, whose drawing takes longer than the rest."""
+    """`training.train.train`, by default without the report, whose drawing takes longer than the rest."""
     without = contextlib.nullcontext() if write_report else without_report()
     with shared_compilation(), on_devices(devices), without:
-        return loop.train(config, workdir, flags)
+        return training.train(config, workdir, flags)
 
 
 def train_cli(*argv, devices=1):

@@ -11,7 +11,7 @@ from mmjax.config import recipe, serialize
 from mmjax.data.sources.sensors import Sensors, best_accuracy
 from mmjax.errors import UserError
 from mmjax.models.fusion.kinds import KINDS
-from mmjax.training import loop, validate_run
+from mmjax.training import train, validate_run
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_training_gets_the_modalities_of_a_record_with_its_gaps():
 def test_a_short_run_classifies_with_modalities_missing(tmp_path):
     config = recipe.load_recipe("fusion:kind=late,dropout=0.3,steps=60")
     config.log.tensorboard = False
-    loop.train(config, tmp_path)
+    train.train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     metrics = {key.partition("/")[2]: value for line in lines if line["kind"] == "eval" for key, value in line.items()}
     names = ("image", "series", "table")

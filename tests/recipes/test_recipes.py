@@ -17,7 +17,7 @@ from mmjax.models import make_model
 from mmjax.models.variants import two_tower
 from mmjax.parallel import partition
 from mmjax.parallel.mesh import make_mesh
-from mmjax.training import decay, optimizer, schedules, validate_run
+from mmjax.training import optimizer, param_roles, schedules, validate_run
 from mmjax.training.step import make_loss
 from tests.helpers import runs
 
@@ -150,7 +150,7 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
     wanted = set(task.weights)
     assert loss.shape == () and (len(wanted) == 1 or {f"loss_{name}" for name in wanted} <= set(metrics))
     assert jax.tree.structure(slopes) == jax.tree.structure(params)
-    trainable, _ = optimizer.split_frozen(params, config.optimizer.freeze)
+    trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
     optimizer.make_optimizer(config, trainable)  # every pattern matches
     if task.is_trained_with("caption"):
         assert task.decoding(tokenizer).max_tokens <= config.data.context_length
@@ -181,8 +181,8 @@ def test_what_decays_under_a_recipe(spec):
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     texts = jax.ShapeDtypeStruct((1, config.model.text.context_length), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, texts)["params"]
-    trainable, _ = optimizer.split_frozen(shapes, config.optimizer.freeze)
-    leaves = jax.tree_util.tree_leaves_with_path(decay.mask(config.optimizer, trainable))
+    trainable, _ = param_roles.split_frozen(shapes, config.optimizer.freeze)
+    leaves = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(config.optimizer, trainable))
     decayed = {partition.path_name(path): decays for path, decays in leaves}
     decaying, other = DECAYING[spec]
     assert decayed[decaying] and not (other and decayed[other])

@@ -1,6 +1,5 @@
 """The training loop: what it logs, evaluates and saves, and when it stops."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -14,7 +13,7 @@ from tensorboardX.proto import event_pb2
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.report import page
-from mmjax.training import bad_examples, checkpoint, hooks, init_from, loop, profiler
+from mmjax.training import bad_examples, checkpoint, hooks, init_from, loop
 from mmjax.training.step_agreement import StepAgreement
 from tests.helpers import runs
 
@@ -129,14 +128,14 @@ def planted(step_number):
     run_steps = loop.run_steps
 
     def patched(run, stop):
-        train_step = run.setup.step
+        train_step = run.step
 
         def step(state, batch):
             if int(state.step) + 1 == step_number:
                 state = state.replace(params=state.params | {"logit_scale": state.params["logit_scale"] * math.nan})
             return train_step(state, batch)
 
-        run.setup = dataclasses.replace(run.setup, step=step)
+        run.step = step
         return run_steps(run, stop)
 
     return mock.patch.object(loop, "run_steps", patched)
@@ -241,7 +240,7 @@ class TestBest:
         config = runs.config(**data, checkpoint__every=2, eval__every=2, checkpoint__keep=1)
         config.checkpoint.keep_best, config.checkpoint.best_metric = 1, "pets/acc1"
         accuracy = iter([0.1, 0.9, 0.2, 0.3])
-        with mock.patch.object(from_config, "flat_metrics", lambda results: {"pets/acc1": next(accuracy)}):
+        with mock.patch.object(hooks, "flat_metrics", lambda results: {"pets/acc1": next(accuracy)}):
             runs.train(config, tmp_path)
         assert runs.steps(tmp_path) == [4, 8]
 
@@ -403,7 +402,7 @@ class TestProfiler:
             mock.patch.object(jax.profiler, "start_trace", lambda folder: on.append(folder)),
             mock.patch.object(jax.profiler, "stop_trace", lambda: on.clear()),
         ):
-            trace = profiler.Profiler(tmp_path, window)
+            trace = hooks.Profiler(tmp_path, window)
             for step in range(begin, end + 1):
                 trace.before(step, state)
                 result += [step] if on else []

@@ -12,8 +12,8 @@ from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.parallel.partition import map_with_path, path_name
-from mmjax.training.optimizer import OPTIMIZERS, make_optimizer, merge, split_frozen
-from mmjax.training.param_roles import is_stacked, role
+from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
+from mmjax.training.param_roles import is_stacked, merge_frozen, role, split_frozen
 
 DEPTH, WIDTH, HEADS, HIDDEN = 3, 32, 2, 48
 
@@ -266,7 +266,7 @@ def test_split_and_merge(params):
     trainable, frozen = split_frozen(params, ("image/.*", "image_head/.*"))
     assert set(flat(trainable)) | set(flat(frozen)) == set(flat(params))
     assert set(flat(frozen)) == {name for name in flat(params) if name.startswith(("image/", "image_head/"))}
-    jax.tree.map(np.testing.assert_array_equal, merge(trainable, frozen), params)
+    jax.tree.map(np.testing.assert_array_equal, merge_frozen(trainable, frozen), params)
     assert flat(split_frozen(params, ())[1]) == {}
 
 

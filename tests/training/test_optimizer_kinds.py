@@ -93,7 +93,7 @@ def test_a_tower_without_layers_is_told(name, tower, message):
 
 def test_freezing_and_multipliers_go_by_path_in_every_kind():
     params = model_kinds.shapes("tiny-captioner-lstm")
-    free, frozen = optimizer.split_frozen(params, ("image/.*",))
+    free, frozen = param_roles.split_frozen(params, ("image/.*",))
     assert {path.split("/")[0] for path in flat(frozen)} == {"image"}
     assert not any(path.startswith("image/") for path in flat(free))
     config = model_kinds.config("tiny-captioner-lstm", optimizer__multipliers=(("text/lstm/.*", 0.0),))

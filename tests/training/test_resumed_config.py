@@ -10,7 +10,7 @@ from mmjax.config import overrides, schema, serialize
 from mmjax.config import recipe as recipe_lib
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
-from mmjax.training import loop, resumed_config, validate_run
+from mmjax.training import resumed_config, train, validate_run
 from tests.helpers import runs
 
 CONFIGS = runs.ROOT / "tests/fixtures/configs"
@@ -83,7 +83,7 @@ def test_a_crop_that_has_nothing_to_choose_is_noted_in_a_recipe_and_refused_on_t
 ):
     line = "data.crop_scale=(1.0, 1.0) leaves a random crop nothing to choose"
     with pytest.raises(UserError, match=re.escape(line)):
-        loop.train(recipe(data__train=pairs, **THEN), tmp_path / "new", flags=("data.crop_scale",))
+        train.train(recipe(data__train=pairs, **THEN), tmp_path / "new", flags=("data.crop_scale",))
     assert not (tmp_path / "new").exists()
     assert runs.train(recipe(data__train=pairs, **THEN), tmp_path / "new") is None
     assert line in capsys.readouterr().out
@@ -184,7 +184,7 @@ def test_what_it_cannot_go_on_with_is_refused(tmp_path):
 
 def test_the_command_line_hands_its_fields_on(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr(loop, "train", lambda config, workdir, flags=(): seen.update(flags=list(flags)))
+    monkeypatch.setattr(train, "train", lambda config, workdir, flags=(): seen.update(flags=list(flags)))
     assert runs.train_cli(f"--workdir={tmp_path / 'run'}", "--config.steps=3", "--config.data.flip", "true") == 0
     assert seen["flags"] == ["steps", "data.flip"]
 

@@ -9,7 +9,7 @@ from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.parallel import process_agreement
 from mmjax.plan import plan_recipe
-from mmjax.training import loop, unread_fields, validate_run
+from mmjax.training import train, unread_fields, validate_run
 from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
 from tests.helpers import model_kinds
 
@@ -182,7 +182,7 @@ def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, mon
     monkeypatch.setattr(process_agreement, "run_on_process_0", stop)
     config, flags = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
-        loop.train(config, tmp_path / "run", flags)
+        train.train(config, tmp_path / "run", flags)
     line = unread_fields.note(config, FieldOrigins(flags))
     assert capsys.readouterr().out == line + "\n"
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())

@@ -13,8 +13,9 @@ from mmjax.config import overrides
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint
 from mmjax.parallel.partition import path_name
-from mmjax.training import decay, validate_run
-from mmjax.training.optimizer import make_optimizer, split_frozen
+from mmjax.training import validate_run
+from mmjax.training.optimizer import decay_mask, make_optimizer
+from mmjax.training.param_roles import split_frozen
 from tests.helpers import model_kinds, runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -38,7 +39,7 @@ def config_of(name="tiny", **changes):
 
 def decayed(preset, shapes):
     """Paths that a preset names."""
-    mask = decay.mask(config_of(decay=(preset,)).optimizer, shapes)
+    mask = decay_mask(config_of(decay=(preset,)).optimizer, shapes)
     return {path for path, decays in flat(mask).items() if decays}
 
 
@@ -117,10 +118,10 @@ def test_the_presets_in_every_kind_of_model(name):
 
 def test_several_entries_and_path_regexes():
     shapes = model_kinds.shapes("tiny")
-    result = decay.mask(config_of(decay=("image/class_token", "big_vision", "text/norm/.*")).optimizer, shapes)
+    result = decay_mask(config_of(decay=("image/class_token", "big_vision", "text/norm/.*")).optimizer, shapes)
     more = {path for path, decays in flat(result).items() if decays} - decayed("big_vision", shapes)
     assert more == {"image/class_token", "text/norm/scale", "text/norm/bias"}
-    assert not any(flat(decay.mask(config_of(decay=()).optimizer, shapes)).values())
+    assert not any(flat(decay_mask(config_of(decay=()).optimizer, shapes)).values())
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_presets_with_commas_between_them_are_several(text):
     """As one is tempted to write them on the command line; no path has a comma."""
     config, shapes = config_of(), model_kinds.shapes("tiny")
     overrides.apply(config, [("optimizer.decay", text)])
-    result = {path for path, decays in flat(decay.mask(config.optimizer, shapes)).items() if decays}
+    result = {path for path, decays in flat(decay_mask(config.optimizer, shapes)).items() if decays}
     assert result == decayed("matrices", shapes) | decayed("open_clip", shapes)
 
 

@@ -1,0 +1,261 @@
+"""A run from its config to its first step: checks, data, mesh, task, step, and the state that it starts from."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from mmjax import tasks
+from mmjax.data.loading import batches as batches_lib
+from mmjax.errors import UserError
+from mmjax.evaluation import from_config
+from mmjax.io import paths
+from mmjax.parallel import log, process_agreement
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training import (
+    build_step,
+    checkpoint,
+    compiler,
+    device_specs,
+    init_from,
+    layer_memory,
+    loop,
+    metrics_log,
+    packing,
+    resumed_config,
+    unread_fields,
+    validate_run,
+)
+from mmjax.training.bad_examples import BadExamples
+from mmjax.training.deferred_log import RUN_AHEAD
+from mmjax.training.run import Run
+from mmjax.training.signals import ErrorDeferringBatches, StopSignal
+from mmjax.training.state import TrainState
+from mmjax.training.step_agreement import AsyncAllReduce
+
+
+def train(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
+    """Trains, resuming whatever the workdir holds.
+
+    Several processes call it alike. What stops one of them (a signal, data that cannot be read) stops all, at the same
+    step.
+
+    Args:
+      config: a recipe's config.
+      workdir: a local folder, gs:// or any fsspec URL.
+      flags: fields that the command line gives, by path, where they are not the recipe's.
+
+    Returns:
+      None when the run is complete, else the number of the signal that stopped it (after saving).
+
+    Raises:
+      UserError: a mistake in config, data or workdir.
+      TrainingDiverged: a non-finite loss or gradient.
+    """
+    with StopSignal() as stop, contextlib.closing(prepare(config, workdir, flags)) as run:
+        return loop.run_steps(run, stop)
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Run:
+    """Checks everything, opens the data and restores or initialises the state. All processes call it alike.
+
+    Until the workdir is made no mistake has changed it. Blocks under `raise_on_all` are what a process does by itself:
+    a mistake that one of them meets is raised by all.
+
+    Args:
+      config: the recipe's, with what the command line gives.
+      workdir: of the run; it may hold checkpoints.
+      flags: fields that the command line gives, by path.
+
+    Raises:
+      UserError: a mistake in config, data or workdir.
+    """
+    workdir = paths.as_path(workdir)
+    with process_agreement.raise_on_all():
+        config, origins = resumed_config.keep(config, workdir, flags)
+        validate_run.check_config(config, origins)
+        validate_run.check_workdir(config, workdir)
+        for note in (unread_fields.note(config, origins), tasks.note_on_crop(config, origins)):
+            if note:
+                log.info(note)
+    stored_frame = process_agreement.run_on_process_0(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
+    with process_agreement.raise_on_all():
+        mesh = mesh_lib.make_mesh(config.mesh)
+        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+        image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
+        mixture = tasks.open_mixture(config)
+        metadata = tasks.read_dataset_metadata(config, mixture)
+    platform = mesh.devices.flat[0].platform
+    frame, frame_note = process_agreement.run_on_process_0(
+        lambda: tasks.choose_frame(config, image_spec, mixture, platform, stored_frame)
+    )
+    memory = process_agreement.run_on_process_0(lambda: layer_memory.memory_limit(jax.local_devices()[0]))
+    with process_agreement.raise_on_all():
+        if frame:
+            image_spec = dataclasses.replace(image_spec, frame=frame)
+        task = tasks.Task(config, image_spec, tokenizer, mesh, metadata)
+        examples = tasks.make_train_examples(config, mixture, task.example_transform)
+        data = examples.describe()
+        evaluator = from_config.Evaluator(config, task, mesh, tokenizer, image_spec)
+        validate_run.check_best_metric(config, [source.name for source in evaluator.sources])
+        setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
+        for note in setup.notes:
+            log.info(note)
+        paths.make_folder(workdir, "--workdir")
+    process_agreement.check_shared(workdir, "--workdir")
+    validate_run.check_same_data(data, config.data.train)
+
+    checkpoints, start, meta = _open_checkpoints(config, workdir)
+    setup = setup.resumed(meta.get("remat", {}))
+    state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
+    if start:
+        log.info(f"resumed at step {start} of {config.steps}")
+        changed = validate_run.changed_data(data, meta, config.data.train)
+        if changed:
+            log.info(changed)
+    _log_introduction(config, task, mesh, setup)
+    packer = packing.choose_packer(config, mesh, examples, meta)
+    if frame_note:
+        log.info(frame_note)
+    if config.optimizer.freeze and not config.init_from and not start:
+        log.info("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
+
+    if jax.process_index() == 0:
+        paths.write_atomically(workdir / "config.json", resumed_config.to_json(config, origins))
+    logger = metrics_log.Logger(workdir, config)
+    # An evaluation that the checkpoint does not know of is made again, and its line with it.
+    logger.resume(start, evaluated=bool(start and meta["evaluated"]))
+    bad_examples = BadExamples(
+        meta.get("bad_examples", {}),
+        config.batch_size,
+        config.data.train,
+        config.data.max_bad_fraction,
+        history=RUN_AHEAD + 2,
+    )
+    make_meta = functools.partial(
+        checkpoint.make_meta,
+        config,
+        image_spec=task.image_spec,
+        tokenizer=tokenizer,
+        data=data,
+        facts=dataclasses.asdict(task.dataset_metadata),
+        bad_examples={},
+        text_packing=packing.to_meta(packer),
+        remat={tower: dataclasses.asdict(remat) for tower, remat in setup.remat.items()},
+    )
+    peak = device_specs.peak_flops(jax.devices()[0].device_kind)
+    return Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        step=setup.step if packer is None else packing.PackedStep(setup.step, packer),
+        open_batches=functools.partial(_open_batches, config, mesh, examples, packer, start),
+        evaluate=evaluator.run,
+        checkpoints=checkpoints,
+        make_meta=make_meta,
+        logger=logger,
+        meter=metrics_log.Meter(config.batch_size, task.flops_per_example(), mesh.size, peak),
+        bad_examples=bad_examples,
+        start=start,
+        state=state,
+        evaluation_missing=bool(start and not meta["evaluated"]),
+    )
+
+
+def _open_checkpoints(
+    config: ml_collections.ConfigDict, workdir: Any
+) -> tuple[checkpoint.Checkpoints, int, Mapping[str, Any]]:
+    """The checkpoints of a workdir, the latest one's step (0 without any) and its meta.
+
+    All processes look at the same folder, and so meet the same mistakes.
+    """
+    settings = config.checkpoint
+    checkpoints = checkpoint.Checkpoints(
+        workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
+    )
+    # The first host's look at a shared disk counts; another's may be older.
+    start = process_agreement.broadcast_from_0(checkpoints.latest() or 0)
+    if not start:
+        return checkpoints, 0, {}
+    with process_agreement.raise_on_all():
+        process_agreement.wait_for(lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}")
+        meta = checkpoints.read_meta(start)
+        if start > config.steps:
+            raise UserError(
+                f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
+            )
+    return checkpoints, start, meta
+
+
+def _restore(
+    config: ml_collections.ConfigDict,
+    workdir: Any,
+    checkpoints: checkpoint.Checkpoints,
+    start: int,
+    setup: build_step.Setup,
+) -> TrainState:
+    state = checkpoints.restore(start, setup.state)
+    with process_agreement.raise_on_all():
+        validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
+    return state
+
+
+def _initialise(config: ml_collections.ConfigDict, setup: build_step.Setup) -> TrainState:
+    """A fresh state, with the parameters of `init_from` in place of fresh ones."""
+    with process_agreement.raise_on_all():
+        pretrained = init_from.read(setup.state.params, config) if config.init_from else {}
+    return init_from.replace(setup.make_state(config.seed), pretrained)
+
+
+def _log_introduction(
+    config: ml_collections.ConfigDict, task: tasks.Task, mesh: jax.sharding.Mesh, setup: build_step.Setup
+) -> None:
+    """Logs what is trained, on what, and how."""
+    device = mesh.devices.flat[0]
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    parameters = f"{count(setup.state.params):,} parameters"
+    parameters += f" ({count(setup.trainable):,} trained)" if config.optimizer.freeze else ""
+    log.info(
+        f"{config.name}: {config.variant}, {parameters}; mesh {shape} of {jax.devices()[0].device_kind};"
+        f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"
+    )
+    log.info(compiler.describe(config, device.platform))
+    if setup.planner is not None and device.platform != "cpu":
+        log.info(setup.planner.describe(setup.remat))
+
+
+def _open_batches(
+    config: ml_collections.ConfigDict,
+    mesh: jax.sharding.Mesh,
+    examples: Any,
+    packer: tasks.Packer | None,
+    start: int,
+    stop: StopSignal,
+) -> Any:
+    """The batches of this process after step `start`, their texts laid out by `packer`, where there is one."""
+    rows = mesh_lib.local_rows(mesh, config.batch_size)
+
+    def make_batches(step: int, workers: int = config.data.workers) -> batches_lib.BatchIterator:
+        return batches_lib.train_batches(
+            examples,
+            start_step=step,
+            stop_step=config.steps,
+            global_batch=config.batch_size,
+            rows=rows,
+            workers=workers,
+            threads=config.data.threads or None,
+            prefetch=config.data.prefetch,
+            finish=packer,
+        )
+
+    several = jax.process_count() > 1 and start < config.steps
+    batches = ErrorDeferringBatches(make_batches, start, stop) if several else make_batches(start)
+    if packer is None:
+        return batches
+    votes = AsyncAllReduce(mesh) if several else None
+    return packing.PackedBatches(batches, packer, votes, config.steps - start)
