@@ -49,13 +49,13 @@ def train_image(
     and without. Then come the flip, RandAugment, colour jitter and grayscale.
 
     Args:
-      image: see `decode`.
+      image: see `image_file.decode`.
       spec: what to do.
       rng: everything random is drawn from it.
-      max_pixels: see `decode`.
+      max_pixels: see `image_file.decode`.
 
     Raises:
-      BadExample: as `decode` does.
+      BadExample: as `image_file.decode` does.
     """
     with draw_crop(image, spec, rng, max_pixels) as drawn:
         crop = resize_crop(drawn, spec)
@@ -69,7 +69,7 @@ def draw_crop(
     """Opens an image, for as long as the block lasts, and draws its crop.
 
     Raises:
-      BadExample: as `decode` does; also for what goes wrong in the block.
+      BadExample: as `image_file.decode` does; also for what goes wrong in the block.
     """
     if isinstance(image, np.ndarray):
         opened = from_array(image)

@@ -162,12 +162,12 @@ def eval_image(
     """Decodes and resizes an image for evaluation.
 
     Args:
-      image: see `decode`.
+      image: see `image_file.decode`.
       spec: what to do.
-      max_pixels: see `decode`.
+      max_pixels: see `image_file.decode`.
 
     Raises:
-      BadExample: as `decode` does.
+      BadExample: as `image_file.decode` does.
     """
     if isinstance(image, np.ndarray):
         return eval_transform(convert_mode(from_array(image, convert=False), spec), spec)

@@ -68,7 +68,7 @@ def fix_unicode(text: str) -> str:
 
 
 def collapse_whitespace(text: str) -> str:
-    """Mended Unicode, whitespace collapsed: OpenCLIP's `whitespace_clean`."""
+    """Mended Unicode, HTML entities resolved twice, whitespace collapsed: OpenCLIP's `clean` of `whitespace`."""
     return " ".join(fix_unicode(text).split())
 
 
