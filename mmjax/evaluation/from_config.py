@@ -1,6 +1,7 @@
 """The evaluation of a config: every source, by all that its model is trained to do."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,9 @@ class Evaluator:
         self.evaluators = _make_evaluators(config, task, self.runner, tokenizer)
         # Modalities are arrays of any size, which are not sent around: every process reads all examples.
         self.shared_sources = [] if task.is_trained_with("classify") else self.sources
-        self.attention_maps = None
-        if task.available_attention_maps:
-            self.attention_maps = attention_maps.AttentionMapRenderer(task, mesh, tokenizer)
+        self.task, self.mesh, self.tokenizer = task, mesh, tokenizer
         self.embedder = None
-        if task.num_image_embeddings and (task.is_contrastive or not self.evaluators):
+        if self.sources and task.num_image_embeddings and (task.is_contrastive or not self.evaluators):
             self.embedder = embedder.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         for source in self.sources:
             for evaluator in self.evaluators:
@@ -69,6 +68,8 @@ class Evaluator:
 
     def run(self, params: Any, *, keep_artifacts: bool = False) -> list[results.Evaluation]:
         """Evaluates parameters on every source; artifacts are for the report, of the first process alone."""
+        if not self.sources:
+            return []
         keep = keep_artifacts and jax.process_index() == 0
         examples = sharded_examples.make_examples(self.shared_sources, self.image_spec, self.runner)
         evaluations: list[results.Evaluation] = []
@@ -78,11 +79,16 @@ class Evaluator:
                     [source], self.embedder.bind(params), examples=examples, keep_artifacts=keep
                 )
             evaluations += [evaluator(params, source, examples(source), keep=keep) for evaluator in self.evaluators]
-            if keep_artifacts and self.attention_maps is not None and evaluations:
-                panels = self.attention_maps(params, examples(source), self._generated_text())
+            if keep_artifacts and self.task.available_attention_maps and evaluations:
+                panels = self._draw_attention_maps(params, examples(source), self._generated_text())
                 if keep:
                     evaluations[-1] = _with_attention(evaluations[-1], panels)
         return evaluations
+
+    @functools.cached_property
+    def _draw_attention_maps(self) -> attention_maps.AttentionMapRenderer:
+        """Made for the first report, as most evaluations are for none."""
+        return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer)
 
     def _generated_text(self) -> Callable[[int, Any], tuple[np.ndarray, int]] | None:
         """The generated text of the last source's examples, where an evaluator generates any."""

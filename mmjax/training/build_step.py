@@ -1,16 +1,22 @@
-"""The train step of a config and its shapes, for training, planning and benchmarks."""
+"""The train step of a config, its state and their shapes, for training, planning and benchmarks.
+
+The state is made under jit with its shardings: no host ever holds the whole model.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import optax
 
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.training import layer_memory, optimizer, param_roles
-from mmjax.training import state as state_lib
 from mmjax.training import step as step_lib
+from mmjax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +34,11 @@ class Setup:
       planner: chose that; None where there is nothing to choose.
     """
 
-    state: state_lib.TrainState
+    state: TrainState
     trainable: Any
-    init: Callable[[jax.Array], state_lib.TrainState]
-    shardings: state_lib.TrainState
-    step: Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, Any]]
+    init: Callable[[jax.Array], TrainState]
+    shardings: TrainState
+    step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     notes: list[str]
     remat: Mapping[str, layer_memory.Remat]
     planner: layer_memory.Planner | None
@@ -50,7 +56,7 @@ class Setup:
         remat = self.remat | remat
         return dataclasses.replace(self, remat=remat, step=self.make_step(remat))
 
-    def make_state(self, seed: int) -> state_lib.TrainState:
+    def make_state(self, seed: int) -> TrainState:
         """Initialises the state under jit, every part of it where it belongs: no host ever holds the whole model."""
         return jax.jit(self.init, out_shardings=self.shardings)(jax.random.key(seed))
 
@@ -72,9 +78,9 @@ def make_setup(
     abstract_params = jax.eval_shape(task.init, jax.random.key(0))
     trainable, _ = param_roles.split_frozen(abstract_params, config.optimizer.freeze)
     tx, schedule = optimizer.make_optimizer(config, trainable)
-    init = state_lib.make_init(task, config, tx)
+    init = make_init(task, config, tx)
     abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings, notes = state_lib.state_shardings(abstract, config, mesh)
+    shardings, notes = state_shardings(abstract, config, mesh)
     state = partition.placed_shapes(abstract, shardings)
     planner = layer_memory.make_planner(config, task.kernels, mesh, state, trainable, available)
     remat = {} if planner is None else planner.choose()
@@ -84,3 +90,41 @@ def make_setup(
         return step_lib.make_train_step(chosen, config, tx, schedule, mesh, shardings)
 
     return Setup(state, trainable, init, shardings, make_step(remat), notes, remat, planner, make_step)
+
+
+def make_init(task: Any, config: ml_collections.ConfigDict, tx: optax.GradientTransformation):
+    """Returns the function `key -> TrainState`."""
+
+    def init(key):
+        init_key, noise_key = jax.random.split(key)
+        params = task.init(init_key)
+        trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=tx.init(trainable),
+            ema_params=jax.tree.map(jnp.copy, params) if config.ema_decay else None,
+            rng=jax.random.key_data(noise_key),
+            first_bad_step=jnp.full((), -1, jnp.int32),
+        )
+
+    return init
+
+
+def state_shardings(
+    abstract: TrainState, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, list[str]]:
+    """Where every array of the state lives, and notes on parameters that no rule placed."""
+    params, notes = partition.param_shardings(
+        abstract.params, mesh, preset=config.mesh.sharding, rules=config.mesh.rules
+    )
+    replicated = mesh_lib.replicated(mesh)
+    shardings = TrainState(
+        step=replicated,
+        params=params,
+        opt_state=partition.opt_state_shardings(abstract.opt_state, abstract.params, params, mesh),
+        ema_params=params if abstract.ema_params is not None else None,
+        rng=replicated,
+        first_bad_step=replicated,
+    )
+    return shardings, notes

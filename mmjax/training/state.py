@@ -1,18 +1,9 @@
-"""The train state, made under jit with its shardings: no host ever holds the whole model."""
+"""The train state: all that training carries from step to step."""
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import ml_collections
-import optax
 from flax import struct
-from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt32
-
-from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import partition
-from mmjax.training import param_roles
 
 
 class TrainState(struct.PyTreeNode):
@@ -33,41 +24,3 @@ class TrainState(struct.PyTreeNode):
     ema_params: Any
     rng: UInt32[Array, " 2"]
     first_bad_step: Int[Array, ""]
-
-
-def make_init(task: Any, config: ml_collections.ConfigDict, tx: optax.GradientTransformation):
-    """Returns the function `key -> TrainState`."""
-
-    def init(key):
-        init_key, noise_key = jax.random.split(key)
-        params = task.init(init_key)
-        trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=tx.init(trainable),
-            ema_params=jax.tree.map(jnp.copy, params) if config.ema_decay else None,
-            rng=jax.random.key_data(noise_key),
-            first_bad_step=jnp.full((), -1, jnp.int32),
-        )
-
-    return init
-
-
-def state_shardings(
-    abstract: TrainState, config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[TrainState, list[str]]:
-    """Where every array of the state lives, and notes on parameters that no rule placed."""
-    params, notes = partition.param_shardings(
-        abstract.params, mesh, preset=config.mesh.sharding, rules=config.mesh.rules
-    )
-    replicated = mesh_lib.replicated(mesh)
-    shardings = TrainState(
-        step=replicated,
-        params=params,
-        opt_state=partition.opt_state_shardings(abstract.opt_state, abstract.params, params, mesh),
-        ema_params=params if abstract.ema_params is not None else None,
-        rng=replicated,
-        first_bad_step=replicated,
-    )
-    return shardings, notes

@@ -206,8 +206,10 @@ def _restore(
 
 def _initialise(config: ml_collections.ConfigDict, setup: build_step.Setup) -> TrainState:
     """A fresh state, with the parameters of `init_from` in place of fresh ones."""
+    if not config.init_from:
+        return setup.make_state(config.seed)
     with process_agreement.raise_on_all():
-        pretrained = init_from.read(setup.state.params, config) if config.init_from else {}
+        pretrained = init_from.read(setup.state.params, config)
     return init_from.replace(setup.make_state(config.seed), pretrained)
 
 

@@ -26,7 +26,7 @@ from mmjax.evaluation.evaluators import attention_maps
 from mmjax.io import paths
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.report import page
-from mmjax.training import state as state_lib
+from mmjax.training import build_step
 from mmjax.training import step as step_lib
 from mmjax.training import train as training
 from tests.helpers import tiny_recipe
@@ -103,7 +103,7 @@ def shared_compilation():
     view = lambda task, mesh, tokenizer: (task, mesh, str(tokenizer.describe()))
     with (
         mock.patch.object(tasks, "Task", _shared(_Task, task)),
-        mock.patch.object(state_lib, "make_init", _shared(state_lib.make_init, init)),
+        mock.patch.object(build_step, "make_init", _shared(build_step.make_init, init)),
         mock.patch.object(step_lib, "make_train_step", _shared(step_lib.make_train_step, step)),
         mock.patch.object(embedder_lib, "MeshEmbedder", _shared(embedder_lib.MeshEmbedder, embedder)),
         mock.patch.object(attention_maps, "AttentionMapRenderer", _shared(attention_maps.AttentionMapRenderer, view)),

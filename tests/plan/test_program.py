@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from mmjax.errors import UserError
+from mmjax.parallel import partition
 from mmjax.plan import collectives, costs, plan_text, program, times
-from mmjax.training import state as state_lib
 from tests.helpers.programs import CHIP, MESH, tiny
 
 
 def test_bytes_of_the_state_are_those_of_a_made_state(cpu_slice, monkeypatch):
     """Against a brute force: the shards of a real state on one device."""
-    monkeypatch.setattr(state_lib.partition, "MIN_SHARDED_SIZE", 64)
+    monkeypatch.setattr(partition, "MIN_SHARDED_SIZE", 64)
     setup = program.make_setup(tiny(ema_decay=0.9, optimizer__momentum_dtype="bfloat16"), cpu_slice)
     shardings = jax.tree.map(lambda x: x.sharding, setup.state)
     state = jax.tree.map(lambda x, s: jax.device_put(np.zeros(x.shape, x.dtype), s), setup.state, shardings)

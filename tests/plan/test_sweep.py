@@ -4,16 +4,16 @@ import jax
 import pytest
 
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.plan import program, sweep
 from mmjax.training import device_specs
-from mmjax.training import state as state_lib
 from tests.helpers.programs import fake_plan, tiny
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((1, 8, 1), marks=pytest.mark.full), (2, 2, 2)], ids=str)
 def test_every_mesh_divides_the_work(cpu_slice, monkeypatch, sizes):
     """Weights are gathered for the rows they meet; rows stay where they are, and nobody does another's attention."""
-    monkeypatch.setattr(state_lib.partition, "MIN_SHARDED_SIZE", 64)
+    monkeypatch.setattr(partition, "MIN_SHARDED_SIZE", 64)
     mesh = {f"mesh__{axis}": size for axis, size in zip(mesh_lib.AXES, sizes, strict=True)}
     plan = program.make_plan(program.make_setup(tiny(batch_size=64, loss__impl="gather", **mesh), cpu_slice), "cpu:8")
     assert plan["flops"]["chip"] * 8 / plan["flops"]["model"] < 1.1

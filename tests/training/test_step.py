@@ -16,9 +16,9 @@ from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, path_name
+from mmjax.training.build_step import make_init, state_shardings
 from mmjax.training.optimizer import make_optimizer
 from mmjax.training.param_roles import split_frozen
-from mmjax.training.state import make_init, state_shardings
 from mmjax.training.step import example_keys, make_loss, make_train_step
 
 BATCH, STEPS = 16, 10
