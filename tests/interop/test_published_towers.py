@@ -77,8 +77,8 @@ def test_files_alone(outcomes):
             assert word in alone["refused"] and "not read" in alone["refused"] or word == "none of SigLIP's", name
             counts["refused"] += 1
         else:
-            assert alone["wrong"] == [] and len(alone["asked"]) <= 1, (name, alone)
-            counts["asked for" if alone["asked"] else "right"] += 1
+            assert alone["wrong"] == [] and len(alone["missing"]) <= 1, (name, alone)
+            counts["asked for" if alone["missing"] else "right"] += 1
     assert counts == {"right": 23, "asked for": 41, "refused": 80} and len(outcomes) == MODELS
 
 
@@ -88,7 +88,7 @@ def test_what_is_asked_for(outcomes):
         if not architecture(config):
             siglip = "SigLIP" in name
             pixels = siglip and "-14-" in name and config["vision_cfg"]["image_size"] in (378, 384)
-            assert list(alone["asked"]) == (["image.image_size"] if pixels else [] if siglip else ["activation"]), name
+            assert list(alone["missing"]) == (["image.image_size"] if pixels else [] if siglip else ["activation"]), name
 
 
 def test_texts_are_cleaned_as_their_configs_say(outcomes):
