@@ -1,9 +1,11 @@
 """Every test process: eight simulated devices, quick compilation, shapes and types checked at run time."""
 
+import gc
 import importlib.util
 import os
 import sys
 import types
+from pathlib import Path
 
 # A GPU test is run with JAX_PLATFORMS=cuda; all others are for the CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -68,6 +70,31 @@ _LONGEST = {f"test_{name}.py" for name in ("step", "loop_resume", "loop_meshes",
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS, _COMPILES_BETWEEN_LOOKS = 20_000, 50
+_compiles = 0
+
+
+def _count_compile(event, *_, **__):
+    global _compiles
+    _compiles += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compile)
+
+
+@pytest.fixture(autouse=True)
+def few_memory_maps():
+    """Compiled programs are dropped in time: a process has 65,530 memory maps, and jaxlib crashes where they run out."""
+    global _compiles
+    yield
+    if _compiles >= _COMPILES_BETWEEN_LOOKS and _MAPS.exists():
+        _compiles = 0
+        if _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,9 @@ def test_what_is_asked_for(outcomes):
         if not architecture(config):
             siglip = "SigLIP" in name
             pixels = siglip and "-14-" in name and config["vision_cfg"]["image_size"] in (378, 384)
-            assert list(alone["missing"]) == (["image.image_size"] if pixels else [] if siglip else ["activation"]), name
+            assert list(alone["missing"]) == (["image.image_size"] if pixels else [] if siglip else ["activation"]), (
+                name
+            )
 
 
 def test_texts_are_cleaned_as_their_configs_say(outcomes):

@@ -95,16 +95,6 @@ def groups_of(batch, devices, pieces):
     return tuple((end - start, int(slots[start])) for start, end in zip(ends, ends[1:], strict=False) if end > start)
 
 
-@pytest.fixture(autouse=True)
-def no_cache_writes():
-    """jaxlib 0.10.2 may crash where it serialises these programs of eight devices for the cache that tests share."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
-
-
 @functools.cache
 def compiled(case, mesh, pieces):
     """Config, shapes of parameters, devices, and the loss with metrics and gradient on them."""
