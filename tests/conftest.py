@@ -87,7 +87,7 @@ jax.monitoring.register_event_duration_secs_listener(_count_compile)
 
 @pytest.fixture(autouse=True)
 def few_memory_maps():
-    """Compiled programs are dropped in time: a process has 65,530 memory maps, and jaxlib crashes where they run out."""
+    """Compiled programs are dropped in time: a process has 65,530 memory maps; without one, jaxlib crashes."""
     global _compiles
     yield
     if _compiles >= _COMPILES_BETWEEN_LOOKS and _MAPS.exists():
