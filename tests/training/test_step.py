@@ -20,6 +20,7 @@ from mmjax.training.build_step import make_init, state_shardings
 from mmjax.training.optimizer import make_optimizer
 from mmjax.training.param_roles import split_frozen
 from mmjax.training.step import example_keys, make_loss, make_train_step
+from tests.helpers import campaign
 
 BATCH, STEPS = 16, 10
 
@@ -240,17 +241,24 @@ def noisy_trained(random_params):
     return train
 
 
+# Of the grid a third, in which every variant meets every mesh; all of it under `make campaign`.
+EVERY_MESH = [
+    (variant, loss, mesh)
+    for loss in ("dense", "gather", "ring")
+    for mesh in ((8, 1, 1), (2, 2, 2), (1, 8, 1), (4, 1, 2))
+    for variant in ("tiny", "tiny-siglip")
+]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("microbatch", [2, 4, 8])
+@pytest.mark.parametrize("microbatch", campaign.some([2, 4, 8], [8]))
 def test_microbatches_on_one_device(random_params, noisy_trained, microbatch):
     expected, start = noisy_trained("tiny")
     compare(Run(make_config(noise="all", microbatch=microbatch), random_params).train(), expected, start)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (4, 1, 2)], ids=str)
-@pytest.mark.parametrize("loss", ["dense", "gather", "ring"])
-@pytest.mark.parametrize("variant", ["tiny", "tiny-siglip"])
+@pytest.mark.parametrize(("variant", "loss", "mesh"), campaign.some(EVERY_MESH, EVERY_MESH[::3]), ids=str)
 def test_every_mesh_with_noise_and_microbatches(random_params, noisy_trained, mesh, variant, loss):
     expected, start = noisy_trained(variant)
     run = Run(make_config(variant, mesh=mesh, noise="all", microbatch=2, loss=loss), random_params)
