@@ -6,6 +6,7 @@ a step of one process (SIGTERM, SIGINT, mistake, crash, kill; `-` for nothing), 
 FOLDER is `-`. `MESH:restored` leaves out the training, whose compilation takes longest.
 """
 
+import functools
 import os
 import pickle
 import signal
@@ -135,7 +136,10 @@ def cli(events, folder, meshes, *argv):
         leave(status, together=together)
 
     drawn = mock.patch.object(page, "write_report")  # drawing takes longer than the rest
+    # A process that dies is missed after 100 seconds; here sooner.
+    heartbeat = {"heartbeat_timeout_seconds": 20} if "crash" in events or "kill" in events else {}
     with (
+        mock.patch.object(jax.distributed, "initialize", functools.partial(jax.distributed.initialize, **heartbeat)),
         mock.patch.object(StepAgreement, "post", at_step),
         mock.patch.object(batches.BatchIterator, "__next__", at_batch),
         mock.patch.object(from_config.Evaluator, "run", at_evaluation),

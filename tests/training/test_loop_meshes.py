@@ -256,7 +256,7 @@ def test_bad_examples_are_counted_once(tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("event", ["crash", "kill"])
 def test_a_process_that_dies_takes_the_others_along(event, tmp_path):
-    """Within the time in which jax misses its heartbeat, 100 seconds."""
+    """Within the time in which jax misses its heartbeat, which is made shorter here."""
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
     statuses, message = processes.command(tmp_path, *argv, events=f"{event}@5:1", timeout=300)
     assert statuses[1] == {"crash": 1, "kill": -9}[event] and statuses[0] not in (0, 2), message
