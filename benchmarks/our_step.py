@@ -21,7 +21,7 @@ from mmjax.training import build_step, packing
 # Lengths of captions from the web in CLIP's tokens, the first and the last included; they are close to lognormal.
 _MEAN, _DEVIATION = 18.0, 10.8
 _CAPTIONS = 8192  # drawn, of which the trainer reads what it would read of a data set's
-_TRIES = 100  # batches drawn until one fits into the packed rows
+_TRIES = 100  # batches drawn until one fits into the rows or groups
 
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 _events: list[str] = []
@@ -69,7 +69,7 @@ class _Captions:
 
 
 class Program:
-    """A jitted step for `PackedStep`, which keeps what it compiles of the two programs the one that is timed.
+    """A jitted step for `TextLayoutStep`, which keeps what it compiles of the two programs the one that is timed.
 
     Args:
       step: the jitted step.
@@ -159,7 +159,7 @@ class OurStep:
         self._program = Program(self._setup.step, self._packer is not None, options)
         self._shared.make(self._setup, config.seed, name)
         if self._packer is not None:
-            self._step = packing.PackedStep(self._program, self._packer)
+            self._step = packing.TextLayoutStep(self._program, self._packer)
         else:
             self._step = self._program.lower(self._setup.state, tasks.batch_shapes(config, mesh)).compile()
 
@@ -231,7 +231,7 @@ def _with_texts(config: Any, packer: Any, rng: np.random.Generator) -> dict[str,
 
     if packer is None:
         return next(drawn())
-    batches = packing.PackedBatches(map(packer, drawn()), packer, None, _TRIES)
+    batches = packing.TextLayoutBatches(map(packer, drawn()), packer, None, _TRIES)
     laid_out = next((batch for batch in batches if any(name in batch for name in tasks.LAYOUTS)), None)
     if laid_out is None:
         raise UserError(

@@ -124,8 +124,8 @@ def evaluate_suite(
         path, report_path = output_paths(model, workdir, output)
         finished = {} if overwrite else _records_by_key(path)
     templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
-    tasks = _unfinished_tasks(suite_jobs, templates, finished)
-    _run_jobs(model, config, [job for job in suite_jobs if tasks[job.name]], tasks, templates, path)
+    unfinished = _unfinished_tasks(suite_jobs, templates, finished)
+    _run_jobs(model, config, [job for job in suite_jobs if unfinished[job.name]], unfinished, templates, path)
     if jax.process_index() != 0:
         return []
     written = _records_by_key(path)
@@ -157,32 +157,32 @@ def _unfinished_tasks(
         name: results_file.has_same_settings(finished.get(results_file.record_key(template)), template)
         for name, template in templates.items()
     }
-    tasks = {job.name: [task for task in job.tasks if not is_finished[job.name, task]] for job in suite_jobs}
-    tasks = process_agreement.broadcast_from_0(tasks)
-    num_finished = len(templates) - sum(map(len, tasks.values()))
+    unfinished = {job.name: [task for task in job.tasks if not is_finished[job.name, task]] for job in suite_jobs}
+    unfinished = process_agreement.broadcast_from_0(unfinished)
+    num_finished = len(templates) - sum(map(len, unfinished.values()))
     if num_finished:
         log.info(f"{num_finished} of {len(templates)} evaluations are finished already; --overwrite runs them again")
-    return tasks
+    return unfinished
 
 
 def _run_jobs(
     model: EvalModel,
     config: ml_collections.ConfigDict,
     pending: Sequence[jobs.Job],
-    tasks: Mapping[str, Sequence[str]],
+    unfinished: Mapping[str, Sequence[str]],
     templates: Mapping[tuple[str, str], dict[str, Any]],
     path: Any,
 ) -> None:
     """Runs tasks by name of their job; every record is written, with its part of the report, when it is there."""
     with process_agreement.raise_on_all():
         options = mixture.make_options(model.config, evaluation=True)
-        opened = runner.open_jobs(pending, options, config, say=log.info)
+        opened = runner.open_jobs(pending, options, config, log=log.info)
         if not opened:
             return
         embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
     embedder.bind(model.restore())
     num_prompts = {job.job.name: _count_prompts(job.source) for job in opened}
-    for job, outcome in runner.run(opened, tasks, embedder, model.image_spec, config, say=log.info):
+    for job, outcome in runner.run(opened, unfinished, embedder, model.image_spec, config, log=log.info):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
         if outcome.task == results_lib.CLASSIFICATION:

@@ -59,23 +59,23 @@ def run(
     origins = FieldOrigins(tuple(flags))
     for note in (unread_fields.note(config, origins), tasks.note_on_crop(config, origins)):
         if note:
-            _say(note)
+            _print(note)
 
     if axes is None:
         setup = program.make_setup(config, devices, tokens, flags)
-        _say(f"compiling the train step for {name}; this takes from seconds to minutes ...")
+        _print(f"compiling the train step for {name}; this takes from seconds to minutes ...")
         plan = _with_budget(program.make_plan(setup, name), examples)
-        _say("\n" + plan_text.render(plan))
+        _print("\n" + plan_text.render(plan))
         written, fits = plan, plan["fits"]
     else:
         ranked = sweep.run(
-            config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, flags=flags, say=_say
+            config, name, devices, axes, max_compiles=max_compiles, text_length=tokens, flags=flags, log=_print
         )
         ranked = [_with_budget(plan, examples) for plan in ranked]
-        _say(sweep.render(ranked))
+        _print(sweep.render(ranked))
         fits = any(plan["fits"] for plan in ranked)
         if fits:
-            _say("\nThe first of them:\n\n" + plan_text.render(ranked[0]))
+            _print("\nThe first of them:\n\n" + plan_text.render(ranked[0]))
         written = ranked
     if path is not None:
         paths.write_atomically(path, json.dumps(written, indent=2) + "\n")
@@ -100,5 +100,5 @@ def _with_budget(plan: dict[str, Any], examples: float | None) -> dict[str, Any]
     return plan | {"budget": times.budget(plan, examples)}
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)

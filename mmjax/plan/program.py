@@ -19,6 +19,7 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
 from mmjax.training import build_step, compiler, device_specs, validate_run
+from mmjax.training import packing as training_packing
 from mmjax.training import state as state_lib
 
 _VERSIONS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
@@ -105,7 +106,7 @@ def _packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_len
     if obstacle:
         raise UserError(f"--text-length={text_length:g}: texts are padded: {obstacle}; leave it out")
     packer = tasks.make_packer(config, mesh)
-    if getattr(packer, packer.size_field):
+    if training_packing.size_of(packer):
         return packer
     return packer.sized(packing.expected_lengths(text_length, tasks.text_length(config)))
 

@@ -72,7 +72,7 @@ def run(
     max_compiles: int,
     text_length: float | None = None,
     flags: Collection[str] = (),
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     make_plan: Callable[[program.Setup, str], dict[str, Any]] = program.make_plan,
 ) -> list[dict[str, Any]]:
     """Compiles candidates one after the other and ranks them.
@@ -88,7 +88,7 @@ def run(
       text_length: as `program.make_setup` has it.
       flags: as `program.make_setup` has it.
       max_compiles: after as many the rest is left out.
-      say: prints a line on each candidate as it is done.
+      log: prints a line on each candidate as it is done.
       make_plan: compiles one; replaced in tests.
 
     Returns:
@@ -101,32 +101,32 @@ def run(
                 setup = program.make_setup(candidate, devices, text_length, flags)
             except UserError as error:
                 others.append({"setting": _describe(candidate), "fits": False, "reason": str(error)})
-                say(f"  {_describe(candidate)}: {error}")
+                log(f"  {_describe(candidate)}: {error}")
                 break
             held = sum(program.state_bytes(setup).values())
             room, _ = program.capacity(setup)
             if held > room:
                 reason = f"the state alone is {plan_text.size(held)} of {plan_text.size(room)}"
                 others.append({"setting": _describe(candidate), "fits": False, "reason": reason})
-                say(f"  {_describe(candidate)}: {reason}; not compiled")
+                log(f"  {_describe(candidate)}: {reason}; not compiled")
                 break  # more microbatches do not make the state smaller
             if compiled == max_compiles:
                 left += 1
                 continue
             compiled += 1
-            say(f"[{compiled}/{max_compiles}] {_describe(candidate)}: compiling")
+            log(f"[{compiled}/{max_compiles}] {_describe(candidate)}: compiling")
             try:
                 plan = make_plan(setup, topology)
             except UserError as error:
                 plan = {"fits": False, "reason": str(error)}
             summary = plan.get("reason") or plan_text.line(plan)
-            say(f"    {summary}")
+            log(f"    {summary}")
             if plan["fits"]:
                 fitting.append(plan | {"setting": plan_text.setting(plan)})
                 break
             others.append(plan | {"setting": _describe(candidate), "reason": summary})
     if left:
-        say(f"  {left} more not tried; --max-compiles={max_compiles + left} would try them all")
+        log(f"  {left} more not tried; --max-compiles={max_compiles + left} would try them all")
     fitting.sort(key=lambda plan: (plan["prediction"]["step"], plan["memory"]["total"]))
     return fitting + others
 

@@ -226,12 +226,12 @@ class Planner:
 
     def describe(self, remat: Mapping[str, Remat]) -> str:
         """One line: what is computed again."""
-        again = {name: policy for name, policy in remat.items() if policy.policy != "none"}
-        if not again:
+        recomputed = {tower: setting for tower, setting in remat.items() if setting.policy != "none"}
+        if not recomputed:
             return "remat: nothing is computed again in the backward pass"
         parts = [
-            f"{name} {policy.policy}, but for the last {policy.keep} of {self.towers[name].depth} layers"
-            for name, policy in again.items()
+            f"{tower} {setting.policy}, but for the last {setting.keep} of {self.towers[tower].depth} layers"
+            for tower, setting in recomputed.items()
         ]
         needs, room = self.bytes(remat) / 1e9, self.available / 1e9
         return f"remat: {'; '.join(parts)} (about {needs:.1f} of {room:.1f} GB on a device)"

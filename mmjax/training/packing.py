@@ -21,8 +21,8 @@ from mmjax.training.step_agreement import AsyncAllReduce
 _PAYS = 0.8
 # Batches whose votes are on their way: those of the loop's steps that run ahead of the device.
 _AHEAD = 2
-# Told once of at least so many batches, when more than this share did not fit.
-_TOLD_AFTER, _MANY = 100, 0.05
+# A warning comes once, after so many batches, when more than this share of them did not fit.
+_WARN_AFTER, _MANY = 100, 0.05
 _AS_BEFORE = "as before"
 
 
@@ -62,9 +62,9 @@ def choose_packer(
     except UserError as error:  # the same in all processes
         raise GlobalUserError(str(error)) from error
     context, origin = tasks.text_length(config), packer.config_field
-    if not _size(packer):
+    if not size_of(packer):
         packer, origin = _with_size(packer, examples, meta)
-    if not _size(packer):
+    if not size_of(packer):
         log.info("texts are padded: none of the first training examples could be read to learn how long texts are")
         return None
     packs = wanted == "on" or origin == _AS_BEFORE or packer.relative_cost(context) <= _PAYS
@@ -87,7 +87,8 @@ def _unread_size(config: ml_collections.ConfigDict) -> str:
     return f"; data.pack_texts='on' reads {' and '.join(sizes)}" if sizes else ""
 
 
-def _size(packer: tasks.Packer) -> Any:
+def size_of(packer: tasks.Packer) -> Any:
+    """The rows or groups of a packer: 0 or () where they are not known yet."""
     return getattr(packer, packer.size_field)
 
 
@@ -113,14 +114,14 @@ def _with_size(packer: tasks.Packer, examples: Any, meta: Mapping[str, Any]) -> 
     def sample() -> tuple[Any, float, int]:
         lengths = packing.sample_lengths(examples, packer)
         if not len(lengths):
-            return _size(packer), 0.0, 0
-        return _size(packer.sized(lengths)), float(lengths.mean()), len(lengths)
+            return size_of(packer), 0.0, 0
+        return size_of(packer.sized(lengths)), float(lengths.mean()), len(lengths)
 
     size, mean, count = process_agreement.run_on_process_0(sample)
     return resized(size), f"{count} texts have {mean:.1f} tokens on average{before}"
 
 
-class PackedBatches:
+class TextLayoutBatches:
     """Batches with the layout of their texts, but for those whose texts do not fit into it in one of the processes.
 
     Which they are all processes know some batches ahead: each votes when it has a batch, and the vote is read when the
@@ -166,7 +167,7 @@ class PackedBatches:
 
     def _count_padded(self) -> None:
         self._padded += 1
-        if not self._warned and self._batches_given >= _TOLD_AFTER and self._padded > _MANY * self._batches_given:
+        if not self._warned and self._batches_given >= _WARN_AFTER and self._padded > _MANY * self._batches_given:
             self._warned = True
             log.info(
                 f"warning: the texts of {self._padded} of {self._batches_given} batches did not fit into"
@@ -174,7 +175,7 @@ class PackedBatches:
                 f" {self._packer.remedy}"
             )
 
-    def __enter__(self) -> "PackedBatches":
+    def __enter__(self) -> "TextLayoutBatches":
         self._batches.__enter__()
         return self
 
@@ -182,7 +183,7 @@ class PackedBatches:
         self._batches.__exit__(*exc_info)
 
 
-class PackedStep:
+class TextLayoutStep:
     """A train step as two programs, for texts laid out and padded ones, both compiled before the first step.
 
     Args:

@@ -35,9 +35,9 @@ def keep(
         return config, FieldOrigins(tuple(flags))
     changed = {name for name in flags if name not in now or now[name] != then.get(name)}
     before = {field: serialize.NEWER_FIELDS[field] for field in serialize.done_before(stored) if field in now}
-    lacking = tuple(name for name, past in before.items() if name not in changed and not past.checkpoint_knows)
-    origins = FieldOrigins(tuple(flags), stored, lacking)
-    fields = {field: (field, *before[field].moved) for field in lacking}
+    newer = tuple(name for name, past in before.items() if name not in changed and not past.checkpoint_knows)
+    origins = FieldOrigins(tuple(flags), stored, newer)
+    fields = {field: (field, *before[field].moved) for field in newer}
     kept = {
         name: then[name]
         for name in dict.fromkeys(name for names in fields.values() for name in names)
@@ -49,10 +49,10 @@ def keep(
     with result.unlocked(), result.ignore_type():
         schema.accept_auto_or_bool(result)
         result.update_from_flattened_dict(kept)
-    newer = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
+    names = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
     used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items())
     log.info(
-        f"this run began before {newer} came to exist, and goes on as it began: {used};"
+        f"this run began before {names} came to exist, and goes on as it began: {used};"
         " --config.FIELD=VALUE changes one of them"
     )
     return result.lock(), origins

@@ -152,7 +152,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
         config=config,
         workdir=workdir,
         mesh=mesh,
-        step=setup.step if packer is None else packing.PackedStep(setup.step, packer),
+        step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
         open_batches=functools.partial(_open_batches, config, mesh, examples, packer, start),
         evaluate=evaluator.run,
         checkpoints=checkpoints,
@@ -260,4 +260,4 @@ def _open_batches(
     if packer is None:
         return batches
     votes = AsyncAllReduce(mesh) if several else None
-    return packing.PackedBatches(batches, packer, votes, config.steps - start)
+    return packing.TextLayoutBatches(batches, packer, votes, config.steps - start)

@@ -27,7 +27,7 @@ def test_every_mesh_divides_the_work(cpu_slice, monkeypatch, sizes):
 
 def test_a_sweep_ranks_what_fits(cpu_slice, quick_set_up):
     lines = []
-    kwargs = dict(max_compiles=100, say=lines.append, make_plan=fake_plan)
+    kwargs = dict(max_compiles=100, log=lines.append, make_plan=fake_plan)
     ranked = sweep.run(tiny(batch_size=32), "cpu:8", cpu_slice, ("mesh", "microbatch"), **kwargs)
     fitting = [plan for plan in ranked if plan["fits"]]
     # Heads are 2: tensor 1 and 2; of each mesh the first microbatch that fits.
@@ -42,7 +42,7 @@ def test_a_sweep_ranks_what_fits(cpu_slice, quick_set_up):
 
 def test_a_sweep_is_bounded_and_skips_what_cannot_fit(cpu_slice, quick_set_up, monkeypatch):
     lines = []
-    kwargs = dict(max_compiles=3, say=lines.append, make_plan=fake_plan)
+    kwargs = dict(max_compiles=3, log=lines.append, make_plan=fake_plan)
     sweep.run(tiny(batch_size=32), "cpu:8", cpu_slice, ("mesh", "microbatch"), **kwargs)
     assert sum(line.startswith("[") for line in lines) == 3 and "more not tried" in lines[-1]
     monkeypatch.setattr(device_specs, "find", lambda kind: device_specs.Device("cpu", 1e9, memory=1000.0))
@@ -54,5 +54,5 @@ def test_a_sweep_is_bounded_and_skips_what_cannot_fit(cpu_slice, quick_set_up, m
 
 def test_a_candidate_that_cannot_be_is_listed(cpu_slice, quick_set_up):
     config = tiny(batch_size=8, mesh__data=8, mesh__fsdp=1, mesh__tensor=1, microbatch=2)
-    ranked = sweep.run(config, "cpu:8", cpu_slice, ("remat",), max_compiles=3, say=str, make_plan=fake_plan)
+    ranked = sweep.run(config, "cpu:8", cpu_slice, ("remat",), max_compiles=3, log=str, make_plan=fake_plan)
     assert len(ranked) == 3 and all("batch_size=8 does not divide" in plan["reason"] for plan in ranked)

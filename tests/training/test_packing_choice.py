@@ -308,7 +308,7 @@ def packed(batches):
 
 def test_batches_of_one_process():
     feed = Feed(full=(2, 5))
-    with packing.PackedBatches(feed, PACKER, None, 5) as batches:
+    with packing.TextLayoutBatches(feed, PACKER, None, 5) as batches:
         first = next(batches)
         assert feed.number == 1  # nothing is read ahead
         assert sorted(first) == ["number", "text_places"]
@@ -320,7 +320,7 @@ def test_batches_of_one_process():
 def test_batches_of_several_processes():
     """A batch is padded where one process says so; votes are cast two batches ahead, and none for a batch too many."""
     feed, votes = Feed(full=(2,)), Votes(others=(4,))
-    batches = packing.PackedBatches(feed, PACKER, votes, 6)
+    batches = packing.TextLayoutBatches(feed, PACKER, votes, 6)
     next(batches)
     assert feed.number == len(votes.summed) == 3
     assert packed(batches) == [(2, False), (3, True), (4, False), (5, True), (6, True)]
@@ -329,7 +329,7 @@ def test_batches_of_several_processes():
 
 def test_an_error_comes_with_its_batch():
     """It is met two batches ahead, and those before it are trained on."""
-    batches = packing.PackedBatches(Feed(broken=3), PACKER, Votes(), 6)
+    batches = packing.TextLayoutBatches(Feed(broken=3), PACKER, Votes(), 6)
     errors = []
     for _ in range(5):
         number = next(batches)["number"]
@@ -338,10 +338,10 @@ def test_an_error_comes_with_its_batch():
 
 
 def test_many_batches_that_do_not_fit_are_told_once(capsys):
-    list(packing.PackedBatches(Feed(full=range(0, 400, 10)), PACKER, None, 400))
+    list(packing.TextLayoutBatches(Feed(full=range(0, 400, 10)), PACKER, None, 400))
     assert capsys.readouterr().out == (
         "warning: the texts of 10 of 100 batches did not fit into 3 rows of 80 tokens and were padded, which is"
         " slower and the same otherwise; more fit with a larger data.packed_rows\n"
     )
-    list(packing.PackedBatches(Feed(full=(7, 300)), PACKER, None, 400))
+    list(packing.TextLayoutBatches(Feed(full=(7, 300)), PACKER, None, 400))
     assert capsys.readouterr().out == ""

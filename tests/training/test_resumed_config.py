@@ -302,7 +302,7 @@ def test_a_clamp_that_its_size_no_longer_has(tmp_path, capsys):
     assert "goes on as it began: model.max_logit_scale=100.0" in capsys.readouterr().out
 
 
-def lacking_json(**changes):
+def older_json(**changes):
     """A stored config without the fields of today's optimizer."""
     config = runs.config(**changes)
     stored = json.loads(serialize.to_json(config))
@@ -312,11 +312,11 @@ def lacking_json(**changes):
 
 
 def test_what_an_older_adafactor_and_rsqrt_did():
-    before = serialize.from_json(lacking_json(optimizer__name="adafactor"))
+    before = serialize.from_json(older_json(optimizer__name="adafactor"))
     assert (before.optimizer.b2_cap, before.optimizer.update_clip) == (1.0, 1.0)
-    before = serialize.from_json(lacking_json(schedule__name="rsqrt", schedule__cooldown=9))
+    before = serialize.from_json(older_json(schedule__name="rsqrt", schedule__cooldown=9))
     assert before.schedule.final_of == "rate"
     for changes in ({}, dict(schedule__name="rsqrt"), dict(schedule__name="constant", schedule__cooldown=9)):
-        before = serialize.from_json(lacking_json(**changes))
+        before = serialize.from_json(older_json(**changes))
         assert (before.optimizer.b2_cap, before.optimizer.update_clip) == (0.999, 0.0)
         assert before.schedule.final_of == "peak"

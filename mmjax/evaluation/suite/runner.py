@@ -47,7 +47,7 @@ class OpenedJob:
 
 
 def open_jobs(
-    jobs: Sequence[Job], options: SourceOptions, config: ConfigDict, *, say: Callable[[str], None] = print
+    jobs: Sequence[Job], options: SourceOptions, config: ConfigDict, *, log: Callable[[str], None] = print
 ) -> list[OpenedJob]:
     """Opens all sources.
 
@@ -55,7 +55,7 @@ def open_jobs(
       jobs: whose sources to open.
       options: how to read sources.
       config: the suite's; with `missing='skip'` what cannot be opened is left out.
-      say: prints what is left out.
+      log: prints what is left out.
 
     Raises:
       UserError: naming the first dataset that cannot be opened, with its source, and the others.
@@ -74,7 +74,7 @@ def open_jobs(
             f"dataset {name!r} cannot be evaluated{more}: {first}; --config.missing=skip goes on without"
         ) from first
     for name, error in errors.items():
-        say(f"left out: {name}: {error}")
+        log(f"left out: {name}: {error}")
     if not opened and jobs:
         raise UserError("none of the datasets can be opened; set root to the folder that holds them")
     return opened
@@ -127,7 +127,7 @@ def run(
     image_spec: ImageSpec,
     config: ConfigDict,
     *,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Iterator[tuple[Job, Evaluation]]:
     """Yields each evaluation as soon as it is done; every process must take all of them.
 
@@ -137,7 +137,7 @@ def run(
       embedder: an `embedder.MeshEmbedder`; every process gets all embeddings and computes all metrics.
       image_spec: how images are prepared.
       config: the suite's.
-      say: prints what comes next.
+      log: prints what comes next.
     """
     sources = [source for item in opened for source in (item.source, item.train) if source is not None]
     examples = sharded_examples.make_examples(sources, image_spec, embedder.runner)
@@ -151,11 +151,11 @@ def run(
         job, wanted = item.job, tasks[item.job.name]
         if not wanted:
             continue
-        say(f"{job.name}: {len(item.source):,} images, {', '.join(wanted)}")
+        log(f"{job.name}: {len(item.source):,} images, {', '.join(wanted)}")
         test = features.embed_source(item.source, embedder, with_progress)
         train = None
         if any(TASKS[task].needs_train for task in wanted):
-            say(f"{job.name}: {len(item.train):,} training images")
+            log(f"{job.name}: {len(item.train):,} training images")
             train = features.embed_source(item.train, embedder, with_progress)
         for task in wanted:
             metrics, artifacts = _EVALUATE[task](test, train, embedder, job, config)
