@@ -15,14 +15,21 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import example_selection, prompts, results
 from mmjax.evaluation.embedding import batched_apply, embedder, sharded_examples
-from mmjax.evaluation.evaluators import (
-    attention_maps,
-    captioning,
-    contrastive,
-    image_text_matching,
-    masked_modelling,
-    multimodal_classification,
-    question_answering,
+from mmjax.evaluation.evaluators import attention_maps, contrastive
+from mmjax.registry import Registry
+
+_FOLDER = "mmjax.evaluation.evaluators"
+EVALUATORS = Registry(
+    "evaluator",
+    {
+        "multimodal_classification": f"{_FOLDER}.multimodal_classification:MultimodalClassificationEvaluator",
+        "answer_classification": f"{_FOLDER}.question_answering:AnswerClassificationEvaluator",
+        "answer_generation": f"{_FOLDER}.question_answering:AnswerGenerationEvaluator",
+        "captioning": f"{_FOLDER}.captioning:CaptioningEvaluator",
+        "image_text_matching": f"{_FOLDER}.image_text_matching:ImageTextMatchingEvaluator",
+        "masked_modelling": f"{_FOLDER}.masked_modelling:MaskedModellingEvaluator",
+    },
+    {},
 )
 
 
@@ -101,19 +108,20 @@ def _make_evaluators(
 ) -> list[Any]:
     """The evaluators of what a model is trained to do, besides contrast."""
     trained = task.is_trained_with
+    load = lambda name: EVALUATORS.load(name, where="objectives")
     evaluators = []
     if trained("classify"):
-        evaluators.append(multimodal_classification.MultimodalClassificationEvaluator(task, runner))
+        evaluators.append(load("multimodal_classification")(task, runner))
     if trained("vqa"):
-        evaluators.append(question_answering.AnswerClassificationEvaluator(task, runner, tokenizer))
+        evaluators.append(load("answer_classification")(task, runner, tokenizer))
     if trained("caption") and config.data.texts == "answers":
-        evaluators.append(question_answering.AnswerGenerationEvaluator(task, runner, tokenizer))
+        evaluators.append(load("answer_generation")(task, runner, tokenizer))
     elif trained("caption"):
-        evaluators.append(captioning.CaptioningEvaluator(task, runner, tokenizer, meteor=config.eval.meteor))
+        evaluators.append(load("captioning")(task, runner, tokenizer, meteor=config.eval.meteor))
     if trained("itm"):
-        evaluators.append(image_text_matching.ImageTextMatchingEvaluator(task, runner, tokenizer))
+        evaluators.append(load("image_text_matching")(task, runner, tokenizer))
     if trained("mlm") or trained("mim"):
-        evaluators.append(masked_modelling.MaskedModellingEvaluator(task, runner, tokenizer))
+        evaluators.append(load("masked_modelling")(task, runner, tokenizer))
     return evaluators
 
 
