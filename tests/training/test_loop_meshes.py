@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers import mesh_steps, processes, runs
+from tests.helpers import campaign, mesh_steps, processes, runs
 
 # Runs of the command line have 8 steps, checkpoints at 3, 6, 8 and evaluations at 4, 8.
 
@@ -202,7 +202,7 @@ EVENTS = {
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("moment", EVENTS)
+@pytest.mark.parametrize("moment", campaign.some(list(EVENTS), ["between log lines", "within an evaluation"]))
 def test_signals(moment, tmp_path):
     events, status, step = EVENTS[moment]
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--config.checkpoint.every=100"]
