@@ -35,14 +35,10 @@ def small(name, **changes):
     return config
 
 
-@pytest.fixture(scope="session", params=["saved", pytest.param("trained", marks=pytest.mark.full)])
-def make(request, random_params):
-    """Makes a workdir: by training, or what a run leaves without it, since compiling a step takes long."""
-
-    def train(config, workdir):
-        assert runs.train(config, workdir) is None
-
-    return functools.partial(model_kinds.save, random_params) if request.param == "saved" else train
+@pytest.fixture(scope="session")
+def make(random_params):
+    """Makes a workdir as a run leaves it, without the run: compiling a step takes long."""
+    return functools.partial(model_kinds.save, random_params)
 
 
 @pytest.fixture(scope="session")
