@@ -6,7 +6,7 @@ WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-full campaign guard lint clean
+.PHONY: quickstart test test-full smoke campaign guard lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -17,7 +17,12 @@ test: $(VENV)/.installed-test lint
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m full
-	$(MAKE) guard
+	$(MAKE) smoke guard
+
+# A run that is killed and resumed, and one of older code that goes on, compiled as users compile; see tests/conftest.py.
+smoke: $(VENV)/.installed-test
+	MMJAX_ORDINARY_XLA=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/test_old_checkpoints.py \
+	  "tests/training/test_loop_resume.py::test_killed[before the first checkpoint]"
 
 # All cases of the large grids, of which test-full runs a tenth.
 campaign: $(VENV)/.installed-full

@@ -30,7 +30,7 @@ from absl import flags
 import tests.helpers.typecheck  # noqa: F401  (the import hook below finds it by name)
 
 jax.config.update("jax_num_cpu_devices", 8)
-# One job of `make test-full` compiles as users do.
+# `make smoke` compiles as users do.
 jax.config.update("jax_disable_most_optimizations", not os.environ.get("MMJAX_ORDINARY_XLA"))
 
 # Arrays' shapes and types are checked against the annotations at every call. `training.state` stays out: its fields
