@@ -12,7 +12,7 @@ class FieldOrigins:
     Attributes:
       flags: fields that the command line gives, by path.
       stored: the values that the run is stored with, by path; none for a new run. What it began with is not questioned.
-      kept: fields that the stored config is older than, and goes on without, see `training.resumed_config`: the run
+      kept: fields that the stored config is older than, and goes on without, see `training.resumed_run`: the run
         keeps what it did before they existed.
     """
 

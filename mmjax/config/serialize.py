@@ -17,7 +17,7 @@ class Before:
     Attributes:
       value: of the field, that does the same.
       moved: fields whose values changed in sizes and recipes at the same time, or mean something with that value only:
-        a run without the field keeps its own values of them, see `training.resumed_config`.
+        a run without the field keeps its own values of them, see `training.resumed_run`.
       applies: whether a run of these stored fields did so; where not, the field has its default.
       checkpoint_knows: the checkpoint says what was done, so a run does not keep the field.
     """

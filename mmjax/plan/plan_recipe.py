@@ -12,7 +12,7 @@ from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.plan import plan_text, program, sweep, times, topology
-from mmjax.training import unread_fields
+from mmjax.training import validate_run
 
 # Exit status of a plan by which nothing fits.
 EXIT_DOES_NOT_FIT = 1
@@ -57,7 +57,7 @@ def run(
         raise UserError(f"--output={output}: its folder does not exist; make it first")
     devices = topology.devices(name)
     origins = FieldOrigins(tuple(flags))
-    for note in (unread_fields.note(config, origins), tasks.note_on_crop(config, origins)):
+    for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
         if note:
             _print(note)
 

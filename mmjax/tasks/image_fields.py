@@ -66,7 +66,7 @@ def check_images(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     Raises:
       UserError: a value makes no sense, a field has been set though no images are prepared, the command line leaves
         the random crop nothing to choose, or the device would have to do what the host alone can. What
-        other fields leave unread, see `training.unread_fields`.
+        other fields leave unread, see `training.validate_run`.
     """
     data = config.data
 

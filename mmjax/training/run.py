@@ -19,7 +19,7 @@ class Run:
     """A run that can begin to train, as `train.prepare` makes it.
 
     Attributes:
-      config: what it goes by, see `resumed_config.keep`.
+      config: what it goes by, see `resumed_run.keep`.
       workdir: its folder.
       mesh: the devices.
       step: `(state, batch) -> (state, metrics)`, jitted; the state passed in is donated.

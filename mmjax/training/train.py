@@ -26,8 +26,7 @@ from mmjax.training import (
     loop,
     metrics_log,
     packing,
-    resumed_config,
-    unread_fields,
+    resumed_run,
     validate_run,
 )
 from mmjax.training.bad_examples import BadExamples
@@ -76,10 +75,10 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     """
     workdir = paths.as_path(workdir)
     with process_agreement.raise_on_all():
-        config, origins = resumed_config.keep(config, workdir, flags)
+        config, origins = resumed_run.keep(config, workdir, flags)
         validate_run.check_config(config, origins)
-        validate_run.check_workdir(config, workdir)
-        for note in (unread_fields.note(config, origins), tasks.note_on_crop(config, origins)):
+        resumed_run.check_workdir(config, workdir)
+        for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
             if note:
                 log.info(note)
     stored_frame = process_agreement.run_on_process_0(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
@@ -114,7 +113,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
     if start:
         log.info(f"resumed at step {start} of {config.steps}")
-        changed = validate_run.changed_data(data, meta, config.data.train)
+        changed = resumed_run.changed_data(data, meta, config.data.train)
         if changed:
             log.info(changed)
     _log_introduction(config, task, mesh, setup)
@@ -125,7 +124,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
         log.info("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
 
     if jax.process_index() == 0:
-        paths.write_atomically(workdir / "config.json", resumed_config.to_json(config, origins))
+        paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, origins))
     logger = metrics_log.Logger(workdir, config)
     # An evaluation that the checkpoint does not know of is made again, and its line with it.
     logger.resume(start, evaluated=bool(start and meta["evaluated"]))

@@ -1,40 +1,35 @@
-"""Checks of a run's config and workdir, before anything is opened, made or changed."""
+"""Checks of a run's config before anything is opened, made or changed: numbers, patterns, fields that nothing reads."""
 
+import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from mmjax import tasks
-from mmjax.config import serialize
+from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.errors import GlobalUserError, UserError
-from mmjax.parallel import log, process_agreement
+from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_model
-from mmjax.training import checkpoint, metrics_log, param_roles, unread_fields
+from mmjax.training import checkpoint, metrics_log, param_roles
+from mmjax.training.optimizer import OPTIMIZERS
+from mmjax.training.schedules import SCHEDULES
 
-# Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
-_STRUCTURE = (
-    "model.",
-    "data.tokenizer",
-    "data.mean_std",
-    "ema_decay",
-    "optimizer.name",
-    "optimizer.freeze",
-    "optimizer.momentum_dtype",
-    "optimizer.b1",
-    "optimizer.weight_decay",
-)
-# Rates may change in a resumed run as long as they stay on or off.
-_ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
-# How a model began and how it is run, not what it is: parameters are stored alike.
-_EXECUTION = (
-    *("init", "max_logit_scale", "scan", "remat", "remat_keep", "patch_dropout", "dropout", "drop_path"),
-    "modality_dropout",
-)
+# Which choices read a field that not all of them read.
+_READERS = {
+    "optimizer.b2": ("adamw", "lion", "muon"),
+    "optimizer.eps": ("adamw", "muon"),
+    "optimizer.b2_cap": ("adafactor",),
+    "optimizer.update_clip": ("adafactor",),
+    "schedule.timescale": ("rsqrt",),
+    "schedule.final_of": ("rsqrt",),
+    "schedule.decay_rate": ("step",),
+    "schedule.decay_every": ("step",),
+}
 _SIZES = (
     *("width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "vocab_size", "context_length", "embed_dim"),
     *("queries", "pool_heads", "classes", "frames", "steps", "mel_bins", "patch_length", "tubelet_frames"),
@@ -141,7 +136,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
     metrics_log.check_settings(config)
     tasks.check_images(config, origins)
-    unread_fields.check(config, origins)
+    check_unread(config, origins)
     tasks.check_model(config)
 
 
@@ -176,6 +171,117 @@ def _check_initial_scale(config: ml_collections.ConfigDict, stored: Mapping[str,
         check_scale(config, math.log(value), f"model.logit_scale_init={value}", remedy)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Unread:
+    """A field that would change nothing.
+
+    Attributes:
+      field: by path.
+      message: what is wrong with it, and the remedy.
+      choices: the fields whose values leave it unread; none where it should be set otherwise whatever they are.
+    """
+
+    field: str
+    message: str
+    choices: tuple[str, ...]
+
+
+def check_unread(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
+    """Checks that no field has been set that would change nothing, by who also chose what leaves it unread.
+
+    Args:
+      config: the run's config.
+      origins: which of its values are not the recipe's. What a run began with is let be, and what a recipe sets beside
+        another choice of the command line.
+
+    Raises:
+      UserError: some have, naming what reads them.
+    """
+    mistakes = [unread.message for unread in _find_unread(config, origins) if not _is_overruled(unread, origins)]
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+
+
+def note_unread(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> str | None:
+    """A line on a recipe's fields that are not read since the command line chose otherwise; see `check_unread`."""
+    overruled = [unread for unread in _find_unread(config, origins) if _is_overruled(unread, origins)]
+    if not overruled:
+        return None
+    flat = serialize.flatten(config)
+    fields = ", ".join(f"{unread.field}={flat[unread.field]!r}" for unread in overruled)
+    choices = dict.fromkeys(name for unread in overruled for name in unread.choices if name in origins.flags)
+    chosen = ", ".join(f"{name}={flat[name]!r}" for name in choices)
+    return f"note: what the recipe sets and {chosen} does not read: {fields}"
+
+
+def _is_overruled(unread: _Unread, origins: FieldOrigins) -> bool:
+    """Whether a recipe's field is unread by the choice of the command line."""
+    return unread.field not in origins.flags and any(choice in origins.flags for choice in unread.choices)
+
+
+def _find_unread(config: ml_collections.ConfigDict, origins: FieldOrigins) -> list[_Unread]:
+    """The fields that have been set and are not read, each once."""
+    flat, default = serialize.flatten(config), serialize.flatten(schema.base_config())
+    first: dict[str, _Unread] = {}
+    for unread in _list_unread(flat, default):
+        value = flat[unread.field]
+        if value != default[unread.field] and not origins.is_as_begun(unread.field, value):
+            first.setdefault(unread.field, unread)
+    return list(first.values())
+
+
+def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterator[_Unread]:
+    """The fields that are not read, whether they have been set or not."""
+
+    def unread(field, reason, remedy, *choices):
+        return _Unread(field, f"{field}={flat[field]!r} is not read{reason}; {remedy}", choices)
+
+    def leave(field):
+        return f"leave it at {default[field]!r}"
+
+    optimizer, schedule = flat["optimizer.name"], flat["schedule.name"]
+    for field, readers in _READERS.items():
+        choice = f"{field.partition('.')[0]}.name"
+        known = OPTIMIZERS if choice == "optimizer.name" else SCHEDULES
+        if flat[choice] in known and flat[choice] not in readers:
+            remedy = f"{leave(field)}, or choose one that reads it: {', '.join(readers)}"
+            yield unread(field, f" with {choice}={flat[choice]!r}", remedy, choice)
+    if not flat["optimizer.b1"]:
+        field = "optimizer.momentum_dtype"
+        reason = f", as {optimizer} has no momentum with optimizer.b1=0"
+        yield unread(field, reason, f"set that, or {leave(field)}", "optimizer.name", "optimizer.b1")
+    weight_decay = flat["optimizer.weight_decay"]
+    if not weight_decay:
+        for field in ("optimizer.decay", "optimizer.decay_scaled_by_lr"):
+            if flat[field] != ():  # which says the same
+                reason = " with optimizer.weight_decay=0"
+                yield unread(field, reason, f"set that, or {leave(field)}", "optimizer.weight_decay")
+    elif flat["optimizer.decay"] == ():
+        yield _Unread(
+            "optimizer.decay",
+            f"optimizer.decay=() leaves optimizer.weight_decay={weight_decay} nothing to decay; set"
+            " optimizer.weight_decay=0, or name what decays",
+            (),
+        )
+    if schedule not in ("cosine", "step") and not flat["schedule.cooldown"]:
+        for field in ("schedule.final", "schedule.final_of"):
+            remedy = f"set schedule.cooldown, the steps in which the rate falls to it, or {leave(field)}"
+            reason = f" with schedule.name={schedule!r} without a cool-down"
+            yield unread(field, reason, remedy, "schedule.name", "schedule.cooldown")
+    if not flat["schedule.warmup"]:
+        field = "schedule.from_zero"
+        yield unread(field, " with schedule.warmup=0", f"set that, or {leave(field)}", "schedule.warmup")
+    if "model.image.image_size" not in flat:  # no images are prepared, see `tasks.check_images`
+        return
+    if flat["data.train_resize"] != "crop":
+        for field in ("data.crop_scale", "data.crop_ratio"):
+            reason = f" with data.train_resize={flat['data.train_resize']!r}"
+            yield unread(field, reason, f"{leave(field)}, or set data.train_resize='crop'", "data.train_resize")
+    if not any(flat["data.color_jitter"]):
+        field, reason = "data.color_jitter_prob", f" with data.color_jitter={flat['data.color_jitter']}, which is off"
+        yield unread(field, reason, f"give that strengths, or {leave(field)}", "data.color_jitter")
+
+
 def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]) -> None:
     """Checks that some checkpoints are both saved and evaluated, on the data set of `checkpoint.best_metric`.
 
@@ -203,50 +309,6 @@ def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]
             f"checkpoint.keep_best={config.checkpoint.keep_best}: only a checkpoint that is evaluated can be the best;"
             f" make checkpoint.every={saved} a multiple of eval.every={evaluated}"
         )
-
-
-def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
-    """Checks that a workdir with a run in it has this one; logs what else changed.
-
-    Raises:
-      UserError: the run in it has another model or optimizer; the differing fields are listed.
-    """
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; give a folder")
-    checkpoint.check_folder(workdir / "checkpoints")
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    try:
-        stored = serialize.from_json(path.read_text())
-    except (OSError, ValueError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}); give another workdir") from error
-    changed = serialize.differences(stored, config)
-    old, new = serialize.flatten(stored), serialize.flatten(config)
-    if not old["data.train"]:
-        raise UserError(
-            f"--workdir={workdir} holds a model of `mmjax convert`, not a run; give another workdir and"
-            f" --config.init_from={workdir}"
-        )
-    other = [
-        line
-        for line in changed
-        if line.startswith(_STRUCTURE)
-        and not _of_model(line.partition(":")[0], _EXECUTION)
-        and not any(line.startswith(field) and old[field] and new[field] for field in _ON_OFF)
-    ]
-    if other:
-        raise UserError(
-            f"--workdir={workdir} holds another model ({'; '.join(other)}); give another workdir or these values"
-        )
-    if old["batch_size"] != new["batch_size"]:
-        raise UserError(
-            f"batch_size={new['batch_size']}: the run in --workdir={workdir} has {old['batch_size']}, and its position"
-            " in the data counts in such batches; give another workdir or that value"
-        )
-    for line in changed:
-        log.info(f"changed since the run in this workdir began: {line}")
 
 
 def check_scale(config: ml_collections.ConfigDict, log_scale: Any, origin: str, remedy: str = "") -> None:
@@ -290,19 +352,3 @@ def check_same_data(examples: list[dict[str, Any]], text: str) -> None:
                 f"data.train={text!r}: process 0 sees {one['examples']} examples of {one['source']!r} and process"
                 f" {number} {other['examples']}, or in other shards; give all hosts the same files and index"
             )
-
-
-def changed_data(examples: list[dict[str, Any]], meta: Mapping[str, Any], text: str) -> str | None:
-    """A line on how the training data differs from a checkpoint's although the config names the same; None if not.
-
-    None where they are the same, and where `data.train` names other data.
-    """
-    before = meta.get("data")
-    if before is None or meta["config"]["data"]["train"] != text or before == examples:
-        return None
-    now = ", ".join(f"{part['examples']} of {part['source']!r}" for part in examples)
-    was = ", ".join(f"{part['examples']} of {part['source']!r}" for part in before)
-    return (
-        f"warning: the examples of data.train={text!r}, or their order, are not what they were at the checkpoint"
-        f" ({now} now, {was} at the time): within this epoch some may come twice and others not at all"
-    )

@@ -23,7 +23,7 @@ from mmjax.io import paths as paths_lib
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.report import page
-from mmjax.training import init_from, validate_run
+from mmjax.training import init_from, resumed_run
 from mmjax.utils import end_of_text
 from tests.helpers import runs
 
@@ -184,7 +184,7 @@ def test_a_workdir_is_evaluated_and_written_back(other, tmp_path, capsys):
     config = serialize.from_json((workdir / "config.json").read_text())
     config.data.train = "shapes"
     with pytest.raises(UserError, match="holds a model of `mmjax convert`, not a run; .*--config.init_from="):
-        validate_run.check_workdir(config, paths_lib.as_path(workdir))
+        resumed_run.check_workdir(config, paths_lib.as_path(workdir))
 
 
 def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, capsys):

@@ -15,7 +15,7 @@ from mmjax.errors import UserError
 from mmjax.models import initialisation
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
-from mmjax.training import validate_run
+from mmjax.training import resumed_run, validate_run
 from tests.helpers import model_kinds, runs
 from tests.helpers.distributions import assert_drawn
 
@@ -112,7 +112,7 @@ def test_a_run_that_began_otherwise_goes_on_with_a_line_that_says_so(tmp_path, c
     del stored["model"]["init"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     config.model.init = "open_clip"
-    validate_run.check_workdir(config, tmp_path)
+    resumed_run.check_workdir(config, tmp_path)
     assert "model.init: openai -> open_clip" in capsys.readouterr().out
 
 

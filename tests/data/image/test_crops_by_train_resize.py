@@ -19,7 +19,7 @@ from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
 from mmjax.nn import resize
 from mmjax.tasks import image_fields
-from mmjax.training import unread_fields, validate_run
+from mmjax.training import validate_run
 from tests.helpers.image_files import encoded, smooth, stored
 
 resize_frames = jax.jit(resize.resize_frames, static_argnums=(2, 3))
@@ -216,11 +216,11 @@ def test_a_model_that_prepares_no_images_reads_none_of_the_fields(field):
 def test_a_stored_share_of_jittered_images_is_let_be():
     config = schema.base_config()
     config.data.color_jitter_prob = 0.5
-    unread_fields.check(config, FieldOrigins(stored={"data.color_jitter_prob": 0.5}))
+    validate_run.check_unread(config, FieldOrigins(stored={"data.color_jitter_prob": 0.5}))
     with pytest.raises(UserError, match="data.color_jitter_prob=0.5 is not read"):
-        unread_fields.check(config, FieldOrigins(stored={"data.color_jitter_prob": 0.4}))
+        validate_run.check_unread(config, FieldOrigins(stored={"data.color_jitter_prob": 0.4}))
     config.data.color_jitter = (0.4, 0.0, 0.0, 0.0)
-    unread_fields.check(config)
+    validate_run.check_unread(config)
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in recipe_lib.recipe_folder().glob("*.py")))

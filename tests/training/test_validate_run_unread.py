@@ -9,7 +9,7 @@ from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.parallel import process_agreement
 from mmjax.plan import plan_recipe
-from mmjax.training import train, unread_fields, validate_run
+from mmjax.training import train, validate_run
 from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
 from tests.helpers import model_kinds
 
@@ -149,7 +149,7 @@ def with_flags(spec, *flags):
 def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, flags, fields):
     config, inputs = with_flags(spec, *flags)
     validate_run.check_config(config, FieldOrigins(inputs))
-    line = unread_fields.note(config, FieldOrigins(inputs))
+    line = validate_run.note_unread(config, FieldOrigins(inputs))
     (choice,) = inputs
     message = f"{choice}={serialize.flatten(config)[choice]!r}"
     assert line == f"note: what the recipe sets and {message} does not read: {', '.join(fields)}"
@@ -157,7 +157,7 @@ def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, 
     with pytest.raises(UserError) as error:
         validate_run.check_config(config)
     assert all(f"{field} is not read" in str(error.value) for field in fields) and "\n" not in str(error.value)
-    assert unread_fields.note(config) is None
+    assert validate_run.note_unread(config) is None
 
 
 def test_what_the_command_line_itself_gives_is_refused():
@@ -167,9 +167,9 @@ def test_what_the_command_line_itself_gives_is_refused():
         UserError, match="^optimizer.eps=1e-07 is not read with optimizer.name='adafactor'; leave it at"
     ):
         validate_run.check_config(config, FieldOrigins(inputs))
-    assert "b2=0.95" in unread_fields.note(config, FieldOrigins(inputs)) and "eps" not in unread_fields.note(
+    assert "b2=0.95" in validate_run.note_unread(
         config, FieldOrigins(inputs)
-    )
+    ) and "eps" not in validate_run.note_unread(config, FieldOrigins(inputs))
     config, inputs = with_flags("siglip:variant=tiny", ("optimizer.update_clip", "1"))
     with pytest.raises(UserError, match="^optimizer.update_clip=1.0 is not read with optimizer.name='adamw'"):
         validate_run.check_config(config, FieldOrigins(inputs))
@@ -183,7 +183,7 @@ def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, mon
     config, flags = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
         train.train(config, tmp_path / "run", flags)
-    line = unread_fields.note(config, FieldOrigins(flags))
+    line = validate_run.note_unread(config, FieldOrigins(flags))
     assert capsys.readouterr().out == line + "\n"
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())
     monkeypatch.setattr(plan_recipe.program, "make_setup", stop)

@@ -1,0 +1,167 @@
+"""Runs that go on: whether a workdir holds this one, and what it keeps of the config that it began with.
+
+A recipe may use a field that came to exist after the run began, and have other values of the fields around it since.
+Reading that as a change would give the run another loss, other pictures or another optimizer halfway. So the run keeps
+what it did, one line names what it keeps and what the recipe has, and its config.json goes on without the newer field,
+so that the next start does the same. What the command line gives is no recipe's: it is done, and logged as any change.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import ml_collections
+
+from mmjax.config import schema, serialize
+from mmjax.config.field_origins import FieldOrigins
+from mmjax.errors import UserError
+from mmjax.parallel import log
+from mmjax.training import checkpoint
+
+# Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
+_STRUCTURE = (
+    "model.",
+    "data.tokenizer",
+    "data.mean_std",
+    "ema_decay",
+    "optimizer.name",
+    "optimizer.freeze",
+    "optimizer.momentum_dtype",
+    "optimizer.b1",
+    "optimizer.weight_decay",
+)
+# Rates may change in a resumed run as long as they stay on or off.
+_ON_OFF = ("ema_decay", "optimizer.b1", "optimizer.weight_decay")
+# How a model began and how it is run, not what it is: parameters are stored alike.
+_EXECUTION = (
+    *("init", "max_logit_scale", "scan", "remat", "remat_keep", "patch_dropout", "dropout", "drop_path"),
+    "modality_dropout",
+)
+
+
+def keep(
+    config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()
+) -> tuple[ml_collections.ConfigDict, FieldOrigins]:
+    """The config that a run goes on with: what it did when it began, where its stored config is older than a field.
+
+    Args:
+      config: as the recipe and the command line have it.
+      workdir: of the run; it may be new, or hold something else, of which `check_workdir` tells.
+      flags: fields that the command line gives, by path: they stay as it gives them.
+
+    Returns:
+      The config, and which of its values are not the recipe's.
+    """
+    (stored, then), now = _read(workdir), serialize.flatten(config)
+    if not stored:
+        return config, FieldOrigins(tuple(flags))
+    changed = {name for name in flags if name not in now or now[name] != then.get(name)}
+    before = {field: serialize.NEWER_FIELDS[field] for field in serialize.done_before(stored) if field in now}
+    newer = tuple(name for name, past in before.items() if name not in changed and not past.checkpoint_knows)
+    origins = FieldOrigins(tuple(flags), stored, newer)
+    fields = {field: (field, *before[field].moved) for field in newer}
+    kept = {
+        name: then[name]
+        for name in dict.fromkeys(name for names in fields.values() for name in names)
+        if name not in changed and name in then and name in now and now[name] != then[name]
+    }
+    if not kept:
+        return config, origins
+    result = config.copy_and_resolve_references()
+    with result.unlocked(), result.ignore_type():
+        schema.accept_auto_or_bool(result)
+        result.update_from_flattened_dict(kept)
+    names = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
+    used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items())
+    log.info(
+        f"this run began before {names} came to exist, and goes on as it began: {used};"
+        " --config.FIELD=VALUE changes one of them"
+    )
+    return result.lock(), origins
+
+
+def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields in a workdir's config.json by path, and all that a run of them has; none where it cannot be read."""
+    path = workdir / "config.json"
+    try:
+        text = path.read_text() if path.exists() else "{}"
+        return serialize.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
+    except (OSError, ValueError, AttributeError):
+        return {}, {}
+
+
+def to_json(config: ml_collections.ConfigDict, origins: FieldOrigins) -> str:
+    """The config as a workdir stores it: without the fields that it began without."""
+    fields = json.loads(serialize.to_json(config))
+    for path in origins.kept:
+        *groups, name = path.split(".")
+        group = fields
+        for parent in groups:
+            group = group[parent]
+        del group[name]
+    return json.dumps(fields, indent=2)
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
+    """Checks that a workdir with a run in it has this one; logs what else changed.
+
+    Raises:
+      UserError: the run in it has another model or optimizer; the differing fields are listed.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder")
+    checkpoint.check_folder(workdir / "checkpoints")
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        stored = serialize.from_json(path.read_text())
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}); give another workdir") from error
+    changed = serialize.differences(stored, config)
+    old, new = serialize.flatten(stored), serialize.flatten(config)
+    if not old["data.train"]:
+        raise UserError(
+            f"--workdir={workdir} holds a model of `mmjax convert`, not a run; give another workdir and"
+            f" --config.init_from={workdir}"
+        )
+    other = [
+        line
+        for line in changed
+        if line.startswith(_STRUCTURE)
+        and not _is_execution(line.partition(":")[0])
+        and not any(line.startswith(field) and old[field] and new[field] for field in _ON_OFF)
+    ]
+    if other:
+        raise UserError(
+            f"--workdir={workdir} holds another model ({'; '.join(other)}); give another workdir or these values"
+        )
+    if old["batch_size"] != new["batch_size"]:
+        raise UserError(
+            f"batch_size={new['batch_size']}: the run in --workdir={workdir} has {old['batch_size']}, and its position"
+            " in the data counts in such batches; give another workdir or that value"
+        )
+    for line in changed:
+        log.info(f"changed since the run in this workdir began: {line}")
+
+
+def _is_execution(field: str) -> bool:
+    """Whether a field, by its path, is one of the model's that do not change what is stored."""
+    return field.startswith("model.") and field.rpartition(".")[2] in _EXECUTION
+
+
+def changed_data(examples: list[dict[str, Any]], meta: Mapping[str, Any], text: str) -> str | None:
+    """A line on how the training data differs from a checkpoint's although the config names the same; None if not.
+
+    None where they are the same, and where `data.train` names other data.
+    """
+    before = meta.get("data")
+    if before is None or meta["config"]["data"]["train"] != text or before == examples:
+        return None
+    now = ", ".join(f"{part['examples']} of {part['source']!r}" for part in examples)
+    was = ", ".join(f"{part['examples']} of {part['source']!r}" for part in before)
+    return (
+        f"warning: the examples of data.train={text!r}, or their order, are not what they were at the checkpoint"
+        f" ({now} now, {was} at the time): within this epoch some may come twice and others not at all"
+    )
