@@ -11,6 +11,7 @@ from mmjax import errors
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.nn import attention, layers, pool, transformer
+from mmjax.nn.cache import Cache
 from mmjax.nn.layers import broadcast_parameter, dense_float32, layer_norm
 from mmjax.utils.random_streams import ExampleStream
 
@@ -18,8 +19,8 @@ from mmjax.utils.random_streams import ExampleStream
 class Carry(NamedTuple):
     """What CoCa remembers between two tokens: the caches of the text tower and of the multimodal decoder."""
 
-    text: transformer.Cache
-    decoder: transformer.Cache
+    text: Cache
+    decoder: Cache
 
     def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Carry":
         """That of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders
 from mmjax.nn import attention, layers, transformer
+from mmjax.nn.cache import Cache
 from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm, multiply
 from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows
@@ -175,7 +176,7 @@ class Carry(NamedTuple):
       skipped: [B] tokens of the prefix that have no text position, such as an image's.
     """
 
-    cache: transformer.Cache
+    cache: Cache
     skipped: Int[Array, " B"]
 
     def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Carry":

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.nn.layer_loop import name_attention_output
-from mmjax.nn.layers import Dense, LayerNorm
+from mmjax.nn.layers import ATTENTION_OUTPUT, Dense, LayerNorm
 from mmjax.nn.tpu_tiles import group_of_heads
 from mmjax.parallel.activation_sharding import shard_activation, traced_mesh
 
@@ -208,7 +208,7 @@ class _Attention(nn.Module):
     def _attend(self, q, k, v, spec, implementation, width):
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, spec))
-        return self._project_heads(name_attention_output(attend(q, k, v, spec, implementation)), width)
+        return self._project_heads(checkpoint_name(attend(q, k, v, spec, implementation), ATTENTION_OUTPUT), width)
 
     def _project_heads(self, y: Float[Array, "B T H K"], width: int) -> Float[Array, "B T D"]:
         # 'BNHK,HKD->BND'
@@ -284,7 +284,7 @@ class SelfAttention(_Attention):
         if self.qk_norm:
             q, k = self._normed(q, "q_norm"), self._normed(k, "k_norm")
             qkv = jnp.stack((q, k, v), axis=2)
-        y = name_attention_output(tpu_attention.fused_attention(qkv, self.heads, causal, mesh))
+        y = checkpoint_name(tpu_attention.fused_attention(qkv, self.heads, causal, mesh), ATTENTION_OUTPUT)
         return self._project_heads(y.reshape(v.shape), y.shape[-1]), KVCache(k, v)
 
 

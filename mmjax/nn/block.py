@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, layers
+from mmjax.nn.cache import LayerCache
 from mmjax.nn.layers import Mlp, layer_norm
 from mmjax.parallel.activation_sharding import row_major, shard_activation
 from mmjax.utils.random_streams import BranchStream
@@ -21,13 +22,6 @@ class Memory(NamedTuple):
 
     tokens: Float[Array, "B M Dm"] | None
     valid: Bool[Array, "B M"] | None = None
-
-
-class LayerCache(NamedTuple):
-    """One layer's part of a cache: keys and values of its self-attention and of the memory (None where it has none)."""
-
-    self_cache: attention.KVCache
-    cross_cache: attention.KVCache | None
 
 
 class LayerInputs(NamedTuple):

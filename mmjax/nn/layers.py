@@ -12,11 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax.nn.layer_loop import name_product
 from mmjax.parallel.activation_sharding import is_traced_for_gpu, shard_activation
+
+# Names for the policies of what is computed again in the backward pass: jax's own look for matrix products does not see
+# into layers with a backward pass of their own.
+ATTENTION_OUTPUT, PRODUCT = "attention_output", "product"
 
 # -- dense -------------------------------------------------------------------------------------------------------------
 
@@ -122,7 +126,7 @@ class Dense(nn.Module):
         if part != slice(None):
             kernel = kernel[(*[slice(None)] * self.axes, part)]
         kernel = kernel.reshape(*inputs, -1) if self.flat else kernel
-        y = name_product(multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype))
+        y = checkpoint_name(multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype), PRODUCT)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)[part]
             y = add_parameter(y, bias.reshape(-1) if self.flat else bias)

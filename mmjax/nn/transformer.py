@@ -1,57 +1,45 @@
 """The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it."""
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from mmjax.nn import attention, layer_loop
-from mmjax.nn.block import Block, LayerCache, LayerInputs, Memory, RepeatedBlockGroup
+from mmjax.nn import attention
+from mmjax.nn.block import Block, LayerInputs, Memory, RepeatedBlockGroup
+from mmjax.nn.cache import Cache, new_cache, spec_of_new_tokens
+from mmjax.nn.layers import ATTENTION_OUTPUT, PRODUCT
 from mmjax.parallel.activation_sharding import shard_activation, traced_platform
-from mmjax.parallel.gather_rows import take_rows
 
 NORMS = ("pre", "post")
+Layer = Callable[[Any, Any, Float[Array, "B N D"]], tuple[Float[Array, "B N D"], Any]]
 
 
-@struct.dataclass
-class Cache:
-    """Keys and values of what a causal (or prefix) transformer has read, with room for more.
+def _keeps_attention(primitive, *_, **settings) -> bool:
+    # cuDNN's attention is no dot: its output and its statistics would be computed twice.
+    return primitive.name.startswith("dot_product_attention_fwd")
 
-    Attributes:
-      layers: of every stack of layers, by name; `LayerCache` with leaves [depth, B, ...].
-      valid: [B, S] bool, True where a slot holds a real token.
-      index: slots used; the next token goes there, for all examples alike.
-      memory_valid: [B, M] bool, of the memory that cross-attention looks at; None when all of it is real.
-    """
 
-    layers: Any
-    valid: Bool[Array, "B S"]
-    index: Int[Array, ""]
-    memory_valid: Bool[Array, "B M"] | None = None
+def _named(*names: str):
+    return jax.checkpoint_policies.save_from_both_policies(
+        _keeps_attention, jax.checkpoint_policies.save_only_these_names(*names)
+    )
 
-    def take(self, rows: Int[Array, " R"], examples: int | None = None) -> "Cache":
-        """The cache of these rows, which may repeat; `examples` as in `take_rows`."""
-        return self.replace(
-            layers=take_rows(self.layers, rows, 1, examples),
-            valid=take_rows(self.valid, rows, 0, examples),
-            memory_valid=take_rows(self.memory_valid, rows, 0, examples),
-        )
 
-    def without_memory(self) -> "Cache":
-        """The cache without the memory's keys and values, for when no more tokens look at it (see `segments`)."""
-        strip = lambda layer: layer._replace(cross_cache=None)
-        layers = jax.tree.map(strip, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
-        return self.replace(layers=layers, memory_valid=None)
-
-    @property
-    def counts(self) -> Int[Array, " B"]:
-        """Real tokens read so far: the position of the next one."""
-        return self.valid.sum(axis=1)
+# What is kept from the forward pass for the backward pass; the rest is computed again.
+REMAT_POLICIES = {
+    "none": None,
+    "auto": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": _named(ATTENTION_OUTPUT),
+    "dots": _named(ATTENTION_OUTPUT, PRODUCT),
+}
 
 
 class Output(NamedTuple):
@@ -92,7 +80,7 @@ class Transformer(nn.Module):
       norm_eps: layer-norm epsilon.
       scan: whether one compiled layer is looped over the stack. `auto` loops on CPUs, where compiling takes longer than
         it saves, where it is not known what is traced for, and on TPUs over layers with `remat=full`.
-      remat: a name in `layer_loop.REMAT_POLICIES`; `auto`, which the trainer replaces by one of them, is `none`.
+      remat: a name in `REMAT_POLICIES`; `auto`, which the trainer replaces by one of them, is `none`.
       remat_keep: how many of the last layers of each stack keep everything all the same.
       dropout: rate on all residual branches.
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
@@ -162,7 +150,7 @@ class Transformer(nn.Module):
         if cache is None:
             x, spec, segments = _pad_to(attention.padded_length(length, self.attention_impl), x, spec, segments)
         else:
-            spec, memory = _spec_of_new_tokens(cache, spec, x), Memory(None, cache.memory_valid)
+            spec, memory = spec_of_new_tokens(cache, spec, x), Memory(None, cache.memory_valid)
         tokens, valid = (None, None) if memory is None else memory
         index = None if cache is None else cache.index
         inputs = LayerInputs(spec, keys, tokens, attention.AttentionSpec(valid=valid), index)
@@ -188,7 +176,7 @@ class Transformer(nn.Module):
         if cache is not None:
             cache = cache.replace(layers=layer_caches, valid=spec.valid, index=index + length)
         elif slots:
-            cache = _new_cache(layer_caches, spec, memory, x.shape[:2], length, slots)
+            cache = new_cache(layer_caches, spec, valid, x.shape[:2], length, slots)
         return Output(tokens, layers, cache)
 
     def _check(self, memory, cache, segments):
@@ -260,11 +248,11 @@ class Transformer(nn.Module):
             return x, output if intermediates else None
 
         differing = max(self.remat_keep, int(chosen is not None and self._can_choose()))
-        looped = layer_loop.looped_layers(self.scan, traced_platform(), stack.count, self.remat, differing)
+        looped = looped_layers(self.scan, traced_platform(), stack.count, self.remat, differing)
         last = None
         if chosen is not None and looped < stack.count and self._can_choose():
             last = functools.partial(run, inputs._replace(chosen=chosen))
-        return layer_loop.run_layers(
+        return run_layers(
             functools.partial(run, inputs),
             params,
             stack.layers,
@@ -293,41 +281,9 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, 0, nn.broadcast),
             length=stack.count,
-            unroll=1 if layer_loop.loops(self.scan, traced_platform()) else stack.count,
+            unroll=1 if loops(self.scan, traced_platform()) else stack.count,
         )
         return run(stack.module, x, stack.layers, cached, inputs)
-
-
-def _spec_of_new_tokens(
-    cache: Cache, spec: attention.AttentionSpec, x: Float[Array, "B N D"]
-) -> attention.AttentionSpec:
-    """Attention of tokens behind those of a cache, whose `valid` becomes theirs and the cache's together."""
-    real = jnp.ones(x.shape[:2], bool) if spec.valid is None else spec.valid
-    valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, real, cache.index, axis=1)
-    return attention.AttentionSpec(causal=x.shape[1] > 1, valid=valid, offset=cache.index)
-
-
-def _new_cache(
-    layer_caches: Any,
-    spec: attention.AttentionSpec,
-    memory: Memory | None,
-    shape: tuple[int, int],
-    length: int,
-    slots: int,
-) -> Cache:
-    """Makes room for `slots` tokens behind the `length` first ones."""
-    if slots < length:
-        raise ValueError(f"slots={slots} are too few for {length} tokens")
-
-    def grow(layer: LayerCache) -> LayerCache:
-        room = ((0, 0), (0, 0), (0, slots - length), (0, 0), (0, 0))
-        keys_values = (jnp.pad(x[:, :, :length], room) for x in layer.self_cache)
-        return LayerCache(attention.KVCache(*keys_values), layer.cross_cache)
-
-    real = jnp.ones(shape, bool) if spec.valid is None else spec.valid
-    valid = jnp.pad(real[:, :length], ((0, 0), (0, slots - length)))
-    layers = jax.tree.map(grow, layer_caches, is_leaf=lambda x: isinstance(x, LayerCache))
-    return Cache(layers, valid, jnp.asarray(length, jnp.int32), None if memory is None else memory.valid)
 
 
 def _pad_to(
@@ -341,3 +297,99 @@ def _pad_to(
     if segments is not None:
         segments = (*segments[:-1], segments[-1] + more)
     return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.pad_to(length, real), segments
+
+
+# -- the loop over layers ----------------------------------------------------------------------------------------------
+
+
+def loops(scan: bool | str, platform: str | None) -> bool:
+    """Whether all layers are looped over; `platform` as jax calls it, None where it is not known."""
+    return platform in (None, "cpu") if scan == "auto" else bool(scan)
+
+
+def looped_layers(scan: bool | str, platform: str | None, depth: int, remat: str, unrolled: int) -> int:
+    """How many of the first layers are looped over.
+
+    With `auto` on a TPU those are whose forward pass is done again: a loop's stacks then hold their inputs alone, and
+    cost little. Unrolled, the compiler would leave gradients of weights for later, and hold what they are made of for
+    many layers at a time.
+
+    Args:
+      scan: `auto`, or whether all are.
+      platform: as jax calls it; None where it is not known.
+      depth: layers.
+      remat: a name in `REMAT_POLICIES`.
+      unrolled: how many of the last layers differ from the others.
+    """
+    if loops(scan, platform):
+        return depth
+    return depth - min(unrolled, depth) if scan == "auto" and platform == "tpu" and remat == "full" else 0
+
+
+def run_layers(
+    layer: Layer,
+    params: Any,
+    numbers: Any,
+    x: Float[Array, "B N D"],
+    *,
+    looped: int,
+    remat: str = "none",
+    remat_keep: int = 0,
+    last: Layer | None = None,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Runs layers over parameters with a leading axis of layers.
+
+    A loop is compiled once, but copies what it keeps for the backward pass into arrays of all layers and out of them
+    again; unrolled layers leave it where it is.
+
+    Args:
+      layer: `(params of one layer, numbers of one layer, x) -> (x, output)`.
+      params: leaves [depth, ...].
+      numbers: what else differs from layer to layer, leaves [depth, ...].
+      x: tokens.
+      looped: how many of the first layers are looped over, see `looped_layers`.
+      remat: a name in `REMAT_POLICIES`.
+      remat_keep: how many of the last layers keep everything.
+      last: runs the last layer in place of `layer`; only unrolled.
+
+    Returns:
+      The tokens after the last layer, and all outputs, stacked.
+
+    Raises:
+      ValueError: `last` in a loop.
+    """
+    depth = len(jax.tree.leaves(numbers)[0])
+    if last is not None and looped == depth:
+        raise ValueError("the last layer is one of a loop; set scan=False")
+    first_kept = 0 if REMAT_POLICIES[remat] is None else max(0, depth - remat_keep)
+    outputs = []
+    bounds = sorted({0, first_kept, looped, depth})
+    for start, stop in itertools.pairwise(bounds):
+        scan, policy = start < looped, remat if start < first_kept else "none"
+        run = _rematerialised(layer, policy, scan)
+        part = (params, numbers)
+        if stop - start < depth:
+            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], part)
+        if scan:
+            x, output = jax.lax.scan(lambda x, one, run=run: run(*one, x), x, part)
+            outputs.append(output)
+            continue
+        for i, one in enumerate(_unstacked(part, stop - start)):
+            is_last = last is not None and start + i == depth - 1
+            x, output = (_rematerialised(last, policy, scan) if is_last else run)(*one, x)
+            outputs.append(jax.tree.map(lambda leaf: leaf[None], output))
+    return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+
+
+def _rematerialised(layer: Layer, policy: str, scan: bool) -> Layer:
+    if REMAT_POLICIES[policy] is None:
+        return layer
+    # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
+    return jax.checkpoint(layer, policy=REMAT_POLICIES[policy], prevent_cse=not scan)
+
+
+def _unstacked(tree: Any, count: int) -> list[Any]:
+    """The layers of a stack. The gradient of a split is one concatenation; that of indexing would be a sum."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
+    return [structure.unflatten([part[i][0] for part in parts]) for i in range(count)]

@@ -6,7 +6,7 @@ import ml_collections
 
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation, initialisation, language, make_model, submodules
-from mmjax.nn import attention, layer_loop, pool, transformer
+from mmjax.nn import attention, pool, transformer
 from mmjax.nn.layers import ACTIVATIONS
 from mmjax.objectives import contrastive, triplet
 from mmjax.tasks import config_queries, packing, validate_fusion
@@ -16,7 +16,7 @@ NOISE = ("patch_dropout", "dropout", "drop_path")
 _HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
 _PART_CHOICES = {
     "activation": ACTIVATIONS,
-    "remat": layer_loop.REMAT_POLICIES,
+    "remat": transformer.REMAT_POLICIES,
     "norm": transformer.NORMS,
 }
 # Parts without a width of their own, by kind of model, and those whose width they have.

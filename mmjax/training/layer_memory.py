@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from mmjax.nn.layer_loop import loops
 from mmjax.nn.pool import OF_ONE_TOKEN
+from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.tasks import attention_kernels
