@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmjax.interop import foreign_checkpoint
+from tests.helpers import campaign
 from tests.helpers.published_models import build, settings_of
 from tests.helpers.towers import encode
 
@@ -36,6 +37,9 @@ SIGLIPS = {
     # 1536, and texts of another width: B/16's, whose tables are smaller.
     "ViT-gopt-16-SigLIP2-256": dict(text=dict(width=768, heads=12, mlp_ratio=4.0, vocab_size=32_000, act_kwargs=None)),
 }
+# One of every rule but for widths, whose shapes alone `test_published_towers.py` reads; all under `make campaign`.
+CLIPS_OF_ALL_RULES = ("ViT-S-16-alt", "ViT-B-32-quickgelu", "ViT-L-14-336", "ViT-L-14-worldwide", "ViT-H-14-worldwide")
+SIGLIPS_OF_ALL_RULES = ("ViT-SO400M-14-SigLIP-384", "ViT-B-32-SigLIP2-256", "ViT-SO400M-16-SigLIP-i18n-256")
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def compare(model, images, ids, file, settings):
     return [float(abs(x - y).max()) for x, y in zip(ours, expected(model, images, ids), strict=True)]
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", campaign.some(list(CLIPS), CLIPS_OF_ALL_RULES))
 def test_clips(name, two_layers, tmp_path):
     import open_clip
 
@@ -115,7 +119,7 @@ def test_clips(name, two_layers, tmp_path):
     assert max(compare(model, images, ids, tmp_path / "a.safetensors", settings)) < 1e-5
 
 
-@pytest.mark.parametrize("name", SIGLIPS)
+@pytest.mark.parametrize("name", campaign.some(list(SIGLIPS), SIGLIPS_OF_ALL_RULES))
 def test_siglips(name, two_layers, tmp_path):
     import open_clip
 
