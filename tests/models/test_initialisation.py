@@ -89,7 +89,7 @@ def test_openai_is_what_the_modules_draw():
 
     @jax.jit
     def draw(key):
-        return task.init(key), without.init(key), task.model.init(key, *task._example())["params"]
+        return task.init(key), without.init(key), task.model.init(key, *task.example())["params"]
 
     *drawn, expected = draw(jax.random.key(3))
     for params in drawn:
@@ -178,7 +178,7 @@ def test_a_rule_says_how_every_parameter_of_its_kinds_is_drawn(name, kind):
         config = model_kinds.config("tiny" if kind == "two_tower" else f"tiny-{kind}", model__init=name, **options)
         task = model_kinds.task(config)
         assert jax.eval_shape(task.init, jax.random.key(0)) == jax.eval_shape(
-            lambda key, task=task: task.model.init(key, *task._example())["params"], jax.random.key(0)
+            lambda key, task=task: task.model.init(key, *task.example())["params"], jax.random.key(0)
         )
 
 
