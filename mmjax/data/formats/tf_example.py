@@ -1,17 +1,41 @@
-"""A reader of tf.train.Example protos, without TensorFlow and compiled protos.
+"""A reader of tf.train.Example protos by protobuf, without TensorFlow.
 
-Wire format: https://protobuf.dev/programming-guides/encoding. The messages are
-`Example {Features features = 1}`, `Features {map<string, Feature> feature = 1}`,
-`Feature {oneof {BytesList = 1, FloatList = 2, Int64List = 3}}`, each list with `repeated value = 1`.
+The messages are `Example {Features features = 1}`, `Features {map<string, Feature> feature = 1}`,
+`Feature {oneof {BytesList = 1, FloatList = 2, Int64List = 3}}`, each list with `repeated value = 1`
+(tensorflow/core/example/feature.proto).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message, message_factory
 
 Feature = list[bytes] | list[int] | np.ndarray
+
+
+def _field(name: str, number: int, kind: str, **settings) -> dict:
+    """A field of a message; of the type TYPE_`kind`, or of our message `kind`."""
+    of = {"type": f"TYPE_{kind}"} if kind.isupper() else {"type": "TYPE_MESSAGE", "typeName": f".mmjax.{kind}"}
+    return {"name": name, "number": number, "label": "LABEL_OPTIONAL", **of, **settings}
+
+
+def _make_message_class() -> type[message.Message]:
+    lists = {"BytesList": "BYTES", "FloatList": "FLOAT", "Int64List": "INT64"}
+    kinds = [_field(name, number, name, oneofIndex=0) for number, name in enumerate(lists, 1)]
+    entry = {"name": "Entry", "field": [_field("key", 1, "STRING"), _field("value", 2, "Feature")]}
+    entries = _field("feature", 1, "Features.Entry", label="LABEL_REPEATED")
+    messages = [
+        *({"name": n, "field": [_field("value", 1, t, label="LABEL_REPEATED")]} for n, t in lists.items()),
+        {"name": "Feature", "field": kinds, "oneofDecl": [{"name": "kind"}]},
+        {"name": "Features", "field": [entries], "nestedType": [entry | {"options": {"mapEntry": True}}]},
+        {"name": "Example", "field": [_field("features", 1, "Features")]},
+    ]
+    file = {"name": "mmjax/example.proto", "package": "mmjax", "syntax": "proto3", "messageType": messages}
+    # A pool for itself: TensorFlow registers the same messages in the process's.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(json_format.ParseDict(file, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("mmjax.Example"))
+
+
+_Example = _make_message_class()
 
 
 def parse_example(data: bytes) -> dict[str, Feature]:
@@ -23,117 +47,14 @@ def parse_example(data: bytes) -> dict[str, Feature]:
     Raises:
       ValueError: on bytes that are no such proto.
     """
-    features: dict[str, Feature] = {}
-    for number, content in _messages(memoryview(data)):  # no copies of images on the way down
-        if number == 1:
-            for inner, entry in _messages(content):
-                if inner == 1:
-                    key, value = _entry(entry)
-                    features[key] = value  # of equal keys the last one counts
-    return features
+    try:
+        example = _Example.FromString(data)
+    except message.DecodeError as error:
+        raise ValueError(str(error)) from error
+    return {key: _values(feature) for key, feature in example.features.feature.items()}
 
 
-def _entry(data: memoryview) -> tuple[str, Feature]:
-    key, value = "", []
-    for number, content in _messages(data):
-        if number == 1:
-            try:
-                key = str(content, "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError("a feature's name is not UTF-8") from error
-        elif number == 2:
-            value = _feature(content)
-    return key, value
-
-
-def _feature(data: memoryview) -> Feature:
-    kind, value = 0, []
-    for number, content in _messages(data):
-        if number not in (1, 2, 3):
-            continue
-        read = (_bytes_list, _float_list, _int64_list)[number - 1](content)
-        if kind == number:  # the parts of a message that comes in parts are joined
-            value = np.concatenate([value, read]) if number == 2 else value + read
-        else:
-            kind, value = number, read
-    return value
-
-
-def _bytes_list(data: memoryview) -> list[bytes]:
-    return [bytes(content) for number, content in _messages(data) if number == 1]
-
-
-def _float_list(data: memoryview) -> np.ndarray:
-    parts = []
-    for number, wire, content in _fields(data):
-        if number != 1:
-            continue
-        if wire not in (_LENGTH, _FIXED32) or len(content) % 4:
-            raise ValueError("a list of floats is damaged")
-        parts.append(content)
-    return np.frombuffer(b"".join(parts), "<f4")
-
-
-def _int64_list(data: memoryview) -> list[int]:
-    values = []
-    for number, wire, content in _fields(data):
-        if number != 1:
-            continue
-        if wire == _VARINT:
-            values.append(content)
-        elif wire == _LENGTH:
-            offset = 0
-            while offset < len(content):
-                value, offset = _varint(content, offset)
-                values.append(value)
-        else:
-            raise ValueError("a list of integers is damaged")
-    return [value - (1 << 64) if value >> 63 else value for value in values]
-
-
-def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields (number, content) of a message whose known fields are strings, bytes and messages."""
-    for number, wire, content in _fields(data):
-        if wire == _LENGTH:
-            yield number, content
-        elif number in (1, 2, 3):
-            raise ValueError(f"field {number} has wire type {wire}")
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview | int]]:
-    """Yields (number, wire type, content) of each field of a message."""
-    offset, end = 0, len(data)
-    while offset < end:
-        tag, offset = _varint(data, offset)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise ValueError("a field has number 0")
-        if wire == _VARINT:
-            content, offset = _varint(data, offset)
-        else:
-            if wire == _LENGTH:
-                length, offset = _varint(data, offset)
-            elif wire in (_FIXED64, _FIXED32):
-                length = 8 if wire == _FIXED64 else 4
-            else:
-                raise ValueError(f"wire type {wire} is unknown")
-            if offset + length > end:
-                raise ValueError("it breaks off")
-            content = data[offset : offset + length]
-            offset += length
-        yield number, wire, content
-
-
-def _varint(data: memoryview, offset: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if offset >= len(data):
-            raise ValueError("it breaks off")
-        byte = data[offset]
-        offset += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, offset
-        shift += 7
-        if shift >= 70:
-            raise ValueError("a number has more than 64 bits")
+def _values(feature: message.Message) -> Feature:
+    kind = feature.WhichOneof("kind")
+    values = getattr(feature, kind).value if kind else ()
+    return np.asarray(values, np.float32) if kind == "FloatList" else list(values)
