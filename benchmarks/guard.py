@@ -102,7 +102,7 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     from mmjax import tasks
     from mmjax.data.loading import packing
     from mmjax.plan import program as program_lib
-    from mmjax.training import layer_memory
+    from mmjax.training import remat_plan
 
     setup = program_lib.make_setup(config, topology.devices(program.topology), text_length=18)
     plan = program_lib.make_plan(setup, program.topology)
@@ -110,7 +110,7 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
         raise UserError(f"{program.name}, depth {depth}: the compiler refuses: {plan['refusal']['says']}")
     memory = plan["memory"]
     used = resource.getrusage(resource.RUSAGE_SELF)
-    towers = layer_memory.towers(config, setup.task.kernels, setup.mesh)
+    towers = remat_plan.towers(config, setup.task.kernels, setup.mesh)
     packed = program.rows * packing.row_length(tasks.text_length(config))
     towers["text"] = dataclasses.replace(towers["text"], tokens=packed)
     return {
@@ -215,7 +215,7 @@ def compare(record: Mapping[str, Any], measured: Mapping[str, Any]) -> tuple[lis
         if abs(formula - working) > FORMULA_TOLERANCE * working:
             grown.append(
                 f"{name}, layer: keeps {_size(working)}, and the formula of remat='auto' says {_size(formula)}; mend"
-                " mmjax/training/layer_memory.py"
+                " mmjax/training/remat_plan.py"
             )
         for part in ("layer", "rest"):
             then, now = record["figures"][name][part], parts[part]

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer
 
 from mmjax.metrics.exact_dot import blocks
-from mmjax.metrics.ranks import average_precision, best_ranks, check_indices
+from mmjax.metrics.ranks import check_indices
 
 _BLOCK = 2048
 
@@ -112,31 +112,6 @@ def average_precisions(scores: Float[np.ndarray, "N C"], targets: Bool[np.ndarra
         ranks = 1 + np.flatnonzero(targets[np.argsort(-scores[:, label], kind="stable"), label])
         precisions[label] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
     return precisions
-
-
-def rank_metrics(
-    ranks: Integer[np.ndarray, " P"], offsets: Integer[np.ndarray, " Q1"], *, ks: tuple[int, ...] = (1, 5, 10)
-) -> dict[str, float]:
-    """Metrics of retrieval from the ranks of all positives.
-
-    Args:
-      ranks: the 1-based ranks of query q's positives are ranks[offsets[q]:offsets[q+1]].
-      offsets: see above; every query has a positive.
-      ks: for recall.
-
-    Returns:
-      `recall@K`: the share of queries whose best positive ranks at most K (a hit rate, as in the CLIP literature; not
-      the share of positives found). `median_rank` and `mean_rank` of the best positive, from 1 up.
-      `mean_reciprocal_rank` of the best positive. `mean_average_precision` over all positives, without a cut-off; with
-      one positive a query it is the mean reciprocal rank.
-    """
-    best = best_ranks(ranks, offsets)
-    metrics = {f"recall@{k}": float((best <= k).mean()) for k in ks}
-    metrics["median_rank"] = float(np.median(best))
-    metrics["mean_rank"] = float(best.mean())
-    metrics["mean_reciprocal_rank"] = float((1 / best).mean())
-    metrics["mean_average_precision"] = float(average_precision(ranks, offsets).mean())
-    return metrics
 
 
 def matching_metrics(

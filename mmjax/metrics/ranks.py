@@ -235,3 +235,28 @@ def _nonzero(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if mask.flags.c_contiguous:
         return np.divmod(np.flatnonzero(mask), mask.shape[1])
     return np.divmod(np.flatnonzero(mask.T), mask.shape[0])[::-1]
+
+
+def rank_metrics(
+    ranks: Integer[np.ndarray, " P"], offsets: Integer[np.ndarray, " Q1"], *, ks: tuple[int, ...] = (1, 5, 10)
+) -> dict[str, float]:
+    """Metrics of retrieval from the ranks of all positives.
+
+    Args:
+      ranks: the 1-based ranks of query q's positives are ranks[offsets[q]:offsets[q+1]].
+      offsets: see above; every query has a positive.
+      ks: for recall.
+
+    Returns:
+      `recall@K`: the share of queries whose best positive ranks at most K (a hit rate, as in the CLIP literature; not
+      the share of positives found). `median_rank` and `mean_rank` of the best positive, from 1 up.
+      `mean_reciprocal_rank` of the best positive. `mean_average_precision` over all positives, without a cut-off; with
+      one positive a query it is the mean reciprocal rank.
+    """
+    best = best_ranks(ranks, offsets)
+    metrics = {f"recall@{k}": float((best <= k).mean()) for k in ks}
+    metrics["median_rank"] = float(np.median(best))
+    metrics["mean_rank"] = float(best.mean())
+    metrics["mean_reciprocal_rank"] = float((1 / best).mean())
+    metrics["mean_average_precision"] = float(average_precision(ranks, offsets).mean())
+    return metrics

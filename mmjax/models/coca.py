@@ -11,7 +11,7 @@ from mmjax import errors
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.nn import attention, layers, pool, transformer
-from mmjax.nn.cache import Cache
+from mmjax.nn.kv_cache import Cache
 from mmjax.nn.layers import broadcast_parameter, dense_float32, layer_norm
 from mmjax.utils.random_streams import ExampleStream
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders
 from mmjax.nn import attention, layers, transformer
-from mmjax.nn.cache import Cache
+from mmjax.nn.kv_cache import Cache
 from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm, multiply
 from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, layers
-from mmjax.nn.cache import LayerCache
+from mmjax.nn.kv_cache import LayerCache
 from mmjax.nn.layers import Mlp, layer_norm
 from mmjax.parallel.activation_sharding import row_major, shard_activation
 from mmjax.utils.random_streams import BranchStream

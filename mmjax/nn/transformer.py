@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mmjax.nn import attention
 from mmjax.nn.block import Block, LayerInputs, Memory, RepeatedBlockGroup
-from mmjax.nn.cache import Cache, new_cache, spec_of_new_tokens
+from mmjax.nn.kv_cache import Cache, new_cache, spec_of_new_tokens
 from mmjax.nn.layers import ATTENTION_OUTPUT, PRODUCT
 from mmjax.parallel.activation_sharding import shard_activation, traced_platform
 

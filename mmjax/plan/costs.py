@@ -60,7 +60,7 @@ def count(module: hlo.Module, float32_passes: float = 0.0) -> Costs:
 
     Args:
       module: the parsed program.
-      float32_passes: as `products.passes` takes it.
+      float32_passes: as `matmuls.passes` takes it.
     """
     kernels = tuple(kernels_lib.find(module, float32_passes))
     total = lambda field: float(sum(kernel.times * getattr(kernel, field) for kernel in kernels))

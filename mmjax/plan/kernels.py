@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from mmjax.plan import collectives, hlo, products, traffic
+from mmjax.plan import collectives, hlo, matmuls, traffic
 
 # Classes, and what they are called. A kernel is of the first one that applies.
 CLASSES = {
@@ -58,7 +58,7 @@ def find(module: hlo.Module, float32_passes: float = 0.0) -> Iterator[Kernel]:
 
     Args:
       module: the parsed program.
-      float32_passes: as `products.passes` takes it.
+      float32_passes: as `matmuls.passes` takes it.
     """
     control, _, _ = module.executions()
     looped = module.looped()
@@ -88,8 +88,8 @@ class _Products:
         """FLOPs, and FLOPs times passes."""
         if instruction.opcode in ("fusion", "fusion-start"):
             return self._inside(instruction.called()["calls"][0])
-        flops = products.flops(computation, instruction)
-        return flops, flops and flops * products.passes(computation, instruction, self._float32_passes)
+        flops = matmuls.flops(computation, instruction)
+        return flops, flops and flops * matmuls.passes(computation, instruction, self._float32_passes)
 
     def _inside(self, name: str) -> tuple[float, float]:
         if name not in self._insides:
@@ -128,10 +128,10 @@ def classify(
     inside = list(_inside(module, instruction))
     opcodes = {one.opcode for one in inside}
     if any(one.opcode.removesuffix("-start") in collectives.KINDS for one in inside):
-        return "products" if any(map(products.is_product, inside)) else "collectives"
-    if any(map(products.is_product, inside)):
+        return "products" if any(map(matmuls.is_product, inside)) else "collectives"
+    if any(map(matmuls.is_product, inside)):
         return "products"
-    if any(map(products.is_attention, inside)):
+    if any(map(matmuls.is_attention, inside)):
         return "attention"
     if opcodes & _SCATTERS or any("Sort" in (one.attribute("custom_call_target") or "") for one in inside):
         return "scatters"

@@ -14,7 +14,7 @@ import optax
 
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
-from mmjax.training import layer_memory, optimizer, param_roles
+from mmjax.training import optimizer, param_roles, remat_plan
 from mmjax.training import step as step_lib
 from mmjax.training.state import TrainState
 
@@ -40,9 +40,9 @@ class Setup:
     shardings: TrainState
     step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     notes: list[str]
-    remat: Mapping[str, layer_memory.Remat]
-    planner: layer_memory.Planner | None
-    make_step: Callable[[Mapping[str, layer_memory.Remat]], Any]
+    remat: Mapping[str, remat_plan.Remat]
+    planner: remat_plan.Planner | None
+    make_step: Callable[[Mapping[str, remat_plan.Remat]], Any]
 
     def resumed(self, stored: Mapping[str, Any]) -> "Setup":
         """The setup that rematerialises as the run did before, where that still fits.
@@ -50,7 +50,7 @@ class Setup:
         Args:
           stored: `remat` of the checkpoint's meta: by tower, the fields of `Remat`.
         """
-        remat = {name: layer_memory.Remat(**stored[name]) for name in self.remat if name in stored}
+        remat = {name: remat_plan.Remat(**stored[name]) for name in self.remat if name in stored}
         if self.planner is None or remat in ({}, self.remat) or not self.planner.fits(self.remat | remat):
             return self
         remat = self.remat | remat
@@ -82,7 +82,7 @@ def make_setup(
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings, notes = state_shardings(abstract, config, mesh)
     state = partition.placed_shapes(abstract, shardings)
-    planner = layer_memory.make_planner(config, task.kernels, mesh, state, trainable, available)
+    planner = remat_plan.make_planner(config, task.kernels, mesh, state, trainable, available)
     remat = {} if planner is None else planner.choose()
 
     def make_step(remat):

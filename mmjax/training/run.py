@@ -9,7 +9,7 @@ import ml_collections
 
 from mmjax.evaluation.results import Evaluation
 from mmjax.training import checkpoint, metrics_log
-from mmjax.training.bad_examples import BadExamples
+from mmjax.training.bad_example_counts import BadExamples
 from mmjax.training.signals import StopSignal
 from mmjax.training.state import TrainState
 

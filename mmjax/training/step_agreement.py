@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmjax.data import bad_example
 from mmjax.parallel import log, process_agreement
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training.bad_examples import BadExamples
+from mmjax.training.bad_example_counts import BadExamples
 from mmjax.training.signals import SIGNALS, StopSignal
 
 

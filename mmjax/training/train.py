@@ -22,14 +22,14 @@ from mmjax.training import (
     compiler,
     device_specs,
     init_from,
-    layer_memory,
     loop,
     metrics_log,
     packing,
+    remat_plan,
     resumed_run,
     validate_run,
 )
-from mmjax.training.bad_examples import BadExamples
+from mmjax.training.bad_example_counts import BadExamples
 from mmjax.training.deferred_log import RUN_AHEAD
 from mmjax.training.run import Run
 from mmjax.training.signals import ErrorDeferringBatches, StopSignal
@@ -92,7 +92,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     frame, frame_note = process_agreement.run_on_process_0(
         lambda: tasks.choose_frame(config, image_spec, mixture, platform, stored_frame)
     )
-    memory = process_agreement.run_on_process_0(lambda: layer_memory.memory_limit(jax.local_devices()[0]))
+    memory = process_agreement.run_on_process_0(lambda: remat_plan.memory_limit(jax.local_devices()[0]))
     with process_agreement.raise_on_all():
         if frame:
             image_spec = dataclasses.replace(image_spec, frame=frame)

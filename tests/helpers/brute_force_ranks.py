@@ -32,7 +32,7 @@ def ranks(queries, gallery, positives):
 
 
 def rank_metrics(queries, gallery, positives, ks=(1, 5, 10)):
-    """The metrics of `metrics.classification.rank_metrics`, by walking down each ranking."""
+    """The metrics of `metrics.ranks.rank_metrics`, by walking down each ranking."""
     hits, best, precision = {k: [] for k in ks}, [], []
     for best_first, matches in zip(order(queries, gallery), positives, strict=True):
         right = [int(g) in {int(p) for p in matches} for g in best_first]

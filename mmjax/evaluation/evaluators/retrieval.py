@@ -9,8 +9,8 @@ from jaxtyping import Float, Float32, Integer
 from mmjax.errors import UserError
 from mmjax.metrics import ranks as ranks_lib
 from mmjax.metrics.bootstrap import bootstrap_interval
-from mmjax.metrics.classification import rank_metrics
 from mmjax.metrics.exact_dot import BLOCK
+from mmjax.metrics.ranks import rank_metrics
 
 _KS = (1, 5, 10)
 _SIDES = ("image_retrieval", "text_retrieval")
@@ -38,7 +38,7 @@ def retrieval_metrics(
       block: how many images and texts meet at a time; the result does not depend on it.
 
     Returns:
-      For both prefixes what `classification.rank_metrics` names: recalls, mean reciprocal rank and mean average
+      For both prefixes what `ranks.rank_metrics` names: recalls, mean reciprocal rank and mean average
       precision in [0, 1], ranks from 1 up. `rsum`, the sum of the six recalls, in [0, 6] (papers print it in
       percent, up to 600).
 

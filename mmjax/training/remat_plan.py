@@ -1,6 +1,6 @@
 """What the layers of two towers keep for the backward pass, by formula, and which of them to compute again.
 
-Compiling candidates to see would take minutes for each; `tests/training/test_layer_memory.py` holds the formula to what
+Compiling candidates to see would take minutes for each; `tests/training/test_remat_plan.py` holds the formula to what
 compilers say.
 """
 

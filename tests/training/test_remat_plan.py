@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mmjax.training.layer_memory import Planner, Remat, Tower, make_planner
+from mmjax.training.remat_plan import Planner, Remat, Tower, make_planner
 from tests.helpers import mesh_steps
 
 # B/16 and its texts, 256 pairs on one H100 with cuDNN's attention.
