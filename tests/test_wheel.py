@@ -40,10 +40,10 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_published_prompts_are_in_the_wheel_with_their_licences(wheel):
+def test_prompts_with_their_licences_and_templates_are_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    folder = ROOT / "mmjax/evaluation/classes"
-    assert {f"mmjax/evaluation/classes/{path.name}" for path in folder.iterdir()} <= set(names)
+    for folder in ("mmjax/evaluation/classes", "mmjax/report/templates"):
+        assert {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir()} <= set(names)
     assert "mmjax/evaluation/classes/LICENSE-clip-benchmark" in names and "mmjax/configs/eval.py" in names
 
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from mmjax.report.markup import escape
+from markupsafe import Markup, escape
 
 _CURVE_POINTS = 400
 _SERIES = 6
@@ -42,8 +41,8 @@ class _Series:
     noisy: bool = False
 
 
-def render_curves(history: Sequence[Mapping]) -> str:
-    """Charts of the lines of `metrics.jsonl`: losses, accuracies, rates by step."""
+def charts(history: Sequence[Mapping]) -> list[dict[str, Any]]:
+    """Charts of the lines of `metrics.jsonl`: losses, accuracies, rates by step; their name, SVG and legend."""
     train = [line for line in history if line.get("kind") == "train"]
     evals = [line for line in history if line.get("kind") == "eval"]
 
@@ -61,7 +60,7 @@ def render_curves(history: Sequence[Mapping]) -> str:
     legend = {"accuracy": "in the training batch"}
     accuracies = [make_series(train, key, legend.get(key, key.replace("_", " ")), True) for key in hits]
     losses = [make_series(train, key, key.removeprefix("loss_"), True) for key in parts]
-    charts = [
+    named_series = [
         ("Loss", trained("loss", "training", True) + evaluated({"loss": "held out"})),
         ("Losses by objective", losses + evaluated(_LOSSES)),
         *_halves("Accuracy", accuracies, evaluated(_RATES)),
@@ -70,12 +69,8 @@ def render_curves(history: Sequence[Mapping]) -> str:
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),
         ("Throughput", trained("images_per_second", "images per second", True)),
     ]
-    charts = [(name, [curve for curve in series if curve.steps]) for name, series in charts]
-    cards = [_chart(i, name, series) for i, (name, series) in enumerate(charts) if series]
-    if not cards:
-        return "<h2>Learning curves</h2><p>No training history was recorded.</p>"
-    note = "<p>By training step. Pale lines are single measurements, full ones their running mean.</p>"
-    return f"<h2>Learning curves</h2>{note}<div class=charts>{''.join(cards)}</div>"
+    drawn = [(name, [curve for curve in series if curve.steps]) for name, series in named_series]
+    return [_chart(i, name, series) for i, (name, series) in enumerate(drawn) if series]
 
 
 def _halves(name: str, training: list[_Series], held_out: list[_Series]) -> list[tuple[str, list[_Series]]]:
@@ -109,7 +104,7 @@ def smooth(values: list[float]) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _chart(index: int, name: str, series: list[_Series]) -> str:
+def _chart(index: int, name: str, series: list[_Series]) -> dict[str, Any]:
     # Imported here: drawing takes half a second to import, which evaluation alone should not pay.
     import matplotlib
     from matplotlib.figure import Figure
@@ -140,13 +135,8 @@ def _chart(index: int, name: str, series: list[_Series]) -> str:
         stream = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    svg = _inline(stream.getvalue(), f"chart{index}-", name)
-    legend = "".join(
-        f'<span><i style="background:var(--c{number % _SERIES})"></i>{escape(curve.label)}</span>'
-        for number, curve in enumerate(series)
-        if curve.label != name.lower()
-    )
-    return f"<div class=card><h3>{escape(name)}</h3><div class=legend>{legend}</div>{svg}</div>"
+    legend = [(i % _SERIES, curve.label) for i, curve in enumerate(series) if curve.label != name.lower()]
+    return {"name": name, "legend": legend, "svg": Markup(_inline(stream.getvalue(), f"chart{index}-", name))}
 
 
 def _tick(value: float, _: int) -> str:

@@ -1,6 +1,5 @@
 """Contact sheets of search results, as a page, a picture or JSON."""
 
-import base64
 import dataclasses
 import io
 import json
@@ -14,7 +13,7 @@ from mmjax.data.image.image_file import decode
 from mmjax.evaluation.example_selection import thumbnail
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
-from mmjax.report.markup import escape
+from mmjax.report.markup import render
 from mmjax.search.searcher import SearchResult
 
 _THUMBNAIL = 192  # pixels of a contact sheet's images
@@ -43,7 +42,14 @@ def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Seque
         match.path: _thumbnail(f"{folder.rstrip('/')}/{match.path}") for matches in answers for match in matches
     }
     if kind == "html":
-        paths_lib.write_atomically(path, _page(queries, answers, thumbnails))
+        page = render(
+            "search.html",
+            title="mmjax search",
+            width=_THUMBNAIL,
+            answers=list(zip(queries, answers, strict=True)),
+            thumbnails={name: np.asarray(thumbnail) for name, thumbnail in thumbnails.items()},
+        )
+        paths_lib.write_atomically(path, page)
         return
     stream = io.BytesIO()
     _draw_sheet(queries, answers, thumbnails).save(stream, "PNG")
@@ -55,32 +61,6 @@ def _thumbnail(path: str) -> Image.Image:
     if max(image.size) < _THUMBNAIL // 2:
         image = image.resize([side * (_THUMBNAIL // max(image.size)) for side in image.size], Image.Resampling.NEAREST)
     return Image.fromarray(thumbnail(np.asarray(image), _THUMBNAIL))
-
-
-def _page(
-    queries: Sequence[str], answers: Sequence[Sequence[SearchResult]], thumbnails: Mapping[str, Image.Image]
-) -> str:
-    sections = []
-    for query, matches in zip(queries, answers, strict=True):
-        figures = ""
-        for match in matches:
-            stream = io.BytesIO()
-            thumbnails[match.path].save(stream, "PNG")
-            uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-            name = escape(match.path)
-            figures += f'<figure><img alt="{name}" src="{uri}"><figcaption>{match.score:.4f}<br>{name}</figcaption>'
-            figures += "</figure>"
-        sections.append(f"<h2>{escape(query)}</h2><div>{figures}</div>")
-    style = (
-        "body{font:15px/1.4 system-ui,sans-serif;margin:32px;color-scheme:light dark}div{display:flex;flex-wrap:wrap;"
-        f"gap:16px}}figure{{margin:0;width:{_THUMBNAIL}px;font-size:12px;overflow-wrap:anywhere}}img{{display:block}}"
-    )
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mmjax search</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{style}</style></head>'
-        f"<body>{''.join(sections)}</body></html>\n"
-    )
 
 
 def _draw_sheet(
