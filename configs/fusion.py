@@ -13,11 +13,12 @@ Expected: kind=joint, top-1 96.2 % with all three (no classifier can exceed 97.2
   table 44.4 %. More kinds: docs/recipes.md.
 """
 
-from mmjax.config import ConfigDict, base_config, parse_arg
+from mmjax.config import ConfigDict, base_config, parse_arg, set_group
+from mmjax.config.kinds import FUSIONS
 from mmjax.config.toy_presets import refuse_unused
 from mmjax.data.sources import sensors
 from mmjax.errors import validate_choice
-from mmjax.models.fusion.kinds import COMBINATIONS, KINDS
+from mmjax.models.fusion.config import COMBINATIONS
 
 # Kinds that combine decisions.
 DECIDING = ("late", "hybrid")
@@ -42,17 +43,11 @@ def get_config(arg: str = ""):
     config.objectives.classify = 1.0
     config.precision = "float32"  # CPUs are slow in bfloat16
 
-    with config.unlocked():
-        config.model = ConfigDict(
-            dict(
-                kind="fused",
-                init="openai",
-                encoders={name: ENCODERS[name] for name in names},
-                fusion=fusion,
-                classes=8,
-                modality_dropout=args.dropout,
-            )
-        )
+    encoders = {name: ENCODERS[name] for name in names}
+    model = dict(
+        kind="fused", init="openai", encoders=encoders, fusion=fusion, classes=8, modality_dropout=args.dropout
+    )
+    set_group(config, "model", model)
 
     config.data.train = "sensors"
     config.data.eval = "sensors/test"
@@ -75,7 +70,7 @@ def _chosen(args: ConfigDict) -> tuple[list[str], dict]:
     if args.only:
         refuse_unused(args, f"only={args.only}", "kind", "combine", "dropout")
         return [validate_choice("only", args.only, ENCODERS)], _fusion("weighted", combine)
-    kind = validate_choice("kind", args.kind or "joint", KINDS)
+    kind = validate_choice("kind", args.kind or "joint", FUSIONS)
     if kind not in DECIDING:
         refuse_unused(args, f"kind={kind}", "combine")
     return list(ENCODERS), _fusion(kind, combine)

@@ -38,18 +38,26 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(text: str) -> set[str]:
-    """Rooms of mmjax that a file imports, wherever in the file."""
+def imported_names(text: str) -> set[str]:
+    """What a file imports, by its full name, wherever in the file."""
     result = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        result |= {name.split(".")[1] for name in names if name.startswith("mmjax.")} - {"__version__"}
+            result |= {f"{node.module}.{alias.name}" for alias in node.names}
     return result
+
+
+def is_fields(name: str) -> bool:
+    """Whether what is imported is a room's `config.py`, or of one."""
+    return re.match(r"mmjax(\.\w+)+\.config(\.\w+)?$", name) is not None
+
+
+def imports(text: str, *, fields: bool = True) -> set[str]:
+    """Rooms of mmjax that a file imports; without `fields` but for their `config.py`."""
+    names = {name for name in imported_names(text) if name.startswith("mmjax.") and (fields or not is_fields(name))}
+    return {name.split(".")[1] for name in names} - {"__version__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -58,8 +66,24 @@ def test_rooms_depend_downwards(path):
     if room == "__init__":
         assert imports(path.read_text()) == {"inference", "utils"}  # `mmjax.load`, when it is called; the version
         return
-    above = {other for other in imports(path.read_text()) if HEIGHT[other] >= HEIGHT[room]}
-    assert above <= {room}
+    # `config` assembles the fields of all rooms.
+    names = imports(path.read_text(), fields=room != "config")
+    assert {other for other in names if HEIGHT[other] >= HEIGHT[room]} <= {room}
+
+
+FIELDS = [path for path in FILES if path.name == "config.py"]
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_fields_need_the_standard_library_alone(path):
+    """Errors, too, and the fields of rooms below: what the config's room imports is quick to import."""
+    names = imported_names(path.read_text())
+    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names) | {"mmjax"}
+    assert all(name.startswith("mmjax.errors") or is_fields(name) for name in names if name.startswith("mmjax"))
+
+
+def test_fields_are_in_many_rooms():
+    assert {room_of(path) for path in FIELDS} >= {"data", "parallel", "nn", "objectives", "models", "training"}
 
 
 def test_every_folder_is_a_room():
@@ -92,6 +116,10 @@ def test_no_file_has_the_name_of_its_neighbour_but_for_an_ending():
 def test_imports_are_found_in_every_form():
     text = "import mmjax.nn.pool\nfrom mmjax import tasks\ndef f():\n    from mmjax.training import loop\nimport os"
     assert imports(text) == {"nn", "tasks", "training"}
+    text = (
+        "from mmjax.models import config as models\nfrom mmjax.data.config import DataConfig\nfrom mmjax import config"
+    )
+    assert imports(text) == {"models", "data", "config"} and imports(text, fields=False) == {"config"}
 
 
 def test_metrics_need_no_device():

@@ -1,7 +1,17 @@
 """Configs: their fields and defaults, recipes by name, overrides, stored configs."""
 
 from mmjax.config.recipe import load_recipe, parse_arg
-from mmjax.config.schema import ConfigDict, base_config
+from mmjax.config.schema import ConfigDict, RunConfig, base_config, parse, set_group
 from mmjax.config.serialize import from_json, to_json
 
-__all__ = ["ConfigDict", "base_config", "from_json", "load_recipe", "parse_arg", "to_json"]
+__all__ = [
+    "ConfigDict",
+    "RunConfig",
+    "base_config",
+    "from_json",
+    "load_recipe",
+    "parse",
+    "parse_arg",
+    "set_group",
+    "to_json",
+]

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmjax.config import overrides
-from mmjax.config.schema import ConfigDict, base_config
-from mmjax.config.serialize import flatten
+from mmjax.config import overrides, schema
+from mmjax.config.schema import ConfigDict
 from mmjax.errors import UserError, did_you_mean
 
 # Modules that recipes written for mmjax 0.1 import: where their names are now.
@@ -59,17 +58,10 @@ def load_recipe(spec: str) -> ConfigDict:
       spec: `FILE.py[:arg]`, or `NAME[:arg]` of a recipe that comes with mmjax.
 
     Raises:
-      UserError: no such file or recipe, or the recipe sets a field that does not exist.
+      UserError: no such file or recipe, or its config has an unknown field, lacks one, or has a value of another type.
     """
     config = run_file(spec)
-    known = set(flatten(base_config()))
-    if config.get("model", {}).get("kind", "two_tower") != "two_tower":  # another kind of model has other fields
-        known = {field for field in known if not field.startswith("model.")}
-    missing_fields = sorted(known - set(flatten(config)))
-    if missing_fields:
-        raise UserError(
-            f"--config={spec}: the recipe's config has no field {missing_fields[0]!r}; start from base_config()"
-        )
+    schema.parse(config, f"--config={spec}")
     return config
 
 

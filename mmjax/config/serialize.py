@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmjax.config.schema import ConfigDict, base_config
+from mmjax.config.schema import ConfigDict, base_config, parse
 
 Fields = Mapping[str, Any]  # by dotted path
 
@@ -83,14 +83,23 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2)
 
 
-def from_json(text: str) -> ConfigDict:
-    """Reads a stored config. Fields that came to exist since get their defaults, or what was done before they did."""
+def from_json(text: str, origin: str = "") -> ConfigDict:
+    """Reads a stored config. Fields that came to exist since get their defaults, or what was done before they did.
+
+    Args:
+      text: as `to_json` writes it.
+      origin: where it is stored; messages begin with it.
+
+    Raises:
+      UserError: it has an unknown field, or a value of another type.
+    """
     stored = json.loads(text)
     config = base_config()
     with config.unlocked(), config.ignore_type():
         if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
             config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
         _update(config, stored)
+        parse(config, origin)
         config.update_from_flattened_dict(done_before(flatten(stored)))
     return config.lock()
 

@@ -115,7 +115,9 @@ class RunCheckpoint(OpenedCheckpoint):
             self.all_steps: list[int] = checkpoints.all_steps()
             self.step: int = self._choose_step(self.all_steps, step)
             self.meta: dict[str, Any] = checkpoints.read_meta(self.step)
-        self.config = serialize.from_json(json.dumps(self.meta["config"]))
+        self.config = serialize.from_json(
+            json.dumps(self.meta["config"]), f"{self._workdir_name}: the config of checkpoint {self.step}"
+        )
         self.preprocessing = self.meta["preprocessing"]
         self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
         self._tokenizer_file = checkpoint.tokenizer_file(self.meta)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, Sharding
 
 from mmjax import tasks
 from mmjax.config import overrides as overrides_lib
-from mmjax.config import serialize
+from mmjax.config import schema, serialize
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, did_you_mean
@@ -51,6 +51,7 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[tuple
                 f"{did_you_mean(path, _EVALUATION_FIELDS)}"
             )
     overrides_lib.apply(config, overrides)
+    schema.parse(config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from mmjax import tasks
+from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.io import paths
@@ -55,6 +56,7 @@ def run(
     path = None if output is None else paths.as_path(output)
     if path is not None and not path.parent.exists():
         raise UserError(f"--output={output}: its folder does not exist; make it first")
+    schema.parse(config)
     devices = topology.devices(name)
     origins = FieldOrigins(tuple(flags))
     for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):

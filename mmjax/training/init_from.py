@@ -136,7 +136,9 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         meta = source.read_meta(step)
         return _Source(
             description=f"step {step} of {init_from}",
-            config=serialize.from_json(json.dumps(meta["config"])),
+            config=serialize.from_json(
+                json.dumps(meta["config"]), f"init_from={init_from!r}: the config of checkpoint {step}"
+            ),
             shapes=source.param_shapes(step),
             read=lambda wanted: param_translation.flattened(
                 source.restore_params(step, param_translation.nested(wanted))

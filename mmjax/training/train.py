@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from mmjax import tasks
+from mmjax.config import schema
 from mmjax.data.loading import batches as batches_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
@@ -75,6 +76,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     """
     workdir = paths.as_path(workdir)
     with process_agreement.raise_on_all():
+        schema.parse(config)
         config, origins = resumed_run.keep(config, workdir, flags)
         validate_run.check_config(config, origins)
         resumed_run.check_workdir(config, workdir)

@@ -1,11 +1,127 @@
 """Recipes, overrides and stored configs."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from mmjax.config import overrides, recipe, schema, serialize
 from mmjax.errors import UserError
+from mmjax.models.variants.two_tower import VARIANTS
+
+# As the code of commit da27316 made them: [path, value, type], and of a group whether it is locked.
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "base_config.json").read_text())
+
+
+def rows(config, path=""):
+    """Fields of a config in their order, as the golden file has them."""
+    result = []
+    for name in config:
+        if isinstance(config[name], schema.ConfigDict):
+            result.append([path + name, "group", "locked" if config[name].is_locked else "open"])
+            result += rows(config[name], f"{path}{name}.")
+        else:
+            result.append([path + name, repr(config[name]), config.get_type(name).__name__])
+    return result
+
+
+@pytest.mark.parametrize("variant", GOLDEN)
+def test_the_base_config_is_what_it_was(variant):
+    result = rows(schema.base_config(variant))
+    if variant != "B/32":  # the others' models alone are stored
+        of_size = lambda path: path == "variant" or path.startswith("model.")
+        assert [row for row in result if not of_size(row[0])] == [row for row in GOLDEN["B/32"] if not of_size(row[0])]
+        result = [row for row in result if of_size(row[0])]
+    assert result == GOLDEN[variant]
+
+
+def test_the_golden_sizes_are_all():
+    assert set(VARIANTS) < set(GOLDEN) and len(GOLDEN) == 33
+
+
+def test_configs_need_no_jax():
+    code = "import sys, mmjax.config as c; c.parse(c.base_config('tiny-coca')); print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+FUSED = dict(
+    kind="fused",
+    encoders=dict(table=dict(kind="table", numeric=4, width=8, depth=1, heads=2, mlp_dim=8)),
+    fusion=dict(kind="late", combine="linear"),
+    classes=3,
+)
+
+
+def test_a_group_is_exchanged_and_locked_again():
+    config = schema.base_config("tiny")
+    schema.set_group(config, "model", FUSED)
+    assert config.is_locked and config.model.is_locked and config.model.to_dict() == FUSED
+    layers = dict(width=8, depth=1, heads=2, mlp_dim=8, scan=False)
+    schema.set_group(config, "model.fusion", dict(kind="joint", **layers))
+    config.model.fusion.scan = "auto"  # as in every group
+    schema.set_group(config, "model.encoders.image", dict(kind="image", image_size=8, patch_size=4, **layers))
+    assert list(config.model.encoders) == ["image", "table"]
+    with pytest.raises(AttributeError):
+        config.model.fusion.combine = "product"
+    schema.parse(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        ("model.fusion", dict(kind="joint", combine="linear"), "model.fusion.combine is no field"),
+        ("model.fusion", dict(kind="lat"), "model.fusion.kind='lat' is not known (did you mean 'late'?)"),
+        ("model.fusion", dict(combine="linear"), "model.fusion.kind is missing; choose one of: concat, "),
+        ("model", dict(kind="fused", classes=3), "model.encoders is missing"),
+        ("model.fusoin.fusion", FUSED["fusion"], "model.fusoin.fusion is no group of the model (did you mean"),
+        ("optimizer", {}, "optimizer: only the model and its groups have a kind"),
+    ],
+)
+def test_a_group_that_does_not_fit_changes_nothing(path, settings, message):
+    config = schema.base_config("tiny")
+    schema.set_group(config, "model", FUSED)
+    with pytest.raises(UserError) as caught:
+        schema.set_group(config, path, settings)
+    assert str(caught.value).startswith(message), caught.value
+    assert config.model.to_dict() == FUSED and config.is_locked
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.data = c.eval", "data.batch_size is no field"),
+        ("c.optimizer.b1 = None", "optimizer.b1=None wants a number"),
+        ("c.model.logit_bias_init = 'none'", "model.logit_bias_init='none' wants a number or none"),
+        ("c.unlock(); c.stpes = 3", "stpes is no field (did you mean 'steps'?); remove it"),
+        ("c.unlock(); del c.optimizer.b1", "optimizer.b1 is missing; set it, or start from base_config()"),
+    ],
+)
+def test_a_recipe_that_gets_around_the_lock_is_refused(tmp_path, line, message):
+    lines = ["from mmjax.config.schema import base_config", "def get_config(arg):", "    c = base_config()"]
+    (tmp_path / "mine.py").write_text("\n".join([*lines, f"    {line}", "    return c"]))
+    spec = str(tmp_path / "mine.py")
+    with pytest.raises(UserError) as caught:
+        recipe.load_recipe(spec)
+    assert str(caught.value).startswith(f"--config={spec}: {message}") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(stpes=3), "stpes is no field (did you mean 'steps'?)"),
+        (dict(steps="3"), "steps='3' wants an integer"),
+        (dict(data=3), "data=3 wants a group of fields"),
+        (dict(model=dict(kind="cca")), "model.kind='cca' is not known (did you mean 'coca'?)"),
+    ],
+)
+def test_a_stored_config_that_fits_no_run_is_refused(change, message):
+    stored = json.dumps(schema.base_config().to_dict() | change)
+    with pytest.raises(UserError) as caught:
+        serialize.from_json(stored, "DIR/config.json")
+    assert str(caught.value).startswith(f"DIR/config.json: {message}")
 
 
 def test_parse_arg_reads_the_type_of_the_default():

@@ -1,5 +1,12 @@
 """Fusion of several modalities, and the model that classifies what is fused."""
 
-from mmjax.models.fusion.kinds import COMBINATIONS, KINDS
+from typing import Any
 
-__all__ = ["COMBINATIONS", "KINDS"]
+
+def __getattr__(name: str) -> Any:
+    """`KINDS` and `COMBINATIONS`, which recipes written for mmjax 0.1 import from here; `kinds` imports jax."""
+    if name not in ("COMBINATIONS", "KINDS"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mmjax.models.fusion import kinds
+
+    return getattr(kinds, name)

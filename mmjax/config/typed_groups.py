@@ -1,0 +1,179 @@
+"""Groups of a config as dataclasses: every field is there, is known, and has a value of its type.
+
+ml_collections' lock does not see all of that: a field that is None takes any value, and a group that is assigned whole
+brings any fields.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from mmjax.config import kinds
+from mmjax.errors import UserError, did_you_mean, validate_choice
+
+Group = TypeVar("Group")
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", types.NoneType: "none"}
+_PLURALS = {int: "integers", float: "numbers", bool: "bools", str: "texts"}
+
+
+def parse_group(cls: type[Group], settings: Any, path: str = "", *, complete: bool = True) -> Group:
+    """A group of fields as its dataclass.
+
+    Args:
+      cls: the dataclass, or a base in `kinds.KINDS`, whose `kind` says which.
+      settings: its fields by name: a `ConfigDict` or a dictionary.
+      path: where it stands in the config; "" for the whole.
+      complete: whether all fields must be there; else those without a default, as in groups that have a kind.
+
+    Raises:
+      UserError: an unknown field, a missing one, or a value of another type; names the field, the value and the remedy.
+    """
+    if not _is_group(settings):
+        known = [] if cls in kinds.KINDS else [field.name for field in dataclasses.fields(cls)]
+        such = f", with {', '.join(known)}" if known else ""
+        raise UserError(f"{path or 'the config'}={settings!r} wants a group of fields{such}")
+    settings = dict(settings.items())
+    if cls in kinds.KINDS:
+        cls, complete = kinds.class_of_kind(cls, settings, path), False
+        settings.pop("kind", None)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in settings:
+        if name not in fields:
+            raise UserError(_unknown(cls, path, name))
+    required = getattr(cls, "required", ())
+    values = {}
+    for name, field in fields.items():
+        where = join(path, name)
+        if name in settings:
+            values[name] = _parse_value(field_types(cls)[name], settings[name], where, complete)
+        elif complete or name in required or not _has_default(field):
+            raise UserError(f"{where} is missing; set it, or start from base_config(), which has every field")
+    return cls(**values)
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    return typing.get_type_hints(cls)
+
+
+def group_class(expected: Any) -> type | None:
+    """The dataclass of a field that is a group; None for a plain field."""
+    return next((option for option in _options(expected) if dataclasses.is_dataclass(option)), None)
+
+
+def join(path: str, name: str) -> str:
+    """The path of a field in a group."""
+    return f"{path}.{name}" if path else name
+
+
+def _is_group(value: Any) -> bool:
+    return hasattr(value, "items")
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _unknown(cls: type, path: str, name: Any) -> str:
+    known = (["kind"] if hasattr(cls, "kind") else []) + [field.name for field in dataclasses.fields(cls)]
+    near = did_you_mean(str(name), known)
+    others = "" if near else f"; {path or 'the config'} has {', '.join(known)}"
+    return f"{join(path, str(name))} is no field{near}{others}; remove it"
+
+
+def _options(expected: Any) -> tuple[Any, ...]:
+    """The types that a value may have."""
+    is_union = typing.get_origin(expected) in (Union, types.UnionType)
+    return typing.get_args(expected) if is_union else (expected,)
+
+
+def _parse_value(expected: Any, value: Any, path: str, complete: bool) -> Any:
+    options, group = _options(expected), group_class(expected)
+    if group is not None:
+        is_none = value is None and types.NoneType in options
+        return None if is_none else parse_group(group, value, path, complete=complete)
+    if typing.get_origin(expected) is Mapping:
+        if not _is_group(value):
+            raise UserError(f"{path}={value!r} wants groups of fields by name")
+        _, item = typing.get_args(expected)
+        return {name: _parse_value(item, entry, join(path, name), complete) for name, entry in value.items()}
+    result = next(_fitting(expected, value), None)
+    if result is None:
+        _refuse(expected, value, path)
+    return result[0]
+
+
+def _refuse(expected: Any, value: Any, path: str) -> None:
+    """Raises the `UserError` of a value that has another type."""
+    options = _options(expected)
+    choices = [
+        choice for option in options if typing.get_origin(option) is Literal for choice in typing.get_args(option)
+    ]
+    if choices and isinstance(value, str) and len(options) == 1:
+        validate_choice(path, value, choices)
+    shown = f"{{{', '.join(map(str, value))}}}" if _is_group(value) else repr(value)
+    raise UserError(f"{path}={shown} wants {describe(expected)}")
+
+
+def _fitting(expected: Any, value: Any) -> Iterator[tuple[Any]]:
+    """The value as that type, in a tuple of one; nothing where it has another type."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            yield from _fitting(option, value)
+    elif origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in arguments):
+            yield (value,)
+    elif origin is tuple:
+        if isinstance(value, (tuple, list)):
+            yield from _fitting_tuple(arguments, tuple(value))
+    elif isinstance(value, bool):
+        if expected is bool:
+            yield (value,)
+    elif expected is float:
+        if isinstance(value, (int, float)) and not math.isnan(value):
+            yield (float(value),)
+    elif isinstance(value, expected):
+        yield (value,)
+
+
+def _fitting_tuple(items: tuple[Any, ...], value: tuple[Any, ...]) -> Iterator[tuple[Any]]:
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        return
+    entries = [next(_fitting(item, entry), None) for item, entry in zip(items, value, strict=True)]
+    if None not in entries:
+        yield (tuple(entry[0] for entry in entries),)
+
+
+def describe(expected: Any) -> str:
+    """What values a field may have, in words."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (Union, types.UnionType):
+        # None comes last; three words are a list: 'true, false or auto'.
+        words = [describe(option) for option in sorted(arguments, key=lambda option: option is types.NoneType)]
+        return " or ".join(words).replace("true or false or", "true, false or")
+    if origin is Literal:
+        return ", ".join(arguments[:-1]) + (" or " if arguments[:-1] else "") + str(arguments[-1])
+    if origin is tuple:
+        return _describe_tuple(arguments)
+    return _NAMES[expected]
+
+
+def _describe_tuple(items: tuple[Any, ...]) -> str:
+    if not items:
+        return "()"
+    if items[-1] is not Ellipsis:
+        return f"a tuple of {len(items)} {_PLURALS[items[0]]}"
+    if typing.get_origin(items[0]) is tuple:
+        first, second = (describe(item) for item in typing.get_args(items[0]))
+        return f"pairs in a tuple, of {first} and {second}"
+    if items[0] is str:
+        return "a tuple of texts, such as ('a', 'b')"
+    return f"a tuple of {_PLURALS.get(items[0], 'such')}"

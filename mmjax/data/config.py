@@ -1,0 +1,89 @@
+"""Fields of the data: sources, images, texts, workers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained and evaluated on, and how it is prepared."""
+
+    train: str = ""
+    """mixture: 'wds:DIR/{00000..01242}.tar@0.7+pairs:FILE.tsv@0.3'; all sources: docs/data.md"""
+    eval: str = ""
+    """evaluated one by one: 'shapes/test+digits/test'"""
+    image_key: str = ""
+    """field that holds the image: a column, or endings in a tar ('jpg;png'); '' finds it; '|' separates parts for each
+    source of the mixture"""
+    caption_keys: str = ""
+    """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them; '|' separates parts for each source of
+    the mixture: 'txt|title'"""
+    order: Literal["global", "windowed"] = "global"
+    """'global' permutes all examples; 'windowed' shards, then examples within `window` of them"""
+    window: int = 8
+    """shards"""
+    cache: str = ""
+    """folder for indexes and remote shards; '' = the user's cache folder"""
+    cache_gb: float = 100.0
+    """remote shards kept there"""
+    retry_seconds: float = 120.0
+    """how long a failing bucket or server is asked again"""
+    tokenizer: str = "clip"
+    """'clip', 'bytes', 'words:FILE', 'sentencepiece:FILE', 'json:FILE'"""
+    context_length: int = 0
+    """tokens of a text; 0 = the model's"""
+    pack_texts: Literal["auto", "on", "off"] = "auto"
+    """no work on padding where the outputs stay the same: 'auto' (not on CPU), 'on', 'off'; texts of two towers are
+    packed, several a row; those of models that write or fuse are grouped by length"""
+    packed_rows: int = 0
+    """rows a device and microbatch computes; 0 = as a sample of the captions needs"""
+    length_groups: str = ""
+    """rows x tokens of a device and microbatch: '8x77,24x33'; '' = as a sample of the texts needs"""
+    texts: Literal["captions", "questions", "answers"] = "captions"
+    """what the model reads or writes: 'captions', 'questions' (classified), 'answers' (written)"""
+    blind: bool = False
+    """show the model empty images: what can be known from the texts alone"""
+    answers: str = ""
+    """file with one answer a line, for 'questions'; '' = those of the training data itself"""
+    positives: Literal["id", "diagonal"] = "id"
+    """'id': equal ids are positives of one another; 'diagonal': every pair is its own class"""
+    mean_std: str = "clip"
+    """'clip', 'siglip' (0.5), 'imagenet'"""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """or 'bilinear'"""
+    antialias: bool = True
+    """False: 'bilinear' from the four nearest pixels, as big_vision's `resize`"""
+    resize: Literal["crop", "squash"] = "crop"
+    """evaluation: 'crop' (shortest side, centre crop) or 'squash'"""
+    image_rule: Literal["mmjax", "open_clip", "huggingface", "big_vision"] = "mmjax"
+    """evaluation as 'open_clip', 'huggingface' or 'big_vision' have it: docs/interop.md"""
+    train_resize: Literal["crop", "squash", "center"] = "crop"
+    """training: 'crop' (RandomResizedCrop), 'squash' (the whole image), 'center' (its middle)"""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """train_resize='crop': share of the area that is kept"""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """train_resize='crop': aspect ratio of what is kept"""
+    flip: bool = False
+    """training: mirror half of the images"""
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """training: brightness, contrast, saturation, hue, as torchvision has them"""
+    color_jitter_prob: float = 1.0
+    """training: share of the images that are jittered"""
+    grayscale: float = 0.0
+    """training: share of the images that lose their colours"""
+    randaugment: tuple[int, int] = (0, 9)
+    """training: RandAugment's operations an image (0 = off) and their magnitude"""
+    randaugment_policy: Literal["torchvision", "albef", "big_vision"] = "torchvision"
+    """whose RandAugment; magnitudes are 0 to 30, of 'albef', 'big_vision' 0 to 10"""
+    draft: bool = True
+    """training: let libjpeg decode large images at 1/2, 1/4 or 1/8, never below the crop's size"""
+    resize_on: Literal["auto", "host", "device"] = "auto"
+    """training: where decoded images are cropped and resized, 'host' or 'device'; docs/data.md"""
+    workers: int = 0
+    """processes that decode; 0 = threads of this one"""
+    threads: int = 0
+    """in each of them, for storage that answers slowly; 0 = one, and one a core without workers"""
+    prefetch: int = 2
+    """batches made ahead"""
+    max_bad_fraction: float = 0.01
+    """stop when more of the examples, or of a set's shards, than this cannot be read"""

@@ -1,0 +1,254 @@
+"""Fields of a classifier of several modalities: encoders by `kind`, a fusion by `kind`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from mmjax.models import config as models
+from mmjax.models.config import ModelConfig
+from mmjax.nn.config import TowerConfig
+
+Combination = Literal["linear", "logits", "product"]
+COMBINATIONS = get_args(Combination)
+Pool = Literal["mean", "cls", "map"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """An encoder of one modality."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderConfig(models.VisionConfig, EncoderConfig):
+    """A vision transformer."""
+
+    kind: ClassVar[str] = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig(models.TextTransformerConfig, EncoderConfig):
+    """A transformer over token ids."""
+
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityTowerConfig(TowerConfig, EncoderConfig):
+    """A transformer over another modality."""
+
+    norm_eps: float = 1e-6
+    """epsilon of the layer norms"""
+    class_token: bool = True
+    """a learned token, which is always valid, before the others"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEncoderConfig(ModalityTowerConfig):
+    """ViViT with joint space-time attention (arXiv:2103.15691)."""
+
+    kind: ClassVar[str] = "video"
+    frames: int
+    """of the videos that the position tables are made for"""
+    image_size: int
+    """pixels of a side"""
+    patch_size: int
+    """pixels of a side of a tubelet"""
+    tubelet_frames: int = 2
+    """frames of a tubelet"""
+    tubelet_init: Literal["normal", "central_frame", "average"] = "normal"
+    """of the tubelets' map: normal, or from an image patch's: central_frame, average"""
+    positions: Literal["factorised", "joint"] = "factorised"
+    """factorised (a spatial and a temporal table, added) or joint (one row for each tubelet, as published)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioEncoderConfig(ModalityTowerConfig):
+    """A transformer over patches of log-mel spectrograms (AST, arXiv:2104.01778)."""
+
+    kind: ClassVar[str] = "audio"
+    frames: int
+    """of the spectrograms that the position table is made for"""
+    mel_bins: int
+    """of the spectrograms"""
+    patch_size: tuple[int, int] = (16, 16)
+    """frames and mel bins of a patch"""
+    stride: tuple[int, int] | None = None
+    """step from patch to patch along both; none for patches side by side; AST's is (10, 10)"""
+    distillation_token: bool = False
+    """a second learned token; AST pools the mean of the two"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesEncoderConfig(ModalityTowerConfig):
+    """A transformer over patches of a time series."""
+
+    kind: ClassVar[str] = "series"
+    steps: int
+    """of the series that the position table is made for"""
+    patch_length: int = 1
+    """steps of a patch"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEncoderConfig(ModalityTowerConfig):
+    """A transformer over the columns of a table (FT-Transformer, arXiv:2106.11959)."""
+
+    kind: ClassVar[str] = "table"
+    numeric: int
+    """number of numeric columns, which should be standardised"""
+    categories: tuple[int, ...] = ()
+    """how many categories each categorical column has"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesEncoderConfig(ModalityTowerConfig):
+    """Precomputed features, projected; with a depth, through a transformer."""
+
+    kind: ClassVar[str] = "features"
+    hidden: int = 0
+    """units of a hidden layer before the projection; 0 for none"""
+    context_length: int = 0
+    """rows of the position table; 0 for no positions"""
+    depth: int = 0
+    """number of layers"""
+    heads: int = 1
+    """attention heads"""
+    mlp_dim: int = 0
+    """hidden units of the MLP"""
+    class_token: bool = False
+    """a learned token, which is always valid, before the others"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """How several modalities become one."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingConfig(FusionConfig):
+    """One vector of each modality."""
+
+    pool: Pool = "mean"
+    """of a modality's tokens: mean, cls (the first), map (attention)"""
+    pool_heads: int = 1
+    """attention heads of the map pool"""
+    norm_eps: float = 1e-6
+    """epsilon of the layer norms"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatConfig(PoolingConfig):
+    """A linear map of all modalities' vectors side by side."""
+
+    kind: ClassVar[str] = "concat"
+    width: int
+    """numbers of the result"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedConfig(PoolingConfig):
+    """The mean of the modalities' vectors, by learned weights."""
+
+    kind: ClassVar[str] = "weighted"
+    width: int
+    """numbers of the result"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedConfig(PoolingConfig):
+    """The mean of the modalities' vectors, by weights that follow from them."""
+
+    kind: ClassVar[str] = "gated"
+    width: int
+    """numbers of the result"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayeredConfig(TowerConfig, PoolingConfig):
+    """A fusion with layers."""
+
+    norm_eps: float = 1e-6
+    """epsilon of the layer norms"""
+    depth: int = 1
+    """number of layers"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(LayeredConfig):
+    """The modalities' vectors through self-attention."""
+
+    kind: ClassVar[str] = "attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossConfig(LayeredConfig):
+    """The tokens of one modality look at all others'."""
+
+    kind: ClassVar[str] = "cross"
+    query: str
+    """name of the modality whose tokens look"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig(LayeredConfig):
+    """All modalities' tokens through one transformer."""
+
+    kind: ClassVar[str] = "joint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BottleneckConfig(LayeredConfig):
+    """Modalities that exchange what they know through a few tokens (MBT, arXiv:2107.00135)."""
+
+    kind: ClassVar[str] = "bottleneck"
+    depth: int = 2
+    """number of layers"""
+    fusion_layer: int = 0
+    """the first of the layers that exchanges"""
+    bottlenecks: int = 4
+    """number of tokens"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateConfig(PoolingConfig):
+    """Each modality decides; the decisions are combined."""
+
+    kind: ClassVar[str] = "late"
+    combine: Combination = "linear"
+    """linear, logits, product"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridConfig(LateConfig):
+    """A fusion of tokens decides, too."""
+
+    kind: ClassVar[str] = "hybrid"
+    fusion: FusionConfig
+    """it, of a kind that does not decide itself"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSizeConfig:
+    """The record's own image."""
+
+    image_size: int
+    """pixels of a side"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedConfig(ModelConfig):
+    """A classifier of any modalities."""
+
+    kind: ClassVar[str] = "fused"
+    encoders: Mapping[str, EncoderConfig]
+    """an encoder of each modality, by its name"""
+    fusion: FusionConfig
+    """how they become one"""
+    classes: int
+    """of an example"""
+    image: ImageSizeConfig | None = None
+    """where the modality `image` is the record's own image; none where it is an array like the others"""

@@ -1,0 +1,54 @@
+"""Fields of the objectives: their weights, and how their losses are computed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveWeights:
+    """Weights: CLIP {itc: 1}, SigLIP {sigmoid: 1}, CoCa {itc: 1, caption: 2}, ALBEF {itc: 1, itm: 1, mlm: 1}."""
+
+    itc: float = 0.0
+    """softmax contrast of images and texts"""
+    sigmoid: float = 0.0
+    """SigLIP's"""
+    triplet: float = 0.0
+    """hinge on the hardest negatives (VSE++)"""
+    itm: float = 0.0
+    """image-text matching on hard negatives"""
+    mlm: float = 0.0
+    """masked words, given the image"""
+    mim: float = 0.0
+    """masked patches, given the text"""
+    caption: float = 0.0
+    """each next token of the text, given the image"""
+    vqa: float = 0.0
+    """the answer to a question, among a list"""
+    classify: float = 0.0
+    """the class of an example of several modalities"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """How the losses are computed."""
+
+    impl: Literal["dense", "gather", "ring"] = "dense"
+    """dense, gather, ring: the same value and gradients; see docs/scaling.md"""
+    block_size: int = 1024
+    """gather, ring: rows and columns of the tiles of logits, of which one is alive at a time"""
+    precision: Literal["default", "high", "highest"] = "highest"
+    """of its matrix products"""
+    label_smoothing: float = 0.0
+    """caption, classify: share of the target spread over all tokens or classes"""
+    contrastive_smoothing: float = 0.0
+    """itc, 'dense' only: share of the target spread over all rows (BLIP-2: 0.1)"""
+    triplet_margin: float = 0.2
+    """how much nearer than a negative the positive is to be"""
+    triplet_negatives: Literal["hardest", "semi-hard", "sum"] = "hardest"
+    """'hardest', 'semi-hard', 'sum'"""
+    itm_negatives: Literal["global", "local"] = "global"
+    """drawn among the whole batch, or among a device's own rows: 'local'"""
+    mlm_rate: float = 0.15
+    """share of a text's tokens that are masked"""
+    mim_ratio: float = 0.5
+    """share of an image's patches that are masked"""

@@ -1,0 +1,143 @@
+"""Fields of the models' configs: those of the modules that are made of them, and the choices that these have."""
+
+import dataclasses
+import typing
+
+import pytest
+
+from mmjax.config import kinds
+from mmjax.config.schema import RunConfig
+from mmjax.data.config import DataConfig
+from mmjax.data.image import augment, transforms
+from mmjax.data.loading import order
+from mmjax.models import (
+    config,
+    encoders,
+    generation,
+    language,
+    lstm_captioner,
+    make_model,
+    modality_encoders,
+    prefix_lm,
+    vilt,
+)
+from mmjax.models.fusion import config as fusion
+from mmjax.models.fusion import kinds as fusions
+from mmjax.models.fusion import pooled
+from mmjax.nn import attention, pool, transformer
+from mmjax.nn import config as layers
+from mmjax.nn.layers import ACTIVATIONS
+from mmjax.nn.modality_embed import INFLATIONS
+from mmjax.objectives import contrastive, triplet
+from mmjax.objectives.config import LossConfig
+from mmjax.parallel import partition
+from mmjax.parallel.config import MeshConfig
+from mmjax.tasks import config_queries, image_fields, packing, task
+from mmjax.training import optimizer, schedules
+from mmjax.training.config import OptimizerConfig, ScheduleConfig
+
+# What no config has: the compute type and kernels are the run's, names flax's.
+_NOT_FIELDS = {"parent", "name", "dtype", "attention_impl", "image_attention", "text_attention"}
+_HEAD = {"pool", "projection"}
+_IDS = {"eos_id", "sep_id"}
+_OF_TRAINING = {"init", "max_logit_scale", "modality_dropout"}
+
+# Config, module, fields that the model itself decides, fields that are not the module's.
+PARTS = [
+    (config.PatchesConfig, encoders.VisionTransformer, {"final_norm"}, set()),
+    (config.VisionConfig, encoders.VisionTransformer, set(), set()),
+    (config.ImageTowerConfig, encoders.VisionTransformer, set(), _HEAD),
+    (config.TextTowerConfig, encoders.TextTransformer, set(), _HEAD),
+    (config.DecoderTextConfig, language.TextStack, set(), _IDS),
+    (config.PrefixTextConfig, language.TextStack, {"causal", "cross_every"}, _IDS),
+    (config.FusedTextConfig, language.TextStack, {"causal", "cross_every", "head"}, _IDS),
+    (config.QFormerTextConfig, language.TextStack, {"causal", "cross_mlp", "head"}, _IDS),
+    (config.CoCaTextConfig, language.TextStack, {"causal", "final_norm", "head"}, _IDS),
+    (
+        config.StreamTextConfig,
+        language.TextStack,
+        {"width", "depth", "heads", "mlp_dim", "causal", "cross_every", "final_norm", "head"},
+        _IDS,
+    ),
+    (config.LSTMTextConfig, lstm_captioner.LSTMCaptioner, set(), _IDS | {"context_length"}),
+    (config.StreamConfig, vilt.Stream, {"mask_token"}, set()),
+    (layers.CrossLayersConfig, transformer.Transformer, {"cross_every", "cross_from"}, set()),
+    (
+        layers.DecoderLayersConfig,
+        transformer.Transformer,
+        {"cross_every", "cross_from", "cross_mlp", "norm"},
+        set(),
+    ),
+    *((cls, make_model.model_class(kind), set(), _OF_TRAINING) for kind, cls in kinds.MODELS.items()),
+    (config.LSTMCaptionerConfig, make_model.model_class("captioner"), set(), _OF_TRAINING),
+    *((cls, modality_encoders.KINDS[kind], set(), set()) for kind, cls in kinds.ENCODERS.items()),
+    *((cls, fusions.KINDS[kind], {"classes"}, set()) for kind, cls in kinds.FUSIONS.items()),
+]
+# The size tables and `read_dataset_metadata` give these; a module is never made without.
+_GIVEN_BY_KIND = {("LSTMCaptionerConfig", "decoder")}
+
+
+@pytest.mark.parametrize(
+    ("cls", "module", "decided", "others"),
+    PARTS,
+    ids=[f"{cls.__name__}-{module.__name__}" for cls, module, *_ in PARTS],
+)
+def test_fields_and_defaults_are_the_modules(cls, module, decided, others):
+    defaults = lambda of: {entry.name: entry.default for entry in dataclasses.fields(of)}
+    ours = {name: value for name, value in defaults(cls).items() if name not in others}
+    theirs = {name: value for name, value in defaults(module).items() if name not in _NOT_FIELDS | decided}
+    assert set(others) <= set(defaults(cls))
+    assert set(ours) == set(theirs)
+    differing = {name for name in ours if ours[name] != theirs[name]}
+    assert differing <= {name for owner, name in _GIVEN_BY_KIND if owner == cls.__name__}
+
+
+def test_every_kind_is_there():
+    assert list(kinds.MODELS) == list(make_model.KINDS)
+    assert list(kinds.ENCODERS) == list(modality_encoders.KINDS)
+    assert list(kinds.FUSIONS) == list(fusions.KINDS)
+
+
+TOWER_POOLS = set(pool.POOLS)
+CHOICES = [
+    (layers.LayersConfig, "activation", ACTIVATIONS),
+    (layers.LayersConfig, "remat", transformer.REMAT_POLICIES),
+    (layers.CrossLayersConfig, "norm", transformer.NORMS),
+    (config.DecoderTextConfig, "head", language.HEADS),
+    (config.ImageTowerConfig, "pool", TOWER_POOLS - {"eos"}),
+    (config.TextTowerConfig, "pool", TOWER_POOLS - {"cls"}),
+    (config.PrefixLMConfig, "connector", prefix_lm.CONNECTORS),
+    (config.PrefixLMConfig, "prefix", prefix_lm.PREFIXES),
+    (config.DecodingConfig, "method", generation.METHODS),
+    (fusion.LateConfig, "combine", fusions.COMBINATIONS),
+    (fusion.LateConfig, "pool", pooled.POOLS),
+    (fusion.VideoEncoderConfig, "tubelet_init", ("normal", *INFLATIONS)),
+    (LossConfig, "impl", contrastive.IMPLEMENTATIONS),
+    (LossConfig, "triplet_negatives", triplet.NEGATIVES),
+    (MeshConfig, "sharding", partition.PRESETS),
+    (ScheduleConfig, "name", schedules.SCHEDULES),
+    (ScheduleConfig, "final_of", schedules.FINAL_OF),
+    (DataConfig, "order", order.ORDERS),
+    (DataConfig, "pack_texts", packing.PACKING),
+    (DataConfig, "texts", config_queries.TEXTS),
+    (DataConfig, "interpolation", transforms.RESAMPLING),
+    (DataConfig, "image_rule", transforms.RULES),
+    (DataConfig, "train_resize", transforms.TRAIN_RESIZE),
+    (DataConfig, "randaugment_policy", augment.POLICIES),
+    (DataConfig, "resize_on", image_fields.RESIZE_ON),
+    (RunConfig, "attention", attention.IMPLEMENTATIONS),
+    (RunConfig, "precision", task.DTYPES),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "known"), CHOICES, ids=[f"{cls.__name__}-{field}" for cls, field, _ in CHOICES]
+)
+def test_choices_are_those_that_the_code_has(cls, field, known):
+    assert set(typing.get_args(typing.get_type_hints(cls)[field])) == set(known)
+
+
+def test_optimizers_are_documented():
+    from mmjax.config.field_docs import field_docs
+
+    assert field_docs(OptimizerConfig)["name"] == ", ".join(optimizer.OPTIMIZERS)
