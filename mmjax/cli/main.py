@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "write a model in OpenCLIP's, Hugging Face's or mmjax's format",
     "info": "print what a workdir or another library's checkpoint holds",
     "search": "find a folder's images by text or image",
+    "recipes": "list the recipes, or print what one says of itself and its arguments",
 }
 
 
@@ -29,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(map(len, COMMANDS))
         print(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
         print("\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()))
-        recipes = sorted(path.stem for path in recipe.recipe_folder().glob("*.py") if path.stem != "eval")
-        print(f"\nrecipes: {', '.join(recipes)}")
+        print(f"\nrecipes: {', '.join(name for name in recipe.names() if name != 'eval')}")
         return 0 if argv else EXIT_MISTAKE
     print(
         f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], COMMANDS)}; choose {', '.join(COMMANDS)}",

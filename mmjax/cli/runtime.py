@@ -1,6 +1,7 @@
 """Parts of every command: flags, overrides, devices, other processes, exit statuses."""
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -158,6 +159,7 @@ def run(
     try:
         options, rest = parser.parse_known_args(argv)
         status = command(options, parse_overrides(rest, parser))
+        sys.stdout.flush()
     except UserError as error:
         together = isinstance(error, GlobalUserError)
         if _is_process_0() or not together:
@@ -166,6 +168,12 @@ def run(
     except KeyboardInterrupt:  # a second Ctrl-C, or one before there was anything to save
         print("interrupted", file=sys.stderr)
         status, together = 128 + signal.SIGINT, False
+    except BrokenPipeError:  # what reads the output has left, as `head` does
+        if _joined():
+            raise
+        # Python would complain when it empties its buffer.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except TrainingDiverged as error:
         if _is_process_0():
             print(f"stopped: {error}", file=sys.stderr)

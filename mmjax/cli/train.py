@@ -5,26 +5,43 @@ from collections.abc import Sequence
 from mmjax.cli import runtime
 from mmjax.config import overrides as overrides_lib
 from mmjax.config import recipe
+from mmjax.errors import UserError
 from mmjax.training import compiler
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`train --config=RECIPE[:k=v,k=v] --workdir=DIR [--config.FIELD=VALUE ...]`."""
+    """`train --config=RECIPE[:k=v,k=v] --workdir=DIR|--print-config [--config.FIELD=VALUE ...]`."""
     parser = runtime.make_parser("train", "Trains a recipe; started again on the same workdir, it resumes.")
     parser.add_argument(
         "--config", required=True, metavar="RECIPE[:k=v,...]", help="a .py file, or the name of a recipe"
     )
-    parser.add_argument("--workdir", required=True, help="folder or URL for checkpoints, logs and the report")
+    parser.add_argument("--workdir", help="folder or URL for checkpoints, logs and the report")
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print every field, its value and what it is, and end; * marks what differs from the default",
+    )
     runtime.add_cluster_flags(parser)
 
     def command(options, overrides):
         def read():
             config = recipe.load_recipe(options.config)
             overrides_lib.apply(config, overrides)
+            return config
+
+        def read_for_training():
+            config = read()
             runtime.set_environment(config, training=True)
             return config
 
-        config = runtime.read_and_join(options, read)
+        if options.print_config:
+            from mmjax.config import field_table
+
+            print(field_table.to_text(read()))
+            return 0
+        if options.workdir is None:
+            raise UserError("--workdir is missing; give --workdir=DIR, a folder or URL for checkpoints and logs")
+        config = runtime.read_and_join(options, read_for_training)
         compiler.set_compilation_cache(config)
         from mmjax.parallel import process_agreement
         from mmjax.training.train import train  # after the environment is set

@@ -1,12 +1,14 @@
 """Recipes: Python files whose `get_config` returns a config."""
 
+import ast
 import contextlib
+import dataclasses
 import importlib.util
 import re
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,60 @@ def recipe_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+def names() -> list[str]:
+    """Names of the recipes that come with mmjax, `eval` among them, which is a suite of evaluations."""
+    return sorted(path.stem for path in recipe_folder().glob("*.py"))
+
+
+def find(name: str, origin: str) -> Path:
+    """The file of a recipe.
+
+    Args:
+      name: of one that comes with mmjax, or a path that ends in `.py`.
+      origin: what names it; messages begin with it.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(name) if name.endswith(".py") else recipe_folder() / f"{name}.py"
+    if not path.is_file():
+        known = names()
+        raise UserError(
+            f"{origin}: there is no file {path}{did_you_mean(path.stem, known)};"
+            f" give a path to a .py file or one of: {', '.join(known)}"
+        )
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a recipe says of itself.
+
+    Attributes:
+      docstring: of its file.
+      arguments: what it takes behind the colon of `--config=NAME:k=v`, with the defaults, as they are written.
+    """
+
+    docstring: str
+    arguments: Mapping[str, str]
+
+
+def describe(path: Path) -> Description:
+    """Reads a recipe's file, of which nothing is run.
+
+    Raises:
+      UserError: it is not Python.
+    """
+    try:
+        tree = ast.parse(path.read_text(), str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a Python file ({_reason(error, path)})") from error
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    named = (node for node in calls if getattr(node.func, "id", getattr(node.func, "attr", "")) == "parse_arg")
+    arguments = {key.arg: ast.unparse(key.value) for node in named for key in node.keywords if key.arg}
+    return Description(ast.get_docstring(tree) or "", arguments)
+
+
 def load_recipe(spec: str) -> ConfigDict:
     """Runs a recipe.
 
@@ -69,16 +125,10 @@ def run_file(spec: str) -> ConfigDict:
     """Runs `get_config` of a file, whatever it describes; see `load_recipe`."""
     match = re.fullmatch(r"(.*?\.py)(?::(.*))?", spec)
     if match:
-        path, arg = Path(match[1]), match[2] or ""
+        name, arg = match[1], match[2] or ""
     else:
         name, _, arg = spec.partition(":")
-        path = recipe_folder() / f"{name}.py"
-    if not path.is_file():
-        known = sorted(file.stem for file in recipe_folder().glob("*.py"))
-        raise UserError(
-            f"--config={spec}: there is no file {path}{did_you_mean(path.stem, known)};"
-            f" give a path to a .py file or one of: {', '.join(known)}"
-        )
+    path = find(name, f"--config={spec}")
     module_spec = importlib.util.spec_from_file_location(f"mmjax_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     try:

@@ -109,13 +109,18 @@ VARIANTS = {
 }
 
 
+def all_variants() -> dict[str, dict[str, Any]]:
+    """The settings of every size of every kind of model, by name."""
+    return VARIANTS | GENERATIVE | FUSION
+
+
 def variant(name: str) -> dict[str, Any]:
     """Returns a copy of a size's settings.
 
     Raises:
       UserError: the name is not in the table.
     """
-    known = VARIANTS | GENERATIVE | FUSION
+    known = all_variants()
     return copy.deepcopy(known[errors.validate_choice("variant", name, known)])
 
 
