@@ -37,6 +37,7 @@ def printed(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.full
 def test_loss():
     done = runs.python(
         "benchmarks/loss.py", "--mesh=1x2x1", "--batches=2**6,128", "--time-batch=64", "--width=8", "--block-size=16",
@@ -127,6 +128,7 @@ class Contender:
         return {}
 
 
+@pytest.mark.full
 def test_a_model_without_memory_is_a_line_and_the_next_one_goes_on(module, capsys):
     train_step, our_step = module("train_step"), module("our_step")
     with mock.patch.object(our_step, "OurStep", Contender), mock.patch.object(runtime, "prepare"):

@@ -169,7 +169,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), SERVED)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [case if case[1] in ("two_tower", "vilt") else pytest.param(*case, marks=pytest.mark.full) for case in SERVED],
+)
 def test_a_rule_says_how_every_parameter_of_its_kinds_is_drawn(name, kind):
     """And no parameter of theirs is drawn by a rule for another thing of the same name."""
     for options in OPTIONS[kind]:
