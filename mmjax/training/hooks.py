@@ -97,12 +97,12 @@ class Profiler:
     A run that goes on inside the window traces what is left of it.
 
     Args:
-      workdir: of the run.
+      workdir: the path of the run.
       window: (first, last) step, or empty.
     """
 
     def __init__(self, workdir: Any, window: Sequence[int]):
-        self._folder = paths.as_path(workdir) / "profile"
+        self._folder = workdir / "profile"
         self._first, self._last = window or (0, -1)
         self._tracing = False
         self._temporary = None
