@@ -6,13 +6,12 @@ give other numbers.
 
 import contextlib
 import importlib.util
+import itertools
 import os
-import queue
 import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -51,16 +50,33 @@ def meteor(
     """
     candidates, references = tokenize_captions(candidates, references, tokenized=tokenized)
     command, folder = _command()
-    with _program(command, folder, time.monotonic() + timeout) as program:
-        statistics = program.ask(
-            [_request(*pair) for pair in zip(candidates, references, strict=True)], len(candidates)
-        )
-        evaluation = f" {_SEPARATOR} ".join(["EVAL", *statistics])
-        scores = program.ask([evaluation], len(candidates) + 1)
+    has_expired = threading.Event()
+    with _program(command, folder) as (process, errors):
+
+        def expire() -> None:
+            has_expired.set()
+            process.kill()
+
+        timer = threading.Timer(timeout, expire)
+        timer.start()
         try:
-            *caption_scores, corpus_score = map(float, scores)
-        except ValueError as error:
-            raise UserError(f"METEOR: its program answered {scores[0][:80]!r}; expected a score") from error
+            requests = [_request(*pair) for pair in zip(candidates, references, strict=True)]
+            statistics = _ask(process, requests, len(candidates))
+            scores = _ask(process, [f" {_SEPARATOR} ".join(["EVAL", *statistics])], len(candidates) + 1)
+        except EOFError:
+            if has_expired.is_set():
+                raise UserError(
+                    "METEOR: its program did not answer in time; give a larger timeout or fewer captions"
+                ) from None
+            errors.seek(0)
+            message = errors.read().decode(errors="replace").strip().splitlines() or ["without a message"]
+            raise UserError(f"METEOR: its program ended early ({message[0][:200]}); check `java -version`") from None
+        finally:
+            timer.cancel()
+    try:
+        *caption_scores, corpus_score = map(float, scores)
+    except ValueError as error:
+        raise UserError(f"METEOR: its program answered {scores[0][:80]!r}; expected a score") from error
     return corpus_score, np.array(caption_scores)
 
 
@@ -93,71 +109,40 @@ def _command() -> tuple[list[str], Path]:
     return [java, *options, "-", "-", "-stdio", "-l", "en", "-norm"], folder
 
 
-class _Program:
-    """METEOR's process, which answers lines with lines; a thread reads its output, so neither waits for the other."""
-
-    def __init__(self, process: subprocess.Popen, errors: IO[bytes], deadline: float):
-        self._process, self._errors, self._deadline = process, errors, deadline
-        self._answers: queue.Queue[bytes | None] = queue.Queue()
-        self._threads = [threading.Thread(target=self._read, daemon=True)]
-        self._threads[0].start()
-
-    def _read(self) -> None:
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put(None)
-
-    def _write(self, lines: Sequence[str]) -> None:
-        with contextlib.suppress(OSError):  # The reader reports a process that died.
-            for line in lines:
-                self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-
-    def ask(self, lines: Sequence[str], answers: int) -> list[str]:
-        """Writes lines and returns so many lines of the answer."""
-        self._threads.append(threading.Thread(target=self._write, args=(lines,), daemon=True))
-        self._threads[-1].start()
-        return [self._next() for _ in range(answers)]
-
-    def _next(self) -> str:
-        try:
-            answer = self._answers.get(timeout=max(self._deadline - time.monotonic(), 0))
-        except queue.Empty:
-            raise UserError(
-                "METEOR: its program did not answer in time; give a larger timeout or fewer captions"
-            ) from None
-        if answer is None:
-            self._errors.seek(0)
-            message = self._errors.read().decode(errors="replace").strip().splitlines() or ["without a message"]
-            raise UserError(f"METEOR: its program ended early ({message[0][:200]}); check `java -version`")
-        return answer.decode().strip()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for thread in self._threads:
-            thread.join()
-        for stream in (self._process.stdout, self._process.stdin):
-            with contextlib.suppress(OSError):
-                stream.close()
-
-
 @contextlib.contextmanager
-def _program(command: Sequence[str], folder: Path, deadline: float) -> Iterator[_Program]:
+def _program(command: Sequence[str], folder: Path) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+    """METEOR's process, which answers lines with lines, and the file of its errors."""
+    pipe, environment = subprocess.PIPE, os.environ | {"LC_ALL": "C.UTF-8"}
     with tempfile.TemporaryFile() as errors:
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=os.environ | {"LC_ALL": "C.UTF-8"},
-            )
+            process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=errors, env=environment)
         except OSError as error:
             raise UserError(f"METEOR: {command[0]} cannot be started ({error}); check `java -version`") from error
-        program = _Program(process, errors, deadline)
-        try:
-            yield program
-        finally:
-            program.close()
+        with process:
+            try:
+                yield process, errors
+            finally:
+                process.kill()
+                with contextlib.suppress(BrokenPipeError):  # what was not written yet is not missed
+                    process.stdin.close()
+
+
+def _ask(process: subprocess.Popen, lines: Sequence[str], answers: int) -> list[str]:
+    """Writes lines and returns so many lines of the answer.
+
+    Raises:
+      EOFError: the program ended before.
+    """
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+            process.stdin.flush()
+
+    writer = threading.Thread(target=write, daemon=True)  # so that neither side waits for the other
+    writer.start()
+    result = [line.decode().strip() for line in itertools.islice(process.stdout, answers)]
+    if len(result) < answers:
+        raise EOFError
+    writer.join()
+    return result

@@ -59,10 +59,11 @@ def test_many_captions_do_not_block_the_pipes(program):
         (STAND_IN.replace("mine / theirs", "'?'"), "expected a score"),
     ],
 )
-def test_a_program_that_fails_is_told_of(program, text, message):
+@pytest.mark.parametrize("captions", [1, 20_000])  # more than a pipe takes
+def test_a_program_that_fails_is_told_of(program, captions, text, message):
     program(text)
     with pytest.raises(UserError, match=message):
-        meteor.meteor(["a"], [["a"]], timeout=2)
+        meteor.meteor(["a b c d e"] * captions, [["a"]] * captions, tokenized=True, timeout=2)
 
 
 def test_what_is_missing_is_told(monkeypatch, tmp_path):
