@@ -10,7 +10,7 @@ from mmjax.training import compiler
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`train --config=RECIPE[:k=v,k=v] --workdir=DIR|--print-config [--config.FIELD=VALUE ...]`."""
+    """`train --config=RECIPE[:k=v,k=v] --workdir=DIR|--print-config|--dry-run [--config.FIELD=VALUE ...]`."""
     parser = runtime.make_parser("train", "Trains a recipe; started again on the same workdir, it resumes.")
     parser.add_argument(
         "--config", required=True, metavar="RECIPE[:k=v,...]", help="a .py file, or the name of a recipe"
@@ -20,6 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--print-config",
         action="store_true",
         help="print every field, its value and what it is, and end; * marks what differs from the default",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print data, examples, epochs, parameters and memory, and end; no workdir is made",
     )
     runtime.add_cluster_flags(parser)
 
@@ -39,14 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(field_table.to_text(read()))
             return 0
-        if options.workdir is None:
+        if options.workdir is None and not options.dry_run:
             raise UserError("--workdir is missing; give --workdir=DIR, a folder or URL for checkpoints and logs")
         config = runtime.read_and_join(options, read_for_training)
-        compiler.set_compilation_cache(config)
+        flags = [path for path, _ in overrides]
+        # Imported after the environment is set.
         from mmjax.parallel import process_agreement
-        from mmjax.training.train import train  # after the environment is set
 
-        stopped = train(config, options.workdir, [path for path, _ in overrides])
+        if options.dry_run:
+            from mmjax.training import dry_run
+
+            lines = dry_run.describe(config, options.workdir, flags)
+            if process_agreement.is_process_0():
+                print("\n".join(lines))
+            return 0
+        compiler.set_compilation_cache(config)
+        from mmjax.training.train import train
+
+        stopped = train(config, options.workdir, flags)
         if stopped is None:
             if process_agreement.is_process_0():
                 print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")

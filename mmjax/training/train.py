@@ -11,7 +11,10 @@ import ml_collections
 
 from mmjax import tasks
 from mmjax.config import schema
+from mmjax.config.field_origins import FieldOrigins
 from mmjax.data.loading import batches as batches_lib
+from mmjax.data.loading.train_examples import TrainExamples
+from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.io import paths
@@ -63,8 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str
 def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Run:
     """Checks everything, opens the data and restores or initialises the state. All processes call it alike.
 
-    Until the workdir is made no mistake has changed it. Blocks under `raise_on_all` are what a process does by itself:
-    a mistake that one of them meets is raised by all.
+    Until the workdir is made no mistake has changed it.
 
     Args:
       config: the recipe's, with what the command line gives.
@@ -75,15 +77,125 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
       UserError: a mistake in config, data or workdir.
     """
     workdir = paths.as_path(workdir)
+    opened = open_run(config, workdir, flags)
+    config, mesh, task, examples, setup = opened.config, opened.mesh, opened.task, opened.examples, opened.setup
+    with process_agreement.raise_on_all():
+        paths.make_folder(workdir, "--workdir")
+    process_agreement.check_shared(workdir, "--workdir")
+    data = examples.describe()
+    validate_run.check_same_data(data, config.data.train)
+
+    checkpoints, start, meta = _open_checkpoints(config, workdir)
+    setup = setup.resumed(meta.get("remat", {}))
+    state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
+    if start:
+        log.info(f"resumed at step {start} of {config.steps}")
+        changed = resumed_run.changed_data(data, meta, config.data.train)
+        if changed:
+            log.info(changed)
+    _log_introduction(config, task, mesh, setup)
+    packer = packing.choose_packer(config, mesh, examples, meta)
+    if opened.frame_note:
+        log.info(opened.frame_note)
+    if config.optimizer.freeze and not config.init_from and not start:
+        log.info("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
+
+    if jax.process_index() == 0:
+        paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
+    logger = metrics_log.Logger(workdir, config)
+    # An evaluation that the checkpoint does not know of is made again, and its line with it.
+    logger.resume(start, evaluated=bool(start and meta["evaluated"]))
+    bad_examples = BadExamples(
+        meta.get("bad_examples", {}),
+        config.batch_size,
+        config.data.train,
+        config.data.max_bad_fraction,
+        history=RUN_AHEAD + 2,
+    )
+    make_meta = functools.partial(
+        checkpoint.make_meta,
+        config,
+        image_spec=task.image_spec,
+        tokenizer=opened.tokenizer,
+        data=data,
+        facts=dataclasses.asdict(task.dataset_metadata),
+        bad_examples={},
+        text_packing=packing.to_meta(packer),
+        remat={tower: dataclasses.asdict(remat) for tower, remat in setup.remat.items()},
+    )
+    peak = device_specs.peak_flops(jax.devices()[0].device_kind)
+    return Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
+        open_batches=functools.partial(_open_batches, config, mesh, examples, packer, start),
+        evaluate=opened.evaluator.run,
+        checkpoints=checkpoints,
+        make_meta=make_meta,
+        logger=logger,
+        meter=metrics_log.Meter(config.batch_size, task.flops_per_example(), mesh.size, peak),
+        bad_examples=bad_examples,
+        start=start,
+        state=state,
+        evaluation_missing=bool(start and not meta["evaluated"]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A run that was checked, with its data and its step; nothing is written, compiled or on the devices.
+
+    Attributes:
+      config: that the run has: a workdir may hold a run that began with older code.
+      origins: which of its values are not the recipe's.
+      mesh: the devices.
+      task: what is trained.
+      tokenizer: None for a model without text.
+      examples: of `data.train`.
+      evaluator: of `data.eval`.
+      setup: the step, and the shapes of its state.
+      frame_note: a line on where images are resized, where there is something to say.
+    """
+
+    config: ml_collections.ConfigDict
+    origins: FieldOrigins
+    mesh: jax.sharding.Mesh
+    task: tasks.Task
+    tokenizer: tokenizer_lib.Tokenizer | None
+    examples: TrainExamples
+    evaluator: from_config.Evaluator
+    setup: build_step.Setup
+    frame_note: str | None
+
+
+def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> OpenedRun:
+    """Checks everything and opens the data. All processes call it alike.
+
+    Blocks under `raise_on_all` are what a process does by itself: a mistake that one of them meets is raised by all.
+
+    Args:
+      config: the recipe's, with what the command line gives.
+      workdir: of the run, a path; None for a run that is only looked at, and would begin anew.
+      flags: fields that the command line gives, by path.
+
+    Raises:
+      UserError: a mistake in config, data or workdir.
+    """
     with process_agreement.raise_on_all():
         schema.parse(config)
-        config, origins = resumed_run.keep(config, workdir, flags)
+        origins = FieldOrigins(tuple(flags))
+        if workdir is not None:
+            config, origins = resumed_run.keep(config, workdir, flags)
         validate_run.check_config(config, origins)
-        resumed_run.check_workdir(config, workdir)
+        if workdir is not None:
+            resumed_run.check_workdir(config, workdir)
         for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
             if note:
                 log.info(note)
-    stored_frame = process_agreement.run_on_process_0(lambda: checkpoint.stored_frame(workdir / "checkpoints"))
+    stored_frame = process_agreement.run_on_process_0(
+        lambda: None if workdir is None else checkpoint.stored_frame(workdir / "checkpoints")
+    )
     with process_agreement.raise_on_all():
         mesh = mesh_lib.make_mesh(config.mesh)
         mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
@@ -100,71 +212,12 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
             image_spec = dataclasses.replace(image_spec, frame=frame)
         task = tasks.Task(config, image_spec, tokenizer, mesh, metadata)
         examples = tasks.make_train_examples(config, mixture, task.example_transform)
-        data = examples.describe()
         evaluator = from_config.Evaluator(config, task, mesh, tokenizer, image_spec)
         validate_run.check_best_metric(config, [source.name for source in evaluator.sources])
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
             log.info(note)
-        paths.make_folder(workdir, "--workdir")
-    process_agreement.check_shared(workdir, "--workdir")
-    validate_run.check_same_data(data, config.data.train)
-
-    checkpoints, start, meta = _open_checkpoints(config, workdir)
-    setup = setup.resumed(meta.get("remat", {}))
-    state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
-    if start:
-        log.info(f"resumed at step {start} of {config.steps}")
-        changed = resumed_run.changed_data(data, meta, config.data.train)
-        if changed:
-            log.info(changed)
-    _log_introduction(config, task, mesh, setup)
-    packer = packing.choose_packer(config, mesh, examples, meta)
-    if frame_note:
-        log.info(frame_note)
-    if config.optimizer.freeze and not config.init_from and not start:
-        log.info("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
-
-    if jax.process_index() == 0:
-        paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, origins))
-    logger = metrics_log.Logger(workdir, config)
-    # An evaluation that the checkpoint does not know of is made again, and its line with it.
-    logger.resume(start, evaluated=bool(start and meta["evaluated"]))
-    bad_examples = BadExamples(
-        meta.get("bad_examples", {}),
-        config.batch_size,
-        config.data.train,
-        config.data.max_bad_fraction,
-        history=RUN_AHEAD + 2,
-    )
-    make_meta = functools.partial(
-        checkpoint.make_meta,
-        config,
-        image_spec=task.image_spec,
-        tokenizer=tokenizer,
-        data=data,
-        facts=dataclasses.asdict(task.dataset_metadata),
-        bad_examples={},
-        text_packing=packing.to_meta(packer),
-        remat={tower: dataclasses.asdict(remat) for tower, remat in setup.remat.items()},
-    )
-    peak = device_specs.peak_flops(jax.devices()[0].device_kind)
-    return Run(
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
-        open_batches=functools.partial(_open_batches, config, mesh, examples, packer, start),
-        evaluate=evaluator.run,
-        checkpoints=checkpoints,
-        make_meta=make_meta,
-        logger=logger,
-        meter=metrics_log.Meter(config.batch_size, task.flops_per_example(), mesh.size, peak),
-        bad_examples=bad_examples,
-        start=start,
-        state=state,
-        evaluation_missing=bool(start and not meta["evaluated"]),
-    )
+    return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 
 def _open_checkpoints(

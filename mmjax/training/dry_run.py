@@ -1,0 +1,81 @@
+"""What a run would be: its data, examples and epochs, parameters, and a device's memory; nothing of it is made."""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from mmjax.io import paths
+from mmjax.parallel import partition
+from mmjax.training import train
+
+_GB = 1e9
+
+
+def describe(config: ml_collections.ConfigDict, workdir: Any = None, flags: Collection[str] = ()) -> list[str]:
+    """Lines on a run that would begin, or go on, with a config. All processes call it alike.
+
+    Everything is checked as training checks it. No workdir is made, nothing is compiled, and nothing is on the devices;
+    the index of tars that have none is kept in `data.cache`, as training would.
+
+    Args:
+      config: the recipe's, with what the command line gives.
+      workdir: of the run, which may hold one; None for a new one.
+      flags: fields that the command line gives, by path.
+
+    Raises:
+      UserError: a mistake in config, data or workdir.
+    """
+    opened = train.open_run(config, None if workdir is None else paths.as_path(workdir), flags)
+    config = opened.config
+    lines = [f"{config.name}: {config.variant}"]
+    lines += _describe_data(opened.examples.describe(), config.steps, config.batch_size)
+    lines += _describe_evaluation(opened.evaluator.sources)
+    lines += _describe_parameters(opened.setup, bool(config.optimizer.freeze))
+    lines += _describe_memory(opened)
+    return lines
+
+
+def _describe_data(components: Sequence[dict[str, Any]], steps: int, batch_size: int) -> Iterator[str]:
+    total = steps * batch_size
+    yield f"training: {steps:,} steps of {batch_size:,} examples: {total:,} examples"
+    weight = sum(component["weight"] for component in components)
+    for component in components:
+        share = component["weight"] / weight
+        epochs = total * share / component["examples"]
+        of_all = f", {share:.0%} of the examples" if len(components) > 1 else ""
+        yield f"  {component['source']}: {component['examples']:,} examples{of_all}; {epochs:.3g} epochs"
+
+
+def _describe_evaluation(sources: Sequence[Any]) -> Iterator[str]:
+    yield "evaluation:" + ("" if sources else " none, as data.eval is empty")
+    for source in sources:
+        yield f"  {source.name}: {len(source):,} examples"
+
+
+def _describe_parameters(setup: Any, frozen: bool) -> Iterator[str]:
+    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    trained = f", {count(setup.trainable):,} of them trained" if frozen else ""
+    yield f"parameters: {count(setup.state.params):,}{trained}"
+    for name, part in sorted(setup.state.params.items()):
+        yield f"  {name}: {count(part):,}"
+
+
+def _describe_memory(opened: train.OpenedRun) -> Iterator[str]:
+    setup, mesh = opened.setup, opened.mesh
+    state = setup.state
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    yield f"memory of a device ({mesh.size} x {mesh.devices.flat[0].device_kind}; mesh {axes}):"
+    size = lambda tree: f"{partition.device_bytes(tree) / _GB:,.3f} GB"
+    yield f"  parameters: {size(state.params)}"
+    yield f"  optimizer: {size(state.opt_state)}"
+    if state.ema_params is not None:
+        yield f"  moving average: {size(state.ema_params)}"
+    planner = setup.planner
+    if planner is not None:
+        room = f" of {planner.available / _GB:,.1f} GB" if math.isfinite(planner.available) else ""
+        yield f"  a step, by estimate: {planner.bytes(setup.remat) / _GB:,.3f} GB{room}"
+    else:
+        yield "  gradients and activations are not counted; `mmjax plan` compiles the step for a device and counts them"
