@@ -140,28 +140,17 @@ def collect_artifacts(features: Features, matching: Matching, examples: Examples
     nearest_texts, text_scores = exact_dot.top_matches(image_embeddings[images], texts, _NEAREST)
     nearest_images, image_scores = exact_dot.top_matches(texts[queries], image_embeddings, _NEAREST)
     thumbnails = _thumbnails(features.source, examples, {*images.tolist(), *nearest_images.ravel().tolist()})
+    text_matches = [
+        [Match(matching.texts[t], float(s), matching.is_right(image, t)) for t, s in zip(*best, strict=True)]
+        for image, *best in zip(images.tolist(), nearest_texts.tolist(), text_scores, strict=True)
+    ]
+    image_matches = [
+        [Match(thumbnails[i], float(s), matching.is_right(i, text)) for i, s in zip(*best, strict=True)]
+        for text, *best in zip(queries.tolist(), nearest_images.tolist(), image_scores, strict=True)
+    ]
     return Artifacts(
-        images=[
-            ImageMatches(
-                thumbnails[image],
-                captions[image],
-                [
-                    Match(matching.texts[t], float(s), matching.is_right(image, t))
-                    for t, s in zip(nearest, scores, strict=True)
-                ],
-            )
-            for image, nearest, scores in zip(images.tolist(), nearest_texts.tolist(), text_scores, strict=True)
-        ],
-        captions=[
-            CaptionMatches(
-                matching.texts[text],
-                [
-                    Match(thumbnails[i], float(s), matching.is_right(i, text))
-                    for i, s in zip(nearest, scores, strict=True)
-                ],
-            )
-            for text, nearest, scores in zip(queries.tolist(), nearest_images.tolist(), image_scores, strict=True)
-        ],
+        [ImageMatches(thumbnails[i], captions[i], best) for i, best in zip(images.tolist(), text_matches, strict=True)],
+        [CaptionMatches(matching.texts[t], best) for t, best in zip(queries.tolist(), image_matches, strict=True)],
         confusion=matching.confusion,
         class_names=matching.class_names,
         average_precisions=matching.average_precisions,

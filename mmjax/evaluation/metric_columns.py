@@ -152,13 +152,9 @@ def _width(column: Column, metrics: list[dict[str, float]]) -> int:
 
 def _group_line(shown: list[Column], widths: list[int]) -> str:
     """The groups' names over their columns."""
-    line, start = "", 0
-    while start < len(shown):
-        stop = start + 1
-        while stop < len(shown) and shown[stop].group == shown[start].group:
-            stop += 1
-        width = sum(widths[start:stop]) + 2 * (stop - start - 1)
-        label = f" {shown[start].group} " if shown[start].group else ""
-        line += "  " + (label.center(width, "-") if label else " " * width)
-        start = stop
+    line = ""
+    for group, part in itertools.groupby(zip(shown, widths, strict=True), key=lambda pair: pair[0].group):
+        spaced = [width + 2 for _, width in part]
+        label = f" {group} ".center(sum(spaced) - 2, "-") if group else ""
+        line += f"  {label:{sum(spaced) - 2}}"
     return line

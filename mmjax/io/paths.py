@@ -85,13 +85,14 @@ def make_folder(path: Any, field: str) -> None:
         raise UserError(f"{field}={path}: not writable; change its permissions or give another folder")
 
 
-def write_atomically(path: Any, text: str) -> None:
+def write_atomically(path: Any, content: str | bytes) -> None:
     """Writes a whole file; on a local disk a reader (or a kill) sees the old content or the new, never a part."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
     if scheme(path):
-        path.write_text(text)  # object stores replace whole objects
+        path.write_bytes(data)  # object stores replace whole objects
         return
     part = path.parent / f".{path.name}.part"
-    part.write_text(text)
+    part.write_bytes(data)
     os.replace(part, path)
 
 

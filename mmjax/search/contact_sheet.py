@@ -53,7 +53,7 @@ def write_sheet(output: str, folder: str, queries: Sequence[str], answers: Seque
         return
     stream = io.BytesIO()
     _draw_sheet(queries, answers, thumbnails).save(stream, "PNG")
-    path.write_bytes(stream.getvalue())
+    paths_lib.write_atomically(path, stream.getvalue())
 
 
 def _thumbnail(path: str) -> Image.Image:

@@ -7,7 +7,6 @@ is written whole or not at all, so an update that was killed goes on where it wa
 import dataclasses
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -197,10 +196,5 @@ class Index:
         stream = io.BytesIO()
         head = json.dumps({"files": part.files, "bad": part.bad}).encode()
         np.savez(stream, files=np.frombuffer(head, np.uint8), embeddings=part.embeddings)
-        if paths_lib.scheme(path):
-            path.write_bytes(stream.getvalue())
-        else:
-            part_file = path.parent / f".{path.name}.part"
-            part_file.write_bytes(stream.getvalue())
-            os.replace(part_file, path)
+        paths_lib.write_atomically(path, stream.getvalue())
         self.parts[number] = part

@@ -58,8 +58,7 @@ class Karpathy(ImageList):
             raise UserError(
                 f"{where}: no image of the file is in {split!r}; its splits are {', '.join(sorted(splits))}"
             )
-        folder = file[: file.rfind("/") + 1]
-        roots = [root] if comma else [posixpath.join(folder, name) for name in _FOLDERS]
+        roots = [root] if comma else [beside(file, name) for name in _FOLDERS]
         self._files = locate_images(self._reader, files, roots, where, is_named=bool(comma))
 
 
@@ -99,6 +98,13 @@ def _parse(entry: Any, number: int, where: str) -> tuple[str, str, list[str]]:
     if not captions:
         raise UserError(f"{where}: image {number}, {path!r}, has no caption")
     return path, split, captions
+
+
+def beside(file: str, name: str) -> str:
+    """The path, which may begin with "../", from the folder of a local or remote file."""
+    scheme, separator, path = file.rpartition("://")
+    path = posixpath.join(path[: path.rfind("/") + 1], name)
+    return scheme + separator + (posixpath.normpath(path) if ".." in name else path)
 
 
 def locate_images(reader: Reader, files: list[str], roots: list[str], where: str, *, is_named: bool) -> list[str]:

@@ -4,7 +4,7 @@ import posixpath
 
 from mmjax.data.formats.image_list import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
-from mmjax.data.sources.karpathy import locate_images, read_json
+from mmjax.data.sources.karpathy import beside, locate_images, read_json
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader
 
@@ -45,8 +45,7 @@ class SugarCrepe(ImageList):
             ) from error
         if not names:
             raise UserError(f"{where}: the file has no examples; give one of SugarCrepe's")
-        folder = file[: file.rfind("/") + 1]
-        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, name)) for name in _FOLDERS]
+        roots = [root] if comma else [beside(file, name) for name in _FOLDERS]
         self._files = locate_images(self._reader, names, roots, where, is_named=bool(comma))
 
     def _id(self, index: int, path: str) -> int:

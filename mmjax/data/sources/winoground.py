@@ -6,7 +6,7 @@ from typing import Any
 
 from mmjax.data.formats.image_list import ImageList
 from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
-from mmjax.data.sources.karpathy import locate_images
+from mmjax.data.sources.karpathy import beside, locate_images
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader
 
@@ -55,8 +55,7 @@ class Winoground(ImageList):
             self._captions += [(captions[0], captions[1]), (captions[1], captions[0])]
         if not names:
             raise UserError(f"{where}: the file has no examples; give Winoground's examples.jsonl")
-        folder = file[: file.rfind("/") + 1]
-        roots = [root] if comma else [posixpath.normpath(posixpath.join(folder, name)) for name in _FOLDERS]
+        roots = [root] if comma else [beside(file, name) for name in _FOLDERS]
         self._files = locate_images(self._reader, names, roots, where, is_named=bool(comma))
 
     def _id(self, index: int, path: str) -> int:

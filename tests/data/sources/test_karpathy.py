@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmjax.data.mixture import open_source
 from mmjax.data.record import Source
-from mmjax.data.sources.karpathy import Karpathy
+from mmjax.data.sources.karpathy import Karpathy, beside
 from mmjax.errors import UserError
 
 
@@ -170,3 +170,16 @@ def test_sugarcrepe_has_the_right_caption_first(tmp_path, images):
 def test_sugarcrepe_mistakes(tmp_path, entries, message):
     with pytest.raises(UserError, match=message):
         open_source(f"sugarcrepe:{sugar(tmp_path, entries)}", field="data.eval")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "path"),
+    [
+        ("gs://bucket/set/data/file.json", "../images", "gs://bucket/set/images"),
+        ("gs://bucket/file.json", "images", "gs://bucket/images"),
+        ("a/b/file.json", "../images", "a/images"),
+        ("file.json", "", ""),
+    ],
+)
+def test_folders_beside_local_and_remote_files(file, name, path):
+    assert beside(file, name) == path
