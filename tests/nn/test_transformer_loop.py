@@ -185,7 +185,8 @@ def test_layers_kept_whole(scan, remat, random_params):
     assert counts[0] > counts[1] > counts[2] if not scan else counts[0] > counts[2]
 
 
-@pytest.mark.parametrize("keep", [0, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("keep", [0, 2])
 def test_layers_that_are_computed_again_loop_on_tpus(keep, random_params, monkeypatch):
     """And the others do not: those that keep everything, and the last one, computed for the token that is wanted."""
     x, chosen = X[:, :, 0], jnp.array([4, 1, 0])

@@ -50,6 +50,7 @@ def test_modalities_cannot_be_planned(cpu_slice):
         program.make_setup(config("fusion:concat"), cpu_slice)
 
 
+@pytest.mark.full
 def test_texts_in_groups_of_lengths(cpu_slice):
     """A decoder of texts of 12 tokens in place of 64 works less."""
     settings = config("tiny-captioner", model__text__context_length=64)

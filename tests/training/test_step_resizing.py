@@ -62,7 +62,13 @@ def test_the_losses_are_those_of_the_host(on_host, on_device):
     assert losses(on_host)[0] > 0 and len(losses(on_host)) == STEPS
 
 
-@pytest.mark.parametrize("changes", [{"microbatch": 2}, {"mesh__data": 4, "mesh__fsdp": 2, "microbatch": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"microbatch": 2},
+        pytest.param({"mesh__data": 4, "mesh__fsdp": 2, "microbatch": 2}, marks=pytest.mark.full),
+    ],
+)
 def test_on_any_mesh_and_in_pieces(data, on_device, tmp_path, changes):
     devices = 8 if "mesh__fsdp" in changes else 1
     assert runs.train(config_of(data, "device", **changes), tmp_path, devices=devices) is None
