@@ -1,5 +1,6 @@
 """Optimizers by name, which parameters decay, learning rates by path and layer; layers of a stack count one by one."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from mmjax.config import schema
 from mmjax.errors import UserError, validate_choice
 from mmjax.parallel import partition
 from mmjax.training import param_roles, schedules
+from mmjax.training.config import OptimizerConfig
 
 OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
 
@@ -37,8 +40,9 @@ def make_optimizer(
     Raises:
       UserError: an unknown optimizer, a pattern that matches nothing, or a multiplier that has no meaning.
     """
-    settings = config.optimizer
-    schedule = schedules.make_schedule(config)
+    run = schema.parse(config)
+    settings = run.optimizer
+    schedule = schedules.make_schedule(run.schedule, run.steps, settings.learning_rate)
     _check_factors(settings)
     mask = decay_mask(settings, params)
     factors = _factors(settings, config.model, params)
@@ -100,11 +104,11 @@ def _check_decay(entry: str, paths: Sequence[str]) -> None:
         raise UserError(f'{error}; several entries are written "{names}"') from error
 
 
-def decay_mask(settings: ml_collections.ConfigDict, params: Any) -> Any:
+def decay_mask(settings: OptimizerConfig, params: Any) -> Any:
     """Whether each parameter decays, as a tree of bools.
 
     Args:
-      settings: `config.optimizer`.
+      settings: `optimizer` of the run's config.
       params: the trainable parameters (arrays or shapes), None where frozen.
 
     Raises:
@@ -143,7 +147,7 @@ def _followed_by(rule: optax.GradientTransformation, change: Callable[[Any], Any
     return optax.GradientTransformation(rule.init, update)
 
 
-def _check_factors(settings: ml_collections.ConfigDict) -> None:
+def _check_factors(settings: OptimizerConfig) -> None:
     """Checks that no factor on the rate is negative, and none 0 where weight decay goes on without the learning rate.
 
     Raises:
@@ -152,7 +156,10 @@ def _check_factors(settings: ml_collections.ConfigDict) -> None:
     factors = [
         (f"optimizer.multipliers: ({pattern!r}, {factor:g})", factor) for pattern, factor in settings.multipliers
     ]
-    factors += [(f"optimizer.layer_decay.{tower}={decay:g}", decay) for tower, decay in settings.layer_decay.items()]
+    factors += [
+        (f"optimizer.layer_decay.{tower}={decay:g}", decay)
+        for tower, decay in dataclasses.asdict(settings.layer_decay).items()
+    ]
     for field, factor in factors:
         if not 0 <= factor < math.inf:
             raise UserError(
@@ -166,9 +173,9 @@ def _check_factors(settings: ml_collections.ConfigDict) -> None:
             )
 
 
-def _rule(settings: ml_collections.ConfigDict, params: Any) -> optax.GradientTransformation:
+def _rule(settings: OptimizerConfig, params: Any) -> optax.GradientTransformation:
     name = validate_choice("optimizer.name", settings.name, OPTIMIZERS)
-    dtype = validate_choice("optimizer.momentum_dtype", settings.momentum_dtype, ("float32", "bfloat16"))
+    dtype = settings.momentum_dtype
     adam = optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=dtype)
     if name == "adamw":
         return adam
@@ -269,17 +276,18 @@ def layer_numbers(path: str, count: int, tower: ml_collections.ConfigDict) -> li
     return [first + (int(unit[1]) if unit else 0) + i * step for i in range(count)]
 
 
-def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDict, params: Any) -> Any:
+def _factors(settings: OptimizerConfig, model: ml_collections.ConfigDict, params: Any) -> Any:
     """Learning-rate factors per parameter, an array over layers where the layers' rates differ; None when all are 1."""
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in settings.multipliers:
         param_roles.check_pattern("optimizer.multipliers", pattern, names)
-    if not settings.multipliers and all(decay == 1.0 for decay in settings.layer_decay.values()):
+    layer_decay = dataclasses.asdict(settings.layer_decay)
+    if not settings.multipliers and all(decay == 1.0 for decay in layer_decay.values()):
         return None
 
-    for tower, decay in settings.layer_decay.items():
+    for tower, decay in layer_decay.items():
         if decay != 1.0 and "depth" not in model.get(tower, {}):
-            known = [name for name in settings.layer_decay if "depth" in model.get(name, {})]
+            known = [name for name in layer_decay if "depth" in model.get(name, {})]
             raise UserError(
                 f"optimizer.layer_decay.{tower}={decay}: this model has no layers in model.{tower}; leave it at 1.0"
                 + (f" (it has in {', '.join(f'model.{name}' for name in known)})" if known else "")
@@ -288,7 +296,7 @@ def _factors(settings: ml_collections.ConfigDict, model: ml_collections.ConfigDi
     def factor(path, x):
         value = next((f for pattern, f in settings.multipliers if re.fullmatch(pattern, path)), 1.0)
         tower, *rest = path.split("/")
-        decay = settings.layer_decay.get(tower, 1.0)
+        decay = layer_decay.get(tower, 1.0)
         if decay == 1.0:
             return value
         depth = model[tower].depth

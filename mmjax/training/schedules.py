@@ -1,17 +1,16 @@
 """Learning-rate schedules: a step's multiple of the peak."""
 
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import UserError
+from mmjax.training.config import ScheduleConfig
 
 SCHEDULES = ("cosine", "constant", "rsqrt", "step")
-FINAL_OF = ("peak", "rate")
 
 
-def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Builds `step -> learning rate` from `schedule`, `steps` and `optimizer.learning_rate`.
+def make_schedule(settings: ScheduleConfig, steps: int, peak: float) -> optax.Schedule:
+    """Builds `step -> learning rate`.
 
     Update k (from 0) uses `peak * (k + 1) / warmup` while warming up, as OpenCLIP does, or with `from_zero`
     `peak * k / warmup`, as big_vision does. `cosine` then falls to `final`, which update `steps` (one past the last)
@@ -20,12 +19,15 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     `rsqrt` would have without the cool-down. `step` multiplies by `decay_rate` every `decay_every` updates, counted
     from the first, down to `final` (BLIP, once an epoch).
 
+    Args:
+      settings: `schedule` of the run's config.
+      steps: of the run.
+      peak: learning rate.
+
     Raises:
-      UserError: an unknown name, warm-up and cool-down that do not fit into the run, or `step` without steps.
+      UserError: warm-up and cool-down that do not fit into the run, or `step` without steps.
     """
-    settings, steps, peak = config.schedule, config.steps, config.optimizer.learning_rate
-    name = validate_choice("schedule.name", settings.name, SCHEDULES)
-    validate_choice("schedule.final_of", settings.final_of, FINAL_OF)
+    name = settings.name
     warmup, cooldown, final = settings.warmup, settings.cooldown, settings.final
     if warmup + cooldown > steps:
         raise UserError(

@@ -116,7 +116,6 @@ CHOICES = [
     (LossConfig, "triplet_negatives", triplet.NEGATIVES),
     (MeshConfig, "sharding", partition.PRESETS),
     (ScheduleConfig, "name", schedules.SCHEDULES),
-    (ScheduleConfig, "final_of", schedules.FINAL_OF),
     (DataConfig, "order", order.ORDERS),
     (DataConfig, "pack_texts", packing.PACKING),
     (DataConfig, "texts", config_queries.TEXTS),

@@ -40,6 +40,11 @@ PUBLISHED += ["coca:variant=coca-L/14", "albef:variant=albef-B", "vilt:variant=v
 PUBLISHED += ["qformer:variant=qformer-B", "llava:variant=prefix_lm-L/14"]
 
 
+def make_schedule(config):
+    run = schema.parse(config)
+    return schedules.make_schedule(run.schedule, run.steps, run.optimizer.learning_rate)
+
+
 @pytest.mark.parametrize("spec", [*SIZES, *SMALL, *TINY, *PUBLISHED, "fusion", "fusion:kind=late"])
 def test_a_recipe_is_a_complete_config(spec):
     config = recipe.load_recipe(spec)
@@ -49,7 +54,7 @@ def test_a_recipe_is_a_complete_config(spec):
     config.mesh.fsdp = 1
     validate_run.check_config(config)
     assert config.schedule.warmup < config.steps
-    schedules.make_schedule(config)
+    make_schedule(config)
     if ":" not in config.data.tokenizer or config.data.tokenizer == "words:shapes":
         tasks.make_tokenizer(config)  # checks the model's vocabulary
     assert serialize.from_json(serialize.to_json(config)).to_dict() == config.to_dict()
@@ -114,7 +119,7 @@ def test_a_published_size_knows_its_texts(spec):
         assert "\n" not in str(error.value)
         config = recipe.load_recipe(f"{spec},tokenizer=json:other.json,steps=7")
         assert config.data.tokenizer == "json:other.json" and config.steps == 7
-        schedules.make_schedule(config)
+        make_schedule(config)
 
 
 def word_level(path, *, bert):
@@ -182,7 +187,7 @@ def test_what_decays_under_a_recipe(spec):
     texts = jax.ShapeDtypeStruct((1, config.model.text.context_length), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, texts)["params"]
     trainable, _ = param_roles.split_frozen(shapes, config.optimizer.freeze)
-    leaves = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(config.optimizer, trainable))
+    leaves = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(schema.parse(config).optimizer, trainable))
     decayed = {partition.path_name(path): decays for path, decays in leaves}
     decaying, other = DECAYING[spec]
     assert decayed[decaying] and not (other and decayed[other])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mmjax.config import overrides
+from mmjax.config import overrides, schema
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint
 from mmjax.parallel.partition import path_name
@@ -39,7 +39,7 @@ def config_of(name="tiny", **changes):
 
 def decayed(preset, shapes):
     """Paths that a preset names."""
-    mask = decay_mask(config_of(decay=(preset,)).optimizer, shapes)
+    mask = decay_mask(schema.parse(config_of(decay=(preset,))).optimizer, shapes)
     return {path for path, decays in flat(mask).items() if decays}
 
 
@@ -118,10 +118,12 @@ def test_the_presets_in_every_kind_of_model(name):
 
 def test_several_entries_and_path_regexes():
     shapes = model_kinds.shapes("tiny")
-    result = decay_mask(config_of(decay=("image/class_token", "big_vision", "text/norm/.*")).optimizer, shapes)
+    result = decay_mask(
+        schema.parse(config_of(decay=("image/class_token", "big_vision", "text/norm/.*"))).optimizer, shapes
+    )
     more = {path for path, decays in flat(result).items() if decays} - decayed("big_vision", shapes)
     assert more == {"image/class_token", "text/norm/scale", "text/norm/bias"}
-    assert not any(flat(decay_mask(config_of(decay=()).optimizer, shapes)).values())
+    assert not any(flat(decay_mask(schema.parse(config_of(decay=())).optimizer, shapes)).values())
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_several_entries_and_path_regexes():
             r"optimizer.layer_decay.image=0 would leave weight decay at work.*freeze",
         ),
         (dict(multipliers=(("text/.*", -0.5),)), r"multipliers: \('text/\.\*', -0.5\) is no factor .* at least 0"),
-        (dict(multipliers=(("text/.*", math.nan),)), r"multipliers: \('text/\.\*', nan\) is no factor"),
+        (dict(multipliers=(("text/.*", math.nan),)), r"multipliers=\(\('text/\.\*', nan\),\) wants pairs in a tuple"),
         (dict(layer_decay__text=-0.9), r"optimizer.layer_decay.text=-0.9 is no factor .* upwards"),
         (
             dict(decay=("matrices,text/norm/.*",)),
@@ -171,7 +173,7 @@ def test_presets_with_commas_between_them_are_several(text):
     """As one is tempted to write them on the command line; no path has a comma."""
     config, shapes = config_of(), model_kinds.shapes("tiny")
     overrides.apply(config, [("optimizer.decay", text)])
-    result = {path for path, decays in flat(decay_mask(config.optimizer, shapes)).items() if decays}
+    result = {path for path, decays in flat(decay_mask(schema.parse(config).optimizer, shapes)).items() if decays}
     assert result == decayed("matrices", shapes) | decayed("open_clip", shapes)
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from mmjax.config import schema
 from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
 from mmjax.training import optimizer, param_roles
@@ -97,7 +98,7 @@ def test_freezing_and_multipliers_go_by_path_in_every_kind():
     assert {path.split("/")[0] for path in flat(frozen)} == {"image"}
     assert not any(path.startswith("image/") for path in flat(free))
     config = model_kinds.config("tiny-captioner-lstm", optimizer__multipliers=(("text/lstm/.*", 0.0),))
-    factors = optimizer._factors(config.optimizer, config.model, free)
+    factors = optimizer._factors(schema.parse(config).optimizer, config.model, free)
     assert {path for path, factor in flat(factors).items() if factor == 0} == {
         path for path in flat(params) if path.startswith("text/lstm/")
     }

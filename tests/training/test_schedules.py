@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmjax.config.schema import base_config
+from mmjax.config.schema import base_config, parse
 from mmjax.errors import UserError
 from mmjax.training.schedules import make_schedule
 
@@ -14,7 +14,8 @@ def schedule(name, steps=100, peak=2.0, **settings):
     config.steps = steps
     config.optimizer.learning_rate = peak
     config.schedule.update({"name": name, "warmup": 10, "final": 0.0} | settings)
-    rate = make_schedule(config)
+    run = parse(config)
+    rate = make_schedule(run.schedule, run.steps, run.optimizer.learning_rate)
     return lambda step: float(rate(step))
 
 
