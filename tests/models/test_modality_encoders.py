@@ -281,7 +281,7 @@ def test_layers_on_request_and_noise_by_example(random_params):
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 @pytest.mark.full
 def test_every_size_encodes(kind, size):
-    data = dict(series=dict(steps=6), table=dict(numeric=3)).get(kind, {})
+    data = dict(series=dict(steps=6), table=dict(numeric=3), text=dict(mask_padding=True)).get(kind, {})
     settings = two_tower.encoder(kind, size) | data
     side = settings.get("image_size", 0)
     shape = {
