@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, print data, examples, epochs, parameters and memory, and end; no workdir is made",
+        help="check everything, print data, examples, epochs, parameters and memory, and end; no workdir is made;"
+        " tars without an index have it written, beside them or to data.cache, as in training",
     )
     runtime.add_cluster_flags(parser)
 

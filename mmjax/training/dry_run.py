@@ -18,7 +18,7 @@ def describe(config: ml_collections.ConfigDict, workdir: Any = None, flags: Coll
     """Lines on a run that would begin, or go on, with a config. All processes call it alike.
 
     Everything is checked as training checks it. No workdir is made, nothing is compiled, and nothing is on the devices;
-    the index of tars that have none is kept in `data.cache`, as training would.
+    tars without an index have it written, beside them or to `data.cache`, as in training.
 
     Args:
       config: the recipe's, with what the command line gives.
