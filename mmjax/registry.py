@@ -79,7 +79,7 @@ class Registry:
     def usage(self) -> str:
         """How all names are written, as the end of an error."""
         *forms, last = self.written()
-        return f"write {', '.join(forms)} or {last}"
+        return f"write {' or '.join(filter(None, [', '.join(forms), last]))}"
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

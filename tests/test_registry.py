@@ -66,3 +66,7 @@ def test_sources_are_imported_when_they_are_used():
         mixture.open_source("digits")
         assert loaded() == {"digits"}, loaded()"""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_registry_of_one_name_lists_it_alone():
+    assert Registry("source", {"mine": "os:sep"}, {"mine": ":FILE"}).usage() == "write mine:FILE"

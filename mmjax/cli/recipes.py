@@ -36,6 +36,8 @@ def _docstring(name: str) -> str:
 
 
 def _show(name: str) -> str:
+    if ":" in name and not name.endswith(".py"):
+        raise UserError(f"NAME={name}: leave out what follows the colon; mmjax train --print-config shows its effect")
     described = recipe.describe(recipe.find(name, f"NAME={name}"))
     lines = [described.docstring or f"{name} has no docstring.", ""]
     if not described.arguments:

@@ -1,5 +1,6 @@
 """`mmjax train`: a recipe trained, or resumed."""
 
+import sys
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
@@ -41,11 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return config
 
         if options.print_config:
+            if options.dry_run:
+                raise UserError("--print-config and --dry-run: give one of them")
+            if options.workdir is not None:
+                print(
+                    "note: --workdir is not read; --dry-run logs what a run in it keeps of its config", file=sys.stderr
+                )
             from mmjax.config import field_table
 
             print(field_table.to_text(read()))
             return 0
-        if options.workdir is None and not options.dry_run:
+        if options.workdir == "" or (options.workdir is None and not options.dry_run):
             raise UserError("--workdir is missing; give --workdir=DIR, a folder or URL for checkpoints and logs")
         config = runtime.read_and_join(options, read_for_training)
         flags = [path for path, _ in overrides]

@@ -36,8 +36,10 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "") -> 
     *parents, last = path.split(".")
     for depth, part in enumerate([*parents, last]):
         if not isinstance(node, ConfigDict) or part not in node:
-            known = list(node) if isinstance(node, ConfigDict) else []
             where = ".".join(path.split(".")[:depth]) or "the config"
+            if not isinstance(node, ConfigDict):
+                raise UserError(f"{prefix}{path}: {where} is one value, not a group of fields; set {prefix}{where}")
+            known = list(node)
             raise UserError(
                 f"{prefix}{path}: {where} has no field {part!r}{did_you_mean(part, known)}; it has: {', '.join(known)}"
             )

@@ -72,7 +72,7 @@ def find(name: str, origin: str) -> Path:
     if not path.is_file():
         known = names()
         raise UserError(
-            f"{origin}: there is no file {path}{did_you_mean(path.stem, known)};"
+            f"{origin}: there is no file {path}{did_you_mean(path.stem.lower(), known)};"
             f" give a path to a .py file or one of: {', '.join(known)}"
         )
     return path
@@ -98,8 +98,8 @@ def describe(path: Path) -> Description:
       UserError: it is not Python.
     """
     try:
-        tree = ast.parse(path.read_text(), str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
+        tree = ast.parse(path.read_bytes(), str(path))  # bytes: the file may name another encoding than UTF-8
+    except SyntaxError as error:
         raise UserError(f"{path}: not a Python file ({_reason(error, path)})") from error
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     named = (node for node in calls if getattr(node.func, "id", getattr(node.func, "attr", "")) == "parse_arg")
@@ -117,6 +117,8 @@ def load_recipe(spec: str) -> ConfigDict:
       UserError: no such file or recipe, or its config has an unknown field, lacks one, or has a value of another type.
     """
     config = run_file(spec)
+    if "datasets" in config and "model" not in config:
+        raise UserError(f"--config={spec} is a suite of evaluations, not a run; give it to mmjax eval --config={spec}")
     schema.parse(config, f"--config={spec}")
     return config
 
@@ -134,10 +136,12 @@ def run_file(spec: str) -> ConfigDict:
     try:
         with _old_imports():
             module_spec.loader.exec_module(module)
+            if not hasattr(module, "get_config"):
+                raise UserError(f"--config={spec}: the file defines no get_config; write def get_config(arg)")
             config = module.get_config(arg)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--config={spec}: the recipe failed with {_reason(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
@@ -164,12 +168,16 @@ def _stand_in(old: str) -> types.ModuleType:
     return module
 
 
-def _reason(error: Exception, path: Path) -> str:
-    """The first line of an error's message, without the list of all fields that ml_collections adds, and where."""
-    message = (str(error.args[0] if error.args else error).splitlines() or [""])[0]
-    message = message.partition(" Other fields present")[0]
+def _reason(error: BaseException, path: Path) -> str:
+    """The first line of an error's message, and where; of ml_collections' the nearest field, not the list of all."""
+    cause = error.args[0] if error.args else error
+    # As text a KeyError is quoted; ml_collections puts one into its AttributeError.
+    text = str(cause.args[0] if isinstance(cause, KeyError) and cause.args else cause)
+    message = (text.splitlines() or [""])[0].partition(" Other fields present")[0]
+    if near := re.search(r'^Did you mean "(.*?)"', text, re.MULTILINE):
+        message += f" Did you mean {near[1]!r}?"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError):
-        lines = [error.lineno]
+        lines = [error.lineno] if error.lineno else []
     where = f" (line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {message}{where}"

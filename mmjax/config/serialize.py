@@ -95,13 +95,27 @@ def from_json(text: str, origin: str = "") -> ConfigDict:
     """
     stored = json.loads(text)
     config = base_config()
+    model = stored.get("model", {}) if isinstance(stored, dict) else {}
+    kind = model.get("kind", "two_tower") if isinstance(model, dict) else "two_tower"
     with config.unlocked(), config.ignore_type():
-        if stored.get("model", {}).get("kind", "two_tower") != "two_tower":
+        if kind != "two_tower":
             config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
+        parse(_merged(config.to_dict(), stored) if isinstance(stored, dict) else stored, origin)
         _update(config, stored)
-        parse(config, origin)
         config.update_from_flattened_dict(done_before(flatten(stored)))
     return config.lock()
+
+
+def _merged(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a config with those of a stored one in their place, whatever their values are."""
+
+    def value_of(key: str, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return as_tuple(value)
+        group = config.get(key)
+        return _merged(group if isinstance(group, Mapping) else {}, value)
+
+    return {**config, **{key: value_of(key, value) for key, value in stored.items()}}
 
 
 def _update(config: ConfigDict, stored: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ brings any fields.
 import dataclasses
 import functools
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -136,7 +137,9 @@ def _fitting(expected: Any, value: Any) -> Iterator[tuple[Any]]:
         if expected is bool:
             yield (value,)
     elif expected is float:
-        if isinstance(value, (int, float)) and not math.isnan(value):
+        # An integer that no float holds is none.
+        is_float = isinstance(value, float) and not math.isnan(value)
+        if is_float or (isinstance(value, int) and abs(value) <= sys.float_info.max):
             yield (float(value),)
     elif isinstance(value, expected):
         yield (value,)
@@ -156,14 +159,18 @@ def describe(expected: Any) -> str:
     """What values a field may have, in words."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin in (Union, types.UnionType):
-        # None comes last; three words are a list: 'true, false or auto'.
-        words = [describe(option) for option in sorted(arguments, key=lambda option: option is types.NoneType)]
-        return " or ".join(words).replace("true or false or", "true, false or")
+        return _describe_options(arguments)
     if origin is Literal:
         return ", ".join(arguments[:-1]) + (" or " if arguments[:-1] else "") + str(arguments[-1])
     if origin is tuple:
         return _describe_tuple(arguments)
     return _NAMES[expected]
+
+
+def _describe_options(options: tuple[Any, ...]) -> str:
+    # None comes last; three words are a list: 'true, false or auto'.
+    words = [describe(option) for option in sorted(options, key=lambda option: option is types.NoneType)]
+    return " or ".join(words).replace("true or false or", "true, false or")
 
 
 def _describe_tuple(items: tuple[Any, ...]) -> str:
@@ -174,6 +181,8 @@ def _describe_tuple(items: tuple[Any, ...]) -> str:
     if typing.get_origin(items[0]) is tuple:
         first, second = (describe(item) for item in typing.get_args(items[0]))
         return f"pairs in a tuple, of {first} and {second}"
+    if len(options := _options(items[0])) > 1:
+        return f"a tuple of items, each {_describe_options(options)}"
     if items[0] is str:
         return "a tuple of texts, such as ('a', 'b')"
     return f"a tuple of {_PLURALS.get(items[0], 'such')}"

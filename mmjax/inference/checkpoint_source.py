@@ -115,6 +115,11 @@ class RunCheckpoint(OpenedCheckpoint):
             self.all_steps: list[int] = checkpoints.all_steps()
             self.step: int = self._choose_step(self.all_steps, step)
             self.meta: dict[str, Any] = checkpoints.read_meta(self.step)
+        if missing := {"config", "position", "preprocessing", "tokenizer", "versions"} - self.meta.keys():
+            raise UserError(
+                f"{self._workdir_name}: meta/metadata of checkpoint {self.step} lacks {', '.join(sorted(missing))};"
+                f" restore it, or move {self._folder / str(self.step)} away to use another"
+            )
         self.config = serialize.from_json(
             json.dumps(self.meta["config"]), f"{self._workdir_name}: the config of checkpoint {self.step}"
         )

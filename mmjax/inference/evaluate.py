@@ -39,6 +39,7 @@ def read_suite(
             f"--config={spec}: this is no evaluation suite (it has no field {missing_fields[0]!r}); start from"
             " mmjax.evaluation.suite.jobs.suite_config()"
         )
+    jobs.check_fields(config, f"--config={spec}")
     config.lock()
     suite_overrides = [(path, text) for path, text in overrides if path.split(".")[0] in config]
     overrides_lib.apply(config, suite_overrides)

@@ -28,10 +28,12 @@ def as_path(path: Any) -> Any:
     """Returns a pathlib-like path: `epath` for local ones, gs:// and s3://, `UPath` (fsspec) for other schemes.
 
     Raises:
-      UserError: no installed package knows the scheme.
+      UserError: it is no path, or no installed package knows the scheme.
     """
     if isinstance(path, (epath.Path, UPath)):
         return path
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"path {path!r}: give a path or a URL as text")
     text = os.path.expanduser(os.fspath(path))
     try:
         if not scheme(text):

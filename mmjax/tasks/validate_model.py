@@ -1,5 +1,6 @@
 """Mistakes in a model's settings or its objectives, refused before anything is built."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import ml_collections
@@ -162,8 +163,8 @@ def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
 def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
     weights, model, loss = config.objectives.to_dict(), config.model, config.loss
     for name, weight in weights.items():
-        if weight < 0:
-            raise UserError(f"objectives.{name}={weight} must not be negative")
+        if not 0 <= weight < math.inf:
+            raise UserError(f"objectives.{name}={weight} must be finite and must not be negative")
     wanted = [name for name, weight in weights.items() if weight]
     if not wanted:
         raise UserError(f"objectives={weights}: at least one weight must be positive")

@@ -131,7 +131,10 @@ class Checkpoints:
         """
         folder = self.folder / str(step)
         try:
-            return json.loads((folder / "meta" / "metadata").read_text())
+            meta = json.loads((folder / "meta" / "metadata").read_text())
+            if not isinstance(meta, dict):
+                raise ValueError("it is no JSON object")
+            return meta
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(

@@ -183,6 +183,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
       UserError: a mistake in config, data or workdir.
     """
     with process_agreement.raise_on_all():
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise UserError(f"config is a {type(config).__name__}; give a ConfigDict, such as base_config()")
         schema.parse(config)
         origins = FieldOrigins(tuple(flags))
         if workdir is not None:

@@ -83,6 +83,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
         "data.packed_rows",
         "data.prefetch",
         "data.retry_seconds",
+        "data.max_bad_fraction",
         "seed",
         "optimizer.grad_clip",
         "optimizer.weight_decay",
@@ -93,8 +94,8 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
             raise UserError(f"{field}={flat[field]} must not be negative")
     positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
     for field in positive:
-        if flat.get(field, 1) <= 0:
-            raise UserError(f"{field}={flat[field]} must be positive")
+        if not 0 < flat.get(field, 1) < math.inf:
+            raise UserError(f"{field}={flat[field]} must be positive and finite")
     for field in ("optimizer.b1", "optimizer.b2"):
         if not 0.0 <= flat[field] < 1.0:
             raise UserError(f"{field}={flat[field]} is not in [0, 1)")

@@ -45,6 +45,7 @@ def one_line(capsys, status=2):
         (["--config.model.text.eos_id=7"], "model.text.eos_id=7; set that to 258"),
         (["--config.optimizer.name=adam"], "did you mean 'adamw'"),
         (["--config.schedule.name=cosin"], "did you mean 'cosine'"),
+        (["--config.data.max_bad_fraction=-1"], "data.max_bad_fraction=-1.0 must not be negative"),
         (["--config.schedule.warmup=999"], "schedule.warmup=999"),
         (["--config.model.image.activation=gelo"], "did you mean 'gelu'"),
         (["--config.model.image.pool=clss"], "did you mean 'cls'"),

@@ -43,6 +43,7 @@ def test_arguments_have_their_defaults(capsys, tmp_path):
         (["quikstart"], "did you mean 'quickstart'"),
         (["clip", "--config.steps=3"], "--config.steps sets nothing here"),
         (["clip", "vilt"], "flag 'vilt' is not known"),
+        (["clip:variant=L/14"], "leave out what follows the colon"),
     ],
 )
 def test_mistakes(argv, message, capsys):
@@ -63,8 +64,16 @@ def test_the_config_is_printed_as_the_flags_have_it(capsys):
     assert "loss.impl='rng' is not known (did you mean 'ring'?)" in capsys.readouterr().err
 
 
-def test_training_needs_a_workdir(capsys):
-    assert main.main(["train", "--config=quickstart"]) == 2
+def test_what_a_printed_config_does_not_do_is_not_passed_over(capsys):
+    assert main.main(["train", "--config=quickstart", "--print-config", "--dry-run"]) == 2
+    assert "--print-config and --dry-run: give one of them" in capsys.readouterr().err
+    assert main.main(["train", "--config=quickstart", "--print-config", "--workdir=runs/mine"]) == 0
+    assert "--workdir is not read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--workdir="], ["--workdir=", "--dry-run"]])
+def test_training_needs_a_workdir(flags, capsys):
+    assert main.main(["train", "--config=quickstart", *flags]) == 2
     assert "--workdir is missing" in capsys.readouterr().err
 
 

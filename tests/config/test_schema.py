@@ -166,7 +166,7 @@ def test_a_field_is_set_from_text(path, text, value):
         ("optimizr.b1", "0.5", "did you mean 'optimizer'"),
         ("optimizer.learning_rat", "0.5", "did you mean 'learning_rate'"),
         ("optimizer", "adamw", "group of fields"),
-        ("steps.more", "1", "steps has no field"),
+        ("steps.more", "1", "steps is one value"),
         ("steps", "1.5", "an integer"),
         ("steps", "true", "an integer"),
         ("data.flip", "1", "true or false"),

@@ -203,3 +203,31 @@ def test_the_tree_cannot_be_changed():
 def test_messages_begin_with_where_the_config_comes_from():
     with pytest.raises(UserError, match=r"^--config=mine: steps=1\.5 wants an integer$"):
         schema.parse(changed(TREES["B/32"], "", "steps", 1.5), "--config=mine")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optimizer.learning_rate", 10**400, "wants a number"),
+        ("mesh.rules", "x", "a text and a tuple of items, each a text or a tuple of texts, such as"),
+    ],
+)
+def test_what_a_value_should_be_is_said(path, value, message):
+    parent, _, field = path.rpartition(".")
+    assert message in one_line(changed(TREES["B/32"], parent, field, value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "the config=.* wants a group of fields"),
+        ("null", "the config=None wants a group of fields"),
+        ('{"model": [1]}', "model=.* wants a group of fields"),
+        ('{"model": null}', "model=None wants a group of fields"),
+        ('{"optimizer": 3}', "optimizer=3 wants a group of fields"),
+        (f'{{"optimizer": {{"learning_rate": {10**400}}}}}', "optimizer.learning_rate=10* wants a number"),
+    ],
+)
+def test_a_stored_config_of_another_shape_is_a_mistake(text, message):
+    with pytest.raises(UserError, match=f"stored: {message}"):
+        serialize.from_json(text, "stored")

@@ -79,6 +79,7 @@ WHOLE = [
     ("tiny", dict(model__image__remat="dotz"), "model.image.remat='dotz' is not known (did you mean 'dots'?)"),
     ("tiny", dict(model__text__remat_keep=2), "model.text.remat_keep=2 has no use with model.text.remat='auto'; set"),
     ("tiny-albef", dict(model__text__remat_keep=-1), "model.text.remat_keep=-1 must not be negative"),
+    ("tiny", dict(objectives__itc=float("inf")), "objectives.itc=inf must be finite"),
     ("tiny", dict(loss__triplet_margin=-0.1), "loss.triplet_margin=-0.1 must not be negative"),
     ("fusion:joint", dict(attention="cudnn"), "attention='cudnn': model.kind='fused' runs on XLA's kernel alone; set"),
     ("fusion:bottleneck", dict(model__fusion__bottlenecks=0), "model.fusion.bottlenecks=0 must be at least 1"),

@@ -83,6 +83,22 @@ def test_mistakes_are_those_of_training(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("config", "workdir", "message"),
+    [
+        ({"seed": 0}, "run", "config is a dict; give a ConfigDict"),
+        (None, "run", "config is a NoneType; give a ConfigDict"),
+        (runs.config(optimizer__learning_rate=float("inf")), "run", "learning_rate=inf must be positive and finite"),
+        (runs.config(), None, "path None: give a path"),
+    ],
+)
+def test_what_python_gives_to_training_is_checked(config, workdir, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train.train(config, workdir)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_workdir_of_another_run_is_refused_and_left(tmp_path):
     runs.train(runs.config(steps=2), tmp_path / "run")
     before = runs.snapshot(tmp_path)

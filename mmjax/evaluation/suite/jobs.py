@@ -75,6 +75,37 @@ def dataset(
     )
 
 
+def check_fields(suite: ConfigDict, origin: str) -> None:
+    """Checks that a suite has no field that nothing reads, and none that is empty or of another kind.
+
+    Args:
+      suite: as its file fills it.
+      origin: of the suite; messages begin with it.
+
+    Raises:
+      UserError: naming the field.
+    """
+    known = suite_config()
+    _check_group(suite, known, "", origin)
+    for group in ("clip_score", "knn", "few_shot"):
+        _check_group(suite[group], known[group], f"{group}.", origin)
+    for name, entry in suite.datasets.items():
+        _check_group(entry, dataset(""), f"datasets.{name}.", origin)
+    for name, members in suite.collections.items():
+        if isinstance(members, str):
+            raise UserError(f"{origin}: collections.{name}={members!r} wants a tuple of names, such as ({members!r},)")
+
+
+def _check_group(group: ConfigDict, known: ConfigDict, path: str, origin: str) -> None:
+    for name in group:
+        if name not in known:
+            near = did_you_mean(name, known)
+            others = "" if near else f"; there are {', '.join(known)}"
+            raise UserError(f"{origin}: {path}{name} is no field{near}{others}; remove it")
+        if group[name] is None:
+            raise UserError(f"{origin}: {path}{name}=None wants a value, such as {known[name]!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One dataset of a suite, checked but not opened; fields as `dataset` has them, with {root} filled in.
