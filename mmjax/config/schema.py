@@ -122,6 +122,8 @@ def set_group(config: ConfigDict, path: str, settings: Mapping[str, Any]) -> Non
     Raises:
       UserError: there is no such group, or the settings are not its kind's; see `parse`.
     """
+    if not isinstance(settings, ConfigDict | Mapping):
+        raise UserError(f"{path}={settings!r} wants a group of fields, with its kind")
     parents = path.split(".")
     tree = {"model": config.model.to_dict()}
     node = tree
@@ -131,7 +133,7 @@ def set_group(config: ConfigDict, path: str, settings: Mapping[str, Any]) -> Non
             raise UserError(f"{path} is no group of the model{did_you_mean(path, _groups('model', tree['model']))}")
     if parents[0] != "model":
         raise UserError(f"{path}: only the model and its groups have a kind; set the fields of {path} one by one")
-    node[parents[-1]] = dict(settings)
+    node[parents[-1]] = ConfigDict(settings).to_dict()  # of a locked one, too, whose groups are locked
     parse_group(ModelConfig, tree["model"], "model")
     model = ConfigDict(tree["model"])
     accept_auto_or_bool(model, "model.")

@@ -5,11 +5,12 @@ import typing
 
 import pytest
 
-from mmjax.config import kinds
+from mmjax.config import kinds, schema
 from mmjax.config.schema import RunConfig
 from mmjax.data.config import DataConfig
 from mmjax.data.image import augment, transforms
 from mmjax.data.loading import order
+from mmjax.errors import UserError
 from mmjax.models import (
     config,
     encoders,
@@ -140,3 +141,20 @@ def test_optimizers_are_documented():
     from mmjax.config.field_docs import field_docs
 
     assert field_docs(OptimizerConfig)["name"] == ", ".join(optimizer.OPTIMIZERS)
+
+
+def test_the_group_of_another_config_is_taken_though_it_is_locked():
+    config, other = schema.base_config(), schema.base_config("tiny-coca")
+    schema.set_group(config, "model", other.model)
+    assert config.model.to_dict() == other.model.to_dict() and config.is_locked and config.model.text.is_locked
+    config.model.text.width = 64
+    assert other.model.text.width != 64
+
+
+@pytest.mark.parametrize("settings", [None, 3, "coca", [("kind", "coca")]])
+def test_a_group_that_is_none_is_a_mistake(settings):
+    config = schema.base_config()
+    before = config.to_dict()
+    with pytest.raises(UserError, match="model=.* wants a group of fields"):
+        schema.set_group(config, "model", settings)
+    assert config.to_dict() == before and config.is_locked
