@@ -8,8 +8,8 @@ import jax
 import ml_collections
 
 from mmjax.io import paths
-from mmjax.parallel import partition
-from mmjax.training import train
+from mmjax.parallel import partition, process_agreement
+from mmjax.training import checkpoint, init_from, train
 
 _GB = 1e9
 
@@ -28,8 +28,13 @@ def describe(config: ml_collections.ConfigDict, workdir: Any = None, flags: Coll
     Raises:
       UserError: a mistake in config, data or workdir.
     """
-    opened = train.open_run(config, None if workdir is None else paths.as_path(workdir), flags)
+    path = None if workdir is None else paths.as_path(workdir)
+    opened = train.open_run(config, path, flags)
     config = opened.config
+    with process_agreement.raise_on_all():
+        begins = path is None or checkpoint.Checkpoints(path / "checkpoints", read_only=True).latest() is None
+        if config.init_from and begins:
+            init_from.check(opened.setup.state.params, config)
     lines = [f"{config.name}: {config.variant}"]
     lines += _describe_data(opened.examples.describe(), config.steps, config.batch_size)
     lines += _describe_evaluation(opened.evaluator.sources)

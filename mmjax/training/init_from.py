@@ -1,5 +1,6 @@
 """Pretrained parameters to start from: all of them, or those whose paths match (LiT: the image tower)."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -48,35 +49,11 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
       UserError: no checkpoint there, a pattern that matches nothing, a parameter that is missing or of another shape,
         or a scale of the logits above `model.max_logit_scale`.
     """
-    flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    flat = _by_path(params, config)
     names = list(flat)
-    for pattern in config.init_paths:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {names[0]!r}")
-
-    source = _open(config.init_from, config.data.tokenizer)
-    try:
-        wanted = {}
-        for name, leaf in flat.items():
-            if not any(re.fullmatch(pattern, name) for pattern in config.init_paths):
-                continue
-            _check_same_function(source, config, name.split("/")[0])
-            shape = source.shapes.get(name)
-            if name == _POSITIONS and shape is not None and shape[1:] == leaf.shape[1:]:
-                # A table for another resolution is read whole, and resampled below.
-                replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-                wanted[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=replicated)
-            elif shape == leaf.shape:
-                wanted[name] = leaf
-            else:
-                reason = f"has shape {shape}" if shape is not None else "does not exist"
-                raise UserError(
-                    f"init_from={config.init_from!r}: {name} {reason} there and has shape {leaf.shape} here;"
-                    " change the model, or leave it out with init_paths"
-                )
+    with contextlib.closing(_open(config.init_from, config.data.tokenizer)) as source:
+        wanted = _choose(source, flat, config)
         arrays = source.read(wanted)
-    finally:
-        source.close()
     remedy = " or leave the scale out of init_paths"
     validate_run.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
     log.info(f"took {len(wanted)} of {len(names)} parameter arrays from {source.description}")
@@ -84,6 +61,47 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
         table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)
         arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
     return arrays
+
+
+def check(params: Any, config: ml_collections.ConfigDict) -> None:
+    """Checks that `read` would find what it takes; arguments and errors as there, but for values: none are read."""
+    flat = _by_path(params, config)
+    with contextlib.closing(_open(config.init_from, config.data.tokenizer)) as source:
+        _choose(source, flat, config)
+
+
+def _by_path(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters by path, of which every pattern in `init_paths` matches one."""
+    flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for pattern in config.init_paths:
+        if not any(re.fullmatch(pattern, name) for name in flat):
+            raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {next(iter(flat))!r}")
+    return flat
+
+
+def _choose(
+    source: "_Source", flat: Mapping[str, jax.ShapeDtypeStruct], config: ml_collections.ConfigDict
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What is read of a source, by path."""
+    wanted = {}
+    for name, leaf in flat.items():
+        if not any(re.fullmatch(pattern, name) for pattern in config.init_paths):
+            continue
+        _check_same_function(source, config, name.split("/")[0])
+        shape = source.shapes.get(name)
+        if name == _POSITIONS and shape is not None and shape[1:] == leaf.shape[1:]:
+            # A table for another resolution is read whole, and resampled by `read`.
+            replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+            wanted[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=replicated)
+        elif shape == leaf.shape:
+            wanted[name] = leaf
+        else:
+            reason = f"has shape {shape}" if shape is not None else "does not exist"
+            raise UserError(
+                f"init_from={config.init_from!r}: {name} {reason} there and has shape {leaf.shape} here;"
+                " change the model, or leave it out with init_paths"
+            )
+    return wanted
 
 
 @dataclasses.dataclass(frozen=True)

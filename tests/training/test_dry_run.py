@@ -5,6 +5,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.training import dry_run, train
+from tests import test_old_checkpoints
 from tests.helpers import runs
 
 
@@ -76,6 +77,7 @@ def test_nothing_is_written_or_compiled(tmp_path, monkeypatch, capsys, compiled)
         (["--config.batch_size=15", "--config.microbatch=2"], "batch_size=15 does not divide"),
         (["--config.checkpoint.keep_best=1"], "checkpoint.best_metric"),
         (["--config.optimizer.freeze=imagee/.*"], "matches no parameter path"),
+        (["--config.init_from=nowhere"], "init_from='nowhere'"),
     ],
 )
 def test_mistakes_are_those_of_training(flags, message, capsys):
@@ -97,6 +99,16 @@ def test_what_python_gives_to_training_is_checked(config, workdir, message, tmp_
     with pytest.raises(UserError, match=message):
         train.train(config, workdir)
     assert not list(tmp_path.iterdir())
+
+
+def test_parameters_to_start_from_fit(tmp_path):
+    test_old_checkpoints.unpack("clip", tmp_path)
+    config = test_old_checkpoints.config_of(tmp_path)
+    config.init_from = str(tmp_path)
+    assert dry_run.describe(config)
+    config.model.embed_dim *= 2
+    with pytest.raises(UserError, match="init_from=.* has shape .* here"):
+        dry_run.describe(config)
 
 
 def test_a_workdir_of_another_run_is_refused_and_left(tmp_path):
