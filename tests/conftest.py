@@ -14,8 +14,12 @@ import jaxlib
 
 # The tests compile many small programs and run each a few times. Without LLVM's optimisation and without this code
 # generator of jaxlib 0.10 a training step compiles in 3 s instead of 17 s. Unknown flags are fatal, hence the version.
-if jaxlib.__version__.startswith("0.10.") and not os.environ.get("MMJAX_ORDINARY_XLA"):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+if jaxlib.__version__.startswith("0.10."):
+    # The threads of eight devices may wait for a busy core for longer than the 40 s after which XLA ends the process.
+    flags_of_xla = ["--xla_cpu_collective_call_terminate_timeout_seconds=600"]
+    if not os.environ.get("MMJAX_ORDINARY_XLA"):
+        flags_of_xla.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags_of_xla])
 
 # torchvision's build for CUDA beside PyTorch's for CPUs: this module of it registers operators that are not there.
 if importlib.util.find_spec("torchvision"):
