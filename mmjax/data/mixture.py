@@ -27,7 +27,6 @@ import os
 import re
 from typing import Any
 
-from mmjax.data.loading.order import ORDERS
 from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
@@ -88,7 +87,7 @@ def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
         keys_field="eval" if evaluation else "data",
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
-        order=validate_choice("data.order", data.order, ORDERS),
+        order=data.order,
         cache=data.cache,
         cache_gb=data.cache_gb,
         retry_seconds=data.retry_seconds,

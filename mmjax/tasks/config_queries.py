@@ -2,10 +2,6 @@
 
 import ml_collections
 
-from mmjax.errors import validate_choice
-
-TEXTS = ("captions", "questions", "answers")
-
 
 def has_image(config: ml_collections.ConfigDict) -> bool:
     """Whether the model looks at images that are prepared; those among several modalities may be arrays."""
@@ -15,11 +11,6 @@ def has_image(config: ml_collections.ConfigDict) -> bool:
 def has_text(config: ml_collections.ConfigDict) -> bool:
     """Whether the model reads or writes text."""
     return "text" in config.model
-
-
-def text_kind(config: ml_collections.ConfigDict) -> str:
-    """Which texts of a record the model is given: `data.texts`."""
-    return validate_choice("data.texts", config.data.texts, TEXTS)
 
 
 def text_length(config: ml_collections.ConfigDict) -> int:
@@ -32,5 +23,5 @@ def max_new_tokens(config: ml_collections.ConfigDict) -> int:
 
     Each needs a position but the last one, which is never read.
     """
-    prompt = text_length(config) - 1 if text_kind(config) == "answers" else 1
+    prompt = text_length(config) - 1 if config.data.texts == "answers" else 1
     return config.model.text.context_length + 1 - prompt

@@ -18,7 +18,6 @@ DEFAULTS |= {"draft": True, "mean_std": "clip", "resize_on": "auto"}
 
 _LONGEST = 4  # times its height or width: a picture that is longer is no usual one
 
-RESIZE_ON = ("auto", "host", "device")
 
 # Pictures that are looked at to choose a frame: the first ones of the first sources, which lie together.
 _SOURCES, _PICTURES = 8, 32
@@ -118,11 +117,9 @@ def check_resize_on(config: ml_collections.ConfigDict) -> None:
     """Checks `data.resize_on` against what else is done to images.
 
     Raises:
-      UserError: there is no such choice, or the device would have to do what the host alone can.
+      UserError: the device would have to do what the host alone can.
     """
-    if validate_choice("data.resize_on", config.data.resize_on, RESIZE_ON) == "device" and (
-        field := _host_only(config.data)
-    ):
+    if config.data.resize_on == "device" and (field := _host_only(config.data)):
         raise UserError(
             f"data.resize_on='device': {_describe_host_only(config.data, field)}; set data.resize_on='auto', or"
             f" data.{field} to its default"

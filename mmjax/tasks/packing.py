@@ -8,13 +8,12 @@ import ml_collections
 
 from mmjax.data.loading.length_groups import LengthGrouper, parse_groups
 from mmjax.data.loading.packing import TextPacker, row_length
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.length_groups import TextGroups
 from mmjax.parallel.packing import TextPlaces
 from mmjax.tasks import attention_kernels, config_queries
 
-PACKING = ("auto", "on", "off")
 LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
 _GROUPED_ANYWAY = "data.pack_texts='on' groups them all the same"  # the remedy of an obstacle that has another
 
@@ -69,10 +68,10 @@ def check_packing(config: ml_collections.ConfigDict) -> None:
     """Checks `data.pack_texts` and `data.length_groups`.
 
     Raises:
-      UserError: one is not known, or asks for what would change the outputs.
+      UserError: one asks for what would change the outputs, or is no list of groups.
     """
     obstacle = packing_obstacle(config)
-    if validate_choice("data.pack_texts", config.data.pack_texts, PACKING) == "on" and obstacle:
+    if config.data.pack_texts == "on" and obstacle:
         raise UserError(f"data.pack_texts='on': {obstacle}; set 'auto'")
     if not config.data.length_groups:
         return

@@ -19,7 +19,7 @@ from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import image_fields, validate_fusion
-from mmjax.tasks.config_queries import has_image, has_text, text_kind, text_length
+from mmjax.tasks.config_queries import has_image, has_text, text_length
 from mmjax.utils import end_of_text
 
 Mixture = Sequence[tuple[record_lib.Source, Any]]
@@ -114,7 +114,7 @@ def read_dataset_metadata(config: ml_collections.ConfigDict, mixture: Mixture) -
     Raises:
       UserError: the data have not what the task needs.
     """
-    if has_text(config) and text_kind(config) != "captions":
+    if has_text(config) and config.data.texts != "captions":
         _check_questions(config, mixture)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if config.objectives.vqa else (),
@@ -139,7 +139,7 @@ def _check_questions(config: ml_collections.ConfigDict, mixture: Mixture) -> Non
     for source, _ in mixture:
         if not any(has_question(source, index) for index in range(min(_FIRST, len(source)))):
             raise UserError(
-                f"data.train: {source.name!r} has no questions with answers, which data.texts={text_kind(config)!r}"
+                f"data.train: {source.name!r} has no questions with answers, which data.texts={config.data.texts!r}"
                 " needs; give questions (vqa:FILE), or set data.texts='captions'"
             )
 
@@ -204,7 +204,7 @@ def make_example_transform(
         arrays = [name for name, _ in metadata.shapes]
         nan_allowed = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
         return example_transforms.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
-    kind = text_kind(config)
+    kind = config.data.texts
     if kind == "questions":
         return example_transforms.QuestionTransform(image_spec, tokenizer, metadata.answers)
     return (example_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
@@ -249,7 +249,7 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any
     frame = image_fields.planned_frame(config, mesh.devices.flat[0].platform)
     if frame:
         shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
-    kind = text_kind(config)
+    kind = config.data.texts
     if kind == "questions":
         shapes["answer"] = ((rows, config.model.answers), jnp.float32)
     elif kind == "answers":

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import UserError
 from mmjax.models import initialisation, make_model
 from mmjax.models.fusion import classifier
 from mmjax.nn import resize
@@ -94,7 +94,7 @@ class Task(model_outputs.ModelOutputs):
         self.max_log_scale = None if top is None else math.log(top)
         hidden = settings.pop("modality_dropout", 0.0)
         self.init_rule = settings.pop("init", initialisation.OPENAI)
-        dtype = DTYPES[validate_choice("precision", config.precision, DTYPES)]
+        dtype = DTYPES[config.precision]
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         self.kernels = {
             tower: attention_kernels.choose_kernel(

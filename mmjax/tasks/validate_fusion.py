@@ -6,12 +6,11 @@ from typing import Any
 import ml_collections
 from flax import linen as nn
 
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import UserError
 from mmjax.models import modality_encoders
 from mmjax.models.encoders import TextTransformer, VisionTransformer
-from mmjax.models.fusion import classifier, kinds, pooled
+from mmjax.models.fusion import classifier, kinds
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
-from mmjax.nn import modality_embed
 
 # By kind of encoder, the sizes that may be 0, for none of it.
 _MAY_BE_ZERO = {
@@ -85,18 +84,15 @@ def _check_encoder(field: str, encoder: nn.Module) -> None:
             f"{field}.mlp_dim={encoder.mlp_dim}, but its layers have an MLP each; set it to 1 or more,"
             f" or {field}.depth={encoder.depth} to 0"
         )
-    if isinstance(encoder, modality_encoders.VideoTransformer):
-        validate_choice(f"{field}.tubelet_init", encoder.tubelet_init, ("normal", *modality_embed.INFLATIONS))
-        validate_choice(f"{field}.positions", encoder.positions, ("factorised", "joint"))
-        if encoder.frames % encoder.tubelet_frames:
-            raise UserError(
-                f"{field}.frames={encoder.frames} is not a multiple of {field}.tubelet_frames="
-                f"{encoder.tubelet_frames}; change one of them"
-            )
+    if isinstance(encoder, modality_encoders.VideoTransformer) and encoder.frames % encoder.tubelet_frames:
+        raise UserError(
+            f"{field}.frames={encoder.frames} is not a multiple of {field}.tubelet_frames="
+            f"{encoder.tubelet_frames}; change one of them"
+        )
     if isinstance(encoder, modality_encoders.AudioTransformer):
         for name in ("patch_size", "stride"):
             value = getattr(encoder, name)
-            if value is not None and (len(value) != 2 or min(value) < 1):
+            if value is not None and min(value) < 1:
                 raise UserError(f"{field}.{name}={tuple(value)} wants two sizes of at least 1, frames and mel bins")
         for name, length in zip(("frames", "mel_bins"), encoder.patch_size, strict=True):
             if getattr(encoder, name) < length:
@@ -116,7 +112,6 @@ def _check_fusion(field: str, settings: Mapping[str, Any], classes: int, encoder
         raise UserError(f"{field}.bottlenecks={fuse.bottlenecks} must be at least 1: modalities meet in them alone")
     if isinstance(fuse, (Cross, Joint, Bottleneck)):  # they read tokens and pool none
         return
-    validate_choice(f"{field}.pool", fuse.pool, pooled.POOLS)
     for name, encoder in encoders.items():
         owner = f"model.encoders.{name}"
         if fuse.pool == "map" and (fuse.pool_heads < 1 or encoder.width % fuse.pool_heads):

@@ -5,39 +5,27 @@ from collections.abc import Iterator, Mapping
 
 import ml_collections
 
-from mmjax.errors import UserError, validate_choice
+from mmjax.config import schema
+from mmjax.errors import UserError
 from mmjax.models import generation, initialisation, language, make_model, submodules
-from mmjax.nn import attention, pool, transformer
-from mmjax.nn.layers import ACTIVATIONS
-from mmjax.objectives import contrastive, triplet
 from mmjax.tasks import config_queries, packing, validate_fusion
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
 _HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
-_PART_CHOICES = {
-    "activation": ACTIVATIONS,
-    "remat": transformer.REMAT_POLICIES,
-    "norm": transformer.NORMS,
-}
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {("albef", "model.fusion"): "model.text", ("coca", "model.decoder"): "model.text"}
-_LOSS_CHOICES = {
-    "impl": contrastive.IMPLEMENTATIONS,
-    "precision": ("default", "high", "highest"),
-    "triplet_negatives": triplet.NEGATIVES,
-    "itm_negatives": ("global", "local"),
-}
 
 
 def check_model(config: ml_collections.ConfigDict) -> None:
     """Checks the fields that describe the model, its objectives and what they are given.
 
     Raises:
-      UserError: naming the field.
+      UserError: naming the field; a field or a value that no config has, see `schema.parse`.
     """
+    schema.parse(config)
     model = config.model
-    kind = validate_choice("model.kind", model.get("kind", "two_tower"), make_model.KINDS)
+    kind = model.get("kind", "two_tower")
     initialisation.check(model.to_dict())
     parts = dict(_parts("model", model))
     for field, part in parts.items():
@@ -55,14 +43,10 @@ def check_model(config: ml_collections.ConfigDict) -> None:
         validate_fusion.check_fused(model.to_dict())
     else:
         _check_decoder(model, kind)
-    validate_choice("attention", config.attention, attention.IMPLEMENTATIONS)
     if kind == "fused" and config.attention in ("cudnn", "pallas"):
         raise UserError(
             f"attention={config.attention!r}: model.kind='fused' runs on XLA's kernel alone; set attention='auto'"
         )
-    validate_choice("data.positives", config.data.positives, ("id", "diagonal"))
-    for name, known in _LOSS_CHOICES.items():
-        validate_choice(f"loss.{name}", config.loss[name], known)
     _check_objectives(config, kind)
     _check_unused(config)
     packing.check_packing(config)
@@ -82,11 +66,6 @@ def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[st
 
 
 def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
-    for name, known in _PART_CHOICES.items():
-        if name in part:
-            validate_choice(f"{field}.{name}", part[name], known)
-    if part.get("scan", "auto") not in ("auto", True, False):
-        raise UserError(f"{field}.scan={part.scan!r} is not known; choose one of: auto, True, False")
     keep, remat = part.get("remat_keep", 0), part.get("remat")
     if keep < 0:
         raise UserError(f"{field}.remat_keep={keep} must not be negative; it counts the last layers, which keep all")
@@ -113,11 +92,7 @@ def _check_heads(
     config: ml_collections.ConfigDict, kind: str, field: str, parts: Mapping[str, ml_collections.ConfigDict]
 ) -> None:
     heads, wide = parts[field].heads, _AS_WIDE_AS.get((kind, field), field)
-    width = parts[wide].get("width")
-    if width is None:
-        alone = (kind, field) == ("vilt", "model.text")
-        remedy = "remove it: words have no layers of their own" if alone else "set that"
-        raise UserError(f"{field}.heads={heads}, but model.kind={kind!r} has no {wide}.width; {remedy}")
+    width = parts[wide].width
     if heads < 1 or width % heads:
         raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
     if heads % max(1, config.mesh.tensor):
@@ -127,14 +102,11 @@ def _check_heads(
 def _check_two_tower(model: ml_collections.ConfigDict) -> None:
     image, text = model.image, model.text
     for field, tower in (("model.image", image), ("model.text", text)):
-        validate_choice(f"{field}.projection", tower.projection, ("linear", "bias", "none"))
         if tower.projection == "none" and tower.width != model.embed_dim:
             raise UserError(
                 f"{field}.projection='none' needs {field}.width={tower.width} to equal"
                 f" model.embed_dim={model.embed_dim}"
             )
-    validate_choice("model.image.pool", image.pool, [kind for kind in pool.POOLS if kind != "eos"])
-    validate_choice("model.text.pool", text.pool, [kind for kind in pool.POOLS if kind != "cls"])
     if image.pool == "mean" and image.class_token:
         raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
     if text.pool == "mean" and not text.mask_padding:
@@ -146,11 +118,9 @@ def _check_two_tower(model: ml_collections.ConfigDict) -> None:
 def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
     """What writes words must score them, and what describes an image must look at it."""
     lstm = model.get("decoder") == "lstm"
-    if kind in ("captioner", "prefix_lm") and not lstm:
-        heads = [head for head in language.HEADS if head != "none"]
-        if model.text.get("head", "none") == "none":
-            raise UserError(f"model.text.head='none' writes no words; choose one of: {', '.join(heads)}")
-        validate_choice("model.text.head", model.text.head, heads)
+    if kind in ("captioner", "prefix_lm") and not lstm and model.text.get("head", "none") == "none":
+        heads = ", ".join(head for head in language.HEADS if head != "none")
+        raise UserError(f"model.text.head='none' writes no words; choose one of: {heads}")
     if kind == "qformer" or (kind == "captioner" and not lstm):
         submodules.check_cross_attention("text", model.text.to_dict())
     if kind == "coca" and model.text.get("cross_every"):
@@ -182,7 +152,7 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
         other = next(name for name in wanted if name != "vqa")
         raise UserError(f"objectives.{other}={weights[other]} does not go with objectives.vqa; set one of the two to 0")
     if config_queries.has_text(config):
-        texts = config_queries.text_kind(config)
+        texts = config.data.texts
         fitting = (
             ("questions",) if weights["vqa"] else ("captions", "answers") if wanted == ["caption"] else ("captions",)
         )
@@ -223,7 +193,7 @@ def _check_writing(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"decoding.max_tokens={wanted}: model.text.context_length={context} has room for {room} after a prompt of"
             f" up to {context + 1 - room}; lower it"
-            + (", or data.context_length" if config_queries.text_kind(config) == "answers" else "")
+            + (", or data.context_length" if config.data.texts == "answers" else "")
         )
 
 

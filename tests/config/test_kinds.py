@@ -9,7 +9,6 @@ from mmjax.config import kinds, schema
 from mmjax.config.schema import RunConfig
 from mmjax.data.config import DataConfig
 from mmjax.data.image import augment, transforms
-from mmjax.data.loading import order
 from mmjax.errors import UserError
 from mmjax.models import (
     config,
@@ -33,7 +32,7 @@ from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.config import LossConfig
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
-from mmjax.tasks import config_queries, image_fields, packing, task
+from mmjax.tasks import task
 from mmjax.training import optimizer, schedules
 from mmjax.training.config import OptimizerConfig, ScheduleConfig
 
@@ -117,14 +116,10 @@ CHOICES = [
     (LossConfig, "triplet_negatives", triplet.NEGATIVES),
     (MeshConfig, "sharding", partition.PRESETS),
     (ScheduleConfig, "name", schedules.SCHEDULES),
-    (DataConfig, "order", order.ORDERS),
-    (DataConfig, "pack_texts", packing.PACKING),
-    (DataConfig, "texts", config_queries.TEXTS),
     (DataConfig, "interpolation", transforms.RESAMPLING),
     (DataConfig, "image_rule", transforms.RULES),
     (DataConfig, "train_resize", transforms.TRAIN_RESIZE),
     (DataConfig, "randaugment_policy", augment.POLICIES),
-    (DataConfig, "resize_on", image_fields.RESIZE_ON),
     (RunConfig, "attention", attention.IMPLEMENTATIONS),
     (RunConfig, "precision", task.DTYPES),
 ]

@@ -12,8 +12,6 @@ from fractions import Fraction
 
 import numpy as np
 
-ORDERS = ("global", "windowed")
-
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _ROUNDS = 6
