@@ -14,6 +14,7 @@ from mmjax.inference import checkpoint_source
 from mmjax.interop import export, param_translation, run_config
 from mmjax.io import paths
 from mmjax.training import checkpoint
+from mmjax.training.config import CheckpointConfig
 from mmjax.training.state import TrainState
 
 FORMATS = ("mmjax", *export.FORMATS)
@@ -107,7 +108,7 @@ def _write_workdir(target: Any, opened: checkpoint_source.OpenedCheckpoint) -> N
     )
     paths.make_folder(target, "DST")
     paths.write_atomically(target / "config.json", serialize.to_json(config))
-    checkpoints = checkpoint.Checkpoints(target / "checkpoints", keep=1)
+    checkpoints = checkpoint.Checkpoints(target / "checkpoints", CheckpointConfig(keep=1))
     try:
         meta = checkpoint.make_meta(config, 0, opened.image_spec, tokenizer, bad_examples={}, evaluated=False)
         checkpoints.save(0, state, meta)

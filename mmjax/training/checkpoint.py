@@ -21,8 +21,10 @@ from orbax.checkpoint import checkpoint_managers
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 from mmjax.parallel import partition
+from mmjax.training.config import CheckpointConfig
 from mmjax.utils.version import VERSION
 
+_DEFAULTS = CheckpointConfig()
 _COMPLETE = "COMPLETE"  # our marker of a whole copy
 _COMMITTED = "commit_success.txt"  # Orbax's, on object stores, where a folder cannot be renamed
 
@@ -32,25 +34,21 @@ class Checkpoints:
 
     Args:
       folder: where they lie (created when saving).
-      keep: how many of the latest are kept.
-      keep_best: how many of the best by `best_metric` are kept besides.
-      best_metric: a name among the metrics given to `save`; larger is better.
+      settings: which of them are kept; `best_metric` is a name among the metrics given to `save`.
       read_only: nothing is created, cleaned up or removed, and there is no `save` or `restore`.
     """
 
-    def __init__(
-        self, folder: Any, *, keep: int = 2, keep_best: int = 0, best_metric: str = "", read_only: bool = False
-    ):
-        check_settings(keep, keep_best, best_metric)
+    def __init__(self, folder: Any, settings: CheckpointConfig = _DEFAULTS, *, read_only: bool = False):
+        check_settings(settings)
         self.folder = paths.as_path(folder)
         check_folder(self.folder)
-        self._best_metric = best_metric
+        self._best_metric = settings.best_metric
         self._staging, self._local = None, self.folder
         if not paths.is_direct(self.folder):
             self._staging = tempfile.TemporaryDirectory(prefix="mmjax-checkpoints-")
             self._local = epath.Path(self._staging.name)
         self._fetched = set()
-        self._manager = None if read_only else self._make_manager(keep, keep_best)
+        self._manager = None if read_only else self._make_manager(settings.keep, settings.keep_best)
 
     def _make_manager(self, keep: int, keep_best: int) -> ocp.CheckpointManager:
         if self._staging is not None:
@@ -204,18 +202,18 @@ def check_folder(folder: Any) -> None:
         raise UserError(f"{folder} is a file, and checkpoints lie in a folder; move it or give another workdir")
 
 
-def check_settings(keep: int, keep_best: int, best_metric: str) -> None:
+def check_settings(settings: CheckpointConfig) -> None:
     """Checks what is kept.
 
     Raises:
       UserError: naming the field of `checkpoint`.
     """
-    if keep < 1:
-        raise UserError(f"checkpoint.keep={keep} must be at least 1: the latest checkpoint always survives")
-    if keep_best < 0:
-        raise UserError(f"checkpoint.keep_best={keep_best} must not be negative")
-    if keep_best and not best_metric:
-        raise UserError(f"checkpoint.keep_best={keep_best} needs checkpoint.best_metric, e.g. 'shapes/acc1'")
+    if settings.keep < 1:
+        raise UserError(f"checkpoint.keep={settings.keep} must be at least 1: the latest checkpoint always survives")
+    if settings.keep_best < 0:
+        raise UserError(f"checkpoint.keep_best={settings.keep_best} must not be negative")
+    if settings.keep_best and not settings.best_metric:
+        raise UserError(f"checkpoint.keep_best={settings.keep_best} needs checkpoint.best_metric, e.g. 'shapes/acc1'")
 
 
 def make_meta(

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 from etils import epath
 from tqdm import tqdm
 
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.parallel import log
+from mmjax.training.config import LogConfig
 
 _REMOTE_EVERY = 30.0  # seconds between uploads of logs to an object store, which cannot append
 
@@ -83,23 +83,26 @@ class Logger:
 
     Args:
       workdir: where the files lie.
-      config: `log`, `name` and `steps` are read; all of it goes to W&B.
+      settings: where numbers go.
+      name: of the run.
+      steps: of the run.
+      fields: all of its config, for W&B.
 
     Raises:
       UserError: W&B is asked for and not installed.
     """
 
-    def __init__(self, workdir: Any, config: ml_collections.ConfigDict):
+    def __init__(self, workdir: Any, settings: LogConfig, *, name: str, steps: int, fields: Mapping[str, Any]):
         self._active = jax.process_index() == 0
-        self._steps = config.steps
+        self._steps = steps
         self._board = self._wandb = self._bar = None
         self._workdir = paths.as_path(workdir)
         if not self._active:
             return
         self.file = MetricsFile(self._workdir / "metrics.jsonl")
-        self._tensorboard = config.log.tensorboard
-        if config.log.wandb_project:
-            self._open_wandb(config)
+        self._tensorboard = settings.tensorboard
+        if settings.wandb_project:
+            self._open_wandb(settings, name, fields)
 
     def _open_board(self, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -112,14 +115,14 @@ class Logger:
         # purge_step: TensorBoard then hides what an earlier process wrote from that step on.
         self._board = SummaryWriter(str(folder), flush_secs=30, purge_step=step + 1 if step else None)
 
-    def _open_wandb(self, config: ml_collections.ConfigDict) -> None:
-        check_settings(config)
+    def _open_wandb(self, settings: LogConfig, name: str, fields: Mapping[str, Any]) -> None:
+        check_settings(settings)
         import wandb
 
         self._wandb = wandb.init(
-            project=config.log.wandb_project,
-            name=config.name,
-            config=config.to_dict(),
+            project=settings.wandb_project,
+            name=name,
+            config=dict(fields),
             resume="allow",
             # The workdir is the run: started again on it, W&B goes on too.
             id=hashlib.sha256(str(self._workdir).encode()).hexdigest()[:16],
@@ -252,13 +255,13 @@ class Meter:
         return rates
 
 
-def check_settings(config: ml_collections.ConfigDict) -> None:
-    """Checks `log`.
+def check_settings(settings: LogConfig) -> None:
+    """Checks where numbers go.
 
     Raises:
       UserError: W&B is asked for and not installed.
     """
-    project = config.log.wandb_project
+    project = settings.wandb_project
     if project and importlib.util.find_spec("wandb") is None:
         raise UserError(f"log.wandb_project={project!r}: wandb is not installed; pip install wandb")
 

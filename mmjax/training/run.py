@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from mmjax.config import schema
 from mmjax.evaluation.results import Evaluation
 from mmjax.training import checkpoint, metrics_log
 from mmjax.training.bad_example_counts import BadExamples
@@ -20,6 +21,7 @@ class Run:
 
     Attributes:
       config: what it goes by, see `resumed_run.keep`.
+      settings: the same, typed.
       workdir: its folder.
       mesh: the devices.
       step: `(state, batch) -> (state, metrics)`, jitted; the state passed in is donated.
@@ -35,6 +37,7 @@ class Run:
     """
 
     config: ml_collections.ConfigDict
+    settings: schema.RunConfig
     workdir: Any
     mesh: jax.sharding.Mesh
     step: Callable[[TrainState, Any], tuple[TrainState, Any]]

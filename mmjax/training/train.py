@@ -78,14 +78,15 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     """
     workdir = paths.as_path(workdir)
     opened = open_run(config, workdir, flags)
-    config, mesh, task, examples, setup = opened.config, opened.mesh, opened.task, opened.examples, opened.setup
+    config, settings, mesh = opened.config, opened.settings, opened.mesh
+    task, examples, setup = opened.task, opened.examples, opened.setup
     with process_agreement.raise_on_all():
         paths.make_folder(workdir, "--workdir")
     process_agreement.check_shared(workdir, "--workdir")
     data = examples.describe()
     validate_run.check_same_data(data, config.data.train)
 
-    checkpoints, start, meta = _open_checkpoints(config, workdir)
+    checkpoints, start, meta = _open_checkpoints(settings, workdir)
     setup = setup.resumed(meta.get("remat", {}))
     state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
     if start:
@@ -102,7 +103,9 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
 
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
-    logger = metrics_log.Logger(workdir, config)
+    logger = metrics_log.Logger(
+        workdir, settings.log, name=settings.name, steps=settings.steps, fields=config.to_dict()
+    )
     # An evaluation that the checkpoint does not know of is made again, and its line with it.
     logger.resume(start, evaluated=bool(start and meta["evaluated"]))
     bad_examples = BadExamples(
@@ -126,6 +129,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     peak = device_specs.peak_flops(jax.devices()[0].device_kind)
     return Run(
         config=config,
+        settings=settings,
         workdir=workdir,
         mesh=mesh,
         step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
@@ -148,6 +152,7 @@ class OpenedRun:
 
     Attributes:
       config: that the run has: a workdir may hold a run that began with older code.
+      settings: the same, typed.
       origins: which of its values are not the recipe's.
       mesh: the devices.
       task: what is trained.
@@ -159,6 +164,7 @@ class OpenedRun:
     """
 
     config: ml_collections.ConfigDict
+    settings: schema.RunConfig
     origins: FieldOrigins
     mesh: jax.sharding.Mesh
     task: tasks.Task
@@ -190,6 +196,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
         if workdir is not None:
             config, origins = resumed_run.keep(config, workdir, flags)
         validate_run.check_config(config, origins)
+        settings = schema.parse(config)
         if workdir is not None:
             resumed_run.check_workdir(config, workdir)
         for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
@@ -219,20 +226,17 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
             log.info(note)
-    return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
+    return OpenedRun(config, settings, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 
 def _open_checkpoints(
-    config: ml_collections.ConfigDict, workdir: Any
+    settings: schema.RunConfig, workdir: Any
 ) -> tuple[checkpoint.Checkpoints, int, Mapping[str, Any]]:
     """The checkpoints of a workdir, the latest one's step (0 without any) and its meta.
 
     All processes look at the same folder, and so meet the same mistakes.
     """
-    settings = config.checkpoint
-    checkpoints = checkpoint.Checkpoints(
-        workdir / "checkpoints", keep=settings.keep, keep_best=settings.keep_best, best_metric=settings.best_metric
-    )
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", settings.checkpoint)
     # The first host's look at a shared disk counts; another's may be older.
     start = process_agreement.broadcast_from_0(checkpoints.latest() or 0)
     if not start:
@@ -240,9 +244,9 @@ def _open_checkpoints(
     with process_agreement.raise_on_all():
         process_agreement.wait_for(lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}")
         meta = checkpoints.read_meta(start)
-        if start > config.steps:
+        if start > settings.steps:
             raise UserError(
-                f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
+                f"steps={settings.steps}: the workdir is already at step {start}; give more steps or another workdir"
             )
     return checkpoints, start, meta
 

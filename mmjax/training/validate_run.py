@@ -55,7 +55,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     Raises:
       UserError: naming the field; a field or a value that no config has, see `schema.parse`.
     """
-    schema.parse(config)
+    settings = schema.parse(config)
     flat = serialize.flatten(config)
     integers = [field for field, value in flat.items() if type(value) is int]
     may_be_zero = {
@@ -121,8 +121,8 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     profile = config.log.profile
     if profile and not 1 <= profile[0] <= profile[1]:
         raise UserError(f"log.profile={profile} wants (first step, last step)")
-    checkpoint.check_settings(config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.best_metric)
-    metrics_log.check_settings(config)
+    checkpoint.check_settings(settings.checkpoint)
+    metrics_log.check_settings(settings.log)
     tasks.check_images(config, origins)
     check_unread(config, origins)
     tasks.check_model(config)

@@ -17,6 +17,7 @@ from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import checkpoint
+from mmjax.training.config import CheckpointConfig
 from tests.helpers import runs
 
 P = PartitionSpec
@@ -39,7 +40,7 @@ def small_state(value=0.0, ema=False):
 
 def save_all(folder, steps, metrics=None, **settings):
     """Saves small states; `metrics` by step."""
-    checkpoints = checkpoint.Checkpoints(folder, **settings)
+    checkpoints = checkpoint.Checkpoints(folder, CheckpointConfig(**settings))
     for step in steps:
         checkpoints.save(step, small_state(step), {"step": step}, (metrics or {}).get(step))
     checkpoints.wait()
@@ -81,7 +82,7 @@ class TestWhatIsKept:
 
     def test_restored_by_another_process(self, folder):
         save_all(folder, [1, 2], keep=2)
-        checkpoints = checkpoint.Checkpoints(folder, keep=2)
+        checkpoints = checkpoint.Checkpoints(folder, CheckpointConfig(keep=2))
         for step in (2, 1):
             state = small_state(step)
             restored = checkpoints.restore(step, abstract_of(state))
@@ -158,7 +159,7 @@ class TestRestore:
         """Steps that are given the state's memory run while it is being written."""
         step = jax.jit(lambda state: jax.tree.map(lambda x: x * 1.5 + 1, state), donate_argnums=0)
         state = {f"{i}": jnp.full((512, 1024), i, jnp.float32) for i in range(8)}
-        checkpoints = checkpoint.Checkpoints(tmp_path, keep=10)
+        checkpoints = checkpoint.Checkpoints(tmp_path, CheckpointConfig(keep=10))
         expected = {}
         for number in range(1, 31):
             state = step(state)
@@ -235,7 +236,7 @@ class TestMeta:
 )
 def test_settings(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
-        checkpoint.Checkpoints(tmp_path / "new", **settings)
+        checkpoint.Checkpoints(tmp_path / "new", CheckpointConfig(**settings))
     assert not (tmp_path / "new").exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.training import device_specs, metrics_log, validate_run
+from mmjax.training.config import LogConfig
 from tests.helpers import runs
 
 
@@ -76,7 +77,7 @@ class TestTerminal:
     def logger(self, tmp_path, terminal):
         stream = io.StringIO()
         stream.isatty = lambda: terminal
-        logger = metrics_log.Logger(tmp_path, runs.config(steps=100))
+        logger = metrics_log.Logger(tmp_path, LogConfig(), name="tiny", steps=100, fields={})
         with mock.patch.object(sys, "stderr", stream):
             logger.resume(0)
             for step in (1, 2):
@@ -117,13 +118,13 @@ class TestWandb:
         module.__spec__ = importlib.util.spec_from_loader("wandb", None)
         run = mock.Mock()
         module.init = mock.Mock(return_value=run)
-        config = runs.config(log__wandb_project="mine")
+        settings = LogConfig(wandb_project="mine")
         with mock.patch.dict(sys.modules, wandb=module):
-            logger = metrics_log.Logger(tmp_path, config)
+            logger = metrics_log.Logger(tmp_path, settings, name="tiny", steps=100, fields={"batch_size": 16})
             logger.resume(0)
             logger.write(1, "train", {"loss": 2.5})
             logger.close()
-        assert module.init.call_args.kwargs["project"] == "mine"
+        assert module.init.call_args.kwargs["project"] == "mine" and module.init.call_args.kwargs["name"] == "tiny"
         assert module.init.call_args.kwargs["config"]["batch_size"] == 16
         run.log.assert_called_once_with({"train/loss": 2.5}, step=1)
         run.finish.assert_called_once()
