@@ -7,27 +7,31 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mmjax.config import typed_groups
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError, did_you_mean
 
-# Numbers that may also be None.
-OPTIONAL = ("model.logit_bias_init", "model.max_logit_scale")
-# Fields that are true, false or 'auto', by the end of their path.
-AUTO_OR_BOOL = ("deterministic", ".scan")
 
-
-def apply(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Sets fields in place from (dotted path, text) pairs, as `--config.PATH=TEXT` gives them."""
+def apply(config: ConfigDict, overrides: Sequence[tuple[str, str]], cls: type | None = RunConfig) -> None:
+    """Sets fields in place from (dotted path, text) pairs, as `--config.PATH=TEXT` gives them; see `set_field`."""
     for path, text in overrides:
         if path == "variant":
             raise UserError(
                 f"--config.variant={text} would change a label, not the model; give the size to the recipe:"
                 f" --config=NAME:variant={text}"
             )
-        set_field(config, path, text, prefix="--config.")
+        set_field(config, path, text, prefix="--config.", cls=cls)
 
 
-def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "") -> None:
-    """Sets one field from text; the text is read as the type the field has.
+def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls: type | None = None) -> None:
+    """Sets one field from text; the text is read as the type that the field has.
+
+    Args:
+      config: changed in place.
+      path: of the field.
+      text: its value.
+      prefix: what the user wrote before the path.
+      cls: the dataclass of the config, which says where a value may have several types; None where it has none.
 
     Raises:
       UserError: the field does not exist (the nearest name is given) or the value is of another type.
@@ -48,24 +52,22 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "") -> 
     current = node[last]
     if isinstance(current, ConfigDict):
         raise UserError(f"{prefix}{path}={text}: {path} is a group of fields; set one of: {', '.join(current)}")
+    expected = None if cls is None else typed_groups.field_type(cls, config, path.split("."))
     with node.ignore_type():  # types are checked here, with better words
-        node[last] = _parse_value(f"{prefix}{path}", text, current)
+        node[last] = _parse_value(f"{prefix}{path}", text, current, expected)
 
 
-def _parse_value(field: str, text: str, current: Any) -> Any:
-    is_auto_or_bool = field.endswith(AUTO_OR_BOOL)
-    if isinstance(current, str) and not is_auto_or_bool:
+def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:
+    has_several_types = len(typed_groups.options_of(expected)) > 1
+    if isinstance(current, str) and not has_several_types:
         return text.strip("'\"") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
-    if is_auto_or_bool:
-        value = value.strip("'\"") if isinstance(value, str) else value
-        wanted, fits = "true, false or auto", is_true_false_or_auto(value)
-    elif field.endswith(OPTIONAL):
-        wanted, value = "a number or none", float(value) if type(value) is int else value
-        fits = value is None or type(value) is float
+    if has_several_types:
+        wanted, result = typed_groups.describe(expected), next(typed_groups.fitting(expected, value), None)
+        value, fits = (value, False) if result is None else (result[0], True)
     elif isinstance(current, tuple):
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,) if isinstance(value, str) else value
         fits = isinstance(value, tuple) and _same_kind(value, current)
@@ -83,11 +85,6 @@ def _parse_value(field: str, text: str, current: Any) -> Any:
     if not fits:
         raise UserError(f"{field}={text}: wants {wanted}, and has {current!r} now")
     return value
-
-
-def is_true_false_or_auto(value: Any) -> bool:
-    """Whether a value is one that a field of true, false or `auto` may have."""
-    return type(value) is bool or value == "auto"
 
 
 def _same_kind(value: tuple, current: tuple) -> bool:

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import ml_collections
 
-from mmjax.config import overrides
-from mmjax.config.typed_groups import parse_group
+from mmjax.config.typed_groups import field_type, options_of, parse_group
 from mmjax.data.config import DataConfig
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.config import EvalConfig
@@ -136,7 +135,7 @@ def set_group(config: ConfigDict, path: str, settings: Mapping[str, Any]) -> Non
     node[parents[-1]] = ConfigDict(settings).to_dict()  # of a locked one, too, whose groups are locked
     parse_group(ModelConfig, tree["model"], "model")
     model = ConfigDict(tree["model"])
-    accept_auto_or_bool(model, "model.")
+    accept_auto_or_bool(model, ModelConfig)
     with config.unlocked(), config.ignore_type():
         config.model = model
     config.lock()
@@ -147,12 +146,15 @@ def _groups(path: str, settings: Mapping[str, Any]) -> list[str]:
     return [path, *(name for names in inner for name in names)]
 
 
-def accept_auto_or_bool(config: ConfigDict, path: str = "") -> None:
-    """Lets the fields of `overrides.AUTO_OR_BOOL` change between 'auto' and a bool, which a ConfigDict refuses."""
-    for name, value in config.items():
-        where = f"{path}{name}"
-        if isinstance(value, ConfigDict):
-            accept_auto_or_bool(value, f"{where}.")
-        elif where.endswith(overrides.AUTO_OR_BOOL):
-            del config[name]
-            config[name] = ml_collections.FieldReference(value, field_type=object)
+def accept_auto_or_bool(config: ConfigDict, cls: type = RunConfig) -> None:
+    """Lets fields that are true, false or 'auto' change between a bool and a text, which a ConfigDict refuses."""
+
+    def accept(group: ConfigDict, path: tuple[str, ...]) -> None:
+        for name, value in group.items():
+            if isinstance(value, ConfigDict):
+                accept(value, (*path, name))
+            elif {bool, Literal["auto"]} <= set(options_of(field_type(cls, config, (*path, name)))):
+                del group[name]
+                group[name] = ml_collections.FieldReference(value, field_type=object)
+
+    accept(config, ())

@@ -10,7 +10,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 from mmjax.config import kinds
@@ -64,7 +64,18 @@ def field_types(cls: type) -> dict[str, Any]:
 
 def group_class(expected: Any) -> type | None:
     """The dataclass of a field that is a group; None for a plain field."""
-    return next((option for option in _options(expected) if dataclasses.is_dataclass(option)), None)
+    return next((option for option in options_of(expected) if dataclasses.is_dataclass(option)), None)
+
+
+def field_type(cls: type, settings: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The type of a field within a group's settings; None where the group has no such field."""
+    name, *inner = path
+    cls = kinds.class_of_kind(cls, settings, name) if cls in kinds.KINDS else cls
+    expected = field_types(cls).get(name)
+    if typing.get_origin(expected) is Mapping and inner:  # groups by name
+        expected, settings, (name, *inner) = typing.get_args(expected)[1], settings[name], inner
+    group = group_class(expected)
+    return expected if not inner else None if group is None else field_type(group, settings[name], inner)
 
 
 def join(path: str, name: str) -> str:
@@ -87,14 +98,14 @@ def _unknown(cls: type, path: str, name: Any) -> str:
     return f"{join(path, str(name))} is no field{near}{others}; remove it"
 
 
-def _options(expected: Any) -> tuple[Any, ...]:
-    """The types that a value may have."""
+def options_of(expected: Any) -> tuple[Any, ...]:
+    """The types that a value may have, of which a union has several."""
     is_union = typing.get_origin(expected) in (Union, types.UnionType)
     return typing.get_args(expected) if is_union else (expected,)
 
 
 def _parse_value(expected: Any, value: Any, path: str, complete: bool) -> Any:
-    options, group = _options(expected), group_class(expected)
+    options, group = options_of(expected), group_class(expected)
     if group is not None:
         is_none = value is None and types.NoneType in options
         return None if is_none else parse_group(group, value, path, complete=complete)
@@ -103,7 +114,7 @@ def _parse_value(expected: Any, value: Any, path: str, complete: bool) -> Any:
             raise UserError(f"{path}={value!r} wants groups of fields by name")
         _, item = typing.get_args(expected)
         return {name: _parse_value(item, entry, join(path, name), complete) for name, entry in value.items()}
-    result = next(_fitting(expected, value), None)
+    result = next(fitting(expected, value), None)
     if result is None:
         _refuse(expected, value, path)
     return result[0]
@@ -111,7 +122,7 @@ def _parse_value(expected: Any, value: Any, path: str, complete: bool) -> Any:
 
 def _refuse(expected: Any, value: Any, path: str) -> None:
     """Raises the `UserError` of a value that has another type."""
-    options = _options(expected)
+    options = options_of(expected)
     choices = [
         choice for option in options if typing.get_origin(option) is Literal for choice in typing.get_args(option)
     ]
@@ -121,12 +132,12 @@ def _refuse(expected: Any, value: Any, path: str) -> None:
     raise UserError(f"{path}={shown} wants {describe(expected)}")
 
 
-def _fitting(expected: Any, value: Any) -> Iterator[tuple[Any]]:
+def fitting(expected: Any, value: Any) -> Iterator[tuple[Any]]:
     """The value as that type, in a tuple of one; nothing where it has another type."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin in (Union, types.UnionType):
         for option in arguments:
-            yield from _fitting(option, value)
+            yield from fitting(option, value)
     elif origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in arguments):
             yield (value,)
@@ -150,7 +161,7 @@ def _fitting_tuple(items: tuple[Any, ...], value: tuple[Any, ...]) -> Iterator[t
         items = (items[0],) * len(value)
     if len(items) != len(value):
         return
-    entries = [next(_fitting(item, entry), None) for item, entry in zip(items, value, strict=True)]
+    entries = [next(fitting(item, entry), None) for item, entry in zip(items, value, strict=True)]
     if None not in entries:
         yield (tuple(entry[0] for entry in entries),)
 
@@ -164,7 +175,7 @@ def describe(expected: Any) -> str:
         return ", ".join(arguments[:-1]) + (" or " if arguments[:-1] else "") + str(arguments[-1])
     if origin is tuple:
         return _describe_tuple(arguments)
-    return _NAMES[expected]
+    return "a group of fields" if dataclasses.is_dataclass(expected) else _NAMES[expected]
 
 
 def _describe_options(options: tuple[Any, ...]) -> str:
@@ -181,7 +192,7 @@ def _describe_tuple(items: tuple[Any, ...]) -> str:
     if typing.get_origin(items[0]) is tuple:
         first, second = (describe(item) for item in typing.get_args(items[0]))
         return f"pairs in a tuple, of {first} and {second}"
-    if len(options := _options(items[0])) > 1:
+    if len(options := options_of(items[0])) > 1:
         return f"a tuple of items, each {_describe_options(options)}"
     if items[0] is str:
         return "a tuple of texts, such as ('a', 'b')"

@@ -42,7 +42,7 @@ def read_suite(
     jobs.check_fields(config, f"--config={spec}")
     config.lock()
     suite_overrides = [(path, text) for path, text in overrides if path.split(".")[0] in config]
-    overrides_lib.apply(config, suite_overrides)
+    overrides_lib.apply(config, suite_overrides, cls=None)
     return config, [override for override in overrides if override not in suite_overrides]
 
 

@@ -151,6 +151,10 @@ def test_parse_arg_reads_the_type_of_the_default():
         ("data.crop_scale", "(0.5, 1)", (0.5, 1)),
         ("model.logit_bias_init", "-10", -10.0),
         ("model.logit_bias_init", "none", None),
+        ("log.profile", "(3, 5)", (3, 5)),
+        ("deterministic", "true", True),
+        ("deterministic", "auto", "auto"),
+        ("model.image.scan", "False", False),
     ],
 )
 def test_a_field_is_set_from_text(path, text, value):
@@ -175,6 +179,10 @@ def test_a_field_is_set_from_text(path, text, value):
         ("optimizer.learning_rate", "none", "a number"),
         ("data.crop_scale", "(0.5,)", "a tuple"),
         ("optimizer.freeze", "3", "a tuple"),
+        ("model.logit_bias_init", "low", "a number or none"),
+        ("log.profile", "(3,)", "a tuple of 2 integers"),
+        ("deterministic", "1", "true, false or auto"),
+        ("model.text.scan", "maybe", "true, false or auto"),
     ],
 )
 def test_a_wrong_field_or_value_is_named(path, text, message):
@@ -184,6 +192,21 @@ def test_a_wrong_field_or_value_is_named(path, text, message):
         overrides.apply(config, [(path, text)])
     assert f"--config.{path}" in str(caught.value) and "\n" not in str(caught.value)
     assert config.to_dict() == before
+
+
+def test_fields_of_a_kind_are_read_as_its_types():
+    """Those that may be none, and those in groups by name."""
+    config = recipe.load_recipe("fusion")
+    sound = dict(kind="audio", frames=8, mel_bins=4, patch_size=(4, 4), stride=None, scan="auto")
+    model = config.model.to_dict()
+    model["encoders"]["sound"] = sound | dict(width=8, depth=1, heads=2, mlp_dim=8)
+    schema.set_group(config, "model", model)
+    overrides.apply(config, [("model.encoders.sound.stride", "(2, 2)"), ("model.encoders.sound.scan", "true")])
+    assert config.model.encoders.sound.stride == (2, 2) and config.model.encoders.sound.scan is True
+    with pytest.raises(UserError, match="stride=2: wants a tuple of 2 integers or none, and has .2, 2. now"):
+        overrides.apply(config, [("model.encoders.sound.stride", "2")])
+    overrides.apply(config, [("model.encoders.sound.stride", "none")])
+    assert config.model.encoders.sound.stride is None
 
 
 def test_json_round_trip_keeps_tuples_and_fills_new_fields():
