@@ -14,7 +14,7 @@ import ml_collections
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from mmjax import tasks
-from mmjax.config import serialize
+from mmjax.config import schema, serialize
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
@@ -277,5 +277,5 @@ def param_shardings(
     if mesh is None:
         return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
     tree = param_translation.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
-    shardings, _ = partition.param_shardings(tree, mesh, preset=config.mesh.sharding, rules=config.mesh.rules)
+    shardings, _ = partition.param_shardings(tree, mesh, schema.parse(config).mesh)
     return param_translation.flattened(shardings)

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import UserError
+from mmjax.parallel.config import MeshConfig
 
 Rule = tuple[str, tuple[Any, ...]]
 
@@ -45,9 +46,7 @@ def map_with_path(function, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
 
 
-def param_shardings(
-    params: Any, mesh: Mesh, *, preset: str = "fsdp", rules: Sequence[Sequence[Any]] = ()
-) -> tuple[Any, list[str]]:
+def param_shardings(params: Any, mesh: Mesh, settings: MeshConfig) -> tuple[Any, list[str]]:
     """Assigns every parameter its sharding.
 
     A user's rule comes before the preset's. What no rule places is sharded over `fsdp` on its largest divisible axis,
@@ -56,8 +55,8 @@ def param_shardings(
     Args:
       params: a tree of arrays or shapes.
       mesh: the device mesh.
-      preset: a name in `PRESETS`.
-      rules: (regex that must match the whole path, axes of the array's last dimensions).
+      settings: `sharding` is the preset; `rules` are (regex that must match the whole path, axes of the array's last
+        dimensions).
 
     Returns:
       A tree of NamedShardings, and lines for the log on parameters without a rule.
@@ -67,7 +66,7 @@ def param_shardings(
     """
     used = set()
     fallen: dict[str, list[str]] = {}  # parameters that no rule placed, by where they went
-    preset_rules = PRESETS[validate_choice("mesh.sharding", preset, PRESETS)]
+    rules, preset_rules = settings.rules, PRESETS[settings.sharding]
     for index, (pattern, spec) in enumerate(rules):
         try:
             re.compile(pattern)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from mmjax.config import schema
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.training import optimizer, param_roles, remat_plan
@@ -115,9 +116,7 @@ def state_shardings(
     abstract: TrainState, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, list[str]]:
     """Where every array of the state lives, and notes on parameters that no rule placed."""
-    params, notes = partition.param_shardings(
-        abstract.params, mesh, preset=config.mesh.sharding, rules=config.mesh.rules
-    )
+    params, notes = partition.param_shardings(abstract.params, mesh, schema.parse(config).mesh)
     replicated = mesh_lib.replicated(mesh)
     shardings = TrainState(
         step=replicated,

@@ -22,6 +22,7 @@ from mmjax.interop import foreign_checkpoint, param_translation
 from mmjax.io import paths as paths_lib
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.parallel.config import MeshConfig
 from mmjax.report import page
 from mmjax.training import init_from, resumed_run
 from mmjax.utils import end_of_text
@@ -218,7 +219,7 @@ class TestInitFrom:
         tree = param_translation.nested(
             {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
         )
-        shardings, _ = partition.param_shardings(tree, mesh)
+        shardings, _ = partition.param_shardings(tree, mesh, MeshConfig(sharding="fsdp"))
         return init_from.read(partition.placed_shapes(tree, shardings), config)
 
     def test_all_of_it(self, other, capsys):

@@ -12,6 +12,7 @@ from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants.two_tower import variant
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.parallel.config import MeshConfig
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -86,7 +87,7 @@ def test_arrays_go_straight_to_their_shardings():
     abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in full.items()})
     rules = [(".*qkv/kernel", ("fsdp", None, None, None))]
     shardings = param_translation.flattened(
-        partition.param_shardings(abstract, mesh, preset="replicated", rules=rules)[0]
+        partition.param_shardings(abstract, mesh, MeshConfig(sharding="replicated", rules=tuple(rules)))[0]
     )
 
     def to_host(path, array):

@@ -15,6 +15,7 @@ from mmjax.errors import UserError
 from mmjax.models import initialisation
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.parallel.config import MeshConfig
 from mmjax.training import resumed_run, validate_run
 from tests.helpers import model_kinds, runs
 from tests.helpers.distributions import assert_drawn
@@ -271,7 +272,7 @@ def test_shards_are_parts_of_what_one_device_draws():
     task, mesh = model_kinds.task(config), mesh_lib.make_mesh(config.mesh)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rules = ((r".*token_embedding", ("fsdp", None)),)
-    shardings, _ = partition.param_shardings(shapes, mesh, preset="fsdp+tensor", rules=rules)
+    shardings, _ = partition.param_shardings(shapes, mesh, MeshConfig(rules=rules))
     sharded = jax.jit(task.init, out_shardings=shardings)(jax.random.key(5))
     assert sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded)) >= 10
     full = flat(jax.jit(task.init)(jax.random.key(5)))

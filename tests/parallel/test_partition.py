@@ -6,9 +6,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from mmjax.config.schema import base_config
+from mmjax.config.typed_groups import parse_group
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants.two_tower import variant
+from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, opt_state_shardings, param_shardings, path_name
 from mmjax.training.optimizer import make_optimizer
@@ -35,7 +37,7 @@ def params():
 
 def specs(params, mesh, **settings):
     """{path: spec without trailing Nones}."""
-    shardings, _ = param_shardings(params, mesh, **settings)
+    shardings, _ = param_shardings(params, mesh, MeshConfig(**{"sharding": "fsdp"} | settings))
     result = {}
     map_with_path(lambda path, s: result.setdefault(path, trimmed(s.spec)), shardings)
     return result
@@ -56,7 +58,7 @@ def test_path_names(params):
 
 
 def test_tensor_preset(params, mesh):
-    result = specs(params, mesh, preset="fsdp+tensor")
+    result = specs(params, mesh, sharding="fsdp+tensor")
     layers = "text/transformer/layers/"
     assert result[layers + "attention/qkv/kernel"] == P(None, "fsdp", None, "tensor")  # [layers, D, 3, H, K]: heads
     assert result[layers + "attention/qkv/bias"] == P(None, None, "tensor")
@@ -77,7 +79,7 @@ def test_tensor_preset(params, mesh):
 
 
 def test_fsdp_preset(params, mesh):
-    result = specs(params, mesh, preset="fsdp")
+    result = specs(params, mesh, sharding="fsdp")
     assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, None, "fsdp")  # [2, 256, 1024]
     assert result["text/transformer/layers/mlp/fc2/kernel"] == P(None, "fsdp")
     assert result["text/token_embedding"] == P("fsdp")
@@ -85,19 +87,19 @@ def test_fsdp_preset(params, mesh):
 
 
 def test_replicated_preset(params, mesh):
-    assert set(specs(params, mesh, preset="replicated").values()) == {P()}
+    assert set(specs(params, mesh, sharding="replicated").values()) == {P()}
 
 
 def test_preset_leaves_out_axes_that_do_not_divide(params):
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})  # 4 heads cannot be split over 8 devices
-    result = specs(params, mesh, preset="fsdp+tensor")
+    result = specs(params, mesh, sharding="fsdp+tensor")
     assert result["text/transformer/layers/attention/qkv/kernel"] == P(None, "fsdp")
     assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
 
 
 def test_large_axis_that_does_not_divide_is_noted(mesh):
     odd = {"large": jax.ShapeDtypeStruct((999, 1001), jnp.float32), "small": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
-    shardings, notes = param_shardings(odd, mesh)
+    shardings, notes = param_shardings(odd, mesh, MeshConfig(sharding="fsdp"))
     assert all(s.spec == P() for s in shardings.values())
     assert notes == ["no axis divides by mesh.fsdp=2, so replicated: large (999, 1001)"]
 
@@ -108,13 +110,14 @@ def test_users_rules_come_first_and_the_first_match_wins(params, mesh):
         (".*/fc1/kernel", (("data", "fsdp"), "tensor")),
         ("text/token_embedding", ()),
     ]
-    result = specs(params, mesh, preset="fsdp+tensor", rules=rules)
+    result = specs(params, mesh, sharding="fsdp+tensor", rules=tuple(rules))
     assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, "tensor")
     assert result["image/transformer/layers/mlp/fc1/kernel"] == P(None, ("data", "fsdp"), "tensor")
     assert result["text/token_embedding"] == P()
     assert result["text/transformer/layers/mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
     # A list, as a config file may have it, is as good as a tuple.
-    result = specs(params, mesh, rules=[["image/.*fc1/kernel", [["data", "fsdp"], None]]])
+    lists = dict(rules=[["image/.*fc1/kernel", [["data", "fsdp"], None]]])
+    result = specs(params, mesh, rules=parse_group(MeshConfig, lists, complete=False).rules)
     assert result["image/transformer/layers/mlp/fc1/kernel"] == P(None, ("data", "fsdp"))
 
 
@@ -140,14 +143,7 @@ def test_users_rules_come_first_and_the_first_match_wins(params, mesh):
 )
 def test_mistakes_in_rules(params, mesh, rules, message):
     with pytest.raises(UserError, match=message):
-        param_shardings(params, mesh, rules=rules)
-
-
-def test_unknown_preset(params, mesh):
-    with pytest.raises(
-        UserError, match=r"mesh.sharding='fsdp\+tensors' is not known \(did you mean 'fsdp\+tensor'\?\)"
-    ):
-        param_shardings(params, mesh, preset="fsdp+tensors")
+        param_shardings(params, mesh, MeshConfig(sharding="fsdp", rules=tuple(rules)))
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor", "sgd"])
@@ -156,7 +152,7 @@ def test_moments_follow_their_parameters(params, mesh, name):
     config.optimizer.name = name
     tx, _ = make_optimizer(config, params)
     state = jax.eval_shape(tx.init, params)
-    shardings, _ = param_shardings(params, mesh, preset="fsdp+tensor")
+    shardings, _ = param_shardings(params, mesh, MeshConfig())
     placed = opt_state_shardings(state, params, shardings, mesh)
     assert jax.tree.structure(placed) == jax.tree.structure(state)
 

@@ -14,6 +14,7 @@ from mmjax.data.sources import sensors
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.parallel import activation_sharding, partition
+from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
 from mmjax.tasks import image_text_matching, per_example_losses
 from mmjax.tasks.batch_features import BatchFeatures
@@ -108,7 +109,7 @@ def outcome(config, shape, random_params):
     params = random_params(shapes, std=0.2)
     if "logit_scale" in params:
         params = params | {"logit_scale": np.float32(2.0)}
-    shardings, _ = partition.param_shardings(params, mesh, preset="fsdp+tensor")
+    shardings, _ = partition.param_shardings(params, mesh, MeshConfig())
     params = jax.tree.map(jax.device_put, params, shardings)
     loss = make_loss(task, config.microbatch, mesh)
 
