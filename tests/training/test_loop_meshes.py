@@ -118,10 +118,11 @@ def test_two_processes_on_every_mesh(one, tmp_path):
 
 
 @pytest.mark.full
-def test_eight_processes(one, tmp_path):
-    """One device each: the `tensor` axis spans processes."""
+@pytest.mark.parametrize("count", campaign.some([4, 8], [4]))
+def test_more_processes(count, one, tmp_path):
+    """One or two devices each: the `tensor` or the `fsdp` axis spans processes."""
     one[0].save(tmp_path / "one", one[3])
-    processes.steps(tmp_path, ["2x2x2"], count=8, timeout=500)
+    processes.steps(tmp_path, ["2x2x2"], count=count, timeout=500)
     check_two_processes(tmp_path, "2x2x2", one, (4, 1, 2))
 
 

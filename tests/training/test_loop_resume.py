@@ -337,7 +337,7 @@ def test_a_kill_leaves_no_workers(tmp_path):
 def test_killed_many_times(kills, tmp_path, data):
     """Kills of one run: before the first checkpoint, within saves, between them; some by signals that save."""
     rng = random.Random(0)
-    steps, every = 400, 10
+    steps, every = 50 * kills, 10
     overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=25"]
     overrides += [f"--config.data.eval={data['data.eval']}", "--config.checkpoint.keep=1", "--config.ema_decay=0.9"]
     assert Process(tmp_path / "whole", *overrides).end() == 0
