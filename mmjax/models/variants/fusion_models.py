@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmjax import errors
+from mmjax.errors import validate_choice
 from mmjax.models.variants.common import layers, vit
 
 # Width, depth and heads.
@@ -26,7 +26,7 @@ def bert(size: str, **changes: Any) -> dict[str, Any]:
     Raises:
       UserError: the size is not in the table.
     """
-    width, depth, heads = _BERTS[errors.validate_choice("size", size, _BERTS)]
+    width, depth, heads = _BERTS[validate_choice("size", size, _BERTS)]
     settings = dict(
         vocab_size=30522,
         context_length=512,

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from mmjax import errors
+from mmjax.errors import validate_choice
 from mmjax.models.variants.common import layers, vit
 from mmjax.models.variants.fusion_models import FUSION
 from mmjax.models.variants.generative import GENERATIVE
@@ -121,7 +121,7 @@ def variant(name: str) -> dict[str, Any]:
       UserError: the name is not in the table.
     """
     known = all_variants()
-    return copy.deepcopy(known[errors.validate_choice("variant", name, known)])
+    return copy.deepcopy(known[validate_choice("variant", name, known)])
 
 
 def _encoder(width: int, depth: int, heads: int, **settings) -> dict[str, Any]:
@@ -171,5 +171,5 @@ def encoder(kind: str, size: str) -> dict[str, Any]:
     Raises:
       UserError: the kind or the size is not in the table.
     """
-    sizes = ENCODERS[errors.validate_choice("kind", kind, ENCODERS)]
-    return copy.deepcopy(sizes[errors.validate_choice("size", size, sizes)])
+    sizes = ENCODERS[validate_choice("kind", kind, ENCODERS)]
+    return copy.deepcopy(sizes[validate_choice("size", size, sizes)])
