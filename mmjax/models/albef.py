@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
-from mmjax import errors
+from mmjax.errors import UserError
 from mmjax.models import heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.nn import attention, transformer
@@ -37,10 +37,10 @@ class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):
 
     def setup(self):
         if not self.image.get("class_token", True):
-            raise errors.UserError("model.image.class_token=False leaves no token to embed; set it to True")
+            raise UserError("model.image.class_token=False leaves no token to embed; set it to True")
         width = self.text["width"]
         if width % self.fusion["heads"]:
-            raise errors.UserError(
+            raise UserError(
                 f"model.fusion.heads={self.fusion['heads']} does not divide model.text.width={width}; choose one that"
                 " does"
             )

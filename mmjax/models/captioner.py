@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mmjax import errors
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import image_text, lstm_captioner, sown_attention, submodules
 from mmjax.models.encoders import build
 from mmjax.nn import attention
@@ -37,14 +37,14 @@ class Captioner(image_text.WritingModel, kw_only=True):
 
     def setup(self):
         self.image_encoder = self.make_image_tower()
-        errors.validate_choice("model.decoder", self.decoder, DECODERS)
+        validate_choice("model.decoder", self.decoder, DECODERS)
         if self.decoder == "lstm":
             ignored = (*submodules.TEXT_IDS, "context_length")
             cls = lstm_captioner.LSTMCaptioner
             self.writer = build(cls, "text", self.text, ignored=ignored, dtype=self.dtype)
             return
         if not self.text.get("causal", True):
-            raise errors.UserError("model.text.causal=False would let words see those after them; set it to True")
+            raise UserError("model.text.causal=False would let words see those after them; set it to True")
         submodules.check_cross_attention("text", self.text)
         self.writer = self.make_text_stack()
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax import errors
+from mmjax.errors import UserError
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
 from mmjax.nn import attention, layers, pool, transformer
@@ -56,9 +56,9 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
 
     def setup(self):
         if self.queries < 2:
-            raise errors.UserError(f"model.queries={self.queries} leaves no image for captions; choose 2 or more")
+            raise UserError(f"model.queries={self.queries} leaves no image for captions; choose 2 or more")
         if self.embed_dim % self.pool_heads:
-            raise errors.UserError(
+            raise UserError(
                 f"model.pool_heads={self.pool_heads} does not divide model.embed_dim={self.embed_dim}; choose one that"
                 " does"
             )

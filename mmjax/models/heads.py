@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mmjax import errors
+from mmjax.errors import UserError
 from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm
 
 _STD = 0.02  # BERT's initialisation
@@ -63,4 +63,4 @@ def check_head(setting: str, value: bool | int) -> None:
     """
     if not value:
         wanted = "the number of answers" if setting == "answers" else True
-        raise errors.UserError(f"model.{setting}={value}: the model has no such head; set it to {wanted}")
+        raise UserError(f"model.{setting}={value}: the model has no such head; set it to {wanted}")

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax import errors
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, layers
@@ -32,7 +32,7 @@ class Connector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
-        errors.validate_choice("model.connector", self.kind, CONNECTORS)
+        validate_choice("model.connector", self.kind, CONNECTORS)
         dense = lambda x, name: Dense(self.width, std=x.shape[-1] ** -0.5, dtype=self.dtype, name=name)(x)
         x = dense(x, "fc1")
         return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
@@ -66,14 +66,14 @@ class PrefixLM(image_text.WritingModel, kw_only=True):
     attention_maps: ClassVar[tuple[str, ...]] = ("written",)
 
     def setup(self):
-        errors.validate_choice("model.prefix", self.prefix, PREFIXES)
+        validate_choice("model.prefix", self.prefix, PREFIXES)
         if self.prefix_text and self.prefix != "full":
-            raise errors.UserError("model.prefix_text=True needs a prefix that sees itself; set model.prefix='full'")
+            raise UserError("model.prefix_text=True needs a prefix that sees itself; set model.prefix='full'")
         if self.prefix_text and self.text.get("sep_id") is None:
-            raise errors.UserError("model.prefix_text=True needs to know where questions end; set model.text.sep_id")
+            raise UserError("model.prefix_text=True needs to know where questions end; set model.text.sep_id")
         depth = self.image["depth"]
         if self.feature_layer is not None and not -depth <= self.feature_layer < depth:
-            raise errors.UserError(
+            raise UserError(
                 f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
             )
         self.image_encoder = self.make_image_tower()

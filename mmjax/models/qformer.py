@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax import errors
+from mmjax.errors import UserError
 from mmjax.models import heads, image_text, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, layers, transformer
@@ -42,7 +42,7 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
     def setup(self):
         submodules.check_cross_attention("text", self.text)
         if self.caption_id is not None and not 0 <= self.caption_id < self.text["vocab_size"]:
-            raise errors.UserError(
+            raise UserError(
                 f"model.caption_id={self.caption_id} is none of the {self.text['vocab_size']} ids of"
                 " model.text.vocab_size; choose one of them, or raise that"
             )

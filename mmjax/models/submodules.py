@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mmjax import errors
+from mmjax.errors import UserError
 from mmjax.models.encoders import Encoded
 from mmjax.nn.transformer import Memory
 
@@ -26,14 +26,14 @@ def check_cross_attention(part: str, settings: Mapping[str, Any]) -> None:
     """
     depth, every, first = settings.get("depth", 0), settings.get("cross_every", 0), settings.get("cross_from", 0)
     if every < 1:
-        raise errors.UserError(f"model.{part}.cross_every={every} would leave the image unseen; set it to 1 or more")
+        raise UserError(f"model.{part}.cross_every={every} would leave the image unseen; set it to 1 or more")
     if depth and not 0 <= first < depth:
-        raise errors.UserError(
+        raise UserError(
             f"model.{part}.cross_from={first} is none of the {depth} layers of model.{part}.depth, of which one must"
             f" look at the image; choose 0 to {depth - 1}"
         )
     if depth and (depth - first) % every:
-        raise errors.UserError(
+        raise UserError(
             f"model.{part}.cross_every={every} does not divide the {depth - first} layers from"
             f" model.{part}.cross_from={first} on; choose one that does"
         )

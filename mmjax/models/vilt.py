@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import errors
+from mmjax.errors import UserError
 from mmjax.models import encoders, heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention, embed, layers
@@ -107,7 +107,7 @@ class ViLT(image_text.FusionModel, kw_only=True):
 
     def setup(self):
         if not self.pooler and (self.match or self.answers):
-            raise errors.UserError("model.pooler=False goes with no head for matches or answers; set it to True")
+            raise UserError("model.pooler=False goes with no head for matches or answers; set it to True")
         shared = dict(dtype=self.dtype, attention_impl=self.image_attention, mask_token=self.mim)
         self.stream = encoders.build(Stream, "image", self.image, **shared)
         width = self.image["width"]

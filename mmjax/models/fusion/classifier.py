@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import errors
+from mmjax.errors import UserError, validate_choice
 from mmjax.models import modality_encoders
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.fusion import kinds
@@ -113,9 +113,9 @@ def make_encoder(
       UserError: settings that do not fit.
     """
     field, settings = f"model.encoders.{name}", dict(settings)
-    kind = errors.validate_choice(f"{field}.kind", settings.pop("kind", ""), modality_encoders.KINDS)
+    kind = validate_choice(f"{field}.kind", settings.pop("kind", ""), modality_encoders.KINDS)
     if name == "image" and image is not None and settings.get("image_size") != image["image_size"]:
-        raise errors.UserError(
+        raise UserError(
             f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
             " both alike"
         )
@@ -123,7 +123,7 @@ def make_encoder(
     cls = modality_encoders.KINDS[kind]
     encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", **fixed)
     if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
-        raise errors.UserError(
+        raise UserError(
             f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"
         )
     return encoder
@@ -144,6 +144,6 @@ def example(
         if name == "image" and settings.get("image"):
             shape = (settings["image"]["image_size"],) * 2 + (3,)
         if shape is None:
-            raise errors.UserError(f"model.encoders.{name}: the shape of its arrays is not known; see modality_shapes")
+            raise UserError(f"model.encoders.{name}: the shape of its arrays is not known; see modality_shapes")
         arrays[name] = jnp.zeros((1, *shape), jnp.float32)
     return arrays, jnp.ones((1, len(arrays)), bool)

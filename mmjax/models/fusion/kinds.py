@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import errors
+from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Attention, Concat, Gated, Pooling, Weighted, prepare, present_softmax
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
@@ -43,7 +43,7 @@ def combine_decisions(
     Returns:
       Log-probabilities in float32; those of one decision where it is the only one, and equal ones where none is.
     """
-    errors.validate_choice("model.fusion.combine", combine, COMBINATIONS)
+    validate_choice("model.fusion.combine", combine, COMBINATIONS)
     logits = jnp.where(present[..., None], logits.astype(jnp.float32), 0.0)
     scores = jnp.zeros(present.shape[1:], jnp.float32) if scores is None else scores
     if combine == "linear":
@@ -111,7 +111,7 @@ class Hybrid(Late, kw_only=True):
     def _decisions(self, logits, available, encoded, present, keys):
         inner = make_fusion(self.fusion, self.classes, field="model.fusion.fusion", dtype=self.dtype)
         if inner.decides:
-            raise errors.UserError(
+            raise UserError(
                 f"model.fusion.fusion.kind={self.fusion['kind']!r} decides itself; choose one that gives tokens"
             )
         tokens, valid, *_ = inner(encoded, present, keys)
@@ -154,12 +154,12 @@ def make_fusion(
       UserError: an unknown kind or setting, or one is lacking.
     """
     settings = dict(settings)
-    cls = KINDS[errors.validate_choice(f"{field}.kind", settings.pop("kind", ""), KINDS)]
+    cls = KINDS[validate_choice(f"{field}.kind", settings.pop("kind", ""), KINDS)]
     fixed = dict(dtype=dtype, name=name) | (dict(classes=classes) if cls.decides else {})
     free = {setting.name: setting for setting in dataclasses.fields(cls) if setting.name not in (*fixed, "parent")}
     for key in sorted(set(settings) - set(free)):
-        raise errors.UserError(f"{field}.{key} is no setting of {cls.__name__}{errors.did_you_mean(key, free)}")
+        raise UserError(f"{field}.{key} is no setting of {cls.__name__}{did_you_mean(key, free)}")
     for key, setting in free.items():
         if key not in settings and setting.default is dataclasses.MISSING:
-            raise errors.UserError(f"{field}.{key} is not set, which {cls.__name__} needs")
+            raise UserError(f"{field}.{key} is not set, which {cls.__name__} needs")
     return cls(**settings, **fixed)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import errors
+from mmjax.errors import validate_choice
 from mmjax.models import encoders
 from mmjax.models.encoders import Encoded
 from mmjax.nn import attention
@@ -78,7 +78,7 @@ class Pooling(nn.Module, kw_only=True):
 
     def vectors(self, modalities: Mapping[str, Encoded]) -> dict[str, Float[Array, "B D"]]:
         """Each modality's tokens pooled, then its layer norm."""
-        kind = errors.validate_choice("model.fusion.pool", self.pool, POOLS)
+        kind = validate_choice("model.fusion.pool", self.pool, POOLS)
         made = {}
         for name, (tokens, valid, *_) in modalities.items():
             pool = Pool(kind, heads=self.pool_heads, dtype=self.dtype, name=f"pool_{name}")

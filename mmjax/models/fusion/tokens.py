@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import errors
+from mmjax.errors import UserError, validate_choice
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Layered, prepare
 from mmjax.nn import attention, layers
@@ -48,9 +48,9 @@ class Cross(_OfTokens, kw_only=True):
           UserError: there is no such modality, or no other one.
         """
         modalities, available = prepare(encoded, present)
-        errors.validate_choice("model.fusion.query", self.query, modalities)
+        validate_choice("model.fusion.query", self.query, modalities)
         if len(modalities) == 1:
-            raise errors.UserError(
+            raise UserError(
                 f"model.fusion.query={self.query!r} is the only modality: it has nothing to look at; add another one"
             )
         x = self.embedded(modalities)
@@ -125,7 +125,7 @@ class Bottleneck(_OfTokens, kw_only=True):
           UserError: too few layers for anything to be exchanged.
         """
         if not 0 <= self.fusion_layer <= self.depth - 2:
-            raise errors.UserError(
+            raise UserError(
                 f"model.fusion.fusion_layer={self.fusion_layer} must be at least 0 and model.fusion.depth={self.depth}"
                 " larger by 2 or more: what one layer writes to the bottlenecks, the next one reads"
             )
