@@ -183,6 +183,11 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
     return map_with_path(sharding_of, opt_state)
 
 
+def count_parameters(tree: Any) -> int:
+    """Numbers in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def device_bytes(tree: Any) -> int:
     """Bytes of a tree of shapes with shardings on one device."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -168,7 +168,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "microbatch": config.microbatch,
         "remat": parts_with("remat", config.model) | setup.remat,
         "loss": config.loss.impl,
-        "parameter_count": sum(x.size for x in jax.tree.leaves(setup.state.params)),
+        "parameter_count": partition.count_parameters(setup.state.params),
         "versions": {name: version for name in _VERSIONS if (version := _version(name))},
     }
     kinds = state_bytes(setup)

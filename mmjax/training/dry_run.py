@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 
 from mmjax.io import paths
@@ -61,7 +60,7 @@ def _describe_evaluation(sources: Sequence[Any]) -> Iterator[str]:
 
 
 def _describe_parameters(setup: Any, frozen: bool) -> Iterator[str]:
-    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    count = partition.count_parameters
     trained = f", {count(setup.trainable):,} of them trained" if frozen else ""
     yield f"parameters: {count(setup.state.params):,}{trained}"
     for name, part in sorted(setup.state.params.items()):

@@ -266,7 +266,7 @@ def make_planner(
     if len(fixed) == len(trained):
         return None
     shapes = towers(config, kernels, mesh)
-    share = sum(x.size for x in jax.tree.leaves(trainable)) / sum(x.size for x in jax.tree.leaves(state.params))
+    share = partition.count_parameters(trainable) / partition.count_parameters(state.params)
     gradients = int(partition.device_bytes(state.params) * share)
     device = mesh.devices.flat[0]
     return Planner(

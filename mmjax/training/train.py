@@ -18,7 +18,7 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.io import paths
-from mmjax.parallel import log, process_agreement
+from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import (
     build_step,
@@ -195,8 +195,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
         origins = FieldOrigins(tuple(flags))
         if workdir is not None:
             config, origins = resumed_run.keep(config, workdir, flags)
-        validate_run.check_config(config, origins)
-        settings = schema.parse(config)
+        settings = validate_run.check_config(config, origins)
         if workdir is not None:
             resumed_run.check_workdir(config, workdir)
         for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
@@ -278,10 +277,9 @@ def _log_introduction(
 ) -> None:
     """Logs what is trained, on what, and how."""
     device = mesh.devices.flat[0]
-    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    parameters = f"{count(setup.state.params):,} parameters"
-    parameters += f" ({count(setup.trainable):,} trained)" if config.optimizer.freeze else ""
+    parameters = f"{partition.count_parameters(setup.state.params):,} parameters"
+    parameters += f" ({partition.count_parameters(setup.trainable):,} trained)" if config.optimizer.freeze else ""
     log.info(
         f"{config.name}: {config.variant}, {parameters}; mesh {shape} of {jax.devices()[0].device_kind};"
         f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"

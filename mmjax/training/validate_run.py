@@ -45,8 +45,8 @@ def _of_model(field: str, names: Sequence[str]) -> bool:
     return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
-def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
-    """Checks plain numbers before anything is opened.
+def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> schema.RunConfig:
+    """Checks plain numbers before anything is opened; returns the config as its typed tree.
 
     Args:
       config: the run's config.
@@ -126,6 +126,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     tasks.check_images(config, origins)
     check_unread(config, origins)
     tasks.check_model(config)
+    return settings
 
 
 def _check_pattern(field: str, patterns: tuple[str, ...], pattern: str) -> None:

@@ -141,30 +141,32 @@ class PoolingConfig(FusionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcatConfig(PoolingConfig):
+class VectorConfig(PoolingConfig):
+    """A fusion of one vector a modality."""
+
+    width: int
+    """numbers of the result"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatConfig(VectorConfig):
     """A linear map of all modalities' vectors side by side."""
 
     kind: ClassVar[str] = "concat"
-    width: int
-    """numbers of the result"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedConfig(PoolingConfig):
+class WeightedConfig(VectorConfig):
     """The mean of the modalities' vectors, by learned weights."""
 
     kind: ClassVar[str] = "weighted"
-    width: int
-    """numbers of the result"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedConfig(PoolingConfig):
+class GatedConfig(VectorConfig):
     """The mean of the modalities' vectors, by weights that follow from them."""
 
     kind: ClassVar[str] = "gated"
-    width: int
-    """numbers of the result"""
 
 
 @dataclass(frozen=True, kw_only=True)
