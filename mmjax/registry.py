@@ -1,19 +1,44 @@
-"""Registries: classes and functions by the names that a config has for them.
+"""Registries: all classes and functions that a config names, ours and those of others.
 
 A name of ours stands for `module:attribute`, whose module is imported when the name is used. Code of others registers
-what it brings:
+what it brings; `mmjax.plugin_imports` says which modules that are, and when they are imported:
 
-    @SOURCES.register("mine", ":FILE")
+    from mmjax.plugin import sources
+
+    @sources.register("mine", ":FILE")
     class Mine: ...
 """
 
+import dataclasses
 import importlib
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from mmjax.errors import UserError, did_you_mean
 
-Entry = TypeVar("Entry")
+Item = TypeVar("Item")
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_FORM = re.compile(r"|:\S+|\[/\S+\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """What a name stands for.
+
+    Attributes:
+      target: a class or function; of ours `module:attribute`.
+      form: what follows the name where it is written.
+      config: the dataclass of its fields; of ours `module:attribute`; None where it has none.
+      module: that registered it.
+    """
+
+    target: Any
+    form: str
+    config: type | str | None
+    module: str
 
 
 class Registry:
@@ -22,29 +47,59 @@ class Registry:
     Args:
       kind: what they are, for errors, such as "source".
       ours: "module:attribute" by name.
-      forms: what follows a name where it is written, for errors, such as ":FILE"; nothing where it is left out.
+      forms: what follows a name where it is written, such as ":FILE"; nothing where it is left out.
+      configs: "module:attribute" of the dataclasses of their fields, by name.
     """
 
-    def __init__(self, kind: str, ours: Mapping[str, str], forms: Mapping[str, str]):
-        self._kind = kind
-        self._entries: dict[str, Any] = dict(ours)
-        self._forms = dict(forms)
+    def __init__(
+        self,
+        kind: str,
+        ours: Mapping[str, str],
+        forms: Mapping[str, str] | None = None,
+        configs: Mapping[str, str] | None = None,
+    ):
+        forms, configs = forms or {}, configs or {}
+        self.kind = kind
+        self._entries = {
+            name: _Entry(target, forms.get(name, ""), configs.get(name), target.partition(":")[0])
+            for name, target in ours.items()
+        }
+        self._absent: dict[str, str] = {}
 
-    def register(self, name: str, form: str = "") -> Callable[[Entry], Entry]:
+    def register(self, name: str, form: str = "", *, config: type | None = None) -> Callable[[Item], Item]:
         """A decorator that registers a class or a function.
 
-        Raises:
-          UserError: the name is taken; names both modules.
-        """
+        What the same module registers again, as a recipe that is run twice or a module that is reloaded does, takes the
+        place of what it had registered.
 
-        def add(entry: Entry) -> Entry:
-            if name in self._entries:
+        Args:
+          name: lower-case letters, digits and underscores.
+          form: what follows the name where it is written: ":FILE", "[/SPLIT]", or nothing.
+          config: the frozen dataclass of its fields, where it has any.
+
+        Raises:
+          UserError: the name is taken (names both modules), or is none.
+        """
+        module = sys._getframe(1).f_globals.get("__name__", "")
+        where = f"{self.kind} {name!r} of {module}"
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(f"{where}: a name has lower-case letters, digits and _, and begins with a letter")
+        if not isinstance(form, str) or not _FORM.fullmatch(form):
+            raise UserError(f"{where}: form={form!r} must be ':SOMETHING', '[/SOMETHING]' or ''")
+        if config is not None and not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+            raise UserError(f"{where}: config={config!r} must be a dataclass, such as @dataclass(frozen=True)")
+
+        def add(target: Item) -> Item:
+            known = self._entries.get(name)
+            if known is not None and known.module != module:
+                raise UserError(f"{where} has the name of one of {known.module}; give it another name")
+            if known is not None and _qualname(known.target) != _qualname(target):
                 raise UserError(
-                    f"{self._kind} {name!r} of {_module(entry)} has the name of one of {_module(self._entries[name])};"
-                    " give it another name"
+                    f"{where} is registered twice, for {_qualname(known.target)} and {_qualname(target)}; give one of"
+                    " them another name"
                 )
-            self._entries[name], self._forms[name] = entry, form
-            return entry
+            self._entries[name] = _Entry(target, form, config, module)
+            return target
 
         return add
 
@@ -58,23 +113,60 @@ class Registry:
         Raises:
           UserError: the name is unknown; the nearest one is given, and all of them.
         """
-        if name not in self._entries:
-            lower = name.lower()
-            near = f" (did you mean {lower!r}?)" if lower in self._entries else did_you_mean(lower, self._entries)
-            raise UserError(f"{where}: unknown {self._kind} {name!r}{near}; {self.usage()}")
-        entry = self._entries[name]
-        if not isinstance(entry, str):
-            return entry
-        module, _, attribute = entry.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return _resolve(self._entry(name, where).target)
+
+    def config_class(self, name: str, *, where: str) -> Any:
+        """The dataclass of a name's fields, None where it has none; arguments and errors as of `load`."""
+        return _resolve(self._entry(name, where).config)
+
+    def _entry(self, name: str, where: str) -> _Entry:
+        if name not in self:
+            raise self.unknown(name, where=where)
+        return self._entries[name]
+
+    def validate_choice(self, field: str, name: Any, value: Any = None) -> str:
+        """Returns `name` where it is registered.
+
+        Args:
+          field: of the config, to begin the error with.
+          name: as the config has it.
+          value: of the field, where the name is a part of it.
+
+        Raises:
+          UserError: it is not; the nearest one is given, and all of them.
+        """
+        if name in self:
+            return name
+        where = f"{field}={(name if value is None else value)!r}"
+        if name in self._absent:
+            raise self.unknown(name, where=where)
+        raise UserError(f"{where} is not known{self._near(name)}; choose one of: {', '.join(self.written())}")
+
+    def unknown(self, name: Any, *, where: str) -> UserError:
+        """The error of a name that is not registered; arguments as of `load`."""
+        if name in self._absent:
+            return UserError(f"{where}: {self.kind} {name!r} is {self._absent[name]}")
+        return UserError(f"{where}: unknown {self.kind} {name!r}{self._near(name)}; {self.usage()}")
+
+    def _near(self, name: Any) -> str:
+        lower = str(name).lower()
+        return f" (did you mean {lower!r}?)" if lower in self else did_you_mean(lower, self)
+
+    def note_absent(self, name: str, remedy: str) -> None:
+        """Remembers who would register a name; what the error of a name that is not registered says instead."""
+        self._absent[name] = remedy
 
     def form(self, name: str) -> str:
         """What follows a name where it is written."""
-        return self._forms.get(name, "")
+        return self._entries[name].form if name in self else ""
+
+    def module(self, name: str) -> str:
+        """The module that registered a name."""
+        return self._entries[name].module
 
     def written(self) -> list[str]:
         """All names with what follows them."""
-        return [name + self.form(name) for name in self]
+        return [name + entry.form for name, entry in self._entries.items()]
 
     def usage(self) -> str:
         """How all names are written, as the end of an error."""
@@ -82,11 +174,112 @@ class Registry:
         return f"write {' or '.join(filter(None, [', '.join(forms), last]))}"
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
 
-def _module(entry: Any) -> str:
-    return entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
+def _qualname(target: Any) -> str:
+    """The name of a class or function; of another object its class's."""
+    return target if isinstance(target, str) else getattr(target, "__qualname__", type(target).__qualname__)
+
+
+def _resolve(target: Any) -> Any:
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+# `data.train`, `data.eval`: made from what follows the name, see `data.mixture`.
+sources = Registry(
+    "source",
+    {
+        "digits": "mmjax.data.sources.digits:Digits",
+        "shapes": "mmjax.data.sources.shapes:Shapes",
+        "questions": "mmjax.data.sources.questions:Questions",
+        "sensors": "mmjax.data.sources.sensors:Sensors",
+        "synthetic": "mmjax.data.sources.synthetic:Synthetic",
+        "pairs": "mmjax.data.sources.pairs:Pairs",
+        "folder": "mmjax.data.sources.folder:Folder",
+        "karpathy": "mmjax.data.sources.karpathy:Karpathy",
+        "vqa": "mmjax.data.sources.vqa:Vqa",
+        "sugarcrepe": "mmjax.data.sources.sugarcrepe:SugarCrepe",
+        "winoground": "mmjax.data.sources.winoground:Winoground",
+        "wds": "mmjax.data.sources.wds:WebDataset",
+        "parquet": "mmjax.data.sources.parquet:Parquet",
+        "tfds": "mmjax.data.sources.tfds:Tfds",
+        "arrayrecord": "mmjax.data.sources.arrayrecord:ArrayRecords",
+        "hf": "mmjax.data.sources.hf:HuggingFace",
+    },
+    forms={
+        "digits": "[/SPLIT]",
+        "shapes": "[/SPLIT]",
+        "questions": "[/SPLIT]",
+        "sensors": "[/SPLIT]",
+        "synthetic": "[/N]",
+        "pairs": ":FILE.{csv,tsv,jsonl}",
+        "folder": ":DIR",
+        "karpathy": ":FILE.json/SPLIT",
+        "vqa": ":FILE.{json,jsonl}",
+        "sugarcrepe": ":FILE.json",
+        "winoground": ":FILE.jsonl",
+        "wds": ":PATTERN",
+        "parquet": ":PATTERN",
+        "tfds": ":NAME/SPLIT",
+        "arrayrecord": ":PATTERN",
+        "hf": ":DIR[/SPLIT]",
+    },
+)
+# `data.tokenizer`: `make(spec, context_length)`, with `path` and `content` where it has a file.
+tokenizers = Registry(
+    "tokenizer",
+    {
+        "clip": "mmjax.data.text.clip_bpe:make_clip",
+        "bytes": "mmjax.data.text.utf8_bytes:make_bytes",
+        "words": "mmjax.data.text.word_vocab:make_words",
+        "sentencepiece": "mmjax.data.text.sentencepiece_model:make_sentencepiece",
+        "json": "mmjax.data.text.json_encoder:make_json",
+    },
+    forms={"words": ":PATH", "sentencepiece": ":PATH", "json": ":PATH"},
+)
+# `model.kind`: flax modules, and the dataclasses of `model`.
+models = Registry(
+    "model",
+    {
+        "two_tower": "mmjax.models.two_tower:TwoTower",
+        "captioner": "mmjax.models.captioner:Captioner",
+        "coca": "mmjax.models.coca:CoCa",
+        "albef": "mmjax.models.albef:ALBEF",
+        "vilt": "mmjax.models.vilt:ViLT",
+        "qformer": "mmjax.models.qformer:QFormer",
+        "prefix_lm": "mmjax.models.prefix_lm:PrefixLM",
+        "fused": "mmjax.models.fusion.classifier:FusedClassifier",
+    },
+    configs={
+        "two_tower": "mmjax.models.config:TwoTowerConfig",
+        "captioner": "mmjax.models.config:CaptionerConfig",
+        "coca": "mmjax.models.config:CoCaConfig",
+        "albef": "mmjax.models.config:ALBEFConfig",
+        "vilt": "mmjax.models.config:ViLTConfig",
+        "qformer": "mmjax.models.config:QFormerConfig",
+        "prefix_lm": "mmjax.models.config:PrefixLMConfig",
+        "fused": "mmjax.models.fusion.config:FusedConfig",
+    },
+)
+_EVALUATORS = "mmjax.evaluation.evaluators"
+# What a run is evaluated by, see `evaluation.from_config`.
+evaluations = Registry(
+    "evaluation",
+    {
+        "multimodal_classification": f"{_EVALUATORS}.multimodal_classification:MultimodalClassificationEvaluator",
+        "answer_classification": f"{_EVALUATORS}.question_answering:AnswerClassificationEvaluator",
+        "answer_generation": f"{_EVALUATORS}.question_answering:AnswerGenerationEvaluator",
+        "captioning": f"{_EVALUATORS}.captioning:CaptioningEvaluator",
+        "image_text_matching": f"{_EVALUATORS}.image_text_matching:ImageTextMatchingEvaluator",
+        "masked_modelling": f"{_EVALUATORS}.masked_modelling:MaskedModellingEvaluator",
+    },
+)
+
+REGISTRIES = {registry.kind: registry for registry in (sources, tokenizers, models, evaluations)}

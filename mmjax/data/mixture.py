@@ -27,52 +27,12 @@ import os
 import re
 from typing import Any
 
+from mmjax import registry
 from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
-from mmjax.registry import Registry
 
-SOURCES = Registry(
-    "source",
-    {
-        "digits": "mmjax.data.sources.digits:Digits",
-        "shapes": "mmjax.data.sources.shapes:Shapes",
-        "questions": "mmjax.data.sources.questions:Questions",
-        "sensors": "mmjax.data.sources.sensors:Sensors",
-        "synthetic": "mmjax.data.sources.synthetic:Synthetic",
-        "pairs": "mmjax.data.sources.pairs:Pairs",
-        "folder": "mmjax.data.sources.folder:Folder",
-        "karpathy": "mmjax.data.sources.karpathy:Karpathy",
-        "vqa": "mmjax.data.sources.vqa:Vqa",
-        "sugarcrepe": "mmjax.data.sources.sugarcrepe:SugarCrepe",
-        "winoground": "mmjax.data.sources.winoground:Winoground",
-        "wds": "mmjax.data.sources.wds:WebDataset",
-        "parquet": "mmjax.data.sources.parquet:Parquet",
-        "tfds": "mmjax.data.sources.tfds:Tfds",
-        "arrayrecord": "mmjax.data.sources.arrayrecord:ArrayRecords",
-        "hf": "mmjax.data.sources.hf:HuggingFace",
-    },
-    forms={
-        "digits": "[/SPLIT]",
-        "shapes": "[/SPLIT]",
-        "questions": "[/SPLIT]",
-        "sensors": "[/SPLIT]",
-        "synthetic": "[/N]",
-        "pairs": ":FILE.{csv,tsv,jsonl}",
-        "folder": ":DIR",
-        "karpathy": ":FILE.json/SPLIT",
-        "vqa": ":FILE.{json,jsonl}",
-        "sugarcrepe": ":FILE.json",
-        "winoground": ":FILE.jsonl",
-        "wds": ":PATTERN",
-        "parquet": ":PATTERN",
-        "tfds": ":NAME/SPLIT",
-        "arrayrecord": ":PATTERN",
-        "hf": ":DIR[/SPLIT]",
-    },
-)
 _LOCAL = ("tfds", "arrayrecord")  # these check themselves that their files are local
-SPLITS = ("train", "test")
 
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
@@ -111,31 +71,40 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
 
 
 def _open(spec: str, options: SourceOptions, field: str) -> Source:
+    source = _make(spec, options, field)
+    parts = ("name", "class_names", "templates", "__len__", "__getitem__")
+    if missing := [part for part in parts if not hasattr(source, part)]:
+        raise UserError(f"{field}={spec!r}: {type(source).__name__} is no source, as it has no {missing[0]}")
+    return source
+
+
+def _make(spec: str, options: SourceOptions, field: str) -> Any:
     where = f"{field}={spec!r}"
-    if spec in ("", *(f"{name}:" for name in SOURCES if _is_from_files(name))):
-        raise UserError(f"{where} names no data; {SOURCES.usage()}")
+    if spec in ("", *(f"{name}:" for name in registry.sources if _is_from_files(name))):
+        raise UserError(f"{where} names no data; {registry.sources.usage()}")
     name, colon, path = spec.partition(":")
     if colon and _is_from_files(name):
         if name not in _LOCAL:
             check_storage(path, where=where)
         try:
-            return SOURCES.load(name, where=where)(path, options=options, field=field)
+            return registry.sources.load(name, where=where)(path, options=options, field=field)
         except UserError as error:
             if hint := _weight_hint(path):
                 raise UserError(f"{error}{hint}") from error
             raise
     name, slash, split = spec.partition("/")
-    if name in SOURCES and not _is_from_files(name):
-        make = SOURCES.load(name, where=where)
-        if not _has_splits(name):
+    if name in registry.sources and not _is_from_files(name):
+        make = registry.sources.load(name, where=where)
+        splits = getattr(make, "splits", ())
+        if not splits:
             return make(split, options=options, field=field)
-        return make(validate_choice(f"{where}: split", split, SPLITS) if slash else "train")
+        return make(validate_choice(f"{where}: split", split, splits) if slash else splits[0])
     name = re.split("[:/@]", spec)[0]
     if _is_from_files(name):
-        raise UserError(f"{where} says no path; write {name}{SOURCES.form(name)}")
-    if name in SOURCES:
-        raise UserError(f"{where}: {spec[len(name) :]!r} cannot follow {name!r}; {SOURCES.usage()}")
-    return SOURCES.load(name, where=where)  # raises: the name is unknown
+        raise UserError(f"{where} says no path; write {name}{registry.sources.form(name)}")
+    if name in registry.sources:
+        raise UserError(f"{where}: {spec[len(name) :]!r} cannot follow {name!r}; {registry.sources.usage()}")
+    raise registry.sources.unknown(name, where=where)
 
 
 def parse_mixture(
@@ -233,18 +202,14 @@ def _weighted(part: str, field: str) -> tuple[str, float | None]:
 
 
 def _is_from_files(name: str) -> bool:
-    return name in SOURCES and SOURCES.form(name).startswith(":")
-
-
-def _has_splits(name: str) -> bool:
-    return SOURCES.form(name) == "[/SPLIT]"
+    return name in registry.sources and registry.sources.form(name).startswith(":")
 
 
 def _path_source() -> str:
     """A regular expression of how a source of files begins."""
-    return f"(?:{'|'.join(name for name in SOURCES if _is_from_files(name))}):"
+    return f"(?:{'|'.join(name for name in registry.sources if _is_from_files(name))}):"
 
 
 def _embedded_source() -> str:
     """A regular expression of a source that is no path, with its weight."""
-    return f"(?:{'|'.join(name for name in SOURCES if not _is_from_files(name))})(?:/[^/+@]*)?(?:@[^+]*)?"
+    return f"(?:{'|'.join(name for name in registry.sources if not _is_from_files(name))})(?:/[^/+@]*)?(?:@[^+]*)?"

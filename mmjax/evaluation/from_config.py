@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mmjax import registry
 from mmjax.data import mixture
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -16,21 +17,6 @@ from mmjax.errors import UserError
 from mmjax.evaluation import example_selection, prompts, results
 from mmjax.evaluation.embedding import batched_apply, embedder, sharded_examples
 from mmjax.evaluation.evaluators import attention_maps, contrastive
-from mmjax.registry import Registry
-
-_FOLDER = "mmjax.evaluation.evaluators"
-EVALUATORS = Registry(
-    "evaluator",
-    {
-        "multimodal_classification": f"{_FOLDER}.multimodal_classification:MultimodalClassificationEvaluator",
-        "answer_classification": f"{_FOLDER}.question_answering:AnswerClassificationEvaluator",
-        "answer_generation": f"{_FOLDER}.question_answering:AnswerGenerationEvaluator",
-        "captioning": f"{_FOLDER}.captioning:CaptioningEvaluator",
-        "image_text_matching": f"{_FOLDER}.image_text_matching:ImageTextMatchingEvaluator",
-        "masked_modelling": f"{_FOLDER}.masked_modelling:MaskedModellingEvaluator",
-    },
-    {},
-)
 
 
 class Evaluator:
@@ -108,7 +94,7 @@ def _make_evaluators(
 ) -> list[Any]:
     """The evaluators of what a model is trained to do, besides contrast."""
     trained = task.is_trained_with
-    load = lambda name: EVALUATORS.load(name, where="objectives")
+    load = lambda name: registry.evaluations.load(name, where="objectives")
     evaluators = []
     if trained("classify"):
         evaluators.append(load("multimodal_classification")(task, runner))

@@ -6,27 +6,12 @@ from typing import Any
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from mmjax.registry import Registry
-
-KINDS = Registry(
-    "model",
-    {
-        "two_tower": "mmjax.models.two_tower:TwoTower",
-        "captioner": "mmjax.models.captioner:Captioner",
-        "coca": "mmjax.models.coca:CoCa",
-        "albef": "mmjax.models.albef:ALBEF",
-        "vilt": "mmjax.models.vilt:ViLT",
-        "qformer": "mmjax.models.qformer:QFormer",
-        "prefix_lm": "mmjax.models.prefix_lm:PrefixLM",
-        "fused": "mmjax.models.fusion.classifier:FusedClassifier",
-    },
-    {},
-)
+from mmjax import registry
 
 
 def model_class(kind: str) -> type[nn.Module]:
-    """The class of a kind of model, a name in `KINDS`."""
-    return KINDS.load(kind, where=f"model.kind={kind!r}")
+    """The class of a kind of model, a name in `registry.models`."""
+    return registry.models.load(kind, where=f"model.kind={kind!r}")
 
 
 def make_model(settings: Mapping[str, Any], dtype: DTypeLike, kernels: Mapping[str, str]) -> nn.Module:

@@ -17,7 +17,7 @@ def classes(cls):
 
 
 ALL = {cls for base in (schema.RunConfig, kinds.DECODERS["lstm"]) for cls in classes(base)}
-ALL |= {inner for known, _ in kinds.KINDS.values() for cls in known.values() for inner in classes(cls)}
+ALL |= {inner for base in kinds.KINDS for cls in kinds.classes(base).values() for inner in classes(cls)}
 
 
 @pytest.mark.parametrize("cls", sorted(ALL, key=lambda cls: cls.__name__), ids=lambda cls: cls.__name__)

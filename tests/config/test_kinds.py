@@ -5,6 +5,7 @@ import typing
 
 import pytest
 
+from mmjax import registry
 from mmjax.config import kinds, schema
 from mmjax.config.schema import RunConfig
 from mmjax.data.config import DataConfig
@@ -40,6 +41,7 @@ from mmjax.training.config import OptimizerConfig, ScheduleConfig
 _NOT_FIELDS = {"parent", "name", "dtype", "attention_impl", "image_attention", "text_attention"}
 _HEAD = {"pool", "projection"}
 _IDS = {"eos_id", "sep_id"}
+_MODELS = kinds.classes(config.ModelConfig)
 _OF_TRAINING = {"init", "max_logit_scale", "modality_dropout"}
 
 # Config, module, fields that the model itself decides, fields that are not the module's.
@@ -68,7 +70,10 @@ PARTS = [
         {"cross_every", "cross_from", "cross_mlp", "norm"},
         set(),
     ),
-    *((cls, make_model.model_class(kind), set(), _OF_TRAINING) for kind, cls in kinds.MODELS.items()),
+    *(
+        (cls, make_model.model_class(kind), set(), _OF_TRAINING)
+        for kind, cls in kinds.classes(config.ModelConfig).items()
+    ),
     (config.LSTMCaptionerConfig, make_model.model_class("captioner"), set(), _OF_TRAINING),
     *((cls, modality_encoders.KINDS[kind], set(), set()) for kind, cls in kinds.ENCODERS.items()),
     *((cls, fusions.KINDS[kind], {"classes"}, set()) for kind, cls in kinds.FUSIONS.items()),
@@ -93,7 +98,7 @@ def test_fields_and_defaults_are_the_modules(cls, module, decided, others):
 
 
 def test_every_kind_is_there():
-    assert list(kinds.MODELS) == list(make_model.KINDS)
+    assert kinds.classes(config.ModelConfig).keys() == set(registry.models)
     assert list(kinds.ENCODERS) == list(modality_encoders.KINDS)
     assert list(kinds.FUSIONS) == list(fusions.KINDS)
 

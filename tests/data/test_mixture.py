@@ -7,8 +7,9 @@ import pytest
 from fsspec.registry import _registry
 from PIL import Image
 
+from mmjax import registry
 from mmjax.config.schema import base_config
-from mmjax.data.mixture import SOURCES, make_options, open_source, parse_eval, parse_mixture
+from mmjax.data.mixture import make_options, open_source, parse_eval, parse_mixture
 from mmjax.data.record import SourceOptions, stable_id
 from mmjax.data.sources.digits import Digits
 from mmjax.data.sources.folder import Folder
@@ -63,7 +64,7 @@ def test_the_usage_line_tells_every_kind_of_source():
     with pytest.raises(UserError) as error:
         open_source("")
     forms = re.split(", | or ", str(error.value).partition("write ")[2])
-    assert [re.split("[:[]", form)[0] for form in forms] == list(SOURCES)
+    assert [re.split("[:[]", form)[0] for form in forms] == list(registry.sources)
 
 
 def test_separators_inside_paths_are_left_alone(table):

@@ -48,10 +48,12 @@ class Digits:
       UserError: on an unknown split or a size below 8.
     """
 
+    splits = ("train", "test")
+
     def __init__(self, split: str = "train", size: int = 32):
         from sklearn.datasets import load_digits  # takes a second to import, and only this source wants it
 
-        self.split = validate_choice("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, self.splits)
         self.name = "digits" if split == "test" else "digits/train"
         if size < 8:
             raise UserError(f"size={size} is smaller than the digits are; choose 8 or more")

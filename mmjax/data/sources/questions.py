@@ -70,11 +70,12 @@ class Questions:
     """
 
     class_names = None
+    splits = ("train", "test")
     templates = None
     answer_names = sorted([*COLORS, *SHAPES, *SIZES, *COUNTS, "yes", "no"])
 
     def __init__(self, split: str = "train", size: int = 32):
-        self.split = validate_choice("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, self.splits)
         self.name = "questions" if split == "test" else "questions/train"
         self._scenes = Shapes(split, size, TRAIN_LENGTH if split == "train" else TEST_LENGTH)
 

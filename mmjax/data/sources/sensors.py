@@ -55,11 +55,12 @@ class Sensors:
       class_names: the bits, "000" to "111".
     """
 
+    splits = ("train", "test")
     templates = None
     modality_shapes = SHAPES
 
     def __init__(self, split: str = "train"):
-        self.split = validate_choice("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, self.splits)
         self.name = "sensors" if split == "test" else "sensors/train"
         self.class_names = [f"{label:03b}" for label in range(8)]
 

@@ -183,10 +183,11 @@ class Shapes:
     """
 
     class_names = None
+    splits = ("train", "test")
     templates = None
 
     def __init__(self, split: str = "train", size: int = 32, length: int | None = None):
-        self.split = validate_choice("split", split, ("train", "test"))
+        self.split = validate_choice("split", split, self.splits)
         self.name = "shapes" if split == "test" else "shapes/train"
         self.size = size
         self.length = length if length is not None else TRAIN_LENGTH if split == "train" else TEST_LENGTH

@@ -8,27 +8,16 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from mmjax.errors import UserError, did_you_mean
+from mmjax import registry
+from mmjax.errors import UserError
 from mmjax.io import paths
-from mmjax.registry import Registry
 
 FIELD = "data.tokenizer"
-# What each kind is made by: `make(spec, context_length)`, with `path` and `content` where it has a file.
-TOKENIZERS = Registry(
-    "tokenizer",
-    {
-        "clip": "mmjax.data.text.clip_bpe:make_clip",
-        "bytes": "mmjax.data.text.utf8_bytes:make_bytes",
-        "words": "mmjax.data.text.word_vocab:make_words",
-        "sentencepiece": "mmjax.data.text.sentencepiece_model:make_sentencepiece",
-        "json": "mmjax.data.text.json_encoder:make_json",
-    },
-    forms={"words": ":PATH", "sentencepiece": ":PATH", "json": ":PATH"},
-)
 
 Encode = Callable[[list[str]], list[list[int]]]
 Decode = Callable[[list[int]], str]
@@ -157,20 +146,26 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
     named, _, path = spec.partition(":")
     kind, *options = named.split("+")
     where = f"{FIELD}={spec!r}"
-    form = TOKENIZERS.form(kind)
-    if kind not in TOKENIZERS or (not form and spec != kind and not options):
-        near = did_you_mean(kind, TOKENIZERS)
-        raise UserError(f"{where} is not known{near}; choose one of: {', '.join(TOKENIZERS.written())}")
-    make = TOKENIZERS.load(kind, where=where)
+    registry.tokenizers.validate_choice(FIELD, kind, spec)
+    form = registry.tokenizers.form(kind)
+    if not form and spec != kind and not options:
+        raise UserError(f"{where} is not known; choose one of: {', '.join(registry.tokenizers.written())}")
+    make = registry.tokenizers.load(kind, where=where)
     if kind == "json":
         make = functools.partial(make, options=options)
     elif options:
         raise UserError(f"{where}: {kind} takes no {options[0]!r}; only json can have one, json+{options[0]}:PATH")
     if not form:
-        return make(spec, context_length)
+        return _checked(make(spec, context_length), where)
     if not path:
-        raise UserError(f"{where} lacks the path of its file; write {named}:PATH")
-    return make(spec, context_length, path=path, content=file)
+        raise UserError(f"{where} lacks the path of its file; write {named}{form}")
+    return _checked(make(spec, context_length, path=path, content=file), where)
+
+
+def _checked(tokenizer: Any, where: str) -> Tokenizer:
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"{where}: what it names made a {type(tokenizer).__name__}, not a Tokenizer")
+    return tokenizer
 
 
 def require_bos(tokenizer: Tokenizer, use: str) -> None:
