@@ -281,5 +281,14 @@ evaluations = Registry(
         "masked_modelling": f"{_EVALUATORS}.masked_modelling:MaskedModellingEvaluator",
     },
 )
+# `log.writers`, and what `log` switches on by other fields, see `training.log_writers`.
+log_writers = Registry(
+    "log writer",
+    {
+        "jsonl": "mmjax.training.log_writers:JSONLines",
+        "tensorboard": "mmjax.training.log_writers:TensorBoard",
+        "wandb": "mmjax.training.log_writers:WandB",
+    },
+)
 
-REGISTRIES = {registry.kind: registry for registry in (sources, tokenizers, models, evaluations)}
+REGISTRIES = {registry.kind: registry for registry in (sources, tokenizers, models, evaluations, log_writers)}

@@ -21,7 +21,7 @@ from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
 from mmjax.tasks import capabilities
-from mmjax.training import metrics_log
+from mmjax.training import log_writers
 
 
 def read_suite(
@@ -215,7 +215,7 @@ def _render_suite_report(
 
 def _history(workdir: Any) -> list[dict[str, Any]]:
     """The lines of the run's log; none for a model that is no workdir."""
-    return [] if workdir is None else metrics_log.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
+    return [] if workdir is None else log_writers.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
 
 
 def _count_prompts(source: Any) -> int:

@@ -99,5 +99,7 @@ class LogConfig:
     """the same numbers in WORKDIR/tensorboard"""
     wandb_project: str = ""
     """'' = off; needs the wandb package"""
+    writers: tuple[str, ...] = ()
+    """of plugins, beside these, by name"""
     profile: tuple[int, int] | tuple[()] = ()
     """(first, last) steps to trace into WORKDIR/profile"""

@@ -1,81 +1,19 @@
-"""Metrics of a run: `metrics.jsonl`, TensorBoard, Weights & Biases and the terminal; the meter of its throughput."""
+"""Metrics of a run, to all that writes them and to the terminal; the meter of its throughput."""
 
 import contextlib
-import hashlib
-import importlib.util
-import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from etils import epath
 from tqdm import tqdm
 
-from mmjax.errors import UserError
+from mmjax import registry
 from mmjax.io import paths
 from mmjax.parallel import log
 from mmjax.training.config import LogConfig
-
-_REMOTE_EVERY = 30.0  # seconds between uploads of logs to an object store, which cannot append
-
-
-class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line; every step stands once per kind, restarts or not."""
-
-    def __init__(self, path: Any):
-        self.path = paths.as_path(path)
-        self._remote = bool(paths.scheme(self.path))
-        self._lines = _read_lines(self.path) if self._remote else []
-        self._uploaded = time.monotonic()
-
-    def drop_after(self, step: int, *, evaluated: bool = True) -> None:
-        """Forgets lines past a restored step (with its own evaluation, if not `evaluated`), and one a kill cut off."""
-        last = step if evaluated else step - 1
-        kept = [line for line in _read_lines(self.path) if line["step"] <= (step if line["kind"] == "train" else last)]
-        paths.write_atomically(self.path, "".join(_encode(line) for line in kept))
-        self._lines = kept if self._remote else []
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Appends a line and lets it reach the operating system."""
-        if self._remote:
-            self._lines.append(dict(line))
-            if time.monotonic() - self._uploaded > _REMOTE_EVERY:
-                self.flush()
-            return
-        with self.path.open("a") as file:
-            file.write(_encode(line))
-
-    def flush(self) -> None:
-        """Uploads what an object store does not have yet."""
-        if self._remote:
-            self.path.write_text("".join(_encode(line) for line in self._lines))
-            self._uploaded = time.monotonic()
-
-    def lines(self) -> list[dict[str, Any]]:
-        """All lines so far."""
-        return list(self._lines) if self._remote else _read_lines(self.path)
-
-
-def _encode(line: Mapping[str, Any]) -> str:
-    # allow_nan=False: NaN is not JSON, and a run that produced one has been stopped before it gets here.
-    return json.dumps(line, allow_nan=False) + "\n"
-
-
-def _read_lines(path: Any) -> list[dict[str, Any]]:
-    """Reads whole lines; what a kill left unfinished is skipped."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-    return lines
 
 
 class Logger:
@@ -86,47 +24,29 @@ class Logger:
       settings: where numbers go.
       name: of the run.
       steps: of the run.
-      fields: all of its config, for W&B.
+      fields: all of its config, for who keeps it beside the numbers.
+
+    Attributes:
+      file: `metrics.jsonl`; the first process alone has one.
 
     Raises:
-      UserError: W&B is asked for and not installed.
+      UserError: what writes them cannot be made, such as W&B's where that is not installed.
     """
 
     def __init__(self, workdir: Any, settings: LogConfig, *, name: str, steps: int, fields: Mapping[str, Any]):
         self._active = jax.process_index() == 0
         self._steps = steps
-        self._board = self._wandb = self._bar = None
+        self._bar = None
         self._workdir = paths.as_path(workdir)
         if not self._active:
             return
-        self.file = MetricsFile(self._workdir / "metrics.jsonl")
-        self._tensorboard = settings.tensorboard
-        if settings.wandb_project:
-            self._open_wandb(settings, name, fields)
-
-    def _open_board(self, step: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._board_folder = None
-        folder = self._workdir / "tensorboard"
-        if paths.scheme(folder):
-            self._board_folder = tempfile.TemporaryDirectory(prefix="mmjax-tensorboard-")
-            folder = self._board_folder.name
-        # purge_step: TensorBoard then hides what an earlier process wrote from that step on.
-        self._board = SummaryWriter(str(folder), flush_secs=30, purge_step=step + 1 if step else None)
-
-    def _open_wandb(self, settings: LogConfig, name: str, fields: Mapping[str, Any]) -> None:
-        check_settings(settings)
-        import wandb
-
-        self._wandb = wandb.init(
-            project=settings.wandb_project,
-            name=name,
-            config=dict(fields),
-            resume="allow",
-            # The workdir is the run: started again on it, W&B goes on too.
-            id=hashlib.sha256(str(self._workdir).encode()).hexdigest()[:16],
-        )
+        self._writers = {
+            kind: registry.log_writers.load(kind, where=f"log.writers={kind!r}")(
+                self._workdir, settings=settings, name=name, fields=fields
+            )
+            for kind in writer_names(settings)
+        }
+        self.file = self._writers["jsonl"].file
 
     def resume(self, step: int, *, evaluated: bool = True) -> None:
         """Drops logged lines past the step a run goes on from, and starts the progress bar there.
@@ -137,9 +57,8 @@ class Logger:
         """
         if not self._active:
             return
-        self.file.drop_after(step, evaluated=evaluated)
-        if self._tensorboard:
-            self._open_board(step)
+        for writer in self._writers.values():
+            writer.resume(step, evaluated=evaluated)
         if sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
 
@@ -152,13 +71,8 @@ class Logger:
         """Logs numbers of one step; `kind` is `train`, `eval` or `summary`."""
         if not self._active:
             return
-        self.file.write({"step": step, "kind": kind, **metrics})
-        numbers = {f"{kind}/{k}": v for k, v in metrics.items() if isinstance(v, (int, float))}
-        if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        for writer in self._writers.values():
+            writer.write(step, kind, metrics)
         if kind == "train":
             self._show(step, metrics)
 
@@ -180,29 +94,18 @@ class Logger:
     def flush(self) -> None:
         """Makes all that was written visible, before a checkpoint that follows from it."""
         if self._active:
-            self.file.flush()
-            if self._board is not None:
-                self._board.flush()
-                self._upload_board()
+            for writer in self._writers.values():
+                writer.flush()
 
     def close(self) -> None:
-        """Ends the bar and closes the files."""
+        """Ends the bar and closes what writes; one that fails leaves none of the others open."""
         if not self._active:
             return
-        self.file.flush()
-        if self._bar is not None:
-            self._bar.close()
-        if self._board is not None:
-            self._board.close()
-            self._upload_board()
-            if self._board_folder is not None:
-                self._board_folder.cleanup()
-        if self._wandb is not None:
-            self._wandb.finish()
-
-    def _upload_board(self) -> None:
-        if self._board_folder is not None:
-            paths.copy_tree(epath.Path(self._board_folder.name), self._workdir / "tensorboard")
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self._writers.values()):
+                stack.callback(writer.close)
+            if self._bar is not None:
+                stack.callback(self._bar.close)
 
 
 class Meter:
@@ -255,15 +158,23 @@ class Meter:
         return rates
 
 
+def writer_names(settings: LogConfig) -> tuple[str, ...]:
+    """Who writes a run's numbers, by their names in `registry.log_writers`; `metrics.jsonl` is always written."""
+    switched_on = {"jsonl": True, "tensorboard": settings.tensorboard, "wandb": bool(settings.wandb_project)}
+    return tuple(dict.fromkeys([*(name for name, is_on in switched_on.items() if is_on), *settings.writers]))
+
+
 def check_settings(settings: LogConfig) -> None:
     """Checks where numbers go.
 
     Raises:
-      UserError: W&B is asked for and not installed.
+      UserError: an unknown writer, or one that lacks what it needs, such as W&B's where that is not installed.
     """
-    project = settings.wandb_project
-    if project and importlib.util.find_spec("wandb") is None:
-        raise UserError(f"log.wandb_project={project!r}: wandb is not installed; pip install wandb")
+    for name in writer_names(settings):
+        registry.log_writers.validate_choice("log.writers", name, settings.writers)
+        make = registry.log_writers.load(name, where=f"log.writers={settings.writers!r}")
+        if hasattr(make, "check"):
+            make.check(settings)
 
 
 def _duration(seconds: float) -> str:

@@ -9,9 +9,10 @@ from unittest import mock
 
 import pytest
 
+from mmjax import registry
 from mmjax.errors import UserError
 from mmjax.io import paths
-from mmjax.training import device_specs, metrics_log, validate_run
+from mmjax.training import device_specs, log_writers, metrics_log, validate_run
 from mmjax.training.config import LogConfig
 from tests.helpers import runs
 
@@ -24,7 +25,7 @@ class TestMetricsFile:
         return folder / "metrics.jsonl"
 
     def write(self, path, *steps):
-        file = metrics_log.MetricsFile(path)
+        file = log_writers.MetricsFile(path)
         for step in steps:
             file.write({"step": step, "kind": "train", "loss": step / 2})
         file.flush()
@@ -41,7 +42,7 @@ class TestMetricsFile:
         file.drop_after(2)
         file.write({"step": 3, "kind": "eval"})
         file.flush()
-        assert [(line["step"], line["kind"]) for line in metrics_log.MetricsFile(path).lines()] == [
+        assert [(line["step"], line["kind"]) for line in log_writers.MetricsFile(path).lines()] == [
             (1, "train"),
             (2, "train"),
             (3, "eval"),
@@ -60,7 +61,7 @@ class TestMetricsFile:
     def test_a_line_that_a_kill_cut_off(self, path, rest):
         self.write(path, 1, 2)
         path.write_text(path.read_text() + rest)
-        file = metrics_log.MetricsFile(path)
+        file = log_writers.MetricsFile(path)
         file.drop_after(9)
         file.write({"step": 3, "kind": "train"})
         file.flush()
@@ -128,6 +129,102 @@ class TestWandb:
         assert module.init.call_args.kwargs["config"]["batch_size"] == 16
         run.log.assert_called_once_with({"train/loss": 2.5}, step=1)
         run.finish.assert_called_once()
+
+
+class TestOtherWriters:
+    """Writers that a plugin registers."""
+
+    @pytest.fixture
+    def written(self, monkeypatch):
+        calls = []
+
+        class Recorder:
+            def __init__(self, workdir, *, settings, name, fields):
+                calls.append(("made", workdir.name, settings.every, name, dict(fields)))
+
+            def resume(self, step, *, evaluated):
+                calls.append(("resume", step, evaluated))
+
+            def write(self, step, kind, metrics):
+                calls.append(("write", step, kind, dict(metrics)))
+
+            def flush(self):
+                calls.append(("flush",))
+
+            def close(self):
+                calls.append(("close",))
+
+        monkeypatch.setattr(registry.log_writers, "_entries", dict(registry.log_writers._entries))
+        registry.log_writers.register("recorder")(Recorder)
+        return calls
+
+    def logger(self, tmp_path, *writers):
+        settings = LogConfig(tensorboard=False, every=7, writers=writers)
+        return metrics_log.Logger(tmp_path / "run", settings, name="tiny", steps=9, fields={"seed": 1})
+
+    def test_they_get_all_that_metrics_jsonl_gets(self, tmp_path, written):
+        (tmp_path / "run").mkdir()
+        logger = self.logger(tmp_path, "recorder")
+        logger.resume(3, evaluated=False)
+        logger.write(4, "train", {"loss": 2.5, "note": "text"})
+        logger.write(4, "eval", {"acc1": 0.5})
+        logger.flush()
+        logger.close()
+        assert written == [
+            ("made", "run", 7, "tiny", {"seed": 1}),
+            ("resume", 3, False),
+            ("write", 4, "train", {"loss": 2.5, "note": "text"}),
+            ("write", 4, "eval", {"acc1": 0.5}),
+            ("flush",),
+            ("close",),
+        ]
+        assert [(line["step"], line["kind"]) for line in logger.file.lines()] == [(4, "train"), (4, "eval")]
+
+    def test_one_that_fails_to_close_leaves_none_open(self, tmp_path, written, monkeypatch):
+        (tmp_path / "run").mkdir()
+
+        class Failing:
+            def __init__(self, workdir, *, settings, name, fields):
+                pass
+
+            def close(self):
+                raise OSError("gone")
+
+        registry.log_writers.register("failing")(Failing)
+        with pytest.raises(OSError, match="gone"):
+            self.logger(tmp_path, "failing", "recorder").close()
+        assert written[-1] == ("close",)
+
+    def test_ours_are_not_written_twice(self):
+        settings = LogConfig(writers=("tensorboard", "recorder", "jsonl"))
+        assert metrics_log.writer_names(settings) == ("jsonl", "tensorboard", "recorder")
+        assert metrics_log.writer_names(LogConfig(tensorboard=False)) == ("jsonl",)
+
+    @pytest.mark.parametrize(
+        ("writers", "message"),
+        [
+            (
+                ("recoder",),
+                r"log.writers=\('recoder',\) is not known \(did you mean 'recorder'\?\); choose",
+            ),
+            (("wandb",), "log.writers names wandb, which needs a project; set log.wandb_project"),
+            (("",), r"log.writers=\('',\) is not known"),
+        ],
+    )
+    def test_a_mistake_is_named_before_anything_is_computed(self, writers, message, written):
+        with pytest.raises(UserError, match=message):
+            validate_run.check_config(runs.config(log__writers=writers))
+        assert not written
+
+    def test_a_writer_checks_what_it_needs(self, written):
+        @registry.log_writers.register("choosy")
+        class Choosy:
+            @staticmethod
+            def check(settings):
+                raise UserError(f"log.every={settings.every}: choosy wants another")
+
+        with pytest.raises(UserError, match="log.every=1: choosy wants another"):
+            validate_run.check_config(runs.config(log__writers=("choosy",)))
 
 
 class TestThroughput:
