@@ -6,7 +6,7 @@ A field inside another one is named by its path: `captions/text` or `captions.te
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES, make_class_record
@@ -19,25 +19,31 @@ LABEL_KEYS = ("label", "labels", "cls", "class")
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
-    """The fields that are used, of all that a source has.
+class CaptionFields:
+    """The fields that are used, of all that a source has: an image's and its captions'.
 
     Attributes:
       image: field of the encoded image.
-      captions: fields of the captions; None where classes stand in for them.
-      label: field of the class's number, or None.
-      class_names: names of the classes; captions are made from them with FOLDER_TEMPLATES.
+      captions: fields of the captions.
     """
 
     image: str
-    captions: CaptionKeys | None
-    label: str | None = None
-    class_names: tuple[str, ...] | None = None
+    captions: CaptionKeys
 
     @property
     def names(self) -> list[str]:
         """Every field that is looked up."""
-        return [self.image, *(self.captions.keys if self.captions else ()), *((self.label,) if self.label else ())]
+        return [self.image, *self.captions.keys]
+
+    @property
+    def class_names(self) -> None:
+        """There are no classes."""
+        return None
+
+    @property
+    def templates(self) -> None:
+        """There are no classes to fill templates with."""
+        return None
 
     def record(self, lookup: Callable[[str], Any], *, source: str, index: int, path: str) -> Record:
         """Makes a record.
@@ -49,31 +55,98 @@ class Fields:
           path: where the example lies, for errors.
 
         Raises:
-          BadExample: `no_image`, `not_image`, or `no_caption`, also for a class that has no name.
+          BadExample: `no_image`, `not_image`, or `no_caption`.
         """
-        image = self._image(lookup(self.image), path)
-        if self.captions is not None:
-            try:
-                texts = self.captions.gather(lookup)
-            except BadExample as error:
-                raise BadExample(error.reason, f"{path}: {error.detail}") from error
-            return Record(image=image, id=stable_id("image", source, index), path=path, **texts)
+        image = _read_image(lookup, self.image, path)
+        try:
+            texts = self.captions.gather(lookup)
+        except BadExample as error:
+            raise BadExample(error.reason, f"{path}: {error.detail}") from error
+        return Record(image=image, id=stable_id("image", source, index), path=path, **texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFields:
+    """The fields that are used, of all that a source has: an image's and its class's, which captions are made from.
+
+    Attributes:
+      image: field of the encoded image.
+      label: field of the class's number.
+      names_of_classes: by number.
+    """
+
+    image: str
+    label: str
+    names_of_classes: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Every field that is looked up."""
+        return [self.image, self.label]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, see `Source`."""
+        return list(self.names_of_classes)
+
+    @property
+    def templates(self) -> list[str]:
+        """Templates of the captions, see `Source`."""
+        return list(FOLDER_TEMPLATES)
+
+    def record(self, lookup: Callable[[str], Any], *, source: str, index: int, path: str) -> Record:
+        """Makes a record, whose id is the class's; see `CaptionFields.record`.
+
+        Raises:
+          BadExample: `no_image`, `not_image`, or `no_caption` for a class that has no name.
+        """
+        del source, index
+        image = _read_image(lookup, self.image, path)
         label = lookup(self.label)
         label = label[0] if isinstance(label, Sequence) and len(label) == 1 else label
-        if not isinstance(label, int) or not 0 <= label < len(self.class_names):
+        if not isinstance(label, int) or not 0 <= label < len(self.names_of_classes):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
-        return make_class_record(image, self.class_names, FOLDER_TEMPLATES, label, path)
+        return make_class_record(image, self.names_of_classes, FOLDER_TEMPLATES, label, path)
 
-    def _image(self, value: Any, path: str) -> bytes:
-        if isinstance(value, Mapping):  # as Hugging Face datasets keep an image: {"bytes": ..., "path": ...}
-            value = value.get("bytes")
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is None:
-            raise BadExample("no_image", f"{path}: nothing under {self.image!r}")
-        if not isinstance(value, bytes):
-            raise BadExample("not_image", f"{path}: {self.image!r} holds {type(value).__name__}, not an encoded image")
-        return value
+
+Fields = CaptionFields | ClassFields
+
+
+def _read_image(lookup: Callable[[str], Any], field: str, path: str) -> bytes:
+    value = lookup(field)
+    if isinstance(value, Mapping):  # as Hugging Face datasets keep an image: {"bytes": ..., "path": ...}
+        value = value.get("bytes")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if value is None:
+        raise BadExample("no_image", f"{path}: nothing under {field!r}")
+    if not isinstance(value, bytes):
+        raise BadExample("not_image", f"{path}: {field!r} holds {type(value).__name__}, not an encoded image")
+    return value
+
+
+@overload
+def choose_fields(
+    columns: Sequence[str],
+    *,
+    options: SourceOptions,
+    where: str,
+    images: Iterable[str] | None = None,
+    classes: None = None,
+    image_keys: Sequence[str] = IMAGE_KEYS,
+) -> CaptionFields: ...
+
+
+@overload
+def choose_fields(
+    columns: Sequence[str],
+    *,
+    options: SourceOptions,
+    where: str,
+    images: Iterable[str] | None = None,
+    classes: Mapping[str, Sequence[str]],
+    image_keys: Sequence[str] = IMAGE_KEYS,
+) -> Fields: ...
 
 
 def choose_fields(
@@ -116,28 +189,26 @@ def choose_fields(
     if possible is not None and image not in possible:
         holds = f", but {_listed(possible)} could" if possible else ""
         raise UserError(f"{where}: field {image!r} holds no encoded images{holds}; set {options.keys_field}.image_key")
-    classes = classes or {}
     field = f"{options.keys_field}.caption_keys"
     keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field)
-    names = [_find(key, columns) for key in keys.keys]
+    matches = {key: name for key in keys.keys if (name := _find(key, columns)) is not None}
     if options.caption_keys:
-        absent = [key for key, name in zip(keys.keys, names, strict=True) if name is None]
+        absent = [key for key in keys.keys if key not in matches]
         if absent:
             raise UserError(
                 f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(columns)}"
                 f"{_near(absent, columns)}; name what is there"
             )
-        return Fields(image, CaptionKeys(tuple(names), keys.weights))
+        return CaptionFields(image, CaptionKeys(tuple(matches.values()), keys.weights))
     if classes:
         label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
-        return Fields(image, None, label, tuple(classes[label]))
-    usual = [name for name in names if name is not None]
-    if not usual:
+        return ClassFields(image, label, tuple(classes[label]))
+    if not matches:
         raise UserError(
             f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(columns)}"
             f"{_near(keys.keys[:1], columns)}; name one in {field}"
         )
-    return Fields(image, CaptionKeys((usual[0],)))
+    return CaptionFields(image, CaptionKeys((next(iter(matches.values())),)))
 
 
 def get_nested(value: Any, path: str) -> Any:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -65,11 +65,17 @@ class Source(Protocol):
       name: what results are filed under.
       class_names: names of the labels, or None where examples have no label.
       templates: prompt templates for zero-shot evaluation with a "{c}" for the class name, or None.
+
+    What only some sources have is in the protocols below.
     """
 
     name: str
-    class_names: list[str] | None
-    templates: list[str] | None
+
+    @property
+    def class_names(self) -> list[str] | None: ...
+
+    @property
+    def templates(self) -> list[str] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -89,6 +95,63 @@ class Sharded(Source, Protocol):
     def prefetch_shards(self, shards: Sequence[int], /) -> None:
         """Begins to fetch shards that will be read soon, in the background; returns at once."""
         ...
+
+
+@runtime_checkable
+class HasAnswers(Source, Protocol):
+    """A source of questions that knows the answers to choose among.
+
+    Attributes:
+      answer_names: the answers, sorted.
+    """
+
+    @property
+    def answer_names(self) -> list[str]: ...
+
+
+@runtime_checkable
+class HasNormalizedAnswers(Source, Protocol):
+    """A source of questions that says how its answers are to be scored.
+
+    Attributes:
+      answers_normalized: whether the answers come as VQA v2's own, ten a question and mostly normalised already.
+    """
+
+    answers_normalized: bool
+
+
+@runtime_checkable
+class HasModalities(Source, Protocol):
+    """A source of several modalities.
+
+    Attributes:
+      modality_shapes: of the arrays in its records' `modalities`, by name.
+    """
+
+    @property
+    def modality_shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+
+@runtime_checkable
+class MayBeMultilabel(Source, Protocol):
+    """A source that says whether its records have `labels` or `label`.
+
+    Attributes:
+      is_multilabel: whether an image may show several classes.
+    """
+
+    is_multilabel: bool
+
+
+@runtime_checkable
+class HasImageGroups(Source, Protocol):
+    """A source whose consecutive records make one example of several images.
+
+    Attributes:
+      images_per_example: how many.
+    """
+
+    images_per_example: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -220,7 +220,7 @@ class Reader:
     def _read_remote_range(self, path: str, offset: int, length: int) -> bytes:
         fs = self._filesystem(path)
         if path.startswith(("http://", "https://")):
-            return fsspec.asyn.sync(fs.loop, _http_range, fs, path, offset, length)
+            return asyncio.run_coroutine_threadsafe(_http_range(fs, path, offset, length), fs.loop).result()
         try:
             return fs.cat_file(path, start=offset, end=offset + length)
         except Exception as error:

@@ -9,7 +9,6 @@ import importlib.util
 import itertools
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from jaxtyping import Float64
 
 from mmjax.errors import UserError
 from mmjax.metrics.caption_metrics import tokenize_captions
+from mmjax.utils.piped_process import PipedProcess
 
 _SEPARATOR = "|||"
 _TIMEOUT = 600.0
@@ -51,18 +51,18 @@ def meteor(
     candidates, references = tokenize_captions(candidates, references, tokenized=tokenized)
     command, folder = _command()
     has_expired = threading.Event()
-    with _program(command, folder) as (process, errors):
+    with _program(command, folder) as (program, errors):
 
         def expire() -> None:
             has_expired.set()
-            process.kill()
+            program.process.kill()
 
         timer = threading.Timer(timeout, expire)
         timer.start()
         try:
             requests = [_request(*pair) for pair in zip(candidates, references, strict=True)]
-            statistics = _ask(process, requests, len(candidates))
-            scores = _ask(process, [f" {_SEPARATOR} ".join(["EVAL", *statistics])], len(candidates) + 1)
+            statistics = _ask(program, requests, len(candidates))
+            scores = _ask(program, [f" {_SEPARATOR} ".join(["EVAL", *statistics])], len(candidates) + 1)
         except EOFError:
             if has_expired.is_set():
                 raise UserError(
@@ -110,24 +110,24 @@ def _command() -> tuple[list[str], Path]:
 
 
 @contextlib.contextmanager
-def _program(command: Sequence[str], folder: Path) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+def _program(command: Sequence[str], folder: Path) -> Iterator[tuple[PipedProcess, IO[bytes]]]:
     """METEOR's process, which answers lines with lines, and the file of its errors."""
-    pipe, environment = subprocess.PIPE, os.environ | {"LC_ALL": "C.UTF-8"}
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
     with tempfile.TemporaryFile() as errors:
         try:
-            process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=errors, env=environment)
+            program = PipedProcess.start(command, cwd=folder, stderr=errors, env=environment)
         except OSError as error:
             raise UserError(f"METEOR: {command[0]} cannot be started ({error}); check `java -version`") from error
-        with process:
+        with program.process:
             try:
-                yield process, errors
+                yield program, errors
             finally:
-                process.kill()
+                program.process.kill()
                 with contextlib.suppress(BrokenPipeError):  # what was not written yet is not missed
-                    process.stdin.close()
+                    program.stdin.close()
 
 
-def _ask(process: subprocess.Popen, lines: Sequence[str], answers: int) -> list[str]:
+def _ask(program: PipedProcess, lines: Sequence[str], answers: int) -> list[str]:
     """Writes lines and returns so many lines of the answer.
 
     Raises:
@@ -136,12 +136,12 @@ def _ask(process: subprocess.Popen, lines: Sequence[str], answers: int) -> list[
 
     def write() -> None:
         with contextlib.suppress(OSError):
-            process.stdin.write("".join(f"{line}\n" for line in lines).encode())
-            process.stdin.flush()
+            program.stdin.write("".join(f"{line}\n" for line in lines).encode())
+            program.stdin.flush()
 
     writer = threading.Thread(target=write, daemon=True)  # so that neither side waits for the other
     writer.start()
-    result = [line.decode().strip() for line in itertools.islice(process.stdout, answers)]
+    result = [line.decode().strip() for line in itertools.islice(program.stdout, answers)]
     if len(result) < answers:
         raise EOFError
     writer.join()

@@ -233,8 +233,10 @@ def _refuse_repeats(owners: np.ndarray, indices: np.ndarray) -> None:
 def _nonzero(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of what is set, in the order in which it lies in memory."""
     if mask.flags.c_contiguous:
-        return np.divmod(np.flatnonzero(mask), mask.shape[1])
-    return np.divmod(np.flatnonzero(mask.T), mask.shape[0])[::-1]
+        rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    else:
+        columns, rows = np.divmod(np.flatnonzero(mask.T), mask.shape[0])
+    return rows, columns
 
 
 def rank_metrics(

@@ -7,7 +7,7 @@ training looks answers up by them; docs/evaluation.md writes the whole rule out.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,9 @@ def _both(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
 
 
 # What is compared, by rule.
-_COMPARED = dict(zip(RULES, (_official, _official_before_2021, _both), strict=True))
+_COMPARED: dict[str, Callable[[str, Sequence[str]], tuple[str, list[str]]]] = dict(
+    zip(RULES, (_official, _official_before_2021, _both), strict=True)
+)
 
 
 def _check_answers(answers: Sequence[Any]) -> None:
@@ -136,7 +138,7 @@ def _check_answers(answers: Sequence[Any]) -> None:
         _check_strings(f"answers[{i}]", people)
 
 
-def _check_strings(name: str, values: Sequence[Any]) -> None:
+def _check_strings(name: str, values: Iterable[Any]) -> None:
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise UserError(f"vqa: {name}[{i}]={value!r} is no string; write it as one, such as {str(value)!r}")

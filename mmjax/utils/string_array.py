@@ -1,5 +1,6 @@
 """Arrays of many short texts, without an object for each."""
 
+import operator
 from array import array
 from collections.abc import Iterable
 from typing import SupportsIndex
@@ -30,8 +31,9 @@ class StringArray:
         return len(self._ends)
 
     def __getitem__(self, index: SupportsIndex) -> str:
-        start = int(self._ends[index - 1]) if index else 0
-        return self._buffer[start : int(self._ends[index])].decode("utf-8", "surrogatepass")
+        number = operator.index(index)
+        start = int(self._ends[number - 1]) if number else 0
+        return self._buffer[start : int(self._ends[number])].decode("utf-8", "surrogatepass")
 
     @property
     def length(self) -> int:

@@ -42,15 +42,19 @@ class Table:
             ) from error
         self._is_json = path.endswith(".jsonl")
         self._delimiter = "\t" if path.endswith(".tsv") else ","
-        first = list(itertools.islice(self._objects() if self._is_json else self._cells(), _FIRST))
-        if len(first) < (1 if self._is_json else 2):
+        # Every object names its fields; a header names them once.
+        if self._is_json:
+            objects = [row for _, row in itertools.islice(self._objects(), _FIRST)]
+            has_rows, self._header = bool(objects), []
+            self.columns = list(dict.fromkeys(itertools.chain.from_iterable(map(field_paths, objects))))
+        else:
+            lines = [cells for _, cells in itertools.islice(self._cells(), _FIRST)]
+            has_rows, self._header = len(lines) >= 2, lines[0] if lines else []
+            self.columns = list(dict.fromkeys(self._header))
+        if not has_rows:
             raise UserError(
                 f"{where}: the table has no rows; give one with a header and at least one image and caption"
             )
-        # Every object names its fields; a header names them once.
-        self._header = [] if self._is_json else first[0][1]
-        fields = itertools.chain.from_iterable(field_paths(row) for _, row in first) if self._is_json else self._header
-        self.columns = list(dict.fromkeys(fields))
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Yields (line number, value of each of `columns`), with None where a row has no such value.

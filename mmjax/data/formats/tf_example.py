@@ -5,6 +5,8 @@ The messages are `Example {Features features = 1}`, `Features {map<string, Featu
 (tensorflow/core/example/feature.proto).
 """
 
+from typing import Any
+
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message, message_factory
 
@@ -17,7 +19,8 @@ def _field(name: str, number: int, kind: str, **settings) -> dict:
     return {"name": name, "number": number, "label": "LABEL_OPTIONAL", **of, **settings}
 
 
-def _make_message_class() -> type[message.Message]:
+def _make_message_class() -> Any:
+    """The class of Example, whose fields only its descriptor tells: no type checker can see them."""
     lists = {"BytesList": "BYTES", "FloatList": "FLOAT", "Int64List": "INT64"}
     kinds = [_field(name, number, name, oneofIndex=0) for number, name in enumerate(lists, 1)]
     entry = {"name": "Entry", "field": [_field("key", 1, "STRING"), _field("value", 2, "Feature")]}

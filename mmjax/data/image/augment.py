@@ -145,7 +145,7 @@ _TORCHVISION: dict[str, Operation] = {
     "Contrast": lambda image, level, sign, rng: adjust_contrast(image, 1 + sign * 0.9 * level),
     "Sharpness": lambda image, level, sign, rng: _sharpness(image, 1 + sign * 0.9 * level),
     "Posterize": lambda image, level, sign, rng: ImageOps.posterize(image, 8 - round(4 * level)),
-    "Solarize": lambda image, level, sign, rng: ImageOps.solarize(image, 255 * (1 - level)),
+    "Solarize": lambda image, level, sign, rng: ImageOps.solarize(image, math.ceil(255 * (1 - level))),
     "AutoContrast": lambda image, level, sign, rng: ImageOps.autocontrast(image),
     "Equalize": lambda image, level, sign, rng: ImageOps.equalize(image),
 }

@@ -114,7 +114,8 @@ def _draft(jpeg: JpegImagePlugin.JpegImageFile, box: Box, size: int) -> tuple[Bo
     scale = next((s for s in (8, 4, 2) if side >= s * size), 1)
     if scale > 1 and jpeg.draft(None, (jpeg.width // scale, jpeg.height // scale)) is None:
         return box, 1  # Pillow has another decoder for this file
-    return tuple(x / scale for x in box), scale
+    left, top, right, bottom = box
+    return (left / scale, top / scale, right / scale, bottom / scale), scale
 
 
 def _crop(image: Image.Image, box: Box, spec: ImageSpec) -> Image.Image:
@@ -124,7 +125,8 @@ def _crop(image: Image.Image, box: Box, spec: ImageSpec) -> Image.Image:
     size = spec.size
     is_square = (box[2] - box[0], box[3] - box[1]) == (size, size)
     if not spec.antialias or (is_square and all(x == int(x) for x in box)):  # without, boxes are of whole pixels
-        image = image.crop(tuple(int(x) for x in box))
+        left, top, right, bottom = map(int, box)
+        image = image.crop((left, top, right, bottom))
     else:
         image = image.resize((size, size), RESAMPLING[spec.interpolation], box=box)
     image = to_rgb(image)
@@ -134,9 +136,10 @@ def _crop(image: Image.Image, box: Box, spec: ImageSpec) -> Image.Image:
 def _augment(image: Image.Image, spec: ImageSpec, rng: np.random.Generator) -> Image.Image:
     if draw_flip(spec, rng):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if spec.randaugment[0]:
+    num_ops, magnitude = map(int, spec.randaugment)
+    if num_ops:
         policy = augment.POLICIES[spec.randaugment_policy]
-        image = augment.rand_augment(image, policy, *spec.randaugment, rng)
+        image = augment.rand_augment(image, policy, num_ops, magnitude, rng)
     if any(spec.color_jitter) and rng.random() < spec.color_jitter_prob:
         image = augment.color_jitter(image, spec.color_jitter, rng)
     if spec.grayscale and rng.random() < spec.grayscale:

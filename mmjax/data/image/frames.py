@@ -115,7 +115,7 @@ def _has_order() -> bool:
     """Whether this Pillow chooses between the passes: then an image is not what two resizings make of it."""
     tall = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 9), dtype=np.uint8))
     horizontal_first = tall.resize((8, 64)).resize((8, 8))
-    return not np.array_equal(tall.resize((8, 8)), horizontal_first)
+    return not np.array_equal(np.asarray(tall.resize((8, 8))), np.asarray(horizontal_first))
 
 
 def _to_multiple(side: float) -> int:

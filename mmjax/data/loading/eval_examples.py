@@ -25,7 +25,7 @@ class EvalExample(NamedTuple):
     """One evaluation example.
 
     Attributes:
-      image: uint8 [H,W,3]; None where the record has no image.
+      image: uint8 [H,W,3]; None where the record has no image, or none is wanted.
       captions: all of them; none where the record has none.
       label: None without one.
       id: 64-bit unsigned.
@@ -49,7 +49,7 @@ class EvalExamples:
 
         Args:
           source: what to evaluate on.
-          image_spec: images are prepared with `eval_image`; None where there are none to prepare.
+          image_spec: images are prepared with `eval_image`; None where none are wanted.
           threads: that decode ahead when the examples are iterated over; by default one per core.
         """
         self.source = source
@@ -68,10 +68,10 @@ class EvalExamples:
         """
         try:
             record = self.source[index]
-            image = None
-            if record.get("image") is not None:
+            image, encoded = None, record.get("image")
+            if encoded is not None and self.image_spec is not None:
                 with add_path_to_errors(record):
-                    image = eval_image(record["image"], self.image_spec)
+                    image = eval_image(encoded, self.image_spec)
         except (BadExample, OSError) as error:
             raise UserError(
                 f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"

@@ -35,7 +35,23 @@ class ExampleTransform(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class PairTransform:
+class _TextTransform:
+    image_spec: ImageSpec
+    tokenizer: Tokenizer | None
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError("a transform without a tokenizer makes no arrays; it only describes what a model reads")
+        return self.tokenizer
+
+    def _text_arrays(self, text: str) -> Arrays:
+        """A text's ids and which of them are no padding."""
+        ids, mask = self._tokenizer()([text])
+        return {"text": ids[0], "text_mask": mask[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class PairTransform(_TextTransform):
     """An image and one of its captions, for contrastive learning, captioning, matching and masked modelling.
 
     Gives `image` uint8 [H,W,3], `text` int32 [L], `text_mask` bool [L] and `id` uint32 [2].
@@ -45,24 +61,21 @@ class PairTransform:
       tokenizer: for the captions; None where the transform only describes what a model reads.
     """
 
-    image_spec: ImageSpec
-    tokenizer: Tokenizer | None
-
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
             image = _image(record, self.image_spec, rng)
-        return {**image, **_text_arrays(self.tokenizer, caption), "id": id_words(record["id"])}
+        return {**image, **self._text_arrays(caption), "id": id_words(record["id"])}
 
     def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
         """The `text` and `text_mask` that a call gives, without its image; `rng` as the call is given it."""
         with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
-        return _text_arrays(self.tokenizer, caption)
+        return self._text_arrays(caption)
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionTransform:
+class QuestionTransform(_TextTransform):
     """An image and a question whose answer is one of a list: VQA as classification.
 
     Gives `image` uint8 [H,W,3], `text` int32 [L] and `text_mask` bool [L] of the question, `answer` float32 [A], the
@@ -70,12 +83,10 @@ class QuestionTransform:
 
     Attributes:
       image_spec: size and crop of the images.
-      tokenizer: for the questions.
+      tokenizer: for the questions; None as `PairTransform` has it.
       answers: the list.
     """
 
-    image_spec: ImageSpec
-    tokenizer: Tokenizer | None
     answers: tuple[str, ...]
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
@@ -83,14 +94,14 @@ class QuestionTransform:
             question, answers = _question_and_answers(record)
             image = _image(record, self.image_spec, rng)
         scores = soft_scores(answers, self._answer_indices)
-        return {**image, **_text_arrays(self.tokenizer, question), "answer": scores, "id": id_words(record["id"])}
+        return {**image, **self._text_arrays(question), "answer": scores, "id": id_words(record["id"])}
 
     def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
         """As `PairTransform` has it."""
         del rng
         with add_path_to_errors(record):
             question, _ = _question_and_answers(record)
-        return _text_arrays(self.tokenizer, question)
+        return self._text_arrays(question)
 
     @functools.cached_property
     def _answer_indices(self) -> dict[str, int]:
@@ -98,7 +109,7 @@ class QuestionTransform:
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswerTransform:
+class AnswerTransform(_TextTransform):
     """An image, a question and one of its answers as one text: VQA as generation.
 
     Gives `image` uint8 [H,W,3], `id` uint32 [2], and
@@ -112,11 +123,8 @@ class AnswerTransform:
 
     Attributes:
       image_spec: size and crop of the images.
-      tokenizer: for questions and answers.
+      tokenizer: for questions and answers; None as `PairTransform` has it.
     """
-
-    image_spec: ImageSpec
-    tokenizer: Tokenizer | None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
@@ -146,7 +154,7 @@ class AnswerTransform:
     def _row(
         self, question: str, answer: str | None
     ) -> tuple[Int32[np.ndarray, " L"], Bool[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        tokenizer = self.tokenizer
+        tokenizer = self._tokenizer()
         length = tokenizer.context_length
         bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         sep = [] if tokenizer.sep_id is None else [tokenizer.sep_id]
@@ -183,18 +191,23 @@ class ModalityTransform:
     nan_allowed: tuple[str, ...] = ()
 
     def __post_init__(self):
-        pairs = self.shapes.items() if isinstance(self.shapes, Mapping) else self.shapes
         # Pairs, sorted: equal transforms compare equal and have one hash.
-        object.__setattr__(self, "shapes", tuple(sorted((name, tuple(shape)) for name, shape in pairs)))
-        if self.image_spec is not None and any(name == "image" for name, _ in self.shapes):
+        object.__setattr__(self, "shapes", self.sorted_shapes)
+        if self.image_spec is not None and any(name == "image" for name, _ in self.sorted_shapes):
             raise ValueError("'image' is among the shapes and the record's image; name the array otherwise")
         if not self.names:
             raise ValueError("no modalities")
 
+    @functools.cached_property
+    def sorted_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The shapes as pairs, in the order of name."""
+        pairs = self.shapes.items() if isinstance(self.shapes, Mapping) else self.shapes
+        return tuple(sorted((name, tuple(shape)) for name, shape in pairs))
+
     @property
     def names(self) -> tuple[str, ...]:
         """All modalities, in the order of `present`."""
-        names = [name for name, _ in self.shapes]
+        names = [name for name, _ in self.sorted_shapes]
         return tuple(sorted([*names, "image"] if self.image_spec is not None else names))
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
@@ -212,7 +225,7 @@ class ModalityTransform:
         return {
             **arrays,
             "present": np.array([present[name] for name in self.names], bool),
-            "label": np.int32(record["label"]),
+            "label": np.array(record["label"], np.int32),
             "id": id_words(record["id"]),
         }
 
@@ -224,7 +237,7 @@ class ModalityTransform:
         """
         modalities, present = record.get("modalities", {}), {}
         arrays: Arrays = {}
-        for name, shape in self.shapes:
+        for name, shape in self.sorted_shapes:
             value = modalities.get(name)
             present[name] = value is not None
             array = np.zeros(shape, np.float32) if value is None else np.asarray(value, np.float32)
@@ -255,12 +268,13 @@ def add_path_to_errors(record: Record) -> Iterator[None]:
 
 def _image(record: Record, spec: ImageSpec, rng: np.random.Generator) -> Arrays:
     """A record's image: `image` alone, or a frame and `image_box`, as the spec says."""
-    if record.get("image") is None:
+    encoded = record.get("image")
+    if encoded is None:
         raise BadExample("no_image", "no image")
     if spec.frame:
-        frame, box = frames.train_frame(record["image"], spec, rng)
+        frame, box = frames.train_frame(encoded, spec, rng)
         return {"image": frame, "image_box": box}
-    return {"image": train_image(record["image"], spec, rng)}
+    return {"image": train_image(encoded, spec, rng)}
 
 
 def _black_image(spec: ImageSpec) -> Arrays:
@@ -269,12 +283,6 @@ def _black_image(spec: ImageSpec) -> Arrays:
         frame, box = frames.blank_frame(spec)
         return {"image": frame, "image_box": box}
     return {"image": np.zeros((spec.size, spec.size, 3), np.uint8)}
-
-
-def _text_arrays(tokenizer: Tokenizer, text: str) -> Arrays:
-    """A text's ids and which of them are no padding."""
-    ids, mask = tokenizer([text])
-    return {"text": ids[0], "text_mask": mask[0]}
 
 
 def _draw_answer(record: Record, draw: float) -> tuple[str, str]:

@@ -95,10 +95,12 @@ def parse_groups(text: str, context_length: int) -> Groups:
       UserError: it is no such text, or its tokens do not fall from the context length or less.
     """
     field = f"data.length_groups={text!r}"
-    matches = [re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", part) for part in text.split(",")]
-    if not all(matches):
-        raise UserError(f"{field} is not understood; give rows x tokens of each group, such as '8x77,24x33'")
-    groups = tuple((int(match[1]), int(match[2])) for match in matches)
+    groups: Groups = ()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", part)
+        if match is None:
+            raise UserError(f"{field} is not understood; give rows x tokens of each group, such as '8x77,24x33'")
+        groups += ((int(match[1]), int(match[2])),)
     lengths = [context_length + 1, *(tokens for _, tokens in groups)]
     if any(shorter >= longer for longer, shorter in zip(lengths, lengths[1:], strict=False)):
         raise UserError(f"{field}: tokens must fall from group to group, and texts have {context_length} at most")

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -204,17 +205,28 @@ def mixture_position(position: int, weights: Sequence[int | float | Fraction]) -
     return node, index
 
 
+class _InnerNode(NamedTuple):
+    """A node of a Huffman tree; a leaf is a component's number."""
+
+    left_weight: int
+    weight: int
+    left: "int | _InnerNode"
+    right: "int | _InnerNode"
+
+
 @functools.lru_cache(maxsize=64)
-def _tree(weights: tuple):
-    """Huffman tree: a leaf is a component's number, a node is (left weight, weight, left, right)."""
+def _tree(weights: tuple[int | float | Fraction, ...]) -> int | _InnerNode:
+    """The Huffman tree of components with these weights."""
     # No inner child weighs more than 2/3 of its parent, so the rounding errors form a geometric series (sum 3/2).
-    heap = [(weight, i, i) for i, weight in enumerate(integer_weights(weights))]
+    heap: list[tuple[int, int, int | _InnerNode]] = [
+        (weight, i, i) for i, weight in enumerate(integer_weights(weights))
+    ]
     heapq.heapify(heap)
     while len(heap) > 1:
         right_weight, order, right = heapq.heappop(heap)
         left_weight, other, left = heapq.heappop(heap)
         weight = left_weight + right_weight
-        heapq.heappush(heap, (weight, min(order, other), (left_weight, weight, left, right)))
+        heapq.heappush(heap, (weight, min(order, other), _InnerNode(left_weight, weight, left, right)))
     return heap[0][2]
 
 
@@ -240,4 +252,7 @@ def example_rng(seed: int, position: int, *extra: int) -> np.random.Generator:
       *extra: what else tells this stream from others at the same position, such as the attempt.
     """
     counter = np.array((0, 0, position, 0), dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(_Key((hash64(seed), hash64(*extra, len(extra)))), counter=counter))
+    seed_sequence = _Key((hash64(seed), hash64(*extra, len(extra))))
+    # NumPy takes any ISeedSequence; its stubs name SeedSequence alone.
+    philox = np.random.Philox(seed_sequence, counter=counter)  # pyright: ignore[reportArgumentType]
+    return np.random.Generator(philox)

@@ -78,10 +78,17 @@ def first_fit(
 
 
 def rows_needed(lengths: Int[np.ndarray, "G b"], length: int) -> Int[np.ndarray, " G"]:
-    """How many rows first-fit decreasing fills for the captions of each group."""
+    """How many rows first-fit decreasing fills for the captions of each group.
+
+    Raises:
+      ValueError: a caption is longer than a row.
+    """
     # Of any two rows that follow one another the captions would not fit into one.
     enough = min(lengths.shape[1], 2 * -(-int(lengths.sum(axis=1).max()) // length) + 1)
-    row, _ = first_fit(lengths, enough, length)
+    slots = first_fit(lengths, enough, length)
+    if slots is None:
+        raise ValueError(f"a caption has {lengths.max()} tokens, more than the {length} of a row")
+    row, _ = slots
     return row.max(axis=1) + 1
 
 

@@ -80,7 +80,15 @@ class TrainExamples:
         except ValueError as error:
             raise UserError(f"data.train: {error}") from error
         self.lengths = [len(source) for source in self.sources]
-        self.orders = [_order(source, shuffle, order, window) for source in self.sources]
+        self.orders: list[GlobalOrder | WindowedOrder] = []
+        self._windowed: dict[int, tuple[Sharded, WindowedOrder]] = {}  # by component
+        for component, source in enumerate(self.sources):
+            if shuffle and order == "windowed" and isinstance(source, Sharded):
+                windows = WindowedOrder(source.shard_lengths, window)
+                self._windowed[component] = source, windows
+                self.orders.append(windows)
+            else:
+                self.orders.append(GlobalOrder(len(source)) if shuffle else SourceOrder(len(source)))
         self._prefetched: dict[int, tuple[int, int]] = {}  # component: (epoch, window), the latest
         self.seed = seed
         self.transform = transform
@@ -123,10 +131,11 @@ class TrainExamples:
         position = int(position)
         component, epoch, epoch_position, key = self._epoch_position(position)
         source, order = self.sources[component], self.orders[component]
-        if isinstance(order, WindowedOrder):
-            self._prefetch_window(component, order, epoch, epoch_position, key)
+        if component in self._windowed:
+            self._prefetch_window(component, epoch, epoch_position, key)
         index = order.index(epoch_position, key)
         substitution_reason = storage_failures = 0
+        last: Exception | None = None
         for attempt in range(self.max_tries):
             rng = example_rng(self.seed, position, attempt)
             if attempt > 0:
@@ -135,7 +144,8 @@ class TrainExamples:
                 near = attempt <= self.max_tries // 2
                 index = order.substitute(epoch_position, key, draw) if near else int(draw * len(source))
             try:
-                return {**self.transform(source[index], rng), "substitution_reason": np.int8(substitution_reason)}
+                arrays = self.transform(source[index], rng)
+                return {**arrays, "substitution_reason": np.array(substitution_reason, np.int8)}
             except (BadExample, OSError) as error:
                 last = error
                 substitution_reason = substitution_reason or reason_code(error)
@@ -149,24 +159,17 @@ class TrainExamples:
             f"number {index} ({last}); check that the files are there and have what training needs"
         ) from last
 
-    def _prefetch_window(self, component: int, order: WindowedOrder, epoch: int, epoch_position: int, key: int) -> None:
+    def _prefetch_window(self, component: int, epoch: int, epoch_position: int, key: int) -> None:
         """Lets the source prefetch the shards of this window and the next, once a window.
 
         Threads reach a window one before the other; those that are still in the window before it do nothing.
         """
+        source, order = self._windowed[component]
         window = order.window(epoch_position, key)
         with _PREFETCH_LOCK:
             if (epoch, window) > self._prefetched.get(component, (-1, -1)):
                 self._prefetched[component] = (epoch, window)
-                self.sources[component].prefetch_shards(order.shards(window, key) + order.shards(window + 1, key))
-
-
-def _order(source: Source, shuffle: bool, order: str, window: int) -> GlobalOrder | WindowedOrder:
-    if not shuffle:
-        return SourceOrder(len(source))
-    if order == "windowed" and isinstance(source, Sharded):
-        return WindowedOrder(source.shard_lengths, window)
-    return GlobalOrder(len(source))
+                source.prefetch_shards(order.shards(window, key) + order.shards(window + 1, key))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -9,7 +9,6 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import Fields, choose_fields
-from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.formats.tf_example import Feature, parse_example
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, evenly_spaced
 from mmjax.errors import UserError
@@ -101,8 +100,7 @@ class ExampleProtos:
 
     def __init__(self, name: str, identity: str, files: RecordFiles, fields: Fields):
         self.name = name
-        self.class_names = None if fields.class_names is None else list(fields.class_names)
-        self.templates = None if fields.class_names is None else list(FOLDER_TEMPLATES)
+        self.class_names, self.templates = fields.class_names, fields.templates
         self.shard_lengths = files.lengths
         self._identity, self._files, self._fields = identity, files, fields
 

@@ -60,11 +60,11 @@ class Digits:
         self.size = size
         self.class_names = list(CLASS_NAMES)
         self.templates = list(EVAL_TEMPLATES)
-        data = load_digits()
-        is_test = _test_rows(data.target)
+        images, labels = map(np.asarray, load_digits(return_X_y=True))
+        is_test = _test_rows(labels)
         rows = np.flatnonzero(is_test if split == "test" else ~is_test)
-        self._images = np.stack([_upscale(image, size) for image in data.images[rows]])
-        self._labels = data.target[rows].tolist()
+        self._images = np.stack([_upscale(image, size) for image in images[rows].reshape(-1, 8, 8)])
+        self._labels: list[int] = labels[rows].tolist()
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmjax.data.column_inference import choose_fields, get_nested
-from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io.patterns import error_reason
@@ -57,8 +56,7 @@ class HuggingFace:
         self._dataset = _encoded(self._dataset, self._columns)
         self.name = posixpath.basename(path)
         self._identity = f"hf:{path}"
-        self.class_names = None if self._fields.class_names is None else list(self._fields.class_names)
-        self.templates = None if self.class_names is None else list(FOLDER_TEMPLATES)
+        self.class_names, self.templates = self._fields.class_names, self._fields.templates
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -83,19 +83,20 @@ class Pairs:
         self._check_images(fields.image, where)
 
     def _check_images(self, column: str, where: str) -> None:
-        first = None
+        errors: list[BadExample | OSError] = []
         for index in range(min(_FIRST, len(self))):
             try:
                 self._read(index)
                 return
             except (BadExample, OSError) as error:
-                first = first or error
+                errors.append(error)
                 if isinstance(error, ReadError):  # the storage fails: further reads would take hours to fail, too
                     break
+        first = errors[0]
         problem = first.detail if isinstance(first, BadExample) else f"{self._path(0)!r}: {error_reason(first)}"
         raise UserError(
-            f"{where}: none of its first {index + 1} images can be read (the first: {problem}); column {column!r} must "
-            "hold full paths or URLs, or paths relative to the table's folder"
+            f"{where}: none of its first {len(errors)} images can be read (the first: {problem}); column {column!r} "
+            "must hold full paths or URLs, or paths relative to the table's folder"
         )
 
     def __len__(self) -> int:

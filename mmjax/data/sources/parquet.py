@@ -11,7 +11,6 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields, get_nested
-from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
@@ -65,8 +64,7 @@ class Parquet:
             classes=_classes(schema),
         )
         self._columns = [name for name in schema.names if any(_inside(key, name) for key in self._fields.names)]
-        self.class_names = None if self._fields.class_names is None else list(self._fields.class_names)
-        self.templates = None if self.class_names is None else list(FOLDER_TEMPLATES)
+        self.class_names, self.templates = self._fields.class_names, self._fields.templates
         self._ends = np.cumsum(self.shard_lengths)
         self._sizes, self._where, self._warned = sizes, where, False
         # Evaluation reads in order.
@@ -136,7 +134,8 @@ class Parquet:
             (file, number, *group) for file, groups in enumerate(groups_of_files) for number, group in enumerate(groups)
         ]
         table = np.array([row for row in rows if row[2]], np.int64).reshape(-1, 4)
-        return tuple(table.T.copy())
+        files, numbers, lengths, sizes = table.T.copy()
+        return files, numbers, lengths, sizes
 
     def _decode(self, shard: int) -> Any:
         """Reads a row group's columns that are used, those that this file has."""

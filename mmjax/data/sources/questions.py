@@ -84,10 +84,10 @@ class Questions:
 
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
-        record = self._scenes[index]
+        record, annotation = self._scenes.annotated(index)
         # Python's own generator, as for the scenes: quick to seed, and the same in every version.
         rng = random.Random(index << 3 | (_TRAIN if self.split == "train" else _TEST))
-        question = ask(record["annotation"], rng)
+        question = ask(annotation, rng)
         answers = [question.answer] * HUMANS
         return {
             **record,
@@ -109,7 +109,8 @@ def ask(annotation: dict[str, Any], rng: random.Random) -> Question:
         template = _NAMES[bisect.bisect(_ENDS, rng.random())]
         text_and_answer = _TEMPLATES[template](annotation, rng)
         if text_and_answer is not None:
-            return Question(*text_and_answer, template)
+            text, answer = text_and_answer
+            return Question(text, answer, template)
 
 
 def _attribute(attribute: str) -> Any:

@@ -74,8 +74,9 @@ class Sensors:
         bits = dict(zip("uvw", (float(2 * (label >> shift & 1) - 1) for shift in (2, 1, 0)), strict=True))
         modalities = {}
         for name, make in (("image", _image), ("series", _series), ("table", _table)):
-            shown = [bits[bit] + NOISE[name] * noise for bit, noise in zip(SHOWS[name], _normal(rng, 2), strict=True)]
-            modalities[name] = make(*shown, rng)
+            noise = _normal(rng, 2)
+            first, second = (bits[bit] + NOISE[name] * x for bit, x in zip(SHOWS[name], noise, strict=True))
+            modalities[name] = make(first, second, rng)
         return Record(id=stable_id("sensors", self.split, index), label=label, modalities=modalities)
 
 

@@ -201,6 +201,10 @@ class Shapes:
         return self.length
 
     def __getitem__(self, index: int) -> Record:
+        return self.annotated(index)[0]
+
+    def annotated(self, index: int) -> tuple[Record, dict[str, Any]]:
+        """A record, and its `annotation`."""
         index = check_index(index, self.length)
         if self.split == "train":
             rng = _generator(_TRAIN, index)
@@ -210,13 +214,15 @@ class Shapes:
             scene, text = _test_scenes(self.length)[index]
             rng = _generator(_TEST_DRAWING, index)
         objects = place_objects(scene, rng, self.size)
-        return Record(
+        annotation = {"objects": objects, "relations": list(scene.relations)}
+        record = Record(
             image=render(objects, rng, self.size),
             captions=[text],
             references=wordings(scene),
             id=scene_id(scene),
-            annotation={"objects": objects, "relations": list(scene.relations)},
+            annotation=annotation,
         )
+        return record, annotation
 
 
 @functools.lru_cache

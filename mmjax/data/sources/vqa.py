@@ -118,7 +118,7 @@ def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[
     """VQA v2's questions with their answers, and what their images' names begin with, such as "train2014"."""
     content = read_json(reader, file, where)
     questions = _list(content, "questions", file, where)
-    answered = {}
+    answered: dict[int, tuple[list[str], Any, Any]] = {}  # answers, their type, the question's type
     annotation_list = _list(read_json(reader, annotations, where), "annotations", annotations, where)
     for number, entry in enumerate(annotation_list):
         try:
@@ -192,10 +192,10 @@ def _list(content: Any, key: str, file: str, where: str) -> list[Any]:
 
 def _locate(reader: Reader, candidates: list[list[str]], roots: list[str], where: str, *, is_named: bool) -> list[str]:
     """Full paths of the images, by the first of the ways to name them that gives one that is there."""
-    first: UserError | None = None
+    errors: list[UserError] = []
     for names in candidates:
         try:
             return locate_images(reader, names, roots, where, is_named=is_named)
         except UserError as error:
-            first = first or error
-    raise first
+            errors.append(error)
+    raise errors[0]

@@ -3,8 +3,8 @@
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,16 @@ _INSPECTED = 64  # examples, for the keys that the config names
 _FIRST_BYTES, _FIRST_SHARDS = 4 << 20, 8  # inspected for the members of examples, where there is no index
 
 log = logging.getLogger("mmjax.data")
+
+_T = TypeVar("_T")
+
+
+class _Classes(NamedTuple):
+    """Names of the classes, templates of their prompts, and the classes' ids."""
+
+    names: list[str]
+    templates: list[str]
+    ids: list[int]
 
 
 class WebDataset:
@@ -86,25 +96,24 @@ class WebDataset:
         self.name = shards.name
         self._folder = shards.folder
         try:
-            self._index = find_index(shards, cache=options.cache, reader=self._reader)
-            lengths = self._declared_lengths(shards, path, where) if self._index is None and windowed else None
-            if self._index is None and lengths is None:
-                self._index = _build_local_index(shards, path, options, where)
-            if self._index is None:
+            index = find_index(shards, cache=options.cache, reader=self._reader)
+            lengths = self._declared_lengths(shards, path, where) if index is None and windowed else None
+            if lengths is not None:
                 description = None
                 self._set_lengths(shards.names, lengths, {}, where)
             else:
-                description = self._index.shards()
+                index = _build_local_index(shards, path, options, where) if index is None else index
+                description = index.shards()
                 self._set_lengths(description.names, description.rows, description.problems, where)
                 check_shards(shards, description, path=path, options=options, where=where)
         except UserError:
             raise
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{where}: cannot be read ({error_reason(error)})") from error
-        self._cache = self._ahead = None
-        if windowed and shards.is_local:
-            self._ahead = ReadAhead()
-        elif windowed:
+        self._index = index
+        self._ahead = ReadAhead() if windowed and shards.is_local else None
+        self._cache: ShardCache | None = None
+        if windowed and not shards.is_local:
             folder = os.path.join(local_path(options.cache) or user_cache(), "shards")
             self._cache = ShardCache(folder, options.cache_gb * 1e9, self._reader)
         self._scan_cache = options.cache
@@ -112,7 +121,7 @@ class WebDataset:
         samples = self._sample_beginnings(where) if description is None else self._sample_indexed(description)
         first_sample = next(samples)
         self._find_classes(shards, first_sample.key_sets, where)
-        check = MemberCheck(self._images, self._captions, options, has_classes=bool(self.class_names))
+        check = MemberCheck(self._images, self._captions, options, has_classes=self._classes is not None)
         check.run(itertools.chain([first_sample], samples), where)
 
     def _declared_lengths(self, shards: ShardList, path: str, where: str) -> np.ndarray | None:
@@ -180,11 +189,20 @@ class WebDataset:
         self._is_retrieval, self.is_multilabel = kinds == ["retrieval"], kinds == ["multilabel"]
         label = "npy" if self.is_multilabel else "cls"
         labelled = any(label in endings.split(";") for endings in key_sets)
-        self.class_names = (lines("classnames.txt") if labelled and not self._is_retrieval else None) or None
-        self.templates = None
-        if self.class_names:
-            self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
-            self._class_ids = [stable_id("class", name) for name in self.class_names]
+        self._classes: _Classes | None = None
+        if labelled and not self._is_retrieval and (names := lines("classnames.txt")):
+            templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
+            self._classes = _Classes(names, templates, [stable_id("class", name) for name in names])
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """See `Source`."""
+        return None if self._classes is None else self._classes.names
+
+    @property
+    def templates(self) -> list[str] | None:
+        """See `Source`."""
+        return None if self._classes is None else self._classes.templates
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -230,15 +248,7 @@ class WebDataset:
         # While a shard that has an index is still coming, its examples are read one by one.
         if self._cache is None or (self._index is not None and not self._cache.has(path)):
             return self._reader.read_range(path, start, length)
-        return self._with_copy(path, lambda copy: file_pool.pread(copy, start, length))
-
-    def _with_copy(self, path: str, use: Any) -> Any:
-        """Uses a shard's copy on the local disk, which another process may remove to make room."""
-        copy = self._cache.get(path)
-        try:
-            return use(copy)
-        except FileNotFoundError:
-            return use(self._cache.get(path))
+        return _with_copy(self._cache, path, lambda copy: file_pool.pread(copy, start, length))
 
     def _row(self, shard: int, row: int) -> tuple[int, int]:
         """Where an example lies in a shard without an index."""
@@ -253,7 +263,7 @@ class WebDataset:
         if self._cache is None:
             scanned = scan_once(path, self._reader, scan_path(path, self._scan_cache))
         else:
-            scanned = self._with_copy(path, lambda copy: scan_once(copy, self._reader, scan_path_of_copy(copy)))
+            scanned = _with_copy(self._cache, path, lambda copy: scan_once(copy, self._reader, scan_path_of_copy(copy)))
         declared, present = int(self.shard_lengths[shard]), len(scanned.table.rows)
         if present != declared or scanned.table.problem:
             log.warning("%s has %d examples, %d declared %s", path, present, declared, scanned.table.problem)
@@ -265,26 +275,38 @@ class WebDataset:
         if ending is None:
             raise BadExample("no_image", f"{name}: has {join_names(list(members))}, no {join_names(self._images)}")
         image, path_in = members[ending], f"{name}.{ending}"
-        if self.is_multilabel and self.class_names:
-            names = dict(class_names=self.class_names, templates=self.templates)
+        classes = self._classes
+        if classes is not None and self.is_multilabel:
+            names = dict(class_names=classes.names, templates=classes.templates)
             return multilabel_record(members, image, path_in, **names, where=name)
-        label = self._label(members, name) if self.class_names else None
+        label = None if classes is None else _label(members, len(classes.names), name)
         try:
             texts = self._captions.gather(Lookup(members, self._is_retrieval))
         except BadExample as error:
-            if label is None:
+            if classes is None or label is None:
                 raise BadExample(error.reason, f"{name}: {error.detail}") from error
-            return make_class_record(image, self.class_names, self.templates, label, path_in, self._class_ids[label])
+            return make_class_record(image, classes.names, classes.templates, label, path_in, classes.ids[label])
         record = Record(image=image, id=stable_id("image", path, key), path=path_in, **texts)
         if label is not None:
             record["label"] = label
         return record
 
-    def _label(self, members: Mapping[str, bytes], name: str) -> int:
-        text = members.get("cls", b"").strip()
-        if not text.isdigit() or len(text) > 18 or int(text) >= len(self.class_names):
-            raise BadExample("no_caption", f"{name}: .cls is {text[:20]!r}, no number of a class")
-        return int(text)
+
+def _label(members: Mapping[str, bytes], classes: int, name: str) -> int:
+    """The number of an example's class, of so many."""
+    text = members.get("cls", b"").strip()
+    if not text.isdigit() or len(text) > 18 or int(text) >= classes:
+        raise BadExample("no_caption", f"{name}: .cls is {text[:20]!r}, no number of a class")
+    return int(text)
+
+
+def _with_copy(cache: ShardCache, path: str, use: Callable[[str], _T]) -> _T:
+    """Uses a shard's copy on the local disk, which another process may remove to make room."""
+    copy = cache.get(path)
+    try:
+        return use(copy)
+    except FileNotFoundError:
+        return use(cache.get(path))
 
 
 def _build_local_index(shards: ShardList, path: str, options: SourceOptions, where: str) -> TarIndex:

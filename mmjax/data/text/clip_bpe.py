@@ -95,7 +95,8 @@ def clip_ids(text: str) -> list[int]:
 
 def clip_text(ids: Iterable[int]) -> str:
     """The text of ids below BOS, words separated by a space; what is no UTF-8 is replaced."""
-    symbols = "".join(backend().id_to_token(i).replace(_END_OF_WORD, " ") for i in ids)
+    by_id = _symbols_by_id()
+    symbols = "".join(by_id[i].replace(_END_OF_WORD, " ") for i in ids)
     values = _byte_values()
     return b"".join(b" " if symbol == " " else bytes([values[symbol]]) for symbol in symbols).decode("utf-8", "replace")
 
@@ -103,6 +104,11 @@ def clip_text(ids: Iterable[int]) -> str:
 @functools.lru_cache(maxsize=1 << 16)
 def _word_ids(word: str) -> tuple[int, ...]:
     return tuple(backend().encode(word, add_special_tokens=False).ids)
+
+
+@functools.lru_cache(maxsize=1)
+def _symbols_by_id() -> dict[int, str]:
+    return {i: symbol for symbol, i in backend().get_vocab().items()}
 
 
 @functools.lru_cache(maxsize=1)

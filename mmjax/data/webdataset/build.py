@@ -51,14 +51,13 @@ def build(
       OSError: a shard cannot be read, or the index not written.
       UserError: no shard has any example.
     """
-    known = _KnownShards(previous, shards, reader) if previous else None
-    has = lambda name: known is not None and known.has(name)
+    known = _KnownShards(previous, shards, reader)
     partial = target + _PARTIAL
     with IndexWriter(target, partial) as writer:
-        results = scan_all([path for name, path in shards if not has(name)], reader, workers)
+        results = scan_all([path for name, path in shards if not known.has(name)], reader, workers)
         try:
             for name, _ in progress(shards) if progress else shards:
-                scanned = known.get(name) if has(name) else next(results)
+                scanned = known.get(name) if known.has(name) else next(results)
                 writer.add(name, scanned.size, scanned.modified, scanned.table, scanned.check)
         finally:
             results.close()

@@ -8,12 +8,11 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.data.webdataset.tar_format import BLOCK, Read, ShardTable, scan
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader, ReadError, is_local, local_path
+from mmjax.utils.piped_process import PipedProcess
 
 _LOCAL_CHUNK, _REMOTE_CHUNK = 8192, 16 << 20  # bytes
 _SHARDS_FOR_PROCESSES = 32  # below as many, processes take longer to start than this one to be done
@@ -121,7 +121,7 @@ def scan_once(path: str, reader: Reader, stored: str) -> Scanned:
     return scanned
 
 
-def scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Iterator[Scanned]:
+def scan_all(paths: Sequence[str], reader: Reader, workers: int) -> Generator[Scanned, None, None]:
     """Yields shards in order, scanned a few at a time and not far ahead; many local ones by other processes.
 
     Raises:
@@ -155,10 +155,10 @@ class _Processes:
 
     def __init__(self, reader: Reader):
         self._reader, self._local = reader, threading.local()
-        self._started: list[subprocess.Popen] = []
+        self._started: list[PipedProcess] = []
 
     def scan(self, path: str) -> Scanned:
-        process = getattr(self._local, "process", None)
+        process: PipedProcess | None = getattr(self._local, "process", None)
         if process is None:
             process = self._local.process = self._start()
         try:
@@ -172,16 +172,16 @@ class _Processes:
             if len(table.rows) < header["rows"]:
                 raise ValueError("cut off")
         except (ValueError, BrokenPipeError) as error:
-            raise ReadError(f"{path}: the process that scanned it ended with status {process.poll()}") from error
+            raise ReadError(
+                f"{path}: the process that scanned it ended with status {process.process.poll()}"
+            ) from error
         return Scanned(header["size"], header["modified"], table, header["check"])
 
-    def _start(self) -> subprocess.Popen:
+    def _start(self) -> PipedProcess:
         root = str(Path(__file__).parents[3])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(
+        process = PipedProcess.start(
             [sys.executable, "-m", "mmjax.data.webdataset.scan", str(self._reader.retry_seconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
             start_new_session=True,  # Ctrl-C is for us; they end when we do, by the end of their input
         )
@@ -189,7 +189,7 @@ class _Processes:
         return process
 
     def close(self) -> None:
-        for process in self._started:
+        for process, _, _ in self._started:
             process.kill()
             process.wait()
 

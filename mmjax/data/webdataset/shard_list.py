@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -219,7 +220,7 @@ def _read_json(path: str, reader: Reader, where: str) -> dict | None:
     return content
 
 
-def _count(value: object, path: str, where: str) -> int:
+def _count(value: Any, path: str, where: str) -> int:
     try:
         count = int(value)
     except (TypeError, ValueError):

@@ -96,8 +96,9 @@ def stamps_of(paths: Sequence[str], reader: Reader) -> list[Stamp | None]:
 
     def stamp(path: str) -> Stamp | None:
         folder, _, name = path.rpartition("/")
-        if listed.get(folder) is not None:
-            return listed[folder].get(name)
+        stamps = listed.get(folder)
+        if stamps is not None:
+            return stamps.get(name)
         try:
             return reader.stamp(path)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -133,8 +134,9 @@ def current_sizes(shards: ShardList, description: Shards, *, reader: Reader) -> 
     sizes, listed = description.sizes.copy(), _list(paths, reader)
     for i, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
-        if listed[folder] is not None:
-            sizes[i] = listed[folder][name].size if name in listed[folder] else MISSING
+        stamps = listed[folder]
+        if stamps is not None:
+            sizes[i] = stamps[name].size if name in stamps else MISSING
     return sizes, np.zeros(len(paths), bool)
 
 
