@@ -53,7 +53,7 @@ class HuggingFace:
             for name in self._dataset.column_names
             if any(f"{key}/".startswith(f"{name}/") for key in (key.replace(".", "/") for key in self._fields.names))
         ]
-        self._dataset = _encoded(self._dataset, self._columns)
+        self._dataset = _encoded(self._dataset, self._columns, where)
         self.name = posixpath.basename(path)
         self._identity = f"hf:{path}"
         self.class_names, self.templates = self._fields.class_names, self._fields.templates
@@ -72,7 +72,8 @@ class HuggingFace:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._dataset = _encoded(_load(self._path, f"'hf:{self._path}'"), self._columns)
+        where = f"'hf:{self._path}'"
+        self._dataset = _encoded(_load(self._path, where), self._columns, where)
 
 
 def _load(path: str, where: str) -> Any:
@@ -101,10 +102,9 @@ def _folders(path: str) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
 
 
-def _encoded(dataset: Any, columns: list[str]) -> Any:
+def _encoded(dataset: Any, columns: list[str], where: str) -> Any:
     """The columns that are used, with images left as they are."""
-    import datasets
-
+    datasets = require("datasets", extra="hf", where=where)
     dataset = dataset.with_format(None).select_columns(columns)
     for name in columns:
         if isinstance(dataset.features[name], datasets.Image):

@@ -1,10 +1,9 @@
 """SentencePiece models, by SigLIP's convention."""
 
-import importlib.util
-
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
 from mmjax.data.text.tokenizer import FIELD, Tokenizer, read_file
 from mmjax.errors import UserError
+from mmjax.utils.optional_imports import require
 
 
 def make_sentencepiece(spec: str, context_length: int, *, path: str, content: bytes | None) -> Tokenizer:
@@ -14,10 +13,7 @@ def make_sentencepiece(spec: str, context_length: int, *, path: str, content: by
       UserError: the package is missing, the file cannot be read, or it is not a model with an end of text.
     """
     content = read_file(spec, path) if content is None else content
-    if importlib.util.find_spec("sentencepiece") is None:
-        raise UserError(f"{FIELD}={spec!r} needs the package sentencepiece; install it with: pip install sentencepiece")
-    import sentencepiece  # optional, and only this kind needs it
-
+    sentencepiece = require("sentencepiece", extra="sentencepiece", where=f"{FIELD}={spec!r}")
     model = sentencepiece.SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(content)

@@ -5,6 +5,7 @@ import importlib.resources
 import json
 import pickle
 import random
+import sys
 import unicodedata
 
 import ftfy
@@ -382,8 +383,8 @@ def test_a_wrong_spec_is_one_line_that_names_the_field(spec, message):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="data.tokenizer=.*pip install sentencepiece"):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(UserError, match=r"data.tokenizer=.*pip install 'mmjax\[sentencepiece\]'"):
         make_tokenizer("sentencepiece:x", 16, file=b"")
 
 
