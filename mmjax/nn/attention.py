@@ -1,6 +1,6 @@
 """Multi-head attention, its masks and its cache of keys and values."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from mmjax.nn.tpu_tiles import group_of_heads
 from mmjax.parallel.activation_sharding import shard_activation, traced_mesh
 
 IMPLEMENTATIONS = ("auto", "cudnn", "pallas", "xla")
+Kernel = Literal["cudnn", "pallas", "xla"]
+DotProductKernel = Literal["cudnn", "xla"]
 
 
-@struct.dataclass
-class AttentionSpec:
+class AttentionSpec(struct.PyTreeNode):
     """Which keys a query may see. Nothing else in mmjax builds attention masks.
 
     All that is set must allow a key. A query without any key outputs 0.
@@ -99,7 +100,7 @@ def attend(
     k: Float[Array, "B S H K"],
     v: Float[Array, "B S H K"],
     spec: AttentionSpec,
-    implementation: str = "xla",
+    implementation: DotProductKernel = "xla",
 ) -> Float[Array, "B T H K"]:
     """Scaled dot-product attention under `spec`; softmax in float32. A query without any key outputs 0.
 
@@ -191,13 +192,14 @@ class _Attention(nn.Module):
     Attributes:
       heads: H; the queries' width is divided among them.
       out_std: of the output projection's initialisation.
+      implementation: kernel of self-attention.
       qk_norm: layer norm, without bias, of each head's queries and keys (arXiv:2302.05442).
     """
 
     heads: int
     out_std: float
     dtype: DTypeLike = jnp.float32
-    implementation: str = "xla"
+    implementation: Kernel = "xla"
     qk_norm: bool = False
 
     def _normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
@@ -237,6 +239,9 @@ class SelfAttention(_Attention):
 
         Returns:
           The output, and all keys and values that were attended to.
+
+        Raises:
+          ValueError: `cached` without an `index`.
         """
         width = x.shape[-1]
         head_dim = width // self.heads
@@ -261,6 +266,8 @@ class SelfAttention(_Attention):
         q, k, v = (shard_activation(part, None, "tensor", None) for part in parts)
         q, keys_values = self._normed(q, "q_norm"), KVCache(self._normed(k, "k_norm"), v)
         if cached is not None:
+            if index is None:
+                raise ValueError("new keys and values need an index in the cache")
             keys_values = cached.insert(index, keys_values)
             implementation = "xla"  # one query is no work for a fused kernel
         return self._attend(q, *keys_values, spec, implementation, width), keys_values
@@ -273,7 +280,8 @@ class SelfAttention(_Attention):
         plain = all(part is None for part in parts) and spec.length in (None, x.shape[1])
         from mmjax.nn import tpu_attention  # jax's Pallas is slow to import, and elsewhere of no use
 
-        return plain and tpu_attention.fits(*x.shape[:2], self.heads, x.shape[2] // self.heads, mesh)
+        batch, length, width = x.shape
+        return plain and tpu_attention.fits(batch, length, self.heads, width // self.heads, mesh)
 
     def _fused(self, qkv, causal, mesh):
         from mmjax.nn import tpu_attention
@@ -303,18 +311,23 @@ class CrossAttention(_Attention):
         spec: AttentionSpec,
         cached: KVCache | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache]:
-        """Attends to `memory`, or to its keys and values as an earlier call returned them.
+        """Attends to `memory`, or to its keys and values as an earlier call returned them; always by XLA's kernel.
 
         Returns:
           The output, and the memory's keys and values.
+
+        Raises:
+          ValueError: neither a memory nor its keys and values.
         """
         width = x.shape[-1]
         head_dim = width // self.heads
         q = Dense((self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="q")(x)
         if cached is None:
+            if memory is None:
+                raise ValueError("cross-attention needs a memory, or its keys and values")
             std = memory.shape[-1] ** -0.5
             kv = Dense((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
             k, v = (shard_activation(kv[:, :, i], None, "tensor", None) for i in range(2))
             cached = KVCache(self._normed(k, "k_norm"), v)
         q = self._normed(shard_activation(q, None, "tensor", None), "q_norm")
-        return self._attend(q, *cached, spec, self.implementation, width), cached
+        return self._attend(q, *cached, spec, "xla", width), cached

@@ -91,7 +91,7 @@ class Block(nn.Module):
     dropout: float
     drop_path: float
     dtype: DTypeLike
-    attention_impl: str
+    attention_impl: attention.Kernel
     norm: str
     qk_norm: bool
     cross: bool

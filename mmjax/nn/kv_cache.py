@@ -18,8 +18,7 @@ class LayerCache(NamedTuple):
     cross_cache: attention.KVCache | None
 
 
-@struct.dataclass
-class Cache:
+class Cache(struct.PyTreeNode):
     """Keys and values of what a causal (or prefix) transformer has read.
 
     Attributes:

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from mmjax.parallel.activation_sharding import is_traced_for_gpu, shard_activation
+from mmjax.utils.custom_gradient import custom_vjp
 
 # Names for the policies of what is computed again in the backward pass: jax's own look for matrix products does not see
 # into layers with a backward pass of their own.
@@ -25,7 +26,7 @@ ATTENTION_OUTPUT, PRODUCT = "attention_output", "product"
 # -- dense -------------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@custom_vjp((2, 3))
 def multiply(
     x: Float[Array, "..."], kernel: Float[Array, "..."], axes: int = 1, out_dtype: DTypeLike | None = None
 ) -> Float[Array, "..."]:
@@ -63,7 +64,7 @@ def _multiply_backward(axes, out_dtype, residuals, gradient):
 multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@custom_vjp((1, 2))
 def broadcast_parameter(parameter: Float[Array, "..."], shape: Sequence[int], dtype: DTypeLike) -> Float[Array, "..."]:
     """A float32 parameter in the compute type, broadcast over the axes in front of its own.
 
@@ -151,7 +152,7 @@ def dense_float32(features: int, **settings: Any) -> Dense:
 # -- layer norm --------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@custom_vjp((3, 4, 5))
 def normalize(
     x: Float[Array, "... D"],
     scale: Float[Array, " D"],

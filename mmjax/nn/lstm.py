@@ -1,6 +1,6 @@
 """A stack of LSTM layers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ class LSTM(nn.Module):
         Returns:
           The last layer's outputs, and each row's state after its last valid step.
         """
-        carry = self.zeros(len(x)) if carry is None else carry
+        start = self.zeros(len(x)) if carry is None else carry
 
         def read(module, carry, x, valid, count):
             new, out = module.step(carry, x, fold_keys(keys, count))
@@ -82,6 +82,7 @@ class LSTM(nn.Module):
                 out = jnp.where(valid[:, None], out, 0)
             return new, out
 
-        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=(1, 1, 0), out_axes=1)
-        carry, out = scan(self, carry, x, valid, jnp.arange(x.shape[1]))
-        return out, carry
+        axes: dict[str, Any] = {"in_axes": (1, 1, 0), "out_axes": 1}  # flax takes trees of axes, and types none
+        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, **axes)
+        end, out = scan(self, start, x, valid, jnp.arange(x.shape[1]))
+        return out, end

@@ -13,13 +13,13 @@ OF_ONE_TOKEN = ("cls", "last", "eos")
 
 
 def pooled_position(
-    kind: str | None, shape: tuple[int, int], eos: Int[Array, " B"] | None = None
+    kind: str | None, shape: tuple[int, ...], eos: Int[Array, " B"] | None = None
 ) -> Int[Array, " B"] | None:
     """The token of each example that a pool reads; None for one that reads several.
 
     Args:
       kind: of the pool.
-      shape: (B, N) of the tokens.
+      shape: of the tokens, (B, N).
       eos: position of the end-of-text token.
     """
     if kind not in OF_ONE_TOKEN:

@@ -19,6 +19,7 @@ from jaxtyping import Array, BFloat16
 
 from mmjax.nn.tpu_tiles import LANES, ROWS, TOKENS, bytes_needed, group_of_heads, round_up_to_tile
 from mmjax.parallel.mesh import BATCH_AXES, batch_devices
+from mmjax.utils.custom_gradient import custom_vjp
 
 # Of logits where a query may not see a key: exp of it is 0.
 _MASKED = -1e30
@@ -33,7 +34,7 @@ def fits(batch: int, length: int, heads: int, head_dim: int, mesh: Any) -> bool:
     return length in TOKENS and divides and group_of_heads(heads // shards, head_dim) > 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+@custom_vjp((1, 2, 3))
 def fused_attention(
     qkv: BFloat16[Array, "B N ..."], heads: int, causal: bool = False, mesh: Any = None
 ) -> BFloat16[Array, "B N D"]:

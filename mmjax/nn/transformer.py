@@ -49,6 +49,17 @@ class Output(NamedTuple):
     layers: Float[Array, "depth B N D"] | None = None
     cache: Cache | None = None
 
+    @property
+    def kept_cache(self) -> Cache:
+        """The cache of a call with a `cache` or `slots`.
+
+        Raises:
+          ValueError: the call had neither.
+        """
+        if self.cache is None:
+            raise ValueError("nothing was cached: neither a cache nor slots were given")
+        return self.cache
+
 
 class _Stack(NamedTuple):
     """Layers of one kind.
@@ -105,7 +116,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
-    attention_impl: str = "xla"
+    attention_impl: attention.Kernel = "xla"
     norm: str = "pre"
     qk_norm: bool = False
     cross_every: int = 0
@@ -166,7 +177,7 @@ class Transformer(nn.Module):
                 new = None
                 x, output = self._run_pure(stack, x, inputs, intermediates, chosen)
             layer_caches[stack.name] = new
-            if intermediates:
+            if output is not None:
                 outputs.append(output.reshape(-1, *x.shape))
 
         if chosen is not None and x.shape[1] > 1:
@@ -174,9 +185,9 @@ class Transformer(nn.Module):
         tokens = shard_activation(x)[:, :length]
         layers = jnp.concatenate(outputs)[:, :, :length] if intermediates else None
         if cache is not None:
-            cache = cache.replace(layers=layer_caches, valid=spec.valid, index=index + length)
+            cache = cache.replace(layers=layer_caches, valid=spec.valid, index=cache.index + length)
         elif slots:
-            cache = new_cache(layer_caches, spec, valid, x.shape[:2], length, slots)
+            cache = new_cache(layer_caches, spec, valid, (x.shape[0], x.shape[1]), length, slots)
         return Output(tokens, layers, cache)
 
     def _check(self, memory, cache, segments):
@@ -275,11 +286,12 @@ class Transformer(nn.Module):
             cache, output = out if isinstance(module, RepeatedBlockGroup) else (out, x)
             return x, (cache if keep_caches else None, output if intermediates else None)
 
+        axes: dict[str, Any] = {"in_axes": (0, 0, nn.broadcast)}  # flax takes trees of axes, and types none
         run = nn.scan(
             body,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
+            **axes,
             length=stack.count,
             unroll=1 if loops(self.scan, traced_platform()) else stack.count,
         )
@@ -374,9 +386,10 @@ def run_layers(
             x, output = jax.lax.scan(lambda x, one, run=run: run(*one, x), x, part)
             outputs.append(output)
             continue
-        for i, one in enumerate(_unstacked(part, stop - start)):
-            is_last = last is not None and start + i == depth - 1
-            x, output = (_rematerialised(last, policy, scan) if is_last else run)(*one, x)
+        for i, (layer_params, layer_numbers) in enumerate(_unstacked(part, stop - start)):
+            is_last = start + i == depth - 1
+            run_one = _rematerialised(last, policy, scan) if last is not None and is_last else run
+            x, output = run_one(layer_params, layer_numbers, x)
             outputs.append(jax.tree.map(lambda leaf: leaf[None], output))
     return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
 

@@ -169,4 +169,5 @@ def matrix_accuracy(logits: Float[Array, "B B"], pairs: Bool[Array, "B B"]) -> F
     """Share of rows and columns whose largest logit is a positive."""
     logits = jax.lax.stop_gradient(logits)
     positive, negative = jnp.where(pairs, logits, -jnp.inf), jnp.where(pairs, -jnp.inf, logits)
-    return 0.5 * sum((positive.max(axis) > negative.max(axis)).mean() for axis in (1, 0))
+    rows, columns = ((positive.max(axis) > negative.max(axis)).mean() for axis in (1, 0))
+    return 0.5 * (rows + columns)

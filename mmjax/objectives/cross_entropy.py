@@ -1,10 +1,10 @@
 """Softmax cross-entropy against integer targets, in float32, whose backward pass keeps only the logits."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.utils.custom_gradient import custom_vjp
 
 
 def cross_entropy(
@@ -32,7 +32,7 @@ def _is_target(logits: Float[Array, "*T V"], targets: Int[Array, "*T"]) -> Bool[
     return jnp.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@custom_vjp((0,))
 def _cross_entropy(label_smoothing, logits, targets):
     return _forward(label_smoothing, logits, targets)[0]
 

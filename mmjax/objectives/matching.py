@@ -87,8 +87,10 @@ def hard_negatives(
     image, text, scale = jax.lax.stop_gradient((image.astype(jnp.float32), text.astype(jnp.float32), scale))
     numbers = jnp.arange(batch, dtype=jnp.int32)
     ids = numbers[:, None].astype(jnp.uint32) if ids is None else ids
-    words = [jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, stream)) for stream in NegativeStream]
-    args = (image, text, *words, ids, numbers)
+    image_words, text_words = (
+        jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, stream)) for stream in NegativeStream
+    )
+    args = (image, text, image_words, text_words, ids, numbers)
     if mesh is None:
         return search.hard_negatives(*args, scale)
     spec = PartitionSpec(axes)
@@ -122,15 +124,16 @@ class _Search(NamedTuple):
         """Number of the column that each row draws, and whether there is any that it may."""
         rows = (rows, ids, jax.random.wrap_key_data(words, impl=self.key_impl))
         best, block = (jnp.full(len(numbers), tiled_logits.NEG_INF), numbers), (columns, ids, numbers)
-        devices = math.prod(self.mesh.shape[axis] for axis in self.ring_axes)
-
-        def search_and_pass_on(_, state):
-            best, block = state
-            return self._search_block(rows, block, best, scale), ring.ppermute_ring(block, self.mesh, self.ring_axes)
-
-        if devices == 1:
+        mesh = self.mesh
+        devices = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in self.ring_axes)
+        if mesh is None or devices == 1:
             best = self._search_block(rows, block, best, scale)
         else:
+
+            def search_and_pass_on(_, state):
+                best, block = state
+                return self._search_block(rows, block, best, scale), ring.ppermute_ring(block, mesh, self.ring_axes)
+
             best, _ = jax.lax.fori_loop(0, devices, search_and_pass_on, (best, block))
         return best[1], best[0] > tiled_logits.NEG_INF
 

@@ -82,14 +82,15 @@ class Layout:
 
     def around_ring(self, visit: Callable, carry: Any, block: Any) -> Any:
         """Takes `block` around the ring: `carry, block = visit(carry, block)` on every device, then home."""
-        if self.mesh is None or self.mesh.size == 1:
+        mesh = self.mesh
+        if mesh is None or mesh.size == 1:
             return visit(carry, block)
 
         def visit_and_pass_on(_, state):
             carry, block = visit(*state)
-            return carry, ring.ppermute_ring(block, self.mesh)
+            return carry, ring.ppermute_ring(block, mesh)
 
-        return jax.lax.fori_loop(0, self.mesh.size, visit_and_pass_on, (carry, block))
+        return jax.lax.fori_loop(0, mesh.size, visit_and_pass_on, (carry, block))
 
 
 class Side(NamedTuple):
@@ -162,9 +163,13 @@ def tile(rows: Side, columns: Side, scale: Array, layout: Layout) -> tuple[Tile,
 
 def local_sides(x: Array, y: Array, ids: Array | None, layout: Layout) -> tuple[Side, Side]:
     """This device's rows, with ids or else their numbers in the batch as keys."""
-    if ids is None:
-        ids = (layout.device_number() * len(x) + jnp.arange(len(x))).astype(jnp.uint32)[:, None]
-    return Side(x, ids), Side(y, ids)
+    keys = _row_numbers(len(x), layout) if ids is None else ids
+    return Side(x, keys), Side(y, keys)
+
+
+def _row_numbers(rows: int, layout: Layout) -> UInt32[Array, "N 1"]:
+    """Numbers of this device's rows in the batch."""
+    return (layout.device_number() * rows + jnp.arange(rows)).astype(jnp.uint32)[:, None]
 
 
 def gather_side(side: Side, keys: Array, layout: Layout) -> Side:

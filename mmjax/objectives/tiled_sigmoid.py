@@ -1,6 +1,5 @@
 """The sigmoid loss in tiles. A logit's gradient needs no other logit, so one walk gives the loss and the gradients."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mmjax.objectives import tiled_logits
+from mmjax.utils.custom_gradient import custom_vjp
 
 
 class SigmoidSums(NamedTuple):
@@ -58,7 +58,7 @@ def _sigmoid_tiles(
     return tiled_logits.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, (sums, ends))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@custom_vjp((0,))
 def sigmoid(
     layout: tiled_logits.Layout, image: Array, text: Array, scale: Array, bias: Array, ids: Array | None
 ) -> tuple[Array, Array]:

@@ -10,41 +10,78 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from mmjax.objectives import tiled_logits
+from mmjax.utils.custom_gradient import custom_vjp
+
+
+class LogSumExp(NamedTuple):
+    """A log-sum-exp of logits of each row, [N], as the largest logit and the sum of exponentials less than that."""
+
+    largest: Array
+    sum: Array
+
+    def merge(self, other: "LogSumExp") -> "LogSumExp":
+        """The one over both's logits."""
+        largest = jnp.maximum(self.largest, other.largest)
+        return LogSumExp(
+            largest, self.sum * jnp.exp(self.largest - largest) + other.sum * jnp.exp(other.largest - largest)
+        )
+
+    def value(self) -> Array:
+        """The log-sum-exp."""
+        return self.largest + jnp.log(self.sum)
+
+
+class PositiveStats(NamedTuple):
+    """Running sums over the positive logits of each row, [N] each: their log-sum-exp, their sum and their number."""
+
+    lse: LogSumExp
+    total: Array
+    count: Array
+
+    def merge(self, other: "PositiveStats") -> "PositiveStats":
+        """The statistics over both's logits."""
+        return PositiveStats(self.lse.merge(other.lse), self.total + other.total, self.count + other.count)
 
 
 class Stats(NamedTuple):
-    """Running sums over the logits of each row, [N] each. A log-sum-exp is kept as a maximum and a sum.
+    """Running sums over the logits of each row.
 
-    The last four are None with unique positives, where the one positive logit is known beforehand.
+    Attributes:
+      negatives: log-sum-exp over the negatives.
+      positives: None with unique positives, where the one positive logit is known beforehand.
     """
 
-    max_neg: Array
-    sum_neg: Array
-    max_pos: Array | None = None
-    sum_pos: Array | None = None
-    total_pos: Array | None = None
-    count: Array | None = None
+    negatives: LogSumExp
+    positives: PositiveStats | None = None
 
     @classmethod
     def empty(cls, n: int, unique: bool) -> "Stats":
-        floor, zero = jnp.full(n, tiled_logits.NEG_INF), jnp.zeros(n)
-        return cls(floor, zero) if unique else cls(floor, zero, floor, zero, zero, zero)
+        zero = jnp.zeros(n)
+        lse = LogSumExp(jnp.full(n, tiled_logits.NEG_INF), zero)
+        return cls(lse) if unique else cls(lse, PositiveStats(lse, zero, zero))
 
     def merge(self, other: "Stats") -> "Stats":
         """The statistics over both's logits."""
-        max_neg, sum_neg = _merge_lse(self.max_neg, self.sum_neg, other.max_neg, other.sum_neg)
-        if self.max_pos is None:
-            return Stats(max_neg, sum_neg)
-        max_pos, sum_pos = _merge_lse(self.max_pos, self.sum_pos, other.max_pos, other.sum_pos)
-        return Stats(max_neg, sum_neg, max_pos, sum_pos, self.total_pos + other.total_pos, self.count + other.count)
+        negatives = self.negatives.merge(other.negatives)
+        if self.positives is None or other.positives is None:
+            return Stats(negatives)
+        return Stats(negatives, self.positives.merge(other.positives))
 
 
-def _merge_lse(max_a, sum_a, max_b, sum_b):
-    largest = jnp.maximum(max_a, max_b)
-    return largest, sum_a * jnp.exp(max_a - largest) + sum_b * jnp.exp(max_b - largest)
+class PositiveWeights(NamedTuple):
+    """Factors of the gradient of a row's positive logits, [N] each.
+
+    Attributes:
+      largest, factor: a positive's share among the positives is `exp(logit - largest) * factor`.
+      share: 1 / number of positives.
+    """
+
+    largest: Array
+    factor: Array
+    share: Array
 
 
 class Weights(NamedTuple):
@@ -56,37 +93,36 @@ class Weights(NamedTuple):
     Attributes:
       max_neg, negative: a negative's probability is `exp(logit - max_neg) * negative`.
       negative_prob: probability of all negatives together.
-      max_pos, positive: a positive's share among the positives is `exp(logit - max_pos) * positive`; None with unique
-        positives.
-      share: 1 / number of positives; None with unique ones.
+      positives: None with unique positives.
     """
 
     max_neg: Array
     negative: Array
     negative_prob: Array
-    max_pos: Array | None = None
-    positive: Array | None = None
-    share: Array | None = None
+    positives: PositiveWeights | None = None
 
 
-def row_losses(stats: Stats, positive_logit: Array | None) -> tuple[Array, Array, Weights]:
+def row_losses(
+    negatives: LogSumExp, positives: PositiveStats | Array
+) -> tuple[Float[Array, " N"], Bool[Array, " N"], Weights]:
     """Loss of each row, whether its largest logit is a positive, and the weights of its gradient.
 
     Args:
-      stats: over all logits of each row.
-      positive_logit: [N] where each row has one positive; None elsewhere.
+      negatives: over all negatives of each row.
+      positives: over all positives; where each row has one, its logit [N].
     """
-    sum_neg = jnp.maximum(stats.sum_neg, jnp.finfo(jnp.float32).tiny)
-    lse_neg = stats.max_neg + jnp.log(sum_neg)
-    lse_pos = stats.max_pos + jnp.log(stats.sum_pos) if positive_logit is None else positive_logit
+    sum_neg = jnp.maximum(negatives.sum, jnp.finfo(jnp.float32).tiny)
+    lse_neg = LogSumExp(negatives.largest, sum_neg).value()
+    lse_pos = positives.lse.value() if isinstance(positives, PositiveStats) else positives
     loss, negative_prob = jax.nn.softplus(lse_neg - lse_pos), jax.nn.sigmoid(lse_neg - lse_pos)
-    weights = Weights(stats.max_neg, negative_prob / sum_neg, negative_prob)
-    if positive_logit is not None:
-        return loss, positive_logit > stats.max_neg, weights
+    weights = Weights(negatives.largest, negative_prob / sum_neg, negative_prob)
+    if not isinstance(positives, PositiveStats):
+        return loss, positives > negatives.largest, weights
+    lse, total, count = positives
     # A lone positive is its own log-sum-exp: not left to rounding.
-    spread = jnp.where(stats.count == 1, 0.0, lse_pos - stats.total_pos / stats.count)
-    weights = weights._replace(max_pos=stats.max_pos, positive=1 / stats.sum_pos, share=1 / stats.count)
-    return loss + spread, stats.max_pos > stats.max_neg, weights
+    spread = jnp.where(count == 1, 0.0, lse_pos - total / count)
+    weights = weights._replace(positives=PositiveWeights(lse.largest, 1 / lse.sum, 1 / count))
+    return loss + spread, lse.largest > negatives.largest, weights
 
 
 def tile_stats(logits: tiled_logits.Tile, positive: Bool[Array, "R C"], fresh: Any, axis: int, unique: bool) -> Stats:
@@ -95,18 +131,18 @@ def tile_stats(logits: tiled_logits.Tile, positive: Bool[Array, "R C"], fresh: A
     spread = functools.partial(jnp.expand_dims, axis=axis)
     max_neg = jnp.max(jnp.where(negative, logits, tiled_logits.NEG_INF), axis)
     if unique:
-        return Stats(max_neg, jnp.sum(jnp.where(negative, jnp.exp(logits - spread(max_neg)), 0), axis))
+        return Stats(LogSumExp(max_neg, jnp.sum(jnp.where(negative, jnp.exp(logits - spread(max_neg)), 0), axis)))
     positive = positive if fresh is None else positive & fresh
     max_pos = jnp.max(jnp.where(positive, logits, tiled_logits.NEG_INF), axis)
     # Each logit is one or the other, so one exponential does for both sums.
     power = jnp.exp(logits - jnp.where(positive, spread(max_pos), spread(max_neg)))
     return Stats(
-        max_neg,
-        jnp.sum(jnp.where(negative, power, 0), axis),
-        max_pos,
-        jnp.sum(jnp.where(positive, power, 0), axis),
-        jnp.sum(jnp.where(positive, logits, 0), axis),
-        jnp.sum(positive, axis, dtype=jnp.float32),
+        LogSumExp(max_neg, jnp.sum(jnp.where(negative, power, 0), axis)),
+        PositiveStats(
+            LogSumExp(max_pos, jnp.sum(jnp.where(positive, power, 0), axis)),
+            jnp.sum(jnp.where(positive, logits, 0), axis),
+            jnp.sum(positive, axis, dtype=jnp.float32),
+        ),
     )
 
 
@@ -114,14 +150,14 @@ def tile_gradient(
     logits: tiled_logits.Tile, positive: Bool[Array, "R C"], weights: Weights, axis: int
 ) -> tiled_logits.Tile:
     """Gradient of the sum of losses along `axis` with respect to a tile of logits."""
-    w = Weights(*(None if x is None else jnp.expand_dims(x, axis) for x in weights))
-    if w.share is None:
+    w: Weights = jax.tree.map(lambda x: jnp.expand_dims(x, axis), weights)
+    if w.positives is None:
         return jnp.where(positive, -w.negative_prob, jnp.exp(logits - w.max_neg) * w.negative)
-    power = jnp.exp(logits - jnp.where(positive, w.max_pos, w.max_neg))
-    among = power * w.positive
+    power = jnp.exp(logits - jnp.where(positive, w.positives.largest, w.max_neg))
+    among, share = power * w.positives.factor, w.positives.share
     # p - 1/|P| for p = among (1 - negative_prob), ordered so that what is left of a lone positive does not cancel.
-    several = (among - w.share) - among * w.negative_prob
-    return jnp.where(positive, jnp.where(w.share == 1, -w.negative_prob, several), power * w.negative)
+    several = (among - share) - among * w.negative_prob
+    return jnp.where(positive, jnp.where(share == 1, -w.negative_prob, several), power * w.negative)
 
 
 def _softmax_statistics(rows: tiled_logits.Side, columns: tiled_logits.Side, stats, scale, layout: tiled_logits.Layout):
@@ -168,7 +204,7 @@ def _softmax_gradients(
     return tiled_logits.over_tiles(len(rows.x), len(columns.x), layout.block_size, body, gradients)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@custom_vjp((0,))
 def softmax(
     layout: tiled_logits.Layout, image: Array, text: Array, scale: Array, ids: Array | None
 ) -> tuple[Array, Array]:
@@ -188,7 +224,7 @@ def _softmax_forward(layout, image, text, scale, ids):
 
     def forward(x, y, ids, scale):
         rows, columns = tiled_logits.local_sides(x, y, ids, layout)
-        positive = scale * jnp.sum(x * y, axis=-1) if layout.unique else None
+        paired_logits = scale * jnp.sum(x * y, axis=-1) if layout.unique else None
         empty = Stats.empty(len(x), layout.unique)
         gathered = ()
         if ringed:
@@ -208,7 +244,11 @@ def _softmax_forward(layout, image, text, scale, ids):
             row_stats, _ = _softmax_statistics(rows, all_columns, (empty, None), scale, layout)
             column_stats, _ = _softmax_statistics(columns, all_rows, (empty, None), scale, layout)
             gathered = (all_rows.x, all_columns.x, keys)
-        losses, hits, weights = zip(*(row_losses(stats, positive) for stats in (row_stats, column_stats)), strict=True)
+        results = [
+            row_losses(stats.negatives, stats.positives if paired_logits is None else paired_logits)
+            for stats in (row_stats, column_stats)
+        ]
+        losses, hits, weights = zip(*results, strict=True)
         loss = layout.sum(0.5 * (jnp.sum(losses[0]) + jnp.sum(losses[1]))) / batch
         accuracy = layout.sum(0.5 * (jnp.sum(hits[0]) + jnp.sum(hits[1]))) / batch
         return loss, accuracy, weights, gathered

@@ -7,11 +7,10 @@ give every device all rows of the batch: each would do its neighbours' attention
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from mmjax.parallel.mesh import AXES, BATCH_AXES, batch_devices
@@ -45,7 +44,7 @@ def is_traced_for_gpu() -> bool:
 
 
 @jax.custom_vjp
-def _in_row_major(x):
+def _in_row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     def constrain(x):
         flat = x.reshape(-1, x.shape[-1])
         return with_layout_constraint(flat, Layout(major_to_minor=(0, 1))).reshape(x.shape)
@@ -73,7 +72,7 @@ def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     return _in_row_major(x) if spreads and is_traced_for_gpu() else x
 
 
-def traced_mesh() -> Any:
+def traced_mesh() -> AbstractMesh | None:
     """The mesh of `activation_mesh`; None outside of it, under a mesh of other axes and inside `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
@@ -113,7 +112,7 @@ def embedding_lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Fl
     rows_of = lambda table, ids: table.at[ids].get(mode="fill", fill_value=0)
     mesh = traced_mesh()
     shards = 1 if mesh is None else mesh.shape["fsdp"]
-    if shards == 1 or len(table) % shards or len(ids) % batch_devices(mesh):
+    if mesh is None or shards == 1 or len(table) % shards or len(ids) % batch_devices(mesh):
         return rows_of(replicate_param(table), ids)
     rows = PartitionSpec(BATCH_AXES)
     look_up = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)

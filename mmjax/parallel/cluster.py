@@ -57,13 +57,13 @@ def find_cluster(
       UserError: some of the flags without the others, or a value that cannot be.
     """
     environ = os.environ if environ is None else environ
-    flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    missing = [flag for flag, value in flags.items() if value is None]
     if processes == 1 and coordinator is None and process in (None, 0):
         return None
-    if len(missing) == 3:
+    if coordinator is None and processes is None and process is None:
         return _open_mpi(environ) or _slurm(environ) or _tpu(environ) or _kubernetes(environ)
-    if missing:
+    if coordinator is None or processes is None or process is None:
+        flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+        missing = [flag for flag, value in flags.items() if value is None]
         present = [flag for flag in flags if flag not in missing]
         raise UserError(
             f"{', '.join(present)} without {', '.join(missing)}: several processes need all of --coordinator=HOST:PORT"
@@ -203,11 +203,11 @@ def start(
         return
     if timeout < 1:
         raise UserError(f"--join-timeout={timeout} must be at least 1 second")
-    if cluster.detected_by == "flags" and process == 0:
+    if cluster.detected_by == "flags" and coordinator is not None and process == 0:
         _check_port(coordinator)
     # It would handle SIGTERM instead of `StopSignal`.
     jax.config.update("jax_enable_preemption_service", False)
-    if jax.config.jax_cpu_collectives_implementation in (None, "none"):
+    if jax.config.values["jax_cpu_collectives_implementation"] in (None, "none"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         with _deadline(cluster, timeout):

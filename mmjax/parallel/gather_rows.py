@@ -39,8 +39,13 @@ def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int 
 
 def top_k_rows(x: Float[Array, "R N"], k: int) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:
     """`jax.lax.top_k`, each device for its own rows; left to the partitioner all would receive all rows."""
+
+    def top_k(x: Float[Array, "r N"]) -> tuple[Float[Array, "r k"], Int[Array, "r k"]]:
+        values, columns = jax.lax.top_k(x, k)
+        return values, columns
+
     mesh = traced_mesh()
     if mesh is None or len(x) % batch_devices(mesh):
-        return tuple(jax.lax.top_k(x, k))
+        return top_k(x)
     spec = PartitionSpec(BATCH_AXES)
-    return jax.shard_map(lambda x: tuple(jax.lax.top_k(x, k)), in_specs=spec, out_specs=(spec, spec))(x)
+    return jax.shard_map(top_k, in_specs=spec, out_specs=(spec, spec))(x)

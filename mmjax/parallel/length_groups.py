@@ -77,7 +77,7 @@ def _permute(x: Shaped[Array, "B ..."], order: Int[Array, " B"], inverse: Int[Ar
     return (_permute_floats if jnp.issubdtype(x.dtype, jnp.inexact) else _take)(x, order, inverse)
 
 
-def _take(x, order, inverse):
+def _take(x: Shaped[Array, "B ..."], order: Int[Array, " B"], inverse: Int[Array, " B"]) -> Shaped[Array, "B ..."]:
     del inverse
     take = lambda x, order: x.at[order].get(mode="promise_in_bounds", unique_indices=True)
     return on_each_device(take)(x, order)

@@ -2,14 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
-from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 
@@ -18,7 +17,16 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(shape: Mapping[str, Any] | ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+@runtime_checkable
+class MeshShape(Protocol):
+    """Devices along each axis by name: a dict, or a config's `mesh`."""
+
+    def __getitem__(self, axis: str, /) -> Any: ...
+
+    def get(self, axis: str, default: Any, /) -> Any: ...
+
+
+def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh.
 
     Where groups of devices are joined by slower links (TPU slices, see `_slices`), the outermost part of `data` goes
@@ -115,7 +123,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray:
     """Returns the row numbers of a global batch that live on this process's devices, ascending."""
     index_map = batch_sharding(mesh).addressable_devices_indices_map((global_batch,))
-    rows = {row for (index,) in index_map.values() for row in range(*index.indices(global_batch))}
+    blocks = [index[0] for index in index_map.values() if index is not None]
+    rows = {row for block in blocks for row in range(*block.indices(global_batch))}
     return np.array(sorted(rows))
 
 
@@ -126,8 +135,8 @@ def rows_counted_here(mesh: Mesh, global_batch: int) -> np.ndarray:
     """
     first: dict[int, int] = {}  # by a row block's first row, the lowest process that holds it
     for device, (index,) in batch_sharding(mesh).devices_indices_map((global_batch,)).items():
-        start = index.indices(global_batch)[0]
-        first[start] = min(first.get(start, device.process_index), device.process_index)
+        start, holder = index.indices(global_batch)[0], int(device.process_index)
+        first[start] = min(first.get(start, holder), holder)
     size = global_batch // batch_devices(mesh)
     process = jax.process_index()
     return np.array([first[row // size * size] == process for row in local_rows(mesh, global_batch).tolist()])
@@ -193,8 +202,10 @@ def to_host(tree: Any) -> Any:
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
     }
     if spread:
-        mesh = next(iter(spread.values())).sharding.mesh
-        for i, x in _gather(mesh)(spread).items():
+        sharding = next(iter(spread.values())).sharding
+        if not isinstance(sharding, NamedSharding):
+            raise TypeError(f"an array is spread by a {type(sharding).__name__}, which names no mesh to gather it over")
+        for i, x in _gather(sharding.mesh)(spread).items():
             leaves[i] = x
     return treedef.unflatten([np.asarray(x) for x in leaves])
 

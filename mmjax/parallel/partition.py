@@ -36,7 +36,7 @@ PRESETS: dict[str, list[Rule]] = {
 MIN_SHARDED_SIZE = 2**18
 
 
-def path_name(path: Sequence[Any]) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
     """A parameter's path as rules see it: `image/transformer/layers/mlp/fc1/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int32
 
 from mmjax.parallel import ring
 from mmjax.parallel.mesh import BATCH_AXES, batch_devices
+from mmjax.utils.custom_gradient import custom_vjp
 
 SCOPES = ("local", "global")
 
@@ -63,7 +64,7 @@ class _GatherConfig(NamedTuple):
         return ring.per_device(functools.partial(function, self), self.mesh, rows, rows)(*args)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@custom_vjp((0,))
 def _gather_rows(config: _GatherConfig, leaves: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
     return config.run(_receive, leaves, index)
 

@@ -5,10 +5,13 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 _CURVE_POINTS = 400
 _SERIES = 6
@@ -41,7 +44,7 @@ class _Series:
     noisy: bool = False
 
 
-def charts(history: Sequence[Mapping]) -> list[dict[str, Any]]:
+def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Charts of the lines of `metrics.jsonl`: losses, accuracies, rates by step; their name, SVG and legend."""
     train = [line for line in history if line.get("kind") == "train"]
     evals = [line for line in history if line.get("kind") == "eval"]
@@ -51,8 +54,8 @@ def charts(history: Sequence[Mapping]) -> list[dict[str, Any]]:
 
     def evaluated(metrics: dict[str, str]) -> list[_Series]:
         keys = sorted({key for line in evals for key in line if key.rpartition("/")[2] in metrics})
-        labels = ((key, *key.rpartition("/")[::2]) for key in keys)
-        return [make_series(evals, key, f"{dataset} {metrics[metric]}") for key, dataset, metric in labels]
+        labels = ((key, key.rpartition("/")) for key in keys)
+        return [make_series(evals, key, f"{dataset} {metrics[metric]}") for key, (dataset, _, metric) in labels]
 
     named = list(dict.fromkeys(key for line in train for key in line))
     parts = [key for key in named if key.startswith("loss_")]
@@ -85,7 +88,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def make_series(lines: Sequence[Mapping], key: str, label: str, noisy: bool = False) -> _Series:
+def make_series(lines: Sequence[Mapping[str, Any]], key: str, label: str, noisy: bool = False) -> _Series:
     points = sorted(
         (line["step"], line[key]) for line in lines if is_number(line.get("step")) and is_number(line.get(key))
     )
@@ -110,17 +113,26 @@ def _chart(index: int, name: str, series: list[_Series]) -> dict[str, Any]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": "mmjax", "text.parse_math": False, "font.size": 9}
-    style |= {"text.color": _INK, "axes.edgecolor": _GRID, "xtick.color": _INK, "ytick.color": _INK}
+    style: "dict[RcKeyType, Any]" = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mmjax",
+        "text.parse_math": False,
+        "font.size": 9,
+        "text.color": _INK,
+        "axes.edgecolor": _GRID,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 2.5))
         axes = figure.add_axes((0.115, 0.115, 0.865, 0.84))
         for number, curve in enumerate(series):
             colour = f"#03030{number % _SERIES}"
             dots = "o" if len(curve.steps) <= 40 else None
-            line = {"color": colour, "linewidth": 1.6, "solid_joinstyle": "round", "solid_capstyle": "round"}
+            line: dict[str, Any] = {"color": colour, "solid_joinstyle": "round", "solid_capstyle": "round"}
+            thin, line["linewidth"] = {**line, "linewidth": 0.8, "alpha": 0.3}, 1.6
             if curve.noisy and len(curve.steps) > 40:
-                axes.plot(curve.steps, curve.values, **line | {"linewidth": 0.8}, alpha=0.3)
+                axes.plot(curve.steps, curve.values, **thin)
                 axes.plot(curve.steps, smooth(curve.values), **line)
             else:
                 axes.plot(curve.steps, curve.values, **line, marker=dots, markersize=3)
