@@ -29,7 +29,7 @@ _HF_ACTIVATIONS = {
 }
 
 # What a config file that leaves a field out means, as the library's own classes have it.
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "clip": dict(
         text=dict(
             vocab_size=49408,
@@ -198,7 +198,7 @@ _SIGLIP_FIXED = {
 }
 
 
-def family_of_settings(settings: model_settings.Settings) -> str:
+def family_of_settings(settings: Mapping[str, Any]) -> str:
     """`clip` or `siglip`, from a model's settings.
 
     Raises:
@@ -222,7 +222,7 @@ def family_of_settings(settings: model_settings.Settings) -> str:
     return family
 
 
-def to_config(settings: model_settings.Settings) -> dict[str, Any]:
+def to_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of config.json for `from_pretrained`.
 
     Raises:

@@ -36,7 +36,7 @@ def naming_of_tensors(tensors: Tensors) -> Naming:
     return Naming("visual.trunk.patch_embed.proj.weight" in tensors, custom_text, projection in tensors)
 
 
-def naming_of_settings(settings: model_settings.Settings) -> Naming:
+def naming_of_settings(settings: Mapping[str, Any]) -> Naming:
     """The naming that a model is written with: `CLIP`, or `CustomTextCLIP` with timm's tower."""
     timm = settings["image"]["pool"] == "map"
     return Naming(timm, timm, settings["text"]["projection"] == "bias")
@@ -185,7 +185,7 @@ def _eps(cfg: Mapping[str, Any]) -> float:
 _TOKENIZERS = {32000: "timm/ViT-B-16-SigLIP", 256000: "timm/ViT-B-16-SigLIP2"}
 
 
-def to_config(settings: model_settings.Settings, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """The content of open_clip_config.json.
 
     Raises:

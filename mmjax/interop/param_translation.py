@@ -38,8 +38,8 @@ def param_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _param_shapes(settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    settings = json.loads(settings)
+def _param_shapes(json_settings: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    settings: dict[str, Any] = json.loads(json_settings)
     for field in ("max_logit_scale", "init"):  # of training
         settings.pop(field, None)
     model = two_tower.TwoTower(**settings)

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -95,6 +95,9 @@ class _Record:
 
     def __init__(self):
         self.state: dict[Any, Any] = {}
+
+
+_T = TypeVar("_T")
 
 
 class _Refused(Exception):
@@ -275,11 +278,11 @@ class _Machine:
                 self.below.append(stack)
                 self.stack = []
             elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                memo[argument] = stack[-1]
+                memo[_expect(argument, int)] = stack[-1]
             elif name == "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             elif name in ("GET", "BINGET", "LONG_BINGET"):
-                stack.append(memo[argument])
+                stack.append(memo[_expect(argument, int)])
             else:
                 self._build(name, argument)
         raise _Refused("has no end")
@@ -344,7 +347,7 @@ def _is_class(value: Any) -> bool:
     return isinstance(value, _Global) and value.name.startswith("__torch__")
 
 
-def _expect(value: Any, kind: type) -> Any:
+def _expect(value: Any, kind: type[_T]) -> _T:
     if not isinstance(value, kind):
         raise _Refused("is damaged")
     return value

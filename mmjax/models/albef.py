@@ -46,8 +46,15 @@ class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):
             )
         self.image_encoder = self.make_image_tower()
         self.text_encoder = self.make_text_stack(causal=False, cross_every=0, head="mlm" if self.mlm else "none")
-        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
-        self.fuser = build(transformer.Transformer, "fusion", self.fusion, cross_every=1, cross_from=0, **shared)
+        self.fuser = build(
+            transformer.Transformer,
+            "fusion",
+            self.fusion,
+            cross_every=1,
+            cross_from=0,
+            dtype=self.dtype,
+            attention_impl=self.text_attention,
+        )
         if self.fusion.get("norm", "pre") == "pre":
             self.fusion_norm = layer_norm(self.fusion.get("norm_eps", 1e-5), self.dtype)
 

@@ -49,20 +49,23 @@ class Captioner(image_text.WritingModel, kw_only=True):
         self.writer = self.make_text_stack()
 
     def _caption_logits(self, image, text, text_mask, keys):
-        if self.decoder == "lstm":  # padding stands after what is real
-            return self.writer(image, text, keys)
-        words = self.writer(text, text_mask, submodules.as_memory(image), keys)
-        return self.writer.logits(words.tokens)
+        writer = self.writer
+        if isinstance(writer, lstm_captioner.LSTMCaptioner):  # padding stands after what is real
+            return writer(image, text, keys)
+        words = writer(text, text_mask, submodules.as_memory(image), keys)
+        return writer.logits(words.tokens)
 
     def _start(self, image, text, text_mask, slots):
-        if self.decoder == "lstm":
-            return self._read_prompt(image, text, jnp.ones(text.shape, bool) if text_mask is None else text_mask)
+        writer = self.writer
+        if isinstance(writer, lstm_captioner.LSTMCaptioner):
+            real = jnp.ones(text.shape, bool) if text_mask is None else text_mask
+            return self._read_prompt(writer, image, text, real)
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
-        return self.writer.start(self.writer.embed(text), spec, slots=slots, memory=submodules.as_memory(image))
+        return writer.start(writer.embed(text), spec, slots=slots, memory=submodules.as_memory(image))
 
-    def _read_prompt(self, image, text, real):
+    def _read_prompt(self, writer: lstm_captioner.LSTMCaptioner, image, text, real):
         """The LSTM stands still at padding."""
-        carry = self.writer.start(image)
+        carry = writer.start(image)
 
         def read(writer, last, tokens, real):
             logits, state = last
@@ -70,9 +73,9 @@ class Captioner(image_text.WritingModel, kw_only=True):
             keep = lambda old, new: jnp.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
             return jax.tree.map(keep, (logits, state), (new_logits, new.state)), None
 
-        nothing = jnp.zeros((len(text), self.writer.vocab_size), jnp.float32)
+        nothing = jnp.zeros((len(text), writer.vocab_size), jnp.float32)
         scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
-        (logits, state), _ = scan(self.writer, (nothing, carry.state), text, real)
+        (logits, state), _ = scan(writer, (nothing, carry.state), text, real)
         return logits, carry._replace(state=state)
 
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:

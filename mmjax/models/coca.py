@@ -67,20 +67,40 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
         eps, width = self.image["norm_eps"], self.text["width"]
 
         self.image_encoder = self.make_image_tower(final_norm=False)
-        options = dict(queries=self.queries, width=self.embed_dim, norm_inputs=True, norm_eps=eps, dtype=self.dtype)
-        self.image_pool = pool.Pool("map", self.pool_heads, **options)
+        self.image_pool = pool.Pool(
+            "map",
+            self.pool_heads,
+            queries=self.queries,
+            width=self.embed_dim,
+            norm_inputs=True,
+            norm_eps=eps,
+            dtype=self.dtype,
+        )
         self.image_norm = layer_norm(eps, self.dtype)
         self.image_projection = dense(self.embed_dim, self.embed_dim**-0.5, "image_projection")
 
-        layout = dict(causal=True, head="none", final_norm=False, context_length=self.text["context_length"] + 1)
-        self.text_encoder = self.make_text_stack(ignored=("context_length",), **layout)
+        self.text_encoder = self.make_text_stack(
+            ignored=("context_length",),
+            causal=True,
+            head="none",
+            final_norm=False,
+            context_length=self.text["context_length"] + 1,
+        )
         self.text_class_token = self.param("text_class_token", nn.initializers.normal(0.01), (width,), jnp.float32)
         self.text_norm = norm("text_norm")
         self.text_projection = dense(self.embed_dim, width**-0.5, "text_projection")
 
-        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
-        layout = dict(cross_every=1, cross_from=0, cross_mlp=True, norm="pre")
-        self.writer = build(transformer.Transformer, "decoder", self.decoder, **shared, **layout)
+        self.writer = build(
+            transformer.Transformer,
+            "decoder",
+            self.decoder,
+            cross_every=1,
+            cross_from=0,
+            cross_mlp=True,
+            norm="pre",
+            dtype=self.dtype,
+            attention_impl=self.text_attention,
+        )
         self.decoder_norm = norm("decoder_norm")
         head = dict(std=width**-0.5, dtype=self.dtype, name="decoder_head", use_bias=False)
         self.decoder_head = dense_float32(self.text["vocab_size"], **head)
@@ -130,14 +150,14 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
         read = self.text_encoder.run(self.text_encoder.embed(text), spec, slots=slots)
         out = self.writer(read.tokens, spec, memory=self._memory(image), slots=slots)
         last = submodules.last_valid(out.tokens, text_mask)
-        return self._logits(last[:, None])[:, 0], Carry(read.cache, out.cache)
+        return self._logits(last[:, None])[:, 0], Carry(read.kept_cache, out.kept_cache)
 
     def step(self, carry: Carry, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Carry]:
         """Reads one more token of each example and scores the next one."""
         x = self.text_encoder.embed(tokens[:, None], carry.text.counts[:, None])
         read = self.text_encoder.run(x, attention.AttentionSpec(), cache=carry.text)
         out = self.writer(read.tokens, attention.AttentionSpec(), cache=carry.decoder)
-        return self._logits(out.tokens)[:, 0], Carry(read.cache, out.cache)
+        return self._logits(out.tokens)[:, 0], Carry(read.kept_cache, out.kept_cache)
 
     def image_readout(self, sown: sown_attention.Sown) -> Float[Array, "B N"]:
         """Weights of the pooler's first query."""

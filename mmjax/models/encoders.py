@@ -54,6 +54,16 @@ class Encoded(NamedTuple):
     eos: Int[Array, " B"] | None = None
     layers: Float[Array, "depth B N D"] | None = None
 
+    def tokens_after(self, layer: int) -> Float[Array, "B N D"]:
+        """One block's output.
+
+        Raises:
+          ValueError: intermediates were not asked for.
+        """
+        if self.layers is None:
+            raise ValueError("the blocks' outputs were not kept; ask for intermediates")
+        return self.layers[layer]
+
 
 class TransformerTower(nn.Module, kw_only=True):
     """The fields of a module that has a transformer.
@@ -76,7 +86,7 @@ class TransformerTower(nn.Module, kw_only=True):
     remat: str = "none"
     remat_keep: int = 0
     dtype: DTypeLike = jnp.float32
-    attention_impl: str = "xla"
+    attention_impl: attention.Kernel = "xla"
 
     def make_transformer(self, name: str = "transformer", **changes) -> transformer.Transformer:
         """A transformer with the tower's fields of the same names, but for `changes`."""

@@ -73,6 +73,7 @@ class Parameter:
         return re.fullmatch(r".*attention/(qkv|q|kv)/\w+", self.path) is not None
 
 
+Distribution = Callable[[Parameter], Initializer]
 Rule = Callable[[Parameter], Initializer | None]  # None: as the model's own modules have it
 Rules = tuple[tuple[str, Rule], ...]
 
@@ -85,12 +86,12 @@ def zeros(_: Parameter) -> Initializer:
     return nn.initializers.zeros
 
 
-def normal(std: float) -> Rule:
+def normal(std: float) -> Distribution:
     """A normal distribution of one standard deviation for all sizes."""
     return lambda _: nn.initializers.normal(std)
 
 
-def normal_of(std: Callable[[Parameter], float]) -> Rule:
+def normal_of(std: Callable[[Parameter], float]) -> Distribution:
     """A normal distribution whose standard deviation follows from sizes."""
     return lambda p: nn.initializers.normal(std(p))
 
@@ -110,7 +111,7 @@ def torch_attention(p: Parameter) -> Initializer:
     Queries, keys and values are one matrix of three times the outputs, but where the memory has a width of its own.
     """
     query, memory = p.near("q/kernel"), p.near("kv/kernel")
-    fused = query is None or query[0] == memory[0]
+    fused = query is None or memory is None or query[0] == memory[0]
     return _uniform(math.sqrt(6 / (p.fan_in + (3 if fused else 1) * p.fan_out)))
 
 

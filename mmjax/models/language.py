@@ -62,8 +62,9 @@ class TextStack(encoders.TransformerTower, kw_only=True):
             self.type_embedding = self.param("type_embedding", init(0.02), (self.token_types, self.width), jnp.float32)
         if self.embedding_norm:
             self.norm_embed = norm(self.norm_eps, self.dtype)
-        cross = dict(cross_every=self.cross_every, cross_from=self.cross_from, cross_mlp=self.cross_mlp)
-        self.transformer = self.make_transformer(norm=self.norm, **cross)
+        self.transformer = self.make_transformer(
+            norm=self.norm, cross_every=self.cross_every, cross_from=self.cross_from, cross_mlp=self.cross_mlp
+        )
         if self.final_norm:
             self.final = norm(self.norm_eps, self.dtype, "norm")
         std = self.width**-0.5
@@ -153,9 +154,10 @@ class TextStack(encoders.TransformerTower, kw_only=True):
           Logits of the token after the last real one, and what `step` continues from.
         """
         out = self.run(prefix, spec, memory=memory, slots=slots)
-        last = prefix.shape[1] - 1 - jnp.argmax(out.cache.valid[:, : prefix.shape[1]][:, ::-1], axis=1)
+        cache = out.kept_cache
+        last = prefix.shape[1] - 1 - jnp.argmax(cache.valid[:, : prefix.shape[1]][:, ::-1], axis=1)
         tokens = jnp.take_along_axis(out.tokens, last[:, None, None], axis=1)
-        return self.logits(tokens)[:, 0], Carry(out.cache, jnp.zeros(len(prefix), jnp.int32))
+        return self.logits(tokens)[:, 0], Carry(cache, jnp.zeros(len(prefix), jnp.int32))
 
     def step(self, carry: "Carry", tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], "Carry"]:
         """Reads one more token of each example and scores the next one.

@@ -1,7 +1,7 @@
 """An LSTM that writes captions while it looks at the image."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,8 @@ class LSTMCaptioner(nn.Module):
         def read(module, state, words, count):
             return module._advance(carry, state, words, fold_keys(step_keys, count))
 
-        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, in_axes=(1, 0), out_axes=1)
+        axes: dict[str, Any] = {"in_axes": (1, 0), "out_axes": 1}  # flax takes trees of axes, and types none
+        scan = nn.scan(read, variable_broadcast="params", split_rngs={"params": False}, **axes)
         _, (out, seen, weights) = scan(self, carry.state, words, jnp.arange(text.shape[1]))
         return self._logits(words, out, seen, fold_keys(keys, LSTMCaptionerStream.READOUT)), weights
 

@@ -127,13 +127,13 @@ class VideoTransformer(ModalityTower, kw_only=True):
         x = modality_embed.TubeletEmbed(
             self.width, self.tubelet_frames, self.patch_size, self.tubelet_init, self.dtype, name="tubelet_embed"
         )(video)
-        batch, *grid, _ = x.shape
-        table = self._positions(tuple(grid))
+        batch, frames, rows, columns, _ = x.shape
+        table = self._positions((frames, rows, columns))
         prefix = len(self.learned_tokens())
         x = add_parameter(x.reshape(batch, -1, self.width), table[prefix:])
         if valid is not None:
             seen = windows_with_valid(valid, self.tubelet_frames, self.tubelet_frames)
-            valid = jnp.repeat(seen, grid[1] * grid[2], axis=1)
+            valid = jnp.repeat(seen, rows * columns, axis=1)
         return self.encode(x, valid, keys, table, intermediates=intermediates)
 
     def _positions(self, new: tuple[int, int, int]) -> Float[Array, "N D"]:

@@ -84,7 +84,7 @@ class PrefixLM(image_text.WritingModel, kw_only=True):
         """Encodes normalised images: the tower's patch tokens, before the connector."""
         layer = self.feature_layer
         out = self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE), intermediates=layer is not None)
-        tokens = out.tokens if layer is None else out.layers[layer]
+        tokens = out.tokens if layer is None else out.tokens_after(layer)
         return Encoded(tokens[:, int(self.image_encoder.class_token) :])
 
     def _caption_logits(self, image, text, text_mask, keys):

@@ -97,7 +97,7 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
             slots=count + slots,
         )
         # No text token looks at the image: its keys and values need not be kept, nor copied when rows are taken.
-        carry = language.Carry(looked.cache.without_memory(), jnp.full(batch, count, jnp.int32))
+        carry = language.Carry(looked.kept_cache.without_memory(), jnp.full(batch, count, jnp.int32))
         x = self.reader.embed(self._as_caption(text))
         tokens, carry = self._go_on(carry, x, attention.AttentionSpec(valid=text_mask))
         return self.reader.logits(submodules.last_valid(tokens, text_mask)[:, None])[:, 0], carry

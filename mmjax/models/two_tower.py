@@ -77,8 +77,14 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
 
     def setup(self):
         self.image_encoder = self.make_image_tower(ignored=_HEAD_FIELDS)
-        shared = dict(dtype=self.dtype, attention_impl=self.text_attention)
-        self.text_encoder = encoders.build(encoders.TextTransformer, "text", self.text, ignored=_HEAD_FIELDS, **shared)
+        self.text_encoder = encoders.build(
+            encoders.TextTransformer,
+            "text",
+            self.text,
+            ignored=_HEAD_FIELDS,
+            dtype=self.dtype,
+            attention_impl=self.text_attention,
+        )
         self.image_head = self._head(self.image, "image_head")
         self.text_head = self._head(self.text, "text_head")
         super().setup()

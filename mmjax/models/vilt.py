@@ -108,8 +108,14 @@ class ViLT(image_text.FusionModel, kw_only=True):
     def setup(self):
         if not self.pooler and (self.match or self.answers):
             raise UserError("model.pooler=False goes with no head for matches or answers; set it to True")
-        shared = dict(dtype=self.dtype, attention_impl=self.image_attention, mask_token=self.mim)
-        self.stream = encoders.build(Stream, "image", self.image, **shared)
+        self.stream = encoders.build(
+            Stream,
+            "image",
+            self.image,
+            dtype=self.dtype,
+            attention_impl=self.image_attention,
+            mask_token=self.mim,
+        )
         width = self.image["width"]
         fixed = dict(width=width, depth=0, heads=1, mlp_dim=0, causal=False, cross_every=0, final_norm=False)
         self.words = self.make_text_stack(head="mlm" if self.mlm else "none", **fixed)

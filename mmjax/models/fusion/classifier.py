@@ -73,9 +73,10 @@ class FusedClassifier(nn.Module):
             encoded[name], lacks = self._encode(name, modalities[name], present[:, index], noise)
             available.append(present[:, index] & ~lacks)
         fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
-        fused = fuse(encoded, jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION))
-        if fuse.decides:
-            return fused
+        counted, noise = jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION)
+        if isinstance(fuse, kinds.Late):
+            return fuse(encoded, counted, noise)
+        fused = fuse(encoded, counted, noise)
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
         head = dense_float32(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
         return head(x)
@@ -95,6 +96,8 @@ class FusedClassifier(nn.Module):
             real = jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=2)
             # Features of one vector are one row.
             encoded = encoder(x, real.all(axis=1, keepdims=True) if x.ndim == 2 else real, keys)
+        if encoded.valid is None:
+            return encoded, jnp.zeros(len(x), bool)
         return encoded, ~encoded.valid[:, len(encoder.learned_tokens()) :].any(axis=1)
 
 
@@ -119,9 +122,8 @@ def make_encoder(
             f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
             " both alike"
         )
-    fixed = dict(dtype=dtype, attention_impl="xla")
     cls = modality_encoders.KINDS[kind]
-    encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", **fixed)
+    encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", dtype=dtype, attention_impl="xla")
     if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
         raise UserError(
             f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"

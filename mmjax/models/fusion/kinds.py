@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.models.encoders import Encoded
-from mmjax.models.fusion.pooled import Attention, Concat, Gated, Pooling, Weighted, prepare, present_softmax
+from mmjax.models.fusion.pooled import Attention, Concat, Fusion, Gated, Pooling, Weighted, prepare, present_softmax
 from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
@@ -71,7 +71,6 @@ class Late(Pooling, kw_only=True):
 
     classes: int
     combine: str = "linear"
-    decides: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
@@ -110,7 +109,7 @@ class Hybrid(Late, kw_only=True):
 
     def _decisions(self, logits, available, encoded, present, keys):
         inner = make_fusion(self.fusion, self.classes, field="model.fusion.fusion", dtype=self.dtype)
-        if inner.decides:
+        if isinstance(inner, Late):
             raise UserError(
                 f"model.fusion.fusion.kind={self.fusion['kind']!r} decides itself; choose one that gives tokens"
             )
@@ -120,7 +119,7 @@ class Hybrid(Late, kw_only=True):
         return logits, jnp.pad(available, ((0, 0), (0, 1)), constant_values=True)
 
 
-KINDS: dict[str, type[Pooling]] = {
+KINDS: dict[str, type[Fusion] | type[Late]] = {
     "concat": Concat,
     "weighted": Weighted,
     "gated": Gated,
@@ -140,8 +139,8 @@ def make_fusion(
     field: str = "model.fusion",
     dtype: DTypeLike = jnp.float32,
     name: str = "fusion",
-) -> Pooling:
-    """Makes a fusion.
+) -> Fusion | Late:
+    """Makes a fusion; a `Late` one decides, the others give tokens.
 
     Args:
       settings: `kind`, a name in `KINDS`, and attributes of its class.
@@ -155,7 +154,9 @@ def make_fusion(
     """
     settings = dict(settings)
     cls = KINDS[validate_choice(f"{field}.kind", settings.pop("kind", ""), KINDS)]
-    fixed = dict(dtype=dtype, name=name) | (dict(classes=classes) if cls.decides else {})
+    fixed: dict[str, Any] = {"dtype": dtype, "name": name}
+    if issubclass(cls, Late):
+        fixed["classes"] = classes
     free = {setting.name: setting for setting in dataclasses.fields(cls) if setting.name not in (*fixed, "parent")}
     for key in sorted(set(settings) - set(free)):
         raise UserError(f"{field}.{key} is no setting of {cls.__name__}{did_you_mean(key, free)}")

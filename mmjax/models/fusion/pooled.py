@@ -6,7 +6,7 @@ too, changes neither values nor gradients.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,16 @@ from mmjax.nn.pool import Pool
 POOLS = ("mean", "cls", "map")
 
 
+class Modality(NamedTuple):
+    """One modality's tokens, zero where they are not valid, and which of them are."""
+
+    tokens: Float[Array, "B N D"]
+    valid: Bool[Array, "B N"]
+
+
 def prepare(
     encoded: Mapping[str, Encoded], present: Bool[Array, "B M"]
-) -> tuple[dict[str, Encoded], Bool[Array, "B M"]]:
+) -> tuple[dict[str, Modality], Bool[Array, "B M"]]:
     """Zeros in place of all that is absent.
 
     Args:
@@ -49,7 +56,7 @@ def prepare(
         tokens, valid = encoded[name].tokens, encoded[name].valid
         mine = jnp.broadcast_to(present[:, index, None], tokens.shape[:2])
         valid = mine if valid is None else valid & mine
-        modalities[name] = Encoded(jnp.where(valid[..., None], tokens, 0), valid)
+        modalities[name] = Modality(jnp.where(valid[..., None], tokens, 0), valid)
         available.append(valid.any(axis=1))
     return modalities, jnp.stack(available, axis=1)
 
@@ -76,11 +83,11 @@ class Pooling(nn.Module, kw_only=True):
     norm_eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
-    def vectors(self, modalities: Mapping[str, Encoded]) -> dict[str, Float[Array, "B D"]]:
+    def vectors(self, modalities: Mapping[str, Modality]) -> dict[str, Float[Array, "B D"]]:
         """Each modality's tokens pooled, then its layer norm."""
         kind = validate_choice("model.fusion.pool", self.pool, POOLS)
         made = {}
-        for name, (tokens, valid, *_) in modalities.items():
+        for name, (tokens, valid) in modalities.items():
             pool = Pool(kind, heads=self.pool_heads, dtype=self.dtype, name=f"pool_{name}")
             made[name] = layer_norm(self.norm_eps, self.dtype, f"norm_{name}")(pool(tokens, valid))
         return made
@@ -92,12 +99,16 @@ class Fusion(Pooling, kw_only=True):
     Attributes:
       width: D of the result.
       head_pool: how a head pools the result.
-      decides: whether the result is a decision, not tokens.
     """
 
     width: int
     head_pool: ClassVar[str] = "mean"
-    decides: ClassVar[bool] = False
+
+    def __call__(
+        self, encoded: Mapping[str, Encoded], present: Bool[Array, "B M"], keys: Key[Array, " B"] | None = None
+    ) -> Encoded:
+        """Tokens of what is present."""
+        raise NotImplementedError
 
     def projected(self, name: str, x: Float[Array, "B *N F"]) -> Float[Array, "B *N D"]:
         """A modality's own linear map to width D; parameters `projection_NAME`."""

@@ -9,14 +9,14 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import UserError, validate_choice
 from mmjax.models.encoders import Encoded
-from mmjax.models.fusion.pooled import Layered, prepare
+from mmjax.models.fusion.pooled import Layered, Modality, prepare
 from mmjax.nn import attention, layers
 from mmjax.nn.layers import add_parameter, broadcast_parameter
 from mmjax.nn.transformer import Memory
 
 
 class _OfTokens(Layered, kw_only=True):
-    def embedded(self, modalities: Mapping[str, Encoded]) -> dict[str, Float[Array, "B N D"]]:
+    def embedded(self, modalities: Mapping[str, Modality]) -> dict[str, Float[Array, "B N D"]]:
         """Every modality's tokens at width D, each with its modality's type embedding."""
         types = self.learned("type_embedding", len(modalities))
         return {

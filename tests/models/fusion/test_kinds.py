@@ -53,7 +53,7 @@ def shapes_of(model):
 
 def applied(model, params, arrays, present, names=NAMES):
     out = model.apply({"params": params}, encode(arrays, names), jnp.asarray(present))
-    if not model.decides:
+    if not isinstance(model, kinds.Late):
         valid = jnp.ones(out.tokens.shape[:2], bool) if out.valid is None else out.valid
         out = jnp.where(valid[..., None], out.tokens, 0)
     return out
