@@ -25,7 +25,7 @@ from mmjax.models import (
 from mmjax.models.fusion import config as fusion
 from mmjax.models.fusion import kinds as fusions
 from mmjax.models.fusion import pooled
-from mmjax.nn import attention, pool, transformer
+from mmjax.nn import attention, layer_loop, pool, transformer
 from mmjax.nn import config as layers
 from mmjax.nn.layers import ACTIVATIONS
 from mmjax.nn.modality_embed import INFLATIONS
@@ -106,7 +106,7 @@ def test_every_kind_is_there():
 TOWER_POOLS = set(pool.POOLS)
 CHOICES = [
     (layers.LayersConfig, "activation", ACTIVATIONS),
-    (layers.LayersConfig, "remat", transformer.REMAT_POLICIES),
+    (layers.LayersConfig, "remat", layer_loop.REMAT_POLICIES),
     (layers.CrossLayersConfig, "norm", transformer.NORMS),
     (config.DecoderTextConfig, "head", language.HEADS),
     (config.ImageTowerConfig, "pool", TOWER_POOLS - {"eos"}),
