@@ -21,9 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
     parser.add_argument("--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; as SRC has it")
     runtime.add_model_config_flag(parser, "what SRC does not hold, e.g. activation=quick_gelu or image.heads=16")
+    runtime.add_plugins_flag(parser)
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
+        runtime.import_plugins(options)
         convert(
             options.src,
             options.dst,

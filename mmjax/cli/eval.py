@@ -28,9 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("--overwrite needs --config=SUITE; without one everything is evaluated again anyway")
 
         def read():
+            plugins = runtime.import_plugins(options)
             suite, model_overrides = None, overrides
             if options.config:
-                suite, model_overrides = evaluate.read_suite(options.config, overrides)
+                suite, model_overrides = evaluate.read_suite(options.config, overrides, plugins)
             config = model_flags.read_config(model_overrides)
             runtime.set_environment(config)
             return config, suite

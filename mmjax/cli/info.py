@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax import plugin_imports
 from mmjax.cli import runtime
 from mmjax.inference import checkpoint_source
 from mmjax.interop import foreign_checkpoint, model_settings
@@ -24,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("path", metavar="PATH", help="a workdir, file or folder, or hf-hub:NAME")
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
     runtime.add_model_config_flag(parser, "what the file does not hold")
+    runtime.add_plugins_flag(parser)
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
+        runtime.import_plugins(options)
         lines = describe(options.path, step=options.step, settings=model_settings.parse_flags(options.model_config))
         width = max(map(len, lines))
         print("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
@@ -83,7 +86,15 @@ def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
     if tokenizer := meta["tokenizer"]:
         size = f"{tokenizer['vocab_size']:,} ids, {tokenizer['context_length']} a text"
         lines["tokenizer"] = f"{tokenizer['spec']}, {size}"
+    if run.plugins:
+        lines["plugins"] = "; ".join(map(_describe_plugin, run.plugins))
     return lines | {"written by": ", ".join(f"{name} {version}" for name, version in meta["versions"].items())}
+
+
+def _describe_plugin(plugin: plugin_imports.Plugin) -> str:
+    names = [f"{kind} {name}" for kind, names in plugin.names.items() for name in names]
+    registered = f", which registered {', '.join(names)}" if names else ""
+    return f"{plugin}{registered}" + ("" if plugin_imports.is_imported(plugin.module) else "; not imported here")
 
 
 def _files(foreign: foreign_checkpoint.ForeignCheckpoint) -> list[Path]:

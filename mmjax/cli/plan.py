@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmjax import plugin_imports
 from mmjax.cli import runtime
 from mmjax.config import overrides as overrides_lib
 from mmjax.config import recipe
@@ -39,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="plan packed or grouped texts of so many tokens on average, e.g. 18",
     )
     parser.add_argument("--output", metavar="FILE", help="the same numbers as JSON")
+    runtime.add_plugins_flag(parser)
 
     def command(options, overrides):
-        config = recipe.load_recipe(options.config)
+        config = recipe.load_recipe(options.config, plugin_imports.parse_flag(options.plugins))
         overrides_lib.apply(config, overrides)
         from mmjax.plan import topology  # jax is imported after this
 

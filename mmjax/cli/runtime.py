@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mmjax import plugin_imports
 from mmjax.config import schema
 from mmjax.errors import GlobalUserError, TrainingDiverged, UserError, did_you_mean
 from mmjax.training import compiler
@@ -28,6 +29,18 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; what lies beside the weights"
     )
     add_model_config_flag(parser, "what the file does not hold, e.g. activation=quick_gelu or image.heads=16")
+    add_plugins_flag(parser)
+
+
+def add_plugins_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugins", metavar="MODULE,...", help="import these, which register sources, models, ...")
+
+
+def import_plugins(options: argparse.Namespace) -> tuple[str, ...]:
+    """Imports what `--plugins` names, before anything is read that may name what they register; returns the modules."""
+    modules = plugin_imports.parse_flag(options.plugins)
+    plugin_imports.import_plugins(modules, "--plugins")
+    return modules
 
 
 def add_model_config_flag(parser: argparse.ArgumentParser, help: str) -> None:
@@ -63,6 +76,7 @@ class ModelFlags:
         from mmjax.inference import checkpoint_source, eval_model
 
         options, self._overrides = self._options, overrides
+        import_plugins(options)
         if options.model is None:
             self._run = checkpoint_source.RunCheckpoint(
                 options.workdir, options.step, workdir_name=f"--workdir={options.workdir}", step_field="--step"

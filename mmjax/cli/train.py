@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from mmjax import plugin_imports
 from mmjax.cli import runtime
 from mmjax.config import overrides as overrides_lib
 from mmjax.config import recipe
@@ -28,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="check everything, print data, examples, epochs, parameters and memory, and end; no workdir is made;"
         " tars without an index have it written, beside them or to data.cache, as in training",
     )
+    runtime.add_plugins_flag(parser)
     runtime.add_cluster_flags(parser)
 
     def command(options, overrides):
         def read():
-            config = recipe.load_recipe(options.config)
+            config = recipe.load_recipe(options.config, plugin_imports.parse_flag(options.plugins))
             overrides_lib.apply(config, overrides)
             return config
 

@@ -20,6 +20,8 @@ def apply(config: ConfigDict, overrides: Sequence[tuple[str, str]], cls: type | 
                 f"--config.variant={text} would change a label, not the model; give the size to the recipe:"
                 f" --config=NAME:variant={text}"
             )
+        if path == "plugins":
+            raise UserError(f"--config.plugins={text} comes too late for the recipe; give --plugins=mypkg.mmjax,...")
         set_field(config, path, text, prefix="--config.", cls=cls)
 
 

@@ -8,10 +8,11 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmjax import plugin_imports
 from mmjax.config import overrides, schema
 from mmjax.config.schema import ConfigDict
 from mmjax.errors import UserError, did_you_mean
@@ -107,24 +108,28 @@ def describe(path: Path) -> Description:
     return Description(ast.get_docstring(tree) or "", arguments)
 
 
-def load_recipe(spec: str) -> ConfigDict:
-    """Runs a recipe.
+def load_recipe(spec: str, plugins: Sequence[str] = ()) -> ConfigDict:
+    """Runs a recipe, and imports the plugins of its config.
 
     Args:
       spec: `FILE.py[:arg]`, or `NAME[:arg]` of a recipe that comes with mmjax.
+      plugins: imported before it is run, and added to its config's.
 
     Raises:
-      UserError: no such file or recipe, or its config has an unknown field, lacks one, or has a value of another type.
+      UserError: no such file or recipe, or its config has an unknown field, lacks one, or has a value of another type;
+        or a plugin is missing or fails.
     """
-    config = run_file(spec)
+    config = run_file(spec, plugins)
     if "datasets" in config and "model" not in config:
         raise UserError(f"--config={spec} is a suite of evaluations, not a run; give it to mmjax eval --config={spec}")
     schema.parse(config, f"--config={spec}")
     return config
 
 
-def run_file(spec: str) -> ConfigDict:
+def run_file(spec: str, plugins: Sequence[str] = ()) -> ConfigDict:
     """Runs `get_config` of a file, whatever it describes; see `load_recipe`."""
+    plugin_imports.import_installed()
+    plugin_imports.import_plugins(plugins, "--plugins")
     match = re.fullmatch(r"(.*?\.py)(?::(.*))?", spec)
     if match:
         name, arg = match[1], match[2] or ""
@@ -145,7 +150,17 @@ def run_file(spec: str) -> ConfigDict:
         raise UserError(f"--config={spec}: the recipe failed with {_reason(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, not a ConfigDict")
+    _add_plugins(config, plugins, f"--config={spec}: plugins")
     return config
+
+
+def _add_plugins(config: ConfigDict, plugins: Sequence[str], origin: str) -> None:
+    """Imports the plugins that a config names, and adds others to them."""
+    if "plugins" not in config:
+        return
+    plugin_imports.import_plugins(config.plugins, origin)
+    with config.unlocked():
+        config.plugins = tuple(dict.fromkeys([*config.plugins, *plugins]))
 
 
 @contextlib.contextmanager

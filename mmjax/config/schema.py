@@ -1,12 +1,13 @@
 """The config of a run: its groups of fields, which the rooms have in their `config.py`, and how it is checked."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ml_collections
 
+from mmjax import plugin_imports
 from mmjax.config.typed_groups import field_type, options_of, parse_group
 from mmjax.data.config import DataConfig
 from mmjax.errors import UserError, did_you_mean
@@ -28,6 +29,8 @@ class RunConfig:
     """of the run: report titles, W&B"""
     variant: str = "B/32"
     """label of the model's size in results"""
+    plugins: tuple[str, ...] = ()
+    """modules of others that register sources, models, ...; base_config(plugins=...) and --plugins import them"""
     seed: int = 0
     """of initialisation, data order, crops, dropout"""
     steps: int = 10_000
@@ -76,8 +79,18 @@ class RunConfig:
     """added to XLA_FLAGS before the devices start, behind what mmjax sets"""
 
 
-def base_config(variant: str = "B/32") -> ConfigDict:
-    """Returns every field a recipe may set, with its default, locked: a misspelt field is an error."""
+def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDict:
+    """Returns every field a recipe may set, with its default, locked: a misspelt field is an error.
+
+    Args:
+      variant: size of the model.
+      plugins: modules of others that register what the config names; they are imported, see `plugin_imports`.
+
+    Raises:
+      UserError: an unknown size, or a plugin that is missing or fails.
+    """
+    plugin_imports.import_installed()
+    plugin_imports.import_plugins(plugins)
     # The model's fields stay those of its size: what a stored config lacks is what its classes have.
     model = two_tower.variant(variant) | {"init": ModelConfig.init}
     fields = {
@@ -87,6 +100,7 @@ def base_config(variant: str = "B/32") -> ConfigDict:
     as_dict = lambda value: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     config = ConfigDict({name: as_dict(value) for name, value in fields.items() if name != "model"})
     config.variant = variant
+    config.plugins = tuple(plugins)
     config.model = model
     accept_auto_or_bool(config)
     return config.lock()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mmjax import plugin_imports
 from mmjax.config.schema import ConfigDict, base_config, parse
 
 Fields = Mapping[str, Any]  # by dotted path
@@ -86,6 +87,8 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str, origin: str = "") -> ConfigDict:
     """Reads a stored config. Fields that came to exist since get their defaults, or what was done before they did.
 
+    Its `plugins` are data: none is imported, and those that are not yet are left out.
+
     Args:
       text: as `to_json` writes it.
       origin: where it is stored; messages begin with it.
@@ -103,6 +106,7 @@ def from_json(text: str, origin: str = "") -> ConfigDict:
         parse(_merged(config.to_dict(), stored) if isinstance(stored, dict) else stored, origin)
         _update(config, stored)
         config.update_from_flattened_dict(done_before(flatten(stored)))
+        config.plugins = tuple(module for module in config.plugins if plugin_imports.is_imported(module))
     return config.lock()
 
 

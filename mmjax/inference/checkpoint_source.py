@@ -3,9 +3,8 @@
 import abc
 import contextlib
 import functools
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,15 +12,15 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from mmjax import tasks
-from mmjax.config import schema, serialize
+from mmjax import plugin_imports, tasks
+from mmjax.config import schema
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint, param_translation, run_config
 from mmjax.io import paths
-from mmjax.parallel import partition, process_agreement
-from mmjax.training import checkpoint
+from mmjax.parallel import log, partition, process_agreement
+from mmjax.training import checkpoint, resumed_run
 
 
 class OpenedCheckpoint(abc.ABC):
@@ -33,6 +32,7 @@ class OpenedCheckpoint(abc.ABC):
       metadata: of the training data.
       shapes: of the parameters, by path.
       tokenizer: None for a model without text. Raises `UserError` where none is known, or it does not fit the model.
+      notes: lines on what differs here from where the checkpoint was made, such as the version of a plugin.
     """
 
     config: ml_collections.ConfigDict
@@ -40,6 +40,13 @@ class OpenedCheckpoint(abc.ABC):
     metadata: tasks.DatasetMetadata
     shapes: Mapping[str, tuple[int, ...]]
     tokenizer: tokenizer_lib.Tokenizer | None
+
+    notes: Sequence[str] = ()
+
+    def log_notes(self) -> None:
+        """Logs `notes`; starts the devices."""
+        for note in self.notes:
+            log.info(note)
 
     @property
     def image_spec(self) -> transforms.ImageSpec | None:
@@ -91,6 +98,7 @@ class RunCheckpoint(OpenedCheckpoint):
       step: of the checkpoint.
       all_steps: of the run's complete checkpoints.
       meta: config, preprocessing, tokenizer, versions: what was stored beside the state.
+      plugins: that the run had.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -120,9 +128,10 @@ class RunCheckpoint(OpenedCheckpoint):
                 f"{self._workdir_name}: meta/metadata of checkpoint {self.step} lacks {', '.join(sorted(missing))};"
                 f" restore it, or move {self._folder / str(self.step)} away to use another"
             )
-        self.config = serialize.from_json(
-            json.dumps(self.meta["config"]), f"{self._workdir_name}: the config of checkpoint {self.step}"
-        )
+        origin = f"checkpoint {self.step} of {self.path}"
+        self.plugins = plugin_imports.read_stored(self.meta.get("plugins", []), origin)
+        self.notes = plugin_imports.compare_stored(self.plugins, origin)
+        self.config = resumed_run.read_config(self.meta, f"{self._workdir_name}: the config of checkpoint {self.step}")
         self.preprocessing = self.meta["preprocessing"]
         self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
         self._tokenizer_file = checkpoint.tokenizer_file(self.meta)

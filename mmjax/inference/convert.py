@@ -49,6 +49,7 @@ def convert(
     if to != "mmjax" and paths.scheme(dst):
         raise UserError(f"DST={dst}: the files of other libraries are written to a local disk")
     opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
+    opened.log_notes()
     _check_convertible(opened, to)
     if to == "mmjax":
         _write_workdir(target, opened)

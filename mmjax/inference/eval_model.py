@@ -20,7 +20,7 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, did_you_mean
 from mmjax.inference.checkpoint_source import OpenedCheckpoint, RunCheckpoint, open_checkpoint
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import process_agreement
+from mmjax.parallel import plugin_agreement, process_agreement
 
 # What an evaluation may change; the rest describes the model that was trained.
 _EVALUATION_FIELDS = (
@@ -106,6 +106,8 @@ def open_workdir(checkpoint: RunCheckpoint) -> EvalModel:
     Raises:
       UserError: the checkpoint is gone, or the devices do not fit the config.
     """
+    plugin_agreement.check_same_plugins()
+    checkpoint.log_notes()
     with process_agreement.raise_on_all():
         task, shardings = _make_task(checkpoint)
     checkpoint.agree_on_step()
@@ -135,8 +137,10 @@ def open_model(
     Raises:
       UserError: as `mmjax.load`, or an override of a field that describes the model.
     """
+    plugin_agreement.check_same_plugins()
     with process_agreement.raise_on_all():
         checkpoint = open_checkpoint(path, tokenizer=tokenizer, settings=settings, from_flags=True)
+        checkpoint.log_notes()
         apply_overrides(checkpoint.config, overrides)
         task, shardings = _make_task(checkpoint)
         is_run = isinstance(checkpoint, RunCheckpoint)

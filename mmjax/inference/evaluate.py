@@ -25,14 +25,19 @@ from mmjax.training import log_writers
 
 
 def read_suite(
-    spec: str, overrides: Sequence[tuple[str, str]]
+    spec: str, overrides: Sequence[tuple[str, str]], plugins: Sequence[str] = ()
 ) -> tuple[ml_collections.ConfigDict, list[tuple[str, str]]]:
     """Reads a suite's file; returns it with the overrides of its fields, and the other overrides.
 
+    Args:
+      spec: `FILE.py[:arg]`, or `NAME[:arg]` of a suite that comes with mmjax.
+      overrides: of the command line.
+      plugins: imported before the file is run.
+
     Raises:
-      UserError: no such file, or it describes no suite.
+      UserError: no such file, or it describes no suite; or a plugin is missing or fails.
     """
-    config = recipe.run_file(spec)
+    config = recipe.run_file(spec, plugins)
     missing_fields = sorted(set(jobs.suite_config()) - set(config))
     if missing_fields:
         raise UserError(

@@ -1,10 +1,12 @@
 """`mmjax.load`: a callable model from a workdir or from the weights of another library."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from mmjax import plugin_imports
 from mmjax.errors import UserError
 from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
@@ -23,6 +25,7 @@ def load(
     precision: str | None = None,
     batch_size: int = 64,
     mesh: Mesh | None = None,
+    plugins: Sequence[str] = (),
     **settings: Any,
 ) -> Model:
     """Loads a model, onto one device or over a mesh, from wherever it comes.
@@ -37,6 +40,7 @@ def load(
       batch_size: rows at a time.
       mesh: of `mmjax.parallel.mesh.make_mesh`: the partition rules place every array as it is read, and no device
         holds all of a model that is too large for it.
+      plugins: modules of others that register what the model was made with; a checkpoint imports none by itself.
       **settings: those that the files of another library do not hold, such as `activation="quick_gelu"`; for one tower,
         `**{"image.heads": 16}`.
 
@@ -45,7 +49,9 @@ def load(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
+    plugin_imports.import_plugins(plugins)
     checkpoint = checkpoint_source.open_checkpoint(path, step=step, tokenizer=tokenizer, settings=settings)
+    checkpoint.log_notes()
     config = checkpoint.config
     params = checkpoint.read(checkpoint.shardings(mesh))
     if image_size is not None:

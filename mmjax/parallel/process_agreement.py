@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +97,7 @@ def raise_error_on_all(error: Exception | None) -> None:
     message = None
     if error is not None:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        message = [isinstance(error, UserError), f"{kind}{error}"[:4000]]
+        message = [isinstance(error, UserError), f"{kind}{error}"[:4000], socket.gethostname()]
     _raise_first(all_gather_objects(message), error)
 
 
@@ -105,15 +106,15 @@ def _raise_first(messages: Sequence[Any], error: Exception | None) -> None:
     met = [(process, *message) for process, message in enumerate(messages) if message is not None]
     if not met:
         return
-    failures = [(process, text) for process, is_mistake, text in met if not is_mistake]
+    failures = [(process, text, host) for process, is_mistake, text, host in met if not is_mistake]
     if failures:
         if error is not None and not isinstance(error, UserError):
             raise error
-        process, text = failures[0]
-        raise OtherProcessError(f"process {process} of {len(messages)} failed with {text}")
-    process, _, text = met[0]
-    alike = len(met) == len(messages) and len({text for _, _, text in met}) == 1
-    raise GlobalUserError(text if alike else f"{text} (process {process} of {len(messages)})") from error
+        process, text, host = failures[0]
+        raise OtherProcessError(f"process {process} of {len(messages)}, on {host}, failed with {text}")
+    process, _, text, host = met[0]
+    alike = len(met) == len(messages) and len({text for _, _, text, _ in met}) == 1
+    raise GlobalUserError(text if alike else f"{text} (process {process} of {len(messages)}, on {host})") from error
 
 
 @contextlib.contextmanager

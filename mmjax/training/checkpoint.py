@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from mmjax import plugin_imports
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 from mmjax.parallel import partition
@@ -219,7 +220,7 @@ def check_settings(settings: CheckpointConfig) -> None:
 def make_meta(
     config: ml_collections.ConfigDict, position: int, image_spec: Any, tokenizer: Any, **more: Any
 ) -> dict[str, Any]:
-    """The metadata of a checkpoint: config, preprocessing, tokenizer (with its model file) and versions.
+    """The metadata of a checkpoint: config, preprocessing, tokenizer (with its model file), versions and plugins.
 
     Args:
       config: the run's config.
@@ -247,6 +248,7 @@ def make_meta(
         "tokenizer": None if tokenizer is None else tokenizer.describe(),
         "tokenizer_file": base64.b64encode(file).decode() if file else None,
         "versions": versions,
+        "plugins": plugin_imports.to_meta(),
         "device": jax.devices()[0].device_kind,
         **more,
     }

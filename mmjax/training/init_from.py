@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from mmjax.interop import foreign_checkpoint, model_settings, param_translation,
 from mmjax.io import paths
 from mmjax.nn import embed
 from mmjax.parallel import log, partition
-from mmjax.training import checkpoint, validate_run
+from mmjax.training import checkpoint, resumed_run, validate_run
 from mmjax.training.state import TrainState
 
 _POSITIONS = "image/position_embedding"
@@ -152,11 +151,10 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         if step is None:
             raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
         meta = source.read_meta(step)
+        origin = f"init_from={init_from!r}: the config of checkpoint {step}"
         return _Source(
             description=f"step {step} of {init_from}",
-            config=serialize.from_json(
-                json.dumps(meta["config"]), f"init_from={init_from!r}: the config of checkpoint {step}"
-            ),
+            config=resumed_run.read_config(meta, origin),
             shapes=source.param_shapes(step),
             read=lambda wanted: param_translation.flattened(
                 source.restore_params(step, param_translation.nested(wanted))

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from mmjax import plugin_imports
 from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
@@ -78,6 +79,44 @@ def keep(
         " --config.FIELD=VALUE changes one of them"
     )
     return result.lock(), origins
+
+
+def read_config(meta: Mapping[str, Any], origin: str) -> ml_collections.ConfigDict:
+    """The config that a checkpoint was made with.
+
+    Args:
+      meta: of the checkpoint.
+      origin: what messages begin with.
+
+    Raises:
+      UserError: it has an unknown field, or a value of another type; names the plugins that it needs and that are not
+        imported.
+    """
+    plugins = plugin_imports.read_stored(meta.get("plugins", []), origin)
+    try:
+        return serialize.from_json(json.dumps(meta["config"]), origin)
+    except UserError as error:
+        raise UserError(f"{error}{plugin_imports.absent_hint(plugins)}") from error
+
+
+def compare_plugins(workdir: Any) -> list[str]:
+    """Compares the plugins of a workdir's latest checkpoint to those imported, see `plugin_imports.compare_stored`.
+
+    Returns:
+      Notes on other versions, and on those that are not imported, which may be what the recipe wants.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
+    step = checkpoints.latest()
+    if step is None:
+        return []
+    origin = f"checkpoint {step} of {workdir}"
+    plugins = plugin_imports.read_stored(checkpoints.read_meta(step).get("plugins", []), origin)
+    notes = plugin_imports.compare_stored(plugins, origin)
+    absent = [plugin for plugin in plugins if not plugin_imports.is_imported(plugin.module)]
+    return notes + [f"note: {origin} was made with the plugin {plugin}, which is not imported" for plugin in absent]
 
 
 def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:

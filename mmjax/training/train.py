@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from mmjax import tasks
+from mmjax import plugin_imports, tasks
 from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.data.loading import batches as batches_lib
@@ -18,7 +18,7 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.io import paths
-from mmjax.parallel import log, partition, process_agreement
+from mmjax.parallel import log, partition, plugin_agreement, process_agreement
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import (
     build_step,
@@ -188,12 +188,16 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
     Raises:
       UserError: a mistake in config, data or workdir.
     """
+    plugin_agreement.check_same_plugins()
     with process_agreement.raise_on_all():
         if not isinstance(config, ml_collections.ConfigDict):
             raise UserError(f"config is a {type(config).__name__}; give a ConfigDict, such as base_config()")
         schema.parse(config)
+        plugin_imports.check_imported(config.plugins)
         origins = FieldOrigins(tuple(flags))
         if workdir is not None:
+            for note in resumed_run.compare_plugins(workdir):
+                log.info(note)
             config, origins = resumed_run.keep(config, workdir, flags)
         settings = validate_run.check_config(config, origins)
         if workdir is not None:
@@ -284,6 +288,8 @@ def _log_introduction(
         f"{config.name}: {config.variant}, {parameters}; mesh {shape} of {jax.devices()[0].device_kind};"
         f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"
     )
+    if plugins := plugin_imports.imported():
+        log.info(f"plugins: {', '.join(map(str, plugins))}")
     log.info(compiler.describe(config, device.platform))
     if setup.planner is not None and device.platform != "cpu":
         log.info(setup.planner.describe(setup.remat))

@@ -83,7 +83,7 @@ def test_flags_of_0_1_are_read_by_their_names_of_today(capsys):
         assert "--overwrite needs --config=SUITE" in one_line(capsys)
     assert main.main(["convert", "a", "b", "--to=hf", "--set", "heads"]) == 2
     assert "--model-config 'heads' is not of the form" in one_line(capsys)
-    assert main.main(["eval", "--agein"]) == 2
+    assert main.main(["eval", "--agan"]) == 2
     assert "did you mean" not in one_line(capsys)  # what is no longer written is not proposed
 
 

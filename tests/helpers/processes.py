@@ -26,13 +26,16 @@ class Processes:
       folder: for their output.
       commands: Python arguments of each.
       devices: CPU devices of each.
+      environments: more variables, for each of them.
     """
 
-    def __init__(self, folder, commands, *, devices=4):
+    def __init__(self, folder, commands, *, devices=4, environments=None):
         self.outputs = [Path(folder) / f"process{i}-{time.monotonic_ns()}.txt" for i in range(len(commands))]
         self.popens = []
-        environment = runs.environment(JAX_NUM_CPU_DEVICES=str(devices))
-        for command, output in zip(commands, self.outputs, strict=True):
+        for i, (command, output) in enumerate(zip(commands, self.outputs, strict=True)):
+            environment = runs.environment(
+                JAX_NUM_CPU_DEVICES=str(devices), **(environments[i] if environments else {})
+            )
             with output.open("w") as file:
                 arguments = [sys.executable, *map(str, command)]
                 self.popens.append(subprocess.Popen(arguments, env=environment, stdout=file, stderr=file))
@@ -70,7 +73,7 @@ def steps(folder, meshes, *, count=2, timeout=240):
         assert processes.end(timeout) == [0] * count, processes.printed()
 
 
-def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=240):
+def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=240, environments=None):
     """Runs the command line in `count` processes; returns their exit statuses and what each of them printed.
 
     With `meshes` the checks of meshes follow in the same processes.
@@ -79,5 +82,5 @@ def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=24
     checks = [folder, ",".join(meshes)] if meshes else ["-", "-"]
     flags = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={i}"]
     commands = [[SCRIPT, "cli", events, *checks, *argv, *flags(i)] for i in range(count)]
-    with Processes(folder, commands, devices=devices) as processes:
+    with Processes(folder, commands, devices=devices, environments=environments) as processes:
         return processes.end(timeout), [processes.printed(i) for i in range(count)]

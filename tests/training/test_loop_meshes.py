@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import socket
 
 import jax
 import numpy as np
@@ -98,8 +99,12 @@ def test_agreement(two):
     """What one process meets, all raise; who speaks for which row of a batch; sums over both."""
     result = [found_by(two[0], process) for process in range(2)]
     assert [item["first"] for item in result] == [True, False]
-    mistakes = [("GlobalUserError", "x=1 is wrong (process 1 of 2)"), ("GlobalUserError", "y")]
-    assert result[0]["raised"] == [*mistakes, ("OtherProcessError", "process 1 of 2 failed with KeyError: 'z'")]
+    host = socket.gethostname()
+    mistakes = [("GlobalUserError", f"x=1 is wrong (process 1 of 2, on {host})"), ("GlobalUserError", "y")]
+    assert result[0]["raised"] == [
+        *mistakes,
+        ("OtherProcessError", f"process 1 of 2, on {host}, failed with KeyError: 'z'"),
+    ]
     assert result[1]["raised"] == [*mistakes, ("KeyError", "'z'")]
     assert all("what the first host writes there is not seen by this host" in item["not shared"] for item in result)
     for shape, rows in result[0]["rows"].items():
@@ -220,7 +225,7 @@ def test_data_that_one_process_cannot_read(tmp_path):
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
     statuses, message = processes.command(tmp_path, *argv, events="mistake@5:1")
     assert statuses == [2, 2], message
-    assert "error: data.train: nothing can be read here (process 1 of 2)" in message[0]
+    assert "error: data.train: nothing can be read here (process 1 of 2, on " in message[0]
     assert "error" not in message[1] and "Traceback" not in "".join(message)
     assert runs.steps(tmp_path / "run") == [3]
 

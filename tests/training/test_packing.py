@@ -222,5 +222,5 @@ def test_data_that_one_process_cannot_read(captions, tmp_path):
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--config.data.pack_texts=on"]
     statuses, message = processes.command(tmp_path, *argv, events="mistake@4:1", timeout=500)
     assert statuses == [2, 2], message
-    assert "error: data.train: nothing can be read here (process 1 of 2)" in message[0]
+    assert "error: data.train: nothing can be read here (process 1 of 2, on " in message[0]
     assert runs.steps(tmp_path / "run") == [3]

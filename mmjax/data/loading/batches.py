@@ -16,6 +16,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from mmjax import plugin_imports
+
 Batch = dict[str, np.ndarray]
 
 _MAX_CHUNK = 32  # rows
@@ -164,20 +166,37 @@ class _Chunks:
         loaded = [self.examples[first + row] for row in rows.tolist()]
         return {key: np.stack([example[key] for example in loaded]) for key in loaded[0]}
 
-    def __setstate__(self, state: dict) -> None:
-        """Arrives in a worker process."""
-        self.__dict__.update(state)
-        parent = multiprocessing.parent_process()
-        if parent is None:
-            return
+    def __reduce__(self):
+        # What is first is unpickled first: examples may hold what needs plugins to be unpickled.
+        return _arrive, (_Plugins(plugin_imports.modules()), self.__dict__)
+
+    def __repr__(self) -> str:  # grain puts it in its log lines
+        return f"Chunks({len(self)} of {self.chunk_size} rows)"
+
+
+def _arrive(plugins: "_Plugins", state: dict) -> _Chunks:
+    """Chunks as they were pickled; a worker process is set up for them."""
+    chunks = _Chunks.__new__(_Chunks)
+    chunks.__dict__.update(state)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
         # Ctrl-C goes to all processes of a terminal: what follows from it is the main one's to decide.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A main process that was killed ends no workers.
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+    return chunks
 
-    def __repr__(self) -> str:  # grain puts it in its log lines
-        return f"Chunks({len(self)} of {self.chunk_size} rows)"
+
+class _Plugins:
+    """Plugins that are imported where this is unpickled."""
+
+    def __init__(self, modules: tuple[str, ...]):
+        self.modules = modules
+        plugin_imports.import_plugins(modules, "data.workers: plugins")
+
+    def __reduce__(self):
+        return _Plugins, (self.modules,)
 
 
 def _exit_after(process) -> None:

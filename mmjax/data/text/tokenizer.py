@@ -7,6 +7,7 @@ what is done to the texts before and to the ids after, `json+canonicalize:PATH`.
 import dataclasses
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -106,6 +107,12 @@ class Tokenizer:
         }
 
     def __reduce__(self):
+        module = registry.tokenizers.module(self.spec.partition(":")[0].partition("+")[0])
+        if module not in sys.modules or module == "__main__":
+            raise UserError(
+                f"{FIELD}={self.spec!r} is registered by {module}, which workers cannot import; put it into a module of"
+                " your package and name that in plugins, or set data.workers=0"
+            )
         # The encoders hold native objects; a worker builds its own from the same file.
         return functools.partial(make_tokenizer, file=self.file_bytes), (self.spec, self.context_length)
 

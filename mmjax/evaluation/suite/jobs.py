@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mmjax import plugin_imports
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.evaluation import prompts
 from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, TASKS
@@ -15,14 +16,17 @@ from mmjax.metrics.clip_score import PROMPT
 SUITE_TASKS = tuple(name for name, info in TASKS.items() if info.in_suite)
 
 
-def suite_config(root: str = "data", collection: str = "embedded") -> ConfigDict:
+def suite_config(root: str = "data", collection: str = "embedded", plugins: Sequence[str] = ()) -> ConfigDict:
     """An empty suite, to be filled by a config file.
 
     Args:
       root: folder or URL that stands for {root} in sources.
       collection: which datasets to run: a collection, or names of datasets and collections joined by "+".
+      plugins: modules of others that register what the suite names; they are imported, see `plugin_imports`.
     """
+    plugin_imports.import_plugins(plugins)
     config = ConfigDict()
+    config.plugins = tuple(plugins)
     config.root = root
     config.collection = collection
     config.missing = "error"  # what a dataset that cannot be opened is: 'error', or 'skip' to go on without it

@@ -1,0 +1,74 @@
+"""The stable surface: all of mmjax that a plugin may import; see docs/data.md.
+
+What is here keeps its name and meaning from one release to the next, and what changes is in CHANGELOG.md. A name is
+imported when it is used: `from mmjax.plugin import sources` imports neither jax nor NumPy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmjax.data.bad_example import REASONS as REASONS
+    from mmjax.data.bad_example import BadExample as BadExample
+    from mmjax.data.record import Record as Record
+    from mmjax.data.record import Sharded as Sharded
+    from mmjax.data.record import Source as Source
+    from mmjax.data.record import SourceOptions as SourceOptions
+    from mmjax.data.record import check_index as check_index
+    from mmjax.data.record import stable_id as stable_id
+    from mmjax.data.text.tokenizer import Tokenizer as Tokenizer
+    from mmjax.errors import UserError as UserError
+    from mmjax.errors import did_you_mean as did_you_mean
+    from mmjax.errors import validate_choice as validate_choice
+    from mmjax.evaluation.results import Evaluation as Evaluation
+    from mmjax.io.reader import Reader as Reader
+    from mmjax.models.config import ModelConfig as ModelConfig
+    from mmjax.models.encoders import Encoded as Encoded
+    from mmjax.nn.config import LayersConfig as LayersConfig
+    from mmjax.nn.config import TowerConfig as TowerConfig
+    from mmjax.registry import evaluations as evaluations
+    from mmjax.registry import log_writers as log_writers
+    from mmjax.registry import models as models
+    from mmjax.registry import sources as sources
+    from mmjax.registry import tokenizers as tokenizers
+    from mmjax.training.config import LogConfig as LogConfig
+    from mmjax.training.log_writers import LogWriter as LogWriter
+
+# The module of each name, as above.
+_MODULES = {
+    "REASONS": "mmjax.data.bad_example",
+    "BadExample": "mmjax.data.bad_example",
+    "Record": "mmjax.data.record",
+    "Sharded": "mmjax.data.record",
+    "Source": "mmjax.data.record",
+    "SourceOptions": "mmjax.data.record",
+    "check_index": "mmjax.data.record",
+    "stable_id": "mmjax.data.record",
+    "Tokenizer": "mmjax.data.text.tokenizer",
+    "UserError": "mmjax.errors",
+    "did_you_mean": "mmjax.errors",
+    "validate_choice": "mmjax.errors",
+    "Evaluation": "mmjax.evaluation.results",
+    "Reader": "mmjax.io.reader",
+    "ModelConfig": "mmjax.models.config",
+    "Encoded": "mmjax.models.encoders",
+    "LayersConfig": "mmjax.nn.config",
+    "TowerConfig": "mmjax.nn.config",
+    "evaluations": "mmjax.registry",
+    "log_writers": "mmjax.registry",
+    "models": "mmjax.registry",
+    "sources": "mmjax.registry",
+    "tokenizers": "mmjax.registry",
+    "LogConfig": "mmjax.training.config",
+    "LogWriter": "mmjax.training.log_writers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"mmjax.plugin has no {name!r}; it has {', '.join(_MODULES)}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(_MODULES)

@@ -1,0 +1,628 @@
+"""Plugins: when they are imported, what is said of one that is missing or fails, and what checkpoints say of them."""
+
+import importlib
+import json
+import pickle
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mmjax
+from mmjax import plugin_imports, registry
+from mmjax.cli import info
+from mmjax.config import load_recipe, schema, serialize
+from mmjax.data.mixture import open_source
+from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.errors import UserError
+from mmjax.evaluation.suite import jobs
+from mmjax.inference import checkpoint_source, evaluate
+from mmjax.training import resumed_run
+from tests.helpers import plugin_files, processes, runs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that Python looks for modules in."""
+    with plugin_files.forgotten():
+        sys.path.insert(0, str(tmp_path))
+        yield tmp_path
+
+
+def message(function, *args, **options):
+    with pytest.raises(UserError) as caught:
+        function(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -- importing ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_plugin_registers_is_used_by_name(folder):
+    module = plugin_files.write_package(folder, "acme")
+    plugin_imports.import_plugins((module,))
+    assert len(open_source("colours/9")) == 9
+    assert make_tokenizer("letters", 8)(["abc"])[0].tolist() == [[1, 3, 4, 5, 2, 0, 0, 0]]
+    assert "did you mean 'colours'" in message(open_source, "colors")
+    assert "did you mean 'letters'" in message(make_tokenizer, "leters", 8)
+
+
+def test_the_base_config_imports_what_it_is_told(folder):
+    module = plugin_files.write_package(folder, "acme")
+    config = schema.base_config("tiny", plugins=[module])
+    assert config.plugins == (module,) and "colours" in registry.sources
+    assert schema.parse(config).plugins == (module,)
+    assert schema.base_config("tiny").plugins == ()
+
+
+def test_order_and_repetition_are_harmless(folder):
+    one, two = plugin_files.write_package(folder, "acme"), "other"
+    (folder / "other.py").write_text(
+        "import acme.colours, acme.letters\nfrom mmjax.plugin import sources\n@sources.register('b')\nclass B: ..."
+    )
+    plugin_imports.import_plugins((two, one, two))
+    plugin_imports.import_plugins((one, two))
+    assert plugin_imports.modules() == (two, one)
+    names = {plugin.module: plugin.names for plugin in plugin_imports.imported()}
+    assert names == {two: {"source": ("b", "colours"), "tokenizer": ("letters",), "log writer": ("lines",)}, one: {}}
+
+
+def test_names_are_a_plugins_though_its_package_was_imported_before(folder):
+    module = plugin_files.write_package(folder, "acme")
+    __import__("acme.colours")
+    plugin_imports.import_plugins((module,))
+    (plugin,) = plugin_imports.imported()
+    assert plugin.names == {"source": ("colours",), "tokenizer": ("letters",), "log writer": ("lines",)}
+
+
+def test_a_module_that_a_recipe_imports_is_one_too(folder):
+    plugin_files.write_package(folder, "acme")
+    assert plugin_imports.modules() == ()
+    importlib.import_module("acme.letters")
+    (plugin,) = plugin_imports.imported()
+    assert plugin.module == "acme.letters" and plugin.names == {"tokenizer": ("letters",), "log writer": ("lines",)}
+    assert plugin_imports.is_imported("acme.letters") and not plugin_imports.is_imported("acme.plugin")
+    plugin_imports.import_plugins(("acme.plugin",))
+    assert plugin_imports.modules() == ("acme.plugin",)
+
+
+def test_a_tokenizer_of_a_recipe_cannot_go_to_workers(folder):
+    (folder / "letters.py").write_text(plugin_files.LETTERS + RECIPE.format(plugins=()))
+    load_recipe(f"{folder}/letters.py")
+    with pytest.raises(
+        UserError, match="'letters' is registered by mmjax_recipe_letters, which workers cannot import; p"
+    ):
+        pickle.dumps(make_tokenizer("letters", 8))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (
+            "acmee",
+            r"plugins: 'acmee': there is no module 'acmee' \(did you mean 'acme'\?\); install its package, or put",
+        ),
+        ("acme.plugni", r"plugins: 'acme.plugni': there is no module 'plugni' in acme \(did you mean 'plugin'\?\)$"),
+        ("acme.plugin.x", r"plugins: 'acme.plugin.x': there is no module 'x' in acme.plugin$"),
+        ("nothing_like_it.x", r"there is no module 'nothing_like_it'; install its package, or put its folder into"),
+        ("", "plugins: '' is no name of a module; write it as import does, such as mypkg.mmjax"),
+        ("acme.", "is no name of a module"),
+        ("acme-plugin", "is no name of a module"),
+        ("acme/plugin.py", "is no name of a module"),
+        (" acme", "is no name of a module"),
+        (None, "plugins: None is no name of a module"),
+    ],
+)
+def test_a_missing_plugin_is_one_line_with_the_nearest(module, expected, folder):
+    plugin_files.write_package(folder, "acme")
+    assert re.search(expected, message(plugin_imports.import_plugins, (module,)))
+    assert module not in plugin_imports.modules()
+
+
+def test_one_text_is_no_tuple_of_plugins(folder):
+    plugin_files.write_package(folder, "acme")
+    wants = "plugins='acme.plugin' wants a tuple of modules, such as ('mypkg.mmjax',)"
+    assert message(schema.base_config, plugins="acme.plugin") == wants
+    assert "plugins=3 wants a tuple" in message(plugin_imports.import_plugins, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("x = 1\nx / 0\n", 2, "ZeroDivisionError: division by zero"),
+        ("\nimport no_such_dependency\n", 2, "ModuleNotFoundError: No module named 'no_such_dependency'"),
+        ("import json\n\njson.loads('{')\n", 3, "JSONDecodeError: Expecting property name"),
+        ("def f(:\n", 1, "SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)\n", 1, "SystemExit: 3"),
+        ("raise ValueError('one\\ntwo')\n", 1, "ValueError: one$"),
+        ("import broken_inside.deeper\n", None, "deeper.py, line 1: KeyError: 'x'"),
+        ("from mmjax.plugin import sources, Nothing\n", 1, "ImportError: cannot import name 'Nothing'"),
+        (
+            "from mmjax.plugin import sources\n\n\n@sources.register('wds')\nclass W: ...\n",
+            4,
+            "'wds' of broken_inside.main has the name of one of mmjax.data.sources.wds",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_one_line_with_its_file_and_line(text, line, expected, folder):
+    (folder / "broken_inside").mkdir()
+    (folder / "broken_inside" / "__init__.py").write_text("")
+    (folder / "broken_inside" / "deeper.py").write_text("{}['x']\n")
+    (folder / "broken_inside" / "main.py").write_text(text)
+    error = message(plugin_imports.import_plugins, ("broken_inside.main",), "--plugins")
+    assert error.startswith("--plugins: 'broken_inside.main' cannot be imported: ")
+    assert re.search(expected, error)
+    if line is not None:
+        assert f"{folder / 'broken_inside' / 'main.py'}, line {line}: " in error
+    assert plugin_imports.modules() == ()
+
+
+def test_a_plugin_that_was_mended_is_imported(folder):
+    (folder / "mended.py").write_text("from mmjax.plugin import sources\n@sources.register('m')\nclass M: ...\n1 / 0\n")
+    assert "line 4: ZeroDivisionError" in message(plugin_imports.import_plugins, ("mended",))
+    (folder / "mended.py").write_text("from mmjax.plugin import sources\n@sources.register('m')\nclass M: ...\n")
+    plugin_imports.import_plugins(("mended",))
+    assert plugin_imports.imported()[0].names == {"source": ("m",)}
+
+
+def test_a_taken_name_of_two_plugins_names_both(folder):
+    for name in ("one", "two"):
+        (folder / f"{name}_p.py").write_text(
+            f"from mmjax.plugin import sources\n@sources.register('m')\nclass {name}: ...\n"
+        )
+    error = message(plugin_imports.import_plugins, ("one_p", "two_p"))
+    assert "source 'm' of two_p has the name of one of one_p; give it another name" in error
+
+
+# -- installed plugins -------------------------------------------------------------------------------------------------
+
+
+def test_an_installed_plugin_is_imported_with_the_first_config(folder):
+    module = plugin_files.write_package(folder, "acme")
+    plugin_files.write_distribution(folder, "acme", version="1.2", entry_point=module)
+    assert "colours" not in registry.sources
+    assert schema.base_config("tiny").plugins == () and "colours" in registry.sources
+    (plugin,) = plugin_imports.imported()
+    assert (plugin.module, plugin.distribution, plugin.version) == (module, "acme", "1.2")
+    assert str(plugin) == "acme.plugin (acme 1.2)"
+
+
+def test_a_broken_installed_plugin_says_whose_it_is_and_how_to_go_on(folder, monkeypatch):
+    module = plugin_files.write_package(folder, "acme")
+    (folder / "acme" / "plugin.py").write_text("1 / 0\n")
+    plugin_files.write_distribution(folder, "acme", version="1.2", entry_point=module)
+    for _ in range(2):
+        assert message(schema.base_config) == (
+            f"the plugin 'acme.plugin' of the installed acme 1.2 cannot be imported: {folder}/acme/plugin.py, line 1:"
+            " ZeroDivisionError: division by zero; mend or uninstall it, or set MMJAX_INSTALLED_PLUGINS=0 to go on"
+            " without such"
+        )
+    monkeypatch.setenv("MMJAX_INSTALLED_PLUGINS", "0")
+    schema.base_config()
+
+
+def test_an_entry_point_to_nothing(folder):
+    plugin_files.write_package(folder, "acme")
+    plugin_files.write_distribution(folder, "acme", version="1.2", entry_point="acme.plugni:x")
+    assert (
+        "of the installed acme 1.2: there is no module 'plugni' in acme (did you mean 'plugin'?); mend or"
+        in message(schema.base_config)
+    )
+
+
+def test_only_what_reads_a_config_imports_installed_plugins(tmp_path):
+    (tmp_path / "loud").mkdir()
+    (tmp_path / "loud" / "__init__.py").write_text("print('LOUD')\n")
+    plugin_files.write_distribution(tmp_path, "loud", version="1", entry_point="loud")
+    environment = runs.environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
+
+    def printed(code):
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        ).stdout
+
+    main = "from mmjax.cli import main; main.main({!r})"
+    assert "LOUD" not in printed("import mmjax, mmjax.config, mmjax.registry, mmjax.plugin")
+    assert "LOUD" not in printed(main.format(["--help"])) and "LOUD" not in printed(main.format(["recipes", "clip"]))
+    assert printed(main.format(["train", "--config=clip", "--print-config"])).startswith("LOUD\n")
+
+
+# -- versions ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_distributions_where_the_file_is_its(folder):
+    module = plugin_files.write_package(folder / "site", "acme")
+    sys.path.insert(0, str(folder / "site"))
+    plugin_files.write_distribution(folder / "site", "acme", version="1.2")
+    plugin_imports.import_plugins((module,))
+    assert plugin_imports.imported()[0].version == "1.2"
+
+
+def test_code_that_shadows_an_installed_package_has_not_its_version(folder):
+    for name in ("site", "checkout"):
+        module = plugin_files.write_package(folder / name, "acme")
+        sys.path.insert(0, str(folder / name))
+    plugin_files.write_distribution(folder / "site", "acme", version="1.2")
+    plugin_imports.import_plugins((module,))
+    (plugin,) = plugin_imports.imported()
+    assert plugin.distribution == "" and re.fullmatch(r"sha256\.[0-9a-f]{12}", plugin.version)
+
+
+def version_of(folder, module):
+    with plugin_files.forgotten():
+        sys.path.insert(0, str(folder))
+        plugin_imports.import_plugins((module,))
+        return plugin_imports.imported()[0].version
+
+
+def test_without_a_distribution_the_code_is_the_version(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    versions = []
+    for folder, version in zip(folders, ("1", "1", "2"), strict=True):
+        module = plugin_files.write_package(folder, "acme", version=version)
+        versions.append(version_of(folder, module))
+    assert versions[0] == versions[1] != versions[2]
+    (tmp_path / "alone.py").write_text("")
+    before = version_of(tmp_path, "alone")
+    (tmp_path / "another.py").write_text("x = 1\n")
+    assert version_of(tmp_path, "alone") == before
+    (tmp_path / "alone.py").write_text("x = 1\n")
+    assert version_of(tmp_path, "alone") != before
+
+
+def test_of_an_editable_installation_the_code_counts_too(tmp_path):
+    versions = []
+    for version in ("1", "2"):
+        module = plugin_files.write_package(tmp_path / "source", "acme", version=version)
+        info = tmp_path / "site" / "acme-1.2.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.2\n")
+        (info / "direct_url.json").write_text(
+            json.dumps({"url": f"file://{tmp_path / 'source'}", "dir_info": {"editable": True}})
+        )
+        with plugin_files.forgotten():
+            sys.path[:0] = [str(tmp_path / "source"), str(tmp_path / "site")]
+            plugin_imports.import_plugins((module,))
+            versions.append(plugin_imports.imported()[0])
+    assert [plugin.distribution for plugin in versions] == ["acme", "acme"]
+    assert all(plugin.version.startswith("1.2+sha256.") for plugin in versions)
+    assert versions[0].version != versions[1].version
+
+
+# -- recipes, flags, suites --------------------------------------------------------------------------------------------
+
+RECIPE = """
+from tests.helpers import tiny_recipe
+
+def get_config(arg):
+    config = tiny_recipe.get_config()
+    config.plugins = {plugins!r}
+    config.data.train = "colours"
+    return config
+"""
+
+
+def test_a_recipe_names_plugins(folder):
+    module = plugin_files.write_package(folder, "acme")
+    (folder / "mine.py").write_text(RECIPE.format(plugins=(module,)))
+    assert load_recipe(f"{folder}/mine.py").plugins == (module,) and "colours" in registry.sources
+
+
+def test_flags_add_to_the_recipes_plugins(folder):
+    module = plugin_files.write_package(folder, "acme")
+    (folder / "other.py").write_text("")
+    (folder / "mine.py").write_text(RECIPE.format(plugins=(module,)))
+    assert load_recipe(f"{folder}/mine.py", ("other", module)).plugins == (module, "other")
+    assert plugin_imports.modules() == ("other", module)  # a flag's come before the recipe is run
+
+
+@pytest.mark.parametrize("plugins", ["acme.plugin", ("acme.plugni",), (3,), None])
+def test_a_recipe_that_names_a_plugin_wrongly(plugins, folder):
+    plugin_files.write_package(folder, "acme")
+    text = RECIPE.replace("config.plugins", "config.unlock()\n    config.unlock()\n    config._fields['plugins']")
+    (folder / "mine.py").write_text(text.format(plugins=plugins))
+    assert message(load_recipe, f"{folder}/mine.py").startswith(f"--config={folder}/mine.py: plugins")
+
+
+def test_a_recipe_that_registers_is_run_twice(folder):
+    text = "from mmjax.plugin import sources\n@sources.register('recipes_own')\nclass Own: ...\n"
+    (folder / "mine.py").write_text(text + RECIPE.format(plugins=()))
+    for _ in range(2):
+        load_recipe(f"{folder}/mine.py")
+    assert "recipes_own" in registry.sources
+
+
+def one_line(capsys):
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--plugins=acme.plugni"], "--plugins: 'acme.plugni': there is no module 'plugni' in acme (did you mean"),
+        (["--plugins="], "--plugins: '' is no name of a module"),
+        (["--plugins=acme.plugin,,x"], "--plugins: '' is no name of a module"),
+        (
+            ["--config.plugins=acme.plugin"],
+            "--config.plugins=acme.plugin comes too late for the recipe; give --plugins=",
+        ),
+        (["--plugin=acme.plugin"], "did you mean '--plugins'"),
+        (["--plugins=acme.plugin", "--config.data.train=colors"], "unknown source 'colors' (did you mean 'colours'?)"),
+        (["--plugins=acme.plugin", "--config.data.train=colours/x"], "data.train='colours/x': 'x' is no number"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(flags, expected, folder, capsys):
+    plugin_files.write_package(folder, "acme")
+    assert runs.train_cli(f"--workdir={folder / 'run'}", *flags) == 2
+    assert expected in one_line(capsys)
+    assert not (folder / "run").exists()
+
+
+def test_a_suite_names_plugins(folder):
+    module = plugin_files.write_package(folder, "acme")
+    text = "from mmjax.evaluation.suite import jobs\ndef get_config(arg):\n    return jobs.suite_config(plugins={!r})\n"
+    (folder / "suite.py").write_text(text.format((module,)))
+    suite, _ = evaluate.read_suite(f"{folder}/suite.py", [])
+    assert suite.plugins == (module,) and "colours" in registry.sources
+    assert jobs.suite_config().plugins == ()
+
+
+def test_training_imports_nothing_that_a_config_says(folder):
+    module = plugin_files.write_package(folder, "acme")
+    error = message(runs.train, runs.config(plugins=(module,)), folder / "run")
+    assert f"plugins={(module,)!r}: {module!r} has not been imported; name it in the recipe, base_config(" in error
+    assert "acme" not in sys.modules
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+STORED = dict(
+    module="acme.plugin",
+    distribution="acme",
+    version="1.1",
+    names={"source": ["colours"], "tokenizer": ["letters"], "something new": ["x"]},
+)
+
+
+def test_stored_plugins_are_what_was_written(folder):
+    module = plugin_files.write_package(folder, "acme")
+    plugin_imports.import_plugins((module,))
+    stored = json.loads(json.dumps(plugin_imports.to_meta()))
+    (plugin,) = plugin_imports.read_stored(stored, "x")
+    assert plugin.names["source"] == ["colours"] and plugin_imports.compare_stored([plugin], "x") == []
+    assert plugin_imports.read_stored([], "x") == []
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        None,
+        3,
+        "acme",
+        [3],
+        [{}],
+        [{"module": "acme"}],
+        [STORED | {"module": "acme; rm -rf"}],
+        [STORED | {"module": 3}],
+        [STORED | {"version": "1\n2"}],
+        [STORED | {"version": None}],
+        [STORED | {"names": ["source"]}],
+        [STORED | {"names": {"source": "\033[31m"}}],
+        [STORED | {"more": 1}],
+    ],
+)
+def test_stored_plugins_that_nobody_wrote_are_one_line(records):
+    error = message(plugin_imports.read_stored, records, "checkpoint 8 of DIR")
+    assert error.startswith("checkpoint 8 of DIR: what its metadata says of plugins cannot be read")
+
+
+def test_a_name_of_a_plugin_that_is_not_imported_says_which_it_needs(folder):
+    plugin_files.write_package(folder, "acme")
+    plugins = plugin_imports.read_stored([STORED], "x")
+    assert plugin_imports.compare_stored(plugins, "checkpoint 8 of DIR") == []
+    assert message(make_tokenizer, "letters", 8) == (
+        "data.tokenizer='letters': tokenizer 'letters' is of the plugin acme.plugin (acme 1.1), with which checkpoint 8"
+        " of DIR was made; give --plugins=acme.plugin, in Python plugins=('acme.plugin',)"
+    )
+    assert "source 'colours' is of the plugin acme.plugin (acme 1.1)" in message(open_source, "colours/3")
+    assert "acme" not in sys.modules
+    plugin_imports.import_plugins(("acme.plugin",))
+    assert make_tokenizer("letters", 8) and open_source("colours/3")
+
+
+def test_another_version_is_a_note(folder):
+    module = plugin_files.write_package(folder, "acme")
+    plugin_files.write_distribution(folder, "acme", version="1.2", entry_point=module)
+    plugin_imports.import_installed()
+    plugins = plugin_imports.read_stored([STORED], "x")
+    assert plugin_imports.compare_stored(plugins, "checkpoint 8 of DIR") == [
+        "note: checkpoint 8 of DIR was made with the plugin acme.plugin (acme 1.1), which is 1.2 here"
+    ]
+
+
+def test_a_stored_config_imports_nothing(folder):
+    module = plugin_files.write_package(folder, "acme")
+    config = schema.base_config("tiny")
+    stored = json.loads(serialize.to_json(config)) | {"plugins": [module]}
+    assert serialize.from_json(json.dumps(stored)).plugins == () and "acme" not in sys.modules
+    plugin_imports.import_plugins((module,))
+    assert serialize.from_json(json.dumps(stored)).plugins == (module,)
+
+
+CHANGES = dict(
+    steps=3,
+    data__train="colours",
+    data__eval="colours/24",
+    data__tokenizer="letters",
+    model__text__vocab_size=29,
+    model__text__eos_id=2,
+    log__writers=("lines",),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run with a plugin's source, tokenizer and log writer, and of the plugin."""
+    folder = tmp_path_factory.mktemp("plugin_run")
+    with plugin_files.forgotten():
+        sys.path.insert(0, str(folder))
+        module = plugin_files.write_package(folder, "acme")
+        plugin_imports.import_plugins((module,))
+        assert runs.train(runs.config(plugins=(module,), **CHANGES), folder / "run") is None
+    return folder
+
+
+class TestRun:
+    """A run that is restored with its plugin and without."""
+
+    @pytest.fixture
+    def here(self, trained):
+        """The folder of the run, whose plugin is not imported and can be."""
+        with plugin_files.forgotten():
+            sys.path.insert(0, str(trained))
+            yield trained
+
+    def test_what_it_leaves(self, here):
+        meta = checkpoint_source.RunCheckpoint(here / "run").meta
+        (record,) = meta["plugins"]
+        assert record["module"] == "acme.plugin" and record["version"].startswith("sha256.")
+        assert record["names"] == {"source": ["colours"], "tokenizer": ["letters"], "log writer": ["lines"]}
+        lines = (here / "run" / "lines.txt").read_text().splitlines()
+        assert lines[0] == "train 1" and "eval 3" in lines and lines[-1] == "summary 3"
+        assert "acme" not in sys.modules
+
+    def test_loaded(self, here):
+        error = message(lambda: mmjax.load(here / "run").encode_text(["red"]))
+        assert "tokenizer 'letters' is of the plugin acme.plugin (sha256." in error
+        assert f"with which checkpoint 3 of {here / 'run'} was made; give --plugins=acme.plugin" in error
+        assert "acme" not in sys.modules
+        assert mmjax.load(here / "run", plugins=("acme.plugin",)).encode_text(["red"]).shape[0] == 1
+
+    def test_a_plugin_of_another_version_is_noted(self, here, capsys):
+        other = here / "other_version"
+        plugin_files.write_package(other, "acme", version="2")
+        sys.path.insert(0, str(other))
+        mmjax.load(here / "run", plugins=("acme.plugin",))
+        assert "was made with the plugin acme.plugin (sha256." in capsys.readouterr().out
+
+    def test_evaluated(self, here, capsys):
+        flags = [f"--workdir={here / 'run'}", f"--output={here / 'results.json'}"]
+        assert runs.eval_cli(*flags) == 2
+        assert "is of the plugin acme.plugin" in one_line(capsys) and "acme" not in sys.modules
+        assert runs.eval_cli(*flags, "--plugins=acme.plugin") == 0
+        assert json.loads((here / "results.json").read_text())[0]["dataset"] == "colours"
+
+    def test_shown(self, here, capsys):
+        assert info.main([str(here / "run")]) == 0
+        shown = capsys.readouterr().out
+        assert "acme.plugin (sha256." in shown and "source colours, tokenizer letters, log writer lines; not" in shown
+        assert info.main([str(here / "run"), "--plugins=acme.plugin"]) == 0
+        assert "log writer lines\n" in capsys.readouterr().out
+
+    def test_resumed(self, here, capsys):
+        config = runs.config(**CHANGES | {"steps": 4})
+        error = message(runs.train, config, here / "run")
+        assert "log.writers=('lines',): log writer 'lines' is of the plugin acme.plugin" in error
+        assert "was made with the plugin acme.plugin" in capsys.readouterr().out and "acme" not in sys.modules
+        plugin_imports.import_plugins(("acme.plugin",))
+        with config.unlocked():
+            config.plugins = ("acme.plugin",)
+        assert runs.train(config, here / "run") is None
+        printed = capsys.readouterr().out
+        assert "resumed at step 3 of 4" in printed and "plugins: acme.plugin (sha256." in printed
+        assert "plugins: ()" not in printed
+
+    def test_a_config_that_needs_it_says_so(self, here):
+        meta = checkpoint_source.RunCheckpoint(here / "run").meta
+        meta["config"]["optimizer"]["acme"] = {"factor": 2.0}
+        error = message(resumed_run.read_config, meta, "--workdir=DIR")
+        assert error.startswith("--workdir=DIR: optimizer.acme is no field")
+        assert re.search(r"; it was made with acme.plugin \(sha256.*\): give --plugins=acme.plugin, in Python", error)
+        meta["config"]["model"] = {"kind": "acme"}
+        assert "model.kind='acme' is not known" in message(resumed_run.read_config, meta, "--workdir=DIR")
+
+
+# -- workers and processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+def test_workers_import_plugins_before_they_unpickle(tmp_path):
+    """Batches are those of a run without workers, whose tokenizer comes from the plugin, too."""
+    plugin_files.write_package(tmp_path, "acme")
+    (tmp_path / "recipe.py").write_text(
+        RECIPE.format(plugins=("acme.plugin",)).replace(
+            "return config",
+            "config.data.tokenizer, config.model.text.vocab_size, config.model.text.eos_id = 'letters', 29, 2\n"
+            "    config.log.writers = ('lines',)\n    return config",
+        )
+    )
+    environment = runs.environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
+    losses = []
+    for workers in (0, 2):
+        run = tmp_path / f"run{workers}"
+        argv = [f"--config={tmp_path / 'recipe.py'}", f"--workdir={run}", f"--config.data.workers={workers}"]
+        done = subprocess.run(
+            [sys.executable, ROOT / "train.py", *argv],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr
+        losses.append({step: line["loss"] for (_, step), line in runs.numbers(run, "train").items()})
+        assert "plugins: acme.plugin (sha256." in done.stdout
+    assert len(losses[0]) == 8 and losses[0] == losses[1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("difference", ["version", "missing"])
+def test_processes_have_the_same_plugins_or_end_with_one_line(difference, tmp_path):
+    for i, version in enumerate(("1", "2" if difference == "version" else "1")):
+        plugin_files.write_package(tmp_path / str(i), "acme", version=version)
+    environments = [{"PYTHONPATH": f"{ROOT}:{tmp_path / str(i)}"} for i in range(2)]
+    if difference == "missing":
+        environments[1] = {"PYTHONPATH": str(ROOT)}
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--plugins=acme.plugin"]
+    statuses, printed = processes.command(tmp_path, *argv, "--config.data.train=colours", environments=environments)
+    assert statuses == [2, 2], printed
+    (line,) = [line for line in printed[0].splitlines() if line.startswith("error: ")]
+    assert not [line for line in printed[1].splitlines() if line.startswith("error: ")]
+    if difference == "version":
+        pattern = (
+            r"error: plugins: 'acme.plugin' is sha256\.\w+ on \S+ \(process 1\) and sha256\.\w+ on \S+ \(process 0\)"
+        )
+        assert re.match(pattern, line), line
+    else:
+        assert re.search(r"--plugins: 'acme.plugin': there is no module 'acme'.* \(process 1 of 2, on \S+\)$", line), (
+            line
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+def test_processes_train_with_a_plugin(tmp_path):
+    plugin_files.write_package(tmp_path, "acme")
+    environments = [{"PYTHONPATH": f"{ROOT}:{tmp_path}"}] * 2
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--plugins=acme.plugin"]
+    flags = ["--config.data.train=colours", "--config.steps=2", "--config.log.writers=('lines',)"]
+    statuses, printed = processes.command(tmp_path, *argv, *flags, environments=environments)
+    assert statuses == [0, 0], printed
+    assert (tmp_path / "run" / "lines.txt").read_text().splitlines()[:2] == ["train 1", "train 2"]
+
+
+# -- the stable surface ------------------------------------------------------------------------------------------------
+
+
+def test_the_stable_surface_is_quick_to_import():
+    code = "import sys; from mmjax.plugin import sources, models, UserError; print({'jax', 'numpy'} & set(sys.modules))"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n" and time.perf_counter() - start < 10
