@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,7 @@ def test_the_source_of_the_docs_is_one(tmp_path):
     code = text.partition("## Sources and tokenizers of your own")[2].partition("```python\n")[2].partition("```")[0]
     (tmp_path / "source_of_the_docs.py").write_text(code)
     (tmp_path / "7.jpg").write_bytes(b"an image")
-    with plugin_files.forgotten():
-        sys.path.insert(0, str(tmp_path))
+    with plugin_files.path_entry(tmp_path):
         plugin_imports.import_plugins(("source_of_the_docs",))
         record = open_source(f"mine:{tmp_path}")[7]
     assert record["image"] == b"an image" and record["captions"] == ["picture 7"]

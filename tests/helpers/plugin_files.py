@@ -5,7 +5,10 @@ import importlib
 import sys
 from unittest import mock
 
+import pytest
+
 from mmjax import plugin_imports, registry
+from mmjax.errors import UserError
 
 # A source of three colours.
 COLOURS = '''
@@ -79,6 +82,19 @@ class Lines:
 '''
 
 
+# A recipe that trains on the source.
+RECIPE = """
+from tests.helpers import tiny_recipe
+
+def get_config(arg):
+    config = tiny_recipe.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.plugins = {plugins!r}
+    config.data.train = "colours"
+    return config
+"""
+
+
 def write_package(folder, name, *, version="1"):
     """Writes a package whose module `NAME.plugin` registers what is above; returns that module's name."""
     package = folder / name
@@ -102,6 +118,14 @@ def write_distribution(folder, name, *, version, entry_point=None):
 
 
 @contextlib.contextmanager
+def path_entry(folder):
+    """A folder that Python looks for modules in; what is imported from it is forgotten behind."""
+    with forgotten():
+        sys.path.insert(0, str(folder))
+        yield folder
+
+
+@contextlib.contextmanager
 def forgotten():
     """What is imported and registered within is forgotten behind it, and no installed plugin is known before."""
     entries = {kind: dict(known._entries) for kind, known in registry.REGISTRIES.items()}
@@ -122,3 +146,18 @@ def forgotten():
         if file and not any(file.startswith(folder) for folder in path if folder):
             del sys.modules[name]
     plugin_imports._origin.cache_clear()
+
+
+def message(function, *args, **options):
+    """The one line of the mistake that a function raises."""
+    with pytest.raises(UserError) as caught:
+        function(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def one_line(capsys):
+    """The single line on standard error."""
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
