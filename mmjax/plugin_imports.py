@@ -65,20 +65,25 @@ def parse_flag(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(part.strip() for part in text.split(","))
 
 
-def import_plugins(modules: Any, origin: str = "plugins") -> None:
+def import_plugins(modules: Any, origin: str = "plugins") -> tuple[str, ...]:
     """Imports plugins, in their order; one that was imported before is left as it is.
 
     Args:
       modules: their names, a tuple.
       origin: flag or field that names them; messages begin with it.
 
+    Returns:
+      The modules.
+
     Raises:
       UserError: one is missing (the nearest name is given), or fails (its file and line are given).
     """
     if isinstance(modules, str) or not isinstance(modules, Iterable):
         raise UserError(f"{origin}={modules!r} wants a tuple of modules, such as ('mypkg.mmjax',)")
+    modules = tuple(modules)
     for module in modules:
         _import(module, f"{origin}: {module!r}")
+    return modules
 
 
 def import_installed() -> None:
@@ -239,12 +244,15 @@ def _is_inside(file: str, folders: Sequence[str]) -> bool:
 @functools.cache
 def _origin(module: str) -> tuple[str, str]:
     """The distribution of an imported module, and its version."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    distribution = None if file is None else _distribution(module, Path(file).resolve())
+    name = getattr(sys.modules.get(module), "__file__", None)
+    if name is None:
+        return "", ""
+    file = Path(name)
+    distribution = _distribution(module, file.resolve())
     if distribution is None:
-        return "", "" if file is None else _digest(module, Path(file))
+        return "", _digest(module, file)
     version = distribution.version
-    return distribution.name, f"{version}+{_digest(module, Path(file))}" if _editable(distribution) else version
+    return distribution.name, f"{version}+{_digest(module, file)}" if _editable(distribution) else version
 
 
 def _distribution(module: str, file: Path) -> metadata.Distribution | None:

@@ -38,9 +38,7 @@ def add_plugins_flag(parser: argparse.ArgumentParser) -> None:
 
 def import_plugins(options: argparse.Namespace) -> tuple[str, ...]:
     """Imports what `--plugins` names, before anything is read that may name what they register; returns the modules."""
-    modules = plugin_imports.parse_flag(options.plugins)
-    plugin_imports.import_plugins(modules, "--plugins")
-    return modules
+    return plugin_imports.import_plugins(plugin_imports.parse_flag(options.plugins), "--plugins")
 
 
 def add_model_config_flag(parser: argparse.ArgumentParser, help: str) -> None:

@@ -158,9 +158,9 @@ def _add_plugins(config: ConfigDict, plugins: Sequence[str], origin: str) -> Non
     """Imports the plugins that a config names, and adds others to them."""
     if "plugins" not in config:
         return
-    plugin_imports.import_plugins(config.plugins, origin)
+    of_recipe = plugin_imports.import_plugins(config.plugins, origin)
     with config.unlocked():
-        config.plugins = tuple(dict.fromkeys([*config.plugins, *plugins]))
+        config.plugins = tuple(dict.fromkeys([*of_recipe, *plugins]))
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDic
       UserError: an unknown size, or a plugin that is missing or fails.
     """
     plugin_imports.import_installed()
-    plugin_imports.import_plugins(plugins)
+    modules = plugin_imports.import_plugins(plugins)
     # The model's fields stay those of its size: what a stored config lacks is what its classes have.
     model = two_tower.variant(variant) | {"init": ModelConfig.init}
     fields = {
@@ -100,7 +100,7 @@ def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDic
     as_dict = lambda value: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     config = ConfigDict({name: as_dict(value) for name, value in fields.items() if name != "model"})
     config.variant = variant
-    config.plugins = tuple(plugins)
+    config.plugins = modules
     config.model = model
     accept_auto_or_bool(config)
     return config.lock()

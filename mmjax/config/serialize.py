@@ -103,10 +103,10 @@ def from_json(text: str, origin: str = "") -> ConfigDict:
     with config.unlocked(), config.ignore_type():
         if kind != "two_tower":
             config.model = ConfigDict(dict(init="openai"))  # another kind of model has other fields
-        parse(_merged(config.to_dict(), stored) if isinstance(stored, dict) else stored, origin)
+        run = parse(_merged(config.to_dict(), stored) if isinstance(stored, dict) else stored, origin)
         _update(config, stored)
         config.update_from_flattened_dict(done_before(flatten(stored)))
-        config.plugins = tuple(module for module in config.plugins if plugin_imports.is_imported(module))
+        config.plugins = tuple(module for module in run.plugins if plugin_imports.is_imported(module))
     return config.lock()
 
 

@@ -1,7 +1,6 @@
 """Writers of a run's numbers: `metrics.jsonl`, TensorBoard, Weights & Biases."""
 
 import hashlib
-import importlib.util
 import json
 import tempfile
 import time
@@ -13,6 +12,7 @@ from etils import epath
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.training.config import LogConfig
+from mmjax.utils import optional_imports
 
 _REMOTE_EVERY = 30.0  # seconds between uploads of logs to an object store, which cannot append
 
@@ -170,9 +170,7 @@ class WandB:
 
     def __init__(self, workdir: Any, *, settings: LogConfig, name: str, fields: Mapping[str, Any]):
         self.check(settings)
-        import wandb
-
-        self._run = wandb.init(
+        self._run = _wandb(settings).init(
             project=settings.wandb_project,
             name=name,
             config=dict(fields),
@@ -190,8 +188,7 @@ class WandB:
         """
         if not settings.wandb_project:
             raise UserError("log.writers names wandb, which needs a project; set log.wandb_project")
-        if importlib.util.find_spec("wandb") is None:
-            raise UserError(f"log.wandb_project={settings.wandb_project!r}: wandb is not installed; pip install wandb")
+        _wandb(settings)
 
     def resume(self, step: int, *, evaluated: bool) -> None:
         """W&B drops nothing: it ignores steps below its last one."""
@@ -204,3 +201,7 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _wandb(settings: LogConfig) -> Any:
+    return optional_imports.require("wandb", extra="wandb", where=f"log.wandb_project={settings.wandb_project!r}")

@@ -121,9 +121,8 @@ class Meter:
 
     def __init__(self, batch_size: int, flops_per_example: float | None, devices: int, peak: float | None):
         self._batch_size = batch_size
-        known = peak is not None and flops_per_example is not None
         self._step_flops = 3.0 * (flops_per_example or 0.0) * batch_size
-        self._peak = peak * devices if known else None
+        self._peak = None if peak is None or flops_per_example is None else peak * devices
         self.reset(0)
 
     def reset(self, step: int) -> None:

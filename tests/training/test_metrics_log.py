@@ -109,8 +109,8 @@ class TestTerminal:
 class TestWandb:
     def test_asked_for_but_not_installed(self, tmp_path):
         with (
-            mock.patch.object(importlib.util, "find_spec", lambda name: None),
-            pytest.raises(UserError, match="log.wandb_project='mine': wandb is not installed; pip install wandb"),
+            mock.patch.dict(sys.modules, wandb=None),
+            pytest.raises(UserError, match=r"log.wandb_project='mine': needs wandb; pip install 'mmjax\[wandb\]'"),
         ):
             validate_run.check_config(runs.config(log__wandb_project="mine"))
 

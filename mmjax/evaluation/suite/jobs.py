@@ -24,9 +24,8 @@ def suite_config(root: str = "data", collection: str = "embedded", plugins: Sequ
       collection: which datasets to run: a collection, or names of datasets and collections joined by "+".
       plugins: modules of others that register what the suite names; they are imported, see `plugin_imports`.
     """
-    plugin_imports.import_plugins(plugins)
     config = ConfigDict()
-    config.plugins = tuple(plugins)
+    config.plugins = plugin_imports.import_plugins(plugins)
     config.root = root
     config.collection = collection
     config.missing = "error"  # what a dataset that cannot be opened is: 'error', or 'skip' to go on without it
