@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmjax import plugin_imports, registry
+from mmjax.cli import main
 from mmjax.config import load_recipe, schema
 from mmjax.data.mixture import open_source
 from mmjax.data.text.tokenizer import make_tokenizer
@@ -336,6 +338,27 @@ def test_a_mistake_on_the_command_line_is_one_line(flags, expected, folder, caps
     assert runs.train_cli(f"--workdir={folder / 'run'}", *flags) == 2
     assert expected in one_line(capsys)
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--config=clip", "--print-config"],
+        ["plan", "--config=clip", "--topology=v5e:2x2"],
+        ["eval", "--workdir=x"],
+        ["eval", "--workdir=x", "--config=eval"],
+        ["search", "--workdir=x", "--images=x", "text"],
+        ["convert", "a", "b", "--to=hf"],
+        ["info", "x"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_that_reads_a_config_takes_plugins(argv, folder, capsys):
+    (folder / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "pictures" / "one.png")
+    argv = [word.replace("--images=x", f"--images={folder / 'pictures'}") for word in argv]
+    assert main.main([*argv, "--plugins=acme.plugin"]) == 2
+    assert "--plugins: 'acme.plugin': there is no module 'acme'" in one_line(capsys)
 
 
 def test_a_suite_names_plugins(folder):

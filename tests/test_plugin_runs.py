@@ -165,6 +165,18 @@ class TestRun:
         assert runs.eval_cli(*flags, "--plugins=acme.plugin") == 0
         assert json.loads((here / "results.json").read_text())[0]["dataset"] == "colours"
 
+    def test_evaluated_in_a_suite(self, here, capsys):
+        (here / "suite.py").write_text(
+            "from mmjax.evaluation.suite import jobs\n\n\ndef get_config(arg):\n"
+            "    config = jobs.suite_config(collection='three')\n"
+            "    config.datasets.three = jobs.dataset('colours/9', 'zeroshot_retrieval')\n    return config\n"
+        )
+        flags = [f"--workdir={here / 'run'}", f"--output={here / 'suite.json'}", f"--config={here / 'suite.py'}"]
+        assert runs.eval_cli(*flags) == 2
+        assert "is of the plugin acme.plugin" in one_line(capsys) and "acme" not in sys.modules
+        assert runs.eval_cli(*flags, "--plugins=acme.plugin") == 0
+        assert json.loads((here / "suite.json").read_text())[0]["dataset"] == "three"
+
     def test_shown(self, here, capsys):
         assert info.main([str(here / "run")]) == 0
         shown = capsys.readouterr().out
