@@ -29,6 +29,7 @@ from typing import Any
 
 import common
 
+from mmjax.config import parse
 from mmjax.errors import UserError, validate_choice
 from mmjax.io import paths
 
@@ -104,14 +105,14 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     from mmjax.plan import program as program_lib
     from mmjax.training import remat_plan
 
-    setup = program_lib.make_setup(config, topology.devices(program.topology), text_length=18)
+    setup = program_lib.make_setup(parse(config), topology.devices(program.topology), text_length=18)
     plan = program_lib.make_plan(setup, program.topology)
     if "hbm_bytes" not in plan:
         raise UserError(f"{program.name}, depth {depth}: the compiler refuses: {plan['refusal']['says']}")
     memory = plan["memory"]
     used = resource.getrusage(resource.RUSAGE_SELF)
     towers = remat_plan.towers(config, setup.task.kernels, setup.mesh)
-    packed = program.rows * packing.row_length(tasks.text_length(config))
+    packed = program.rows * packing.row_length(tasks.text_length(parse(config)))
     towers["text"] = dataclasses.replace(towers["text"], tokens=packed)
     return {
         "formula": sum(tower.kept("none") for tower in towers.values()),

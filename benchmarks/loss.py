@@ -19,6 +19,7 @@ import common
 
 from mmjax.cli import runtime
 from mmjax.errors import UserError, validate_choice
+from mmjax.parallel.config import MeshConfig
 
 
 def make_parser():
@@ -70,7 +71,7 @@ def measure(options, overrides):
     from mmjax.parallel import mesh as mesh_lib
 
     devices = jax.devices() if len(jax.devices()) >= math.prod(shape) else jax.devices("cpu")
-    mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)), devices[: math.prod(shape)])
+    mesh = mesh_lib.make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), devices[: math.prod(shape)])
     rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     versions = common.versions("jax", "jaxlib", "mmjax")
 

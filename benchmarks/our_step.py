@@ -12,6 +12,7 @@ import kernel_times
 import numpy as np
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.data.image import frames
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
@@ -137,16 +138,16 @@ class OurStep:
 
     def __init__(self, config: Any, shared: Shared, name: str, steps: int, options: Mapping[str, Any]):
         self.config, self._shared, self._steps = config, shared, steps
-        mesh = mesh_lib.make_mesh(config.mesh)
+        mesh = mesh_lib.make_mesh(parse(config).mesh)
         mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-        spec = tasks.make_image_spec(config)
-        shapes = tasks.batch_shapes(config, mesh)
+        spec = tasks.make_image_spec(parse(config))
+        shapes = tasks.batch_shapes(parse(config), mesh)
         side = shapes["image"].shape[1]
-        self._task = tasks.Task(config, spec, mesh=mesh)
-        self._setup = build_step.make_setup(config, self._task, mesh)
+        self._task = tasks.Task(parse(config), spec, mesh=mesh)
+        self._setup = build_step.make_setup(parse(config), self._task, mesh)
         rng = np.random.default_rng(0)
         captions = _Captions(config.model.text, caption_ids(config.model.text, _CAPTIONS, rng))
-        self._packer = packing.choose_packer(config, mesh, captions, {})
+        self._packer = packing.choose_packer(parse(config), mesh, captions, {})
         batch = _with_texts(config, self._packer, rng)
         batch["image"] = rng.integers(0, 256, shapes["image"].shape, dtype=np.uint8)
         if "image_box" in shapes:
@@ -161,7 +162,7 @@ class OurStep:
         if self._packer is not None:
             self._step = packing.TextLayoutStep(self._program, self._packer)
         else:
-            self._step = self._program.lower(self._setup.state, tasks.batch_shapes(config, mesh)).compile()
+            self._step = self._program.lower(self._setup.state, tasks.batch_shapes(parse(config), mesh)).compile()
 
     def run(self) -> None:
         """Some steps, until the device is done with them."""
@@ -184,7 +185,7 @@ class OurStep:
         }
         try:
             executed = costs.count(hlo.parse(self._program.compiled.as_text())).flops * jax.device_count()
-            nominal = 3 * tasks.model_flops(self.config.model) * self.config.batch_size
+            nominal = 3 * tasks.model_flops(parse(self.config).model) * self.config.batch_size
             return facts | {"executed_share": executed / nominal}
         except (ValueError, KeyError, IndexError, TypeError) as error:  # a compiler that writes what nobody has read
             return facts | {"executed_share": None, "executed_share_error": repr(error)[:200]}
@@ -204,7 +205,7 @@ class OurStep:
         )
         texts = "padded"
         if self._packer is not None:
-            share = self._packer.share(tasks.text_length(config))
+            share = self._packer.share(tasks.text_length(parse(config)))
             texts = f"{self._packer.participle} into {self._packer.describe()} ({share:.0%} of the padded tokens)"
         images = f"resized on the device from frames of {self._frame}" if self._frame else "resized beforehand"
         return (

@@ -36,6 +36,7 @@ import common
 import open_clip_step
 
 from mmjax.config import overrides as overrides_lib
+from mmjax.config import parse
 from mmjax.errors import UserError
 
 # Rounds before the first one that counts: compilation, then the allocators and clocks.
@@ -243,7 +244,7 @@ def rates(config, seconds):
     rates = {"images_per_second": config.batch_size / seconds}
     sheet = device_specs.find(jax.devices()[0].device_kind)
     if sheet is not None:
-        flops = 3 * tasks.model_flops(config.model) * config.batch_size
+        flops = 3 * tasks.model_flops(parse(config).model) * config.batch_size
         rates["mfu"] = flops / seconds / (sheet.flops * jax.device_count())
     return rates
 

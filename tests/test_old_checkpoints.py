@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import mmjax
-from mmjax.config import serialize
+from mmjax.config import parse, serialize
 from mmjax.parallel import mesh as mesh_lib
 from tests.helpers import runs
 
@@ -80,7 +80,7 @@ def assert_same_metrics(result, expected):
 @EVERY
 def test_parameters_and_what_they_say(name, devices, tmp_path):
     expected = unpack(name, tmp_path)
-    mesh = mesh_lib.make_mesh(config_of(tmp_path).mesh) if devices > 1 else None
+    mesh = mesh_lib.make_mesh(parse(config_of(tmp_path)).mesh) if devices > 1 else None
     model = mmjax.load(tmp_path, mesh=mesh)
     if devices > 1:
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(model.params))

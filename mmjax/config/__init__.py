@@ -3,6 +3,7 @@
 from mmjax.config.recipe import load_recipe, parse_arg
 from mmjax.config.schema import ConfigDict, RunConfig, base_config, parse, set_group
 from mmjax.config.serialize import from_json, to_json
+from mmjax.config.typed_groups import to_dict
 
 __all__ = [
     "ConfigDict",
@@ -13,5 +14,6 @@ __all__ = [
     "parse",
     "parse_arg",
     "set_group",
+    "to_dict",
     "to_json",
 ]

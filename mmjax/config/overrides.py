@@ -38,7 +38,7 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
     Raises:
       UserError: the field does not exist (the nearest name is given) or the value is of another type.
     """
-    node = config
+    node: Any = config
     *parents, last = path.split(".")
     for depth, part in enumerate([*parents, last]):
         if not isinstance(node, ConfigDict) or part not in node:
@@ -68,8 +68,8 @@ def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if has_several_types:
-        wanted, result = typed_groups.describe(expected), next(typed_groups.fitting(expected, value), None)
-        value, fits = (value, False) if result is None else (result[0], True)
+        wanted, values = typed_groups.describe(expected), list(typed_groups.fitting(expected, value))
+        value, fits = (values[0], True) if values else (value, False)
     elif isinstance(current, tuple):
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,) if isinstance(value, str) else value
         fits = isinstance(value, tuple) and _same_kind(value, current)

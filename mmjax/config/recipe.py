@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import dataclasses
-import importlib.util
+import importlib.machinery
 import re
 import sys
 import traceback
@@ -136,11 +136,12 @@ def run_file(spec: str, plugins: Sequence[str] = ()) -> ConfigDict:
     else:
         name, _, arg = spec.partition(":")
     path = find(name, f"--config={spec}")
-    module_spec = importlib.util.spec_from_file_location(f"mmjax_recipe_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
+    loader = importlib.machinery.SourceFileLoader(f"mmjax_recipe_{path.stem}", str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = str(path)
     try:
         with _old_imports():
-            module_spec.loader.exec_module(module)
+            loader.exec_module(module)
             if not hasattr(module, "get_config"):
                 raise UserError(f"--config={spec}: the file defines no get_config; write def get_config(arg)")
             config = module.get_config(arg)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import ml_collections
 
 from mmjax import plugin_imports
-from mmjax.config.typed_groups import field_type, options_of, parse_group
+from mmjax.config.typed_groups import field_type, options_of, parse_group, to_dict
 from mmjax.data.config import DataConfig
 from mmjax.errors import UserError, did_you_mean
-from mmjax.evaluation.config import EvalConfig
-from mmjax.models.config import DecodingConfig, ModelConfig
+from mmjax.evaluation.config import DecodingConfig, EvalConfig
+from mmjax.models.config import ModelConfig
 from mmjax.models.variants import two_tower
 from mmjax.objectives.config import LossConfig, ObjectiveWeights
 from mmjax.parallel.config import MeshConfig
@@ -97,8 +97,8 @@ def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDic
         entry.name: entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
         for entry in dataclasses.fields(RunConfig)
     }
-    as_dict = lambda value: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    config = ConfigDict({name: as_dict(value) for name, value in fields.items() if name != "model"})
+    as_plain = lambda value: to_dict(value) if dataclasses.is_dataclass(value) else value
+    config = ConfigDict({name: as_plain(value) for name, value in fields.items() if name != "model"})
     config.variant = variant
     config.plugins = modules
     config.model = model
@@ -138,8 +138,8 @@ def set_group(config: ConfigDict, path: str, settings: Mapping[str, Any]) -> Non
     if not isinstance(settings, ConfigDict | Mapping):
         raise UserError(f"{path}={settings!r} wants a group of fields, with its kind")
     parents = path.split(".")
-    tree = {"model": config.model.to_dict()}
-    node = tree
+    tree = {"model": config.to_dict()["model"]}
+    node: Any = tree
     for name in parents[:-1]:
         node = node.get(name)
         if not isinstance(node, dict):

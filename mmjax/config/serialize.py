@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmjax import plugin_imports
-from mmjax.config.schema import ConfigDict, base_config, parse
+from mmjax.config.schema import ConfigDict, RunConfig, base_config, parse
+from mmjax.config.typed_groups import to_dict
 
 Fields = Mapping[str, Any]  # by dotted path
+Config = RunConfig | ConfigDict | Mapping[str, Any]  # of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +81,9 @@ NEWER_FIELDS: Mapping[str, Before] = {
 }
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: ConfigDict | RunConfig) -> str:
     """The config as JSON text; `from_json` reads it back."""
-    return json.dumps(config.to_dict(), indent=2)
+    return json.dumps(to_dict(config) if isinstance(config, RunConfig) else config.to_dict(), indent=2)
 
 
 def from_json(text: str, origin: str = "") -> ConfigDict:
@@ -122,7 +124,7 @@ def _merged(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, A
     return {**config, **{key: value_of(key, value) for key, value in stored.items()}}
 
 
-def _update(config: ConfigDict, stored: Mapping[str, Any]) -> None:
+def _update(config: Any, stored: Mapping[str, Any]) -> None:
     for key, value in stored.items():
         if isinstance(value, Mapping):
             if not isinstance(config.get(key), ConfigDict):
@@ -132,10 +134,11 @@ def _update(config: ConfigDict, stored: Mapping[str, Any]) -> None:
             config[key] = as_tuple(value)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """The fields of a config, or of one as JSON has it, by dotted path."""
-    flat = {}
-    for key, value in config.items():
+    flat: dict[str, Any] = {}
+    settings: Any = to_dict(config) if isinstance(config, RunConfig) else config
+    for key, value in settings.items():
         if hasattr(value, "items"):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
@@ -155,7 +158,7 @@ def done_before(stored: Fields) -> dict[str, Any]:
     }
 
 
-def differences(old: ConfigDict, new: ConfigDict, fields: Sequence[str] = ("",)) -> list[str]:
+def differences(old: Config, new: Config, fields: Sequence[str] = ("",)) -> list[str]:
     """Lists, as 'path: old -> new', the fields under any of the dotted prefixes `fields` that differ."""
     a, b = flatten(old), flatten(new)
     missing = "(absent)"

@@ -1,5 +1,7 @@
 """Settings shared by recipes that train in minutes on two cores, on drawn scenes."""
 
+from typing import Any
+
 import ml_collections
 
 from mmjax.errors import UserError
@@ -16,38 +18,42 @@ def apply_toy_scene_recipe(
       data: `shapes` or `questions`; its test split is evaluated on.
       scan: whether layers are looped over: slower by a little, and compiled in a fraction of the time.
     """
-    config.steps = steps
-    config.batch_size = 128
-    config.precision = "float32"  # CPUs are slow in bfloat16
-    cpu_friendly(config.model, scan)
-    config.data.train = data
-    config.data.eval = f"{data}/test"
-    config.data.tokenizer = "words:shapes"
-    # No caption is longer, and no question with its answer.
-    config.data.context_length = {"shapes": 18, "questions": 16}[data]
-    config.data.mean_std = "siglip"
-    config.data.train_resize = "squash"  # every pixel of a scene counts, and there are always new ones
-    config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 6e-3
-    config.optimizer.b1 = 0.95
-    config.optimizer.weight_decay = 0.1
-    config.optimizer.grad_clip = 1.0
-    config.schedule.warmup = max(1, steps // 10)
-    config.checkpoint.every = -(-steps // 3)  # rounded up: none is made just before the last one
-    config.eval.every = 0
-    config.eval.batch_size = 256
-    config.log.every = 20
+    config.update(
+        steps=steps,
+        batch_size=128,
+        precision="float32",  # CPUs are slow in bfloat16
+        data=dict(
+            train=data,
+            eval=f"{data}/test",
+            tokenizer="words:shapes",
+            # No caption is longer, and no question with its answer.
+            context_length={"shapes": 18, "questions": 16}[data],
+            mean_std="siglip",
+            train_resize="squash",  # every pixel of a scene counts, and there are always new ones
+        ),
+        optimizer=dict(name="muon", learning_rate=6e-3, b1=0.95, weight_decay=0.1, grad_clip=1.0),
+        schedule=dict(warmup=max(1, steps // 10)),
+        checkpoint=dict(every=-(-steps // 3)),  # rounded up: none is made just before the last one
+        eval=dict(every=0, batch_size=256),
+        log=dict(every=20),
+    )
+    cpu_friendly(config["model"], scan)
 
 
-def cpu_friendly(settings: ml_collections.ConfigDict, scan: bool) -> None:
-    """Layers one after the other or in a loop, and the cheaper of the two GELUs."""
+def cpu_friendly(settings: Any, scan: bool) -> None:
+    """Layers one after the other or in a loop, and the cheaper of the two GELUs.
+
+    Args:
+      settings: a `ConfigDict` of a model or a part of it, changed in place.
+      scan: whether layers are looped over.
+    """
     for value in settings.values():
         if isinstance(value, ml_collections.ConfigDict):
             cpu_friendly(value, scan)
     if settings.get("activation") == "gelu":
-        settings.activation = "gelu_tanh"
+        settings["activation"] = "gelu_tanh"
     if "scan" in settings:
-        settings.scan = scan
+        settings["scan"] = scan
 
 
 def refuse_unused(args: ml_collections.ConfigDict, chosen: str, *names: str) -> None:

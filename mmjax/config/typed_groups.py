@@ -34,14 +34,14 @@ def parse_group(cls: type[Group], settings: Any, path: str = "", *, complete: bo
       UserError: an unknown field, a missing one, or a value of another type; names the field, the value and the remedy.
     """
     if not _is_group(settings):
-        known = [] if cls in kinds.KINDS else [field.name for field in dataclasses.fields(cls)]
+        known = [] if cls in kinds.KINDS else _fields(cls)
         such = f", with {', '.join(known)}" if known else ""
         raise UserError(f"{path or 'the config'}={settings!r} wants a group of fields{such}")
     settings = dict(settings.items())
     if cls in kinds.KINDS:
         cls, complete = kinds.class_of_kind(cls, settings, path), False
         settings.pop("kind", None)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = _fields(cls)
     for name in settings:
         if name not in fields:
             raise UserError(_unknown(cls, path, name))
@@ -56,15 +56,35 @@ def parse_group(cls: type[Group], settings: Any, path: str = "", *, complete: bo
     return cls(**values)
 
 
+def to_dict(group: Any) -> dict[str, Any]:
+    """The fields of a group by name, those with defaults too, and its `kind` where it has one.
+
+    Groups in it are dictionaries, too.
+    """
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return to_dict(value)
+        return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    kind = {"kind": group.kind} if hasattr(group, "kind") else {}
+    return kind | {field.name: plain(getattr(group, field.name)) for field in dataclasses.fields(group)}
+
+
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields, by name."""
     return typing.get_type_hints(cls)
 
 
+def _fields(cls: type[Any]) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
 def group_class(expected: Any) -> type | None:
     """The dataclass of a field that is a group; None for a plain field."""
-    return next((option for option in options_of(expected) if dataclasses.is_dataclass(option)), None)
+    options: tuple[Any, ...] = options_of(expected)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
 def field_type(cls: type, settings: Mapping[str, Any], path: Sequence[str]) -> Any:
@@ -92,7 +112,7 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 
 def _unknown(cls: type, path: str, name: Any) -> str:
-    known = (["kind"] if hasattr(cls, "kind") else []) + [field.name for field in dataclasses.fields(cls)]
+    known = (["kind"] if hasattr(cls, "kind") else []) + list(_fields(cls))
     near = did_you_mean(str(name), known)
     others = "" if near else f"; {path or 'the config'} has {', '.join(known)}"
     return f"{join(path, str(name))} is no field{near}{others}; remove it"
@@ -114,14 +134,13 @@ def _parse_value(expected: Any, value: Any, path: str, complete: bool) -> Any:
             raise UserError(f"{path}={value!r} wants groups of fields by name")
         _, item = typing.get_args(expected)
         return {name: _parse_value(item, entry, join(path, name), complete) for name, entry in value.items()}
-    result = next(fitting(expected, value), None)
-    if result is None:
-        _refuse(expected, value, path)
-    return result[0]
+    for result in fitting(expected, value):
+        return result
+    raise _mismatch(expected, value, path)
 
 
-def _refuse(expected: Any, value: Any, path: str) -> None:
-    """Raises the `UserError` of a value that has another type."""
+def _mismatch(expected: Any, value: Any, path: str) -> UserError:
+    """The error of a value that has another type."""
     options = options_of(expected)
     choices = [
         choice for option in options if typing.get_origin(option) is Literal for choice in typing.get_args(option)
@@ -129,41 +148,41 @@ def _refuse(expected: Any, value: Any, path: str) -> None:
     if choices and isinstance(value, str) and len(options) == 1:
         validate_choice(path, value, choices)
     shown = f"{{{', '.join(map(str, value))}}}" if _is_group(value) else repr(value)
-    raise UserError(f"{path}={shown} wants {describe(expected)}")
+    return UserError(f"{path}={shown} wants {describe(expected)}")
 
 
-def fitting(expected: Any, value: Any) -> Iterator[tuple[Any]]:
-    """The value as that type, in a tuple of one; nothing where it has another type."""
+def fitting(expected: Any, value: Any) -> Iterator[Any]:
+    """The value as that type; nothing where it has another type."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin in (Union, types.UnionType):
         for option in arguments:
             yield from fitting(option, value)
     elif origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in arguments):
-            yield (value,)
+            yield value
     elif origin is tuple:
         if isinstance(value, (tuple, list)):
             yield from _fitting_tuple(arguments, tuple(value))
     elif isinstance(value, bool):
         if expected is bool:
-            yield (value,)
+            yield value
     elif expected is float:
         # An integer that no float holds is none.
         is_float = isinstance(value, float) and not math.isnan(value)
         if is_float or (isinstance(value, int) and abs(value) <= sys.float_info.max):
-            yield (float(value),)
+            yield float(value)
     elif isinstance(value, expected):
-        yield (value,)
+        yield value
 
 
-def _fitting_tuple(items: tuple[Any, ...], value: tuple[Any, ...]) -> Iterator[tuple[Any]]:
+def _fitting_tuple(items: tuple[Any, ...], value: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     if len(items) == 2 and items[1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(items) != len(value):
         return
-    entries = [next(fitting(item, entry), None) for item, entry in zip(items, value, strict=True)]
-    if None not in entries:
-        yield (tuple(entry[0] for entry in entries),)
+    entries = [list(fitting(item, entry)) for item, entry in zip(items, value, strict=True)]
+    if all(entries):
+        yield tuple(entry[0] for entry in entries)
 
 
 def describe(expected: Any) -> str:

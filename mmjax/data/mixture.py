@@ -25,9 +25,10 @@ import dataclasses
 import math
 import os
 import re
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from mmjax import registry
+from mmjax.data.config import DataConfig
 from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
@@ -37,21 +38,38 @@ _LOCAL = ("tfds", "arrayrecord")  # these check themselves that their files are 
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
 
-def make_options(config: Any, *, evaluation: bool = False) -> SourceOptions:
-    """How sources are read, from a run's config; those of `data.eval` have keys of their own in `eval`."""
-    data = config.data
-    keys = config.eval if evaluation else data
+@runtime_checkable
+class Keys(Protocol):
+    """The fields of a record that hold image and captions, see `DataConfig`."""
+
+    @property
+    def image_key(self) -> str: ...
+    @property
+    def caption_keys(self) -> str: ...
+
+
+def make_options(
+    data: DataConfig, *, image_size: int = DEFAULT_OPTIONS.image_size, eval_keys: Keys | None = None
+) -> SourceOptions:
+    """How sources are read.
+
+    Args:
+      data: the run's.
+      image_size: pixels of a side of the images that the model sees.
+      eval_keys: those of `data.eval`, which has keys of its own; None for `data.train`.
+    """
+    keys = data if eval_keys is None else eval_keys
     # What an evaluation leaves out changes its result.
     return SourceOptions(
-        max_bad_fraction=0.0 if evaluation else data.max_bad_fraction,
-        keys_field="eval" if evaluation else "data",
+        max_bad_fraction=data.max_bad_fraction if eval_keys is None else 0.0,
+        keys_field="data" if eval_keys is None else "eval",
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
         order=data.order,
         cache=data.cache,
         cache_gb=data.cache_gb,
         retry_seconds=data.retry_seconds,
-        image_size=config.model.image.image_size if "image" in config.model else DEFAULT_OPTIONS.image_size,
+        image_size=image_size,
     )
 
 

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mmjax import registry
+from mmjax import registry, tasks
+from mmjax.config.schema import RunConfig
 from mmjax.data import mixture
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -34,13 +35,13 @@ class Evaluator:
 
     def __init__(
         self,
-        config: Any,
+        config: RunConfig,
         task: Any,
         mesh: Mesh,
         tokenizer: tokenizer_lib.Tokenizer | None,
         image_spec: transforms.ImageSpec | None,
     ):
-        options = mixture.make_options(config, evaluation=True)
+        options = tasks.source_options(config, evaluation=True)
         sources = mixture.parse_eval(config.data.eval, options) if config.data.eval else []
         self.sources = [prompts.apply(source) for source in sources]
         self.image_spec = image_spec
@@ -90,7 +91,7 @@ class Evaluator:
 
 
 def _make_evaluators(
-    config: Any, task: Any, runner: batched_apply.BatchRunner, tokenizer: tokenizer_lib.Tokenizer | None
+    config: RunConfig, task: Any, runner: batched_apply.BatchRunner, tokenizer: tokenizer_lib.Tokenizer | None
 ) -> list[Any]:
     """The evaluators of what a model is trained to do, besides contrast."""
     trained = task.is_trained_with

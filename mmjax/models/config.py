@@ -1,4 +1,4 @@
-"""Fields of the models of images and texts, by `model.kind`, and of how they write text.
+"""Fields of the models of images and texts, by `model.kind`.
 
 Sizes are in `models/variants/`. A field without a default is given by its size.
 """
@@ -52,13 +52,19 @@ class ImageTowerConfig(VisionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTransformerConfig(TowerConfig):
-    """A transformer over token ids, causal (CLIP) or not (SigLIP)."""
+class TextConfig:
+    """What reads or writes token ids."""
 
     vocab_size: int
     """rows of the token table"""
     context_length: int
     """rows of the position table: the longest text"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransformerConfig(TextConfig, TowerConfig):
+    """A transformer over token ids, causal (CLIP) or not (SigLIP)."""
+
     causal: bool = True
     """a token sees itself and those before it"""
     mask_padding: bool = False
@@ -80,13 +86,9 @@ class TextTowerConfig(TextTransformerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordsConfig:
+class WordsConfig(TextConfig):
     """Embeddings of token ids, and a head over the vocabulary."""
 
-    vocab_size: int
-    """rows of the token table"""
-    context_length: int
-    """rows of the position table: the longest text"""
     norm: Norm = "pre"
     """pre (GPT) or post (BERT)"""
     token_types: int = 0
@@ -156,13 +158,9 @@ class DecoderTextConfig(PrefixTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTMTextConfig:
+class LSTMTextConfig(TextConfig):
     """The LSTM of Show, Attend and Tell (arXiv:1502.03044)."""
 
-    vocab_size: int
-    """rows of the token table"""
-    context_length: int
-    """the longest text"""
     width: int
     """of the LSTM and of the attention"""
     embed_width: int
@@ -230,6 +228,16 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageTextConfig(ModelConfig):
+    """A model of images and texts; its kind says which towers."""
+
+    image: PatchesConfig | StreamConfig
+    """the image tower"""
+    text: TextConfig
+    """the text tower"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
     """An embedding of images and texts in one space."""
 
@@ -252,7 +260,7 @@ class FusionHeadsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoTowerConfig(ContrastConfig, ModelConfig):
+class TwoTowerConfig(ContrastConfig, ImageTextConfig):
     """CLIP and SigLIP."""
 
     kind: ClassVar[str] = "two_tower"
@@ -263,7 +271,7 @@ class TwoTowerConfig(ContrastConfig, ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig(ModelConfig):
+class CaptionerConfig(ImageTextConfig):
     """A vision transformer and a transformer that writes."""
 
     kind: ClassVar[str] = "captioner"
@@ -276,7 +284,7 @@ class CaptionerConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTMCaptionerConfig(ModelConfig):
+class LSTMCaptionerConfig(ImageTextConfig):
     """A vision transformer and an LSTM that writes."""
 
     kind: ClassVar[str] = "captioner"
@@ -289,7 +297,7 @@ class LSTMCaptionerConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoCaConfig(ContrastConfig, ModelConfig):
+class CoCaConfig(ContrastConfig, ImageTextConfig):
     """CoCa (arXiv:2205.01917)."""
 
     kind: ClassVar[str] = "coca"
@@ -306,7 +314,7 @@ class CoCaConfig(ContrastConfig, ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALBEFConfig(FusionHeadsConfig, ContrastConfig, ModelConfig):
+class ALBEFConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
     """ALBEF (arXiv:2107.07651)."""
 
     kind: ClassVar[str] = "albef"
@@ -321,7 +329,7 @@ class ALBEFConfig(FusionHeadsConfig, ContrastConfig, ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViLTConfig(FusionHeadsConfig, ModelConfig):
+class ViLTConfig(FusionHeadsConfig, ImageTextConfig):
     """ViLT (arXiv:2102.03334)."""
 
     kind: ClassVar[str] = "vilt"
@@ -338,7 +346,7 @@ class ViLTConfig(FusionHeadsConfig, ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QFormerConfig(FusionHeadsConfig, ContrastConfig, ModelConfig):
+class QFormerConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
     """BLIP-2's Q-Former (arXiv:2301.12597)."""
 
     kind: ClassVar[str] = "qformer"
@@ -355,7 +363,7 @@ class QFormerConfig(FusionHeadsConfig, ContrastConfig, ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixLMConfig(ModelConfig):
+class PrefixLMConfig(ImageTextConfig):
     """LLaVA (arXiv:2304.08485) and PaliGemma (arXiv:2407.07726)."""
 
     kind: ClassVar[str] = "prefix_lm"
@@ -371,25 +379,3 @@ class PrefixLMConfig(ModelConfig):
     """whom image tokens see: full (all of them), causal (those before)"""
     prefix_text: bool = False
     """the text up to its first `sep_id`, a question, belongs to a full prefix"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodingConfig:
-    """How text is written in evaluation."""
-
-    method: Literal["greedy", "beam", "sample"] = "greedy"
-    """how text is written in evaluation: 'greedy', 'beam', 'sample'"""
-    max_tokens: int = 0
-    """at most; 0 = as many as a text has, or as there are positions after the longest question"""
-    min_tokens: int = 0
-    """at least"""
-    beams: int = 4
-    """hypotheses of beam search"""
-    length_penalty: float = 1.0
-    """beam: score = log-probability / length ** this"""
-    temperature: float = 1.0
-    """sample: what the logits are divided by"""
-    top_k: int = 0
-    """sample: among so many tokens; 0 = all"""
-    top_p: float = 1.0
-    """sample: among the likeliest that have this probability together"""

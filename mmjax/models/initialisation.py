@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Key
 
 from mmjax.errors import UserError, validate_choice
+from mmjax.models.config import LSTMCaptionerConfig, ModelConfig, TwoTowerConfig
 from mmjax.parallel import partition
 
 OPENAI = "openai"
@@ -267,21 +268,22 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def check(model: Mapping[str, Any]) -> None:
-    """Checks that the rule that a model's settings name exists, and is one for this kind of model.
+def check(model: ModelConfig) -> None:
+    """Checks that the rule that a model's config names exists, and is one for this kind of model.
 
     Raises:
       UserError: it does not, or is not; those that are, are listed.
     """
-    name, kind = model.get("init", OPENAI), model.get("kind", "two_tower")
+    name, kind = model.init, model.kind
     validate_choice("model.init", name, [OPENAI, *SCHEMES])
-    lstm = model.get("decoder") == "lstm"
+    lstm = isinstance(model, LSTMCaptionerConfig)
     serving = [OPENAI, *(rule for rule, scheme in SCHEMES.items() if kind in scheme.kinds and not lstm)]
     if name not in serving:
         model_kind = f"model.kind={kind!r}" + " with model.decoder='lstm'" * lstm
         raise UserError(f"model.init={name!r} has no rule for {model_kind}; choose one of: {', '.join(serving)}")
-    pooled = [f"model.{tower}.pool" for tower in ("image", "text") if model.get(tower, {}).get("pool") == "map"]
-    if name == "open_clip" and kind == "two_tower" and pooled:
+    towers = {"image": model.image, "text": model.text} if isinstance(model, TwoTowerConfig) else {}
+    pooled = [f"model.{name}.pool" for name, tower in towers.items() if tower.pool == "map"]
+    if name == "open_clip" and pooled:
         raise UserError(
             f"model.init='open_clip' has no rule for {pooled[0]}='map': OpenCLIP's own towers do not pool so, and its"
             " SigLIP image towers are timm's; choose model.init='big_vision' (SigLIP's own rule), or another pool"

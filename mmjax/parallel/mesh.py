@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,22 +11,14 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array, Shaped
 
 from mmjax.errors import UserError
+from mmjax.parallel.config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 # The batch is spread over these; `tensor` devices share their rows.
 BATCH_AXES = ("data", "fsdp")
 
 
-@runtime_checkable
-class MeshShape(Protocol):
-    """Devices along each axis by name: a dict, or a config's `mesh`."""
-
-    def __getitem__(self, axis: str, /) -> Any: ...
-
-    def get(self, axis: str, default: Any, /) -> Any: ...
-
-
-def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh.
 
     Where groups of devices are joined by slower links (TPU slices, see `_slices`), the outermost part of `data` goes
@@ -34,15 +26,15 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     so the inner axes stay within a host as far as they fit.
 
     Args:
-      shape: devices along each axis; at most one may be -1, which takes what the others leave. `slices`, if it is
-        there, is the number of such groups; 0 finds it.
+      settings: devices along each axis; at most one may be -1, which takes what the others leave. `slices` is the
+        number of such groups; 0 finds it.
       devices: all devices by default.
 
     Raises:
       UserError: the axes do not multiply to the number of devices, or `data` not over the groups.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [int(shape[axis]) for axis in AXES]
+    sizes = [settings.data, settings.fsdp, settings.tensor]
     axes = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise UserError(
@@ -57,7 +49,7 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
         )
     # Axis types are explicit because jax's default, Explicit, rejects linen's row-parallel dense layers.
     types = (AxisType.Auto,) * len(AXES)
-    groups = _slices(devices, int(shape.get("slices", 0)))
+    groups = _slices(devices, settings.slices)
     if sizes[0] % len(groups):
         raise UserError(
             f"{axes}: mesh.data, here {sizes[0]}, does not divide over mesh.slices={len(groups)}, and fsdp and tensor"

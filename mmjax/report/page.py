@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.evaluation.metric_columns import columns, task_titles
 from mmjax.evaluation.results import Evaluation, task_unit
 from mmjax.io import paths
@@ -20,12 +22,12 @@ from mmjax.report.sections import render_section
 
 
 def write_report(
-    path: Any, config: Any, history: list[dict[str, Any]], evaluations: Sequence[Evaluation], *, step: int | None
+    path: Any, config: RunConfig, history: list[dict[str, Any]], evaluations: Sequence[Evaluation], *, step: int | None
 ) -> Any:
     """Writes the report of an evaluation at `step` (None for weights without one) to `path` and returns it."""
     text = render_report(
         title=config.name if step is None else f"{config.name}, step {step:,}",
-        config=config.to_dict(),
+        config=to_dict(config),
         history=history,
         evaluations=evaluations,
     )

@@ -2,6 +2,7 @@
 
 from mmjax.tasks.config_queries import has_text, text_length
 from mmjax.tasks.image_fields import check_images, choose_frame, make_image_spec, note_on_crop
+from mmjax.tasks.model_outputs import DTYPES
 from mmjax.tasks.packing import LAYOUTS, Packer, lay_out, layout_shapes, make_packer, packing_obstacle
 from mmjax.tasks.preprocessing import (
     DatasetMetadata,
@@ -10,8 +11,9 @@ from mmjax.tasks.preprocessing import (
     make_train_examples,
     open_mixture,
     read_dataset_metadata,
+    source_options,
 )
-from mmjax.tasks.task import DTYPES, Task, model_flops
+from mmjax.tasks.task import Task, model_flops
 from mmjax.tasks.validate_model import check_model
 
 __all__ = [
@@ -36,5 +38,6 @@ __all__ = [
     "open_mixture",
     "packing_obstacle",
     "read_dataset_metadata",
+    "source_options",
     "text_length",
 ]

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
+from mmjax.models.config import ImageTextConfig, ModelConfig, PatchesConfig, StreamConfig, ViLTConfig
 from mmjax.nn import attention, tpu_tiles
 
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
 
 
-def choose_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dtype: Any, shards: int = 1) -> str:
+def choose_kernel(config: RunConfig, tower: str, device: Any, dtype: Any, shards: int = 1) -> str:
     """The attention kernel of a tower, `cudnn`, `pallas` or `xla`.
 
     Args:
@@ -24,7 +24,7 @@ def choose_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dt
     Raises:
       UserError: `attention` asks for a fused one where it does not apply.
     """
-    wanted, settings = config.attention, config.model[tower]
+    wanted, settings = config.attention, getattr(config.model, tower)
     heads = settings.heads // shards if settings.heads % shards == 0 else settings.heads
     kernel, obstacle = attention.choose_implementation(wanted, device, dtype, heads, settings.width // settings.heads)
     if wanted in ("cudnn", "pallas") and obstacle:
@@ -34,7 +34,7 @@ def choose_kernel(config: ml_collections.ConfigDict, tower: str, device: Any, dt
     return kernel
 
 
-def image_tokens(settings: ml_collections.ConfigDict) -> int:
+def image_tokens(settings: PatchesConfig | StreamConfig) -> int:
     """Tokens of an image in a tower with such settings."""
     return (settings.image_size // settings.patch_size) ** 2 + int(settings.class_token)
 
@@ -46,9 +46,11 @@ def describe(kernels: Mapping[str, str]) -> str:
     return ", ".join(f"{tower} {_NAMES[kernel]}" for tower, kernel in kernels.items())
 
 
-def _suits_tpus(model: ml_collections.ConfigDict, tower: str, heads: int, device_kind: str) -> bool:
+def _suits_tpus(model: ModelConfig, tower: str, heads: int, device_kind: str) -> bool:
     """Whether a tower is for the TPU's kernel: many tokens, of which none stands for nothing, and room on the chip."""
-    if tower != "image" or model.get("kind") == "vilt":  # which reads texts, with padding, beside the patches
+    if tower != "image" or not isinstance(model, ImageTextConfig):
+        return False
+    if isinstance(model, ViLTConfig):  # which reads texts, with padding, beside the patches
         return False
     tokens = image_tokens(model.image)
     needed = tpu_tiles.bytes_needed(tokens, heads, model.image.width // model.image.heads)

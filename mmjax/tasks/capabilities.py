@@ -1,9 +1,9 @@
 """Capabilities of a trained model, in the names of the methods of what `mmjax.load` returns."""
 
+import dataclasses
 from typing import Any
 
-import ml_collections
-
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
@@ -45,7 +45,7 @@ def check(task: Any, ability: str, caller: str) -> None:
         )
 
 
-def describe_model(config: ml_collections.ConfigDict) -> str:
+def describe_model(config: RunConfig) -> str:
     """A model in a few words, by its kind and its training."""
-    trained = ", ".join(name for name, weight in config.objectives.items() if weight)
-    return f"model.kind={config.model.get('kind', 'two_tower')!r} trained with {trained}"
+    trained = ", ".join(name for name, weight in dataclasses.asdict(config.objectives).items() if weight)
+    return f"model.kind={config.model.kind!r} trained with {trained}"

@@ -1,27 +1,52 @@
-"""Questions that several rooms ask of a config: texts or none, which, how long."""
+"""Questions that several rooms ask of a config: images and texts or none, which, how large."""
 
-import ml_collections
+from mmjax.config.schema import RunConfig
+from mmjax.models.config import ImageTextConfig, TextConfig
+from mmjax.models.fusion.config import FusedConfig
 
 
-def has_image(config: ml_collections.ConfigDict) -> bool:
+def has_image(config: RunConfig) -> bool:
     """Whether the model looks at images that are prepared; those among several modalities may be arrays."""
-    return "image" in config.model
+    model = config.model
+    return isinstance(model, ImageTextConfig) or (isinstance(model, FusedConfig) and model.image is not None)
 
 
-def has_text(config: ml_collections.ConfigDict) -> bool:
+def has_text(config: RunConfig) -> bool:
     """Whether the model reads or writes text."""
-    return "text" in config.model
+    return isinstance(config.model, ImageTextConfig)
 
 
-def text_length(config: ml_collections.ConfigDict) -> int:
+def image_size(config: RunConfig) -> int:
+    """Pixels of a side of the images of a model that `has_image`."""
+    model = config.model
+    if isinstance(model, ImageTextConfig):
+        return model.image.image_size
+    if isinstance(model, FusedConfig) and model.image is not None:
+        return model.image.image_size
+    raise TypeError(f"model.kind={model.kind!r} has no images of its own")
+
+
+def image_text_model(config: RunConfig) -> ImageTextConfig:
+    """The model, where it `has_text`."""
+    if isinstance(config.model, ImageTextConfig):
+        return config.model
+    raise TypeError(f"model.kind={config.model.kind!r} has no texts of its own")
+
+
+def text_config(config: RunConfig) -> TextConfig:
+    """What reads or writes the texts of a model that `has_text`."""
+    return image_text_model(config).text
+
+
+def text_length(config: RunConfig) -> int:
     """Tokens of a text in a batch."""
-    return config.data.context_length or config.model.text.context_length
+    return config.data.context_length or text_config(config).context_length
 
 
-def max_new_tokens(config: ml_collections.ConfigDict) -> int:
+def max_new_tokens(config: RunConfig) -> int:
     """How many tokens a model can write after the longest prompt there may be, the first token or a question.
 
     Each needs a position but the last one, which is never read.
     """
     prompt = text_length(config) - 1 if config.data.texts == "answers" else 1
-    return config.model.text.context_length + 1 - prompt
+    return text_config(config).context_length + 1 - prompt

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-import ml_collections
-
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
+from mmjax.config.schema import RunConfig
 from mmjax.data.bad_example import BadExample
+from mmjax.data.config import DataConfig
 from mmjax.data.image import frames, jpeg, transforms
 from mmjax.errors import UserError, validate_choice
-from mmjax.tasks.config_queries import has_image
+from mmjax.tasks.config_queries import has_image, image_size
 
 # The fields with their defaults. Those that are not of an `ImageSpec`, or have another default there, come last.
 _SPEC = {field.name: field.default for field in dataclasses.fields(transforms.ImageSpec)}
@@ -24,7 +24,7 @@ _SOURCES, _PICTURES = 8, 32
 _BEGAN = "as when this run began"
 
 
-def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec | None:
+def make_image_spec(config: RunConfig) -> transforms.ImageSpec | None:
     """How images are prepared, from `data` and the model's input size; None for a model that sees no image.
 
     Raises:
@@ -35,7 +35,7 @@ def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec |
         return None
     mean, std = transforms.MEAN_STD[validate_choice("data.mean_std", data.mean_std, transforms.MEAN_STD)]
     return transforms.ImageSpec(
-        size=config.model.image.image_size,
+        size=image_size(config),
         resize=data.resize,
         interpolation=data.interpolation,
         mean=mean,
@@ -55,7 +55,7 @@ def make_image_spec(config: ml_collections.ConfigDict) -> transforms.ImageSpec |
     )
 
 
-def check_images(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
+def check_images(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None:
     """Checks the fields, each by itself and then together.
 
     Args:
@@ -70,13 +70,14 @@ def check_images(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     data = config.data
 
     def is_set(name: str) -> bool:
-        return data[name] != DEFAULTS[name] and not origins.is_as_begun(f"data.{name}", data[name])
+        value = getattr(data, name)
+        return value != DEFAULTS[name] and not origins.is_as_begun(f"data.{name}", value)
 
     if make_image_spec(config) is None:
         for name in filter(is_set, DEFAULTS):
             raise UserError(
-                f"data.{name}={data[name]!r} is not read, as model.image is not set and no images are prepared; leave"
-                f" it at {DEFAULTS[name]!r}"
+                f"data.{name}={getattr(data, name)!r} is not read, as model.image is not set and no images are"
+                f" prepared; leave it at {DEFAULTS[name]!r}"
             )
         return
     note = note_on_crop(config, origins)
@@ -87,7 +88,7 @@ def check_images(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     check_resize_on(config)
 
 
-def note_on_crop(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> str | None:
+def note_on_crop(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> str | None:
     """A line on a random crop that has nothing to choose, as recipes written for mmjax 0.1 may have it."""
     data = config.data
     crops = has_image(config) and data.train_resize == "crop" and "data.train_resize" not in origins.kept
@@ -100,7 +101,7 @@ def note_on_crop(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     )
 
 
-def _check_crop(data: ml_collections.ConfigDict) -> None:
+def _check_crop(data: DataConfig) -> None:
     low, high = data.crop_ratio[0] * data.crop_scale[0], data.crop_ratio[1] / data.crop_scale[0]
     if low > _LONGEST or high < 1 / _LONGEST:
         raise UserError(
@@ -113,7 +114,7 @@ def _check_crop(data: ml_collections.ConfigDict) -> None:
 # -- on the host, beside decoding, or on the device ------------------------------------------------------------------
 
 
-def check_resize_on(config: ml_collections.ConfigDict) -> None:
+def check_resize_on(config: RunConfig) -> None:
     """Checks `data.resize_on` against what else is done to images.
 
     Raises:
@@ -127,7 +128,7 @@ def check_resize_on(config: ml_collections.ConfigDict) -> None:
 
 
 def choose_frame(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     spec: transforms.ImageSpec | None,
     mixture: Any,
     platform: str,
@@ -163,12 +164,12 @@ def choose_frame(
     return side, _describe_frames(side, f"{fitting} of {seen} pictures fit, the others are resized on the host")
 
 
-def planned_frame(config: ml_collections.ConfigDict, platform: str) -> int:
+def planned_frame(config: RunConfig, platform: str) -> int:
     """The side of frames where no data is there to be looked at; 0 where the host resizes."""
-    return 0 if _obstacle(config, platform) else frames.default_side(config.model.image.image_size)
+    return 0 if _obstacle(config, platform) else frames.default_side(image_size(config))
 
 
-def _obstacle(config: ml_collections.ConfigDict, platform: str) -> str:
+def _obstacle(config: RunConfig, platform: str) -> str:
     """Why the host resizes, whatever the data; empty where nothing speaks against the device."""
     wanted = config.data.resize_on
     if wanted == "host":
@@ -181,7 +182,7 @@ def _obstacle(config: ml_collections.ConfigDict, platform: str) -> str:
     return "the devices are CPUs" if platform == "cpu" else ""
 
 
-def _host_only(data: ml_collections.ConfigDict) -> str:
+def _host_only(data: DataConfig) -> str:
     """The field of `data` that asks for what the host alone can do; empty where the device can do all of it."""
     requested = {
         "antialias": not data.antialias,
@@ -192,9 +193,9 @@ def _host_only(data: ml_collections.ConfigDict) -> str:
     return next((name for name, value in requested.items() if value), "")
 
 
-def _describe_host_only(data: ml_collections.ConfigDict, name: str) -> str:
+def _describe_host_only(data: DataConfig, name: str) -> str:
     does = "is done" if name == "antialias" else "works on resized images,"
-    return f"data.{name}={data[name]} {does} on the host alone"
+    return f"data.{name}={getattr(data, name)} {does} on the host alone"
 
 
 def _pictures(mixture: Any) -> Any:

@@ -6,21 +6,113 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
 
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
+from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.models import generation
+from mmjax.models import generation, initialisation, make_model
+from mmjax.models.config import ImageTextConfig
+from mmjax.models.fusion import classifier
+from mmjax.models.fusion.config import FusedConfig
+from mmjax.nn import resize
+from mmjax.nn.config import LayersConfig
+from mmjax.objectives.config import LossConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
-from mmjax.tasks import attention_maps, config_queries, per_example_losses
+from mmjax.tasks import attention_kernels, attention_maps, config_queries, per_example_losses, preprocessing
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
 Batch = dict[str, Any]  # arrays [B, ...]
 
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_OF_TRAINING = ("init", "max_logit_scale", "modality_dropout")  # fields of a model that its module has not
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What objectives want to know besides the batch.
+
+    Attributes:
+      loss: the config's.
+      vocab_size, mask_id, special_ids: of the tokenizer, for masked words.
+      patch_size: of the image tower, for masked patches.
+      modality_dropout: see `classification.modality_dropout`.
+    """
+
+    loss: LossConfig
+    vocab_size: int = 0
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    patch_size: int = 0
+    modality_dropout: float = 0.0
+
+
 class ModelOutputs:
-    """The methods of a task that need no objective; `Task` has the attributes that they read."""
+    """A model, and what it computes without any objective; arguments as those of `Task`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        image_spec: transforms.ImageSpec | None,
+        mesh: Mesh | None,
+        metadata: preprocessing.DatasetMetadata | None,
+    ):
+        self.config, self.mesh, self.image_spec = config, mesh, image_spec
+        self.dataset_metadata = metadata or preprocessing.DatasetMetadata()
+        self.weights = {name: weight for name, weight in dataclasses.asdict(config.objectives).items() if weight}
+        model, dtype = config.model, DTYPES[config.precision]
+        self.model_settings = {name: value for name, value in to_dict(model).items() if name not in _OF_TRAINING}
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        shards = 1 if mesh is None else mesh.shape["tensor"]
+        self.kernels = {
+            tower: attention_kernels.choose_kernel(config, tower, device, dtype, shards)
+            for tower in ("image", "text")
+            if isinstance(getattr(model, tower, None), LayersConfig)
+        }
+        self.model = make_model.make_model(self.model_settings, dtype, self.kernels)
+        mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
+        self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+        self.settings = Settings(
+            config.loss,
+            patch_size=model.image.patch_size if isinstance(model, ImageTextConfig) else 0,
+            modality_dropout=model.modality_dropout,
+        )
+
+    def is_trained_with(self, objective: str) -> bool:
+        """Whether the model is trained with an objective."""
+        return bool(self.weights.get(objective))
+
+    def example(self) -> tuple[Any, ...]:
+        """Arguments of a call that touches every parameter."""
+        if isinstance(self.config.model, FusedConfig):
+            return classifier.example(self.model_settings, dict(self.dataset_metadata.shapes))
+        size, length = config_queries.image_size(self.config), config_queries.text_config(self.config).context_length
+        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, length), jnp.int32)
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """Initialises the parameters."""
+        params = self.model.init(key, *self.example())["params"]
+        return initialisation.initialise(self.config.model.init, params, self.model_settings, key)
+
+    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
+        """A batch's images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
+        images = batch["image"]
+        if "image_box" in batch:
+            spec = self.image_spec
+            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
+        return self.normalize(images)
+
+    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
+        if self.config.data.blind:
+            return jnp.zeros(images.shape, jnp.float32)
+        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
 
     @functools.cached_property
     def num_image_embeddings(self) -> int:
@@ -91,16 +183,15 @@ class ModelOutputs:
 
     def decoding(self, tokenizer: tokenizer_lib.Tokenizer) -> generation.Decoding:
         """How text is written in evaluation: the config's `decoding`."""
-        settings = self.config.decoding.to_dict()
+        settings = dataclasses.asdict(self.config.decoding)
         room = config_queries.max_new_tokens(self.config)
         settings["max_tokens"] = settings["max_tokens"] or min(tokenizer.context_length - 1, room)
         return generation.Decoding(**settings, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
     def caption_loss(self, params: Any, batch: Batch) -> TokenLoss:
         """The captioning objective of each example, without label smoothing: for perplexity."""
-        settings = dataclasses.replace(self.settings, loss=self.config.loss.copy_and_resolve_references())
-        with settings.loss.unlocked():
-            settings.loss.label_smoothing = 0.0
+        loss = dataclasses.replace(self.config.loss, label_smoothing=0.0)
+        settings = dataclasses.replace(self.settings, loss=loss)
         with activation_sharding.activation_mesh(self.mesh):
             return per_example_losses.caption(self.features(params, batch), settings)
 

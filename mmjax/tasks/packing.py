@@ -1,26 +1,41 @@
 """Packed texts, and texts in groups of like lengths: the models whose outputs they leave the same."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from mmjax.config.schema import RunConfig
 from mmjax.data.loading.length_groups import LengthGrouper, parse_groups
 from mmjax.data.loading.packing import TextPacker, row_length
 from mmjax.errors import UserError
+from mmjax.models.config import (
+    CaptionerConfig,
+    CoCaConfig,
+    ImageTextConfig,
+    LSTMCaptionerConfig,
+    LSTMTextConfig,
+    PrefixLMConfig,
+    QFormerConfig,
+    TextTowerConfig,
+    TwoTowerConfig,
+    ViLTConfig,
+)
+from mmjax.nn.config import TowerConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.length_groups import TextGroups
 from mmjax.parallel.packing import TextPlaces
 from mmjax.tasks import attention_kernels, config_queries
 
+_PARTS = ("image", "text", "decoder", "fusion")  # of a model, each a group of fields
 LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
 _GROUPED_ANYWAY = "data.pack_texts='on' groups them all the same"  # the remedy of an obstacle that has another
 
 Packer = TextPacker | LengthGrouper
 
 
-def make_packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Packer:
+def make_packer(config: RunConfig, mesh: jax.sharding.Mesh) -> Packer:
     """What lays out the texts of a model that `packing_obstacle` lets be, of the size that the config gives, if any.
 
     Raises:
@@ -28,8 +43,9 @@ def make_packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> P
     """
     devices, pieces = mesh_lib.batch_devices(mesh), config.microbatch
     captions, context = config.batch_size // devices // pieces, config_queries.text_length(config)
-    if _is_packed(config):
-        return TextPacker(config.data.packed_rows, row_length(context), captions, pieces, config.model.text.eos_id)
+    model = config.model
+    if isinstance(model, TwoTowerConfig):
+        return TextPacker(config.data.packed_rows, row_length(context), captions, pieces, model.text.eos_id)
     groups = parse_groups(config.data.length_groups, context) if config.data.length_groups else ()
     rows = sum(rows for rows, _ in groups)
     if groups and rows != captions:
@@ -39,7 +55,8 @@ def make_packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> P
         )
     # Of every product a group writes the gradient of the weights and adds it to the other groups': 12 D^2 a layer of 16
     # bytes or more. A token's activations are some 300 D bytes a layer, so that costs as much as D tokens.
-    width = config.model.text.get("width") or config.model.image.width
+    image, text = config_queries.image_text_model(config).image, config_queries.text_config(config)
+    width = text.width if isinstance(text, (TowerConfig, LSTMTextConfig)) else image.width
     return LengthGrouper(groups, captions, pieces, context, _extra_tokens(config), width, devices * pieces)
 
 
@@ -56,15 +73,17 @@ def layout_shapes(packer: Packer, ids: jax.ShapeDtypeStruct) -> dict[str, Any]:
     return lay_out(packer, [column] * len(packer.columns))
 
 
-def packing_obstacle(config: ml_collections.ConfigDict) -> str:
+def packing_obstacle(config: RunConfig) -> str:
     """What keeps texts that are packed or grouped from giving the outputs of padded ones; '' when nothing does."""
-    kind = _kind(config)
-    if not config_queries.has_text(config):
-        return f"model.kind={kind!r} has no texts of its own"
-    return _obstacle_to_rows(config) if _is_packed(config) else _obstacle_to_groups(config)
+    model = config.model
+    if isinstance(model, TwoTowerConfig):
+        return _obstacle_to_rows(model.text)
+    if isinstance(model, ImageTextConfig):
+        return _obstacle_to_groups(config, model)
+    return f"model.kind={model.kind!r} has no texts of its own"
 
 
-def check_packing(config: ml_collections.ConfigDict) -> None:
+def check_packing(config: RunConfig) -> None:
     """Checks `data.pack_texts` and `data.length_groups`.
 
     Raises:
@@ -75,7 +94,7 @@ def check_packing(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"data.pack_texts='on': {obstacle}; set 'auto'")
     if not config.data.length_groups:
         return
-    if config_queries.has_text(config) and _is_packed(config):
+    if isinstance(config.model, TwoTowerConfig):
         obstacle = "model.kind='two_tower' packs its texts, for which there is data.packed_rows"
     if obstacle:
         remedy = "" if obstacle.endswith(_GROUPED_ANYWAY) else "; set it to ''"
@@ -87,65 +106,53 @@ def check_packing(config: ml_collections.ConfigDict) -> None:
     parse_groups(config.data.length_groups, config_queries.text_length(config))
 
 
-def _kind(config: ml_collections.ConfigDict) -> str:
-    return config.model.get("kind", "two_tower")
-
-
-def _is_packed(config: ml_collections.ConfigDict) -> bool:
-    """Whether texts are packed, where all that is read of them is their end; those of other models are grouped."""
-    return _kind(config) == "two_tower"
-
-
-def _obstacle_to_rows(config: ml_collections.ConfigDict) -> str:
-    text = config.model.text
+def _obstacle_to_rows(text: TextTowerConfig) -> str:
+    """Of two towers all that is read of a text is its end, so texts are packed; those of other models are grouped."""
     if not text.causal:
         return "model.text.causal=False, so padding is attended to"
     if text.pool != "eos":
         return f"model.text.pool={text.pool!r} reads other tokens than the end of text"
     if text.mask_padding:
         return "model.text.mask_padding=True goes by text_mask, not by the end of text"
-    for rate in ("dropout", "drop_path"):
-        if text.get(rate):
-            return f"model.text.{rate}={text[rate]}, whose noise is drawn for padded texts"
+    for name, rate in (("dropout", text.dropout), ("drop_path", text.drop_path)):
+        if rate:
+            return f"model.text.{name}={rate}, whose noise is drawn for padded texts"
     return ""
 
 
-def _obstacle_to_groups(config: ml_collections.ConfigDict) -> str:
+def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     """None of these models lets padding be seen; noise must be a function of a token's number in its row."""
-    kind, model = _kind(config), config.model
-    objectives = {name for name, weight in config.objectives.items() if weight}
-    if kind in ("vilt", "qformer") and objectives == {"itm"}:
+    objectives = {name for name, weight in dataclasses.asdict(config.objectives).items() if weight}
+    if isinstance(model, (ViLTConfig, QFormerConfig)) and objectives == {"itm"}:
         return "objectives.itm pairs whole texts anew, and nothing else reads them"
     # Behind a text stand CoCa's class token and ViLT's image.
-    behind = {"coca": "text", "vilt": "image"}.get(kind)
-    if behind and model[behind].get("dropout"):
-        return (
-            f"model.{behind}.dropout={model[behind].dropout}, whose noise of what stands behind a text is drawn there"
-        )
-    parts = [name for name in ("text", "decoder", "fusion") if isinstance(model.get(name), ml_collections.ConfigDict)]
-    noise = [f"model.{name}.dropout" for name in parts if model[name].get("dropout")]
+    dropout = {name: getattr(getattr(model, name, None), "dropout", 0.0) for name in _PARTS}
+    behind = "text" if isinstance(model, CoCaConfig) else "image" if isinstance(model, ViLTConfig) else None
+    if behind and dropout[behind]:
+        return f"model.{behind}.dropout={dropout[behind]}, whose noise of what stands behind a text is drawn there"
+    noise = [f"model.{name}.dropout" for name, rate in dropout.items() if rate and name != "image"]
     noise += ["objectives.mlm"] * ("mlm" in objectives)
     if noise and not (jax.config.jax_threefry_partitionable and jax.config.jax_default_prng_impl == "threefry2x32"):
         return f"{noise[0]} draws other noise for shorter texts with jax's random numbers as they are set"
-    split = [axis for axis in ("fsdp", "tensor") if config.mesh[axis] != 1]
+    split = [(axis, size) for axis, size in (("fsdp", config.mesh.fsdp), ("tensor", config.mesh.tensor)) if size != 1]
     if split and config.data.pack_texts == "auto":
+        axis, size = split[0]
         return (
-            f"mesh.{split[0]}={config.mesh[split[0]]} would reduce each group's gradients by themselves, which takes"
+            f"mesh.{axis}={size} would reduce each group's gradients by themselves, which takes"
             f" several times as long; {_GROUPED_ANYWAY}"
         )
     return ""
 
 
-def _extra_tokens(config: ml_collections.ConfigDict) -> int:
+def _extra_tokens(config: RunConfig) -> int:
     """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
-    kind, model = _kind(config), config.model
-    captions = -int(bool(config.objectives.caption))
-    patches = lambda: attention_kernels.image_tokens(model.image)
-    return {
-        "captioner": lambda: captions,
-        "prefix_lm": lambda: patches() - int(model.image.class_token) + captions,
-        "qformer": lambda: model.queries + captions,
-        "coca": lambda: 1,
-        "albef": lambda: 0,
-        "vilt": patches,
-    }[kind]()
+    model, captions = config.model, -int(bool(config.objectives.caption))
+    if isinstance(model, PrefixLMConfig):
+        return attention_kernels.image_tokens(model.image) - int(model.image.class_token) + captions
+    if isinstance(model, QFormerConfig):
+        return model.queries + captions
+    if isinstance(model, ViLTConfig):
+        return attention_kernels.image_tokens(model.image)
+    if isinstance(model, CoCaConfig):
+        return 1
+    return captions if isinstance(model, (CaptionerConfig, LSTMCaptionerConfig)) else 0

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh
 
+from mmjax.config.schema import RunConfig
 from mmjax.data import mixture as mixture_lib
 from mmjax.data import record as record_lib
 from mmjax.data.bad_example import BadExample
@@ -17,8 +17,10 @@ from mmjax.data.loading import example_transforms, train_examples
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
+from mmjax.models.config import FusionHeadsConfig, ImageTextConfig, PrefixLMConfig, TextTowerConfig
+from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import image_fields, validate_fusion
+from mmjax.tasks import config_queries, image_fields, validate_fusion
 from mmjax.tasks.config_queries import has_image, has_text, text_length
 from mmjax.utils import end_of_text
 
@@ -26,7 +28,7 @@ Mixture = Sequence[tuple[record_lib.Source, Any]]
 _FIRST = 3  # examples of a source that are looked at before anything is made
 
 
-def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = None) -> tokenizer_lib.Tokenizer | None:
+def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer_lib.Tokenizer | None:
     """The tokenizer of `data.tokenizer`, checked against the text tower; None for a model without text.
 
     Args:
@@ -39,31 +41,51 @@ def make_tokenizer(config: ml_collections.ConfigDict, *, file: bytes | None = No
     """
     if not has_text(config):
         return None
-    text = config.model.text
+    text = config_queries.text_config(config)
     tokenizer = tokenizer_lib.make_tokenizer(config.data.tokenizer, text_length(config), file=file)
     if tokenizer.vocab_size > text.vocab_size:
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
             f" model.text.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
         )
-    if text.get("pool") == "eos" and text.eos_id == end_of_text.LARGEST_ID:
-        _check_largest(config.data.tokenizer, tokenizer)
-    elif text.get("pool") == "eos" and tokenizer.eos_id != text.eos_id:
+    if isinstance(text, TextTowerConfig) and text.pool == "eos":
+        _check_end(config.data.tokenizer, tokenizer, text.eos_id)
+    if isinstance(config.model, PrefixLMConfig) and config.model.prefix_text:
+        _check_separator(config.data.tokenizer, tokenizer, config.model.text.sep_id)
+    return tokenizer
+
+
+def _check_end(spec: str, tokenizer: tokenizer_lib.Tokenizer, eos_id: int) -> None:
+    """Checks that texts end where the model pools.
+
+    Raises:
+      UserError: they do not.
+    """
+    if eos_id == end_of_text.LARGEST_ID:
+        _check_largest(spec, tokenizer)
+    elif tokenizer.eos_id != eos_id:
         raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} ends texts with id {tokenizer.eos_id}, but"
-            f" model.text.eos_id={text.eos_id}; set that to {tokenizer.eos_id}"
+            f"data.tokenizer={spec!r} ends texts with id {tokenizer.eos_id}, but model.text.eos_id={eos_id}; set that"
+            f" to {tokenizer.eos_id}"
         )
-    if config.model.get("prefix_text") and tokenizer.sep_id is None:
+
+
+def _check_separator(spec: str, tokenizer: tokenizer_lib.Tokenizer, sep_id: int | None) -> None:
+    """Checks that questions end where the model looks for it.
+
+    Raises:
+      UserError: they do not.
+    """
+    if tokenizer.sep_id is None:
         raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} has no separator, by which model.prefix_text=True tells where a"
+            f"data.tokenizer={spec!r} has no separator, by which model.prefix_text=True tells where a"
             " question ends; set that to False"
         )
-    if config.model.get("prefix_text") and tokenizer.sep_id != text.sep_id:
+    if tokenizer.sep_id != sep_id:
         raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} ends questions with id {tokenizer.sep_id}, but"
-            f" model.text.sep_id={text.sep_id}; set that to {tokenizer.sep_id}"
+            f"data.tokenizer={spec!r} ends questions with id {tokenizer.sep_id}, but model.text.sep_id={sep_id}; set"
+            f" that to {tokenizer.sep_id}"
         )
-    return tokenizer
 
 
 def _check_largest(spec: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
@@ -80,13 +102,19 @@ def _check_largest(spec: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
         )
 
 
-def open_mixture(config: ml_collections.ConfigDict) -> Mixture:
+def open_mixture(config: RunConfig) -> Mixture:
     """The sources of `data.train` with their weights.
 
     Raises:
       UserError: anything wrong with them.
     """
-    return mixture_lib.parse_mixture(config.data.train, mixture_lib.make_options(config))
+    return mixture_lib.parse_mixture(config.data.train, source_options(config))
+
+
+def source_options(config: RunConfig, *, evaluation: bool = False) -> record_lib.SourceOptions:
+    """How the sources of `data.train` are read, or those of `data.eval`."""
+    size = config_queries.image_size(config) if has_image(config) else record_lib.DEFAULT_OPTIONS.image_size
+    return mixture_lib.make_options(config.data, image_size=size, eval_keys=config.eval if evaluation else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +136,7 @@ class DatasetMetadata:
         return cls(tuple(stored.get("answers", ())), shapes)
 
 
-def read_dataset_metadata(config: ml_collections.ConfigDict, mixture: Mixture) -> DatasetMetadata:
+def read_dataset_metadata(config: RunConfig, mixture: Mixture) -> DatasetMetadata:
     """What the task takes from its training data.
 
     Raises:
@@ -118,11 +146,11 @@ def read_dataset_metadata(config: ml_collections.ConfigDict, mixture: Mixture) -
         _check_questions(config, mixture)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if config.objectives.vqa else (),
-        shapes=_modality_shapes(config, mixture) if "encoders" in config.model else (),
+        shapes=_modality_shapes(config.model, mixture) if isinstance(config.model, FusedConfig) else (),
     )
 
 
-def _check_questions(config: ml_collections.ConfigDict, mixture: Mixture) -> None:
+def _check_questions(config: RunConfig, mixture: Mixture) -> None:
     """Checks that the first examples of every source are questions; one alone might be a bad one.
 
     Raises:
@@ -144,7 +172,7 @@ def _check_questions(config: ml_collections.ConfigDict, mixture: Mixture) -> Non
             )
 
 
-def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[str, ...]:
+def _answer_names(config: RunConfig, mixture: Mixture) -> tuple[str, ...]:
     """The answers of `data.answers`, or of the training data itself."""
     if config.data.answers:
         names = tuple(vqa_answers.read_answers(config.data.answers))
@@ -157,29 +185,28 @@ def _answer_names(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[
             )
         names = tuple(known[0])
     if len(names) < 2:
-        where = "data.answers" if config.data.answers else "data.train"
-        raise UserError(
-            f"{where}={config.data[where[5:]]!r} has {len(names)} answers to choose among; give two or more"
-        )
-    if len(names) != config.model.answers:
-        raise UserError(f"model.answers={config.model.answers}, but there are {len(names)}; set it to {len(names)}")
+        field, value = ("answers", config.data.answers) if config.data.answers else ("train", config.data.train)
+        raise UserError(f"data.{field}={value!r} has {len(names)} answers to choose among; give two or more")
+    head = config.model.answers if isinstance(config.model, FusionHeadsConfig) else 0
+    if len(names) != head:
+        raise UserError(f"model.answers={head}, but there are {len(names)}; set it to {len(names)}")
     return names
 
 
-def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _modality_shapes(model: FusedConfig, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Shapes of the arrays that the encoders read.
 
     Raises:
       UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read,
         or has other classes than the model.
     """
-    wanted = sorted(name for name in config.model.encoders if not (name == "image" and has_image(config)))
+    wanted = sorted(name for name in model.encoders if not (name == "image" and model.image is not None))
     shapes: dict[str, tuple[int, ...]] = {}
     for source, _ in mixture:
         classes = len(source.class_names or ())
-        if classes != config.model.classes:
+        if classes != model.classes:
             remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
-            raise UserError(f"model.classes={config.model.classes}, but {source.name!r} has {classes}; {remedy}")
+            raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
         declared = getattr(source, "modality_shapes", {})
         for name in wanted:
             if name not in declared:
@@ -189,20 +216,21 @@ def _modality_shapes(config: ml_collections.ConfigDict, mixture: Mixture) -> tup
                 )
             if shapes.setdefault(name, tuple(declared[name])) != tuple(declared[name]):
                 raise UserError(f"model.encoders.{name}: the sources of data.train give it different shapes")
-    validate_fusion.check_arrays(config.model.to_dict(), shapes)
+    validate_fusion.check_arrays(model, shapes)
     return tuple(sorted(shapes.items()))
 
 
 def make_example_transform(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     image_spec: transforms.ImageSpec | None,
     tokenizer: tokenizer_lib.Tokenizer | None,
     metadata: DatasetMetadata,
 ) -> example_transforms.ExampleTransform:
     """What makes of a record what the task is trained on."""
-    if "encoders" in config.model:
+    model = config.model
+    if isinstance(model, FusedConfig):
         arrays = [name for name, _ in metadata.shapes]
-        nan_allowed = tuple(name for name in arrays if config.model.encoders[name].kind != "image")
+        nan_allowed = tuple(name for name in arrays if not isinstance(model.encoders[name], ImageEncoderConfig))
         return example_transforms.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
     kind = config.data.texts
     if kind == "questions":
@@ -213,7 +241,7 @@ def make_example_transform(
 
 
 def make_train_examples(
-    config: ml_collections.ConfigDict, mixture: Mixture, example_transform: example_transforms.ExampleTransform
+    config: RunConfig, mixture: Mixture, example_transform: example_transforms.ExampleTransform
 ) -> train_examples.TrainExamples:
     """The training examples of a mixture, by position.
 
@@ -225,7 +253,7 @@ def make_train_examples(
     )
 
 
-def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
+def batch_shapes(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
     """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
 
     Args:
@@ -236,7 +264,7 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any
       UserError: a model of several modalities, whose shapes only its data tell.
     """
     rows = config.batch_size
-    if "encoders" in config.model:
+    if not isinstance(config.model, ImageTextConfig):
         raise UserError(f"model.kind={config.model.kind!r}: its batch has the shapes of its data; it cannot be planned")
     size = config.model.image.image_size
     length = text_length(config)
@@ -251,7 +279,8 @@ def batch_shapes(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any
         shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
     kind = config.data.texts
     if kind == "questions":
-        shapes["answer"] = ((rows, config.model.answers), jnp.float32)
+        answers = config.model.answers if isinstance(config.model, FusionHeadsConfig) else 0
+        shapes["answer"] = ((rows, answers), jnp.float32)
     elif kind == "answers":
         shapes["target_mask"] = ((rows, length), jnp.bool_)
     sharding = mesh_lib.batch_sharding(mesh)

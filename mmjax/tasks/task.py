@@ -6,18 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
+from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.models import initialisation, make_model
-from mmjax.models.fusion import classifier
-from mmjax.nn import resize
+from mmjax.models import make_model
+from mmjax.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig, TwoTowerConfig
 from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
@@ -31,28 +29,8 @@ from mmjax.tasks import (
 from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.validate_model import NOISE, check_model
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONTRASTIVE = ("itc", "sigmoid", "triplet")
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
-
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What objectives want to know besides the batch.
-
-    Attributes:
-      loss: the config's.
-      vocab_size, mask_id, special_ids: of the tokenizer, for masked words.
-      patch_size: of the image tower, for masked patches.
-      modality_dropout: see `classification.modality_dropout`.
-    """
-
-    loss: Any
-    vocab_size: int = 0
-    mask_id: int | None = None
-    special_ids: tuple[int, ...] = ()
-    patch_size: int = 0
-    modality_dropout: float = 0.0
 
 
 class Task(model_outputs.ModelOutputs):
@@ -75,41 +53,20 @@ class Task(model_outputs.ModelOutputs):
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: RunConfig,
         image_spec: transforms.ImageSpec | None,
         tokenizer: tokenizer_lib.Tokenizer | None = None,
         mesh: Mesh | None = None,
         metadata: preprocessing.DatasetMetadata | None = None,
     ):
         check_model(config)
-        self.config, self.mesh, self.image_spec = config, mesh, image_spec
-        self.dataset_metadata = metadata or preprocessing.DatasetMetadata()
+        super().__init__(config, image_spec, mesh, metadata)
         # Evaluation makes arrays of a record alike.
         self.example_transform = preprocessing.make_example_transform(
             config, image_spec, tokenizer, self.dataset_metadata
         )
-        self.weights = {name: weight for name, weight in config.objectives.items() if weight}
-        settings = config.model.to_dict()
-        top = settings.pop("max_logit_scale", None)
-        self.max_log_scale = None if top is None else math.log(top)
-        hidden = settings.pop("modality_dropout", 0.0)
-        self.init_rule = settings.pop("init", initialisation.OPENAI)
-        dtype = DTYPES[config.precision]
-        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-        self.kernels = {
-            tower: attention_kernels.choose_kernel(
-                config, tower, device, dtype, 1 if mesh is None else mesh.shape["tensor"]
-            )
-            for tower in ("image", "text")
-            if "heads" in config.model.get(tower, {})
-        }
-        self.model_settings = settings
-        self.model = make_model.make_model(settings, dtype, self.kernels)
-        mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
-        self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
-        self.settings = _Settings(
-            config.loss, patch_size=config.model.get("image", {}).get("patch_size", 0), modality_dropout=hidden
-        )
+        model = config.model
+        self.max_log_scale = None if model.max_logit_scale is None else math.log(model.max_logit_scale)
         if self.is_trained_with("caption") and tokenizer is not None:
             tokenizer_lib.require_bos(tokenizer, "objectives.caption")
         if self.weights.get("mlm"):
@@ -124,19 +81,17 @@ class Task(model_outputs.ModelOutputs):
                 mask_id=tokenizer.mask_id,
                 special_ids=tuple(tokenizer.special_ids),
             )
-        rates = [value for path, value in _leaves(settings) if path in NOISE]
-        self.objectives_sample = any(self.weights.get(name) for name in per_example_losses.DRAWING) or hidden > 0
+        rates = [value for path, value in _leaves(self.model_settings) if path in NOISE]
+        self.objectives_sample = (
+            any(self.weights.get(name) for name in per_example_losses.DRAWING) or model.modality_dropout > 0
+        )
         self.needs_rng = self.objectives_sample or any(rate > 0 for rate in rates)
         self.has_dropout = any(rate > 0 for rate in rates)
-
-    def is_trained_with(self, objective: str) -> bool:
-        """Whether the model is trained with an objective."""
-        return bool(self.weights.get(objective))
 
     # -- training ------------------------------------------------------------------------------------------------------
 
     def rematerialised(self, remat: Mapping[str, Any]) -> "Task":
-        """The same task, with towers whose layers are computed again in the backward pass.
+        """The same, with towers whose layers are computed again in the backward pass.
 
         Args:
           remat: by tower, a `policy` and how many of the last layers it does not apply to (`keep`).
@@ -147,36 +102,9 @@ class Task(model_outputs.ModelOutputs):
             name: self.model_settings[name] | dict(remat=choice.policy, remat_keep=choice.keep)
             for name, choice in remat.items()
         }
-        task = copy.copy(self)
-        task.model = make_model.make_model(settings, DTYPES[self.config.precision], self.kernels)
-        return task
-
-    def example(self) -> tuple[Any, ...]:
-        """Arguments of a call that touches every parameter."""
-        model = self.config.model
-        if "encoders" in model:
-            return classifier.example(model.to_dict(), dict(self.dataset_metadata.shapes))
-        size = model.image.image_size
-        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, model.text.context_length), jnp.int32)
-
-    def init(self, key: Key[Array, ""]) -> Any:
-        """Initialises the parameters."""
-        params = self.model.init(key, *self.example())["params"]
-        return initialisation.initialise(self.init_rule, params, self.model_settings, key)
-
-    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
-        """A batch's images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
-        images = batch["image"]
-        if "image_box" in batch:
-            spec = self.image_spec
-            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
-        return self.normalize(images)
-
-    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
-        if self.config.data.blind:
-            return jnp.zeros(images.shape, jnp.float32)
-        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
+        result = copy.copy(self)
+        result.model = make_model.make_model(settings, model_outputs.DTYPES[self.config.precision], self.kernels)
+        return result
 
     def encode(
         self, params: Any, batch: Batch, keys: Key[Array, " B"] | None, *, only: Sequence[str] | None = None
@@ -311,16 +239,16 @@ class Task(model_outputs.ModelOutputs):
         return model_flops(self.config.model)
 
 
-def model_flops(model: ml_collections.ConfigDict) -> float | None:
+def model_flops(model: ModelConfig) -> float | None:
     """Counts a two-tower model's forward pass over one pair: matrix products only, two operations a multiplication.
 
     It follows OpenCLIP's `model_profile.csv` (B/32: 14.78e9, B/16: 41.09e9, SigLIP B/16: 46.44e9), attention pooling
     included. None for other kinds of model, which nobody has counted.
     """
-    if model.get("kind", "two_tower") != "two_tower":
+    if not isinstance(model, TwoTowerConfig):
         return None
 
-    def tower(settings, tokens):
+    def tower(settings: ImageTowerConfig | TextTowerConfig, tokens: int) -> int:
         width, mlp = settings.width, 2 * settings.width * settings.mlp_dim
         flops = 2 * settings.depth * (tokens * (4 * width**2 + mlp) + 2 * tokens**2 * width)
         if settings.pool == "map":  # keys and values of every token; one query, its output and its MLP

@@ -1,71 +1,82 @@
 """Mistakes in a model's settings or its objectives, refused before anything is built."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-import ml_collections
-
-from mmjax.config import schema
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
 from mmjax.models import generation, initialisation, language, make_model, submodules
+from mmjax.models.config import (
+    ALBEFConfig,
+    CaptionerConfig,
+    CoCaConfig,
+    ContrastConfig,
+    ImageTextConfig,
+    ModelConfig,
+    PrefixLMConfig,
+    QFormerConfig,
+    TwoTowerConfig,
+)
+from mmjax.models.fusion.config import FusedConfig
 from mmjax.tasks import config_queries, packing, validate_fusion
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
 _HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
 # Parts without a width of their own, by kind of model, and those whose width they have.
-_AS_WIDE_AS = {("albef", "model.fusion"): "model.text", ("coca", "model.decoder"): "model.text"}
+_AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
 
 
-def check_model(config: ml_collections.ConfigDict) -> None:
+def check_model(config: RunConfig) -> None:
     """Checks the fields that describe the model, its objectives and what they are given.
 
     Raises:
-      UserError: naming the field; a field or a value that no config has, see `schema.parse`.
+      UserError: naming the field.
     """
-    schema.parse(config)
     model = config.model
-    kind = model.get("kind", "two_tower")
-    initialisation.check(model.to_dict())
-    parts = dict(_parts("model", model))
+    initialisation.check(model)
+    parts = dict(_parts("model", to_dict(model)))
     for field, part in parts.items():
         _check_part(field, part)
         if "heads" in part:
-            _check_heads(config, kind, field, parts)
-    if config_queries.has_text(config) and config.data.context_length > model.text.context_length:
+            _check_heads(config, field, parts)
+    if isinstance(model, ImageTextConfig) and config.data.context_length > model.text.context_length:
         raise UserError(
             f"data.context_length={config.data.context_length} is longer than the model's"
             f" model.text.context_length={model.text.context_length}; lower it or set 0 for the model's own"
         )
-    if kind == "two_tower":
+    if isinstance(model, TwoTowerConfig):
         _check_two_tower(model)
-    elif kind == "fused":
-        validate_fusion.check_fused(model.to_dict())
+    elif isinstance(model, FusedConfig):
+        validate_fusion.check_fused(model)
+        if config.attention in ("cudnn", "pallas"):
+            raise UserError(
+                f"attention={config.attention!r}: model.kind='fused' runs on XLA's kernel alone; set attention='auto'"
+            )
     else:
-        _check_decoder(model, kind)
-    if kind == "fused" and config.attention in ("cudnn", "pallas"):
-        raise UserError(
-            f"attention={config.attention!r}: model.kind='fused' runs on XLA's kernel alone; set attention='auto'"
-        )
-    _check_objectives(config, kind)
+        _check_decoder(model)
+    _check_objectives(config)
     _check_unused(config)
     packing.check_packing(config)
 
 
-def may_be_zero(model: ml_collections.ConfigDict) -> Iterator[str]:
+def may_be_zero(model: ModelConfig) -> Iterator[str]:
     """Paths of the sizes in a model's settings that may be 0."""
-    return validate_fusion.may_be_zero(model) if "encoders" in model else iter(())
+    return validate_fusion.may_be_zero(model) if isinstance(model, FusedConfig) else iter(())
 
 
-def _parts(field: str, settings: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+def _parts(field: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The groups of fields within a model's settings, however deep."""
     for name, value in settings.items():
-        if isinstance(value, ml_collections.ConfigDict):
+        if isinstance(value, dict):
             yield f"{field}.{name}", value
             yield from _parts(f"{field}.{name}", value)
 
 
-def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
+def _check_part(field: str, part: Mapping[str, Any]) -> None:
     keep, remat = part.get("remat_keep", 0), part.get("remat")
     if keep < 0:
         raise UserError(f"{field}.remat_keep={keep} must not be negative; it counts the last layers, which keep all")
@@ -79,27 +90,25 @@ def _check_part(field: str, part: ml_collections.ConfigDict) -> None:
     for rate in (rate for rate in NOISE if rate in part):
         if not 0.0 <= part[rate] < 1.0:
             raise UserError(f"{field}.{rate}={part[rate]} is not in [0, 1)")
-    sizes = part.get("image_size"), part.get("patch_size")
-    if all(isinstance(size, int) for size in sizes) and sizes[0] % sizes[1] and not part.get("crop_to_patches"):
+    size, patch = part.get("image_size"), part.get("patch_size")
+    if isinstance(size, int) and isinstance(patch, int) and size % patch and not part.get("crop_to_patches"):
         crop = f", or set {field}.crop_to_patches=True to leave the last pixels out"
         raise UserError(
-            f"{field}.image_size={sizes[0]} is not a multiple of {field}.patch_size={sizes[1]}; change one of them"
+            f"{field}.image_size={size} is not a multiple of {field}.patch_size={patch}; change one of them"
             + (crop if "crop_to_patches" in part else "")
         )
 
 
-def _check_heads(
-    config: ml_collections.ConfigDict, kind: str, field: str, parts: Mapping[str, ml_collections.ConfigDict]
-) -> None:
-    heads, wide = parts[field].heads, _AS_WIDE_AS.get((kind, field), field)
-    width = parts[wide].width
+def _check_heads(config: RunConfig, field: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    heads, wide = parts[field]["heads"], _AS_WIDE_AS.get((type(config.model), field), field)
+    width = parts[wide]["width"]
     if heads < 1 or width % heads:
         raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
     if heads % max(1, config.mesh.tensor):
         raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={heads}")
 
 
-def _check_two_tower(model: ml_collections.ConfigDict) -> None:
+def _check_two_tower(model: TwoTowerConfig) -> None:
     image, text = model.image, model.text
     for field, tower in (("model.image", image), ("model.text", text)):
         if tower.projection == "none" and tower.width != model.embed_dim:
@@ -115,39 +124,42 @@ def _check_two_tower(model: ml_collections.ConfigDict) -> None:
         raise UserError("model.image.pool='cls' needs model.image.class_token=True")
 
 
-def _check_decoder(model: ml_collections.ConfigDict, kind: str) -> None:
+def _check_decoder(model: ModelConfig) -> None:
     """What writes words must score them, and what describes an image must look at it."""
-    lstm = model.get("decoder") == "lstm"
-    if kind in ("captioner", "prefix_lm") and not lstm and model.text.get("head", "none") == "none":
+    if isinstance(model, (CaptionerConfig, PrefixLMConfig)) and model.text.head == "none":
         heads = ", ".join(head for head in language.HEADS if head != "none")
         raise UserError(f"model.text.head='none' writes no words; choose one of: {heads}")
-    if kind == "qformer" or (kind == "captioner" and not lstm):
-        submodules.check_cross_attention("text", model.text.to_dict())
-    if kind == "coca" and model.text.get("cross_every"):
+    if isinstance(model, (CaptionerConfig, QFormerConfig)):
+        submodules.check_cross_attention("text", to_dict(model.text))
+    if isinstance(model, CoCaConfig) and model.text.cross_every:
         raise UserError(
             f"model.text.cross_every={model.text.cross_every}: the text tower of model.kind='coca' sees no image, its"
             " decoder does; set it to 0"
         )
 
 
-def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
-    weights, model, loss = config.objectives.to_dict(), config.model, config.loss
+def _check_objectives(config: RunConfig) -> None:
+    weights, model, loss = dataclasses.asdict(config.objectives), config.model, config.loss
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise UserError(f"objectives.{name}={weight} must be finite and must not be negative")
     wanted = [name for name, weight in weights.items() if weight]
     if not wanted:
         raise UserError(f"objectives={weights}: at least one weight must be positive")
-    supported = make_model.model_class(kind).supported_objectives
+    supported = make_model.model_class(model.kind).supported_objectives
     for name in wanted:
         if name not in supported:
-            raise UserError(f"objectives.{name}={weights[name]}: model.kind={kind!r} serves {', '.join(supported)}")
+            raise UserError(
+                f"objectives.{name}={weights[name]}: model.kind={model.kind!r} serves {', '.join(supported)}"
+            )
         head = _HEADS.get(name)
-        if head in model and not model[head]:
-            raise UserError(f"objectives.{name}={weights[name]} needs the head model.{head}, which is {model[head]}")
-    if weights["sigmoid"] and model.get("logit_bias_init") is None:
+        if head and not getattr(model, head, True):
+            raise UserError(
+                f"objectives.{name}={weights[name]} needs the head model.{head}, which is {getattr(model, head)}"
+            )
+    if weights["sigmoid"] and not (isinstance(model, ContrastConfig) and model.logit_bias_init is not None):
         raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
-    _check_contrast(config, kind, wanted)
+    _check_contrast(config, wanted)
     if weights["vqa"] and len(wanted) > 1:
         other = next(name for name in wanted if name != "vqa")
         raise UserError(f"objectives.{other}={weights[other]} does not go with objectives.vqa; set one of the two to 0")
@@ -164,32 +176,32 @@ def _check_objectives(config: ml_collections.ConfigDict, kind: str) -> None:
         raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
     if loss.triplet_margin < 0:
         raise UserError(f"loss.triplet_margin={loss.triplet_margin} must not be negative")
-    for name in ("mlm_rate", "mim_ratio"):
-        if not 0.0 < loss[name] < 1.0:
-            raise UserError(f"loss.{name}={loss[name]} is not in (0, 1)")
-    if not 0.0 <= model.get("modality_dropout", 0.0) < 1.0:
+    for name, rate in (("mlm_rate", loss.mlm_rate), ("mim_ratio", loss.mim_ratio)):
+        if not 0.0 < rate < 1.0:
+            raise UserError(f"loss.{name}={rate} is not in (0, 1)")
+    if not 0.0 <= model.modality_dropout < 1.0:
         raise UserError(f"model.modality_dropout={model.modality_dropout} is not in [0, 1)")
 
 
-def _check_contrast(config: ml_collections.ConfigDict, kind: str, wanted: list[str]) -> None:
-    loss = config.loss
+def _check_contrast(config: RunConfig, wanted: list[str]) -> None:
+    loss, queries = config.loss, isinstance(config.model, QFormerConfig)
     if not 0.0 <= loss.contrastive_smoothing < 1.0:
         raise UserError(f"loss.contrastive_smoothing={loss.contrastive_smoothing} is not in [0, 1)")
     if loss.impl == "dense":
         return
     reasons = {
         "objectives.triplet": "triplet" in wanted,
-        "model.kind='qformer' (several vectors an image)": kind == "qformer" and bool({"itc", "sigmoid"} & set(wanted)),
+        "model.kind='qformer' (several vectors an image)": queries and bool({"itc", "sigmoid"} & set(wanted)),
         f"loss.contrastive_smoothing={loss.contrastive_smoothing}": loss.contrastive_smoothing and "itc" in wanted,
     }
     for reason in (reason for reason, holds in reasons.items() if holds):
         raise UserError(f"loss.impl={loss.impl!r} does not go with {reason}; set 'dense'")
 
 
-def _check_writing(config: ml_collections.ConfigDict) -> None:
+def _check_writing(config: RunConfig) -> None:
     room, wanted = config_queries.max_new_tokens(config), config.decoding.max_tokens
     if wanted > room:
-        context = config.model.text.context_length
+        context = config_queries.text_config(config).context_length
         raise UserError(
             f"decoding.max_tokens={wanted}: model.text.context_length={context} has room for {room} after a prompt of"
             f" up to {context + 1 - room}; lower it"
@@ -197,7 +209,7 @@ def _check_writing(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_unused(config: ml_collections.ConfigDict) -> None:
+def _check_unused(config: RunConfig) -> None:
     """Checks fields that would otherwise be passed over in silence.
 
     Raises:
@@ -210,14 +222,14 @@ def _check_unused(config: ml_collections.ConfigDict) -> None:
         )
     writes = config_queries.has_text(config) and config.objectives.caption and config.data.texts != "answers"
     if config.eval.meteor and not writes:
-        trained = ", ".join(name for name, weight in config.objectives.items() if weight)
+        trained = ", ".join(name for name, weight in dataclasses.asdict(config.objectives).items() if weight)
         what = "answers, not captions" if config.data.texts == "answers" else "no captions"
         raise UserError(f"eval.meteor=True: a model trained with objectives.{trained} writes {what}; set it to False")
     _check_decoding(config)
 
 
-def _check_decoding(config: ml_collections.ConfigDict) -> None:
-    settings = config.decoding.to_dict()
+def _check_decoding(config: RunConfig) -> None:
+    settings = dataclasses.asdict(config.decoding)
     for name in ("max_tokens", "min_tokens"):
         if settings[name] < 0:
             raise UserError(f"decoding.{name}={settings[name]} must not be negative; 0 leaves it to the model")

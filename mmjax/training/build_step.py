@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from mmjax.config import schema
+from mmjax.config.schema import RunConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.training import optimizer, param_roles, remat_plan
@@ -52,9 +51,9 @@ class Setup:
           stored: `remat` of the checkpoint's meta: by tower, the fields of `Remat`.
         """
         remat = {name: remat_plan.Remat(**stored[name]) for name in self.remat if name in stored}
-        if self.planner is None or remat in ({}, self.remat) or not self.planner.fits(self.remat | remat):
+        if self.planner is None or remat in ({}, self.remat) or not self.planner.fits({**self.remat, **remat}):
             return self
-        remat = self.remat | remat
+        remat = {**self.remat, **remat}
         return dataclasses.replace(self, remat=remat, step=self.make_step(remat))
 
     def make_state(self, seed: int) -> TrainState:
@@ -62,9 +61,7 @@ class Setup:
         return jax.jit(self.init, out_shardings=self.shardings)(jax.random.key(seed))
 
 
-def make_setup(
-    config: ml_collections.ConfigDict, task: Any, mesh: jax.sharding.Mesh, available: float | None = None
-) -> Setup:
+def make_setup(config: RunConfig, task: Any, mesh: jax.sharding.Mesh, available: float | None = None) -> Setup:
     """Builds a config's step for a mesh, whose devices need not be there.
 
     Args:
@@ -93,7 +90,7 @@ def make_setup(
     return Setup(state, trainable, init, shardings, make_step(remat), notes, remat, planner, make_step)
 
 
-def make_init(task: Any, config: ml_collections.ConfigDict, tx: optax.GradientTransformation):
+def make_init(task: Any, config: RunConfig, tx: optax.GradientTransformation):
     """Returns the function `key -> TrainState`."""
 
     def init(key):
@@ -112,11 +109,9 @@ def make_init(task: Any, config: ml_collections.ConfigDict, tx: optax.GradientTr
     return init
 
 
-def state_shardings(
-    abstract: TrainState, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, list[str]]:
+def state_shardings(abstract: TrainState, config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, list[str]]:
     """Where every array of the state lives, and notes on parameters that no rule placed."""
-    params, notes = partition.param_shardings(abstract.params, mesh, schema.parse(config).mesh)
+    params, notes = partition.param_shardings(abstract.params, mesh, config.mesh)
     replicated = mesh_lib.replicated(mesh)
     shardings = TrainState(
         step=replicated,

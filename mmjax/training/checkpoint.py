@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mmjax import plugin_imports
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 from mmjax.parallel import partition
@@ -217,9 +218,7 @@ def check_settings(settings: CheckpointConfig) -> None:
         raise UserError(f"checkpoint.keep_best={settings.keep_best} needs checkpoint.best_metric, e.g. 'shapes/acc1'")
 
 
-def make_meta(
-    config: ml_collections.ConfigDict, position: int, image_spec: Any, tokenizer: Any, **more: Any
-) -> dict[str, Any]:
+def make_meta(config: RunConfig, position: int, image_spec: Any, tokenizer: Any, **more: Any) -> dict[str, Any]:
     """The metadata of a checkpoint: config, preprocessing, tokenizer (with its model file), versions and plugins.
 
     Args:
@@ -242,7 +241,7 @@ def make_meta(
     file = None if tokenizer is None else tokenizer.file_bytes
     versions |= {"orbax-checkpoint": ocp.__version__, "numpy": numpy.__version__}
     return {
-        "config": config.to_dict(),
+        "config": to_dict(config),
         "position": position,
         "preprocessing": None if image_spec is None else dataclasses.asdict(image_spec),
         "tokenizer": None if tokenizer is None else tokenizer.describe(),

@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import ml_collections
-
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
 
 # XLA ends the process at a flag that it does not know. jaxlib from this version on has not been looked at.
@@ -35,7 +34,7 @@ _GPU_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 def is_deterministic(value: bool | str, platform: str) -> bool:
     """Whether a run is deterministic on a platform: `auto` is off on GPUs, where it costs speed."""
-    return platform != "gpu" if value == "auto" else value
+    return platform != "gpu" if value == "auto" else bool(value)
 
 
 def xla_flags(
@@ -72,7 +71,7 @@ def expected_platform(environment: Mapping[str, str]) -> str:
     return "gpu" if any(importlib.util.find_spec(plugin) for plugin in _GPU_PLUGINS) else "cpu"
 
 
-def set_environment(config: ml_collections.ConfigDict, platform: str | None = None, *, training: bool = False) -> None:
+def set_environment(config: RunConfig, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what jax and XLA read when the devices start.
 
     Args:
@@ -114,7 +113,7 @@ def gpu_memory_share() -> float:
     return share
 
 
-def set_compilation_cache(config: ml_collections.ConfigDict) -> None:
+def set_compilation_cache(config: RunConfig) -> None:
     """Chooses where compiled programs are kept, and with them (jax's default) what a GPU's kernels were tuned to.
 
     It may start the devices.
@@ -130,7 +129,7 @@ def set_compilation_cache(config: ml_collections.ConfigDict) -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
-def describe(config: ml_collections.ConfigDict, platform: str) -> str:
+def describe(config: RunConfig, platform: str) -> str:
     """The line of a run's log on determinism, and on flags where there are none."""
     if is_deterministic(config.deterministic, platform):
         line = "deterministic: the same bits on the same devices"

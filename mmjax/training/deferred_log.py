@@ -27,7 +27,7 @@ class DeferredLog:
 
     def add(self, step: int, metrics: Any) -> None:
         """Takes the metrics of a step that has been dispatched; waits for the one `RUN_AHEAD` steps before it."""
-        settings, first = self._run.settings, self._run.start + 1
+        config, first = self._run.config, self._run.start + 1
         self._running.append(metrics["loss"])
         if len(self._running) > RUN_AHEAD:
             self._running.popleft().block_until_ready()
@@ -35,8 +35,8 @@ class DeferredLog:
             if step == first + RUN_AHEAD:
                 self._meter.reset(first)  # the first step was compiled
         self.write()
-        if step == 1 or step % settings.log.every == 0 or step == settings.steps:
-            if step == settings.steps:
+        if step == 1 or step % config.log.every == 0 or step == config.steps:
+            if step == config.steps:
                 self._running.clear()
                 metrics["loss"].block_until_ready()
             self._pending = (step, metrics, self._meter.read(step - len(self._running)))

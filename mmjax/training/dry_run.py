@@ -4,8 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import ml_collections
-
+from mmjax.config.schema import ConfigDict
 from mmjax.io import paths
 from mmjax.parallel import partition, process_agreement
 from mmjax.training import checkpoint, init_from, train
@@ -13,14 +12,14 @@ from mmjax.training import checkpoint, init_from, train
 _GB = 1e9
 
 
-def describe(config: ml_collections.ConfigDict, workdir: Any = None, flags: Collection[str] = ()) -> list[str]:
+def describe(recipe: ConfigDict, workdir: Any = None, flags: Collection[str] = ()) -> list[str]:
     """Lines on a run that would begin, or go on, with a config. All processes call it alike.
 
     Everything is checked as training checks it. No workdir is made, nothing is compiled, and nothing is on the devices;
     tars without an index have it written, beside them or to `data.cache`, as in training.
 
     Args:
-      config: the recipe's, with what the command line gives.
+      recipe: its config, with what the command line gives.
       workdir: of the run, which may hold one; None for a new one.
       flags: fields that the command line gives, by path.
 
@@ -28,7 +27,7 @@ def describe(config: ml_collections.ConfigDict, workdir: Any = None, flags: Coll
       UserError: a mistake in config, data or workdir.
     """
     path = None if workdir is None else paths.as_path(workdir)
-    opened = train.open_run(config, path, flags)
+    opened = train.open_run(recipe, path, flags)
     config = opened.config
     with process_agreement.raise_on_all():
         begins = path is None or checkpoint.Checkpoints(path / "checkpoints", read_only=True).latest() is None

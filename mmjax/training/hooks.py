@@ -43,8 +43,8 @@ class Evaluate:
 
     def due(self, step: int) -> bool:
         """Whether this is a step to evaluate at."""
-        every = self._run.settings.eval.every
-        return step == self._run.settings.steps or bool(every and step % every == 0)
+        every = self._run.config.eval.every
+        return step == self._run.config.steps or bool(every and step % every == 0)
 
     def metrics_of(self, step: int) -> dict[str, float] | None:
         """The metrics of an evaluation at this step; None where there was none."""
@@ -55,7 +55,7 @@ class Evaluate:
         run, state, step = self._run, context.state, context.step
         params = state.params if state.ema_params is None else state.ema_params
         started = time.perf_counter()
-        is_last = step == run.settings.steps
+        is_last = step == run.config.steps
         results = run.evaluate(params, keep_artifacts=is_last)
         metrics = flat_metrics(results)
         if results:
@@ -76,7 +76,7 @@ class Save:
 
     def due(self, step: int) -> bool:
         """Whether this is a step to save."""
-        return step == self._run.settings.steps or step % self._run.settings.checkpoint.every == 0
+        return step == self._run.config.steps or step % self._run.config.checkpoint.every == 0
 
     def run(self, context: StepContext) -> None:
         """Starts a checkpoint; all that was logged up to here is visible first."""
@@ -84,7 +84,7 @@ class Save:
         run.logger.flush()
         metrics = self._evaluate.metrics_of(step)
         meta = run.make_meta(
-            position=step * run.settings.batch_size,
+            position=step * run.config.batch_size,
             bad_examples=dict(run.bad_examples.counts),
             evaluated=metrics is not None,
         )
@@ -151,11 +151,11 @@ def write_summary(run: Run) -> None:
     """Writes the summary line of a run that is complete, once."""
     if jax.process_index() != 0:
         return
-    lines, steps = run.logger.file.lines(), run.settings.steps
+    lines, steps = run.logger.file.lines(), run.config.steps
     if any(line["kind"] == "summary" and line["step"] == steps for line in lines):
         return
     rates = [line["images_per_second"] for line in lines if line["kind"] == "train" and "images_per_second" in line]
-    summary = {"examples_seen": steps * run.settings.batch_size}
+    summary: dict[str, float] = {"examples_seen": steps * run.config.batch_size}
     if rates:
         summary["images_per_second"] = float(np.median(rates))
     # From the file: the evaluation may have been another process's, killed before it came to the summary.

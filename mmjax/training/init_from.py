@@ -9,13 +9,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.config import serialize
+from mmjax.config import schema, serialize
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config
 from mmjax.io import paths
+from mmjax.models.config import (
+    CaptionerConfig,
+    CoCaConfig,
+    ImageTextConfig,
+    LSTMCaptionerConfig,
+    ModelConfig,
+    PatchesConfig,
+    PrefixLMConfig,
+    StreamConfig,
+    ViLTConfig,
+)
 from mmjax.nn import embed
 from mmjax.parallel import log, partition
 from mmjax.training import checkpoint, resumed_run, validate_run
@@ -28,10 +40,10 @@ _FUNCTION = (
     *("causal", "mask_padding", "eos_id", "norm"),
 )
 # Kinds of model whose text is always read from left to right.
-_LEFT_TO_RIGHT = ("captioner", "coca", "prefix_lm")
+_LEFT_TO_RIGHT = (CaptionerConfig, LSTMCaptionerConfig, CoCaConfig, PrefixLMConfig)
 
 
-def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
+def read(params: Any, config: RunConfig) -> dict[str, jax.Array]:
     """Reads what `init_paths` names from `init_from`, straight to where it belongs.
 
     `init_from` is the workdir of a run, of whose latest checkpoint the moving average is taken where there is one, or a
@@ -57,19 +69,20 @@ def read(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Array]
     validate_run.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
     log.info(f"took {len(wanted)} of {len(names)} parameter arrays from {source.description}")
     if _POSITIONS in arrays:
-        table = _for_resolution(arrays[_POSITIONS], source.config.model.image, config.model.image)
+        old, new = (_patches(model) for model in (source.config.model, config.model))
+        table = _for_resolution(arrays[_POSITIONS], old, new)
         arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
     return arrays
 
 
-def check(params: Any, config: ml_collections.ConfigDict) -> None:
+def check(params: Any, config: RunConfig) -> None:
     """Checks that `read` would find what it takes; arguments and errors as there, but for values: none are read."""
     flat = _by_path(params, config)
     with contextlib.closing(_open(config.init_from, config.data.tokenizer)) as source:
         _choose(source, flat, config)
 
 
-def _by_path(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def _by_path(params: Any, config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """The parameters by path, of which every pattern in `init_paths` matches one."""
     flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     for pattern in config.init_paths:
@@ -79,7 +92,7 @@ def _by_path(params: Any, config: ml_collections.ConfigDict) -> dict[str, jax.Sh
 
 
 def _choose(
-    source: "_Source", flat: Mapping[str, jax.ShapeDtypeStruct], config: ml_collections.ConfigDict
+    source: "_Source", flat: Mapping[str, jax.ShapeDtypeStruct], config: RunConfig
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """What is read of a source, by path."""
     wanted = {}
@@ -117,7 +130,7 @@ class _Source:
     """
 
     description: str
-    config: ml_collections.ConfigDict
+    config: RunConfig
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
     close: Callable[[], None]
@@ -154,7 +167,7 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         origin = f"init_from={init_from!r}: the config of checkpoint {step}"
         return _Source(
             description=f"step {step} of {init_from}",
-            config=resumed_run.read_config(meta, origin),
+            config=schema.parse(resumed_run.read_config(meta, origin)),
             shapes=source.param_shapes(step),
             read=lambda wanted: param_translation.flattened(
                 source.restore_params(step, param_translation.nested(wanted))
@@ -184,7 +197,7 @@ def _open_other_library(init_from: str, tokenizer: str) -> _Source:
 
     return _Source(
         description=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
-        config=run_config.make_config(opened),
+        config=schema.parse(run_config.make_config(opened)),
         shapes=opened.shapes,
         read=read,
         close=lambda: None,
@@ -198,7 +211,16 @@ def _file_of(tokenizer: str) -> bytes | None:
     return paths.as_path(path).read_bytes() if path and paths.as_path(path).exists() else None
 
 
-def _for_resolution(table: jax.Array, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> jax.Array:
+def _patches(model: ModelConfig) -> PatchesConfig | StreamConfig:
+    """The image tower of a model that has a position table for patches."""
+    if isinstance(model, ImageTextConfig):
+        return model.image
+    raise TypeError(f"model.kind={model.kind!r} has no table {_POSITIONS}")
+
+
+def _for_resolution(
+    table: jax.Array, old: PatchesConfig | StreamConfig, new: PatchesConfig | StreamConfig
+) -> jax.Array:
     """Resamples an image tower's position table from one input size to another."""
     before, after = (tower.image_size // tower.patch_size for tower in (old, new))
     if before != after:
@@ -206,7 +228,7 @@ def _for_resolution(table: jax.Array, old: ml_collections.ConfigDict, new: ml_co
     return embed.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
 
 
-def _check_same_function(source: _Source, new: ml_collections.ConfigDict, part: str) -> None:
+def _check_same_function(source: _Source, new: RunConfig, part: str) -> None:
     """Checks that a tower's weights would compute here what they computed there.
 
     Raises:
@@ -217,7 +239,7 @@ def _check_same_function(source: _Source, new: ml_collections.ConfigDict, part: 
     if tower == "text" and not _same_tokenizer(source, new):
         fields.append("data.tokenizer")
     different = [line for line in serialize.differences(old, new) if line.split(":")[0] in fields]
-    if tower in ("image", "text") and tower in old.model and tower in new.model:
+    if tower in ("image", "text") and all(isinstance(run.model, ImageTextConfig) for run in (old, new)):
         before, after = (_function(config.model, tower) for config in (old, new))
         shared = [field for field in _FUNCTION if field in before and field in after]
         different += [
@@ -232,20 +254,20 @@ def _check_same_function(source: _Source, new: ml_collections.ConfigDict, part: 
         )
 
 
-def _function(model: ml_collections.ConfigDict, tower: str) -> dict[str, Any]:
+def _function(model: ModelConfig, tower: str) -> dict[str, Any]:
     """What a tower computes with its weights: its settings, and what it means where one of them is not there.
 
     A head's settings mean nothing where there is no such head.
     """
-    kind = model.get("kind", "two_tower")
     if tower == "image":
-        meant = {"pre_norm": kind != "vilt", "class_token": True}
+        meant = {"pre_norm": not isinstance(model, ViLTConfig)}
     else:
-        meant = {"causal": kind in _LEFT_TO_RIGHT, "norm": "pre"}
-    return meant | model_settings.resolve_eos_id(model[tower].to_dict())
+        meant = {"causal": isinstance(model, _LEFT_TO_RIGHT), "norm": "pre"}
+    settings = model_settings.resolve_eos_id(to_dict(getattr(model, tower)))
+    return meant | {name: value for name, value in settings.items() if value is not None}
 
 
-def _same_tokenizer(source: _Source, new: ml_collections.ConfigDict) -> bool:
+def _same_tokenizer(source: _Source, new: RunConfig) -> bool:
     """Whether two runs tokenize alike, whatever their files are called; weights may come without a tokenizer."""
     old, kind = source.config.data.tokenizer, new.data.tokenizer.partition(":")[0]
     if old in (run_config.NO_TOKENIZER, new.data.tokenizer):

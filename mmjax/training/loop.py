@@ -22,7 +22,7 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
     Raises:
       TrainingDiverged: a non-finite loss or gradient.
     """
-    settings, mesh, start, state = run.settings, run.mesh, run.start, run.state
+    config, mesh, start, state = run.config, run.mesh, run.start, run.state
     run.state = None  # the first step consumes it
     evaluate = hooks.Evaluate(run)
     save = hooks.Save(run, evaluate)
@@ -30,11 +30,11 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
         evaluate.run(hooks.StepContext(start, state))
 
     batches = run.open_batches(stop)
-    agreement = StepAgreement(mesh, settings.batch_size, stop, batches, run.bad_examples)
+    agreement = StepAgreement(mesh, config.batch_size, stop, batches, run.bad_examples)
     metrics_log = DeferredLog(run, agreement)
-    with batches, hooks.Profiler(run.workdir, settings.log.profile) as profiler:
+    with batches, hooks.Profiler(run.workdir, config.log.profile) as profiler:
         run.meter.reset(start)
-        for step in range(start + 1, settings.steps + 1):
+        for step in range(start + 1, config.steps + 1):
             profiler.before(step, state)
             try:
                 with run.meter.waiting():

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from mmjax.config import schema
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError, validate_choice
+from mmjax.models.config import ModelConfig
+from mmjax.nn.config import LayersConfig
 from mmjax.parallel import partition
 from mmjax.training import param_roles, schedules
 from mmjax.training.config import OptimizerConfig
@@ -20,9 +21,7 @@ from mmjax.training.config import OptimizerConfig
 OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
 
 
-def make_optimizer(
-    config: ml_collections.ConfigDict, params: Any
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(config: RunConfig, params: Any) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Builds the update rule for the trainable parameters.
 
     In order: clip by global norm, the named rule, decoupled weight decay on what `optimizer.decay` names, the learning
@@ -40,9 +39,8 @@ def make_optimizer(
     Raises:
       UserError: an unknown optimizer, a pattern that matches nothing, or a multiplier that has no meaning.
     """
-    run = schema.parse(config)
-    settings = run.optimizer
-    schedule = schedules.make_schedule(run.schedule, run.steps, settings.learning_rate)
+    settings = config.optimizer
+    schedule = schedules.make_schedule(config.schedule, config.steps, settings.learning_rate)
     _check_factors(settings)
     mask = decay_mask(settings, params)
     factors = _factors(settings, config.model, params)
@@ -263,7 +261,7 @@ def over_layers(rule: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(init, update)
 
 
-def layer_numbers(path: str, count: int, tower: ml_collections.ConfigDict) -> list[int]:
+def layer_numbers(path: str, count: int, tower: LayersConfig) -> list[int]:
     """Which of a tower's layers the `count` ones of a stacked parameter are, from 0, the first.
 
     Where only some layers have cross-attention there are two stacks, see `nn.transformer.Transformer`.
@@ -272,11 +270,11 @@ def layer_numbers(path: str, count: int, tower: ml_collections.ConfigDict) -> li
     if "cross_layers" not in parts:
         return list(range(count))
     unit = re.fullmatch(r"block(\d+)", parts[parts.index("cross_layers") + 1])
-    first, step = tower.get("cross_from", 0), tower.get("cross_every", 1)
+    first, step = getattr(tower, "cross_from", 0), getattr(tower, "cross_every", 1)
     return [first + (int(unit[1]) if unit else 0) + i * step for i in range(count)]
 
 
-def _factors(settings: OptimizerConfig, model: ml_collections.ConfigDict, params: Any) -> Any:
+def _factors(settings: OptimizerConfig, model: ModelConfig, params: Any) -> Any:
     """Learning-rate factors per parameter, an array over layers where the layers' rates differ; None when all are 1."""
     names = [partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in settings.multipliers:
@@ -285,9 +283,10 @@ def _factors(settings: OptimizerConfig, model: ml_collections.ConfigDict, params
     if not settings.multipliers and all(decay == 1.0 for decay in layer_decay.values()):
         return None
 
+    towers = {name: tower for name in layer_decay if isinstance(tower := getattr(model, name, None), LayersConfig)}
     for tower, decay in layer_decay.items():
-        if decay != 1.0 and "depth" not in model.get(tower, {}):
-            known = [name for name in layer_decay if "depth" in model.get(name, {})]
+        if decay != 1.0 and tower not in towers:
+            known = list(towers)
             raise UserError(
                 f"optimizer.layer_decay.{tower}={decay}: this model has no layers in model.{tower}; leave it at 1.0"
                 + (f" (it has in {', '.join(f'model.{name}' for name in known)})" if known else "")
@@ -299,9 +298,9 @@ def _factors(settings: OptimizerConfig, model: ml_collections.ConfigDict, params
         decay = layer_decay.get(tower, 1.0)
         if decay == 1.0:
             return value
-        depth = model[tower].depth
+        depth = towers[tower].depth
         if param_roles.is_stacked(path):
-            above = depth - jnp.array(layer_numbers(path, x.shape[0], model[tower]), jnp.float32)
+            above = depth - jnp.array(layer_numbers(path, x.shape[0], towers[tower]), jnp.float32)
             layers = decay**above  # the last layer: decay^1
             return value * layers.reshape((-1,) + (1,) * (len(x.shape) - 1))
         # The final norm and a head stand on top of all layers, embeddings below.

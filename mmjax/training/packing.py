@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from mmjax import tasks
+from mmjax.config.schema import RunConfig
 from mmjax.data.loading import packing
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import log, process_agreement
@@ -27,7 +27,7 @@ _AS_BEFORE = "as before"
 
 
 def choose_packer(
-    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, examples: Any, meta: Mapping[str, Any]
+    config: RunConfig, mesh: jax.sharding.Mesh, examples: Any, meta: Mapping[str, Any]
 ) -> tasks.Packer | None:
     """What lays out a run's texts, or None where they are padded; says which, and why. All processes call it alike.
 
@@ -80,10 +80,11 @@ def _platform(mesh: jax.sharding.Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def _unread_size(config: ml_collections.ConfigDict) -> str:
+def _unread_size(config: RunConfig) -> str:
     """The end of a line on padded texts: a size that the config gives for others, and what reads it; '' without one."""
     data = config.data
-    sizes = [f"data.{name}={data[name]!r}" for name in ("packed_rows", "length_groups") if data[name]]
+    fields = {"packed_rows": data.packed_rows, "length_groups": data.length_groups}
+    sizes = [f"data.{name}={value!r}" for name, value in fields.items() if value]
     return f"; data.pack_texts='on' reads {' and '.join(sizes)}" if sizes else ""
 
 

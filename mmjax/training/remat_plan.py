@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
+from mmjax.config.schema import RunConfig
+from mmjax.models.config import ImageTowerConfig, TextTowerConfig, TwoTowerConfig
 from mmjax.nn.pool import OF_ONE_TOKEN
 from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib
@@ -108,22 +109,24 @@ class Tower:
         return (1 + ahead) * self.kept("none") - self.kept(remat.policy)
 
 
-def towers(config: ml_collections.ConfigDict, kernels: Mapping[str, str], mesh: jax.sharding.Mesh) -> dict[str, Tower]:
+def towers(
+    config: RunConfig, model: TwoTowerConfig, kernels: Mapping[str, str], mesh: jax.sharding.Mesh
+) -> dict[str, Tower]:
     """The two towers of a contrastive model as one device runs them; texts are padded, as some batches may be.
 
     Args:
-      config: the run's config, of a `two_tower` model.
+      config: the run's config.
+      model: its.
       kernels: attention kernel of each tower.
       mesh: of the devices.
     """
-    model, examples = config.model, config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
-    lengths = {
-        "image": attention_kernels.image_tokens(model.image),
-        "text": config.data.context_length or model.text.context_length,
+    examples = config.batch_size // mesh_lib.batch_devices(mesh) // config.microbatch
+    lengths: dict[str, tuple[ImageTowerConfig | TextTowerConfig, int]] = {
+        "image": (model.image, attention_kernels.image_tokens(model.image)),
+        "text": (model.text, config.data.context_length or model.text.context_length),
     }
-    towers = {}
-    for name, length in lengths.items():
-        settings, platform = model[name], mesh.devices.flat[0].platform
+    towers, platform = {}, mesh.devices.flat[0].platform
+    for name, (settings, length) in lengths.items():
         attended = 0 if kernels[name] in ("cudnn", "pallas") else length
         if kernels[name] == "cudnn":
             length += length % 2
@@ -238,7 +241,7 @@ class Planner:
 
 
 def make_planner(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     kernels: Mapping[str, str],
     mesh: jax.sharding.Mesh,
     state: Any,
@@ -255,17 +258,15 @@ def make_planner(
       trainable: the parameters that are trained, as shapes. A tower without any keeps nothing.
       available: bytes that a program may use, the same in all processes; None to ask the mesh's first device.
     """
-    if config.model.get("kind", "two_tower") != "two_tower":
+    model = config.model
+    if not isinstance(model, TwoTowerConfig):
         return None
-    trained = [name for name in ("image", "text") if jax.tree.leaves(trainable.get(name))]
-    fixed = {}
-    for name in trained:
-        tower = config.model[name]
-        if tower.remat != "auto":
-            fixed[name] = Remat(tower.remat, tower.get("remat_keep", 0))
+    settings = {"image": model.image, "text": model.text}
+    trained = {name: tower for name, tower in settings.items() if jax.tree.leaves(trainable.get(name))}
+    fixed = {name: Remat(tower.remat, tower.remat_keep) for name, tower in trained.items() if tower.remat != "auto"}
     if len(fixed) == len(trained):
         return None
-    shapes = towers(config, kernels, mesh)
+    shapes = towers(config, model, kernels, mesh)
     share = partition.count_parameters(trainable) / partition.count_parameters(state.params)
     gradients = int(partition.device_bytes(state.params) * share)
     device = mesh.devices.flat[0]

@@ -10,11 +10,11 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import ml_collections
-
 from mmjax import plugin_imports
 from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FieldOrigins
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
 from mmjax.parallel import log
 from mmjax.training import checkpoint
@@ -40,9 +40,7 @@ _EXECUTION = (
 )
 
 
-def keep(
-    config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()
-) -> tuple[ml_collections.ConfigDict, FieldOrigins]:
+def keep(config: RunConfig, workdir: Any, flags: Collection[str] = ()) -> tuple[RunConfig, FieldOrigins]:
     """The config that a run goes on with: what it did when it began, where its stored config is older than a field.
 
     Args:
@@ -68,20 +66,26 @@ def keep(
     }
     if not kept:
         return config, origins
-    result = config.copy_and_resolve_references()
-    with result.unlocked(), result.ignore_type():
-        schema.accept_auto_or_bool(result)
-        result.update_from_flattened_dict(kept)
+    fields_kept = to_dict(config)
+    for path, value in kept.items():
+        _set(fields_kept, path, value)
     names = ", ".join(field for field, names in fields.items() if not kept.keys().isdisjoint(names))
     used = ", ".join(f"{name}={value!r} (not {now[name]!r})" for name, value in kept.items())
     log.info(
         f"this run began before {names} came to exist, and goes on as it began: {used};"
         " --config.FIELD=VALUE changes one of them"
     )
-    return result.lock(), origins
+    return schema.parse(fields_kept), origins
 
 
-def read_config(meta: Mapping[str, Any], origin: str) -> ml_collections.ConfigDict:
+def _set(fields: dict[str, Any], path: str, value: Any) -> None:
+    *groups, name = path.split(".")
+    for group in groups:
+        fields = fields[group]
+    fields[name] = value
+
+
+def read_config(meta: Mapping[str, Any], origin: str) -> schema.ConfigDict:
     """The config that a checkpoint was made with.
 
     Args:
@@ -124,12 +128,12 @@ def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     path = workdir / "config.json"
     try:
         text = path.read_text() if path.exists() else "{}"
-        return serialize.flatten(json.loads(text)), serialize.flatten(serialize.from_json(text))
+        return serialize.flatten(json.loads(text)), serialize.flatten(schema.parse(serialize.from_json(text)))
     except (OSError, ValueError, AttributeError):
         return {}, {}
 
 
-def to_json(config: ml_collections.ConfigDict, origins: FieldOrigins) -> str:
+def to_json(config: RunConfig, origins: FieldOrigins) -> str:
     """The config as a workdir stores it: without the fields that it began without."""
     fields = json.loads(serialize.to_json(config))
     for path in origins.kept:
@@ -141,7 +145,7 @@ def to_json(config: ml_collections.ConfigDict, origins: FieldOrigins) -> str:
     return json.dumps(fields, indent=2)
 
 
-def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
+def check_workdir(config: RunConfig, workdir: Any) -> None:
     """Checks that a workdir with a run in it has this one; logs what else changed.
 
     Raises:
@@ -154,7 +158,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Any) -> None:
     if not path.exists():
         return
     try:
-        stored = serialize.from_json(path.read_text())
+        stored = schema.parse(serialize.from_json(path.read_text()))
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}); give another workdir") from error

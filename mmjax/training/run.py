@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import ml_collections
 
-from mmjax.config import schema
+from mmjax.config.schema import RunConfig
 from mmjax.evaluation.results import Evaluation
 from mmjax.training import checkpoint, metrics_log
 from mmjax.training.bad_example_counts import BadExamples
@@ -21,7 +20,6 @@ class Run:
 
     Attributes:
       config: what it goes by, see `resumed_run.keep`.
-      settings: the same, typed.
       workdir: its folder.
       mesh: the devices.
       step: `(state, batch) -> (state, metrics)`, jitted; the state passed in is donated.
@@ -36,8 +34,7 @@ class Run:
       evaluation_missing: the run was stopped at `start` before it could evaluate there.
     """
 
-    config: ml_collections.ConfigDict
-    settings: schema.RunConfig
+    config: RunConfig
     workdir: Any
     mesh: jax.sharding.Mesh
     step: Callable[[TrainState, Any], tuple[TrainState, Any]]

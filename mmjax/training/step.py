@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from mmjax.config.schema import RunConfig
 from mmjax.objectives import token_loss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import map_microbatches
@@ -22,7 +22,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 def make_train_step(
     task: Any,
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     mesh: Mesh,

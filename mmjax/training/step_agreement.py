@@ -114,15 +114,14 @@ class AsyncAllReduce:
 
     def sum(self, values: Sequence[int]) -> Any:
         """Starts the sum of int32 `values` [K] over the processes; `numpy.asarray` of the result waits for it."""
-        values = np.asarray(values, np.int32)
+        row = np.asarray(values, np.int32)
         if jax.process_count() == 1:
-            return values
-        shape = (self._devices, len(values))
+            return row
+        shape = (self._devices, len(row))
         # One device holds the process's values, the others zeros.
-        starts = [index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values()]
-        first = min(starts)
+        first = min(index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values())
 
         def rows(index):
-            return values[None] if (index[0].start or 0) == first else np.zeros((1, len(values)), np.int32)
+            return row[None] if (index[0].start or 0) == first else np.zeros((1, len(row)), np.int32)
 
         return self._sum(jax.make_array_from_callback(shape, self._sharding, rows))

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 from mmjax import plugin_imports, tasks
 from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
+from mmjax.config.schema import ConfigDict, RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.data.loading import batches as batches_lib
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -41,7 +42,7 @@ from mmjax.training.state import TrainState
 from mmjax.training.step_agreement import AsyncAllReduce
 
 
-def train(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
+def train(config: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
     """Trains, resuming whatever the workdir holds.
 
     Several processes call it alike. What stops one of them (a signal, data that cannot be read) stops all, at the same
@@ -63,13 +64,13 @@ def train(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str
         return loop.run_steps(run, stop)
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Run:
+def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Run:
     """Checks everything, opens the data and restores or initialises the state. All processes call it alike.
 
     Until the workdir is made no mistake has changed it.
 
     Args:
-      config: the recipe's, with what the command line gives.
+      recipe: its config, with what the command line gives.
       workdir: of the run; it may hold checkpoints.
       flags: fields that the command line gives, by path.
 
@@ -77,8 +78,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
       UserError: a mistake in config, data or workdir.
     """
     workdir = paths.as_path(workdir)
-    opened = open_run(config, workdir, flags)
-    config, settings, mesh = opened.config, opened.settings, opened.mesh
+    opened = open_run(recipe, workdir, flags)
+    config, mesh = opened.config, opened.mesh
     task, examples, setup = opened.task, opened.examples, opened.setup
     with process_agreement.raise_on_all():
         paths.make_folder(workdir, "--workdir")
@@ -86,7 +87,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     data = examples.describe()
     validate_run.check_same_data(data, config.data.train)
 
-    checkpoints, start, meta = _open_checkpoints(settings, workdir)
+    checkpoints, start, meta = _open_checkpoints(config, workdir)
     setup = setup.resumed(meta.get("remat", {}))
     state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
     if start:
@@ -103,9 +104,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
 
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
-    logger = metrics_log.Logger(
-        workdir, settings.log, name=settings.name, steps=settings.steps, fields=config.to_dict()
-    )
+    logger = metrics_log.Logger(workdir, config.log, name=config.name, steps=config.steps, fields=to_dict(config))
     # An evaluation that the checkpoint does not know of is made again, and its line with it.
     logger.resume(start, evaluated=bool(start and meta["evaluated"]))
     bad_examples = BadExamples(
@@ -129,7 +128,6 @@ def prepare(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[s
     peak = device_specs.peak_flops(jax.devices()[0].device_kind)
     return Run(
         config=config,
-        settings=settings,
         workdir=workdir,
         mesh=mesh,
         step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
@@ -152,7 +150,6 @@ class OpenedRun:
 
     Attributes:
       config: that the run has: a workdir may hold a run that began with older code.
-      settings: the same, typed.
       origins: which of its values are not the recipe's.
       mesh: the devices.
       task: what is trained.
@@ -163,8 +160,7 @@ class OpenedRun:
       frame_note: a line on where images are resized, where there is something to say.
     """
 
-    config: ml_collections.ConfigDict
-    settings: schema.RunConfig
+    config: RunConfig
     origins: FieldOrigins
     mesh: jax.sharding.Mesh
     task: tasks.Task
@@ -175,13 +171,13 @@ class OpenedRun:
     frame_note: str | None
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[str] = ()) -> OpenedRun:
+def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> OpenedRun:
     """Checks everything and opens the data. All processes call it alike.
 
     Blocks under `raise_on_all` are what a process does by itself: a mistake that one of them meets is raised by all.
 
     Args:
-      config: the recipe's, with what the command line gives.
+      recipe: its config, with what the command line gives.
       workdir: of the run, a path; None for a run that is only looked at, and would begin anew.
       flags: fields that the command line gives, by path.
 
@@ -190,16 +186,15 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
     """
     plugin_agreement.check_same_plugins()
     with process_agreement.raise_on_all():
-        if not isinstance(config, ml_collections.ConfigDict):
-            raise UserError(f"config is a {type(config).__name__}; give a ConfigDict, such as base_config()")
-        schema.parse(config)
+        if not isinstance(recipe, ConfigDict):
+            raise UserError(f"config is a {type(recipe).__name__}; give a ConfigDict, such as base_config()")
+        config, origins = schema.parse(recipe), FieldOrigins(tuple(flags))
         plugin_imports.check_imported(config.plugins)
-        origins = FieldOrigins(tuple(flags))
         if workdir is not None:
             for note in resumed_run.compare_plugins(workdir):
                 log.info(note)
             config, origins = resumed_run.keep(config, workdir, flags)
-        settings = validate_run.check_config(config, origins)
+        validate_run.check_config(config, origins)
         if workdir is not None:
             resumed_run.check_workdir(config, workdir)
         for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
@@ -229,17 +224,15 @@ def open_run(config: ml_collections.ConfigDict, workdir: Any, flags: Collection[
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
             log.info(note)
-    return OpenedRun(config, settings, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
+    return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 
-def _open_checkpoints(
-    settings: schema.RunConfig, workdir: Any
-) -> tuple[checkpoint.Checkpoints, int, Mapping[str, Any]]:
+def _open_checkpoints(config: RunConfig, workdir: Any) -> tuple[checkpoint.Checkpoints, int, Mapping[str, Any]]:
     """The checkpoints of a workdir, the latest one's step (0 without any) and its meta.
 
     All processes look at the same folder, and so meet the same mistakes.
     """
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", settings.checkpoint)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint)
     # The first host's look at a shared disk counts; another's may be older.
     start = process_agreement.broadcast_from_0(checkpoints.latest() or 0)
     if not start:
@@ -247,15 +240,15 @@ def _open_checkpoints(
     with process_agreement.raise_on_all():
         process_agreement.wait_for(lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}")
         meta = checkpoints.read_meta(start)
-        if start > settings.steps:
+        if start > config.steps:
             raise UserError(
-                f"steps={settings.steps}: the workdir is already at step {start}; give more steps or another workdir"
+                f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
             )
     return checkpoints, start, meta
 
 
 def _restore(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     workdir: Any,
     checkpoints: checkpoint.Checkpoints,
     start: int,
@@ -267,7 +260,7 @@ def _restore(
     return state
 
 
-def _initialise(config: ml_collections.ConfigDict, setup: build_step.Setup) -> TrainState:
+def _initialise(config: RunConfig, setup: build_step.Setup) -> TrainState:
     """A fresh state, with the parameters of `init_from` in place of fresh ones."""
     if not config.init_from:
         return setup.make_state(config.seed)
@@ -276,9 +269,7 @@ def _initialise(config: ml_collections.ConfigDict, setup: build_step.Setup) -> T
     return init_from.replace(setup.make_state(config.seed), pretrained)
 
 
-def _log_introduction(
-    config: ml_collections.ConfigDict, task: tasks.Task, mesh: jax.sharding.Mesh, setup: build_step.Setup
-) -> None:
+def _log_introduction(config: RunConfig, task: tasks.Task, mesh: jax.sharding.Mesh, setup: build_step.Setup) -> None:
     """Logs what is trained, on what, and how."""
     device = mesh.devices.flat[0]
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -296,7 +287,7 @@ def _log_introduction(
 
 
 def _open_batches(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     mesh: jax.sharding.Mesh,
     examples: Any,
     packer: tasks.Packer | None,

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from mmjax import tasks
 from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
+from mmjax.config.schema import RunConfig
 from mmjax.errors import GlobalUserError, UserError
+from mmjax.models.config import ContrastConfig
 from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_model
 from mmjax.training import checkpoint, metrics_log, param_roles
@@ -45,17 +46,16 @@ def _of_model(field: str, names: Sequence[str]) -> bool:
     return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
-def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> schema.RunConfig:
-    """Checks plain numbers before anything is opened; returns the config as its typed tree.
+def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None:
+    """Checks plain numbers before anything is opened.
 
     Args:
       config: the run's config.
       origins: which of its values are not the recipe's.
 
     Raises:
-      UserError: naming the field; a field or a value that no config has, see `schema.parse`.
+      UserError: naming the field.
     """
-    settings = schema.parse(config)
     flat = serialize.flatten(config)
     integers = [field for field, value in flat.items() if type(value) is int]
     may_be_zero = {
@@ -103,7 +103,7 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     for field in ("schedule.final", "optimizer.b2_cap", "optimizer.layer_decay.image", "optimizer.layer_decay.text"):
         if not 0.0 <= flat[field] <= 1.0:
             raise UserError(f"{field}={flat[field]} is not in [0, 1]")
-    largest = config.model.get("max_logit_scale")
+    largest = config.model.max_logit_scale
     if largest is not None and largest < 1:
         raise UserError(f"model.max_logit_scale={largest} must be at least 1, or none for no limit")
     if config.mesh.tensor < 1:
@@ -121,12 +121,11 @@ def check_config(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
     profile = config.log.profile
     if profile and not 1 <= profile[0] <= profile[1]:
         raise UserError(f"log.profile={profile} wants (first step, last step)")
-    checkpoint.check_settings(settings.checkpoint)
-    metrics_log.check_settings(settings.log)
+    checkpoint.check_settings(config.checkpoint)
+    metrics_log.check_settings(config.log)
     tasks.check_images(config, origins)
     check_unread(config, origins)
     tasks.check_model(config)
-    return settings
 
 
 def _check_pattern(field: str, patterns: tuple[str, ...], pattern: str) -> None:
@@ -145,13 +144,13 @@ def _check_pattern(field: str, patterns: tuple[str, ...], pattern: str) -> None:
         raise UserError(f"{field}={pattern!r} is not a regular expression: {error}") from error
 
 
-def _check_initial_scale(config: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> None:
+def _check_initial_scale(config: RunConfig, stored: Mapping[str, Any]) -> None:
     """Checks that the first update would not cut the scale of the logits that a new run starts with.
 
     Raises:
       UserError: it would, see `check_scale`; not for a run that began so, and goes on with what it has learned.
     """
-    value = config.model.get("logit_scale_init")
+    value = config.model.logit_scale_init if isinstance(config.model, ContrastConfig) else None
     is_taken = config.init_from and param_roles.matches(
         config.init_paths, "logit_scale"
     )  # then it is checked where it is read
@@ -175,7 +174,7 @@ class _Unread:
     choices: tuple[str, ...]
 
 
-def check_unread(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> None:
+def check_unread(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None:
     """Checks that no field has been set that would change nothing, by who also chose what leaves it unread.
 
     Args:
@@ -191,7 +190,7 @@ def check_unread(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM
         raise UserError("; ".join(mistakes))
 
 
-def note_unread(config: ml_collections.ConfigDict, origins: FieldOrigins = FROM_RECIPE) -> str | None:
+def note_unread(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> str | None:
     """A line on a recipe's fields that are not read since the command line chose otherwise; see `check_unread`."""
     overruled = [unread for unread in _find_unread(config, origins) if _is_overruled(unread, origins)]
     if not overruled:
@@ -208,7 +207,7 @@ def _is_overruled(unread: _Unread, origins: FieldOrigins) -> bool:
     return unread.field not in origins.flags and any(choice in origins.flags for choice in unread.choices)
 
 
-def _find_unread(config: ml_collections.ConfigDict, origins: FieldOrigins) -> list[_Unread]:
+def _find_unread(config: RunConfig, origins: FieldOrigins) -> list[_Unread]:
     """The fields that have been set and are not read, each once."""
     flat, default = serialize.flatten(config), serialize.flatten(schema.base_config())
     first: dict[str, _Unread] = {}
@@ -271,7 +270,7 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
         yield unread(field, reason, f"give that strengths, or {leave(field)}", "data.color_jitter")
 
 
-def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]) -> None:
+def check_best_metric(config: RunConfig, datasets: Sequence[str]) -> None:
     """Checks that some checkpoints are both saved and evaluated, on the data set of `checkpoint.best_metric`.
 
     Raises:
@@ -300,7 +299,7 @@ def check_best_metric(config: ml_collections.ConfigDict, datasets: Sequence[str]
         )
 
 
-def check_scale(config: ml_collections.ConfigDict, log_scale: Any, origin: str, remedy: str = "") -> None:
+def check_scale(config: RunConfig, log_scale: Any, origin: str, remedy: str = "") -> None:
     """Checks that the first update would not cut the scale of the logits that a run goes on with.
 
     Args:
@@ -312,7 +311,7 @@ def check_scale(config: ml_collections.ConfigDict, log_scale: Any, origin: str, 
     Raises:
       UserError: it lies outside [1, model.max_logit_scale], and is trained.
     """
-    limit = config.model.get("max_logit_scale")
+    limit = config.model.max_logit_scale
     if log_scale is None or limit is None or param_roles.matches(config.optimizer.freeze, "logit_scale"):
         return
     value = float(np.asarray(log_scale))

@@ -11,6 +11,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.data.config import DataConfig
 from mmjax.data.image import augment, transforms
 from mmjax.errors import UserError
+from mmjax.evaluation.config import DecodingConfig
 from mmjax.models import (
     config,
     encoders,
@@ -33,7 +34,7 @@ from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.config import LossConfig
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
-from mmjax.tasks import task
+from mmjax.tasks import model_outputs
 from mmjax.training import optimizer, schedules
 from mmjax.training.config import OptimizerConfig, ScheduleConfig
 
@@ -113,7 +114,7 @@ CHOICES = [
     (config.TextTowerConfig, "pool", TOWER_POOLS - {"cls"}),
     (config.PrefixLMConfig, "connector", prefix_lm.CONNECTORS),
     (config.PrefixLMConfig, "prefix", prefix_lm.PREFIXES),
-    (config.DecodingConfig, "method", generation.METHODS),
+    (DecodingConfig, "method", generation.METHODS),
     (fusion.LateConfig, "combine", fusions.COMBINATIONS),
     (fusion.LateConfig, "pool", pooled.POOLS),
     (fusion.VideoEncoderConfig, "tubelet_init", ("normal", *INFLATIONS)),
@@ -126,7 +127,7 @@ CHOICES = [
     (DataConfig, "train_resize", transforms.TRAIN_RESIZE),
     (DataConfig, "randaugment_policy", augment.POLICIES),
     (RunConfig, "attention", attention.IMPLEMENTATIONS),
-    (RunConfig, "precision", task.DTYPES),
+    (RunConfig, "precision", model_outputs.DTYPES),
 ]
 
 

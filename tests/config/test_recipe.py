@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mmjax.config import recipe
+from mmjax.config import parse, recipe
 from mmjax.errors import UserError
 from mmjax.training import validate_run
 from tests.helpers import runs
@@ -17,7 +17,7 @@ def test_a_recipe_of_0_1_is_read_and_passes_all_checks(path):
     config = recipe.load_recipe(f"{path}:steps=10" if "steps=" in path.read_text() else str(path))
     if not config.data.train:
         config.data.train = "shapes"
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
 
 
 def test_a_suite_of_0_1_is_read():

@@ -7,9 +7,10 @@ import pytest
 from fsspec.registry import _registry
 from PIL import Image
 
-from mmjax import registry
+from mmjax import registry, tasks
+from mmjax.config import parse
 from mmjax.config.schema import base_config
-from mmjax.data.mixture import make_options, open_source, parse_eval, parse_mixture
+from mmjax.data.mixture import open_source, parse_eval, parse_mixture
 from mmjax.data.record import SourceOptions, stable_id
 from mmjax.data.sources.digits import Digits
 from mmjax.data.sources.folder import Folder
@@ -114,9 +115,9 @@ def test_evaluation_sources_are_told_apart(table):
     ],
 )
 def test_mistakes_are_named(text, words):
-    for parse, field in ((parse_mixture, "data.train"), (parse_eval, "data.eval")):
+    for read, field in ((parse_mixture, "data.train"), (parse_eval, "data.eval")):
         with pytest.raises(UserError) as error:
-            parse(text)
+            read(text)
         message = str(error.value)
         assert message.startswith(field) and "\n" not in message
         if parse is parse_mixture:
@@ -172,7 +173,7 @@ def test_evaluation_has_keys_of_its_own():
     config = base_config()
     config.data.update(image_key="a", caption_keys="b")
     config.eval.update(image_key="c", caption_keys="d")
-    train, evaluation = make_options(config), make_options(config, evaluation=True)
+    train, evaluation = (tasks.source_options(parse(config), evaluation=is_eval) for is_eval in (False, True))
     assert (train.image_key, train.caption_keys, train.keys_field) == ("a", "b", "data")
     assert (evaluation.image_key, evaluation.caption_keys, evaluation.keys_field) == ("c", "d", "eval")
     assert (train.max_bad_fraction, evaluation.max_bad_fraction) == (config.data.max_bad_fraction, 0.0)

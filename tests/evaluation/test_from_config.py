@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading import example_transforms
@@ -57,7 +58,7 @@ class Records:
 
 @pytest.fixture(scope="module")
 def runner():
-    return batched_apply.BatchRunner(make_mesh(base_config().mesh, jax.devices()[:2]), BATCH)
+    return batched_apply.BatchRunner(make_mesh(parse(base_config()).mesh, jax.devices()[:2]), BATCH)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from mmjax.evaluation.evaluators import attention_maps
 from mmjax.evaluation.example_selection import Artifacts, AttentionPanels, Panel
 from mmjax.evaluation.results import Evaluation
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 from tests.report.test_page import HOSTILE, Page, check_self_contained, render
 
 # -- rollout -------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ class Examples(list):
 
 
 def view():
-    mesh = mesh_lib.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    mesh = mesh_lib.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
     return attention_maps.AttentionMapRenderer(Task(), mesh, tokenizer_lib.make_tokenizer("bytes", 16))
 
 

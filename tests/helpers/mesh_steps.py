@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.training import build_step, checkpoint
@@ -35,9 +36,9 @@ class Steps:
         self.config = config_of(mesh, **changes)
         if change is not None:
             change(self.config)
-        self.mesh = mesh_lib.make_mesh(self.config.mesh, jax.devices()[: math.prod(mesh)])
-        self.task = tasks.Task(self.config, tasks.make_image_spec(self.config), mesh=self.mesh)
-        setup = build_step.make_setup(self.config, self.task, self.mesh)
+        self.mesh = mesh_lib.make_mesh(parse(self.config).mesh, jax.devices()[: math.prod(mesh)])
+        self.task = tasks.Task(parse(self.config), tasks.make_image_spec(parse(self.config)), mesh=self.mesh)
+        setup = build_step.make_setup(parse(self.config), self.task, self.mesh)
         self.abstract, self.shardings, self.step = setup.state, setup.shardings, setup.step
         self.rows = mesh_lib.local_rows(self.mesh, BATCH)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mmjax import tasks
-from mmjax.config import recipe, schema
+from mmjax.config import parse, recipe, schema
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.training import checkpoint
 from mmjax.training.state import TrainState
@@ -50,12 +50,14 @@ def tokenizer(length):
 def task(config):
     """Its task, with what the data would tell."""
     if "encoders" in config.model or config.objectives.vqa:
-        facts = tasks.read_dataset_metadata(config, tasks.open_mixture(config))
+        facts = tasks.read_dataset_metadata(parse(config), tasks.open_mixture(parse(config)))
     else:
         facts = tasks.DatasetMetadata()
     if "text" not in config.model:
-        return tasks.Task(config, None, None, None, facts)
-    return tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length), None, facts)
+        return tasks.Task(parse(config), None, None, None, facts)
+    return tasks.Task(
+        parse(config), tasks.make_image_spec(parse(config)), tokenizer(config.model.text.context_length), None, facts
+    )
 
 
 @functools.cache
@@ -70,7 +72,7 @@ def save(random_params, config, workdir):
     params = random_params(jax.eval_shape(model_task.init, jax.random.key(0)), std=0.3)
     state = TrainState(np.int32(2), params, (), None, np.zeros(2, np.uint32), np.int32(-1))
     more = dict(bad_examples={}, evaluated=False, facts=dataclasses.asdict(model_task.dataset_metadata))
-    meta = checkpoint.make_meta(config, 16, model_task.image_spec, tasks.make_tokenizer(config), **more)
+    meta = checkpoint.make_meta(parse(config), 16, model_task.image_spec, tasks.make_tokenizer(parse(config)), **more)
     with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
         checkpoints.save(2, state, meta)
         checkpoints.wait()

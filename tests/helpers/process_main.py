@@ -18,6 +18,8 @@ from unittest import mock
 import jax
 import numpy as np
 
+from mmjax.parallel.config import MeshConfig
+
 
 def steps(folder, meshes, coordinator, count, index):
     from mmjax.parallel import cluster, process_agreement
@@ -63,7 +65,7 @@ def check(folder, meshes):
     complete = np.arange(16 * 3).reshape(16, 3).astype(np.int32)
     result["rows"] = {}
     for shape in shapes:
-        mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)))
+        mesh = mesh_lib.make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))))
         rows = mesh_lib.local_rows(mesh, 16)
         result["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
         np.testing.assert_array_equal(mesh_lib.to_host(mesh_lib.to_global(mesh, complete[rows])), complete)

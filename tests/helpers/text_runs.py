@@ -3,6 +3,7 @@
 import numpy as np
 
 from mmjax import tasks
+from mmjax.config import parse
 from tests.helpers import runs
 
 
@@ -18,8 +19,8 @@ def write_captions(folder):
 
 def texts(config):
     """`text` and `text_mask` of all batches of a run, one after the other."""
-    task = tasks.Task(config, tasks.make_image_spec(config), tasks.make_tokenizer(config))
-    examples = tasks.make_train_examples(config, tasks.open_mixture(config), task.example_transform)
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tasks.make_tokenizer(parse(config)))
+    examples = tasks.make_train_examples(parse(config), tasks.open_mixture(parse(config)), task.example_transform)
     drawn = [examples[position] for position in range(config.steps * config.batch_size)]
     return {name: np.stack([example[name] for example in drawn]) for name in ("text", "text_mask")}
 

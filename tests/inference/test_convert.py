@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import mmjax
 from mmjax.cli import convert as convert_lib
 from mmjax.cli import main
-from mmjax.config import serialize
+from mmjax.config import parse, serialize
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
 from mmjax.inference import convert
@@ -214,13 +214,13 @@ def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, ca
 class TestInitFrom:
     def read(self, folder, **changes):
         config = runs.config(init_from=str(folder), **changes)
-        mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2, "tensor": 1}, jax.devices()[:2])
+        mesh = mesh_lib.make_mesh(MeshConfig(data=1, fsdp=2, tensor=1), jax.devices()[:2])
         shapes = param_translation.param_shapes(config.model.to_dict())
         tree = param_translation.nested(
             {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
         )
         shardings, _ = partition.param_shardings(tree, mesh, MeshConfig(sharding="fsdp"))
-        return init_from.read(partition.placed_shapes(tree, shardings), config)
+        return init_from.read(partition.placed_shapes(tree, shardings), parse(config))
 
     def test_all_of_it(self, other, capsys):
         folder, params = other

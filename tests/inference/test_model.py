@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, processors
 
 import mmjax
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.data.image.transforms import ImageSpec, eval_transform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
@@ -21,6 +22,7 @@ from mmjax.inference import model as model_lib
 from mmjax.interop import foreign_checkpoint, tokenizer_files
 from mmjax.nn.embed import bicubic_matrix
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -172,12 +174,12 @@ class TestLoading:
         meta = checkpoint_source.RunCheckpoint(workdir).meta
         config = runs.config()
         spec = ImageSpec(**meta["preprocessing"])
-        task = tasks.Task(config, spec)
+        task = tasks.Task(parse(config), spec)
         pixels = np.stack([eval_transform(picture, spec) for picture in pictures])
         np.testing.assert_allclose(
             model.encode_image(pictures), jax.jit(task.embed_images)(model.params, pixels), atol=1e-6
         )
-        ids, mask = tasks.make_tokenizer(config)(["a cat", "two dogs"])
+        ids, mask = tasks.make_tokenizer(parse(config))(["a cat", "two dogs"])
         want = jax.jit(task.embed_text)(model.params, ids, mask)
         np.testing.assert_allclose(model.encode_text(["a cat", "two dogs"]), want, atol=1e-6)
         np.testing.assert_allclose(model.encode_text(ids), want, atol=1e-6)
@@ -196,7 +198,7 @@ class TestLoading:
             mmjax.load(CLIP, step=3)
 
     def test_over_a_mesh_every_array_is_read_to_its_place(self, model, workdir, pictures):
-        mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+        mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
         images, text = golden()["images"], golden()["ids"]
         spread = mmjax.load(CLIP, mesh=mesh, batch_size=4, image_size=32)
         wider = mmjax.load(CLIP, batch_size=4, image_size=32)

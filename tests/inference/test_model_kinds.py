@@ -19,6 +19,7 @@ from mmjax.evaluation.evaluators import captioning, multimodal_classification, q
 from mmjax.metrics.classification import classification_metrics
 from mmjax.metrics.vqa_accuracy import score_answers
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 from tests.helpers import model_kinds, runs
 
 RECORDS = 6
@@ -80,7 +81,7 @@ def loaded(workdir):
     """The model, and what feeds the evaluation it is compared with."""
     if workdir not in _loaded:
         _loaded[workdir] = mmjax.load(workdir)
-    mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     return _loaded[workdir], Feeder(mesh, 8)
 
 

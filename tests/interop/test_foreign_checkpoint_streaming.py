@@ -82,7 +82,7 @@ def test_writing_holds_one_parameter_at_a_time(tmp_path):
 
 def test_arrays_go_straight_to_their_shardings():
     opened = foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-quickgelu")
-    mesh = mesh_lib.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    mesh = mesh_lib.make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
     full = opened.read(lambda _, array: array)
     abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in full.items()})
     rules = [(".*qkv/kernel", ("fsdp", None, None, None))]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmjax.config import recipe, serialize
+from mmjax.config import parse, recipe, serialize
 from mmjax.errors import UserError
 from mmjax.models import initialisation
 from mmjax.parallel import mesh as mesh_lib
@@ -113,7 +113,7 @@ def test_a_run_that_began_otherwise_goes_on_with_a_line_that_says_so(tmp_path, c
     del stored["model"]["init"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     config.model.init = "open_clip"
-    resumed_run.check_workdir(config, tmp_path)
+    resumed_run.check_workdir(parse(config), tmp_path)
     assert "model.init: openai -> open_clip" in capsys.readouterr().out
 
 
@@ -207,7 +207,7 @@ def test_a_rule_says_how_every_parameter_of_its_kinds_is_drawn(name, kind):
 def test_a_rule_that_is_none_for_the_model_is_refused(size, name, message):
     config = model_kinds.config(size, model__init=name, data__train="shapes")
     with pytest.raises(UserError, match=message) as caught:
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     assert "\n" not in str(caught.value)
 
 
@@ -216,14 +216,14 @@ def test_open_clip_has_no_rule_for_a_tower_that_it_takes_from_timm(tower):
     changes = {"model__image__pool": "cls", "model__image__class_token": True, "model__text__pool": "last"}
     changes |= {"model__init": "open_clip", "objectives__sigmoid": 1.0, "data__train": "shapes"}
     config = model_kinds.config("tiny-siglip", **WORDS, **changes)
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     config.model[tower].pool = "map"
     message = rf"model.init='open_clip' has no rule for model.{tower}.pool='map': .*choose model.init='big_vision'"
     with pytest.raises(UserError, match=message) as caught:
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     assert "\n" not in str(caught.value)
     config.model.init = "big_vision"
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
 
 
 def test_a_parameter_without_a_rule_is_no_silent_default():
@@ -269,7 +269,7 @@ def test_what_the_modules_would_draw_is_not_computed():
 def test_shards_are_parts_of_what_one_device_draws():
     config = model_kinds.config("tiny-siglip", **SIZES, **SIGLIP)
     config.mesh.update(data=2, fsdp=2, tensor=2)
-    task, mesh = model_kinds.task(config), mesh_lib.make_mesh(config.mesh)
+    task, mesh = model_kinds.task(config), mesh_lib.make_mesh(parse(config).mesh)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rules = ((r".*token_embedding", ("fsdp", None)),)
     shardings, _ = partition.param_shardings(shapes, mesh, MeshConfig(rules=rules))

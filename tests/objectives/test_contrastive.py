@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmjax.objectives.contrastive import pair_matrix, sigmoid_loss, softmax_loss
+from mmjax.parallel.config import MeshConfig
 
 BATCH, WIDTH = 7, 5
 # Rows 0, 2 and 5 show one thing, rows 3 and 6 another. Ids are 64 bits: rows 1 and 4 share only their low word with 0.
@@ -201,7 +202,7 @@ def test_accuracy(kind, ids):
 def test_on_a_mesh_the_value_is_that_of_one_device(shared):
     from mmjax.parallel import mesh as mesh_lib
 
-    mesh = mesh_lib.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    mesh = mesh_lib.make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
     rng = np.random.default_rng(0)
     rows = [rng.standard_normal((16, 4)).astype(np.float32) for _ in range(2)]
     rows = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rows]

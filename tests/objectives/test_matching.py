@@ -12,6 +12,7 @@ import scipy.stats
 
 from mmjax.objectives import matching
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 
 BATCH, WIDTH = 48, 8
 FULL = pytest.mark.full
@@ -19,7 +20,9 @@ FULL = pytest.mark.full
 
 @functools.cache
 def mesh_of(shape):
-    return mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()[: math.prod(shape)])
+    return mesh_lib.make_mesh(
+        MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)]
+    )
 
 
 def unit(x):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from mmjax.errors import UserError
+from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import batch_devices, batch_sharding, check_batch, local_rows, make_mesh, replicated
 
 
 def shape(data, fsdp=1, tensor=1):
-    return {"data": data, "fsdp": fsdp, "tensor": tensor}
+    return MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
 
 
 @pytest.mark.parametrize(

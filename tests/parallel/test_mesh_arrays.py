@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 
+from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
 
 
 def test_there_and_back():
-    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     batch = {
         "image": np.arange(16 * 6, dtype=np.uint8).reshape(16, 2, 3),
         "id": np.arange(32, dtype=np.uint32).reshape(16, 2),

@@ -11,13 +11,16 @@ import pytest
 from mmjax.data.loading import packing as packing_lib
 from mmjax.parallel import activation_sharding, packing
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 
 BATCH, CONTEXT, ROWS, LENGTH, EOS, NOTHING = 24, 16, 5, 20, 2, 77
 
 
 @functools.cache
 def mesh_of(shape):
-    return mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()[: math.prod(shape)])
+    return mesh_lib.make_mesh(
+        MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)]
+    )
 
 
 @pytest.fixture(params=[None, (1, 1, 1), (2, 2, 2), (4, 1, 1)], ids=str)

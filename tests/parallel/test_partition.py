@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.config.typed_groups import parse_group
 from mmjax.errors import UserError
@@ -18,7 +19,7 @@ from mmjax.training.optimizer import make_optimizer
 
 @pytest.fixture(scope="module")
 def mesh():
-    return make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    return make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_replicated_preset(params, mesh):
 
 
 def test_preset_leaves_out_axes_that_do_not_divide(params):
-    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})  # 4 heads cannot be split over 8 devices
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=8))  # 4 heads cannot be split over 8 devices
     result = specs(params, mesh, sharding="fsdp+tensor")
     assert result["text/transformer/layers/attention/qkv/kernel"] == P(None, "fsdp")
     assert result["text/transformer/layers/mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
@@ -150,7 +151,7 @@ def test_mistakes_in_rules(params, mesh, rules, message):
 def test_moments_follow_their_parameters(params, mesh, name):
     config = base_config("tiny-siglip")
     config.optimizer.name = name
-    tx, _ = make_optimizer(config, params)
+    tx, _ = make_optimizer(parse(config), params)
     state = jax.eval_shape(tx.init, params)
     shardings, _ = param_shardings(params, mesh, MeshConfig())
     placed = opt_state_shardings(state, params, shardings, mesh)

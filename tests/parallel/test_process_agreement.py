@@ -12,6 +12,7 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.parallel import cluster, mesh, process_agreement
+from mmjax.parallel.config import MeshConfig
 from tests.helpers import processes, runs
 
 SLURM = {
@@ -213,11 +214,11 @@ def test_groups():
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 2), (8, 1, 1), (-1, 4, 1)])
 def test_only_data_crosses_slices(shape):
-    made = mesh.make_mesh(dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 2})
+    made = mesh.make_mesh(MeshConfig(**dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 2}))
     halves = np.split(made.devices, 2, axis=0)
     assert [sorted(d.id for d in half.ravel()) for half in halves] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert all("Auto" in str(kind) for kind in made.axis_types)
-    one = mesh.make_mesh(dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 1})
+    one = mesh.make_mesh(MeshConfig(**dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 1}))
     assert made.shape == one.shape
 
 
@@ -234,4 +235,4 @@ def test_only_data_crosses_slices(shape):
 )
 def test_impossible_slices(shape, message):
     with pytest.raises(UserError, match=message):
-        mesh.make_mesh(dict(zip((*mesh.AXES, "slices"), shape, strict=True)))
+        mesh.make_mesh(MeshConfig(**dict(zip((*mesh.AXES, "slices"), shape, strict=True))))

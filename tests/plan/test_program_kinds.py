@@ -6,6 +6,7 @@ import json
 import jax
 import pytest
 
+from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import plan_text, program, sweep, times
@@ -32,7 +33,7 @@ def test_every_part_that_has_layers_is_asked(cpu_slice):
 
 def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
     """A step with masked words is set up without its tokenizer's file; another program's compilation stands for it."""
-    setup = program.make_setup(config("tiny-vilt", data__tokenizer="json:not_here.json"), cpu_slice)
+    setup = program.make_setup(parse(config("tiny-vilt", data__tokenizer="json:not_here.json")), cpu_slice)
     mesh = mesh_lib.batch_sharding(setup.mesh)
     small = jax.jit(lambda x: x @ x.T).lower(jax.ShapeDtypeStruct((64, 64), "float32", sharding=mesh))
     monkeypatch.setattr(program.Setup, "lower", lambda self: small)
@@ -47,7 +48,7 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
 
 def test_modalities_cannot_be_planned(cpu_slice):
     with pytest.raises(UserError, match="model.kind='fused': its batch has the shapes of its data; it cannot be"):
-        program.make_setup(config("fusion:concat"), cpu_slice)
+        program.make_setup(parse(config("fusion:concat")), cpu_slice)
 
 
 @pytest.mark.full

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
-from mmjax.config import recipe, serialize
+from mmjax.config import parse, recipe, serialize
 from mmjax.data.sources.sensors import Sensors, best_accuracy
 from mmjax.errors import UserError
 from mmjax.models.fusion.kinds import KINDS
@@ -19,7 +19,7 @@ from mmjax.training import train, validate_run
 )
 def test_every_kind_is_a_complete_config(arg):
     config = recipe.load_recipe(f"fusion:{arg}")
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     assert serialize.from_json(serialize.to_json(config)).to_dict() == config.to_dict()
 
 
@@ -35,18 +35,18 @@ def test_classes_and_modalities_are_checked_against_the_data():
     config = recipe.load_recipe("fusion")
     config.model.classes = 7
     with pytest.raises(UserError, match="model.classes=7, but 'sensors/train' has 8"):
-        tasks.read_dataset_metadata(config, tasks.open_mixture(config))
+        tasks.read_dataset_metadata(parse(config), tasks.open_mixture(parse(config)))
     config.model.classes = 8
     with config.unlocked():
         config.model.encoders.lidar = config.model.encoders.series
     with pytest.raises(UserError, match="model.encoders.lidar: 'sensors/train' has no such modality; it has image, s"):
-        tasks.read_dataset_metadata(config, tasks.open_mixture(config))
+        tasks.read_dataset_metadata(parse(config), tasks.open_mixture(parse(config)))
 
 
 def test_training_gets_the_modalities_of_a_record_with_its_gaps():
     config = recipe.load_recipe("fusion")
-    facts = tasks.read_dataset_metadata(config, tasks.open_mixture(config))
-    task = tasks.Task(config, None, None, None, facts)
+    facts = tasks.read_dataset_metadata(parse(config), tasks.open_mixture(parse(config)))
+    task = tasks.Task(parse(config), None, None, None, facts)
     record = dict(Sensors()[0])
     table = record["modalities"]["table"].copy()
     table[1] = np.nan

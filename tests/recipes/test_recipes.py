@@ -10,7 +10,7 @@ import tokenizers
 from PIL import Image
 
 from mmjax import tasks
-from mmjax.config import recipe, schema, serialize
+from mmjax.config import parse, recipe, schema, serialize
 from mmjax.config.toy_presets import cpu_friendly
 from mmjax.errors import UserError
 from mmjax.models import make_model
@@ -52,11 +52,11 @@ def test_a_recipe_is_a_complete_config(spec):
     assert fields(config) == fields(schema.base_config())
     config.data.train = config.data.train or "digits"
     config.mesh.fsdp = 1
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     assert config.schedule.warmup < config.steps
     make_schedule(config)
     if ":" not in config.data.tokenizer or config.data.tokenizer == "words:shapes":
-        tasks.make_tokenizer(config)  # checks the model's vocabulary
+        tasks.make_tokenizer(parse(config))  # checks the model's vocabulary
     assert serialize.from_json(serialize.to_json(config)).to_dict() == config.to_dict()
     module = recipe.recipe_folder() / f"{spec.partition(':')[0]}.py"
     for word in ("Command:", "Hardware and time:", "Expected:"):
@@ -115,7 +115,7 @@ def test_a_published_size_knows_its_texts(spec):
     assert 25 <= config.data.context_length <= min(256, config.model.text.context_length)
     if config.data.tokenizer != "clip":
         with pytest.raises(UserError, match=r"cannot read '(gpt2|bert-base-uncased)/tokenizer.json'") as error:
-            tasks.make_tokenizer(config)
+            tasks.make_tokenizer(parse(config))
         assert "\n" not in str(error.value)
         config = recipe.load_recipe(f"{spec},tokenizer=json:other.json,steps=7")
         assert config.data.tokenizer == "json:other.json" and config.steps == 7
@@ -144,19 +144,22 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
     if path:
         word_level(tmp_path / "tokenizer.json", bert="bert" in path)
         config.data.tokenizer = f"{kind}:{tmp_path / 'tokenizer.json'}"
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    tokenizer = tasks.make_tokenizer(config)
+    mesh = make_mesh(parse(config).mesh, jax.devices()[:1])
+    tokenizer = tasks.make_tokenizer(parse(config))
     facts = tasks.DatasetMetadata(tuple(map(str, range(config.model.get("answers", 0)))))
-    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh, facts)
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer, mesh, facts)
     params = jax.eval_shape(task.init, jax.random.key(0))
-    batch, keys = tasks.batch_shapes(config, mesh), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+    batch, keys = (
+        tasks.batch_shapes(parse(config), mesh),
+        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4)),
+    )
     step = jax.value_and_grad(make_loss(task, 1, mesh), has_aux=True)
     (loss, metrics), slopes = jax.eval_shape(step, params, batch, keys)
     wanted = set(task.weights)
     assert loss.shape == () and (len(wanted) == 1 or {f"loss_{name}" for name in wanted} <= set(metrics))
     assert jax.tree.structure(slopes) == jax.tree.structure(params)
     trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
-    optimizer.make_optimizer(config, trainable)  # every pattern matches
+    optimizer.make_optimizer(parse(config), trainable)  # every pattern matches
     if task.is_trained_with("caption"):
         assert task.decoding(tokenizer).max_tokens <= config.data.context_length
 

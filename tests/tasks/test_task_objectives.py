@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.data.sources import sensors
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -97,15 +98,15 @@ def sensed(task):
 def outcome(config, shape, random_params):
     """Loss, metrics and gradient, with noise, on a mesh of this shape."""
     config.mesh.update(data=shape[0], fsdp=shape[1], tensor=shape[2])
-    mesh = make_mesh(config.mesh, jax.devices()[: shape[0] * shape[1] * shape[2]])
+    mesh = make_mesh(parse(config).mesh, jax.devices()[: shape[0] * shape[1] * shape[2]])
     if "encoders" in config.model:
-        facts = tasks.read_dataset_metadata(config, tasks.open_mixture(config))
-        task = tasks.Task(config, None, None, mesh, facts)
+        facts = tasks.read_dataset_metadata(parse(config), tasks.open_mixture(parse(config)))
+        task = tasks.Task(parse(config), None, None, mesh, facts)
         batch = sensed(task)
     else:
         facts = DatasetMetadata(answers=tuple("abcde"))
         length = config.model.text.context_length
-        task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(length), mesh, facts)
+        task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer(length), mesh, facts)
         batch = batch_of(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params = random_params(shapes, std=0.2)
@@ -165,9 +166,11 @@ def test_several_modalities_on_meshes(kind, random_params):
 @pytest.mark.full
 def test_memory_of_matching_at_a_batch_of_32768():
     """Negatives of the whole batch cost about a device's own tokens more than local ones; pieces shrink the rest."""
-    batch, mesh = 2**15, make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    batch, mesh = 2**15, make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
     config = config_of("tiny-albef", **{"loss.block_size": 1024})
-    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length), mesh)
+    task = tasks.Task(
+        parse(config), tasks.make_image_spec(parse(config)), tokenizer(config.model.text.context_length), mesh
+    )
     abstract = lambda tree, sharding: jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((x.shape[0] * batch // ROWS, *x.shape[1:]), x.dtype, sharding=sharding), tree
     )
@@ -209,7 +212,7 @@ def test_questions_whose_answers_are_not_in_the_list_do_not_count():
 
 def test_objectives_can_be_run_without_the_others():
     config = config_of("tiny-vilt")
-    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer(config.model.text.context_length))
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer(config.model.text.context_length))
     params = jax.eval_shape(task.init, jax.random.key(0))
     encode = lambda params, batch: task.encode(params, batch, None, only=("mlm", "mim"))
     features, additive = jax.eval_shape(encode, params, batch_of(config))
@@ -253,27 +256,27 @@ def test_what_does_not_go_together_is_reported(method, changes, message):
     config = config_of(method, **changes)
     words = tokenizer_lib.make_tokenizer(config.data.tokenizer, 8)
     with pytest.raises(UserError) as error:
-        tasks.Task(config, tasks.make_image_spec(config), words)
+        tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("texts, length, tokens", [("captions", 0, 19), ("answers", 0, 2), ("answers", 16, 6)])
 def test_what_is_written_stays_within_the_positions(texts, length, tokens):
     config = config_of("tiny-prefix_lm", **{"data.texts": texts, "data.context_length": length})
-    words = tasks.make_tokenizer(config)
-    decoding = tasks.Task(config, tasks.make_image_spec(config), words).decoding(words)
+    words = tasks.make_tokenizer(parse(config))
+    decoding = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words).decoding(words)
     assert decoding.max_tokens == tokens
 
 
 def test_the_separator_is_the_tokenizers():
     config = config_of("tiny-prefix_lm", **{"model.prefix_text": True})
     with pytest.raises(UserError, match="ends questions with id 5, but model.text.sep_id=None; set that to 5"):
-        tasks.make_tokenizer(config)
+        tasks.make_tokenizer(parse(config))
     config.model.text.update(sep_id=5, vocab_size=300)
-    assert tasks.make_tokenizer(config).sep_id == 5
+    assert tasks.make_tokenizer(parse(config)).sep_id == 5
     config.data.tokenizer = "bytes"
     with pytest.raises(UserError, match="'bytes' has no separator, by which model.prefix_text=True tells"):
-        tasks.make_tokenizer(config)
+        tasks.make_tokenizer(parse(config))
 
 
 def test_contrast_is_smoothed_as_the_config_says():
@@ -281,7 +284,7 @@ def test_contrast_is_smoothed_as_the_config_says():
     image, text = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     config = config_of("tiny-coca", **{"loss.contrastive_smoothing": 0.2})
     params = {"logit_scale": jnp.float32(np.log(3.0))}
-    loss, _ = tasks.Task(config, tasks.make_image_spec(config), tokenizer(20)).contrastive_loss(
+    loss, _ = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer(20)).contrastive_loss(
         params, jnp.asarray(image), jnp.asarray(text), None
     )
     logits = 3.0 * image.astype(np.float64) @ text.T

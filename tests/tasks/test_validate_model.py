@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from mmjax import tasks
-from mmjax.config import overrides, recipe, schema
+from mmjax.config import overrides, parse, recipe, schema
 from mmjax.errors import UserError
 from mmjax.tasks import validate_fusion
 from mmjax.training import validate_run
@@ -33,6 +33,18 @@ def error_line(function, *args):
         function(*args)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def check(config):
+    tasks.check_model(parse(config))
+
+
+def check_run(config):
+    validate_run.check_config(parse(config))
+
+
+def check_arrays(settings, shapes):
+    validate_fusion.check_arrays(parse(fused_config(settings)).model, shapes)
 
 
 def fused(name, fusion=None, **changes):
@@ -85,8 +97,8 @@ WHOLE = [
 @pytest.mark.parametrize("name, changes, message", WHOLE)
 def test_a_mistake_in_the_settings_is_reported_in_one_line(name, changes, message):
     config = model_kinds.config(name, data__train="shapes", **changes)
-    assert message in error_line(tasks.check_model, config)
-    checked = error_line(validate_run.check_config, config)
+    assert message in error_line(check, config)
+    checked = error_line(check_run, config)
     assert message in checked or "bottlenecks=0 must be at least 1" in checked
 
 
@@ -95,11 +107,9 @@ def test_a_mistake_in_the_settings_is_reported_in_one_line(name, changes, messag
 def test_several_vectors_an_image_are_contrasted_densely(impl, objective):
     config = model_kinds.config("tiny-qformer", loss__impl=impl, model__logit_bias_init=-10.0)
     config.objectives.update(dict(itc=0.0) | {objective: 1.0})
-    assert f"loss.impl={impl!r} does not go with model.kind='qformer' (several vectors" in error_line(
-        tasks.check_model, config
-    )
+    assert f"loss.impl={impl!r} does not go with model.kind='qformer' (several vectors" in error_line(check, config)
     config.loss.impl = "dense"
-    tasks.check_model(config)
+    check(config)
 
 
 @pytest.mark.parametrize("caption_id", [64, -1])
@@ -113,14 +123,14 @@ def test_a_part_that_lacks_a_setting_is_reported_in_one_line():
     config = model_kinds.config("tiny-coca")
     with config.unlocked():
         del config.model.decoder["mlp_dim"]
-    assert "model.decoder.mlp_dim is missing; set it" in error_line(tasks.check_model, config)
+    assert "model.decoder.mlp_dim is missing; set it" in error_line(check, config)
 
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
 def test_triplets_are_compared_as_precisely_as_the_config_says(precision):
     config = model_kinds.config("tiny", loss__precision=precision)
     config.objectives.update(itc=0.0, triplet=1.0)
-    task = tasks.Task(config, tasks.make_image_spec(config))
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)))
     rows = jax.ShapeDtypeStruct((4, 8), "float32")
     made = jax.make_jaxpr(lambda image, text: task.contrastive_loss({}, image, text, None)[0])(rows, rows)
     assert ("HIGHEST" in str(made)) == (precision == "highest")
@@ -162,7 +172,7 @@ OF_ENCODERS = [
 
 @pytest.mark.parametrize("name, changes, message", OF_ENCODERS)
 def test_a_mistake_in_an_encoder_is_reported_in_one_line(name, changes, message):
-    assert message in error_line(tasks.check_model, fused_config(fused(name, **changes)))
+    assert message in error_line(check, fused_config(fused(name, **changes)))
 
 
 OF_FUSIONS = [
@@ -185,28 +195,26 @@ OF_FUSIONS = [
 
 @pytest.mark.parametrize("name, fusion, message", OF_FUSIONS)
 def test_a_mistake_in_a_fusion_is_reported_in_one_line(name, fusion, message):
-    assert message in error_line(tasks.check_model, fused_config(fused(name, fusion)))
+    assert message in error_line(check, fused_config(fused(name, fusion)))
 
 
 def test_a_class_token_without_layers_sees_nothing():
     series = fused("series", CONCAT | dict(pool="cls"))
-    tasks.check_model(fused_config(series))
+    check(fused_config(series))
     series["encoders"]["series"] |= dict(depth=0)
     message = "model.fusion.pool='cls', but with model.encoders.series.depth=0 its class token sees nothing; set"
-    assert message in error_line(tasks.check_model, fused_config(series))
+    assert message in error_line(check, fused_config(series))
 
 
 def test_modalities_and_encoders_belong_together():
-    assert "model.encoders={} is empty" in error_line(
-        tasks.check_model, fused_config(fused("text") | dict(encoders={}))
-    )
+    assert "model.encoders={} is empty" in error_line(check, fused_config(fused("text") | dict(encoders={})))
     settings = fused("series") | dict(image=dict(image_size=8))
-    assert "model.encoders has no 'image'; remove it or add" in error_line(tasks.check_model, fused_config(settings))
+    assert "model.encoders has no 'image'; remove it or add" in error_line(check, fused_config(settings))
 
 
 def test_tokens_that_are_not_pooled_need_no_class_token():
     joint = dict(kind="joint", pool="cls", pool_heads=3, **LAYERS)
-    tasks.check_model(fused_config(fused("text", joint)))
+    check(fused_config(fused("text", joint)))
 
 
 OF_DATA = [
@@ -230,32 +238,32 @@ OF_DATA = [
 
 @pytest.mark.parametrize("name, changes, shape, message", OF_DATA)
 def test_data_that_an_encoder_cannot_read_are_reported_in_one_line(name, changes, shape, message):
-    assert message in error_line(validate_fusion.check_arrays, fused(name, **changes), {name: shape})
+    assert message in error_line(check_arrays, fused(name, **changes), {name: shape})
 
 
 def test_training_compares_encoders_with_its_data():
     config = recipe.load_recipe("fusion")
     config.model.encoders.table.numeric = 1
-    tasks.check_model(config)
+    check(config)
     assert "columns, but data.train has 6; give" in error_line(
-        tasks.read_dataset_metadata, config, tasks.open_mixture(config)
+        tasks.read_dataset_metadata, parse(config), tasks.open_mixture(parse(config))
     )
 
 
 def test_what_fits_is_not_refused():
     settings = dict(kind="fused", encoders=ENCODERS, fusion=LATE, classes=5)
-    tasks.check_model(fused_config(settings))
-    validate_fusion.check_arrays(settings, SHAPES)
-    validate_fusion.check_arrays(fused("speech"), {"speech": (5,)})
-    validate_fusion.check_arrays(fused("sound"), {"sound": (9, 4, 1)})
-    validate_fusion.check_arrays(fused("image", crop_to_patches=True), {"image": (9, 8, 3)})
+    check(fused_config(settings))
+    check_arrays(settings, SHAPES)
+    check_arrays(fused("speech"), {"speech": (5,)})
+    check_arrays(fused("sound"), {"sound": (9, 4, 1)})
+    check_arrays(fused("image", crop_to_patches=True), {"image": (9, 8, 3)})
 
 
 @pytest.mark.parametrize(
     "name, changes", [("speech", dict(depth=0, context_length=0, mlp_dim=0)), ("series", dict(depth=0))]
 )
 def test_documented_zeros_are_accepted(name, changes):
-    validate_run.check_config(fused_config(fused(name, **changes)))
+    check_run(fused_config(fused(name, **changes)))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +278,7 @@ def test_documented_zeros_are_accepted(name, changes):
     ],
 )
 def test_sizes_that_mean_nothing_are_refused(name, changes, message):
-    assert message in error_line(validate_run.check_config, fused_config(fused(name, **changes)))
+    assert message in error_line(check_run, fused_config(fused(name, **changes)))
 
 
 # -- fields without a use, and decoding, which is checked whatever the model does --------------------------------------
@@ -300,7 +308,7 @@ def changed(spec, changes):
 )
 def test_what_a_model_has_no_use_for_is_refused(spec, changes, message):
     with pytest.raises(UserError, match=f"^{message}") as caught:
-        tasks.check_model(changed(spec, changes))
+        check(changed(spec, changes))
     assert "\n" not in str(caught.value)
 
 
@@ -314,4 +322,4 @@ def test_what_a_model_has_no_use_for_is_refused(spec, changes, message):
     ],
 )
 def test_what_it_has_is_not(spec, changes):
-    tasks.check_model(changed(spec, changes))
+    check(changed(spec, changes))

@@ -5,17 +5,18 @@ import uuid
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 import upath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax import tasks
+from mmjax.config import parse, to_dict
 from mmjax.data.image import transforms
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 from mmjax.training import checkpoint
 from mmjax.training.config import CheckpointConfig
 from tests.helpers import runs
@@ -126,7 +127,7 @@ class TestRestore:
 
         def shapes(data, fsdp, tensor):
             devices = jax.devices()[: data * fsdp * tensor]
-            mesh = mesh_lib.make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor}, devices)
+            mesh = mesh_lib.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
             return {
                 name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, specs[name]))
                 for name, x in values.items()
@@ -179,10 +180,12 @@ class TestMeta:
     def test_content(self):
         config = runs.config(data__eval="digits/test")
         spec = transforms.ImageSpec(size=16, resize="squash", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-        tokenizer = tasks.make_tokenizer(config)
-        meta = json.loads(json.dumps(checkpoint.make_meta(config, 48, spec, tokenizer, bad_examples={"read": 2})))
+        tokenizer = tasks.make_tokenizer(parse(config))
+        meta = json.loads(
+            json.dumps(checkpoint.make_meta(parse(config), 48, spec, tokenizer, bad_examples={"read": 2}))
+        )
         assert transforms.ImageSpec(**meta["preprocessing"]) == spec
-        assert meta["config"]["model"] == json.loads(json.dumps(config.model.to_dict()))
+        assert meta["config"] == json.loads(json.dumps(to_dict(parse(config))))
         assert meta["config"]["data"]["eval"] == "digits/test"
         assert meta["position"] == 48 and meta["bad_examples"] == {"read": 2}
         assert meta["tokenizer"]["spec"] == "bytes" and meta["tokenizer"]["vocab_size"] == 259
@@ -200,16 +203,18 @@ class TestMeta:
         words.save(str(file))
         spec = f"json:{file}"
         config = runs.config(data__tokenizer=spec, model__text__eos_id=1)
-        made = tasks.make_tokenizer(config)
+        made = tasks.make_tokenizer(parse(config))
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
-        checkpoints.save(1, small_state(), checkpoint.make_meta(config, 0, tasks.make_image_spec(config), made))
+        checkpoints.save(
+            1, small_state(), checkpoint.make_meta(parse(config), 0, tasks.make_image_spec(parse(config)), made)
+        )
         checkpoints.close()
         file.unlink()
         with pytest.raises(UserError, match="cannot read"):
-            tasks.make_tokenizer(config)
+            tasks.make_tokenizer(parse(config))
 
         meta = checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True).read_meta(1)
-        stored = ml_collections.ConfigDict(meta["config"])
+        stored = parse(meta["config"])
         again = tasks.make_tokenizer(stored, file=checkpoint.tokenizer_file(meta))
         texts = ["red square", "a blue square", ""]
         np.testing.assert_array_equal(again(texts)[0], made(texts)[0])

@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from mmjax.config import parse
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
 from mmjax.interop import export, param_translation
 from mmjax.nn.embed import bicubic_matrix
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.config import MeshConfig
 from mmjax.training import init_from
 from tests.helpers import model_kinds
 
@@ -34,9 +36,9 @@ def sources(random_params, tmp_path_factory):
 def read(config, shapes=None):
     """What a run of `config` would start from; its parameters are known, or `shapes`."""
     shapes = shapes or jax.eval_shape(model_kinds.task(config).init, jax.random.key(0))
-    complete = mesh_lib.replicated(mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]))
+    complete = mesh_lib.replicated(mesh_lib.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=complete), shapes)
-    return init_from.read(placed, config)
+    return init_from.read(placed, parse(config))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.report import page
@@ -336,7 +337,7 @@ class TestLockedTowerAndAverage:
 
         def assert_refused(match, **changes):
             with pytest.raises(UserError, match=match):
-                init_from.read(params, runs.config(**changes))
+                init_from.read(params, parse(runs.config(**changes)))
 
         assert_refused("init_from='/nowhere': there is no", init_from="/nowhere")
         assert_refused("has shape .* there and has shape .* here", init_from=str(plain))

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from mmjax import registry
+from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.training import device_specs, log_writers, metrics_log, validate_run
@@ -112,7 +113,7 @@ class TestWandb:
             mock.patch.dict(sys.modules, wandb=None),
             pytest.raises(UserError, match=r"log.wandb_project='mine': needs wandb; pip install 'mmjax\[wandb\]'"),
         ):
-            validate_run.check_config(runs.config(log__wandb_project="mine"))
+            validate_run.check_config(parse(runs.config(log__wandb_project="mine")))
 
     def test_installed(self, tmp_path):
         module = types.ModuleType("wandb")
@@ -213,7 +214,7 @@ class TestOtherWriters:
     )
     def test_a_mistake_is_named_before_anything_is_computed(self, writers, message, written):
         with pytest.raises(UserError, match=message):
-            validate_run.check_config(runs.config(log__writers=writers))
+            validate_run.check_config(parse(runs.config(log__writers=writers)))
         assert not written
 
     def test_a_writer_checks_what_it_needs(self, written):
@@ -224,7 +225,7 @@ class TestOtherWriters:
                 raise UserError(f"log.every={settings.every}: choosy wants another")
 
         with pytest.raises(UserError, match="log.every=1: choosy wants another"):
-            validate_run.check_config(runs.config(log__writers=("choosy",)))
+            validate_run.check_config(parse(runs.config(log__writers=("choosy",))))
 
 
 class TestThroughput:

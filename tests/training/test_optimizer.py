@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
@@ -51,7 +52,7 @@ def flat(tree):
 
 def run(config, params, gradients):
     """Returns the updates of consecutive gradients at fixed parameters."""
-    tx, _ = make_optimizer(config, params)
+    tx, _ = make_optimizer(parse(config), params)
     update = jax.jit(tx.update)
     state, updates = tx.init(params), []
     for gradient in gradients:
@@ -178,7 +179,7 @@ def test_adafactor_factors_attention_kernels():
     """A kernel [D, 3, H, K] keeps a row and a column of second moments; only its momentum is as large as itself."""
     kernel = jax.ShapeDtypeStruct((12, 768, 3, 12, 64), jnp.float32)
     params = {"image": {"transformer": {"layers": {"attention": {"qkv": {"kernel": kernel}}}}}}
-    state = jax.eval_shape(make_optimizer(make_config("adafactor", b1=0.9), params)[0].init, params)
+    state = jax.eval_shape(make_optimizer(parse(make_config("adafactor", b1=0.9)), params)[0].init, params)
     sizes = sorted((x.size for x in jax.tree.leaves(state)), reverse=True)
     assert sizes[0] == kernel.size and sum(sizes[1:]) < 0.05 * kernel.size
 
@@ -192,7 +193,7 @@ def test_adamw(params, shapes, random_params, clip):
     config = make_config("adamw", learning_rate=0.1, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3, grad_clip=clip)
     config.schedule.warmup = 4
     gradients = [random_params(shapes, seed=seed, std=0.02) for seed in (1, 2, 3)]
-    tx, rate = make_optimizer(config, params)
+    tx, rate = make_optimizer(parse(config), params)
     update = jax.jit(lambda g, s, p: (lambda u, s: (optax.apply_updates(p, u), s))(*tx.update(g, s, p)))
     moved, state = params, tx.init(params)
     for gradient in gradients:
@@ -237,7 +238,7 @@ def test_sgd_with_momentum(stack):
 def test_bfloat16_momentum(params):
     for name, moments in (("adamw", ("mu",)), ("lion", ("mu",)), ("sgd", ("trace",))):
         state = jax.eval_shape(
-            make_optimizer(make_config(name, b1=0.9, momentum_dtype="bfloat16"), params)[0].init, params
+            make_optimizer(parse(make_config(name, b1=0.9, momentum_dtype="bfloat16")), params)[0].init, params
         )
         dtypes = {}
         map_with_path(lambda path, x, d=dtypes: d.setdefault(path.split("/")[1], set()).add(x.dtype.name), state)
@@ -288,7 +289,7 @@ def test_mistakes_in_freeze(params, patterns, message):
 def test_the_state_knows_nothing_of_frozen_parameters(shapes, name):
     config = make_config(name, b1=0.9, weight_decay=0.1)
     trainable, _ = split_frozen(shapes, ("image/.*", "image_head/.*"))
-    tx, _ = make_optimizer(config, trainable)
+    tx, _ = make_optimizer(parse(config), trainable)
     state = jax.eval_shape(tx.init, trainable)
     assert not [path for path in flat(jax.tree.map(lambda x: 0, state)) if "image" in path]
     updates, _ = jax.eval_shape(tx.update, trainable, state, trainable)
@@ -347,7 +348,7 @@ def test_multipliers_scale_weight_decay_too(params):
 )
 def test_mistakes(params, settings, message):
     with pytest.raises(UserError, match=message):
-        make_optimizer(make_config(**settings), params)
+        make_optimizer(parse(make_config(**settings)), params)
 
 
 @pytest.mark.full

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.parallel.partition import path_name
 from mmjax.training.optimizer import make_optimizer
@@ -108,7 +109,7 @@ def check(step, beta, cap, clip, compared=lambda path: True, tolerance=2e-5):
     config.schedule.update(name="constant", warmup=0)
     assert (base_config("tiny").optimizer.b2_cap, base_config("tiny").optimizer.update_clip) == (0.999, 0.0)
     params = arrays(0)
-    tx, _ = make_optimizer(config, params)
+    tx, _ = make_optimizer(parse(config), params)
     counted = jax.tree_util.tree_map_with_path(
         lambda path, x: x + step if path_name(path).endswith("count") else x, tx.init(params)
     )

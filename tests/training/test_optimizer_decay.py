@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mmjax.config import overrides, schema
+from mmjax.config import overrides, parse, schema
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint
 from mmjax.parallel.partition import path_name
@@ -164,7 +164,7 @@ def test_mistakes(changes, message):
     config = config_of(**changes)
     trainable, _ = split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)
     with pytest.raises(UserError, match=message) as error:
-        make_optimizer(config, trainable)
+        make_optimizer(parse(config), trainable)
     assert "\n" not in str(error.value)
 
 
@@ -182,15 +182,15 @@ def test_patterns_are_checked_by_themselves_first(field):
     config = model_kinds.config("tiny", data__train="shapes")
     overrides.apply(config, [(field, "")])
     with pytest.raises(UserError, match=rf"{field}=\(''\,\): an empty pattern .*, or write {field}=\(\) for none$"):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     overrides.apply(config, [(field, "image/(")])
     with pytest.raises(UserError, match=rf"{field}='image/\(' is not a regular expression"):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
 
 
 def test_the_default_may_name_nothing():
     config = config_of(freeze=(".*[^e]",))
-    make_optimizer(config, split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)[0])
+    make_optimizer(parse(config), split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)[0])
 
 
 # -- how much ----------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_three_steps_with_multipliers_and_layer_decay(by_lr, random_params):
     small = {path: x for path, x in flat(shapes).items() if path != "text/token_embedding"}
     params = random_params(nested(small))
     gradients = [random_params(nested(small), seed=seed) for seed in (1, 2, 3)]
-    tx, rate = make_optimizer(config, params)
+    tx, rate = make_optimizer(parse(config), params)
     update, state, moved = jax.jit(tx.update), tx.init(params), params
     for gradient in gradients:
         updates, state = update(gradient, state, moved)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax.config import schema
+from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
 from mmjax.training import optimizer, param_roles
@@ -29,7 +29,7 @@ def test_every_kind_takes_a_step(name):
     params = model_kinds.shapes(name)
     for rule in ("muon", "adamw"):
         config = model_kinds.config(name, optimizer__name=rule, **layer_decay(name))
-        tx, _ = optimizer.make_optimizer(config, params)
+        tx, _ = optimizer.make_optimizer(parse(config), params)
         updates, _ = jax.eval_shape(lambda p, tx=tx: tx.update(p, tx.init(p), p), params)
         assert {path: x.shape for path, x in flat(updates).items()} == {p: x.shape for p, x in flat(params).items()}
 
@@ -58,7 +58,7 @@ def test_layer_decay_knows_which_layers_look_at_the_image():
     one = np.ones(3, np.float32)
     text = {"transformer": layers, "head_norm": {"scale": one}, "norm_embed": {"scale": one}}
     params = {"text": text, "queries": one}
-    tx, _ = optimizer.make_optimizer(config, params)
+    tx, _ = optimizer.make_optimizer(parse(config), params)
     updates, _ = tx.update(params, tx.init(params), params)
     first = lambda x: -np.asarray(x).reshape(len(x), -1)[:, 0]
     result = {path: first(x).tolist() for path, x in flat(updates).items()}
@@ -88,7 +88,7 @@ def test_layer_decay_knows_which_layers_look_at_the_image():
 def test_a_tower_without_layers_is_told(name, tower, message):
     config = model_kinds.config(name, **{f"optimizer__layer_decay__{tower}": 0.5})
     with pytest.raises(UserError, match=message) as error:
-        optimizer.make_optimizer(config, {"head": {"kernel": np.zeros((2, 2), np.float32)}})
+        optimizer.make_optimizer(parse(config), {"head": {"kernel": np.zeros((2, 2), np.float32)}})
     assert "\n" not in str(error.value)
 
 
@@ -98,7 +98,7 @@ def test_freezing_and_multipliers_go_by_path_in_every_kind():
     assert {path.split("/")[0] for path in flat(frozen)} == {"image"}
     assert not any(path.startswith("image/") for path in flat(free))
     config = model_kinds.config("tiny-captioner-lstm", optimizer__multipliers=(("text/lstm/.*", 0.0),))
-    factors = optimizer._factors(schema.parse(config).optimizer, config.model, free)
+    factors = optimizer._factors(parse(config).optimizer, parse(config).model, free)
     assert {path for path, factor in flat(factors).items() if factor == 0} == {
         path for path in flat(params) if path.startswith("text/lstm/")
     }

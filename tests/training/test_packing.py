@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.data.loading import packing as packing_lib
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import packing
@@ -51,9 +52,9 @@ def value_and_grad(mesh, pieces, noise, precision="float32"):
     config.batch_size, config.microbatch = BATCH, pieces
     config.mesh.update(dict(zip(mesh_lib.AXES, mesh, strict=True)))
     config.model.image.dropout = 0.2 if noise else 0.0
-    devices = mesh_lib.make_mesh(config.mesh, jax.devices()[: np.prod(mesh)])
-    task = tasks.Task(config, tasks.make_image_spec(config), mesh=devices)
-    setup = build_step.make_setup(config, task, devices)
+    devices = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[: np.prod(mesh)])
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), mesh=devices)
+    setup = build_step.make_setup(parse(config), task, devices)
     total = step_lib.make_loss(task, pieces, devices)
     keys = lambda: jax.random.split(jax.random.key(0), BATCH) if noise else None
     function = lambda params, batch: jax.value_and_grad(lambda p: total(p, batch, keys())[0])(params)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
-from mmjax.config import schema
+from mmjax.config import parse, schema
 from mmjax.data.loading import packing as packing_lib
 from mmjax.data.loading.length_groups import LengthGrouper
 from mmjax.errors import UserError
@@ -19,9 +19,9 @@ from tests.helpers import runs
 
 
 def examples_of(config):
-    tokenizer = tasks.make_tokenizer(config)
-    example_transform = tasks.Task(config, tasks.make_image_spec(config), tokenizer).example_transform
-    return tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
+    tokenizer = tasks.make_tokenizer(parse(config))
+    example_transform = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer).example_transform
+    return tasks.make_train_examples(parse(config), tasks.open_mixture(parse(config)), example_transform)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def pairs(tmp_path_factory):
 
 def choose(config, capsys, devices=1, meta=None, platform="cpu"):
     """What is chosen, and what is said of it."""
-    mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:devices])
+    mesh = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[:devices])
     capsys.readouterr()
     with mock.patch.object(packing, "_platform", lambda mesh: platform):
-        packer = packing.choose_packer(config, mesh, examples_of(config), meta or {})
+        packer = packing.choose_packer(parse(config), mesh, examples_of(config), meta or {})
     return packer, capsys.readouterr().out
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_packed_is_told(reason, pairs, capsys):
     packer, message = choose(config, capsys, platform="gpu")
     assert packer is None and message.startswith(f"texts are padded: {reason}")
     with pytest.raises(UserError, match=rf"^data.pack_texts='on': {reason}.*; set 'auto'$"):
-        validate_run.check_config(changed(config, data__pack_texts="on"))
+        validate_run.check_config(parse(changed(config, data__pack_texts="on")))
 
 
 def model(variant, *objectives, **changes):
@@ -101,35 +101,35 @@ CANNOT = {
 @pytest.mark.parametrize("reason", CANNOT)
 def test_models_whose_texts_stay_padded(reason):
     config = CANNOT[reason]()
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     for name, value, remedy in (("pack_texts", "on", "set 'auto'"), ("length_groups", "8x20,8x9", "set it to ''")):
         with pytest.raises(UserError, match=rf"^data.{name}='{value}': {reason}.*; {remedy}$"):
-            validate_run.check_config(changed(config, **{f"data__{name}": value}))
+            validate_run.check_config(parse(changed(config, **{f"data__{name}": value})))
 
 
 def test_sharded_parameters_are_grouped_on_request(capsys):
     """Their gradients are reduced group by group."""
     config = model("tiny-captioner", "caption", batch_size=64, model__text__context_length=64, mesh__fsdp=2)
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     with pytest.raises(UserError, match="^data.length_groups='8x20,8x9': mesh.fsdp=2 .*; data.pack_texts='on' [^;]*$"):
-        validate_run.check_config(changed(config, data__length_groups="8x20,8x9"))
-    validate_run.check_config(changed(config, data__length_groups="8x20,8x9", data__pack_texts="on"))
+        validate_run.check_config(parse(changed(config, data__length_groups="8x20,8x9")))
+    validate_run.check_config(parse(changed(config, data__length_groups="8x20,8x9", data__pack_texts="on")))
     packer, message = choose(config, capsys, devices=2, platform="gpu")
     assert packer is None and message.startswith(
         "texts are padded: mesh.fsdp=2 would reduce each group's gradients by them"
     )
     config = changed(config, data__pack_texts="on")
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     assert choose(config, capsys, devices=2)[1].startswith("texts are grouped: ")
 
 
 @pytest.mark.parametrize("noise", [dict(model__text__dropout=0.1), dict(objectives__mlm=1.0)], ids=str)
 def test_noise_that_depends_on_a_text_s_padding(noise):
     config = model("tiny-albef", "itc", **noise)
-    assert tasks.packing_obstacle(config) == ""
+    assert tasks.packing_obstacle(parse(config)) == ""
     with jax.threefry_partitionable(False):
-        assert "draws other noise for shorter texts" in tasks.packing_obstacle(config)
-        assert tasks.packing_obstacle(model("tiny-albef", "itc")) == ""
+        assert "draws other noise for shorter texts" in tasks.packing_obstacle(parse(config))
+        assert tasks.packing_obstacle(parse(model("tiny-albef", "itc"))) == ""
 
 
 def test_groups_of_captions(capsys):
@@ -167,7 +167,7 @@ MISTAKES = {
 def test_mistaken_groups(groups):
     config = model("tiny-captioner", "caption", data__length_groups=groups)
     with pytest.raises(UserError, match=f"^data.length_groups='{groups}'.*{MISTAKES[groups]}"):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
 
 
 def test_groups_of_other_rows_than_a_device_has(pairs, capsys):
@@ -179,16 +179,16 @@ def test_groups_of_other_rows_than_a_device_has(pairs, capsys):
     with pytest.raises(
         UserError, match="^data.length_groups='8x20,8x9' is not read with data.pack_texts='off'; set it"
     ):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     config = runs.config(data__train=pairs, data__length_groups="8x20,8x9")
     with pytest.raises(UserError, match="packs its texts, for which there is data.packed_rows; set it to ''"):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
 
 
 def test_mistakes(pairs):
     for name, value, text in (("pack_texts", "yes", "is not known"), ("packed_rows", -1, "must not be negative")):
         with pytest.raises(UserError, match=f"data.{name}={value!r} {text}"):
-            validate_run.check_config(runs.config(data__train=pairs, **{f"data__{name}": value}))
+            validate_run.check_config(parse(runs.config(data__train=pairs, **{f"data__{name}": value})))
 
 
 def test_rows_are_kept_at_resumption_unless_groups_or_data_are_others(pairs, capsys, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
-from mmjax.config import recipe, schema
+from mmjax.config import parse, recipe, schema
 from mmjax.data.loading.length_groups import LengthGrouper
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.parallel import mesh as mesh_lib
@@ -102,11 +102,11 @@ def groups_of(batch, devices, pieces):
 def compiled(case, mesh, pieces):
     """Config, shapes of parameters, devices, and the loss with metrics and gradient on them."""
     config = make_config(case, microbatch=pieces, **{f"mesh.{n}": x for n, x in zip(mesh_lib.AXES, mesh, strict=True)})
-    devices = mesh_lib.make_mesh(config.mesh, jax.devices()[: np.prod(mesh)])
+    devices = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[: np.prod(mesh)])
     facts = tasks.DatasetMetadata(answers=tuple("abcde")) if config.objectives.vqa else None
     tokenizer = tokenizer_lib.make_tokenizer("words:shapes", config.model.text.context_length)
-    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, devices, facts)
-    setup = build_step.make_setup(config, task, devices)
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer, devices, facts)
+    setup = build_step.make_setup(parse(config), task, devices)
     total = step_lib.make_loss(task, pieces, devices)
 
     def function(params, batch):
@@ -129,11 +129,11 @@ def compiled(case, mesh, pieces):
 )
 def test_values_and_gradients_are_those_of_padded_texts(case, mesh, pieces, random_params):
     config, shapes, devices, function = compiled(case, mesh, pieces)
-    assert tasks.packing_obstacle(config) == ""
+    assert tasks.packing_obstacle(parse(config)) == ""
     plain, params = make_batch(config), random_params(shapes)
     spread = mesh_lib.batch_devices(devices)
     config.data.length_groups = ",".join(f"{rows}x{tokens}" for rows, tokens in groups_of(plain, spread, pieces))
-    packer = tasks.make_packer(config, devices)
+    packer = tasks.make_packer(parse(config), devices)
     assert len(packer.groups) > 1 and packer.groups[-1][1] < config.model.text.context_length
     (value, metrics), gradient = function(params, mesh_lib.to_global(devices, plain))
     (value2, metrics2), gradient2 = function(params, mesh_lib.to_global(devices, grouped(plain, packer)))

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from mmjax.config import parse
 from mmjax.training.remat_plan import Planner, Remat, Tower, make_planner
 from tests.helpers import mesh_steps
 
@@ -97,7 +98,12 @@ def test_a_frozen_tower_keeps_nothing():
     for tower in (run.config.model.image, run.config.model.text):
         tower.remat = "auto"
     planned = lambda trained: make_planner(
-        run.config, run.task.kernels, run.mesh, run.abstract, {name: run.abstract.params[name] for name in trained}, 1e9
+        parse(run.config),
+        run.task.kernels,
+        run.mesh,
+        run.abstract,
+        {name: run.abstract.params[name] for name in trained},
+        1e9,
     )
     assert set(planned(["image", "text"]).towers) == {"image", "text"}
     assert set(planned(["text", "text_head"]).choose()) == {"text"}

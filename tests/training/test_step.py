@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
@@ -55,17 +56,17 @@ class Run:
     def __init__(self, config, random_params):
         sizes = [config.mesh[axis] for axis in ("data", "fsdp", "tensor")]
         self.config = config
-        self.mesh = make_mesh(config.mesh, jax.devices()[: math.prod(sizes)])
-        self.task = tasks.Task(config, tasks.make_image_spec(config), mesh=self.mesh)
+        self.mesh = make_mesh(parse(config).mesh, jax.devices()[: math.prod(sizes)])
+        self.task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), mesh=self.mesh)
         shapes = jax.eval_shape(self.task.init, jax.random.key(0))
         trainable, _ = split_frozen(shapes, config.optimizer.freeze)
-        tx, schedule = make_optimizer(config, trainable)
-        abstract = jax.eval_shape(make_init(self.task, config, tx), jax.random.key(0))
-        self.shardings, _ = state_shardings(abstract, config, self.mesh)
+        tx, schedule = make_optimizer(parse(config), trainable)
+        abstract = jax.eval_shape(make_init(self.task, parse(config), tx), jax.random.key(0))
+        self.shardings, _ = state_shardings(abstract, parse(config), self.mesh)
         self.start = random_params(abstract.params)
         self.start["logit_scale"] = np.float32(2.0)
         self.abstract = abstract
-        self.step = make_train_step(self.task, config, tx, schedule, self.mesh, self.shardings)
+        self.step = make_train_step(self.task, parse(config), tx, schedule, self.mesh, self.shardings)
 
     def state(self, **changes):
         """A fresh state (a step donates the one it gets), `changes` over the parameters."""
@@ -273,7 +274,7 @@ def test_every_optimizer_on_a_mesh(random_params, name):
         run = Run(make_config(mesh=mesh, name=name, learning_rate=1e-3, weight_decay=0.1, grad_clip=1.0), random_params)
         state = run.state()
         # Zeros are no start for every rule's state (Muon's holds coefficients).
-        tx, _ = make_optimizer(run.config, run.abstract.params)
+        tx, _ = make_optimizer(parse(run.config), run.abstract.params)
         state = state.replace(opt_state=jax.jit(tx.init, out_shardings=run.shardings.opt_state)(state.params))
         losses.append([])
         for k in range(5):
@@ -288,10 +289,10 @@ def test_initialisation_does_not_depend_on_the_mesh(one, random_params):
     states = []
     for mesh in ((1, 1, 1), (2, 2, 2)):
         config = make_config(mesh=mesh)
-        devices = make_mesh(config.mesh, jax.devices()[: math.prod(mesh)])
-        shardings, _ = state_shardings(one.abstract, config, devices)
-        tx, _ = make_optimizer(config, one.abstract.params)
-        states.append(jax.jit(make_init(one.task, config, tx), out_shardings=shardings)(jax.random.key(3)))
+        devices = make_mesh(parse(config).mesh, jax.devices()[: math.prod(mesh)])
+        shardings, _ = state_shardings(one.abstract, parse(config), devices)
+        tx, _ = make_optimizer(parse(config), one.abstract.params)
+        states.append(jax.jit(make_init(one.task, parse(config), tx), out_shardings=shardings)(jax.random.key(3)))
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)  # the last bit is the compiler's
     assert int(states[0].step) == 0 and int(states[0].first_bad_step) == -1
@@ -319,7 +320,7 @@ def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_tra
 def temporaries(one, pieces, rows=128):
     """Bytes that value and gradients need besides parameters and batch, with noise."""
     config = make_config(noise=True, microbatch=pieces)
-    task = tasks.Task(config, tasks.make_image_spec(config), mesh=one.mesh)
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), mesh=one.mesh)
     loss = make_loss(task, pieces, one.mesh)
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in make_batch(0).items()}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.config import recipe as recipe_lib
 from mmjax.interop import export, foreign_checkpoint
 from mmjax.parallel import mesh as mesh_lib
@@ -67,9 +68,9 @@ def batches(count, config, *, padded=False, noise=0.4):
 
 def train(config, params, data):
     """Trains from parameters by path; returns the losses and the parameters at the end."""
-    mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
-    task = tasks.Task(config, tasks.make_image_spec(config), None, mesh)
-    setup = build_step.make_setup(config, task, mesh)
+    mesh = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[:1])
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), None, mesh)
+    setup = build_step.make_setup(parse(config), task, mesh)
     shapes = flat(setup.state.params)
     assert {name: x.shape for name, x in params.items()} == {name: x.shape for name, x in shapes.items()}
     # A step donates what it gets.
@@ -92,7 +93,7 @@ def tensors(batch, config):
     """Normalised pixels and ids as PyTorch has them."""
     import torch
 
-    spec = tasks.make_image_spec(config)
+    spec = tasks.make_image_spec(parse(config))
     mean, std = (np.array(x, np.float32) for x in (spec.mean, spec.std))
     pixels = (batch["image"].astype(np.float32) / np.float32(255) - mean) / std
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(batch["text"].astype(np.int64))
@@ -261,9 +262,9 @@ def test_siglip(spec, tmp_path):
     config.optimizer.freeze = ()
     config.objectives.update(itc=0.0, sigmoid=1.0)
     config.model.text.update(vocab_size=VOCAB, context_length=LENGTH)
-    mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
-    params = flat(tasks.Task(config, tasks.make_image_spec(config), None, mesh).init(jax.random.key(0)))
-    spec = tasks.make_image_spec(config)
+    mesh = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[:1])
+    params = flat(tasks.Task(parse(config), tasks.make_image_spec(parse(config)), None, mesh).init(jax.random.key(0)))
+    spec = tasks.make_image_spec(parse(config))
     prepared = dict(size=SIDE, resize="squash", interpolation="bicubic", mean=spec.mean, std=spec.std)
     settings = config.model.to_dict()
     export.write(

@@ -4,12 +4,11 @@ import json
 import shutil
 from unittest import mock
 
-import ml_collections
 import numpy as np
 import pytest
 
 from mmjax import tasks
-from mmjax.config import schema, serialize
+from mmjax.config import parse, schema, serialize
 from mmjax.data.image import frames
 from mmjax.data.loading import example_transforms
 from mmjax.errors import UserError
@@ -142,8 +141,8 @@ class Pictures:
 
 def choose(resize_on="auto", sizes=((20, 20),) * 10, platform="gpu", stored=None, **changes):
     config = config_of("shapes", resize_on, **changes)
-    spec = tasks.make_image_spec(config)
-    return tasks.choose_frame(config, spec, [(Pictures(*sizes), 1)], platform, stored)
+    spec = tasks.make_image_spec(parse(config))
+    return tasks.choose_frame(parse(config), spec, [(Pictures(*sizes), 1)], platform, stored)
 
 
 def test_auto_is_the_device_where_it_is_no_cpu():
@@ -181,7 +180,7 @@ def test_what_works_on_resized_images_keeps_them_on_the_host(field, value):
         rf"data\.resize_on='device': data\.{field}=.* works on resized images, on the host alone; .*data\.{field} to"
     )
     with pytest.raises(UserError, match=message):
-        tasks.check_images(config_of("shapes", "device", **{f"data__{field}": value}))
+        tasks.check_images(parse(config_of("shapes", "device", **{f"data__{field}": value})))
 
 
 def test_an_unknown_place_is_a_mistake(tmp_path, capsys):
@@ -191,7 +190,7 @@ def test_an_unknown_place_is_a_mistake(tmp_path, capsys):
 
 
 def test_a_model_without_images_has_no_choice():
-    assert tasks.choose_frame(ml_collections.ConfigDict(), None, [], "gpu", None) == (0, "")
+    assert tasks.choose_frame(parse(schema.base_config()), None, [], "gpu", None) == (0, "")
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
@@ -199,24 +198,24 @@ def test_a_model_without_images_has_no_choice():
 
 def test_planned_batches_hold_frames_where_the_device_resizes():
     config = config_of("shapes", "device")
-    mesh = mesh_lib.make_mesh(config.mesh)
-    shapes = tasks.batch_shapes(config, mesh)
+    mesh = mesh_lib.make_mesh(parse(config).mesh)
+    shapes = tasks.batch_shapes(parse(config), mesh)
     assert shapes["image"].shape == (16, 32, 32, 3) and shapes["image"].dtype == np.uint8
     assert shapes["image_box"].shape == (16, frames.BOX) and shapes["image_box"].dtype == np.int32
-    assert "image_box" not in tasks.batch_shapes(config_of("shapes", "auto"), mesh)  # on CPUs
+    assert "image_box" not in tasks.batch_shapes(parse(config_of("shapes", "auto")), mesh)  # on CPUs
     with mock.patch.object(image_fields, "planned_frame", lambda config, platform: 64):
-        assert tasks.batch_shapes(config, mesh)["image"].shape == (16, 64, 64, 3)
+        assert tasks.batch_shapes(parse(config), mesh)["image"].shape == (16, 64, 64, 3)
 
 
 def test_examples_are_what_the_plan_says():
     config = config_of("shapes", "device")
     side, _ = choose("device")
-    spec = tasks.make_image_spec(config)
+    spec = tasks.make_image_spec(parse(config))
     spec = type(spec)(**{**spec.__dict__, "frame": side})
-    pairs = example_transforms.PairTransform(spec, tasks.make_tokenizer(config))
+    pairs = example_transforms.PairTransform(spec, tasks.make_tokenizer(parse(config)))
     record = {"image": np.zeros((20, 20, 3), np.uint8), "captions": ["a"], "id": 1}
     example = pairs(record, np.random.default_rng(0))
-    planned = tasks.batch_shapes(config, mesh_lib.make_mesh(config.mesh))
+    planned = tasks.batch_shapes(parse(config), mesh_lib.make_mesh(parse(config).mesh))
     assert {name: (x.shape, x.dtype) for name, x in example.items()} == {
         name: (x.shape[1:], x.dtype) for name, x in planned.items()
     }

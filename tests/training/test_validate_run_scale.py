@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from mmjax import tasks
-from mmjax.config import overrides, serialize
+from mmjax.config import overrides, parse, serialize
 from mmjax.config import recipe as recipe_lib
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
@@ -53,8 +53,8 @@ def recipe(**changes):
 def released(tmp_path_factory):
     """Files of Hugging Face's with a released scale."""
     folder, config = tmp_path_factory.mktemp("released"), recipe()
-    spec = tasks.make_image_spec(config)
-    tree = jax.jit(tasks.Task(config, spec).init)(jax.random.key(0))
+    spec = tasks.make_image_spec(parse(config))
+    tree = jax.jit(tasks.Task(parse(config), spec).init)(jax.random.key(0))
     params = {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
     params["logit_scale"] = np.float32(math.log(RELEASED))
     prepared = dict(size=spec.size, resize="squash", interpolation="bicubic", mean=spec.mean, std=spec.std)
@@ -118,7 +118,7 @@ def test_a_limit_is_set_from_the_command_line(text, value):
     config = recipe_lib.load_recipe("clip:variant=tiny")
     overrides.apply(config, [("model.max_logit_scale", text)])
     assert config.model.max_logit_scale == value
-    assert tasks.Task(config, tasks.make_image_spec(config)).max_log_scale == (value and math.log(value))
+    assert tasks.Task(parse(config), tasks.make_image_spec(parse(config))).max_log_scale == (value and math.log(value))
 
 
 @pytest.mark.parametrize(("value", "moved"), [("200", "100"), ("0.5", "1.0")])
@@ -129,20 +129,20 @@ def test_a_scale_to_start_from_beyond_its_limit_is_refused(value, moved, release
     with pytest.raises(
         UserError, match=rf"scale of model.logit_scale_init={value}.*first update would move to {moved}"
     ):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     overrides.apply(config, [("model.max_logit_scale", "none")])
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     overrides.apply(config, [("model.max_logit_scale", "100")])
     stored = {"model.logit_scale_init": float(value)}
-    validate_run.check_config(config, FieldOrigins(stored=stored))  # it has learned another one since
+    validate_run.check_config(parse(config), FieldOrigins(stored=stored))  # it has learned another one since
     config.optimizer.freeze = ("logit_scale",)  # no update moves it
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     config.optimizer.freeze = ()
     config.init_from = str(released)  # whose scale is checked as it is read
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))
     config.init_paths = ("image/.*",)
     with pytest.raises(UserError, match="model.logit_scale_init"):
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
 
 
 @pytest.mark.parametrize("value", ["100", "1"])
@@ -150,4 +150,4 @@ def test_a_scale_to_start_from_may_lie_at_its_limit(value):
     config = recipe_lib.load_recipe("clip:variant=tiny")
     config.data.train = "shapes"
     overrides.apply(config, [("model.logit_scale_init", value)])
-    validate_run.check_config(config)
+    validate_run.check_config(parse(config))

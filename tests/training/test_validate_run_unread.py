@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax.config import overrides, recipe, serialize
+from mmjax.config import overrides, parse, recipe, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.parallel import process_agreement
@@ -72,15 +72,15 @@ UNREAD = [
 def test_a_field_that_is_not_read_is_refused(changes, message):
     config = model_kinds.config("tiny", data__train="shapes", **changes)
     with pytest.raises(UserError, match=message) as error:
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     assert "\n" not in str(error.value)
     stored = {name.replace("__", "."): value for name, value in changes.items()}
-    validate_run.check_config(config, FieldOrigins(stored=stored))
-    validate_run.check_config(config, FieldOrigins(kept=tuple(stored)))
+    validate_run.check_config(parse(config), FieldOrigins(stored=stored))
+    validate_run.check_config(parse(config), FieldOrigins(kept=tuple(stored)))
     field, value = list(stored.items())[-1]
     if isinstance(value, float) and value:
         with pytest.raises(UserError, match=message):
-            validate_run.check_config(config, FieldOrigins(stored=stored | {field: value / 2}))
+            validate_run.check_config(parse(config), FieldOrigins(stored=stored | {field: value / 2}))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_field_that_is_not_read_is_refused(changes, message):
     ],
 )
 def test_a_field_that_is_read_is_not(changes):
-    validate_run.check_config(model_kinds.config("tiny", data__train="shapes", **changes))
+    validate_run.check_config(parse(model_kinds.config("tiny", data__train="shapes", **changes)))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -109,7 +109,7 @@ def test_without_momentum_its_type_changes_no_update(name, random_params):
     results = []
     for dtype in ("float32", "bfloat16"):
         config = model_kinds.config("tiny", optimizer__name=name, optimizer__b1=0.0, optimizer__momentum_dtype=dtype)
-        tx, _ = make_optimizer(config, params)
+        tx, _ = make_optimizer(parse(config), params)
         state = tx.init(params)
         for gradient in gradients:
             updates, state = tx.update(gradient, state, params)
@@ -148,16 +148,16 @@ def with_flags(spec, *flags):
 )
 def test_what_a_recipe_sets_beside_another_choice_is_told_and_not_refused(spec, flags, fields):
     config, inputs = with_flags(spec, *flags)
-    validate_run.check_config(config, FieldOrigins(inputs))
-    line = validate_run.note_unread(config, FieldOrigins(inputs))
+    validate_run.check_config(parse(config), FieldOrigins(inputs))
+    line = validate_run.note_unread(parse(config), FieldOrigins(inputs))
     (choice,) = inputs
     message = f"{choice}={serialize.flatten(config)[choice]!r}"
     assert line == f"note: what the recipe sets and {message} does not read: {', '.join(fields)}"
     # All the recipe's: it is wrong, and all that is wrong with it stands in one line.
     with pytest.raises(UserError) as error:
-        validate_run.check_config(config)
+        validate_run.check_config(parse(config))
     assert all(f"{field} is not read" in str(error.value) for field in fields) and "\n" not in str(error.value)
-    assert validate_run.note_unread(config) is None
+    assert validate_run.note_unread(parse(config)) is None
 
 
 def test_what_the_command_line_itself_gives_is_refused():
@@ -166,16 +166,16 @@ def test_what_the_command_line_itself_gives_is_refused():
     with pytest.raises(
         UserError, match="^optimizer.eps=1e-07 is not read with optimizer.name='adafactor'; leave it at"
     ):
-        validate_run.check_config(config, FieldOrigins(inputs))
+        validate_run.check_config(parse(config), FieldOrigins(inputs))
     assert "b2=0.95" in validate_run.note_unread(
-        config, FieldOrigins(inputs)
-    ) and "eps" not in validate_run.note_unread(config, FieldOrigins(inputs))
+        parse(config), FieldOrigins(inputs)
+    ) and "eps" not in validate_run.note_unread(parse(config), FieldOrigins(inputs))
     config, inputs = with_flags("siglip:variant=tiny", ("optimizer.update_clip", "1"))
     with pytest.raises(UserError, match="^optimizer.update_clip=1.0 is not read with optimizer.name='adamw'"):
-        validate_run.check_config(config, FieldOrigins(inputs))
+        validate_run.check_config(parse(config), FieldOrigins(inputs))
     config, inputs = with_flags("siglip:variant=tiny", ("optimizer.decay", "()"))
     with pytest.raises(UserError, match=r"^optimizer.decay=\(\) leaves optimizer.weight_decay=0.0001 nothing to decay"):
-        validate_run.check_config(config, FieldOrigins(inputs))
+        validate_run.check_config(parse(config), FieldOrigins(inputs))
 
 
 def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
@@ -183,7 +183,7 @@ def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, mon
     config, flags = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
         train.train(config, tmp_path / "run", flags)
-    line = validate_run.note_unread(config, FieldOrigins(flags))
+    line = validate_run.note_unread(parse(config), FieldOrigins(flags))
     assert capsys.readouterr().out == line + "\n"
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())
     monkeypatch.setattr(plan_recipe.program, "make_setup", stop)

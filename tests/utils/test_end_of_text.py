@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from mmjax.config import schema
+from mmjax.config import parse, schema
 from mmjax.data.loading import packing
 from mmjax.errors import UserError
 from mmjax.inference import inputs as inputs_lib
@@ -56,9 +56,9 @@ def test_a_tokenizer_whose_end_is_not_its_largest_id_is_refused(tmp_path):
     config.model.text.update(eos_id=end_of_text.LARGEST_ID, pool="eos", context_length=8, vocab_size=10)
     config.data.tokenizer = words(tmp_path, 1)
     with pytest.raises(UserError, match=r"ends texts with id 1, which is not their largest id, and model.text.eos_id"):
-        preprocessing.make_tokenizer(config)
+        preprocessing.make_tokenizer(parse(config))
     config.data.tokenizer = words(tmp_path, 8)
-    tokenizer = preprocessing.make_tokenizer(config)
+    tokenizer = preprocessing.make_tokenizer(parse(config))
     # An added token is beyond the end of text, and pooled at, as in the libraries of this rule.
     ids, _ = tokenizer(["the zebra"])
     assert end_of_text.position(ids, end_of_text.LARGEST_ID).tolist() == [1] and tokenizer.eos_id == 8

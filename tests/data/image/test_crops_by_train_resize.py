@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mmjax import tasks
+from mmjax.config import parse, schema
 from mmjax.config import recipe as recipe_lib
-from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.data.image import crops, frames
 from mmjax.data.image.image_file import decode
@@ -50,7 +50,7 @@ def spec_of(recipe, **changes):
     config = recipe_lib.load_recipe(recipe)
     with config.ignore_type():
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
-    return tasks.make_image_spec(config)
+    return tasks.make_image_spec(parse(config))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_fields_that_cannot_apply_are_refused_by_name(fields, message):
     config = schema.base_config()
     config.data.update(fields, train="shapes")
     with pytest.raises(UserError, match=message) as caught:
-        validate_run.check_config(config, FieldOrigins(tuple(f"data.{name}" for name in fields)))
+        validate_run.check_config(parse(config), FieldOrigins(tuple(f"data.{name}" for name in fields)))
     assert "\n" not in str(caught.value)
 
 
@@ -196,7 +196,12 @@ def test_defaults_are_those_of_the_config():
 
 
 OTHERS = dict(
-    train_resize="nope", image_rule="zzz", crop_scale=(0.0, 1.0), flip=True, mean_std="siglip", resize_on="device"
+    train_resize="squash",
+    image_rule="open_clip",
+    crop_scale=(0.0, 1.0),
+    flip=True,
+    mean_std="siglip",
+    resize_on="device",
 )
 
 
@@ -205,37 +210,38 @@ def test_a_model_that_prepares_no_images_reads_none_of_the_fields(field):
     """Its image encoder is given arrays."""
     config = recipe_lib.load_recipe("fusion")
     assert "image" in config.model.encoders
-    tasks.check_images(config)
+    tasks.check_images(parse(config))
     config.data[field] = OTHERS[field]
     with pytest.raises(UserError, match=rf"data\.{field}=.* is not read, as model.image is not set .* leave it at"):
-        tasks.check_images(config)
-    tasks.check_images(config, FieldOrigins(stored={f"data.{field}": OTHERS[field]}))  # a run that began so goes on
-    tasks.check_images(config, FieldOrigins(kept=(f"data.{field}",)))
+        tasks.check_images(parse(config))
+    # A run that began so goes on.
+    tasks.check_images(parse(config), FieldOrigins(stored={f"data.{field}": OTHERS[field]}))
+    tasks.check_images(parse(config), FieldOrigins(kept=(f"data.{field}",)))
 
 
 def test_a_stored_share_of_jittered_images_is_let_be():
     config = schema.base_config()
     config.data.color_jitter_prob = 0.5
-    validate_run.check_unread(config, FieldOrigins(stored={"data.color_jitter_prob": 0.5}))
+    validate_run.check_unread(parse(config), FieldOrigins(stored={"data.color_jitter_prob": 0.5}))
     with pytest.raises(UserError, match="data.color_jitter_prob=0.5 is not read"):
-        validate_run.check_unread(config, FieldOrigins(stored={"data.color_jitter_prob": 0.4}))
+        validate_run.check_unread(parse(config), FieldOrigins(stored={"data.color_jitter_prob": 0.4}))
     config.data.color_jitter = (0.4, 0.0, 0.0, 0.0)
-    validate_run.check_unread(config)
+    validate_run.check_unread(parse(config))
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in recipe_lib.recipe_folder().glob("*.py")))
 def test_every_recipe_is_accepted(recipe):
     if recipe != "eval":  # what describes no run
-        tasks.check_images(recipe_lib.load_recipe(recipe))
+        tasks.check_images(parse(recipe_lib.load_recipe(recipe)))
 
 
 def test_what_applies_is_accepted():
     for fields in ({}, {"train_resize": "squash"}, {"train_resize": "center"}, {"crop_scale": (0.05, 1.0)}):
         config = schema.base_config()
         config.data.update(fields)
-        tasks.check_images(config)
+        tasks.check_images(parse(config))
     config.data.update({"train_resize": "crop", "crop_scale": (1.0, 1.0)})
-    tasks.check_images(config, FieldOrigins(kept=("data.train_resize",)))  # a run that began so goes on
+    tasks.check_images(parse(config), FieldOrigins(kept=("data.train_resize",)))  # a run that began so goes on
 
 
 def test_training_under_siglip_sees_a_long_picture_whole(tmp_path):
@@ -245,8 +251,8 @@ def test_training_under_siglip_sees_a_long_picture_whole(tmp_path):
     config = recipe_lib.load_recipe("siglip:variant=tiny")
     config.data.train, config.data.tokenizer, config.data.workers = f"pairs:{tmp_path}/captions.tsv", "bytes", 0
     config.model.text.update(vocab_size=259, eos_id=258)
-    mixture = tasks.open_mixture(config)
-    task = tasks.Task(config, tasks.make_image_spec(config), tasks.make_tokenizer(config), None)
-    examples = tasks.make_train_examples(config, mixture, task.example_transform)
+    mixture = tasks.open_mixture(parse(config))
+    task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tasks.make_tokenizer(parse(config)), None)
+    examples = tasks.make_train_examples(parse(config), mixture, task.example_transform)
     for index in range(4):
         assert seen(examples[index]["image"]) == 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.config import parse
 from mmjax.data.image.transforms import MEAN_STD, ImageSpec, eval_image
 from mmjax.inference import inputs
 from tests.helpers.image_modes import FILES, SIXTEEN_BITS
@@ -141,7 +142,9 @@ def test_numbers_after_it():
     size = config.model.image.image_size
     for rule in ("huggingface", "open_clip"):
         config.data.image_rule = rule
-        task = tasks.Task(config, tasks.make_image_spec(config), tasks.make_tokenizer(config), None)
+        task = tasks.Task(
+            parse(config), tasks.make_image_spec(parse(config)), tasks.make_tokenizer(parse(config)), None
+        )
         pixels = eval_image(FILES[name], task.image_spec)[None]
         made = np.asarray(jax.jit(task.normalize)(pixels))[0]
         if rule == "open_clip":

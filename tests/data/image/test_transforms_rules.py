@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmjax import tasks
-from mmjax.config import schema
+from mmjax.config import parse, schema
 from mmjax.data.image import crops
 from mmjax.data.image.four_nearest import four_nearest
 from mmjax.data.image.image_file import decode
@@ -196,18 +196,18 @@ def test_mistakes_are_told():
     config = schema.base_config()
     config.data.antialias = False
     with pytest.raises(UserError, match="data.antialias=False goes with data.interpolation='bilinear' alone"):
-        tasks.make_image_spec(config)
+        tasks.make_image_spec(parse(config))
     config.data.interpolation = "bilinear"
-    assert not tasks.make_image_spec(config).antialias
+    assert not tasks.make_image_spec(parse(config)).antialias
     config.data.resize_on = "device"
     with pytest.raises(
         UserError,
         match="data.antialias=False is done on the host alone; set data.resize_on='auto', or data.antialias to",
     ):
-        tasks.check_images(config)
+        tasks.check_images(parse(config))
     config.data.image_rule = "openclip"
     with pytest.raises(UserError, match="data.image_rule='openclip'.*did you mean 'open_clip'"):
-        tasks.make_image_spec(config)
+        tasks.make_image_spec(parse(config))
 
 
 def test_the_rule_of_each_library():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.data.loading import length_groups, packing
 from tests.helpers import runs
 
@@ -107,9 +108,9 @@ def test_a_sample_of_lengths_is_that_of_the_examples(tmp_path):
     pairs = runs.write_pairs(tmp_path, count=9)
     (tmp_path / "3.jpg").unlink()  # a caption whose image is not there is no caption of the training
     config = runs.config(data__train=f"pairs:{pairs}")
-    spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
-    example_transform = tasks.Task(config, spec, tokenizer).example_transform
-    examples = tasks.make_train_examples(config, tasks.open_mixture(config), example_transform)
+    spec, tokenizer = tasks.make_image_spec(parse(config)), tasks.make_tokenizer(parse(config))
+    example_transform = tasks.Task(parse(config), spec, tokenizer).example_transform
+    examples = tasks.make_train_examples(parse(config), tasks.open_mixture(parse(config)), example_transform)
     texts = [examples[position] for position in range(1024)]
     texts = [example for example in texts if not example["substitution_reason"]]
     packer = packing.TextPacker(0, 80, captions=4, pieces=1, eos_id=tokenizer.eos_id)

@@ -11,10 +11,12 @@ import sys
 
 import pytest
 
+from mmjax import tasks
 from mmjax.cli import main
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.data.bad_example import BadExample
-from mmjax.data.mixture import make_options, parse_eval, parse_mixture
+from mmjax.data.mixture import parse_eval, parse_mixture
 from mmjax.data.sources.wds import WebDataset
 from mmjax.data.webdataset.index_file import HEAD_BYTES
 from mmjax.errors import UserError
@@ -120,13 +122,13 @@ def test_shards_may_be_missing_up_to_a_share_and_none_of_evaluation_s(tmp_path, 
     config.data.max_bad_fraction, config.data.cache = fraction, str(tmp_path / "cache")
     spec = f"wds:{folder}/{{00000..00002}}.tar"
     with pytest.raises(UserError, match="evaluation is on all of a set: repair or fetch") as error:
-        parse_eval(spec, make_options(config, evaluation=True))
+        parse_eval(spec, tasks.source_options(parse(config), evaluation=True))
     assert str(error.value).startswith(f"data.eval='{spec}': ")
     if is_refused:
         with pytest.raises(UserError, match=f"{missing} of 3 shards are missing"):
-            parse_mixture(spec, make_options(config))
+            parse_mixture(spec, tasks.source_options(parse(config)))
     else:
-        assert len(parse_mixture(spec, make_options(config))[0][0]) == 2 * (3 - missing)
+        assert len(parse_mixture(spec, tasks.source_options(parse(config)))[0][0]) == 2 * (3 - missing)
 
 
 def test_a_shard_without_examples_is_no_fault(tmp_path, caplog):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
@@ -60,7 +61,7 @@ def test_parameter_counts_of_the_larger_siglips(name):
 
 @pytest.mark.parametrize("name", PROFILE)
 def test_flops(name):
-    assert round(model_flops(base_config(name).model) / 1e9, 2) == PROFILE[name][0]
+    assert round(model_flops(parse(base_config(name)).model) / 1e9, 2) == PROFILE[name][0]
 
 
 def test_a_variant_is_a_copy():
