@@ -13,8 +13,7 @@ Data: `root` holds CLIP_benchmark's webdataset repositories (huggingface.co/clip
 A suite of one's own is a copy of this file. docs/evaluation.md tells the rest.
 """
 
-from mmjax.config import parse_arg
-from mmjax.evaluation.suite.jobs import dataset, suite_config
+from mmjax.config import dataset, parse_arg, suite_config
 
 ZERO_SHOT, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
 PROBES = ("knn", "linear_probe")

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
+from mmjax.config.suite_recipe import load_suite
 from mmjax.errors import UserError
 from mmjax.training import compiler
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             plugins = runtime.import_plugins(options)
             suite, model_overrides = None, overrides
             if options.config:
-                suite, model_overrides = evaluate.read_suite(options.config, overrides, plugins)
+                suite, model_overrides = load_suite(options.config, overrides, plugins)
             config = model_flags.read_config(model_overrides)
             runtime.set_environment(config)
             return config, suite

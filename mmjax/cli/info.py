@@ -9,8 +9,10 @@ import numpy as np
 
 from mmjax import plugin_imports
 from mmjax.cli import runtime
+from mmjax.config.typed_groups import to_dict
 from mmjax.inference import checkpoint_source
 from mmjax.interop import foreign_checkpoint, model_settings
+from mmjax.models.config import TwoTowerConfig
 from mmjax.tasks import capabilities
 
 _ANSWERS_SHOWN = 5
@@ -67,7 +69,7 @@ def _describe_foreign(foreign: foreign_checkpoint.ForeignCheckpoint) -> dict[str
 def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
     config, metadata, meta = run.config, run.metadata, run.meta
     shapes = run.stored_shapes()
-    model = config.model.to_dict()
+    model = to_dict(config.model)
     methods = ", ".join(capabilities.capabilities(run.make_portable_task())) or "be trained further"
     lines = {
         "format": f"mmjax workdir of {config.name!r}, {config.variant}",
@@ -75,7 +77,7 @@ def _describe_run(run: checkpoint_source.RunCheckpoint) -> dict[str, str]:
         "trained on": f"{config.data.train or '-'}, {meta['position']:,} examples",
         "model": f"{capabilities.describe_model(config)}; it can {methods}",
     }
-    lines |= (_describe_towers if model.get("kind", "two_tower") == "two_tower" else _describe_parts)(model, shapes)
+    lines |= (_describe_towers if isinstance(config.model, TwoTowerConfig) else _describe_parts)(model, shapes)
     if metadata.answers:
         more = ", ..." if len(metadata.answers) > _ANSWERS_SHOWN else ""
         lines["answers"] = f"{len(metadata.answers):,}: {', '.join(metadata.answers[:_ANSWERS_SHOWN])}{more}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mmjax import plugin_imports
 from mmjax.cli import runtime
 from mmjax.config import overrides as overrides_lib
-from mmjax.config import recipe
+from mmjax.config import recipe, schema
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime.add_plugins_flag(parser)
 
     def command(options, overrides):
-        config = recipe.load_recipe(options.config, plugin_imports.parse_flag(options.plugins))
-        overrides_lib.apply(config, overrides)
+        fields = recipe.load_recipe(options.config, plugin_imports.parse_flag(options.plugins))
+        overrides_lib.apply(fields, overrides)
+        config = schema.parse(fields)
         from mmjax.plan import topology  # jax is imported after this
 
         topology.set_environment(options.topology)

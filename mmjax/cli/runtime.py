@@ -6,12 +6,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import Any, NoReturn
 
 from mmjax import plugin_imports
 from mmjax.config import schema
+from mmjax.config.schema import RunConfig
 from mmjax.errors import GlobalUserError, TrainingDiverged, UserError, did_you_mean
 from mmjax.training import compiler
 
@@ -65,7 +64,7 @@ class ModelFlags:
         self._options = options
         self._run, self._overrides = None, []
 
-    def read_config(self, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+    def read_config(self, overrides: Sequence[tuple[str, str]]) -> RunConfig:
         """The config by which the devices are set up; starts none of them.
 
         Raises:
@@ -79,13 +78,11 @@ class ModelFlags:
             self._run = checkpoint_source.RunCheckpoint(
                 options.workdir, options.step, workdir_name=f"--workdir={options.workdir}", step_field="--step"
             )
-            config = self._run.config
-        elif options.step is not None:
+            self._run.config = eval_model.apply_overrides(self._run.config, overrides)
+            return self._run.config
+        if options.step is not None:
             raise UserError(f"--step={options.step} needs --workdir; a file has one set of weights")
-        else:
-            config = schema.base_config()
-        eval_model.apply_overrides(config, overrides)
-        return config
+        return eval_model.apply_overrides(schema.parse(schema.base_config()), overrides)
 
     def open(self):
         """The `EvalModel`, once the devices are set up by `read_config`; every process calls it."""
@@ -132,13 +129,13 @@ def read_and_join(options: argparse.Namespace, read: Callable[[], Any]) -> Any:
     return result
 
 
-def prepare(config: ConfigDict, platform: str | None = None, *, training: bool = False) -> None:
+def prepare(config: RunConfig, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what must be set before the devices start, for a process by itself."""
     set_environment(config, platform, training=training)
     compiler.set_compilation_cache(config)
 
 
-def set_environment(config: ConfigDict, platform: str | None = None, *, training: bool = False) -> None:
+def set_environment(config: RunConfig, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what jax and XLA read when the devices start; arguments as `compiler.set_environment` takes them."""
     compiler.set_environment(config, platform, training=training)
     # grain and orbax log every step of theirs, and warn of what is as it should be; errors are enough.
@@ -151,14 +148,16 @@ def set_environment(config: ConfigDict, platform: str | None = None, *, training
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"mmjax {name}", description=description, allow_abbrev=False)
-    parser.error = _raise_usage_error
+    parser = _Parser(prog=f"mmjax {name}", description=description, allow_abbrev=False)
     parser.epilog = "--config.FIELD=VALUE sets any field of the config, e.g. --config.optimizer.learning_rate=1e-3"
     return parser
 
 
-def _raise_usage_error(message: str) -> None:
-    raise UserError(f"{message}; see --help")
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are those of every other field."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
 
 
 def run(

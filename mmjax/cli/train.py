@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mmjax import plugin_imports
 from mmjax.cli import runtime
 from mmjax.config import overrides as overrides_lib
-from mmjax.config import recipe
+from mmjax.config import recipe, schema
 from mmjax.errors import UserError
 from mmjax.training import compiler
 
@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def read_for_training():
             config = read()
-            runtime.set_environment(config, training=True)
-            return config
+            parsed = schema.parse(config)
+            runtime.set_environment(parsed, training=True)
+            return config, parsed
 
         if options.print_config:
             if options.dry_run:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if options.workdir == "" or (options.workdir is None and not options.dry_run):
             raise UserError("--workdir is missing; give --workdir=DIR, a folder or URL for checkpoints and logs")
-        config = runtime.read_and_join(options, read_for_training)
+        config, parsed = runtime.read_and_join(options, read_for_training)
         flags = [path for path, _ in overrides]
         # Imported after the environment is set.
         from mmjax.parallel import process_agreement
@@ -68,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if process_agreement.is_process_0():
                 print("\n".join(lines))
             return 0
-        compiler.set_compilation_cache(config)
+        compiler.set_compilation_cache(parsed)
         from mmjax.training.train import train
 
         stopped = train(config, options.workdir, flags)
         if stopped is None:
             if process_agreement.is_process_0():
-                print(f"done: step {config.steps} of {options.workdir}; report: {options.workdir}/report.html")
+                print(f"done: step {parsed.steps} of {options.workdir}; report: {options.workdir}/report.html")
             return 0
         return 128 + stopped
 

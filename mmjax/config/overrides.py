@@ -2,6 +2,7 @@
 
 import ast
 import math
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:
         value, fits = (values[0], True) if values else (value, False)
     elif isinstance(current, tuple):
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,) if isinstance(value, str) else value
-        fits = isinstance(value, tuple) and _same_kind(value, current)
+        fits = isinstance(value, tuple) and _same_kind(value, current, expected)
         numbers = current and all(isinstance(item, (int, float)) for item in current)
         wanted = f"a tuple such as {current!r}" if numbers else "a tuple such as \"('a', 'b')\""
     elif isinstance(current, float):
@@ -89,8 +90,13 @@ def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:
     return value
 
 
-def _same_kind(value: tuple, current: tuple) -> bool:
-    """Whether a tuple of numbers stays one, of the same length; what else a tuple holds is checked where it is used."""
+def _same_kind(value: tuple, current: tuple, expected: Any) -> bool:
+    """Whether a tuple of numbers stays one, of a length that it may have.
+
+    What else a tuple holds is checked where it is used.
+    """
+    if Ellipsis in typing.get_args(expected):
+        return any(typed_groups.fitting(expected, value))
     if not current or not all(isinstance(item, (int, float)) for item in current):
         return True
     return len(value) == len(current) and all(type(item) in (int, float) for item in value)

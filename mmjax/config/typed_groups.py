@@ -52,7 +52,8 @@ def parse_group(cls: type[Group], settings: Any, path: str = "", *, complete: bo
         if name in settings:
             values[name] = _parse_value(field_types(cls)[name], settings[name], where, complete)
         elif complete or name in required or not _has_default(field):
-            raise UserError(f"{where} is missing; set it, or start from base_config(), which has every field")
+            remedy = ", or start from base_config(), which has every field" if complete else ""
+            raise UserError(f"{where} is missing; set it{remedy}")
     return cls(**values)
 
 

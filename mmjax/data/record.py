@@ -64,7 +64,8 @@ class Source(Protocol):
     Attributes:
       name: what results are filed under.
       class_names: names of the labels, or None where examples have no label.
-      templates: prompt templates for zero-shot evaluation with a "{c}" for the class name, or None.
+      templates: prompt templates for zero-shot evaluation with a "{c}" for the class name, or the prompts of each class
+        by its name; or None.
 
     What only some sources have is in the protocols below.
     """
@@ -72,10 +73,10 @@ class Source(Protocol):
     name: str
 
     @property
-    def class_names(self) -> list[str] | None: ...
+    def class_names(self) -> Sequence[str] | None: ...
 
     @property
-    def templates(self) -> list[str] | None: ...
+    def templates(self) -> Sequence[str] | Mapping[str, Sequence[str]] | None: ...
 
     def __len__(self) -> int: ...
 

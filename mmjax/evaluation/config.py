@@ -1,6 +1,7 @@
-"""Fields of the evaluation of `data.eval`."""
+"""Fields of the evaluation of `data.eval`, and of suites of evaluations."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -40,3 +41,89 @@ class DecodingConfig:
     """sample: among so many tokens; 0 = all"""
     top_p: float = 1.0
     """sample: among the likeliest that have this probability together"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """A dataset of a suite."""
+
+    source: str
+    """as data.eval has it; {root} stands for the suite's"""
+    tasks: tuple[str, ...] = ("zeroshot_classification",)
+    """what is evaluated on it, names of mmjax.evaluation.results.TASKS that a suite can run"""
+    train: str = ""
+    """source of the images that probes learn from"""
+    prompts: str = ""
+    """class names and templates, see docs/evaluation.md; '' takes the source's, or published ones of its name"""
+    main_metric: str = ""
+    """what stands for it in a mean over several; '' = acc1, in retrieval mean_recall@1 (of both directions)"""
+    fold_size: int = 0
+    """images in a fold of retrieval (1000 for COCO's 1k protocol); 0 = no folds"""
+    language: str = "en"
+    """of the texts, for the records"""
+    image_key: str = ""
+    """as data.image_key, of this dataset; '' finds it"""
+    caption_keys: str = ""
+    """as data.caption_keys, of this dataset; '' finds them"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipScoreConfig:
+    """How CLIPScore reads captions and references."""
+
+    prefix: str = "A photo depicts "
+    """what they begin with; the default is that of Hessel et al. 2021"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnConfig:
+    """How k nearest neighbours are counted; see mmjax/evaluation/evaluators/probes.py."""
+
+    ks: tuple[int, ...] = (10, 20)
+    """numbers of neighbours; the report shows the first"""
+    vote: Literal["weighted", "plain"] = "weighted"
+    """weighted (by exp(cosine / 0.07), as DINO) or plain (one neighbour, one vote)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotConfig:
+    """How few-shot episodes are drawn; see mmjax/evaluation/evaluators/probes.py."""
+
+    ways: int = 5
+    """classes in an episode"""
+    shots: tuple[int, ...] = (1, 5)
+    """examples to learn a class from; episodes are drawn for every number"""
+    queries: int = 15
+    """other examples of each class to classify"""
+    episodes: int = 600
+    """how many are drawn"""
+    head: Literal["centroid", "logistic"] = "centroid"
+    """centroid (the most similar mean of a class) or logistic (logistic regression)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteConfig:
+    """A suite of evaluations."""
+
+    plugins: tuple[str, ...] = ()
+    """modules of others that register what the suite names; also --plugins="""
+    root: str = "data"
+    """folder or URL that stands for {root} in sources"""
+    collection: str = "embedded"
+    """which datasets to run: a collection, or names of datasets and collections joined by +"""
+    missing: Literal["error", "skip"] = "error"
+    """what a dataset that cannot be opened is: a mistake (error), or left out (skip)"""
+    seed: int = 0
+    """of the probe's split, few-shot episodes and the bootstrap"""
+    bootstrap: int = 0
+    """resamples for 95 % intervals of zero-shot accuracy, recalls and CLIPScore; 0 = none"""
+    clip_score: ClipScoreConfig = field(default_factory=ClipScoreConfig)
+    """of the task clip_score"""
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    """of the task knn"""
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    """of the task few_shot"""
+    datasets: Mapping[str, DatasetConfig] = field(default_factory=dict)
+    """datasets by name, in the order in which they run"""
+    collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """names of datasets, by the name of the collection"""

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmjax.data.record import Record, Source
-from mmjax.evaluation.embedding.features import Examples, Features
+from mmjax.evaluation.embedding.features import Examples, Features, decoded_image
 from mmjax.metrics import exact_dot
 
 NUM_SHOWN = 12  # images, and captions, in a report
@@ -195,7 +195,8 @@ def _thumbnails(source: Source, examples: Examples, positions: set[int]) -> dict
     """Small versions of the images at these positions."""
     order = sorted(positions)
     shown = examples(_Subset(source, order))
-    return {position: thumbnail(example.image) for position, example in zip(order, shown, strict=True)}
+    pairs = zip(order, shown, strict=True)
+    return {position: thumbnail(decoded_image(example, source.name)) for position, example in pairs}
 
 
 def thumbnail(image: UInt8[np.ndarray, "H W 3"], longest: int = THUMBNAIL) -> UInt8[np.ndarray, "h w 3"]:

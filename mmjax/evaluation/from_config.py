@@ -18,6 +18,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation import example_selection, prompts, results
 from mmjax.evaluation.embedding import batched_apply, embedder, sharded_examples
 from mmjax.evaluation.evaluators import attention_maps, contrastive
+from mmjax.models.config import ImageTextConfig
 
 
 class Evaluator:
@@ -51,9 +52,10 @@ class Evaluator:
         self.evaluators = _make_evaluators(config, task, self.runner, tokenizer)
         # Modalities are arrays of any size, which are not sent around: every process reads all examples.
         self.shared_sources = [] if task.is_trained_with("classify") else self.sources
-        self.task, self.mesh, self.tokenizer = task, mesh, tokenizer
+        self.config, self.task, self.mesh, self.tokenizer = config, task, mesh, tokenizer
         self.embedder = None
-        if self.sources and task.num_image_embeddings and (task.is_contrastive or not self.evaluators):
+        embeds = task.num_image_embeddings and (task.is_contrastive or not self.evaluators)
+        if self.sources and embeds and tokenizer is not None:
             self.embedder = embedder.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
         for source in self.sources:
             for evaluator in self.evaluators:
@@ -73,16 +75,19 @@ class Evaluator:
                     [source], self.embedder.bind(params), examples=examples, keep_artifacts=keep
                 )
             evaluations += [evaluator(params, source, examples(source), keep=keep) for evaluator in self.evaluators]
-            if keep_artifacts and self.task.available_attention_maps and evaluations:
-                panels = self._draw_attention_maps(params, examples(source), self._generated_text())
+            if keep_artifacts and evaluations and (draw := self._attention_maps):
+                panels = draw(params, examples(source), self._generated_text())
                 if keep:
                     evaluations[-1] = _with_attention(evaluations[-1], panels)
         return evaluations
 
     @functools.cached_property
-    def _draw_attention_maps(self) -> attention_maps.AttentionMapRenderer:
-        """Made for the first report, as most evaluations are for none."""
-        return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer)
+    def _attention_maps(self) -> attention_maps.AttentionMapRenderer | None:
+        """Made for the first report, as most evaluations are for none; None for a model without attention maps."""
+        model = self.config.model
+        if self.tokenizer is None or not isinstance(model, ImageTextConfig) or not self.task.available_attention_maps:
+            return None
+        return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer, model.image.patch_size)
 
     def _generated_text(self) -> Callable[[int, Any], tuple[np.ndarray, int]] | None:
         """The generated text of the last source's examples, where an evaluator generates any."""
@@ -96,7 +101,7 @@ def _make_evaluators(
     """The evaluators of what a model is trained to do, besides contrast."""
     trained = task.is_trained_with
     load = lambda name: registry.evaluations.load(name, where="objectives")
-    evaluators = []
+    evaluators: list[Any] = []
     if trained("classify"):
         evaluators.append(load("multimodal_classification")(task, runner))
     if trained("vqa"):

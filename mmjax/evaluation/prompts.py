@@ -119,7 +119,9 @@ class PromptedSource:
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]
         labels = record["labels"] if "labels" in record else [record["label"]] if "label" in record else None
-        return record if labels is None else record | {"captions": [self._captions[label] for label in labels] or [""]}
+        if labels is None:
+            return record
+        return Record(**{**record, "captions": [self._captions[label] for label in labels] or [""]})
 
 
 def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "prompts") -> Source:
@@ -156,8 +158,10 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
         return source
     codes = _read("imagenet1k")["codes"]
     known_name = "imagenet1k" if set(source.class_names) <= set(codes) else find(name)
-    prompts = load(known_name) if known_name else None
-    names = _match(source.class_names, prompts, by_position=False) if prompts else None
+    if known_name is None:
+        return source
+    prompts = load(known_name)
+    names = _match(source.class_names, prompts, by_position=False)
     if names is None:
         return source
     if source.templates and list(source.templates) != FOLDER_TEMPLATES:

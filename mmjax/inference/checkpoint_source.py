@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -9,17 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from mmjax import plugin_imports, tasks
 from mmjax.config import schema
+from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint, param_translation, run_config
 from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
+from mmjax.parallel.config import MeshConfig
 from mmjax.training import checkpoint, resumed_run
 
 
@@ -27,7 +29,7 @@ class OpenedCheckpoint(abc.ABC):
     """A checkpoint of which no parameter has been read; made by `open_checkpoint`, which starts no device.
 
     Attributes:
-      config: as of a run; may be changed before the task is made and the parameters are read.
+      config: as of a run; may be exchanged before the task is made and the parameters are read.
       preprocessing: fields of `data.image.transforms.ImageSpec`; None for a model that sees no image.
       metadata: of the training data.
       shapes: of the parameters, by path.
@@ -35,7 +37,7 @@ class OpenedCheckpoint(abc.ABC):
       notes: lines on what differs here from where the checkpoint was made, such as the version of a plugin.
     """
 
-    config: ml_collections.ConfigDict
+    config: RunConfig
     preprocessing: Mapping[str, Any] | None
     metadata: tasks.DatasetMetadata
     shapes: Mapping[str, tuple[int, ...]]
@@ -71,7 +73,7 @@ class OpenedCheckpoint(abc.ABC):
 
     def shardings(self, mesh: Mesh | None) -> dict[str, Sharding]:
         """Shardings of the parameters; see `param_shardings`."""
-        return param_shardings(self.shapes, self.config, mesh)
+        return param_shardings(self.shapes, self.config.mesh, mesh)
 
     @abc.abstractmethod
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
@@ -131,12 +133,13 @@ class RunCheckpoint(OpenedCheckpoint):
         origin = f"checkpoint {self.step} of {self.path}"
         self.plugins = plugin_imports.read_stored(self.meta.get("plugins", []), origin)
         self.notes = plugin_imports.compare_stored(self.plugins, origin)
-        self.config = resumed_run.read_config(self.meta, f"{self._workdir_name}: the config of checkpoint {self.step}")
+        origin = f"{self._workdir_name}: the config of checkpoint {self.step}"
+        self.config = schema.parse(resumed_run.read_config(self.meta, origin))
         self.preprocessing = self.meta["preprocessing"]
         self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
         self._tokenizer_file = checkpoint.tokenizer_file(self.meta)
         if tokenizer is not None:
-            self.config.data.tokenizer, self._tokenizer_file = tokenizer, None
+            self.config, self._tokenizer_file = _with_tokenizer(self.config, tokenizer), None
 
     def _open_folder(self) -> contextlib.closing:
         return contextlib.closing(checkpoint.Checkpoints(self._folder, read_only=True))
@@ -176,8 +179,7 @@ class RunCheckpoint(OpenedCheckpoint):
 
     def make_portable_task(self) -> tasks.Task:
         """The task with attention kernels that any device has: the devices here may not have the run's."""
-        config = self.config.copy_and_resolve_references()
-        config.attention = "auto"
+        config = dataclasses.replace(self.config, attention="auto")
         tokenizer = self.tokenizer if config.objectives.mlm else None
         return tasks.Task(config, self.image_spec, tokenizer, None, self.metadata)
 
@@ -217,7 +219,7 @@ class ForeignWeights(OpenedCheckpoint):
         self.foreign = foreign
         self.config = run_config.make_config(foreign)
         if tokenizer is not None:
-            self.config.data.tokenizer = tokenizer
+            self.config = _with_tokenizer(self.config, tokenizer)
         self.preprocessing = foreign.preprocessing
         self.metadata = tasks.DatasetMetadata()
         self.shapes = foreign.shapes
@@ -233,7 +235,8 @@ class ForeignWeights(OpenedCheckpoint):
         return tasks.make_tokenizer(self.config)
 
     def tokenizer_file(self) -> bytes | None:
-        return self.tokenizer.file_bytes if self.has_tokenizer else None
+        tokenizer = self.tokenizer if self.has_tokenizer else None
+        return None if tokenizer is None else tokenizer.file_bytes
 
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
         def to_devices(name, array):
@@ -253,7 +256,7 @@ def open_checkpoint(
     tokenizer: str | None = None,
     settings: Mapping[str, Any] | None = None,
     from_flags: bool = False,
-) -> OpenedCheckpoint:
+) -> RunCheckpoint | ForeignWeights:
     """Opens what `mmjax.load` reads; arguments and errors as there.
 
     Args:
@@ -274,17 +277,21 @@ def open_checkpoint(
     return ForeignWeights(foreign_checkpoint.open_checkpoint(path, settings), tokenizer)
 
 
+def _with_tokenizer(config: RunConfig, tokenizer: str) -> RunConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
+
+
 def is_workdir(path: Any) -> bool:
     """Whether a path holds a run's checkpoints."""
     return not str(path).startswith(foreign_checkpoint.HUB) and (paths.as_path(path) / "checkpoints").is_dir()
 
 
 def param_shardings(
-    shapes: Mapping[str, tuple[int, ...]], config: ml_collections.ConfigDict, mesh: Mesh | None
+    shapes: Mapping[str, tuple[int, ...]], settings: MeshConfig, mesh: Mesh | None
 ) -> dict[str, Sharding]:
-    """Shardings by path: by the partition rules of `config.mesh`, or one device without a mesh."""
+    """Shardings by path: by the partition rules of the mesh's `settings`, or one device without a mesh."""
     if mesh is None:
         return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
     tree = param_translation.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
-    shardings, _ = partition.param_shardings(tree, mesh, schema.parse(config).mesh)
+    shardings, _ = partition.param_shardings(tree, mesh, settings)
     return param_translation.flattened(shardings)

@@ -1,5 +1,6 @@
 """Conversion of checkpoints between formats."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 
 from mmjax import tasks
 from mmjax.config import serialize
+from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.interop import export, param_translation, run_config
 from mmjax.io import paths
+from mmjax.models.config import TwoTowerConfig
 from mmjax.training import checkpoint
 from mmjax.training.config import CheckpointConfig
 from mmjax.training.state import TrainState
@@ -50,7 +53,7 @@ def convert(
         raise UserError(f"DST={dst}: the files of other libraries are written to a local disk")
     opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
     opened.log_notes()
-    _check_convertible(opened, to)
+    preprocessing = _check_convertible(opened, to)
     if to == "mmjax":
         _write_workdir(target, opened)
         print(f"{dst}: a workdir; mmjax eval --workdir={dst} --config.data.eval=..., or --config.init_from={dst}")
@@ -60,29 +63,30 @@ def convert(
     files = export.write(
         Path(target),
         to,
-        settings=opened.config.model.to_dict(),
-        preprocessing=opened.preprocessing,
+        settings=to_dict(opened.config.model),
+        preprocessing=preprocessing,
         params=param_translation.flattened(opened.read_unsharded()),
         tokenizer=(tokenizer_name, tokenizer_file),
     )
     for file in files:
         print(f"{file}  {file.stat().st_size:,} bytes")
-    if to != "big_vision" and not opened.preprocessing.get("antialias", True):
+    if to != "big_vision" and not preprocessing.get("antialias", True):
         print("note: images were resized without antialiasing; these files have bicubic with it, as Google's own do")
     if tokenizer_name == "bytes" and tokenizer_file is None:
         print("note: neither library has the tokenizer 'bytes'; give the model token ids")
 
 
-def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> None:
-    """Checks that the formats of other libraries, or a workdir, can hold such a model.
+def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Mapping[str, Any]:
+    """How images are prepared for a model that the formats of other libraries, or a workdir, can hold.
 
     Raises:
       UserError: they cannot.
     """
-    kind = opened.config.model.get("kind", "two_tower")
-    if kind != "two_tower":
+    model, preprocessing = opened.config.model, opened.preprocessing
+    if preprocessing is None or not isinstance(model, TwoTowerConfig):
         raise UserError(
-            f"model.kind={kind!r}: the formats are for two towers; mmjax.load and config.init_from read this workdir"
+            f"model.kind={model.kind!r}: the formats are for two towers; mmjax.load and config.init_from read this"
+            " workdir"
         )
     if to == "mmjax" and isinstance(opened, checkpoint_source.ForeignWeights):
         run_config.check_named(opened.config, opened.foreign)
@@ -91,12 +95,13 @@ def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> N
                 f"{opened.foreign.path}: no tokenizer lies beside it, and a workdir has one; give"
                 " --tokenizer=sentencepiece:FILE or json:FILE"
             )
+    return preprocessing
 
 
 def _write_workdir(target: Any, opened: checkpoint_source.OpenedCheckpoint) -> None:
     """Writes what a run would have left at step 0, without an optimizer's state."""
-    config = opened.config
-    config.steps, config.data.train = 1, ""  # nothing was trained; `training.validate_run` knows it by this
+    # Nothing was trained; `training.validate_run` knows it by this.
+    config = dataclasses.replace(opened.config, steps=1, data=dataclasses.replace(opened.config.data, train=""))
     tokenizer = opened.tokenizer
     tasks.check_model(config)
     state = TrainState(

@@ -8,19 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from mmjax import tasks
 from mmjax.config import overrides as overrides_lib
 from mmjax.config import schema, serialize
+from mmjax.config.schema import ConfigDict, RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, did_you_mean
 from mmjax.inference.checkpoint_source import OpenedCheckpoint, RunCheckpoint, open_checkpoint
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import plugin_agreement, process_agreement
+from mmjax.tasks import capabilities
 
 # What an evaluation may change; the rest describes the model that was trained.
 _EVALUATION_FIELDS = (
@@ -37,21 +39,23 @@ _EVALUATION_FIELDS = (
 )
 
 
-def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Changes fields of a stored config that an evaluation may change.
+def apply_overrides(config: RunConfig, overrides: Sequence[tuple[str, str]]) -> RunConfig:
+    """A stored config with changes of fields that an evaluation may change.
 
     Raises:
       UserError: the field describes the trained model, or does not exist.
     """
+    fields = serialize.flatten(config)
     for path, text in overrides:
-        if path in serialize.flatten(config) and not path.startswith(_EVALUATION_FIELDS):
+        if path in fields and not path.startswith(_EVALUATION_FIELDS):
             known = ", ".join(field.rstrip(".") for field in _EVALUATION_FIELDS)
             raise UserError(
                 f"--config.{path}={text}: this belongs to the trained model; an evaluation may change {known}"
                 f"{did_you_mean(path, _EVALUATION_FIELDS)}"
             )
-    overrides_lib.apply(config, overrides)
-    schema.parse(config)
+    changed = ConfigDict(to_dict(config))
+    overrides_lib.apply(changed, overrides)
+    return schema.parse(changed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,8 @@ class EvalModel:
 
     Attributes:
       checkpoint: of the model, its config as this evaluation changes it.
-      task: over the mesh of the config.
+      task: over the mesh.
+      mesh: of the config, the devices that embed.
       name: of the run or the file, for people.
       step: of the run; None for weights of another library.
       identity: differs between models whose results differ.
@@ -69,20 +74,16 @@ class EvalModel:
 
     checkpoint: OpenedCheckpoint
     task: tasks.Task
+    mesh: Mesh
     name: str
     step: int | None
     identity: str
     restore: Callable[[], Any]
 
     @property
-    def config(self) -> ml_collections.ConfigDict:
+    def config(self) -> RunConfig:
         """Of the run, or made for weights of another library, with what this evaluation changes."""
         return self.checkpoint.config
-
-    @property
-    def mesh(self) -> Mesh:
-        """The devices that embed."""
-        return self.task.mesh
 
     @property
     def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
@@ -93,6 +94,21 @@ class EvalModel:
     def image_spec(self) -> ImageSpec | None:
         """How images are prepared."""
         return self.checkpoint.image_spec
+
+    def embedding_inputs(self, caller: str) -> tuple[ImageSpec, tokenizer_lib.Tokenizer]:
+        """How images and texts are prepared for a model that embeds both.
+
+        Args:
+          caller: what needs it, as a message begins.
+
+        Raises:
+          UserError: the model embeds none.
+        """
+        capabilities.check(self.task, "encode_image", caller)
+        image_spec, tokenizer = self.image_spec, self.tokenizer
+        if image_spec is None or tokenizer is None:
+            raise TypeError(f"{self.name} embeds images and texts, and does not say how they are prepared")
+        return image_spec, tokenizer
 
     @property
     def pretrained(self) -> str:
@@ -109,12 +125,12 @@ def open_workdir(checkpoint: RunCheckpoint) -> EvalModel:
     plugin_agreement.check_same_plugins()
     checkpoint.log_notes()
     with process_agreement.raise_on_all():
-        task, shardings = _make_task(checkpoint)
+        task, mesh, shardings = _make_task(checkpoint)
     checkpoint.agree_on_step()
     # Of the checkpoint's content alone, so that a run that was moved keeps its results.
     content = json.dumps([checkpoint.meta, checkpoint.step, checkpoint.config.precision], sort_keys=True, default=str)
     restore = functools.partial(checkpoint.read, shardings)
-    return EvalModel(checkpoint, task, str(checkpoint.path), checkpoint.step, _short_hash(content), restore)
+    return EvalModel(checkpoint, task, mesh, str(checkpoint.path), checkpoint.step, _short_hash(content), restore)
 
 
 def open_model(
@@ -141,11 +157,10 @@ def open_model(
     with process_agreement.raise_on_all():
         checkpoint = open_checkpoint(path, tokenizer=tokenizer, settings=settings, from_flags=True)
         checkpoint.log_notes()
-        apply_overrides(checkpoint.config, overrides)
-        task, shardings = _make_task(checkpoint)
-        is_run = isinstance(checkpoint, RunCheckpoint)
-        params = None if is_run else checkpoint.read(shardings)
-    if is_run:
+        checkpoint.config = apply_overrides(checkpoint.config, overrides)
+        task, mesh, shardings = _make_task(checkpoint)
+        params = None if isinstance(checkpoint, RunCheckpoint) else checkpoint.read(shardings)
+    if isinstance(checkpoint, RunCheckpoint):
         checkpoint.agree_on_step()
         params = checkpoint.read(shardings)  # Orbax lets the processes wait for each other
     identity = f"{digest(params)} {checkpoint.config.precision}"
@@ -153,13 +168,13 @@ def open_model(
     if image_spec is not None and image_spec.image_rule != "mmjax":
         # Files of two libraries may hold the same weights; results from before there were rules are not these.
         identity += f" {_short_hash(json.dumps(image_spec.of_evaluation(), sort_keys=True))}"
-    return EvalModel(checkpoint, task, str(path), None, identity, lambda: params)
+    return EvalModel(checkpoint, task, mesh, str(path), None, identity, lambda: params)
 
 
-def _make_task(checkpoint: OpenedCheckpoint) -> tuple[tasks.Task, Mapping[str, Sharding]]:
-    """The task over the mesh of the config, and where its parameters belong."""
+def _make_task(checkpoint: OpenedCheckpoint) -> tuple[tasks.Task, Mesh, Mapping[str, Sharding]]:
+    """The task over the mesh of the config, that mesh, and where the task's parameters belong."""
     mesh = mesh_lib.make_mesh(checkpoint.config.mesh)
-    return checkpoint.make_task(mesh, checkpoint.tokenizer), checkpoint.shardings(mesh)
+    return checkpoint.make_task(mesh, checkpoint.tokenizer), mesh, checkpoint.shardings(mesh)
 
 
 def digest(params: Any) -> str:

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
-from mmjax import __version__
-from mmjax.config import overrides as overrides_lib
-from mmjax.config import recipe
-from mmjax.data import mixture
+from mmjax import __version__, tasks
+from mmjax.config.typed_groups import to_dict
+from mmjax.data.image.transforms import ImageSpec
+from mmjax.data.record import Source
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config, metric_columns
 from mmjax.evaluation import results as results_lib
+from mmjax.evaluation.config import SuiteConfig
 from mmjax.evaluation.embedding import embedder as embedder_lib
 from mmjax.evaluation.evaluators.zero_shot import class_prompts
 from mmjax.evaluation.suite import jobs, results_file, runner
@@ -20,35 +20,9 @@ from mmjax.inference.eval_model import EvalModel
 from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
-from mmjax.tasks import capabilities
 from mmjax.training import log_writers
 
-
-def read_suite(
-    spec: str, overrides: Sequence[tuple[str, str]], plugins: Sequence[str] = ()
-) -> tuple[ml_collections.ConfigDict, list[tuple[str, str]]]:
-    """Reads a suite's file; returns it with the overrides of its fields, and the other overrides.
-
-    Args:
-      spec: `FILE.py[:arg]`, or `NAME[:arg]` of a suite that comes with mmjax.
-      overrides: of the command line.
-      plugins: imported before the file is run.
-
-    Raises:
-      UserError: no such file, or it describes no suite; or a plugin is missing or fails.
-    """
-    config = recipe.run_file(spec, plugins)
-    missing_fields = sorted(set(jobs.suite_config()) - set(config))
-    if missing_fields:
-        raise UserError(
-            f"--config={spec}: this is no evaluation suite (it has no field {missing_fields[0]!r}); start from"
-            " mmjax.evaluation.suite.jobs.suite_config()"
-        )
-    jobs.check_fields(config, f"--config={spec}")
-    config.lock()
-    suite_overrides = [(path, text) for path, text in overrides if path.split(".")[0] in config]
-    overrides_lib.apply(config, suite_overrides, cls=None)
-    return config, [override for override in overrides if override not in suite_overrides]
+_CALLER = "--config: a suite, which embeds images and texts,"
 
 
 def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
@@ -103,7 +77,7 @@ def output_paths(model: EvalModel, workdir: Any, output: Any) -> tuple[Any, Any]
 
 def evaluate_suite(
     model: EvalModel,
-    config: ml_collections.ConfigDict,
+    config: SuiteConfig,
     *,
     workdir: Any = None,
     output: Any = None,
@@ -113,7 +87,7 @@ def evaluate_suite(
 
     Args:
       model: as `open_workdir` or `open_model` gives it.
-      config: the suite's, see `jobs.suite_config`.
+      config: the suite's, see `config.suite_recipe.load_suite`.
       workdir: of the model's run, where there is one.
       output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
       overwrite: run what is finished, too.
@@ -125,19 +99,22 @@ def evaluate_suite(
       UserError: a mistake in the suite, or data that is not there; before anything is computed.
     """
     with process_agreement.raise_on_all():
-        capabilities.check(model.task, "encode_image", "--config: a suite, which embeds images and texts,")
+        image_spec, _ = model.embedding_inputs(_CALLER)
         suite_jobs = jobs.make_jobs(config)
         path, report_path = output_paths(model, workdir, output)
         finished = {} if overwrite else _records_by_key(path)
-    templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
+    templates = {
+        (job.name, task): _record(model, job, task, config, image_spec) for job in suite_jobs for task in job.tasks
+    }
     unfinished = _unfinished_tasks(suite_jobs, templates, finished)
     _run_jobs(model, config, [job for job in suite_jobs if unfinished[job.name]], unfinished, templates, path)
     if jax.process_index() != 0:
         return []
     written = _records_by_key(path)
-    records = [written.get(results_file.record_key(template)) for template in templates.values()]
-    pairs = zip(records, templates.values(), strict=True)
-    records = [record for record, template in pairs if results_file.has_same_settings(record, template)]
+    pairs = [(written.get(results_file.record_key(template)), template) for template in templates.values()]
+    records = [
+        record for record, template in pairs if record is not None and results_file.has_same_settings(record, template)
+    ]
     means = jobs.collection_means(records, config)
     sections = [results_file.read_section(path, record) for record in records]
     paths.write_atomically(report_path, _render_suite_report(model, records, sections, means, _history(workdir)))
@@ -173,7 +150,7 @@ def _unfinished_tasks(
 
 def _run_jobs(
     model: EvalModel,
-    config: ml_collections.ConfigDict,
+    config: SuiteConfig,
     pending: Sequence[jobs.Job],
     unfinished: Mapping[str, Sequence[str]],
     templates: Mapping[tuple[str, str], dict[str, Any]],
@@ -181,14 +158,15 @@ def _run_jobs(
 ) -> None:
     """Runs tasks by name of their job; every record is written, with its part of the report, when it is there."""
     with process_agreement.raise_on_all():
-        options = mixture.make_options(model.config, evaluation=True)
+        options = tasks.source_options(model.config, evaluation=True)
         opened = runner.open_jobs(pending, options, config, log=log.info)
         if not opened:
             return
-        embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
+        image_spec, tokenizer = model.embedding_inputs(_CALLER)
+        embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, tokenizer, model.config.eval.batch_size)
     embedder.bind(model.restore())
     num_prompts = {job.job.name: _count_prompts(job.source) for job in opened}
-    for job, outcome in runner.run(opened, unfinished, embedder, model.image_spec, config, log=log.info):
+    for job, outcome in runner.run(opened, unfinished, embedder, embedder.runner, image_spec, config, log=log.info):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
         if outcome.task == results_lib.CLASSIFICATION:
@@ -207,7 +185,7 @@ def _render_suite_report(
 ) -> str:
     return page_lib.render_report(
         title=model.config.name if model.step is None else f"{model.config.name}, step {model.step:,}",
-        config=model.config.to_dict(),
+        config=to_dict(model.config),
         history=history,
         evaluations=[
             results_lib.Evaluation(record["dataset"], record["task"], record["n"], record["metrics"])
@@ -223,13 +201,14 @@ def _history(workdir: Any) -> list[dict[str, Any]]:
     return [] if workdir is None else log_writers.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
 
 
-def _count_prompts(source: Any) -> int:
+def _count_prompts(source: Source) -> int:
     """The number of texts that name the classes, over all classes."""
-    has_prompts = source.class_names and source.templates
-    return sum(map(len, class_prompts(source.class_names, source.templates))) if has_prompts else 0
+    if not source.class_names or not source.templates:
+        return 0
+    return sum(map(len, class_prompts(source.class_names, source.templates)))
 
 
-def _record(model: EvalModel, job: jobs.Job, task: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _record(model: EvalModel, job: jobs.Job, task: str, config: SuiteConfig, image_spec: ImageSpec) -> dict[str, Any]:
     """The record of a task before it has run."""
     return {
         "dataset": job.name,
@@ -239,7 +218,7 @@ def _record(model: EvalModel, job: jobs.Job, task: str, config: ml_collections.C
         "metrics": {},
         "language": job.language,
         "n": 0,
-        "image_size": model.image_spec.size,
+        "image_size": image_spec.size,
         "precision": model.config.precision,
         "mmjax": __version__,
         "settings": job.settings(task, config),

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -16,6 +15,7 @@ from mmjax.data.loading.example_transforms import ModalityTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation
+from mmjax.models.config import TextConfig
 from mmjax.utils import end_of_text
 
 # Fields of `Decoding` that belong to one method.
@@ -77,7 +77,7 @@ def _prepare(image: Any, spec: transforms.ImageSpec) -> np.ndarray:
         raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
 
 
-def to_token_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+def to_token_ids(texts: Any, text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [B, L] and which are real: those up to the end of text, or all where there is none.
 
     Raises:
@@ -91,6 +91,8 @@ def to_token_ids(texts: Any, text: ml_collections.ConfigDict) -> tuple[np.ndarra
         )
     if ids.size and not 0 <= ids.min() <= ids.max() < text.vocab_size:
         raise UserError(f"texts: ids from {ids.min()} to {ids.max()}; the model has 0 to {text.vocab_size - 1}")
+    if text.eos_id is None:
+        return ids.astype(np.int32), np.ones(ids.shape, bool)
     end = end_of_text.position(ids, text.eos_id)
     if text.eos_id != end_of_text.LARGEST_ID:
         end = np.where((ids == text.eos_id).any(axis=1), end, ids.shape[1])
@@ -156,7 +158,7 @@ def to_decoding(
     room = context_length + 1 - prompt_length
     if overrides.get("max_tokens", 0) > room:
         raise UserError(f"caption: max_tokens={overrides['max_tokens']}, but the model's context has room for {room}")
-    return dataclasses.replace(default, **{"max_tokens": min(default.max_tokens, room)} | overrides)
+    return dataclasses.replace(default, **{"max_tokens": min(default.max_tokens, room), **overrides})
 
 
 def to_modalities(

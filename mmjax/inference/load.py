@@ -1,15 +1,17 @@
 """`mmjax.load`: a callable model from a workdir or from the weights of another library."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from mmjax import plugin_imports
-from mmjax.errors import UserError
+from mmjax import plugin_imports, tasks
+from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
+from mmjax.models.config import ImageTextConfig
 from mmjax.nn import embed
 from mmjax.tasks import capabilities
 
@@ -49,38 +51,54 @@ def load(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
+    if precision is not None:
+        validate_choice("precision", precision, tasks.DTYPES)
     plugin_imports.import_plugins(plugins)
     checkpoint = checkpoint_source.open_checkpoint(path, step=step, tokenizer=tokenizer, settings=settings)
     checkpoint.log_notes()
-    config = checkpoint.config
     params = checkpoint.read(checkpoint.shardings(mesh))
     if image_size is not None:
-        if checkpoint.preprocessing is None or _POSITIONS not in checkpoint.shapes:
-            raise UserError(
-                f"image_size={image_size}: {capabilities.describe_model(config)} has no image tower to be resized"
-            )
-        if image_size != config.model.image.image_size:
-            params = _resize_positions(params, checkpoint, image_size, mesh)
-            checkpoint.preprocessing = {**checkpoint.preprocessing, "size": image_size}
+        model, prepared = checkpoint.config.model, checkpoint.preprocessing
+        if prepared is None or not isinstance(model, ImageTextConfig) or _POSITIONS not in checkpoint.shapes:
+            described = capabilities.describe_model(checkpoint.config)
+            raise UserError(f"image_size={image_size}: {described} has no image tower to be resized")
+        if image_size != model.image.image_size:
+            params = _resize_positions(params, checkpoint, model, image_size, mesh)
+            checkpoint.preprocessing = {**prepared, "size": image_size}
     if precision is not None:
-        config.precision = precision
+        checkpoint.config = dataclasses.replace(checkpoint.config, precision=precision)
     return Model(checkpoint.make_task(mesh), params, lambda: checkpoint.tokenizer, batch_size=batch_size)
 
 
 def _resize_positions(
-    params: Any, checkpoint: checkpoint_source.OpenedCheckpoint, image_size: int, mesh: Mesh | None
+    params: Any,
+    checkpoint: checkpoint_source.OpenedCheckpoint,
+    model: ImageTextConfig,
+    image_size: int,
+    mesh: Mesh | None,
 ) -> Any:
-    """Parameters for images of another size, which the checkpoint's config is changed to."""
-    config = checkpoint.config
-    image = config.model.image
+    """Parameters for images of another size, which the checkpoint's config is changed to.
+
+    Args:
+      params: of the checkpoint.
+      checkpoint: gets the config of the new size.
+      model: the config's.
+      image_size: pixels of a side.
+      mesh: where the parameters are.
+
+    Raises:
+      UserError: the size is no multiple of the patches'.
+    """
+    image = model.image
     if type(image_size) is not int or image_size < image.patch_size or image_size % image.patch_size:
         raise UserError(
             f"image_size={image_size} is not a multiple of the model's patches of {image.patch_size} pixels"
         )
     old, new = (side // image.patch_size for side in (image.image_size, image_size))
     table = params["image"]["position_embedding"]
-    table = embed.resample_positions(table, (old, old), (new, new), prefix=int(image.get("class_token", True)))
-    shardings = checkpoint_source.param_shardings({**checkpoint.shapes, _POSITIONS: table.shape}, config, mesh)
-    table = jax.device_put(table, shardings[_POSITIONS])
-    image.image_size = image_size
+    table = embed.resample_positions(table, (old, old), (new, new), prefix=int(image.class_token))
+    shapes, config = {**checkpoint.shapes, _POSITIONS: table.shape}, checkpoint.config
+    table = jax.device_put(table, checkpoint_source.param_shardings(shapes, config.mesh, mesh)[_POSITIONS])
+    model = dataclasses.replace(model, image=dataclasses.replace(image, image_size=image_size))
+    checkpoint.config = dataclasses.replace(config, model=model)
     return params | {"image": params["image"] | {"position_embedding": table}}

@@ -6,21 +6,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32
 
 from mmjax import tasks
+from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
-from mmjax.data.loading.example_transforms import AnswerTransform
+from mmjax.data.loading.example_transforms import AnswerTransform, ModalityTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
 from mmjax.inference import inputs
 from mmjax.models import generation
+from mmjax.models.config import ContrastConfig
+from mmjax.models.fusion.config import FusedConfig
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import capabilities
+from mmjax.tasks import capabilities, config_queries
 
 TEMPLATES = ("a photo of a {c}.",)
 
@@ -50,7 +52,7 @@ class Model:
         *,
         batch_size: int = 64,
     ):
-        self.config: ml_collections.ConfigDict = task.config
+        self.config: RunConfig = task.config
         self.params, self.batch_size = params, batch_size
         self.image_spec: transforms.ImageSpec | None = task.image_spec
         self.mesh: Mesh | None = task.mesh
@@ -101,6 +103,21 @@ class Model:
             self._tokenizer = self._make_tokenizer()
         return self._tokenizer
 
+    @property
+    def _images(self) -> transforms.ImageSpec:
+        """How images are prepared, in methods that only a model that sees images has."""
+        if self.image_spec is None:
+            raise TypeError(f"model.kind={self.config.model.kind!r} sees no images")
+        return self.image_spec
+
+    @property
+    def _words(self) -> tokenizer_lib.Tokenizer:
+        """The tokenizer, in methods that only a model with texts has."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise TypeError(f"model.kind={self.config.model.kind!r} has no texts")
+        return tokenizer
+
     # -- embedding -----------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: Any) -> Float32[np.ndarray, "B E"]:
@@ -114,10 +131,10 @@ class Model:
           UserError: of another kind, or preprocessed to another size; or the model embeds no images.
         """
         self._check("encode_image")
-        if inputs.are_pixels(images, self.image_spec.size):
+        if inputs.are_pixels(images, self._images.size):
             embeddings = self._run(self._embed_pixels, (np.asarray(images, np.float32),))
         else:
-            embeddings = self._run(self._embed_bytes, (inputs.to_uint8(images, self.image_spec),))
+            embeddings = self._run(self._embed_bytes, (inputs.to_uint8(images, self._images),))
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
     def encode_text(self, texts: Any) -> Float32[np.ndarray, "B E"]:
@@ -135,12 +152,16 @@ class Model:
         if not len(texts):
             return self._no_embeddings()
         are_strings = all(isinstance(text, str) for text in texts)
-        columns = self.tokenizer(list(texts)) if are_strings else inputs.to_token_ids(texts, self.config.model.text)
+        text = config_queries.text_config(self.config)
+        columns = self._words(list(texts)) if are_strings else inputs.to_token_ids(texts, text)
         embeddings = self._run(self._embed_text, columns)
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
     def _no_embeddings(self) -> np.ndarray:
-        return np.zeros((0, self.config.model.embed_dim), np.float32)
+        model = self.config.model
+        if not isinstance(model, ContrastConfig):
+            raise TypeError(f"model.kind={model.kind!r} embeds nothing")
+        return np.zeros((0, model.embed_dim), np.float32)
 
     def zero_shot(
         self, images: Any, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
@@ -182,9 +203,11 @@ class Model:
         """
         self._check("caption")
         pictures = self._to_pictures("caption", images)
-        ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self.tokenizer)
-        default = self._task.decoding(self.tokenizer)
-        chosen = inputs.to_decoding(default, ids.shape[1], self.config.model.text.context_length, decoding)
+        ids, mask = inputs.to_prompts(inputs.broadcast_texts("prompt", prompt, len(pictures)), self._words)
+        default = self._task.decoding(self._words)
+        chosen = inputs.to_decoding(
+            default, ids.shape[1], config_queries.text_config(self.config).context_length, decoding
+        )
         return self._generate_texts(chosen, pictures, ids, mask, seed)
 
     def answer(self, images: Any, questions: Any) -> list[str]:
@@ -203,11 +226,11 @@ class Model:
         if not questions:
             return []
         if self._task.is_trained_with("vqa"):
-            indices = self._run(self._answer, (pictures, *self.tokenizer(questions)))
-            return [self.answers[index] for index in indices.tolist()]
-        example_transform = AnswerTransform(self.image_spec, self.tokenizer)
+            indices = self._run(self._answer, (pictures, *self._words(questions)))
+            return [] if indices is None else [self.answers[index] for index in indices.tolist()]
+        example_transform = AnswerTransform(self._images, self._words)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
-        return self._generate_texts(self._task.decoding(self.tokenizer), pictures, ids, mask, 0)
+        return self._generate_texts(self._task.decoding(self._words), pictures, ids, mask, 0)
 
     def match(self, images: Any, texts: Any) -> Float32[np.ndarray, " B"]:
         """The probabilities that texts belong to images.
@@ -225,7 +248,7 @@ class Model:
         self._check("match")
         pictures = self._to_pictures("match", images)
         texts = inputs.broadcast_texts("texts", texts, len(pictures))
-        matches = self._run(self._match, (pictures, *self.tokenizer(texts))) if texts else None
+        matches = self._run(self._match, (pictures, *self._words(texts))) if texts else None
         return np.zeros(0, np.float32) if matches is None else matches.astype(np.float32)
 
     def classify(
@@ -244,23 +267,25 @@ class Model:
           UserError: another name or shape, or an example without any; or the model classifies no modalities.
         """
         self._check("classify")
-        batch, present = inputs.to_modalities(modalities, present, self._task.example_transform)
+        model, transform = self.config.model, self._task.example_transform
+        if not isinstance(model, FusedConfig) or not isinstance(transform, ModalityTransform):
+            raise TypeError(f"model.kind={model.kind!r} has no modalities")
+        batch, present = inputs.to_modalities(modalities, present, transform)
         keys = sorted(batch)
-        if not keys:
-            return np.zeros((0, self.config.model.classes), np.float32)
         columns = (*(batch[key] for key in keys), present)
-        return self._run(functools.partial(self._classify, tuple(keys)), columns).astype(np.float32)
+        classes = self._run(functools.partial(self._classify, tuple(keys)), columns) if keys else None
+        return np.zeros((0, model.classes), np.float32) if classes is None else classes.astype(np.float32)
 
     def _to_pictures(self, method: str, images: Any) -> np.ndarray:
-        if inputs.are_pixels(images, self.image_spec.size):
+        if inputs.are_pixels(images, self._images.size):
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
-        return inputs.to_uint8(images, self.image_spec)
+        return inputs.to_uint8(images, self._images)
 
     def _generate_texts(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
         seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), np.arange(len(pictures))], axis=1)
         columns = (pictures, ids, mask, seeds.astype(np.uint32))
         tokens = self._run(functools.partial(self._generate, decoding), columns)
-        return [] if tokens is None else [self.tokenizer.decode(row) for row in tokens.tolist()]
+        return [] if tokens is None else [self._words.decode(row) for row in tokens.tolist()]
 
     def _run(self, function: Callable[..., Any], columns: tuple[np.ndarray, ...]) -> np.ndarray | None:
         """Runs batches of the next power of two of rows; the last row is repeated to fill one up. None of no rows.

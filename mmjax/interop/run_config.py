@@ -1,43 +1,49 @@
 """A mmjax config for a checkpoint of another library, as if it had been trained here."""
 
-import numpy as np
-from ml_collections import ConfigDict
+from collections.abc import Mapping
+from typing import Any
 
-from mmjax.config import schema
+import numpy as np
+
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import parse_group
+from mmjax.data.config import DataConfig
 from mmjax.data.image import transforms
 from mmjax.errors import UserError
 from mmjax.interop import model_settings
 from mmjax.interop.foreign_checkpoint import ForeignCheckpoint
+from mmjax.models.config import ModelConfig
 from mmjax.models.variants import two_tower
+from mmjax.objectives.config import ObjectiveWeights
 
 NO_TOKENIZER = "none"  # `data.tokenizer` where none lies beside the weights
 _OTHER = "other"  # a mean and a standard deviation that have no name
 
 
-def make_config(source: ForeignCheckpoint) -> ConfigDict:
+def make_config(source: ForeignCheckpoint) -> RunConfig:
     """Returns the config: model, preprocessing, tokenizer and the objective that belongs to the model.
 
     `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.
     """
-    config = schema.base_config()
-    config.name = source.name
-    as_here = source.settings | {"text": model_settings.resolve_eos_id(source.settings["text"])}
-    same = [name for name, settings in two_tower.VARIANTS.items() if settings == as_here]
-    config.variant = same[0] if same else config.name
-    with config.unlocked(), config.ignore_type():
-        config.model = source.settings
-        config.data.tokenizer = source.tokenizer or NO_TOKENIZER
-    prepared = source.preprocessing
-    config.data.mean_std = next((name for name in transforms.MEAN_STD if _is_named(prepared, name)), _OTHER)
-    for field in ("resize", "interpolation", "antialias", "image_rule"):
-        config.data[field] = prepared.get(field, config.data[field])
-    objective = "itc" if source.settings["logit_bias_init"] is None else "sigmoid"
-    config.objectives[objective] = 1.0
-    config.precision = "float32"
-    return config
+    settings, prepared = source.settings, source.preprocessing
+    as_here = settings | {"text": model_settings.resolve_eos_id(settings["text"])}
+    same = [name for name, known in two_tower.VARIANTS.items() if known == as_here]
+    data = {
+        field: prepared[field] for field in ("resize", "interpolation", "antialias", "image_rule") if field in prepared
+    }
+    data["tokenizer"] = source.tokenizer or NO_TOKENIZER
+    data["mean_std"] = next((name for name in transforms.MEAN_STD if _is_named(prepared, name)), _OTHER)
+    return RunConfig(
+        name=source.name,
+        variant=same[0] if same else source.name,
+        model=parse_group(ModelConfig, settings, "model"),
+        data=DataConfig(**data),
+        objectives=ObjectiveWeights(itc=1.0) if settings["logit_bias_init"] is None else ObjectiveWeights(sigmoid=1.0),
+        precision="float32",
+    )
 
 
-def check_named(config: ConfigDict, source: ForeignCheckpoint) -> None:
+def check_named(config: RunConfig, source: ForeignCheckpoint) -> None:
     """Checks that training and evaluation could prepare images as the checkpoint wants them.
 
     Raises:
@@ -50,6 +56,6 @@ def check_named(config: ConfigDict, source: ForeignCheckpoint) -> None:
         )
 
 
-def _is_named(prepared, name: str) -> bool:
+def _is_named(prepared: Mapping[str, Any], name: str) -> bool:
     mean, std = transforms.MEAN_STD[name]
     return np.allclose(prepared["mean"], mean, atol=1e-4) and np.allclose(prepared["std"], std, atol=1e-4)

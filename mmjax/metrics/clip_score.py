@@ -1,7 +1,7 @@
 """CLIPScore and RefCLIPScore: how well a caption fits an image (Hessel et al. 2021).
 
-The paper's numbers are of OpenAI's ViT-B/32 and of captions and references that begin with `PROMPT`. Scores of
-different models cannot be compared.
+The paper's numbers are of OpenAI's ViT-B/32 and of captions and references that begin with "A photo
+depicts ". Scores of different models cannot be compared.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-PROMPT = "A photo depicts "
 WEIGHT = 2.5
 
 

@@ -59,6 +59,8 @@ class TextConfig:
     """rows of the token table"""
     context_length: int
     """rows of the position table: the longest text"""
+    eos_id: int | None = None
+    """id of the end-of-text token"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,6 @@ class WordsConfig(TextConfig):
     """a layer norm of the embedded tokens (BERT)"""
     head_bias: bool = True
     """the linear head has a bias"""
-    eos_id: int | None = None
-    """id of the end-of-text token"""
     sep_id: int | None = None
     """id of the token between a question and its answer; none where there is none"""
 
@@ -169,8 +169,6 @@ class LSTMTextConfig(TextConfig):
     """of the LSTM"""
     dropout: float = 0.0
     """training: rate on embeddings, between layers and before the logits"""
-    eos_id: int | None = None
-    """id of the end-of-text token"""
     sep_id: int | None = None
     """id of the token between a question and its answer; none where there is none"""
 

@@ -31,7 +31,7 @@ def kept(module: hlo.Module, name: str, known: dict[str, int]) -> int:
     for (made, element), end in last.items():
         maker = computation.instructions[made]
         if _is_forward(maker) and maker.opcode not in ("parameter", "constant"):
-            shape = maker.shape if element is None else maker.shape[element]
+            shape = maker.shape if element is None else hlo.elements(maker.shape)[element]
             held[order[made]] += traffic.stored(shape)
             held[end + 1] -= traffic.stored(shape)
     most, now = 0, 0
@@ -65,12 +65,12 @@ def _sources(module: hlo.Module, computation: hlo.Computation):
         name, element = operand
         instruction = instructions[name]
         if instruction.opcode == "get-tuple-element":
-            return source((instruction.operands[0][0], int(instruction.attribute("index"))))
+            return source((instruction.operands[0][0], int(instruction.required("index"))))
         if instruction.opcode == "tuple":
             chosen = instruction.operands if element is None else [instruction.operands[element]]
             return [value for one in chosen for value in source(one)]
         if instruction.opcode == "while":
-            elements = range(len(instruction.shape)) if element is None else [element]
+            elements = range(len(hlo.elements(instruction.shape))) if element is None else [element]
             return [
                 value
                 for index in elements
@@ -103,5 +103,5 @@ def _unchanged(module: hlo.Module, loop: hlo.Instruction, index: int) -> bool:
     return (
         result.opcode == "get-tuple-element"
         and body.instructions[result.operands[0][0]].opcode == "parameter"
-        and int(result.attribute("index")) == index
+        and int(result.required("index")) == index
     )

@@ -207,7 +207,7 @@ def replica_groups(attributes: str, devices: int) -> np.ndarray:
         order = np.arange(math.prod(sizes.values()))
         if match[2]:
             # The pattern above stops at the first parenthesis, which may be the transposition's.
-            ids = re.search(r"device_ids=\((\[[\d,]+\](?:T\([\d,]+\))?|[\d,]+)\)", text)[1]
+            ids = hlo.search(r"device_ids=\((\[[\d,]+\](?:T\([\d,]+\))?|[\d,]+)\)", text)[1]
             order = _iota("<=" + ids) if ids.startswith("[") else np.array(_ints(ids))
         return _mesh_groups(order, sizes, re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", match[3]))
     raise ValueError(f"replica_groups of an unknown form: {text[:80]!r}")
@@ -235,7 +235,7 @@ def _mesh_groups(order: np.ndarray, sizes: dict[str, int], chosen: list[tuple[st
 
 def _iota(text: str) -> np.ndarray:
     """`<=[2,4]T(1,0)`: 0, 1, 2, ... in that shape, transposed."""
-    match = re.match(r"<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    match = hlo.search(r"^<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     dims = _ints(match[1])
     numbers = np.arange(math.prod(dims)).reshape(dims)
     return (numbers.transpose(_ints(match[2])) if match[2] else numbers).reshape(-1)

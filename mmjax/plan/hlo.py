@@ -85,6 +85,17 @@ class Instruction:
         match = re.search(rf'\b{name}=(?:\{{([^}}]*)\}}|"([^"]*)"|([^\s,]+))', self.attributes)
         return None if match is None else next(group for group in match.groups() if group is not None)
 
+    def required(self, name: str) -> str:
+        """The value of an attribute that such an instruction has.
+
+        Raises:
+          ValueError: this one has not.
+        """
+        value = self.attribute(name)
+        if value is None:
+            raise ValueError(f"{self.opcode} {self.name} without {name}")
+        return value
+
     @property
     def op_name(self) -> str:
         """Where in the Python program it comes from, as jax wrote it; empty for what the compiler added."""
@@ -122,7 +133,7 @@ class Computation:
     def shape_of(self, operand: tuple[str, int | None]) -> Shape:
         """Shape of an operand."""
         shape = self.instructions[operand[0]].shape
-        return shape if operand[1] is None else shape[operand[1]]
+        return shape if operand[1] is None else elements(shape)[operand[1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +222,7 @@ class Module:
 
     def _start(self, computation: Computation, loop: Instruction, condition: Computation) -> int:
         """The counter's first value: the constant that enters the loop where the condition reads."""
-        read = [int(i.attribute("index")) for i in condition.instructions.values() if i.opcode == "get-tuple-element"]
+        read = [int(i.required("index")) for i in condition.instructions.values() if i.opcode == "get-tuple-element"]
         initial = computation.instructions[loop.operands[0][0]]
         if len(read) == 1 and initial.opcode == "tuple":
             source = computation.instructions[initial.operands[read[0]][0]]
@@ -220,6 +231,40 @@ class Module:
             if source.opcode == "constant" and re.fullmatch(r"\d+", source.argument):
                 return int(source.argument)
         return 0
+
+
+def elements(shape: Shape) -> tuple[Shape, ...]:
+    """The elements of a tuple's shape.
+
+    Raises:
+      ValueError: it is that of one array.
+    """
+    if isinstance(shape, ArrayType):
+        raise ValueError(f"{shape.dtype}{list(shape.dims)} where a tuple was expected")
+    return shape
+
+
+def array(shape: Shape) -> ArrayType:
+    """The shape of one array.
+
+    Raises:
+      ValueError: it is a tuple's.
+    """
+    if not isinstance(shape, ArrayType):
+        raise ValueError(f"a tuple of {len(shape)} where an array was expected")
+    return shape
+
+
+def search(pattern: str, text: str) -> re.Match[str]:
+    """The first match of a pattern that such a text has.
+
+    Raises:
+      ValueError: this one has not.
+    """
+    match = re.search(pattern, text)
+    if match is None:
+        raise ValueError(f"no {pattern} in {text[:80]!r}")
+    return match
 
 
 def leaves(shape: Shape) -> Iterator[ArrayType]:
@@ -238,12 +283,16 @@ def parse(text: str) -> Module:
       text: `compiled.as_text()`.
 
     Raises:
-      ValueError: there is no entry computation in it.
+      ValueError: there is no entry computation in it, or one has no result.
     """
-    computations, entry, name, body, root = {}, None, None, {}, None
+    computations: dict[str, Computation] = {}
+    body: dict[str, Instruction] = {}
+    entry = name = root = None
     for line in text.splitlines():
         if line.startswith("}"):
             if name is not None:
+                if root is None:
+                    raise ValueError(f"computation {name} has no ROOT")
                 computations[name] = Computation(name, body, root)
             name = None
         elif line[:1] not in ("", " ", "\t"):

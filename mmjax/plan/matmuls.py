@@ -21,27 +21,27 @@ def flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
 
     Fused attention counts all pairs of queries and keys, masked ones too.
     """
-    shapes = [computation.shape_of(operand) for operand in instruction.operands]
     target = instruction.attribute("custom_call_target") or ""
+    operand = lambda index: hlo.array(computation.shape_of(instruction.operands[index]))
     if instruction.opcode == "dot":
-        return _dot(shapes[0], instruction.shape, instruction.attribute("lhs_contracting_dims") or "")
+        return _dot(operand(0), hlo.array(instruction.shape), instruction.attribute("lhs_contracting_dims") or "")
     if instruction.opcode == "convolution":
-        return _convolution(instruction, shapes[0], shapes[1], next(hlo.leaves(instruction.shape)))
+        return _convolution(instruction, operand(0), operand(1), next(hlo.leaves(instruction.shape)))
     if target == "tpu_custom_call":  # as its author counts it
         estimate = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes)
         return float(estimate[1]) if estimate else 0.0
     if is_attention(instruction):
-        return _attention(instruction, shapes[0])
+        return _attention(instruction, operand(0))
     if target.startswith("__cublas$"):
-        contracted = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', instruction.attributes)
-        return _dot(shapes[0], next(hlo.leaves(instruction.shape)), contracted[1].replace('"', ""))
+        contracted = hlo.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', instruction.attributes)
+        return _dot(operand(0), next(hlo.leaves(instruction.shape)), contracted[1].replace('"', ""))
     if target.startswith("__cudnn$conv"):  # the roles are those of the forward convolution
         result = next(hlo.leaves(instruction.shape))
         if target == "__cudnn$convBackwardInput":
-            return _convolution(instruction, result, shapes[1], shapes[0])
+            return _convolution(instruction, result, operand(1), operand(0))
         if target == "__cudnn$convBackwardFilter":
-            return _convolution(instruction, shapes[0], result, shapes[1])
-        return _convolution(instruction, shapes[0], shapes[1], result)
+            return _convolution(instruction, operand(0), result, operand(1))
+        return _convolution(instruction, operand(0), operand(1), result)
     return 0.0
 
 
@@ -68,7 +68,7 @@ def passes(computation: hlo.Computation, instruction: hlo.Instruction, float32_p
     """
     if not is_product(instruction):
         return 1
-    if any(computation.shape_of(operand).bits <= 16 for operand in instruction.operands[:2]):
+    if any(hlo.array(computation.shape_of(operand)).bits <= 16 for operand in instruction.operands[:2]):
         return 1
     precision = re.search(r'operand_precision"?[=:]\s*[\[{]"?(\w+)', instruction.attributes)
     precision = precision[1].lower() if precision else "default"
@@ -77,21 +77,21 @@ def passes(computation: hlo.Computation, instruction: hlo.Instruction, float32_p
     return _TPU_PASSES.get(precision, 1)
 
 
-def _dot(lhs: hlo.Shape, result: hlo.Shape, contracted: str) -> float:
+def _dot(lhs: hlo.ArrayType, result: hlo.ArrayType, contracted: str) -> float:
     axes = [int(axis) for axis in contracted.split(",") if axis.strip()]
     return 2.0 * math.prod(result.dims) * math.prod(lhs.dims[axis] for axis in axes)
 
 
 def _attention(instruction: hlo.Instruction, q: hlo.ArrayType) -> float:
-    sizes = re.search(r'"intermediate_tensor_shape":.*?"dimensions":\s*\[([^\]]*)\]', instruction.attributes)
+    sizes = hlo.search(r'"intermediate_tensor_shape":.*?"dimensions":\s*\[([^\]]*)\]', instruction.attributes)
     batch, heads, queries, keys = (int(size) for size in sizes[1].replace('"', "").split(","))
-    kind = "backward" if "Backward" in instruction.attribute("custom_call_target") else "forward"
+    kind = "backward" if "Backward" in instruction.required("custom_call_target") else "forward"
     head_dim = math.prod(q.dims) // (batch * heads * queries)
     return 2.0 * _ATTENTION_PRODUCTS[kind] * batch * heads * queries * keys * head_dim
 
 
 def _convolution(instruction: hlo.Instruction, lhs: hlo.ArrayType, rhs: hlo.ArrayType, output: hlo.ArrayType) -> float:
-    lhs_labels, rhs_labels, out_labels = re.match(r"(\w+)_(\w+)->(\w+)", instruction.attribute("dim_labels")).groups()
+    lhs_labels, rhs_labels, out_labels = hlo.search(r"(\w+)_(\w+)->(\w+)", instruction.required("dim_labels")).groups()
     window = _window(instruction.attribute("window") or "")
     groups = int(instruction.attribute("batch_group_count") or 1)
     products = lhs.dims[lhs_labels.index("b")] / groups

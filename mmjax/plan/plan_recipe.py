@@ -5,11 +5,9 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-import ml_collections
-
 from mmjax import tasks
-from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.plan import plan_text, program, sweep, times, topology
@@ -20,7 +18,7 @@ EXIT_DOES_NOT_FIT = 1
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     name: str,
     *,
     budget: str | None = None,
@@ -56,7 +54,6 @@ def run(
     path = None if output is None else paths.as_path(output)
     if path is not None and not path.parent.exists():
         raise UserError(f"--output={output}: its folder does not exist; make it first")
-    schema.parse(config)
     devices = topology.devices(name)
     origins = FieldOrigins(tuple(flags))
     for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):

@@ -153,7 +153,9 @@ def _prediction(predicted: Mapping[str, Any]) -> list[str]:
         f" {rates['memory']:.0%}, links {rates['links']:.0%}"
     )
     source = "products and memory as measured on one" if predicted["measured"] else "assumed to be those of an H100"
-    rows = [(label, seconds(predicted[part])) for part, label in _PARTS.items() if predicted[part]]
+    rows: list[tuple[str, ...]] = [
+        (label, seconds(predicted[part])) for part, label in _PARTS.items() if predicted[part]
+    ]
     rows.append(("step", seconds(predicted["step"]), *([f"MFU {predicted['mfu']:.1%}"] if "mfu" in predicted else [])))
     return [*_table(rows), f"  {reached};", f"  {source}"]
 
@@ -173,7 +175,7 @@ def _memory(plan: Mapping[str, Any]) -> list[str]:
     memory = plan["memory"]
     capacity = memory["capacity"]
     lines = ["Bytes per chip"]
-    rows = [(label, size(memory[kind])) for kind, label in _KINDS.items() if memory.get(kind)]
+    rows: list[tuple[str, ...]] = [(label, size(memory[kind])) for kind, label in _KINDS.items() if memory.get(kind)]
     if "total" in memory:
         rows.append(
             ("total", size(memory["total"]), f"{memory['total'] / capacity:.1%} of {size(capacity)}{_part(plan)}")

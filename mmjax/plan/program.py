@@ -8,13 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
 from mmjax import tasks
 from mmjax.config.field_origins import FieldOrigins
+from mmjax.config.schema import RunConfig
 from mmjax.data.loading import packing
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
+from mmjax.nn.config import LayersConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
@@ -41,7 +42,7 @@ class Setup:
       remat: what `remat='auto'` stands for, by tower.
     """
 
-    config: ml_collections.ConfigDict
+    config: RunConfig
     task: Any
     mesh: jax.sharding.Mesh
     device: device_specs.Device
@@ -60,7 +61,7 @@ class Setup:
 
 
 def make_setup(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     topology: Sequence[Any],
     text_length: float | None = None,
     flags: Collection[str] = (),
@@ -76,8 +77,8 @@ def make_setup(
     Raises:
       UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
     """
-    config = config.copy_and_resolve_references()
-    config.data.train = config.data.train or "none"  # it is checked to be there, and not looked at
+    # The training data is checked to be there, and not looked at.
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=config.data.train or "none"))
     validate_run.check_config(config, FieldOrigins(tuple(flags)))
     mesh = mesh_lib.make_mesh(config.mesh, topology)
     device = device_specs.find(topology[0].device_kind)
@@ -96,7 +97,7 @@ def make_setup(
     return Setup(config, task, mesh, device, setup.state, batch, setup.step, remat)
 
 
-def _packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_length: float) -> tasks.Packer:
+def _packer(config: RunConfig, mesh: jax.sharding.Mesh, text_length: float) -> tasks.Packer:
     """What packs or groups texts of so many tokens on average.
 
     Raises:
@@ -111,14 +112,25 @@ def _packer(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, text_len
     return packer.sized(packing.expected_lengths(text_length, tasks.text_length(config)))
 
 
-def parts_with(field: str, settings: ml_collections.ConfigDict, path: str = "") -> dict[str, Any]:
-    """The parts of a model that have a setting, such as `remat`: dotted path within it -> value."""
-    parts = {}
-    for name, value in settings.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            where = f"{path}.{name}" if path else name
-            parts |= ({where: value[field]} if field in value else {}) | parts_with(field, value, where)
+def layers(group: Any, path: str = "") -> dict[str, LayersConfig]:
+    """The parts of a model that have layers, by dotted path within it."""
+    parts = {path: group} if isinstance(group, LayersConfig) else {}
+    for name, value in _inner(group).items():
+        parts |= layers(value, f"{path}.{name}" if path else name)
     return parts
+
+
+def _inner(group: Any) -> Mapping[str, Any]:
+    """The groups of fields in a group, by name."""
+    if isinstance(group, Mapping):
+        return group
+    fields = dataclasses.fields(group) if dataclasses.is_dataclass(group) else ()
+    return {field.name: getattr(group, field.name) for field in fields}
+
+
+def _remat(setup: Setup) -> dict[str, str]:
+    """What is recomputed, by part."""
+    return {name: part.remat for name, part in layers(setup.config.model).items()} | dict(setup.remat)
 
 
 def state_bytes(setup: Setup) -> dict[str, int]:
@@ -166,7 +178,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "mesh": dict(setup.mesh.shape),
         "batch_size": config.batch_size,
         "microbatch": config.microbatch,
-        "remat": parts_with("remat", config.model) | setup.remat,
+        "remat": _remat(setup),
         "loss": config.loss.impl,
         "parameter_count": partition.count_parameters(setup.state.params),
         "versions": {name: version for name in _VERSIONS if (version := _version(name))},
@@ -187,7 +199,10 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
     plan["compile_seconds"] = time.perf_counter() - started
 
     try:
-        plan |= read(setup, compiled.as_text(), None if model_flops is None else model_flops / chips)
+        text = compiled.as_text()
+        if text is None:
+            raise ValueError("there is no text of it")
+        plan |= read(setup, text, None if model_flops is None else model_flops / chips)
     except (ValueError, KeyError, IndexError) as error:
         versions = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
         raise UserError(f"cannot read the program that this compiler wrote ({versions}): {error!r}") from error
@@ -272,7 +287,7 @@ def refusal(message: str) -> dict[str, Any]:
     sizes = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", text) or re.search(
         r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", text
     )
-    result = {"says": text.partition("RESOURCE_EXHAUSTED:")[2].strip()}
+    result: dict[str, Any] = {"says": text.partition("RESOURCE_EXHAUSTED:")[2].strip()}
     if sizes:
         result["needs"] = int(float(sizes[1]) * _UNITS[sizes[2]])
         result["has"] = int(float(sizes[3]) * _UNITS[sizes[4]])
@@ -283,7 +298,7 @@ def advice(setup: Setup) -> list[str]:
     """What would make a step smaller, as flags; the cheapest first."""
     config, mesh = setup.config, setup.mesh
     options = []
-    for part, remat in (parts_with("remat", config.model) | setup.remat).items():
+    for part, remat in _remat(setup).items():
         if remat != "full":
             options.append(f"--config.model.{part}.remat=full")
     rows = config.batch_size // mesh_lib.batch_devices(mesh)

@@ -1,12 +1,13 @@
 """A sweep over meshes, microbatches and rematerialisation, ranked by predicted step."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
+from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError, validate_choice
+from mmjax.nn.config import LayersConfig
 from mmjax.plan import plan_text, program
 
 AXES = ("mesh", "microbatch", "remat")
@@ -24,9 +25,7 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(validate_choice("--sweep", part.strip(), AXES) for part in text.split(","))
 
 
-def candidates(
-    config: ml_collections.ConfigDict, chips: int, swept: Sequence[str]
-) -> Iterator[list[ml_collections.ConfigDict]]:
+def candidates(config: RunConfig, chips: int, swept: Sequence[str]) -> Iterator[list[RunConfig]]:
     """Lists what to try, in groups of equal mesh and rematerialisation, few microbatches first.
 
     Within a group more microbatches are slower and smaller, so that the first that fits ends the group. Groups come
@@ -37,7 +36,7 @@ def candidates(
       chips: of the topology.
       swept: names in `AXES`; what is not among them stays as in the config.
     """
-    heads = program.parts_with("heads", config.model).values()
+    heads = [part.heads for part in program.layers(config.model).values()]
     meshes = [(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)]
     if "mesh" in swept:
         powers = [2**i for i in range(chips.bit_length()) if chips % 2**i == 0]
@@ -46,25 +45,30 @@ def candidates(
             for tensor, fsdp in itertools.product(_TENSOR, powers)
             if chips % (fsdp * tensor) == 0 and not any(count % tensor for count in heads)
         ]
-    remats = _REMAT if "remat" in swept else (None,)
+    models = [_with_remat(config.model, remat) for remat in _REMAT] if "remat" in swept else [config.model]
     microbatches = _MICROBATCHES if "microbatch" in swept else (config.microbatch,)
-    for mesh, remat in itertools.product(meshes, remats):
+    for (data, fsdp, tensor), model in itertools.product(meshes, models):
+        mesh = dataclasses.replace(config.mesh, data=data, fsdp=fsdp, tensor=tensor)
         group = []
         for microbatch in microbatches:
-            changed = config.copy_and_resolve_references()
-            changed.mesh.data, changed.mesh.fsdp, changed.mesh.tensor = mesh
-            changed.microbatch = microbatch
-            if remat is not None:
-                parts = program.parts_with("remat", config.model)
-                changed.update_from_flattened_dict({f"model.{part}.remat": remat for part in parts})
-            rows = chips // mesh[2] * microbatch if mesh[0] > 0 else 1
+            rows = chips // tensor * microbatch if data > 0 else 1
             if config.batch_size % rows == 0 or microbatch == microbatches[0]:
-                group.append(changed)
+                group.append(dataclasses.replace(config, mesh=mesh, model=model, microbatch=microbatch))
         yield group
 
 
+def _with_remat(group: Any, remat: str) -> Any:
+    """A model, or a part of it, with the same rematerialisation of all layers."""
+    if isinstance(group, Mapping):
+        return {name: _with_remat(value, remat) for name, value in group.items()}
+    if not dataclasses.is_dataclass(group) or isinstance(group, type):
+        return group
+    changes = {field.name: _with_remat(getattr(group, field.name), remat) for field in dataclasses.fields(group)}
+    return dataclasses.replace(group, **changes | ({"remat": remat} if isinstance(group, LayersConfig) else {}))
+
+
 def run(
-    config: ml_collections.ConfigDict,
+    config: RunConfig,
     topology: str,
     devices: Sequence[Any],
     swept: Sequence[str],
@@ -144,7 +148,8 @@ def render(ranked: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _describe(config: ml_collections.ConfigDict) -> str:
-    mesh = {axis: "rest" if config.mesh[axis] == -1 else config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
-    remat = {tower: config.model[tower].remat for tower in ("image", "text")}
+def _describe(config: RunConfig) -> str:
+    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+    mesh = {axis: "rest" if size == -1 else size for axis, size in sizes.items()}
+    remat = {name: part.remat for name, part in program.layers(config.model).items()}
     return plan_text.setting({"mesh": mesh, "microbatch": config.microbatch, "remat": remat})

@@ -33,7 +33,7 @@ def roofline(
         "memory": counted.hbm_bytes / device.memory_bandwidth,
         "links": sum(link_seconds(one, device) for one in listed),
     }
-    bound = max(seconds, key=seconds.get)
+    bound = max(seconds, key=lambda part: seconds[part])
     step = seconds[bound]
     times = seconds | {"step": step, "bound": bound, "serial": sum(seconds.values())}
     if model_flops is None:
@@ -75,7 +75,7 @@ def predict(
     rates = device.sustained
     known = {(kernel.computation, kernel.name): kernel for kernel in counted.kernels}
     seconds = {key: _kernel_seconds(kernel, device) for key, kernel in known.items()}
-    parts = collections_lib.Counter()
+    parts: dict[str, float] = collections_lib.defaultdict(float)
     idle = prefetching = 0.0  # of main memory beside products, and of copies that may fill it
     now = free = 0.0  # of the kernels, and when the links are next idle
     ends: dict[tuple[str, str], float] = {}

@@ -41,12 +41,10 @@ class Traffic:
             return 0
         if opcode in ("fusion", "fusion-start"):
             # A fusion under way (GPUs) is counted where it starts; its shape there holds operands and result.
-            result = instruction.shape if opcode == "fusion" else instruction.shape[1]
+            result = instruction.shape if opcode == "fusion" else hlo.elements(instruction.shape)[1]
             reads, written = self._fusion(instruction.called()["calls"][0])
-            return min(written, stored(result)) + sum(
-                min(stored(shape), stored(shape) if reads.get(index) is None else reads[index])
-                for index, shape in enumerate(shapes)
-            )
+            read = [(stored(shape), reads.get(index)) for index, shape in enumerate(shapes)]
+            return min(written, stored(result)) + sum(size if part is None else min(size, part) for size, part in read)
         if opcode.endswith("-done"):
             # A copy or a slice under way (collectives are counted where they start): from the source of the start.
             start = computation.instructions[instruction.operands[0][0]]
@@ -98,7 +96,8 @@ class Traffic:
             elif user.opcode == "fusion":
                 inside, _ = self._fusion(user.called()["calls"][0])
                 parts = [inside.get(i) for i, (name, _) in enumerate(user.operands) if name == value.name]
-                read = None if None in parts else sum(parts)
+                known = [part for part in parts if part is not None]
+                read = sum(known) if len(known) == len(parts) else None
             else:
                 read = None
             if read is None:

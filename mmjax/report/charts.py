@@ -1,6 +1,7 @@
 """Learning curves as inline SVG, in the report's own colours so that they follow a dark theme."""
 
 import dataclasses
+import functools
 import io
 import math
 import re
@@ -54,8 +55,8 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     def evaluated(metrics: dict[str, str]) -> list[_Series]:
         keys = sorted({key for line in evals for key in line if key.rpartition("/")[2] in metrics})
-        labels = ((key, key.rpartition("/")) for key in keys)
-        return [make_series(evals, key, f"{dataset} {metrics[metric]}") for key, (dataset, _, metric) in labels]
+        parts = ((key, key.rpartition("/")) for key in keys)
+        return [make_series(evals, key, f"{dataset} {metrics[metric]}") for key, (dataset, _, metric) in parts]
 
     named = list(dict.fromkeys(key for line in train for key in line))
     parts = [key for key in named if key.startswith("loss_")]
@@ -129,13 +130,14 @@ def _chart(index: int, name: str, series: list[_Series]) -> dict[str, Any]:
         for number, curve in enumerate(series):
             colour = f"#03030{number % _SERIES}"
             dots = "o" if len(curve.steps) <= 40 else None
-            line: dict[str, Any] = {"color": colour, "solid_joinstyle": "round", "solid_capstyle": "round"}
-            thin, line["linewidth"] = {**line, "linewidth": 0.8, "alpha": 0.3}, 1.6
+            draw = functools.partial(
+                axes.plot, color=colour, linewidth=1.6, solid_joinstyle="round", solid_capstyle="round"
+            )
             if curve.noisy and len(curve.steps) > 40:
-                axes.plot(curve.steps, curve.values, **thin)
-                axes.plot(curve.steps, smooth(curve.values), **line)
+                draw(curve.steps, curve.values, linewidth=0.8, alpha=0.3)
+                draw(curve.steps, smooth(curve.values))
             else:
-                axes.plot(curve.steps, curve.values, **line, marker=dots, markersize=3)
+                draw(curve.steps, curve.values, marker=dots, markersize=3)
         axes.patch.set_visible(False)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)

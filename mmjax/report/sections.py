@@ -51,8 +51,8 @@ def _class_tables(artifacts: Artifacts) -> list[dict[str, Any]]:
         tables.append(
             _class_table(names, totals, rates, others) | {"columns": columns, "order": "The least accurate first."}
         )
-    counts, rates = artifacts.class_counts, artifacts.average_precisions
-    if counts is not None and rates is not None:
+    if artifacts.average_precisions is not None and artifacts.class_counts is not None:
+        counts, rates = artifacts.class_counts, artifacts.average_precisions
         table = _class_table(artifacts.class_names or range(len(counts)), counts, rates, [[]] * len(counts))
         tables.append(table | {"columns": ["average precision"], "order": "The lowest average precision first."})
     return tables

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.record import Record
 from mmjax.errors import UserError
-from mmjax.evaluation.embedding import embedder
+from mmjax.evaluation.embedding import embedder, features
 from mmjax.inference import eval_model
 from mmjax.io.reader import Reader
 from mmjax.metrics import exact_dot
 from mmjax.search import index as index_lib
-from mmjax.tasks import capabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +42,14 @@ class Searcher:
     """
 
     def __init__(self, model: eval_model.EvalModel):
-        capabilities.check(model.task, "encode_image", "search, which embeds images and texts,")
-        self.image_spec: ImageSpec = model.image_spec
+        self.image_spec, tokenizer = model.embedding_inputs("search, which embeds images and texts,")
         params = model.restore()
-        self.embedder = embedder.MeshEmbedder(model.task, model.mesh, model.tokenizer, model.config.eval.batch_size)
+        self.embedder = embedder.MeshEmbedder(model.task, model.mesh, tokenizer, model.config.eval.batch_size)
         self.embedder.bind(params)
         self.identity = {
             "name": f"{model.config.name}, {model.pretrained}",
             "params": eval_model.digest(params),
-            "preprocessing": json.loads(json.dumps(model.image_spec.of_evaluation())),
+            "preprocessing": json.loads(json.dumps(self.image_spec.of_evaluation())),
         }
 
     def update(self, index: index_lib.Index, folder: str, images: Mapping[str, str]) -> tuple[int, int]:
@@ -82,7 +79,7 @@ class Searcher:
         if pictures:
             spec = self.image_spec
             prepared = EvalExamples(_Queries(pictures), spec).read(range(len(pictures)))
-            rows.append(self.embed_images(example.image for example in prepared))
+            rows.append(self.embed_images(features.decoded_image(example, "--image") for example in prepared))
         positions, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
         return [
             [SearchResult(paths[i], float(score)) for i, score in zip(row, values, strict=True)]
@@ -128,7 +125,7 @@ class _FolderEmbedder:
                 reasons[i] = example
             else:
                 readable.append(i)
-                yield example.image
+                yield features.decoded_image(example, self.folder)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -197,7 +197,7 @@ def _open_other_library(init_from: str, tokenizer: str) -> _Source:
 
     return _Source(
         description=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
-        config=schema.parse(run_config.make_config(opened)),
+        config=run_config.make_config(opened),
         shapes=opened.shapes,
         read=read,
         close=lambda: None,

@@ -135,8 +135,6 @@ COUNT = 5  # a class token and four patches
 class Task:
     """A task with planted attention maps: bright patches count, times the ids of texts."""
 
-    config = types.SimpleNamespace(model=types.SimpleNamespace(image=types.SimpleNamespace(patch_size=8)))
-
     def attention_maps(self, params, images, texts, masks, words, words_mask):
         rows = len(images)
         bright = images[:, :16].reshape(rows, 2, 8, 2, 8, 3).mean((2, 4, 5)).reshape(rows, 4) > 128
@@ -158,7 +156,7 @@ class Examples(list):
 
 def view():
     mesh = mesh_lib.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
-    return attention_maps.AttentionMapRenderer(Task(), mesh, tokenizer_lib.make_tokenizer("bytes", 16))
+    return attention_maps.AttentionMapRenderer(Task(), mesh, tokenizer_lib.make_tokenizer("bytes", 16), 8)
 
 
 def test_a_view_shows_images_texts_and_words():
@@ -178,8 +176,7 @@ def test_a_view_shows_images_texts_and_words():
     nothing = types.SimpleNamespace(
         attention_maps=lambda params, images, *_: {"words": jnp.zeros((len(images), 16, COUNT))}
     )
-    nothing.config = Task.config
-    silent = attention_maps.AttentionMapRenderer(nothing, view().runner.mesh, view().tokenizer)
+    silent = attention_maps.AttentionMapRenderer(nothing, view().runner.mesh, view().tokenizer, 8)
     assert silent({}, shown, lambda index, example: (np.array([257, 258], np.int32), 1)) == []
     for look in result[0].maps:
         assert look.picture.shape == (160, 160, 3)

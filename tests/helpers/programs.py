@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.plan import hlo
 from mmjax.training import device_specs
@@ -52,7 +53,7 @@ def loop(start=0, attributes=""):
 
 def tiny(**changes):
     changes = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, model__image__heads=2) | changes
-    return runs.config(data__train="", **changes)
+    return parse(runs.config(data__train="", **changes))
 
 
 def compiled_plan(tmp_path, *flags, without=("XLA_FLAGS",)):

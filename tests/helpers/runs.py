@@ -100,7 +100,7 @@ def shared_compilation():
     init = lambda task, config, tx: (task, _groups(config, *_STEP))
     step = lambda task, config, tx, schedule, mesh, shardings: (task, _groups(config, *_STEP), mesh)
     embedder = lambda task, mesh, tokenizer, batch_size: (task, mesh, str(tokenizer.describe()), batch_size)
-    view = lambda task, mesh, tokenizer: (task, mesh, str(tokenizer.describe()))
+    view = lambda task, mesh, tokenizer, patch_size: (task, mesh, str(tokenizer.describe()), patch_size)
     with (
         mock.patch.object(tasks, "Task", _shared(_Task, task)),
         mock.patch.object(build_step, "make_init", _shared(build_step.make_init, init)),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -124,12 +125,9 @@ def test_a_captioner_writes_what_its_evaluation_does(captioner):
 def test_what_an_evaluation_samples_follows_from_the_examples(captioner):
     model, feeder = loaded(captioner)
     source, task = First(shapes.Shapes("test")), model._task
-    with task.config.unlocked():
-        task.config.decoding.method = "sample"
-    try:
+    sampling = dataclasses.replace(task.config.decoding, method="sample")
+    with mock.patch.object(task, "config", dataclasses.replace(task.config, decoding=sampling)):
         part = captioning.CaptioningEvaluator(task, feeder, model.tokenizer)
-    finally:
-        task.config.decoding.method = "greedy"
     tokens = []
     for variant in (source, source, Turned(source)):
         part(model.params, variant, EvalExamples(variant, model.image_spec), keep=False)

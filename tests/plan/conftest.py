@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from mmjax.cli import main, runtime
-from mmjax.config import parse
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
 from mmjax.plan import program, topology
@@ -32,7 +31,7 @@ def quick_set_up(cpu_slice, monkeypatch):
     """Mesh and batch are checked as they are in a plan; the model is a single array of 4,000 bytes."""
 
     def set_up(config, topology, text_length=None, flags=()):
-        mesh = mesh_lib.make_mesh(parse(config).mesh, topology)
+        mesh = mesh_lib.make_mesh(config.mesh, topology)
         mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch)
         replicated = mesh_lib.replicated(mesh)
         params = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=replicated)

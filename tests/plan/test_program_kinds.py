@@ -16,24 +16,33 @@ from tests.helpers.programs import compiled_plan
 
 def config(name, **changes):
     mesh = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)
-    return model_kinds.config(name, batch_size=16, **(mesh | changes))
+    return parse(model_kinds.config(name, **(dict(batch_size=16) | mesh | changes)))
 
 
 def test_every_part_that_has_layers_is_asked(cpu_slice):
     settings = config("tiny-albef")
-    assert program.parts_with("remat", settings.model) == dict.fromkeys(("image", "text", "fusion"), "auto")
-    settings.model.fusion.heads = 1
+    remats = lambda settings: {name: part.remat for name, part in program.layers(settings.model).items()}
+    assert remats(settings) == dict.fromkeys(("image", "text", "fusion"), "auto")
+    settings = config("tiny-albef", model__fusion__heads=1)
     groups = list(sweep.candidates(settings, 8, ("mesh", "remat")))
     assert all(candidate.mesh.tensor == 1 for group in groups for candidate in group)
-    assert {tuple(program.parts_with("remat", group[0].model).values()) for group in groups} == {
+    assert {tuple(remats(group[0]).values()) for group in groups} == {
         (policy,) * 3 for policy in ("none", "dots", "full")
     }
-    assert program.parts_with("heads", config("tiny-captioner-lstm").model) == {"image": 2}
+    assert {name: part.heads for name, part in program.layers(config("tiny-captioner-lstm").model).items()} == {
+        "image": 2
+    }
+    assert list(program.layers(config("fusion:joint").model)) == [
+        "encoders.image",
+        "encoders.series",
+        "encoders.table",
+        "fusion",
+    ]
 
 
 def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
     """A step with masked words is set up without its tokenizer's file; another program's compilation stands for it."""
-    setup = program.make_setup(parse(config("tiny-vilt", data__tokenizer="json:not_here.json")), cpu_slice)
+    setup = program.make_setup(config("tiny-vilt", data__tokenizer="json:not_here.json"), cpu_slice)
     mesh = mesh_lib.batch_sharding(setup.mesh)
     small = jax.jit(lambda x: x @ x.T).lower(jax.ShapeDtypeStruct((64, 64), "float32", sharding=mesh))
     monkeypatch.setattr(program.Setup, "lower", lambda self: small)
@@ -48,15 +57,14 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
 
 def test_modalities_cannot_be_planned(cpu_slice):
     with pytest.raises(UserError, match="model.kind='fused': its batch has the shapes of its data; it cannot be"):
-        program.make_setup(parse(config("fusion:concat")), cpu_slice)
+        program.make_setup(config("fusion:concat"), cpu_slice)
 
 
 @pytest.mark.full
 def test_texts_in_groups_of_lengths(cpu_slice):
     """A decoder of texts of 12 tokens in place of 64 works less."""
-    settings = config("tiny-captioner", model__text__context_length=64)
-    settings.batch_size = 256
-    settings.mesh.update(data=8, fsdp=1, tensor=1)
+    mesh = dict(mesh__data=8, mesh__fsdp=1, mesh__tensor=1)
+    settings = config("tiny-captioner", model__text__context_length=64, batch_size=256, **mesh)
     setups = [program.make_setup(settings, cpu_slice, length) for length in (None, 12.0)]
     assert "text_groups" not in setups[0].batch
     sizes = setups[1].batch["text_groups"].sizes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt64
+from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
 from mmjax.data.record import Source
 from mmjax.errors import UserError
@@ -33,16 +33,26 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class Example(Protocol):
-    """A decoded evaluation example: image uint8 [H, W, 3], all its captions, its label or None, its 64-bit id.
+    """A decoded evaluation example.
 
-    `labels` are all of its classes where there may be several; None elsewhere.
+    Attributes:
+      image: uint8 [H, W, 3]; None without one.
+      captions: all of them.
+      label: None without one.
+      id: 64-bit unsigned.
+      labels: all of its classes where there may be several; None elsewhere.
     """
 
-    image: np.ndarray
-    captions: list[str]
-    label: int | None
-    id: int
-    labels: list[int] | None
+    @property
+    def image(self) -> np.ndarray | None: ...
+    @property
+    def captions(self) -> list[str]: ...
+    @property
+    def label(self) -> int | None: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def labels(self) -> list[int] | None: ...
 
 
 Examples = Callable[[Source], Iterable[Example]]
@@ -95,6 +105,28 @@ class Features:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes.
+
+        Raises:
+          ValueError: the source has none.
+        """
+        if not self.source.class_names:
+            raise ValueError(f"{self.source.name} has no classes")
+        return list(self.source.class_names)
+
+    @property
+    def single_labels(self) -> Int64[np.ndarray, " N"]:
+        """The class of every image.
+
+        Raises:
+          ValueError: images have none, or may show several.
+        """
+        if self.labels is None:
+            raise ValueError(f"{self.source.name} does not have one class an image")
+        return self.labels
+
 
 def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Features:
     """Embeds all images of a source, once; none is left out and none is held.
@@ -105,13 +137,13 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
       examples: decodes a source into its examples, each once, in order of index.
 
     Raises:
-      UserError: for a source without examples.
+      UserError: for a source without examples, or an example without an image.
       ValueError: for another number of examples or embeddings, or classes without labels.
     """
     if not len(source):
         raise UserError(f"data.eval: {source.name!r} has no examples; name a source or split that has some")
     stream = ExampleStream(examples(source), keep=lambda e: (list(e.captions), e.label, e.labels, int(e.id)))
-    embeddings = embedder.images(example.image for example in stream)
+    embeddings = embedder.images(decoded_image(example, source.name) for example in stream)
     count = len(stream.kept)
     if count != len(source):
         # What a report shows is read again by position, and a benchmark's number is for all of it.
@@ -130,6 +162,17 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
             )
         label_array = np.array(labels, np.int64)
     return Features(source, embeddings, captions, label_array, np.array(ids, np.uint64), targets)
+
+
+def decoded_image(example: Example, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The image of an example of the source `name`.
+
+    Raises:
+      UserError: it has none.
+    """
+    if example.image is None:
+        raise UserError(f"data.eval: the example of id {example.id} of {name!r} has no image; leave it out")
+    return example.image
 
 
 def _multi_hot(label_lists: Sequence[Sequence[int] | None], classes: int) -> Bool[np.ndarray, "N C"]:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +9,9 @@ from jaxtyping import UInt8
 
 from mmjax.data.image import transforms
 from mmjax.data.loading import eval_examples
+from mmjax.data.record import Record, Source
 from mmjax.evaluation.embedding import batched_apply
+from mmjax.evaluation.embedding.features import decoded_image
 from mmjax.parallel import process_agreement
 
 # Fields of a record besides captions, label and id that processes exchange.
@@ -28,12 +29,11 @@ class ShardedExamples(eval_examples.EvalExamples):
       rows: those of a batch that this process embeds, ascending.
     """
 
-    def __init__(self, source: Any, image_spec: transforms.ImageSpec, batch_size: int, rows: np.ndarray):
+    def __init__(self, source: Source, image_spec: transforms.ImageSpec, batch_size: int, rows: np.ndarray):
         super().__init__(source, image_spec)
-        self.batch_size, self.rows = batch_size, rows.tolist()
+        self.batch_size, self.rows, self.blank = batch_size, rows.tolist(), _blank(image_spec)
 
     def __iter__(self) -> Iterator[eval_examples.EvalExample]:
-        blank = np.zeros((self.image_spec.size, self.image_spec.size, 3), np.uint8)
         starts = range(0, len(self), self.batch_size)
         mine = [start + row for start in starts for row in self.rows if start + row < len(self)]
         ahead = self.read(mine)  # by threads, over the ends of batches
@@ -53,20 +53,28 @@ class ShardedExamples(eval_examples.EvalExamples):
             gathered = process_agreement.all_gather_objects(annotations)
             everyone = {index: rest for part in gathered for index, *rest in part}
             for index in range(start, stop):
-                yield eval_examples.EvalExample(images.get(index, blank), *everyone[index])
+                yield eval_examples.EvalExample(images.get(index, self.blank), *everyone[index])
 
 
 class _ImagelessSource:
     """A source without its images."""
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Source):
         self.source, self.name = source, source.name
+        self.class_names, self.templates = source.class_names, source.templates
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Any:
-        return {**self.source[index], "image": None}
+    def __getitem__(self, index: int) -> Record:
+        record = Record(**self.source[index])
+        record.pop("image", None)
+        return record
+
+
+def _blank(spec: transforms.ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
+    """What stands for an image that another process decodes."""
+    return np.zeros((spec.size, spec.size, 3), np.uint8)
 
 
 def without_images(examples: eval_examples.EvalExamples) -> eval_examples.EvalExamples:
@@ -90,16 +98,19 @@ def sharded_images(
 
     Raises:
       UserError: in every process, when one of them cannot read an image.
+      ValueError: the examples are of a model that sees no images.
     """
-    blank = np.zeros((examples.image_spec.size, examples.image_spec.size, 3), np.uint8)
-    rows = runner.rows.tolist()
+    if examples.image_spec is None:
+        raise ValueError(f"{examples.source.name}: nothing says how images are prepared")
+    blank, rows = _blank(examples.image_spec), runner.rows.tolist()
     local = set(rows)
     ahead = examples.read([index for i, index in enumerate(indices) if i % runner.batch_size in local])
     for start in range(0, len(indices), runner.batch_size):
         count = min(runner.batch_size, len(indices) - start)
         images, error = {}, None
         try:
-            images = {row: next(ahead).image for row in rows if row < count}
+            name = examples.source.name
+            images = {row: decoded_image(next(ahead), name) for row in rows if row < count}
         except Exception as caught:
             error = caught
         process_agreement.raise_error_on_all(error)
@@ -107,14 +118,14 @@ def sharded_images(
 
 
 def make_examples(
-    sources: Sequence[Any], image_spec: transforms.ImageSpec | None, runner: batched_apply.BatchRunner
-) -> Callable[[Any], eval_examples.EvalExamples]:
+    sources: Sequence[Source], image_spec: transforms.ImageSpec | None, runner: batched_apply.BatchRunner
+) -> Callable[[Source], eval_examples.EvalExamples]:
     """The function that decodes a source: `sources` by all processes together, any other by the process that calls it.
 
     Without an `image_spec` there is nothing to decode, and every process reads all.
     """
 
-    def decode(source: Any) -> eval_examples.EvalExamples:
+    def decode(source: Source) -> eval_examples.EvalExamples:
         if jax.process_count() == 1 or image_spec is None or not any(source is shared for shared in sources):
             return eval_examples.EvalExamples(source, image_spec)
         return ShardedExamples(source, image_spec, runner.batch_size, runner.rows)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int32, UInt8
 
 from mmjax.data.text.tokenizer import Tokenizer
@@ -42,10 +43,11 @@ class AttentionMapRenderer:
       task: gives `attention_maps`.
       mesh: the device mesh.
       tokenizer: of the texts.
+      patch_size: of the image tower, pixels of a side.
     """
 
-    def __init__(self, task: Any, mesh: Any, tokenizer: Tokenizer):
-        self.task, self.tokenizer = task, tokenizer
+    def __init__(self, task: Any, mesh: Mesh, tokenizer: Tokenizer, patch_size: int):
+        self.tokenizer, self.patch_size = tokenizer, patch_size
         # One image a device: attention of all layers and heads is large.
         self.runner = BatchRunner(mesh, mesh_lib.batch_devices(mesh))
         self.attention_maps = self.runner.compile(task.attention_maps)
@@ -88,7 +90,7 @@ class AttentionMapRenderer:
 
     def _draw(self, query: _Query, maps: dict[str, np.ndarray]) -> AttentionPanels:
         """The panels of one image; `maps` are `task.attention_maps`'s results for it."""
-        patch = self.task.config.model.image.patch_size
+        patch = self.patch_size
         grid = (query.image.shape[0] // patch, query.image.shape[1] // patch)
         image = query.image[: grid[0] * patch, : grid[1] * patch]  # the model sees no pixels beyond the last patch
         with_similarity = "patches" in maps and query.text

@@ -7,6 +7,7 @@ loss. The further tasks of a suite are in `suite/runner`.
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from mmjax.data.record import Source
 from mmjax.evaluation import example_selection
@@ -53,35 +54,35 @@ def classify(features: Features, embedder: Embedder, *, with_loss: bool = True) 
 
     Images that show several classes give `mean_average_precision`, and no loss: none of their captions is the one.
     """
-    source = features.source
+    names = features.class_names
     if features.targets is not None:
-        return _classify_multilabel(features, embedder)
+        return _classify_multilabel(features, features.targets, embedder)
     result = evaluate_zero_shot(
         features.embeddings,
-        features.labels,
+        features.single_labels,
         embed_texts=embedder.texts,
-        class_names=source.class_names,
-        templates=source.templates or [],
+        class_names=names,
+        templates=features.source.templates or [],
     )
-    names = list(source.class_names)
     groups = [{label} for label in range(len(names))]
-    matching = Matching(names, result.weights, groups, features.labels.tolist(), result.confusion, names)
+    matching = Matching(names, result.weights, groups, features.single_labels.tolist(), result.confusion, names)
     if not with_loss:
         return result.metrics, matching
     _, first, index = embed_unique(embedder.texts, [captions[0] for captions in features.captions])
     return _with_loss(result.metrics, features, first[index], embedder), matching
 
 
-def _classify_multilabel(features: Features, embedder: Embedder) -> tuple[dict[str, float], Matching]:
-    source, targets = features.source, features.targets
+def _classify_multilabel(
+    features: Features, targets: Bool[np.ndarray, "N C"], embedder: Embedder
+) -> tuple[dict[str, float], Matching]:
+    names = features.class_names
     result = evaluate_multilabel(
         features.embeddings,
         targets,
         embed_texts=embedder.texts,
-        class_names=source.class_names,
-        templates=source.templates or [],
+        class_names=names,
+        templates=features.source.templates or [],
     )
-    names = list(source.class_names)
     matching = Matching(
         names,
         result.weights,

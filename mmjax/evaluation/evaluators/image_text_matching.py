@@ -1,6 +1,6 @@
 """Image-text matching on held-out pairs: each pair as it is, and with either side exchanged for a negative."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +110,7 @@ class ImageTextMatchingEvaluator:
 
 
 def _uniform_negatives(ids: np.ndarray) -> list[_Pairs]:
-    texts, images = (hardest_negatives(None, None, ids, seed=seed) for seed in (0, 1))
+    texts, images = (uniform_negatives(ids, seed=seed) for seed in (0, 1))
     return _false_pairs("itm_uniform", texts, images)
 
 
@@ -168,29 +168,33 @@ def sample_negatives(
 
 
 def hardest_negatives(
-    queries: Float[np.ndarray, "N *V E"] | None,
-    gallery: Float[np.ndarray, "N *W E"] | None,
-    ids: UInt64[np.ndarray, " N"],
-    seed: int = 0,
+    queries: Float[np.ndarray, "N *V E"], gallery: Float[np.ndarray, "N *W E"], ids: UInt64[np.ndarray, " N"]
 ) -> Int64[np.ndarray, " N"]:
     """For each query its most similar negative, one with another id.
 
     Args:
-      queries, gallery: rows of one example each; None to draw negatives uniformly.
+      queries, gallery: rows of one example each.
       ids: a negative has another one.
-      seed: of what is drawn.
 
     Returns:
       Indices of the gallery; -1 where there is no negative.
     """
-    negatives = np.full(len(ids), -1, np.int64)
+    similarities = exact_dot.Scores(queries, gallery)
+    return _highest_negatives(lambda rows: similarities.approximate(rows, slice(0, len(ids))), ids)
+
+
+def uniform_negatives(ids: UInt64[np.ndarray, " N"], *, seed: int) -> Int64[np.ndarray, " N"]:
+    """For each example a negative, one with another id, all as likely; -1 where there is none."""
     rng = np.random.default_rng(seed)
-    similarities = None if queries is None else exact_dot.Scores(queries, gallery)
+    return _highest_negatives(lambda rows: rng.random((rows.stop - rows.start, len(ids))), ids)
+
+
+def _highest_negatives(
+    scores_of: Callable[[slice], Float[np.ndarray, "R N"]], ids: UInt64[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """For each example the negative of the highest score; -1 where there is none."""
+    negatives = np.full(len(ids), -1, np.int64)
     for rows in exact_dot.blocks(len(ids), _ROWS):
-        if similarities is None:
-            scores = rng.random((rows.stop - rows.start, len(ids)))
-        else:
-            scores = similarities.approximate(rows, slice(0, len(ids)))
-        scores = np.where(ids[rows, None] == ids, -np.inf, scores)
+        scores = np.where(ids[rows, None] == ids, -np.inf, scores_of(rows))
         negatives[rows] = np.where(np.isfinite(scores.max(axis=1)), scores.argmax(axis=1), -1)
     return negatives

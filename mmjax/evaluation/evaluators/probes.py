@@ -1,6 +1,7 @@
 """Probes of frozen features: linear probe, k nearest neighbours, few-shot episodes. NumPy and SciPy."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,7 +126,7 @@ class _PenaltySearch:
 
     def _fit(self, exponent: float) -> None:
         # Never from a weaker penalty's: what the tolerance leaves of its large weights would outweigh small ones.
-        stronger = max((other for other in self.models if other < exponent), default=None)
+        stronger = max((other for other in self.models if other < exponent), default=-math.inf)
         settings = dict(inverse_l2=10.0**exponent, max_iterations=self.max_iterations)
         model = logistic_regression.fit(*self.train, start=self.models.get(stronger), **settings)
         _, predictions = _evaluate(model, *self.validation, self.classes)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from mmjax.data import mixture
@@ -16,8 +15,10 @@ from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.record import Source, SourceOptions
 from mmjax.errors import UserError
 from mmjax.evaluation import example_selection, prompts
+from mmjax.evaluation.config import SuiteConfig
 from mmjax.evaluation.embedding import features, sharded_examples
-from mmjax.evaluation.embedding.features import Features
+from mmjax.evaluation.embedding.batched_apply import BatchRunner
+from mmjax.evaluation.embedding.features import Embedder, Features
 from mmjax.evaluation.evaluators import contrastive, retrieval
 from mmjax.evaluation.example_selection import Artifacts, Matching
 from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, TASKS, Evaluation
@@ -47,7 +48,7 @@ class OpenedJob:
 
 
 def open_jobs(
-    jobs: Sequence[Job], options: SourceOptions, config: ConfigDict, *, log: Callable[[str], None] = print
+    jobs: Sequence[Job], options: SourceOptions, config: SuiteConfig, *, log: Callable[[str], None] = print
 ) -> list[OpenedJob]:
     """Opens all sources.
 
@@ -80,10 +81,9 @@ def open_jobs(
     return opened
 
 
-def _open(job: Job, options: SourceOptions, config: ConfigDict) -> OpenedJob:
+def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
     field = f"datasets.{job.name}"
-    keys = dict(image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
-    options = dataclasses.replace(options, **keys)
+    options = dataclasses.replace(options, image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
     for key, spec in (("source", job.source), ("train", job.train)):
         _check_exists(spec, f"{field}.{key}")
     source = mixture.open_source(job.source, options, field=f"{field}.source")
@@ -123,9 +123,10 @@ def _check_exists(spec: str, field: str) -> None:
 def run(
     opened: Sequence[OpenedJob],
     tasks: Mapping[str, Sequence[str]],
-    embedder: Any,
+    embedder: Embedder,
+    batches: BatchRunner,
     image_spec: ImageSpec,
-    config: ConfigDict,
+    config: SuiteConfig,
     *,
     log: Callable[[str], None] = print,
 ) -> Iterator[tuple[Job, Evaluation]]:
@@ -134,18 +135,26 @@ def run(
     Args:
       opened: the datasets.
       tasks: which to run, by dataset.
-      embedder: an `embedder.MeshEmbedder`; every process gets all embeddings and computes all metrics.
+      embedder: of the model; every process gets all embeddings and computes all metrics.
+      batches: the embedder's.
       image_spec: how images are prepared.
       config: the suite's.
       log: prints what comes next.
     """
     sources = [source for item in opened for source in (item.source, item.train) if source is not None]
-    examples = sharded_examples.make_examples(sources, image_spec, embedder.runner)
+    examples = sharded_examples.make_examples(sources, image_spec, batches)
 
-    def with_progress(source: Source) -> Iterable[Any]:
-        hidden = jax.process_index() != 0
-        bar = dict(desc=source.name, unit="image", file=sys.stderr, delay=_PATIENCE, leave=False, disable=hidden)
-        return tqdm(examples(source), total=len(source), **bar)
+    def with_progress(source: Source) -> Iterable[features.Example]:
+        return tqdm(
+            examples(source),
+            desc=source.name,
+            total=len(source),
+            unit="image",
+            file=sys.stderr,
+            delay=_PATIENCE,
+            leave=False,
+            disable=jax.process_index() != 0,
+        )
 
     for item in opened:
         job, wanted = item.job, tasks[item.job.name]
@@ -154,7 +163,7 @@ def run(
         log(f"{job.name}: {len(item.source):,} images, {', '.join(wanted)}")
         test = features.embed_source(item.source, embedder, with_progress)
         train = None
-        if any(TASKS[task].needs_train for task in wanted):
+        if item.train is not None and any(TASKS[task].needs_train for task in wanted):
             log(f"{job.name}: {len(item.train):,} training images")
             train = features.embed_source(item.train, embedder, with_progress)
         for task in wanted:
@@ -169,7 +178,7 @@ def _collect_on_process_0(test: Features, matching: Matching, examples: features
     return example_selection.collect_artifacts(test, matching, examples) if jax.process_index() == 0 else None
 
 
-def _classify(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _classify(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
     # The held-out loss depends on the batch, which is no part of a suite's settings.
     metrics, matching = contrastive.classify(test, embedder, with_loss=False)
     if config.bootstrap and matching.confusion is not None:
@@ -181,26 +190,32 @@ def _classify(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDic
     return metrics, matching
 
 
-def _retrieve(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
-    options = dict(bootstrap=config.bootstrap, seed=config.seed, with_loss=False)
-    metrics, matching = contrastive.retrieve(test, embedder, fold_size=job.fold_size or None, **options)
+def _retrieve(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
+    metrics, matching = contrastive.retrieve(
+        test,
+        embedder,
+        fold_size=job.fold_size or None,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+        with_loss=False,
+    )
     sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
     return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
 
 
-def _linear_probe(test: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _linear_probe(test: Features, train: Features, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
     from mmjax.evaluation.evaluators import probes
 
-    result = probes.linear_probe(*_pairs(train, test), classes=len(test.source.class_names), seed=config.seed)
+    result = probes.linear_probe(*_pairs(train, test), classes=len(test.class_names), seed=config.seed)
     metrics = result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}
     return metrics, _confusion(test, result.predictions)
 
 
-def _knn(test: Features, train: Features, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _knn(test: Features, train: Features, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
     from mmjax.evaluation.evaluators import probes
 
     settings = config.knn
-    classes = len(test.source.class_names)
+    classes = len(test.class_names)
     result = probes.knn(*_pairs(train, test), classes=classes, ks=settings.ks, vote=settings.vote)
     k = settings.ks[0]
     return result.metrics, _confusion(test, result.predictions[k], f"k = {k}")
@@ -208,22 +223,31 @@ def _knn(test: Features, train: Features, embedder: Any, job: Job, config: Confi
 
 def _confusion(test: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
     """The artifacts of predictions alone."""
-    names = list(test.source.class_names)
-    return Artifacts([], [], confusion_matrix(predictions, test.labels, len(names)), names, what=what)
+    names = test.class_names
+    return Artifacts([], [], confusion_matrix(predictions, test.single_labels, len(names)), names, what=what)
 
 
-def _few_shot(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _few_shot(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
     from mmjax.evaluation.evaluators import probes
 
-    settings = config.few_shot.to_dict()
+    settings = config.few_shot
     metrics = {}
-    for shots in settings.pop("shots"):
-        result = probes.few_shot_metrics(test.embeddings, test.labels, shots=shots, seed=config.seed, **settings)
-        metrics |= {f"{settings['ways']}way_{shots}shot_{name}": value for name, value in result.items()}
+    for shots in settings.shots:
+        result = probes.few_shot_metrics(
+            test.embeddings,
+            test.single_labels,
+            ways=settings.ways,
+            shots=shots,
+            queries=settings.queries,
+            episodes=settings.episodes,
+            head=settings.head,
+            seed=config.seed,
+        )
+        metrics |= {f"{settings.ways}way_{shots}shot_{name}": value for name, value in result.items()}
     return metrics, None
 
 
-def _select_captions(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _select_captions(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
     wrong = [i for i, captions in enumerate(test.captions) if len(captions) != 2]
     if wrong:
         raise UserError(
@@ -241,7 +265,7 @@ def _select_captions(test: Features, _: Any, embedder: Any, job: Job, config: Co
     return compositional.sugarcrepe_metrics(test.embeddings, positive, negative), None
 
 
-def _clip_score(test: Features, _: Any, embedder: Any, job: Job, config: ConfigDict) -> Outcome:
+def _clip_score(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
     silent = [i for i, captions in enumerate(test.captions) if not captions]
     if silent:
         raise UserError(f"datasets.{job.name}: image {silent[0]} has no caption; clip_score wants one for each")
@@ -263,7 +287,7 @@ def _clip_score(test: Features, _: Any, embedder: Any, job: Job, config: ConfigD
 
 
 def _pairs(train: Features, test: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return train.embeddings, train.labels, test.embeddings, test.labels
+    return train.embeddings, train.single_labels, test.embeddings, test.single_labels
 
 
 # By task, the function that evaluates it.

@@ -1,5 +1,6 @@
 """Suites: every source opened before anything is computed, one pass each, finished ones left out, clear mistakes."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 
 from mmjax import __version__
-from mmjax.config import recipe
+from mmjax.config.suite_recipe import load_suite
+from mmjax.errors import UserError
+from mmjax.evaluation.config import DatasetConfig, FewShotConfig, KnnConfig, SuiteConfig
 from mmjax.evaluation.embedding import embedder
 from mmjax.evaluation.suite import jobs
 from mmjax.report import page as page_lib
@@ -21,7 +24,7 @@ from tests.helpers import recorded_model, runs
 
 ZERO, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
 SUITE = """
-from mmjax.evaluation.suite.jobs import dataset, suite_config
+from mmjax.config import dataset, suite_config
 
 def get_config(arg=""):
     config = suite_config("{root}", "all")
@@ -269,19 +272,34 @@ def test_a_folder_of_tars_as_clip_benchmark_writes_it(root, trained, tmp_path):
 
 
 def test_the_suite_that_comes_with_mmjax():
-    config = recipe.run_file("eval:root=/data,collection=all")
+    config, _ = load_suite("eval:root=/data,collection=all")
     result = jobs.make_jobs(config)
     assert len(result) == len(config.datasets) > 35
     assert all("{root}" not in job.source for job in result)
     assert set(config.collections) >= {"vtab", "retrieval", "imagenet_robustness", "embedded"}
-    for name in config.collections:
-        config.collection = name
-        assert {job.name for job in jobs.make_jobs(config)} == set(config.collections[name])
-    config.collection = "coco"
-    (coco,) = jobs.make_jobs(config)
+    chosen = lambda name: jobs.make_jobs(dataclasses.replace(config, collection=name))
+    for name, members in config.collections.items():
+        assert {job.name for job in chosen(name)} == set(members)
+    (coco,) = chosen("coco")
     assert coco.source == "karpathy:/data/coco/dataset_coco.json/test" and coco.fold_size == 1000
-    config.collection = "embedded"
-    assert [job.name for job in jobs.make_jobs(config)] == ["digits", "shapes"]
+    assert [job.name for job in chosen("embedded")] == ["digits", "shapes"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(knn=KnnConfig(ks=())), r"knn.ks=\(\): wants numbers from 1 up"),
+        (dict(few_shot=FewShotConfig(ways=1)), "few_shot.ways=1: wants a number from 2 up"),
+        (dict(bootstrap=-1), "bootstrap=-1: wants a number from 0 up"),
+        (dict(collections={"mine": ("digts",)}), "collections.mine names 'digts'.*did you mean 'digits'"),
+        (dict(datasets={"digits": DatasetConfig(source="digits/test", tasks=())}), "datasets.digits.tasks is empty"),
+    ],
+)
+def test_numbers_and_names_are_checked_before_data_is_opened(changes, message):
+    suite = SuiteConfig(collection="digits", datasets={"digits": DatasetConfig(source="digits/test")})
+    assert [job.name for job in jobs.make_jobs(suite)] == ["digits"]
+    with pytest.raises(UserError, match=message):
+        jobs.make_jobs(dataclasses.replace(suite, **changes))
 
 
 def test_weights_of_another_library(root, trained, tmp_path, capsys):

@@ -8,15 +8,17 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from mmjax.config import dataset, suite_config
+from mmjax.config.suite_recipe import parse_suite
 from mmjax.data.record import SourceOptions
 from mmjax.errors import UserError
-from mmjax.evaluation.suite.jobs import dataset, make_jobs, suite_config
+from mmjax.evaluation.suite.jobs import make_jobs
 from mmjax.evaluation.suite.runner import open_jobs
 from tests.helpers import recorded_model, runs
 from tests.helpers.tar_sets import jpeg, write_tar
 
 SUITE = """
-from mmjax.evaluation.suite.jobs import dataset, suite_config
+from mmjax.config import dataset, suite_config
 
 def get_config(arg=""):
     config = suite_config("{root}", "all")
@@ -126,8 +128,10 @@ def test_each_dataset_has_keys_of_its_own(tmp_path):
     suite.datasets.one = dataset(f"pairs:{tmp_path}/t.tsv", "zeroshot_retrieval", caption_keys="long")
     suite.collection = "one"
     options = SourceOptions(caption_keys="of_the_training_run", keys_field="eval")
-    (opened,) = open_jobs(make_jobs(suite), options, suite)
+    parsed = parse_suite(suite)
+    (opened,) = open_jobs(make_jobs(parsed), options, parsed)
     assert opened.source[0]["captions"] == ["one of them"]
     suite.datasets.one.caption_keys = "lnog"
     with pytest.raises(UserError, match=r"datasets.one.caption_keys.*'lnog'.*did you mean 'long'"):
-        open_jobs(make_jobs(suite), options, suite)
+        parsed = parse_suite(suite)
+        open_jobs(make_jobs(parsed), options, parsed)
