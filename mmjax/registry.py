@@ -268,6 +268,21 @@ models = Registry(
         "fused": "mmjax.models.fusion.config:FusedConfig",
     },
 )
+# `objectives`: terms of the loss, see `tasks.objective`, which are added in this order.
+objectives = Registry(
+    "objective",
+    {
+        "itc": "mmjax.tasks.contrastive_losses:SOFTMAX",
+        "sigmoid": "mmjax.tasks.contrastive_losses:SIGMOID",
+        "triplet": "mmjax.tasks.contrastive_losses:TRIPLET",
+        "itm": "mmjax.tasks.image_text_matching:MATCHING",
+        "caption": "mmjax.tasks.per_example_losses:CAPTION",
+        "mlm": "mmjax.tasks.per_example_losses:MASKED_WORDS",
+        "mim": "mmjax.tasks.per_example_losses:MASKED_PATCHES",
+        "vqa": "mmjax.tasks.per_example_losses:ANSWER",
+        "classify": "mmjax.tasks.per_example_losses:CLASSIFY",
+    },
+)
 _EVALUATORS = "mmjax.evaluation.evaluators"
 # What a run is evaluated by, see `evaluation.from_config`.
 evaluations = Registry(
@@ -291,4 +306,6 @@ log_writers = Registry(
     },
 )
 
-REGISTRIES = {registry.kind: registry for registry in (sources, tokenizers, models, evaluations, log_writers)}
+REGISTRIES = {
+    registry.kind: registry for registry in (sources, tokenizers, models, objectives, evaluations, log_writers)
+}

@@ -151,7 +151,7 @@ def test_a_config_that_is_no_dataclass_is_refused(config):
 @pytest.mark.parametrize("known", registry.REGISTRIES.values(), ids=lambda known: known.kind)
 def test_every_name_of_ours_can_be_loaded(known):
     for name in known:
-        assert callable(known.load(name, where=name))
+        assert known.load(name, where=name) is not None
 
 
 def test_every_name_of_ours_is_written_once_in_one_file():

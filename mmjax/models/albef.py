@@ -32,7 +32,7 @@ class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):
     fusion: Mapping[str, Any]
     mlm: bool = False
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "mlm", "vqa")
+    serves: ClassVar[tuple[str, ...]] = ("embeddings", "matching", "masked_words", "answers")
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity", "read")
 
     def setup(self):

@@ -32,7 +32,7 @@ class Captioner(image_text.WritingModel, kw_only=True):
 
     decoder: str = "transformer"
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("caption",)
+    serves: ClassVar[tuple[str, ...]] = ("captions",)
     attention_maps: ClassVar[tuple[str, ...]] = ("written",)
 
     def setup(self):

@@ -51,7 +51,7 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
     queries: int = 256
     pool_heads: int = 8
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "caption")
+    serves: ClassVar[tuple[str, ...]] = ("embeddings", "captions")
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity", "written")
 
     def setup(self):

@@ -30,7 +30,8 @@ class ImageTextModel(nn.Module, kw_only=True):
       text: settings of what reads or writes text; of `TextStack`, and `eos_id`, unless the model says otherwise.
       dtype: compute type; embeddings and logits are float32.
       image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
-      supported_objectives: names of the objectives that the model can be trained with.
+      serves: what objectives may need of the model: `embeddings`, `matching`, `masked_words`, `masked_patches`,
+        `captions`, `answers`, `classes`.
       attention_maps: what the model can show of its attention, of the names in `mmjax.tasks.attention_maps`.
     """
 
@@ -40,7 +41,7 @@ class ImageTextModel(nn.Module, kw_only=True):
     image_attention: str = "xla"
     text_attention: str = "xla"
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ()
+    serves: ClassVar[tuple[str, ...]] = ()
     attention_maps: ClassVar[tuple[str, ...]] = ()
 
     def make_image_tower(self, *, ignored: tuple[str, ...] = (), **fixed: Any) -> encoders.VisionTransformer:

@@ -62,7 +62,7 @@ class PrefixLM(image_text.WritingModel, kw_only=True):
     prefix: str = "full"
     prefix_text: bool = False
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("caption",)
+    serves: ClassVar[tuple[str, ...]] = ("captions",)
     attention_maps: ClassVar[tuple[str, ...]] = ("written",)
 
     def setup(self):

@@ -35,7 +35,7 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
     caption: bool = False
     caption_id: int | None = None
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet", "itm", "caption", "vqa")
+    serves: ClassVar[tuple[str, ...]] = ("embeddings", "matching", "captions", "answers")
     attention_maps: ClassVar[tuple[str, ...]] = ("image",)
     fuse_reads_words: ClassVar[bool] = True  # of encoded text only `valid` is used: the text is read again
 

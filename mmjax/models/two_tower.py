@@ -71,7 +71,7 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
       Others as in `ContrastiveModel`.
     """
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("itc", "sigmoid", "triplet")
+    serves: ClassVar[tuple[str, ...]] = ("embeddings",)
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity")
     embeds_all_tokens: ClassVar[bool] = False  # nothing but the heads reads the towers
 

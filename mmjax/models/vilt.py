@@ -102,7 +102,7 @@ class ViLT(image_text.FusionModel, kw_only=True):
     mlm: bool = False
     mim: bool = False
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("itm", "mlm", "mim", "vqa")
+    serves: ClassVar[tuple[str, ...]] = ("matching", "masked_words", "masked_patches", "answers")
     attention_maps: ClassVar[tuple[str, ...]] = ("read",)
 
     def setup(self):

@@ -1,10 +1,10 @@
 """Capabilities of a trained model, in the names of the methods of what `mmjax.load` returns."""
 
-import dataclasses
 from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
+from mmjax.tasks import objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
 
@@ -47,5 +47,5 @@ def check(task: Any, ability: str, caller: str) -> None:
 
 def describe_model(config: RunConfig) -> str:
     """A model in a few words, by its kind and its training."""
-    trained = ", ".join(name for name, weight in dataclasses.asdict(config.objectives).items() if weight)
+    trained = ", ".join(objective.weights(config))
     return f"model.kind={config.model.kind!r} trained with {trained}"

@@ -5,15 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from mmjax.models.encoders import Encoded
 from mmjax.nn import layers
 from mmjax.objectives import matching
-from mmjax.parallel import sharded_gather
+from mmjax.parallel import activation_sharding, sharded_gather
 from mmjax.parallel.mesh import map_microbatches
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
+from mmjax.tasks.objective import GlobalBatch, Objective
 from mmjax.utils.random_streams import ExampleStream
 
 # What is matched of each example, in the order of the logits: 0 is the pair itself.
@@ -31,42 +31,26 @@ def text_tokens(features: BatchFeatures) -> Encoded:
     return text._replace(tokens=pad(text.tokens), valid=pad(text.valid))
 
 
-def loss(
-    model: Any,
-    features: dict[str, Any],
-    batch: dict[str, Array],
-    keys: Key[Array, " B"] | None,
-    logit_scale: Float[Array, ""] | None,
-    settings: Any,
-    mesh: Mesh | None,
-    *,
-    noise: bool,
-    pieces: int = 1,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
+def loss(inputs: GlobalBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Two-way cross-entropy over pairs, pairs with another text and pairs with another image.
 
-    The others are drawn by the contrastive similarities where the model has them, else uniformly; never one that shares
-    the id.
-
-    Args:
-      model: bound to parameters.
-      features: `image_tokens` and `text_tokens`, and the embeddings `image` and `text` where there are.
-      batch: `text`, `text_mask`, `id`.
-      keys: one an example, or None in evaluation.
-      logit_scale: the multiplier of the similarities; None where there are none.
-      settings: `loss.itm_negatives` (`global` or `local`), `loss.block_size`.
-      mesh: the devices that share the batch.
-      noise: whether layers draw from `keys` too.
-      pieces: microbatches that are fused one after the other; negatives are of the whole batch.
+    The others are drawn by the contrastive similarities where the model is trained with them, else uniformly; never one
+    that shares the id. Pairs are fused in microbatches; negatives are of the whole batch.
     """
+    with activation_sharding.activation_mesh(inputs.mesh):
+        return _loss(inputs)
+
+
+def _loss(inputs: GlobalBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+    features, batch, settings, mesh = inputs.features, inputs.batch, inputs.settings, inputs.mesh
     scope = settings.loss.itm_negatives
     image, text = (features.get(name, jnp.zeros((len(batch["text"]), 1))) for name in ("image", "text"))
     negatives = matching.hard_negatives(
         image,
         text,
-        jnp.ones(()) if logit_scale is None else logit_scale,
+        jnp.ones(()) if inputs.logit_scale is None else inputs.logit_scale,
         batch["id"],
-        draw_keys(keys, batch["id"], ExampleStream.DRAW_NEGATIVES),
+        draw_keys(inputs.keys, batch["id"], ExampleStream.DRAW_NEGATIVES),
         mesh=mesh,
         scope=scope,
         block_size=settings.loss.block_size,
@@ -75,8 +59,10 @@ def loss(
     images, texts = features["image_tokens"], (features["text_tokens"], batch["text"])
     other_images = sharded_gather.gather_rows(images, negatives.image_for_text, mesh=mesh, scope=scope)
     other_texts = sharded_gather.gather_rows(texts, negatives.text_for_image, mesh=mesh, scope=scope)
-    examples = (images, other_images, texts, other_texts, keys if noise else None)
-    logits = map_microbatches(functools.partial(_logits_of_pairs, model), examples, pieces, mesh).swapaxes(0, 1)
+    examples = (images, other_images, texts, other_texts, inputs.keys if inputs.noise else None)
+    logits = map_microbatches(
+        functools.partial(_logits_of_pairs, inputs.model), examples, inputs.pieces, mesh
+    ).swapaxes(0, 1)
     return matching.itm_loss(logits.reshape(-1, 2), *matching.itm_targets(negatives.has_negative))
 
 
@@ -98,3 +84,8 @@ def _logits_of_pairs(model: Any, examples: tuple[Any, ...]) -> Float[Array, "b 3
 def _where(condition: Any, tree: Any, other: Any) -> Any:
     """A tree's leaves where the condition holds, else the other's."""
     return jax.tree.map(lambda leaf, other_leaf: jnp.where(condition, leaf, other_leaf), tree, other)
+
+
+MATCHING = Objective(
+    loss, scope="batch", needs=("matching",), features=("image_tokens", "text_tokens"), head="match", draws=True
+)

@@ -20,10 +20,9 @@ from mmjax.models.fusion import classifier
 from mmjax.models.fusion.config import FusedConfig
 from mmjax.nn import resize
 from mmjax.nn.config import LayersConfig
-from mmjax.objectives.config import LossConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
-from mmjax.tasks import attention_kernels, attention_maps, config_queries, per_example_losses, preprocessing
+from mmjax.tasks import attention_kernels, attention_maps, config_queries, objective, per_example_losses, preprocessing
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
@@ -34,25 +33,6 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _OF_TRAINING = ("init", "max_logit_scale", "modality_dropout")  # fields of a model that its module has not
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What objectives want to know besides the batch.
-
-    Attributes:
-      loss: the config's.
-      vocab_size, mask_id, special_ids: of the tokenizer, for masked words.
-      patch_size: of the image tower, for masked patches.
-      modality_dropout: see `classification.modality_dropout`.
-    """
-
-    loss: LossConfig
-    vocab_size: int = 0
-    mask_id: int | None = None
-    special_ids: tuple[int, ...] = ()
-    patch_size: int = 0
-    modality_dropout: float = 0.0
-
-
 class ModelOutputs:
     """A model, and what it computes without any objective; arguments as those of `Task`."""
 
@@ -60,12 +40,13 @@ class ModelOutputs:
         self,
         config: RunConfig,
         image_spec: transforms.ImageSpec | None,
+        tokenizer: tokenizer_lib.Tokenizer | None,
         mesh: Mesh | None,
         metadata: preprocessing.DatasetMetadata | None,
     ):
         self.config, self.mesh, self.image_spec = config, mesh, image_spec
         self.dataset_metadata = metadata or preprocessing.DatasetMetadata()
-        self.weights = {name: weight for name, weight in dataclasses.asdict(config.objectives).items() if weight}
+        self.weights = objective.weights(config)
         model, dtype = config.model, DTYPES[config.precision]
         self.model_settings = {name: value for name, value in to_dict(model).items() if name not in _OF_TRAINING}
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
@@ -78,15 +59,16 @@ class ModelOutputs:
         self.model = make_model.make_model(self.model_settings, dtype, self.kernels)
         mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
         self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
-        self.settings = Settings(
+        self.settings = objective.Settings(
             config.loss,
+            tokenizer,
             patch_size=model.image.patch_size if isinstance(model, ImageTextConfig) else 0,
             modality_dropout=model.modality_dropout,
         )
 
-    def is_trained_with(self, objective: str) -> bool:
+    def is_trained_with(self, name: str) -> bool:
         """Whether the model is trained with an objective."""
-        return bool(self.weights.get(objective))
+        return name in self.weights
 
     def example(self) -> tuple[Any, ...]:
         """Arguments of a call that touches every parameter."""
@@ -117,7 +99,7 @@ class ModelOutputs:
     @functools.cached_property
     def num_image_embeddings(self) -> int:
         """How many vectors an image has in the space that it shares with texts, of one each; 0 without such a space."""
-        if "itc" not in self.model.supported_objectives:
+        if "embeddings" not in self.model.serves:
             return 0
         pixels, _ = self.example()
         image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)

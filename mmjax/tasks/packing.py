@@ -1,6 +1,5 @@
 """Packed texts, and texts in groups of like lengths: the models whose outputs they leave the same."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ from mmjax.nn.config import TowerConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.length_groups import TextGroups
 from mmjax.parallel.packing import TextPlaces
-from mmjax.tasks import attention_kernels, config_queries
+from mmjax.tasks import attention_kernels, config_queries, objective
 
 _PARTS = ("image", "text", "decoder", "fusion")  # of a model, each a group of fields
 LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
@@ -122,7 +121,7 @@ def _obstacle_to_rows(text: TextTowerConfig) -> str:
 
 def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     """None of these models lets padding be seen; noise must be a function of a token's number in its row."""
-    objectives = {name for name, weight in dataclasses.asdict(config.objectives).items() if weight}
+    objectives = set(objective.weights(config))
     if isinstance(model, (ViLTConfig, QFormerConfig)) and objectives == {"itm"}:
         return "objectives.itm pairs whole texts anew, and nothing else reads them"
     # Behind a text stand CoCa's class token and ViLT's image.

@@ -1,19 +1,20 @@
 """Objectives that belong to one example: what each takes from the model and from the batch.
 
 They are sums and counts per example (`TokenLoss`), so they run in microbatches. Those between examples, contrast and
-matching, are in `task` and `image_text_matching`.
+matching, are in `contrastive_losses` and `image_text_matching`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
+from mmjax.data.text.tokenizer import require_bos
 from mmjax.objectives import captioning, classification, masked_modelling
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks.batch_features import BatchFeatures
+from mmjax.tasks.objective import Objective, Settings, require_mask_token
 from mmjax.utils.random_streams import ExampleStream
 
 
-def caption(features: BatchFeatures, settings: Any) -> TokenLoss:
+def caption(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """Each next token of the text, given the image; with `target_mask` in the batch, of what that marks."""
     text, mask = features.batch["text"], features.batch["text_mask"]
     model = features.model
@@ -26,16 +27,17 @@ def caption(features: BatchFeatures, settings: Any) -> TokenLoss:
     return captioning.caption_loss(logits, text[:, 1:], counted, settings.loss.label_smoothing)
 
 
-def masked_words(features: BatchFeatures, settings: Any) -> TokenLoss:
+def masked_words(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """Masked tokens of the text, given its others and the image."""
     text, mask, model = features.batch["text"], features.batch["text_mask"], features.model
+    tokenizer: Any = settings.tokenizer  # it has a mask token, see `require_mask_token`
     words, hidden = masked_modelling.mask_tokens(
         text,
         mask,
         features.draws(ExampleStream.DRAW_MASKED_WORDS),
-        vocab_size=settings.vocab_size,
-        mask_id=settings.mask_id,
-        special_ids=settings.special_ids,
+        vocab_size=tokenizer.vocab_size,
+        mask_id=tokenizer.mask_id,
+        special_ids=tuple(tokenizer.special_ids),
         rate=settings.loss.mlm_rate,
     )
     encoded = model.encode_text(words, mask, features.noise(ExampleStream.MASKED_TEXT))
@@ -43,7 +45,7 @@ def masked_words(features: BatchFeatures, settings: Any) -> TokenLoss:
     return masked_modelling.mlm_loss(model.word_logits(fused), text, hidden)
 
 
-def masked_patches(features: BatchFeatures, settings: Any) -> TokenLoss:
+def masked_patches(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """Pixels of masked patches, given the others and the text."""
     model, patches = features.model, (features.pixels.shape[1] // settings.patch_size) ** 2
     draws = features.draws(ExampleStream.DRAW_MASKED_PATCHES)
@@ -53,14 +55,14 @@ def masked_patches(features: BatchFeatures, settings: Any) -> TokenLoss:
     return masked_modelling.masked_patch_loss(model.patch_pixels(fused), features.pixels, hidden)
 
 
-def answer(features: BatchFeatures, settings: Any) -> TokenLoss:
+def answer(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """The answer to a question about the image, among a list; questions whose answers are not in it do not count."""
     del settings
     scores = features.batch["answer"]
     return classification.answer_loss(features.model.answer_logits(features.fused), scores, (scores > 0).any(axis=-1))
 
 
-def classify(features: BatchFeatures, settings: Any) -> TokenLoss:
+def classify(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """The class of an example of several modalities, of which training hides some."""
     present = features.batch["present"]
     if features.drawing is not None:
@@ -78,12 +80,17 @@ def modalities(features: BatchFeatures) -> dict[str, Any]:
     return arrays | ({"image": features.pixels} if "image" in features.batch else {})
 
 
-PER_EXAMPLE: dict[str, Callable[[BatchFeatures, Any], TokenLoss]] = {
-    "caption": caption,
-    "mlm": masked_words,
-    "mim": masked_patches,
-    "vqa": answer,
-    "classify": classify,
-}
-# What draws at random even where no layer does.
-DRAWING = ("mlm", "mim", "itm")
+CAPTION = Objective(
+    caption,
+    scope="example",
+    needs=("captions",),
+    head="caption",
+    texts=("captions", "answers"),
+    check=lambda config, tokenizer: tokenizer and require_bos(tokenizer, "objectives.caption"),
+)
+MASKED_WORDS = Objective(
+    masked_words, scope="example", needs=("masked_words",), head="mlm", draws=True, check=require_mask_token
+)
+MASKED_PATCHES = Objective(masked_patches, scope="example", needs=("masked_patches",), head="mim", draws=True)
+ANSWER = Objective(answer, scope="example", needs=("answers",), head="answers", texts=("questions",), alone=True)
+CLASSIFY = Objective(classify, scope="example", needs=("classes",))

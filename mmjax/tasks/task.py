@@ -10,26 +10,25 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig, TwoTowerConfig
-from mmjax.objectives import contrastive, triplet
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
 from mmjax.tasks import (
     attention_kernels,
     image_text_matching,
     model_outputs,
-    per_example_losses,
+    objective,
     preprocessing,
 )
 from mmjax.tasks.batch_features import BatchFeatures
+from mmjax.tasks.objective import GlobalBatch
 from mmjax.tasks.validate_model import NOISE, check_model
 
-CONTRASTIVE = ("itc", "sigmoid", "triplet")
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
 
 
@@ -60,31 +59,18 @@ class Task(model_outputs.ModelOutputs):
         metadata: preprocessing.DatasetMetadata | None = None,
     ):
         check_model(config)
-        super().__init__(config, image_spec, mesh, metadata)
+        super().__init__(config, image_spec, tokenizer, mesh, metadata)
         # Evaluation makes arrays of a record alike.
         self.example_transform = preprocessing.make_example_transform(
             config, image_spec, tokenizer, self.dataset_metadata
         )
         model = config.model
         self.max_log_scale = None if model.max_logit_scale is None else math.log(model.max_logit_scale)
-        if self.is_trained_with("caption") and tokenizer is not None:
-            tokenizer_lib.require_bos(tokenizer, "objectives.caption")
-        if self.weights.get("mlm"):
-            if tokenizer is None or tokenizer.mask_id is None:
-                raise UserError(
-                    f"objectives.mlm={self.weights['mlm']} needs a tokenizer with a mask token, which"
-                    f" data.tokenizer={config.data.tokenizer!r} has not; 'words:...' and BERT's tokenizer.json do"
-                )
-            self.settings = dataclasses.replace(
-                self.settings,
-                vocab_size=tokenizer.vocab_size,
-                mask_id=tokenizer.mask_id,
-                special_ids=tuple(tokenizer.special_ids),
-            )
+        objective.check(config, tokenizer)
+        self.objectives = {name: objective.load(name) for name in registry.objectives if name in self.weights}
         rates = [value for path, value in _leaves(self.model_settings) if path in NOISE]
-        self.objectives_sample = (
-            any(self.weights.get(name) for name in per_example_losses.DRAWING) or model.modality_dropout > 0
-        )
+        draws = any(one.draws for one in self.objectives.values())
+        self.objectives_sample = draws or model.modality_dropout > 0
         self.needs_rng = self.objectives_sample or any(rate > 0 for rate in rates)
         self.has_dropout = any(rate > 0 for rate in rates)
 
@@ -122,35 +108,37 @@ class Task(model_outputs.ModelOutputs):
         """
         noise = keys if self.has_dropout else None
 
+        kept = {feature for one in self.objectives.values() for feature in one.features if only is None}
+
         def read(batch_features: BatchFeatures) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
             features: dict[str, Any] = {}
-            if self.is_contrastive and only is None:
+            if "embeddings" in kept:
                 features["image"], features["text"] = batch_features.embeddings
-            if self.is_trained_with("itm") and only is None:
+            if "text_tokens" in kept:
                 features["text_tokens"] = image_text_matching.text_tokens(batch_features)
             additive = {
-                name: function(batch_features, self.settings)
-                for name, function in per_example_losses.PER_EXAMPLE.items()
-                if self.is_trained_with(name) and (only is None or name in only)
+                name: one.function(batch_features, self.settings)
+                for name, one in self.objectives.items()
+                if one.scope == "example" and (only is None or name in only)
             }
             return features, additive
 
         with activation_sharding.activation_mesh(self.mesh):
             batch_features = BatchFeatures(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
             features, additive = batch_features.by_length(read) if "text_groups" in batch else read(batch_features)
-            if self.is_trained_with("itm") and only is None:
+            if "image_tokens" in kept:
                 features["image_tokens"] = batch_features.image._replace(layers=None)
         return features, additive
 
     @property
     def is_contrastive(self) -> bool:
         """Whether an objective contrasts the examples of a batch."""
-        return any(self.is_trained_with(name) for name in CONTRASTIVE)
+        return any(one.is_contrast for one in self.objectives.values())
 
     @property
     def is_only_contrastive(self) -> bool:
         """Whether no other objective is added to those."""
-        return set(self.weights) <= set(CONTRASTIVE)
+        return all(one.is_contrast for one in self.objectives.values())
 
     def loss(
         self,
@@ -165,62 +153,47 @@ class Task(model_outputs.ModelOutputs):
 
         What is computed of single examples again, pairs fused anew, runs in as many `pieces` as the model did.
         """
-        ids = batch["id"] if self.config.data.positives == "id" else None
-        total, metrics = jnp.zeros(()), {}
-        if self.is_contrastive:
-            total, metrics = self.contrastive_loss(params, features["image"], features["text"], ids)
-        if self.is_trained_with("itm"):
-            with activation_sharding.activation_mesh(self.mesh):
-                value, itm_metrics = image_text_matching.loss(
-                    self.model.bind({"params": params}),
-                    features,
-                    batch,
-                    keys,
-                    self._scale(params),
-                    self.settings,
-                    self.mesh,
-                    noise=self.has_dropout,
-                    pieces=pieces,
-                )
-            total = total + self.weights["itm"] * value
-            metrics = metrics | itm_metrics | {"loss_itm": value}
+        inputs = self._global_batch(params, features, batch, keys, pieces)
+        total, metrics = self._sum(inputs, [name for name, one in self.objectives.items() if one.scope == "batch"])
         if "logit_scale" in params:
             metrics["logit_scale"] = jnp.exp(params["logit_scale"])
         if "logit_bias" in params:
             metrics["logit_bias"] = params["logit_bias"]
         return total, metrics
 
-    def _scale(self, params: Any) -> Float[Array, ""] | None:
-        return jnp.exp(params["logit_scale"]) if "logit_scale" in params else None
-
     def contrastive_loss(
         self, params: Any, image: Float[Array, "B ..."], text: Float[Array, "B E"], ids: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The contrastive objectives on embeddings; shared by training and the held-out loss."""
-        settings = self.config.loss
-        layout = dict(impl=settings.impl, mesh=self.mesh, block_size=settings.block_size, precision=settings.precision)
-        losses, metrics = {}, {}
-        if self.is_trained_with("itc"):
-            losses["itc"], metrics = contrastive.softmax_loss(
-                image, text, self._scale(params), ids, label_smoothing=settings.contrastive_smoothing, **layout
-            )
-        if self.is_trained_with("sigmoid"):
-            bias = params["logit_bias"]
-            losses["sigmoid"], metrics = contrastive.sigmoid_loss(image, text, self._scale(params), bias, ids, **layout)
-        if self.is_trained_with("triplet"):
-            losses["triplet"], triplet_metrics = triplet.triplet_loss(
-                image,
-                text,
-                ids,
-                margin=settings.triplet_margin,
-                negatives=settings.triplet_negatives,
-                mesh=self.mesh,
-                precision=settings.precision,
-            )
-            metrics = triplet_metrics | metrics
-        if len(self.weights) > 1:
-            metrics = metrics | {f"loss_{name}": value for name, value in losses.items()}
-        return sum((self.weights[name] * value for name, value in losses.items()), jnp.zeros(())), metrics
+        """The contrastive objectives on embeddings, as the held-out loss is computed."""
+        inputs = self._global_batch(params, {"image": image, "text": text}, {"id": ids}, None, 1)
+        return self._sum(
+            dataclasses.replace(inputs, ids=ids), [name for name, one in self.objectives.items() if one.is_contrast]
+        )
+
+    def _global_batch(self, params: Any, features: Any, batch: Any, keys: Any, pieces: int) -> GlobalBatch:
+        return GlobalBatch(
+            self.model.bind({"params": params}),
+            params,
+            features,
+            batch,
+            batch["id"] if self.config.data.positives == "id" else None,
+            keys,
+            self.settings,
+            self.mesh,
+            noise=self.has_dropout,
+            pieces=pieces,
+        )
+
+    def _sum(self, inputs: GlobalBatch, names: Sequence[str]) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The weighted sum of objectives, and their metrics; of two of one name the first one's."""
+        total, metrics = jnp.zeros(()), {}
+        for name in names:
+            value, added = self.objectives[name].function(inputs)
+            total = total + self.weights[name] * value
+            # A contrastive loss that is alone is the loss.
+            reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].is_contrast else {}
+            metrics = added | metrics | reported
+        return total, metrics
 
     def clamp_logit_scale(self, params: Any) -> Any:
         """Clamps the log scale to [0, ln max_logit_scale] after an update, as OpenCLIP does; not where that is None."""

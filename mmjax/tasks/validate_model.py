@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
-from mmjax.models import generation, initialisation, language, make_model, submodules
+from mmjax.models import generation, initialisation, language, submodules
 from mmjax.models.config import (
     ALBEFConfig,
     CaptionerConfig,
@@ -21,11 +21,10 @@ from mmjax.models.config import (
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FusedConfig
-from mmjax.tasks import config_queries, packing, validate_fusion
+from mmjax.tasks import config_queries, objective, packing, validate_fusion
 
 # A tower's rates of what training does at random.
 NOISE = ("patch_dropout", "dropout", "drop_path")
-_HEADS = {"itm": "match", "mlm": "mlm", "mim": "mim", "caption": "caption", "vqa": "answers"}
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
 
@@ -139,38 +138,39 @@ def _check_decoder(model: ModelConfig) -> None:
 
 
 def _check_objectives(config: RunConfig) -> None:
-    weights, model, loss = dataclasses.asdict(config.objectives), config.model, config.loss
+    weights, model, loss = objective.weights(config), config.model, config.loss
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise UserError(f"objectives.{name}={weight} must be finite and must not be negative")
-    wanted = [name for name, weight in weights.items() if weight]
+    wanted = {name: objective.load(name) for name in weights}
     if not wanted:
-        raise UserError(f"objectives={weights}: at least one weight must be positive")
-    supported = make_model.model_class(model.kind).supported_objectives
-    for name in wanted:
+        raise UserError(f"objectives={dataclasses.asdict(config.objectives)}: at least one weight must be positive")
+    supported = objective.supported(config)
+    for name, one in wanted.items():
         if name not in supported:
             raise UserError(
                 f"objectives.{name}={weights[name]}: model.kind={model.kind!r} serves {', '.join(supported)}"
             )
-        head = _HEADS.get(name)
-        if head and not getattr(model, head, True):
+        if one.head and not getattr(model, one.head, True):
             raise UserError(
-                f"objectives.{name}={weights[name]} needs the head model.{head}, which is {getattr(model, head)}"
+                f"objectives.{name}={weights[name]} needs the head model.{one.head}, which is"
+                f" {getattr(model, one.head)}"
             )
-    if weights["sigmoid"] and not (isinstance(model, ContrastConfig) and model.logit_bias_init is not None):
+    if "sigmoid" in wanted and not (isinstance(model, ContrastConfig) and model.logit_bias_init is not None):
         raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
     _check_contrast(config, wanted)
-    if weights["vqa"] and len(wanted) > 1:
-        other = next(name for name in wanted if name != "vqa")
-        raise UserError(f"objectives.{other}={weights[other]} does not go with objectives.vqa; set one of the two to 0")
+    for name in (name for name, one in wanted.items() if one.alone and len(wanted) > 1):
+        other = next(other for other in wanted if other != name)
+        raise UserError(
+            f"objectives.{other}={weights[other]} does not go with objectives.{name}; set one of the two to 0"
+        )
     if config_queries.has_text(config):
         texts = config.data.texts
-        fitting = (
-            ("questions",) if weights["vqa"] else ("captions", "answers") if wanted == ["caption"] else ("captions",)
-        )
+        first, *others = wanted
+        fitting = [name for name in wanted[first].texts if all(name in wanted[other].texts for other in others)]
         if texts not in fitting:
-            raise UserError(f"data.texts={texts!r} does not go with objectives.{wanted[0]}; set {' or '.join(fitting)}")
-    if weights["caption"]:
+            raise UserError(f"data.texts={texts!r} does not go with objectives.{first}; set {' or '.join(fitting)}")
+    if "caption" in wanted:
         _check_writing(config)
     if not 0.0 <= loss.label_smoothing < 1.0:
         raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
@@ -183,7 +183,7 @@ def _check_objectives(config: RunConfig) -> None:
         raise UserError(f"model.modality_dropout={model.modality_dropout} is not in [0, 1)")
 
 
-def _check_contrast(config: RunConfig, wanted: list[str]) -> None:
+def _check_contrast(config: RunConfig, wanted: Collection[str]) -> None:
     loss, queries = config.loss, isinstance(config.model, QFormerConfig)
     if not 0.0 <= loss.contrastive_smoothing < 1.0:
         raise UserError(f"loss.contrastive_smoothing={loss.contrastive_smoothing} is not in [0, 1)")
@@ -222,7 +222,7 @@ def _check_unused(config: RunConfig) -> None:
         )
     writes = config_queries.has_text(config) and config.objectives.caption and config.data.texts != "answers"
     if config.eval.meteor and not writes:
-        trained = ", ".join(name for name, weight in dataclasses.asdict(config.objectives).items() if weight)
+        trained = ", ".join(objective.weights(config))
         what = "answers, not captions" if config.data.texts == "answers" else "no captions"
         raise UserError(f"eval.meteor=True: a model trained with objectives.{trained} writes {what}; set it to False")
     _check_decoding(config)

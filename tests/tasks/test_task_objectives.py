@@ -1,5 +1,6 @@
 """Every kind of model with all that it serves: one device, many, and microbatches give one loss and one gradient."""
 
+import dataclasses
 import functools
 import types
 
@@ -14,11 +15,13 @@ from mmjax.config.schema import base_config
 from mmjax.data.sources import sensors
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.parallel import activation_sharding, partition
+from mmjax.objectives.config import LossConfig
+from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
 from mmjax.tasks import image_text_matching, per_example_losses
 from mmjax.tasks.batch_features import BatchFeatures
+from mmjax.tasks.objective import GlobalBatch, Settings
 from mmjax.tasks.preprocessing import DatasetMetadata
 from mmjax.training.step import example_keys, make_loss
 from tests.helpers import campaign, model_kinds
@@ -184,14 +187,14 @@ def test_memory_of_matching_at_a_batch_of_32768():
     args = [abstract(jax.eval_shape(lambda x: x, value), batch_sharding(mesh)) for value in args]
 
     def temporaries(scope, pieces):
-        with config.unlocked():
-            config.loss.itm_negatives = scope
-        scale = jnp.float32(20.0)
+        chosen = dataclasses.replace(task.settings.loss, itm_negatives=scope)
+        settings = dataclasses.replace(task.settings, loss=chosen)
 
         def loss(params, features, words, keys):
-            with activation_sharding.activation_mesh(mesh):
-                model, noise = task.model.bind({"params": params}), dict(noise=False, pieces=pieces)
-                return image_text_matching.loss(model, features, words, keys, scale, task.settings, mesh, **noise)[0]
+            params = params | {"logit_scale": jnp.log(20.0)}
+            model = task.model.bind({"params": params})
+            inputs = GlobalBatch(model, params, features, words, words["id"], keys, settings, mesh, pieces=pieces)
+            return image_text_matching.loss(inputs)[0]
 
         run = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))
         return run.lower(params, *args).compile().memory_analysis().temp_size_in_bytes / feature_bytes
@@ -206,7 +209,7 @@ def test_questions_whose_answers_are_not_in_the_list_do_not_count():
     scores = jnp.array([[0.3, 0.0], [0.0, 0.0], [0.0, 1.0]])
     features = BatchFeatures(model, {"answer": scores}, None, None)
     features.fused = jnp.ones((3, 2))
-    loss = per_example_losses.answer(features, None)
+    loss = per_example_losses.answer(features, Settings(LossConfig()))
     assert loss.count.tolist() == [1, 0, 1] and loss.total[1] == 0 and loss.total[0] > 0
 
 

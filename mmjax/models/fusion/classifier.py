@@ -38,7 +38,7 @@ class FusedClassifier(nn.Module):
     image: Mapping[str, Any] | None = None
     dtype: DTypeLike = jnp.float32
 
-    supported_objectives: ClassVar[tuple[str, ...]] = ("classify",)
+    serves: ClassVar[tuple[str, ...]] = ("classes",)
     attention_maps: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact

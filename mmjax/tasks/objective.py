@@ -1,0 +1,149 @@
+"""Objectives: terms of the loss, as objects that say what they need and how they are computed."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, UInt
+
+from mmjax import registry
+from mmjax.config.schema import RunConfig
+from mmjax.data.text.tokenizer import Tokenizer
+from mmjax.errors import UserError
+from mmjax.models.make_model import model_class
+from mmjax.objectives.config import LossConfig
+
+# Features of an example that objectives of scope `batch` may ask for; see `Task.encode`.
+Feature = Literal["embeddings", "image_tokens", "text_tokens"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What objectives want to know besides the batch.
+
+    Attributes:
+      loss: the config's.
+      tokenizer: of the texts; None for a model without text.
+      patch_size: of the image tower.
+      modality_dropout: see `classification.modality_dropout`.
+    """
+
+    loss: LossConfig
+    tokenizer: Tokenizer | None = None
+    patch_size: int = 0
+    modality_dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalBatch:
+    """The global batch, as an objective of scope `batch` sees it; its arrays are spread over the mesh.
+
+    Attributes:
+      model: bound to its parameters.
+      params: the parameters, of which `logit_scale` and `logit_bias` are the model's own.
+      features: of every example: `image` and `text` (embeddings), `image_tokens`, `text_tokens`.
+      batch: as the pipeline makes it.
+      ids: examples with equal ids are positives of one another; None when each is its own class.
+      keys: one an example; None in evaluation.
+      settings: what else there is to know.
+      mesh: the devices that share the batch; None for one.
+      noise: whether layers draw from `keys`, too.
+      pieces: microbatches in which the model ran; what is computed of it again runs in as many.
+    """
+
+    model: Any
+    params: Any
+    features: Mapping[str, Any]
+    batch: Mapping[str, Any]
+    ids: UInt[Array, "B 2"] | None
+    keys: Key[Array, " B"] | None
+    settings: Settings
+    mesh: Mesh | None
+    noise: bool = False
+    pieces: int = 1
+
+    @property
+    def logit_scale(self) -> Float[Array, ""] | None:
+        """The multiplier of the similarities; None where the model has none."""
+        return jnp.exp(self.params["logit_scale"]) if "logit_scale" in self.params else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A term of the loss, which `objectives.NAME` weighs.
+
+    Attributes:
+      function: of scope `example`: (`BatchFeatures`, `Settings`) -> `TokenLoss`; of scope `batch`: `GlobalBatch` ->
+        (loss, metrics by name).
+      scope: `example`: sums over single examples, which are added and run in microbatches; `batch`: sees the whole
+        global batch.
+      needs: what the model must serve, of the names in `serves` of the models.
+      features: scope `batch`: what is kept of each example.
+      head: the model's field that must be on; "" for none.
+      texts: values of `data.texts` that it goes with; where other objectives are trained with it, the first one.
+      alone: it does not go with other objectives.
+      draws: it draws at random even where no layer does.
+      check: (config, tokenizer) -> None; raises `UserError` where they do not serve it.
+    """
+
+    function: Callable[..., Any]
+    scope: Literal["example", "batch"]
+    needs: tuple[str, ...]
+    features: tuple[Feature, ...] = ()
+    head: str = ""
+    texts: tuple[str, ...] = ("captions",)
+    alone: bool = False
+    draws: bool = False
+    check: Callable[[RunConfig, Tokenizer | None], None] | None = None
+
+    @property
+    def is_contrast(self) -> bool:
+        """Whether it compares the embeddings of a batch, and reads nothing else."""
+        return self.features == ("embeddings",)
+
+
+def weights(config: RunConfig) -> dict[str, float]:
+    """The weights of the objectives that a model is trained with, by name."""
+    return {name: weight for name, weight in dataclasses.asdict(config.objectives).items() if weight}
+
+
+def load(name: str) -> Objective:
+    """The objective of a name.
+
+    Raises:
+      UserError: there is none.
+    """
+    return registry.objectives.load(name, where=f"objectives.{name}")
+
+
+def supported(config: RunConfig) -> list[str]:
+    """Names of the objectives that the config's kind of model can be trained with."""
+    serves = set(model_class(config.model.kind).serves)
+    return [name for name in registry.objectives if serves >= set(load(name).needs)]
+
+
+def check(config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    """Checks the tokenizer against the objectives that a model is trained with.
+
+    Raises:
+      UserError: it lacks what one of them needs.
+    """
+    for name in weights(config):
+        objective = load(name)
+        if objective.check is not None:
+            objective.check(config, tokenizer)
+
+
+def require_mask_token(config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    """Checks that words can be masked.
+
+    Raises:
+      UserError: the tokenizer has no mask token.
+    """
+    if tokenizer is None or tokenizer.mask_id is None:
+        raise UserError(
+            f"objectives.mlm={config.objectives.mlm} needs a tokenizer with a mask token, which"
+            f" data.tokenizer={config.data.tokenizer!r} has not; 'words:...' and BERT's tokenizer.json do"
+        )
