@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from mmjax.registry import evaluations as evaluations
     from mmjax.registry import log_writers as log_writers
     from mmjax.registry import models as models
+    from mmjax.registry import objectives as objectives
     from mmjax.registry import sources as sources
     from mmjax.registry import tokenizers as tokenizers
+    from mmjax.tasks.objective import GlobalBatch as GlobalBatch
+    from mmjax.tasks.objective import Objective as Objective
+    from mmjax.tasks.objective import Settings as Settings
     from mmjax.training.config import LogConfig as LogConfig
     from mmjax.training.log_writers import LogWriter as LogWriter
 
@@ -57,8 +61,12 @@ _MODULES = {
     "evaluations": "mmjax.registry",
     "log_writers": "mmjax.registry",
     "models": "mmjax.registry",
+    "objectives": "mmjax.registry",
     "sources": "mmjax.registry",
     "tokenizers": "mmjax.registry",
+    "GlobalBatch": "mmjax.tasks.objective",
+    "Objective": "mmjax.tasks.objective",
+    "Settings": "mmjax.tasks.objective",
     "LogConfig": "mmjax.training.config",
     "LogWriter": "mmjax.training.log_writers",
 }

@@ -15,11 +15,11 @@ from PIL import Image
 from mmjax import plugin_imports, registry
 from mmjax.cli import main
 from mmjax.config import load_recipe, schema
+from mmjax.config.suite_recipe import load_suite
 from mmjax.data.mixture import open_source
 from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.suite import jobs
-from mmjax.inference import evaluate
 from tests.helpers import plugin_files, runs
 from tests.helpers.plugin_files import RECIPE, message, one_line
 
@@ -365,7 +365,7 @@ def test_a_suite_names_plugins(folder):
     module = plugin_files.write_package(folder, "acme")
     text = "from mmjax.evaluation.suite import jobs\ndef get_config(arg):\n    return jobs.suite_config(plugins={!r})\n"
     (folder / "suite.py").write_text(text.format((module,)))
-    suite, _ = evaluate.read_suite(f"{folder}/suite.py", [])
+    suite, _ = load_suite(f"{folder}/suite.py")
     assert suite.plugins == (module,) and "colours" in registry.sources
     assert jobs.suite_config().plugins == ()
 
