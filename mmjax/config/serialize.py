@@ -124,14 +124,14 @@ def _merged(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, A
     return {**config, **{key: value_of(key, value) for key, value in stored.items()}}
 
 
-def _update(config: Any, stored: Mapping[str, Any]) -> None:
+def _update(fields: Any, stored: Mapping[str, Any]) -> None:
     for key, value in stored.items():
         if isinstance(value, Mapping):
-            if not isinstance(config.get(key), ConfigDict):
-                config[key] = ConfigDict()
-            _update(config[key], value)
+            if not isinstance(fields.get(key), ConfigDict):
+                fields[key] = ConfigDict()
+            _update(fields[key], value)
         else:
-            config[key] = as_tuple(value)
+            fields[key] = as_tuple(value)
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:

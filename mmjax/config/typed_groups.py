@@ -82,13 +82,13 @@ def _fields(cls: type[Any]) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def group_class(expected: Any) -> type | None:
+def group_class(expected: Any) -> Any:
     """The dataclass of a field that is a group; None for a plain field."""
     options: tuple[Any, ...] = options_of(expected)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
-def field_type(cls: type, settings: Mapping[str, Any], path: Sequence[str]) -> Any:
+def field_type(cls: type, settings: Any, path: Sequence[str]) -> Any:
     """The type of a field within a group's settings; None where the group has no such field."""
     name, *inner = path
     cls = kinds.class_of_kind(cls, settings, name) if cls in kinds.KINDS else cls

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.models import encoders, heads, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
+from mmjax.models.make_model import Model
 from mmjax.nn import layers
 from mmjax.utils.random_streams import ExampleStream
 
@@ -22,27 +22,19 @@ def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
     return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
-class ImageTextModel(nn.Module, kw_only=True):
+class ImageTextModel(Model, kw_only=True):
     """A model of images and texts.
 
     Attributes:
       image: settings of the image tower; of `VisionTransformer` unless the model says otherwise.
       text: settings of what reads or writes text; of `TextStack`, and `eos_id`, unless the model says otherwise.
-      dtype: compute type; embeddings and logits are float32.
       image_attention, text_attention: kernels of self-attention, `xla` or `cudnn`.
-      serves: what objectives may need of the model: `embeddings`, `matching`, `masked_words`, `masked_patches`,
-        `captions`, `answers`, `classes`.
-      attention_maps: what the model can show of its attention, of the names in `mmjax.tasks.attention_maps`.
     """
 
     image: Mapping[str, Any]
     text: Mapping[str, Any]
-    dtype: DTypeLike = jnp.float32
     image_attention: str = "xla"
     text_attention: str = "xla"
-
-    serves: ClassVar[tuple[str, ...]] = ()
-    attention_maps: ClassVar[tuple[str, ...]] = ()
 
     def make_image_tower(self, *, ignored: tuple[str, ...] = (), **fixed: Any) -> encoders.VisionTransformer:
         """The vision transformer `image`; `fixed` are fields that the model itself decides, `ignored` for others."""

@@ -7,7 +7,7 @@ one random key an example, which meets the same noise however the batch is split
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -328,6 +328,12 @@ class Mlp(nn.Module):
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 
+@overload
+def fold_keys(keys: Key[Array, " B"], data: int | Array) -> Key[Array, " B"]: ...
+@overload
+def fold_keys(keys: None, data: int | Array) -> None: ...
+@overload
+def fold_keys(keys: Key[Array, " B"] | None, data: int | Array) -> Key[Array, " B"] | None: ...
 def fold_keys(keys: Key[Array, " B"] | None, data: int | Array) -> Key[Array, " B"] | None:
     """Derives another independent set of per-example keys; None stays None (evaluation)."""
     return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)

@@ -14,8 +14,7 @@ from mmjax.parallel.mesh import BATCH_AXES
 from mmjax.parallel.packing import on_each_device
 
 
-@struct.dataclass
-class TextGroups:
+class TextGroups(struct.PyTreeNode):
     """Groups of a batch's rows by the lengths of their texts.
 
     Attributes:

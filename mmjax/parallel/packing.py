@@ -13,8 +13,7 @@ from mmjax.parallel.activation_sharding import traced_mesh
 from mmjax.parallel.mesh import BATCH_AXES
 
 
-@struct.dataclass
-class TextPlaces:
+class TextPlaces(struct.PyTreeNode):
     """Where each text of a batch stands in its device's rows.
 
     Attributes:

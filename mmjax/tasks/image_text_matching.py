@@ -48,7 +48,7 @@ def _loss(inputs: GlobalBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
     negatives = matching.hard_negatives(
         image,
         text,
-        jnp.ones(()) if inputs.logit_scale is None else inputs.logit_scale,
+        inputs.logit_scale,
         batch["id"],
         draw_keys(inputs.keys, batch["id"], ExampleStream.DRAW_NEGATIVES),
         mesh=mesh,

@@ -84,9 +84,8 @@ class ModelOutputs:
 
     def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
         """A batch's images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
-        images = batch["image"]
-        if "image_box" in batch:
-            spec = self.image_spec
+        images, spec = batch["image"], self.image_spec
+        if spec is not None and "image_box" in batch:
             images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
         return self.normalize(images)
 

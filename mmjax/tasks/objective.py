@@ -65,9 +65,9 @@ class GlobalBatch:
     pieces: int = 1
 
     @property
-    def logit_scale(self) -> Float[Array, ""] | None:
-        """The multiplier of the similarities; None where the model has none."""
-        return jnp.exp(self.params["logit_scale"]) if "logit_scale" in self.params else None
+    def logit_scale(self) -> Float[Array, ""]:
+        """The multiplier of the similarities; 1 where the model has none."""
+        return jnp.exp(self.params["logit_scale"]) if "logit_scale" in self.params else jnp.ones(())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,8 +62,8 @@ def make_packer(config: RunConfig, mesh: jax.sharding.Mesh) -> Packer:
 def lay_out(packer: Packer, columns: Any) -> dict[str, Any]:
     """What a batch holds of its texts' layout: `text_places` or `text_groups`, from the arrays that a packer adds."""
     if isinstance(packer, LengthGrouper):
-        return {"text_groups": TextGroups(*columns, packer.groups)}
-    return {"text_places": TextPlaces(*columns, packer.rows, packer.length)}
+        return {"text_groups": TextGroups(*columns, sizes=packer.groups)}
+    return {"text_places": TextPlaces(*columns, rows=packer.rows, length=packer.length)}
 
 
 def layout_shapes(packer: Packer, ids: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
         return f"model.{behind}.dropout={dropout[behind]}, whose noise of what stands behind a text is drawn there"
     noise = [f"model.{name}.dropout" for name, rate in dropout.items() if rate and name != "image"]
     noise += ["objectives.mlm"] * ("mlm" in objectives)
-    if noise and not (jax.config.jax_threefry_partitionable and jax.config.jax_default_prng_impl == "threefry2x32"):
+    if noise and not _draws_by_place():
         return f"{noise[0]} draws other noise for shorter texts with jax's random numbers as they are set"
     split = [(axis, size) for axis, size in (("fsdp", config.mesh.fsdp), ("tensor", config.mesh.tensor)) if size != 1]
     if split and config.data.pack_texts == "auto":
@@ -141,6 +141,12 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
             f" several times as long; {_GROUPED_ANYWAY}"
         )
     return ""
+
+
+def _draws_by_place() -> bool:
+    """Whether a token's random numbers depend on its place alone, not on the length of its row."""
+    read = jax.config.read
+    return read("jax_threefry_partitionable") and read("jax_default_prng_impl") == "threefry2x32"
 
 
 def _extra_tokens(config: RunConfig) -> int:

@@ -177,7 +177,8 @@ def _answer_names(config: RunConfig, mixture: Mixture) -> tuple[str, ...]:
     if config.data.answers:
         names = tuple(vqa_answers.read_answers(config.data.answers))
     else:
-        known = [source.answer_names for source, _ in mixture if getattr(source, "answer_names", None)]
+        sources = [source for source, _ in mixture if isinstance(source, record_lib.HasAnswers)]
+        known = [source.answer_names for source in sources if source.answer_names]
         if len(known) != 1:
             raise UserError(
                 f"data.answers is empty, and {len(known)} sources of data.train={config.data.train!r} have answers of"
@@ -207,7 +208,7 @@ def _modality_shapes(model: FusedConfig, mixture: Mixture) -> tuple[tuple[str, t
         if classes != model.classes:
             remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
             raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
-        declared = getattr(source, "modality_shapes", {})
+        declared = source.modality_shapes if isinstance(source, record_lib.HasModalities) else {}
         for name in wanted:
             if name not in declared:
                 raise UserError(
@@ -232,6 +233,8 @@ def make_example_transform(
         arrays = [name for name, _ in metadata.shapes]
         nan_allowed = tuple(name for name in arrays if not isinstance(model.encoders[name], ImageEncoderConfig))
         return example_transforms.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
+    if image_spec is None:
+        raise ValueError(f"model.kind={model.kind!r} needs the spec of its images")
     kind = config.data.texts
     if kind == "questions":
         return example_transforms.QuestionTransform(image_spec, tokenizer, metadata.answers)

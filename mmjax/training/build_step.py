@@ -112,7 +112,7 @@ def make_init(task: Any, config: RunConfig, tx: optax.GradientTransformation):
 def state_shardings(abstract: TrainState, config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, list[str]]:
     """Where every array of the state lives, and notes on parameters that no rule placed."""
     params, notes = partition.param_shardings(abstract.params, mesh, config.mesh)
-    replicated = mesh_lib.replicated(mesh)
+    replicated: Any = mesh_lib.replicated(mesh)  # a tree of shardings has the state's structure
     shardings = TrainState(
         step=replicated,
         params=params,

@@ -52,6 +52,12 @@ class Checkpoints:
         self._fetched = set()
         self._manager = None if read_only else self._make_manager(settings.keep, settings.keep_best)
 
+    @property
+    def _writer(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            raise ValueError(f"{self.folder}: the checkpoints were opened read_only")
+        return self._manager
+
     def _make_manager(self, keep: int, keep_best: int) -> ocp.CheckpointManager:
         if self._staging is not None:
             if jax.process_count() > 1:
@@ -97,7 +103,7 @@ class Checkpoints:
                 f"{did_you_mean(self._best_metric, metrics)}: {', '.join(sorted(metrics))}"
             )
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
-        self._manager.save(step, args=args, metrics=dict(metrics or {}))
+        self._writer.save(step, args=args, metrics=dict(metrics or {}))
         if self._staging is not None:
             self._publish(step)
 
@@ -109,7 +115,7 @@ class Checkpoints:
         paths.copy_tree(self._local / str(step), target)
         (target / _COMPLETE).write_text("")
         self._fetched.add(step)
-        kept = {str(step) for step in self._manager.all_steps()}
+        kept = {str(step) for step in self._writer.all_steps()}
         for path in list(self.folder.iterdir()):
             if path.name.isdigit() and path.name not in kept:
                 if (path / _COMPLETE).exists():
@@ -144,7 +150,7 @@ class Checkpoints:
     def restore(self, step: int, abstract: Any) -> Any:
         """Reads a state straight to the shardings of `abstract` (a tree of `jax.ShapeDtypeStruct`)."""
         self._state(step)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        return self._writer.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the stored parameters by path, without reading them."""

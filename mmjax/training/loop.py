@@ -22,8 +22,7 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
     Raises:
       TrainingDiverged: a non-finite loss or gradient.
     """
-    config, mesh, start, state = run.config, run.mesh, run.start, run.state
-    run.state = None  # the first step consumes it
+    config, mesh, start, state = run.config, run.mesh, run.start, run.take_state()
     evaluate = hooks.Evaluate(run)
     save = hooks.Save(run, evaluate)
     if run.evaluation_missing and evaluate.due(start):

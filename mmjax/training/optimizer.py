@@ -56,7 +56,7 @@ def make_optimizer(config: RunConfig, params: Any) -> tuple[optax.GradientTransf
         rule = _followed_by(rule, lambda updates: _times(updates, jax.tree.map(lambda x: peak, updates)))
         if factors is not None:
             rule = _followed_by(rule, lambda updates: _times(updates, factors))
-        rate, last = optax.scale_by_schedule(lambda step: -schedule(step) / peak), optax.identity()
+        rate, last = optax.scale_by_schedule(lambda step: -jnp.asarray(schedule(step)) / peak), optax.identity()
     return optax.chain(clip, rule, decays, rate, last), schedule
 
 

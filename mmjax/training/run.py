@@ -49,6 +49,13 @@ class Run:
     state: TrainState | None
     evaluation_missing: bool
 
+    def take_state(self) -> TrainState:
+        """The train state, which nothing else holds from now on: the first step consumes it."""
+        state, self.state = self.state, None
+        if state is None:
+            raise ValueError("the state of this run has been taken")
+        return state
+
     def close(self) -> None:
         """Ends the checkpoint that is being written, and closes the logs."""
         self.logger.close()

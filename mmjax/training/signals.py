@@ -59,7 +59,7 @@ class ErrorDeferringBatches:
 
     def __init__(self, make: Any, start: int, stop: StopSignal):
         self._make, self._step, self._stop = make, start, stop
-        self._open = None
+        self._open: Any = None
         self.error: Exception | None = None
         with process_agreement.raise_on_all():  # before there is a batch that could be repeated
             self._open = make(start)

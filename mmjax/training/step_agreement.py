@@ -119,7 +119,8 @@ class AsyncAllReduce:
             return row
         shape = (self._devices, len(row))
         # One device holds the process's values, the others zeros.
-        first = min(index[0].start or 0 for index in self._sharding.addressable_devices_indices_map(shape).values())
+        indices = self._sharding.addressable_devices_indices_map(shape).values()
+        first = min(index[0].start or 0 for index in indices if index is not None)
 
         def rows(index):
             return row[None] if (index[0].start or 0) == first else np.zeros((1, len(row)), np.int32)

@@ -215,7 +215,7 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
     )
     memory = process_agreement.run_on_process_0(lambda: remat_plan.memory_limit(jax.local_devices()[0]))
     with process_agreement.raise_on_all():
-        if frame:
+        if frame and image_spec is not None:
             image_spec = dataclasses.replace(image_spec, frame=frame)
         task = tasks.Task(config, image_spec, tokenizer, mesh, metadata)
         examples = tasks.make_train_examples(config, mixture, task.example_transform)

@@ -12,13 +12,14 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.models import modality_encoders
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.fusion import kinds
+from mmjax.models.make_model import Model
 from mmjax.nn import layers
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
 from mmjax.utils.random_streams import ClassifierStream
 
 
-class FusedClassifier(nn.Module):
+class FusedClassifier(Model, kw_only=True):
     """Encoders, a fusion, and a linear head, unless the fusion decides itself.
 
     Parameters: `encoder_NAME` of each modality, `fusion`, `head`.
@@ -29,17 +30,14 @@ class FusedClassifier(nn.Module):
       classes: C.
       image: `{"image_size": pixels}` where the modality `image` is the record's own image; None where it is an array
         like the others.
-      dtype: compute type; logits are float32.
     """
 
     encoders: Mapping[str, Mapping[str, Any]]
     fusion: Mapping[str, Any]
     classes: int
     image: Mapping[str, Any] | None = None
-    dtype: DTypeLike = jnp.float32
 
     serves: ClassVar[tuple[str, ...]] = ("classes",)
-    attention_maps: ClassVar[tuple[str, ...]] = ()
 
     @nn.compact
     def __call__(
