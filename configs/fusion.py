@@ -14,11 +14,11 @@ Expected: kind=joint, top-1 96.2 % with all three (no classifier can exceed 97.2
 """
 
 from mmjax.config import ConfigDict, base_config, parse_arg, set_group
-from mmjax.config.kinds import FUSIONS
 from mmjax.config.toy_presets import refuse_unused
 from mmjax.data.sources import sensors
 from mmjax.errors import validate_choice
 from mmjax.models.fusion.config import COMBINATIONS
+from mmjax.registry import fusions
 
 # Kinds that combine decisions.
 DECIDING = ("late", "hybrid")
@@ -70,7 +70,7 @@ def _chosen(args: ConfigDict) -> tuple[list[str], dict]:
     if args.only:
         refuse_unused(args, f"only={args.only}", "kind", "combine", "dropout")
         return [validate_choice("only", args.only, ENCODERS)], _fusion("weighted", combine)
-    kind = validate_choice("kind", args.kind or "joint", FUSIONS)
+    kind = validate_choice("kind", args.kind or "joint", fusions)
     if kind not in DECIDING:
         refuse_unused(args, f"kind={kind}", "combine")
     return list(ENCODERS), _fusion(kind, combine)

@@ -22,21 +22,30 @@ if TYPE_CHECKING:
     from mmjax.errors import validate_choice as validate_choice
     from mmjax.evaluation.results import Evaluation as Evaluation
     from mmjax.io.reader import Reader as Reader
+    from mmjax.models.config import ImageTextConfig as ImageTextConfig
     from mmjax.models.config import ModelConfig as ModelConfig
     from mmjax.models.encoders import Encoded as Encoded
+    from mmjax.models.fusion.config import EncoderConfig as EncoderConfig
+    from mmjax.models.fusion.config import FusionConfig as FusionConfig
+    from mmjax.models.fusion.config import ModalityTowerConfig as ModalityTowerConfig
     from mmjax.nn.config import LayersConfig as LayersConfig
     from mmjax.nn.config import TowerConfig as TowerConfig
+    from mmjax.registry import encoders as encoders
     from mmjax.registry import evaluations as evaluations
+    from mmjax.registry import fusions as fusions
     from mmjax.registry import log_writers as log_writers
     from mmjax.registry import models as models
     from mmjax.registry import objectives as objectives
+    from mmjax.registry import optimizers as optimizers
     from mmjax.registry import sources as sources
     from mmjax.registry import tokenizers as tokenizers
     from mmjax.tasks.objective import GlobalBatch as GlobalBatch
     from mmjax.tasks.objective import Objective as Objective
     from mmjax.tasks.objective import Settings as Settings
     from mmjax.training.config import LogConfig as LogConfig
+    from mmjax.training.config import OptimizerConfig as OptimizerConfig
     from mmjax.training.log_writers import LogWriter as LogWriter
+    from mmjax.training.update_rules import UpdateRule as UpdateRule
 
 # The module of each name, as above.
 _MODULES = {
@@ -54,21 +63,30 @@ _MODULES = {
     "validate_choice": "mmjax.errors",
     "Evaluation": "mmjax.evaluation.results",
     "Reader": "mmjax.io.reader",
+    "ImageTextConfig": "mmjax.models.config",
     "ModelConfig": "mmjax.models.config",
     "Encoded": "mmjax.models.encoders",
+    "EncoderConfig": "mmjax.models.fusion.config",
+    "FusionConfig": "mmjax.models.fusion.config",
+    "ModalityTowerConfig": "mmjax.models.fusion.config",
     "LayersConfig": "mmjax.nn.config",
     "TowerConfig": "mmjax.nn.config",
+    "encoders": "mmjax.registry",
     "evaluations": "mmjax.registry",
+    "fusions": "mmjax.registry",
     "log_writers": "mmjax.registry",
     "models": "mmjax.registry",
     "objectives": "mmjax.registry",
+    "optimizers": "mmjax.registry",
     "sources": "mmjax.registry",
     "tokenizers": "mmjax.registry",
     "GlobalBatch": "mmjax.tasks.objective",
     "Objective": "mmjax.tasks.objective",
     "Settings": "mmjax.tasks.objective",
     "LogConfig": "mmjax.training.config",
+    "OptimizerConfig": "mmjax.training.config",
     "LogWriter": "mmjax.training.log_writers",
+    "UpdateRule": "mmjax.training.update_rules",
 }
 
 

@@ -64,6 +64,7 @@ class Registry:
             name: _Entry(target, forms.get(name, ""), configs.get(name), target.partition(":")[0])
             for name, target in ours.items()
         }
+        self._ours = frozenset(ours)
         self._absent: dict[str, str] = {}
 
     def register(self, name: str, form: str = "", *, config: type | None = None) -> Callable[[Item], Item]:
@@ -159,6 +160,10 @@ class Registry:
     def form(self, name: str) -> str:
         """What follows a name where it is written."""
         return self._entries[name].form if name in self else ""
+
+    def added(self) -> list[str]:
+        """The names that are not ours."""
+        return [name for name in self._entries if name not in self._ours]
 
     def module(self, name: str) -> str:
         """The module that registered a name."""
@@ -268,7 +273,66 @@ models = Registry(
         "fused": "mmjax.models.fusion.config:FusedConfig",
     },
 )
-# `objectives`: terms of the loss, see `tasks.objective`, which are added in this order.
+# `model.encoders.NAME.kind`: flax modules that make tokens of one modality, and the dataclasses of their fields.
+encoders = Registry(
+    "encoder",
+    {
+        "image": "mmjax.models.encoders:VisionTransformer",
+        "text": "mmjax.models.encoders:TextTransformer",
+        "video": "mmjax.models.modality_encoders:VideoTransformer",
+        "audio": "mmjax.models.modality_encoders:AudioTransformer",
+        "series": "mmjax.models.modality_encoders:SeriesTransformer",
+        "table": "mmjax.models.modality_encoders:TableTransformer",
+        "features": "mmjax.models.modality_encoders:FeatureEncoder",
+    },
+    configs={
+        "image": "mmjax.models.fusion.config:ImageEncoderConfig",
+        "text": "mmjax.models.fusion.config:TextEncoderConfig",
+        "video": "mmjax.models.fusion.config:VideoEncoderConfig",
+        "audio": "mmjax.models.fusion.config:AudioEncoderConfig",
+        "series": "mmjax.models.fusion.config:SeriesEncoderConfig",
+        "table": "mmjax.models.fusion.config:TableEncoderConfig",
+        "features": "mmjax.models.fusion.config:FeaturesEncoderConfig",
+    },
+)
+# `model.fusion.kind`: flax modules that make one of several modalities, and the dataclasses of their fields.
+fusions = Registry(
+    "fusion",
+    {
+        "concat": "mmjax.models.fusion.pooled:Concat",
+        "weighted": "mmjax.models.fusion.pooled:Weighted",
+        "gated": "mmjax.models.fusion.pooled:Gated",
+        "attention": "mmjax.models.fusion.pooled:Attention",
+        "cross": "mmjax.models.fusion.tokens:Cross",
+        "joint": "mmjax.models.fusion.tokens:Joint",
+        "bottleneck": "mmjax.models.fusion.tokens:Bottleneck",
+        "late": "mmjax.models.fusion.kinds:Late",
+        "hybrid": "mmjax.models.fusion.kinds:Hybrid",
+    },
+    configs={
+        "concat": "mmjax.models.fusion.config:ConcatConfig",
+        "weighted": "mmjax.models.fusion.config:WeightedConfig",
+        "gated": "mmjax.models.fusion.config:GatedConfig",
+        "attention": "mmjax.models.fusion.config:AttentionConfig",
+        "cross": "mmjax.models.fusion.config:CrossConfig",
+        "joint": "mmjax.models.fusion.config:JointConfig",
+        "bottleneck": "mmjax.models.fusion.config:BottleneckConfig",
+        "late": "mmjax.models.fusion.config:LateConfig",
+        "hybrid": "mmjax.models.fusion.config:HybridConfig",
+    },
+)
+# `optimizer.name`: update rules, see `training.update_rules`; fields that a plugin's has are in `optimizer.NAME`.
+optimizers = Registry(
+    "optimizer",
+    {
+        "adamw": "mmjax.training.update_rules:ADAMW",
+        "lion": "mmjax.training.update_rules:LION",
+        "adafactor": "mmjax.training.update_rules:ADAFACTOR",
+        "muon": "mmjax.training.update_rules:MUON",
+        "sgd": "mmjax.training.update_rules:SGD",
+    },
+)
+# `objectives`: terms of the loss, see `tasks.objective`, added in this order; fields of a plugin's are in `loss.NAME`.
 objectives = Registry(
     "objective",
     {
@@ -306,6 +370,5 @@ log_writers = Registry(
     },
 )
 
-REGISTRIES = {
-    registry.kind: registry for registry in (sources, tokenizers, models, objectives, evaluations, log_writers)
-}
+_ALL = (sources, tokenizers, models, encoders, fusions, objectives, optimizers, evaluations, log_writers)
+REGISTRIES = {registry.kind: registry for registry in _ALL}

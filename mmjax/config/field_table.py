@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from mmjax.config import typed_groups
+from mmjax.config import kinds, typed_groups
 from mmjax.config.field_docs import field_docs
 from mmjax.config.schema import ConfigDict, base_config, parse
 from mmjax.config.serialize import flatten
@@ -53,14 +53,19 @@ def _walk(group: Any, path: str) -> Iterator[tuple[str, Any, str]]:
     """Path, default of its class and documentation of every field in a group; of groups by name, each."""
     if isinstance(group, dict):
         for name, inner in group.items():
-            yield from _walk(inner, typed_groups.join(path, name))
+            if isinstance(inner, float):
+                yield typed_groups.join(path, name), 0.0, "weight of a plugin's objective"
+            else:
+                yield from _walk(inner, typed_groups.join(path, name))
         return
     if hasattr(group, "kind"):
         yield typed_groups.join(path, "kind"), _NO_DEFAULT, _first_line(type(group))
     docs = field_docs(type(group))
     for field in dataclasses.fields(group):
         value, where = getattr(group, field.name), typed_groups.join(path, field.name)
-        if dataclasses.is_dataclass(value) or isinstance(value, dict):
+        if field.name == "added" and type(group) in kinds.EXTENSIBLE:
+            yield from _walk(value, path)
+        elif dataclasses.is_dataclass(value) or isinstance(value, dict):
             yield from _walk(value, where)
         else:
             default = _NO_DEFAULT if field.default is dataclasses.MISSING else field.default

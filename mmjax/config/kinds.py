@@ -1,4 +1,4 @@
-"""Groups that have fields of their own by `kind`: models, encoders of a modality, fusions."""
+"""Groups with other fields by what is registered: models, encoders and fusions by `kind`, and what plugins add."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,41 +7,45 @@ from mmjax import registry
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import config as models
 from mmjax.models.fusion import config as fusion
+from mmjax.objectives.config import LossConfig, ObjectiveWeights
 from mmjax.registry import Registry
+from mmjax.training.config import OptimizerConfig
 
-
-def _by_kind(*classes: type) -> dict[str, type]:
-    return {cls.kind: cls for cls in classes}
-
-
-ENCODERS = _by_kind(
-    fusion.ImageEncoderConfig,
-    fusion.TextEncoderConfig,
-    fusion.VideoEncoderConfig,
-    fusion.AudioEncoderConfig,
-    fusion.SeriesEncoderConfig,
-    fusion.TableEncoderConfig,
-    fusion.FeaturesEncoderConfig,
-)
-FUSIONS = _by_kind(
-    fusion.ConcatConfig,
-    fusion.WeightedConfig,
-    fusion.GatedConfig,
-    fusion.AttentionConfig,
-    fusion.CrossConfig,
-    fusion.JointConfig,
-    fusion.BottleneckConfig,
-    fusion.LateConfig,
-    fusion.HybridConfig,
-)
 # Of captioners, what `decoder` says.
 DECODERS = {"transformer": models.CaptionerConfig, "lstm": models.LSTMCaptionerConfig}
-# Groups that have fields of their own by kind: how their classes are known, and the kind where none is given.
-KINDS: dict[type, tuple[Registry | dict[str, type], str]] = {
+# Groups that have fields of their own by kind: where the kinds are, and the kind where none is given.
+KINDS: dict[type, tuple[Registry, str]] = {
     models.ModelConfig: (registry.models, models.TwoTowerConfig.kind),
-    fusion.EncoderConfig: (ENCODERS, ""),
-    fusion.FusionConfig: (FUSIONS, ""),
+    fusion.EncoderConfig: (registry.encoders, ""),
+    fusion.FusionConfig: (registry.fusions, ""),
 }
+# Groups to whose fields (`added` in the dataclass) plugins add theirs, by the name of what they register.
+EXTENSIBLE: dict[type, Registry] = {
+    OptimizerConfig: registry.optimizers,
+    ObjectiveWeights: registry.objectives,
+    LossConfig: registry.objectives,
+}
+
+
+def added_fields(cls: type) -> dict[str, Any]:
+    """The types of the fields that plugins add to a group, by name: weights, or groups of fields.
+
+    Raises:
+      UserError: one has the name of a field that is there.
+    """
+    known = EXTENSIBLE.get(cls)
+    if known is None:
+        return {}
+    names = known.added()
+    for name in names:
+        if name in cls.__dataclass_fields__:
+            raise UserError(
+                f"{known.kind} {name!r} of {known.module(name)} has the name of a field of the config; give it another"
+            )
+    if cls is ObjectiveWeights:
+        return dict.fromkeys(names, float)
+    classes = {name: known.config_class(name, where=name) for name in names}
+    return {name: config for name, config in classes.items() if config is not None}
 
 
 def classes(base: type) -> dict[str, type]:
@@ -56,8 +60,6 @@ def classes(base: type) -> dict[str, type]:
 
 def _class_of(base: type, kind: str) -> type:
     known, _ = KINDS[base]
-    if not isinstance(known, Registry):
-        return known[kind]
     cls = known.config_class(kind, where="kind")
     if cls is None or not issubclass(cls, base) or getattr(cls, "kind", None) != kind:
         raise UserError(
@@ -81,11 +83,7 @@ def class_of_kind(base: type, settings: Mapping[str, Any], field: str) -> type:
     known, default = KINDS[base]
     if "kind" not in settings and not default:
         raise UserError(f"{field}.kind is missing; choose one of: {', '.join(known)}")
-    kind, where = settings.get("kind", default), f"{field}.kind"
-    if isinstance(known, Registry):
-        cls = _class_of(base, known.validate_choice(where, kind))
-    else:
-        cls = known[validate_choice(where, kind, known)]
+    cls = _class_of(base, known.validate_choice(f"{field}.kind", settings.get("kind", default)))
     if cls is models.CaptionerConfig:
         return DECODERS[validate_choice(f"{field}.decoder", settings.get("decoder", "transformer"), DECODERS)]
     return cls

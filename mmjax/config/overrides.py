@@ -96,7 +96,7 @@ def _same_kind(value: tuple, current: tuple, expected: Any) -> bool:
     What else a tuple holds is checked where it is used.
     """
     if Ellipsis in typing.get_args(expected):
-        return any(typed_groups.fitting(expected, value))
+        return any(True for _ in typed_groups.fitting(expected, value))
     if not current or not all(isinstance(item, (int, float)) for item in current):
         return True
     return len(value) == len(current) and all(type(item) in (int, float) for item in value)

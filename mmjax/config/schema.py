@@ -8,7 +8,7 @@ from typing import Any, Literal
 import ml_collections
 
 from mmjax import plugin_imports
-from mmjax.config.typed_groups import field_type, options_of, parse_group, to_dict
+from mmjax.config.typed_groups import defaults, field_type, options_of, parse_group
 from mmjax.data.config import DataConfig
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.config import DecodingConfig, EvalConfig
@@ -97,7 +97,7 @@ def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDic
         entry.name: entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
         for entry in dataclasses.fields(RunConfig)
     }
-    as_plain = lambda value: to_dict(value) if dataclasses.is_dataclass(value) else value
+    as_plain = lambda value: defaults(type(value)) if dataclasses.is_dataclass(value) else value
     config = ConfigDict({name: as_plain(value) for name, value in fields.items() if name != "model"})
     config.variant = variant
     config.plugins = modules

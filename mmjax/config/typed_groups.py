@@ -41,12 +41,17 @@ def parse_group(cls: type[Group], settings: Any, path: str = "", *, complete: bo
     if cls in kinds.KINDS:
         cls, complete = kinds.class_of_kind(cls, settings, path), False
         settings.pop("kind", None)
-    fields = _fields(cls)
+    fields, added = _fields(cls), kinds.added_fields(cls)
     for name in settings:
-        if name not in fields:
+        if name not in fields and name not in added:
             raise UserError(_unknown(cls, path, name))
     required = getattr(cls, "required", ())
     values = {}
+    if cls in kinds.EXTENSIBLE:
+        values["added"] = {
+            name: _parse_value(kind, settings.get(name, {} if group_class(kind) else 0.0), join(path, name), False)
+            for name, kind in added.items()
+        }
     for name, field in fields.items():
         where = join(path, name)
         if name in settings:
@@ -69,7 +74,10 @@ def to_dict(group: Any) -> dict[str, Any]:
         return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
     kind = {"kind": group.kind} if hasattr(group, "kind") else {}
-    return kind | {field.name: plain(getattr(group, field.name)) for field in dataclasses.fields(group)}
+    result = kind | {name: plain(getattr(group, name)) for name in _fields(type(group))}
+    if type(group) in kinds.EXTENSIBLE:
+        result |= plain(group.added)
+    return result
 
 
 @functools.cache
@@ -79,7 +87,14 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def _fields(cls: type[Any]) -> dict[str, dataclasses.Field]:
-    return {field.name: field for field in dataclasses.fields(cls)}
+    """The fields of a group as a config has them; what plugins add is not among them."""
+    left_out = ("added",) if cls in kinds.EXTENSIBLE else ()
+    return {field.name: field for field in dataclasses.fields(cls) if field.name not in left_out}
+
+
+def defaults(cls: type[Any]) -> dict[str, Any]:
+    """The fields of a group with their defaults, those that plugins add too."""
+    return to_dict(parse_group(cls, to_dict(cls())))
 
 
 def group_class(expected: Any) -> Any:
@@ -92,7 +107,7 @@ def field_type(cls: type, settings: Any, path: Sequence[str]) -> Any:
     """The type of a field within a group's settings; None where the group has no such field."""
     name, *inner = path
     cls = kinds.class_of_kind(cls, settings, name) if cls in kinds.KINDS else cls
-    expected = field_types(cls).get(name)
+    expected = kinds.added_fields(cls).get(name) or field_types(cls).get(name)
     if typing.get_origin(expected) is Mapping and inner:  # groups by name
         expected, settings, (name, *inner) = typing.get_args(expected)[1], settings[name], inner
     group = group_class(expected)
@@ -113,7 +128,7 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 
 def _unknown(cls: type, path: str, name: Any) -> str:
-    known = (["kind"] if hasattr(cls, "kind") else []) + list(_fields(cls))
+    known = [*(["kind"] if hasattr(cls, "kind") else []), *_fields(cls), *kinds.added_fields(cls)]
     near = did_you_mean(str(name), known)
     others = "" if near else f"; {path or 'the config'} has {', '.join(known)}"
     return f"{join(path, str(name))} is no field{near}{others}; remove it"

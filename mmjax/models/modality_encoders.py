@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import validate_choice
-from mmjax.models.encoders import Encoded, TextTransformer, TransformerTower, VisionTransformer
+from mmjax.models.encoders import Encoded, TransformerTower
 from mmjax.nn import attention, embed, modality_embed
 from mmjax.nn.layers import ACTIVATIONS, Dense, add_parameter, broadcast_parameter, fold_keys, layer_norm
 from mmjax.utils.random_streams import EncoderStream
@@ -316,15 +316,3 @@ class FeatureEncoder(ModalityTower, kw_only=True):
             table = self.learned("position_embedding", prefix + self.context_length)
             x = add_parameter(x, table[prefix : prefix + x.shape[1]])
         return self.encode(x, valid, keys, table, intermediates=intermediates)
-
-
-# Kind of modality: its encoder.
-KINDS: dict[str, type[nn.Module]] = {
-    "image": VisionTransformer,
-    "text": TextTransformer,
-    "video": VideoTransformer,
-    "audio": AudioTransformer,
-    "series": SeriesTransformer,
-    "table": TableTransformer,
-    "features": FeatureEncoder,
-}

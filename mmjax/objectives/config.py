@@ -1,7 +1,8 @@
 """Fields of the objectives: their weights, and how their losses are computed."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class ObjectiveWeights:
     """the answer to a question, among a list"""
     classify: float = 0.0
     """the class of an example of several modalities"""
+    added: Mapping[str, float] = field(default_factory=dict)
+    """weights of the objectives of plugins, by name; in a config they are objectives.NAME"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +55,5 @@ class LossConfig:
     """share of a text's tokens that are masked"""
     mim_ratio: float = 0.5
     """share of an image's patches that are masked"""
+    added: Mapping[str, Any] = field(default_factory=dict)
+    """fields of the objectives of plugins, by name; in a config they are loss.NAME"""

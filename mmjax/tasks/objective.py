@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, UInt
 
 from mmjax import registry
 from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.models.make_model import model_class
@@ -28,12 +29,18 @@ class Settings:
       tokenizer: of the texts; None for a model without text.
       patch_size: of the image tower.
       modality_dropout: see `classification.modality_dropout`.
+      fields: the objective's own, `loss.NAME`; None where it has none.
     """
 
     loss: LossConfig
     tokenizer: Tokenizer | None = None
     patch_size: int = 0
     modality_dropout: float = 0.0
+    fields: Any = None
+
+    def of(self, name: str) -> "Settings":
+        """The settings as the objective of a name sees them."""
+        return dataclasses.replace(self, fields=self.loss.added.get(name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +113,7 @@ class Objective:
 
 def weights(config: RunConfig) -> dict[str, float]:
     """The weights of the objectives that a model is trained with, by name."""
-    return {name: weight for name, weight in dataclasses.asdict(config.objectives).items() if weight}
+    return {name: weight for name, weight in to_dict(config.objectives).items() if weight}
 
 
 def load(name: str) -> Objective:

@@ -145,8 +145,8 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
 
 def _draws_by_place() -> bool:
     """Whether a token's random numbers depend on its place alone, not on the length of its row."""
-    read = jax.config.read
-    return read("jax_threefry_partitionable") and read("jax_default_prng_impl") == "threefry2x32"
+    config: Any = jax.config
+    return config.jax_threefry_partitionable and config.jax_default_prng_impl == "threefry2x32"
 
 
 def _extra_tokens(config: RunConfig) -> int:

@@ -117,7 +117,7 @@ class Task(model_outputs.ModelOutputs):
             if "text_tokens" in kept:
                 features["text_tokens"] = image_text_matching.text_tokens(batch_features)
             additive = {
-                name: one.function(batch_features, self.settings)
+                name: one.function(batch_features, self.settings.of(name))
                 for name, one in self.objectives.items()
                 if one.scope == "example" and (only is None or name in only)
             }
@@ -188,7 +188,7 @@ class Task(model_outputs.ModelOutputs):
         """The weighted sum of objectives, and their metrics; of two of one name the first one's."""
         total, metrics = jnp.zeros(()), {}
         for name in names:
-            value, added = self.objectives[name].function(inputs)
+            value, added = self.objectives[name].function(dataclasses.replace(inputs, settings=self.settings.of(name)))
             total = total + self.weights[name] * value
             # A contrastive loss that is alone is the loss.
             reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].is_contrast else {}

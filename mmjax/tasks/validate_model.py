@@ -144,7 +144,7 @@ def _check_objectives(config: RunConfig) -> None:
             raise UserError(f"objectives.{name}={weight} must be finite and must not be negative")
     wanted = {name: objective.load(name) for name in weights}
     if not wanted:
-        raise UserError(f"objectives={dataclasses.asdict(config.objectives)}: at least one weight must be positive")
+        raise UserError(f"objectives={to_dict(config.objectives)}: at least one weight must be positive")
     supported = objective.supported(config)
     for name, one in wanted.items():
         if name not in supported:

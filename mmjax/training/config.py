@@ -1,7 +1,8 @@
 """Fields of the optimizer, its schedule, checkpoints and logs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class OptimizerConfig:
     """(path regex, factor) pairs on the learning rate, first match wins"""
     layer_decay: LayerDecayConfig = field(default_factory=LayerDecayConfig)
     """factor per layer counted from the top"""
+    added: Mapping[str, Any] = field(default_factory=dict)
+    """fields of the update rules of plugins, by name; in a config they are optimizer.NAME"""
 
 
 @dataclass(frozen=True, kw_only=True)

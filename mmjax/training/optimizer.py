@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mmjax import registry
 from mmjax.config.schema import RunConfig
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import UserError
 from mmjax.models.config import ModelConfig
 from mmjax.nn.config import LayersConfig
 from mmjax.parallel import partition
 from mmjax.training import param_roles, schedules
 from mmjax.training.config import OptimizerConfig
-
-OPTIMIZERS = ("adamw", "lion", "adafactor", "muon", "sgd")
+from mmjax.training.update_rules import UpdateRule
 
 
 def make_optimizer(config: RunConfig, params: Any) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -44,7 +44,7 @@ def make_optimizer(config: RunConfig, params: Any) -> tuple[optax.GradientTransf
     _check_factors(settings)
     mask = decay_mask(settings, params)
     factors = _factors(settings, config.model, params)
-    rule = _rule(settings, params)
+    rule = load_rule(settings).make(settings, params)
     # What is off stands here as the identity, so that a stored state fits whether it is on or off.
     clip = optax.clip_by_global_norm(settings.grad_clip) if settings.grad_clip else optax.identity()
     decays = optax.add_decayed_weights(settings.weight_decay, mask) if settings.weight_decay else optax.identity()
@@ -171,94 +171,14 @@ def _check_factors(settings: OptimizerConfig) -> None:
             )
 
 
-def _rule(settings: OptimizerConfig, params: Any) -> optax.GradientTransformation:
-    name = validate_choice("optimizer.name", settings.name, OPTIMIZERS)
-    dtype = settings.momentum_dtype
-    adam = optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=dtype)
-    if name == "adamw":
-        return adam
-    if name == "lion":
-        return optax.scale_by_lion(settings.b1, settings.b2, mu_dtype=dtype)
-    if name == "sgd":
-        return optax.trace(settings.b1, accumulator_dtype=dtype) if settings.b1 else optax.identity()
-    if name == "adafactor":
-        # Factored second moments and update clipping are per matrix: each layer of a stack is one.
-        one = optax.chain(_factored(settings.b2_cap), _clipped(settings.update_clip))
-        labels = partition.map_with_path(
-            lambda path, _: "stacked" if param_roles.is_stacked(path) else "single", params
-        )
-        momentum = optax.ema(settings.b1, debias=False, accumulator_dtype=dtype)
-        return optax.chain(optax.partition({"stacked": over_layers(one), "single": one}, labels), momentum)
-    labels = partition.map_with_path(
-        lambda path, _: "matrix" if param_roles.role(path) == "matrix" else "other", params
-    )
-    return optax.partition({"matrix": _muon(settings.b1, dtype), "other": adam}, labels)
+def load_rule(settings: OptimizerConfig) -> UpdateRule:
+    """The update rule of `optimizer.name`.
 
-
-def _factored(cap: float) -> optax.GradientTransformation:
-    """Adafactor's second moments, whose decay 1 - t^-0.8 has a cap (big_vision/optax.py, arXiv:2106.04560).
-
-    They are factored from 32 on: a head has 64 or 80 units, and attention kernels should be factored too.
+    Raises:
+      UserError: there is none of this name.
     """
-
-    def decay_rate(step, exponent):
-        return jnp.minimum(cap, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -exponent)
-
-    return optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32, decay_rate_fn=decay_rate)
-
-
-def _clipped(threshold: float) -> optax.GradientTransformation:
-    return optax.clip_by_block_rms(threshold) if threshold else optax.identity()
-
-
-def _muon(beta: float, dtype: str) -> optax.GradientTransformation:
-    """Muon's orthogonalised momentum at AdamW's update size: 0.2 sqrt(max(fan_in, fan_out)) (arXiv:2502.16982)."""
-    return optax.chain(
-        optax.contrib.scale_by_muon(beta=beta, mu_dtype=dtype, weight_dimension_numbers=_muon_axes),
-        optax.stateless(lambda updates, _: jax.tree.map(_match_adam, updates, _muon_axes(updates), is_leaf=_is_axes)),
-    )
-
-
-def _is_axes(x: Any) -> bool:
-    return isinstance(x, optax.contrib.MuonDimensionNumbers)
-
-
-def _muon_axes(params: Any) -> Any:
-    """Input and output axes of each kernel; the others (layers; q, k and v) count as a batch of matrices."""
-
-    def axes(path, x):
-        if path.endswith(("qkv/kernel", "kv/kernel")):  # [D, 3, H, K]
-            return optax.contrib.MuonDimensionNumbers((-4,), (-2, -1))
-        if path.endswith("/q/kernel"):  # [D, H, K]
-            return optax.contrib.MuonDimensionNumbers((-3,), (-2, -1))
-        if path.endswith("attention/out/kernel"):  # [H, K, D]
-            return optax.contrib.MuonDimensionNumbers((-3, -2), (-1,))
-        if path.endswith(("patch_embed/kernel", "tubelet_embed/kernel")):  # [P, P, C, D], [t, P, P, C, D], [P, C, D]
-            return optax.contrib.MuonDimensionNumbers(tuple(range(-x.ndim, -1)), (-1,))
-        return optax.contrib.MuonDimensionNumbers((-2,), (-1,))
-
-    return partition.map_with_path(axes, params)
-
-
-def _match_adam(update: Any, axes: Any) -> Any:
-    fan_in, fan_out = (math.prod(update.shape[axis] for axis in side) for side in axes)
-    return update * (0.2 * max(fan_in, fan_out) ** 0.5)
-
-
-def over_layers(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Runs a rule on each layer of stacked parameters by itself; its state gains the layer axis in front."""
-
-    # Stacks differ in depth (image and text towers), so each leaf is mapped over its own layers.
-    def init(params):
-        return tuple(jax.vmap(rule.init)(stack) for stack in jax.tree.leaves(params))
-
-    def update(updates, state, params=None):
-        leaves, treedef = jax.tree.flatten(updates)
-        weights = treedef.flatten_up_to(params)
-        results = [jax.vmap(rule.update)(u, s, p) for u, s, p in zip(leaves, state, weights, strict=True)]
-        return treedef.unflatten([u for u, _ in results]), tuple(s for _, s in results)
-
-    return optax.GradientTransformation(init, update)
+    name = registry.optimizers.validate_choice("optimizer.name", settings.name)
+    return registry.optimizers.load(name, where=f"optimizer.name={name!r}")
 
 
 def layer_numbers(path: str, count: int, tower: LayersConfig) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax import tasks
+from mmjax import registry, tasks
 from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.config.schema import RunConfig
@@ -17,15 +17,10 @@ from mmjax.models.config import ContrastConfig
 from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_model
 from mmjax.training import checkpoint, metrics_log, param_roles
-from mmjax.training.optimizer import OPTIMIZERS
-from mmjax.training.schedules import SCHEDULES
+from mmjax.training.optimizer import load_rule
 
-# Which choices read a field that not all of them read.
-_READERS = {
-    "optimizer.b2": ("adamw", "lion", "muon"),
-    "optimizer.eps": ("adamw", "muon"),
-    "optimizer.b2_cap": ("adafactor",),
-    "optimizer.update_clip": ("adafactor",),
+# Which schedules read a field that not all of them read; of optimizers their rules say it.
+_SCHEDULES = {
     "schedule.timescale": ("rsqrt",),
     "schedule.final_of": ("rsqrt",),
     "schedule.decay_rate": ("step",),
@@ -121,6 +116,7 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     profile = config.log.profile
     if profile and not 1 <= profile[0] <= profile[1]:
         raise UserError(f"log.profile={profile} wants (first step, last step)")
+    load_rule(config.optimizer)
     checkpoint.check_settings(config.checkpoint)
     metrics_log.check_settings(config.log)
     tasks.check_images(config, origins)
@@ -228,10 +224,9 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
         return f"leave it at {default[field]!r}"
 
     optimizer, schedule = flat["optimizer.name"], flat["schedule.name"]
-    for field, readers in _READERS.items():
+    for field, readers in {**_optimizer_fields(), **_SCHEDULES}.items():
         choice = f"{field.partition('.')[0]}.name"
-        known = OPTIMIZERS if choice == "optimizer.name" else SCHEDULES
-        if flat[choice] in known and flat[choice] not in readers:
+        if field in flat and flat[choice] not in readers:
             remedy = f"{leave(field)}, or choose one that reads it: {', '.join(readers)}"
             yield unread(field, f" with {choice}={flat[choice]!r}", remedy, choice)
     if not flat["optimizer.b1"]:
@@ -268,6 +263,19 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
     if not any(flat["data.color_jitter"]):
         field, reason = "data.color_jitter_prob", f" with data.color_jitter={flat['data.color_jitter']}, which is off"
         yield unread(field, reason, f"give that strengths, or {leave(field)}", "data.color_jitter")
+
+
+def _optimizer_fields() -> dict[str, list[str]]:
+    """The rules that read a field of `optimizer` that not all of them read, and those of plugins theirs."""
+    readers: dict[str, list[str]] = {}
+    for name in registry.optimizers:
+        fields = [f"optimizer.{field}" for field in registry.optimizers.load(name, where=name).reads]
+        config = registry.optimizers.config_class(name, where=name)
+        if config is not None:
+            fields += [f"optimizer.{name}.{field.name}" for field in dataclasses.fields(config)]
+        for field in fields:
+            readers.setdefault(field, []).append(name)
+    return readers
 
 
 def check_best_metric(config: RunConfig, datasets: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mmjax.config import kinds, schema, typed_groups
 from mmjax.config.field_docs import field_docs
+from mmjax.models.fusion.config import AudioEncoderConfig, ImageEncoderConfig
 
 
 def classes(cls):
@@ -28,5 +29,5 @@ def test_every_field_has_a_line(cls):
 
 
 def test_a_field_that_is_declared_again_has_the_new_line():
-    assert field_docs(kinds.ENCODERS["audio"])["patch_size"] == "frames and mel bins of a patch"
-    assert field_docs(kinds.ENCODERS["image"])["patch_size"] == "pixels of a side of a patch"
+    assert field_docs(AudioEncoderConfig)["patch_size"] == "frames and mel bins of a patch"
+    assert field_docs(ImageEncoderConfig)["patch_size"] == "pixels of a side of a patch"

@@ -19,7 +19,6 @@ from mmjax.models import (
     language,
     lstm_captioner,
     make_model,
-    modality_encoders,
     prefix_lm,
     vilt,
 )
@@ -35,7 +34,7 @@ from mmjax.objectives.config import LossConfig
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
 from mmjax.tasks import model_outputs
-from mmjax.training import optimizer, schedules
+from mmjax.training import schedules
 from mmjax.training.config import OptimizerConfig, ScheduleConfig
 
 # What no config has: the compute type and kernels are the run's, names flax's.
@@ -76,8 +75,14 @@ PARTS = [
         for kind, cls in kinds.classes(config.ModelConfig).items()
     ),
     (config.LSTMCaptionerConfig, make_model.model_class("captioner"), set(), _OF_TRAINING),
-    *((cls, modality_encoders.KINDS[kind], set(), set()) for kind, cls in kinds.ENCODERS.items()),
-    *((cls, fusions.KINDS[kind], {"classes"}, set()) for kind, cls in kinds.FUSIONS.items()),
+    *(
+        (cls, registry.encoders.load(kind, where=kind), set(), set())
+        for kind, cls in kinds.classes(fusion.EncoderConfig).items()
+    ),
+    *(
+        (cls, registry.fusions.load(kind, where=kind), {"classes"}, set())
+        for kind, cls in kinds.classes(fusion.FusionConfig).items()
+    ),
 ]
 # The size tables and `read_dataset_metadata` give these; a module is never made without.
 _GIVEN_BY_KIND = {("LSTMCaptionerConfig", "decoder")}
@@ -100,8 +105,8 @@ def test_fields_and_defaults_are_the_modules(cls, module, decided, others):
 
 def test_every_kind_is_there():
     assert kinds.classes(config.ModelConfig).keys() == set(registry.models)
-    assert list(kinds.ENCODERS) == list(modality_encoders.KINDS)
-    assert list(kinds.FUSIONS) == list(fusions.KINDS)
+    assert kinds.classes(fusion.EncoderConfig).keys() == set(registry.encoders)
+    assert kinds.classes(fusion.FusionConfig).keys() == set(registry.fusions)
 
 
 TOWER_POOLS = set(pool.POOLS)
@@ -141,7 +146,7 @@ def test_choices_are_those_that_the_code_has(cls, field, known):
 def test_optimizers_are_documented():
     from mmjax.config.field_docs import field_docs
 
-    assert field_docs(OptimizerConfig)["name"] == ", ".join(optimizer.OPTIMIZERS)
+    assert field_docs(OptimizerConfig)["name"] == ", ".join(registry.optimizers)
 
 
 def test_the_group_of_another_config_is_taken_though_it_is_locked():

@@ -10,12 +10,12 @@ from mmjax import tasks
 from mmjax.config import parse, recipe, serialize
 from mmjax.data.sources.sensors import Sensors, best_accuracy
 from mmjax.errors import UserError
-from mmjax.models.fusion.kinds import KINDS
+from mmjax.registry import fusions
 from mmjax.training import train, validate_run
 
 
 @pytest.mark.parametrize(
-    "arg", [*(f"kind={kind},dropout=0.3" for kind in KINDS), "only=table", "kind=late,combine=linear"]
+    "arg", [*(f"kind={kind},dropout=0.3" for kind in fusions), "only=table", "kind=late,combine=linear"]
 )
 def test_every_kind_is_a_complete_config(arg):
     config = recipe.load_recipe(f"fusion:{arg}")

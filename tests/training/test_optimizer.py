@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from mmjax import registry
 from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.parallel.partition import map_with_path, path_name
-from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
+from mmjax.training.optimizer import make_optimizer
 from mmjax.training.param_roles import is_stacked, merge_frozen, role, split_frozen
 
 DEPTH, WIDTH, HEADS, HIDDEN = 3, 32, 2, 48
@@ -96,7 +97,7 @@ def unstack(tree):
     return {"text": {"transformer": layers, "norm": text["norm"]}}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", registry.optimizers)
 def test_a_stack_is_updated_layer_by_layer(stack, name):
     params, gradients = stack
     config = make_config(name, b1=0.9, weight_decay=0.1, multipliers=((".*/fc1/kernel", 0.5),))
@@ -285,7 +286,7 @@ def test_mistakes_in_freeze(params, patterns, message):
         split_frozen(params, patterns)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", registry.optimizers)
 def test_the_state_knows_nothing_of_frozen_parameters(shapes, name):
     config = make_config(name, b1=0.9, weight_decay=0.1)
     trainable, _ = split_frozen(shapes, ("image/.*", "image_head/.*"))

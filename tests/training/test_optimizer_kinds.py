@@ -7,7 +7,7 @@ import pytest
 from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
-from mmjax.training import optimizer, param_roles
+from mmjax.training import optimizer, param_roles, update_rules
 from tests.helpers import model_kinds
 
 NAMES = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
@@ -38,7 +38,7 @@ def test_every_kind_takes_a_step(name):
 def test_muon_takes_whole_matrices(name):
     """All axes of a kernel but those of layers and of q, k and v are its rows and columns."""
     kernels = {path: x for path, x in flat(model_kinds.shapes(name)).items() if param_roles.role(path) == "matrix"}
-    axes = optimizer._muon_axes(kernels)
+    axes = update_rules._muon_axes(kernels)
     assert len(kernels) > 4
     for path, x in kernels.items():
         batch = param_roles.is_stacked(path) + path.endswith(("qkv/kernel", "kv/kernel"))

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from mmjax import registry
 from mmjax.config import overrides, parse, recipe, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
 from mmjax.parallel import process_agreement
 from mmjax.plan import plan_recipe
 from mmjax.training import train, validate_run
-from mmjax.training.optimizer import OPTIMIZERS, make_optimizer
+from mmjax.training.optimizer import make_optimizer
 from tests.helpers import model_kinds
 
 UNREAD = [
@@ -63,7 +64,7 @@ UNREAD = [
             dict(optimizer__name=name, optimizer__b1=0.0, optimizer__momentum_dtype="bfloat16"),
             f"momentum_dtype='bfloat16' is not read, as {name} has no momentum with optimizer.b1=0",
         )
-        for name in OPTIMIZERS
+        for name in registry.optimizers
     ),
 ]
 
@@ -102,7 +103,7 @@ def test_a_field_that_is_read_is_not(changes):
     validate_run.check_config(parse(model_kinds.config("tiny", data__train="shapes", **changes)))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", registry.optimizers)
 def test_without_momentum_its_type_changes_no_update(name, random_params):
     params = random_params({"layer": {"kernel": np.zeros((8, 8), np.float32), "bias": np.zeros(8, np.float32)}})
     gradients = [random_params(params, seed=seed) for seed in (1, 2)]
@@ -188,7 +189,7 @@ def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, mon
     monkeypatch.setattr(plan_recipe.topology, "devices", lambda name: ())
     monkeypatch.setattr(plan_recipe.program, "make_setup", stop)
     with pytest.raises(Stopped):
-        plan_recipe.run(config, "v5e:2x2", flags=flags)
+        plan_recipe.run(parse(config), "v5e:2x2", flags=flags)
     assert capsys.readouterr().out == line + "\n"
 
 

@@ -8,7 +8,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax.errors import UserError, validate_choice
+from mmjax import registry
+from mmjax.errors import UserError
 from mmjax.models import modality_encoders
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.fusion import kinds
@@ -25,8 +26,8 @@ class FusedClassifier(Model, kw_only=True):
     Parameters: `encoder_NAME` of each modality, `fusion`, `head`.
 
     Attributes:
-      encoders: by name of the modality, settings of its encoder with their `kind`, see `modality_encoders.KINDS`.
-      fusion: settings of the fusion with their `kind`, see `fusion.kinds.KINDS`.
+      encoders: by name of the modality, settings of its encoder with their `kind`, see `registry.encoders`.
+      fusion: settings of the fusion with their `kind`, see `registry.fusions`.
       classes: C.
       image: `{"image_size": pixels}` where the modality `image` is the record's own image; None where it is an array
         like the others.
@@ -114,13 +115,13 @@ def make_encoder(
       UserError: settings that do not fit.
     """
     field, settings = f"model.encoders.{name}", dict(settings)
-    kind = validate_choice(f"{field}.kind", settings.pop("kind", ""), modality_encoders.KINDS)
+    kind = registry.encoders.validate_choice(f"{field}.kind", settings.pop("kind", ""))
     if name == "image" and image is not None and settings.get("image_size") != image["image_size"]:
         raise UserError(
             f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
             " both alike"
         )
-    cls = modality_encoders.KINDS[kind]
+    cls = registry.encoders.load(kind, where=f"{field}.kind={kind!r}")
     encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", dtype=dtype, attention_impl="xla")
     if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
         raise UserError(

@@ -10,10 +10,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
+from mmjax import registry
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.models.encoders import Encoded
-from mmjax.models.fusion.pooled import Attention, Concat, Fusion, Gated, Pooling, Weighted, prepare, present_softmax
-from mmjax.models.fusion.tokens import Bottleneck, Cross, Joint
+from mmjax.models.fusion.pooled import Fusion, Pooling, prepare, present_softmax
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
 
@@ -119,19 +119,6 @@ class Hybrid(Late, kw_only=True):
         return logits, jnp.pad(available, ((0, 0), (0, 1)), constant_values=True)
 
 
-KINDS: dict[str, type[Fusion] | type[Late]] = {
-    "concat": Concat,
-    "weighted": Weighted,
-    "gated": Gated,
-    "attention": Attention,
-    "cross": Cross,
-    "joint": Joint,
-    "bottleneck": Bottleneck,
-    "late": Late,
-    "hybrid": Hybrid,
-}
-
-
 def make_fusion(
     settings: Mapping[str, Any],
     classes: int,
@@ -143,7 +130,7 @@ def make_fusion(
     """Makes a fusion; a `Late` one decides, the others give tokens.
 
     Args:
-      settings: `kind`, a name in `KINDS`, and attributes of its class.
+      settings: `kind`, a name in `registry.fusions`, and attributes of its class.
       classes: for kinds that decide.
       field: where the settings stand in the config.
       dtype: compute type.
@@ -153,7 +140,8 @@ def make_fusion(
       UserError: an unknown kind or setting, or one is lacking.
     """
     settings = dict(settings)
-    cls = KINDS[validate_choice(f"{field}.kind", settings.pop("kind", ""), KINDS)]
+    kind = registry.fusions.validate_choice(f"{field}.kind", settings.pop("kind", ""))
+    cls = registry.fusions.load(kind, where=f"{field}.kind={kind!r}")
     fixed: dict[str, Any] = {"dtype": dtype, "name": name}
     if issubclass(cls, Late):
         fixed["classes"] = classes

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmjax import tasks
+from mmjax.config import parse
 from mmjax.data.loading import example_transforms
 from mmjax.errors import GlobalUserError
 from mmjax.parallel import log, process_agreement
@@ -76,7 +77,7 @@ def test_what_the_order_follows_from_is_described(tmp_path):
     folder = write_set(tmp_path / "tars", LENGTHS)
 
     def described(**changes):
-        made = config(folder, **changes)
+        made = parse(config(folder, **changes))
         example_transform = example_transforms.PairTransform(tasks.make_image_spec(made), tasks.make_tokenizer(made))
         return tasks.make_train_examples(made, tasks.open_mixture(made), example_transform).describe()
 
