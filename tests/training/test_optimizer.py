@@ -97,7 +97,7 @@ def unstack(tree):
     return {"text": {"transformer": layers, "norm": text["norm"]}}
 
 
-@pytest.mark.parametrize("name", registry.optimizers)
+@pytest.mark.parametrize("name", list(registry.optimizers))
 def test_a_stack_is_updated_layer_by_layer(stack, name):
     params, gradients = stack
     config = make_config(name, b1=0.9, weight_decay=0.1, multipliers=((".*/fc1/kernel", 0.5),))
@@ -286,7 +286,7 @@ def test_mistakes_in_freeze(params, patterns, message):
         split_frozen(params, patterns)
 
 
-@pytest.mark.parametrize("name", registry.optimizers)
+@pytest.mark.parametrize("name", list(registry.optimizers))
 def test_the_state_knows_nothing_of_frozen_parameters(shapes, name):
     config = make_config(name, b1=0.9, weight_decay=0.1)
     trainable, _ = split_frozen(shapes, ("image/.*", "image_head/.*"))

@@ -103,7 +103,7 @@ def test_a_field_that_is_read_is_not(changes):
     validate_run.check_config(parse(model_kinds.config("tiny", data__train="shapes", **changes)))
 
 
-@pytest.mark.parametrize("name", registry.optimizers)
+@pytest.mark.parametrize("name", list(registry.optimizers))
 def test_without_momentum_its_type_changes_no_update(name, random_params):
     params = random_params({"layer": {"kernel": np.zeros((8, 8), np.float32), "bias": np.zeros(8, np.float32)}})
     gradients = [random_params(params, seed=seed) for seed in (1, 2)]
