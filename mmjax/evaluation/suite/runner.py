@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mmjax.data import mixture
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.data.record import Source, SourceOptions
+from mmjax.data.record import HasImageGroups, MayBeMultilabel, Source, SourceOptions
 from mmjax.errors import UserError
 from mmjax.evaluation import example_selection, prompts
 from mmjax.evaluation.config import SuiteConfig
@@ -88,7 +88,7 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
         _check_exists(spec, f"{field}.{key}")
     source = mixture.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
-    several = getattr(source, "is_multilabel", False)
+    several = isinstance(source, MayBeMultilabel) and source.is_multilabel
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
     classes = len(source.class_names or ())
     for task in job.tasks:
@@ -258,7 +258,7 @@ def _select_captions(test: Features, _: Any, embedder: Embedder, job: Job, confi
         embedder.texts, [text for captions in test.captions for text in captions]
     )
     positive, negative = embeddings[index[0::2]], embeddings[index[1::2]]
-    if getattr(test.source, "images_per_example", 1) == 2:
+    if isinstance(test.source, HasImageGroups) and test.source.images_per_example == 2:
         # An example's two images are consecutive, each with its own caption first.
         pairs = lambda rows: rows.reshape(-1, 2, rows.shape[-1])
         return compositional.winoground_metrics(pairs(test.embeddings), pairs(positive)), None
