@@ -22,14 +22,24 @@ if TYPE_CHECKING:
     from mmjax.errors import validate_choice as validate_choice
     from mmjax.evaluation.results import Evaluation as Evaluation
     from mmjax.io.reader import Reader as Reader
+    from mmjax.models.config import ContrastConfig as ContrastConfig
     from mmjax.models.config import ImageTextConfig as ImageTextConfig
     from mmjax.models.config import ModelConfig as ModelConfig
+    from mmjax.models.config import TextConfig as TextConfig
+    from mmjax.models.config import VisionConfig as VisionConfig
     from mmjax.models.encoders import Encoded as Encoded
     from mmjax.models.fusion.config import EncoderConfig as EncoderConfig
     from mmjax.models.fusion.config import FusionConfig as FusionConfig
     from mmjax.models.fusion.config import ModalityTowerConfig as ModalityTowerConfig
+    from mmjax.models.image_text import ContrastiveModel as ContrastiveModel
+    from mmjax.models.image_text import FusionModel as FusionModel
+    from mmjax.models.image_text import ImageTextModel as ImageTextModel
+    from mmjax.models.image_text import WritingModel as WritingModel
+    from mmjax.models.modality_encoders import ModalityTower as ModalityTower
     from mmjax.nn.config import LayersConfig as LayersConfig
     from mmjax.nn.config import TowerConfig as TowerConfig
+    from mmjax.objectives.token_loss import TokenLoss as TokenLoss
+    from mmjax.objectives.token_loss import over_tokens as over_tokens
     from mmjax.registry import encoders as encoders
     from mmjax.registry import evaluations as evaluations
     from mmjax.registry import fusions as fusions
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
     from mmjax.registry import optimizers as optimizers
     from mmjax.registry import sources as sources
     from mmjax.registry import tokenizers as tokenizers
+    from mmjax.tasks.batch_features import BatchFeatures as BatchFeatures
     from mmjax.tasks.objective import GlobalBatch as GlobalBatch
     from mmjax.tasks.objective import Objective as Objective
     from mmjax.tasks.objective import Settings as Settings
@@ -63,14 +74,24 @@ _MODULES = {
     "validate_choice": "mmjax.errors",
     "Evaluation": "mmjax.evaluation.results",
     "Reader": "mmjax.io.reader",
+    "ContrastConfig": "mmjax.models.config",
     "ImageTextConfig": "mmjax.models.config",
     "ModelConfig": "mmjax.models.config",
+    "TextConfig": "mmjax.models.config",
+    "VisionConfig": "mmjax.models.config",
     "Encoded": "mmjax.models.encoders",
     "EncoderConfig": "mmjax.models.fusion.config",
     "FusionConfig": "mmjax.models.fusion.config",
     "ModalityTowerConfig": "mmjax.models.fusion.config",
+    "ContrastiveModel": "mmjax.models.image_text",
+    "FusionModel": "mmjax.models.image_text",
+    "ImageTextModel": "mmjax.models.image_text",
+    "WritingModel": "mmjax.models.image_text",
+    "ModalityTower": "mmjax.models.modality_encoders",
     "LayersConfig": "mmjax.nn.config",
     "TowerConfig": "mmjax.nn.config",
+    "TokenLoss": "mmjax.objectives.token_loss",
+    "over_tokens": "mmjax.objectives.token_loss",
     "encoders": "mmjax.registry",
     "evaluations": "mmjax.registry",
     "fusions": "mmjax.registry",
@@ -80,6 +101,7 @@ _MODULES = {
     "optimizers": "mmjax.registry",
     "sources": "mmjax.registry",
     "tokenizers": "mmjax.registry",
+    "BatchFeatures": "mmjax.tasks.batch_features",
     "GlobalBatch": "mmjax.tasks.objective",
     "Objective": "mmjax.tasks.objective",
     "Settings": "mmjax.tasks.objective",

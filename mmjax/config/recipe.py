@@ -166,12 +166,13 @@ def _add_plugins(config: ConfigDict, plugins: Sequence[str], origin: str) -> Non
 
 @contextlib.contextmanager
 def _old_imports() -> Iterator[None]:
-    """Lets a recipe import what it needs by the names of mmjax 0.1, as long as the context lasts."""
-    sys.modules.update({old: _stand_in(old) for old in _OLD_MODULES})
+    """Lets a recipe import what it needs by the names of mmjax 0.1, as long as the context lasts; it may be nested."""
+    added = {old: _stand_in(old) for old in _OLD_MODULES if old not in sys.modules}
+    sys.modules.update(added)
     try:
         yield
     finally:
-        for old in _OLD_MODULES:
+        for old in added:
             del sys.modules[old]
 
 

@@ -227,7 +227,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextConfig(ModelConfig):
-    """A model of images and texts; its kind says which towers."""
+    """A model of images and texts; its kind says which towers.
+
+    `hides_padding`: no output depends on the padding behind a text, nor on how much there is.
+    """
+
+    hides_padding: ClassVar[bool] = False
 
     image: PatchesConfig | StreamConfig
     """the image tower"""
@@ -273,6 +278,7 @@ class CaptionerConfig(ImageTextConfig):
     """A vision transformer and a transformer that writes."""
 
     kind: ClassVar[str] = "captioner"
+    hides_padding: ClassVar[bool] = True
     image: VisionConfig
     """the image tower"""
     text: DecoderTextConfig
@@ -286,6 +292,7 @@ class LSTMCaptionerConfig(ImageTextConfig):
     """A vision transformer and an LSTM that writes."""
 
     kind: ClassVar[str] = "captioner"
+    hides_padding: ClassVar[bool] = True
     image: VisionConfig
     """the image tower"""
     text: LSTMTextConfig
@@ -299,6 +306,7 @@ class CoCaConfig(ContrastConfig, ImageTextConfig):
     """CoCa (arXiv:2205.01917)."""
 
     kind: ClassVar[str] = "coca"
+    hides_padding: ClassVar[bool] = True
     image: PatchesConfig
     """the image tower"""
     text: CoCaTextConfig
@@ -316,6 +324,7 @@ class ALBEFConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
     """ALBEF (arXiv:2107.07651)."""
 
     kind: ClassVar[str] = "albef"
+    hides_padding: ClassVar[bool] = True
     image: VisionConfig
     """the image tower"""
     text: FusedTextConfig
@@ -331,6 +340,7 @@ class ViLTConfig(FusionHeadsConfig, ImageTextConfig):
     """ViLT (arXiv:2102.03334)."""
 
     kind: ClassVar[str] = "vilt"
+    hides_padding: ClassVar[bool] = True
     image: StreamConfig
     """the layers, which read patches and words"""
     text: StreamTextConfig
@@ -348,6 +358,7 @@ class QFormerConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
     """BLIP-2's Q-Former (arXiv:2301.12597)."""
 
     kind: ClassVar[str] = "qformer"
+    hides_padding: ClassVar[bool] = True
     image: VisionConfig
     """the image tower, usually frozen"""
     text: QFormerTextConfig
@@ -365,6 +376,7 @@ class PrefixLMConfig(ImageTextConfig):
     """LLaVA (arXiv:2304.08485) and PaliGemma (arXiv:2407.07726)."""
 
     kind: ClassVar[str] = "prefix_lm"
+    hides_padding: ClassVar[bool] = True
     image: VisionConfig
     """the image tower"""
     text: PrefixTextConfig

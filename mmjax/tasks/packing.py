@@ -120,7 +120,9 @@ def _obstacle_to_rows(text: TextTowerConfig) -> str:
 
 
 def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
-    """None of these models lets padding be seen; noise must be a function of a token's number in its row."""
+    """Padding must not be seen, and noise be a function of a token's number in its row."""
+    if not model.hides_padding:
+        return f"model.kind={model.kind!r} does not say that no output depends on padding (hides_padding)"
     objectives = set(objective.weights(config))
     if isinstance(model, (ViLTConfig, QFormerConfig)) and objectives == {"itm"}:
         return "objectives.itm pairs whole texts anew, and nothing else reads them"

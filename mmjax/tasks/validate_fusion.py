@@ -18,23 +18,11 @@ from mmjax.models.fusion.config import (
     JointConfig,
     ModalityTowerConfig,
     PoolingConfig,
-    SeriesEncoderConfig,
     TableEncoderConfig,
     TextEncoderConfig,
     VideoEncoderConfig,
 )
 from mmjax.nn.config import TowerConfig
-
-# What an encoder reads: the axes of an example's array, and how many there may be.
-_AXES: dict[type[EncoderConfig], tuple[str, tuple[int, ...]]] = {
-    ImageEncoderConfig: ("(height, width, channels)", (3,)),
-    TextEncoderConfig: ("(tokens,)", (1,)),
-    VideoEncoderConfig: ("(frames, height, width, channels)", (4,)),
-    AudioEncoderConfig: ("(frames, mel bins)", (2, 3)),
-    SeriesEncoderConfig: ("(steps, channels)", (2,)),
-    TableEncoderConfig: ("(columns,)", (1,)),
-    FeaturesEncoderConfig: ("(features, width) or (width,)", (1, 2)),
-}
 
 
 def may_be_zero(model: FusedConfig) -> Iterator[str]:
@@ -133,7 +121,7 @@ def _check_fusion(field: str, fusion: FusionConfig, encoders: Mapping[str, Encod
 
 
 def _check_array(field: str, encoder: EncoderConfig, shape: tuple[int, ...]) -> None:
-    axes, ranks = _AXES[type(encoder)]
+    axes, ranks = encoder.axes, encoder.ranks or (len(shape),)
     if len(shape) not in ranks or (isinstance(encoder, AudioEncoderConfig) and shape[2:] not in ((), (1,))):
         raise UserError(
             f"{field} reads arrays of {axes}, but those of data.train are of shape {shape}; choose another kind of"

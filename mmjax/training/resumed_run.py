@@ -100,7 +100,8 @@ def read_config(meta: Mapping[str, Any], origin: str) -> schema.ConfigDict:
     try:
         return serialize.from_json(json.dumps(meta["config"]), origin)
     except UserError as error:
-        raise UserError(f"{error}{plugin_imports.absent_hint(plugins)}") from error
+        hint = "" if "--plugins=" in str(error) else plugin_imports.absent_hint(plugins)
+        raise UserError(f"{error}{hint}") from error
 
 
 def compare_plugins(workdir: Any) -> list[str]:

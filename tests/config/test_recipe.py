@@ -65,3 +65,15 @@ def test_a_recipe_may_name_its_encoding(tmp_path):
     path = tmp_path / "mine.py"
     path.write_bytes('# -*- coding: latin-1 -*-\n"""Déjà."""\n'.encode("latin-1"))
     assert recipe.describe(path).docstring == "Déjà."
+
+
+def test_a_recipe_may_change_another_one_s(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from mmjax.config import load_recipe\n"
+        "def get_config(arg):\n"
+        "    config = load_recipe('quickstart')\n"
+        "    config.steps = 7\n"
+        "    return config\n"
+    )
+    assert recipe.load_recipe(str(path)).steps == 7

@@ -15,9 +15,11 @@ Pool = Literal["mean", "cls", "map"]
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """An encoder of one modality."""
+    """An encoder of one modality, which reads an array an example, of so many `axes`, such as (steps, channels)."""
 
     kind: ClassVar[str]
+    axes: ClassVar[str] = ""
+    ranks: ClassVar[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class ImageEncoderConfig(models.VisionConfig, EncoderConfig):
     """A vision transformer."""
 
     kind: ClassVar[str] = "image"
+    axes: ClassVar[str] = "(height, width, channels)"
+    ranks: ClassVar[tuple[int, ...]] = (3,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class TextEncoderConfig(models.TextTransformerConfig, EncoderConfig):
     """A transformer over token ids."""
 
     kind: ClassVar[str] = "text"
+    axes: ClassVar[str] = "(tokens,)"
+    ranks: ClassVar[tuple[int, ...]] = (1,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,8 @@ class VideoEncoderConfig(ModalityTowerConfig):
     """ViViT with joint space-time attention (arXiv:2103.15691)."""
 
     kind: ClassVar[str] = "video"
+    axes: ClassVar[str] = "(frames, height, width, channels)"
+    ranks: ClassVar[tuple[int, ...]] = (4,)
     frames: int
     """of the videos that the position tables are made for"""
     image_size: int
@@ -68,6 +76,8 @@ class AudioEncoderConfig(ModalityTowerConfig):
     """A transformer over patches of log-mel spectrograms (AST, arXiv:2104.01778)."""
 
     kind: ClassVar[str] = "audio"
+    axes: ClassVar[str] = "(frames, mel bins)"
+    ranks: ClassVar[tuple[int, ...]] = (2, 3)
     frames: int
     """of the spectrograms that the position table is made for"""
     mel_bins: int
@@ -85,6 +95,8 @@ class SeriesEncoderConfig(ModalityTowerConfig):
     """A transformer over patches of a time series."""
 
     kind: ClassVar[str] = "series"
+    axes: ClassVar[str] = "(steps, channels)"
+    ranks: ClassVar[tuple[int, ...]] = (2,)
     steps: int
     """of the series that the position table is made for"""
     patch_length: int = 1
@@ -96,6 +108,8 @@ class TableEncoderConfig(ModalityTowerConfig):
     """A transformer over the columns of a table (FT-Transformer, arXiv:2106.11959)."""
 
     kind: ClassVar[str] = "table"
+    axes: ClassVar[str] = "(columns,)"
+    ranks: ClassVar[tuple[int, ...]] = (1,)
     numeric: int
     """number of numeric columns, which should be standardised"""
     categories: tuple[int, ...] = ()
@@ -107,6 +121,8 @@ class FeaturesEncoderConfig(ModalityTowerConfig):
     """Precomputed features, projected; with a depth, through a transformer."""
 
     kind: ClassVar[str] = "features"
+    axes: ClassVar[str] = "(features, width) or (width,)"
+    ranks: ClassVar[tuple[int, ...]] = (1, 2)
     hidden: int = 0
     """units of a hidden layer before the projection; 0 for none"""
     context_length: int = 0
