@@ -23,6 +23,14 @@ def test_it_imports_the_stable_surface_alone():
     assert set(re.findall(r"(?:from|import) (mmjax[.\w]*)", text)) == {"mmjax.plugin"}
 
 
+def test_the_docs_tell_this_example():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    code = "".join(path.read_text() for path in sorted(EXAMPLE.rglob("*.py")) + [EXAMPLE / "pyproject.toml"])
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 8
+    assert not [block for block in blocks if block.rstrip() not in code]
+
+
 class Environment:
     """A new environment with the example in it; mmjax and its dependencies are borrowed from this one."""
 
