@@ -1,7 +1,7 @@
 """One update: towers (in microbatches), loss over the global batch, gradients, optimizer, check of finiteness."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from mmjax.config.schema import RunConfig
 from mmjax.objectives import token_loss
+from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import map_microbatches
 from mmjax.training import param_roles
@@ -20,8 +21,33 @@ Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_grou
 Metrics = dict[str, Float[Array, ""]]
 
 
+@runtime_checkable
+class TrainedTask(Protocol):
+    """What the trainer sees of a task, such as `mmjax.tasks.Task`.
+
+    Attributes:
+      weights: of the objectives, by name.
+      needs_rng: whether a step draws at random.
+    """
+
+    weights: Mapping[str, float]
+    needs_rng: bool
+
+    def encode(self, params: Any, batch: Any, keys: Any, /) -> tuple[Any, Mapping[str, TokenLoss]]:
+        """Features of each example for `loss`, and sums of objectives of single examples; may run in microbatches."""
+        ...
+
+    def loss(self, params: Any, features: Any, batch: Any, keys: Any, /, *, pieces: int) -> tuple[Any, Metrics]:
+        """The weighted sum of the objectives over the whole batch, and metrics."""
+        ...
+
+    def clamp_logit_scale(self, params: Any, /) -> Any:
+        """The parameters after an update, kept where they may be."""
+        ...
+
+
 def make_train_step(
-    task: Any,
+    task: TrainedTask,
     config: RunConfig,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -72,7 +98,7 @@ def make_train_step(
 
 
 def make_loss(
-    task: Any, pieces: int, mesh: Mesh
+    task: TrainedTask, pieces: int, mesh: Mesh
 ) -> Callable[[Any, Batch, Key[Array, " B"] | None], tuple[Array, Metrics]]:
     """Returns `(params, batch, keys) -> (loss, metrics)` with the towers run in `pieces` microbatches.
 

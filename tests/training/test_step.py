@@ -351,7 +351,8 @@ def test_additive_losses_stay_with_their_examples(one, pieces):
     """A task with a per-example loss: its mean over the batch is added, and features come back in the batch's order."""
 
     class Task:
-        weights = {"caption": 1.0}
+        weights, needs_rng = {"caption": 1.0}, False
+        clamp_logit_scale = staticmethod(lambda params: params)
 
         def encode(self, params, batch, keys):
             assert batch["x"].shape[0] == 8 // pieces
