@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from mmjax.errors import UserError as UserError
     from mmjax.errors import did_you_mean as did_you_mean
     from mmjax.errors import validate_choice as validate_choice
+    from mmjax.evaluation.config import EvaluationSettings as EvaluationSettings
+    from mmjax.evaluation.evaluation_task import EvaluatedModel as EvaluatedModel
+    from mmjax.evaluation.evaluation_task import EvaluatedSource as EvaluatedSource
+    from mmjax.evaluation.evaluation_task import EvaluationTask as EvaluationTask
+    from mmjax.evaluation.evaluation_task import Outcome as Outcome
     from mmjax.evaluation.results import Evaluation as Evaluation
     from mmjax.io.reader import Reader as Reader
     from mmjax.models.config import ContrastConfig as ContrastConfig
@@ -72,6 +77,11 @@ _MODULES = {
     "UserError": "mmjax.errors",
     "did_you_mean": "mmjax.errors",
     "validate_choice": "mmjax.errors",
+    "EvaluationSettings": "mmjax.evaluation.config",
+    "EvaluatedModel": "mmjax.evaluation.evaluation_task",
+    "EvaluatedSource": "mmjax.evaluation.evaluation_task",
+    "EvaluationTask": "mmjax.evaluation.evaluation_task",
+    "Outcome": "mmjax.evaluation.evaluation_task",
     "Evaluation": "mmjax.evaluation.results",
     "Reader": "mmjax.io.reader",
     "ContrastConfig": "mmjax.models.config",

@@ -348,16 +348,23 @@ objectives = Registry(
     },
 )
 _EVALUATORS = "mmjax.evaluation.evaluators"
-# What a run is evaluated by, see `evaluation.from_config`.
+# `eval.tasks` and `tasks` of a suite's datasets, see `evaluation.evaluation_task`, in the order of tables; fields of a
+# plugin's are in `eval.NAME`, in a suite in `NAME`.
 evaluations = Registry(
     "evaluation",
     {
-        "multimodal_classification": f"{_EVALUATORS}.multimodal_classification:MultimodalClassificationEvaluator",
-        "answer_classification": f"{_EVALUATORS}.question_answering:AnswerClassificationEvaluator",
-        "answer_generation": f"{_EVALUATORS}.question_answering:AnswerGenerationEvaluator",
-        "captioning": f"{_EVALUATORS}.captioning:CaptioningEvaluator",
-        "image_text_matching": f"{_EVALUATORS}.image_text_matching:ImageTextMatchingEvaluator",
-        "masked_modelling": f"{_EVALUATORS}.masked_modelling:MaskedModellingEvaluator",
+        "zeroshot_classification": f"{_EVALUATORS}.contrastive:ZERO_SHOT_CLASSIFICATION",
+        "zeroshot_retrieval": f"{_EVALUATORS}.contrastive:ZERO_SHOT_RETRIEVAL",
+        "image_captioning": f"{_EVALUATORS}.captioning:IMAGE_CAPTIONING",
+        "visual_question_answering": f"{_EVALUATORS}.question_answering:VISUAL_QUESTION_ANSWERING",
+        "image_text_matching": f"{_EVALUATORS}.image_text_matching:IMAGE_TEXT_MATCHING",
+        "masked_modelling": f"{_EVALUATORS}.masked_modelling:MASKED_MODELLING",
+        "multimodal_classification": f"{_EVALUATORS}.multimodal_classification:MULTIMODAL_CLASSIFICATION",
+        "image_caption_selection": f"{_EVALUATORS}.caption_similarity:IMAGE_CAPTION_SELECTION",
+        "clip_score": f"{_EVALUATORS}.caption_similarity:CLIP_SCORE",
+        "knn": f"{_EVALUATORS}.probe_tasks:KNN",
+        "few_shot": f"{_EVALUATORS}.probe_tasks:FEW_SHOT",
+        "linear_probe": f"{_EVALUATORS}.probe_tasks:LINEAR_PROBE",
     },
 )
 # `log.writers`, and what `log` switches on by other fields, see `training.log_writers`.

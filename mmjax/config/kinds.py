@@ -5,6 +5,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.errors import UserError, validate_choice
+from mmjax.evaluation.config import EvalConfig, SuiteConfig
 from mmjax.models import config as models
 from mmjax.models.fusion import config as fusion
 from mmjax.objectives.config import LossConfig, ObjectiveWeights
@@ -24,6 +25,8 @@ EXTENSIBLE: dict[type, Registry] = {
     OptimizerConfig: registry.optimizers,
     ObjectiveWeights: registry.objectives,
     LossConfig: registry.objectives,
+    EvalConfig: registry.evaluations,
+    SuiteConfig: registry.evaluations,
 }
 
 

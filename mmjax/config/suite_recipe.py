@@ -8,7 +8,7 @@ from mmjax import plugin_imports
 from mmjax.config import overrides as overrides_lib
 from mmjax.config import recipe
 from mmjax.config.schema import ConfigDict
-from mmjax.config.typed_groups import parse_group
+from mmjax.config.typed_groups import defaults, parse_group, to_dict
 from mmjax.errors import UserError
 from mmjax.evaluation.config import DatasetConfig, SuiteConfig
 
@@ -24,7 +24,7 @@ def suite_config(
       plugins: modules of others that register what the suite names; they are imported, see `plugin_imports`.
     """
     modules = plugin_imports.import_plugins(plugins)
-    config = ConfigDict(dataclasses.asdict(SuiteConfig(root=root, collection=collection, plugins=modules)))
+    config = ConfigDict(defaults(SuiteConfig) | {"root": root, "collection": collection, "plugins": modules})
     config.datasets = ConfigDict(sort_keys=False)  # they run in this order
     config.collections = ConfigDict(sort_keys=False)
     return config
@@ -80,7 +80,7 @@ def load_suite(
       UserError: no such file, or it describes no suite; or a plugin is missing or fails.
     """
     config, origin = recipe.run_file(spec, plugins), f"--config={spec}"
-    missing = [entry.name for entry in dataclasses.fields(SuiteConfig) if entry.name not in config]
+    missing = [name for name in to_dict(SuiteConfig()) if name not in config]
     if missing:
         raise UserError(
             f"{origin}: this is no evaluation suite (it has no field {missing[0]!r}); start from"

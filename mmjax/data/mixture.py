@@ -84,7 +84,7 @@ def open_source(spec: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: s
     Raises:
       UserError: on an unknown name or split, and on anything wrong with the files.
     """
-    (options,) = _options_by_source(options, 1)
+    (options,) = options_by_source(options, 1)
     return _open(spec, options, field)
 
 
@@ -142,8 +142,8 @@ def parse_mixture(
       UserError: as `open_source` does, and on a weight that is not a positive number.
     """
     mixture = []
-    parts = _parts(text)
-    for part, part_options in zip(parts, _options_by_source(options, len(parts)), strict=True):
+    parts = split_sources(text)
+    for part, part_options in zip(parts, options_by_source(options, len(parts)), strict=True):
         spec, weight = _weighted(part, field)
         mixture.append((_open(spec, part_options, field), 1.0 if weight is None else weight))
     return mixture
@@ -157,9 +157,9 @@ def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: st
     Raises:
       UserError: as `open_source` does, and on a weight or a source named twice.
     """
-    parts = _parts(text)
+    parts = split_sources(text)
     sources = []
-    for part, part_options in zip(parts, _options_by_source(options, len(parts)), strict=True):
+    for part, part_options in zip(parts, options_by_source(options, len(parts)), strict=True):
         if _weighted(part, field)[1] is not None:
             raise UserError(f"{field}={part!r} has a weight, but every source is evaluated by itself; remove it")
         if parts.count(part) > 1:
@@ -172,8 +172,12 @@ def parse_eval(text: str, options: SourceOptions = DEFAULT_OPTIONS, *, field: st
     return sources
 
 
-def _options_by_source(options: SourceOptions, count: int) -> list[SourceOptions]:
-    """The options of `count` sources: keys with a part for each source are split at "|"."""
+def options_by_source(options: SourceOptions, count: int) -> list[SourceOptions]:
+    """The options of `count` sources: keys with a part for each source are split at "|".
+
+    Raises:
+      UserError: there are as many parts as neither one nor the sources.
+    """
     columns = {}
     for key in ("image_key", "caption_keys"):
         text = getattr(options, key)
@@ -195,8 +199,8 @@ def _weight_hint(path: str) -> str:
     return f"; if {'@' + after!r} is meant for a weight, write a number, such as {before}@0.5"
 
 
-def _parts(text: str) -> list[str]:
-    """Splits at each "+" that joins sources."""
+def split_sources(text: str) -> list[str]:
+    """The sources of a text, which is split at each "+" that joins some."""
     parts = []
     for part in re.split(rf"\s*\+\s*(?={_path_source()}|{_embedded_source()}(?:\+|$))", text.strip()):
         # Only paths may contain a "+": elsewhere it joins, so that an error names the misspelt source alone.

@@ -2,69 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """When a run is evaluated, and what the evaluation reads of a record."""
-
-    every: int = 1000
-    """steps; 0 = only at the end"""
-    batch_size: int = 256
-    """rows encoded at a time over all devices, and rows of the held-out loss"""
-    image_key: str = ""
-    """as data.image_key, for data.eval"""
-    caption_keys: str = ""
-    """as data.caption_keys, for data.eval"""
-    meteor: bool = False
-    """METEOR of written captions: needs pip install 'mmjax[metrics]' and Java"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodingConfig:
-    """How text is written in evaluation."""
-
-    method: Literal["greedy", "beam", "sample"] = "greedy"
-    """how text is written in evaluation: 'greedy', 'beam', 'sample'"""
-    max_tokens: int = 0
-    """at most; 0 = as many as a text has, or as there are positions after the longest question"""
-    min_tokens: int = 0
-    """at least"""
-    beams: int = 4
-    """hypotheses of beam search"""
-    length_penalty: float = 1.0
-    """beam: score = log-probability / length ** this"""
-    temperature: float = 1.0
-    """sample: what the logits are divided by"""
-    top_k: int = 0
-    """sample: among so many tokens; 0 = all"""
-    top_p: float = 1.0
-    """sample: among the likeliest that have this probability together"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
-    """A dataset of a suite."""
-
-    source: str
-    """as data.eval has it; {root} stands for the suite's"""
-    tasks: tuple[str, ...] = ("zeroshot_classification",)
-    """what is evaluated on it, names of mmjax.evaluation.results.TASKS that a suite can run"""
-    train: str = ""
-    """source of the images that probes learn from"""
-    prompts: str = ""
-    """class names and templates, see docs/evaluation.md; '' takes the source's, or published ones of its name"""
-    main_metric: str = ""
-    """what stands for it in a mean over several; '' = acc1, in retrieval mean_recall@1 (of both directions)"""
-    fold_size: int = 0
-    """images in a fold of retrieval (1000 for COCO's 1k protocol); 0 = no folds"""
-    language: str = "en"
-    """of the texts, for the records"""
-    image_key: str = ""
-    """as data.image_key, of this dataset; '' finds it"""
-    caption_keys: str = ""
-    """as data.caption_keys, of this dataset; '' finds them"""
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +40,12 @@ class FewShotConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteConfig:
-    """A suite of evaluations."""
+class EvaluationSettings:
+    """What evaluations read besides model and data, in a suite as elsewhere."""
 
-    plugins: tuple[str, ...] = ()
-    """modules of others that register what the suite names; also --plugins="""
-    root: str = "data"
-    """folder or URL that stands for {root} in sources"""
-    collection: str = "embedded"
-    """which datasets to run: a collection, or names of datasets and collections joined by +"""
-    missing: Literal["error", "skip"] = "error"
-    """what a dataset that cannot be opened is: a mistake (error), or left out (skip)"""
+    prefix: ClassVar[str] = ""
+    """of the fields, in a config of this class"""
+
     seed: int = 0
     """of the probe's split, few-shot episodes and the bootstrap"""
     bootstrap: int = 0
@@ -123,6 +56,90 @@ class SuiteConfig:
     """of the task knn"""
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     """of the task few_shot"""
+    added: Mapping[str, Any] = field(default_factory=dict)
+    """fields of the evaluations of plugins, by name; in a config they are eval.NAME, in a suite NAME"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(EvaluationSettings):
+    """When a run is evaluated, and what the evaluation reads of a record."""
+
+    prefix: ClassVar[str] = "eval."
+
+    every: int = 1000
+    """steps; 0 = only at the end"""
+    batch_size: int = 256
+    """rows encoded at a time over all devices, and rows of the held-out loss"""
+    image_key: str = ""
+    """as data.image_key, for data.eval"""
+    caption_keys: str = ""
+    """as data.caption_keys, for data.eval"""
+    meteor: bool = False
+    """METEOR of written captions: needs pip install 'mmjax[metrics]' and Java"""
+    tasks: tuple[str, ...] = ()
+    """what is evaluated, of docs/evaluation.md's table; () = all that the model was trained for"""
+    train: str = ""
+    """sources of the images that probes learn from, one for each of data.eval that they are run on, joined by +"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How text is written in evaluation."""
+
+    method: Literal["greedy", "beam", "sample"] = "greedy"
+    """how text is written in evaluation: 'greedy', 'beam', 'sample'"""
+    max_tokens: int = 0
+    """at most; 0 = as many as a text has, or as there are positions after the longest question"""
+    min_tokens: int = 0
+    """at least"""
+    beams: int = 4
+    """hypotheses of beam search"""
+    length_penalty: float = 1.0
+    """beam: score = log-probability / length ** this"""
+    temperature: float = 1.0
+    """sample: what the logits are divided by"""
+    top_k: int = 0
+    """sample: among so many tokens; 0 = all"""
+    top_p: float = 1.0
+    """sample: among the likeliest that have this probability together"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """A dataset of a suite."""
+
+    source: str
+    """as data.eval has it; {root} stands for the suite's"""
+    tasks: tuple[str, ...] = ("zeroshot_classification",)
+    """what is evaluated on it, of docs/evaluation.md's table"""
+    train: str = ""
+    """source of the images that probes learn from"""
+    prompts: str = ""
+    """class names and templates, see docs/evaluation.md; '' takes the source's, or published ones of its name"""
+    main_metric: str = ""
+    """what stands for it in a mean over several; '' = acc1, in retrieval mean_recall@1 (of both directions)"""
+    fold_size: int = 0
+    """images in a fold of retrieval (1000 for COCO's 1k protocol); 0 = no folds"""
+    language: str = "en"
+    """of the texts, for the records"""
+    image_key: str = ""
+    """as data.image_key, of this dataset; '' finds it"""
+    caption_keys: str = ""
+    """as data.caption_keys, of this dataset; '' finds them"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteConfig(EvaluationSettings):
+    """A suite of evaluations."""
+
+    plugins: tuple[str, ...] = ()
+    """modules of others that register what the suite names; also --plugins="""
+    root: str = "data"
+    """folder or URL that stands for {root} in sources"""
+    collection: str = "embedded"
+    """which datasets to run: a collection, or names of datasets and collections joined by +"""
+    missing: Literal["error", "skip"] = "error"
+    """what a dataset that cannot be opened is: a mistake (error), or left out (skip)"""
     datasets: Mapping[str, DatasetConfig] = field(default_factory=dict)
     """datasets by name, in the order in which they run"""
     collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

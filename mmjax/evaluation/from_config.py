@@ -1,24 +1,34 @@
-"""The evaluation of a config: every source, by all that its model is trained to do."""
+"""The evaluation of a config: every source, by what `eval.tasks` names or by all that its model is trained to do."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from mmjax import registry, tasks
+from mmjax import tasks
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture
 from mmjax.data.image import transforms
+from mmjax.data.record import Source, SourceOptions
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.evaluation import example_selection, prompts, results
-from mmjax.evaluation.embedding import batched_apply, embedder, sharded_examples
-from mmjax.evaluation.evaluators import attention_maps, contrastive
+from mmjax.evaluation import evaluation_task, example_selection, prompts, results, task_choice
+from mmjax.evaluation.embedding import embedder, sharded_examples
+from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource
+from mmjax.evaluation.evaluators import attention_maps
 from mmjax.models.config import ImageTextConfig
+from mmjax.parallel import log
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A source, the evaluations that are run on it, and what probes learn from."""
+
+    source: Source
+    names: list[str]
+    train: Source | None = None
 
 
 class Evaluator:
@@ -31,55 +41,147 @@ class Evaluator:
       tokenizer, image_spec: preprocessing, as in training; None where the model has no use for them.
 
     Raises:
-      UserError: an evaluation source cannot be opened, or lacks fields of what the model is trained to do.
+      UserError: an evaluation source cannot be opened, or lacks fields of what the model is trained to do; or
+        `eval.tasks` names what there is not, or what is not for the model or any source.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        task: Any,
+        task: tasks.Task,
         mesh: Mesh,
         tokenizer: tokenizer_lib.Tokenizer | None,
         image_spec: transforms.ImageSpec | None,
     ):
+        task_choice.check_model(config.eval.tasks, task, f"eval.tasks={config.eval.tasks!r}")
+        self.config, self.task, self.mesh, self.tokenizer = config, task, mesh, tokenizer
         options = tasks.source_options(config, evaluation=True)
         sources = mixture.parse_eval(config.data.eval, options) if config.data.eval else []
         self.sources = [prompts.apply(source) for source in sources]
         self.image_spec = image_spec
-        self.runner = batched_apply.BatchRunner(
-            mesh, config.eval.batch_size, loss=config.loss.impl if task.is_contrastive else "dense"
-        )
-        self.evaluators = _make_evaluators(config, task, self.runner, tokenizer)
-        # Modalities are arrays of any size, which are not sent around: every process reads all examples.
-        self.shared_sources = [] if task.is_trained_with("classify") else self.sources
-        self.config, self.task, self.mesh, self.tokenizer = config, task, mesh, tokenizer
+        self.plans = self._with_train(self._named() if config.eval.tasks else self._default(), options)
+        model = EvaluatedModel.make(task, mesh, config, config.eval)
+        self.runner = model.runner
+        names = dict.fromkeys(name for plan in self.plans for name in plan.names)
+        loaded = {name: evaluation_task.load(name) for name in names}
+        self.evaluators = {name: info.evaluator(model.of(name)) for name, info in loaded.items()}
         self.embedder = None
-        embeds = task.num_image_embeddings and (task.is_contrastive or not self.evaluators)
-        if self.sources and embeds and tokenizer is not None:
-            self.embedder = embedder.MeshEmbedder(task, mesh, tokenizer, config.eval.batch_size)
-        for source in self.sources:
-            for evaluator in self.evaluators:
-                if len(source) and (missing := evaluator.missing_fields(source[0])):
-                    raise UserError(f"data.eval={config.data.eval!r}: {source.name!r} has no {missing}")
+        if any(info.embeds for info in loaded.values()):
+            self.embedder = embedder.MeshEmbedder(task, mesh, model.text_tokenizer, config.eval.batch_size)
+
+    @property
+    def metric_groups(self) -> list[str]:
+        """What metrics stand under in a run's log: sources, and evaluations of theirs, see `results.log_group`."""
+        groups = (results.log_group(plan.source.name, name) for plan in self.plans for name in plan.names)
+        return list(dict.fromkeys((*(source.name for source in self.sources), *groups)))
 
     def run(self, params: Any, *, keep_artifacts: bool = False) -> list[results.Evaluation]:
         """Evaluates parameters on every source; artifacts are for the report, of the first process alone."""
         if not self.sources:
             return []
-        keep = keep_artifacts and jax.process_index() == 0
-        examples = sharded_examples.make_examples(self.shared_sources, self.image_spec, self.runner)
+        if self.embedder is not None:
+            self.embedder.bind(params)
+        shared = [source for plan in self.plans for source in (plan.source, plan.train) if source is not None]
+        examples = sharded_examples.make_examples(shared, self.image_spec, self.runner)
         evaluations: list[results.Evaluation] = []
-        for source in self.sources:
-            if self.embedder is not None:
-                evaluations += contrastive.evaluate(
-                    [source], self.embedder.bind(params), examples=examples, keep_artifacts=keep
-                )
-            evaluations += [evaluator(params, source, examples(source), keep=keep) for evaluator in self.evaluators]
-            if keep_artifacts and evaluations and (draw := self._attention_maps):
-                panels = draw(params, examples(source), self._generated_text())
-                if keep:
-                    evaluations[-1] = _with_attention(evaluations[-1], panels)
+        for plan in self.plans:
+            data = EvaluatedSource(
+                plan.source,
+                params,
+                examples,
+                image_spec=self.image_spec,
+                bound_embedder=self.embedder,
+                train=plan.train,
+                has_report=keep_artifacts,
+            )
+            outcomes = [evaluation_task.evaluate(name, self.evaluators[name], data) for name in plan.names]
+            if keep_artifacts and outcomes and (draw := self._attention_maps):
+                panels = draw(params, data.examples, self._generated_text(plan.names))
+                if data.keep:
+                    outcomes[-1] = _with_attention(outcomes[-1], panels)
+            evaluations += outcomes
         return evaluations
+
+    def _default(self) -> list[_Plan]:
+        """All that the model is trained to do.
+
+        Raises:
+          UserError: a source lacks the fields of it.
+        """
+        names, plans = task_choice.default_names(self.task), []
+        for source in self.sources:
+            chosen: list[str] = []
+            for name in names:
+                info = evaluation_task.load(name)
+                if info.fallback_for in chosen:
+                    continue
+                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(info, source)
+                if missing and info.by_default == "always":
+                    raise UserError(f"data.eval={self.config.data.eval!r}: {source.name!r} has no {missing}")
+                if not missing and (self.config.eval.train or not info.needs_train):
+                    self._check(info, source)
+                    chosen.append(name)
+            plans.append(_Plan(source, chosen))
+        return plans
+
+    def _named(self) -> list[_Plan]:
+        """What `eval.tasks` names, on the sources that have what it needs.
+
+        Raises:
+          UserError: none of them has.
+        """
+        names: dict[str, list[str]] = {source.name: [] for source in self.sources}
+        for name in dict.fromkeys(self.config.eval.tasks):
+            info, field = evaluation_task.load(name), f"eval.tasks={self.config.eval.tasks!r}"
+            lacking = {}
+            for source in self.sources:
+                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(info, source)
+                if missing:
+                    lacking[source.name] = missing
+                else:
+                    self._check(info, source)
+                    names[source.name].append(name)
+            if lacking and len(lacking) == len(self.sources):
+                raise UserError(
+                    f"{field}: {name} needs {next(iter(lacking.values()))}, and nothing of"
+                    f" data.eval={self.config.data.eval!r} has that; leave it out, or name other data"
+                )
+            for dataset, missing in lacking.items():
+                log.info(f"note: {name} is not run on {dataset}, which has no {missing}")
+        return [_Plan(source, names[source.name]) for source in self.sources]
+
+    def _check(self, info: evaluation_task.EvaluationTask, source: Source) -> None:
+        if info.check is not None:
+            info.check(source, self.config.eval)
+
+    def _with_train(self, plans: list[_Plan], options: SourceOptions) -> list[_Plan]:
+        """The plans with the sources that probes learn from, which are opened.
+
+        Raises:
+          UserError: there are not as many of `eval.train` as probes need, or one cannot be opened or has other classes.
+        """
+        learns = [any(evaluation_task.load(name).needs_train for name in plan.names) for plan in plans]
+        chosen = [plan.source.name for plan, is_learning in zip(plans, learns, strict=True) if is_learning]
+        text = self.config.eval.train
+        specs = mixture.split_sources(text) if text else []
+        if not chosen:
+            return plans
+        if len(specs) != len(chosen):
+            raise UserError(
+                f"eval.train={text!r} names {len(specs)} sources to learn from, and probes are run on"
+                f" {len(chosen)} of data.eval ({', '.join(chosen)}); name one for each, joined by '+'"
+            )
+        result, remaining = [], iter(specs)
+        every = mixture.options_by_source(options, len(plans))
+        for plan, is_learning, of_source in zip(plans, learns, every, strict=True):
+            if is_learning:
+                spec = next(remaining)
+                train = mixture.open_source(spec, of_source, field="eval.train")
+                train.name = f"{plan.source.name}/train"
+                task_choice.check_train(train, plan.source, f"eval.train={spec!r}")
+                plan = dataclasses.replace(plan, train=train)
+            result.append(plan)
+        return result
 
     @functools.cached_property
     def _attention_maps(self) -> attention_maps.AttentionMapRenderer | None:
@@ -89,32 +191,10 @@ class Evaluator:
             return None
         return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer, model.image.patch_size)
 
-    def _generated_text(self) -> Callable[[int, Any], tuple[np.ndarray, int]] | None:
-        """The generated text of the last source's examples, where an evaluator generates any."""
-        generators = [evaluator for evaluator in self.evaluators if hasattr(evaluator, "generated_text")]
-        return generators[0].generated_text if generators else None
-
-
-def _make_evaluators(
-    config: RunConfig, task: Any, runner: batched_apply.BatchRunner, tokenizer: tokenizer_lib.Tokenizer | None
-) -> list[Any]:
-    """The evaluators of what a model is trained to do, besides contrast."""
-    trained = task.is_trained_with
-    load = lambda name: registry.evaluations.load(name, where="objectives")
-    evaluators: list[Any] = []
-    if trained("classify"):
-        evaluators.append(load("multimodal_classification")(task, runner))
-    if trained("vqa"):
-        evaluators.append(load("answer_classification")(task, runner, tokenizer))
-    if trained("caption") and config.data.texts == "answers":
-        evaluators.append(load("answer_generation")(task, runner, tokenizer))
-    elif trained("caption"):
-        evaluators.append(load("captioning")(task, runner, tokenizer, meteor=config.eval.meteor))
-    if trained("itm"):
-        evaluators.append(load("image_text_matching")(task, runner, tokenizer))
-    if trained("mlm") or trained("mim"):
-        evaluators.append(load("masked_modelling")(task, runner, tokenizer))
-    return evaluators
+    def _generated_text(self, names: Sequence[str]) -> Any:
+        """The generated text of the last source's examples, where one of its evaluations generates any."""
+        generators = [self.evaluators[name] for name in names if hasattr(self.evaluators[name], "generated_text")]
+        return getattr(generators[0], "generated_text", None) if generators else None
 
 
 def _with_attention(

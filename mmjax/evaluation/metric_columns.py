@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmjax.evaluation.results import TASKS
+from mmjax import registry
 
 _RATE = re.compile(r"(^|_)(acc\d?|accuracy|recall|exact_match)([@_]|$)")  # in the keys of metrics that lie in [0, 1]
 _TERMINAL = 120  # columns of text
@@ -51,10 +51,10 @@ def columns(metrics: Iterable[dict[str, float]]) -> list[Column]:
 
 
 def task_titles(tasks: Iterable[str]) -> dict[str, str]:
-    """The titles of the tasks that occur, in the order of tables; tasks that are not ours come last, by name."""
-    present = set(tasks)
-    return {task: info.title for task, info in TASKS.items() if task in present} | {
-        task: task.replace("_", " ") for task in sorted(present - set(TASKS))
+    """The titles of the tasks that occur, in the order of tables; those of nobody here come last, by name."""
+    present, known = set(tasks), registry.evaluations
+    return {task: known.load(task, where="task").title for task in known if task in present} | {
+        task: task.replace("_", " ") for task in sorted(present - set(known))
     }
 
 

@@ -19,7 +19,7 @@ from importlib import resources
 from typing import Any
 
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
-from mmjax.data.record import Record, Source
+from mmjax.data.record import MayBeMultilabel, Record, Source
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.evaluators.zero_shot import Templates, class_prompts
 from mmjax.io import paths
@@ -111,6 +111,7 @@ class PromptedSource:
     def __init__(self, source: Source, prompts: Prompts):
         self.source, self.name, self.prompts = source, source.name, prompts
         self.class_names, self.templates = list(prompts.class_names or ()), prompts.templates
+        self.is_multilabel = isinstance(source, MayBeMultilabel) and source.is_multilabel
         self._captions = [texts[0] for texts in class_prompts(self.class_names, self.templates)]
 
     def __len__(self) -> int:

@@ -4,58 +4,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmjax import registry
 from mmjax.evaluation.example_selection import Artifacts
 
 CLASSIFICATION = "zeroshot_classification"
 RETRIEVAL = "zeroshot_retrieval"
-CAPTIONING = "image_captioning"
-VQA = "visual_question_answering"
-IMAGE_TEXT_MATCHING = "image_text_matching"
-MASKED_MODELLING = "masked_modelling"
-MULTIMODAL_CLASSIFICATION = "multimodal_classification"
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskInfo:
-    """A task of evaluation.
-
-    Attributes:
-      title: stands above its table.
-      unit: what `Evaluation.n` counts.
-      in_suite: a suite's dataset may name it.
-      needs_classes: the dataset has class names.
-      needs_one_label: every image shows one class.
-      needs_train: it learns from a training split.
-    """
-
-    title: str
-    unit: str = "images"
-    in_suite: bool = False
-    needs_classes: bool = False
-    needs_one_label: bool = False
-    needs_train: bool = False
-
-
-# By name, in the order of tables.
-TASKS = {
-    CLASSIFICATION: TaskInfo("zero-shot classification", in_suite=True, needs_classes=True),
-    RETRIEVAL: TaskInfo("zero-shot retrieval", in_suite=True),
-    CAPTIONING: TaskInfo("captioning"),
-    VQA: TaskInfo("questions about images", unit="questions"),
-    IMAGE_TEXT_MATCHING: TaskInfo("image-text matching"),
-    MASKED_MODELLING: TaskInfo("masked words and patches"),
-    MULTIMODAL_CLASSIFICATION: TaskInfo("classification by several modalities", unit="examples"),
-    "image_caption_selection": TaskInfo("image-caption selection", in_suite=True),
-    "clip_score": TaskInfo("CLIPScore", in_suite=True),
-    "knn": TaskInfo("k nearest neighbours", in_suite=True, needs_classes=True, needs_one_label=True, needs_train=True),
-    "few_shot": TaskInfo("few-shot episodes", in_suite=True, needs_classes=True, needs_one_label=True),
-    "linear_probe": TaskInfo("linear probe", in_suite=True, needs_classes=True, needs_one_label=True, needs_train=True),
-}
 
 
 def task_unit(task: str) -> str:
-    """The unit that evaluations of a task count in; images, where the task is not one of ours."""
-    return TASKS[task].unit if task in TASKS else "images"
+    """The unit that evaluations of a task count in; images, where nothing of that name is registered."""
+    evaluations = registry.evaluations
+    return evaluations.load(task, where="task").unit if task in evaluations else "images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +23,8 @@ class Evaluation:
 
     Attributes:
       dataset: the source's name.
-      task: of `TASKS`.
-      n: the number of images.
+      task: a name of `registry.evaluations`.
+      n: the number of images, or of what else the task counts.
       metrics: rates in [0, 1], ranks from 1 up, and `loss`, the held-out loss in nats (`contrastive_loss`
         of a model that is trained for more than that).
       artifacts: examples for a report, where they were kept.
@@ -79,8 +38,14 @@ class Evaluation:
 
 
 def flat_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """All metrics as `DATASET/METRIC`."""
-    return {f"{e.dataset}/{name}": value for e in evaluations for name, value in e.metrics.items()}
+    """All metrics as `DATASET/METRIC`, or `DATASET/TASK/METRIC`, see `log_group`."""
+    return {f"{log_group(e.dataset, e.task)}/{name}": value for e in evaluations for name, value in e.metrics.items()}
+
+
+def log_group(dataset: str, task: str) -> str:
+    """What metrics of a task stand under in a run's log: the dataset, and the task where its metrics are not plain."""
+    is_plain = task not in registry.evaluations or registry.evaluations.load(task, where="task").has_plain_metrics
+    return dataset if is_plain else f"{dataset}/{task}"
 
 
 def missing_pair_fields(record: Mapping[str, Any]) -> str:

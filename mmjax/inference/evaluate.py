@@ -7,13 +7,13 @@ import jax
 
 from mmjax import __version__, tasks
 from mmjax.config.typed_groups import to_dict
-from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.record import Source
 from mmjax.errors import UserError
-from mmjax.evaluation import from_config, metric_columns
+from mmjax.evaluation import evaluation_task, from_config, metric_columns, task_choice
 from mmjax.evaluation import results as results_lib
 from mmjax.evaluation.config import SuiteConfig
 from mmjax.evaluation.embedding import embedder as embedder_lib
+from mmjax.evaluation.evaluation_task import EvaluatedModel
 from mmjax.evaluation.evaluators.zero_shot import class_prompts
 from mmjax.evaluation.suite import jobs, results_file, runner
 from mmjax.inference.eval_model import EvalModel
@@ -21,8 +21,6 @@ from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
 from mmjax.training import log_writers
-
-_CALLER = "--config: a suite, which embeds images and texts,"
 
 
 def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
@@ -96,16 +94,16 @@ def evaluate_suite(
       The records of all of the suite's evaluations, in its order.
 
     Raises:
-      UserError: a mistake in the suite, or data that is not there; before anything is computed.
+      UserError: a mistake in the suite, a task that is not for the model, or data that is not there; before anything is
+        computed.
     """
     with process_agreement.raise_on_all():
-        image_spec, _ = model.embedding_inputs(_CALLER)
         suite_jobs = jobs.make_jobs(config)
+        for job in suite_jobs:
+            task_choice.check_model(job.tasks, model.task, f"datasets.{job.name}.tasks")
         path, report_path = output_paths(model, workdir, output)
         finished = {} if overwrite else _records_by_key(path)
-    templates = {
-        (job.name, task): _record(model, job, task, config, image_spec) for job in suite_jobs for task in job.tasks
-    }
+    templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
     unfinished = _unfinished_tasks(suite_jobs, templates, finished)
     _run_jobs(model, config, [job for job in suite_jobs if unfinished[job.name]], unfinished, templates, path)
     if jax.process_index() != 0:
@@ -162,11 +160,20 @@ def _run_jobs(
         opened = runner.open_jobs(pending, options, config, log=log.info)
         if not opened:
             return
-        image_spec, tokenizer = model.embedding_inputs(_CALLER)
-        embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, tokenizer, model.config.eval.batch_size)
-    embedder.bind(model.restore())
+        evaluated = EvaluatedModel.make(model.task, model.mesh, model.config, config)
+        names = dict.fromkeys(task for job in opened for task in unfinished[job.job.name])
+        evaluators = runner.make_evaluators(names, evaluated)
+        embedder = None
+        if any(evaluation_task.load(name).embeds for name in names):
+            batch_size = model.config.eval.batch_size
+            embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, evaluated.text_tokenizer, batch_size)
+    params = model.restore()
+    if embedder is not None:
+        embedder.bind(params)
     num_prompts = {job.job.name: _count_prompts(job.source) for job in opened}
-    for job, outcome in runner.run(opened, unfinished, embedder, embedder.runner, image_spec, config, log=log.info):
+    for job, outcome in runner.run(
+        opened, unfinished, evaluators, params, evaluated.runner, model.image_spec, embedder, log=log.info
+    ):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}
         if outcome.task == results_lib.CLASSIFICATION:
@@ -208,7 +215,7 @@ def _count_prompts(source: Source) -> int:
     return sum(map(len, class_prompts(source.class_names, source.templates)))
 
 
-def _record(model: EvalModel, job: jobs.Job, task: str, config: SuiteConfig, image_spec: ImageSpec) -> dict[str, Any]:
+def _record(model: EvalModel, job: jobs.Job, task: str, config: SuiteConfig) -> dict[str, Any]:
     """The record of a task before it has run."""
     return {
         "dataset": job.name,
@@ -218,9 +225,9 @@ def _record(model: EvalModel, job: jobs.Job, task: str, config: SuiteConfig, ima
         "metrics": {},
         "language": job.language,
         "n": 0,
-        "image_size": image_spec.size,
+        "image_size": None if model.image_spec is None else model.image_spec.size,
         "precision": model.config.precision,
         "mmjax": __version__,
-        "settings": job.settings(task, config),
+        "settings": job.settings(task, config, model.config),
         "identity": model.identity,
     }

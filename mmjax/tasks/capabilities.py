@@ -27,6 +27,22 @@ def capabilities(task: Any) -> tuple[str, ...]:
     return (EMBEDDING if task.is_contrastive and task.num_image_embeddings == 1 else ()) + names
 
 
+# Objectives after which a model is evaluated by what they teach, not by embeddings that it also has.
+_WITHOUT_CONTRAST = ("classify", "vqa", "caption", "itm", "mlm", "mim")
+
+
+def abilities(task: Any) -> frozenset[str]:
+    """What an evaluation may need of a task's model: its capabilities, and what it `serves`.
+
+    `embeddings`, of which an image may have several, are there where they are trained; `encode_image` is one an image.
+    """
+    names = {*capabilities(task), *task.model.serves} - {"embeddings"}
+    is_trained = task.is_contrastive or not any(map(task.is_trained_with, _WITHOUT_CONTRAST))
+    if is_trained and task.num_image_embeddings and task.settings.tokenizer is not None:
+        names.add("embeddings")
+    return frozenset(names)
+
+
 def check(task: Any, ability: str, caller: str) -> None:
     """Checks that a model has a capability.
 

@@ -220,7 +220,7 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         task = tasks.Task(config, image_spec, tokenizer, mesh, metadata)
         examples = tasks.make_train_examples(config, mixture, task.example_transform)
         evaluator = from_config.Evaluator(config, task, mesh, tokenizer, image_spec)
-        validate_run.check_best_metric(config, [source.name for source in evaluator.sources])
+        validate_run.check_best_metric(config, evaluator.metric_groups)
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
             log.info(note)

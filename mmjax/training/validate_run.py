@@ -13,6 +13,7 @@ from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.config.schema import RunConfig
 from mmjax.errors import GlobalUserError, UserError
+from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.models.config import ContrastConfig
 from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_model
@@ -117,6 +118,9 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     if profile and not 1 <= profile[0] <= profile[1]:
         raise UserError(f"log.profile={profile} wants (first step, last step)")
     load_rule(config.optimizer)
+    for name in config.eval.tasks:
+        evaluation_task.load(name)
+    task_choice.check_numbers(config.eval)
     checkpoint.check_settings(config.checkpoint)
     metrics_log.check_settings(config.log)
     tasks.check_images(config, origins)
@@ -254,6 +258,11 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
     if not flat["schedule.warmup"]:
         field = "schedule.from_zero"
         yield unread(field, " with schedule.warmup=0", f"set that, or {leave(field)}", "schedule.warmup")
+    settings = {name.removeprefix("eval."): value for name, value in flat.items() if name.startswith("eval.")}
+    for name, readers in task_choice.unread_fields(flat["eval.tasks"], settings).items():
+        field = f"eval.{name}"
+        remedy = f"{leave(field)}, or name one that reads it: {', '.join(readers)}"
+        yield unread(field, f" with eval.tasks={flat['eval.tasks']!r}", remedy, "eval.tasks")
     if "model.image.image_size" not in flat:  # no images are prepared, see `tasks.check_images`
         return
     if flat["data.train_resize"] != "crop":

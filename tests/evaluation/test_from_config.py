@@ -19,7 +19,7 @@ from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.sources.vqa import Vqa
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.evaluation import example_sampler, prompts
+from mmjax.evaluation import evaluation_task, example_sampler, prompts
 from mmjax.evaluation.embedding import batched_apply, sharded_examples
 from mmjax.evaluation.evaluators import (
     captioning,
@@ -32,6 +32,7 @@ from mmjax.metrics import meteor
 from mmjax.models.generation import Decoding, Generated
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel.mesh import make_mesh
+from tests.helpers.evaluated_sources import evaluated
 
 SPEC = ImageSpec(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 TEXTS = ["a red circle", "a blue square", "a green cross", "a small red ring", "a white triangle"]
@@ -103,7 +104,7 @@ def test_captions_are_scored_against_all_right_wordings(runner, words):
             return TokenLoss(jnp.full(BATCH, 4.0), batch["text_mask"].sum(axis=1) * 1.0, {})
 
     source = Records(references=references)
-    result = captioning.CaptioningEvaluator(Task(), runner, words)(None, source, EvalExamples(source, SPEC), keep=True)
+    result = captioning.CaptioningEvaluator(Task(), runner, words)(evaluated(source, SPEC, keep=True))
     assert result.n == 5 and result.metrics["exact_match"] == pytest.approx(4 / 5)
     tokens = sum(len(text.split()) + 2 for text in TEXTS)
     assert result.metrics["perplexity"] == pytest.approx(np.exp(20 / tokens))
@@ -128,7 +129,7 @@ def test_meteor_is_told_when_it_is_asked_for(runner, words, monkeypatch):
     monkeypatch.setattr(meteor, "meteor", lambda *args: (calls.append(args), (0.25, None))[1])
     source = Records()
     evaluator = captioning.CaptioningEvaluator(Task(), runner, words, meteor=True)
-    result = evaluator(None, source, EvalExamples(source, SPEC), keep=False)
+    result = evaluator(evaluated(source, SPEC))
     assert result.metrics["meteor"] == 0.25 and calls == [(TEXTS, [[text] for text in TEXTS])]
     # What it needs is asked for before anything is written.
     monkeypatch.setattr(meteor, "check_available", mock.Mock(side_effect=UserError("METEOR needs Java")))
@@ -153,9 +154,7 @@ def test_answers_are_chosen_by_the_largest_score(runner, words):
             return 5.0 * jax.nn.one_hot(jnp.array(chosen)[which(images)], 4)
 
     source = Records(question=["is there a circle ?"] * 5, answers=truth)
-    result = question_answering.AnswerClassificationEvaluator(Task(), runner, words)(
-        None, source, EvalExamples(source, SPEC), keep=True
-    )
+    result = question_answering.AnswerClassificationEvaluator(Task(), runner, words)(evaluated(source, SPEC, keep=True))
     assert result.metrics["accuracy"] == pytest.approx(4 / 5)
     assert result.metrics["accuracy_yes/no"] == pytest.approx(2 / 3)  # the majority of the third says "no"
     assert result.artifacts.images[0].nearest[0].item == "yes"
@@ -187,7 +186,7 @@ def test_only_answers_of_vqa_v2_are_scored_as_the_challenge_does(tmp_path, runne
 
     evaluator = question_answering.AnswerClassificationEvaluator(Task(), runner, words)
     for seen in (source, prompts.PromptedSource(source, prompts.Prompts("p", ("a",), ["{c}"]))):
-        result = evaluator(None, seen, EvalExamples(seen, SPEC), keep=False)
+        result = evaluator(evaluated(seen, SPEC))
         assert result.metrics["accuracy"] == accuracy
 
 
@@ -204,9 +203,7 @@ def test_written_answers(runner, words):
             return Generated(jnp.asarray(ids)[which(images), 1:], None, jnp.zeros(BATCH))
 
     source = Records(question=["what colour is it ?"] * 5, answers=[["red"], ["blue"], ["red"], ["circle"], ["no"]])
-    result = question_answering.AnswerGenerationEvaluator(Task(), runner, words)(
-        None, source, EvalExamples(source, SPEC), keep=False
-    )
+    result = question_answering.AnswerGenerationEvaluator(Task(), runner, words)(evaluated(source, SPEC))
     assert result.metrics["accuracy"] == pytest.approx(3 / 5) and result.artifacts is None
 
 
@@ -239,7 +236,9 @@ def test_matching_meets_the_hardest_negatives_of_other_ids(runner, words, embeds
     source = Records(shared=True)  # 0 and 1, 2 and 3 share an id
     examples = Decoded(source)
     params = {"logit_scale": np.float32(6.0)}  # so large that the most similar is drawn
-    result = image_text_matching.ImageTextMatchingEvaluator(Task(), runner, words)(params, source, examples, keep=True)
+    result = image_text_matching.ImageTextMatchingEvaluator(Task(), runner, words)(
+        evaluated(source, SPEC, keep=True, params=params, decode=lambda source: examples)
+    )
     jax.effects_barrier()
     assert len(examples.decoded) == (5 + 5 * 5 if embeds else 3 * 5) + len(result.artifacts.images)
     wrong = {(i, t) for i, t in seen if i != t}
@@ -319,9 +318,7 @@ def test_masked_words_count_over_the_whole_set(runner, words):
             return {}, {"mlm": TokenLoss(2.0 * count, count, {"mlm_accuracy": count / 2})}
 
     source = Records()
-    result = masked_modelling.MaskedModellingEvaluator(Task(), runner, words)(
-        None, source, EvalExamples(source, SPEC), keep=False
-    )
+    result = masked_modelling.MaskedModellingEvaluator(Task(), runner, words)(evaluated(source, SPEC))
     assert result.metrics == {"mlm_loss": pytest.approx(2.0), "mlm_accuracy": pytest.approx(0.5)}
 
 
@@ -344,10 +341,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
             return jax.nn.one_hot(best.astype(jnp.int32), 3)
 
     source = Records(modalities=modalities, label=labels)
-    source_examples = EvalExamples(source, SPEC)
-    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
-        None, source, source_examples, keep=False
-    )
+    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(evaluated(source, SPEC))
     assert result.metrics["acc1"] == 1.0 and result.metrics["acc1_without_b"] == pytest.approx(4 / 5)
     assert result.metrics["acc1_without_a"] == result.metrics["acc1_only_b"] == 1.0
     assert result.metrics["acc1_only_a"] == pytest.approx(4 / 5)
@@ -361,9 +355,7 @@ def test_one_modality_is_not_taken_away(runner):
 
     labels = [0, 1, 2, 1, 0]
     source = Records(modalities=[{"a": np.array([label], np.float32)} for label in labels], label=labels)
-    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(
-        None, source, EvalExamples(source, SPEC), keep=False
-    )
+    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(evaluated(source, SPEC))
     assert {name for name in result.metrics if name.startswith("acc1")} == {"acc1"}
 
 
@@ -388,8 +380,7 @@ def test_what_is_shown_is_a_fair_sample_with_failures_first():
     assert example_sampler.ExampleSampler(False, "").artifacts(Examples()) is None
 
 
-def test_what_a_record_lacks_is_told(runner, words):
-    config = types.SimpleNamespace(is_contrastive=False, match=lambda *args: None)
-    evaluator = image_text_matching.ImageTextMatchingEvaluator(config, runner, words)
-    assert evaluator.missing_fields({"image": None, "captions": []}) == "image with captions"
-    assert evaluator.missing_fields(Records()[0]) == ""
+def test_what_a_record_lacks_is_told():
+    lacks = evaluation_task.load("image_text_matching").missing_fields
+    assert lacks({"image": None, "captions": []}) == "image with captions"
+    assert lacks(Records()[0]) == ""

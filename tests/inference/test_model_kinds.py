@@ -12,7 +12,6 @@ import pytest
 
 import mmjax
 from mmjax.cli import main
-from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.sources import questions, sensors, shapes
 from mmjax.errors import UserError
 from mmjax.evaluation.embedding import batched_apply
@@ -22,6 +21,7 @@ from mmjax.metrics.vqa_accuracy import score_answers
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
 from tests.helpers import model_kinds, runs
+from tests.helpers.evaluated_sources import evaluated
 
 RECORDS = 6
 
@@ -114,7 +114,7 @@ def test_a_captioner_writes_what_its_evaluation_does(captioner):
     model, feeder = loaded(captioner)
     source = First(shapes.Shapes("test"))
     part = captioning.CaptioningEvaluator(model._task, feeder, model.tokenizer)
-    part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
+    part(evaluated(source, model.image_spec, params=model.params))
     pictures = [source[i]["image"] for i in range(RECORDS)]
     result = model.caption(pictures)
     assert result == [model.tokenizer.decode(row) for row in part.tokens.tolist()] and any(result)
@@ -130,7 +130,7 @@ def test_what_an_evaluation_samples_follows_from_the_examples(captioner):
         part = captioning.CaptioningEvaluator(task, feeder, model.tokenizer)
     tokens = []
     for variant in (source, source, Turned(source)):
-        part(model.params, variant, EvalExamples(variant, model.image_spec), keep=False)
+        part(evaluated(variant, model.image_spec, params=model.params))
         tokens.append(part.tokens.tolist())
     assert tokens[0] == tokens[1] == tokens[2][::-1] and len({*map(tuple, tokens[0])}) > 1
 
@@ -181,7 +181,7 @@ def test_questions_are_answered_as_in_the_evaluation(vqa):
     model, feeder = loaded(vqa)
     source = First(questions.Questions("test"))
     part = question_answering.AnswerClassificationEvaluator(model._task, feeder, model.tokenizer)
-    result = part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
+    result = part(evaluated(source, model.image_spec, params=model.params))
     records = [source[i] for i in range(RECORDS)]
     answers = model.answer([record["image"] for record in records], [record["question"] for record in records])
     assert len(model.answers) == 21 and set(answers) <= set(model.answers)
@@ -228,7 +228,7 @@ def test_modalities_are_classified_as_in_the_evaluation(fusion):
     (model, feeder), (values, labels) = loaded(fusion), modalities()
     source = First(sensors.Sensors("test"))
     part = multimodal_classification.MultimodalClassificationEvaluator(model._task, feeder)
-    result = part(model.params, source, EvalExamples(source, None), keep=False)
+    result = part(evaluated(source, None, params=model.params))
     scores = model.classify(values)
     assert classification_metrics(scores, labels)["acc1"] == result.metrics["acc1"]
     np.testing.assert_allclose(scores, jax.nn.softmax(feeder.out["acc1"]), rtol=1e-4)
@@ -252,11 +252,11 @@ class TestCommands:
 
     def test_what_needs_embeddings_is_one_line(self, captioner, tmp_path, capsys):
         runs.write_classes(tmp_path / "images", count=1)
-        suite = "error: --config: a suite, which embeds images and texts, is not for"
+        suite = "error: datasets.digits.tasks: zeroshot_classification is not for model.kind='captioner' trained with"
         search = ["search", "red", f"--workdir={captioner}", f"--images={tmp_path / 'images'}"]
         for argv, message in (
             (["eval", f"--workdir={captioner}", "--config=eval"], suite),
-            (["eval", f"--model={captioner}", "--config=eval", f"--output={tmp_path}/x.json"], "it can caption"),
+            (["eval", f"--model={captioner}", "--config=eval", f"--output={tmp_path}/x.json"], "; choose among image_"),
             (search, "error: search, which embeds images and texts, is not for model.kind='captioner'"),
             (["convert", str(captioner), f"{tmp_path}/out", "--to=hf"], "model.kind='captioner': the formats are"),
         ):  # fmt: skip
@@ -305,7 +305,7 @@ def test_answers_in_words(tmp_path):
     assert model.can == ("answer",)
     source = First(questions.Questions("test"))
     part = question_answering.AnswerGenerationEvaluator(model._task, feeder, model.tokenizer)
-    part(model.params, source, EvalExamples(source, model.image_spec), keep=False)
+    part(evaluated(source, model.image_spec, params=model.params))
     records = [source[i] for i in range(RECORDS)]
     result = model.answer([record["image"] for record in records], [record["question"] for record in records])
     assert result == [model.tokenizer.decode(row) for row in part.tokens.tolist()]

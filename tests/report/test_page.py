@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax.evaluation.example_selection import Artifacts, CaptionMatches, ImageMatches, Match
-from mmjax.evaluation.results import CLASSIFICATION, IMAGE_TEXT_MATCHING, RETRIEVAL, VQA, Evaluation
+from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, Evaluation
 from mmjax.report import charts
 from mmjax.report import page as page_lib
 
@@ -116,8 +116,8 @@ def test_every_objective_has_its_curves_and_every_metric_its_name():
     matched = {"itm_accuracy": 0.75, "itm_hardest_accuracy": 0.5, "itm_accuracy_match": 1.0}
     answered = {"accuracy": 0.5, "accuracy_yes/no": 0.625, "accuracy_other": 0.375}
     lines.append({"step": 2, "kind": "eval"} | {f"d/{key}": value for key, value in (scores | matched).items()})
-    evaluations = [Evaluation("d", RETRIEVAL, 7, scores), Evaluation("d", IMAGE_TEXT_MATCHING, 7, matched)]
-    evaluations.append(Evaluation("e", VQA, 1200, answered))
+    evaluations = [Evaluation("d", RETRIEVAL, 7, scores), Evaluation("d", "image_text_matching", 7, matched)]
+    evaluations.append(Evaluation("e", "visual_question_answering", 1200, answered))
     text, page = render(history=lines, evaluations=evaluations)
     check_self_contained(text, page)
     for name in ("Loss", "Losses by objective", "Accuracy in training", "Accuracy, held out"):

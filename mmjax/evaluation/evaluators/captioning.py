@@ -1,6 +1,5 @@
 """Captions that a model generates, against those that people wrote."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,9 @@ import numpy as np
 from mmjax.data.loading.example_transforms import id_words
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
-from mmjax.evaluation.embedding.features import ExampleStream
+from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.evaluation.example_sampler import ExampleSampler
-from mmjax.evaluation.results import CAPTIONING, Evaluation, missing_pair_fields
+from mmjax.evaluation.results import missing_pair_fields
 from mmjax.metrics import caption_metrics
 from mmjax.metrics import meteor as meteor_lib
 from mmjax.metrics.classification import perplexity
@@ -33,8 +32,6 @@ class CaptioningEvaluator:
       UserError: METEOR is wanted and cannot be run here.
     """
 
-    missing_fields = staticmethod(missing_pair_fields)
-
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer, *, meteor: bool = False):
         self.task, self.runner, self.tokenizer, self.meteor = task, runner, tokenizer, meteor
         if meteor:
@@ -48,10 +45,10 @@ class CaptioningEvaluator:
 
         self.run = runner.compile(run)
 
-    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
-        """Evaluates a source; `keep` is whether its artifacts will be shown."""
-        stream = ExampleStream(examples, keep=lambda e: list(e.extras.get("references", e.captions)))
-        tokens, scores, total, count = self.runner.run(self.run, params, map(self._row, stream))
+    def __call__(self, data: EvaluatedSource) -> Outcome:
+        """Evaluates a source."""
+        stream = data.stream(keep=lambda e: list(e.extras.get("references", e.captions)))
+        tokens, scores, total, count = self.runner.run(self.run, data.params, map(self._row, stream))
         references = stream.kept
         self.tokens = tokens
         texts = [self.tokenizer.decode(row.tolist()) for row in tokens]
@@ -59,12 +56,12 @@ class CaptioningEvaluator:
         metrics = scored.metrics | {"perplexity": perplexity(float(total.sum()), float(count.sum()))}
         if self.meteor:
             metrics["meteor"] = process_agreement.run_on_process_0(lambda: meteor_lib.meteor(texts, references)[0])
-        sampler = ExampleSampler(keep, "captions written")
+        sampler = ExampleSampler(data.keep, "captions written")
         exact = scored.examples["exact_match"]
         outcomes = zip(references, texts, scores.tolist(), exact.tolist(), strict=True)
         for index, (labels, text, score, right) in enumerate(outcomes):
             sampler.add(index, labels, [(text, score, bool(right))])
-        return Evaluation(source.name, CAPTIONING, len(texts), metrics, sampler.artifacts(examples))
+        return Outcome(metrics, len(texts), sampler.artifacts(data.examples))
 
     def _row(self, example: Any) -> Row:
         ids, mask = self.tokenizer([example.captions[0]])
@@ -74,3 +71,14 @@ class CaptioningEvaluator:
         """Ids that the last call generated for an example with the prompt in front, and the prompt's length."""
         del example
         return np.array([self.tokenizer.bos_id, *self.tokens[index]], np.int32), 1
+
+
+IMAGE_CAPTIONING = EvaluationTask(
+    title="captioning",
+    evaluator=lambda model: CaptioningEvaluator(model.task, model.runner, model.text_tokenizer, meteor=model.meteor),
+    needs=("caption",),
+    missing_fields=missing_pair_fields,
+    reads=("decoding", "eval.meteor"),
+    by_default="always",
+    has_plain_metrics=True,
+)

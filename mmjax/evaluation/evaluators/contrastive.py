@@ -1,52 +1,25 @@
 """Zero-shot classification and retrieval of evaluation sources, through any `Embedder` of images and texts.
 
 A source with class names is evaluated by zero-shot classification, any other by retrieval; both also give the held-out
-loss. The further tasks of a suite are in `suite/runner`.
+loss.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
-from mmjax.data.record import Source
-from mmjax.evaluation import example_selection
-from mmjax.evaluation.embedding.features import Embedder, Examples, Features, embed_source
+from mmjax.evaluation.embedding.features import Embedder, Features
+from mmjax.evaluation.evaluation_task import (
+    EvaluatedModel,
+    EvaluatedSource,
+    EvaluationTask,
+    Outcome,
+    without_setup,
+)
 from mmjax.evaluation.evaluators.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.evaluators.zero_shot import evaluate_multilabel, evaluate_zero_shot
 from mmjax.evaluation.example_selection import Matching
-from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, Evaluation
-
-
-def evaluate(
-    sources: Sequence[Source],
-    embedder: Embedder,
-    *,
-    examples: Examples,
-    keep_artifacts: bool = False,
-    seed: int = 0,
-) -> list[Evaluation]:
-    """Evaluates every source, in order.
-
-    Args:
-      sources: one evaluation each.
-      embedder: the model.
-      examples: decodes a source (or a view of one) into its examples, each once, in order of index.
-      keep_artifacts: whether to also collect what a report shows.
-      seed: decides which examples a report shows; metrics do not depend on it.
-
-    Raises:
-      UserError: for a source without examples, or with class names and no templates.
-      ValueError: for labels, captions or embeddings that do not fit.
-    """
-    evaluations = []
-    for source in sources:
-        features = embed_source(source, embedder, examples)
-        task, evaluate_features = (CLASSIFICATION, classify) if source.class_names else (RETRIEVAL, retrieve)
-        metrics, matching = evaluate_features(features, embedder)
-        shown = example_selection.collect_artifacts(features, matching, examples, seed=seed) if keep_artifacts else None
-        evaluations.append(Evaluation(source.name, task, len(features), metrics, shown))
-    return evaluations
+from mmjax.evaluation.results import CLASSIFICATION
+from mmjax.metrics import bootstrap as bootstrap_lib
 
 
 def classify(features: Features, embedder: Embedder, *, with_loss: bool = True) -> tuple[dict[str, float], Matching]:
@@ -134,3 +107,47 @@ def _with_loss(
 ) -> dict[str, float]:
     loss = embedder.loss(features.embeddings, paired, features.ids)
     return metrics if loss is None else metrics | {getattr(embedder, "loss_name", "loss"): float(loss)}
+
+
+def _evaluate_classification(model: EvaluatedModel, data: EvaluatedSource) -> Outcome:
+    features, settings = data.features, model.settings
+    metrics, matching = classify(features, data.embedder, with_loss=model.held_out_loss)
+    if settings.bootstrap and matching.confusion is not None:
+        # A mean does not depend on the order of its values, so the counts are enough.
+        right = int(matching.confusion.trace())
+        values = np.arange(len(features)) < right
+        interval = bootstrap_lib.bootstrap_interval(values, resamples=settings.bootstrap, seed=settings.seed)
+        metrics |= interval.metrics("acc1")
+    return Outcome(metrics, len(features), matching)
+
+
+def _evaluate_retrieval(model: EvaluatedModel, data: EvaluatedSource) -> Outcome:
+    metrics, matching = retrieve(
+        data.features,
+        data.embedder,
+        fold_size=data.fold_size or None,
+        bootstrap=model.settings.bootstrap,
+        seed=model.settings.seed,
+        with_loss=model.held_out_loss,
+    )
+    return Outcome(metrics, len(data.features), matching)
+
+
+ZERO_SHOT_CLASSIFICATION = EvaluationTask(
+    title="zero-shot classification",
+    evaluator=without_setup(_evaluate_classification),
+    needs=("embeddings",),
+    needs_classes=True,
+    reads=("prompts", "bootstrap"),
+    by_default="where_possible",
+    has_plain_metrics=True,
+)
+ZERO_SHOT_RETRIEVAL = EvaluationTask(
+    title="zero-shot retrieval",
+    evaluator=without_setup(_evaluate_retrieval),
+    needs=("embeddings",),
+    reads=("fold_size", "bootstrap"),
+    by_default="always",
+    fallback_for=CLASSIFICATION,
+    has_plain_metrics=True,
+)

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int64, UInt64
 
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
-from mmjax.evaluation.embedding.features import ExampleStream
 from mmjax.evaluation.embedding.sharded_examples import sharded_images, without_images
+from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.evaluation.example_sampler import ExampleSampler
-from mmjax.evaluation.results import IMAGE_TEXT_MATCHING, Evaluation, missing_pair_fields
+from mmjax.evaluation.results import missing_pair_fields
 from mmjax.metrics import exact_dot
 from mmjax.metrics.classification import matching_metrics
 
@@ -47,22 +47,21 @@ class ImageTextMatchingEvaluator:
       tokenizer: of the captions.
     """
 
-    missing_fields = staticmethod(missing_pair_fields)
-
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
         self.task, self.runner, self.tokenizer = task, runner, tokenizer
         self.match = runner.compile(task.match)
         if task.is_contrastive:
             self.embed_images, self.embed_text = runner.compile(task.embed_images), runner.compile(task.embed_text)
 
-    def __call__(self, params: Any, source: Any, examples: Any, *, keep: bool) -> Evaluation:
-        """Evaluates a source; `keep` is whether its artifacts will be shown.
+    def __call__(self, data: EvaluatedSource) -> Outcome:
+        """Evaluates a source.
 
         Images are decoded three times in pairs, and once before where they are embedded.
         """
+        params, examples = data.params, data.examples
         caption_and_id = lambda example: (example.captions[0], example.id)
         if self.task.is_contrastive:
-            stream = ExampleStream(examples, keep=caption_and_id)
+            stream = data.stream(caption_and_id, examples)
             images = self.runner.run(self.embed_images, params, ((example.image,) for example in stream))
             captions, ids = zip(*stream.kept, strict=True)
         else:
@@ -83,13 +82,13 @@ class ImageTextMatchingEvaluator:
         rows = ((image, tokens[text], mask[text]) for image, text in zip(pixels, text_index.tolist(), strict=True))
         scores = self.runner.run(self.match, params, rows)
         metrics = _metrics_by_kind(scores, labels, pairs)
-        sampler = ExampleSampler(keep, "is it a match? (logit)")
+        sampler = ExampleSampler(data.keep, "is it a match? (logit)")
         outcomes = zip(image_index.tolist(), text_index.tolist(), labels, scores.tolist(), strict=True)
         for image, text, label, score in outcomes:
             truth = "belongs to the image" if label else "belongs to another image"
             prediction = "match" if score > 0 else "no match"
             sampler.add(image, [captions[text], truth], [(prediction, score, bool((score > 0) == label))])
-        return Evaluation(source.name, IMAGE_TEXT_MATCHING, len(ids), metrics, sampler.artifacts(examples))
+        return Outcome(metrics, len(ids), sampler.artifacts(examples))
 
     def _negatives_by_similarity(
         self, images: np.ndarray, texts: np.ndarray, ids: np.ndarray, scale: float
@@ -198,3 +197,14 @@ def _highest_negatives(
         scores = np.where(ids[rows, None] == ids, -np.inf, scores_of(rows))
         negatives[rows] = np.where(np.isfinite(scores.max(axis=1)), scores.argmax(axis=1), -1)
     return negatives
+
+
+IMAGE_TEXT_MATCHING = EvaluationTask(
+    title="image-text matching",
+    evaluator=lambda model: ImageTextMatchingEvaluator(model.task, model.runner, model.text_tokenizer),
+    needs=("match",),
+    missing_fields=missing_pair_fields,
+    reads=("batch_size",),
+    by_default="always",
+    has_plain_metrics=True,
+)

@@ -1,12 +1,12 @@
 """Masked words and patches of held-out pairs, the same ones masked every time."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from mmjax.data.loading.example_transforms import id_words
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
-from mmjax.evaluation.results import MASKED_MODELLING, Evaluation, missing_pair_fields
+from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
+from mmjax.evaluation.results import missing_pair_fields
 
 
 class MaskedModellingEvaluator:
@@ -18,8 +18,6 @@ class MaskedModellingEvaluator:
       tokenizer: of the captions.
     """
 
-    missing_fields = staticmethod(missing_pair_fields)
-
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
         self.runner, self.tokenizer = runner, tokenizer
 
@@ -29,17 +27,28 @@ class MaskedModellingEvaluator:
 
         self.run = runner.compile(run)
 
-    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
+    def __call__(self, data: EvaluatedSource) -> Outcome:
         """Evaluates a source; it has no artifacts."""
-        del keep
-        metrics, losses = {}, self.runner.run(self.run, params, map(self._row, examples))
+        rows = map(self._row, data.progress(data.examples))
+        metrics, losses = {}, self.runner.run(self.run, data.params, rows)
         for name, sums in losses.items():
             count = max(float(sums.count.sum()), 1.0)
             metrics[f"{name}_loss"] = float(sums.total.sum()) / count
             metrics |= {key: float(values.sum()) / count for key, values in sums.metrics.items()}
         n = len(next(iter(losses.values())).count)
-        return Evaluation(source.name, MASKED_MODELLING, n, metrics)
+        return Outcome(metrics, n)
 
     def _row(self, example: Any) -> Row:
         ids, mask = self.tokenizer([example.captions[0]])
         return example.image, ids[0], mask[0], id_words(example.id)
+
+
+MASKED_MODELLING = EvaluationTask(
+    title="masked words and patches",
+    evaluator=lambda model: MaskedModellingEvaluator(model.task, model.runner, model.text_tokenizer),
+    objectives=("mlm", "mim"),
+    missing_fields=missing_pair_fields,
+    reads=("loss.mlm_rate", "loss.mim_ratio"),
+    by_default="always",
+    has_plain_metrics=True,
+)

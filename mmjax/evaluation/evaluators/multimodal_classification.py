@@ -1,6 +1,6 @@
 """Classification by several modalities, with all of them, without each, and by each alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
 from mmjax.evaluation.embedding.features import ExampleStream
-from mmjax.evaluation.results import MULTIMODAL_CLASSIFICATION, Evaluation
+from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.metrics.classification import classification_metrics
 
 
@@ -29,16 +29,14 @@ class MultimodalClassificationEvaluator:
         self.patterns = _modality_patterns(self.names)
         self.run = runner.compile(self._classify)
 
-    def missing_fields(self, record: Mapping[str, Any]) -> str:
-        """The fields that a record lacks; an empty string where it has all."""
-        return "" if record.get("modalities") and record.get("label") is not None else "modalities with a label"
+    def __call__(self, data: EvaluatedSource) -> Outcome:
+        """Evaluates a source; it has no artifacts.
 
-    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
-        """Evaluates a source; it has no artifacts."""
-        del keep
-        stream = ExampleStream(examples, keep=lambda example: int(example.label))
+        Modalities are arrays of any size, which are not sent around: every process reads all examples.
+        """
+        stream = data.stream(lambda example: int(example.label), data.local_examples)
         rows = ExampleStream(map(self._row, stream), keep=lambda row: row[-1])
-        scores_by_pattern = self.runner.run(self.run, params, rows)
+        scores_by_pattern = self.runner.run(self.run, data.params, rows)
         labels, present = np.array(stream.kept), np.stack(rows.kept)
         metrics: dict[str, float] = {}
         for name, scores in scores_by_pattern.items():
@@ -47,7 +45,7 @@ class MultimodalClassificationEvaluator:
             if left.any():
                 values = classification_metrics(scores[left], labels[left])
                 metrics |= values if name == "acc1" else {name: values["acc1"]}
-        return Evaluation(source.name, MULTIMODAL_CLASSIFICATION, len(labels), metrics)
+        return Outcome(metrics, len(labels))
 
     def _classify(self, params: Any, *columns: Array) -> dict[str, Array]:
         """Scores [B, C] by pattern."""
@@ -77,3 +75,18 @@ def _modality_patterns(names: Sequence[str]) -> dict[str, Bool[np.ndarray, " M"]
     if len(names) > 2:  # of two, each alone is the other missing
         patterns |= {f"acc1_only_{name}": row for name, row in zip(names, identity, strict=True)}
     return patterns
+
+
+def _missing_fields(record: Mapping[str, Any]) -> str:
+    return "" if record.get("modalities") and record.get("label") is not None else "modalities with a label"
+
+
+MULTIMODAL_CLASSIFICATION = EvaluationTask(
+    title="classification by several modalities",
+    evaluator=lambda model: MultimodalClassificationEvaluator(model.task, model.runner),
+    unit="examples",
+    needs=("classify",),
+    missing_fields=_missing_fields,
+    by_default="always",
+    has_plain_metrics=True,
+)

@@ -1,6 +1,6 @@
 """Questions about images, answered by choosing among a list of answers or by generating text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,9 +9,8 @@ import numpy as np
 from mmjax.data.loading.example_transforms import AnswerTransform, id_words
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
-from mmjax.evaluation.embedding.features import ExampleStream
+from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource, EvaluationTask, Evaluator, Outcome
 from mmjax.evaluation.example_sampler import ExampleSampler
-from mmjax.evaluation.results import VQA, Evaluation
 from mmjax.metrics import vqa_accuracy
 from mmjax.metrics.vqa_answers import main_answer
 
@@ -21,28 +20,24 @@ _TOP_ANSWERS = 3  # shown of each question
 class _VqaEvaluator:
     """VQA accuracy, however answers are made."""
 
-    def missing_fields(self, record: Mapping[str, Any]) -> str:
-        """The fields that a record lacks; an empty string where it has all."""
-        return "" if record.get("question") and record.get("answers") else "question with answers"
-
-    def __call__(self, params: Any, source: Any, examples: Iterable[Any], *, keep: bool) -> Evaluation:
-        """Evaluates a source; `keep` is whether its artifacts will be shown.
+    def __call__(self, data: EvaluatedSource) -> Outcome:
+        """Evaluates a source.
 
         Answers of a source with one a question are compared as VQA v2's ten are.
         """
         fields = lambda extras: (extras["question"], list(extras["answers"]), extras.get("answer_type"))
-        stream = ExampleStream(examples, keep=lambda example: fields(example.extras))
-        predictions = self._answers(params, map(self._row, stream))
+        stream = data.stream(keep=lambda example: fields(example.extras))
+        predictions = self._answers(data.params, map(self._row, stream))
         questions, answers, types = map(list, zip(*stream.kept, strict=True))
-        normalize = "official" if _has_normalized_answers(source) else "both"
+        normalize = "official" if _has_normalized_answers(data.source) else "both"
         best = [ranked[0][0] for ranked in predictions]
         scored = vqa_accuracy.score_answers(best, answers, types if all(types) else None, normalize=normalize)
-        sampler = ExampleSampler(keep, "answers given")
+        sampler = ExampleSampler(data.keep, "answers given")
         outcomes = zip(questions, answers, predictions, scored.accuracies.tolist(), strict=True)
         for index, (question, people, ranked, score) in enumerate(outcomes):
             marked = [(text, value, rank == 0 and score >= 0.5) for rank, (text, value) in enumerate(ranked)]
             sampler.add(index, [question, f"answer: {main_answer(people)}"], marked)
-        return Evaluation(source.name, VQA, len(predictions), scored.metrics, sampler.artifacts(examples))
+        return Outcome(scored.metrics, len(predictions), sampler.artifacts(data.examples))
 
     def _row(self, example: Any) -> Row:
         return example.image, id_words(example.id), *self._encode(example.extras["question"])
@@ -131,3 +126,26 @@ class AnswerGenerationEvaluator(_VqaEvaluator):
         """Ids that the last call generated for an example with the prompt in front, and the prompt's length."""
         ids, mask = self._encode(example.extras["question"])
         return np.concatenate([ids[mask], self.tokens[index]]), int(mask.sum())
+
+
+def _make_evaluator(model: EvaluatedModel) -> Evaluator:
+    """Choosing among a list of answers where the model was trained for that; else writing them."""
+    chooses = model.task.is_trained_with("vqa")
+    make = AnswerClassificationEvaluator if chooses else AnswerGenerationEvaluator
+    return make(model.task, model.runner, model.text_tokenizer)
+
+
+def _missing_fields(record: Mapping[str, Any]) -> str:
+    return "" if record.get("question") and record.get("answers") else "question with answers"
+
+
+VISUAL_QUESTION_ANSWERING = EvaluationTask(
+    title="questions about images",
+    evaluator=_make_evaluator,
+    unit="questions",
+    needs=("answer",),
+    missing_fields=_missing_fields,
+    reads=("decoding",),
+    by_default="always",
+    has_plain_metrics=True,
+)

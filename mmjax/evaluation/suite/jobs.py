@@ -5,14 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mmjax.config import dataset, suite_config
-from mmjax.errors import UserError, did_you_mean, validate_choice
-from mmjax.evaluation import prompts
+from mmjax import registry
+from mmjax.config import dataset, serialize, suite_config
+from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
+from mmjax.errors import UserError, did_you_mean
+from mmjax.evaluation import evaluation_task, prompts, task_choice
 from mmjax.evaluation.config import DatasetConfig, SuiteConfig
-from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, TASKS
 
 __all__ = [
-    "SUITE_TASKS",
     "Job",
     "collection_means",
     "dataset",  # suites that were written for mmjax 0.1 import the two from here
@@ -21,8 +22,6 @@ __all__ = [
     "selected_datasets",
     "suite_config",
 ]
-
-SUITE_TASKS = tuple(name for name, info in TASKS.items() if info.in_suite)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,23 +37,35 @@ class Job(DatasetConfig):
     name: str
     prompts_digest: str = ""
 
-    def settings(self, task: str, suite: SuiteConfig) -> dict[str, Any]:
-        """Everything that the outcome of a task depends on, besides the model."""
+    def settings(self, task: str, suite: SuiteConfig, config: RunConfig) -> dict[str, Any]:
+        """Everything that the outcome of a task depends on, besides the model's weights.
+
+        Args:
+          task: what is evaluated.
+          suite: the suite.
+          config: the model's.
+        """
+        info, run = evaluation_task.load(task), to_dict(config)
         settings: dict[str, Any] = {"source": self.source}
         settings |= {key: getattr(self, key) for key in ("image_key", "caption_keys") if getattr(self, key)}
-        if TASKS[task].needs_train:
+        if info.needs_train:
             settings["train"] = self.train
-        if task == CLASSIFICATION:
+        if "prompts" in info.reads:
             settings |= {"prompts": self.prompts, "prompts_digest": self.prompts_digest, "bootstrap": suite.bootstrap}
-        if task == RETRIEVAL:
+        if "fold_size" in info.reads:
             settings["fold_size"] = self.fold_size
-        if task in (RETRIEVAL, "clip_score") and suite.bootstrap:
+        if "bootstrap" in info.reads and suite.bootstrap:
             settings["bootstrap"] = suite.bootstrap
-        groups = {"knn": suite.knn, "few_shot": suite.few_shot, "clip_score": suite.clip_score}
-        if task in groups:
-            settings |= dataclasses.asdict(groups[task])
-        if task in ("linear_probe", "few_shot") or settings.get("bootstrap"):
+        for group in ("knn", "few_shot", "clip_score"):
+            settings |= to_dict(getattr(suite, group)) if group in info.reads else {}
+        if "seed" in info.reads or settings.get("bootstrap"):
             settings["seed"] = suite.seed
+        fields = suite.added.get(task)
+        settings |= {} if fields is None else {"fields": to_dict(fields)}
+        # Of the run: a field by its path, or all of a group.
+        flat = serialize.flatten(run)
+        for path in info.reads:
+            settings |= {name: value for name, value in flat.items() if name == path or name.startswith(f"{path}.")}
         return json.loads(json.dumps(settings))  # as it is read back: lists for tuples
 
 
@@ -65,7 +76,7 @@ def make_jobs(suite: SuiteConfig) -> list[Job]:
       UserError: an unknown name of a collection, dataset, task or prompts, a task without what it needs, or a number
         that is too small.
     """
-    _check_numbers(suite)
+    task_choice.check_numbers(suite)
     wanted = selected_datasets(suite)
     jobs = []
     for name, entry in suite.datasets.items():
@@ -73,10 +84,10 @@ def make_jobs(suite: SuiteConfig) -> list[Job]:
             continue
         field = f"datasets.{name}"
         if not entry.tasks:
-            raise UserError(f"{field}.tasks is empty; name some of: {', '.join(SUITE_TASKS)}")
+            raise UserError(f"{field}.tasks is empty; name some of: {', '.join(registry.evaluations)}")
         for task in entry.tasks:
-            validate_choice(f"{field}.tasks", task, SUITE_TASKS)
-            if TASKS[task].needs_train and not entry.train:
+            info = evaluation_task.load(task, f"{field}.tasks")
+            if info.needs_train and not entry.train:
                 raise UserError(f"{field}.train is empty, but {task} learns from a training split; name its source")
         named = entry.prompts or prompts.find(name) or prompts.KEEP_SOURCE
         digest = ""
@@ -88,22 +99,6 @@ def make_jobs(suite: SuiteConfig) -> list[Job]:
         if not jobs[-1].source:
             raise UserError(f"{field}.source is empty; name the data, e.g. wds:DIR or folder:DIR")
     return jobs
-
-
-def _check_numbers(suite: SuiteConfig) -> None:
-    episodes = suite.few_shot
-    least: dict[str, tuple[int | tuple[int, ...], int]] = {
-        "bootstrap": (suite.bootstrap, 0),
-        "knn.ks": (suite.knn.ks, 1),
-        "few_shot.ways": (episodes.ways, 2),
-        "few_shot.shots": (episodes.shots, 1),
-        "few_shot.queries": (episodes.queries, 1),
-        "few_shot.episodes": (episodes.episodes, 2),
-    }
-    for field, (value, low) in least.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or min(numbers) < low:
-            raise UserError(f"{field}={value!r}: wants {'a number' if type(value) is int else 'numbers'} from {low} up")
 
 
 def selected_datasets(suite: SuiteConfig) -> set[str]:

@@ -7,29 +7,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
+from mmjax import registry
 from mmjax.data import mixture
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.data.record import HasImageGroups, MayBeMultilabel, Source, SourceOptions
+from mmjax.data.loading.eval_examples import EvalExamples
+from mmjax.data.record import Source, SourceOptions
 from mmjax.errors import UserError
-from mmjax.evaluation import example_selection, prompts
+from mmjax.evaluation import evaluation_task, prompts, task_choice
 from mmjax.evaluation.config import SuiteConfig
 from mmjax.evaluation.embedding import features, sharded_examples
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
-from mmjax.evaluation.embedding.features import Embedder, Features
-from mmjax.evaluation.evaluators import contrastive, retrieval
-from mmjax.evaluation.example_selection import Artifacts, Matching
-from mmjax.evaluation.results import CLASSIFICATION, RETRIEVAL, TASKS, Evaluation
-from mmjax.evaluation.suite.jobs import SUITE_TASKS, Job
+from mmjax.evaluation.embedding.features import Embedder
+from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource, Evaluator
+from mmjax.evaluation.results import RETRIEVAL, Evaluation
+from mmjax.evaluation.suite.jobs import Job
 from mmjax.io.reader import is_local
-from mmjax.metrics import bootstrap, clip_score, compositional
-from mmjax.metrics.classification import confusion_matrix
-from mmjax.parallel import process_agreement
 
 _PATIENCE = 5.0  # seconds before a progress bar appears
-Outcome = tuple[dict[str, float], Matching | Artifacts | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,28 +84,26 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
         _check_exists(spec, f"{field}.{key}")
     source = mixture.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
-    several = isinstance(source, MayBeMultilabel) and source.is_multilabel
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
-    classes = len(source.class_names or ())
     for task in job.tasks:
-        if TASKS[task].needs_classes and not classes:
-            others = ", ".join(name for name in SUITE_TASKS if not TASKS[name].needs_classes)
+        info = evaluation_task.load(task, f"{field}.tasks")
+        if info.needs_classes and not source.class_names:
+            tasks = {name: evaluation_task.load(name) for name in registry.evaluations}
+            others = ", ".join(name for name, other in tasks.items() if not other.needs_classes)
             raise UserError(f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {others}")
-        if TASKS[task].needs_one_label and several:
+        if task_choice.lacking_classes(info, source):
             raise UserError(
                 f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
             )
-    if "few_shot" in job.tasks and classes < config.few_shot.ways:
-        raise UserError(f"few_shot.ways={config.few_shot.ways}: {job.name} has {classes} classes; choose fewer ways")
+        if missing := task_choice.lacking_fields(info, source):
+            raise UserError(f"{field}.tasks: {task} needs {missing}, and {job.source} has none; leave it out")
+        if info.check is not None:
+            info.check(source, config)
     train = None
-    if job.train and any(TASKS[task].needs_train for task in job.tasks):
+    if job.train and any(evaluation_task.load(task).needs_train for task in job.tasks):
         train = mixture.open_source(job.train, options, field=f"{field}.train")
         train.name = f"{job.name}/train"
-        if len(train.class_names or ()) != classes:
-            raise UserError(
-                f"{field}.train={job.train!r} has {len(train.class_names or ())} classes, and the test split {classes};"
-                " name the training split of the same dataset"
-            )
+        task_choice.check_train(train, source, f"{field}.train={job.train!r}")
     return OpenedJob(job, source, train)
 
 
@@ -120,13 +114,23 @@ def _check_exists(spec: str, field: str) -> None:
         raise UserError(f"{field}={spec!r}: there is no {path}")
 
 
+def make_evaluators(names: Iterable[str], model: EvaluatedModel) -> dict[str, Evaluator]:
+    """The evaluators of a model, by name.
+
+    Raises:
+      UserError: one cannot be run here, such as METEOR without Java.
+    """
+    return {name: evaluation_task.load(name).evaluator(model.of(name)) for name in names}
+
+
 def run(
     opened: Sequence[OpenedJob],
     tasks: Mapping[str, Sequence[str]],
-    embedder: Embedder,
+    evaluators: Mapping[str, Evaluator],
+    params: Any,
     batches: BatchRunner,
-    image_spec: ImageSpec,
-    config: SuiteConfig,
+    image_spec: ImageSpec | None,
+    embedder: Embedder | None,
     *,
     log: Callable[[str], None] = print,
 ) -> Iterator[tuple[Job, Evaluation]]:
@@ -135,168 +139,56 @@ def run(
     Args:
       opened: the datasets.
       tasks: which to run, by dataset.
-      embedder: of the model; every process gets all embeddings and computes all metrics.
-      batches: the embedder's.
+      evaluators: of all of them, see `make_evaluators`.
+      params: of the model.
+      batches: what the evaluators run on.
       image_spec: how images are prepared.
-      config: the suite's.
+      embedder: of the model with its parameters; every process gets all embeddings and computes all metrics. None
+        where no task embeds.
       log: prints what comes next.
     """
     sources = [source for item in opened for source in (item.source, item.train) if source is not None]
-    examples = sharded_examples.make_examples(sources, image_spec, batches)
-
-    def with_progress(source: Source) -> Iterable[features.Example]:
-        return tqdm(
-            examples(source),
-            desc=source.name,
-            total=len(source),
-            unit="image",
-            file=sys.stderr,
-            delay=_PATIENCE,
-            leave=False,
-            disable=jax.process_index() != 0,
-        )
-
+    decode = sharded_examples.make_examples(sources, image_spec, batches)
     for item in opened:
         job, wanted = item.job, tasks[item.job.name]
         if not wanted:
             continue
         log(f"{job.name}: {len(item.source):,} images, {', '.join(wanted)}")
-        test = features.embed_source(item.source, embedder, with_progress)
-        train = None
-        if item.train is not None and any(TASKS[task].needs_train for task in wanted):
+        learns = any(evaluation_task.load(task).needs_train for task in wanted)
+        if item.train is not None and learns:
             log(f"{job.name}: {len(item.train):,} training images")
-            train = features.embed_source(item.train, embedder, with_progress)
+        data = EvaluatedSource(
+            item.source,
+            params,
+            decode,
+            image_spec=image_spec,
+            bound_embedder=embedder,
+            train=item.train if learns else None,
+            fold_size=job.fold_size,
+            has_report=True,
+            progress=_progress_bar,
+        )
         for task in wanted:
-            metrics, artifacts = _EVALUATE[task](test, train, embedder, job, config)
-            with process_agreement.raise_on_all():
-                if isinstance(artifacts, Matching):
-                    artifacts = _collect_on_process_0(test, artifacts, examples)
-            yield job, Evaluation(job.name, task, len(test), metrics, artifacts)
+            yield job, _with_mean_recall(evaluation_task.evaluate(task, evaluators[task], data))
 
 
-def _collect_on_process_0(test: Features, matching: Matching, examples: features.Examples) -> Artifacts | None:
-    return example_selection.collect_artifacts(test, matching, examples) if jax.process_index() == 0 else None
-
-
-def _classify(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    # The held-out loss depends on the batch, which is no part of a suite's settings.
-    metrics, matching = contrastive.classify(test, embedder, with_loss=False)
-    if config.bootstrap and matching.confusion is not None:
-        # A mean does not depend on the order of its values, so the counts are enough.
-        right = int(matching.confusion.trace())
-        values = np.arange(len(test)) < right
-        interval = bootstrap.bootstrap_interval(values, resamples=config.bootstrap, seed=config.seed)
-        metrics |= interval.metrics("acc1")
-    return metrics, matching
-
-
-def _retrieve(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    metrics, matching = contrastive.retrieve(
-        test,
-        embedder,
-        fold_size=job.fold_size or None,
-        bootstrap=config.bootstrap,
-        seed=config.seed,
-        with_loss=False,
+def _progress_bar(examples: EvalExamples) -> Iterable[features.Example]:
+    return tqdm(
+        examples,
+        desc=examples.source.name,
+        total=len(examples),
+        unit="image",
+        file=sys.stderr,
+        delay=_PATIENCE,
+        leave=False,
+        disable=jax.process_index() != 0,
     )
+
+
+def _with_mean_recall(evaluation: Evaluation) -> Evaluation:
+    """Retrieval with its main metric in a suite, the mean of both directions."""
+    if evaluation.task != RETRIEVAL:
+        return evaluation
     sides = ("image_retrieval_recall@1", "text_retrieval_recall@1")
-    return metrics | {"mean_recall@1": sum(metrics[side] for side in sides) / 2}, matching
-
-
-def _linear_probe(test: Features, train: Features, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    from mmjax.evaluation.evaluators import probes
-
-    result = probes.linear_probe(*_pairs(train, test), classes=len(test.class_names), seed=config.seed)
-    metrics = result.metrics | {"inverse_l2": result.inverse_l2, "converged": float(result.converged)}
-    return metrics, _confusion(test, result.predictions)
-
-
-def _knn(test: Features, train: Features, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    from mmjax.evaluation.evaluators import probes
-
-    settings = config.knn
-    classes = len(test.class_names)
-    result = probes.knn(*_pairs(train, test), classes=classes, ks=settings.ks, vote=settings.vote)
-    k = settings.ks[0]
-    return result.metrics, _confusion(test, result.predictions[k], f"k = {k}")
-
-
-def _confusion(test: Features, predictions: np.ndarray, what: str = "") -> Artifacts:
-    """The artifacts of predictions alone."""
-    names = test.class_names
-    return Artifacts([], [], confusion_matrix(predictions, test.single_labels, len(names)), names, what=what)
-
-
-def _few_shot(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    from mmjax.evaluation.evaluators import probes
-
-    settings = config.few_shot
-    metrics = {}
-    for shots in settings.shots:
-        result = probes.few_shot_metrics(
-            test.embeddings,
-            test.single_labels,
-            ways=settings.ways,
-            shots=shots,
-            queries=settings.queries,
-            episodes=settings.episodes,
-            head=settings.head,
-            seed=config.seed,
-        )
-        metrics |= {f"{settings.ways}way_{shots}shot_{name}": value for name, value in result.items()}
-    return metrics, None
-
-
-def _select_captions(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    wrong = [i for i, captions in enumerate(test.captions) if len(captions) != 2]
-    if wrong:
-        raise UserError(
-            f"datasets.{job.name}: image {wrong[0]} has {len(test.captions[wrong[0]])} captions;"
-            " image_caption_selection wants two for each, the right one first"
-        )
-    _, embeddings, index = retrieval.embed_unique(
-        embedder.texts, [text for captions in test.captions for text in captions]
-    )
-    positive, negative = embeddings[index[0::2]], embeddings[index[1::2]]
-    if isinstance(test.source, HasImageGroups) and test.source.images_per_example == 2:
-        # An example's two images are consecutive, each with its own caption first.
-        pairs = lambda rows: rows.reshape(-1, 2, rows.shape[-1])
-        return compositional.winoground_metrics(pairs(test.embeddings), pairs(positive)), None
-    return compositional.sugarcrepe_metrics(test.embeddings, positive, negative), None
-
-
-def _clip_score(test: Features, _: Any, embedder: Embedder, job: Job, config: SuiteConfig) -> Outcome:
-    silent = [i for i, captions in enumerate(test.captions) if not captions]
-    if silent:
-        raise UserError(f"datasets.{job.name}: image {silent[0]} has no caption; clip_score wants one for each")
-    prefix = config.clip_score.prefix
-    _, embeddings, index = retrieval.embed_unique(
-        embedder.texts, [prefix + text for captions in test.captions for text in captions]
-    )
-    by_image = np.split(embeddings[index], np.cumsum([len(captions) for captions in test.captions])[:-1])
-    first = np.stack([rows[0] for rows in by_image])
-    values = {"clip_score": clip_score.clip_scores(test.embeddings, first)}
-    if all(len(rows) > 1 for rows in by_image):
-        references = [rows[1:] for rows in by_image]
-        values["ref_clip_score"] = clip_score.ref_clip_scores(test.embeddings, first, references)
-    metrics = {name: float(scores.mean()) for name, scores in values.items()}
-    for name, scores in values.items() if config.bootstrap else ():
-        interval = bootstrap.bootstrap_interval(scores, resamples=config.bootstrap, seed=config.seed)
-        metrics |= interval.metrics(name)
-    return metrics, None
-
-
-def _pairs(train: Features, test: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return train.embeddings, train.single_labels, test.embeddings, test.single_labels
-
-
-# By task, the function that evaluates it.
-_EVALUATE: dict[str, Callable[..., Outcome]] = {
-    CLASSIFICATION: _classify,
-    RETRIEVAL: _retrieve,
-    "linear_probe": _linear_probe,
-    "knn": _knn,
-    "few_shot": _few_shot,
-    "image_caption_selection": _select_captions,
-    "clip_score": _clip_score,
-}
+    mean = sum(evaluation.metrics[side] for side in sides) / 2
+    return dataclasses.replace(evaluation, metrics=evaluation.metrics | {"mean_recall@1": mean})

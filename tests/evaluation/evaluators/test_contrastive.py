@@ -13,10 +13,10 @@ from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.errors import UserError
 from mmjax.evaluation import example_selection, metric_columns, results
 from mmjax.evaluation.embedding import sharded_examples
-from mmjax.evaluation.evaluators import contrastive
 from mmjax.evaluation.evaluators.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.evaluators.zero_shot import evaluate_zero_shot, prompts, zero_shot_weights
 from mmjax.parallel import process_agreement
+from tests.helpers.evaluated_sources import evaluate_embeddings
 
 COLOURS = ["red", "green", "blue", "gray", "black", "white"]
 
@@ -101,7 +101,7 @@ def test_classification_and_retrieval_together():
     shifted = numbers()
     for record in shifted:
         record["image"] = record["image"] + np.uint8(6)
-    first, second = contrastive.evaluate([colours(), shifted], embedder, examples=examples)
+    first, second = evaluate_embeddings([colours(), shifted], embedder, examples=examples)
     assert (first.dataset, first.task, first.n) == ("colours/test", "zeroshot_classification", 30)
     assert first.metrics == {"acc1": 25 / 30, "acc5": 1.0, "mean_per_class_recall": pytest.approx(5 / 6), "loss": 0.25}
     assert (second.dataset, second.task, second.n) == ("numbers", "zeroshot_retrieval", 20)
@@ -119,12 +119,12 @@ def test_classification_and_retrieval_together():
 def test_a_loss_without_value_is_left_out():
     embedder = Embedder(COLOURS)
     embedder.loss = lambda *_: None
-    assert "loss" not in contrastive.evaluate([colours()], embedder, examples=Images())[0].metrics
+    assert "loss" not in evaluate_embeddings([colours()], embedder, examples=Images())[0].metrics
 
 
 def test_artifacts_show_what_the_metrics_say():
     embedder, examples = Embedder(COLOURS, confuse={0: 1}), Images()
-    (evaluation,) = contrastive.evaluate([colours()], embedder, examples=examples, keep_artifacts=True)
+    (evaluation,) = evaluate_embeddings([colours()], embedder, examples=examples, keep_artifacts=True)
     artifacts = evaluation.artifacts
     assert artifacts.class_names == COLOURS
     assert artifacts.confusion.sum() == 30 and artifacts.confusion[0, 1] == 5 and np.trace(artifacts.confusion) == 25
@@ -148,7 +148,7 @@ def test_artifacts_show_what_the_metrics_say():
 def test_retrieval_artifacts_have_small_thumbnails_and_honour_ids():
     source = Source("pairs", [record(image(i // 2, (200, 100)), [f"it is {i // 2}"], None, i // 2) for i in range(30)])
     embedder = Embedder([str(i) for i in range(15)])
-    (evaluation,) = contrastive.evaluate([source], embedder, examples=Images(), keep_artifacts=True)
+    (evaluation,) = evaluate_embeddings([source], embedder, examples=Images(), keep_artifacts=True)
     assert evaluation.metrics["image_retrieval_recall@1"] == evaluation.metrics["text_retrieval_recall@1"] == 1.0
     assert all(shown.nearest[0].right for shown in evaluation.artifacts.images)
     for shown in evaluation.artifacts.captions:
@@ -172,13 +172,13 @@ def test_no_example_may_be_left_out():
         return (example for example in decode(source) if example.id % 3)
 
     with pytest.raises(ValueError, match="30 records gave 20 examples"):
-        contrastive.evaluate([colours()], Embedder(COLOURS), examples=examples)
+        evaluate_embeddings([colours()], Embedder(COLOURS), examples=examples)
 
 
 def test_with_the_real_examples():
     source = Source("pairs", [record(image(i), [f"it is {i}"], None, i) for i in range(40)])
     embedder = Embedder([str(i) for i in range(40)])
-    (evaluation,) = contrastive.evaluate(
+    (evaluation,) = evaluate_embeddings(
         [source], embedder, examples=lambda source: EvalExamples(source, ImageSpec(size=8)), keep_artifacts=True
     )
     assert evaluation.n == 40 and evaluation.metrics["text_retrieval_recall@1"] == 1.0
@@ -202,7 +202,7 @@ def test_images_are_streamed():
             yield dataclasses.replace(example, image=picture)
             del picture
 
-    contrastive.evaluate([colours(60)], Embedder(COLOURS), examples=examples)
+    evaluate_embeddings([colours(60)], Embedder(COLOURS), examples=examples)
     assert most <= 3
 
 
@@ -220,7 +220,7 @@ def test_sources_that_cannot_be_evaluated(source, error, message):
     embedder = Embedder(COLOURS)
     embedder.images = lambda images: embedder.one_hot([0 for _ in images])
     with pytest.raises(error, match=message):
-        contrastive.evaluate([source], embedder, examples=Images())
+        evaluate_embeddings([source], embedder, examples=Images())
 
 
 def test_zero_shot_weights_normalise_average_and_normalise():

@@ -1,0 +1,271 @@
+"""Evaluations as objects that say what they need of model and data, and what they are given."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+import jax
+from jax.sharding import Mesh
+
+from mmjax import registry
+from mmjax.config.schema import RunConfig
+from mmjax.data.image.transforms import ImageSpec
+from mmjax.data.loading.eval_examples import EvalExamples
+from mmjax.data.record import Source
+from mmjax.data.text.tokenizer import Tokenizer
+from mmjax.errors import UserError
+from mmjax.evaluation import example_selection
+from mmjax.evaluation.config import EvaluationSettings
+from mmjax.evaluation.embedding import features
+from mmjax.evaluation.embedding.batched_apply import BatchRunner
+from mmjax.evaluation.embedding.features import Embedder, ExampleStream, Features
+from mmjax.evaluation.example_selection import Artifacts, Matching
+from mmjax.evaluation.results import Evaluation
+from mmjax.parallel import process_agreement
+from mmjax.tasks import capabilities
+from mmjax.tasks.task import Task
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The outcome of an evaluation on a source.
+
+    Attributes:
+      metrics: by name; rates in [0, 1].
+      n: how many images (or what else its `unit` says) they are of.
+      artifacts: what a report shows; a `Matching` is made into that where there is a report.
+    """
+
+    metrics: dict[str, float]
+    n: int
+    artifacts: Matching | Artifacts | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedModel:
+    """A model as evaluations see it; its parameters come with each source.
+
+    Attributes:
+      task: the model's, see `mmjax.tasks.Task`; its methods are functions of parameters and arrays.
+      runner: compiles functions of batches, and runs them over the mesh.
+      tokenizer: of texts; None for a model without.
+      settings: `eval` of the config, or the suite's.
+      meteor: see `eval.meteor`.
+      held_out_loss: whether the loss is wanted, which depends on the batch.
+      fields: the evaluation's own, `eval.NAME`, in a suite `NAME`; None where it has none.
+    """
+
+    task: Any
+    runner: BatchRunner
+    tokenizer: Tokenizer | None
+    settings: EvaluationSettings
+    meteor: bool = False
+    held_out_loss: bool = True
+    fields: Any = None
+
+    @classmethod
+    def make(cls, task: Task, mesh: Mesh, config: RunConfig, settings: EvaluationSettings) -> "EvaluatedModel":
+        """The model of a config; the loss is wanted where the settings are the config's, not of a suite.
+
+        Raises:
+          UserError: `eval.batch_size` does not divide over the mesh.
+        """
+        loss = config.loss.impl if task.is_contrastive else "dense"
+        runner = BatchRunner(mesh, config.eval.batch_size, loss=loss)
+        return cls(task, runner, task.settings.tokenizer, settings, config.eval.meteor, settings is config.eval)
+
+    def of(self, name: str) -> "EvaluatedModel":
+        """The model as the evaluation of a name sees it."""
+        return dataclasses.replace(self, fields=self.settings.added.get(name))
+
+    @property
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer of a model with texts.
+
+        Raises:
+          TypeError: it has none.
+        """
+        if self.tokenizer is None:
+            raise TypeError(f"{capabilities.describe_model(self.task.config)} has no tokenizer")
+        return self.tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedSource:
+    """A source as evaluations see it, with the parameters to evaluate; its images are embedded once for all of them.
+
+    Attributes:
+      source: its records, with class names and prompts.
+      params: of the model.
+      decode: makes examples of a source (or a view of one); processes read this one together.
+      image_spec: how images are prepared; None for a model that sees none.
+      bound_embedder: of the model with its parameters; None where no evaluation embeds.
+      train: the images that probes learn from; None where none are wanted.
+      fold_size: images in a fold of retrieval; 0 for no folds.
+      has_report: whether artifacts will be shown by the first process.
+      progress: what examples pass through, such as a progress bar.
+    """
+
+    source: Source
+    params: Any
+    decode: Callable[[Source], EvalExamples]
+    image_spec: ImageSpec | None = None
+    bound_embedder: Embedder | None = None
+    train: Source | None = None
+    fold_size: int = 0
+    has_report: bool = False
+    progress: Callable[[EvalExamples], Iterable[Any]] = iter
+
+    @property
+    def keep(self) -> bool:
+        """Whether this process is to collect artifacts."""
+        return self.has_report and jax.process_index() == 0
+
+    @property
+    def examples(self) -> EvalExamples:
+        """Its examples. Of several processes each decodes its rows, and the images of others are blank.
+
+        They exchange captions, label, id, and `question`, `answers`, `answer_type` and `references` of the extras.
+        """
+        return self.decode(self.source)
+
+    @property
+    def local_examples(self) -> EvalExamples:
+        """Its examples with all fields of their records, read by this process alone."""
+        return EvalExamples(self.source, self.image_spec)
+
+    def stream(self, keep: Callable[[Any], T], examples: EvalExamples | None = None) -> ExampleStream[T]:
+        """Examples in one pass, with what is kept of them; `self.examples` where none are given."""
+        return ExampleStream(self.progress(self.examples if examples is None else examples), keep)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of images and texts, with the parameters.
+
+        Raises:
+          TypeError: nobody wanted one: an `EvaluationTask` that embeds says so in `needs`.
+        """
+        if self.bound_embedder is None:
+            raise TypeError(f"{self.source.name}: no evaluation needs 'embeddings' or 'encode_image'")
+        return self.bound_embedder
+
+    @functools.cached_property
+    def features(self) -> Features:
+        """Embeddings of all images, with captions, labels and ids."""
+        return features.embed_source(self.source, self.embedder, self._decode_with_progress)
+
+    @functools.cached_property
+    def train_features(self) -> Features:
+        """The same of the images that probes learn from.
+
+        Raises:
+          TypeError: there are none: an `EvaluationTask` that learns says so by `needs_train`.
+        """
+        if self.train is None:
+            raise TypeError(f"{self.source.name}: no evaluation needs a training split")
+        return features.embed_source(self.train, self.embedder, self._decode_with_progress)
+
+    def _decode_with_progress(self, source: Source) -> Iterable[Any]:
+        return self.progress(self.decode(source))
+
+
+Evaluator = Callable[[EvaluatedSource], Outcome]
+
+
+def _lacks_nothing(record: Mapping[str, Any]) -> str:
+    del record
+    return ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationTask:
+    """An evaluation that `eval.tasks` and the datasets of suites may name.
+
+    Attributes:
+      title: stands above its table.
+      evaluator: `EvaluatedModel` -> (`EvaluatedSource` -> `Outcome`); what it compiles it compiles once a model.
+      unit: what `Outcome.n` counts.
+      needs: of the model: names of `tasks.capabilities.abilities`, such as `encode_image` or `caption`.
+      objectives: of which the model must be trained with one; () where that does not matter.
+      needs_classes: the source has class names.
+      needs_one_label: every image shows one class.
+      needs_train: it learns from a training split.
+      missing_fields: what a source's first record lacks for it, in words; "" where nothing.
+      check: (source, settings) -> None; raises `UserError` where they do not fit.
+      reads: fields that its outcome depends on: of the settings (`bootstrap`, `seed`, ...), of a suite's dataset
+        (`prompts`, `fold_size`), and of the run by path (`decoding`, `loss.mlm_rate`).
+      by_default: where `eval.tasks` names none: `never` runs; `always`, so that a source without what it needs is a
+        mistake; or on sources that have what it needs, `where_possible`.
+      fallback_for: another one's name, beside which it is not run by default.
+      has_plain_metrics: whether a run's log has its metrics as DATASET/METRIC; else as DATASET/TASK/METRIC.
+    """
+
+    title: str
+    evaluator: Callable[[EvaluatedModel], Evaluator]
+    unit: str = "images"
+    needs: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
+    needs_classes: bool = False
+    needs_one_label: bool = False
+    needs_train: bool = False
+    missing_fields: Callable[[Mapping[str, Any]], str] = _lacks_nothing
+    check: Callable[[Source, EvaluationSettings], None] | None = None
+    reads: tuple[str, ...] = ()
+    by_default: Literal["never", "always", "where_possible"] = "never"
+    fallback_for: str = ""
+    has_plain_metrics: bool = False
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it reads embeddings."""
+        return not {"embeddings", *capabilities.EMBEDDING}.isdisjoint(self.needs)
+
+
+def without_setup(
+    function: Callable[[EvaluatedModel, EvaluatedSource], Outcome],
+) -> Callable[[EvaluatedModel], Evaluator]:
+    """The `evaluator` of a function that compiles nothing."""
+    return lambda model: functools.partial(function, model)
+
+
+def load(name: str, field: str = "eval.tasks") -> EvaluationTask:
+    """The evaluation of a name.
+
+    Args:
+      name: as a config has it.
+      field: of the config, to begin errors with.
+
+    Raises:
+      UserError: there is none, the nearest one is named; or what is registered is no `EvaluationTask`.
+    """
+    info = registry.evaluations.load(registry.evaluations.validate_choice(field, name), where=field)
+    if not isinstance(info, EvaluationTask):
+        kind = info.__name__ if isinstance(info, type) else type(info).__name__
+        module = registry.evaluations.module(name)
+        raise UserError(f"evaluation {name!r} of {module} is {kind}; register an EvaluationTask, which has it inside")
+    return info
+
+
+def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluation:
+    """Runs an evaluation on a source; all processes take part.
+
+    Args:
+      name: of the evaluation.
+      evaluator: made for the model.
+      data: the source.
+
+    Raises:
+      UserError: in all processes, where the first one cannot read what the report shows.
+    """
+    outcome = evaluator(data)
+    artifacts = outcome.artifacts if data.keep else None
+    if data.has_report:
+        with process_agreement.raise_on_all():
+            if isinstance(artifacts, Matching):
+                artifacts = example_selection.collect_artifacts(data.features, artifacts, data.decode)
+    if isinstance(artifacts, Matching):
+        raise TypeError(f"{name}: nothing was collected of the matches")
+    return Evaluation(data.source.name, name, outcome.n, outcome.metrics, artifacts)
