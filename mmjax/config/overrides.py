@@ -1,6 +1,7 @@
 """Overrides of fields from the command line: text, read as the type that a field has."""
 
 import ast
+import dataclasses
 import math
 import typing
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
     node: Any = config
     *parents, last = path.split(".")
     for depth, part in enumerate([*parents, last]):
+        if depth == len(parents) and cls is not None:
+            _add_default(node, cls, config, path)
         if not isinstance(node, ConfigDict) or part not in node:
             where = ".".join(path.split(".")[:depth]) or "the config"
             if not isinstance(node, ConfigDict):
@@ -58,6 +61,17 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
     expected = None if cls is None else typed_groups.field_type(cls, config, path.split("."))
     with node.ignore_type():  # types are checked here, with better words
         node[last] = _parse_value(f"{prefix}{path}", text, current, expected)
+
+
+def _add_default(group: Any, cls: type, config: ConfigDict, path: str) -> None:
+    """Gives a group a field that it may have and that its size leaves at the default."""
+    *_, name = path.split(".")
+    if not isinstance(group, ConfigDict) or name in group:
+        return
+    default = typed_groups.field_default(cls, config, path.split("."))
+    if default is not dataclasses.MISSING:
+        with group.unlocked():
+            group[name] = default
 
 
 def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:

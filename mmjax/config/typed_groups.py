@@ -105,13 +105,30 @@ def group_class(expected: Any) -> Any:
 
 def field_type(cls: type, settings: Any, path: Sequence[str]) -> Any:
     """The type of a field within a group's settings; None where the group has no such field."""
+    *parents, name = path
+    group = _class_at(cls, settings, parents)
+    return None if group is None else kinds.added_fields(group).get(name) or field_types(group).get(name)
+
+
+def field_default(cls: type, settings: Any, path: Sequence[str]) -> Any:
+    """The default of a field within a group's settings, which may lack it; `MISSING` of dataclasses without one."""
+    *parents, name = path
+    group = _class_at(cls, settings, parents)
+    field = None if group is None else _fields(group).get(name)
+    return dataclasses.MISSING if field is None else field.default
+
+
+def _class_at(cls: type, settings: Any, path: Sequence[str]) -> Any:
+    """The dataclass of a group within a group's settings; None where there is no group."""
+    cls = kinds.class_of_kind(cls, settings, "model") if cls in kinds.KINDS else cls
+    if not path:
+        return cls
     name, *inner = path
-    cls = kinds.class_of_kind(cls, settings, name) if cls in kinds.KINDS else cls
-    expected = kinds.added_fields(cls).get(name) or field_types(cls).get(name)
+    expected, settings = kinds.added_fields(cls).get(name) or field_types(cls).get(name), settings[name]
     if typing.get_origin(expected) is Mapping and inner:  # groups by name
-        expected, settings, (name, *inner) = typing.get_args(expected)[1], settings[name], inner
+        expected, settings, inner = typing.get_args(expected)[1], settings[inner[0]], inner[1:]
     group = group_class(expected)
-    return expected if not inner else None if group is None else field_type(group, settings[name], inner)
+    return None if group is None else _class_at(group, settings, inner)
 
 
 def join(path: str, name: str) -> str:

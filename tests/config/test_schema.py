@@ -257,3 +257,14 @@ def test_a_field_that_a_recipe_cannot_set_is_told_without_all_the_others(tmp_pat
         recipe.load_recipe(str(tmp_path / "mine.py"))
     message = str(caught.value).replace(str(tmp_path), "")
     assert "\n" not in message and "Other fields" not in message and len(message) < 250
+
+
+def test_flags_set_fields_that_a_size_leaves_at_their_defaults():
+    config = schema.base_config("tiny")
+    assert "final_norm" not in config.model.image
+    overrides.apply(config, [("model.image.final_norm", "false"), ("model.modality_dropout", "0.1")])
+    assert schema.parse(config).model.image.final_norm is False and config.model.modality_dropout == 0.1
+    with pytest.raises(UserError, match="model.image has no field 'final_nrom' .did you mean 'final_norm'"):
+        overrides.apply(config, [("model.image.final_nrom", "false")])
+    with pytest.raises(UserError, match="final_norm=7: wants true or false"):
+        overrides.apply(schema.base_config("tiny"), [("model.image.final_norm", "7")])
