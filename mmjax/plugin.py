@@ -1,4 +1,4 @@
-"""The stable surface: all of mmjax that a plugin may import; see docs/data.md.
+"""The stable surface: all of mmjax that a plugin may import; see docs/extending.md.
 
 What is here keeps its name and meaning from one release to the next, and what changes is in CHANGELOG.md. A name is
 imported when it is used: `from mmjax.plugin import sources` imports neither jax nor NumPy.

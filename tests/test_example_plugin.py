@@ -120,20 +120,24 @@ def trained(installed):
 def test_it_is_evaluated_and_loaded(installed, trained):
     status, output = installed.mmjax("eval", f"--workdir={trained}")
     assert status == 0, output
-    (record,) = json.loads((trained / "eval" / "20.json").read_text())
+    records = {record["task"]: record["metrics"] for record in json.loads((trained / "eval" / "20.json").read_text())}
+    assert records["modality_gap"]["gap"] > 0
     suite = installed.folder / "suite.py"
     suite.write_text(
         "from mmjax.config import dataset, suite_config\n"
         "def get_config(arg):\n"
         "    config = suite_config(plugins=('rings',))\n"
-        "    config.datasets['rings'] = dataset('rings/test', 'zeroshot_classification', 'zeroshot_retrieval')\n"
+        "    tasks = ('zeroshot_classification', 'modality_gap')\n"
+        "    config.datasets['rings'] = dataset('rings/test', *tasks)\n"
+        "    config.modality_gap.captions = 2\n"
         "    config.collections['embedded'] = ('rings',)\n"
         "    return config\n"
     )
     status, output = installed.mmjax("eval", f"--workdir={trained}", f"--config={suite}", "--output=suite.json")
     assert status == 0, output
-    of_suite = {line["task"]: line for line in json.loads((installed.folder / "suite.json").read_text())}
-    assert of_suite["zeroshot_classification"]["metrics"]["acc1"] == record["metrics"]["acc1"]
+    of_suite = {line["task"]: line["metrics"] for line in json.loads((installed.folder / "suite.json").read_text())}
+    assert of_suite["zeroshot_classification"]["acc1"] == records["zeroshot_classification"]["acc1"]
+    assert of_suite["modality_gap"] == records["modality_gap"]
     code = f"import mmjax; print(mmjax.load({str(trained)!r}).encode_text(['a small red ring']).shape)"
     assert installed.run("-c", code)[1].splitlines()[-1] == "(1, 32)"
 
@@ -170,6 +174,8 @@ def test_a_checkpoint_imports_nothing_by_itself(trained, tmp_path):
         ("loss.uniformity.sharpnes=2", "loss.uniformity has no field 'sharpnes' (did you mean 'sharpness'?)"),
         ("objectives.alignmen=1", "objectives has no field 'alignmen' (did you mean 'alignment'?)"),
         ("objectives.alignment=-1", "objectives.alignment=-1.0 must be finite and must not be negative"),
+        ("eval.tasks=modality_gab", "eval.tasks='modality_gab' is not known (did you mean 'modality_gap'?)"),
+        ("eval.modality_gap.caption=2", "eval.modality_gap has no field 'caption' (did you mean 'captions'?)"),
         ("log.writers=csvv", "log.writers=('csvv',) is not known (did you mean 'csv'?)"),
         ("data.tokenizer=leters", "data.tokenizer='leters' is not known (did you mean 'letters'?)"),
         ("data.train=rinsg", "data.train='rinsg': unknown source 'rinsg' (did you mean 'rings'?)"),

@@ -1,14 +1,21 @@
 """The stable surface: every name is there, and is what its module has."""
 
 import ast
+import dataclasses
 import importlib
+import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from mmjax import plugin, plugin_imports, registry
+from mmjax.config import base_config, parse, to_json
 from mmjax.data.mixture import open_source
-from tests.helpers import plugin_files
+from mmjax.errors import UserError
+from mmjax.tasks import objective
+from mmjax.training import update_rules
+from tests.helpers import plugin_files, runs
 
 
 def checked_imports():
@@ -49,3 +56,95 @@ def test_the_source_of_the_docs_is_one(tmp_path):
     assert record["image"] == b"an image" and record["captions"] == ["picture 7"]
     imported = {node.module for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)}
     assert imported == {"mmjax.plugin"}
+
+
+def test_an_objective_is_checked_when_it_is_made():
+    """As a plugin makes it, without the run-time types of tests."""
+    mistakes = {
+        "scope='global', needs=()": "scope='global' is not known; choose one of: example, batch",
+        "scope='batch', needs='embeddings'": "needs='embeddings' of an Objective wants a tuple of texts",
+        "scope='batch', needs=(), features=('embedding',)": "features='embedding' is not known (did you mean 'embedd",
+        "scope='example', needs=(), features=('embeddings',)": "are kept for scope='batch'; leave them out",
+        "scope='batch', needs=(), contrast=True": "contrast=True wants features=",
+    }
+    code = "from mmjax.plugin import Objective, UserError\n"
+    for arguments in mistakes:
+        code += f"try: Objective(print, {arguments})\nexcept UserError as error: print(error)\n"
+    lines = runs.python("-c", code).stdout.splitlines()
+    assert len(lines) == len(mistakes)
+    assert all(message in line for message, line in zip(mistakes.values(), lines, strict=True)), lines
+
+
+def test_what_is_registered_is_of_its_kind():
+    with mock.patch.dict(registry.objectives._entries), mock.patch.dict(registry.optimizers._entries):
+        registry.objectives.register("mine")(lambda: None)
+        registry.optimizers.register("mine")(lambda: None)
+        with pytest.raises(UserError, match="objective 'mine' of tests.test_plugin is no Objective"):
+            objective.load("mine")
+        with pytest.raises(UserError, match="optimizer 'mine' of tests.test_plugin is no UpdateRule"):
+            update_rules.load("mine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Documented:
+    """Fields of a plugin."""
+
+    speed: float = 1.0
+    """of something"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent:
+    """Fields of a plugin, of which one is not documented."""
+
+    speed: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Open:
+    """Fields of a plugin, of which one has no default."""
+
+    speed: float
+    """of something"""
+
+
+@dataclasses.dataclass
+class Changeable:
+    """Fields of a plugin that may change."""
+
+    speed: float = 1.0
+    """of something"""
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Silent, "config=Silent: speed is not documented; write a line in quotes under it"),
+        (Open, "config=Open: speed has no default; give one"),
+        (Changeable, "config=Changeable is not frozen"),
+    ],
+)
+def test_the_fields_of_a_plugin_are_frozen_documented_and_have_defaults(cls, message):
+    with mock.patch.dict(registry.optimizers._entries):
+        registry.optimizers.register("mine", config=cls)(plugin.UpdateRule(lambda settings, params: None))
+        with pytest.raises(UserError, match=f"optimizer 'mine' of tests.test_plugin: {message}"):
+            base_config("tiny")
+
+
+def test_a_plugin_that_is_not_used_leaves_no_trace_in_what_is_stored():
+    with mock.patch.dict(registry.optimizers._entries):
+        registry.optimizers.register("mine", config=Documented)(plugin.UpdateRule(lambda settings, params: None))
+        config = base_config("tiny")
+        assert config.optimizer.mine.speed == 1.0
+        assert "mine" not in json.loads(to_json(parse(config)))["optimizer"]
+        config.optimizer.mine.speed = 2.0
+        assert json.loads(to_json(parse(config)))["optimizer"]["mine"] == {"speed": 2.0}
+        config.optimizer.update(name="mine", mine=dict(speed=1.0))
+        assert json.loads(to_json(parse(config)))["optimizer"]["mine"] == {"speed": 1.0}
+
+
+def test_a_taken_field_is_no_name():
+    with mock.patch.dict(registry.optimizers._entries):
+        registry.optimizers.register("b1", config=Documented)(plugin.UpdateRule(lambda settings, params: None))
+        with pytest.raises(UserError, match="optimizer 'b1' of tests.test_plugin has the name of a field of Optimiz"):
+            base_config("tiny")

@@ -23,6 +23,6 @@ def get_config(arg: str = ""):
     config.optimizer.update(name="adan", learning_rate=3e-3, weight_decay=0.02, adan=dict(b3=0.98))
     config.schedule.warmup = 5
     config.checkpoint.every = 20
-    config.eval.update(every=0, batch_size=50)
+    config.eval.update(every=0, batch_size=50, modality_gap=dict(captions=2))
     config.log.update(every=10, writers=("csv",))
     return config

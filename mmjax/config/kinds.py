@@ -1,9 +1,12 @@
 """Groups with other fields by what is registered: models, encoders and fusions by `kind`, and what plugins add."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax import registry
+from mmjax.config.field_docs import field_docs
 from mmjax.errors import UserError, validate_choice
 from mmjax.evaluation.config import EvalConfig, SuiteConfig
 from mmjax.models import config as models
@@ -40,15 +43,41 @@ def added_fields(cls: type) -> dict[str, Any]:
     if known is None:
         return {}
     names = known.added()
+    if cls is not ObjectiveWeights:
+        names = [name for name in names if known.config_class(name, where=name) is not None]
     for name in names:
         if name in cls.__dataclass_fields__:
             raise UserError(
-                f"{known.kind} {name!r} of {known.module(name)} has the name of a field of the config; give it another"
+                f"{known.kind} {name!r} of {known.module(name)} has the name of a field of {cls.__name__}; give it"
+                " another name (MMJAX_INSTALLED_PLUGINS=0 leaves installed plugins out)"
             )
     if cls is ObjectiveWeights:
         return dict.fromkeys(names, float)
     classes = {name: known.config_class(name, where=name) for name in names}
-    return {name: config for name, config in classes.items() if config is not None}
+    for name, config in classes.items():
+        _check_class(config, f"{known.kind} {name!r} of {known.module(name)}")
+    return classes
+
+
+@functools.cache
+def _check_class(cls: Any, origin: str) -> None:
+    """Checks that a plugin's dataclass is frozen, and documents and gives a default of every field.
+
+    Raises:
+      UserError: naming the field.
+    """
+    where = f"{origin}: config={cls.__name__}"
+    if not cls.__dataclass_params__.frozen:
+        raise UserError(f"{where} is not frozen; write @dataclass(frozen=True)")
+    try:
+        docs = field_docs(cls)
+    except (OSError, TypeError) as error:
+        raise UserError(f"{where} has no source to read its documentation from; put it in a file") from error
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: {field.name} has no default; give one")
+        if field.name not in docs:
+            raise UserError(f"{where}: {field.name} is not documented; write a line in quotes under it")
 
 
 def classes(base: type) -> dict[str, type]:

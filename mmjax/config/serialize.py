@@ -83,7 +83,7 @@ NEWER_FIELDS: Mapping[str, Before] = {
 
 def to_json(config: ConfigDict | RunConfig) -> str:
     """The config as JSON text; `from_json` reads it back."""
-    return json.dumps(to_dict(config) if isinstance(config, RunConfig) else config.to_dict(), indent=2)
+    return json.dumps(to_dict(config, unused=False) if isinstance(config, RunConfig) else config.to_dict(), indent=2)
 
 
 def from_json(text: str, origin: str = "") -> ConfigDict:

@@ -62,22 +62,30 @@ def parse_group(cls: type[Group], settings: Any, path: str = "", *, complete: bo
     return cls(**values)
 
 
-def to_dict(group: Any) -> dict[str, Any]:
+def to_dict(group: Any, *, unused: bool = True) -> dict[str, Any]:
     """The fields of a group by name, those with defaults too, and its `kind` where it has one.
 
-    Groups in it are dictionaries, too.
+    Groups in it are dictionaries, too. Without `unused` what plugins add is left out where it is at its defaults: a run
+    that has no use for an installed plugin is not bound to it.
     """
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return to_dict(value)
+            return to_dict(value, unused=unused)
         return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
     kind = {"kind": group.kind} if hasattr(group, "kind") else {}
     result = kind | {name: plain(getattr(group, name)) for name in _fields(type(group))}
     if type(group) in kinds.EXTENSIBLE:
-        result |= plain(group.added)
+        added = group.added if unused else {name: value for name, value in group.added.items() if _is_used(group, name)}
+        result |= plain(added)
     return result
+
+
+def _is_used(group: Any, name: str) -> bool:
+    """Whether what a plugin adds to a group is not at its default, or is what the group chooses."""
+    value = group.added[name]
+    return getattr(group, "name", None) == name or value != (type(value)() if dataclasses.is_dataclass(value) else 0.0)
 
 
 @functools.cache

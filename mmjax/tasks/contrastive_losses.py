@@ -50,7 +50,7 @@ def _triplet(inputs: GlobalBatch) -> Loss:
     )
 
 
-_CONTRAST: dict[str, Any] = dict(scope="batch", needs=("embeddings",), features=("embeddings",))
+_CONTRAST: dict[str, Any] = dict(scope="batch", needs=("embeddings",), features=("embeddings",), contrast=True)
 SOFTMAX = Objective(_softmax, **_CONTRAST)
 SIGMOID = Objective(_sigmoid, **_CONTRAST)
 TRIPLET = Objective(_triplet, **_CONTRAST)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -12,12 +12,13 @@ from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.data.text.tokenizer import Tokenizer
-from mmjax.errors import UserError
+from mmjax.errors import UserError, validate_choice
 from mmjax.models.make_model import model_class
 from mmjax.objectives.config import LossConfig
 
 # Features of an example that objectives of scope `batch` may ask for; see `Task.encode`.
 Feature = Literal["embeddings", "image_tokens", "text_tokens"]
+_SCOPES = Literal["example", "batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +93,38 @@ class Objective:
       texts: values of `data.texts` that it goes with; where other objectives are trained with it, the first one.
       alone: it does not go with other objectives.
       draws: it draws at random even where no layer does.
+      contrast: it compares the embeddings of a batch, and reads nothing else but ids; the held-out loss has it.
       check: (config, tokenizer) -> None; raises `UserError` where they do not serve it.
     """
 
     function: Callable[..., Any]
-    scope: Literal["example", "batch"]
+    scope: _SCOPES
     needs: tuple[str, ...]
     features: tuple[Feature, ...] = ()
     head: str = ""
     texts: tuple[str, ...] = ("captions",)
     alone: bool = False
     draws: bool = False
+    contrast: bool = False
     check: Callable[[RunConfig, Tokenizer | None], None] | None = None
 
-    @property
-    def is_contrast(self) -> bool:
-        """Whether it compares the embeddings of a batch, and reads nothing else."""
-        return self.features == ("embeddings",)
+    def __post_init__(self):
+        """Checks what a plugin may have written.
+
+        Raises:
+          UserError: naming the argument.
+        """
+        validate_choice("scope", self.scope, get_args(_SCOPES))
+        for name in ("needs", "features", "texts"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise UserError(f"{name}={value!r} of an Objective wants a tuple of texts, such as ('embeddings',)")
+        for feature in self.features:
+            validate_choice("features", feature, get_args(Feature))
+        if self.scope == "example" and self.features:
+            raise UserError(f"features={self.features} are kept for scope='batch'; leave them out of scope='example'")
+        if self.contrast and self.features != ("embeddings",):
+            raise UserError(f"contrast=True wants features=('embeddings',), not {self.features}")
 
 
 def weights(config: RunConfig) -> dict[str, float]:
@@ -122,7 +138,11 @@ def load(name: str) -> Objective:
     Raises:
       UserError: there is none.
     """
-    return registry.objectives.load(name, where=f"objectives.{name}")
+    objective = registry.objectives.load(name, where=f"objectives.{name}")
+    if not isinstance(objective, Objective):
+        module = registry.objectives.module(name)
+        raise UserError(f"objective {name!r} of {module} is no Objective; register Objective(function, scope=...)")
+    return objective
 
 
 def supported(config: RunConfig) -> list[str]:

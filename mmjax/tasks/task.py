@@ -133,12 +133,12 @@ class Task(model_outputs.ModelOutputs):
     @property
     def is_contrastive(self) -> bool:
         """Whether an objective contrasts the examples of a batch."""
-        return any(one.is_contrast for one in self.objectives.values())
+        return any(one.contrast for one in self.objectives.values())
 
     @property
     def is_only_contrastive(self) -> bool:
         """Whether no other objective is added to those."""
-        return all(one.is_contrast for one in self.objectives.values())
+        return all(one.contrast for one in self.objectives.values())
 
     def loss(
         self,
@@ -167,7 +167,7 @@ class Task(model_outputs.ModelOutputs):
         """The contrastive objectives on embeddings, as the held-out loss is computed."""
         inputs = self._global_batch(params, {"image": image, "text": text}, {"id": ids}, None, 1)
         return self._sum(
-            dataclasses.replace(inputs, ids=ids), [name for name, one in self.objectives.items() if one.is_contrast]
+            dataclasses.replace(inputs, ids=ids), [name for name, one in self.objectives.items() if one.contrast]
         )
 
     def _global_batch(self, params: Any, features: Any, batch: Any, keys: Any, pieces: int) -> GlobalBatch:
@@ -191,7 +191,7 @@ class Task(model_outputs.ModelOutputs):
             value, added = self.objectives[name].function(dataclasses.replace(inputs, settings=self.settings.of(name)))
             total = total + self.weights[name] * value
             # A contrastive loss that is alone is the loss.
-            reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].is_contrast else {}
+            reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].contrast else {}
             metrics = added | metrics | reported
         return total, metrics
 

@@ -247,7 +247,7 @@ def make_meta(config: RunConfig, position: int, image_spec: Any, tokenizer: Any,
     file = None if tokenizer is None else tokenizer.file_bytes
     versions |= {"orbax-checkpoint": ocp.__version__, "numpy": numpy.__version__}
     return {
-        "config": to_dict(config),
+        "config": to_dict(config, unused=False),
         "position": position,
         "preprocessing": None if image_spec is None else dataclasses.asdict(image_spec),
         "tokenizer": None if tokenizer is None else tokenizer.describe(),

@@ -16,7 +16,7 @@ from mmjax.errors import UserError
 from mmjax.models.config import ModelConfig
 from mmjax.nn.config import LayersConfig
 from mmjax.parallel import partition
-from mmjax.training import param_roles, schedules
+from mmjax.training import param_roles, schedules, update_rules
 from mmjax.training.config import OptimizerConfig
 from mmjax.training.update_rules import UpdateRule
 
@@ -178,7 +178,7 @@ def load_rule(settings: OptimizerConfig) -> UpdateRule:
       UserError: there is none of this name.
     """
     name = registry.optimizers.validate_choice("optimizer.name", settings.name)
-    return registry.optimizers.load(name, where=f"optimizer.name={name!r}")
+    return update_rules.load(name)
 
 
 def layer_numbers(path: str, count: int, tower: LayersConfig) -> list[int]:

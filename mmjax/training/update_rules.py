@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mmjax import registry
+from mmjax.errors import UserError
 from mmjax.parallel import partition
 from mmjax.training import param_roles
 from mmjax.training.config import OptimizerConfig
@@ -26,6 +28,19 @@ class UpdateRule:
 
     make: Callable[[OptimizerConfig, Any], optax.GradientTransformation]
     reads: tuple[str, ...] = ()
+
+
+def load(name: str) -> UpdateRule:
+    """The update rule of a name in `registry.optimizers`.
+
+    Raises:
+      UserError: what is registered is none.
+    """
+    rule = registry.optimizers.load(name, where=f"optimizer.name={name!r}")
+    if not isinstance(rule, UpdateRule):
+        module = registry.optimizers.module(name)
+        raise UserError(f"optimizer {name!r} of {module} is no UpdateRule; register UpdateRule(make, reads=(...))")
+    return rule
 
 
 def _adamw(settings: OptimizerConfig, params: Any) -> optax.GradientTransformation:

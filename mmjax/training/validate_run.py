@@ -17,7 +17,7 @@ from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.models.config import ContrastConfig
 from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_model
-from mmjax.training import checkpoint, metrics_log, param_roles
+from mmjax.training import checkpoint, metrics_log, param_roles, update_rules
 from mmjax.training.optimizer import load_rule
 
 # Which schedules read a field that not all of them read; of optimizers their rules say it.
@@ -278,7 +278,7 @@ def _optimizer_fields() -> dict[str, list[str]]:
     """The rules that read a field of `optimizer` that not all of them read, and those of plugins theirs."""
     readers: dict[str, list[str]] = {}
     for name in registry.optimizers:
-        fields = [f"optimizer.{field}" for field in registry.optimizers.load(name, where=name).reads]
+        fields = [f"optimizer.{field}" for field in update_rules.load(name).reads]
         config = registry.optimizers.config_class(name, where=name)
         if config is not None:
             fields += [f"optimizer.{name}.{field.name}" for field in dataclasses.fields(config)]

@@ -4,6 +4,6 @@ mmjax imports this module where a recipe, `--plugins=rings` or the entry point i
 modules register can then be named in a config.
 """
 
-from rings import data, losses, model, training
+from rings import data, evaluation, losses, model, training
 
-__all__ = ["data", "losses", "model", "training"]
+__all__ = ["data", "evaluation", "losses", "model", "training"]
