@@ -312,7 +312,7 @@ def read_stored(records: Any, origin: str) -> list[Plugin]:
 def _is_record(plugin: Plugin) -> bool:
     words = [plugin.distribution, plugin.version, *plugin.names]
     words += [name for names in plugin.names.values() for name in names]
-    return _is_module_name(plugin.module) and all(re.fullmatch(r"[\w.+ -]*", word) for word in words)
+    return _is_module_name(plugin.module) and all(re.fullmatch(r"[\w.+! -]*", word) for word in words)
 
 
 def compare_stored(plugins: Sequence[Plugin], origin: str) -> list[str]:

@@ -139,7 +139,7 @@ class Registry:
         if name in self:
             return name
         where = f"{field}={(name if value is None else value)!r}"
-        if name in self._absent:
+        if isinstance(name, str) and name in self._absent:
             raise self.unknown(name, where=where)
         raise UserError(f"{where} is not known{self._near(name)}; choose one of: {', '.join(self.written())}")
 

@@ -14,7 +14,7 @@ from mmjax.config import base_config, parse, to_json
 from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
 from mmjax.tasks import objective
-from mmjax.training import update_rules
+from mmjax.training import update_rules, validate_run
 from tests.helpers import plugin_files, runs
 
 
@@ -148,3 +148,23 @@ def test_a_taken_field_is_no_name():
         registry.optimizers.register("b1", config=Documented)(plugin.UpdateRule(lambda settings, params: None))
         with pytest.raises(UserError, match="optimizer 'b1' of tests.test_plugin has the name of a field of Optimiz"):
             base_config("tiny")
+
+
+def test_fields_of_a_plugin_that_nothing_reads_are_a_mistake():
+    uniformity = plugin.Objective(lambda inputs: None, scope="batch", needs=("embeddings",), features=("embeddings",))
+    with mock.patch.dict(registry.optimizers._entries), mock.patch.dict(registry.objectives._entries):
+        registry.optimizers.register("mine", config=Documented)(plugin.UpdateRule(lambda settings, params: None))
+        registry.objectives.register("mine", config=Documented)(uniformity)
+        for group, remedy in (("optimizer", "choose one that reads it: mine"), ("loss", "give that a weight")):
+            config = base_config("tiny")
+            config.objectives.itc, config.data.train = 1.0, "shapes"
+            config[group].mine.speed = 2.0
+            with pytest.raises(UserError, match=rf"^{group}.mine.speed=2.0 is not read with .*{remedy}"):
+                validate_run.check_config(parse(config))
+
+
+def test_a_kind_that_is_no_text_is_one_line():
+    config = base_config("tiny").to_dict()
+    config["model"]["kind"] = {"bag": 1}
+    with pytest.raises(UserError, match="model.kind={'bag': 1} is not known"):
+        parse(config)

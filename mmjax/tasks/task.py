@@ -14,6 +14,7 @@ from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig, TwoTowerConfig
 from mmjax.objectives.token_loss import TokenLoss
@@ -29,6 +30,7 @@ from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.objective import GlobalBatch
 from mmjax.tasks.validate_model import NOISE, check_model
 
+_TAKEN = {"step", "kind", "loss", "grad_norm", "learning_rate", "first_bad_step"}  # in a line of the log
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
 
 
@@ -189,6 +191,8 @@ class Task(model_outputs.ModelOutputs):
         total, metrics = jnp.zeros(()), {}
         for name in names:
             value, added = self.objectives[name].function(dataclasses.replace(inputs, settings=self.settings.of(name)))
+            if taken := sorted({*added} & _TAKEN):
+                raise UserError(f"objectives.{name} gives a metric {taken[0]!r}, which is the run's own; rename it")
             total = total + self.weights[name] * value
             # A contrastive loss that is alone is the loss.
             reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].contrast else {}

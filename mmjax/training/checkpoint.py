@@ -141,7 +141,7 @@ class Checkpoints:
             if not isinstance(meta, dict):
                 raise ValueError("it is no JSON object")
             return meta
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
                 f"{folder} is no whole checkpoint: meta/metadata cannot be read ({reason}); move it away to use another"

@@ -130,7 +130,7 @@ def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         text = path.read_text() if path.exists() else "{}"
         return serialize.flatten(json.loads(text)), serialize.flatten(schema.parse(serialize.from_json(text)))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}, {}
 
 
@@ -160,7 +160,7 @@ def check_workdir(config: RunConfig, workdir: Any) -> None:
         return
     try:
         stored = schema.parse(serialize.from_json(path.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}); give another workdir") from error
     changed = serialize.differences(stored, config)

@@ -228,7 +228,12 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
         return f"leave it at {default[field]!r}"
 
     optimizer, schedule = flat["optimizer.name"], flat["schedule.name"]
-    for field, readers in {**_optimizer_fields(), **_SCHEDULES}.items():
+    for name in registry.objectives.added():
+        for field in (path for path in flat if path.startswith(f"loss.{name}.") and not flat[f"objectives.{name}"]):
+            yield unread(
+                field, f" with objectives.{name}=0", f"give that a weight, or {leave(field)}", f"objectives.{name}"
+            )
+    for field, readers in {**_optimizer_fields(flat), **_SCHEDULES}.items():
         choice = f"{field.partition('.')[0]}.name"
         if field in flat and flat[choice] not in readers:
             remedy = f"{leave(field)}, or choose one that reads it: {', '.join(readers)}"
@@ -274,14 +279,12 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
         yield unread(field, reason, f"give that strengths, or {leave(field)}", "data.color_jitter")
 
 
-def _optimizer_fields() -> dict[str, list[str]]:
+def _optimizer_fields(flat: Mapping[str, Any]) -> dict[str, list[str]]:
     """The rules that read a field of `optimizer` that not all of them read, and those of plugins theirs."""
     readers: dict[str, list[str]] = {}
     for name in registry.optimizers:
         fields = [f"optimizer.{field}" for field in update_rules.load(name).reads]
-        config = registry.optimizers.config_class(name, where=name)
-        if config is not None:
-            fields += [f"optimizer.{name}.{field.name}" for field in dataclasses.fields(config)]
+        fields += [path for path in flat if path.startswith(f"optimizer.{name}.")]
         for field in fields:
             readers.setdefault(field, []).append(name)
     return readers
