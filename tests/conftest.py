@@ -61,6 +61,8 @@ jaxtyping.install_import_hook(
     "tests.helpers.typecheck.check",
 )
 flags.FLAGS.mark_as_parsed()
+# Tracing makes many objects that live on, which the collector would look through again and again.
+gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_configure(config):
@@ -70,6 +72,10 @@ def pytest_configure(config):
 
 # Files that take longest. They go first, so that no process is busy with one of them when the others are done.
 _LONGEST = {f"test_{name}.py" for name in ("step", "loop_resume", "loop_meshes", "recipes", "wheel", "loop")}
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and collected tests, which stay to the end
 
 
 def pytest_collection_modifyitems(items):

@@ -29,7 +29,7 @@ def value_and_gradients(apply, params, x):
         y = apply({"params": params}, x).astype(jnp.float32)
         return (y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)).sum(), y
 
-    (_, y), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    (_, y), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
     return y, gradients
 
 

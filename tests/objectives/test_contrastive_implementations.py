@@ -164,16 +164,14 @@ def test_accuracy_and_the_loss_alone(impl, kind):
     mesh = mesh_of((4, 1, 1))
     function = softmax_loss if kind == "softmax" else sigmoid_loss
     numbers = (jnp.float32(20.0),) if kind == "softmax" else (jnp.float32(20.0), jnp.float32(-3.0))
+    compiled = [jax.jit(functools.partial(function, impl=name, mesh=mesh, block_size=5)) for name in (impl, "dense")]
     seen = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
         image = unit(rng.standard_normal((BATCH, WIDTH))).astype(np.float32)
         text = unit(image + 0.7 * unit(rng.standard_normal((BATCH, WIDTH)))).astype(np.float32)
         ids = np.stack([np.arange(BATCH) % 30, np.zeros(BATCH)], 1).astype(np.uint32)
-        (loss, metrics), (expected_loss, expected) = (
-            jax.jit(functools.partial(function, impl=name, mesh=mesh, block_size=5))(image, text, *numbers, ids)
-            for name in (impl, "dense")
-        )
+        (loss, metrics), (expected_loss, expected) = (run(image, text, *numbers, ids) for run in compiled)
         assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
         assert float(metrics["accuracy"]) == pytest.approx(float(expected["accuracy"]), abs=1e-6)
         seen.append(float(metrics["accuracy"]))

@@ -263,6 +263,7 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.full
 def test_clip_trains_on_a_folder_of_jpegs_then_lit_on_top(tmp_path):
     rng = np.random.default_rng(0)
     rows = ["filepath\ttitle"]

@@ -154,29 +154,14 @@ def assert_packed(workdir, padded):
     assert [line["texts_packed"] for line in runs.lines(workdir, "train")] == [float(not item) for item in padded]
 
 
-def test_a_run_with_a_batch_that_does_not_fit_and_a_restart(captions, tmp_path):
-    config = config_of(captions, steps=12)
-    rows, padded = rows_that_overflow(config, 1)
-    assert runs.train(config, tmp_path / "padded") is None
-    assert "texts_packed" not in runs.lines(tmp_path / "padded", "train")[0]
-    for steps in (7, 12):
-        assert (
-            runs.train(
-                config_of(captions, steps=steps, data__pack_texts="on", data__packed_rows=rows), tmp_path / "packed"
-            )
-            is None
-        )
-    text_runs.assert_same_training(tmp_path / "packed", tmp_path / "padded", 12)
-    assert_packed(tmp_path / "packed", padded)
-
-
 @FULL
 @pytest.mark.parametrize("devices, pieces", campaign.some([(1, 1), (8, 1), (8, 2)], [(8, 2)]))
-def test_fifty_steps(devices, pieces, captions, tmp_path):
+def test_fifty_steps_with_batches_that_do_not_fit_and_a_restart(devices, pieces, captions, tmp_path):
     config = config_of(captions, microbatch=pieces)
     rows, padded = rows_that_overflow(config, devices)
     assert 0.05 <= padded.mean() <= 0.2
     assert runs.train(config, tmp_path / "padded", devices=devices) is None
+    assert "texts_packed" not in runs.lines(tmp_path / "padded", "train")[0]
     packed = dict(microbatch=pieces, data__pack_texts="on", data__packed_rows=rows)
     for steps in (29, STEPS):
         assert runs.train(config_of(captions, steps=steps, **packed), tmp_path / "packed", devices=devices) is None

@@ -52,6 +52,7 @@ def without(text):
     return json.dumps(stored)
 
 
+@pytest.mark.full
 def test_a_run_keeps_its_pictures_where_the_recipe_has_others_now(older, pairs, tmp_path, capsys):
     now = recipe(data__train=pairs, data__train_resize="squash")
     now.steps = 3

@@ -303,6 +303,7 @@ def test_initialisation_does_not_depend_on_the_mesh(one, random_params):
 # -- pieces of a batch -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_microbatches_give_the_gradient_of_the_whole(random_params, one, one_trained):
     """With dropout and patch dropout, and on another mesh: noise belongs to an example's place in the batch."""
     results = []

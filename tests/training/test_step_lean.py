@@ -70,7 +70,7 @@ FULL = pytest.mark.full
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(),
+        pytest.param(dict(), marks=FULL),
         pytest.param(dict(scan=True), marks=FULL),
         dict(mesh=(2, 2, 2), microbatch=2, remat="dots", keep=1),
         pytest.param(dict(mesh=(8, 1, 1), remat="full"), marks=FULL),
@@ -87,7 +87,8 @@ def test_step_equals_the_plain_one(settings, plain):
     assert mesh_steps.relative(gradient, plain[1]) <= 1e-5
 
 
-@pytest.mark.parametrize("settings", [dict(), pytest.param(dict(mesh=(2, 2, 2), microbatch=2), marks=FULL)], ids=str)
+@FULL
+@pytest.mark.parametrize("settings", [dict(mesh=(2, 2, 2), microbatch=2)], ids=str)
 def test_bfloat16_step_is_as_near_to_float32(settings, plain, monkeypatch):
     with plain_layers(monkeypatch):
         _, rounded = first_gradient(scan=True, precision="bfloat16")

@@ -61,16 +61,10 @@ def test_the_losses_are_those_of_the_host(on_host, on_device):
     assert losses(on_host)[0] > 0 and len(losses(on_host)) == STEPS
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"microbatch": 2},
-        pytest.param({"mesh__data": 4, "mesh__fsdp": 2, "microbatch": 2}, marks=pytest.mark.full),
-    ],
-)
-def test_on_any_mesh_and_in_pieces(data, on_device, tmp_path, changes):
-    devices = 8 if "mesh__fsdp" in changes else 1
-    assert runs.train(config_of(data, "device", **changes), tmp_path, devices=devices) is None
+@pytest.mark.full
+def test_on_a_mesh_and_in_pieces(data, on_device, tmp_path):
+    changes = {"mesh__data": 4, "mesh__fsdp": 2, "microbatch": 2}
+    assert runs.train(config_of(data, "device", **changes), tmp_path, devices=8) is None
     np.testing.assert_allclose(losses(tmp_path), losses(on_device), rtol=1e-5)
 
 
@@ -86,19 +80,19 @@ def test_by_two_processes(data, on_device, tmp_path):
     assert preprocessing(tmp_path / "run", STEPS) == preprocessing(on_device, STEPS)
 
 
-def test_a_resumed_run_keeps_its_choice(data, on_device, on_host, tmp_path, capsys):
+@pytest.mark.parametrize("resize_on", ["device", pytest.param("host", marks=pytest.mark.full)])
+def test_a_resumed_run_keeps_its_choice(resize_on, data, request, tmp_path, capsys):
     """`auto` means the host on a CPU, but not for a run that has begun on the device."""
-    for resize_on, undisturbed in (("device", on_device), ("host", on_host)):
-        workdir = tmp_path / resize_on
-        begun = config_of(data, resize_on)
-        begun.steps = 2
-        assert runs.train(begun, workdir) is None
-        capsys.readouterr()
-        assert runs.train(config_of(data, "auto"), workdir) is None
-        message = capsys.readouterr().out
-        assert f"training images are resized on the {resize_on}" in message and "as when this run began" in message
-        assert preprocessing(workdir, STEPS) == preprocessing(undisturbed, STEPS)
-        runs.assert_same_arrays(runs.arrays(workdir, STEPS), runs.arrays(undisturbed, STEPS))
+    undisturbed = request.getfixturevalue(f"on_{resize_on}")
+    begun = config_of(data, resize_on)
+    begun.steps = 2
+    assert runs.train(begun, tmp_path) is None
+    capsys.readouterr()
+    assert runs.train(config_of(data, "auto"), tmp_path) is None
+    message = capsys.readouterr().out
+    assert f"training images are resized on the {resize_on}" in message and "as when this run began" in message
+    assert preprocessing(tmp_path, STEPS) == preprocessing(undisturbed, STEPS)
+    runs.assert_same_arrays(runs.arrays(tmp_path, STEPS), runs.arrays(undisturbed, STEPS))
 
 
 def test_a_run_from_before_there_was_a_choice_goes_on_on_the_host(on_host):

@@ -69,6 +69,7 @@ def tuned(released, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.full
 def test_a_released_scale_survives_updates(tuned):
     first, second = (line["logit_scale"] for line in runs.lines(tuned, "train"))
     assert first == pytest.approx(RELEASED, rel=1e-6)  # at the start of the step
@@ -104,6 +105,7 @@ def config_with(config, **changes):
     return copy
 
 
+@pytest.mark.full
 def test_a_limit_below_what_a_run_goes_on_with_is_refused(tuned, released):
     config = recipe(init_from=str(released), model__max_logit_scale=100.0, steps=3)
     with pytest.raises(UserError, match=r"max_logit_scale=100.0: the scale of --workdir=.* is 11\d\.\d+, which the fi"):
