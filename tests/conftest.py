@@ -31,7 +31,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-import tests.helpers.typecheck  # noqa: F401  (the import hook below finds it by name)
+from tests.helpers import typecheck  # the import hook below finds its `check` by name
 
 jax.config.update("jax_num_cpu_devices", 8)
 # `make smoke` compiles as users do.
@@ -39,6 +39,7 @@ jax.config.update("jax_disable_most_optimizations", not os.environ.get("MMJAX_OR
 
 # Arrays' shapes and types are checked against the annotations at every call. `training.state` stays out: its fields
 # hold shapes and shardings as well as arrays.
+jaxtyping.jaxtyped = typecheck.jaxtyped
 jaxtyping.install_import_hook(
     [
         "mmjax.nn",
