@@ -177,6 +177,7 @@ def test_mistakes_are_one_line(captioner, call, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_questions_are_answered_as_in_the_evaluation(vqa):
     model, feeder = loaded(vqa)
     source = First(questions.Questions("test"))

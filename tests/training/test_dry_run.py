@@ -39,7 +39,9 @@ def test_data_examples_and_epochs_are_those_of_the_run(tmp_path):
     assert "evaluation: none, as data.eval is empty" in describe(runs.config())
 
 
-@pytest.mark.parametrize(("devices", "mesh"), [(1, {}), (8, dict(mesh__fsdp=4, mesh__tensor=2))])
+@pytest.mark.parametrize(
+    ("devices", "mesh"), [pytest.param(1, {}, marks=pytest.mark.full), (8, dict(mesh__fsdp=4, mesh__tensor=2))]
+)
 def test_parameters_and_memory_are_those_of_the_state(devices, mesh, monkeypatch):
     monkeypatch.setattr("mmjax.parallel.partition.MIN_SHARDED_SIZE", 1)
     monkeypatch.setattr(dry_run, "_GB", 1.0)  # bytes

@@ -86,6 +86,7 @@ def check_two_processes(folder, name, one, mesh):
     runs.assert_same_arrays(mesh_steps.flat(back), result[0]["state"])
 
 
+@pytest.mark.full
 def test_checkpoints_of_two_processes(two, start):
     """One process's, read by two and written again, read by one: every array has the same bits."""
     expected = mesh_steps.flat(start.start())
@@ -95,6 +96,7 @@ def test_checkpoints_of_two_processes(two, start):
     runs.assert_same_arrays(mesh_steps.flat(back), expected)
 
 
+@pytest.mark.full
 def test_agreement(two):
     """What one process meets, all raise; who speaks for which row of a batch; sums over both."""
     result = [found_by(two[0], process) for process in range(2)]
@@ -145,6 +147,7 @@ def assert_near(result, expected):
             assert result[key]["grad_norm"] == pytest.approx(line["grad_norm"], rel=1e-4), key
 
 
+@pytest.mark.full
 def test_a_signal_to_one_process_stops_both(two):
     folder, message = two
     assert runs.steps(folder / "run") == [6]  # step 5 is heard of when it is logged, while step 6 is on its way
@@ -153,6 +156,7 @@ def test_a_signal_to_one_process_stops_both(two):
     assert "loss" not in message[1] and "SIGTERM" not in message[1]  # only the first one prints
 
 
+@pytest.mark.full
 def test_one_process_goes_on(two, tmp_path):
     """The run of two processes, ended by one on another mesh, is the run of one, evaluations included."""
     folder, _ = two
