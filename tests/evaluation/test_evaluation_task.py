@@ -99,8 +99,11 @@ def test_its_fields_are_of_eval_and_of_suites(here, capsys):
 
 
 def test_without_its_plugin_a_run_says_which_it_needs(here, capsys):
-    assert runs.eval_cli(f"--workdir={here / 'run'}", f"--output={here / 'x.json'}") == 2
-    assert "made with aligned" in one_line(capsys)
+    """Where it is asked for; what does not ask for it is evaluated."""
+    flags = [f"--workdir={here / 'run'}", f"--output={here / 'x.json'}"]
+    assert runs.eval_cli(*flags, "--config.eval.tasks=('alignment',)") == 2
+    assert "'alignment' is of the plugin aligned" in one_line(capsys)
+    assert runs.eval_cli(*flags) == 0 and [*evaluated(here / "x.json")] == ["zeroshot_retrieval"]
 
 
 def test_what_is_no_evaluation_is_named():
