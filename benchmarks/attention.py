@@ -120,7 +120,7 @@ def layer(length, heads, mask, batch, kernel):
         segment = jnp.broadcast_to(jnp.arange(filled) // SEGMENT, (batch, filled))
     spec = attention.AttentionSpec(bool(mask), None, length if filled != length else None, segment=segment)
 
-    def output(q, k, v, spec):
+    def output(q: jax.Array, k: jax.Array, v: jax.Array, spec: attention.AttentionSpec) -> jax.Array:
         if kernel != "pallas":
             return attention.attend(q, k, v, spec, kernel)
         if spec.segment is not None:
@@ -129,7 +129,7 @@ def layer(length, heads, mask, batch, kernel):
 
     @jax.jit
     def gradients(q, k, v, spec):
-        value = lambda *qkv: output(*qkv, spec).astype(jnp.float32).sum()
+        value = lambda q, k, v: output(q, k, v, spec).astype(jnp.float32).sum()
         return jax.grad(value, argnums=(0, 1, 2))(q, k, v)
 
     def run():

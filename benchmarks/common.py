@@ -71,6 +71,18 @@ def out_of_memory(error: Exception) -> str:
     return message.strip().splitlines()[0][:200] if isinstance(error, RuntimeError) and full else ""
 
 
+def memory(compiled: Any) -> Any:
+    """Bytes of a compiled program by kind, as jax's `CompiledMemoryStats`.
+
+    Raises:
+      UserError: the backend does not report them.
+    """
+    stats = compiled.memory_analysis()
+    if stats is None:
+        raise UserError("this backend does not report the memory of compiled programs")
+    return stats
+
+
 def whole_number(flag: str, text: str) -> int:
     """Reads a number of at least 1.
 

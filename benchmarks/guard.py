@@ -32,6 +32,7 @@ import common
 from mmjax.config import parse
 from mmjax.errors import UserError, validate_choice
 from mmjax.io import paths
+from mmjax.models.config import TwoTowerConfig
 
 RECORD = Path(__file__).parent / "guard" / "record.json"
 TOLERANCE = 0.03
@@ -88,13 +89,17 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     from mmjax.cli import runtime
     from mmjax.config import recipe
 
-    config = recipe.load_recipe(f"clip:variant={program.variant}")
-    config.batch_size, config.data.packed_rows = program.batch, program.rows
+    fields = recipe.load_recipe(f"clip:variant={program.variant}")
     # What is chosen by itself elsewhere is given here, so that the record says what is compiled.
-    config.microbatch, config.loss.impl, config.deterministic = 1, "dense", False
-    config.mesh.fsdp = 1
-    for tower in (config.model.image, config.model.text):
-        tower.depth, tower.scan, tower.remat = depth, False, "none"
+    chosen = {"microbatch": 1, "loss.impl": "dense", "deterministic": False, "mesh.fsdp": 1}
+    for tower in ("image", "text"):
+        layers = {"depth": depth, "scan": False, "remat": "none"}
+        chosen |= {f"model.{tower}.{field}": value for field, value in layers.items()}
+    fields.update_from_flattened_dict(chosen | {"batch_size": program.batch, "data.packed_rows": program.rows})
+    config = parse(fields)
+    model = config.model
+    if not isinstance(model, TwoTowerConfig):
+        raise TypeError(f"{program.name}: {type(model).__name__} has no two towers whose layers could be counted")
 
     from mmjax.plan import topology
 
@@ -105,14 +110,14 @@ def measure(program: Program, depth: int) -> dict[str, Any]:
     from mmjax.plan import program as program_lib
     from mmjax.training import remat_plan
 
-    setup = program_lib.make_setup(parse(config), topology.devices(program.topology), text_length=18)
+    setup = program_lib.make_setup(config, topology.devices(program.topology), text_length=18)
     plan = program_lib.make_plan(setup, program.topology)
     if "hbm_bytes" not in plan:
         raise UserError(f"{program.name}, depth {depth}: the compiler refuses: {plan['refusal']['says']}")
     memory = plan["memory"]
     used = resource.getrusage(resource.RUSAGE_SELF)
-    towers = remat_plan.towers(config, setup.task.kernels, setup.mesh)
-    packed = program.rows * packing.row_length(tasks.text_length(parse(config)))
+    towers = remat_plan.towers(config, model, setup.task.kernels, setup.mesh)
+    packed = program.rows * packing.row_length(tasks.text_length(config))
     towers["text"] = dataclasses.replace(towers["text"], tokens=packed)
     return {
         "formula": sum(tower.kept("none") for tower in towers.values()),

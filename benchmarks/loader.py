@@ -18,6 +18,7 @@ core makes of JPEGs where the host or the device resizes is measured by decoding
 """
 
 import argparse
+import importlib
 import io
 import json
 import multiprocessing
@@ -29,6 +30,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import common
 import numpy as np
@@ -229,7 +231,8 @@ def limit(options, folder):
     files = []
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
-            files += [tar.extractfile(member).read() for member in tar if member.name.endswith("jpg")][:64]
+            pictures = [tar.extractfile(member) for member in tar if member.name.endswith("jpg")]
+            files += [picture.read() for picture in pictures[:64] if picture]
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(options.workers + 1), context.Event()
     share = options.timed // options.workers
@@ -263,7 +266,8 @@ def _decode(files, count, size, ready, go):
 def peer(options, folder):
     """Batches of webdataset and torch's DataLoader, in the stages and with the buffers of open_clip's trainer."""
     import torch
-    import webdataset as wds
+
+    wds: Any = importlib.import_module("webdataset")  # type checkers do not see what it exports
 
     torch.set_num_threads(1)
     from mmjax.data.text import tokenizer as tokenizer_lib

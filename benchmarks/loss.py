@@ -14,6 +14,7 @@ import math
 import re
 import statistics
 import sys
+from typing import Any
 
 import common
 
@@ -78,9 +79,10 @@ def measure(options, overrides):
     @functools.cache
     def compiled(kind, impl, batch, shared):
         def value(image, text, scale, bias, ids):
-            function = contrastive.softmax_loss if kind == "softmax" else contrastive.sigmoid_loss
-            numbers = (scale,) if kind == "softmax" else (scale, bias)
-            return function(image, text, *numbers, ids, impl=impl, mesh=mesh, block_size=options.block_size)[0]
+            settings: dict[str, Any] = dict(impl=impl, mesh=mesh, block_size=options.block_size)
+            if kind == "softmax":
+                return contrastive.softmax_loss(image, text, scale, ids, **settings)[0]
+            return contrastive.sigmoid_loss(image, text, scale, bias, ids, **settings)[0]
 
         x = jax.ShapeDtypeStruct((batch, options.width), jnp.float32, sharding=rows)
         one = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
@@ -97,8 +99,9 @@ def measure(options, overrides):
             case = fields | dict(kind=kind, ids=which)
             for batch in batches:
                 for impl in contrastive.IMPLEMENTATIONS:
-                    memory = compiled(kind, impl, batch, which == "shared").memory_analysis().temp_size_in_bytes
-                    common.emit(**case, impl=impl, batch=batch, temporaries_gb=memory / 1e9, versions=versions)
+                    memory = common.memory(compiled(kind, impl, batch, which == "shared"))
+                    gigabytes = memory.temp_size_in_bytes / 1e9
+                    common.emit(**case, impl=impl, batch=batch, temporaries_gb=gigabytes, versions=versions)
             if not time_batch:
                 continue
             rng, batch = np.random.default_rng(0), time_batch

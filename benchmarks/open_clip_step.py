@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class OpenClipStep:
         torch.backends.cuda.matmul.allow_tf32 = True  # as open_clip's main.py sets it
         torch.backends.cudnn.benchmark = True
         self._model = open_clip.create_model(name, precision="fp32", device=self._device, output_dict=True).train()
+        self._logit_scale: torch.Tensor = self._model.get_parameter("logit_scale")
         decay = [p for p in self._model.parameters() if p.ndim >= 2]
         plain = [p for p in self._model.parameters() if p.ndim < 2]
         settings = config.optimizer
@@ -67,9 +69,11 @@ class OpenClipStep:
         )
         self._image = ((torch.from_numpy(pixels).float() / 255 - mean) / std).to(self._device)
         self._text = torch.from_numpy(text).long().to(self._device)
-        self._forward = torch.compile(self._model) if compiled else self._model
+        self._forward: Callable[..., Any] = torch.compile(self._model) if compiled else self._model
         fused = "fused " if self._device.type == "cuda" else ""
-        self._facts = {"settings": f"bfloat16 autocast, {fused}AdamW, images resized and normalised beforehand"}
+        self._facts: dict[str, Any] = {
+            "settings": f"bfloat16 autocast, {fused}AdamW, images resized and normalised beforehand"
+        }
         self._measure(compiled)
 
     def _measure(self, compiled: bool) -> None:
@@ -99,7 +103,7 @@ class OpenClipStep:
         loss.backward()
         self._optimizer.step()
         with torch.no_grad():
-            self._model.logit_scale.clamp_(0, 4.6052)
+            self._logit_scale.clamp_(0, 4.6052)
         return loss.detach()
 
     def run(self) -> None:

@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import common
 import jax
 import kernel_times
 import numpy as np
@@ -176,7 +177,7 @@ class OurStep:
 
     @functools.cached_property
     def _facts(self) -> dict[str, Any]:
-        m = self._program.compiled.memory_analysis()
+        m = common.memory(self._program.compiled)
         total = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
         facts = {
             "memory_gb": total / 1e9,
@@ -185,8 +186,9 @@ class OurStep:
         }
         try:
             executed = costs.count(hlo.parse(self._program.compiled.as_text())).flops * jax.device_count()
-            nominal = 3 * tasks.model_flops(parse(self.config).model) * self.config.batch_size
-            return facts | {"executed_share": executed / nominal}
+            flops = tasks.model_flops(parse(self.config).model)
+            share = executed / (3 * flops * self.config.batch_size) if flops else None
+            return facts | {"executed_share": share}
         except (ValueError, KeyError, IndexError, TypeError) as error:  # a compiler that writes what nobody has read
             return facts | {"executed_share": None, "executed_share_error": repr(error)[:200]}
 

@@ -99,6 +99,8 @@ def train(options, overrides, data, workdir):
         if run.wait():
             output.seek(0)
             raise UserError(f"the run on {data} failed: {output.read().strip().splitlines()[-1]}")
+    if first is None or last is None:
+        raise UserError(f"the run on {data} ended before two lines of its log could be compared; give more --steps")
     (step, before), (stop, after) = first, last
     batch = json.loads(Path(workdir, "config.json").read_text())["batch_size"]
     cost = (after - before) / ((stop - step) * batch)

@@ -31,6 +31,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import common
 import open_clip_step
@@ -75,7 +77,7 @@ def run(argv):
         configs = []
         for model, batch in zip(models, batches(options.batch, len(models)), strict=True):
             config = recipe.load_recipe(f"clip:variant={model}")
-            config.batch_size, config.mesh.fsdp = batch, 1
+            config.update_from_flattened_dict({"batch_size": batch, "mesh.fsdp": 1})
             overrides_lib.apply(config, overrides)
             if options.peer:
                 open_clip_step.name_of(model)
@@ -131,7 +133,7 @@ def measure(model, config, others, options):
         seconds = common.interleaved(runs, rounds=options.rounds, warmup=0)
     except RuntimeError as error:
         tell_out_of_memory(error, dict(common_fields, implementation="; ".join(ready)))
-    base = statistics.median(next(iter(seconds.values()))) if seconds else None
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, times in seconds.items():
         per_step = [second / options.steps for second in times]
         common.emit(
@@ -140,7 +142,7 @@ def measure(model, config, others, options):
             **common_fields,
             **common.spread(per_step),
             **rates(config, statistics.median(per_step)),
-            relative_speed=base / statistics.median(times),
+            relative_speed=next(iter(medians.values())) / medians[name],
             **ready[name].facts(),
             devices=jax.device_count(),
             versions=common.versions("mmjax", "jax", "jaxlib", "flax", "torch", "open_clip_torch"),
@@ -173,7 +175,7 @@ def makers(model, config, others, options):
         # XLA_FLAGS are read once; a compiler's option is for one program.
         flip = on_gpu and wanted != deterministic(config)
         programs[f"mmjax, {text}"] = (changed, {"xla_gpu_deterministic_ops": wanted} if flip else {})
-    make = {
+    make: dict[str, Callable[[], Any]] = {
         name: lambda name=name, changed=changed, extra=extra: our_step.OurStep(
             changed, shared, name.partition(", ")[2], options.steps, extra
         )
@@ -244,8 +246,9 @@ def rates(config, seconds):
     rates = {"images_per_second": config.batch_size / seconds}
     sheet = device_specs.find(jax.devices()[0].device_kind)
     if sheet is not None:
-        flops = 3 * tasks.model_flops(parse(config).model) * config.batch_size
-        rates["mfu"] = flops / seconds / (sheet.flops * jax.device_count())
+        flops = tasks.model_flops(parse(config).model)
+        if flops is not None:
+            rates["mfu"] = 3 * flops * config.batch_size / seconds / (sheet.flops * jax.device_count())
     return rates
 
 

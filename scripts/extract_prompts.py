@@ -112,7 +112,7 @@ def _string(node: ast.expr) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(part.value if isinstance(part, ast.Constant) else "{c}" for part in node.values)
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{c}" for part in node.values)
     raise ValueError(ast.dump(node))
 
 

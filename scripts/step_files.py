@@ -111,10 +111,11 @@ def reached(module: str) -> set[str]:
     seen, left = set(), [module]
     while left:
         name = left.pop()
-        if name in seen or path_of(name) is None:
+        path = path_of(name)
+        if name in seen or path is None:
             continue
         seen.add(name)
-        for node in ast.walk(ast.parse(path_of(name).read_text())):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmjax"):
                 left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
