@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import step_files
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mmjax"
 CODE = ("mmjax", "configs", "benchmarks", "scripts", "tests")
@@ -66,7 +68,7 @@ def imports(text: str, *, fields: bool = True) -> set[str]:
 def test_rooms_depend_downwards(path):
     room = room_of(path)
     if room == "__init__":
-        assert imports(path.read_text()) == {"inference", "utils"}  # `mmjax.load`, when it is called; the version
+        assert imports(path.read_text()) == {"utils"}  # the version
         return
     # `config` assembles the fields of all rooms.
     names = imports(path.read_text(), fields=room != "config")
@@ -122,6 +124,15 @@ def test_imports_are_found_in_every_form():
         "from mmjax.models import config as models\nfrom mmjax.data.config import DataConfig\nfrom mmjax import config"
     )
     assert imports(text) == {"models", "data", "config"} and imports(text, fields=False) == {"config"}
+
+
+def test_the_loop_needs_protocols_and_fields_not_what_implements_them():
+    """The modules that the training loop reaches; those of models, tasks and sources are not among them."""
+    modules = step_files.reached("mmjax.training.loop")
+    assert len(modules) <= 90
+    assert not [
+        name for name in modules if re.match(r"mmjax\.(tasks|inference|interop|plan|cli|data\.sources)\b", name)
+    ]
 
 
 def test_metrics_need_no_device():
