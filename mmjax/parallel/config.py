@@ -18,5 +18,7 @@ class MeshConfig:
     """groups of devices with slower links between them, crossed by `data` alone; 0 = the TPU slices"""
     sharding: Literal["replicated", "fsdp", "fsdp+tensor"] = "fsdp+tensor"
     """preset: replicated, fsdp, fsdp+tensor"""
+    shard_optimizer: bool = False
+    """divide the optimizer's moments over `data` too, and leave the parameters whole (ZeRO-1, arXiv:1910.02054)"""
     rules: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = ()
     """(path regex, axes of the array's last dimensions), before the preset's"""

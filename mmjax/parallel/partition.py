@@ -160,10 +160,37 @@ def placed_shapes(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def divided_over_data(shapes: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Shardings that divide each large array over `data` too, on the axis whose shards are longest.
+
+    Arrays that are small, or of which no axis divides, keep their sharding.
+    """
+    data = mesh.shape["data"]
+
+    def sharding_of(leaf, sharding):
+        lengths = sharding.shard_shape(leaf.shape)
+        divisible = [(length, -axis) for axis, length in enumerate(lengths) if length % data == 0]
+        if data == 1 or math.prod(leaf.shape) < MIN_SHARDED_SIZE or not divisible:
+            return sharding
+        axis = -max(divisible)[1]
+        spec = [*sharding.spec, *[None] * (len(leaf.shape) - len(sharding.spec))]
+        names = spec[axis] if isinstance(spec[axis], tuple) else (spec[axis],)
+        spec[axis] = (*(name for name in names if name is not None), "data")
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding_of, shapes, shardings)
+
+
 def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Gives each optimizer moment its parameter's sharding: the parameter whose path ends its own, of equal shape.
+    """Gives each optimizer moment the sharding of its parameter: the one whose path ends its own, of equal shape.
 
     Anything else (counts, factored moments) is replicated.
+
+    Args:
+      opt_state: the optimizer's state, as arrays or shapes.
+      params: the parameters, as arrays or shapes.
+      shardings: for the moments, by parameter; see `divided_over_data`.
+      mesh: the device mesh.
     """
     by_path = {
         path_name(path): (leaf.shape, sharding)

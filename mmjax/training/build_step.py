@@ -80,6 +80,9 @@ def make_setup(config: RunConfig, task: Any, mesh: jax.sharding.Mesh, available:
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings, notes = state_shardings(abstract, config, mesh)
     state = partition.placed_shapes(abstract, shardings)
+    if config.mesh.shard_optimizer:
+        placed, _ = param_roles.split_frozen(shardings.params, config.optimizer.freeze)
+        tx = _with_gradients_at(partition.divided_over_data(trainable, placed, mesh), tx)
     planner = remat_plan.make_planner(config, task.kernels, mesh, state, trainable, available)
     remat = {} if planner is None else planner.choose()
 
@@ -88,6 +91,15 @@ def make_setup(config: RunConfig, task: Any, mesh: jax.sharding.Mesh, available:
         return step_lib.make_train_step(chosen, config, tx, schedule, mesh, shardings)
 
     return Setup(state, trainable, init, shardings, make_step(remat), notes, remat, planner, make_step)
+
+
+def _with_gradients_at(shardings: Any, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An update rule whose gradients are reduced straight to where the moments are: no device holds more of them."""
+
+    def update(updates, state, params=None):
+        return tx.update(jax.lax.with_sharding_constraint(updates, shardings), state, params)
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def make_init(task: Any, config: RunConfig, tx: optax.GradientTransformation):
@@ -113,10 +125,11 @@ def state_shardings(abstract: TrainState, config: RunConfig, mesh: jax.sharding.
     """Where every array of the state lives, and notes on parameters that no rule placed."""
     params, notes = partition.param_shardings(abstract.params, mesh, config.mesh)
     replicated: Any = mesh_lib.replicated(mesh)  # a tree of shardings has the state's structure
+    moments = partition.divided_over_data(abstract.params, params, mesh) if config.mesh.shard_optimizer else params
     shardings = TrainState(
         step=replicated,
         params=params,
-        opt_state=partition.opt_state_shardings(abstract.opt_state, abstract.params, params, mesh),
+        opt_state=partition.opt_state_shardings(abstract.opt_state, abstract.params, moments, mesh),
         ema_params=params if abstract.ema_params is not None else None,
         rng=replicated,
         first_bad_step=replicated,

@@ -13,7 +13,7 @@ from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants.two_tower import variant
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import make_mesh
-from mmjax.parallel.partition import map_with_path, opt_state_shardings, param_shardings, path_name
+from mmjax.parallel.partition import divided_over_data, map_with_path, opt_state_shardings, param_shardings, path_name
 from mmjax.training.optimizer import make_optimizer
 
 
@@ -49,6 +49,18 @@ def trimmed(spec):
     while axes and axes[-1] is None:
         axes.pop()
     return P(*axes)
+
+
+def test_moments_are_divided_over_data_too(params, mesh):
+    kept, _ = param_shardings(params, mesh, MeshConfig(sharding="fsdp+tensor"))
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    divided = jax.tree.leaves(divided_over_data(params, kept, mesh))
+    placed = dict(zip(names, [trimmed(sharding.spec) for sharding in divided], strict=True))
+    assert placed["image/transformer/layers/mlp/fc1/kernel"] == P(None, "fsdp", ("tensor", "data"))  # [2, 256, 1024]
+    assert placed["logit_scale"] == P()
+    one = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    kept, _ = param_shardings(params, one, MeshConfig(sharding="fsdp+tensor"))
+    assert jax.tree.leaves(divided_over_data(params, kept, one)) == jax.tree.leaves(kept)
 
 
 def test_path_names(params):

@@ -15,12 +15,12 @@ from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, path_name
-from mmjax.training.build_step import make_init, state_shardings
+from mmjax.training.build_step import make_init, make_setup, state_shardings
 from mmjax.training.optimizer import make_optimizer
-from mmjax.training.param_roles import split_frozen
-from mmjax.training.step import example_keys, make_loss, make_train_step
+from mmjax.training.step import example_keys, make_loss
 from tests.helpers import campaign
 
 BATCH, STEPS = 16, 10
@@ -58,15 +58,10 @@ class Run:
         self.config = config
         self.mesh = make_mesh(parse(config).mesh, jax.devices()[: math.prod(sizes)])
         self.task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), mesh=self.mesh)
-        shapes = jax.eval_shape(self.task.init, jax.random.key(0))
-        trainable, _ = split_frozen(shapes, config.optimizer.freeze)
-        tx, schedule = make_optimizer(parse(config), trainable)
-        abstract = jax.eval_shape(make_init(self.task, parse(config), tx), jax.random.key(0))
-        self.shardings, _ = state_shardings(abstract, parse(config), self.mesh)
-        self.start = random_params(abstract.params)
+        setup = make_setup(parse(config), self.task, self.mesh)
+        self.shardings, self.abstract, self.step = setup.shardings, setup.state, setup.step
+        self.start = random_params(self.abstract.params)
         self.start["logit_scale"] = np.float32(2.0)
-        self.abstract = abstract
-        self.step = make_train_step(self.task, parse(config), tx, schedule, self.mesh, self.shardings)
 
     def state(self, **changes):
         """A fresh state (a step donates the one it gets), `changes` over the parameters."""
@@ -286,6 +281,17 @@ def test_every_optimizer_on_a_mesh(random_params, name):
             losses[-1].append(float(metrics["loss"]))
     # Lion's sign turns rounding into whole steps where a gradient is zero, so it may differ a little more.
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3 if name == "lion" else 1e-4)
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.full)], ids=str)
+def test_moments_divided_over_data(random_params, one_trained, one, monkeypatch, mesh):
+    monkeypatch.setattr(partition, "MIN_SHARDED_SIZE", 64)  # nothing of a tiny model is large
+    config = make_config(mesh=mesh)
+    config.mesh.shard_optimizer = True
+    run = Run(config, random_params)
+    compare(run.train(), one_trained, flat(one.start))
+    held = {name: partition.device_bytes(getattr(run.abstract, name)) for name in ("params", "opt_state")}
+    assert held["opt_state"] < 1.1 * held["params"] / mesh[0]
 
 
 @pytest.mark.full
