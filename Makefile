@@ -5,6 +5,8 @@ GUARD_VENV ?= .venv-guard
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 JOBS ?= 2
+# Modules are compiled once for all processes, also where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-full smoke campaign guard lint clean
 

@@ -34,6 +34,19 @@ def groups(tree, path=""):
             yield from groups(value, typed_groups.join(path, name))
 
 
+def groups_by_name():
+    """Paths of the groups of a config that no config before it has with the same type and fields; by name."""
+    seen, result = set(), {}
+    for name, tree in TREES.items():
+        run, result[name] = schema.parse(tree), []
+        for path in groups(tree):
+            key = path, type(parsed_group(run, path)), tuple(group(tree, path))
+            if key not in seen and path != "model.encoders":  # named by the data
+                seen.add(key)
+                result[name].append(path)
+    return result
+
+
 def changed(tree, path, name, value):
     """A copy of a config in which one field of the group `path` has a value; the group is made new on the way."""
     result = dict(tree)
@@ -58,6 +71,10 @@ def parsed_group(run, path):
     return run
 
 
+GROUPS = groups_by_name()
+WITH_NEW_GROUPS = [name for name, paths in GROUPS.items() if paths]
+
+
 def one_line(tree):
     with pytest.raises(UserError) as caught:
         schema.parse(tree)
@@ -73,13 +90,11 @@ def test_every_value_is_in_the_tree(name):
         assert result == value and (type(result) is type(value) or isinstance(value, int)), path
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", WITH_NEW_GROUPS)
 def test_every_field_refuses_what_has_another_type(name):
-    tree, count = TREES[name], 0
-    for path in groups(tree):
-        if path == "model.encoders":  # named by the data
-            continue
-        typed = parsed_group(schema.parse(tree), path)
+    tree, run, count = TREES[name], schema.parse(TREES[name]), 0
+    for path in GROUPS[name]:
+        typed = parsed_group(run, path)
         for field, expected in typed_groups.field_types(type(typed)).items():
             if typing.get_origin(expected) is typing.ClassVar or field not in group(tree, path):
                 continue
@@ -91,7 +106,7 @@ def test_every_field_refuses_what_has_another_type(name):
                 assert message.startswith(typed_groups.join(path, field)), message
                 assert any(word in message for word in (" wants ", "choose one of", " is no field", " is missing"))
                 count += 1
-    assert count > 500
+    assert count > (500 if name == "B/32" else 0)
 
 
 def _fits(expected, value):
@@ -111,20 +126,18 @@ def _fits(expected, value):
     return isinstance(expected, type) and type(value) is expected
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", WITH_NEW_GROUPS)
 def test_every_group_refuses_an_unknown_field_and_names_the_nearest(name):
     tree = TREES[name]
-    for path in groups(tree):
-        if path == "model.encoders":
-            continue
+    for path in GROUPS[name]:
         for field in group(tree, path):
             message = one_line(changed(tree, path, f"{field}x", 1))
             assert message.startswith(f"{typed_groups.join(path, f'{field}x')} is no field (did you mean"), message
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", WITH_NEW_GROUPS)
 def test_every_group_refuses_to_be_no_group(name):
-    for path in groups(TREES[name]):
+    for path in GROUPS[name]:
         if path:
             parent, _, field = path.rpartition(".")
             for wrong in (None, 3, "adamw", ("a",)):

@@ -64,6 +64,14 @@ class _Task(tasks.Task):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.init = jax.jit(super().init)
+        self._by_remat = {}
+
+    def rematerialised(self, remat):
+        """The same object for the same choice, by which `shared_compilation` knows the step."""
+        choice = str(sorted(remat.items()))
+        if choice not in self._by_remat:
+            self._by_remat[choice] = super().rematerialised(remat)
+        return self._by_remat[choice]
 
 
 def _shared(make, key):
