@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,37 +23,121 @@ from mmjax.utils import end_of_text
 _OF_METHOD = {"beams": "beam", "length_penalty": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
 
 
-def are_pixels(images: Any, size: int) -> bool:
-    """Whether images are a float array, which is taken as preprocessed.
+# Normalised floats may lie beyond those of black and white by so many times the range between them. Filters overshoot,
+# and tests draw at random; values from 0 to 255 lie far beyond.
+_MARGIN = 5
+
+
+def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
+    """Images as arrays of the model's size: uint8 [B, S, S, 3], or float32 where they come preprocessed.
+
+    Args:
+      images: PIL images or uint8 arrays [H, W, 3], one or several, to be resized; or floats [B, S, S, 3] or
+        [B, 3, S, S], taken as resized and normalised. Tensors of PyTorch and `pixel_values` of a processor's output are
+        read as arrays are.
+      spec: of the model.
 
     Raises:
-      UserError: they are, to another size.
+      UserError: of another kind, preprocessed to another size, NaN, or floats that are not normalised.
     """
-    if not _is_array(images) or not jnp.issubdtype(images.dtype, jnp.floating):
-        return False
-    if images.ndim != 4 or tuple(images.shape[1:]) != (size, size, 3):
+    if isinstance(images, Mapping):
+        images = images[_key_of("images", images, "pixel_values")]
+    images = _to_numpy(images)
+    if isinstance(images, Sequence) and not isinstance(images, str) and all(map(_are_floats, images)) and len(images):
+        images = _stacked("images", images)
+    if not _are_floats(images):
+        return to_uint8(images, spec)
+    side = (spec.size, spec.size)
+    if images.ndim == 4 and images.shape[1:] == (3, *side) and spec.size != 3:
+        images = images.transpose(0, 2, 3, 1)
+    if images.shape[1:] != (*side, 3) or images.ndim != 4:
         raise UserError(
-            f"images of shape {list(images.shape)}: floats are taken as preprocessed, [B, {size}, {size}, 3];"
+            f"images of shape {list(images.shape)}: floats are taken as preprocessed, [B, {spec.size}, {spec.size}, 3];"
             " load the model with image_size= for another size"
         )
-    return True
+    _check_normalised(images, spec)
+    return np.asarray(images, np.float32)
+
+
+def _check_normalised(images: np.ndarray, spec: transforms.ImageSpec) -> None:
+    """Refuses floats that cannot be a normalised image's; warns of those that are most likely not.
+
+    Raises:
+      UserError: as `to_images`.
+    """
+    if not images.size:
+        return
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise UserError(f"images: image {int(np.argmin(finite))} has NaN or infinite values")
+    low, high = float(images.min()), float(images.max())
+    black = min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True))
+    white = max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
+    margin, remedy = _MARGIN * (white - black), f"normalise them by mean {spec.mean} and std {spec.std}, or give uint8"
+    if low < black - margin or high > white + margin:
+        raise UserError(f"images: floats from {low:.4g} to {high:.4g} are not normalised; {remedy}")
+    if low >= 0 and 0.5 < high <= 1:
+        warnings.warn(
+            f"images: floats from {low:.4g} to {high:.4g} look as if only divided by 255; {remedy}", stacklevel=4
+        )
 
 
 def to_uint8(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
-    """PIL images or uint8 arrays, one or several, as uint8 [B, H, W, 3] of the model's size.
+    """PIL images or uint8 arrays, one or several, as uint8 [B, S, S, 3] of the model's size.
 
     Raises:
       UserError: of another kind.
     """
     _refuse_path(images)
-    if isinstance(images, Image.Image) or (_is_array(images) and images.ndim == 3):
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
         images = [images]
-    prepared = [_prepare(image, spec) for image in images]
+    if not isinstance(images, Iterable):
+        raise UserError(
+            f"images: {type(images).__name__} is no image; give PIL images, uint8 arrays [H, W, 3] or floats"
+        )
+    prepared = [_prepare(_to_numpy(image), spec) for image in images]
     return np.stack(prepared) if prepared else np.zeros((0, spec.size, spec.size, 3), np.uint8)
 
 
-def _is_array(images: Any) -> bool:
-    return hasattr(images, "dtype") and hasattr(images, "shape")
+def _are_floats(value: Any) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _to_numpy(value: Any) -> Any:
+    """Arrays of JAX and tensors of PyTorch as NumPy's, an iterator as a list; anything else as it is."""
+    if hasattr(value, "detach"):  # a tensor: on any device, with a gradient, maybe of a type that NumPy lacks
+        value = value.detach().cpu()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_to_numpy(item) for item in value]
+    if isinstance(value, Iterator):
+        return [_to_numpy(item) for item in value]
+    return np.asarray(value) if hasattr(value, "dtype") and hasattr(value, "shape") else value
+
+
+def _key_of(field: str, values: Mapping[Any, Any], key: str) -> str:
+    """The key under which a tokenizer's or processor's output has an array.
+
+    Raises:
+      UserError: it has none.
+    """
+    if key not in values:
+        raise UserError(
+            f"{field}: a dictionary with {', '.join(map(str, values)) or 'nothing'}; {key!r} is what is read"
+        )
+    return key
+
+
+def _stacked(field: str, values: Any) -> np.ndarray:
+    """One array of rows.
+
+    Raises:
+      UserError: the rows differ in shape.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{field}: rows of different lengths or shapes; give rows that are alike") from error
 
 
 def _refuse_path(image: Any) -> None:
@@ -77,13 +162,39 @@ def _prepare(image: Any, spec: transforms.ImageSpec) -> np.ndarray:
         raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
 
 
-def to_token_ids(texts: Any, text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
+def to_strings(field: str, texts: Any) -> list[str]:
+    """Strings; one alone is a list of one.
+
+    Raises:
+      UserError: no strings.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    strings = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, Mapping | bytes) else None
+    if strings is None or not all(isinstance(text, str) for text in strings):
+        raise UserError(f"{field}={str(texts)[:60]}: give a list of strings")
+    return strings
+
+
+def to_texts(texts: Any) -> list[str] | np.ndarray:
+    """Texts as strings, or as an array of token ids: of an array, a tensor, or `input_ids` of a tokenizer's output.
+
+    Raises:
+      UserError: rows of ids of different lengths, or a dictionary without ids.
+    """
+    if isinstance(texts, Mapping):
+        texts = texts[_key_of("texts", texts, "input_ids")]
+    texts = _to_numpy([texts] if isinstance(texts, str) else texts)
+    if isinstance(texts, Iterable) and all(isinstance(text, str) for text in texts):
+        return [str(text) for text in texts]
+    return _stacked("texts", texts)
+
+
+def to_token_ids(ids: np.ndarray, text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [B, L] and which are real: those up to the end of text, or all where there is none.
 
     Raises:
       UserError: no array of ids that the model has.
     """
-    ids = np.asarray(texts)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.shape[1] > text.context_length:
         raise UserError(
             f"texts of type {ids.dtype} and shape {list(ids.shape)}: give strings, or ids [B, L] with L at most"
@@ -105,8 +216,8 @@ def broadcast_texts(field: str, texts: Any, count: int) -> list[str]:
     Raises:
       UserError: another number of texts, or no strings.
     """
-    texts = [texts] * count if isinstance(texts, str) else list(texts)
-    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+    texts = [texts] * count if isinstance(texts, str) else to_strings(field, texts)
+    if len(texts) != count:
         raise UserError(f"{field}: {len(texts)} for {count} images; give a string for each, or one for all of them")
     return texts
 
@@ -183,7 +294,7 @@ def to_modalities(
     for name in modalities:
         validate_choice("modalities: the name", name, names)
     values = {
-        name: to_uint8(value, spec) if spec is not None and name == "image" else np.asarray(value)
+        name: to_uint8(_to_numpy(value), spec) if spec is not None and name == "image" else np.asarray(value)
         for name, value in modalities.items()
     }
     count = _common_length(values)

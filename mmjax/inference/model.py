@@ -1,7 +1,7 @@
 """A restored model with methods to embed, caption, answer, match and classify; what `mmjax.load` returns."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -125,35 +125,32 @@ class Model:
 
         Args:
           images: PIL images or uint8 arrays [H, W, 3] of any size (a list, or one array [B, H, W, 3]), to be resized
-            and normalised as the model wants; or a float array [B, H, W, 3] that already is.
+            and normalised as the model wants; or floats that already are, see `inputs.to_images`.
 
         Raises:
           UserError: of another kind, or preprocessed to another size; or the model embeds no images.
         """
         self._check("encode_image")
-        if inputs.are_pixels(images, self._images.size):
-            embeddings = self._run(self._embed_pixels, (np.asarray(images, np.float32),))
-        else:
-            embeddings = self._run(self._embed_bytes, (inputs.to_uint8(images, self._images),))
+        pixels = inputs.to_images(images, self._images)
+        embeddings = self._run(self._embed_bytes if pixels.dtype == np.uint8 else self._embed_pixels, (pixels,))
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
     def encode_text(self, texts: Any) -> Float32[np.ndarray, "B E"]:
         """Embeds texts; rows have unit length.
 
         Args:
-          texts: strings, or an integer array [B, L] of token ids with L at most the model's context length.
+          texts: strings, or an integer array [B, L] of token ids with L at most the model's context length; a tensor of
+            PyTorch or the `input_ids` of a tokenizer's output do as well.
 
         Raises:
           UserError: strings without a known tokenizer, or ids that the model does not have; or it embeds no texts.
         """
         self._check("encode_text")
-        if isinstance(texts, str):
-            texts = [texts]
-        if not len(texts):
+        texts = inputs.to_texts(texts)
+        if isinstance(texts, list) and not texts:
             return self._no_embeddings()
-        are_strings = all(isinstance(text, str) for text in texts)
         text = config_queries.text_config(self.config)
-        columns = self._words(list(texts)) if are_strings else inputs.to_token_ids(texts, text)
+        columns = self._words(texts) if isinstance(texts, list) else inputs.to_token_ids(texts, text)
         embeddings = self._run(self._embed_text, columns)
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
@@ -164,14 +161,18 @@ class Model:
         return np.zeros((0, model.embed_dim), np.float32)
 
     def zero_shot(
-        self, images: Any, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
+        self,
+        images: Any,
+        class_names: str | Iterable[str],
+        templates: str | Iterable[str] | Mapping[str, Sequence[str]] = TEMPLATES,
     ) -> Float32[np.ndarray, "B C"]:
         """Classifies images by names of classes; the most probable class is the prediction.
 
         Args:
           images: see `encode_image`.
-          class_names: C names.
-          templates: prompts with `{c}` where the name belongs; a class is the mean of its prompts' embeddings.
+          class_names: C names; one alone is a string.
+          templates: prompts with `{c}` where the name belongs, or a dictionary of each class's own prompts; a class is
+            the mean of its prompts' embeddings.
 
         Returns:
           Probabilities: over the classes (softmax) or, for a model with a bias, of each class by itself (sigmoid).
@@ -180,7 +181,9 @@ class Model:
           UserError: see `encode_image`.
         """
         self._check("zero_shot")
-        weights = zero_shot_lib.zero_shot_weights(self.encode_text, list(class_names), list(templates))
+        names = inputs.to_strings("class_names", class_names)
+        prompts = templates if isinstance(templates, Mapping) else inputs.to_strings("templates", templates)
+        weights = zero_shot_lib.zero_shot_weights(self.encode_text, names, prompts)
         logits = self.logit_scale * (self.encode_image(images) @ weights.T)
         if self.logit_bias is not None:
             return np.asarray(jax.nn.sigmoid(logits + self.logit_bias))
@@ -277,9 +280,10 @@ class Model:
         return np.zeros((0, model.classes), np.float32) if classes is None else classes.astype(np.float32)
 
     def _to_pictures(self, method: str, images: Any) -> np.ndarray:
-        if inputs.are_pixels(images, self._images.size):
+        pictures = inputs.to_images(images, self._images)
+        if pictures.dtype != np.uint8:
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")
-        return inputs.to_uint8(images, self._images)
+        return pictures
 
     def _generate_texts(self, decoding: generation.Decoding, pictures, ids, mask, seed: int) -> list[str]:
         seeds = np.stack([np.full(len(pictures), seed & 0xFFFFFFFF), np.arange(len(pictures))], axis=1)

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -118,6 +119,45 @@ class TestEmbedding:
         )
         np.testing.assert_allclose(result, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), atol=1e-5)
 
+    def test_one_name_and_one_template_are_not_letters(self, model, pictures):
+        tokenizer = lambda texts: (
+            np.stack([golden()["ids"][len(text) % 3] for text in texts]),
+            np.ones((len(texts), 7), bool),
+        )
+        with mock.patch.object(model, "_tokenizer", tokenizer):
+            want = model.zero_shot(pictures, ["cat"], templates=["a {c}"])
+            np.testing.assert_array_equal(model.zero_shot(pictures, "cat", "a {c}"), want)
+            np.testing.assert_array_equal(model.zero_shot(pictures, iter(["cat"]), {"cat": ["a cat"]}), want)
+            for names, templates in (({"cat": 0}, "a {c}"), ([1], "a {c}"), ("cat", [b"a {c}"]), (None, "a {c}")):
+                with pytest.raises(UserError, match="(class_names|templates)=.*: give a list of strings"):
+                    model.zero_shot(pictures, names, templates)
+
+    def test_forms_in_which_other_libraries_have_them(self, model, pictures):
+        want, images, ids = model.encode_image(pictures), golden()["images"], golden()["ids"]
+        np.testing.assert_array_equal(model.encode_image(picture for picture in pictures), want)
+        np.testing.assert_array_equal(model.encode_image([jax.numpy.asarray(picture) for picture in pictures]), want)
+        for same in (list(images), images.transpose(0, 3, 1, 2), {"pixel_values": images}):
+            np.testing.assert_array_equal(model.encode_image(same), model.encode_image(images))
+        for same in (ids.tolist(), list(ids), iter(ids), {"input_ids": ids, "attention_mask": np.ones_like(ids)}):
+            np.testing.assert_array_equal(model.encode_text(same), model.encode_text(ids))
+        with pytest.warns(UserWarning, match="look as if only divided by 255"):
+            model.encode_image(np.linspace(0, 1, 768).reshape(1, 16, 16, 3))
+
+    @pytest.mark.full
+    def test_tensors(self, model):
+        import torch
+        from transformers import BatchEncoding, BatchFeature
+
+        images, ids = golden()["images"].astype(np.float32), golden()["ids"]
+        tensor = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
+        for same in (tensor, list(tensor), BatchFeature({"pixel_values": tensor})):
+            np.testing.assert_array_equal(model.encode_image(same), model.encode_image(images))
+        rounded = tensor.detach().bfloat16()
+        want = model.encode_image(rounded.float().numpy().transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(model.encode_image(rounded), want)
+        for same in (torch.tensor(ids), BatchEncoding({"input_ids": torch.tensor(ids)})):
+            np.testing.assert_array_equal(model.encode_text(same), model.encode_text(ids))
+
     @pytest.mark.parametrize(
         "images, message",
         [
@@ -125,6 +165,12 @@ class TestEmbedding:
             (np.zeros((2, 16, 16), np.float32), "taken as preprocessed"),
             ([np.zeros((4, 4, 2), np.uint8)], "give PIL images, uint8 arrays"),
             ([Image.new("F", (4, 4))], "PIL image of mode 'F' has no defined range"),
+            (np.full((2, 16, 16, 3), np.nan), "image 0 has NaN"),
+            (np.full((2, 16, 16, 3), 255.0), "floats from 255 to 255 are not normalised; normalise them by mean"),
+            ({"pixels": np.zeros((2, 16, 16, 3))}, "a dictionary with pixels; 'pixel_values' is what is read"),
+            (["cat.jpg"], "'cat.jpg' is no image; open a file with PIL.Image.open"),
+            (Path("cat.jpg"), "is no image; open a file"),
+            (3, "int is no image"),
         ],
     )
     def test_other_images(self, model, images, message):
@@ -138,6 +184,9 @@ class TestEmbedding:
             (np.zeros((2, 8), int), r"shape \[2, 8\]: give strings, or ids \[B, L\] with L at most 7"),
             (np.full((2, 7), 40), "ids from 40 to 40; the model has 0 to 39"),
             (np.zeros((2, 7)), "texts of type float64"),
+            ([[1, 2], [3]], "texts: rows of different lengths"),
+            ({"attention_mask": np.ones((2, 7), int)}, "texts: a dictionary with attention_mask; 'input_ids'"),
+            (3, r"texts of type int64 and shape \[\]"),
         ],
     )
     def test_other_texts(self, model, texts, message):
