@@ -182,7 +182,10 @@ def _has_cudnn_attention(device: Any) -> bool:
 
 
 def padded_length(length: int, implementation: str) -> int:
-    """How many tokens to give a transformer of `length`, so that its kernel applies: cuDNN's trains on even counts."""
+    """How many tokens to give a transformer of `length`, so that its kernel applies.
+
+    jax lets cuDNN's train on even counts only, see docs/scaling.md.
+    """
     return length + length % 2 if implementation == "cudnn" else length
 
 
