@@ -13,7 +13,6 @@ What a checkpoint says of the plugins that it was made with is data, and imports
 import functools
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import pkgutil
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from mmjax import plugin_calls
 from mmjax.errors import UserError, did_you_mean
 from mmjax.registry import REGISTRIES
 
@@ -210,32 +210,17 @@ def _missing(name: str) -> str:
 def _failure(module: str, where: str, error: BaseException) -> UserError:
     """The error of a plugin that fails to import: its own file and line, and the exception."""
     if isinstance(error, SyntaxError) and error.filename:
-        file, line, text = error.filename, error.lineno, error.msg
-    else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-        frames = [frame for frame in frames if frame.filename != __file__]
-        in_package = [frame for frame in frames if _is_inside(frame.filename, _folders(module))]
-        frame = (in_package or frames or [None])[-1]
-        file, line = (module, None) if frame is None else (frame.filename, frame.lineno)
-        text = (str(error).splitlines() or [""])[0]
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    position = "" if line is None else f", line {line}"
-    return UserError(f"{where} cannot be imported: {file}{position}: {kind}{text}")
+        kind = type(error).__name__
+        return UserError(f"{where} cannot be imported: {error.filename}, line {error.lineno}: {kind}: {error.msg}")
+    line = plugin_calls.position(error, [module]) or _last_line(error)
+    return UserError(f"{where} cannot be imported: {line or f'{module}: '}{plugin_calls.summary(error)}")
 
 
-def _folders(module: str) -> list[str]:
-    """The folders of a module's package, or its file where it is in none."""
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    return list(spec.submodule_search_locations or filter(None, [spec.origin]))
-
-
-def _is_inside(file: str, folders: Sequence[str]) -> bool:
-    return any(Path(file).is_relative_to(folder) for folder in folders)
+def _last_line(error: BaseException) -> str:
+    """The line that an error came from, but for what imports modules."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------

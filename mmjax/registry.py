@@ -169,6 +169,10 @@ class Registry:
         """The module that registered a name."""
         return self._entries[name].module
 
+    def describe(self, name: str) -> str:
+        """A name with its kind and the module that registered it, as messages begin with."""
+        return f"{self.kind} {name!r} of {self.module(name)}"
+
     def written(self) -> list[str]:
         """All names with what follows them."""
         return [name + entry.form for name, entry in self._entries.items()]

@@ -22,17 +22,20 @@ for all sources of a mixture, or have a part for each, separated by "|": `txt|ti
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
 from typing import Any, Protocol, runtime_checkable
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
+from mmjax.data.bad_example import BadExample
 from mmjax.data.config import DataConfig
-from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions
+from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions, record_mistake
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
 
+_FIRST = 3  # examples of a plugin's source that are looked at before it is used
 _LOCAL = ("tfds", "arrayrecord")  # these check themselves that their files are local
 
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
@@ -93,7 +96,35 @@ def _open(spec: str, options: SourceOptions, field: str) -> Source:
     parts = ("name", "class_names", "templates", "__len__", "__getitem__")
     if missing := [part for part in parts if not hasattr(source, part)]:
         raise UserError(f"{field}={spec!r}: {type(source).__name__} is no source, as it has no {missing[0]}")
+    name = re.split("[:/]", spec)[0]
+    if name in registry.sources.added():
+        _check_added(name, source)
     return source
+
+
+def _check_added(name: str, source: Any) -> None:
+    """Checks the length and the first examples of a plugin's source.
+
+    Raises:
+      UserError: it fails, or its records are none.
+    """
+    make = registry.sources.load(name, where=name)
+    wrong = functools.partial(plugin_calls.wrong, registry.sources, name, make)
+    with plugin_calls.calling(registry.sources, name, make):
+        length = len(source)
+    if not isinstance(source.name, str):
+        raise wrong(f"its name is {source.name!r}; give a text")
+    for index in range(min(_FIRST, length)):
+        try:
+            with plugin_calls.calling(registry.sources, name, make, f"source[{index}] -> Record"):
+                try:
+                    record = source[index]
+                except (BadExample, OSError):  # counted when it is its turn
+                    continue
+        except UserError as error:
+            raise UserError(f"{error}, in source[{index}]; raise BadExample(reason) for what cannot be used") from error
+        if mistake := record_mistake(record):
+            raise wrong(f"source[{index}] {mistake}")
 
 
 def _make(spec: str, options: SourceOptions, field: str) -> Any:
@@ -105,7 +136,9 @@ def _make(spec: str, options: SourceOptions, field: str) -> Any:
         if name not in _LOCAL:
             check_storage(path, where=where)
         try:
-            return registry.sources.load(name, where=where)(path, options=options, field=field)
+            make = registry.sources.load(name, where=where)
+            with plugin_calls.calling(registry.sources, name, make, "Source(path, options=..., field=...)"):
+                return make(path, options=options, field=field)
         except UserError as error:
             if hint := _weight_hint(path):
                 raise UserError(f"{error}{hint}") from error
@@ -115,8 +148,11 @@ def _make(spec: str, options: SourceOptions, field: str) -> Any:
         make = registry.sources.load(name, where=where)
         splits = getattr(make, "splits", ())
         if not splits:
-            return make(split, options=options, field=field)
-        return make(validate_choice(f"{where}: split", split, splits) if slash else splits[0])
+            with plugin_calls.calling(registry.sources, name, make, "Source(split, options=..., field=...)"):
+                return make(split, options=options, field=field)
+        split = validate_choice(f"{where}: split", split, splits) if slash else splits[0]
+        with plugin_calls.calling(registry.sources, name, make, "Source(split)"):
+            return make(split)
     name = re.split("[:/@]", spec)[0]
     if _is_from_files(name):
         raise UserError(f"{where} says no path; write {name}{registry.sources.form(name)}")

@@ -57,6 +57,29 @@ class Record(TypedDict):
     path: NotRequired[str]
 
 
+# Fields of a record that are lists of texts.
+_LISTS = ("captions", "references", "answers")
+
+
+def record_mistake(record: Any) -> str:
+    """What is wrong with a record's form, in words; "" where nothing is. What is in its image is not looked at."""
+    if not isinstance(record, Mapping):
+        return f"gives {type(record).__name__}, not a Record"
+    number = record.get("id")
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number < 2**64:
+        return f"has id={number!r}; give a 64-bit unsigned integer, such as stable_id(...)"
+    for field in _LISTS:
+        texts = record.get(field, [])
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(x, str) for x in texts):
+            return f"has {field}={texts!r}; give a list of texts"
+    image = record.get("image")
+    if image is not None and not isinstance(image, bytes):
+        shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
+        if dtype != np.uint8 or len(shape) != 3 or shape[-1] != 3:
+            return f"has an image of {dtype} {list(shape)}; give an encoded file as bytes, or uint8 [H, W, 3]"
+    return ""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Random access to examples: `source[i]` is the same record every time, in every process.

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
@@ -249,6 +249,34 @@ def load(name: str, field: str = "eval.tasks") -> EvaluationTask:
     return info
 
 
+def make_evaluator(name: str, model: EvaluatedModel) -> Evaluator:
+    """The evaluator of a name, for a model.
+
+    Raises:
+      UserError: that of a plugin fails, or gives nothing that can be called.
+    """
+    info = load(name)
+    called = plugin_calls.calling(registry.evaluations, name, info.evaluator, "evaluator(EvaluatedModel)")
+    with called:
+        evaluator = info.evaluator(model.of(name))
+    if not callable(evaluator):
+        message = f"gives {type(evaluator).__name__}; evaluator(EvaluatedModel) gives (EvaluatedSource) -> Outcome"
+        raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
+    return evaluator
+
+
+def check(name: str, source: Source, settings: EvaluationSettings) -> None:
+    """Checks that an evaluation fits a source and its settings.
+
+    Raises:
+      UserError: it does not.
+    """
+    info = load(name)
+    if info.check is not None:
+        with plugin_calls.calling(registry.evaluations, name, info.check, "check(source, settings)"):
+            info.check(source, settings)
+
+
 def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluation:
     """Runs an evaluation on a source; all processes take part.
 
@@ -261,6 +289,9 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
       UserError: in all processes, where the first one cannot read what the report shows.
     """
     outcome = evaluator(data)
+    if not isinstance(outcome, Outcome):
+        message = f"gives {type(outcome).__name__}, not an Outcome"
+        raise plugin_calls.wrong(registry.evaluations, name, load(name).evaluator, message)
     artifacts = outcome.artifacts if data.keep else None
     if data.has_report:
         with process_agreement.raise_on_all():

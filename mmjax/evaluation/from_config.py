@@ -64,7 +64,7 @@ class Evaluator:
         self.runner = model.runner
         names = dict.fromkeys(name for plan in self.plans for name in plan.names)
         loaded = {name: evaluation_task.load(name) for name in names}
-        self.evaluators = {name: info.evaluator(model.of(name)) for name, info in loaded.items()}
+        self.evaluators = {name: evaluation_task.make_evaluator(name, model) for name in names}
         self.embedder = None
         if any(info.embeds for info in loaded.values()):
             self.embedder = embedder.MeshEmbedder(task, mesh, model.text_tokenizer, config.eval.batch_size)
@@ -119,7 +119,7 @@ class Evaluator:
                 if missing and info.by_default == "always":
                     raise UserError(f"data.eval={self.config.data.eval!r}: {source.name!r} has no {missing}")
                 if not missing and (self.config.eval.train or not info.needs_train):
-                    self._check(info, source)
+                    self._check(name, source)
                     chosen.append(name)
             plans.append(_Plan(source, chosen))
         return plans
@@ -139,7 +139,7 @@ class Evaluator:
                 if missing:
                     lacking[source.name] = missing
                 else:
-                    self._check(info, source)
+                    self._check(name, source)
                     names[source.name].append(name)
             if lacking and len(lacking) == len(self.sources):
                 raise UserError(
@@ -150,9 +150,8 @@ class Evaluator:
                 log.info(f"note: {name} is not run on {dataset}, which has no {missing}")
         return [_Plan(source, names[source.name]) for source in self.sources]
 
-    def _check(self, info: evaluation_task.EvaluationTask, source: Source) -> None:
-        if info.check is not None:
-            info.check(source, self.config.eval)
+    def _check(self, name: str, source: Source) -> None:
+        evaluation_task.check(name, source, self.config.eval)
 
     def _with_train(self, plans: list[_Plan], options: SourceOptions) -> list[_Plan]:
         """The plans with the sources that probes learn from, which are opened.

@@ -62,16 +62,16 @@ class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):
         self.image_projection, self.text_projection = dense(self.image["width"]), dense(width)
         super().setup()
 
-    def _encode_text(self, text, text_mask, keys):
+    def run_text(self, text, text_mask, keys):
         return self.text_encoder(text, text_mask, keys=keys)
 
-    def _project_image(self, image):
+    def project_image(self, image):
         return self.image_projection(image.tokens[:, 0])
 
-    def _project_text(self, text):
+    def project_text(self, text):
         return self.text_projection(text.tokens[:, 0])
 
-    def _fuse(self, image, text, words, keys):
+    def run_fusion(self, image, text, words, keys):
         """The text's tokens once they have looked at the image."""
         del words
         spec = attention.AttentionSpec(valid=text.valid)
@@ -79,7 +79,7 @@ class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):
         x = self.fuser(x, spec, keys, memory=submodules.as_memory(image)).tokens
         return Encoded(self.fusion_norm(x) if self.fusion.get("norm", "pre") == "pre" else x, text.valid)
 
-    def _pooled(self, fused):
+    def pool_fused(self, fused):
         return fused.tokens[:, 0]
 
     def word_logits(self, fused: Encoded) -> Float[Array, "B L V"]:

@@ -48,14 +48,14 @@ class Captioner(image_text.WritingModel, kw_only=True):
         submodules.check_cross_attention("text", self.text)
         self.writer = self.make_text_stack()
 
-    def _caption_logits(self, image, text, text_mask, keys):
+    def run_writer(self, image, text, text_mask, keys):
         writer = self.writer
         if isinstance(writer, lstm_captioner.LSTMCaptioner):  # padding stands after what is real
             return writer(image, text, keys)
         words = writer(text, text_mask, submodules.as_memory(image), keys)
         return writer.logits(words.tokens)
 
-    def _start(self, image, text, text_mask, slots):
+    def start(self, image, text, text_mask, slots):
         writer = self.writer
         if isinstance(writer, lstm_captioner.LSTMCaptioner):
             real = jnp.ones(text.shape, bool) if text_mask is None else text_mask

@@ -107,7 +107,7 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
 
         super().setup()
 
-    def _encode_text(self, text, text_mask, keys):
+    def run_text(self, text, text_mask, keys):
         """Encodes token ids: L tokens without a final norm, and behind them the class token.
 
         Raises:
@@ -126,10 +126,10 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
         out = self.text_encoder.run(x, attention.AttentionSpec(causal=True, valid=valid), keys)
         return Encoded(out.tokens, valid, jnp.full(len(x), text.shape[1], jnp.int32))
 
-    def _project_image(self, image):
+    def project_image(self, image):
         return self.image_projection(self._pooled(image)[:, 0])
 
-    def _project_text(self, text):
+    def project_text(self, text):
         return self.text_projection(self.text_norm(text.tokens[:, -1]))
 
     def decode(self, image: Encoded, text: Encoded, keys: Key[Array, " B"] | None = None) -> Float[Array, "B T V"]:
@@ -145,7 +145,7 @@ class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
         """Teacher forcing: logits [:, t] score token t + 1. Padding is not attended to."""
         return self.decode(image, self.encode_text(text, text_mask, keys), keys)
 
-    def _start(self, image, text, text_mask, slots):
+    def start(self, image, text, text_mask, slots):
         spec = attention.AttentionSpec(causal=True, valid=text_mask)
         read = self.text_encoder.run(self.text_encoder.embed(text), spec, slots=slots)
         out = self.writer(read.tokens, spec, memory=self._memory(image), slots=slots)

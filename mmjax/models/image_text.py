@@ -1,5 +1,10 @@
-"""Bases of the models of images and texts: towers, embeddings in one space, fusion, writing."""
+"""Bases of the models of images and texts: towers, embeddings in one space, fusion, writing.
 
+A base has what callers call (`encode_text`, `fuse`, ...), which gives each part its stream of random numbers. What a
+model does itself are the abstract methods (`run_text`, `run_fusion`, `run_writer`, `project_image`, ...).
+"""
+
+import abc
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -23,7 +28,7 @@ def l2_normalize(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
 
 
 class ImageTextModel(Model, kw_only=True):
-    """A model of images and texts.
+    """A model of images and texts. Its `setup` makes `image_encoder`: (images, keys) -> `Encoded`.
 
     Attributes:
       image: settings of the image tower; of `VisionTransformer` unless the model says otherwise.
@@ -51,6 +56,7 @@ class ImageTextModel(Model, kw_only=True):
         """Encodes normalised images: the image tower's tokens."""
         return self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE))
 
+    @abc.abstractmethod
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
         """How much each image token counts for each word, for `read` and `written` in `attention_maps`.
 
@@ -59,7 +65,6 @@ class ImageTextModel(Model, kw_only=True):
           words: T.
           patches: N, tokens of an image.
         """
-        raise NotImplementedError
 
 
 class TextEncodingModel(ImageTextModel, kw_only=True):
@@ -72,7 +77,13 @@ class TextEncodingModel(ImageTextModel, kw_only=True):
         keys: Key[Array, " B"] | None = None,
     ) -> Encoded:
         """Encodes token ids without any image; padding is seen by no token."""
-        return self._encode_text(text, text_mask, layers.fold_keys(keys, ExampleStream.TEXT))
+        return self.run_text(text, text_mask, layers.fold_keys(keys, ExampleStream.TEXT))
+
+    @abc.abstractmethod
+    def run_text(
+        self, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"] | None, keys: Key[Array, " B"] | None
+    ) -> Encoded:
+        """Tokens of the texts; `keys` are for the noise of its layers, None where there is none."""
 
 
 class ContrastiveModel(TextEncodingModel, kw_only=True):
@@ -103,11 +114,19 @@ class ContrastiveModel(TextEncodingModel, kw_only=True):
 
     def embed_image(self, image: Encoded) -> Float[Array, "B *Q E"]:
         """Embeds encoded images, in Q vectors where the model has queries; rows have unit length."""
-        return l2_normalize(self._project_image(image))
+        return l2_normalize(self.project_image(image))
 
     def embed_text(self, text: Encoded) -> Float[Array, "B E"]:
         """Embeds encoded texts; rows have unit length."""
-        return l2_normalize(self._project_text(text))
+        return l2_normalize(self.project_text(text))
+
+    @abc.abstractmethod
+    def project_image(self, image: Encoded) -> Float[Array, "B *Q E"]:
+        """Embeddings of encoded images, before they get unit length."""
+
+    @abc.abstractmethod
+    def project_text(self, text: Encoded) -> Float[Array, "B E"]:
+        """Embeddings of encoded texts, before they get unit length."""
 
     def image_embedding(
         self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
@@ -121,13 +140,13 @@ class ContrastiveModel(TextEncodingModel, kw_only=True):
         """Encodes and embeds token ids."""
         return self.embed_text(self.encode_text(text, text_mask, keys))
 
+    @abc.abstractmethod
     def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
         """What the image's embedding reads of the last layer's tokens: a kind of pool, or the weights themselves.
 
         Args:
           sown: what the layers sowed when the image was embedded.
         """
-        raise NotImplementedError
 
 
 class FusionModel(TextEncodingModel, kw_only=True):
@@ -164,17 +183,27 @@ class FusionModel(TextEncodingModel, kw_only=True):
           words: the text's ids, which are encoded already.
           keys: one an example, for dropout.
         """
-        return self._fuse(image, text, words, layers.fold_keys(keys, ExampleStream.FUSION))
+        return self.run_fusion(image, text, words, layers.fold_keys(keys, ExampleStream.FUSION))
+
+    @abc.abstractmethod
+    def run_fusion(
+        self, image: Encoded, text: Encoded, words: Int[Array, "B L"], keys: Key[Array, " B"] | None
+    ) -> Encoded:
+        """What `fuse` gives; `keys` are for the noise of its layers."""
+
+    @abc.abstractmethod
+    def pool_fused(self, fused: Encoded) -> Float[Array, "B D"]:
+        """One vector of fused tokens, for the heads `match` and `answers`."""
 
     def match_logits(self, fused: Encoded) -> Float[Array, "B 2"]:
         """Whether image and text belong together; index 1 says yes."""
         heads.check_head("match", self.match)
-        return self.match_head(self._pooled(fused))
+        return self.match_head(self.pool_fused(fused))
 
     def answer_logits(self, fused: Encoded) -> Float[Array, "B A"]:
         """Scores of the answers to a question, each for itself (sigmoid)."""
         heads.check_head("answers", self.answers)
-        return self.answer_head(self._pooled(fused))
+        return self.answer_head(self.pool_fused(fused))
 
     def head_logits(self, fused: Encoded) -> tuple[Float[Array, "B _"], ...]:
         """Logits of the heads that the model has."""
@@ -193,8 +222,19 @@ class WritingModel(ImageTextModel, kw_only=True):
         keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher forcing: logits [:, t] score token t + 1. Padding is on the right."""
-        return self._caption_logits(image, text, text_mask, layers.fold_keys(keys, ExampleStream.DECODER))
+        return self.run_writer(image, text, text_mask, layers.fold_keys(keys, ExampleStream.DECODER))
 
+    @abc.abstractmethod
+    def run_writer(
+        self,
+        image: Encoded,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None,
+        keys: Key[Array, " B"] | None,
+    ) -> Float[Array, "B T V"]:
+        """What `caption_logits` gives; `keys` are for the noise of its layers."""
+
+    @abc.abstractmethod
     def start(
         self, image: Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
     ) -> tuple[Float[Array, "B V"], Any]:
@@ -209,7 +249,6 @@ class WritingModel(ImageTextModel, kw_only=True):
         Returns:
           Logits of the token after the prompt, and the carry that `step` continues from.
         """
-        return self._start(image, text, text_mask, slots)
 
     def step(self, carry: Any, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Any]:
         """Reads one more token of each example and scores the next one."""

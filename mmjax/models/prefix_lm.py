@@ -87,12 +87,12 @@ class PrefixLM(image_text.WritingModel, kw_only=True):
         tokens = out.tokens if layer is None else out.tokens_after(layer)
         return Encoded(tokens[:, int(self.image_encoder.class_token) :])
 
-    def _caption_logits(self, image, text, text_mask, keys):
+    def run_writer(self, image, text, text_mask, keys):
         x, spec = self._prefixed(image, text, text_mask, keys)
         tokens = self.writer.run(x, spec, keys).tokens
         return self.writer.logits(tokens[:, image.tokens.shape[1] :])
 
-    def _start(self, image, text, text_mask, slots):
+    def start(self, image, text, text_mask, slots):
         batch, length = image.tokens.shape[:2]
         x, spec = self._prefixed(image, text, text_mask)
         logits, carry = self.writer.start(x, spec, slots=length + slots)

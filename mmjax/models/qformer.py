@@ -54,22 +54,22 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
         self.image_projection, self.text_projection = dense(), dense()
         super().setup()
 
-    def _encode_text(self, text, text_mask, keys):
+    def run_text(self, text, text_mask, keys):
         spec = attention.AttentionSpec(valid=text_mask)
         out = self.reader.run(self.reader.embed(text, keys=keys), spec, keys, segments=(0, text.shape[1]))
         return Encoded(out.tokens, text_mask)
 
-    def _project_image(self, image):
+    def project_image(self, image):
         """Each query by itself. Here nothing is dropped out."""
         x = self._embedded(len(image.tokens), None)
         memory = submodules.as_memory(image)
         out = self.reader.run(x, attention.AttentionSpec(), memory=memory, segments=(self.queries, 0))
         return self.image_projection(out.tokens)
 
-    def _project_text(self, text):
+    def project_text(self, text):
         return self.text_projection(text.tokens[:, 0])
 
-    def _fuse(self, image, text, words, keys):
+    def run_fusion(self, image, text, words, keys):
         """Queries and text once they have seen each other, the queries first."""
         return self._read(image, words, text.valid, keys, causal=False)
 
@@ -78,15 +78,15 @@ class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.Wr
         heads.check_head("match", self.match)
         return self.match_head(fused.tokens[:, : self.queries]).mean(axis=1)
 
-    def _pooled(self, fused):
+    def pool_fused(self, fused):
         return fused.tokens[:, : self.queries].mean(axis=1)
 
-    def _caption_logits(self, image, text, text_mask, keys):
+    def run_writer(self, image, text, text_mask, keys):
         heads.check_head("caption", self.caption)
         read = self._read(image, self._as_caption(text), text_mask, keys, causal=True)
         return self.reader.logits(read.tokens[:, self.queries :])
 
-    def _start(self, image, text, text_mask, slots):
+    def start(self, image, text, text_mask, slots):
         heads.check_head("caption", self.caption)
         batch, count = len(text), self.queries
         looked = self.reader.run(

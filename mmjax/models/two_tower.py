@@ -135,8 +135,8 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
         """Embeds both; used to initialise every parameter."""
         return self.image_embedding(images), self.text_embedding(text, text_mask)
 
-    def _project_image(self, image):
+    def project_image(self, image):
         return self.image_head(image)
 
-    def _project_text(self, text):
+    def project_text(self, text):
         return self.text_head(text)

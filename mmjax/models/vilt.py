@@ -146,18 +146,18 @@ class ViLT(image_text.FusionModel, kw_only=True):
         x = self.stream.embed(images, mask, layers.fold_keys(keys, ExampleStream.IMAGE))
         return Encoded(add_parameter(x, self.modality_embedding[1]))
 
-    def _encode_text(self, text, text_mask, keys):
+    def run_text(self, text, text_mask, keys):
         x = self.words.embed(text, keys=keys)
         return Encoded(add_parameter(x, self.modality_embedding[0]), text_mask)
 
-    def _fuse(self, image, text, words, keys):
+    def run_fusion(self, image, text, words, keys):
         """All tokens once they have seen each other: the text's, then the image's."""
         del words
         joint = _joined(text, image)
         spec = attention.AttentionSpec(valid=joint.valid)
         return joint._replace(tokens=self.stream.run(joint.tokens, spec, keys))
 
-    def _pooled(self, fused):
+    def pool_fused(self, fused):
         return self.pool(fused.tokens)
 
     def word_logits(self, fused: Encoded) -> Float[Array, "B L V"]:

@@ -23,7 +23,7 @@ _WITH_OTHER_TEXT, _WITH_OTHER_IMAGE = 1, 2
 def text_tokens(features: BatchFeatures) -> Encoded:
     """What the loss needs of each example's text, which may then be paired anew; as long as the batch's texts are."""
     text = features.text
-    if features.model.fuse_reads_words:  # its text tokens would be exchanged for nothing
+    if getattr(features.model, "fuse_reads_words", False):  # its text tokens would be exchanged for nothing
         text = text._replace(tokens=text.tokens[:, :, :0], layers=None)
     if not features.cut:
         return text

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
 
+from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.data.image import transforms
@@ -30,6 +31,7 @@ Batch = dict[str, Any]  # arrays [B, ...]
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_CALLED = "model(images, text), which makes all parameters"
 _OF_TRAINING = ("init", "max_logit_scale", "modality_dropout")  # fields of a model that its module has not
 
 
@@ -79,7 +81,8 @@ class ModelOutputs:
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""
-        params = self.model.init(key, *self.example())["params"]
+        with plugin_calls.calling(registry.models, self.config.model.kind, type(self.model), _CALLED):
+            params = self.model.init(key, *self.example())["params"]
         return initialisation.initialise(self.config.model.init, params, self.model_settings, key)
 
     def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
@@ -101,7 +104,9 @@ class ModelOutputs:
         if "embeddings" not in self.model.serves:
             return 0
         pixels, _ = self.example()
-        image = jax.eval_shape(self.embed_pixels, jax.eval_shape(self.init, jax.random.key(0)), pixels)
+        params = jax.eval_shape(self.init, jax.random.key(0))
+        with plugin_calls.calling(registry.models, self.config.model.kind, type(self.model), "image_embedding(images)"):
+            image = jax.eval_shape(self.embed_pixels, params, pixels)
         return 1 if image.ndim == 2 else image.shape[1]
 
     @property

@@ -8,17 +8,20 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, validate_choice
 from mmjax.models.make_model import model_class
 from mmjax.objectives.config import LossConfig
+from mmjax.objectives.token_loss import TokenLoss
+from mmjax.tasks.batch_features import BatchFeatures
 
 # Features of an example that objectives of scope `batch` may ask for; see `Task.encode`.
 Feature = Literal["embeddings", "image_tokens", "text_tokens"]
 _SCOPES = Literal["example", "batch"]
+_TAKEN = {"step", "kind", "loss", "grad_norm", "learning_rate", "first_bad_step"}  # in a line of the log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,68 @@ class Objective:
             raise UserError(f"contrast=True wants features=('embeddings',), not {self.features}")
 
 
+def example_sums(name: str, objective: Objective, features: BatchFeatures, settings: Settings) -> TokenLoss:
+    """What an objective of scope `example` gives.
+
+    Raises:
+      UserError: that of a plugin fails, or gives something else.
+    """
+    expects = "function(BatchFeatures, Settings) -> TokenLoss"
+    with plugin_calls.calling(registry.objectives, name, objective.function, expects):
+        sums = objective.function(features, settings)
+    wants = "; an objective of scope='example' gives TokenLoss(total [B], count [B], {metric: [B]})"
+    if not isinstance(sums, TokenLoss):
+        raise _wrong(name, objective, f"gives {_shown(sums)}{wants}")
+    arrays = {"total": sums.total, "count": sums.count}
+    arrays |= {f"metrics[{metric!r}]": value for metric, value in sums.metrics.items()}
+    for part, value in arrays.items():
+        if _shape(value) != features.batch["id"].shape[:1]:
+            raise _wrong(
+                name, objective, f"gives {part} {_shown(value)} for {len(features.batch['id'])} examples{wants}"
+            )
+    return sums
+
+
+def batch_loss(name: str, objective: Objective, inputs: GlobalBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """What an objective of scope `batch` gives.
+
+    Raises:
+      UserError: that of a plugin fails, gives something else, or a metric that is the run's own.
+    """
+    with plugin_calls.calling(
+        registry.objectives, name, objective.function, "function(GlobalBatch) -> (loss, metrics)"
+    ):
+        result = objective.function(inputs)
+    wants = "; an objective of scope='batch' gives (loss [], {metric: []})"
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+        raise _wrong(name, objective, f"gives {_shown(result)}{wants}")
+    loss, metrics = result
+    for part, value in {"loss": loss, **{f"metrics[{metric!r}]": value for metric, value in metrics.items()}}.items():
+        if _shape(value) != ():
+            raise _wrong(name, objective, f"gives {part} {_shown(value)}{wants}")
+    if taken := sorted({*metrics} & _TAKEN):
+        raise _wrong(name, objective, f"gives a metric {taken[0]!r}, which is the run's own; rename it")
+    return loss, dict(metrics)
+
+
+def _wrong(name: str, objective: Objective, message: str) -> UserError:
+    return plugin_calls.wrong(registry.objectives, name, objective.function, message)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or a number; None of anything else."""
+    is_number = isinstance(value, (int, float)) or hasattr(value, "shape")
+    return jnp.shape(value) if is_number else None
+
+
+def _shown(value: Any) -> str:
+    """A value by its type, an array by its shape."""
+    if isinstance(value, tuple) and type(value) is tuple:
+        return f"({', '.join(map(_shown, value))})"
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else f"{dtype}{list(jnp.shape(value))}"
+
+
 def weights(config: RunConfig) -> dict[str, float]:
     """The weights of the objectives that a model is trained with, by name."""
     return {name: weight for name, weight in to_dict(config.objectives).items() if weight}
@@ -140,8 +205,8 @@ def load(name: str) -> Objective:
     """
     objective = registry.objectives.load(name, where=f"objectives.{name}")
     if not isinstance(objective, Objective):
-        module = registry.objectives.module(name)
-        raise UserError(f"objective {name!r} of {module} is no Objective; register Objective(function, scope=...)")
+        whose = registry.objectives.describe(name)
+        raise UserError(f"{whose} is no Objective; register Objective(function, scope=...)")
     return objective
 
 
@@ -160,7 +225,8 @@ def check(config: RunConfig, tokenizer: Tokenizer | None) -> None:
     for name in weights(config):
         objective = load(name)
         if objective.check is not None:
-            objective.check(config, tokenizer)
+            with plugin_calls.calling(registry.objectives, name, objective.check, "check(RunConfig, Tokenizer | None)"):
+                objective.check(config, tokenizer)
 
 
 def require_mask_token(config: RunConfig, tokenizer: Tokenizer | None) -> None:

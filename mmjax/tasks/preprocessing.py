@@ -256,36 +256,46 @@ def make_train_examples(
     )
 
 
-def batch_shapes(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
+def batch_shapes(
+    config: RunConfig, mesh: Mesh, *, frame: int | None = None, metadata: DatasetMetadata | None = None
+) -> dict[str, Any]:
     """Shapes of a global batch as the pipeline makes it, with shardings; images that the device resizes are in frames.
 
     Args:
       config: the run's config.
       mesh: the device mesh.
+      frame: the side of frames, 0 where the host resizes; None for what is planned where no data has been looked at.
+      metadata: of the data, which alone tell the shapes of several modalities.
 
     Raises:
-      UserError: a model of several modalities, whose shapes only its data tell.
+      UserError: a model of several modalities without metadata.
     """
-    rows = config.batch_size
-    if not isinstance(config.model, ImageTextConfig):
+    frame = image_fields.planned_frame(config, mesh.devices.flat[0].platform) if frame is None else frame
+    if isinstance(config.model, ImageTextConfig):
+        shapes = _text_shapes(config)
+    elif metadata is not None:
+        names = [name for name, _ in metadata.shapes] + ["image"] * has_image(config)
+        shapes = {f"modality_{name}": (shape, jnp.float32) for name, shape in metadata.shapes}
+        shapes |= {"present": ((len(names),), jnp.bool_), "label": ((), jnp.int32)}
+    else:
         raise UserError(f"model.kind={config.model.kind!r}: its batch has the shapes of its data; it cannot be planned")
-    size = config.model.image.image_size
-    length = text_length(config)
-    shapes = {
-        "image": ((rows, size, size, 3), jnp.uint8),
-        "text": ((rows, length), jnp.int32),
-        "text_mask": ((rows, length), jnp.bool_),
-        "id": ((rows, 2), jnp.uint32),
-    }
-    frame = image_fields.planned_frame(config, mesh.devices.flat[0].platform)
-    if frame:
-        shapes |= {"image": ((rows, frame, frame, 3), jnp.uint8), "image_box": ((rows, frames.BOX), jnp.int32)}
-    kind = config.data.texts
-    if kind == "questions":
-        answers = config.model.answers if isinstance(config.model, FusionHeadsConfig) else 0
-        shapes["answer"] = ((rows, answers), jnp.float32)
-    elif kind == "answers":
-        shapes["target_mask"] = ((rows, length), jnp.bool_)
+    if has_image(config):
+        size = frame or config_queries.image_size(config)
+        shapes |= {"image": ((size, size, 3), jnp.uint8)}
+        shapes |= {"image_box": ((frames.BOX,), jnp.int32)} if frame else {}
+    shapes["id"] = ((2,), jnp.uint32)
     sharding = mesh_lib.batch_sharding(mesh)
-    shape_of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    shape_of = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     return {name: shape_of(*spec) for name, spec in shapes.items()}
+
+
+def _text_shapes(config: RunConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shapes and types of what an example of images and texts has beside its image."""
+    length = text_length(config)
+    shapes = {"text": ((length,), jnp.int32), "text_mask": ((length,), jnp.bool_)}
+    if config.data.texts == "questions":
+        answers = config.model.answers if isinstance(config.model, FusionHeadsConfig) else 0
+        shapes["answer"] = ((answers,), jnp.float32)
+    elif config.data.texts == "answers":
+        shapes["target_mask"] = ((length,), jnp.bool_)
+    return shapes

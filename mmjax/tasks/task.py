@@ -14,7 +14,6 @@ from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
-from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig, TwoTowerConfig
 from mmjax.objectives.token_loss import TokenLoss
@@ -30,7 +29,6 @@ from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.objective import GlobalBatch
 from mmjax.tasks.validate_model import NOISE, check_model
 
-_TAKEN = {"step", "kind", "loss", "grad_norm", "learning_rate", "first_bad_step"}  # in a line of the log
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
 
 
@@ -119,7 +117,7 @@ class Task(model_outputs.ModelOutputs):
             if "text_tokens" in kept:
                 features["text_tokens"] = image_text_matching.text_tokens(batch_features)
             additive = {
-                name: one.function(batch_features, self.settings.of(name))
+                name: objective.example_sums(name, one, batch_features, self.settings.of(name))
                 for name, one in self.objectives.items()
                 if one.scope == "example" and (only is None or name in only)
             }
@@ -190,9 +188,8 @@ class Task(model_outputs.ModelOutputs):
         """The weighted sum of objectives, and their metrics; of two of one name the first one's."""
         total, metrics = jnp.zeros(()), {}
         for name in names:
-            value, added = self.objectives[name].function(dataclasses.replace(inputs, settings=self.settings.of(name)))
-            if taken := sorted({*added} & _TAKEN):
-                raise UserError(f"objectives.{name} gives a metric {taken[0]!r}, which is the run's own; rename it")
+            seen = dataclasses.replace(inputs, settings=self.settings.of(name))
+            value, added = objective.batch_loss(name, self.objectives[name], seen)
             total = total + self.weights[name] * value
             # A contrastive loss that is alone is the loss.
             reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].contrast else {}

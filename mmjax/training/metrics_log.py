@@ -1,6 +1,7 @@
 """Metrics of a run, to all that writes them and to the terminal; the meter of its throughput."""
 
 import contextlib
+import inspect
 import math
 import sys
 import time
@@ -10,10 +11,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.io import paths
 from mmjax.parallel import log
 from mmjax.training.config import LogConfig
+
+_MADE = "Writer(workdir, settings=..., name=..., fields=...)"
 
 
 class Logger:
@@ -40,12 +43,11 @@ class Logger:
         self._workdir = paths.as_path(workdir)
         if not self._active:
             return
-        self._writers = {
-            kind: registry.log_writers.load(kind, where=f"log.writers={kind!r}")(
-                self._workdir, settings=settings, name=name, fields=fields
-            )
-            for kind in writer_names(settings)
-        }
+        self._writers: dict[str, Any] = {}
+        for kind in writer_names(settings):
+            make = registry.log_writers.load(kind, where=f"log.writers={kind!r}")
+            with plugin_calls.calling(registry.log_writers, kind, make, _MADE):
+                self._writers[kind] = make(self._workdir, settings=settings, name=name, fields=fields)
         self.file = self._writers["jsonl"].file
 
     def resume(self, step: int, *, evaluated: bool = True) -> None:
@@ -173,7 +175,21 @@ def check_settings(settings: LogConfig) -> None:
         registry.log_writers.validate_choice("log.writers", name, settings.writers)
         make = registry.log_writers.load(name, where=f"log.writers={settings.writers!r}")
         if hasattr(make, "check"):
-            make.check(settings)
+            with plugin_calls.calling(registry.log_writers, name, make, "check(settings)"):
+                make.check(settings)
+        if name in registry.log_writers.added():
+            _check_added(name, make)
+
+
+def _check_added(name: str, make: Any) -> None:
+    """Checks that a plugin's writer can be made as all are, and has the methods of one."""
+    if not callable(make):
+        raise plugin_calls.wrong(registry.log_writers, name, make, f"{make!r} cannot be called as {_MADE}")
+    with plugin_calls.calling(registry.log_writers, name, make, _MADE):
+        inspect.signature(make).bind("", settings=None, name="", fields={})
+    for method in ("resume", "write", "flush", "close"):
+        if isinstance(make, type) and not hasattr(make, method):
+            raise plugin_calls.wrong(registry.log_writers, name, make, f"{make.__name__} has no method {method}")
 
 
 def _duration(seconds: float) -> str:

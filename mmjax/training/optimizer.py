@@ -1,6 +1,7 @@
 """Optimizers by name, which parameters decay, learning rates by path and layer; layers of a stack count one by one."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
 from mmjax.models.config import ModelConfig
@@ -44,7 +45,7 @@ def make_optimizer(config: RunConfig, params: Any) -> tuple[optax.GradientTransf
     _check_factors(settings)
     mask = decay_mask(settings, params)
     factors = _factors(settings, config.model, params)
-    rule = load_rule(settings).make(settings, params)
+    rule = _make_rule(settings, params)
     # What is off stands here as the identity, so that a stored state fits whether it is on or off.
     clip = optax.clip_by_global_norm(settings.grad_clip) if settings.grad_clip else optax.identity()
     decays = optax.add_decayed_weights(settings.weight_decay, mask) if settings.weight_decay else optax.identity()
@@ -58,6 +59,50 @@ def make_optimizer(config: RunConfig, params: Any) -> tuple[optax.GradientTransf
             rule = _followed_by(rule, lambda updates: _times(updates, factors))
         rate, last = optax.scale_by_schedule(lambda step: -jnp.asarray(schedule(step)) / peak), optax.identity()
     return optax.chain(clip, rule, decays, rate, last), schedule
+
+
+def _make_rule(settings: OptimizerConfig, params: Any) -> optax.GradientTransformation:
+    """The transformation of `optimizer.name`; a plugin's is checked where it runs.
+
+    Raises:
+      UserError: a plugin's fails, or gives no transformation, or updates or a state that are none.
+    """
+    name, make = settings.name, load_rule(settings).make
+    if name not in registry.optimizers.added():
+        return make(settings, params)
+    called = functools.partial(plugin_calls.calling, registry.optimizers, name, make)
+    wrong = functools.partial(plugin_calls.wrong, registry.optimizers, name, make)
+    with called("make(settings, params) -> optax.GradientTransformation"):
+        rule = make(settings, params)
+    if not isinstance(rule, optax.GradientTransformation):
+        raise wrong(f"make(settings, params) gives {type(rule).__name__}, not an optax.GradientTransformation")
+
+    def init(params):
+        with called("init(params) -> state"):
+            state = rule.init(params)
+        if others := [x for x in jax.tree.leaves(state) if not hasattr(x, "dtype") and not isinstance(x, (int, float))]:
+            raise wrong(f"its state has a leaf of type {type(others[0]).__name__}; a state is a tree of arrays")
+        return state
+
+    def update(updates, state, params=None):
+        with called("update(updates, state, params) -> (updates, state)"):
+            new, new_state = rule.update(updates, state, params)
+        shapes = lambda tree: {
+            partition.path_name(path): (jnp.shape(x)) for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        expected = shapes(updates)
+        given_shapes = shapes(new)
+        for path, shape in given_shapes.items():
+            if expected.get(path) != shape:
+                raise wrong(f"its update of {path!r} has shape {shape}, not {expected.get(path)}, its gradient's")
+        if missing := [path for path in expected if path not in given_shapes]:
+            raise wrong(f"it gives no update of {missing[0]!r}")
+        kinds = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+        if kinds(new_state) != kinds(state):
+            raise wrong("its state after an update has other arrays than before; keep their number, shapes and types")
+        return new, new_state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _decays_in_open_clip(path: str, axes: int) -> bool:

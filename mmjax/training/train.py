@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mmjax import plugin_imports, tasks
+from mmjax import plugin_calls, plugin_imports, registry, tasks
 from mmjax.config import schema
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.config.schema import ConfigDict, RunConfig
@@ -81,15 +81,17 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
     opened = open_run(recipe, workdir, flags)
     config, mesh = opened.config, opened.mesh
     task, examples, setup = opened.task, opened.examples, opened.setup
-    with process_agreement.raise_on_all():
-        paths.make_folder(workdir, "--workdir")
-    process_agreement.check_shared(workdir, "--workdir")
+    pretrained = _read_pretrained(config, workdir, setup)
     data = examples.describe()
+    logger = _make_logger(config, workdir)
     validate_run.check_same_data(data, config.data.train)
 
     checkpoints, start, meta = _open_checkpoints(config, workdir)
     setup = setup.resumed(meta.get("remat", {}))
-    state = _restore(config, workdir, checkpoints, start, setup) if start else _initialise(config, setup)
+    if start:
+        state = _restore(config, workdir, checkpoints, start, setup)
+    else:
+        state = init_from.replace(setup.make_state(config.seed), pretrained)
     if start:
         log.info(f"resumed at step {start} of {config.steps}")
         changed = resumed_run.changed_data(data, meta, config.data.train)
@@ -104,7 +106,6 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
 
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
-    logger = metrics_log.Logger(workdir, config.log, name=config.name, steps=config.steps, fields=to_dict(config))
     # An evaluation that the checkpoint does not know of is made again, and its line with it.
     logger.resume(start, evaluated=bool(start and meta["evaluated"]))
     bad_examples = BadExamples(
@@ -172,7 +173,7 @@ class OpenedRun:
 
 
 def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> OpenedRun:
-    """Checks everything and opens the data. All processes call it alike.
+    """Checks everything, opens the data, and traces the step. All processes call it alike.
 
     Blocks under `raise_on_all` are what a process does by itself: a mistake that one of them meets is raised by all.
 
@@ -224,6 +225,10 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
             log.info(note)
+        # The compiled step takes over what is traced here.
+        batch = tasks.batch_shapes(config, mesh, frame=frame, metadata=metadata)
+        with plugin_calls.calling(registry.models, config.model.kind, type(task.model)):
+            jax.eval_shape(setup.step, setup.state, batch)
     return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 
@@ -260,13 +265,31 @@ def _restore(
     return state
 
 
-def _initialise(config: RunConfig, setup: build_step.Setup) -> TrainState:
-    """A fresh state, with the parameters of `init_from` in place of fresh ones."""
-    if not config.init_from:
-        return setup.make_state(config.seed)
+def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup) -> dict[str, jax.Array]:
+    """The parameters of `init_from` by path, for a run that begins; none for one that goes on."""
+    begins = process_agreement.run_on_process_0(
+        lambda: checkpoint.Checkpoints(workdir / "checkpoints", read_only=True).latest() is None
+    )
+    if not config.init_from or not begins:
+        return {}
     with process_agreement.raise_on_all():
-        pretrained = init_from.read(setup.state.params, config)
-    return init_from.replace(setup.make_state(config.seed), pretrained)
+        return init_from.read(setup.state.params, config)
+
+
+def _make_logger(config: RunConfig, workdir: Any) -> metrics_log.Logger:
+    """Makes the workdir, and what writes the run's numbers into it; a workdir that it made goes where that fails."""
+    is_new = process_agreement.run_on_process_0(lambda: not workdir.exists())
+    with process_agreement.raise_on_all():
+        paths.make_folder(workdir, "--workdir")
+    process_agreement.check_shared(workdir, "--workdir")
+    with process_agreement.raise_on_all():
+        try:
+            return metrics_log.Logger(workdir, config.log, name=config.name, steps=config.steps, fields=to_dict(config))
+        except UserError:
+            if is_new:
+                with contextlib.suppress(OSError):  # others have written there
+                    workdir.rmdir()
+            raise
 
 
 def _log_introduction(config: RunConfig, task: tasks.Task, mesh: jax.sharding.Mesh, setup: build_step.Setup) -> None:

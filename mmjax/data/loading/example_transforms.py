@@ -303,6 +303,8 @@ def _question_and_answers(record: Record) -> tuple[str, list[str]]:
 def _draw_caption(record: Record, draw: float) -> str:
     """The caption that a draw from [0, 1) stands for, of those that are not blank."""
     captions = record.get("captions", [])
+    if isinstance(captions, str):
+        raise BadExample("other", f"captions={captions!r} is one text; a record has a list of them")
     weights = record.get("caption_weights") or [1.0] * len(captions)
     usable = [(caption, weight) for caption, weight in zip(captions, weights, strict=True) if caption.strip()]
     if not usable:

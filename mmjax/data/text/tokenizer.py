@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.errors import UserError
 from mmjax.io import paths
 
@@ -163,10 +163,15 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
     elif options:
         raise UserError(f"{where}: {kind} takes no {options[0]!r}; only json can have one, json+{options[0]}:PATH")
     if not form:
-        return _checked(make(spec, context_length), where)
+        with plugin_calls.calling(registry.tokenizers, kind, make, "make(spec, context_length) -> Tokenizer"):
+            tokenizer = make(spec, context_length)
+        return _checked(tokenizer, where)
     if not path:
         raise UserError(f"{where} lacks the path of its file; write {named}{form}")
-    return _checked(make(spec, context_length, path=path, content=file), where)
+    expects = "make(spec, context_length, path=..., content=...) -> Tokenizer"
+    with plugin_calls.calling(registry.tokenizers, kind, make, expects):
+        tokenizer = make(spec, context_length, path=path, content=file)
+    return _checked(tokenizer, where)
 
 
 def _checked(tokenizer: Any, where: str) -> Tokenizer:

@@ -97,8 +97,7 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
             )
         if missing := task_choice.lacking_fields(info, source):
             raise UserError(f"{field}.tasks: {task} needs {missing}, and {job.source} has none; leave it out")
-        if info.check is not None:
-            info.check(source, config)
+        evaluation_task.check(task, source, config)
     train = None
     if job.train and any(evaluation_task.load(task).needs_train for task in job.tasks):
         train = mixture.open_source(job.train, options, field=f"{field}.train")
@@ -120,7 +119,7 @@ def make_evaluators(names: Iterable[str], model: EvaluatedModel) -> dict[str, Ev
     Raises:
       UserError: one cannot be run here, such as METEOR without Java.
     """
-    return {name: evaluation_task.load(name).evaluator(model.of(name)) for name in names}
+    return {name: evaluation_task.make_evaluator(name, model) for name in names}
 
 
 def run(

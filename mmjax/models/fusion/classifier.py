@@ -8,12 +8,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.errors import UserError
 from mmjax.models import modality_encoders
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.fusion import kinds
-from mmjax.models.make_model import Model
+from mmjax.models.make_model import Model, check_fields
 from mmjax.nn import layers
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
@@ -73,9 +73,9 @@ class FusedClassifier(Model, kw_only=True):
             available.append(present[:, index] & ~lacks)
         fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
         counted, noise = jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION)
+        fused = kinds.call_fusion(self.fusion["kind"], fuse, encoded, counted, noise)
         if isinstance(fuse, kinds.Late):
-            return fuse(encoded, counted, noise)
-        fused = fuse(encoded, counted, noise)
+            return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
         head = dense_float32(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
         return head(x)
@@ -94,10 +94,29 @@ class FusedClassifier(Model, kw_only=True):
         else:
             real = jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=2)
             # Features of one vector are one row.
-            encoded = encoder(x, real.all(axis=1, keepdims=True) if x.ndim == 2 else real, keys)
+            real = real.all(axis=1, keepdims=True) if x.ndim == 2 else real
+            encoded = _call_encoder(self.encoders[name]["kind"], encoder, x, real, keys)
         if encoded.valid is None:
             return encoded, jnp.zeros(len(x), bool)
-        return encoded, ~encoded.valid[:, len(encoder.learned_tokens()) :].any(axis=1)
+        learned = encoder.learned_tokens() if hasattr(encoder, "learned_tokens") else ()
+        return encoded, ~encoded.valid[:, len(learned) :].any(axis=1)
+
+
+def _call_encoder(kind: str, encoder: Any, x: Any, valid: Any, keys: Any) -> Encoded:
+    """What an encoder gives.
+
+    Raises:
+      UserError: that of a plugin fails, or gives something else.
+    """
+    with plugin_calls.calling(registry.encoders, kind, type(encoder), "encoder(x, valid, keys) -> Encoded"):
+        encoded = encoder(x, valid, keys)
+    if kind in registry.encoders.added():
+        shapes = [getattr(part, "shape", None) for part in encoded] if isinstance(encoded, Encoded) else [None]
+        if shapes[0] is None or len(shapes[0]) != 3 or shapes[1] not in (None, shapes[0][:2]):
+            what = f"Encoded of {shapes[:2]}" if isinstance(encoded, Encoded) else type(encoded).__name__
+            message = f"gives {what}; an encoder gives Encoded(tokens [B, N, D], valid [B, N] or None)"
+            raise plugin_calls.wrong(registry.encoders, kind, type(encoder), message)
+    return encoded
 
 
 def make_encoder(
@@ -122,6 +141,8 @@ def make_encoder(
             " both alike"
         )
     cls = registry.encoders.load(kind, where=f"{field}.kind={kind!r}")
+    if kind in registry.encoders.added():
+        check_fields(registry.encoders, kind, cls, {*settings, "dtype", "attention_impl"})
     encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", dtype=dtype, attention_impl="xla")
     if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
         raise UserError(

@@ -10,10 +10,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.models.encoders import Encoded
 from mmjax.models.fusion.pooled import Fusion, Pooling, prepare, present_softmax
+from mmjax.models.make_model import check_fields
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
 
@@ -113,10 +114,24 @@ class Hybrid(Late, kw_only=True):
             raise UserError(
                 f"model.fusion.fusion.kind={self.fusion['kind']!r} decides itself; choose one that gives tokens"
             )
-        tokens, valid, *_ = inner(encoded, present, keys)
+        tokens, valid, *_ = call_fusion(self.fusion["kind"], inner, encoded, present, keys)
         decision = self._head("head", Pool(inner.head_pool)(tokens, valid))
         logits = jnp.concatenate([logits, decision[:, None]], axis=1)
         return logits, jnp.pad(available, ((0, 0), (0, 1)), constant_values=True)
+
+
+def call_fusion(kind: str, fusion: Any, encoded: Mapping[str, Encoded], present: Any, keys: Any) -> Any:
+    """What a fusion gives: `Encoded`, or log-probabilities where it decides.
+
+    Raises:
+      UserError: that of a plugin fails, or gives something else.
+    """
+    expects = "fusion({name: Encoded}, present [B, M], keys) -> Encoded"
+    with plugin_calls.calling(registry.fusions, kind, type(fusion), expects):
+        fused = fusion(encoded, present, keys)
+    if not isinstance(fusion, Late) and not isinstance(fused, Encoded):
+        raise plugin_calls.wrong(registry.fusions, kind, type(fusion), f"gives {type(fused).__name__}, not Encoded")
+    return fused
 
 
 def make_fusion(
@@ -143,6 +158,8 @@ def make_fusion(
     kind = registry.fusions.validate_choice(f"{field}.kind", settings.pop("kind", ""))
     cls = registry.fusions.load(kind, where=f"{field}.kind={kind!r}")
     fixed: dict[str, Any] = {"dtype": dtype, "name": name}
+    if kind in registry.fusions.added():
+        _check_added(kind, cls, settings)
     if issubclass(cls, Late):
         fixed["classes"] = classes
     free = {setting.name: setting for setting in dataclasses.fields(cls) if setting.name not in (*fixed, "parent")}
@@ -152,3 +169,13 @@ def make_fusion(
         if key not in settings and setting.default is dataclasses.MISSING:
             raise UserError(f"{field}.{key} is not set, which {cls.__name__} needs")
     return cls(**settings, **fixed)
+
+
+def _check_added(kind: str, cls: Any, settings: Mapping[str, Any]) -> None:
+    """Checks that a plugin's fusion is one, and has the fields that it is made with."""
+    if not (isinstance(cls, type) and issubclass(cls, (Fusion, Late))):
+        name = getattr(cls, "__name__", repr(cls))
+        message = f"{name} is no fusion; derive it from Fusion, which gives tokens, or from Late, which decides"
+        raise plugin_calls.wrong(registry.fusions, kind, cls, message)
+    names = {*settings, "dtype", *(["classes"] if issubclass(cls, Late) else [])}
+    check_fields(registry.fusions, kind, cls, names)
