@@ -340,10 +340,10 @@ optimizers = Registry(
 objectives = Registry(
     "objective",
     {
-        "itc": "mmjax.tasks.contrastive_losses:SOFTMAX",
-        "sigmoid": "mmjax.tasks.contrastive_losses:SIGMOID",
-        "triplet": "mmjax.tasks.contrastive_losses:TRIPLET",
-        "itm": "mmjax.tasks.image_text_matching:MATCHING",
+        "itc": "mmjax.tasks.batch_losses:SOFTMAX",
+        "sigmoid": "mmjax.tasks.batch_losses:SIGMOID",
+        "triplet": "mmjax.tasks.batch_losses:TRIPLET",
+        "itm": "mmjax.tasks.batch_losses:MATCHING",
         "caption": "mmjax.tasks.per_example_losses:CAPTION",
         "mlm": "mmjax.tasks.per_example_losses:MASKED_WORDS",
         "mim": "mmjax.tasks.per_example_losses:MASKED_PATCHES",

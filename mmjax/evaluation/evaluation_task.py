@@ -189,7 +189,7 @@ class EvaluationTask:
       evaluator: `EvaluatedModel` -> (`EvaluatedSource` -> `Outcome`); what it compiles it compiles once a model.
       unit: what `Outcome.n` counts.
       needs: of the model: names of `tasks.capabilities.abilities`, such as `encode_image` or `caption`.
-      objectives: of which the model must be trained with one; () where that does not matter.
+      taught: what the model must have been trained to do, one of these names of `serves`; () where that is all one.
       needs_classes: the source has class names.
       needs_one_label: every image shows one class.
       needs_train: it learns from a training split.
@@ -207,7 +207,7 @@ class EvaluationTask:
     evaluator: Callable[[EvaluatedModel], Evaluator]
     unit: str = "images"
     needs: tuple[str, ...] = ()
-    objectives: tuple[str, ...] = ()
+    taught: tuple[str, ...] = ()
     needs_classes: bool = False
     needs_one_label: bool = False
     needs_train: bool = False

@@ -16,7 +16,7 @@ from mmjax.tasks.task import Task
 
 def fits_model(info: EvaluationTask, task: Task) -> bool:
     """Whether a model has what an evaluation needs."""
-    is_trained = not info.objectives or any(map(task.is_trained_with, info.objectives))
+    is_trained = not info.taught or not task.taught.isdisjoint(info.taught)
     return is_trained and capabilities.abilities(task).issuperset(info.needs)
 
 

@@ -228,7 +228,7 @@ class Model:
         questions = inputs.broadcast_texts("questions", questions, len(pictures))
         if not questions:
             return []
-        if self._task.is_trained_with("vqa"):
+        if "answers" in self._task.taught:
             indices = self._run(self._answer, (pictures, *self._words(questions)))
             return [] if indices is None else [self.answers[index] for index in indices.tolist()]
         example_transform = AnswerTransform(self._images, self._words)

@@ -3,10 +3,10 @@
 Sizes are in `models/variants/`. A field without a default is given by its size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mmjax.nn.config import Activation, CrossLayersConfig, DecoderLayersConfig, Norm, Remat, TowerConfig
+from mmjax.nn.config import NOISE, Activation, CrossLayersConfig, DecoderLayersConfig, Norm, Remat, TowerConfig
 
 TextHead = Literal["none", "tied", "linear", "mlm"]
 
@@ -27,7 +27,7 @@ class PatchesConfig(TowerConfig):
     """a layer norm between embedding and transformer (CLIP)"""
     crop_to_patches: bool = False
     """leave out the pixels beyond the last whole patch; else a size that does not divide is a mistake"""
-    patch_dropout: float = 0.0
+    patch_dropout: float = field(default=0.0, metadata=NOISE)
     """training: share of the patches that are dropped (FLIP)"""
 
 
@@ -167,7 +167,7 @@ class LSTMTextConfig(TextConfig):
     """of the word embedding"""
     layers: int = 1
     """of the LSTM"""
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata=NOISE)
     """training: rate on embeddings, between layers and before the logits"""
     sep_id: int | None = None
     """id of the token between a question and its answer; none where there is none"""
@@ -181,9 +181,9 @@ class StreamTextConfig(WordsConfig):
     """of the head for masked words"""
     norm_eps: float = 1e-5
     """epsilon of the layer norms"""
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata=NOISE)
     """training: rate on the embeddings"""
-    drop_path: float = 0.0
+    drop_path: float = field(default=0.0, metadata=NOISE)
     """not read: words have no layers"""
     scan: bool | Literal["auto"] = "auto"
     """not read: words have no layers"""

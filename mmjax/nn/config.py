@@ -1,11 +1,13 @@
 """Fields of the layers of a transformer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Remat = Literal["none", "auto", "full", "attention", "dots"]
 Norm = Literal["pre", "post"]
+# Metadata of a field that is a rate, in [0, 1), of what training does at random: where one is above 0, layers get keys.
+NOISE = {"noise": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +24,9 @@ class LayersConfig:
     """gelu (OpenCLIP), gelu_tanh (big_vision, Hugging Face's SigLIP), quick_gelu (OpenAI's CLIP), relu, silu"""
     norm_eps: float = 1e-5
     """epsilon of the layer norms"""
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata=NOISE)
     """training: rate on all residual branches"""
-    drop_path: float = 0.0
+    drop_path: float = field(default=0.0, metadata=NOISE)
     """training: stochastic-depth rate of the last layer, growing linearly from 0 at the first"""
     scan: bool | Literal["auto"] = "auto"
     """one compiled layer is looped over the stack; 'auto': where that is faster, see docs/scaling.md"""

@@ -19,6 +19,7 @@ from mmjax.nn.config import LayersConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
+from mmjax.tasks import objective
 from mmjax.training import build_step, compiler, device_specs, validate_run
 from mmjax.training import packing as training_packing
 from mmjax.training import state as state_lib
@@ -89,7 +90,7 @@ def make_setup(
     if text_length is not None:
         batch |= tasks.layout_shapes(_packer(config, mesh, text_length), batch["text"])
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
-    tokenizer = tokenizer_lib.make_tokenizer("words:shapes", 8) if config.objectives.mlm else None
+    tokenizer = tokenizer_lib.make_tokenizer("words:shapes", 8) if "masked_words" in objective.taught(config) else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
         setup = build_step.make_setup(config, task, mesh)

@@ -5,7 +5,7 @@ into `intermediates`; a call that does not ask for them computes none. A model d
 says where its weights are (`image_readout`, `word_attention`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from typing import Any
 
 import flax.linen as nn
@@ -18,25 +18,23 @@ from mmjax.models.sown_attention import Sown, self_attention
 
 Pixels = Float[Array, "B H W 3"]
 
-# The maps by name, each with the objectives that train what it shows.
-_CONTRASTIVE = ("itc", "sigmoid", "triplet")
+# The maps by name, each with what a model must have been taught to show something, in the names of `serves`.
 MAPS = {
-    "image": _CONTRASTIVE,  # the image tower's attention
-    "similarity": _CONTRASTIVE,  # of patches to texts
-    "read": ("itm", "mlm", "mim", "vqa"),  # words that look at an image: fused
-    "written": ("caption",),  # words written about it
+    "image": ("embeddings",),  # the image tower's attention
+    "similarity": ("embeddings",),  # of patches to texts
+    "read": ("matching", "masked_words", "masked_patches", "answers"),  # words that look at an image: fused
+    "written": ("captions",),  # words written about it
 }
 
 
-def available_maps(model: nn.Module, objectives: Mapping[str, float]) -> tuple[str, ...]:
-    """Names in `MAPS` of what a model that was trained with these objectives shows; what was not trained shows nothing.
+def available_maps(model: nn.Module, taught: Set[str]) -> tuple[str, ...]:
+    """Names in `MAPS` of what a model shows; what was not trained shows nothing.
 
     Args:
       model: declares its maps in `attention_maps`.
-      objectives: weights by name.
+      taught: what it was trained to do, see `Objective.taught`.
     """
-    trained = {name for name, weight in objectives.items() if weight}
-    names = [name for name in model.attention_maps if trained & set(MAPS[name])]
+    names = [name for name in model.attention_maps if not taught.isdisjoint(MAPS[name])]
     # One strip of words is enough: a model that writes shows what it wrote.
     return tuple(name for name in names if not (name == "read" and "written" in names))
 

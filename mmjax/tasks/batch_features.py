@@ -28,6 +28,9 @@ class BatchFeatures:
       pixels: from a batch to its images as the numbers that the image tower was made for.
       drawing: one an example, for what objectives draw, or None in evaluation.
       cut: tokens of padding that the texts have been cut by.
+
+    Attributes:
+      drawn: the streams that have been drawn from.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class BatchFeatures:
     ):
         self.model, self.batch, self.keys, self._pixels = model, batch, keys, pixels
         self.drawing, self.cut = drawing, cut
+        self.drawn: list[int] = []
 
     @functools.cached_property
     def pixels(self) -> Float[Array, "B H W 3"]:
@@ -102,12 +106,17 @@ class BatchFeatures:
 
         return length_groups.by_group(of_group, variables, rows, groups)
 
-    def draws(self, stream: ExampleStream) -> Key[Array, " B"]:
-        """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time."""
+    def draws(self, stream: int) -> Key[Array, " B"]:
+        """Keys for what an objective draws; in evaluation a function of the examples' ids, the same every time.
+
+        Args:
+          stream: an `ExampleStream`; numbers from 1000 on are for plugins.
+        """
+        self.drawn.append(stream)
         return draw_keys(self.drawing, self.batch["id"], stream)
 
 
-def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], stream: ExampleStream) -> Key[Array, " B"]:
+def draw_keys(keys: Key[Array, " B"] | None, ids: UInt[Array, "B 2"], stream: int) -> Key[Array, " B"]:
     """Keys of an example for drawing, apart from those of its noise.
 
     Args:

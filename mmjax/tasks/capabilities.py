@@ -15,20 +15,14 @@ def capabilities(task: Any) -> tuple[str, ...]:
     `caption` writes, `answer` chooses or writes, `match` scores if image and text belong together, `classify` is of
     several modalities, and `EMBEDDING` is where images and texts are vectors, one each, in one space.
     """
-    names: tuple[str, ...] = ()
-    if task.is_trained_with("classify"):
-        names += ("classify",)
-    if task.is_trained_with("vqa"):
-        names += ("answer",)
-    if task.is_trained_with("caption"):
-        names += ("answer" if task.config.data.texts == "answers" else "caption",)
-    if task.is_trained_with("itm"):
-        names += ("match",)
-    return (EMBEDDING if task.is_contrastive and task.num_image_embeddings == 1 else ()) + names
+    writes = "answer" if task.config.data.texts == "answers" else "caption"
+    methods = {"classes": "classify", "answers": "answer", "captions": writes, "matching": "match"}
+    names = tuple(dict.fromkeys(method for word, method in methods.items() if word in task.taught))
+    return (EMBEDDING if "embeddings" in task.taught and task.num_image_embeddings == 1 else ()) + names
 
 
-# Objectives after which a model is evaluated by what they teach, not by embeddings that it also has.
-_WITHOUT_CONTRAST = ("classify", "vqa", "caption", "itm", "mlm", "mim")
+# What a model is evaluated by that has not learned to embed, though it may have embeddings, too.
+_WITHOUT_EMBEDDINGS = {"classes", "answers", "captions", "matching", "masked_words", "masked_patches"}
 
 
 def abilities(task: Any) -> frozenset[str]:
@@ -37,7 +31,7 @@ def abilities(task: Any) -> frozenset[str]:
     `embeddings`, of which an image may have several, are there where they are trained; `encode_image` is one an image.
     """
     names = {*capabilities(task), *task.model.serves} - {"embeddings"}
-    is_trained = task.is_contrastive or not any(map(task.is_trained_with, _WITHOUT_CONTRAST))
+    is_trained = "embeddings" in task.taught or task.taught.isdisjoint(_WITHOUT_EMBEDDINGS)
     if is_trained and task.num_image_embeddings and task.settings.tokenizer is not None:
         names.add("embeddings")
     return frozenset(names)

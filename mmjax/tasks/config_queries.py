@@ -1,5 +1,10 @@
-"""Questions that several rooms ask of a config: images and texts or none, which, how large."""
+"""Questions that several rooms ask of a config: images and texts or none, which, how large; noise or none."""
 
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.models.config import ImageTextConfig, TextConfig
 from mmjax.models.fusion.config import FusedConfig
@@ -50,3 +55,27 @@ def max_new_tokens(config: RunConfig) -> int:
     """
     prompt = text_length(config) - 1 if config.data.texts == "answers" else 1
     return text_config(config).context_length + 1 - prompt
+
+
+def noise_rates(group: Any, path: str = "model") -> Iterator[tuple[str, float]]:
+    """The rates of what training does at random in a model or a part of it, by path: fields with `nn.config.NOISE`."""
+    if isinstance(group, Mapping):
+        for name, part in group.items():
+            yield from noise_rates(part, f"{path}.{name}")
+    elif dataclasses.is_dataclass(group):
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if field.metadata.get("noise"):
+                yield f"{path}.{field.name}", value
+            else:
+                yield from noise_rates(value, f"{path}.{field.name}")
+
+
+def has_noise(config: RunConfig) -> bool:
+    """Whether training draws in a model's layers; a plugin's layers may, whatever its fields are."""
+    model = config.model
+    parts = [(registry.models, model)]
+    if isinstance(model, FusedConfig):
+        parts += [(registry.fusions, model.fusion), *((registry.encoders, part) for part in model.encoders.values())]
+    of_plugins = any(part.kind in known.added() for known, part in parts)
+    return of_plugins or any(rate > 0 for _, rate in noise_rates(model))

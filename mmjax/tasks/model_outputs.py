@@ -48,7 +48,7 @@ class ModelOutputs:
     ):
         self.config, self.mesh, self.image_spec = config, mesh, image_spec
         self.dataset_metadata = metadata or preprocessing.DatasetMetadata()
-        self.weights = objective.weights(config)
+        self.weights, self.taught = objective.weights(config), objective.taught(config)
         model, dtype = config.model, DTYPES[config.precision]
         self.model_settings = {name: value for name, value in to_dict(model).items() if name not in _OF_TRAINING}
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
@@ -67,10 +67,6 @@ class ModelOutputs:
             patch_size=model.image.patch_size if isinstance(model, ImageTextConfig) else 0,
             modality_dropout=model.modality_dropout,
         )
-
-    def is_trained_with(self, name: str) -> bool:
-        """Whether the model is trained with an objective."""
-        return name in self.weights
 
     def example(self) -> tuple[Any, ...]:
         """Arguments of a call that touches every parameter."""
@@ -207,7 +203,7 @@ class ModelOutputs:
     @functools.cached_property
     def available_attention_maps(self) -> tuple[str, ...]:
         """Attention maps that the model gives, see `attention_maps.available_maps`; none where it sees no images."""
-        return () if self.config.data.blind else attention_maps.available_maps(self.model, self.weights)
+        return () if self.config.data.blind else attention_maps.available_maps(self.model, self.taught)
 
     def attention_maps(
         self,

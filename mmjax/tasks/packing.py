@@ -123,16 +123,19 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     """Padding must not be seen, and noise be a function of a token's number in its row."""
     if not model.hides_padding:
         return f"model.kind={model.kind!r} does not say that no output depends on padding (hides_padding)"
-    objectives = set(objective.weights(config))
-    if isinstance(model, (ViLTConfig, QFormerConfig)) and objectives == {"itm"}:
-        return "objectives.itm pairs whole texts anew, and nothing else reads them"
+    objectives = {name: objective.load(name) for name in objective.weights(config)}
+    pairs_anew = all("text_tokens" in one.features and "embeddings" not in one.features for one in objectives.values())
+    if isinstance(model, (ViLTConfig, QFormerConfig)) and pairs_anew:
+        return f"objectives.{next(iter(objectives))} pairs whole texts anew, and nothing else reads them"
     # Behind a text stand CoCa's class token and ViLT's image.
     dropout = {name: getattr(getattr(model, name, None), "dropout", 0.0) for name in _PARTS}
     behind = "text" if isinstance(model, CoCaConfig) else "image" if isinstance(model, ViLTConfig) else None
     if behind and dropout[behind]:
         return f"model.{behind}.dropout={dropout[behind]}, whose noise of what stands behind a text is drawn there"
     noise = [f"model.{name}.dropout" for name, rate in dropout.items() if rate and name != "image"]
-    noise += ["objectives.mlm"] * ("mlm" in objectives)
+    # What is drawn of patches alone does not depend on the text.
+    of_texts = {name: one for name, one in objectives.items() if one.scope == "example" and one.draws}
+    noise += [f"objectives.{name}" for name, one in of_texts.items() if one.taught != ("masked_patches",)]
     if noise and not _draws_by_place():
         return f"{noise[0]} draws other noise for shorter texts with jax's random numbers as they are set"
     split = [(axis, size) for axis, size in (("fsdp", config.mesh.fsdp), ("tensor", config.mesh.tensor)) if size != 1]
@@ -153,7 +156,7 @@ def _draws_by_place() -> bool:
 
 def _extra_tokens(config: RunConfig) -> int:
     """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
-    model, captions = config.model, -int(bool(config.objectives.caption))
+    model, captions = config.model, -int("captions" in objective.taught(config))
     if isinstance(model, PrefixLMConfig):
         return attention_kernels.image_tokens(model.image) - int(model.image.class_token) + captions
     if isinstance(model, QFormerConfig):

@@ -1,7 +1,7 @@
 """Objectives that belong to one example: what each takes from the model and from the batch.
 
 They are sums and counts per example (`TokenLoss`), so they run in microbatches. Those between examples, contrast and
-matching, are in `contrastive_losses` and `image_text_matching`.
+matching, are in `batch_losses`.
 """
 
 from typing import Any

@@ -20,14 +20,15 @@ from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import activation_sharding
 from mmjax.tasks import (
     attention_kernels,
-    image_text_matching,
+    batch_losses,
+    config_queries,
     model_outputs,
     objective,
     preprocessing,
 )
 from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.objective import GlobalBatch
-from mmjax.tasks.validate_model import NOISE, check_model
+from mmjax.tasks.validate_model import check_model
 
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
 
@@ -68,11 +69,10 @@ class Task(model_outputs.ModelOutputs):
         self.max_log_scale = None if model.max_logit_scale is None else math.log(model.max_logit_scale)
         objective.check(config, tokenizer)
         self.objectives = {name: objective.load(name) for name in registry.objectives if name in self.weights}
-        rates = [value for path, value in _leaves(self.model_settings) if path in NOISE]
         draws = any(one.draws for one in self.objectives.values())
         self.objectives_sample = draws or model.modality_dropout > 0
-        self.needs_rng = self.objectives_sample or any(rate > 0 for rate in rates)
-        self.has_dropout = any(rate > 0 for rate in rates)
+        self.has_dropout = config_queries.has_noise(config)
+        self.needs_rng = self.objectives_sample or self.has_dropout
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Task(model_outputs.ModelOutputs):
             if "embeddings" in kept:
                 features["image"], features["text"] = batch_features.embeddings
             if "text_tokens" in kept:
-                features["text_tokens"] = image_text_matching.text_tokens(batch_features)
+                features["text_tokens"] = batch_losses.text_tokens(batch_features)
             additive = {
                 name: objective.example_sums(name, one, batch_features, self.settings.of(name))
                 for name, one in self.objectives.items()
@@ -236,11 +236,3 @@ def model_flops(model: ModelConfig) -> float | None:
     for settings in (image, text):
         flops += 2 * settings.width * model.embed_dim if settings.projection != "none" else 0
     return float(flops)
-
-
-def _leaves(settings: Any) -> list[tuple[str, Any]]:
-    """Names and values of all settings, however deep."""
-    leaves = []
-    for name, value in settings.items():
-        leaves += _leaves(value) if isinstance(value, dict) else [(name, value)]
-    return leaves

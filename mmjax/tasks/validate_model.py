@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
@@ -13,7 +14,6 @@ from mmjax.models.config import (
     ALBEFConfig,
     CaptionerConfig,
     CoCaConfig,
-    ContrastConfig,
     ImageTextConfig,
     ModelConfig,
     PrefixLMConfig,
@@ -23,8 +23,6 @@ from mmjax.models.config import (
 from mmjax.models.fusion.config import FusedConfig
 from mmjax.tasks import config_queries, objective, packing, validate_fusion
 
-# A tower's rates of what training does at random.
-NOISE = ("patch_dropout", "dropout", "drop_path")
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
 
@@ -38,6 +36,9 @@ def check_model(config: RunConfig) -> None:
     model = config.model
     initialisation.check(model)
     parts = dict(_parts("model", to_dict(model)))
+    for field, rate in config_queries.noise_rates(model):
+        if not 0.0 <= rate < 1.0:
+            raise UserError(f"{field}={rate} is not in [0, 1)")
     for field, part in parts.items():
         _check_part(field, part)
         if "heads" in part:
@@ -86,9 +87,6 @@ def _check_part(field: str, part: Mapping[str, Any]) -> None:
         )
     if part.get("cross_mlp") and part.get("norm") == "post":
         raise UserError(f"{field}.cross_mlp=True does not go with {field}.norm='post'; set {field}.norm='pre'")
-    for rate in (rate for rate in NOISE if rate in part):
-        if not 0.0 <= part[rate] < 1.0:
-            raise UserError(f"{field}.{rate}={part[rate]} is not in [0, 1)")
     size, patch = part.get("image_size"), part.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int) and size % patch and not part.get("crop_to_patches"):
         crop = f", or set {field}.crop_to_patches=True to leave the last pixels out"
@@ -100,7 +98,9 @@ def _check_part(field: str, part: Mapping[str, Any]) -> None:
 
 def _check_heads(config: RunConfig, field: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
     heads, wide = parts[field]["heads"], _AS_WIDE_AS.get((type(config.model), field), field)
-    width = parts[wide]["width"]
+    width = parts[wide].get("width")
+    if not isinstance(heads, int) or not isinstance(width, int):  # a plugin's, which mean something else
+        return
     if heads < 1 or width % heads:
         raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
     if heads % max(1, config.mesh.tensor):
@@ -156,9 +156,10 @@ def _check_objectives(config: RunConfig) -> None:
                 f"objectives.{name}={weights[name]} needs the head model.{one.head}, which is"
                 f" {getattr(model, one.head)}"
             )
-    if "sigmoid" in wanted and not (isinstance(model, ContrastConfig) and model.logit_bias_init is not None):
-        raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
-    _check_contrast(config, wanted)
+    for name, one in wanted.items():
+        if one.check_config is not None:
+            with plugin_calls.calling(registry.objectives, name, one.check_config, "check_config(RunConfig)"):
+                one.check_config(config)
     for name in (name for name, one in wanted.items() if one.alone and len(wanted) > 1):
         other = next(other for other in wanted if other != name)
         raise UserError(
@@ -170,10 +171,11 @@ def _check_objectives(config: RunConfig) -> None:
         fitting = [name for name in wanted[first].texts if all(name in wanted[other].texts for other in others)]
         if texts not in fitting:
             raise UserError(f"data.texts={texts!r} does not go with objectives.{first}; set {' or '.join(fitting)}")
-    if "caption" in wanted:
+    if "captions" in objective.taught(config):
         _check_writing(config)
-    if not 0.0 <= loss.label_smoothing < 1.0:
-        raise UserError(f"loss.label_smoothing={loss.label_smoothing} is not in [0, 1)")
+    for name in ("label_smoothing", "contrastive_smoothing"):
+        if not 0.0 <= getattr(loss, name) < 1.0:
+            raise UserError(f"loss.{name}={getattr(loss, name)} is not in [0, 1)")
     if loss.triplet_margin < 0:
         raise UserError(f"loss.triplet_margin={loss.triplet_margin} must not be negative")
     for name, rate in (("mlm_rate", loss.mlm_rate), ("mim_ratio", loss.mim_ratio)):
@@ -181,21 +183,6 @@ def _check_objectives(config: RunConfig) -> None:
             raise UserError(f"loss.{name}={rate} is not in (0, 1)")
     if not 0.0 <= model.modality_dropout < 1.0:
         raise UserError(f"model.modality_dropout={model.modality_dropout} is not in [0, 1)")
-
-
-def _check_contrast(config: RunConfig, wanted: Collection[str]) -> None:
-    loss, queries = config.loss, isinstance(config.model, QFormerConfig)
-    if not 0.0 <= loss.contrastive_smoothing < 1.0:
-        raise UserError(f"loss.contrastive_smoothing={loss.contrastive_smoothing} is not in [0, 1)")
-    if loss.impl == "dense":
-        return
-    reasons = {
-        "objectives.triplet": "triplet" in wanted,
-        "model.kind='qformer' (several vectors an image)": queries and bool({"itc", "sigmoid"} & set(wanted)),
-        f"loss.contrastive_smoothing={loss.contrastive_smoothing}": loss.contrastive_smoothing and "itc" in wanted,
-    }
-    for reason in (reason for reason, holds in reasons.items() if holds):
-        raise UserError(f"loss.impl={loss.impl!r} does not go with {reason}; set 'dense'")
 
 
 def _check_writing(config: RunConfig) -> None:
@@ -220,7 +207,7 @@ def _check_unused(config: RunConfig) -> None:
             f"data.blind=True: model.kind={config.model.kind!r} is given modalities, not images and texts; set it to"
             " False, and model.modality_dropout to train with modalities hidden"
         )
-    writes = config_queries.has_text(config) and config.objectives.caption and config.data.texts != "answers"
+    writes = "captions" in objective.taught(config) and config.data.texts != "answers"
     if config.eval.meteor and not writes:
         trained = ", ".join(objective.weights(config))
         what = "answers, not captions" if config.data.texts == "answers" else "no captions"

@@ -160,7 +160,7 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
     assert jax.tree.structure(slopes) == jax.tree.structure(params)
     trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
     optimizer.make_optimizer(parse(config), trainable)  # every pattern matches
-    if task.is_trained_with("caption"):
+    if "captions" in task.taught:
         assert task.decoding(tokenizer).max_tokens <= config.data.context_length
 
 

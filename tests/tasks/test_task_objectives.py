@@ -19,7 +19,7 @@ from mmjax.objectives.config import LossConfig
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
-from mmjax.tasks import image_text_matching, per_example_losses
+from mmjax.tasks import batch_losses, per_example_losses
 from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.objective import GlobalBatch, Settings
 from mmjax.tasks.preprocessing import DatasetMetadata
@@ -194,7 +194,7 @@ def test_memory_of_matching_at_a_batch_of_32768():
             params = params | {"logit_scale": jnp.log(20.0)}
             model = task.model.bind({"params": params})
             inputs = GlobalBatch(model, params, features, words, words["id"], keys, settings, mesh, pieces=pieces)
-            return image_text_matching.loss(inputs)[0]
+            return batch_losses.MATCHING.function(inputs)[0]
 
         run = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))
         return run.lower(params, *args).compile().memory_analysis().temp_size_in_bytes / feature_bytes

@@ -8,6 +8,8 @@ from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
 from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.evaluation.results import missing_pair_fields
 
+_MASKED = frozenset({"masked_words", "masked_patches"})
+
 
 class MaskedModellingEvaluator:
     """The loss of masked words and patches, and the accuracy of words.
@@ -20,10 +22,11 @@ class MaskedModellingEvaluator:
 
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
         self.runner, self.tokenizer = runner, tokenizer
+        names = [name for name, one in task.objectives.items() if not _MASKED.isdisjoint(one.taught)]
 
         def run(params, image, text, mask, ids):
             batch = {"image": image, "text": text, "text_mask": mask, "id": ids}
-            return task.encode(params, batch, None, only=("mlm", "mim"))[1]
+            return task.encode(params, batch, None, only=names)[1]
 
         self.run = runner.compile(run)
 
@@ -46,7 +49,7 @@ class MaskedModellingEvaluator:
 MASKED_MODELLING = EvaluationTask(
     title="masked words and patches",
     evaluator=lambda model: MaskedModellingEvaluator(model.task, model.runner, model.text_tokenizer),
-    objectives=("mlm", "mim"),
+    taught=tuple(sorted(_MASKED)),
     missing_fields=missing_pair_fields,
     reads=("loss.mlm_rate", "loss.mim_ratio"),
     by_default="always",

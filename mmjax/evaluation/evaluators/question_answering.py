@@ -130,7 +130,7 @@ class AnswerGenerationEvaluator(_VqaEvaluator):
 
 def _make_evaluator(model: EvaluatedModel) -> Evaluator:
     """Choosing among a list of answers where the model was trained for that; else writing them."""
-    chooses = model.task.is_trained_with("vqa")
+    chooses = "answers" in model.task.taught
     make = AnswerClassificationEvaluator if chooses else AnswerGenerationEvaluator
     return make(model.task, model.runner, model.text_tokenizer)
 

@@ -1,4 +1,4 @@
-"""Image-text matching: pairs as they are against pairs with one side exchanged for a hard negative (ALBEF)."""
+"""Objectives between the examples of a batch: contrast (softmax, sigmoid, triplet), and image-text matching."""
 
 import functools
 from typing import Any
@@ -7,14 +7,89 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmjax.config.schema import RunConfig
+from mmjax.errors import UserError
+from mmjax.models.config import ContrastConfig, QFormerConfig
 from mmjax.models.encoders import Encoded
 from mmjax.nn import layers
-from mmjax.objectives import matching
+from mmjax.objectives import contrastive, matching, triplet
 from mmjax.parallel import activation_sharding, sharded_gather
 from mmjax.parallel.mesh import map_microbatches
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.tasks.objective import GlobalBatch, Objective
 from mmjax.utils.random_streams import ExampleStream
+
+Loss = tuple[Float[Array, ""], dict[str, Any]]
+
+
+def _softmax(inputs: GlobalBatch) -> Loss:
+    return contrastive.softmax_loss(
+        inputs.features["image"],
+        inputs.features["text"],
+        inputs.logit_scale,
+        inputs.ids,
+        label_smoothing=inputs.settings.loss.contrastive_smoothing,
+        impl=inputs.settings.loss.impl,
+        mesh=inputs.mesh,
+        block_size=inputs.settings.loss.block_size,
+        precision=inputs.settings.loss.precision,
+    )
+
+
+def _sigmoid(inputs: GlobalBatch) -> Loss:
+    return contrastive.sigmoid_loss(
+        inputs.features["image"],
+        inputs.features["text"],
+        inputs.logit_scale,
+        inputs.params["logit_bias"],
+        inputs.ids,
+        impl=inputs.settings.loss.impl,
+        mesh=inputs.mesh,
+        block_size=inputs.settings.loss.block_size,
+        precision=inputs.settings.loss.precision,
+    )
+
+
+def _triplet(inputs: GlobalBatch) -> Loss:
+    return triplet.triplet_loss(
+        inputs.features["image"],
+        inputs.features["text"],
+        inputs.ids,
+        margin=inputs.settings.loss.triplet_margin,
+        negatives=inputs.settings.loss.triplet_negatives,
+        mesh=inputs.mesh,
+        precision=inputs.settings.loss.precision,
+    )
+
+
+def _check_softmax(config: RunConfig) -> None:
+    smoothing = config.loss.contrastive_smoothing
+    _require_dense(config, f"loss.contrastive_smoothing={smoothing}" if smoothing else "")
+    _check_vectors(config)
+
+
+def _check_sigmoid(config: RunConfig) -> None:
+    if not (isinstance(config.model, ContrastConfig) and config.model.logit_bias_init is not None):
+        raise UserError("objectives.sigmoid needs model.logit_bias_init, which is None; SigLIP uses -10.0")
+    _check_vectors(config)
+
+
+def _check_triplet(config: RunConfig) -> None:
+    _require_dense(config, "objectives.triplet")
+
+
+def _check_vectors(config: RunConfig) -> None:
+    is_qformer = isinstance(config.model, QFormerConfig)
+    _require_dense(config, "model.kind='qformer' (several vectors an image)" if is_qformer else "")
+
+
+def _require_dense(config: RunConfig, reason: str) -> None:
+    """Checks that the batch is compared on one device, where there is a reason for that."""
+    if reason and config.loss.impl != "dense":
+        raise UserError(f"loss.impl={config.loss.impl!r} does not go with {reason}; set 'dense'")
+
+
+# -- image-text matching: pairs as they are against pairs with one side exchanged for a hard negative (ALBEF) ----------
 
 # What is matched of each example, in the order of the logits: 0 is the pair itself.
 _WITH_OTHER_TEXT, _WITH_OTHER_IMAGE = 1, 2
@@ -31,17 +106,17 @@ def text_tokens(features: BatchFeatures) -> Encoded:
     return text._replace(tokens=pad(text.tokens), valid=pad(text.valid))
 
 
-def loss(inputs: GlobalBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+def _matching(inputs: GlobalBatch) -> Loss:
     """Two-way cross-entropy over pairs, pairs with another text and pairs with another image.
 
     The others are drawn by the contrastive similarities where the model is trained with them, else uniformly; never one
     that shares the id. Pairs are fused in microbatches; negatives are of the whole batch.
     """
     with activation_sharding.activation_mesh(inputs.mesh):
-        return _loss(inputs)
+        return _matching_loss(inputs)
 
 
-def _loss(inputs: GlobalBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+def _matching_loss(inputs: GlobalBatch) -> Loss:
     features, batch, settings, mesh = inputs.features, inputs.batch, inputs.settings, inputs.mesh
     scope = settings.loss.itm_negatives
     image, text = (features.get(name, jnp.zeros((len(batch["text"]), 1))) for name in ("image", "text"))
@@ -86,6 +161,10 @@ def _where(condition: Any, tree: Any, other: Any) -> Any:
     return jax.tree.map(lambda leaf, other_leaf: jnp.where(condition, leaf, other_leaf), tree, other)
 
 
+_CONTRAST: dict[str, Any] = dict(scope="batch", needs=("embeddings",), features=("embeddings",), contrast=True)
+SOFTMAX = Objective(_softmax, check_config=_check_softmax, **_CONTRAST)
+SIGMOID = Objective(_sigmoid, check_config=_check_sigmoid, **_CONTRAST)
+TRIPLET = Objective(_triplet, check_config=_check_triplet, **_CONTRAST)
 MATCHING = Objective(
-    loss, scope="batch", needs=("matching",), features=("image_tokens", "text_tokens"), head="match", draws=True
+    _matching, scope="batch", needs=("matching",), features=("image_tokens", "text_tokens"), head="match", draws=True
 )
