@@ -326,12 +326,17 @@ def compare_stored(plugins: Sequence[Plugin], origin: str) -> list[str]:
     return notes
 
 
-def absent_hint(plugins: Sequence[Plugin]) -> str:
-    """What to add to a mistake in a checkpoint's config: the plugins that it was made with and that are not here."""
+def version_hint(plugins: Sequence[Plugin]) -> str:
+    """What to add to a mistake in a stored config: the plugins that it was made with and that are not so here."""
     absent = [plugin for plugin in plugins if not is_imported(plugin.module)]
-    if not absent:
+    if absent:
+        return f"; it was made with {', '.join(map(str, absent))}: {_remedy(*(plugin.module for plugin in absent))}"
+    here = {plugin.module: plugin.version for plugin in imported()}
+    changed = [plugin for plugin in plugins if here[plugin.module] != plugin.version]
+    if not changed:
         return ""
-    return f"; it was made with {', '.join(map(str, absent))}: {_remedy(*(plugin.module for plugin in absent))}"
+    versions = ", ".join(f"{plugin}, which is {here[plugin.module]} here" for plugin in changed)
+    return f"; it was made with {versions}: install that version, or have the plugin declare what it `renamed`"
 
 
 def _remedy(*modules: str) -> str:

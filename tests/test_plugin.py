@@ -5,17 +5,25 @@ import dataclasses
 import importlib
 import json
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
+import jax.numpy as jnp
 import pytest
 
-from mmjax import plugin, plugin_imports, registry
-from mmjax.config import base_config, parse, to_json
+from mmjax import plugin, plugin_imports, registry, tasks
+from mmjax.config import base_config, from_json, parse, to_json
 from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
-from mmjax.tasks import objective
+from mmjax.objectives.config import LossConfig
+from mmjax.objectives.token_loss import TokenLoss
+from mmjax.tasks import capabilities, make_image_spec, objective
+from mmjax.tasks.batch_features import BatchFeatures
+from mmjax.tasks.objective import Objective
 from mmjax.training import update_rules, validate_run
 from tests.helpers import plugin_files, runs
+
+SPEC = make_image_spec(parse(base_config("tiny")))
 
 
 def checked_imports():
@@ -141,6 +149,61 @@ def test_a_plugin_that_is_not_used_leaves_no_trace_in_what_is_stored():
         assert json.loads(to_json(parse(config)))["optimizer"]["mine"] == {"speed": 2.0}
         config.optimizer.update(name="mine", mine=dict(speed=1.0))
         assert json.loads(to_json(parse(config)))["optimizer"]["mine"] == {"speed": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """Fields of a plugin, of which one was `slowness` once, one is gone, and one is newer than some runs."""
+
+    renamed: ClassVar[dict[str, str]] = {"slowness": "speed", "noise": ""}
+    before: ClassVar[dict[str, float]] = {"warmth": 2.0}
+    speed: float = 1.0
+    """of something"""
+    warmth: float = 5.0
+    """of something else"""
+
+
+def test_a_stored_run_of_an_older_plugin_is_read_with_the_names_of_today():
+    with mock.patch.dict(registry.optimizers._entries):
+        registry.optimizers.register("mine", config=Renamed)(plugin.UpdateRule(lambda settings, params: None))
+        stored = json.loads(to_json(parse(base_config("tiny"))))
+        stored["optimizer"] |= {"name": "mine", "mine": {"slowness": 3.0, "noise": 1.0}}
+        config = from_json(json.dumps(stored))
+        assert config.optimizer.mine.to_dict() == {"speed": 3.0, "warmth": 2.0}
+        stored["optimizer"] |= {"name": "adamw", "mine": {}}
+        assert from_json(json.dumps(stored)).optimizer.mine.to_dict() == {"speed": 1.0, "warmth": 5.0}
+        stored["optimizer"]["mine"] = {"sloth": 3.0}
+        with pytest.raises(UserError, match="optimizer.mine.sloth is no field"):
+            from_json(json.dumps(stored))
+
+
+def test_what_a_model_can_do_is_what_its_objectives_teach():
+    """A plugin's objective alone makes a model that embeds; one that teaches nothing leaves that to others."""
+    loss = lambda inputs: (0.0, {})
+    kinds = dict(scope="batch", features=("embeddings",))
+    with mock.patch.dict(registry.objectives._entries):
+        registry.objectives.register("pull")(Objective(loss, needs=("embeddings",), **kinds))
+        registry.objectives.register("calm")(Objective(loss, needs=("embeddings",), teaches=(), **kinds))
+        config = base_config("tiny")
+        config.objectives.pull = 1.0
+        assert objective.taught(parse(config)) == {"embeddings"}
+        assert capabilities.capabilities(tasks.Task(parse(config), SPEC)) == capabilities.EMBEDDING
+        config.objectives.update(pull=0.0, calm=1.0)
+        assert objective.taught(parse(config)) == frozenset()
+        assert capabilities.capabilities(tasks.Task(parse(config), SPEC)) == ()
+        registry.objectives.register("wrong")(Objective(loss, needs=("embedings",), **kinds))
+        with pytest.raises(UserError, match="no model serves 'embedings'.*did you mean 'embeddings'"):
+            objective.load("wrong")
+
+
+def test_an_objective_that_draws_without_saying_so_is_refused():
+    features = BatchFeatures(None, {"id": jnp.zeros((2, 2), jnp.uint32)}, None, None)
+    function = lambda features, settings: TokenLoss(features.draws(1000)[:, None].shape, 1, {})
+    with mock.patch.dict(registry.objectives._entries):
+        one = Objective(function, scope="example", needs=("embeddings",))
+        registry.objectives.register("lots")(one)
+        with pytest.raises(UserError, match="draws at random, but is registered without draws=True; add it"):
+            objective.example_sums("lots", one, features, objective.Settings(LossConfig()))
 
 
 def test_a_taken_field_is_no_name():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax import registry
@@ -78,6 +78,31 @@ def _check_class(cls: Any, origin: str) -> None:
             raise UserError(f"{where}: {field.name} has no default; give one")
         if field.name not in docs:
             raise UserError(f"{where}: {field.name} is not documented; write a line in quotes under it")
+
+
+def plugin_groups(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, type]]:
+    """The groups of fields of plugins in a run's config, which may be as an older version of one stored it.
+
+    Yields:
+      The group's path, the name of what has it, and its dataclass.
+    """
+    for group, cls in (("optimizer", OptimizerConfig), ("loss", LossConfig), ("eval", EvalConfig)):
+        for name in EXTENSIBLE[cls].added():
+            if config := EXTENSIBLE[cls].config_class(name, where=name):
+                yield f"{group}.{name}", name, config
+    model = fields.get("model")
+    if isinstance(model, Mapping):
+        yield from _plugin_parts("model", model)
+
+
+def _plugin_parts(path: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str, type]]:
+    known = registry.models if path == "model" else registry.fusions if ".fusion" in path else registry.encoders
+    kind = settings.get("kind")
+    if isinstance(kind, str) and kind in known.added() and (config := known.config_class(kind, where=path)):
+        yield path, kind, config
+    for name, part in settings.items():
+        if isinstance(part, Mapping):
+            yield from _plugin_parts(f"{path}.{name}", part)
 
 
 def classes(base: type) -> dict[str, type]:

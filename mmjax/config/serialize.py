@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmjax import plugin_imports
+from mmjax.config import kinds
 from mmjax.config.schema import ConfigDict, RunConfig, base_config, parse
 from mmjax.config.typed_groups import to_dict
 
@@ -81,6 +82,54 @@ NEWER_FIELDS: Mapping[str, Before] = {
 }
 
 
+def newer_fields(stored: Fields) -> dict[str, Before]:
+    """`NEWER_FIELDS`, and those that plugins declare: `before` of a group's dataclass has values by field.
+
+    Args:
+      stored: of the run.
+    """
+    newer = dict(NEWER_FIELDS)
+    for path, name, cls in kinds.plugin_groups(_nested(stored)):
+        is_used = name in (stored.get("optimizer.name"), stored.get("model.kind")) or stored.get(f"objectives.{name}")
+        if is_used or any(field.startswith(f"{path}.") for field in stored):
+            newer |= {f"{path}.{field}": Before(value) for field, value in getattr(cls, "before", {}).items()}
+    return newer
+
+
+def _nested(flat: Fields) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, name = path.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return tree
+
+
+def read_fields(text: str) -> Any:
+    """A stored config as JSON has it, with the names that plugins' fields have now.
+
+    A plugin's dataclass says by `renamed` what a field of an older version is called: "" for one that is gone.
+    """
+    stored = json.loads(text)
+    if not isinstance(stored, dict):
+        return stored
+    for path, _, cls in kinds.plugin_groups(stored):
+        *_, group = _along(stored, path)
+        for old, new in getattr(cls, "renamed", {}).items() if isinstance(group, dict) else ():
+            if old in group and old not in cls.__dataclass_fields__:
+                value = group.pop(old)
+                group |= {new: value} if new and new not in group else {}
+    return stored
+
+
+def _along(node: Any, path: str) -> Iterator[Any]:
+    for name in path.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+        yield node
+
+
 def to_json(config: ConfigDict | RunConfig) -> str:
     """The config as JSON text; `from_json` reads it back."""
     return json.dumps(to_dict(config, unused=False) if isinstance(config, RunConfig) else config.to_dict(), indent=2)
@@ -98,8 +147,8 @@ def from_json(text: str, origin: str = "") -> ConfigDict:
     Raises:
       UserError: it has an unknown field, or a value of another type.
     """
-    stored = json.loads(text)
-    config = base_config()
+    config = base_config()  # which imports installed plugins
+    stored = read_fields(text)
     model = stored.get("model", {}) if isinstance(stored, dict) else {}
     kind = model.get("kind", "two_tower") if isinstance(model, dict) else "two_tower"
     with config.unlocked(), config.ignore_type():
@@ -154,7 +203,9 @@ def as_tuple(value: Any) -> Any:
 def done_before(stored: Fields) -> dict[str, Any]:
     """What was done, as values of the fields that a stored config lacks."""
     return {
-        field: before.value for field, before in NEWER_FIELDS.items() if field not in stored and before.applies(stored)
+        field: before.value
+        for field, before in newer_fields(stored).items()
+        if field not in stored and before.applies(stored)
     }
 
 

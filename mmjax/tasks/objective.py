@@ -221,10 +221,10 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 def _shown(value: Any) -> str:
     """A value by its type, an array by its shape."""
-    if isinstance(value, tuple) and type(value) is tuple:
+    if type(value) is tuple:
         return f"({', '.join(map(_shown, value))})"
-    dtype = getattr(value, "dtype", None)
-    return type(value).__name__ if dtype is None else f"{dtype}{list(jnp.shape(value))}"
+    dtype, shape = (getattr(value, name, None) for name in ("dtype", "shape"))
+    return type(value).__name__ if dtype is None or shape is None else f"{dtype}{list(shape)}"
 
 
 def weights(config: RunConfig) -> dict[str, float]:

@@ -154,9 +154,13 @@ class Checkpoints:
 
     def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the stored parameters by path, without reading them."""
+        return self.shapes(step, "params")
+
+    def shapes(self, step: int, part: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays of a part of a stored state by path, without reading them."""
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree = reader.metadata(self._state(step)).item_metadata.tree
-        leaves = jax.tree_util.tree_leaves_with_path(tree["params"])
+        leaves = jax.tree_util.tree_leaves_with_path(tree[part])
         return {partition.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
     def restore_params(self, step: int, abstract_params: Any, *, prefer_average: bool = True) -> Any:

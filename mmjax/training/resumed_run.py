@@ -6,11 +6,14 @@ what it did, one line names what it keeps and what the recipe has, and its confi
 so that the next start does the same. What the command line gives is no recipe's: it is done, and logged as any change.
 """
 
+import collections
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mmjax import plugin_imports
+import jax
+
+from mmjax import plugin_imports, registry
 from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.config.schema import RunConfig
@@ -18,6 +21,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
 from mmjax.parallel import log
 from mmjax.training import checkpoint
+from mmjax.training.state import TrainState
 
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
 _STRUCTURE = (
@@ -55,7 +59,8 @@ def keep(config: RunConfig, workdir: Any, flags: Collection[str] = ()) -> tuple[
     if not stored:
         return config, FieldOrigins(tuple(flags))
     changed = {name for name in flags if name not in now or now[name] != then.get(name)}
-    before = {field: serialize.NEWER_FIELDS[field] for field in serialize.done_before(stored) if field in now}
+    newer_fields = serialize.newer_fields(stored)
+    before = {field: newer_fields[field] for field in serialize.done_before(stored) if field in now}
     newer = tuple(name for name, past in before.items() if name not in changed and not past.checkpoint_knows)
     origins = FieldOrigins(tuple(flags), stored, newer)
     fields = {field: (field, *before[field].moved) for field in newer}
@@ -100,7 +105,7 @@ def read_config(meta: Mapping[str, Any], origin: str) -> schema.ConfigDict:
     try:
         return serialize.from_json(json.dumps(meta["config"]), origin)
     except UserError as error:
-        hint = "" if "--plugins=" in str(error) else plugin_imports.absent_hint(plugins)
+        hint = "" if "--plugins=" in str(error) else plugin_imports.version_hint(plugins)
         raise UserError(f"{error}{hint}") from error
 
 
@@ -113,15 +118,45 @@ def compare_plugins(workdir: Any) -> list[str]:
     Raises:
       UserError: the checkpoint is damaged.
     """
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
-    step = checkpoints.latest()
-    if step is None:
-        return []
-    origin = f"checkpoint {step} of {workdir}"
-    plugins = plugin_imports.read_stored(checkpoints.read_meta(step).get("plugins", []), origin)
+    origin, plugins = _stored_plugins(workdir)
     notes = plugin_imports.compare_stored(plugins, origin)
     absent = [plugin for plugin in plugins if not plugin_imports.is_imported(plugin.module)]
     return notes + [f"note: {origin} was made with the plugin {plugin}, which is not imported" for plugin in absent]
+
+
+def _stored_plugins(workdir: Any) -> tuple[str, list[plugin_imports.Plugin]]:
+    """A workdir's latest checkpoint by name, and the plugins that it was made with; none without a checkpoint."""
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
+    step = checkpoints.latest()
+    if step is None:
+        return str(workdir), []
+    origin = f"checkpoint {step} of {workdir}"
+    return origin, plugin_imports.read_stored(checkpoints.read_meta(step).get("plugins", []), origin)
+
+
+def check_state(config: RunConfig, workdir: Any, state: TrainState) -> None:
+    """Checks that the state of a plugin's update rule is that of a workdir's latest checkpoint, where there is one.
+
+    Raises:
+      UserError: it has other arrays; what changed of the rule's fields is listed.
+    """
+    name = config.optimizer.name
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
+    step = checkpoints.latest() if name in registry.optimizers.added() else None
+    if step is None:
+        return
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    here = collections.Counter(tuple(leaf.shape) for _, leaf in leaves)
+    if collections.Counter(checkpoints.shapes(step, "opt_state").values()) == here:
+        return
+    then, now = _read(workdir)[1], serialize.flatten(config)
+    fields = [path for path in now if path.startswith("optimizer.") and then.get(path) != now[path]]
+    changed = "; ".join(f"{path}: {then.get(path)} -> {now[path]}" for path in fields)
+    remedy = "give these values as they were" if changed else "its code has changed: install the version that it had"
+    raise UserError(
+        f"--workdir={workdir}: optimizer {name!r} has another state than at checkpoint {step}"
+        f"{f' ({changed})' if changed else ''}; {remedy}, or give another workdir"
+    )
 
 
 def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -129,7 +164,9 @@ def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     path = workdir / "config.json"
     try:
         text = path.read_text() if path.exists() else "{}"
-        return serialize.flatten(json.loads(text)), serialize.flatten(schema.parse(serialize.from_json(text)))
+        return serialize.flatten(serialize.read_fields(text)), serialize.flatten(
+            schema.parse(serialize.from_json(text))
+        )
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}, {}
 
@@ -162,7 +199,9 @@ def check_workdir(config: RunConfig, workdir: Any) -> None:
         stored = schema.parse(serialize.from_json(path.read_text()))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}); give another workdir") from error
+        hint = plugin_imports.version_hint(_stored_plugins(workdir)[1]) if isinstance(error, UserError) else ""
+        remedy = hint or "; give another workdir"
+        raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}){remedy}") from error
     changed = serialize.differences(stored, config)
     old, new = serialize.flatten(stored), serialize.flatten(config)
     if not old["data.train"]:

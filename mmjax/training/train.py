@@ -225,6 +225,8 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
             log.info(note)
+        if workdir is not None:
+            resumed_run.check_state(config, workdir, setup.state)
         # The compiled step takes over what is traced here.
         batch = tasks.batch_shapes(config, mesh, frame=frame, metadata=metadata)
         with plugin_calls.calling(registry.models, config.model.kind, type(task.model)):

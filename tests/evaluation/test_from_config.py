@@ -32,6 +32,7 @@ from mmjax.metrics import meteor
 from mmjax.models.generation import Decoding, Generated
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel.mesh import make_mesh
+from mmjax.tasks import objective
 from tests.helpers.evaluated_sources import evaluated
 
 SPEC = ImageSpec(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -312,8 +313,10 @@ def test_a_process_decodes_the_rows_that_it_feeds(runner):
 
 def test_masked_words_count_over_the_whole_set(runner, words):
     class Task:
+        objectives = {name: objective.load(name) for name in ("itc", "mlm", "mim")}
+
         def encode(self, params, batch, keys, only):
-            assert keys is None and only == ("mlm", "mim")
+            assert keys is None and only == ["mlm", "mim"]
             count = 1.0 + batch["id"][:, 0]
             return {}, {"mlm": TokenLoss(2.0 * count, count, {"mlm_accuracy": count / 2})}
 
