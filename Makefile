@@ -23,7 +23,10 @@ test-full: $(VENV)/.installed-full
 
 # A run that is killed and resumed, and one of older code that goes on, compiled as users compile; see tests/conftest.py.
 smoke: $(VENV)/.installed-test
-	MMJAX_ORDINARY_XLA=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/test_old_checkpoints.py \
+	MMJAX_ORDINARY_XLA=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not gpu" \
+	  "tests/test_old_checkpoints.py::test_parameters_and_what_they_say[clip on 1]" \
+	  "tests/test_old_checkpoints.py::test_evaluation[clip on 1]" \
+	  "tests/test_old_checkpoints.py::test_training_goes_on[clip on 1]" \
 	  "tests/training/test_loop_resume.py::test_killed[before the first checkpoint]"
 
 # All cases of the large grids, of which test-full runs a tenth.

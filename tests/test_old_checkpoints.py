@@ -36,6 +36,8 @@ EVERY = pytest.mark.parametrize(
     ("name", "devices"),
     [pytest.param(*run, id=f"{run[0]} on {run[1]}", marks=[] if run[0] in QUICK else pytest.mark.full) for run in RUNS],
 )
+# Of these `make smoke` runs the quick one, with XLA's ordinary optimisations.
+FULL = pytest.mark.full
 # Where an example counts or does not, two in a thousand may stand so near the border that rounding decides.
 RELATIVE, GRADIENT, COUNTED = 1e-5, 1e-4, 2e-3
 
@@ -88,6 +90,7 @@ def test_parameters_and_what_they_say(name, devices, tmp_path):
     assert_near(made.values(model), expected["values"], name)
 
 
+@FULL
 @EVERY
 def test_evaluation(name, devices, tmp_path):
     expected = unpack(name, tmp_path)
@@ -101,6 +104,7 @@ def test_evaluation(name, devices, tmp_path):
         assert_same_metrics(record["metrics"], wanted["metrics"])
 
 
+@FULL
 @EVERY
 def test_training_goes_on(name, devices, tmp_path):
     """The steps that follow have the losses that they had: parameters, optimizer, average, noise and data go on."""
@@ -127,7 +131,8 @@ TODAY = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(x, marks=() if x in QUICK else pytest.mark.full) for x in TODAY])
+@FULL
+@pytest.mark.parametrize("name", TODAY)
 def test_training_goes_on_under_a_recipe_of_today(name, tmp_path, capsys):
     """Decay, clamp and second moments stay what they were, and that is told in one line at each start."""
     expected = unpack(name, tmp_path)

@@ -25,7 +25,12 @@ def scores(name, model, image, text):
     return [model.caption_logits(image, text)]
 
 
-@pytest.mark.parametrize("name", ["tiny-captioner", "tiny-captioner-lstm", "tiny-coca", "tiny-albef", "tiny-vilt"])
+def some(first, second, *others):
+    """Two kinds of model; the others are left to `make test-full`."""
+    return [first, second, *(pytest.param(name, marks=pytest.mark.full) for name in others)]
+
+
+@pytest.mark.parametrize("name", some("tiny-captioner", "tiny-captioner-lstm", "tiny-coca", "tiny-albef", "tiny-vilt"))
 def test_scores_are_not_rounded(name, random_params):
     settings = copy.deepcopy(two_tower_lib.variant(name))
     settings.pop("max_logit_scale", None)
@@ -42,10 +47,7 @@ def test_scores_are_not_rounded(name, random_params):
         assert (np.asarray(scored.astype(jnp.bfloat16), np.float32) != np.asarray(scored)).mean() > 0.5
 
 
-KINDS = ["tiny", "tiny-siglip", "tiny-coca", "tiny-albef", "tiny-qformer"]
-
-
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", some("tiny", "tiny-siglip", "tiny-coca", "tiny-albef", "tiny-qformer"))
 def test_embeddings_are_not_rounded_before_they_are_scaled(name, random_params):
     """Rounded to bfloat16, each number of an embedding would be off by up to 0.4 %."""
     settings = copy.deepcopy(two_tower_lib.variant(name))

@@ -108,7 +108,7 @@ def test_against_numpy(params, tokens):
     "changes",
     [
         {"scan": False},
-        {"remat": "full"},
+        pytest.param({"remat": "full"}, marks=pytest.mark.full),
         {"remat": "dots"},
         pytest.param({"scan": False, "remat": "full"}, marks=pytest.mark.full),
         pytest.param({"scan": False, "remat": "dots"}, marks=pytest.mark.full),

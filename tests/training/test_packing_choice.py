@@ -221,8 +221,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("meta", [{"text_packing": None}, {"bad_examples": {}}], ids=["padded", "older"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [*((kind, {"text_packing": None}) for kind in KINDS), ("captioner", {"bad_examples": {}})],
+    ids=str,
+)
 def test_a_run_that_began_with_padded_texts_goes_on_with_them(kind, meta, capsys, monkeypatch):
     """Groups would give it other bits; 'on' asks for them."""
     config = KINDS[kind]()

@@ -67,16 +67,17 @@ def plain():
 FULL = pytest.mark.full
 
 
+@FULL
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(dict(), marks=FULL),
-        pytest.param(dict(scan=True), marks=FULL),
+        dict(),
+        dict(scan=True),
         dict(mesh=(2, 2, 2), microbatch=2, remat="dots", keep=1),
-        pytest.param(dict(mesh=(8, 1, 1), remat="full"), marks=FULL),
-        pytest.param(dict(mesh=(1, 8, 1), remat="attention", keep=1), marks=FULL),
-        pytest.param(dict(mesh=(1, 1, 8)), marks=FULL),
-        pytest.param(dict(microbatch=4, remat="full", keep=1), marks=FULL),
+        dict(mesh=(8, 1, 1), remat="full"),
+        dict(mesh=(1, 8, 1), remat="attention", keep=1),
+        dict(mesh=(1, 1, 8)),
+        dict(microbatch=4, remat="full", keep=1),
     ],
     ids=str,
 )

@@ -153,7 +153,7 @@ def test_workers_change_nothing_pass_errors_on_and_end(one_host):
     assert wait_until(lambda: not any(w.is_alive() for w in workers) and not reading_threads())
 
 
-@pytest.mark.parametrize("options", [{"prefetch": 0}, {"workers": 2}])
+@pytest.mark.parametrize("options", [{"prefetch": 0}, pytest.param({"workers": 2}, marks=pytest.mark.full)])
 def test_a_batch_is_finished_once_stacked(one_host, options):
     def finish(batch):
         assert isinstance(batch["id"], np.ndarray)
