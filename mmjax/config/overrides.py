@@ -50,9 +50,10 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
             if not isinstance(node, ConfigDict):
                 raise UserError(f"{prefix}{path}: {where} is one value, not a group of fields; set {prefix}{where}")
             known = list(node)
-            raise UserError(
-                f"{prefix}{path}: {where} has no field {part!r}{did_you_mean(part, known)}; it has: {', '.join(known)}"
-            )
+            lacks = f"{prefix}{path}: {where} has no field {part!r}"
+            if elsewhere := [field for field in _field_paths(config) if f".{field}".endswith(f".{path}")]:
+                raise UserError(f"{lacks}; set {' or '.join(f'{prefix}{field}' for field in elsewhere)}")
+            raise UserError(f"{lacks}{did_you_mean(part, known)}; it has: {', '.join(known)}")
         if depth < len(parents):
             node = node[part]
     current = node[last]
@@ -61,6 +62,16 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
     expected = None if cls is None else typed_groups.field_type(cls, config, path.split("."))
     with node.ignore_type():  # types are checked here, with better words
         node[last] = _parse_value(f"{prefix}{path}", text, current, expected)
+
+
+def _field_paths(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted paths of all fields in all groups."""
+    paths = []
+    for name in config:
+        paths += (
+            _field_paths(config[name], f"{prefix}{name}.") if isinstance(config[name], ConfigDict) else [prefix + name]
+        )
+    return paths
 
 
 def _add_default(group: Any, cls: type, config: ConfigDict, path: str) -> None:

@@ -29,6 +29,7 @@ _DETERMINISTIC = "--xla_gpu_deterministic_ops"
 # Share of a GPU's memory that a training run takes; jax's own default is 0.75. The rest is for the driver, cuDNN, NCCL.
 GPU_MEMORY = 0.92
 MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_PCI_DEVICES, _GOOGLE = Path("/sys/bus/pci/devices"), "0x1ae0"  # the maker of all TPUs
 _GPU_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
@@ -71,6 +72,15 @@ def expected_platform(environment: Mapping[str, str]) -> str:
     return "gpu" if any(importlib.util.find_spec(plugin) for plugin in _GPU_PLUGINS) else "cpu"
 
 
+def _only_cpus(environment: Mapping[str, str]) -> bool:
+    """Whether jax can find nothing but CPUs: nobody names a platform, and there is neither a TPU nor another plugin."""
+    if environment.get("JAX_PLATFORMS") or environment.get("JAX_PLATFORM_NAME") or "JAX_FORCE_TPU_INIT" in environment:
+        return False
+    if importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins"):
+        return False
+    return not any(path.read_text().strip() == _GOOGLE for path in _PCI_DEVICES.glob("*/vendor"))
+
+
 def set_environment(config: RunConfig, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what jax and XLA read when the devices start.
 
@@ -79,6 +89,8 @@ def set_environment(config: RunConfig, platform: str | None = None, *, training:
       platform: what is compiled for; by itself, what jax is expected to choose.
       training: whether the process may take nearly all of a GPU's memory.
     """
+    if platform is None and _only_cpus(os.environ):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu, where it is installed, would complain that it finds no TPU
     platform = platform or expected_platform(os.environ)
     # libtpu reads its flags elsewhere. It hides latency and overlaps collectives by itself.
     from_config = config.xla_flags.split()

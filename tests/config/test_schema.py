@@ -264,6 +264,8 @@ def test_flags_set_fields_that_a_size_leaves_at_their_defaults():
     assert "final_norm" not in config.model.image
     overrides.apply(config, [("model.image.final_norm", "false"), ("model.modality_dropout", "0.1")])
     assert schema.parse(config).model.image.final_norm is False and config.model.modality_dropout == 0.1
+    with pytest.raises(UserError, match="no field 'learning_rate'; set optimizer.learning_rate$"):
+        overrides.set_field(schema.base_config("tiny"), "learning_rate", "1")
     with pytest.raises(UserError, match="model.image has no field 'final_nrom' .did you mean 'final_norm'"):
         overrides.apply(config, [("model.image.final_nrom", "false")])
     with pytest.raises(UserError, match="final_norm=7: wants true or false"):

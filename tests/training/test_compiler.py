@@ -118,6 +118,26 @@ def test_the_platform_that_is_expected(monkeypatch):
     assert expected() == "cpu"
 
 
+@pytest.mark.parametrize(
+    "maker, environment, plugin, chosen",
+    [
+        ("0x8086", {}, None, "cpu"),
+        ("0x1ae0", {}, None, None),
+        ("0x8086", {"JAX_PLATFORMS": "tpu"}, None, "tpu"),
+        ("0x8086", {"JAX_FORCE_TPU_INIT": "1"}, None, None),
+        ("0x8086", {}, "jax_plugins", None),
+    ],
+)
+def test_libtpu_is_left_alone_where_there_is_no_tpu(monkeypatch, tmp_path, maker, environment, plugin, chosen):
+    (tmp_path / "0000:00:01.0").mkdir()
+    (tmp_path / "0000:00:01.0" / "vendor").write_text(f"{maker}\n")
+    monkeypatch.setattr(compiler, "_PCI_DEVICES", tmp_path)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: plugin if name == plugin else None)
+    monkeypatch.setattr(os, "environ", environment)
+    compiler.set_environment(settings())
+    assert environment.get("JAX_PLATFORMS") == chosen
+
+
 def test_this_jaxlib_knows_its_flags():
     """XLA ends a process at a flag that it does not know."""
     assert compiler.gpu_flags(jaxlib.__version__), "tell mmjax/training/compiler.py which flags this jaxlib knows"
