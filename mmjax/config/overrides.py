@@ -67,10 +67,8 @@ def set_field(config: ConfigDict, path: str, text: str, *, prefix: str = "", cls
 def _field_paths(config: ConfigDict, prefix: str = "") -> list[str]:
     """The dotted paths of all fields in all groups."""
     paths = []
-    for name in config:
-        paths += (
-            _field_paths(config[name], f"{prefix}{name}.") if isinstance(config[name], ConfigDict) else [prefix + name]
-        )
+    for name, value in config.items():
+        paths += _field_paths(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
     return paths
 
 
