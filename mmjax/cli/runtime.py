@@ -78,7 +78,14 @@ class ModelFlags:
             self._run = checkpoint_source.RunCheckpoint(
                 options.workdir, options.step, workdir_name=f"--workdir={options.workdir}", step_field="--step"
             )
-            self._run.config = eval_model.apply_overrides(self._run.config, overrides)
+            config, left_out = eval_model.without_machine_fields(self._run.config)
+            for field, value in left_out.items():
+                print(
+                    f"{field}={value!r} of the stored config is left out, as it tells this machine what to do;"
+                    f" --config.{field}=... sets it",
+                    file=sys.stderr,
+                )
+            self._run.config = eval_model.apply_overrides(config, overrides)
             return self._run.config
         if options.step is not None:
             raise UserError(f"--step={options.step} needs --workdir; a file has one set of weights")
