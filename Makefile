@@ -46,6 +46,8 @@ clean:
 	rm -rf $(VENV) $(GUARD_VENV)
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+	  echo "mmjax needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
