@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, parsed = runtime.read_and_join(options, read_for_training)
         flags = [path for path, _ in overrides]
         # Imported after the environment is set.
+        from mmjax.io import paths
         from mmjax.parallel import process_agreement
 
         if options.dry_run:
@@ -75,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopped = train(config, options.workdir, flags)
         if stopped is None:
             if process_agreement.is_process_0():
-                print(f"done: step {parsed.steps} of {options.workdir}; report: {options.workdir}/report.html")
+                report = paths.as_path(options.workdir) / "report.html"  # of evaluations, where there were any
+                print(
+                    f"done: step {parsed.steps} of {options.workdir}"
+                    + (f"; report: {report}" if report.exists() else "")
+                )
             return 0
         return 128 + stopped
 

@@ -29,7 +29,7 @@ def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None)
     Args:
       model: as `open_workdir` or `open_model` gives it.
       workdir: of its run, where there is one.
-      output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
+      output: JSON file; `WORKDIR/eval/STEP.json` by default. The report is a page beside it.
 
     Returns:
       CLIP_benchmark's records, one per dataset.
@@ -41,36 +41,39 @@ def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None)
     with process_agreement.raise_on_all():
         if not config.data.eval:
             raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
+        path = output_path(model, workdir, output)
         evaluator = from_config.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
-        path, report_path = output_paths(model, workdir, output)
     params = model.restore()
     name = model.name if model.step is None else f"step {model.step} of {model.name}"
     log.info(f"evaluating {name} on {config.data.eval}")
     results = evaluator.run(params, keep_artifacts=True)
     records = results_lib.to_records(results, model=config.variant, pretrained=model.pretrained)
     if jax.process_index() == 0:
+        print(metric_columns.format_table(records), flush=True)  # which needs no room on a disk
         results_file.write(
             path, results_file.merge(results_file.read(path), records, keep=lambda old: "settings" in old)
         )
+        report_path = path.with_suffix(".html")
         page_lib.write_report(report_path, config, _history(workdir), results, step=model.step)
-        print(metric_columns.format_table(records))
         print(f"\nresults: {path}\nreport:  {report_path}")
     return records
 
 
-def output_paths(model: EvalModel, workdir: Any, output: Any) -> tuple[Any, Any]:
-    """The paths of results and report; their folder is made.
+def output_path(model: EvalModel, workdir: Any, output: Any) -> Any:
+    """The path of the results, beside which the report is written; their folder is made.
 
     Raises:
-      UserError: no path is known, or it cannot be written to.
+      UserError: no path is known, it is a folder, or it cannot be written to.
     """
     if output is None and workdir is None:
         raise UserError("--output is missing; a model that is no workdir has no place for results, so name a JSON file")
     path = paths.as_path(output) if output else paths.as_path(workdir) / "eval" / f"{model.step}.json"
+    if output and (str(output).endswith("/") or path.suffix == ".html" or path.is_dir()):
+        folder = path.parent if path.suffix == ".html" else path
+        raise UserError(f"--output={output} is no JSON file; name one, such as {folder / 'results.json'}")
     if jax.process_index() == 0:
         paths.make_folder(path.parent, "--output" if output else "--workdir")
-    # The workdir's report is of its own data; results that go elsewhere take theirs along.
-    return path, path.with_suffix(".html") if output else paths.as_path(workdir) / "report.html"
+    return path
 
 
 def evaluate_suite(
@@ -87,7 +90,7 @@ def evaluate_suite(
       model: as `open_workdir` or `open_model` gives it.
       config: the suite's, see `config.suite_recipe.load_suite`.
       workdir: of the model's run, where there is one.
-      output: JSON file; `WORKDIR/eval/STEP.json` by default. The report goes beside it, by default to the workdir.
+      output: JSON file; `WORKDIR/eval/STEP.json` by default. The report is a page beside it.
       overwrite: run what is finished, too.
 
     Returns:
@@ -98,10 +101,10 @@ def evaluate_suite(
         computed.
     """
     with process_agreement.raise_on_all():
+        path = output_path(model, workdir, output)
         suite_jobs = jobs.make_jobs(config)
         for job in suite_jobs:
             task_choice.check_model(job.tasks, model.task, f"datasets.{job.name}.tasks")
-        path, report_path = output_paths(model, workdir, output)
         finished = {} if overwrite else _records_by_key(path)
     templates = {(job.name, task): _record(model, job, task, config) for job in suite_jobs for task in job.tasks}
     unfinished = _unfinished_tasks(suite_jobs, templates, finished)
@@ -115,10 +118,11 @@ def evaluate_suite(
     ]
     means = jobs.collection_means(records, config)
     sections = [results_file.read_section(path, record) for record in records]
-    paths.write_atomically(report_path, _render_suite_report(model, records, sections, means, _history(workdir)))
     print(metric_columns.format_table(records))
     for name, (mean, count) in means.items():
-        print(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%")
+        print(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%", flush=True)
+    report_path = path.with_suffix(".html")
+    paths.write_atomically(report_path, _render_suite_report(model, records, sections, means, _history(workdir)))
     print(f"\nresults: {path}\nreport:  {report_path}")
     return records
 

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from mmjax.cli import eval, runtime
+from mmjax.evaluation import from_config
 from mmjax.inference import checkpoint_source
 from mmjax.io import paths
 from mmjax.report import page
@@ -71,8 +72,9 @@ def test_elsewhere_it_gives_the_same_numbers(trained, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     assert f"{100 * expected['digits']['acc1']:.2f}%" in out and "top-1" in out
-    assert str(workdir / "eval" / "4.json") in out and str(workdir / "report.html") in out
-    assert "<html" in (workdir / "report.html").read_text()
+    assert str(workdir / "eval" / "4.json") in out and str(workdir / "eval" / "4.html") in out
+    assert "<html" in (workdir / "eval" / "4.html").read_text()
+    assert not (workdir / "report.html").exists()  # which is the training run's, and this one wrote none
     (record,) = json.loads((workdir / "eval" / "4.json").read_text())
     assert list(record) == ["dataset", "model", "pretrained", "task", "metrics", "language"]
     assert record["model"] == "tiny" and record["pretrained"] == f"{workdir}@4" and record["language"] == "en"
@@ -145,6 +147,13 @@ def test_what_a_stored_config_tells_the_machine_is_left_out(trained, monkeypatch
     assert runtime.ModelFlags(options).read_config([("xla_flags", "--z=1")]).xla_flags == "--z=1"
 
 
+@pytest.mark.parametrize("output", ["", "/", "/page.html"])
+def test_results_go_to_a_json_file(trained, tmp_path, output, capsys):
+    with mock.patch.object(from_config, "Evaluator", side_effect=ZeroDivisionError):
+        assert runs.eval_cli(f"--workdir={trained}", f"--output={tmp_path}{output}") == 2
+    assert f"such as {tmp_path}/results.json" in capsys.readouterr().err
+
+
 def test_a_workdir_on_another_file_system(tables, capsys):
     """memory:// works like a local disk: train, go on, keep the latest, evaluate."""
     workdir = f"memory://mmjax-{uuid.uuid4().hex}/run"
@@ -169,7 +178,7 @@ def test_a_workdir_on_another_file_system(tables, capsys):
         (last,) = [line for line in lines if line["kind"] == "eval" and line["step"] == 8]
         expected = {name.split("/")[1]: value for name, value in last.items() if name.startswith("captions/")}
         assert record["metrics"] == expected
-        assert b"<html" in names["report.html"]
+        assert b"<html" in names["eval/8.html"]
         assert f"{workdir}@8" == record["pretrained"]
     finally:
         paths.remove_tree(folder)

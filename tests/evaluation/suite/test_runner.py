@@ -149,7 +149,7 @@ def test_a_suite_from_beginning_to_end(root, workdir, passes, capsys):
     metrics = json.loads(plain.read_text())[0]["metrics"]
     assert metrics.pop("loss") > 0 and metrics == colours
 
-    page = (workdir / "report.html").read_text()
+    page = next((workdir / "eval").glob("*.html")).read_text()
     assert "Classes: colours" in page and "Confusion: colours" in page and "Nearest captions: pictures" in page
     assert "Linear probe" in page and f"{100 * mean:.2f}%" in page and "http://" not in page
 
@@ -172,7 +172,7 @@ def test_a_suite_that_was_killed_goes_on(root, workdir, passes, capsys, monkeypa
     assert passes == [8, 8, 8] and "1 of 2 evaluations are finished already" in capsys.readouterr().out
     assert records(workdir)["pictures", RETRIEVAL] == before["pictures", RETRIEVAL]
     # The report has what was made before the kill.
-    page = (workdir / "report.html").read_text()
+    page = next((workdir / "eval").glob("*.html")).read_text()
     assert "Nearest captions: pictures" in page and "Classes: pets" in page
     # All finished: nothing is opened, and the data may be gone.
     assert runs.eval_cli(*flags, "--config.root=/nowhere") == 2  # another source

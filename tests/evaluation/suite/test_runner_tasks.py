@@ -67,7 +67,7 @@ def outcome(tmp_path_factory):
         assert runs.eval_cli(f"--workdir={workdir}", f"--config={root / 'suite.py'}") == 0
     records = json.loads((workdir / "eval" / "2.json").read_text())
     metrics = {(record["dataset"], record["task"]): record["metrics"] for record in records}
-    return metrics, (workdir / "report.html").read_text(), recording, wino, entries
+    return metrics, (workdir / "eval" / "2.html").read_text(), recording, wino, entries
 
 
 def test_several_labels_give_scikit_learn_s_average_precision(outcome):
