@@ -157,6 +157,10 @@ class Registry:
         """Remembers who would register a name; what the error of a name that is not registered says instead."""
         self._absent[name] = remedy
 
+    def absent(self) -> dict[str, str]:
+        """Who would register names that nobody here has registered, as `note_absent` remembers it."""
+        return {name: remedy for name, remedy in self._absent.items() if name not in self}
+
     def form(self, name: str) -> str:
         """What follows a name where it is written."""
         return self._entries[name].form if name in self else ""

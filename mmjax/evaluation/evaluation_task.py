@@ -195,8 +195,9 @@ class EvaluationTask:
       needs_train: it learns from a training split.
       missing_fields: what a source's first record lacks for it, in words; "" where nothing.
       check: (source, settings) -> None; raises `UserError` where they do not fit.
-      reads: fields that its outcome depends on: of the settings (`bootstrap`, `seed`, ...), of a suite's dataset
-        (`prompts`, `fold_size`), and of the run by path (`decoding`, `loss.mlm_rate`).
+      reads: fields that its outcome depends on, of the settings (`bootstrap`, `seed`, ...) and of a suite's dataset
+        (`prompts`, `fold_size`); its own are known.
+      reads_of_run: such fields or groups of the run, by path: `decoding`, `loss.mlm_rate`.
       by_default: where `eval.tasks` names none: `never` runs; `always`, so that a source without what it needs is a
         mistake; or on sources that have what it needs, `where_possible`.
       fallback_for: another one's name, beside which it is not run by default.
@@ -214,6 +215,7 @@ class EvaluationTask:
     missing_fields: Callable[[Mapping[str, Any]], str] = _lacks_nothing
     check: Callable[[Source, EvaluationSettings], None] | None = None
     reads: tuple[str, ...] = ()
+    reads_of_run: tuple[str, ...] = ()
     by_default: Literal["never", "always", "where_possible"] = "never"
     fallback_for: str = ""
     has_plain_metrics: bool = False

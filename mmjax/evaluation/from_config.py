@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from mmjax import tasks
+from mmjax import registry, tasks
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture
 from mmjax.data.image import transforms
@@ -108,6 +108,8 @@ class Evaluator:
         Raises:
           UserError: a source lacks the fields of it.
         """
+        for name, remedy in registry.evaluations.absent().items():
+            log.info(f"note: the evaluation {name!r} is not run; it is {remedy}")
         names, plans = task_choice.default_names(self.task), []
         for source in self.sources:
             chosen: list[str] = []

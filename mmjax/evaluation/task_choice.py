@@ -142,4 +142,4 @@ def _reads(name: str, info: EvaluationTask, field: str) -> bool:
         return info.needs_train
     if field == "seed" and "bootstrap" in info.reads:
         return True
-    return field in (name, *info.reads) or f"eval.{field}" in info.reads
+    return field in (name, *info.reads) or f"eval.{field}" in info.reads_of_run

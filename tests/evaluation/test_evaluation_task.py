@@ -1,5 +1,6 @@
 """Evaluations as objects: one of another package, in training, eval.py and suites, and what is said of mistakes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from mmjax import plugin_imports, registry
-from mmjax.config import parse, schema
+from mmjax.config import schema, serialize
 from mmjax.evaluation import evaluation_task
+from mmjax.evaluation.config import EvaluationSettings
 from mmjax.evaluation.evaluation_task import EvaluationTask
 from tests.helpers import plugin_files, recorded_model, runs
 from tests.helpers.plugin_files import message, one_line
@@ -99,11 +101,13 @@ def test_its_fields_are_of_eval_and_of_suites(here, capsys):
 
 
 def test_without_its_plugin_a_run_says_which_it_needs(here, capsys):
-    """Where it is asked for; what does not ask for it is evaluated."""
+    """Where it is asked for; what does not ask for it is evaluated, with a note."""
     flags = [f"--workdir={here / 'run'}", f"--output={here / 'x.json'}"]
+    assert runs.eval_cli(*flags) == 0
+    note = "note: the evaluation 'alignment' is not run; it is of the plugin aligned (sha256."
+    assert note in capsys.readouterr().out and [*evaluated(here / "x.json")] == ["zeroshot_retrieval"]
     assert runs.eval_cli(*flags, "--config.eval.tasks=('alignment',)") == 2
-    assert "'alignment' is of the plugin aligned" in one_line(capsys)
-    assert runs.eval_cli(*flags) == 0 and [*evaluated(here / "x.json")] == ["zeroshot_retrieval"]
+    assert "evaluation 'alignment' is of the plugin aligned" in one_line(capsys)
 
 
 def test_what_is_no_evaluation_is_named():
@@ -115,7 +119,9 @@ def test_what_is_no_evaluation_is_named():
 def test_ours_say_what_they_need():
     tasks = {name: evaluation_task.load(name) for name in registry.evaluations}
     assert all(isinstance(info, EvaluationTask) and info.title for info in tasks.values())
-    known = {*vars(parse(schema.base_config()).eval), "prompts", "fold_size", "decoding", "eval.meteor", "batch_size"}
-    known |= {"loss.mlm_rate", "loss.mim_ratio"}
-    assert {field for info in tasks.values() for field in info.reads} <= known
+    settings = {field.name for field in dataclasses.fields(EvaluationSettings)}
+    assert {field for info in tasks.values() for field in info.reads} <= settings | {"prompts", "fold_size"}
+    flat = serialize.flatten(schema.base_config())
+    groups = {path[:end] for path in flat for end in range(len(path) + 1) if path[end : end + 1] in ("", ".")}
+    assert {field for info in tasks.values() for field in info.reads_of_run} <= groups
     assert [name for name, info in tasks.items() if info.needs_train] == ["knn", "linear_probe"]

@@ -78,7 +78,7 @@ IMAGE_CAPTIONING = EvaluationTask(
     evaluator=lambda model: CaptioningEvaluator(model.task, model.runner, model.text_tokenizer, meteor=model.meteor),
     needs=("caption",),
     missing_fields=missing_pair_fields,
-    reads=("decoding", "eval.meteor"),
+    reads_of_run=("decoding", "eval.meteor"),
     by_default="always",
     has_plain_metrics=True,
 )

@@ -204,7 +204,7 @@ IMAGE_TEXT_MATCHING = EvaluationTask(
     evaluator=lambda model: ImageTextMatchingEvaluator(model.task, model.runner, model.text_tokenizer),
     needs=("match",),
     missing_fields=missing_pair_fields,
-    reads=("batch_size",),
+    reads_of_run=("batch_size",),
     by_default="always",
     has_plain_metrics=True,
 )

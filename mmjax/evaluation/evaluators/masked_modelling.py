@@ -51,7 +51,7 @@ MASKED_MODELLING = EvaluationTask(
     evaluator=lambda model: MaskedModellingEvaluator(model.task, model.runner, model.text_tokenizer),
     taught=tuple(sorted(_MASKED)),
     missing_fields=missing_pair_fields,
-    reads=("loss.mlm_rate", "loss.mim_ratio"),
+    reads_of_run=("loss.mlm_rate", "loss.mim_ratio"),
     by_default="always",
     has_plain_metrics=True,
 )

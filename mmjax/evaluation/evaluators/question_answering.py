@@ -145,7 +145,7 @@ VISUAL_QUESTION_ANSWERING = EvaluationTask(
     unit="questions",
     needs=("answer",),
     missing_fields=_missing_fields,
-    reads=("decoding",),
+    reads_of_run=("decoding",),
     by_default="always",
     has_plain_metrics=True,
 )

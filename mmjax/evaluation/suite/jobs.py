@@ -64,7 +64,7 @@ class Job(DatasetConfig):
         settings |= {} if fields is None else {"fields": to_dict(fields)}
         # Of the run: a field by its path, or all of a group.
         flat = serialize.flatten(run)
-        for path in info.reads:
+        for path in info.reads_of_run:
             settings |= {name: value for name, value in flat.items() if name == path or name.startswith(f"{path}.")}
         return json.loads(json.dumps(settings))  # as it is read back: lists for tuples
 
