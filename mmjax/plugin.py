@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmjax.config.schema import RunConfig as RunConfig
     from mmjax.data.bad_example import REASONS as REASONS
     from mmjax.data.bad_example import BadExample as BadExample
     from mmjax.data.record import Record as Record
@@ -28,21 +29,38 @@ if TYPE_CHECKING:
     from mmjax.evaluation.results import Evaluation as Evaluation
     from mmjax.io.reader import Reader as Reader
     from mmjax.models.config import ContrastConfig as ContrastConfig
+    from mmjax.models.config import ImageConfig as ImageConfig
     from mmjax.models.config import ImageTextConfig as ImageTextConfig
     from mmjax.models.config import ModelConfig as ModelConfig
     from mmjax.models.config import TextConfig as TextConfig
     from mmjax.models.config import VisionConfig as VisionConfig
     from mmjax.models.encoders import Encoded as Encoded
+    from mmjax.models.encoders import TransformerTower as TransformerTower
+    from mmjax.models.encoders import build as build
     from mmjax.models.fusion.config import EncoderConfig as EncoderConfig
     from mmjax.models.fusion.config import FusionConfig as FusionConfig
+    from mmjax.models.fusion.config import LateConfig as LateConfig
+    from mmjax.models.fusion.config import LayeredConfig as LayeredConfig
     from mmjax.models.fusion.config import ModalityTowerConfig as ModalityTowerConfig
+    from mmjax.models.fusion.config import PoolingConfig as PoolingConfig
+    from mmjax.models.fusion.kinds import Late as Late
+    from mmjax.models.fusion.pooled import Fusion as Fusion
+    from mmjax.models.fusion.pooled import Layered as Layered
+    from mmjax.models.fusion.pooled import Pooling as Pooling
+    from mmjax.models.fusion.pooled import prepare as prepare
     from mmjax.models.image_text import ContrastiveModel as ContrastiveModel
     from mmjax.models.image_text import FusionModel as FusionModel
     from mmjax.models.image_text import ImageTextModel as ImageTextModel
     from mmjax.models.image_text import WritingModel as WritingModel
     from mmjax.models.modality_encoders import ModalityTower as ModalityTower
+    from mmjax.nn.attention import AttentionSpec as AttentionSpec
+    from mmjax.nn.config import NOISE as NOISE
     from mmjax.nn.config import LayersConfig as LayersConfig
     from mmjax.nn.config import TowerConfig as TowerConfig
+    from mmjax.nn.layers import fold_keys as fold_keys
+    from mmjax.nn.pool import Pool as Pool
+    from mmjax.nn.transformer import Transformer as Transformer
+    from mmjax.objectives.config import LossConfig as LossConfig
     from mmjax.objectives.token_loss import TokenLoss as TokenLoss
     from mmjax.objectives.token_loss import over_tokens as over_tokens
     from mmjax.registry import encoders as encoders
@@ -62,9 +80,11 @@ if TYPE_CHECKING:
     from mmjax.training.config import OptimizerConfig as OptimizerConfig
     from mmjax.training.log_writers import LogWriter as LogWriter
     from mmjax.training.update_rules import UpdateRule as UpdateRule
+    from mmjax.utils.random_streams import ExampleStream as ExampleStream
 
 # The module of each name, as above.
 _MODULES = {
+    "RunConfig": "mmjax.config.schema",
     "REASONS": "mmjax.data.bad_example",
     "BadExample": "mmjax.data.bad_example",
     "Record": "mmjax.data.record",
@@ -85,21 +105,38 @@ _MODULES = {
     "Evaluation": "mmjax.evaluation.results",
     "Reader": "mmjax.io.reader",
     "ContrastConfig": "mmjax.models.config",
+    "ImageConfig": "mmjax.models.config",
     "ImageTextConfig": "mmjax.models.config",
     "ModelConfig": "mmjax.models.config",
     "TextConfig": "mmjax.models.config",
     "VisionConfig": "mmjax.models.config",
     "Encoded": "mmjax.models.encoders",
+    "TransformerTower": "mmjax.models.encoders",
+    "build": "mmjax.models.encoders",
     "EncoderConfig": "mmjax.models.fusion.config",
     "FusionConfig": "mmjax.models.fusion.config",
+    "LateConfig": "mmjax.models.fusion.config",
+    "LayeredConfig": "mmjax.models.fusion.config",
     "ModalityTowerConfig": "mmjax.models.fusion.config",
+    "PoolingConfig": "mmjax.models.fusion.config",
+    "Late": "mmjax.models.fusion.kinds",
+    "Fusion": "mmjax.models.fusion.pooled",
+    "Layered": "mmjax.models.fusion.pooled",
+    "Pooling": "mmjax.models.fusion.pooled",
+    "prepare": "mmjax.models.fusion.pooled",
     "ContrastiveModel": "mmjax.models.image_text",
     "FusionModel": "mmjax.models.image_text",
     "ImageTextModel": "mmjax.models.image_text",
     "WritingModel": "mmjax.models.image_text",
     "ModalityTower": "mmjax.models.modality_encoders",
+    "AttentionSpec": "mmjax.nn.attention",
+    "NOISE": "mmjax.nn.config",
     "LayersConfig": "mmjax.nn.config",
     "TowerConfig": "mmjax.nn.config",
+    "fold_keys": "mmjax.nn.layers",
+    "Pool": "mmjax.nn.pool",
+    "Transformer": "mmjax.nn.transformer",
+    "LossConfig": "mmjax.objectives.config",
     "TokenLoss": "mmjax.objectives.token_loss",
     "over_tokens": "mmjax.objectives.token_loss",
     "encoders": "mmjax.registry",
@@ -119,6 +156,7 @@ _MODULES = {
     "OptimizerConfig": "mmjax.training.config",
     "LogWriter": "mmjax.training.log_writers",
     "UpdateRule": "mmjax.training.update_rules",
+    "ExampleStream": "mmjax.utils.random_streams",
 }
 
 

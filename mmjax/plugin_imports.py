@@ -154,6 +154,11 @@ def modules() -> tuple[str, ...]:
     return (*_imported, *(module for module in others if module.partition(".")[0] not in packages))
 
 
+def notes() -> list[str]:
+    """Lines on plugins that register nothing, which may be a misspelt name."""
+    return [f"note: the plugin {module!r} registers nothing" for module in _imported if not _names_of(module)]
+
+
 # -- importing ---------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mmjax.errors import UserError, did_you_mean
 
@@ -33,22 +33,25 @@ class _Entry:
       form: what follows the name where it is written.
       config: the dataclass of its fields; of ours `module:attribute`; None where it has none.
       module: that registered it.
+      line: code and line that registered it; () of ours.
     """
 
     target: Any
     form: str
     config: type | str | None
     module: str
+    line: tuple[Any, ...] = ()
 
 
 class Registry:
-    """Classes or functions of one kind by name, in the order in which they are listed and then registered.
+    """Classes or functions of one kind by name, in the order in which they are listed and registered.
 
     Args:
       kind: what they are, for errors, such as "source".
       ours: "module:attribute" by name.
       forms: what follows a name where it is written, such as ":FILE"; nothing where it is left out.
       configs: "module:attribute" of the dataclasses of their fields, by name.
+      fields: whether those of others have such a dataclass: `never`, `maybe` or `always`.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Registry:
         ours: Mapping[str, str],
         forms: Mapping[str, str] | None = None,
         configs: Mapping[str, str] | None = None,
+        fields: Literal["never", "maybe", "always"] = "maybe",
     ):
+        self._has_form, self._fields = forms is not None, fields
         forms, configs = forms or {}, configs or {}
         self.kind = kind
         self._entries = {
@@ -70,8 +75,7 @@ class Registry:
     def register(self, name: str, form: str = "", *, config: type | None = None) -> Callable[[Item], Item]:
         """A decorator that registers a class or a function.
 
-        What the same module registers again, as a recipe that is run twice or a module that is reloaded does, takes the
-        place of what it had registered.
+        What a module that runs again registers (a recipe, `importlib.reload`) takes the place of what it had before.
 
         Args:
           name: lower-case letters, digits and underscores.
@@ -81,12 +85,17 @@ class Registry:
         Raises:
           UserError: the name is taken (names both modules), or is none.
         """
-        module = sys._getframe(1).f_globals.get("__name__", "")
+        caller = sys._getframe(1)
+        module, line = caller.f_globals.get("__name__", ""), (caller.f_code, caller.f_lineno)
         where = f"{self.kind} {name!r} of {module}"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(f"{where}: a name has lower-case letters, digits and _, and begins with a letter")
         if not isinstance(form, str) or not _FORM.fullmatch(form):
             raise UserError(f"{where}: form={form!r} must be ':SOMETHING', '[/SOMETHING]' or ''")
+        if (form and not self._has_form) or (config is not None and self._fields == "never"):
+            raise UserError(f"{where}: {'form' if form else 'config'} means nothing for {self.kind}s; leave it out")
+        if config is None and self._fields == "always":
+            raise UserError(f"{where}: config is missing; give the dataclass of its fields, which has kind = {name!r}")
         if config is not None and not (isinstance(config, type) and dataclasses.is_dataclass(config)):
             raise UserError(f"{where}: config={config!r} must be a dataclass, such as @dataclass(frozen=True)")
 
@@ -94,12 +103,14 @@ class Registry:
             known = self._entries.get(name)
             if known is not None and known.module != module:
                 raise UserError(f"{where} has the name of one of {known.module}; give it another name")
-            if known is not None and _qualname(known.target) != _qualname(target):
+            # A module that runs again has other code.
+            is_again = known is not None and known.line[:1] == line[:1] and known.line != line
+            if known is not None and (is_again or _qualname(known.target) != _qualname(target)):
                 raise UserError(
                     f"{where} is registered twice, for {_qualname(known.target)} and {_qualname(target)}; give one of"
                     " them another name"
                 )
-            self._entries[name] = _Entry(target, form, config, module)
+            self._entries[name] = _Entry(target, form, config, module, line)
             return target
 
         return add
@@ -108,7 +119,6 @@ class Registry:
         """The class or function of a name.
 
         Args:
-          name: as the config has it.
           where: the config field and its value, to begin the error with.
 
         Raises:
@@ -130,7 +140,6 @@ class Registry:
 
         Args:
           field: of the config, to begin the error with.
-          name: as the config has it.
           value: of the field, where the name is a part of it.
 
         Raises:
@@ -244,6 +253,7 @@ sources = Registry(
         "arrayrecord": ":PATTERN",
         "hf": ":DIR[/SPLIT]",
     },
+    fields="never",
 )
 # `data.tokenizer`: `make(spec, context_length)`, with `path` and `content` where it has a file.
 tokenizers = Registry(
@@ -256,6 +266,7 @@ tokenizers = Registry(
         "json": "mmjax.data.text.json_encoder:make_json",
     },
     forms={"words": ":PATH", "sentencepiece": ":PATH", "json": ":PATH"},
+    fields="never",
 )
 # `model.kind`: flax modules, and the dataclasses of `model`.
 models = Registry(
@@ -280,6 +291,7 @@ models = Registry(
         "prefix_lm": "mmjax.models.config:PrefixLMConfig",
         "fused": "mmjax.models.fusion.config:FusedConfig",
     },
+    fields="always",
 )
 # `model.encoders.NAME.kind`: flax modules that make tokens of one modality, and the dataclasses of their fields.
 encoders = Registry(
@@ -302,6 +314,7 @@ encoders = Registry(
         "table": "mmjax.models.fusion.config:TableEncoderConfig",
         "features": "mmjax.models.fusion.config:FeaturesEncoderConfig",
     },
+    fields="always",
 )
 # `model.fusion.kind`: flax modules that make one of several modalities, and the dataclasses of their fields.
 fusions = Registry(
@@ -328,6 +341,7 @@ fusions = Registry(
         "late": "mmjax.models.fusion.config:LateConfig",
         "hybrid": "mmjax.models.fusion.config:HybridConfig",
     },
+    fields="always",
 )
 # `optimizer.name`: update rules, see `training.update_rules`; fields that a plugin's has are in `optimizer.NAME`.
 optimizers = Registry(
@@ -383,6 +397,7 @@ log_writers = Registry(
         "tensorboard": "mmjax.training.log_writers:TensorBoard",
         "wandb": "mmjax.training.log_writers:WandB",
     },
+    fields="never",
 )
 
 _ALL = (sources, tokenizers, models, encoders, fusions, objectives, optimizers, evaluations, log_writers)

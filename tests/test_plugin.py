@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 from unittest import mock
 
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_all_registries_are_there():
 
 
 def test_another_name_is_not_there():
-    with pytest.raises(AttributeError, match="mmjax.plugin has no 'sauces'; it has REASONS, BadExample"):
+    with pytest.raises(AttributeError, match="mmjax.plugin has no 'sauces'; it has RunConfig, REASONS, BadExample"):
         plugin.sauces  # noqa: B018
 
 
@@ -74,6 +74,7 @@ def test_an_objective_is_checked_when_it_is_made():
         "scope='batch', needs=(), features=('embedding',)": "features='embedding' is not known (did you mean 'embedd",
         "scope='example', needs=(), features=('embeddings',)": "are kept for scope='batch'; leave them out",
         "scope='batch', needs=(), contrast=True": "contrast=True wants features=",
+        "scope='batch', needs=(), texts=('caption',)": "texts='caption' is not known (did you mean 'captions'?)",
     }
     code = "from mmjax.plugin import Objective, UserError\n"
     for arguments in mistakes:
@@ -116,6 +117,57 @@ class Open:
     """of something"""
 
 
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Fields of a plugin, of which one has a type that no config holds."""
+
+    speed: list[float] = dataclasses.field(default_factory=list)
+    """of something"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Fields of a plugin, of which one is a choice of numbers."""
+
+    speed: Literal[1, 2] = 1
+    """of something"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """Fields of a plugin, whose default is an integer."""
+
+    speed: float = 1
+    """of something"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Maybe:
+    """Fields of a plugin, of which one may be a group."""
+
+    speed: Silent | None = None
+    """of something"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Fields of a plugin, of which one has the name of a method."""
+
+    update: float = 1.0
+    """of something"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Failing:
+    """Fields of a plugin whose defaults do not fit."""
+
+    speed: float = 1.0
+    """of something"""
+
+    def __post_init__(self):
+        raise ValueError("too fast")
+
+
 @dataclasses.dataclass
 class Changeable:
     """Fields of a plugin that may change."""
@@ -130,6 +182,12 @@ class Changeable:
         (Silent, "config=Silent: speed is not documented; write a line in quotes under it"),
         (Open, "config=Open: speed has no default; give one"),
         (Changeable, "config=Changeable is not frozen"),
+        (Listed, r"config=Listed: speed: list\[float\] is no type that a config holds; take bool, int, float, str"),
+        (Numbered, r"config=Numbered: speed: typing.Literal\[1, 2\] has others than texts"),
+        (Whole, "config=Whole: speed=1, its default, is an integer; write 1.0"),
+        (Maybe, "config=Maybe: speed: .* may be a group or not; make it a group, with a field that says so"),
+        (Named, "config=Named: update is the name of a method of every group of fields; take another"),
+        (Failing, r"config=Failing: Failing\(\) fails: ValueError: too fast"),
     ],
 )
 def test_the_fields_of_a_plugin_are_frozen_documented_and_have_defaults(cls, message):

@@ -1,6 +1,7 @@
 """Registries: names of ours and of others, and what is said of a name that is unknown or taken."""
 
 import ast
+import collections
 import dataclasses
 import importlib
 import subprocess
@@ -110,6 +111,27 @@ def test_a_name_taken_by_the_same_module_names_both_things():
     numbers.register("third")(make_registry)
     with pytest.raises(UserError, match=f"'third' of {__name__} is registered twice, for make_registry and reg"):
         numbers.register("third")(registered)
+
+
+def test_two_things_of_one_kind_under_one_name_are_refused():
+    numbers = make_registry()
+    numbers.register("third")(collections.Counter(a=1))
+    with pytest.raises(UserError, match=f"'third' of {__name__} is registered twice, for Counter and Counter"):
+        numbers.register("third")(collections.Counter(b=1))
+
+
+@pytest.mark.parametrize(
+    ("known", "arguments", "message"),
+    [
+        (registry.optimizers, dict(form=":FILE"), "form means nothing for optimizers; leave it out"),
+        (registry.sources, dict(config=ModelConfig), "means nothing for sources; leave it out"),
+        (registry.log_writers, dict(config=ModelConfig), "means nothing for log writers; leave it out"),
+        (registry.models, {}, "config is missing; give the dataclass of its fields, which has kind = 'mine'"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(known, arguments, message):
+    with pytest.raises(UserError, match=f"{known.kind} 'mine' of {__name__}: .*{message}"):
+        known.register("mine", **arguments)
 
 
 MODULE = "from mmjax import registry\n@registry.sources.register('mine')\nclass Mine:\n    number = {}\n"
@@ -262,7 +284,7 @@ def test_a_model_of_others_brings_its_fields(registered):
         schema.set_group(config, "model", {"kind": "mien"})
 
 
-@pytest.mark.parametrize("config", [None, Registry, dataclasses.make_dataclass("Other", [])])
+@pytest.mark.parametrize("config", [Registry, dataclasses.make_dataclass("Other", [])])
 def test_a_model_without_a_config_of_its_kind_is_one_line(config, registered):
     if config is Registry:
         config = dataclasses.dataclass(frozen=True)(type("Other", (ModelConfig,), {"kind": "other"}))

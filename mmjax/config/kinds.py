@@ -2,11 +2,15 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from mmjax import registry
 from mmjax.config.field_docs import field_docs
+from mmjax.config.field_values import describe, fitting, options_of, type_mistake
 from mmjax.errors import UserError, validate_choice
 from mmjax.evaluation.config import EvalConfig, SuiteConfig
 from mmjax.models import config as models
@@ -59,9 +63,27 @@ def added_fields(cls: type) -> dict[str, Any]:
     return classes
 
 
+def check_added() -> None:
+    """Checks the dataclasses of all that plugins have registered.
+
+    Raises:
+      UserError: naming the plugin's module, and the field.
+    """
+    for cls in EXTENSIBLE:
+        added_fields(cls)
+    for base, (known, _) in KINDS.items():
+        for kind in known.added():
+            _class_of(base, kind)
+
+
 @functools.cache
-def _check_class(cls: Any, origin: str) -> None:
-    """Checks that a plugin's dataclass is frozen, and documents and gives a default of every field.
+def _check_class(cls: Any, origin: str, *, is_part: bool = False) -> None:
+    """Checks that a plugin's dataclass is frozen, documents its fields, and that a config can hold them.
+
+    Args:
+      cls: the dataclass.
+      origin: kind, name and module of what it is of.
+      is_part: of a model, which has a kind; its fields need no default, and it may have groups by name or none.
 
     Raises:
       UserError: naming the field.
@@ -70,14 +92,60 @@ def _check_class(cls: Any, origin: str) -> None:
     if not cls.__dataclass_params__.frozen:
         raise UserError(f"{where} is not frozen; write @dataclass(frozen=True)")
     try:
-        docs = field_docs(cls)
+        docs, hints = field_docs(cls), typing.get_type_hints(cls)
     except (OSError, TypeError) as error:
         raise UserError(f"{where} has no source to read its documentation from; put it in a file") from error
+    except NameError as error:
+        raise UserError(f"{where}: a type is not known ({error})") from error
     for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if not field.init:
+            raise UserError(f"{where}: {field.name} has init=False, so no config can give it; make it a property")
+        if not has_default and not is_part:
             raise UserError(f"{where}: {field.name} has no default; give one")
         if field.name not in docs:
             raise UserError(f"{where}: {field.name} is not documented; write a line in quotes under it")
+        if hasattr(ConfigDict, field.name):
+            raise UserError(f"{where}: {field.name} is the name of a method of every group of fields; take another")
+        _check_field(field, hints[field.name], f"{where}: {field.name}", origin, is_part)
+    _check_default(cls, where)
+
+
+def _check_field(field: dataclasses.Field, expected: Any, where: str, origin: str, is_part: bool) -> None:
+    """Checks the type of a field, and that its default is of that."""
+    options = options_of(expected)
+    if groups := [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]:
+        if len(options) > 1 and not is_part:
+            raise UserError(f"{where}: {expected} may be a group or not; make it a group, with a field that says so")
+        if not any(issubclass(groups[0], base) for base in KINDS):
+            _check_class(groups[0], origin, is_part=is_part)
+        return
+    if typing.get_origin(expected) is Mapping and is_part:
+        expected = typing.get_args(expected)[1]
+        if dataclasses.is_dataclass(expected):
+            return
+    if mistake := type_mistake(expected):
+        raise UserError(
+            f"{where}: {mistake}; take bool, int, float, str, None, Literal of texts, tuples of these, or a dataclass"
+        )
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        default = field.default
+    if default is dataclasses.MISSING:
+        return
+    if not list(fitting(expected, default)):
+        raise UserError(f"{where}={default!r}, its default, wants {describe(expected)}")
+    if type(default) is int and int not in options_of(expected):  # ml_collections would then take integers alone
+        raise UserError(f"{where}={default!r}, its default, is an integer; write {float(default)}")
+
+
+def _check_default(cls: Any, where: str) -> None:
+    if all(field.default is not dataclasses.MISSING for field in dataclasses.fields(cls)):
+        try:
+            cls()
+        except Exception as error:
+            raise UserError(f"{where}: {cls.__name__}() fails: {type(error).__name__}: {error}") from error
 
 
 def plugin_groups(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, type]]:
@@ -123,7 +191,15 @@ def _class_of(base: type, kind: str) -> type:
             f"{known.kind} {kind!r} of {known.module(kind)} is registered with config={getattr(cls, '__name__', cls)};"
             f" its fields need a dataclass of {base.__name__} with kind = {kind!r}"
         )
+    if kind in known.added():
+        _check_class(cls, known.describe(kind), is_part=True)
+        if issubclass(cls, fusion.EncoderConfig) and not _is_tuple(cls.ranks, int):
+            raise UserError(f"{known.describe(kind)}: ranks={cls.ranks!r} of {cls.__name__} wants a tuple such as (2,)")
     return cls
+
+
+def _is_tuple(value: Any, of: type) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, of) for item in value)
 
 
 def class_of_kind(base: type, settings: Mapping[str, Any], field: str) -> type:

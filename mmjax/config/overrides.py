@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax.config import typed_groups
+from mmjax.config import field_values, typed_groups
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError, did_you_mean
 
@@ -84,7 +84,7 @@ def _add_default(group: Any, cls: type, config: ConfigDict, path: str) -> None:
 
 
 def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:
-    has_several_types = len(typed_groups.options_of(expected)) > 1
+    has_several_types = len(field_values.options_of(expected)) > 1
     if isinstance(current, str) and not has_several_types:
         return text.strip("'\"") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     try:
@@ -92,7 +92,7 @@ def _parse_value(field: str, text: str, current: Any, expected: Any) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if has_several_types:
-        wanted, values = typed_groups.describe(expected), list(typed_groups.fitting(expected, value))
+        wanted, values = field_values.describe(expected), list(field_values.fitting(expected, value))
         value, fits = (values[0], True) if values else (value, False)
     elif isinstance(current, tuple):
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,) if isinstance(value, str) else value
@@ -119,7 +119,7 @@ def _same_kind(value: tuple, current: tuple, expected: Any) -> bool:
     What else a tuple holds is checked where it is used.
     """
     if Ellipsis in typing.get_args(expected):
-        return any(True for _ in typed_groups.fitting(expected, value))
+        return any(True for _ in field_values.fitting(expected, value))
     if not current or not all(isinstance(item, (int, float)) for item in current):
         return True
     return len(value) == len(current) and all(type(item) in (int, float) for item in value)

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import ml_collections
 
 from mmjax import plugin_imports
-from mmjax.config.typed_groups import defaults, field_type, options_of, parse_group
+from mmjax.config import kinds
+from mmjax.config.field_values import options_of
+from mmjax.config.typed_groups import defaults, field_type, parse_group
 from mmjax.data.config import DataConfig
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.config import DecodingConfig, EvalConfig
@@ -91,6 +93,7 @@ def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDic
     """
     plugin_imports.import_installed()
     modules = plugin_imports.import_plugins(plugins)
+    kinds.check_added()
     # The model's fields stay those of its size: what a stored config lacks is what its classes have.
     model = two_tower.variant(variant) | {"init": ModelConfig.init}
     fields = {

@@ -14,16 +14,16 @@ from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.record import Source
 from mmjax.data.text.tokenizer import Tokenizer
-from mmjax.errors import UserError
+from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.evaluation import example_selection
 from mmjax.evaluation.config import EvaluationSettings
 from mmjax.evaluation.embedding import features
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
-from mmjax.evaluation.embedding.features import Embedder, ExampleStream, Features
+from mmjax.evaluation.embedding.features import Embedder, ExamplePass, Features
 from mmjax.evaluation.example_selection import Artifacts, Matching
 from mmjax.evaluation.results import Evaluation
 from mmjax.parallel import process_agreement
-from mmjax.tasks import capabilities
+from mmjax.tasks import capabilities, objective
 from mmjax.tasks.task import Task
 
 T = TypeVar("T")
@@ -137,9 +137,9 @@ class EvaluatedSource:
         """Its examples with all fields of their records, read by this process alone."""
         return EvalExamples(self.source, self.image_spec)
 
-    def stream(self, keep: Callable[[Any], T], examples: EvalExamples | None = None) -> ExampleStream[T]:
+    def stream(self, keep: Callable[[Any], T], examples: EvalExamples | None = None) -> ExamplePass[T]:
         """Examples in one pass, with what is kept of them; `self.examples` where none are given."""
-        return ExampleStream(self.progress(self.examples if examples is None else examples), keep)
+        return ExamplePass(self.progress(self.examples if examples is None else examples), keep)
 
     @property
     def embedder(self) -> Embedder:
@@ -220,6 +220,20 @@ class EvaluationTask:
     fallback_for: str = ""
     has_plain_metrics: bool = False
 
+    def __post_init__(self):
+        """Checks what a plugin may have written.
+
+        Raises:
+          UserError: naming the argument.
+        """
+        for name in ("needs", "taught", "reads"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise UserError(
+                    f"{name}={value!r} of an EvaluationTask wants a tuple of texts, such as ('embeddings',)"
+                )
+        validate_choice("by_default", self.by_default, ("never", "always", "where_possible"))
+
     @property
     def embeds(self) -> bool:
         """Whether it reads embeddings."""
@@ -248,7 +262,27 @@ def load(name: str, field: str = "eval.tasks") -> EvaluationTask:
         kind = info.__name__ if isinstance(info, type) else type(info).__name__
         module = registry.evaluations.module(name)
         raise UserError(f"evaluation {name!r} of {module} is {kind}; register an EvaluationTask, which has it inside")
+    if name in registry.evaluations.added():
+        _check_words(name, info)
     return info
+
+
+@functools.cache
+def _check_words(name: str, info: EvaluationTask) -> None:
+    """Checks that some model has what a plugin's evaluation names.
+
+    Raises:
+      UserError: none has, the nearest name is given.
+    """
+    served = objective.served()
+    for field, known in (("needs", [*capabilities.EMBEDDING, *capabilities.METHODS, *served]), ("taught", served)):
+        for word in getattr(info, field):
+            if word not in known:
+                near = did_you_mean(word, known)
+                message = (
+                    f"{field}={getattr(info, field)}: {word!r} is not known{near}; choose among {', '.join(known)}"
+                )
+                raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
 
 
 def make_evaluator(name: str, model: EvaluatedModel) -> Evaluator:

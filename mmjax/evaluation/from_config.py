@@ -18,8 +18,8 @@ from mmjax.evaluation import evaluation_task, example_selection, prompts, result
 from mmjax.evaluation.embedding import embedder, sharded_examples
 from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource
 from mmjax.evaluation.evaluators import attention_maps
-from mmjax.models.config import ImageTextConfig
 from mmjax.parallel import log
+from mmjax.tasks import config_queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +187,10 @@ class Evaluator:
     @functools.cached_property
     def _attention_maps(self) -> attention_maps.AttentionMapRenderer | None:
         """Made for the first report, as most evaluations are for none; None for a model without attention maps."""
-        model = self.config.model
-        if self.tokenizer is None or not isinstance(model, ImageTextConfig) or not self.task.available_attention_maps:
+        patch = config_queries.patch_size(self.config)
+        if self.tokenizer is None or not patch or not self.task.available_attention_maps:
             return None
-        return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer, model.image.patch_size)
+        return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer, patch)
 
     def _generated_text(self, names: Sequence[str]) -> Any:
         """The generated text of the last source's examples, where one of its evaluations generates any."""

@@ -11,7 +11,7 @@ from mmjax import plugin_imports, tasks
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
-from mmjax.models.config import ImageTextConfig
+from mmjax.models.config import ImageTextConfig, PatchesConfig, StreamConfig
 from mmjax.nn import embed
 from mmjax.tasks import capabilities
 
@@ -90,6 +90,8 @@ def _resize_positions(
       UserError: the size is no multiple of the patches'.
     """
     image = model.image
+    if not isinstance(image, (PatchesConfig, StreamConfig)):
+        raise UserError(f"image_size={image_size}: the images of model.kind={model.kind!r} have no patches to resample")
     if type(image_size) is not int or image_size < image.patch_size or image_size % image.patch_size:
         raise UserError(
             f"image_size={image_size} is not a multiple of the model's patches of {image.patch_size} pixels"

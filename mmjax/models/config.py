@@ -12,11 +12,17 @@ TextHead = Literal["none", "tied", "linear", "mlm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchesConfig(TowerConfig):
-    """A transformer over the patches of an image (arXiv:2010.11929)."""
+class ImageConfig:
+    """What reads images."""
 
     image_size: int
     """pixels of a side"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesConfig(ImageConfig, TowerConfig):
+    """A transformer over the patches of an image (arXiv:2010.11929)."""
+
     patch_size: int
     """pixels of a side of a patch"""
     class_token: bool = True
@@ -198,11 +204,9 @@ class StreamTextConfig(WordsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig(TowerConfig):
+class StreamConfig(ImageConfig, TowerConfig):
     """ViLT's layers, which read patches and words."""
 
-    image_size: int
-    """pixels of a side"""
     patch_size: int
     """pixels of a side of a patch"""
     class_token: bool = True
@@ -234,7 +238,7 @@ class ImageTextConfig(ModelConfig):
 
     hides_padding: ClassVar[bool] = False
 
-    image: PatchesConfig | StreamConfig
+    image: ImageConfig
     """the image tower"""
     text: TextConfig
     """the text tower"""

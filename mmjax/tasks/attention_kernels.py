@@ -5,7 +5,7 @@ from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
-from mmjax.models.config import ImageTextConfig, ModelConfig, PatchesConfig, StreamConfig, ViLTConfig
+from mmjax.models.config import ImageTextConfig, ModelConfig, PatchesConfig, StreamConfig
 from mmjax.nn import attention, tpu_tiles
 
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
@@ -50,7 +50,7 @@ def _suits_tpus(model: ModelConfig, tower: str, heads: int, device_kind: str) ->
     """Whether a tower is for the TPU's kernel: many tokens, of which none stands for nothing, and room on the chip."""
     if tower != "image" or not isinstance(model, ImageTextConfig):
         return False
-    if isinstance(model, ViLTConfig):  # which reads texts, with padding, beside the patches
+    if not isinstance(model.image, PatchesConfig):  # ViLT's, which reads texts, with padding, beside the patches
         return False
     tokens = image_tokens(model.image)
     needed = tpu_tiles.bytes_needed(tokens, heads, model.image.width // model.image.heads)

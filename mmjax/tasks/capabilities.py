@@ -7,6 +7,7 @@ from mmjax.errors import UserError
 from mmjax.tasks import objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
+METHODS = ("classify", "answer", "caption", "match")
 
 
 def capabilities(task: Any) -> tuple[str, ...]:

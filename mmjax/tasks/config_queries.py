@@ -6,7 +6,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.config.schema import RunConfig
-from mmjax.models.config import ImageTextConfig, TextConfig
+from mmjax.models.config import ImageTextConfig, PatchesConfig, StreamConfig, TextConfig
 from mmjax.models.fusion.config import FusedConfig
 
 
@@ -29,6 +29,12 @@ def image_size(config: RunConfig) -> int:
     if isinstance(model, FusedConfig) and model.image is not None:
         return model.image.image_size
     raise TypeError(f"model.kind={model.kind!r} has no images of its own")
+
+
+def patch_size(config: RunConfig) -> int:
+    """Pixels of a side of a patch of the image tower; 0 for a model without patches."""
+    image = config.model.image if isinstance(config.model, ImageTextConfig) else None
+    return image.patch_size if isinstance(image, (PatchesConfig, StreamConfig)) else 0
 
 
 def image_text_model(config: RunConfig) -> ImageTextConfig:

@@ -16,7 +16,6 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import generation, initialisation, make_model
-from mmjax.models.config import ImageTextConfig
 from mmjax.models.fusion import classifier
 from mmjax.models.fusion.config import FusedConfig
 from mmjax.nn import resize
@@ -64,7 +63,7 @@ class ModelOutputs:
         self.settings = objective.Settings(
             config.loss,
             tokenizer,
-            patch_size=model.image.patch_size if isinstance(model, ImageTextConfig) else 0,
+            patch_size=config_queries.patch_size(config),
             modality_dropout=model.modality_dropout,
         )
 

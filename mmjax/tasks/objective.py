@@ -252,6 +252,12 @@ def load(name: str) -> Objective:
     return objective
 
 
+def served() -> list[str]:
+    """All that some model may serve."""
+    classes = [registry.models.load(kind, where=kind) for kind in registry.models.added()]
+    return list(dict.fromkeys([*SERVES, *(word for cls in classes for word in getattr(cls, "serves", ()))]))
+
+
 @functools.cache
 def _check_words(name: str, objective: Objective) -> None:
     """Checks that some model has what a plugin's objective names.
@@ -259,16 +265,15 @@ def _check_words(name: str, objective: Objective) -> None:
     Raises:
       UserError: none has, the nearest name is given.
     """
-    classes = [registry.models.load(kind, where=kind) for kind in registry.models.added()]
-    served = dict.fromkeys([*SERVES, *(word for cls in classes for word in getattr(cls, "serves", ()))])
+    known = served()
     for field in ("needs", "taught"):
         for word in getattr(objective, field):
-            if word not in served:
-                near = did_you_mean(word, served)
+            if word not in known:
+                near = did_you_mean(word, known)
                 message = (
                     f"{'teaches' if field == 'taught' else field}={getattr(objective, field)}: no model serves {word!r}"
                 )
-                raise _wrong(name, objective, f"{message}{near}; choose among {', '.join(served)}")
+                raise _wrong(name, objective, f"{message}{near}; choose among {', '.join(known)}")
     heads = {field for cls in kinds.classes(ModelConfig).values() for field in cls.__dataclass_fields__}
     if objective.head and objective.head not in heads:
         near = did_you_mean(objective.head, heads)

@@ -55,7 +55,8 @@ def make_packer(config: RunConfig, mesh: jax.sharding.Mesh) -> Packer:
     # Of every product a group writes the gradient of the weights and adds it to the other groups': 12 D^2 a layer of 16
     # bytes or more. A token's activations are some 300 D bytes a layer, so that costs as much as D tokens.
     image, text = config_queries.image_text_model(config).image, config_queries.text_config(config)
-    width = text.width if isinstance(text, (TowerConfig, LSTMTextConfig)) else image.width
+    parts = (part.width for part in (text, image) if isinstance(part, (TowerConfig, LSTMTextConfig)))
+    width = next(parts, getattr(text, "width", 1))  # a plugin's may have none
     return LengthGrouper(groups, captions, pieces, context, _extra_tokens(config), width, devices * pieces)
 
 

@@ -213,7 +213,7 @@ def _file_of(tokenizer: str) -> bytes | None:
 
 def _patches(model: ModelConfig) -> PatchesConfig | StreamConfig:
     """The image tower of a model that has a position table for patches."""
-    if isinstance(model, ImageTextConfig):
+    if isinstance(model, ImageTextConfig) and isinstance(model.image, (PatchesConfig, StreamConfig)):
         return model.image
     raise TypeError(f"model.kind={model.kind!r} has no table {_POSITIONS}")
 

@@ -198,7 +198,8 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         validate_run.check_config(config, origins)
         if workdir is not None:
             resumed_run.check_workdir(config, workdir)
-        for note in (validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)):
+        notes = *plugin_imports.notes(), validate_run.note_unread(config, origins), tasks.note_on_crop(config, origins)
+        for note in notes:
             if note:
                 log.info(note)
     stored_frame = process_agreement.run_on_process_0(

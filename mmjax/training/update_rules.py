@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax import registry
-from mmjax.errors import UserError
+from mmjax.errors import UserError, validate_choice
 from mmjax.parallel import partition
 from mmjax.training import param_roles
 from mmjax.training.config import OptimizerConfig
@@ -28,6 +28,18 @@ class UpdateRule:
 
     make: Callable[[OptimizerConfig, Any], optax.GradientTransformation]
     reads: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Checks what a plugin may have written.
+
+        Raises:
+          UserError: `reads` is no tuple of fields of `optimizer`.
+        """
+        if not isinstance(self.reads, tuple):
+            raise UserError(f"reads={self.reads!r} of an UpdateRule wants a tuple of texts, such as ('b2',)")
+        known = [field.name for field in dataclasses.fields(OptimizerConfig)]
+        for name in self.reads:
+            validate_choice("reads", name, known)
 
 
 def load(name: str) -> UpdateRule:

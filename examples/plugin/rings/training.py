@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import optax
 
@@ -14,6 +14,7 @@ from mmjax.plugin import LogConfig, OptimizerConfig, UpdateRule, log_writers, op
 class AdanConfig:
     """What Adan (arXiv:2208.06677) has beside `optimizer.b1`, `b2` and `eps`."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"beta3": "b3"}  # what an older version of this plugin called it
     b3: float = 0.99
     """decay of the second moment; `b2` is that of the gradients' differences"""
 

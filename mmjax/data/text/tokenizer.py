@@ -18,6 +18,7 @@ from mmjax import plugin_calls, registry
 from mmjax.errors import UserError
 from mmjax.io import paths
 
+_SAMPLE = "a photo of a cat"
 FIELD = "data.tokenizer"
 
 Encode = Callable[[list[str]], list[list[int]]]
@@ -164,20 +165,39 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
         raise UserError(f"{where}: {kind} takes no {options[0]!r}; only json can have one, json+{options[0]}:PATH")
     if not form:
         with plugin_calls.calling(registry.tokenizers, kind, make, "make(spec, context_length) -> Tokenizer"):
-            tokenizer = make(spec, context_length)
-        return _checked(tokenizer, where)
+            tokenizer = _checked(make(spec, context_length), where)
+        if kind in registry.tokenizers.added():
+            _check_added(tokenizer, kind, make, context_length)
+        return tokenizer
     if not path:
         raise UserError(f"{where} lacks the path of its file; write {named}{form}")
     expects = "make(spec, context_length, path=..., content=...) -> Tokenizer"
     with plugin_calls.calling(registry.tokenizers, kind, make, expects):
-        tokenizer = make(spec, context_length, path=path, content=file)
-    return _checked(tokenizer, where)
+        tokenizer = _checked(make(spec, context_length, path=path, content=file), where)
+    if kind in registry.tokenizers.added():
+        _check_added(tokenizer, kind, make, context_length)
+    return tokenizer
 
 
 def _checked(tokenizer: Any, where: str) -> Tokenizer:
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{where}: what it names made a {type(tokenizer).__name__}, not a Tokenizer")
     return tokenizer
+
+
+def _check_added(tokenizer: Tokenizer, kind: str, make: Any, context_length: int) -> None:
+    """Checks what a plugin's tokenizer makes of a text.
+
+    Raises:
+      UserError: other numbers of ids than asked for, or ids that its vocabulary has not.
+    """
+    wrong = functools.partial(plugin_calls.wrong, registry.tokenizers, kind, make)
+    if tokenizer.context_length != context_length:
+        raise wrong(f"gives a Tokenizer of context_length={tokenizer.context_length}, not {context_length}")
+    with plugin_calls.calling(registry.tokenizers, kind, make, "encode(texts) -> lists of ids"):
+        ids, _ = tokenizer([_SAMPLE])
+    if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
+        raise wrong(f"{_SAMPLE!r} has an id of {max(ids.max(), -ids.min())}, but vocab_size={tokenizer.vocab_size}")
 
 
 def require_bos(tokenizer: Tokenizer, use: str) -> None:

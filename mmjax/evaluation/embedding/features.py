@@ -59,7 +59,7 @@ Examples = Callable[[Source], Iterable[Example]]
 T = TypeVar("T")
 
 
-class ExampleStream(Generic[T]):
+class ExamplePass(Generic[T]):
     """Examples in one pass, with what is needed of them afterwards set aside as they go by.
 
     Images are read once and not held; captions, labels and ids are.
@@ -142,7 +142,7 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
     """
     if not len(source):
         raise UserError(f"data.eval: {source.name!r} has no examples; name a source or split that has some")
-    stream = ExampleStream(examples(source), keep=lambda e: (list(e.captions), e.label, e.labels, int(e.id)))
+    stream = ExamplePass(examples(source), keep=lambda e: (list(e.captions), e.label, e.labels, int(e.id)))
     embeddings = embedder.images(decoded_image(example, source.name) for example in stream)
     count = len(stream.kept)
     if count != len(source):

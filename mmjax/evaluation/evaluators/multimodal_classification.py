@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
-from mmjax.evaluation.embedding.features import ExampleStream
+from mmjax.evaluation.embedding.features import ExamplePass
 from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.metrics.classification import classification_metrics
 
@@ -35,7 +35,7 @@ class MultimodalClassificationEvaluator:
         Modalities are arrays of any size, which are not sent around: every process reads all examples.
         """
         stream = data.stream(lambda example: int(example.label), data.local_examples)
-        rows = ExampleStream(map(self._row, stream), keep=lambda row: row[-1])
+        rows = ExamplePass(map(self._row, stream), keep=lambda row: row[-1])
         scores_by_pattern = self.runner.run(self.run, data.params, rows)
         labels, present = np.array(stream.kept), np.stack(rows.kept)
         metrics: dict[str, float] = {}

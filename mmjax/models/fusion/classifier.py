@@ -141,9 +141,14 @@ def make_encoder(
             " both alike"
         )
     cls = registry.encoders.load(kind, where=f"{field}.kind={kind!r}")
+    fixed: dict[str, Any] = {"dtype": dtype, "attention_impl": "xla"}
     if kind in registry.encoders.added():
-        check_fields(registry.encoders, kind, cls, {*settings, "dtype", "attention_impl"})
-    encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", dtype=dtype, attention_impl="xla")
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            message = "is no flax module; an encoder is one, called as encoder(x, valid, keys) -> Encoded"
+            raise plugin_calls.wrong(registry.encoders, kind, cls, f"{getattr(cls, '__name__', repr(cls))} {message}")
+        fixed = {name: value for name, value in fixed.items() if name in cls.__dataclass_fields__}
+        check_fields(registry.encoders, kind, cls, {*settings, *fixed})
+    encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", **fixed)
     if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
         raise UserError(
             f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"
