@@ -71,10 +71,10 @@ def measure(length, heads, mask, options):
     import jax
     import jax.numpy as jnp
 
-    from mmjax.nn import attention
+    from mmjax.nn import attention, attention_kernels
 
     device = jax.devices()[0]
-    best, obstacle = attention.choose_implementation("auto", device, jnp.bfloat16, heads, HEAD_DIM)
+    best, obstacle = attention_kernels.choose_implementation("auto", device, jnp.bfloat16, heads, HEAD_DIM)
     kernels = dict.fromkeys((best, "xla"))
     fields = dict(
         length=length,

@@ -207,13 +207,13 @@ def ours(options, folder, draft):
     from mmjax.data.image import transforms as transforms_lib
     from mmjax.data.loading import batches as batches_lib
     from mmjax.data.loading import example_transforms, train_examples
-    from mmjax.data.text import tokenizer as tokenizer_lib
+    from mmjax.data.text.make_tokenizer import make_tokenizer
 
     train = train_examples.TrainExamples(
         mixture.parse_mixture(f"wds:{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),
         seed=0,
         transform=example_transforms.PairTransform(
-            transforms_lib.ImageSpec(size=options.output_size, draft=draft), tokenizer_lib.make_tokenizer("clip", 77)
+            transforms_lib.ImageSpec(size=options.output_size, draft=draft), make_tokenizer("clip", 77)
         ),
     )
     return batches_lib.train_batches(
@@ -270,9 +270,10 @@ def peer(options, folder):
     wds: Any = importlib.import_module("webdataset")  # type checkers do not see what it exports
 
     torch.set_num_threads(1)
-    from mmjax.data.text import tokenizer as tokenizer_lib
 
-    tokenizer = tokenizer_lib.make_tokenizer("clip", 77)
+    from mmjax.data.text.make_tokenizer import make_tokenizer
+
+    tokenizer = make_tokenizer("clip", 77)
     preprocess, transforms = peer_transform(options.output_size)
     stages = [
         wds.ResampledShards(f"{folder}/{{00000..{SHARDS - 1:05d}}}.tar"),  # --dataset-resampled: never ends

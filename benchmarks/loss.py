@@ -70,9 +70,10 @@ def measure(options, overrides):
 
     from mmjax.objectives import contrastive
     from mmjax.parallel import mesh as mesh_lib
+    from mmjax.parallel.make_mesh import make_mesh
 
     devices = jax.devices() if len(jax.devices()) >= math.prod(shape) else jax.devices("cpu")
-    mesh = mesh_lib.make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), devices[: math.prod(shape)])
+    mesh = make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), devices[: math.prod(shape)])
     rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     versions = common.versions("jax", "jaxlib", "mmjax")
 

@@ -17,6 +17,7 @@ from mmjax.config import parse
 from mmjax.data.image import frames
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import check_batch, make_mesh
 from mmjax.plan import costs, hlo
 from mmjax.training import build_step, packing
 
@@ -139,8 +140,8 @@ class OurStep:
 
     def __init__(self, config: Any, shared: Shared, name: str, steps: int, options: Mapping[str, Any]):
         self.config, self._shared, self._steps = config, shared, steps
-        mesh = mesh_lib.make_mesh(parse(config).mesh)
-        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+        mesh = make_mesh(parse(config).mesh)
+        check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
         spec = tasks.make_image_spec(parse(config))
         shapes = tasks.batch_shapes(parse(config), mesh)
         side = shapes["image"].shape[1]

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from mmjax.data.bad_example import REASONS as REASONS
     from mmjax.data.bad_example import BadExample as BadExample
     from mmjax.data.record import Record as Record
-    from mmjax.data.record import Sharded as Sharded
-    from mmjax.data.record import Source as Source
-    from mmjax.data.record import SourceOptions as SourceOptions
     from mmjax.data.record import check_index as check_index
     from mmjax.data.record import stable_id as stable_id
+    from mmjax.data.source_protocols import Sharded as Sharded
+    from mmjax.data.source_protocols import Source as Source
+    from mmjax.data.source_protocols import SourceOptions as SourceOptions
     from mmjax.data.text.tokenizer import Tokenizer as Tokenizer
     from mmjax.errors import UserError as UserError
     from mmjax.errors import did_you_mean as did_you_mean
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from mmjax.tasks.objective import Settings as Settings
     from mmjax.training.config import LogConfig as LogConfig
     from mmjax.training.config import OptimizerConfig as OptimizerConfig
-    from mmjax.training.log_writers import LogWriter as LogWriter
+    from mmjax.training.metrics_log import LogWriter as LogWriter
     from mmjax.training.update_rules import UpdateRule as UpdateRule
     from mmjax.utils.random_streams import ExampleStream as ExampleStream
 
@@ -88,9 +88,9 @@ _MODULES = {
     "REASONS": "mmjax.data.bad_example",
     "BadExample": "mmjax.data.bad_example",
     "Record": "mmjax.data.record",
-    "Sharded": "mmjax.data.record",
-    "Source": "mmjax.data.record",
-    "SourceOptions": "mmjax.data.record",
+    "Sharded": "mmjax.data.source_protocols",
+    "Source": "mmjax.data.source_protocols",
+    "SourceOptions": "mmjax.data.source_protocols",
     "check_index": "mmjax.data.record",
     "stable_id": "mmjax.data.record",
     "Tokenizer": "mmjax.data.text.tokenizer",
@@ -154,7 +154,7 @@ _MODULES = {
     "Settings": "mmjax.tasks.objective",
     "LogConfig": "mmjax.training.config",
     "OptimizerConfig": "mmjax.training.config",
-    "LogWriter": "mmjax.training.log_writers",
+    "LogWriter": "mmjax.training.metrics_log",
     "UpdateRule": "mmjax.training.update_rules",
     "ExampleStream": "mmjax.utils.random_streams",
 }

@@ -389,13 +389,13 @@ evaluations = Registry(
         "linear_probe": f"{_EVALUATORS}.probe_tasks:LINEAR_PROBE",
     },
 )
-# `log.writers`, and what `log` switches on by other fields, see `training.log_writers`.
+# `log.writers`, and what `log` switches on by other fields, see `training.metrics_log`.
 log_writers = Registry(
     "log writer",
     {
-        "jsonl": "mmjax.training.log_writers:JSONLines",
-        "tensorboard": "mmjax.training.log_writers:TensorBoard",
-        "wandb": "mmjax.training.log_writers:WandB",
+        "jsonl": "mmjax.training.metrics_log:JSONLines",
+        "tensorboard": "mmjax.training.metrics_log:TensorBoard",
+        "wandb": "mmjax.training.wandb_writer:WandB",
     },
     fields="never",
 )

@@ -15,7 +15,7 @@ import pytest
 
 import mmjax
 from mmjax.config import parse, serialize
-from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import make_mesh
 from tests.helpers import runs
 
 
@@ -82,7 +82,7 @@ def assert_same_metrics(result, expected):
 @EVERY
 def test_parameters_and_what_they_say(name, devices, tmp_path):
     expected = unpack(name, tmp_path)
-    mesh = mesh_lib.make_mesh(parse(config_of(tmp_path)).mesh) if devices > 1 else None
+    mesh = make_mesh(parse(config_of(tmp_path)).mesh) if devices > 1 else None
     model = mmjax.load(tmp_path, mesh=mesh)
     if devices > 1:
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(model.params))

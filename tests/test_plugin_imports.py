@@ -17,7 +17,7 @@ from mmjax.cli import main
 from mmjax.config import load_recipe, schema
 from mmjax.config.suite_recipe import load_suite
 from mmjax.data.mixture import open_source
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.suite import jobs
 from tests.helpers import plugin_files, runs

@@ -13,7 +13,7 @@ from mmjax import plugin_imports
 from mmjax.cli import info
 from mmjax.config import schema, serialize
 from mmjax.data.mixture import open_source
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.inference import checkpoint_source
 from mmjax.training import resumed_run
 from tests.helpers import plugin_files, processes, runs

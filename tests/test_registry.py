@@ -13,7 +13,7 @@ import pytest
 from mmjax import registry
 from mmjax.config import kinds, schema
 from mmjax.data.mixture import open_source
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.models.config import ModelConfig
 from mmjax.registry import Registry

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.webdataset.build import build_index
 from mmjax.data.webdataset.index_file import MISSING, Shards, TarIndex
 from mmjax.data.webdataset.shard_list import ShardList, list_shards

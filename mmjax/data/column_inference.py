@@ -10,7 +10,8 @@ from typing import Any, overload
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES, make_class_record
-from mmjax.data.record import CaptionKeys, Record, SourceOptions, stable_id
+from mmjax.data.record import CaptionKeys, Record, stable_id
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError, did_you_mean
 
 IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes")

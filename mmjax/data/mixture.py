@@ -31,7 +31,8 @@ from typing import Any, Protocol, runtime_checkable
 from mmjax import plugin_calls, registry
 from mmjax.data.bad_example import BadExample
 from mmjax.data.config import DataConfig
-from mmjax.data.record import DEFAULT_OPTIONS, Source, SourceOptions, record_mistake
+from mmjax.data.record import record_mistake
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
 

@@ -12,7 +12,7 @@ from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.evaluation import example_selection

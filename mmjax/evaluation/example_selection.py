@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from mmjax.data.record import Record, Source
+from mmjax.data.record import Record
+from mmjax.data.source_protocols import Source
 from mmjax.evaluation.embedding.features import Examples, Features, decoded_image
 from mmjax.metrics import exact_dot
 

@@ -11,7 +11,7 @@ from mmjax import registry, tasks
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture
 from mmjax.data.image import transforms
-from mmjax.data.record import Source, SourceOptions
+from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, example_selection, prompts, results, task_choice

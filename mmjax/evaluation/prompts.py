@@ -19,7 +19,8 @@ from importlib import resources
 from typing import Any
 
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
-from mmjax.data.record import MayBeMultilabel, Record, Source
+from mmjax.data.record import Record
+from mmjax.data.source_protocols import MayBeMultilabel, Source
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.evaluators.zero_shot import Templates, class_prompts
 from mmjax.io import paths

@@ -5,7 +5,8 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.data.bad_example import BadExample
-from mmjax.data.record import MayBeMultilabel, Record, Source
+from mmjax.data.record import Record
+from mmjax.data.source_protocols import MayBeMultilabel, Source
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task
 from mmjax.evaluation.config import EvaluationSettings

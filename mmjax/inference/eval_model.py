@@ -21,7 +21,8 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError, did_you_mean
 from mmjax.inference.checkpoint_source import OpenedCheckpoint, RunCheckpoint, open_checkpoint
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import plugin_agreement, process_agreement
+from mmjax.parallel import process_agreement
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import capabilities
 
 # What a process does with its machine. A workdir may come from somebody else, so its own values are not taken.
@@ -133,7 +134,7 @@ def open_workdir(checkpoint: RunCheckpoint) -> EvalModel:
     Raises:
       UserError: the checkpoint is gone, or the devices do not fit the config.
     """
-    plugin_agreement.check_same_plugins()
+    process_agreement.check_same_plugins()
     checkpoint.log_notes()
     with process_agreement.raise_on_all():
         task, mesh, shardings = _make_task(checkpoint)
@@ -164,7 +165,7 @@ def open_model(
     Raises:
       UserError: as `mmjax.load`, or an override of a field that describes the model.
     """
-    plugin_agreement.check_same_plugins()
+    process_agreement.check_same_plugins()
     with process_agreement.raise_on_all():
         checkpoint = open_checkpoint(path, tokenizer=tokenizer, settings=settings, from_flags=True)
         checkpoint.log_notes()
@@ -184,7 +185,7 @@ def open_model(
 
 def _make_task(checkpoint: OpenedCheckpoint) -> tuple[tasks.Task, Mesh, Mapping[str, Sharding]]:
     """The task over the mesh of the config, that mesh, and where the task's parameters belong."""
-    mesh = mesh_lib.make_mesh(checkpoint.config.mesh)
+    mesh = make_mesh(checkpoint.config.mesh)
     return checkpoint.make_task(mesh, checkpoint.tokenizer), mesh, checkpoint.shardings(mesh)
 
 

@@ -7,7 +7,7 @@ import jax
 
 from mmjax import __version__, tasks
 from mmjax.config.typed_groups import to_dict
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, from_config, metric_columns, task_choice
 from mmjax.evaluation import results as results_lib
@@ -20,7 +20,7 @@ from mmjax.inference.eval_model import EvalModel
 from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
-from mmjax.training import log_writers
+from mmjax.training import metrics_log
 
 
 def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def _render_suite_report(
 
 def _history(workdir: Any) -> list[dict[str, Any]]:
     """The lines of the run's log; none for a model that is no workdir."""
-    return [] if workdir is None else log_writers.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
+    return [] if workdir is None else metrics_log.MetricsFile(paths.as_path(workdir) / "metrics.jsonl").lines()
 
 
 def _count_prompts(source: Source) -> int:

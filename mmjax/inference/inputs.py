@@ -12,12 +12,12 @@ from PIL import Image, ImageOps
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
-from mmjax.data.loading.example_transforms import ModalityTransform
+from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import generation
 from mmjax.models.config import TextConfig
-from mmjax.utils import end_of_text
 
 # Fields of `Decoding` that belong to one method.
 _OF_METHOD = {"beams": "beam", "length_penalty": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
@@ -204,8 +204,8 @@ def to_token_ids(ids: np.ndarray, text: TextConfig) -> tuple[np.ndarray, np.ndar
         raise UserError(f"texts: ids from {ids.min()} to {ids.max()}; the model has 0 to {text.vocab_size - 1}")
     if text.eos_id is None:
         return ids.astype(np.int32), np.ones(ids.shape, bool)
-    end = end_of_text.position(ids, text.eos_id)
-    if text.eos_id != end_of_text.LARGEST_ID:
+    end = end_of_text_position(ids, text.eos_id)
+    if text.eos_id != LARGEST_ID:
         end = np.where((ids == text.eos_id).any(axis=1), end, ids.shape[1])
     return ids.astype(np.int32), np.arange(ids.shape[1]) <= end[:, None]
 

@@ -12,7 +12,7 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
 from mmjax.models.config import ImageTextConfig, PatchesConfig, StreamConfig
-from mmjax.nn import embed
+from mmjax.nn import positions
 from mmjax.tasks import capabilities
 
 _POSITIONS = "image/position_embedding"
@@ -40,7 +40,7 @@ def load(
       tokenizer: as `data.tokenizer` has it, such as `sentencepiece:FILE`, where none lies beside the weights.
       precision: compute type of the towers, `float32` or `bfloat16`; a run's own, and else float32.
       batch_size: rows at a time.
-      mesh: of `mmjax.parallel.mesh.make_mesh`: the partition rules place every array as it is read, and no device
+      mesh: of `mmjax.parallel.make_mesh`: the partition rules place every array as it is read, and no device
         holds all of a model that is too large for it.
       plugins: modules of others that register what the model was made with; a checkpoint imports none by itself.
       **settings: those that the files of another library do not hold, such as `activation="quick_gelu"`; for one tower,
@@ -98,7 +98,7 @@ def _resize_positions(
         )
     old, new = (side // image.patch_size for side in (image.image_size, image_size))
     table = params["image"]["position_embedding"]
-    table = embed.resample_positions(table, (old, old), (new, new), prefix=int(image.class_token))
+    table = positions.resample_positions(table, (old, old), (new, new), prefix=int(image.class_token))
     shapes, config = {**checkpoint.shapes, _POSITIONS: table.shape}, checkpoint.config
     table = jax.device_put(table, checkpoint_source.param_shardings(shapes, config.mesh, mesh)[_POSITIONS])
     model = dataclasses.replace(model, image=dataclasses.replace(image, image_size=image_size))

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float32
 from mmjax import tasks
 from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
-from mmjax.data.loading.example_transforms import AnswerTransform, ModalityTransform
+from mmjax.data.loading.modality_transform import ModalityTransform
+from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib

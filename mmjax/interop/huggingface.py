@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, param_names, published_towers
 from mmjax.interop.param_names import Row
 from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
-from mmjax.utils import end_of_text
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -143,7 +143,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
         settings["embed_dim"] = config.get("projection_dim", 512)
         # 2 is from before the field meant anything: such models pool at the largest id, an added token's too.
         eos = text["eos_token_id"]
-        settings["text"]["eos_id"] = end_of_text.LARGEST_ID if eos == _LARGEST_ID else eos
+        settings["text"]["eos_id"] = LARGEST_ID if eos == _LARGEST_ID else eos
     else:
         settings["embed_dim"] = vision["hidden_size"]
         size = text.get("projection_size") or text["hidden_size"]
@@ -236,7 +236,7 @@ def to_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     )
     vision_config |= dict(image_size=image["image_size"], patch_size=image["patch_size"], num_channels=3)
     text_config |= dict(vocab_size=text["vocab_size"], max_position_embeddings=text["context_length"])
-    eos = _LARGEST_ID if text["eos_id"] == end_of_text.LARGEST_ID else text["eos_id"]
+    eos = _LARGEST_ID if text["eos_id"] == LARGEST_ID else text["eos_id"]
     text_config |= dict(eos_token_id=eos, bos_token_id=None, pad_token_id=None)
     if family == "clip":
         if text["vocab_size"] == 49408:

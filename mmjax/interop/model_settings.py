@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.interop import published_towers
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants import two_tower
 from mmjax.nn import pool
 from mmjax.nn.layers import ACTIVATIONS
-from mmjax.utils import end_of_text
 
 Settings = dict[str, Any]
 TOWERS = ("image", "text")
@@ -183,7 +183,7 @@ def _check_consistent(settings: Settings, path: Any) -> None:
         raise UserError(f"{path}: image.image_size={image['image_size']} is less than a patch")
     if image["pool"] == "mean" and image["class_token"]:
         raise UserError(f"{path}: image.pool='mean' beside a class token (CLIPA) is not read; mmjax has 'cls'")
-    if text["pool"] == "eos" and not end_of_text.LARGEST_ID <= text["eos_id"] < text["vocab_size"]:
+    if text["pool"] == "eos" and not LARGEST_ID <= text["eos_id"] < text["vocab_size"]:
         raise UserError(
             f"{path}: text.eos_id={text['eos_id']} is none of the {text['vocab_size']} ids, and texts are pooled there"
         )
@@ -244,6 +244,6 @@ def resolve_eos_id(settings: Mapping[str, Any]) -> dict[str, Any]:
     A vocabulary of CLIP's kind ends with the end-of-text token: a tower that pools there by its id and one that pools
     at the largest id compute the same of every text that has it.
     """
-    if settings.get("eos_id") != end_of_text.LARGEST_ID:
+    if settings.get("eos_id") != LARGEST_ID:
         return dict(settings)
     return dict(settings) | {"eos_id": settings["vocab_size"] - 1}

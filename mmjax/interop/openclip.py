@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, param_names, timm_siglip
 from mmjax.interop.param_names import Row
 from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
-from mmjax.utils import end_of_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def from_config(config: Mapping[str, Any], path: Any) -> model_settings.Settings
         projection="none" if projection != "linear" else "bias" if text.get("proj_bias") else "linear",
     )
     if pool != "last":
-        settings["text"]["eos_id"] = text.get("eos_id", 2) if pool == "eos" else end_of_text.LARGEST_ID
+        settings["text"]["eos_id"] = text.get("eos_id", 2) if pool == "eos" else LARGEST_ID
     return settings
 
 
@@ -218,7 +218,7 @@ def to_config(settings: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> 
     words = dict(context_length=text["context_length"], vocab_size=text["vocab_size"], width=text["width"])
     words |= dict(heads=text["heads"], layers=text["depth"]) | _mlp_ratio("text", text)
     if text["pool"] != "eos" or text["eos_id"] not in (
-        end_of_text.LARGEST_ID,
+        LARGEST_ID,
         text["vocab_size"] - 1,
     ):  # argmax, its default
         words |= pools[text["pool"]]

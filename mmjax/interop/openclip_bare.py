@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.interop import model_settings, openclip, published_towers, timm_siglip
 from mmjax.interop.tensor_files import Tensors
-from mmjax.utils import end_of_text
 
 # What OpenAI's archives hold beside the parameters, and no other library's files do.
 _OPENAI = ("input_resolution", "context_length", "vocab_size")
@@ -45,7 +45,7 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     if is_openai:
         for tower in (image, text):
             tower |= dict(activation="quick_gelu", norm_eps=1e-5)
-        text |= dict(causal=True, pool="eos", eos_id=end_of_text.LARGEST_ID)
+        text |= dict(causal=True, pool="eos", eos_id=LARGEST_ID)
         image["image_size"] = image["patch_size"] * _side(tensors)
     elif not naming.timm and not image["pre_norm"]:
         if vocab_size == _CLIPA_VOCAB:

@@ -8,7 +8,7 @@ SigLIP and SigLIP 2, and those that Hugging Face's CLIPModel and SiglipModel hav
 import dataclasses
 from typing import Any
 
-from mmjax.utils import end_of_text
+from mmjax.data.text.tokenizer import LARGEST_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ _PIXELS = {
 }
 
 # Settings of a text tower by the size of its vocabulary.
-_CLIP_TEXT = dict(causal=True, pool="eos", eos_id=end_of_text.LARGEST_ID)
+_CLIP_TEXT = dict(causal=True, pool="eos", eos_id=LARGEST_ID)
 _SIGLIP_TEXT = dict(causal=False, pool="last")
 _VOCABULARIES: dict[str, dict[int, dict[str, Any]]] = {
     "clip": {
@@ -141,7 +141,7 @@ def tokenizer(size: int) -> dict[str, Any]:
 def missing_text_settings(family: str, size: int) -> dict[str, MissingSetting]:
     """The settings that the user must give where the vocabulary is not known."""
     is_clip = family == "clip"
-    largest = f"{end_of_text.LARGEST_ID} for the largest of each text"
+    largest = f"{LARGEST_ID} for the largest of each text"
     return dict(
         causal=MissingSetting(str(is_clip), f"no published model has {size} ids"),
         pool=MissingSetting('"eos"' if is_clip else '"last"'),

@@ -13,12 +13,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from mmjax.data.text.tokenizer import end_of_text_position
 from mmjax.errors import UserError, did_you_mean
-from mmjax.nn import attention, embed, pool, transformer
+from mmjax.nn import attention, pool, transformer
+from mmjax.nn import layers as layers_lib
+from mmjax.nn import positions as positions_lib
 from mmjax.nn.layers import add_parameter, broadcast_parameter, fold_keys, layer_norm
 from mmjax.parallel import packing
-from mmjax.parallel.activation_sharding import embedding_lookup
-from mmjax.utils import end_of_text
+from mmjax.parallel.mesh import embedding_lookup
 from mmjax.utils.random_streams import EncoderStream
 
 M = TypeVar("M", bound=nn.Module)
@@ -177,11 +179,12 @@ class VisionTransformer(TransformerTower, kw_only=True):
         if self.crop_to_patches:
             height, width = (size // self.patch_size * self.patch_size for size in images.shape[1:3])
             images = images[:, :height, :width]
-        x = embed.PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype, name="patch_embed")(images)
+        x = layers_lib.PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype, name="patch_embed")(images)
         shape = (side * side + prefix, self.width)
         table = self.param("position_embedding", nn.initializers.normal(std), shape, jnp.float32)
         grid = (images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
-        table = embed.resample_positions(table, (side, side), grid, prefix=prefix)
+        if grid != (side, side):
+            table = positions_lib.resample_positions(table, (side, side), grid, prefix=prefix)
         x = add_parameter(x, table[prefix:])
         x = drop_patches(x, self.patch_dropout, fold_keys(keys, EncoderStream.EMBEDDING))
         if self.class_token:
@@ -220,7 +223,7 @@ class TextTransformer(TransformerTower, kw_only=True):
       causal: each token sees itself and those before it.
       mask_padding: padding is not attended to. CLIP and SigLIP leave this off, as the originals do.
       eos_id: id of the end-of-text token, whose first position `Encoded.eos` holds; -1 for the largest id of each text,
-        see `mmjax.utils.end_of_text`.
+        see `mmjax.data.text.tokenizer`.
       Others as in `TransformerTower`.
     """
 
@@ -265,7 +268,7 @@ class TextTransformer(TransformerTower, kw_only=True):
         token_embedding = self.param("token_embedding", init(0.02), shape, jnp.float32)
         shape = (self.context_length, self.width)
         position_embedding = self.param("position_embedding", init(0.01), shape, jnp.float32)
-        eos = end_of_text.position(text, self.eos_id)
+        eos = end_of_text_position(text, self.eos_id)
         norm = layer_norm(self.norm_eps, self.dtype, "norm")
         if packed is not None:
             ids, positions, segment = packing.pack(text, eos, packed, nothing=self.vocab_size)

@@ -10,8 +10,8 @@ from mmjax.models import encoders
 from mmjax.nn import attention, layers, transformer
 from mmjax.nn.kv_cache import Cache
 from mmjax.nn.layers import ACTIVATIONS, Dense, dense_float32, layer_norm, multiply
-from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
 from mmjax.parallel.gather_rows import take_rows
+from mmjax.parallel.mesh import embedding_lookup, replicate_param
 from mmjax.utils.random_streams import EncoderStream
 
 HEADS = ("none", "tied", "linear", "mlm")

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mmjax.models.encoders import Encoded
 from mmjax.nn.layers import Dense, dropout, fold_keys
 from mmjax.nn.lstm import LSTM, LSTMCarry
-from mmjax.parallel.activation_sharding import embedding_lookup
 from mmjax.parallel.gather_rows import take_rows
+from mmjax.parallel.mesh import embedding_lookup
 from mmjax.utils.random_streams import LSTMCaptionerStream, LSTMReadoutStream
 
 

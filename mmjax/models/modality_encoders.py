@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import validate_choice
 from mmjax.models.encoders import Encoded, TransformerTower
-from mmjax.nn import attention, embed, modality_embed
+from mmjax.nn import attention, modality_embed
+from mmjax.nn import positions as positions_lib
 from mmjax.nn.layers import ACTIVATIONS, Dense, add_parameter, broadcast_parameter, fold_keys, layer_norm
 from mmjax.utils.random_streams import EncoderStream
 
@@ -90,7 +91,7 @@ def resample_time_positions(
     if new[0] < grid[0]:
         rest = len(table[prefix:]) // grid[0]
         table, grid = table[: prefix + new[0] * rest], (new[0], *grid[1:])
-    return embed.resample_positions(table, grid, new, prefix=prefix)
+    return positions_lib.resample_positions(table, grid, new, prefix=prefix)
 
 
 class VideoTransformer(ModalityTower, kw_only=True):
@@ -142,10 +143,10 @@ class VideoTransformer(ModalityTower, kw_only=True):
         prefix = len(self.learned_tokens())
         if validate_choice("positions", self.positions, ("factorised", "joint")) == "joint":
             table = self.learned("position_embedding", prefix + grid[0] * side * side)
-            return embed.resample_positions(table, grid, new, prefix=prefix)
+            return positions_lib.resample_positions(table, grid, new, prefix=prefix)
         space = self.learned("position_embedding", prefix + side * side)
-        space = embed.resample_positions(space, grid[1:], new[1:], prefix=prefix)
-        time = embed.resample_positions(self.learned("time_embedding", grid[0]), grid[:1], new[:1])
+        space = positions_lib.resample_positions(space, grid[1:], new[1:], prefix=prefix)
+        time = positions_lib.resample_positions(self.learned("time_embedding", grid[0]), grid[:1], new[:1])
         both = (time[:, None] + space[prefix:]).reshape(-1, self.width)
         return jnp.concatenate([space[:prefix], both])
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Key
 from mmjax.errors import UserError
 from mmjax.models import encoders, heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded
-from mmjax.nn import attention, embed, layers
+from mmjax.nn import attention, layers
 from mmjax.nn.layers import add_parameter, broadcast_parameter, dense_float32, layer_norm
 from mmjax.utils.random_streams import EncoderStream, ExampleStream
 
@@ -35,7 +35,7 @@ class Stream(encoders.TransformerTower, kw_only=True):
 
     def setup(self):
         init = nn.initializers.normal(self.width**-0.5)
-        self.patch_embed = embed.PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype)
+        self.patch_embed = layers.PatchEmbed(self.width, self.patch_size, self.patch_bias, self.dtype)
         self.position_embedding = self.param("position_embedding", init, (self.tokens, self.width), jnp.float32)
         if self.class_token:
             self.first = self.param("class_token", init, (self.width,), jnp.float32)

@@ -1,6 +1,6 @@
-"""Multi-head attention, its masks and its cache of keys and values."""
+"""Multi-head self-attention, its masks and its cache of keys and values."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.layers import ATTENTION_OUTPUT, Dense, LayerNorm
-from mmjax.nn.tpu_tiles import group_of_heads
-from mmjax.parallel.activation_sharding import shard_activation, traced_mesh
+from mmjax.parallel.mesh import shard_activation, traced_mesh
 
-IMPLEMENTATIONS = ("auto", "cudnn", "pallas", "xla")
 Kernel = Literal["cudnn", "pallas", "xla"]
 DotProductKernel = Literal["cudnn", "xla"]
 
@@ -141,46 +139,6 @@ def attention_weights(
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1), 0.0)
 
 
-def choose_implementation(wanted: str, device: Any, dtype: DTypeLike, heads: int, head_dim: int) -> tuple[str, str]:
-    """Chooses the attention kernel for a kind of device.
-
-    Args:
-      wanted: a name in `IMPLEMENTATIONS`; `auto` takes cuDNN's or, on a TPU, mmjax's own (`tpu_attention`, which is
-        written in jax's Pallas) where they apply.
-      device: one of those that will run it.
-      dtype: compute type.
-      heads: how many.
-      head_dim: width of a head.
-
-    Returns:
-      `cudnn`, `pallas` or `xla`, and what keeps a fused kernel from applying ('' when nothing does). `pallas` is for
-      the shapes and masks that it knows; `SelfAttention` takes XLA's for the others.
-    """
-    fused = {"cudnn": "cudnn", "pallas": "pallas"}.get(wanted, "pallas" if device.platform == "tpu" else "cudnn")
-    reasons = []
-    if fused == "cudnn" and not _has_cudnn_attention(device):
-        reasons.append("needs an NVIDIA GPU of compute capability 8.0 or newer")
-    if fused == "pallas" and device.platform != "tpu":
-        reasons.append("needs a TPU")
-    if dtype != jnp.bfloat16 and (fused == "pallas" or dtype != jnp.float16):
-        reasons.append("computes in bfloat16 only")
-    if fused == "cudnn" and (head_dim % 8 or head_dim > 128):
-        reasons.append(f"wants heads of at most 128 and a multiple of 8, not {head_dim}")
-    if fused == "pallas" and not (head_dim % 8 == 0 and 64 <= head_dim <= 128 and group_of_heads(heads, head_dim)):
-        reasons.append(f"wants heads of 64 to 128, a multiple of 8, that fill lanes of 128, not {heads} of {head_dim}")
-    obstacle = "; ".join(reasons)
-    return ("xla" if wanted == "xla" or obstacle else fused), obstacle
-
-
-def _has_cudnn_attention(device: Any) -> bool:
-    if device.platform != "gpu":
-        return False
-    try:
-        return float(device.compute_capability) >= 8.0
-    except (AttributeError, ValueError):  # AMD's are names
-        return False
-
-
 def padded_length(length: int, implementation: str) -> int:
     """How many tokens to give a transformer of `length`, so that its kernel applies.
 
@@ -189,8 +147,8 @@ def padded_length(length: int, implementation: str) -> int:
     return length + length % 2 if implementation == "cudnn" else length
 
 
-class _Attention(nn.Module):
-    """Self-attention and cross-attention, as far as they are alike.
+class MultiHeadAttention(nn.Module):
+    """Self-attention and `CrossAttention`, as far as they are alike.
 
     Attributes:
       heads: H; the queries' width is divided among them.
@@ -205,12 +163,14 @@ class _Attention(nn.Module):
     implementation: Kernel = "xla"
     qk_norm: bool = False
 
-    def _normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
+    def normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
+        """Queries or keys, with `qk_norm` normalised."""
         if not self.qk_norm:
             return x
         return LayerNorm(1e-6, self.dtype, use_bias=False, name=name)(x)
 
-    def _attend(self, q, k, v, spec, implementation, width):
+    def attend(self, q, k, v, spec, implementation, width):
+        """The output [B, T, D] of queries, keys and values; their weights are sown where somebody collects them."""
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, spec))
         return self._project_heads(checkpoint_name(attend(q, k, v, spec, implementation), ATTENTION_OUTPUT), width)
@@ -220,7 +180,7 @@ class _Attention(nn.Module):
         return Dense(width, axes=2, std=self.out_std, dtype=self.dtype, name="out")(y)
 
 
-class SelfAttention(_Attention):
+class SelfAttention(MultiHeadAttention):
     """Multi-head self-attention with one fused projection.
 
     Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K]; `out` kernel [H, K, D] and bias [D]; with `qk_norm`,
@@ -267,13 +227,13 @@ class SelfAttention(_Attention):
             spec, implementation = spec.replace(chosen=chosen), "xla"
         # Each `tensor` device has its own heads.
         q, k, v = (shard_activation(part, None, "tensor", None) for part in parts)
-        q, keys_values = self._normed(q, "q_norm"), KVCache(self._normed(k, "k_norm"), v)
+        q, keys_values = self.normed(q, "q_norm"), KVCache(self.normed(k, "k_norm"), v)
         if cached is not None:
             if index is None:
                 raise ValueError("new keys and values need an index in the cache")
             keys_values = cached.insert(index, keys_values)
             implementation = "xla"  # one query is no work for a fused kernel
-        return self._attend(q, *keys_values, spec, implementation, width), keys_values
+        return self.attend(q, *keys_values, spec, implementation, width), keys_values
 
     def _is_fused(self, x, spec, mesh) -> bool:
         """Whether the kernel for TPUs computes this call."""
@@ -293,44 +253,7 @@ class SelfAttention(_Attention):
         parts = qkv.reshape(*qkv.shape[:2], 3, self.heads, -1)
         q, k, v = (parts[:, :, i] for i in range(3))
         if self.qk_norm:
-            q, k = self._normed(q, "q_norm"), self._normed(k, "k_norm")
+            q, k = self.normed(q, "q_norm"), self.normed(k, "k_norm")
             qkv = jnp.stack((q, k, v), axis=2)
         y = checkpoint_name(tpu_attention.fused_attention(qkv, self.heads, causal, mesh), ATTENTION_OUTPUT)
         return self._project_heads(y.reshape(v.shape), y.shape[-1]), KVCache(k, v)
-
-
-class CrossAttention(_Attention):
-    """Multi-head attention of queries over a memory of any width.
-
-    Parameters: `q` kernel [D, H, K]; `kv` kernel [Dm, 2, H, K]; `out` kernel [H, K, D]; each with its bias; with
-    `qk_norm`, `q_norm` and `k_norm` scale [K].
-    """
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        memory: Float[Array, "B S Dm"] | None,
-        spec: AttentionSpec,
-        cached: KVCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], KVCache]:
-        """Attends to `memory`, or to its keys and values as an earlier call returned them; always by XLA's kernel.
-
-        Returns:
-          The output, and the memory's keys and values.
-
-        Raises:
-          ValueError: neither a memory nor its keys and values.
-        """
-        width = x.shape[-1]
-        head_dim = width // self.heads
-        q = Dense((self.heads, head_dim), std=width**-0.5, dtype=self.dtype, name="q")(x)
-        if cached is None:
-            if memory is None:
-                raise ValueError("cross-attention needs a memory, or its keys and values")
-            std = memory.shape[-1] ** -0.5
-            kv = Dense((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
-            k, v = (shard_activation(kv[:, :, i], None, "tensor", None) for i in range(2))
-            cached = KVCache(self._normed(k, "k_norm"), v)
-        q = self._normed(shard_activation(q, None, "tensor", None), "q_norm")
-        return self._attend(q, *cached, spec, "xla", width), cached

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.nn import attention, layers
+from mmjax.nn.cross_attention import CrossAttention
 from mmjax.nn.kv_cache import LayerCache
 from mmjax.nn.layers import Mlp, layer_norm
-from mmjax.parallel.activation_sharding import row_major, shard_activation
+from mmjax.parallel.mesh import row_major, shard_activation
 from mmjax.utils.random_streams import BranchStream
 
 _ALL = slice(None)
@@ -66,12 +68,23 @@ class _BranchNoise(NamedTuple):
         """A branch's output with its noise; each segment has another."""
         y = layers.dropout(shard_activation(y), self.dropout, self._keys(stream, segment), self.chosen, self.length)
         if self.drop_path:
-            y = layers.drop_path(y, self.drop_path * self.depth_fraction, self._keys(stream + 1, segment))
+            y = drop_path(y, self.drop_path * self.depth_fraction, self._keys(stream + 1, segment))
         return y
 
     def _keys(self, number, segment):
         keys = layers.fold_keys(self.keys, number)
         return layers.fold_keys(keys, segment) if segment else keys
+
+
+def drop_path(
+    x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Key[Array, " B"] | None
+) -> Float[Array, "B ..."]:
+    """Stochastic depth: zeroes a whole residual branch of an example with probability `rate` (arXiv:1603.09382)."""
+    if keys is None:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    keep = keep.reshape((-1,) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -135,9 +148,7 @@ class Block(nn.Module):
         return self._add(x, y, "norm1", noise, BranchStream.ATTENTION), cache
 
     def _cross_attend(self, x, cache, inputs, noise):
-        attend = attention.CrossAttention(
-            self.heads, self.out_std, self.dtype, qk_norm=self.qk_norm, name="cross_attention"
-        )
+        attend = CrossAttention(self.heads, self.out_std, self.dtype, qk_norm=self.qk_norm, name="cross_attention")
         y, memory = self._branch_input(x, "norm_cross", self._first_segment), inputs.memory
         if self.cross_mlp and memory is not None:
             memory = self._layer_norm("norm_memory")(memory)

@@ -1,4 +1,4 @@
-"""Elementary layers: dense, layer norm, the MLP of a transformer layer, dropout.
+"""Elementary layers: dense, patches of an image, layer norm, the MLP of a transformer layer, dropout.
 
 Backward passes keep little, and give float32 gradients of float32 parameters, whatever the compute type. Dropout takes
 one random key an example, which meets the same noise however the batch is split into microbatches or over devices.
@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from mmjax.parallel.activation_sharding import is_traced_for_gpu, shard_activation
+from mmjax.parallel.mesh import is_traced_for_gpu, replicate_param, shard_activation
 from mmjax.utils.custom_gradient import custom_vjp
 
 # Names for the policies of what is computed again in the backward pass: jax's own look for matrix products does not see
@@ -147,6 +147,32 @@ def dense_float32(features: int, **settings: Any) -> Dense:
     number would be off by up to 0.4 %.
     """
     return Dense(features, out_dtype=jnp.float32, **settings)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping image patches through one linear map.
+
+    Parameters: kernel [P, P, C, D] (as a convolution's HWIO), optional bias [D].
+    """
+
+    width: int
+    patch_size: int
+    use_bias: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
+        p = self.patch_size
+        batch, height, width, channels = images.shape
+        if height % p or width % p:
+            raise ValueError(f"an image of {height}x{width} pixels does not divide into patches of {p} pixels")
+        init = nn.initializers.normal((p * p * channels) ** -0.5)
+        kernel = self.param("kernel", init, (p, p, channels, self.width), jnp.float32)
+        patches = images.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
+        x = multiply(patches, replicate_param(kernel), 3).reshape(batch, -1, self.width)
+        if self.use_bias:
+            x = add_parameter(x, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
+        return x
 
 
 # -- layer norm --------------------------------------------------------------------------------------------------------
@@ -362,15 +388,4 @@ def dropout(
     else:
         draw = lambda key, token: jax.random.bernoulli(key, 1.0 - rate, (length, *x.shape[2:]))[token][None]
         keep = jax.vmap(draw)(keys, chosen)
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
-
-
-def drop_path(
-    x: Float[Array, "B ..."], rate: float | Float[Array, ""], keys: Key[Array, " B"] | None
-) -> Float[Array, "B ..."]:
-    """Stochastic depth: zeroes a whole residual branch of an example with probability `rate` (arXiv:1603.09382)."""
-    if keys is None:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
-    keep = keep.reshape((-1,) + (1,) * (x.ndim - 1))
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)

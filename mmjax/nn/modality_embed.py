@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.layers import add_parameter, multiply
-from mmjax.parallel.activation_sharding import embedding_lookup, replicate_param
+from mmjax.parallel.mesh import embedding_lookup, replicate_param
 
 INFLATIONS = ("central_frame", "average")
 

@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn import attention
+from mmjax.nn.cross_attention import CrossAttention
 from mmjax.nn.layers import Mlp, broadcast_parameter, layer_norm
 
 POOLS = ("cls", "mean", "last", "eos", "map")
@@ -89,7 +90,7 @@ class Pool(nn.Module):
             query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query)
             tokens = layer_norm(self.norm_eps, self.dtype, "norm_memory")(tokens)
         spec = attention.AttentionSpec(valid=valid)
-        x, _ = attention.CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
+        x, _ = CrossAttention(self.heads, std, self.dtype, name="attention")(query, tokens, spec)
         if self.mlp_dim:
             y = layer_norm(self.norm_eps, self.dtype, "norm")(x)
             y = Mlp(self.mlp_dim, self.activation, std, self.dtype, out_dtype=self.out_dtype, name="mlp")(y)

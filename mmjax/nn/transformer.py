@@ -1,8 +1,14 @@
-"""The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it."""
+"""The one Transformer: ViT, CLIP's text tower, BERT, GPT's decoder, CoCa, ALBEF and the Q-Former are settings of it.
+
+Its loop over the layers is here too: how many are looped over, and what each keeps for the backward pass.
+"""
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -11,10 +17,58 @@ from jaxtyping import Array, Float, Int, Key
 from mmjax.nn import attention
 from mmjax.nn.block import Block, LayerInputs, Memory, RepeatedBlockGroup
 from mmjax.nn.kv_cache import Cache, new_cache, spec_of_new_tokens
-from mmjax.nn.layer_loop import looped_layers, loops, run_layers
-from mmjax.parallel.activation_sharding import shard_activation, traced_platform
+from mmjax.nn.layers import ATTENTION_OUTPUT, PRODUCT
+from mmjax.parallel.mesh import shard_activation, traced_platform
 
 NORMS = ("pre", "post")
+
+
+Layer = Callable[[Any, Any, Float[Array, "B N D"]], tuple[Float[Array, "B N D"], Any]]
+
+
+def _keeps_attention(primitive, *_, **settings) -> bool:
+    # cuDNN's attention is no dot: its output and its statistics would be computed twice.
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
+def _named(*names: str):
+    return jax.checkpoint_policies.save_from_both_policies(
+        _keeps_attention, jax.checkpoint_policies.save_only_these_names(*names)
+    )
+
+
+# What is kept from the forward pass for the backward pass; the rest is computed again.
+REMAT_POLICIES = {
+    "none": None,
+    "auto": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": _named(ATTENTION_OUTPUT),
+    "dots": _named(ATTENTION_OUTPUT, PRODUCT),
+}
+
+
+def loops(scan: bool | str, platform: str | None) -> bool:
+    """Whether all layers are looped over; `platform` as jax calls it, None where it is not known."""
+    return platform in (None, "cpu") if scan == "auto" else bool(scan)
+
+
+def looped_layers(scan: bool | str, platform: str | None, depth: int, remat: str, unrolled: int) -> int:
+    """How many of the first layers are looped over.
+
+    With `auto` on a TPU those are whose forward pass is done again: a loop's stacks then hold their inputs alone, and
+    cost little. Unrolled, the compiler would leave gradients of weights for later, and hold what they are made of for
+    many layers at a time.
+
+    Args:
+      scan: `auto`, or whether all are.
+      platform: as jax calls it; None where it is not known.
+      depth: layers.
+      remat: a name in `REMAT_POLICIES`.
+      unrolled: how many of the last layers differ from the others.
+    """
+    if loops(scan, platform):
+        return depth
+    return depth - min(unrolled, depth) if scan == "auto" and platform == "tpu" and remat == "full" else 0
 
 
 class Output(NamedTuple):
@@ -66,7 +120,7 @@ class Transformer(nn.Module):
       norm_eps: layer-norm epsilon.
       scan: whether one compiled layer is looped over the stack. `auto` loops on CPUs, where compiling takes longer than
         it saves, where it is not known what is traced for, and on TPUs over layers with `remat=full`.
-      remat: a name in `layer_loop.REMAT_POLICIES`; `auto`, which the trainer replaces by one of them, is `none`.
+      remat: a name in `REMAT_POLICIES`; `auto`, which the trainer replaces by one of them, is `none`.
       remat_keep: how many of the last layers of each stack keep everything all the same.
       dropout: rate on all residual branches.
       drop_path: stochastic-depth rate of the last layer, growing linearly from 0 at the first.
@@ -183,7 +237,11 @@ class Transformer(nn.Module):
         """The layers without cross-attention that come first, and those after them, in groups of `cross_every`."""
         numbers = jnp.arange(self.depth)
         layers = (numbers, numbers / max(1, self.depth - 1))
-        make = functools.partial(Block, **self._block_settings(width, segments))
+        names = ("heads", "mlp_dim", "activation", "norm_eps", "dropout", "drop_path", "dtype", "attention_impl")
+        settings = {name: getattr(self, name) for name in (*names, "norm", "qk_norm", "cross_mlp")}
+        # OpenAI CLIP's initialisation: residual branches shrink with depth.
+        std = width**-0.5 * (2 * self.depth) ** -0.5
+        make = functools.partial(Block, **settings, out_std=std, segments=segments)
         plain = self.cross_from if self.cross_every else self.depth
         stacks = []
         if plain:
@@ -200,25 +258,6 @@ class Transformer(nn.Module):
             # A stack that is all of one kind has one name.
             module = make(cross=True, name="cross_layers" if plain else "layers")
         return [*stacks, _Stack("cross_layers", module, last, len(last[0]))]
-
-    def _block_settings(self, width: int, segments: tuple[int, ...] | None) -> dict[str, Any]:
-        """Settings of `Block` but for `cross`."""
-        return dict(
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            # OpenAI CLIP's initialisation: residual branches shrink with depth.
-            out_std=width**-0.5 * (2 * self.depth) ** -0.5,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-            dtype=self.dtype,
-            attention_impl=self.attention_impl,
-            norm=self.norm,
-            qk_norm=self.qk_norm,
-            cross_mlp=self.cross_mlp,
-            segments=segments,
-        )
 
     def _is_lifted(self, slots: int, cache: Cache | None) -> bool:
         """Whether flax has to see the layers: they make parameters, show their attention, or keep caches."""
@@ -284,3 +323,73 @@ def _pad_to(
     if segments is not None:
         segments = (*segments[:-1], segments[-1] + more)
     return jnp.pad(x, ((0, 0), (0, more), (0, 0))), spec.pad_to(length, real), segments
+
+
+def run_layers(
+    layer: Layer,
+    params: Any,
+    numbers: Any,
+    x: Float[Array, "B N D"],
+    *,
+    looped: int,
+    remat: str = "none",
+    remat_keep: int = 0,
+    last: Layer | None = None,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Runs layers over parameters with a leading axis of layers.
+
+    A loop is compiled once, but copies what it keeps for the backward pass into arrays of all layers and out of them
+    again; unrolled layers leave it where it is.
+
+    Args:
+      layer: `(params of one layer, numbers of one layer, x) -> (x, output)`.
+      params: leaves [depth, ...].
+      numbers: what else differs from layer to layer, leaves [depth, ...].
+      x: tokens.
+      looped: how many of the first layers are looped over, see `looped_layers`.
+      remat: a name in `REMAT_POLICIES`.
+      remat_keep: how many of the last layers keep everything.
+      last: runs the last layer in place of `layer`; only unrolled.
+
+    Returns:
+      The tokens after the last layer, and all outputs, stacked.
+
+    Raises:
+      ValueError: `last` in a loop.
+    """
+    depth = len(jax.tree.leaves(numbers)[0])
+    if last is not None and looped == depth:
+        raise ValueError("the last layer is one of a loop; set scan=False")
+    first_kept = 0 if REMAT_POLICIES[remat] is None else max(0, depth - remat_keep)
+    outputs = []
+    bounds = sorted({0, first_kept, looped, depth})
+    for start, stop in itertools.pairwise(bounds):
+        scan, policy = start < looped, remat if start < first_kept else "none"
+        run = _rematerialised(layer, policy, scan)
+        part = (params, numbers)
+        if stop - start < depth:
+            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], part)
+        if scan:
+            x, output = jax.lax.scan(lambda x, one, run=run: run(*one, x), x, part)
+            outputs.append(output)
+            continue
+        for i, (layer_params, layer_numbers) in enumerate(_unstacked(part, stop - start)):
+            is_last = start + i == depth - 1
+            run_one = _rematerialised(last, policy, scan) if last is not None and is_last else run
+            x, output = run_one(layer_params, layer_numbers, x)
+            outputs.append(jax.tree.map(lambda leaf: leaf[None], output))
+    return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+
+
+def _rematerialised(layer: Layer, policy: str, scan: bool) -> Layer:
+    if REMAT_POLICIES[policy] is None:
+        return layer
+    # Inside a loop the compiler cannot merge the two computations, so the barrier is only needed unrolled.
+    return jax.checkpoint(layer, policy=REMAT_POLICIES[policy], prevent_cse=not scan)
+
+
+def _unstacked(tree: Any, count: int) -> list[Any]:
+    """The layers of a stack. The gradient of a split is one concatenation; that of indexing would be a sum."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
+    return [structure.unflatten([part[i][0] for part in parts]) for i in range(count)]

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from mmjax.parallel.activation_sharding import traced_mesh
-from mmjax.parallel.mesh import BATCH_AXES, batch_devices
+from mmjax.parallel.mesh import BATCH_AXES, batch_devices, traced_mesh
 
 
 def take_rows(carry: Any, rows: Int[Array, " R2"], axis: int = 0, examples: int | None = None) -> Any:

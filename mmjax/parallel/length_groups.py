@@ -9,8 +9,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
-from mmjax.parallel.activation_sharding import traced_mesh
-from mmjax.parallel.mesh import BATCH_AXES
+from mmjax.parallel.mesh import BATCH_AXES, traced_mesh
 from mmjax.parallel.packing import on_each_device
 
 

@@ -1,95 +1,28 @@
-"""The device mesh, with axes `data`, `fsdp` and `tensor`, and batches over it: rows, global arrays, microbatches."""
+"""Arrays of a step on the mesh, with axes `data`, `fsdp` and `tensor`: rows, global arrays, microbatches, activations.
 
+`make_mesh` makes it, and `partition` says where parameters lie on it. Activations are spread here where the
+partitioner's own choice is a bad one: left to itself with parameters sharded over `fsdp`, it may split the width of an
+activation over `fsdp` and give every device all rows of the batch: each would do its neighbours' attention again.
+"""
+
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
-
-from mmjax.errors import UserError
-from mmjax.parallel.config import MeshConfig
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
 
 AXES = ("data", "fsdp", "tensor")
 # The batch is spread over these; `tensor` devices share their rows.
 BATCH_AXES = ("data", "fsdp")
-
-
-def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Builds the mesh.
-
-    Where groups of devices are joined by slower links (TPU slices, see `_slices`), the outermost part of `data` goes
-    across them, so that `fsdp` and `tensor` stay within one. Elsewhere devices come in the order of their processes,
-    so the inner axes stay within a host as far as they fit.
-
-    Args:
-      settings: devices along each axis; at most one may be -1, which takes what the others leave. `slices` is the
-        number of such groups; 0 finds it.
-      devices: all devices by default.
-
-    Raises:
-      UserError: the axes do not multiply to the number of devices, or `data` not over the groups.
-    """
-    devices = list(jax.devices() if devices is None else devices)
-    sizes = [settings.data, settings.fsdp, settings.tensor]
-    axes = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise UserError(
-            f"{axes}: each axis takes a positive number, and one of them may be -1 for the devices left over"
-        )
-    if -1 in sizes:
-        rest = math.prod(size for size in sizes if size != -1)
-        sizes[sizes.index(-1)] = max(1, len(devices) // rest)
-    if math.prod(sizes) != len(devices):
-        raise UserError(
-            f"{axes} makes {math.prod(sizes)} devices, but there are {len(devices)}; their product must be the same"
-        )
-    # Axis types are explicit because jax's default, Explicit, rejects linen's row-parallel dense layers.
-    types = (AxisType.Auto,) * len(AXES)
-    groups = _slices(devices, settings.slices)
-    if sizes[0] % len(groups):
-        raise UserError(
-            f"{axes}: mesh.data, here {sizes[0]}, does not divide over mesh.slices={len(groups)}, and fsdp and tensor"
-            f" stay within a slice; make it a multiple of {len(groups)}, or set mesh.slices=1 to cross them regardless"
-        )
-    inner = (sizes[0] // len(groups), *sizes[1:])
-    # Within a group jax knows how its devices are linked.
-    blocks = [jax.make_mesh(inner, AXES, axis_types=types, devices=group) for group in groups]
-    if len(blocks) == 1:
-        return blocks[0]
-    return Mesh(np.concatenate([block.devices for block in blocks]), AXES, axis_types=types)
-
-
-def _slices(devices: Sequence[Any], count: int) -> list[list[Any]]:
-    """Splits devices into the groups whose links among one another are slow.
-
-    Args:
-      devices: of one kind, anything with jax's `platform`, `process_index`, `id` and, on TPU, `slice_index`.
-      count: groups of equal size, of neighbouring processes. 0 takes TPU slices as they are, and else one group.
-
-    Raises:
-      UserError: the devices do not split into so many, or not along the TPU slices.
-    """
-    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    by_slice: dict[int, list[Any]] = {}
-    for device in devices:
-        by_slice.setdefault(getattr(device, "slice_index", 0) if device.platform == "tpu" else 0, []).append(device)
-    groups = [group for _, group in sorted(by_slice.items())]
-    if count == 0 or count == len(groups):
-        if len({len(group) for group in groups}) > 1:
-            raise UserError(f"the TPU slices have {[len(group) for group in groups]} devices; they must be of one size")
-        return groups
-    if count < 0 or len(devices) % count:
-        raise UserError(f"mesh.slices={count} does not divide {len(devices)} devices; 0 finds the slices there are")
-    if count == 1:
-        return [devices]
-    if len(groups) > 1:
-        raise UserError(f"mesh.slices={count}, but there are {len(groups)} TPU slices; set 0, {len(groups)} or 1")
-    size = len(devices) // count
-    return [devices[start : start + size] for start in range(0, len(devices), size)]
+# Platform of the devices that are traced for.
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 def batch_devices(mesh: Mesh | AbstractMesh) -> int:
@@ -132,33 +65,6 @@ def rows_counted_here(mesh: Mesh, global_batch: int) -> np.ndarray:
     size = global_batch // batch_devices(mesh)
     process = jax.process_index()
     return np.array([first[row // size * size] == process for row in local_rows(mesh, global_batch).tolist()])
-
-
-def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str = "dense") -> None:
-    """Checks that a global batch divides over the mesh (and then into `pieces` microbatches).
-
-    Args:
-      field: the config field that holds the size.
-      size: rows over all devices.
-      mesh: the device mesh.
-      pieces: microbatches.
-      loss: `loss.impl`; `gather` and `ring` split the rows over every axis.
-
-    Raises:
-      UserError: naming the field and the nearest sizes that do.
-    """
-    unit = batch_devices(mesh) * pieces
-    split = f"mesh.data x mesh.fsdp = {batch_devices(mesh)} devices" + (
-        f" x microbatch = {pieces}" if pieces > 1 else ""
-    )
-    if loss != "dense" and unit % mesh.size:
-        unit = math.lcm(unit, mesh.size)
-        split += f" and, as loss.impl={loss!r} wants, over all {mesh.size}"
-    if size > 0 and size % unit == 0:
-        return
-    below = size // unit * unit
-    near = f"{below} or {below + unit}" if below > 0 else f"{unit}"
-    raise UserError(f"{field}={size} does not divide over {split}; choose {near}")
 
 
 def to_global(mesh: Mesh, local: Any) -> Any:
@@ -229,3 +135,103 @@ def _join(x: Shaped[Array, "P b *rest"], mesh: Mesh | None) -> Shaped[Array, "B 
     x = x.swapaxes(0, 1)
     x = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # no -1: a feature may have no width
     return x if mesh is None else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+
+
+@contextlib.contextmanager
+def activation_mesh(mesh: Mesh | None) -> Iterator[None]:
+    """Context in which `shard_activation` and `row_major` place activations on a mesh; None changes nothing."""
+    if mesh is None:
+        yield
+        return
+    token = _PLATFORM.set(mesh.devices.flat[0].platform)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            yield
+    finally:
+        _PLATFORM.reset(token)
+
+
+def traced_platform() -> str | None:
+    """Platform of the devices that are traced for, as jax calls it; None outside `activation_mesh`."""
+    return _PLATFORM.get()
+
+
+def is_traced_for_gpu() -> bool:
+    """Whether what is traced will run on GPUs."""
+    return traced_platform() in ("gpu", "cuda")
+
+
+@jax.custom_vjp
+def _in_row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+    def constrain(x):
+        flat = x.reshape(-1, x.shape[-1])
+        return with_layout_constraint(flat, Layout(major_to_minor=(0, 1))).reshape(x.shape)
+
+    mesh = traced_mesh()
+    if mesh is None:
+        return constrain(x)
+    # The partitioner does not know that a layout does not matter between devices: it would gather the batch on each.
+    rows = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(constrain, in_specs=rows, out_specs=rows)(x)
+
+
+_in_row_major.defvjp(lambda x: (_in_row_major(x), None), lambda _, gradient: (_in_row_major(gradient),))
+
+
+def row_major(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+    """Lays tokens and their gradient out with the last axis running fastest, on GPUs.
+
+    Left to itself XLA chooses the batch to run fastest for the residual stream, and keeps a float32 copy of it; norms
+    and attention then transpose. Does nothing outside `activation_mesh`, on other platforms, and where the rows
+    cannot be spread over the devices.
+    """
+    mesh = traced_mesh()
+    spreads = mesh is None or len(x) % batch_devices(mesh) == 0
+    return _in_row_major(x) if spreads and is_traced_for_gpu() else x
+
+
+def traced_mesh() -> AbstractMesh | None:
+    """The mesh of `activation_mesh`; None outside of it, under a mesh of other axes and inside `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes or set(mesh.axis_names) != set(AXES) else mesh
+
+
+def shard_activation(x: Shaped[Array, "B ..."], *axes: str | None) -> Shaped[Array, "B ..."]:
+    """Spreads rows over `data` and `fsdp`, and the axes after them as named; the rest is whole on every device.
+
+    Does nothing outside `activation_mesh`, or where an axis does not divide.
+    """
+    mesh = traced_mesh()
+    if mesh is None or x.shape[0] % batch_devices(mesh):
+        return x
+    named = [
+        axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        for size, axis in zip(x.shape[1:], axes, strict=False)
+    ]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *named))
+
+
+def replicate_param(table: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Gathers a sharded parameter before it is used, where the partitioner would rather move what is made with it.
+
+    Does nothing outside `activation_mesh`.
+    """
+    if traced_mesh() is None:
+        return table
+    return jax.lax.with_sharding_constraint(table, PartitionSpec())
+
+
+def embedding_lookup(table: Float[Array, "V D"], ids: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
+    """Rows of a table by number: `table[ids]`, each device looking up its own.
+
+    A table sharded over `fsdp` is gathered for it, and its gradient scattered back as it is summed. An id of V or more
+    stands for nothing: it gives zeros, and no row a gradient.
+    """
+    rows_of = lambda table, ids: table.at[ids].get(mode="fill", fill_value=0)
+    mesh = traced_mesh()
+    shards = 1 if mesh is None else mesh.shape["fsdp"]
+    if mesh is None or shards == 1 or len(table) % shards or len(ids) % batch_devices(mesh):
+        return rows_of(replicate_param(table), ids)
+    rows = PartitionSpec(BATCH_AXES)
+    look_up = lambda part, ids: rows_of(jax.lax.all_gather(part, "fsdp", tiled=True), ids)
+    return jax.shard_map(look_up, in_specs=(PartitionSpec("fsdp"), rows), out_specs=rows)(table, ids)

@@ -9,8 +9,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from mmjax.parallel.activation_sharding import traced_mesh
-from mmjax.parallel.mesh import BATCH_AXES
+from mmjax.parallel.mesh import BATCH_AXES, traced_mesh
 
 
 class TextPlaces(struct.PyTreeNode):

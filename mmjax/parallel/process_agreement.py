@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mmjax import plugin_imports
 from mmjax.errors import GlobalUserError, UserError
 
 _SMALLEST_MESSAGE = 1024  # bytes
@@ -173,3 +174,23 @@ def check_shared(folder: Any, field: str) -> None:
     finally:
         if jax.process_index() == 0:
             path.unlink()
+
+
+def check_same_plugins() -> None:
+    """Checks that all processes have imported the same plugins; every process must call it at the same point.
+
+    Raises:
+      GlobalUserError: one has another version of a plugin, or lacks it; names its host.
+    """
+    if not is_running():
+        return
+    versions = {plugin.module: plugin.version for plugin in plugin_imports.imported()}
+    (first_host, first), *others = all_gather_objects([socket.gethostname(), versions])
+    for process, (host, versions) in enumerate(others, start=1):
+        for module in sorted({*first, *versions}):
+            other, reference = versions.get(module, "not imported"), first.get(module, "not imported")
+            if other != reference:
+                raise GlobalUserError(
+                    f"plugins: {module!r} is {other} on {host} (process {process}) and {reference} on {first_host}"
+                    " (process 0); all processes need the same version"
+                )

@@ -13,11 +13,12 @@ from mmjax import tasks
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.config.schema import RunConfig
 from mmjax.data.loading import packing
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.nn.config import LayersConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.parallel.make_mesh import check_batch, make_mesh
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
 from mmjax.tasks import objective
 from mmjax.training import build_step, compiler, device_specs, validate_run
@@ -81,16 +82,16 @@ def make_setup(
     # The training data is checked to be there, and not looked at.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=config.data.train or "none"))
     validate_run.check_config(config, FieldOrigins(tuple(flags)))
-    mesh = mesh_lib.make_mesh(config.mesh, topology)
+    mesh = make_mesh(config.mesh, topology)
     device = device_specs.find(topology[0].device_kind)
     if device is None or not device.memory:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/device_specs.py")
-    mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+    check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
     batch = tasks.batch_shapes(config, mesh)
     if text_length is not None:
         batch |= tasks.layout_shapes(_packer(config, mesh, text_length), batch["text"])
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
-    tokenizer = tokenizer_lib.make_tokenizer("words:shapes", 8) if "masked_words" in objective.taught(config) else None
+    tokenizer = make_tokenizer.make_tokenizer("words:shapes", 8) if "masked_words" in objective.taught(config) else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
         setup = build_step.make_setup(config, task, mesh)

@@ -6,7 +6,7 @@ from typing import Any
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
 from mmjax.models.config import ImageTextConfig, ModelConfig, PatchesConfig, StreamConfig
-from mmjax.nn import attention, tpu_tiles
+from mmjax.nn import attention_kernels, tpu_tiles
 
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}
 
@@ -26,7 +26,9 @@ def choose_kernel(config: RunConfig, tower: str, device: Any, dtype: Any, shards
     """
     wanted, settings = config.attention, getattr(config.model, tower)
     heads = settings.heads // shards if settings.heads % shards == 0 else settings.heads
-    kernel, obstacle = attention.choose_implementation(wanted, device, dtype, heads, settings.width // settings.heads)
+    kernel, obstacle = attention_kernels.choose_implementation(
+        wanted, device, dtype, heads, settings.width // settings.heads
+    )
     if wanted in ("cudnn", "pallas") and obstacle:
         raise UserError(f"attention={wanted!r}: for model.{tower} it {obstacle}; set attention='auto'")
     if kernel == "pallas" and not _suits_tpus(config.model, tower, heads, device.device_kind):

@@ -13,7 +13,8 @@ from mmjax.models.config import ContrastConfig, QFormerConfig
 from mmjax.models.encoders import Encoded
 from mmjax.nn import layers
 from mmjax.objectives import contrastive, matching, triplet
-from mmjax.parallel import activation_sharding, sharded_gather
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import sharded_gather
 from mmjax.parallel.mesh import map_microbatches
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.tasks.objective import GlobalBatch, Objective
@@ -112,7 +113,7 @@ def _matching(inputs: GlobalBatch) -> Loss:
     The others are drawn by the contrastive similarities where the model is trained with them, else uniformly; never one
     that shares the id. Pairs are fused in microbatches; negatives are of the whole batch.
     """
-    with activation_sharding.activation_mesh(inputs.mesh):
+    with mesh_lib.activation_mesh(inputs.mesh):
         return _matching_loss(inputs)
 
 

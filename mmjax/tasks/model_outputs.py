@@ -21,7 +21,7 @@ from mmjax.models.fusion.config import FusedConfig
 from mmjax.nn import resize
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.parallel import activation_sharding
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import attention_kernels, attention_maps, config_queries, objective, per_example_losses, preprocessing
 from mmjax.tasks.batch_features import BatchFeatures, draw_keys
 from mmjax.utils.random_streams import ExampleStream
@@ -119,7 +119,7 @@ class ModelOutputs:
 
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             embed = lambda model: model.image_embedding(pixels)
             embeddings = nn.apply(embed, self.model)({"params": params})
             single_query = embeddings.ndim == 3 and embeddings.shape[1] == 1
@@ -127,7 +127,7 @@ class ModelOutputs:
 
     def embed_text(self, params: Any, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B E"]:
         """Embeds token ids; rows have unit length."""
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             embed = lambda model: model.text_embedding(text, text_mask)
             return nn.apply(embed, self.model)({"params": params})
 
@@ -155,7 +155,7 @@ class ModelOutputs:
         """
         if keys is None and ids is not None and decoding.method == "sample":
             keys = draw_keys(None, ids, ExampleStream.DRAW_CAPTION)
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens
             take = functools.partial(model.take, examples=len(images))
@@ -173,14 +173,14 @@ class ModelOutputs:
         """The captioning objective of each example, without label smoothing: for perplexity."""
         loss = dataclasses.replace(self.config.loss, label_smoothing=0.0)
         settings = dataclasses.replace(self.settings, loss=loss)
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             return per_example_losses.caption(self.features(params, batch), settings)
 
     def answer(
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, "B A"]:
         """Scores of each answer to questions about images."""
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             features = self.features(params, {"image": images, "text": text, "text_mask": text_mask})
             return features.model.answer_logits(features.fused)
 
@@ -188,14 +188,14 @@ class ModelOutputs:
         self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, " B"]:
         """How much more likely than not each text belongs to its image: a difference of logits."""
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             features = self.features(params, {"image": images, "text": text, "text_mask": text_mask})
             logits = features.model.match_logits(features.fused)
             return logits[:, 1] - logits[:, 0]
 
     def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
         """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             features = self.features(params, batch)
             return features.model(per_example_losses.modalities(features), present)
 
@@ -214,7 +214,7 @@ class ModelOutputs:
         words_mask: Bool[Array, "B L"],
     ) -> dict[str, Array]:
         """All that `available_attention_maps` names, see `attention_maps.attention_maps`."""
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             pixels = self.normalize(images)
             return attention_maps.attention_maps(
                 self.model, params, pixels, texts, texts_mask, words, words_mask, self.available_attention_maps

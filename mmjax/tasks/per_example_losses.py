@@ -6,7 +6,7 @@ matching, are in `batch_losses`.
 
 from typing import Any
 
-from mmjax.data.text.tokenizer import require_bos
+from mmjax.data.text.make_tokenizer import require_bos
 from mmjax.objectives import captioning, classification, masked_modelling
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks.batch_features import BatchFeatures

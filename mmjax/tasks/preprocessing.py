@@ -10,11 +10,13 @@ from jax.sharding import Mesh
 
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture as mixture_lib
-from mmjax.data import record as record_lib
+from mmjax.data import source_protocols
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import frames, transforms
-from mmjax.data.loading import example_transforms, train_examples
+from mmjax.data.loading import example_transforms, modality_transform, question_transforms, train_examples
+from mmjax.data.text import make_tokenizer as make_tokenizer_lib
 from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
 from mmjax.models.config import FusionHeadsConfig, ImageTextConfig, PrefixLMConfig, TextTowerConfig
@@ -22,9 +24,8 @@ from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import config_queries, image_fields, objective, validate_fusion
 from mmjax.tasks.config_queries import has_image, has_text, text_length
-from mmjax.utils import end_of_text
 
-Mixture = Sequence[tuple[record_lib.Source, Any]]
+Mixture = Sequence[tuple[source_protocols.Source, Any]]
 _FIRST = 3  # examples of a source that are looked at before anything is made
 
 
@@ -42,7 +43,7 @@ def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer
     if not has_text(config):
         return None
     text = config_queries.text_config(config)
-    tokenizer = tokenizer_lib.make_tokenizer(config.data.tokenizer, text_length(config), file=file)
+    tokenizer = make_tokenizer_lib.make_tokenizer(config.data.tokenizer, text_length(config), file=file)
     if tokenizer.vocab_size > text.vocab_size:
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
@@ -61,7 +62,7 @@ def _check_end(spec: str, tokenizer: tokenizer_lib.Tokenizer, eos_id: int) -> No
     Raises:
       UserError: they do not.
     """
-    if eos_id == end_of_text.LARGEST_ID:
+    if eos_id == LARGEST_ID:
         _check_largest(spec, tokenizer)
     elif tokenizer.eos_id != eos_id:
         raise UserError(
@@ -95,10 +96,10 @@ def _check_largest(spec: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
       UserError: it has not.
     """
     ids, mask = tokenizer(["a photo of a cat"])
-    if end_of_text.position(ids, end_of_text.LARGEST_ID)[0] != mask.sum() - 1:
+    if end_of_text_position(ids, LARGEST_ID)[0] != mask.sum() - 1:
         raise UserError(
             f"data.tokenizer={spec!r} ends texts with id {tokenizer.eos_id}, which is not their largest id, and"
-            f" model.text.eos_id={end_of_text.LARGEST_ID} pools there; give token ids, or the model's own tokenizer"
+            f" model.text.eos_id={LARGEST_ID} pools there; give token ids, or the model's own tokenizer"
         )
 
 
@@ -111,9 +112,9 @@ def open_mixture(config: RunConfig) -> Mixture:
     return mixture_lib.parse_mixture(config.data.train, source_options(config))
 
 
-def source_options(config: RunConfig, *, evaluation: bool = False) -> record_lib.SourceOptions:
+def source_options(config: RunConfig, *, evaluation: bool = False) -> source_protocols.SourceOptions:
     """How the sources of `data.train` are read, or those of `data.eval`."""
-    size = config_queries.image_size(config) if has_image(config) else record_lib.DEFAULT_OPTIONS.image_size
+    size = config_queries.image_size(config) if has_image(config) else source_protocols.DEFAULT_OPTIONS.image_size
     return mixture_lib.make_options(config.data, image_size=size, eval_keys=config.eval if evaluation else None)
 
 
@@ -157,7 +158,7 @@ def _check_questions(config: RunConfig, mixture: Mixture) -> None:
       UserError: none of them is.
     """
 
-    def has_question(source: record_lib.Source, index: int) -> bool:
+    def has_question(source: source_protocols.Source, index: int) -> bool:
         try:
             record = source[index]
         except (BadExample, OSError):  # counted when it is its turn
@@ -177,7 +178,7 @@ def _answer_names(config: RunConfig, mixture: Mixture) -> tuple[str, ...]:
     if config.data.answers:
         names = tuple(vqa_answers.read_answers(config.data.answers))
     else:
-        sources = [source for source, _ in mixture if isinstance(source, record_lib.HasAnswers)]
+        sources = [source for source, _ in mixture if isinstance(source, source_protocols.HasAnswers)]
         known = [source.answer_names for source in sources if source.answer_names]
         if len(known) != 1:
             raise UserError(
@@ -208,7 +209,7 @@ def _modality_shapes(model: FusedConfig, mixture: Mixture) -> tuple[tuple[str, t
         if classes != model.classes:
             remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
             raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
-        declared = source.modality_shapes if isinstance(source, record_lib.HasModalities) else {}
+        declared = source.modality_shapes if isinstance(source, source_protocols.HasModalities) else {}
         for name in wanted:
             if name not in declared:
                 raise UserError(
@@ -232,13 +233,13 @@ def make_example_transform(
     if isinstance(model, FusedConfig):
         arrays = [name for name, _ in metadata.shapes]
         nan_allowed = tuple(name for name in arrays if not isinstance(model.encoders[name], ImageEncoderConfig))
-        return example_transforms.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
+        return modality_transform.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
     if image_spec is None:
         raise ValueError(f"model.kind={model.kind!r} needs the spec of its images")
     kind = config.data.texts
     if kind == "questions":
-        return example_transforms.QuestionTransform(image_spec, tokenizer, metadata.answers)
-    return (example_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
+        return question_transforms.QuestionTransform(image_spec, tokenizer, metadata.answers)
+    return (question_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
         image_spec, tokenizer
     )
 

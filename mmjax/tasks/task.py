@@ -17,7 +17,7 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import make_model
 from mmjax.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig, TwoTowerConfig
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.parallel import activation_sharding
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import (
     attention_kernels,
     batch_losses,
@@ -123,7 +123,7 @@ class Task(model_outputs.ModelOutputs):
             }
             return features, additive
 
-        with activation_sharding.activation_mesh(self.mesh):
+        with mesh_lib.activation_mesh(self.mesh):
             batch_features = BatchFeatures(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
             features, additive = batch_features.by_length(read) if "text_groups" in batch else read(batch_features)
             if "image_tokens" in kept:

@@ -74,14 +74,15 @@ def make_setup(config: RunConfig, task: Any, mesh: jax.sharding.Mesh, available:
       UserError: a rule of `optimizer` or `mesh` that does not fit the model.
     """
     abstract_params = jax.eval_shape(task.init, jax.random.key(0))
-    trainable, _ = param_roles.split_frozen(abstract_params, config.optimizer.freeze)
+    is_frozen = param_roles.find_frozen(abstract_params, config.optimizer.freeze)
+    trainable, _ = step_lib.split_frozen(abstract_params, is_frozen)
     tx, schedule = optimizer.make_optimizer(config, trainable)
     init = make_init(task, config, tx)
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings, notes = state_shardings(abstract, config, mesh)
     state = partition.placed_shapes(abstract, shardings)
     if config.mesh.shard_optimizer:
-        placed, _ = param_roles.split_frozen(shardings.params, config.optimizer.freeze)
+        placed, _ = step_lib.split_frozen(shardings.params, is_frozen)
         tx = _with_gradients_at(partition.divided_over_data(trainable, placed, mesh), tx)
     planner = remat_plan.make_planner(config, task.kernels, mesh, state, trainable, available)
     remat = {} if planner is None else planner.choose()
@@ -108,7 +109,7 @@ def make_init(task: Any, config: RunConfig, tx: optax.GradientTransformation):
     def init(key):
         init_key, noise_key = jax.random.split(key)
         params = task.init(init_key)
-        trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
+        trainable, _ = step_lib.split_frozen(params, param_roles.find_frozen(params, config.optimizer.freeze))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

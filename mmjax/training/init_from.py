@@ -28,7 +28,7 @@ from mmjax.models.config import (
     StreamConfig,
     ViLTConfig,
 )
-from mmjax.nn import embed
+from mmjax.nn import positions
 from mmjax.parallel import log, partition
 from mmjax.training import checkpoint, resumed_run, validate_run
 from mmjax.training.state import TrainState
@@ -225,7 +225,7 @@ def _for_resolution(
     before, after = (tower.image_size // tower.patch_size for tower in (old, new))
     if before != after:
         log.info(f"resampled {_POSITIONS} from {before} x {before} to {after} x {after} patches")
-    return embed.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
+    return positions.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
 
 
 def _check_same_function(source: _Source, new: RunConfig, part: str) -> None:

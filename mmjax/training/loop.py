@@ -3,7 +3,7 @@
 from mmjax.parallel import log
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import hooks
-from mmjax.training.deferred_log import DeferredLog
+from mmjax.training.hooks import DeferredLog
 from mmjax.training.run import Run
 from mmjax.training.signals import StopSignal
 from mmjax.training.step_agreement import StepAgreement

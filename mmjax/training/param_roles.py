@@ -1,4 +1,4 @@
-"""Roles of parameters by their paths, patterns that name parameters, and which of them are trained.
+"""Roles of parameters by their paths, patterns that name parameters, and which of them are frozen.
 
 Layer parameters are stored stacked, so neither the number of axes nor the shape shows what a parameter is: `role` does.
 """
@@ -49,8 +49,8 @@ def check_pattern(field: str, pattern: str, names: Sequence[str], presets: Seque
         raise UserError(f"{field}={pattern!r} matches no parameter path, such as {names[0]!r}{others}")
 
 
-def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> tuple[Any, Any]:
-    """Splits a tree into (trainable, frozen), each with None in the other's places.
+def find_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer.freeze") -> Any:
+    """Which parameters of a tree are frozen: a tree of booleans.
 
     Raises:
       UserError: a pattern matches no parameter, or nothing is left to train.
@@ -62,11 +62,4 @@ def split_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimize
         check_pattern(field, pattern, names)
     if all(matches(patterns, name) for name in names):
         raise UserError(f"{field}={tuple(patterns)} freezes every parameter; leave something to train")
-    trainable = jax.tree.map(lambda path, x: None if matches(patterns, path) else x, paths, params)
-    frozen = jax.tree.map(lambda path, x: x if matches(patterns, path) else None, paths, params)
-    return trainable, frozen
-
-
-def merge_frozen(trainable: Any, frozen: Any) -> Any:
-    """Undoes `split_frozen`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
+    return jax.tree.map(lambda path: matches(patterns, path), paths)

@@ -9,9 +9,9 @@ import jax
 from mmjax.config.schema import RunConfig
 from mmjax.evaluation.results import Evaluation
 from mmjax.training import checkpoint, metrics_log
-from mmjax.training.bad_example_counts import BadExamples
 from mmjax.training.signals import StopSignal
 from mmjax.training.state import TrainState
+from mmjax.training.step_agreement import BadExamples
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from mmjax.objectives import token_loss
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import map_microbatches
-from mmjax.training import param_roles
+from mmjax.training.param_roles import find_frozen
 from mmjax.training.state import TrainState
 
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
@@ -57,19 +57,20 @@ def make_train_step(
     """Compiles `(state, batch) -> (state, metrics)` for a mesh; the state passed in is donated."""
     pieces = config.microbatch
     total_loss = make_loss(task, pieces, mesh)
+    is_frozen = find_frozen(shardings.params, config.optimizer.freeze)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        trainable, frozen = param_roles.split_frozen(state.params, config.optimizer.freeze)
+        trainable, frozen = split_frozen(state.params, is_frozen)
         keys = example_keys(state.rng, state.step, len(batch["id"])) if task.needs_rng else None
 
         def objective(trainable):
-            return total_loss(param_roles.merge_frozen(trainable, frozen), batch, keys)
+            return total_loss(merge_frozen(trainable, frozen), batch, keys)
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
-        params = task.clamp_logit_scale(param_roles.merge_frozen(optax.apply_updates(trainable, updates), frozen))
+        params = task.clamp_logit_scale(merge_frozen(optax.apply_updates(trainable, updates), frozen))
         # A frozen parameter stays as it is even outside the constraint, such as a released SigLIP scale above 100.
-        params = param_roles.merge_frozen(param_roles.split_frozen(params, config.optimizer.freeze)[0], frozen)
+        params = merge_frozen(split_frozen(params, is_frozen)[0], frozen)
         grad_norm = optax.tree.norm(grads)
         step = state.step + 1
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
@@ -120,6 +121,17 @@ def make_loss(
         return loss, metrics
 
     return total_loss
+
+
+def split_frozen(params: Any, is_frozen: Any) -> tuple[Any, Any]:
+    """Splits a tree into (trainable, frozen), each with None in the other's places; see `find_frozen`."""
+    trainable = jax.tree.map(lambda frozen, x: None if frozen else x, is_frozen, params)
+    return trainable, jax.tree.map(lambda frozen, x: x if frozen else None, is_frozen, params)
+
+
+def merge_frozen(trainable: Any, frozen: Any) -> Any:
+    """Undoes `split_frozen`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
 
 
 def example_keys(rng: Array, step: Array, count: int) -> Key[Array, " B"]:

@@ -19,8 +19,9 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.io import paths
-from mmjax.parallel import log, partition, plugin_agreement, process_agreement
+from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import check_batch, make_mesh
 from mmjax.training import (
     build_step,
     checkpoint,
@@ -34,12 +35,11 @@ from mmjax.training import (
     resumed_run,
     validate_run,
 )
-from mmjax.training.bad_example_counts import BadExamples
-from mmjax.training.deferred_log import RUN_AHEAD
+from mmjax.training.hooks import RUN_AHEAD
 from mmjax.training.run import Run
 from mmjax.training.signals import ErrorDeferringBatches, StopSignal
 from mmjax.training.state import TrainState
-from mmjax.training.step_agreement import AsyncAllReduce
+from mmjax.training.step_agreement import AsyncAllReduce, BadExamples
 
 
 def train(config: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
@@ -185,7 +185,7 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
     Raises:
       UserError: a mistake in config, data or workdir.
     """
-    plugin_agreement.check_same_plugins()
+    process_agreement.check_same_plugins()
     with process_agreement.raise_on_all():
         if not isinstance(recipe, ConfigDict):
             raise UserError(f"config is a {type(recipe).__name__}; give a ConfigDict, such as base_config()")
@@ -206,8 +206,8 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         lambda: None if workdir is None else checkpoint.stored_frame(workdir / "checkpoints")
     )
     with process_agreement.raise_on_all():
-        mesh = mesh_lib.make_mesh(config.mesh)
-        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
+        mesh = make_mesh(config.mesh)
+        check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
         image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
         mixture = tasks.open_mixture(config)
         metadata = tasks.read_dataset_metadata(config, mixture)

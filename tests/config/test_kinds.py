@@ -25,7 +25,7 @@ from mmjax.models import (
 from mmjax.models.fusion import config as fusion
 from mmjax.models.fusion import kinds as fusions
 from mmjax.models.fusion import pooled
-from mmjax.nn import attention, layer_loop, pool, transformer
+from mmjax.nn import attention_kernels, pool, transformer
 from mmjax.nn import config as layers
 from mmjax.nn.layers import ACTIVATIONS
 from mmjax.nn.modality_embed import INFLATIONS
@@ -112,7 +112,7 @@ def test_every_kind_is_there():
 TOWER_POOLS = set(pool.POOLS)
 CHOICES = [
     (layers.LayersConfig, "activation", ACTIVATIONS),
-    (layers.LayersConfig, "remat", layer_loop.REMAT_POLICIES),
+    (layers.LayersConfig, "remat", transformer.REMAT_POLICIES),
     (layers.CrossLayersConfig, "norm", transformer.NORMS),
     (config.DecoderTextConfig, "head", language.HEADS),
     (config.ImageTowerConfig, "pool", TOWER_POOLS - {"eos"}),
@@ -131,7 +131,7 @@ CHOICES = [
     (DataConfig, "image_rule", transforms.RULES),
     (DataConfig, "train_resize", transforms.TRAIN_RESIZE),
     (DataConfig, "randaugment_policy", augment.POLICIES),
-    (RunConfig, "attention", attention.IMPLEMENTATIONS),
+    (RunConfig, "attention", attention_kernels.IMPLEMENTATIONS),
     (RunConfig, "precision", model_outputs.DTYPES),
 ]
 

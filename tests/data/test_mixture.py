@@ -11,7 +11,8 @@ from mmjax import registry, tasks
 from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.data.mixture import open_source, parse_eval, parse_mixture
-from mmjax.data.record import SourceOptions, stable_id
+from mmjax.data.record import stable_id
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.digits import Digits
 from mmjax.data.sources.folder import Folder
 from mmjax.data.sources.pairs import Pairs

@@ -14,10 +14,10 @@ from PIL import Image
 from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.data.image.transforms import ImageSpec
-from mmjax.data.loading import example_transforms
+from mmjax.data.loading import modality_transform
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.sources.vqa import Vqa
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, example_sampler, prompts
 from mmjax.evaluation.embedding import batched_apply, sharded_examples
@@ -31,7 +31,7 @@ from mmjax.evaluation.evaluators import (
 from mmjax.metrics import meteor
 from mmjax.models.generation import Decoding, Generated
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import objective
 from tests.helpers.evaluated_sources import evaluated
 
@@ -65,7 +65,7 @@ def runner():
 
 @pytest.fixture(scope="module")
 def words():
-    return tokenizer_lib.make_tokenizer("words:shapes", 8)
+    return make_tokenizer.make_tokenizer("words:shapes", 8)
 
 
 class Decoded(EvalExamples):
@@ -335,7 +335,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
     ]
 
     class Task:
-        example_transform = example_transforms.ModalityTransform(shapes)
+        example_transform = modality_transform.ModalityTransform(shapes)
 
         def classify(self, params, batch, present):
             values = jnp.stack([batch[f"modality_{name}"][:, 0] for name, _ in shapes], axis=1)
@@ -353,7 +353,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
 
 def test_one_modality_is_not_taken_away(runner):
     class Task:
-        example_transform = example_transforms.ModalityTransform((("a", (1,)),))
+        example_transform = modality_transform.ModalityTransform((("a", (1,)),))
         classify = lambda self, params, batch, present: jax.nn.one_hot(batch["modality_a"][:, 0].astype(jnp.int32), 3)
 
     labels = [0, 1, 2, 1, 0]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from mmjax.data.loading.eval_examples import EvalExample
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.evaluation import heatmaps
 from mmjax.evaluation.evaluators import attention_maps
 from mmjax.evaluation.example_selection import Artifacts, AttentionPanels, Panel
 from mmjax.evaluation.results import Evaluation
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from tests.report.test_page import HOSTILE, Page, check_self_contained, render
 
 # -- rollout -------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_pictures_have_one_size(shape, expected):
 
 @pytest.mark.parametrize("spec", ["clip", "bytes"])
 def test_words_have_the_places_of_their_tokens(spec):
-    tokenizer = tokenizer_lib.make_tokenizer(spec, 40)
+    tokenizer = make_tokenizer.make_tokenizer(spec, 40)
     ids, mask = tokenizer(["a redcircle, below"])
     words = attention_maps.word_token_positions(tokenizer, ids[0].tolist())
     assert "".join(word for word, _ in words) == "aredcircle,below"
@@ -155,8 +155,8 @@ class Examples(list):
 
 
 def view():
-    mesh = mesh_lib.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
-    return attention_maps.AttentionMapRenderer(Task(), mesh, tokenizer_lib.make_tokenizer("bytes", 16), 8)
+    mesh = make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
+    return attention_maps.AttentionMapRenderer(Task(), mesh, make_tokenizer.make_tokenizer("bytes", 16), 8)
 
 
 def test_a_view_shows_images_texts_and_words():

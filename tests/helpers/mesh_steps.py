@@ -10,6 +10,7 @@ from mmjax import tasks
 from mmjax.config import parse
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import build_step, checkpoint
 from tests.helpers import tiny_recipe
 
@@ -36,7 +37,7 @@ class Steps:
         self.config = config_of(mesh, **changes)
         if change is not None:
             change(self.config)
-        self.mesh = mesh_lib.make_mesh(parse(self.config).mesh, jax.devices()[: math.prod(mesh)])
+        self.mesh = make_mesh(parse(self.config).mesh, jax.devices()[: math.prod(mesh)])
         self.task = tasks.Task(parse(self.config), tasks.make_image_spec(parse(self.config)), mesh=self.mesh)
         setup = build_step.make_setup(parse(self.config), self.task, self.mesh)
         self.abstract, self.shardings, self.step = setup.state, setup.shardings, setup.step

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmjax import tasks
 from mmjax.config import parse, recipe, schema
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.training import checkpoint
 from mmjax.training.state import TrainState
 
@@ -44,7 +44,7 @@ def config(name, **changes):
 
 @functools.cache
 def tokenizer(length):
-    return tokenizer_lib.make_tokenizer("words:shapes", length)
+    return make_tokenizer.make_tokenizer("words:shapes", length)
 
 
 def task(config):

@@ -34,6 +34,7 @@ def check(folder, meshes):
     from mmjax.errors import UserError
     from mmjax.parallel import mesh as mesh_lib
     from mmjax.parallel import process_agreement
+    from mmjax.parallel.make_mesh import make_mesh
     from mmjax.training import step_agreement
     from tests.helpers import mesh_steps
 
@@ -65,7 +66,7 @@ def check(folder, meshes):
     complete = np.arange(16 * 3).reshape(16, 3).astype(np.int32)
     result["rows"] = {}
     for shape in shapes:
-        mesh = mesh_lib.make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))))
+        mesh = make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))))
         rows = mesh_lib.local_rows(mesh, 16)
         result["rows"][shape] = rows[mesh_lib.rows_counted_here(mesh, 16)].tolist()
         np.testing.assert_array_equal(mesh_lib.to_host(mesh_lib.to_global(mesh, complete[rows])), complete)

@@ -23,8 +23,9 @@ from mmjax.cli import train as train_lib
 from mmjax.config import serialize
 from mmjax.evaluation.embedding import embedder as embedder_lib
 from mmjax.evaluation.evaluators import attention_maps
+from mmjax.inference import eval_model
 from mmjax.io import paths
-from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.report import page
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
@@ -123,8 +124,8 @@ def shared_compilation():
 @contextlib.contextmanager
 def on_devices(count):
     """Meshes are made of the first `count` devices."""
-    make_mesh = mesh_lib.make_mesh
-    with mock.patch.object(mesh_lib, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:count])):
+    of_first = lambda settings: make_mesh(settings, jax.devices()[:count])
+    with mock.patch.object(training, "make_mesh", of_first), mock.patch.object(eval_model, "make_mesh", of_first):
         yield
 
 

@@ -12,8 +12,8 @@ from mmjax.data.bad_example import REASONS, BadExample, reason_code
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.record import Source
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.source_protocols import Source
+from mmjax.data.text.make_tokenizer import make_tokenizer
 
 
 def png(value: int) -> bytes:

@@ -10,8 +10,8 @@ from PIL import Image
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.record import SourceOptions
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.source_protocols import SourceOptions
+from mmjax.data.text.make_tokenizer import make_tokenizer
 
 LENGTHS = (7, 5, 9, 6)
 TOTAL = sum(LENGTHS)

@@ -16,16 +16,16 @@ from mmjax.cli import convert as convert_lib
 from mmjax.cli import main
 from mmjax.config import parse, serialize
 from mmjax.data.image.transforms import MEAN_STD
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.inference import convert
 from mmjax.interop import foreign_checkpoint, param_translation
 from mmjax.io import paths as paths_lib
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.report import page
 from mmjax.training import init_from, resumed_run
-from mmjax.utils import end_of_text
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -59,8 +59,8 @@ def test_hugging_face_to_openclip_and_back(tmp_path, capsys):
     assert [x.format for x in (first, second, third)] == ["hf-clip", "openclip", "hf-clip"]
     assert [x.settings["text"].pop("eos_id") for x in (first, second, third)] == [
         39,
-        end_of_text.LARGEST_ID,
-        end_of_text.LARGEST_ID,
+        LARGEST_ID,
+        LARGEST_ID,
     ]
     assert first.settings == second.settings == third.settings
     rules = [x.preprocessing["image_rule"] for x in (first, second, third)]
@@ -214,7 +214,7 @@ def test_weights_without_settings_are_evaluated_and_searched(other, tmp_path, ca
 class TestInitFrom:
     def read(self, folder, **changes):
         config = runs.config(init_from=str(folder), **changes)
-        mesh = mesh_lib.make_mesh(MeshConfig(data=1, fsdp=2, tensor=1), jax.devices()[:2])
+        mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=1), jax.devices()[:2])
         shapes = param_translation.param_shapes(config.model.to_dict())
         tree = param_translation.nested(
             {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}

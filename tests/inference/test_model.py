@@ -16,14 +16,14 @@ import mmjax
 from mmjax import tasks
 from mmjax.config import parse
 from mmjax.data.image.transforms import ImageSpec, eval_transform
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.inference import checkpoint_source, convert, eval_model
 from mmjax.inference import model as model_lib
 from mmjax.interop import foreign_checkpoint, tokenizer_files
-from mmjax.nn.embed import bicubic_matrix
-from mmjax.parallel import mesh as mesh_lib
+from mmjax.nn.positions import bicubic_matrix
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -247,7 +247,7 @@ class TestLoading:
             mmjax.load(CLIP, step=3)
 
     def test_over_a_mesh_every_array_is_read_to_its_place(self, model, workdir, pictures):
-        mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+        mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
         images, text = golden()["images"], golden()["ids"]
         spread = mmjax.load(CLIP, mesh=mesh, batch_size=4, image_size=32)
         wider = mmjax.load(CLIP, batch_size=4, image_size=32)
@@ -373,7 +373,7 @@ class TestTokenizers:
         (tmp_path / "tokenizer.json").write_text("{}")
         spec = tokenizer_files.openclip_tokenizer(tmp_path, text, 49408)
         with pytest.raises(UserError, match=message):
-            tokenizer_lib.make_tokenizer(spec, 8)
+            make_tokenizer.make_tokenizer(spec, 8)
 
     @pytest.mark.parametrize(
         "config, lower",

@@ -18,8 +18,8 @@ from mmjax.evaluation.embedding import batched_apply
 from mmjax.evaluation.evaluators import captioning, multimodal_classification, question_answering
 from mmjax.metrics.classification import classification_metrics
 from mmjax.metrics.vqa_accuracy import score_answers
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from tests.helpers import model_kinds, runs
 from tests.helpers.evaluated_sources import evaluated
 
@@ -82,7 +82,7 @@ def loaded(workdir):
     """The model, and what feeds the evaluation it is compared with."""
     if workdir not in _loaded:
         _loaded[workdir] = mmjax.load(workdir)
-    mesh = mesh_lib.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     return _loaded[workdir], Feeder(mesh, 8)
 
 

@@ -6,17 +6,17 @@ import json
 import numpy as np
 import pytest
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint, model_settings, openclip, openclip_bare, param_translation
 from mmjax.interop.tensor_files import Tensors
-from mmjax.utils import end_of_text
 from tests.helpers import runs
 from tests.helpers.towers import encode
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
 HEADS = {"image.heads": 2, "text.heads": 2}
 SIZE = {"image.image_size": 16}
-AS_CLIP = SIZE | {"text.causal": True, "text.pool": "eos", "text.eos_id": end_of_text.LARGEST_ID}
+AS_CLIP = SIZE | {"text.causal": True, "text.pool": "eos", "text.eos_id": LARGEST_ID}
 AS_SIGLIP = SIZE | {"text.causal": False, "text.pool": "last"}
 # What no config file lies there to tell, and no published model of these sizes.
 GIVEN = {

@@ -10,9 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmjax.interop import export, foreign_checkpoint, param_names, param_translation
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants.two_tower import variant
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -82,7 +82,7 @@ def test_writing_holds_one_parameter_at_a_time(tmp_path):
 
 def test_arrays_go_straight_to_their_shardings():
     opened = foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-quickgelu")
-    mesh = mesh_lib.make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
     full = opened.read(lambda _, array: array)
     abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in full.items()})
     rules = [(".*qkv/kernel", ("fsdp", None, None, None))]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
 from mmjax.interop import (
     big_vision,
@@ -16,7 +17,6 @@ from mmjax.interop import (
 )
 from mmjax.interop.tensor_files import Tensors, open_tensors
 from mmjax.models.variants.two_tower import variant
-from mmjax.utils import end_of_text
 from tests.interop.test_foreign_checkpoint import GIVEN, GOLDEN
 
 
@@ -55,7 +55,7 @@ def test_published_sizes_ask_for_the_activation_alone():
     settings = read_clip()
     assert opened(settings) == ACTIVATIONS
     assert (settings["image"]["heads"], settings["text"]["heads"]) == (16, 16)
-    assert (settings["image"]["image_size"], settings["text"]["eos_id"]) == (224, end_of_text.LARGEST_ID)
+    assert (settings["image"]["image_size"], settings["text"]["eos_id"]) == (224, LARGEST_ID)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import types
 import pytest
 
 from mmjax.io.file_pool import pread
-from mmjax.io.reader import Reader, ReadError, _is_transient
+from mmjax.io.reader import Reader
+from mmjax.io.retries import ReadError, is_transient
 from tests.helpers.http_server import serve
 
 DATA = bytes(range(256)) * 400
@@ -176,14 +177,14 @@ class WithStatus(Exception):
     ],
 )
 def test_only_what_may_pass_is_asked_again(error, passes):
-    assert _is_transient(error) == passes
+    assert is_transient(error) == passes
 
 
 def test_the_errors_of_clients_that_are_loaded_are_known(monkeypatch):
     import aiohttp
 
-    assert _is_transient(aiohttp.ServerDisconnectedError()) and _is_transient(aiohttp.ClientPayloadError())
+    assert is_transient(aiohttp.ServerDisconnectedError()) and is_transient(aiohttp.ClientPayloadError())
     kind = type("HTTPClientError", (Exception,), {})
-    assert not _is_transient(kind())
+    assert not is_transient(kind())
     monkeypatch.setitem(sys.modules, "botocore.exceptions", types.SimpleNamespace(HTTPClientError=kind))
-    assert _is_transient(kind())
+    assert is_transient(kind())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.models.encoders import TextTransformer, VisionTransformer, drop_patches
-from mmjax.nn.embed import resample_positions
+from mmjax.nn.positions import resample_positions
 
 VISION = dict(image_size=12, patch_size=4, width=8, depth=2, heads=2, mlp_dim=16)
 TEXT = dict(vocab_size=20, context_length=8, width=8, depth=2, heads=2, mlp_dim=16, eos_id=19)

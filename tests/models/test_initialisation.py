@@ -13,9 +13,9 @@ from scipy import stats
 from mmjax.config import parse, recipe, serialize
 from mmjax.errors import UserError
 from mmjax.models import initialisation
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import resumed_run, validate_run
 from tests.helpers import model_kinds, runs
 from tests.helpers.distributions import assert_drawn
@@ -269,7 +269,7 @@ def test_what_the_modules_would_draw_is_not_computed():
 def test_shards_are_parts_of_what_one_device_draws():
     config = model_kinds.config("tiny-siglip", **SIZES, **SIGLIP)
     config.mesh.update(data=2, fsdp=2, tensor=2)
-    task, mesh = model_kinds.task(config), mesh_lib.make_mesh(parse(config).mesh)
+    task, mesh = model_kinds.task(config), make_mesh(parse(config).mesh)
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rules = ((r".*token_embedding", ("fsdp", None)),)
     shardings, _ = partition.param_shardings(shapes, mesh, MeshConfig(rules=rules))

@@ -10,8 +10,9 @@ from mmjax.models.encoders import VisionTransformer
 from mmjax.models.fusion import classifier
 from mmjax.models.modality_encoders import resample_time_positions
 from mmjax.models.variants import two_tower
-from mmjax.nn.embed import PatchEmbed, resample_positions
+from mmjax.nn.layers import PatchEmbed
 from mmjax.nn.modality_embed import inflate_patches
+from mmjax.nn.positions import resample_positions
 
 TINY = dict(width=8, depth=1, heads=2, mlp_dim=12, scan=False)
 RNG = np.random.default_rng(0)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.attention import AttentionSpec, CrossAttention, SelfAttention, attend
+from mmjax.nn.attention import AttentionSpec, SelfAttention, attend
+from mmjax.nn.cross_attention import CrossAttention
 
 BATCH, QUERIES, HEADS, HEAD_DIM = 3, 5, 2, 4
 # The first example has every key, the second has holes (its first key too), the third has none.

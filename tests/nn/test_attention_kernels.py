@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.attention import AttentionSpec, attend, choose_implementation, padded_length
+from mmjax.nn.attention import AttentionSpec, attend, padded_length
+from mmjax.nn.attention_kernels import choose_implementation
 from mmjax.nn.transformer import Transformer
 
 HEADS, HEAD_DIM = 2, 8

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mmjax.models.encoders import drop_patches
-from mmjax.nn.layers import drop_path, dropout, fold_keys
+from mmjax.nn.block import drop_path
+from mmjax.nn.layers import dropout, fold_keys
 
 FUNCTIONS = {
     "dropout": lambda x, keys: dropout(x, 0.4, keys),

@@ -14,8 +14,9 @@ from mmjax.config.schema import base_config
 from mmjax.nn import tpu_attention, tpu_tiles
 from mmjax.nn.attention import AttentionSpec, SelfAttention, attend
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel.activation_sharding import activation_mesh
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
+from mmjax.parallel.mesh import activation_mesh
 from mmjax.tasks import attention_kernels
 
 
@@ -79,7 +80,7 @@ def test_against_brute_force(batch, length, heads, head_dim, causal):
 @pytest.mark.parametrize("shape", [(1, 2, 2), pytest.param((2, 2, 1), marks=pytest.mark.full)])
 def test_spread_over_a_mesh(shape):
     size = int(np.prod(shape))
-    mesh = mesh_lib.make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[:size])
+    mesh = make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[:size])
     qkv, weights = drawn(4, 128, 3, 4, 64), drawn(4, 128, 4, 64)
     attended = lambda qkv, mesh=None: tpu_attention.fused_attention(qkv, 4, False, mesh).reshape(weights.shape)
     alone = run(attended, qkv, weights)
@@ -167,7 +168,7 @@ def test_towers_that_the_kernel_is_for(kind, variant, kernel):
 
 
 def test_what_does_not_spread_over_a_mesh():
-    mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), jax.devices()).abstract_mesh
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), jax.devices()).abstract_mesh
     assert tpu_attention.fits(8, 200, 4, 64, mesh)
     assert not tpu_attention.fits(6, 200, 4, 64, mesh)  # rows
     assert not tpu_attention.fits(8, 200, 2, 64, mesh)  # a head alone fills half of the lanes

@@ -201,8 +201,9 @@ def test_accuracy(kind, ids):
 @pytest.mark.parametrize("shared", [False, True])
 def test_on_a_mesh_the_value_is_that_of_one_device(shared):
     from mmjax.parallel import mesh as mesh_lib
+    from mmjax.parallel.make_mesh import make_mesh
 
-    mesh = mesh_lib.make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
     rng = np.random.default_rng(0)
     rows = [rng.standard_normal((16, 4)).astype(np.float32) for _ in range(2)]
     rows = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rows]

@@ -19,6 +19,7 @@ from mmjax.objectives import tiled_logits
 from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from tests.helpers import campaign
 
 BATCH, WIDTH = 48, 12
@@ -86,9 +87,7 @@ def embeddings(how, shared, seed=0):
 
 @functools.cache
 def mesh_of(shape):
-    return mesh_lib.make_mesh(
-        MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)]
-    )
+    return make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)])
 
 
 def with_gradients(kind, impl, mesh, block_size):

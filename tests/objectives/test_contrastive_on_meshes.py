@@ -11,6 +11,7 @@ from mmjax.objectives import captioning, classification, contrastive, masked_mod
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import sharded_gather
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 
 BATCH, LENGTH, WIDTH, VOCAB = 16, 6, 8, 20
 FULL = pytest.mark.full
@@ -117,7 +118,7 @@ QUICK = ("caption",)
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=FULL) for name in OBJECTIVES])
 def test_value_and_gradients_are_those_of_one_device(name):
     results, (x, batch) = [], batch_of()
-    for mesh in (None, mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+    for mesh in (None, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
         put = lambda x: x if mesh is None else jax.device_put(x, mesh_lib.batch_sharding(mesh))  # noqa: B023
         run = jax.jit(jax.value_and_grad(lambda x, batch: OBJECTIVES[name](x, batch, mesh), has_aux=True))  # noqa: B023
         results.append(jax.tree.map(np.asarray, run(*jax.tree.map(put, (x, batch)))))

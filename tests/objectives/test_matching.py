@@ -13,6 +13,7 @@ import scipy.stats
 from mmjax.objectives import matching
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 
 BATCH, WIDTH = 48, 8
 FULL = pytest.mark.full
@@ -20,9 +21,7 @@ FULL = pytest.mark.full
 
 @functools.cache
 def mesh_of(shape):
-    return mesh_lib.make_mesh(
-        MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)]
-    )
+    return make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)])
 
 
 def unit(x):

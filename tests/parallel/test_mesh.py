@@ -6,7 +6,8 @@ import pytest
 
 from mmjax.errors import UserError
 from mmjax.parallel.config import MeshConfig
-from mmjax.parallel.mesh import batch_devices, batch_sharding, check_batch, local_rows, make_mesh, replicated
+from mmjax.parallel.make_mesh import check_batch, make_mesh
+from mmjax.parallel.mesh import batch_devices, batch_sharding, local_rows, replicated
 
 
 def shape(data, fsdp=1, tensor=1):

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from mmjax.parallel.config import MeshConfig
-from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
+from mmjax.parallel.make_mesh import make_mesh
+from mmjax.parallel.mesh import batch_sharding, to_global, to_host
 
 
 def test_there_and_back():

@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from mmjax.data.loading import packing as packing_lib
-from mmjax.parallel import activation_sharding, packing
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import packing
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 
 BATCH, CONTEXT, ROWS, LENGTH, EOS, NOTHING = 24, 16, 5, 20, 2, 77
 
 
 @functools.cache
 def mesh_of(shape):
-    return mesh_lib.make_mesh(
-        MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)]
-    )
+    return make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)])
 
 
 @pytest.fixture(params=[None, (1, 1, 1), (2, 2, 2), (4, 1, 1)], ids=str)
@@ -43,7 +42,7 @@ def on(mesh, function):
     """Traced for a mesh and run on it."""
 
     def traced(*arguments):
-        with activation_sharding.activation_mesh(mesh):
+        with mesh_lib.activation_mesh(mesh):
             return function(*arguments)
 
     if mesh is None:
@@ -122,7 +121,7 @@ def test_an_id_beyond_the_table_gets_zeros_and_gives_no_gradient():
     ids = np.array([[0, 8], [7, 8]], np.int32)
     for mesh in (None, mesh_of((1, 2, 1))):
         value, gradient = on(
-            mesh, lambda ids: jax.value_and_grad(lambda t: activation_sharding.embedding_lookup(t, ids).sum())(table)
+            mesh, lambda ids: jax.value_and_grad(lambda t: mesh_lib.embedding_lookup(t, ids).sum())(table)
         )(ids)
         np.testing.assert_allclose(value, table[[0, 7]].sum(), rtol=1e-6)
         np.testing.assert_array_equal(gradient.sum(axis=1), [3, 0, 0, 0, 0, 0, 0, 3])

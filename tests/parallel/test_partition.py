@@ -12,7 +12,7 @@ from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants.two_tower import variant
 from mmjax.parallel.config import MeshConfig
-from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.parallel.partition import divided_over_data, map_with_path, opt_state_shardings, param_shardings, path_name
 from mmjax.training.optimizer import make_optimizer
 

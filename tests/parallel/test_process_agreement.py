@@ -13,6 +13,7 @@ import pytest
 from mmjax.errors import UserError
 from mmjax.parallel import cluster, mesh, process_agreement
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import _slices, make_mesh
 from tests.helpers import processes, runs
 
 SLURM = {
@@ -202,23 +203,23 @@ def ids(groups):
 
 def test_groups():
     gpus = [Device(i) for i in (3, 2, 1, 0, 4, 5, 6, 7)]  # as a process may list them
-    assert ids(mesh._slices(gpus, 0)) == [list(range(8))]  # hosts, not slices
-    assert ids(mesh._slices(gpus, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert ids(_slices(gpus, 0)) == [list(range(8))]  # hosts, not slices
+    assert ids(_slices(gpus, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     tpus = [Device(i, per_slice=4) for i in range(8)]
-    assert ids(mesh._slices(tpus, 0)) == ids(mesh._slices(tpus, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert ids(mesh._slices(tpus, 1)) == [list(range(8))]
+    assert ids(_slices(tpus, 0)) == ids(_slices(tpus, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert ids(_slices(tpus, 1)) == [list(range(8))]
     for count, message in ((3, "mesh.slices=3 does not divide 8 devices"), (4, "but there are 2 TPU slices; set 0, 2")):
         with pytest.raises(UserError, match=message):
-            mesh._slices(tpus, count)
+            _slices(tpus, count)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 2), (8, 1, 1), (-1, 4, 1)])
 def test_only_data_crosses_slices(shape):
-    made = mesh.make_mesh(MeshConfig(**dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 2}))
+    made = make_mesh(MeshConfig(**dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 2}))
     halves = np.split(made.devices, 2, axis=0)
     assert [sorted(d.id for d in half.ravel()) for half in halves] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert all("Auto" in str(kind) for kind in made.axis_types)
-    one = mesh.make_mesh(MeshConfig(**dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 1}))
+    one = make_mesh(MeshConfig(**dict(zip(mesh.AXES, shape, strict=True)) | {"slices": 1}))
     assert made.shape == one.shape
 
 
@@ -235,4 +236,4 @@ def test_only_data_crosses_slices(shape):
 )
 def test_impossible_slices(shape, message):
     with pytest.raises(UserError, match=message):
-        mesh.make_mesh(MeshConfig(**dict(zip((*mesh.AXES, "slices"), shape, strict=True))))
+        make_mesh(MeshConfig(**dict(zip((*mesh.AXES, "slices"), shape, strict=True))))

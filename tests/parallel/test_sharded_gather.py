@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mmjax.objectives import matching
-from mmjax.parallel import activation_sharding, sharded_gather
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import sharded_gather
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 
 BATCH = 48
 FULL = pytest.mark.full
@@ -20,9 +21,7 @@ FULL = pytest.mark.full
 
 @functools.cache
 def mesh_of(shape):
-    return mesh_lib.make_mesh(
-        MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)]
-    )
+    return make_mesh(MeshConfig(**dict(zip(mesh_lib.AXES, shape, strict=True))), jax.devices()[: math.prod(shape)])
 
 
 RNG = np.random.default_rng(0)
@@ -54,7 +53,7 @@ def compiled(shape, remat, scope):
         return jnp.sum(result["tokens"] ** 2 * WEIGHTS[: len(index)]), result
 
     def both(tokens, index):
-        with activation_sharding.activation_mesh(mesh if remat else None):
+        with mesh_lib.activation_mesh(mesh if remat else None):
             function = jax.checkpoint(fetched) if remat else fetched
             (_, result), gradient = jax.value_and_grad(function, has_aux=True)(tokens, index)
         return result, gradient

@@ -7,6 +7,7 @@ import pytest
 from mmjax.cli import main, runtime
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import check_batch, make_mesh
 from mmjax.plan import program, topology
 from mmjax.training import device_specs
 from mmjax.training import state as state_lib
@@ -16,7 +17,7 @@ from tests.helpers.programs import CHIP, MESH
 
 @pytest.fixture(scope="module")
 def mesh():
-    return mesh_lib.make_mesh(MeshConfig(**MESH), jax.devices()[:8])
+    return make_mesh(MeshConfig(**MESH), jax.devices()[:8])
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def quick_set_up(cpu_slice, monkeypatch):
     """Mesh and batch are checked as they are in a plan; the model is a single array of 4,000 bytes."""
 
     def set_up(config, topology, text_length=None, flags=()):
-        mesh = mesh_lib.make_mesh(config.mesh, topology)
-        mesh_lib.check_batch("batch_size", config.batch_size, mesh, config.microbatch)
+        mesh = make_mesh(config.mesh, topology)
+        check_batch("batch_size", config.batch_size, mesh, config.microbatch)
         replicated = mesh_lib.replicated(mesh)
         params = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=replicated)
         state = state_lib.TrainState(None, params, None, None, None, None)

@@ -16,9 +16,10 @@ from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.variants import two_tower
 from mmjax.parallel import partition
-from mmjax.parallel.mesh import make_mesh
-from mmjax.training import optimizer, param_roles, schedules, validate_run
-from mmjax.training.step import make_loss
+from mmjax.parallel.make_mesh import make_mesh
+from mmjax.training import optimizer, schedules, validate_run
+from mmjax.training.param_roles import find_frozen
+from mmjax.training.step import make_loss, split_frozen
 from tests.helpers import runs
 
 SIZES = ["clip:variant=" + size for size in ("B/32", "B/16", "L/14", "L/14@336", "H/14")]
@@ -158,7 +159,7 @@ def test_a_published_size_has_a_loss_and_a_gradient(spec, tmp_path):
     wanted = set(task.weights)
     assert loss.shape == () and (len(wanted) == 1 or {f"loss_{name}" for name in wanted} <= set(metrics))
     assert jax.tree.structure(slopes) == jax.tree.structure(params)
-    trainable, _ = param_roles.split_frozen(params, config.optimizer.freeze)
+    trainable, _ = split_frozen(params, find_frozen(params, config.optimizer.freeze))
     optimizer.make_optimizer(parse(config), trainable)  # every pattern matches
     if "captions" in task.taught:
         assert task.decoding(tokenizer).max_tokens <= config.data.context_length
@@ -189,7 +190,7 @@ def test_what_decays_under_a_recipe(spec):
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     texts = jax.ShapeDtypeStruct((1, config.model.text.context_length), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, texts)["params"]
-    trainable, _ = param_roles.split_frozen(shapes, config.optimizer.freeze)
+    trainable, _ = split_frozen(shapes, find_frozen(shapes, config.optimizer.freeze))
     leaves = jax.tree_util.tree_leaves_with_path(optimizer.decay_mask(schema.parse(config).optimizer, trainable))
     decayed = {partition.path_name(path): decays for path, decays in leaves}
     decaying, other = DECAYING[spec]

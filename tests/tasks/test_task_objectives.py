@@ -13,12 +13,13 @@ from mmjax import tasks
 from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.data.sources import sensors
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.objectives.config import LossConfig
 from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
-from mmjax.parallel.mesh import batch_sharding, make_mesh, to_global, to_host
+from mmjax.parallel.make_mesh import make_mesh
+from mmjax.parallel.mesh import batch_sharding, to_global, to_host
 from mmjax.tasks import batch_losses, per_example_losses
 from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.objective import GlobalBatch, Settings
@@ -48,7 +49,7 @@ IDLE = {
 
 @functools.cache
 def tokenizer(length):
-    return tokenizer_lib.make_tokenizer("words:shapes", length)
+    return make_tokenizer.make_tokenizer("words:shapes", length)
 
 
 def config_of(method, **changes):
@@ -257,7 +258,7 @@ def test_objectives_can_be_run_without_the_others():
 )
 def test_what_does_not_go_together_is_reported(method, changes, message):
     config = config_of(method, **changes)
-    words = tokenizer_lib.make_tokenizer(config.data.tokenizer, 8)
+    words = make_tokenizer.make_tokenizer(config.data.tokenizer, 8)
     with pytest.raises(UserError) as error:
         tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words)
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -10,6 +10,7 @@ from mmjax import tasks
 from mmjax.config import parse
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from tests.helpers import model_kinds
 
 
@@ -18,7 +19,7 @@ from tests.helpers import model_kinds
 def test_beams_stay_on_their_devices(name):
     """Of the beams of other devices' examples nothing is received: no cache, no logits."""
     config = model_kinds.config(name, decoding__method="beam", decoding__beams=3, decoding__max_tokens=4)
-    mesh = mesh_lib.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
+    mesh = make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
     words = model_kinds.tokenizer(config.model.text.context_length)
     task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), words, mesh)
     decoding, size = task.decoding(words), config.model.image.image_size

@@ -15,8 +15,8 @@ from mmjax.config import parse, to_dict
 from mmjax.data.image import transforms
 from mmjax.errors import UserError
 from mmjax.io import paths
-from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import checkpoint
 from mmjax.training.config import CheckpointConfig
 from tests.helpers import runs
@@ -127,7 +127,7 @@ class TestRestore:
 
         def shapes(data, fsdp, tensor):
             devices = jax.devices()[: data * fsdp * tensor]
-            mesh = mesh_lib.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
+            mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
             return {
                 name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, specs[name]))
                 for name, x in values.items()

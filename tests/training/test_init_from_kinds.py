@@ -8,9 +8,10 @@ from mmjax.config import parse
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
 from mmjax.interop import export, param_translation
-from mmjax.nn.embed import bicubic_matrix
+from mmjax.nn.positions import bicubic_matrix
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import init_from
 from tests.helpers import model_kinds
 
@@ -36,7 +37,7 @@ def sources(random_params, tmp_path_factory):
 def read(config, shapes=None):
     """What a run of `config` would start from; its parameters are known, or `shapes`."""
     shapes = shapes or jax.eval_shape(model_kinds.task(config).init, jax.random.key(0))
-    complete = mesh_lib.replicated(mesh_lib.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
+    complete = mesh_lib.replicated(make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=complete), shapes)
     return init_from.read(placed, parse(config))
 

@@ -14,7 +14,7 @@ from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.report import page
-from mmjax.training import bad_example_counts, checkpoint, hooks, init_from, loop
+from mmjax.training import checkpoint, hooks, init_from, loop, step_agreement
 from mmjax.training.step_agreement import StepAgreement
 from tests.helpers import runs
 
@@ -201,13 +201,13 @@ class TestBadExamples:
 
     def test_too_many_stop_the_run(self, broken, tmp_path, capsys):
         argv = [f"--workdir={tmp_path / 'run'}", f"--config.data.train={broken}"]
-        with mock.patch.object(bad_example_counts, "_MIN_SEEN", 60):
+        with mock.patch.object(step_agreement, "_MIN_SEEN", 60):
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
         message = capsys.readouterr().err
         assert message.startswith(f"error: data.train='{broken}': ") and "of 64 examples could not be read" in message
         assert "missing: " in message and "not_image: " in message and "data.max_bad_fraction=0.2" in message
         assert runs.steps(tmp_path / "run") == [3]
-        with mock.patch.object(bad_example_counts, "_MIN_SEEN", 60):  # also what had been read before
+        with mock.patch.object(step_agreement, "_MIN_SEEN", 60):  # also what had been read before
             assert runs.train_cli(*argv, "--config.data.max_bad_fraction=0.2") == 2
 
     def test_one_is_too_many_where_none_is_allowed(self, broken, tmp_path, capsys):

@@ -13,7 +13,7 @@ from mmjax import registry
 from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.io import paths
-from mmjax.training import device_specs, log_writers, metrics_log, validate_run
+from mmjax.training import device_specs, metrics_log, validate_run
 from mmjax.training.config import LogConfig
 from tests.helpers import runs
 
@@ -26,7 +26,7 @@ class TestMetricsFile:
         return folder / "metrics.jsonl"
 
     def write(self, path, *steps):
-        file = log_writers.MetricsFile(path)
+        file = metrics_log.MetricsFile(path)
         for step in steps:
             file.write({"step": step, "kind": "train", "loss": step / 2})
         file.flush()
@@ -43,7 +43,7 @@ class TestMetricsFile:
         file.drop_after(2)
         file.write({"step": 3, "kind": "eval"})
         file.flush()
-        assert [(line["step"], line["kind"]) for line in log_writers.MetricsFile(path).lines()] == [
+        assert [(line["step"], line["kind"]) for line in metrics_log.MetricsFile(path).lines()] == [
             (1, "train"),
             (2, "train"),
             (3, "eval"),
@@ -62,7 +62,7 @@ class TestMetricsFile:
     def test_a_line_that_a_kill_cut_off(self, path, rest):
         self.write(path, 1, 2)
         path.write_text(path.read_text() + rest)
-        file = log_writers.MetricsFile(path)
+        file = metrics_log.MetricsFile(path)
         file.drop_after(9)
         file.write({"step": 3, "kind": "train"})
         file.flush()

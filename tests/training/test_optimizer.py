@@ -15,7 +15,8 @@ from mmjax.errors import UserError
 from mmjax.models.two_tower import TwoTower
 from mmjax.parallel.partition import map_with_path, path_name
 from mmjax.training.optimizer import make_optimizer
-from mmjax.training.param_roles import is_stacked, merge_frozen, role, split_frozen
+from mmjax.training.param_roles import find_frozen, is_stacked, role
+from mmjax.training.step import merge_frozen, split_frozen
 
 DEPTH, WIDTH, HEADS, HIDDEN = 3, 32, 2, 48
 
@@ -268,11 +269,11 @@ def test_roles(variant):
 
 
 def test_split_and_merge(params):
-    trainable, frozen = split_frozen(params, ("image/.*", "image_head/.*"))
+    trainable, frozen = split_frozen(params, find_frozen(params, ("image/.*", "image_head/.*")))
     assert set(flat(trainable)) | set(flat(frozen)) == set(flat(params))
     assert set(flat(frozen)) == {name for name in flat(params) if name.startswith(("image/", "image_head/"))}
     jax.tree.map(np.testing.assert_array_equal, merge_frozen(trainable, frozen), params)
-    assert flat(split_frozen(params, ())[1]) == {}
+    assert flat(split_frozen(params, find_frozen(params, ()))[1]) == {}
 
 
 @pytest.mark.parametrize(
@@ -286,13 +287,13 @@ def test_split_and_merge(params):
 )
 def test_mistakes_in_freeze(params, patterns, message):
     with pytest.raises(UserError, match=message):
-        split_frozen(params, patterns)
+        find_frozen(params, patterns)
 
 
 @pytest.mark.parametrize("name", list(registry.optimizers))
 def test_the_state_knows_nothing_of_frozen_parameters(shapes, name):
     config = make_config(name, b1=0.9, weight_decay=0.1)
-    trainable, _ = split_frozen(shapes, ("image/.*", "image_head/.*"))
+    trainable, _ = split_frozen(shapes, find_frozen(shapes, ("image/.*", "image_head/.*")))
     tx, _ = make_optimizer(parse(config), trainable)
     state = jax.eval_shape(tx.init, trainable)
     assert not [path for path in flat(jax.tree.map(lambda x: 0, state)) if "image" in path]

@@ -15,7 +15,8 @@ from mmjax.interop import foreign_checkpoint
 from mmjax.parallel.partition import path_name
 from mmjax.training import validate_run
 from mmjax.training.optimizer import decay_mask, make_optimizer
-from mmjax.training.param_roles import split_frozen
+from mmjax.training.param_roles import find_frozen
+from mmjax.training.step import split_frozen
 from tests.helpers import model_kinds, runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -162,7 +163,8 @@ def test_several_entries_and_path_regexes():
 )
 def test_mistakes(changes, message):
     config = config_of(**changes)
-    trainable, _ = split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)
+    shapes = model_kinds.shapes("tiny")
+    trainable, _ = split_frozen(shapes, find_frozen(shapes, config.optimizer.freeze))
     with pytest.raises(UserError, match=message) as error:
         make_optimizer(parse(config), trainable)
     assert "\n" not in str(error.value)
@@ -190,7 +192,8 @@ def test_patterns_are_checked_by_themselves_first(field):
 
 def test_the_default_may_name_nothing():
     config = config_of(freeze=(".*[^e]",))
-    make_optimizer(parse(config), split_frozen(model_kinds.shapes("tiny"), config.optimizer.freeze)[0])
+    shapes = model_kinds.shapes("tiny")
+    make_optimizer(parse(config), split_frozen(shapes, find_frozen(shapes, config.optimizer.freeze))[0])
 
 
 # -- how much ----------------------------------------------------------------------------------------------------------

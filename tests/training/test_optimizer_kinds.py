@@ -8,6 +8,7 @@ from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
 from mmjax.training import optimizer, param_roles, update_rules
+from mmjax.training.step import split_frozen
 from tests.helpers import model_kinds
 
 NAMES = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
@@ -94,7 +95,7 @@ def test_a_tower_without_layers_is_told(name, tower, message):
 
 def test_freezing_and_multipliers_go_by_path_in_every_kind():
     params = model_kinds.shapes("tiny-captioner-lstm")
-    free, frozen = param_roles.split_frozen(params, ("image/.*",))
+    free, frozen = split_frozen(params, param_roles.find_frozen(params, ("image/.*",)))
     assert {path.split("/")[0] for path in flat(frozen)} == {"image"}
     assert not any(path.startswith("image/") for path in flat(free))
     config = model_kinds.config("tiny-captioner-lstm", optimizer__multipliers=(("text/lstm/.*", 0.0),))

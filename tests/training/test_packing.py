@@ -12,6 +12,7 @@ from mmjax.config import parse
 from mmjax.data.loading import packing as packing_lib
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import packing
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
 from tests.helpers import campaign, mesh_steps, processes, runs, text_runs, tiny_recipe
@@ -52,7 +53,7 @@ def value_and_grad(mesh, pieces, noise, precision="float32"):
     config.batch_size, config.microbatch = BATCH, pieces
     config.mesh.update(dict(zip(mesh_lib.AXES, mesh, strict=True)))
     config.model.image.dropout = 0.2 if noise else 0.0
-    devices = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[: np.prod(mesh)])
+    devices = make_mesh(parse(config).mesh, jax.devices()[: np.prod(mesh)])
     task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), mesh=devices)
     setup = build_step.make_setup(parse(config), task, devices)
     total = step_lib.make_loss(task, pieces, devices)

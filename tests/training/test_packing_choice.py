@@ -13,7 +13,7 @@ from mmjax.config import parse, schema
 from mmjax.data.loading import packing as packing_lib
 from mmjax.data.loading.length_groups import LengthGrouper
 from mmjax.errors import UserError
-from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import packing, validate_run
 from tests.helpers import runs
 
@@ -31,7 +31,7 @@ def pairs(tmp_path_factory):
 
 def choose(config, capsys, devices=1, meta=None, platform="cpu"):
     """What is chosen, and what is said of it."""
-    mesh = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[:devices])
+    mesh = make_mesh(parse(config).mesh, jax.devices()[:devices])
     capsys.readouterr()
     with mock.patch.object(packing, "_platform", lambda mesh: platform):
         packer = packing.choose_packer(parse(config), mesh, examples_of(config), meta or {})

@@ -10,8 +10,9 @@ import pytest
 from mmjax import tasks
 from mmjax.config import parse, recipe, schema
 from mmjax.data.loading.length_groups import LengthGrouper
-from mmjax.data.text import tokenizer as tokenizer_lib
+from mmjax.data.text import make_tokenizer
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import build_step
 from mmjax.training import step as step_lib
 from tests.helpers import campaign, mesh_steps, processes, runs, text_runs
@@ -101,9 +102,9 @@ def groups_of(batch, devices, pieces):
 def compiled(case, mesh, pieces):
     """Config, shapes of parameters, devices, and the loss with metrics and gradient on them."""
     config = make_config(case, microbatch=pieces, **{f"mesh.{n}": x for n, x in zip(mesh_lib.AXES, mesh, strict=True)})
-    devices = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[: np.prod(mesh)])
+    devices = make_mesh(parse(config).mesh, jax.devices()[: np.prod(mesh)])
     facts = tasks.DatasetMetadata(answers=tuple("abcde")) if config.objectives.vqa else None
-    tokenizer = tokenizer_lib.make_tokenizer("words:shapes", config.model.text.context_length)
+    tokenizer = make_tokenizer.make_tokenizer("words:shapes", config.model.text.context_length)
     task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), tokenizer, devices, facts)
     setup = build_step.make_setup(parse(config), task, devices)
     total = step_lib.make_loss(task, pieces, devices)

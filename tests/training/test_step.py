@@ -16,7 +16,7 @@ from mmjax.config.schema import base_config
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
-from mmjax.parallel.mesh import make_mesh
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.parallel.partition import map_with_path, path_name
 from mmjax.training.build_step import make_init, make_setup, state_shardings
 from mmjax.training.optimizer import make_optimizer

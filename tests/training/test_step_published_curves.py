@@ -17,6 +17,7 @@ from mmjax.config import recipe as recipe_lib
 from mmjax.interop import export, foreign_checkpoint
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import build_step, init_from
 from tests.helpers import torch_writers
 
@@ -68,7 +69,7 @@ def batches(count, config, *, padded=False, noise=0.4):
 
 def train(config, params, data):
     """Trains from parameters by path; returns the losses and the parameters at the end."""
-    mesh = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[:1])
+    mesh = make_mesh(parse(config).mesh, jax.devices()[:1])
     task = tasks.Task(parse(config), tasks.make_image_spec(parse(config)), None, mesh)
     setup = build_step.make_setup(parse(config), task, mesh)
     shapes = flat(setup.state.params)
@@ -262,7 +263,7 @@ def test_siglip(spec, tmp_path):
     config.optimizer.freeze = ()
     config.objectives.update(itc=0.0, sigmoid=1.0)
     config.model.text.update(vocab_size=VOCAB, context_length=LENGTH)
-    mesh = mesh_lib.make_mesh(parse(config).mesh, jax.devices()[:1])
+    mesh = make_mesh(parse(config).mesh, jax.devices()[:1])
     params = flat(tasks.Task(parse(config), tasks.make_image_spec(parse(config)), None, mesh).init(jax.random.key(0)))
     spec = tasks.make_image_spec(parse(config))
     prepared = dict(size=SIDE, resize="squash", interpolation="bicubic", mean=spec.mean, std=spec.std)

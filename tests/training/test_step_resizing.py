@@ -10,9 +10,9 @@ import pytest
 from mmjax import tasks
 from mmjax.config import parse, schema, serialize
 from mmjax.data.image import frames
-from mmjax.data.loading import example_transforms
+from mmjax.data.loading import example_transforms, modality_transform
 from mmjax.errors import UserError
-from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import image_fields
 from mmjax.training import checkpoint
 from tests.helpers import processes, runs
@@ -192,7 +192,7 @@ def test_a_model_without_images_has_no_choice():
 
 def test_planned_batches_hold_frames_where_the_device_resizes():
     config = config_of("shapes", "device")
-    mesh = mesh_lib.make_mesh(parse(config).mesh)
+    mesh = make_mesh(parse(config).mesh)
     shapes = tasks.batch_shapes(parse(config), mesh)
     assert shapes["image"].shape == (16, 32, 32, 3) and shapes["image"].dtype == np.uint8
     assert shapes["image_box"].shape == (16, frames.BOX) and shapes["image_box"].dtype == np.int32
@@ -209,12 +209,12 @@ def test_examples_are_what_the_plan_says():
     pairs = example_transforms.PairTransform(spec, tasks.make_tokenizer(parse(config)))
     record = {"image": np.zeros((20, 20, 3), np.uint8), "captions": ["a"], "id": 1}
     example = pairs(record, np.random.default_rng(0))
-    planned = tasks.batch_shapes(parse(config), mesh_lib.make_mesh(parse(config).mesh))
+    planned = tasks.batch_shapes(parse(config), make_mesh(parse(config).mesh))
     assert {name: (x.shape, x.dtype) for name, x in example.items()} == {
         name: (x.shape[1:], x.dtype) for name, x in planned.items()
     }
     # An image that is missing among several modalities is black, and has a box.
-    fused = example_transforms.ModalityTransform({"audio": (2,)}, spec)
+    fused = modality_transform.ModalityTransform({"audio": (2,)}, spec)
     missing = fused({"modalities": {"audio": np.zeros(2)}, "label": 1, "id": 2}, np.random.default_rng(0))
     assert {name: missing[name].shape for name in ("image", "image_box")} == {
         name: example[name].shape for name in ("image", "image_box")

@@ -14,7 +14,7 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import ImageSpec, eval_image
 from mmjax.data.loading.batches import available_cores
 from mmjax.data.loading.example_transforms import add_path_to_errors
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
 
 # What an evaluation example holds by name; the rest of its record are its extras.

@@ -14,7 +14,7 @@ from jaxtyping import Int, Int32
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.loading.order import example_rng
-from mmjax.utils import end_of_text
+from mmjax.data.text.tokenizer import end_of_text_position
 
 _ROW_LENGTHS = (80, 128)
 _SIGMAS = 4.0  # rows are kept for the mean number needed and this many standard deviations
@@ -34,7 +34,7 @@ def row_length(context_length: int) -> int:
 
 def caption_lengths(text: Int[np.ndarray, "*B L"], eos_id: int) -> Int[np.ndarray, "*B"]:
     """Tokens of each caption up to its first end-of-text id; 1 without any, as a tower then pools the first token."""
-    return np.asarray(end_of_text.position(text, eos_id) + 1)
+    return np.asarray(end_of_text_position(text, eos_id) + 1)
 
 
 def first_fit(

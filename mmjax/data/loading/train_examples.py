@@ -14,18 +14,11 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample, reason_code
 from mmjax.data.loading.example_transforms import ExampleTransform
-from mmjax.data.loading.order import (
-    GlobalOrder,
-    SourceOrder,
-    WindowedOrder,
-    example_rng,
-    hash64,
-    integer_weights,
-    mixture_position,
-)
-from mmjax.data.record import Sharded, Source
+from mmjax.data.loading.order import GlobalOrder, SourceOrder, example_rng, hash64, integer_weights, mixture_position
+from mmjax.data.loading.windowed_order import WindowedOrder
+from mmjax.data.source_protocols import Sharded, Source
 from mmjax.errors import UserError
-from mmjax.io.reader import ReadError
+from mmjax.io.retries import ReadError
 
 # Examples of one position that the storage may fail to give, each after its own trying again.
 _STORAGE_TRIES = 2

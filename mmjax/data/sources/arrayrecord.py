@@ -10,7 +10,8 @@ import numpy as np
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import Fields, choose_fields
 from mmjax.data.formats.tf_example import Feature, parse_example
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, evenly_spaced
+from mmjax.data.record import Record, check_index
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader, is_local, local_path

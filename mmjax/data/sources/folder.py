@@ -7,7 +7,8 @@ import numpy as np
 
 from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
 from mmjax.data.image.image_file import IMAGE_SUFFIXES, read_image
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
+from mmjax.data.record import Record, check_index
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, is_local, local_path

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmjax.data.column_inference import choose_fields, get_nested
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
+from mmjax.data.record import Record, check_index
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import is_local, local_path

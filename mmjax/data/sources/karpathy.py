@@ -9,7 +9,7 @@ import posixpath
 from typing import Any
 
 from mmjax.data.formats.image_list import ImageList
-from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.reader import Reader
 

@@ -16,10 +16,12 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields
 from mmjax.data.formats.table_file import Table
 from mmjax.data.image.image_file import read_image
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id, texts_of
+from mmjax.data.record import Record, check_index, stable_id, texts_of
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
-from mmjax.io.reader import Reader, ReadError
+from mmjax.io.reader import Reader
+from mmjax.io.retries import ReadError
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
 IMAGE_COLUMNS = ("image", "filepath", "path")

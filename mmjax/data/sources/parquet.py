@@ -11,7 +11,8 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields, get_nested
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
+from mmjax.data.record import Record, check_index
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader

@@ -3,7 +3,8 @@
 import posixpath
 
 from mmjax.data.formats.image_list import ImageList
-from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions, stable_id
+from mmjax.data.record import stable_id
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside, locate_images, read_json
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader

@@ -4,7 +4,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mmjax.data.loading.order import hash64
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index
+from mmjax.data.record import Record, check_index
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 
 _POOL = 16  # images

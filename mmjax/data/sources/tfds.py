@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from mmjax.data.column_inference import choose_fields
-from mmjax.data.record import DEFAULT_OPTIONS, SourceOptions
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.arrayrecord import ExampleProtos, RecordFiles, check_readable
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.io.patterns import error_reason

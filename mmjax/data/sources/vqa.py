@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.formats.table_file import Table
-from mmjax.data.record import DEFAULT_OPTIONS, Record, SourceOptions, check_index, stable_id, texts_of
+from mmjax.data.record import Record, check_index, stable_id, texts_of
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import locate_images, read_json
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io.reader import Reader

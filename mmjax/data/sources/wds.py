@@ -10,7 +10,8 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import check_templates, make_class_record, multilabel_record, read_lines
-from mmjax.data.record import DEFAULT_OPTIONS, CaptionKeys, Record, SourceOptions, check_index, evenly_spaced, stable_id
+from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
 from mmjax.data.webdataset.build import build_index
 from mmjax.data.webdataset.find import find_index
 from mmjax.data.webdataset.index_file import Shards, TarIndex
@@ -34,7 +35,8 @@ from mmjax.errors import UserError
 from mmjax.io import file_pool
 from mmjax.io.page_cache import ReadAhead
 from mmjax.io.patterns import error_reason
-from mmjax.io.reader import Reader, ReadError, local_path
+from mmjax.io.reader import Reader, local_path
+from mmjax.io.retries import ReadError
 from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.string_array import StringArray
 

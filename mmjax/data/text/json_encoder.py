@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import tokenizers
 
 from mmjax.data.text.clip_bpe import clean_clip, collapse_whitespace, fix_unicode
+from mmjax.data.text.make_tokenizer import read_file
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
-from mmjax.data.text.tokenizer import FIELD, Tokenizer, read_file
+from mmjax.data.text.tokenizer import FIELD, Tokenizer
 from mmjax.errors import UserError, did_you_mean
 
 # What tokenizers in use call their specials; a tokenizer.json lists them without saying which is which.

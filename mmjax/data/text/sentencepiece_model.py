@@ -1,7 +1,8 @@
 """SentencePiece models, by SigLIP's convention."""
 
+from mmjax.data.text.make_tokenizer import read_file
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
-from mmjax.data.text.tokenizer import FIELD, Tokenizer, read_file
+from mmjax.data.text.tokenizer import FIELD, Tokenizer
 from mmjax.errors import UserError
 from mmjax.utils.optional_imports import require
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from mmjax.data.sources.shapes import COLORS, RELATIONS, SHAPES, SIZES
+from mmjax.data.text.make_tokenizer import read_file
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
-from mmjax.data.text.tokenizer import FIELD, Tokenizer, read_file
+from mmjax.data.text.tokenizer import FIELD, Tokenizer
 from mmjax.errors import UserError
 
 PAD, BOS, EOS, UNK, MASK, SEP = range(6)

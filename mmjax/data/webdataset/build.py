@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.webdataset.find import copy_index
 from mmjax.data.webdataset.index_file import IndexWriter, Shards, TarIndex
 from mmjax.data.webdataset.scan import Scanned, scan_all

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmjax.data.webdataset.tar_format import BLOCK, ShardTable
 from mmjax.errors import UserError
-from mmjax.io import file_pool, reader
+from mmjax.io import file_pool, retries
 
 _MAGIC, _VERSION = b"mmjaxtar", 2
 _HEAD = struct.Struct("<8sQQQQQ")
@@ -144,7 +144,7 @@ class TarIndex:
                 raise
             data = file_pool.pread_open(self._open_again(), offset, length)
         if len(data) < length:
-            raise reader.ReadError(f"{self.path} was cut off; {_REMEDY}")
+            raise retries.ReadError(f"{self.path} was cut off; {_REMEDY}")
         return data
 
     def _open_again(self) -> file_pool.OpenFile:

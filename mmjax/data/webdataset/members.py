@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import field_paths, get_nested
-from mmjax.data.record import CaptionKeys, SourceOptions, texts_of
+from mmjax.data.record import CaptionKeys, texts_of
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.webdataset.tar_format import Read, TarError, read_members, split_name
 from mmjax.errors import UserError, did_you_mean
 

@@ -22,7 +22,8 @@ from mmjax.data.webdataset.index_file import MISSING, IndexWriter, TarIndex, end
 from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.data.webdataset.tar_format import BLOCK, Read, ShardTable, scan
 from mmjax.errors import UserError
-from mmjax.io.reader import Reader, ReadError, is_local, local_path
+from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.io.retries import ReadError
 from mmjax.utils.piped_process import PipedProcess
 
 _LOCAL_CHUNK, _REMOTE_CHUNK = 8192, 16 << 20  # bytes

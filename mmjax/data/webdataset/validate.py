@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.webdataset.index_file import MISSING, Shards
 from mmjax.data.webdataset.scan import check_of
 from mmjax.data.webdataset.shard_list import ShardList
 from mmjax.errors import UserError
-from mmjax.io.reader import Reader, Stamp, is_local, local_path
+from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.io.remote import Stamp
 
 _CONCURRENT_REQUESTS = 32
 _NO_FAULT = "no examples"  # the index's word for an empty but complete tar, as where no download succeeded

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.make_mesh import check_batch
 
 Row = tuple[np.ndarray, ...]
 
@@ -27,7 +28,7 @@ class BatchRunner:
     """
 
     def __init__(self, mesh: Mesh, batch_size: int, *, loss: str = "dense"):
-        mesh_lib.check_batch("eval.batch_size", batch_size, mesh, loss=loss)
+        check_batch("eval.batch_size", batch_size, mesh, loss=loss)
         self.mesh, self.batch_size = mesh, batch_size
         self.rows = mesh_lib.local_rows(mesh, batch_size)
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
 
 

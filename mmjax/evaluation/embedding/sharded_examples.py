@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 
 from mmjax.data.image import transforms
 from mmjax.data.loading import eval_examples
-from mmjax.data.record import Record, Source
+from mmjax.data.record import Record
+from mmjax.data.source_protocols import Source
 from mmjax.evaluation.embedding import batched_apply
 from mmjax.evaluation.embedding.features import decoded_image
 from mmjax.parallel import process_agreement

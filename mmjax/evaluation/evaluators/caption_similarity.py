@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.record import HasImageGroups
+from mmjax.data.source_protocols import HasImageGroups
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluation_task import (
     EvaluatedModel,

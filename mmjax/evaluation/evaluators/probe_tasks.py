@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
 from mmjax.evaluation.config import EvaluationSettings
 from mmjax.evaluation.embedding.features import Features

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax.data.loading.example_transforms import AnswerTransform, id_words
+from mmjax.data.loading.example_transforms import id_words
+from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
 from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource, EvaluationTask, Evaluator, Outcome

@@ -13,7 +13,7 @@ from mmjax import registry
 from mmjax.data import mixture
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.data.record import Source, SourceOptions
+from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, prompts, task_choice
 from mmjax.evaluation.config import SuiteConfig

@@ -8,7 +8,7 @@ import pytest
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import read_labels
 from mmjax.data.mixture import open_source
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from tests.helpers.tar_sets import jpeg, write_tar
 
 

@@ -10,7 +10,7 @@ from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.batches import train_batches
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 
 GLOBAL_BATCH = 24

@@ -6,16 +6,11 @@ import pytest
 from mmjax.data.bad_example import REASONS, BadExample
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.data.loading.example_transforms import (
-    AnswerTransform,
-    ExampleTransform,
-    ModalityTransform,
-    PairTransform,
-    QuestionTransform,
-    id_words,
-)
+from mmjax.data.loading.example_transforms import ExampleTransform, PairTransform, id_words
+from mmjax.data.loading.modality_transform import ModalityTransform
+from mmjax.data.loading.question_transforms import AnswerTransform, QuestionTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.metrics.vqa_answers import (
     answer_index,

@@ -6,7 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mmjax.data.loading.order import WindowedOrder, example_rng, hash64, integer_weights, mixture_position, permute
+from mmjax.data.loading.order import example_rng, hash64, integer_weights, mixture_position, permute
+from mmjax.data.loading.windowed_order import WindowedOrder
 
 
 @pytest.mark.parametrize("n", [*range(1, 66), 100, 127, 128, 129, 1000, 4099])

@@ -10,9 +10,9 @@ from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.batches import train_batches
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.wds import WebDataset
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from tests.helpers import campaign
 from tests.helpers.tar_sets import write_set
 

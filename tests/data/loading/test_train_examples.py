@@ -9,9 +9,9 @@ from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
-from mmjax.io.reader import ReadError
+from mmjax.io.retries import ReadError
 
 SPEC = ImageSpec(size=8)
 TOKENIZER = make_tokenizer("bytes", 12)

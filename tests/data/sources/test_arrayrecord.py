@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from mmjax.data.record import Sharded, SourceOptions
+from mmjax.data.source_protocols import Sharded, SourceOptions
 from mmjax.data.sources import arrayrecord
 from mmjax.data.sources.arrayrecord import ArrayRecords, RecordFiles
 from mmjax.errors import UserError

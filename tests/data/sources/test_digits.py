@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.sources.digits import CLASS_NAMES, EVAL_TEMPLATES, TRAIN_TEMPLATES, Digits
 from mmjax.errors import UserError
 

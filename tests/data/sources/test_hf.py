@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from mmjax.data.mixture import open_source
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.hf import HuggingFace
 from mmjax.errors import UserError
 from tests.helpers.source_checks import check_source, count_substitutions, png, reasons

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmjax.data.mixture import open_source
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.sources.karpathy import Karpathy, beside
 from mmjax.errors import UserError
 

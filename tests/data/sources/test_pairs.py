@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from mmjax.data.bad_example import REASONS, BadExample, reason_code
-from mmjax.data.record import Source, SourceOptions
+from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.data.sources.folder import Folder
 from mmjax.data.sources.pairs import Pairs
 from mmjax.errors import UserError

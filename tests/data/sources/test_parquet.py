@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmjax.data.record import Sharded, SourceOptions
+from mmjax.data.source_protocols import Sharded, SourceOptions
 from mmjax.data.sources import parquet
 from mmjax.data.sources.parquet import Parquet
 from mmjax.errors import UserError

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from mmjax.data.mixture import open_source
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.sources.questions import TYPES, Questions
 from mmjax.data.sources.shapes import COLORS, RADII, SHAPES, Shapes
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.metrics.vqa_answers import answer_index, soft_scores
 

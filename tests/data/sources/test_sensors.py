@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from mmjax.data.loading.example_transforms import ModalityTransform
+from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.mixture import open_source
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.sources.sensors import CATEGORIES, NUMERIC, SHAPES, Sensors, best_accuracy
 from mmjax.errors import UserError
 

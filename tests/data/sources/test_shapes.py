@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.sources import shapes
 from mmjax.data.sources.shapes import COLORS, RADII, RELATIONS, SHAPES, Scene, Shapes
 from mmjax.errors import UserError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmjax.data.mixture import open_source
-from mmjax.data.record import Source, SourceOptions
+from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.data.sources.synthetic import Synthetic
 from mmjax.errors import UserError
 from tests.helpers.source_checks import train_examples

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mmjax.data.mixture import open_source, parse_mixture
-from mmjax.data.record import Sharded, SourceOptions
+from mmjax.data.source_protocols import Sharded, SourceOptions
 from mmjax.data.sources.tfds import Tfds
 from mmjax.errors import UserError
 from tests.helpers.source_checks import check_source, png, reasons

@@ -6,11 +6,11 @@ import pytest
 
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
-from mmjax.data.loading.example_transforms import QuestionTransform
+from mmjax.data.loading.question_transforms import QuestionTransform
 from mmjax.data.mixture import open_source
-from mmjax.data.record import Source
+from mmjax.data.source_protocols import Source
 from mmjax.data.sources.vqa import Vqa
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from tests.helpers.source_checks import png, train_examples
 

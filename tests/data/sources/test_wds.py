@@ -10,7 +10,8 @@ import pytest
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.mixture import open_source, parse_mixture
-from mmjax.data.record import Sharded, stable_id
+from mmjax.data.record import stable_id
+from mmjax.data.source_protocols import Sharded
 from mmjax.data.sources.wds import WebDataset
 from mmjax.errors import UserError
 from tests.helpers.tar_sets import LENGTHS, TOTAL, example, jpeg, mutate, number_of, options, write_set, write_tar

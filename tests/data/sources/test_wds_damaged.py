@@ -15,9 +15,9 @@ from mmjax.data.bad_example import REASONS
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.wds import WebDataset
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.data.webdataset.shard_cache import ShardCache
 from mmjax.errors import UserError
 from mmjax.io import file_pool

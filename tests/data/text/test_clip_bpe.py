@@ -8,7 +8,7 @@ import pytest
 
 from mmjax.data.text import clip_bpe
 from mmjax.data.text.clip_bpe import clean_clip
-from mmjax.data.text.tokenizer import make_tokenizer
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from tests.golden.make_clip_tokens import PATH, SPECIAL, Generator
 from tests.helpers import runs
 

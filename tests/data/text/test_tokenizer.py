@@ -14,8 +14,8 @@ import pytest
 import tokenizers
 
 from mmjax.data.text.clip_bpe import clean_clip
+from mmjax.data.text.make_tokenizer import make_tokenizer, require_bos
 from mmjax.data.text.text_normalization import canonicalize
-from mmjax.data.text.tokenizer import make_tokenizer, require_bos
 from mmjax.errors import UserError
 
 

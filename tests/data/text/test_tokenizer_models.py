@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tokenizers as hf_tokenizers
 
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.data.text.text_normalization import canonicalize
-from mmjax.data.text.tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from tests.data.text.test_clip_bpe import golden
 

@@ -345,7 +345,7 @@ def test_processes_scan_as_threads_do_and_leave_the_main_module_alone(tmp_path):
         "import sys\n"
         "print('imported', flush=True)\n"
         "from mmjax.data.sources.wds import WebDataset\n"
-        "from mmjax.data.record import SourceOptions\n"
+        "from mmjax.data.source_protocols import SourceOptions\n"
         "print(len(WebDataset(sys.argv[1], options=SourceOptions(max_bad_fraction=1.0))))\n"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from mmjax.config import dataset, suite_config
 from mmjax.config.suite_recipe import parse_suite
-from mmjax.data.record import SourceOptions
+from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError
 from mmjax.evaluation.suite.jobs import make_jobs
 from mmjax.evaluation.suite.runner import open_jobs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.parallel import activation_sharding
+from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import AXES, BATCH_AXES
 
 
@@ -17,10 +17,10 @@ def test_row_major_moves_nothing_between_devices(rows, monkeypatch):
     spread = PartitionSpec(BATCH_AXES) if rows == 8 else PartitionSpec()
 
     def loss(x, on):
-        with activation_sharding.activation_mesh(mesh):
+        with mesh_lib.activation_mesh(mesh):
             if on:  # as it is traced for a GPU
-                activation_sharding._PLATFORM.set("gpu")
-            return jnp.square(activation_sharding.row_major(x * weight) * 2).sum()
+                mesh_lib._PLATFORM.set("gpu")
+            return jnp.square(mesh_lib.row_major(x * weight) * 2).sum()
 
     x = jax.device_put(jnp.arange(rows * 3 * 4.0).reshape(rows, 3, 4), NamedSharding(mesh, spread))
     step = jax.jit(jax.value_and_grad(loss), static_argnums=1)

@@ -9,22 +9,22 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from mmjax.config import parse, schema
 from mmjax.data.loading import packing
+from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.inference import inputs as inputs_lib
 from mmjax.models.encoders import TextTransformer
 from mmjax.tasks import preprocessing
-from mmjax.utils import end_of_text
 
 IDS = np.array([[5, 9, 7, 9], [9, 1, 1, 1], [5, 6, 7, 3], [5, 11, 9, 0]], np.int32)
 LARGEST = [1, 0, 2, 1]
 OF_NINE = [1, 0, 0, 2]
 
 
-@pytest.mark.parametrize("eos_id, positions", [(end_of_text.LARGEST_ID, LARGEST), (9, OF_NINE)])
+@pytest.mark.parametrize("eos_id, positions", [(LARGEST_ID, LARGEST), (9, OF_NINE)])
 def test_every_reader_has_the_same_position(eos_id, positions):
     assert (
-        end_of_text.position(IDS, eos_id).tolist()
-        == end_of_text.position(jnp.asarray(IDS), eos_id).tolist()
+        end_of_text_position(IDS, eos_id).tolist()
+        == end_of_text_position(jnp.asarray(IDS), eos_id).tolist()
         == positions
     )
     assert (packing.caption_lengths(IDS, eos_id) - 1).tolist() == positions
@@ -53,7 +53,7 @@ def words(folder, end):
 
 def test_a_tokenizer_whose_end_is_not_its_largest_id_is_refused(tmp_path):
     config = schema.base_config()
-    config.model.text.update(eos_id=end_of_text.LARGEST_ID, pool="eos", context_length=8, vocab_size=10)
+    config.model.text.update(eos_id=LARGEST_ID, pool="eos", context_length=8, vocab_size=10)
     config.data.tokenizer = words(tmp_path, 1)
     with pytest.raises(UserError, match=r"ends texts with id 1, which is not their largest id, and model.text.eos_id"):
         preprocessing.make_tokenizer(parse(config))
@@ -61,4 +61,4 @@ def test_a_tokenizer_whose_end_is_not_its_largest_id_is_refused(tmp_path):
     tokenizer = preprocessing.make_tokenizer(parse(config))
     # An added token is beyond the end of text, and pooled at, as in the libraries of this rule.
     ids, _ = tokenizer(["the zebra"])
-    assert end_of_text.position(ids, end_of_text.LARGEST_ID).tolist() == [1] and tokenizer.eos_id == 8
+    assert end_of_text_position(ids, LARGEST_ID).tolist() == [1] and tokenizer.eos_id == 8

@@ -1,42 +1,11 @@
-"""Patch and position embeddings."""
+"""Position embeddings on a grid, resampled for inputs of another size."""
 
 import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-
-from mmjax.nn.layers import add_parameter, multiply
-from mmjax.parallel.activation_sharding import replicate_param
-
-
-class PatchEmbed(nn.Module):
-    """Non-overlapping image patches through one linear map.
-
-    Parameters: kernel [P, P, C, D] (as a convolution's HWIO), optional bias [D].
-    """
-
-    width: int
-    patch_size: int
-    use_bias: bool
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
-        p = self.patch_size
-        batch, height, width, channels = images.shape
-        if height % p or width % p:
-            raise ValueError(f"an image of {height}x{width} pixels does not divide into patches of {p} pixels")
-        init = nn.initializers.normal((p * p * channels) ** -0.5)
-        kernel = self.param("kernel", init, (p, p, channels, self.width), jnp.float32)
-        patches = images.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
-        x = multiply(patches, replicate_param(kernel), 3).reshape(batch, -1, self.width)
-        if self.use_bias:
-            x = add_parameter(x, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
-        return x
 
 
 def bicubic_matrix(old: int, new: int, *, antialias: bool) -> np.ndarray:

@@ -1,0 +1,118 @@
+"""Calls of a storage that are repeated where that may help, and which errors those are."""
+
+import asyncio
+import errno
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0  # seconds
+# Errors that waiting does not mend.
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+_PERMANENT_OTHERS = (ImportError, ValueError, TypeError)
+_PERMANENT_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
+_WORTH_WAITING = (408, 425, 429)  # client errors of HTTP that pass: timeout, too early, too many requests
+_FORBIDDEN, RANGE_NOT_SATISFIABLE = (401, 403), 416
+# Errors of connections that are no OSError, by the client whose they are.
+_CONNECTION_ERRORS = {
+    "aiohttp": ("ClientError",),
+    "botocore.exceptions": ("HTTPClientError",),
+    "requests.exceptions": ("RequestException",),
+    "google.auth.exceptions": ("TransportError",),
+    "http.client": ("HTTPException",),
+}
+
+log = logging.getLogger("mmjax.data")
+
+T = TypeVar("T")
+
+
+class ReadError(OSError):
+    """A file that could not be read, after trying again where that could help."""
+
+
+def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
+    """The result of a call, which is repeated with growing pauses after transient errors.
+
+    Args:
+      path: what it reads or writes, for messages.
+      call: to repeat.
+      seconds: for how long.
+
+    Raises:
+      FileNotFoundError, PermissionError: there is no such file, or it may not be read.
+      ReadError: the storage fails, for all that time or in a way that waiting does not mend.
+    """
+    deadline = time.monotonic() + seconds
+    wait, has_warned = _FIRST_WAIT, False
+    while True:
+        try:
+            return call()
+        except Exception as raised:
+            error = _underlying_error(raised)
+            if not is_transient(error):
+                if _status(error) in _FORBIDDEN:
+                    raise PermissionError(errno.EACCES, _error_text(error), path) from error
+                if isinstance(error, (OSError, *_PERMANENT_OTHERS)):
+                    raise
+                raise ReadError(f"{path}: {_error_text(error)}") from error
+            if time.monotonic() + wait > deadline:
+                raise ReadError(f"{path}: {_error_text(error)}, for {seconds:g} s") from error
+            if not has_warned:
+                log.warning("%s: %s; trying again for up to %g s", path, _error_text(error), seconds)
+                has_warned = True
+            # Jitter, so that many workers do not retry in step.
+            time.sleep(wait * (0.5 + random.random()))
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether a retry may help."""
+    if isinstance(error, (*_PERMANENT, *_PERMANENT_OTHERS)) or getattr(error, "errno", None) in _PERMANENT_NUMBERS:
+        return False
+    status = _status(error)
+    if status is not None and 400 <= status < 500:
+        return status in _WORTH_WAITING
+    kinds = (OSError, EOFError, asyncio.TimeoutError, *_connection_errors())
+    return isinstance(error, kinds) or status is not None
+
+
+def _underlying_error(error: Exception) -> Exception:
+    """The error that stopped a call: fsspec raises FileNotFoundError for any that keeps it from a file's size."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    return cause if is_transient(cause) or _status(cause) in _FORBIDDEN else error
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status, which the stores' clients have as `status`, `code`, or in botocore's parsed response."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) and status >= 100 else None
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Errors of the clients that are loaded."""
+    loaded = [(sys.modules[name], kinds) for name, kinds in _CONNECTION_ERRORS.items() if name in sys.modules]
+    return tuple(getattr(module, kind) for module, kinds in loaded for kind in kinds if hasattr(module, kind))
+
+
+def is_past_the_end(error: Exception) -> bool:
+    """Whether the requested part lies past the end of a file; s3fs makes EINVAL of the status."""
+    return _status(error) == RANGE_NOT_SATISFIABLE or (
+        isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower()
+    )
+
+
+def _error_text(error: Exception) -> str:
+    """An error in a few words on one line."""
+    status = getattr(error, "status", None)
+    message = " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
+    return f"{status} {message}" if isinstance(status, int) else message
