@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar, Literal
 from unittest import mock
 
@@ -289,3 +290,18 @@ def test_a_kind_that_is_no_text_is_one_line():
     config["model"]["kind"] = {"bag": 1}
     with pytest.raises(UserError, match="model.kind={'bag': 1} is not known"):
         parse(config)
+
+
+def test_embeddings_of_a_plugins_model_are_of_one_space():
+    with mock.patch.dict(registry.models._entries):
+        registry.models.register("mine", config=Documented)(object)
+        model = SimpleNamespace(kind="mine")
+        task = SimpleNamespace(config=SimpleNamespace(model=model), model=None)
+        check = lambda *shapes: tasks.Task._check_embeddings(task, *map(jnp.zeros, shapes))
+        for shapes in ((4, 8), (4, 8)), ((4, 3, 8), (4, 8)):
+            assert [x.shape for x in check(*shapes)] == list(shapes)
+        for shapes in ((4, 8), (4, 7)), ((4, 8), (4, 2, 8)), ((3, 8), (4, 8)):
+            with pytest.raises(UserError, match=r"model 'mine' of .* gives \[\d, \d\] and text_embedding \["):
+                check(*shapes)
+        model.kind = "two_tower"
+        assert check((4, 8), (4, 7))  # ours are tested

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -113,7 +113,7 @@ class Task(model_outputs.ModelOutputs):
         def read(batch_features: BatchFeatures) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
             features: dict[str, Any] = {}
             if "embeddings" in kept:
-                features["image"], features["text"] = batch_features.embeddings
+                features["image"], features["text"] = self._check_embeddings(*batch_features.embeddings)
             if "text_tokens" in kept:
                 features["text_tokens"] = batch_losses.text_tokens(batch_features)
             additive = {
@@ -129,6 +129,19 @@ class Task(model_outputs.ModelOutputs):
             if "image_tokens" in kept:
                 features["image_tokens"] = batch_features.image._replace(layers=None)
         return features, additive
+
+    def _check_embeddings(self, image: Any, text: Any) -> tuple[Any, Any]:
+        """The embeddings, once those of a plugin's model are seen to be of one space.
+
+        Raises:
+          UserError: they are not.
+        """
+        kind = self.config.model.kind
+        if kind in registry.models.added() and (text.ndim != 2 or image.shape[:: image.ndim - 1] != text.shape):
+            shapes = f"image_embedding gives {list(image.shape)} and text_embedding {list(text.shape)}"
+            message = f"{shapes}; they give [B, E], or [B, Q, E] for an image in several vectors"
+            raise plugin_calls.wrong(registry.models, kind, type(self.model), message)
+        return image, text
 
     @property
     def is_contrastive(self) -> bool:
