@@ -63,6 +63,8 @@ def write_pairs(folder: Path) -> Path:
 
 def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
     """Trains two steps from the command line; returns the files of the steps, and of the whole."""
+    import jax
+
     from mmjax.cli import main
     from mmjax.data.loading import batches
     from mmjax.training import hooks
@@ -72,6 +74,7 @@ def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
 
     def first_batch(*args, **options):
         parts.append(running.take())
+        jax.clear_caches()  # the step was traced when the run was opened; the files that it goes through are a step's
         return make_batches(*args, **options)
 
     def after_last_step(self, context):
