@@ -32,8 +32,7 @@ class _Entry:
       target: a class or function; of ours `module:attribute`.
       form: what follows the name where it is written.
       config: the dataclass of its fields; of ours `module:attribute`; None where it has none.
-      module: that registered it.
-      line: code and line that registered it; () of ours.
+      module, line: that registered it: its name; its code and the line there, () of ours.
     """
 
     target: Any
@@ -103,13 +102,11 @@ class Registry:
             known = self._entries.get(name)
             if known is not None and known.module != module:
                 raise UserError(f"{where} has the name of one of {known.module}; give it another name")
-            # A module that runs again has other code.
+            # A module that runs anew has other code.
             is_again = known is not None and known.line[:1] == line[:1] and known.line != line
             if known is not None and (is_again or _qualname(known.target) != _qualname(target)):
-                raise UserError(
-                    f"{where} is registered twice, for {_qualname(known.target)} and {_qualname(target)}; give one of"
-                    " them another name"
-                )
+                both = f"{_qualname(known.target)} and {_qualname(target)}"
+                raise UserError(f"{where} is registered twice, for {both}; give one of them another name")
             self._entries[name] = _Entry(target, form, config, module, line)
             return target
 
@@ -192,8 +189,7 @@ class Registry:
 
     def usage(self) -> str:
         """How all names are written, as the end of an error."""
-        *forms, last = self.written()
-        return f"write {' or '.join(filter(None, [', '.join(forms), last]))}"
+        return f"write {' or '.join(filter(None, [', '.join(self.written()[:-1]), self.written()[-1]]))}"
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._entries
@@ -370,8 +366,7 @@ objectives = Registry(
     },
 )
 _EVALUATORS = "mmjax.evaluation.evaluators"
-# `eval.tasks` and `tasks` of a suite's datasets, see `evaluation.evaluation_task`, in the order of tables; fields of a
-# plugin's are in `eval.NAME`, in a suite in `NAME`.
+# `eval.tasks`, suites' `tasks`, see `evaluation.evaluation_task`; fields of a plugin's are `eval.NAME`, there `NAME`.
 evaluations = Registry(
     "evaluation",
     {
