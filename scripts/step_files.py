@@ -2,9 +2,8 @@
 
   python scripts/step_files.py [--list]
 
-A file counts when one of its functions runs; imports do not. Two stretches are counted: the steps, from the first batch
-that is asked for to the end of the second, with the trace of the step, which is made before; and the whole, from the
-command line to the end of the run.
+A file counts when one of its functions runs; imports do not. Two stretches are counted: from the first batch that is
+asked for to the end of the second step, and from the command line to the end of the run.
 """
 
 import ast
@@ -70,18 +69,8 @@ def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
     from mmjax.data.loading import batches
     from mmjax.training import hooks
 
-    make_batches, evaluate, eval_shape = batches.train_batches, hooks.Evaluate.run, jax.eval_shape
-    # Until the step is traced; its trace; until the first batch is asked for; until the second step is over; the rest.
-    parts: list[set[Path]] = []
-
-    def trace(function, *args):
-        is_step = getattr(function, "__name__", "") == "train_step"
-        if is_step:
-            parts.append(running.take())
-        shapes = eval_shape(function, *args)
-        if is_step:
-            parts.append(running.take())
-        return shapes
+    make_batches, evaluate = batches.train_batches, hooks.Evaluate.run
+    parts: list[set[Path]] = []  # until the first batch is asked for; until the second step is over; the rest
 
     def first_batch(*args, **options):
         parts.append(running.take())
@@ -105,7 +94,6 @@ def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
     argv += [f"--config.{field}={value}" for field, value in flags.items()]
     with (
         FilesThatRun() as running,
-        mock.patch.object(jax, "eval_shape", trace),
         mock.patch.object(batches, "train_batches", first_batch),
         mock.patch.object(hooks.Evaluate, "run", after_last_step),
     ):
@@ -113,8 +101,7 @@ def run_two_steps(folder: Path) -> tuple[set[Path], set[Path]]:
     if status:
         raise SystemExit(status)
     parts.append(running.take())
-    before, trace_of_step, until_first, steps, rest = parts
-    return trace_of_step | steps, set.union(before, trace_of_step, until_first, steps, rest)
+    return parts[1], set.union(*parts)
 
 
 def reached(module: str) -> set[str]:
