@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -69,24 +68,12 @@ def _train_and_evaluate(mmjax, folder):
 
 
 @pytest.mark.full
-def test_wheel_runs_away_from_the_checkout(wheel, tmp_path):
-    """The wheel alone in a new venv; its dependencies are borrowed from this one."""
-    venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env/bin/python"
-    (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True)
-    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    _train_and_evaluate(tmp_path / "env/bin/mmjax", tmp_path)
-
-
-@pytest.mark.full
 def test_wheel_names_all_its_dependencies(wheel, tmp_path):
-    """The wheel in an empty venv, with what it asks for and nothing else."""
-    venv.create(tmp_path / "env", with_pip=True)
-    subprocess.run(
-        [tmp_path / "env/bin/python", "-m", "pip", "install", "-q", str(wheel)], check=True, capture_output=True
-    )
+    """The wheel in an empty venv, with what it asks for and nothing else; it runs away from the checkout."""
+    venv.create(tmp_path / "env", with_pip=False)
+    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "env/bin/python")]
+    # What is imported is compiled when it is; most of it is not.
+    subprocess.run([*pip, "install", "-q", "--no-compile", str(wheel)], check=True, capture_output=True)
     _train_and_evaluate(tmp_path / "env/bin/mmjax", tmp_path)
-    listed = subprocess.run([tmp_path / "env/bin/python", "-m", "pip", "list"], capture_output=True, text=True).stdout
-    assert "tensorflow" not in listed.lower() and "torch" not in listed.lower()
+    listed = subprocess.run([*pip, "list"], capture_output=True, text=True, check=True).stdout.lower()
+    assert "mmjax" in listed and "tensorflow" not in listed and "torch" not in listed

@@ -140,7 +140,7 @@ def cli(events, folder, meshes, *argv):
 
     drawn = mock.patch.object(page, "write_report")  # drawing takes longer than the rest
     # A process that dies is missed after 100 seconds; here sooner.
-    heartbeat = {"heartbeat_timeout_seconds": 20} if "crash" in events or "kill" in events else {}
+    heartbeat = {"heartbeat_timeout_seconds": 12} if "crash" in events or "kill" in events else {}
     with (
         mock.patch.object(jax.distributed, "initialize", functools.partial(jax.distributed.initialize, **heartbeat)),
         mock.patch.object(StepAgreement, "post", at_step),

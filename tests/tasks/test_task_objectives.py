@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from mmjax import tasks
 from mmjax.config import parse
@@ -55,6 +56,9 @@ def tokenizer(length):
 def config_of(method, **changes):
     variant, _, questions = method.partition(", ")
     config = base_config(variant)
+    for tower in config.model.values():
+        if isinstance(tower, ConfigDict) and "depth" in tower:
+            tower.depth = max(1, tower.get("cross_every", 1))
     config.precision = "float32"
     config.batch_size = ROWS
     config.objectives.update(METHODS[method])

@@ -130,7 +130,7 @@ def test_killed(moment, data, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in campaign.some(range(1, 6), [1]))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in campaign.some(range(1, 6), []))]
 )
 def test_killed_again_and_again(seed, data, undisturbed, tmp_path):
     rng = random.Random(seed)
@@ -290,27 +290,9 @@ class Process:
 
 
 @pytest.mark.full
-def test_killed_within_a_save(tmp_path):
-    """kill -9 of a process, at a save that is drawn."""
-    rng = random.Random(7)
-    steps, every = 40, 8
-    overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=0"]
-    complete = Process(tmp_path / "whole", *overrides)
-
-    workdir = tmp_path / "killed"
-    run = Process(workdir, *overrides)
-    run.wait_for(run.steps_logged, every * rng.randint(1, 2))
-    run.wait_for(run.saving)
-    assert run.end(signal.SIGKILL) == -signal.SIGKILL
-    assert 1 <= len(runs.whole_lines(workdir)) < steps
-    assert complete.end() == 0
-
-    assert Process(workdir, *overrides).end() == 0
-    assert_equal_runs(workdir, tmp_path / "whole", steps)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), campaign.some([(signal.SIGINT, 130), (signal.SIGTERM, 143)], [(signal.SIGINT, 130)])
+)
 def test_a_signal_to_the_whole_group(number, status, tmp_path):
     """Ctrl-C and SLURM reach the worker processes as well; the run saves all the same."""
     run = Process(tmp_path / "run", "--config.steps=100000", "--config.eval.every=0", "--config.data.workers=2")
@@ -337,8 +319,8 @@ def test_a_kill_leaves_no_workers(tmp_path):
 def test_killed_many_times(kills, tmp_path, data):
     """Kills of one run: before the first checkpoint, within saves, between them; some by signals that save."""
     rng = random.Random(0)
-    steps, every = 50 * kills, 10
-    overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=25"]
+    steps, every = 20 * kills, 10
+    overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=20"]
     overrides += [f"--config.data.eval={data['data.eval']}", "--config.checkpoint.keep=1", "--config.ema_decay=0.9"]
     assert Process(tmp_path / "whole", *overrides).end() == 0
 
@@ -349,7 +331,7 @@ def test_killed_many_times(kills, tmp_path, data):
     within_saves = 0
     for turn, number in enumerate(numbers):
         run = Process(workdir, *overrides)
-        run.wait_for(run.steps_logged, rng.randint(1, 5 if turn < 2 else 25))
+        run.wait_for(run.steps_logged, rng.randint(1, 5 if turn < 2 else 15))
         if turn % 2:
             run.wait_for(run.saving)
         time.sleep(rng.random() * 0.02)

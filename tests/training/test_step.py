@@ -171,7 +171,9 @@ def over_data(random_params):
     return make
 
 
-@pytest.mark.parametrize(("mesh", "loss"), [((8, 1, 1), "ring"), ((2, 2, 2), "gather")], ids=str)
+@pytest.mark.parametrize(
+    ("mesh", "loss"), [((8, 1, 1), "ring"), pytest.param((2, 2, 2), "gather", marks=pytest.mark.full)], ids=str
+)
 def test_eight_devices_against_one(random_params, over_data, one, one_trained, mesh, loss):
     run = Run(make_config(mesh=mesh, loss=loss), random_params) if mesh[1] > 1 else over_data("tiny", loss)
     compare(run.train(), one_trained, flat(one.start))
@@ -237,13 +239,15 @@ def noisy_trained(random_params):
     return train
 
 
-# Of the grid a fifth, in which there is every loss and every mesh; all of it under `make campaign`.
+# Of the grid four, in which there is every loss and every mesh; all of it under `make campaign`.
 EVERY_MESH = [
     (variant, loss, mesh)
     for loss in ("dense", "gather", "ring")
     for mesh in ((8, 1, 1), (2, 2, 2), (1, 8, 1), (4, 1, 2))
     for variant in ("tiny", "tiny-siglip")
 ]
+OF_ALL_MESHES = [("tiny", "dense", (8, 1, 1)), ("tiny-siglip", "gather", (2, 2, 2)), ("tiny", "ring", (1, 8, 1))]
+OF_ALL_MESHES.append(("tiny-siglip", "ring", (4, 1, 2)))
 
 
 @pytest.mark.full
@@ -258,7 +262,7 @@ def test_microbatches_on_one_device(random_params, noisy_trained, one, one_train
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("variant", "loss", "mesh"), campaign.some(EVERY_MESH, EVERY_MESH[::5]), ids=str)
+@pytest.mark.parametrize(("variant", "loss", "mesh"), campaign.some(EVERY_MESH, OF_ALL_MESHES), ids=str)
 def test_every_mesh_with_noise_and_microbatches(random_params, noisy_trained, mesh, variant, loss):
     expected, start = noisy_trained(variant)
     run = Run(make_config(variant, mesh=mesh, noise="all", microbatch=2, loss=loss), random_params)
@@ -325,7 +329,7 @@ def temporaries(one, pieces, rows=128):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("pieces", [(1, 2, 4, 8)], ids=str)
+@pytest.mark.parametrize("pieces", [(1, 2, 8)], ids=str)
 def test_memory_falls_with_the_pieces(one, pieces):
     """Activations are those of one piece; what does not fall is the gradient of the parameters and the embeddings."""
     result = [temporaries(one, count) for count in pieces]
