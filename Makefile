@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.installed-full
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m full
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m full
 	$(MAKE) smoke guard
 
 # A run that is killed and resumed, and one of older code that goes on, compiled as users compile; see tests/conftest.py.

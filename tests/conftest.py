@@ -72,7 +72,9 @@ def pytest_configure(config):
 
 
 # Files that take longest. They go first, so that no process is busy with one of them when the others are done.
-_LONGEST = {f"test_{name}.py" for name in ("step", "loop_resume", "loop_meshes", "recipes", "wheel", "loop")}
+_LONGEST = ["packing_length_groups", "loop_meshes", "loop_resume", "packing", "task_objectives", "step"]
+_LONGEST += ["old_checkpoints", "published_towers", "published_towers_values", "wheel", "step_lean", "evaluate_kinds"]
+_LONGEST += ["program_kinds", "recipes", "initialisation", "export_live", "loop", "plugin_runs", "packing_choice"]
 
 
 def pytest_collection_finish():
@@ -80,7 +82,8 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    order = {f"test_{name}.py": number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 _MAPS = Path("/proc/self/maps")

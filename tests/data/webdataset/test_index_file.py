@@ -10,7 +10,6 @@ import tarfile
 
 import numpy as np
 import pytest
-import webdataset
 
 from mmjax.cli import main
 from mmjax.data.webdataset import scan as scan_lib
@@ -126,6 +125,8 @@ def test_names_are_split_at_the_first_dot_of_the_base_name(name, split):
 
 
 def test_examples_are_those_that_webdataset_finds(tmp_path):
+    import webdataset  # imports torch, where there is one
+
     names = ["a.jpg", "a.txt", "b.JPG", "x/a.jpg", "x/a.seg.png", "x/c.jpg", "x/c.cls", "nodot", "d.jpg", "a.b.txt"]
     path = tmp_path / "s.tar"
     write_tar(path, [(name, name.encode()) for name in names])
