@@ -50,6 +50,7 @@ def metrics_of(path, dataset):
     return {line["task"]: line["metrics"] for line in json.loads(path.read_text()) if line["dataset"] == dataset}
 
 
+@pytest.mark.full
 def test_training_eval_py_and_suites_give_the_same(folder):
     (line,) = runs.lines(folder / "run", "eval")
     flags = [f"--workdir={folder / 'run'}"]
@@ -69,6 +70,7 @@ def test_training_eval_py_and_suites_give_the_same(folder):
     assert "Linear probe" in report and "Confusion: pets, k nearest neighbours" in report
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
@@ -91,6 +93,7 @@ def test_mistakes_are_one_line(folder, capsys, flags, error):
     assert error in one_line(capsys)
 
 
+@pytest.mark.full
 def test_what_no_source_is_for_is_noted(folder, capsys):
     flags = ["--config.eval.tasks=('zeroshot_classification',)", "--config.eval.train="]
     assert runs.eval_cli(f"--workdir={folder / 'run'}", f"--output={folder / 'x.json'}", *flags) == 0

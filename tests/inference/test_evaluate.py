@@ -184,6 +184,7 @@ def test_a_workdir_on_another_file_system(tables, capsys):
         paths.remove_tree(folder)
 
 
+@pytest.mark.full
 def test_a_memory_run_is_a_local_run(tables, tmp_path):
     """The file system changes no number."""
     workdir = f"memory://mmjax-{uuid.uuid4().hex}"

@@ -236,6 +236,7 @@ def test_a_parameter_without_a_rule_is_no_silent_default():
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_layers_differ_and_more_parameters_change_no_others():
     one = fresh("tiny", **WORDS, model__init="open_clip")
     more = dict(model__image__patch_bias=True, model__text__projection="bias", model__logit_bias_init=-3.0)

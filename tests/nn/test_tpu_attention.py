@@ -77,6 +77,7 @@ def test_against_brute_force(batch, length, heads, head_dim, causal):
         assert error(kernel, value) <= 1.1 * error(xla, value) < 0.005
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(1, 2, 2), pytest.param((2, 2, 1), marks=pytest.mark.full)])
 def test_spread_over_a_mesh(shape):
     size = int(np.prod(shape))

@@ -126,20 +126,15 @@ SPECS = {
 NOISY = dict(scan=False, dropout=0.3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("spec", "changes"),
     [
-        ("segments", NOISY),
-        *(pytest.param(name, NOISY, marks=pytest.mark.full) for name in ("whole", "causal", "padded")),
-        *(
-            pytest.param("segments", changes, marks=pytest.mark.full)
-            for changes in (
-                dict(scan=True),
-                dict(scan=False, remat="dots", remat_keep=1, dropout=0.3, drop_path=0.2),
-                dict(scan=False, qk_norm=True, remat="full"),
-                dict(scan=False, norm="post"),
-            )
-        ),
+        *((name, NOISY) for name in SPECS),
+        ("segments", dict(scan=True)),
+        ("segments", dict(scan=False, remat="dots", remat_keep=1, dropout=0.3, drop_path=0.2)),
+        ("segments", dict(scan=False, qk_norm=True, remat="full")),
+        ("segments", dict(scan=False, norm="post")),
     ],
     ids=str,
 )
@@ -161,10 +156,9 @@ def test_chosen_token_is_that_of_all(spec, changes, random_params):
     assert relative(run(True), run(False)) < 1e-5
 
 
-@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.full)])
-@pytest.mark.parametrize(
-    "remat", ["dots", *(pytest.param(name, marks=pytest.mark.full) for name in ("full", "attention"))]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("remat", ["dots", "full", "attention"])
 def test_layers_kept_whole(scan, remat, random_params):
     """How many of the last layers keep everything changes what is computed again, and no value."""
     x = X[:, :, 0]
