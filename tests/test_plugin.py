@@ -18,9 +18,9 @@ from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
 from mmjax.objectives.config import LossConfig
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.tasks import capabilities, make_image_spec, objective
+from mmjax.tasks import capabilities, load_objective, make_image_spec
 from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import Objective
+from mmjax.tasks.objective import Objective, Settings
 from mmjax.training import update_rules, validate_run
 from tests.helpers import plugin_files, runs
 
@@ -90,7 +90,7 @@ def test_what_is_registered_is_of_its_kind():
         registry.objectives.register("mine")(lambda: None)
         registry.optimizers.register("mine")(lambda: None)
         with pytest.raises(UserError, match="objective 'mine' of tests.test_plugin is no Objective"):
-            objective.load("mine")
+            load_objective.load("mine")
         with pytest.raises(UserError, match="optimizer 'mine' of tests.test_plugin is no UpdateRule"):
             update_rules.load("mine")
 
@@ -245,24 +245,23 @@ def test_what_a_model_can_do_is_what_its_objectives_teach():
         registry.objectives.register("calm")(Objective(loss, needs=("embeddings",), teaches=(), **kinds))
         config = base_config("tiny")
         config.objectives.pull = 1.0
-        assert objective.taught(parse(config)) == {"embeddings"}
+        assert load_objective.taught(parse(config)) == {"embeddings"}
         assert capabilities.capabilities(tasks.Task(parse(config), SPEC)) == capabilities.EMBEDDING
         config.objectives.update(pull=0.0, calm=1.0)
-        assert objective.taught(parse(config)) == frozenset()
+        assert load_objective.taught(parse(config)) == frozenset()
         assert capabilities.capabilities(tasks.Task(parse(config), SPEC)) == ()
         registry.objectives.register("wrong")(Objective(loss, needs=("embedings",), **kinds))
         with pytest.raises(UserError, match="no model serves 'embedings'.*did you mean 'embeddings'"):
-            objective.load("wrong")
+            load_objective.load("wrong")
 
 
 def test_an_objective_that_draws_without_saying_so_is_refused():
     features = BatchFeatures(None, {"id": jnp.zeros((2, 2), jnp.uint32)}, None, None)
     function = lambda features, settings: TokenLoss(features.draws(1000)[:, None].shape, 1, {})
     with mock.patch.dict(registry.objectives._entries):
-        one = Objective(function, scope="example", needs=("embeddings",))
-        registry.objectives.register("lots")(one)
+        registry.objectives.register("lots")(Objective(function, scope="example", needs=("embeddings",)))
         with pytest.raises(UserError, match="draws at random, but is registered without draws=True; add it"):
-            objective.example_sums("lots", one, features, objective.Settings(LossConfig()))
+            load_objective.load("lots").function(features, Settings(LossConfig()))
 
 
 def test_a_taken_field_is_no_name():
@@ -296,12 +295,12 @@ def test_embeddings_of_a_plugins_model_are_of_one_space():
     with mock.patch.dict(registry.models._entries):
         registry.models.register("mine", config=Documented)(object)
         model = SimpleNamespace(kind="mine")
-        task = SimpleNamespace(config=SimpleNamespace(model=model), model=None)
+        task = SimpleNamespace(config=SimpleNamespace(model=model), model=None, _is_plugins=True)
         check = lambda *shapes: tasks.Task._check_embeddings(task, *map(jnp.zeros, shapes))
         for shapes in ((4, 8), (4, 8)), ((4, 3, 8), (4, 8)):
             assert [x.shape for x in check(*shapes)] == list(shapes)
         for shapes in ((4, 8), (4, 7)), ((4, 8), (4, 2, 8)), ((3, 8), (4, 8)):
             with pytest.raises(UserError, match=r"model 'mine' of .* gives \[\d, \d\] and text_embedding \["):
                 check(*shapes)
-        model.kind = "two_tower"
+        task._is_plugins = False
         assert check((4, 8), (4, 7))  # ours are tested

@@ -23,7 +23,7 @@ from mmjax.evaluation.embedding.features import Embedder, ExamplePass, Features
 from mmjax.evaluation.example_selection import Artifacts, Matching
 from mmjax.evaluation.results import Evaluation
 from mmjax.parallel import process_agreement
-from mmjax.tasks import capabilities, objective
+from mmjax.tasks import capabilities, load_objective
 from mmjax.tasks.task import Task
 
 T = TypeVar("T")
@@ -274,7 +274,7 @@ def _check_words(name: str, info: EvaluationTask) -> None:
     Raises:
       UserError: none has, the nearest name is given.
     """
-    served = objective.served()
+    served = load_objective.served()
     for field, known in (("needs", [*capabilities.EMBEDDING, *capabilities.METHODS, *served]), ("taught", served)):
         for word in getattr(info, field):
             if word not in known:

@@ -22,7 +22,7 @@ from mmjax.interop import foreign_checkpoint, param_translation, run_config
 from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
-from mmjax.tasks import objective
+from mmjax.tasks import load_objective
 from mmjax.training import checkpoint, resumed_run
 
 
@@ -68,7 +68,7 @@ class OpenedCheckpoint(abc.ABC):
     def make_task(self, mesh: Mesh | None = None, tokenizer: tokenizer_lib.Tokenizer | None = None) -> tasks.Task:
         """The model's task, by the config as it is now."""
         # Without a tokenizer weights of another library are still good for token ids.
-        if tokenizer is None and "masked_words" in objective.taught(self.config):
+        if tokenizer is None and "masked_words" in load_objective.taught(self.config):
             tokenizer = self.tokenizer
         return tasks.Task(self.config, self.image_spec, tokenizer, mesh, self.metadata)
 
@@ -181,7 +181,7 @@ class RunCheckpoint(OpenedCheckpoint):
     def make_portable_task(self) -> tasks.Task:
         """The task with attention kernels that any device has: the devices here may not have the run's."""
         config = dataclasses.replace(self.config, attention="auto")
-        tokenizer = self.tokenizer if "masked_words" in objective.taught(config) else None
+        tokenizer = self.tokenizer if "masked_words" in load_objective.taught(config) else None
         return tasks.Task(config, self.image_spec, tokenizer, None, self.metadata)
 
     @functools.cached_property

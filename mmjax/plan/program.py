@@ -20,7 +20,7 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
 from mmjax.parallel.make_mesh import check_batch, make_mesh
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
-from mmjax.tasks import objective
+from mmjax.tasks import load_objective
 from mmjax.training import build_step, compiler, device_specs, validate_run
 from mmjax.training import packing as training_packing
 from mmjax.training import state as state_lib
@@ -91,7 +91,8 @@ def make_setup(
     if text_length is not None:
         batch |= tasks.layout_shapes(_packer(config, mesh, text_length), batch["text"])
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
-    tokenizer = make_tokenizer.make_tokenizer("words:shapes", 8) if "masked_words" in objective.taught(config) else None
+    masks_words = "masked_words" in load_objective.taught(config)
+    tokenizer = make_tokenizer.make_tokenizer("words:shapes", 8) if masks_words else None
     task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
     with cudnn.answers_for(topology[0]):
         setup = build_step.make_setup(config, task, mesh)

@@ -1,20 +1,48 @@
 """Features of a batch, each computed once however many objectives read it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt
+from jaxtyping import Array, Float, Key, UInt, UInt8
 
+from mmjax.data.image import transforms
 from mmjax.models.encoders import Encoded
-from mmjax.nn import layers
+from mmjax.nn import layers, resize
 from mmjax.parallel import length_groups
 from mmjax.utils.random_streams import ExampleStream
 
 # What a batch holds of each token of a text.
 _OF_TOKENS = ("text", "text_mask", "target_mask")
+
+
+class Pixels:
+    """From a batch to its images as the numbers that the image tower was made for.
+
+    Args:
+      spec: how images are prepared; None for a model that sees none.
+      blind: give zeros instead.
+    """
+
+    def __init__(self, spec: transforms.ImageSpec | None, *, blind: bool = False):
+        self._spec, self._blind = spec, blind
+        mean, std = ((0.5,) * 3, (0.5,) * 3) if spec is None else (spec.mean, spec.std)
+        self._mean, self._std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+
+    def __call__(self, batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:
+        """Images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
+        images, spec = batch["image"], self._spec
+        if spec is not None and "image_box" in batch:
+            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
+        return self.normalize(images)
+
+    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+        """From 0 to 255 to normalised numbers."""
+        if self._blind:
+            return jnp.zeros(images.shape, jnp.float32)
+        return (images.astype(jnp.float32) / 255.0 - self._mean) / self._std
 
 
 class BatchFeatures:
@@ -25,7 +53,7 @@ class BatchFeatures:
       batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
         `text_groups` are for `by_length`.
       keys: one an example, for the layers' noise, or None for none.
-      pixels: from a batch to its images as the numbers that the image tower was made for.
+      pixels: from a batch to its images, see `Pixels`.
       drawing: one an example, for what objectives draw, or None in evaluation.
       cut: tokens of padding that the texts have been cut by.
 

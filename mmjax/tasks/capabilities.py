@@ -4,7 +4,7 @@ from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
-from mmjax.tasks import objective
+from mmjax.tasks import load_objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
 METHODS = ("classify", "answer", "caption", "match")
@@ -58,5 +58,5 @@ def check(task: Any, ability: str, caller: str) -> None:
 
 def describe_model(config: RunConfig) -> str:
     """A model in a few words, by its kind and its training."""
-    trained = ", ".join(objective.weights(config))
+    trained = ", ".join(load_objective.weights(config))
     return f"model.kind={config.model.kind!r} trained with {trained}"

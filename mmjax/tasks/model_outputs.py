@@ -18,12 +18,19 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import generation, initialisation, make_model
 from mmjax.models.fusion import classifier
 from mmjax.models.fusion.config import FusedConfig
-from mmjax.nn import resize
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import attention_kernels, attention_maps, config_queries, objective, per_example_losses, preprocessing
-from mmjax.tasks.batch_features import BatchFeatures, draw_keys
+from mmjax.tasks import (
+    attention_kernels,
+    attention_maps,
+    config_queries,
+    load_objective,
+    per_example_losses,
+    preprocessing,
+)
+from mmjax.tasks.batch_features import BatchFeatures, Pixels, draw_keys
+from mmjax.tasks.objective import Settings
 from mmjax.utils.random_streams import ExampleStream
 
 Batch = dict[str, Any]  # arrays [B, ...]
@@ -47,7 +54,7 @@ class ModelOutputs:
     ):
         self.config, self.mesh, self.image_spec = config, mesh, image_spec
         self.dataset_metadata = metadata or preprocessing.DatasetMetadata()
-        self.weights, self.taught = objective.weights(config), objective.taught(config)
+        self.weights, self.taught = load_objective.weights(config), load_objective.taught(config)
         model, dtype = config.model, DTYPES[config.precision]
         self.model_settings = {name: value for name, value in to_dict(model).items() if name not in _OF_TRAINING}
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
@@ -58,9 +65,8 @@ class ModelOutputs:
             if isinstance(getattr(model, tower, None), LayersConfig)
         }
         self.model = make_model.make_model(self.model_settings, dtype, self.kernels)
-        mean, std = ((0.5,) * 3, (0.5,) * 3) if image_spec is None else (image_spec.mean, image_spec.std)
-        self.mean, self.std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
-        self.settings = objective.Settings(
+        self.pixels = Pixels(image_spec, blind=config.data.blind)
+        self.settings = Settings(
             config.loss,
             tokenizer,
             patch_size=config_queries.patch_size(config),
@@ -79,19 +85,6 @@ class ModelOutputs:
         with plugin_calls.calling(registry.models, self.config.model.kind, type(self.model), _CALLED):
             params = self.model.init(key, *self.example())["params"]
         return initialisation.initialise(self.config.model.init, params, self.model_settings, key)
-
-    def pixels(self, batch: Batch) -> Float[Array, "B H W 3"]:
-        """A batch's images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
-        images, spec = batch["image"], self.image_spec
-        if spec is not None and "image_box" in batch:
-            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
-        return self.normalize(images)
-
-    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From 0 to 255 to the numbers the image tower was made for; all zeros with `data.blind`."""
-        if self.config.data.blind:
-            return jnp.zeros(images.shape, jnp.float32)
-        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
 
     @functools.cached_property
     def num_image_embeddings(self) -> int:
@@ -115,7 +108,7 @@ class ModelOutputs:
 
     def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds preprocessed images, see `embed_pixels`."""
-        return self.embed_pixels(params, self.normalize(images))
+        return self.embed_pixels(params, self.pixels.normalize(images))
 
     def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
@@ -159,7 +152,7 @@ class ModelOutputs:
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens
             take = functools.partial(model.take, examples=len(images))
-            logits, carry = model.start(model.encode_image(self.normalize(images)), prompt, prompt_mask, slots)
+            logits, carry = model.start(model.encode_image(self.pixels.normalize(images)), prompt, prompt_mask, slots)
             return generation.generate(model.step, logits, carry, decoding, keys, take=take)
 
     def decoding(self, tokenizer: tokenizer_lib.Tokenizer) -> generation.Decoding:
@@ -215,7 +208,7 @@ class ModelOutputs:
     ) -> dict[str, Array]:
         """All that `available_attention_maps` names, see `attention_maps.attention_maps`."""
         with mesh_lib.activation_mesh(self.mesh):
-            pixels = self.normalize(images)
+            pixels = self.pixels.normalize(images)
             return attention_maps.attention_maps(
                 self.model, params, pixels, texts, texts_mask, words, words_mask, self.available_attention_maps
             )

@@ -25,7 +25,7 @@ from mmjax.nn.config import TowerConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.length_groups import TextGroups
 from mmjax.parallel.packing import TextPlaces
-from mmjax.tasks import attention_kernels, config_queries, objective
+from mmjax.tasks import attention_kernels, config_queries, load_objective
 
 _PARTS = ("image", "text", "decoder", "fusion")  # of a model, each a group of fields
 LAYOUTS = ("text_places", "text_groups")  # keys of a batch whose texts are laid out
@@ -124,7 +124,7 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     """Padding must not be seen, and noise be a function of a token's number in its row."""
     if not model.hides_padding:
         return f"model.kind={model.kind!r} does not say that no output depends on padding (hides_padding)"
-    objectives = {name: objective.load(name) for name in objective.weights(config)}
+    objectives = {name: load_objective.load(name) for name in load_objective.weights(config)}
     pairs_anew = all("text_tokens" in one.features and "embeddings" not in one.features for one in objectives.values())
     if isinstance(model, (ViLTConfig, QFormerConfig)) and pairs_anew:
         return f"objectives.{next(iter(objectives))} pairs whole texts anew, and nothing else reads them"
@@ -157,7 +157,7 @@ def _draws_by_place() -> bool:
 
 def _extra_tokens(config: RunConfig) -> int:
     """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
-    model, captions = config.model, -int("captions" in objective.taught(config))
+    model, captions = config.model, -int("captions" in load_objective.taught(config))
     if isinstance(model, PrefixLMConfig):
         return attention_kernels.image_tokens(model.image) - int(model.image.class_token) + captions
     if isinstance(model, QFormerConfig):

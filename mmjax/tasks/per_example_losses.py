@@ -6,11 +6,14 @@ matching, are in `batch_losses`.
 
 from typing import Any
 
+from mmjax.config.schema import RunConfig
 from mmjax.data.text.make_tokenizer import require_bos
+from mmjax.data.text.tokenizer import Tokenizer
+from mmjax.errors import UserError
 from mmjax.objectives import captioning, classification, masked_modelling
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import Objective, Settings, require_mask_token
+from mmjax.tasks.objective import Objective, Settings
 from mmjax.utils.random_streams import ExampleStream
 
 
@@ -30,7 +33,7 @@ def caption(features: BatchFeatures, settings: Settings) -> TokenLoss:
 def masked_words(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """Masked tokens of the text, given its others and the image."""
     text, mask, model = features.batch["text"], features.batch["text_mask"], features.model
-    tokenizer: Any = settings.tokenizer  # it has a mask token, see `require_mask_token`
+    tokenizer: Any = settings.tokenizer  # it has a mask token, see `_require_mask_token`
     words, hidden = masked_modelling.mask_tokens(
         text,
         mask,
@@ -80,6 +83,19 @@ def modalities(features: BatchFeatures) -> dict[str, Any]:
     return arrays | ({"image": features.pixels} if "image" in features.batch else {})
 
 
+def _require_mask_token(config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    """Checks that words can be masked.
+
+    Raises:
+      UserError: the tokenizer has no mask token.
+    """
+    if tokenizer is None or tokenizer.mask_id is None:
+        raise UserError(
+            f"objectives.mlm={config.objectives.mlm} needs a tokenizer with a mask token, which"
+            f" data.tokenizer={config.data.tokenizer!r} has not; 'words:...' and BERT's tokenizer.json do"
+        )
+
+
 CAPTION = Objective(
     caption,
     scope="example",
@@ -89,7 +105,7 @@ CAPTION = Objective(
     check=lambda config, tokenizer: tokenizer and require_bos(tokenizer, "objectives.caption"),
 )
 MASKED_WORDS = Objective(
-    masked_words, scope="example", needs=("masked_words",), head="mlm", draws=True, check=require_mask_token
+    masked_words, scope="example", needs=("masked_words",), head="mlm", draws=True, check=_require_mask_token
 )
 MASKED_PATCHES = Objective(masked_patches, scope="example", needs=("masked_patches",), head="mim", draws=True)
 ANSWER = Objective(answer, scope="example", needs=("answers",), head="answers", texts=("questions",), alone=True)

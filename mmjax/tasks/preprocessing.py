@@ -22,7 +22,7 @@ from mmjax.metrics import vqa_answers
 from mmjax.models.config import FusionHeadsConfig, ImageTextConfig, PrefixLMConfig, TextTowerConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import config_queries, image_fields, objective, validate_fusion
+from mmjax.tasks import config_queries, image_fields, load_objective, validate_fusion
 from mmjax.tasks.config_queries import has_image, has_text, text_length
 
 Mixture = Sequence[tuple[source_protocols.Source, Any]]
@@ -146,7 +146,7 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture) -> DatasetMetadat
     if has_text(config) and config.data.texts != "captions":
         _check_questions(config, mixture)
     return DatasetMetadata(
-        answers=_answer_names(config, mixture) if "answers" in objective.taught(config) else (),
+        answers=_answer_names(config, mixture) if "answers" in load_objective.taught(config) else (),
         shapes=_modality_shapes(config.model, mixture) if isinstance(config.model, FusedConfig) else (),
     )
 

@@ -22,8 +22,8 @@ from mmjax.tasks import (
     attention_kernels,
     batch_losses,
     config_queries,
+    load_objective,
     model_outputs,
-    objective,
     preprocessing,
 )
 from mmjax.tasks.batch_features import BatchFeatures
@@ -67,8 +67,9 @@ class Task(model_outputs.ModelOutputs):
         )
         model = config.model
         self.max_log_scale = None if model.max_logit_scale is None else math.log(model.max_logit_scale)
-        objective.check(config, tokenizer)
-        self.objectives = {name: objective.load(name) for name in registry.objectives if name in self.weights}
+        load_objective.check(config, tokenizer)
+        self.objectives = {name: load_objective.load(name) for name in registry.objectives if name in self.weights}
+        self._is_plugins = model.kind in registry.models.added()
         draws = any(one.draws for one in self.objectives.values())
         self.objectives_sample = draws or model.modality_dropout > 0
         self.has_dropout = config_queries.has_noise(config)
@@ -117,7 +118,7 @@ class Task(model_outputs.ModelOutputs):
             if "text_tokens" in kept:
                 features["text_tokens"] = batch_losses.text_tokens(batch_features)
             additive = {
-                name: objective.example_sums(name, one, batch_features, self.settings.of(name))
+                name: one.function(batch_features, self.settings.of(name))
                 for name, one in self.objectives.items()
                 if one.scope == "example" and (only is None or name in only)
             }
@@ -136,11 +137,10 @@ class Task(model_outputs.ModelOutputs):
         Raises:
           UserError: they are not.
         """
-        kind = self.config.model.kind
-        if kind in registry.models.added() and (text.ndim != 2 or image.shape[:: image.ndim - 1] != text.shape):
+        if self._is_plugins and (text.ndim != 2 or image.shape[:: image.ndim - 1] != text.shape):
             shapes = f"image_embedding gives {list(image.shape)} and text_embedding {list(text.shape)}"
             message = f"{shapes}; they give [B, E], or [B, Q, E] for an image in several vectors"
-            raise plugin_calls.wrong(registry.models, kind, type(self.model), message)
+            raise plugin_calls.wrong(registry.models, self.config.model.kind, type(self.model), message)
         return image, text
 
     @property
@@ -202,7 +202,7 @@ class Task(model_outputs.ModelOutputs):
         total, metrics = jnp.zeros(()), {}
         for name in names:
             seen = dataclasses.replace(inputs, settings=self.settings.of(name))
-            value, added = objective.batch_loss(name, self.objectives[name], seen)
+            value, added = self.objectives[name].function(seen)
             total = total + self.weights[name] * value
             # A contrastive loss that is alone is the loss.
             reported = {f"loss_{name}": value} if len(self.weights) > 1 or not self.objectives[name].contrast else {}

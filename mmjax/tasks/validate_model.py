@@ -21,7 +21,7 @@ from mmjax.models.config import (
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FusedConfig
-from mmjax.tasks import config_queries, objective, packing, validate_fusion
+from mmjax.tasks import config_queries, load_objective, packing, validate_fusion
 
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
@@ -138,14 +138,14 @@ def _check_decoder(model: ModelConfig) -> None:
 
 
 def _check_objectives(config: RunConfig) -> None:
-    weights, model, loss = objective.weights(config), config.model, config.loss
+    weights, model, loss = load_objective.weights(config), config.model, config.loss
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise UserError(f"objectives.{name}={weight} must be finite and must not be negative")
-    wanted = {name: objective.load(name) for name in weights}
+    wanted = {name: load_objective.load(name) for name in weights}
     if not wanted:
         raise UserError(f"objectives={to_dict(config.objectives)}: at least one weight must be positive")
-    supported = objective.supported(config)
+    supported = load_objective.supported(config)
     for name, one in wanted.items():
         if name not in supported:
             raise UserError(
@@ -171,7 +171,7 @@ def _check_objectives(config: RunConfig) -> None:
         fitting = [name for name in wanted[first].texts if all(name in wanted[other].texts for other in others)]
         if texts not in fitting:
             raise UserError(f"data.texts={texts!r} does not go with objectives.{first}; set {' or '.join(fitting)}")
-    if "captions" in objective.taught(config):
+    if "captions" in load_objective.taught(config):
         _check_writing(config)
     for name in ("label_smoothing", "contrastive_smoothing"):
         if not 0.0 <= getattr(loss, name) < 1.0:
@@ -207,9 +207,9 @@ def _check_unused(config: RunConfig) -> None:
             f"data.blind=True: model.kind={config.model.kind!r} is given modalities, not images and texts; set it to"
             " False, and model.modality_dropout to train with modalities hidden"
         )
-    writes = "captions" in objective.taught(config) and config.data.texts != "answers"
+    writes = "captions" in load_objective.taught(config) and config.data.texts != "answers"
     if config.eval.meteor and not writes:
-        trained = ", ".join(objective.weights(config))
+        trained = ", ".join(load_objective.weights(config))
         what = "answers, not captions" if config.data.texts == "answers" else "no captions"
         raise UserError(f"eval.meteor=True: a model trained with objectives.{trained} writes {what}; set it to False")
     _check_decoding(config)

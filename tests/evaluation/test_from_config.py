@@ -32,7 +32,7 @@ from mmjax.metrics import meteor
 from mmjax.models.generation import Decoding, Generated
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel.make_mesh import make_mesh
-from mmjax.tasks import objective
+from mmjax.tasks import load_objective
 from tests.helpers.evaluated_sources import evaluated
 
 SPEC = ImageSpec(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -313,7 +313,7 @@ def test_a_process_decodes_the_rows_that_it_feeds(runner):
 
 def test_masked_words_count_over_the_whole_set(runner, words):
     class Task:
-        objectives = {name: objective.load(name) for name in ("itc", "mlm", "mim")}
+        objectives = {name: load_objective.load(name) for name in ("itc", "mlm", "mim")}
 
         def encode(self, params, batch, keys, only):
             assert keys is None and only == ["mlm", "mim"]

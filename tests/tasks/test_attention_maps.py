@@ -13,7 +13,7 @@ from mmjax.models import make_model
 from mmjax.models.variants import two_tower
 from mmjax.nn import attention
 from mmjax.nn.transformer import Memory, Transformer
-from mmjax.tasks import attention_maps, objective
+from mmjax.tasks import attention_maps, load_objective
 
 ALL = dict.fromkeys(("itc", "itm", "mlm", "caption", "vqa"), 1.0)
 BATCH, TEXTS, LENGTH = 2, 2, 6
@@ -127,7 +127,7 @@ def test_what_each_model_offers(name):
     """Shapes alone: nothing is compiled."""
     model = make(name)
     arguments = inputs(model)
-    offered = attention_maps.available_maps(model, {word for name in ALL for word in objective.load(name).taught})
+    offered = attention_maps.available_maps(model, {word for name in ALL for word in load_objective.load(name).taught})
     assert offered == OFFERED[name]
     params = jax.eval_shape(model.init, jax.random.key(0), arguments[0], arguments[1][:, 0])["params"]
     maps = jax.eval_shape(lambda params: attention_maps.attention_maps(model, params, *arguments, offered), params)
