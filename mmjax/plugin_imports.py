@@ -252,8 +252,17 @@ def _distribution(module: str, file: Path) -> metadata.Distribution | None:
         files = (path for path in distribution.files or () if path.name == file.name)
         if any(Path(str(path.locate())).resolve() == file for path in files):
             return distribution
-    folders = ((distribution, _editable(distribution)) for distribution in metadata.distributions())
-    return next((distribution for distribution, folder in folders if folder and file.is_relative_to(folder)), None)
+    top = module.partition(".")[0]
+    for distribution in metadata.distributions():
+        folder = _editable(distribution)
+        if folder and file.is_relative_to(folder) and _is_top_level(top, file.relative_to(folder).parts):
+            return distribution
+    return None
+
+
+def _is_top_level(module: str, parts: Sequence[str]) -> bool:
+    """Whether a file of a project, by its path there, is of a package that it installs, in its folder or in `src`."""
+    return Path((parts[1:] if parts[0] == "src" else parts)[0]).stem == module
 
 
 def _editable(distribution: metadata.Distribution) -> Path | None:

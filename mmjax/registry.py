@@ -90,7 +90,8 @@ class Registry:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(f"{where}: a name has lower-case letters, digits and _, and begins with a letter")
         if not isinstance(form, str) or not _FORM.fullmatch(form):
-            raise UserError(f"{where}: form={form!r} must be ':SOMETHING', '[/SOMETHING]' or ''")
+            call = "" if isinstance(form, str) else f"; write register({name!r})(...) of what is registered"
+            raise UserError(f"{where}: form={form!r} must be ':SOMETHING', '[/SOMETHING]' or ''{call}")
         if (form and not self._has_form) or (config is not None and self._fields == "never"):
             raise UserError(f"{where}: {'form' if form else 'config'} means nothing for {self.kind}s; leave it out")
         if config is None and self._fields == "always":

@@ -16,11 +16,14 @@ from mmjax import plugin, plugin_imports, registry, tasks
 from mmjax.config import base_config, from_json, parse, to_json
 from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
+from mmjax.models.config import ModelConfig, TextConfig
+from mmjax.nn.config import LayersConfig
 from mmjax.objectives.config import LossConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks import capabilities, load_objective, make_image_spec
 from mmjax.tasks.batch_features import BatchFeatures
 from mmjax.tasks.objective import Objective, Settings
+from mmjax.tasks.validate_model import _groups, check_model
 from mmjax.training import update_rules, validate_run
 from tests.helpers import plugin_files, runs
 
@@ -234,6 +237,44 @@ def test_a_stored_run_of_an_older_plugin_is_read_with_the_names_of_today():
         stored["optimizer"]["mine"] = {"sloth": 3.0}
         with pytest.raises(UserError, match="optimizer.mine.sloth is no field"):
             from_json(json.dumps(stored))
+
+
+def test_metrics_with_the_names_of_the_runs_own_are_refused():
+    features = BatchFeatures(None, {"id": jnp.zeros((2, 2), jnp.uint32)}, None, None)
+    with mock.patch.dict(registry.objectives._entries):
+        for name in ("loss", "logit_scale", "loss_itc"):
+            sums = TokenLoss(jnp.zeros(2), jnp.ones(2), {name: jnp.zeros(2)})
+            one = Objective(lambda features, settings, sums=sums: sums, scope="example", needs=("embeddings",))
+            registry.objectives.register(f"with_{name}")(one)
+            with pytest.raises(UserError, match=f"gives a metric '{name}', which is the run's own; rename it"):
+                load_objective.load(f"with_{name}").function(features, Settings(LossConfig()))
+
+
+def test_a_model_says_what_examples_are_prepared_for():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Lonely(ModelConfig):
+        kind = "lonely"
+
+    with mock.patch.dict(registry.models._entries):
+        registry.models.register("lonely", config=Lonely)(object)
+        config = dataclasses.replace(parse(base_config("tiny")), model=Lonely())
+        with pytest.raises(UserError, match="model 'lonely' of .*: config=Lonely .*derive it from ImageTextConfig"):
+            check_model(config)
+
+
+def test_sizes_of_a_plugins_group_mean_what_it_says():
+    """`heads` and `width` are checked of layers, not of whatever has fields of these names."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Words(TextConfig):
+        width: int = 64
+        heads: int = 3
+
+    model = parse(base_config("tiny")).model
+    group = dataclasses.replace(model.text)
+    values = {field.name: getattr(group, field.name) for field in dataclasses.fields(TextConfig)}
+    paths = dict(_groups("model", SimpleNamespace(image=model.image, text=Words(**values))))
+    assert not isinstance(paths["model.text"], LayersConfig) and isinstance(paths["model.image"], LayersConfig)
 
 
 def test_what_a_model_can_do_is_what_its_objectives_teach():

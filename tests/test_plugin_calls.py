@@ -87,6 +87,10 @@ FAULTS = {
         SOURCE,
         "source[0] has id=(0, 1); give a 64-bit unsigned integer, such as stable_id(...)",
     ),
+    "sources.register('foo')(type('S', (Data,), {'__getitem__': lambda self, i: dict(id=i, caption=['a'])}))": (
+        SOURCE,
+        "source[0] has an entry 'caption', which nothing reads; it is called 'captions'",
+    ),
     "sources.register('foo')(type('S', (Data,), {'__getitem__': lambda self, i: 1 / 0}))": (
         SOURCE,
         "ZeroDivisionError: division by zero, in source[0]; raise BadExample(reason) for what cannot be used",

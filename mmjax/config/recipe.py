@@ -139,6 +139,7 @@ def run_file(spec: str, plugins: Sequence[str] = ()) -> ConfigDict:
     loader = importlib.machinery.SourceFileLoader(f"mmjax_recipe_{path.stem}", str(path))
     module = types.ModuleType(loader.name)
     module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses of its own are looked up
     try:
         with _old_imports():
             loader.exec_module(module)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import ml_collections
 
@@ -105,7 +105,7 @@ def base_config(variant: str = "B/32", plugins: Sequence[str] = ()) -> ConfigDic
     config.variant = variant
     config.plugins = modules
     config.model = model
-    accept_auto_or_bool(config)
+    accept_unions(config)
     return config.lock()
 
 
@@ -152,7 +152,7 @@ def set_group(config: ConfigDict, path: str, settings: Mapping[str, Any]) -> Non
     node[parents[-1]] = ConfigDict(settings).to_dict()  # of a locked one, too, whose groups are locked
     parse_group(ModelConfig, tree["model"], "model")
     model = ConfigDict(tree["model"])
-    accept_auto_or_bool(model, ModelConfig)
+    accept_unions(model, ModelConfig)
     with config.unlocked(), config.ignore_type():
         config.model = model
     config.lock()
@@ -163,15 +163,22 @@ def _groups(path: str, settings: Mapping[str, Any]) -> list[str]:
     return [path, *(name for names in inner for name in names)]
 
 
-def accept_auto_or_bool(config: ConfigDict, cls: type = RunConfig) -> None:
-    """Lets fields that are true, false or 'auto' change between a bool and a text, which a ConfigDict refuses."""
+def accept_unions(config: ConfigDict, cls: type = RunConfig) -> None:
+    """Lets fields of several types change between them, which a ConfigDict refuses, such as true, false or 'auto'."""
 
     def accept(group: ConfigDict, path: tuple[str, ...]) -> None:
         for name, value in group.items():
             if isinstance(value, ConfigDict):
                 accept(value, (*path, name))
-            elif {bool, Literal["auto"]} <= set(options_of(field_type(cls, config, (*path, name)))):
+            elif len(set(map(_kind_of_value, options_of(field_type(cls, config, (*path, name))))) - {type(None)}) > 1:
                 del group[name]
                 group[name] = ml_collections.FieldReference(value, field_type=object)
 
     accept(config, ())
+
+
+def _kind_of_value(option: Any) -> type:
+    """What a ConfigDict tells apart of a type: it takes integers for floats, and None for anything."""
+    if get_origin(option) is Literal:
+        return str
+    return float if option is int else get_origin(option) or option

@@ -68,6 +68,10 @@ def record_mistake(record: Any) -> str:
     number = record.get("id")
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number < 2**64:
         return f"has id={number!r}; give a 64-bit unsigned integer, such as stable_id(...)"
+    for field in Record.__annotations__.keys() - record.keys():
+        for near in (field.removesuffix("s"), f"{field}s"):
+            if near != field and near in record and near not in Record.__annotations__:
+                return f"has an entry {near!r}, which nothing reads; it is called {field!r}"
     for field in _LISTS:
         texts = record.get(field, [])
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(x, str) for x in texts):

@@ -14,6 +14,7 @@ from mmjax.models.config import (
     ALBEFConfig,
     CaptionerConfig,
     CoCaConfig,
+    ImageConfig,
     ImageTextConfig,
     ModelConfig,
     PrefixLMConfig,
@@ -21,6 +22,7 @@ from mmjax.models.config import (
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FusedConfig
+from mmjax.nn.config import LayersConfig
 from mmjax.tasks import config_queries, load_objective, packing, validate_fusion
 
 # Parts without a width of their own, by kind of model, and those whose width they have.
@@ -34,14 +36,20 @@ def check_model(config: RunConfig) -> None:
       UserError: naming the field.
     """
     model = config.model
+    if not isinstance(model, (ImageTextConfig, FusedConfig)):
+        raise UserError(
+            f"{registry.models.describe(model.kind)}: config={type(model).__name__} does not say what examples are"
+            " prepared for; derive it from ImageTextConfig, whose groups `image` and `text` do"
+        )
     initialisation.check(model)
     parts = dict(_parts("model", to_dict(model)))
     for field, rate in config_queries.noise_rates(model):
         if not 0.0 <= rate < 1.0:
             raise UserError(f"{field}={rate} is not in [0, 1)")
-    for field, part in parts.items():
-        _check_part(field, part)
-        if "heads" in part:
+    for field, group in _groups("model", model):
+        if isinstance(group, (LayersConfig, ImageConfig)):  # fields of a plugin's may mean something else
+            _check_part(field, parts[field])
+        if isinstance(group, LayersConfig):
             _check_heads(config, field, parts)
     if isinstance(model, ImageTextConfig) and config.data.context_length > model.text.context_length:
         raise UserError(
@@ -66,6 +74,16 @@ def check_model(config: RunConfig) -> None:
 def may_be_zero(model: ModelConfig) -> Iterator[str]:
     """Paths of the sizes in a model's settings that may be 0."""
     return validate_fusion.may_be_zero(model) if isinstance(model, FusedConfig) else iter(())
+
+
+def _groups(field: str, settings: Any) -> Iterator[tuple[str, Any]]:
+    """The dataclasses within a model's settings, however deep, by path."""
+    values = settings.items() if isinstance(settings, Mapping) else vars(settings).items()
+    for name, value in values:
+        if dataclasses.is_dataclass(value):
+            yield f"{field}.{name}", value
+        if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
+            yield from _groups(f"{field}.{name}", value)
 
 
 def _parts(field: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -99,7 +117,7 @@ def _check_part(field: str, part: Mapping[str, Any]) -> None:
 def _check_heads(config: RunConfig, field: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
     heads, wide = parts[field]["heads"], _AS_WIDE_AS.get((type(config.model), field), field)
     width = parts[wide].get("width")
-    if not isinstance(heads, int) or not isinstance(width, int):  # a plugin's, which mean something else
+    if width is None:  # a plugin's layers, which are as wide as something else
         return
     if heads < 1 or width % heads:
         raise UserError(f"{field}.heads={heads} does not divide {wide}.width={width}; choose one that does")
@@ -149,7 +167,8 @@ def _check_objectives(config: RunConfig) -> None:
     for name, one in wanted.items():
         if name not in supported:
             raise UserError(
-                f"objectives.{name}={weights[name]}: model.kind={model.kind!r} serves {', '.join(supported)}"
+                f"objectives.{name}={weights[name]} needs a model that serves {' and '.join(one.needs)};"
+                f" objectives of model.kind={model.kind!r} are {', '.join(supported) or 'none'}"
             )
         if one.head and not getattr(model, one.head, True):
             raise UserError(

@@ -1,13 +1,14 @@
 """Metrics of a run: what writes them, `metrics.jsonl` and TensorBoard among it, the terminal, and the throughput."""
 
 import contextlib
+import functools
 import inspect
 import json
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -210,10 +211,20 @@ class Logger:
         """
         if not self._active:
             return
-        for writer in self._writers.values():
-            writer.resume(step, evaluated=evaluated)
+        for call in self._calls("resume"):
+            call(step, evaluated=evaluated)
         if sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def _calls(self, method: str) -> list[Callable[..., None]]:
+        """A method of every writer; what fails in a plugin's is one line."""
+
+        def call(kind, *args, **settings):
+            writer = self._writers[kind]
+            with plugin_calls.calling(registry.log_writers, kind, writer):
+                getattr(writer, method)(*args, **settings)
+
+        return [functools.partial(call, kind) for kind in self._writers]
 
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
@@ -224,8 +235,8 @@ class Logger:
         """Logs numbers of one step; `kind` is `train`, `eval` or `summary`."""
         if not self._active:
             return
-        for writer in self._writers.values():
-            writer.write(step, kind, metrics)
+        for call in self._calls("write"):
+            call(step, kind, metrics)
         if kind == "train":
             self._show(step, metrics)
 
@@ -247,16 +258,16 @@ class Logger:
     def flush(self) -> None:
         """Makes all that was written visible, before a checkpoint that follows from it."""
         if self._active:
-            for writer in self._writers.values():
-                writer.flush()
+            for call in self._calls("flush"):
+                call()
 
     def close(self) -> None:
         """Ends the bar and closes what writes; one that fails leaves none of the others open."""
         if not self._active:
             return
         with contextlib.ExitStack() as stack:
-            for writer in reversed(self._writers.values()):
-                stack.callback(writer.close)
+            for call in reversed(self._calls("close")):
+                stack.callback(call)
             if self._bar is not None:
                 stack.callback(self._bar.close)
 

@@ -15,7 +15,7 @@ from mmjax.errors import UserError, did_you_mean
 def role(path: str) -> str:
     """The role of a parameter: `matrix`, `embedding`, or `vector` (biases, norms, positions, probes, scales)."""
     leaf = path.rsplit("/", 1)[-1]
-    return {"kernel": "matrix", "token_embedding": "embedding"}.get(leaf, "vector")
+    return {"kernel": "matrix", "token_embedding": "embedding", "embedding": "embedding"}.get(leaf, "vector")
 
 
 def is_stacked(path: str) -> bool:

@@ -230,7 +230,11 @@ def test_objectives_can_be_run_without_the_others():
 @pytest.mark.parametrize(
     "method, changes, message",
     [
-        ("tiny-captioner", {"objectives.itc": 1.0}, "objectives.itc=1.0: model.kind='captioner' serves caption"),
+        (
+            "tiny-captioner",
+            {"objectives.itc": 1.0},
+            "serves embeddings; objectives of model.kind='captioner' are caption",
+        ),
         ("tiny-vilt", {"model.match": False}, "objectives.itm=1.0 needs the head model.match, which is False"),
         ("tiny-vilt", {"data.texts": "questions"}, "data.texts='questions' does not go with objectives.itm"),
         ("tiny-captioner", {"loss.label_smoothing": 1.0}, "loss.label_smoothing=1.0 is not in [0, 1)"),

@@ -192,7 +192,7 @@ class TestOtherWriters:
                 raise OSError("gone")
 
         registry.log_writers.register("failing")(Failing)
-        with pytest.raises(OSError, match="gone"):
+        with pytest.raises(UserError, match=r"^log writer 'failing' of .*, line \d+: OSError: gone$"):
             self.logger(tmp_path, "failing", "recorder").close()
         assert written[-1] == ("close",)
 

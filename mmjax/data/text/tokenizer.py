@@ -106,7 +106,7 @@ class Tokenizer:
 
     def __reduce__(self):
         module = registry.tokenizers.module(self.spec.partition(":")[0].partition("+")[0])
-        if module not in sys.modules or module == "__main__":
+        if getattr(sys.modules.get(module), "__spec__", None) is None or module == "__main__":  # a recipe's has none
             raise UserError(
                 f"{FIELD}={self.spec!r} is registered by {module}, which workers cannot import; put it into a module of"
                 " your package and name that in plugins, or set data.workers=0"
