@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from mmjax.models.fusion.pooled import Layered as Layered
     from mmjax.models.fusion.pooled import Pooling as Pooling
     from mmjax.models.fusion.pooled import prepare as prepare
+    from mmjax.models.fusion_model import FusionModel as FusionModel
     from mmjax.models.image_text import ContrastiveModel as ContrastiveModel
-    from mmjax.models.image_text import FusionModel as FusionModel
     from mmjax.models.image_text import ImageTextModel as ImageTextModel
-    from mmjax.models.image_text import WritingModel as WritingModel
     from mmjax.models.modality_encoders import ModalityTower as ModalityTower
+    from mmjax.models.writing_model import WritingModel as WritingModel
     from mmjax.nn.attention import AttentionSpec as AttentionSpec
     from mmjax.nn.config import NOISE as NOISE
     from mmjax.nn.config import LayersConfig as LayersConfig
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from mmjax.registry import optimizers as optimizers
     from mmjax.registry import sources as sources
     from mmjax.registry import tokenizers as tokenizers
-    from mmjax.tasks.batch_features import BatchFeatures as BatchFeatures
+    from mmjax.tasks.objective import BatchFeatures as BatchFeatures
     from mmjax.tasks.objective import GlobalBatch as GlobalBatch
     from mmjax.tasks.objective import Objective as Objective
     from mmjax.tasks.objective import Settings as Settings
@@ -125,9 +125,9 @@ _MODULES = {
     "Pooling": "mmjax.models.fusion.pooled",
     "prepare": "mmjax.models.fusion.pooled",
     "ContrastiveModel": "mmjax.models.image_text",
-    "FusionModel": "mmjax.models.image_text",
+    "FusionModel": "mmjax.models.fusion_model",
     "ImageTextModel": "mmjax.models.image_text",
-    "WritingModel": "mmjax.models.image_text",
+    "WritingModel": "mmjax.models.writing_model",
     "ModalityTower": "mmjax.models.modality_encoders",
     "AttentionSpec": "mmjax.nn.attention",
     "NOISE": "mmjax.nn.config",
@@ -148,7 +148,7 @@ _MODULES = {
     "optimizers": "mmjax.registry",
     "sources": "mmjax.registry",
     "tokenizers": "mmjax.registry",
-    "BatchFeatures": "mmjax.tasks.batch_features",
+    "BatchFeatures": "mmjax.tasks.objective",
     "GlobalBatch": "mmjax.tasks.objective",
     "Objective": "mmjax.tasks.objective",
     "Settings": "mmjax.tasks.objective",

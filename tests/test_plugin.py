@@ -21,8 +21,7 @@ from mmjax.nn.config import LayersConfig
 from mmjax.objectives.config import LossConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.tasks import capabilities, load_objective, make_image_spec
-from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import Objective, Settings
+from mmjax.tasks.objective import BatchFeatures, Objective, Settings
 from mmjax.tasks.validate_model import _groups, check_model
 from mmjax.training import update_rules, validate_run
 from tests.helpers import plugin_files, runs

@@ -8,11 +8,12 @@ from jaxtyping import Array, Float
 from mmjax.errors import UserError
 from mmjax.models import heads, image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
+from mmjax.models.fusion_model import FusionModel
 from mmjax.nn import attention, transformer
 from mmjax.nn.layers import dense_float32, layer_norm
 
 
-class ALBEF(image_text.ContrastiveModel, image_text.FusionModel, kw_only=True):
+class ALBEF(image_text.ContrastiveModel, FusionModel, kw_only=True):
     """A vision transformer, BERT's first layers for the text alone, and its others, which look at the image's tokens.
 
     The two parts of BERT are two stacks, so that texts and images are encoded once however they are paired. Without

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from mmjax.errors import UserError
 from mmjax.models import image_text, sown_attention, submodules
 from mmjax.models.encoders import Encoded, build
+from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention, layers, pool, transformer
 from mmjax.nn.kv_cache import Cache
 from mmjax.nn.layers import broadcast_parameter, dense_float32, layer_norm
@@ -27,7 +28,7 @@ class Carry(NamedTuple):
         return Carry(self.text.take(rows, examples), self.decoder.take(rows, examples))
 
 
-class CoCa(image_text.ContrastiveModel, image_text.WritingModel, kw_only=True):
+class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
     """An image tower, an attentional pooler, a causal text tower, and a decoder on top of it that looks at the image.
 
     Of the pooler's queries the first is the image's embedding, the others are what the decoder looks at. The text tower

@@ -1,7 +1,8 @@
-"""Bases of the models of images and texts: towers, embeddings in one space, fusion, writing.
+"""Bases of the models of images and texts: towers, and embeddings in one space.
 
 A base has what callers call (`encode_text`, `fuse`, ...), which gives each part its stream of random numbers. What a
-model does itself are the abstract methods (`run_text`, `run_fusion`, `run_writer`, `project_image`, ...).
+model does itself are the abstract methods (`run_text`, `run_fusion`, `run_writer`, `project_image`, ...). Those of
+models that fuse or write are in `fusion_model` and `writing_model`.
 """
 
 import abc
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoders, heads, language, sown_attention, submodules
+from mmjax.models import encoders, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
 from mmjax.models.make_model import Model
 from mmjax.nn import layers
@@ -147,114 +148,3 @@ class ContrastiveModel(TextEncodingModel, kw_only=True):
         Args:
           sown: what the layers sowed when the image was embedded.
         """
-
-
-class FusionModel(TextEncodingModel, kw_only=True):
-    """A model whose image and text see each other.
-
-    Parameters: with `match` `match_head`, with `answers` `answer_head`.
-
-    Attributes:
-      match: a head for image-text matching.
-      answers: of the head for questions; 0 for none.
-      fuse_reads_words: whether `fuse` reads token ids, not encoded text.
-    """
-
-    match: bool = False
-    answers: int = 0
-
-    fuse_reads_words: ClassVar[bool] = False
-
-    def setup(self):
-        super().setup()
-        if self.match:
-            self.match_head = heads.MatchHead(self.dtype)
-        if self.answers:
-            self.answer_head = heads.AnswerHead(self.answers, self.dtype)
-
-    def fuse(
-        self, image: Encoded, text: Encoded, words: Int[Array, "B L"], keys: Key[Array, " B"] | None = None
-    ) -> Encoded:
-        """Tokens that have seen image and text; whose they are is the model's affair.
-
-        Args:
-          image: what `encode_image` returned.
-          text: what `encode_text` returned.
-          words: the text's ids, which are encoded already.
-          keys: one an example, for dropout.
-        """
-        return self.run_fusion(image, text, words, layers.fold_keys(keys, ExampleStream.FUSION))
-
-    @abc.abstractmethod
-    def run_fusion(
-        self, image: Encoded, text: Encoded, words: Int[Array, "B L"], keys: Key[Array, " B"] | None
-    ) -> Encoded:
-        """What `fuse` gives; `keys` are for the noise of its layers."""
-
-    @abc.abstractmethod
-    def pool_fused(self, fused: Encoded) -> Float[Array, "B D"]:
-        """One vector of fused tokens, for the heads `match` and `answers`."""
-
-    def match_logits(self, fused: Encoded) -> Float[Array, "B 2"]:
-        """Whether image and text belong together; index 1 says yes."""
-        heads.check_head("match", self.match)
-        return self.match_head(self.pool_fused(fused))
-
-    def answer_logits(self, fused: Encoded) -> Float[Array, "B A"]:
-        """Scores of the answers to a question, each for itself (sigmoid)."""
-        heads.check_head("answers", self.answers)
-        return self.answer_head(self.pool_fused(fused))
-
-    def head_logits(self, fused: Encoded) -> tuple[Float[Array, "B _"], ...]:
-        """Logits of the heads that the model has."""
-        match = (self.match_logits(fused),) if self.match else ()
-        return match + ((self.answer_logits(fused),) if self.answers else ())
-
-
-class WritingModel(ImageTextModel, kw_only=True):
-    """A model that writes text about an image, token by token."""
-
-    def caption_logits(
-        self,
-        image: Encoded,
-        text: Int[Array, "B T"],
-        text_mask: Bool[Array, "B T"] | None = None,
-        keys: Key[Array, " B"] | None = None,
-    ) -> Float[Array, "B T V"]:
-        """Teacher forcing: logits [:, t] score token t + 1. Padding is on the right."""
-        return self.run_writer(image, text, text_mask, layers.fold_keys(keys, ExampleStream.DECODER))
-
-    @abc.abstractmethod
-    def run_writer(
-        self,
-        image: Encoded,
-        text: Int[Array, "B T"],
-        text_mask: Bool[Array, "B T"] | None,
-        keys: Key[Array, " B"] | None,
-    ) -> Float[Array, "B T V"]:
-        """What `caption_logits` gives; `keys` are for the noise of its layers."""
-
-    @abc.abstractmethod
-    def start(
-        self, image: Encoded, text: Int[Array, "B P"], text_mask: Bool[Array, "B P"] | None, slots: int
-    ) -> tuple[Float[Array, "B V"], Any]:
-        """Reads a prompt (the first token, at least), padded on the right.
-
-        Args:
-          image: what `encode_image` returned.
-          text: the prompt, such as a question.
-          text_mask: its real tokens; None when all are.
-          slots: text tokens in all that will ever be read, the prompt included.
-
-        Returns:
-          Logits of the token after the prompt, and the carry that `step` continues from.
-        """
-
-    def step(self, carry: Any, tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Any]:
-        """Reads one more token of each example and scores the next one."""
-        return self.writer.step(carry, tokens)
-
-    @staticmethod
-    def take(carry: Any, rows: Int[Array, " R"], examples: int | None = None) -> Any:
-        """The carry of these rows, which may repeat; `examples` as in `parallel.gather_rows.take_rows`."""
-        return carry.take(rows, examples)

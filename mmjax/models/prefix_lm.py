@@ -8,8 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError, validate_choice
-from mmjax.models import image_text, sown_attention, submodules
+from mmjax.models import sown_attention, submodules
 from mmjax.models.encoders import Encoded
+from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention, layers
 from mmjax.nn.layers import ACTIVATIONS, Dense
 from mmjax.utils.random_streams import ExampleStream
@@ -38,7 +39,7 @@ class Connector(nn.Module):
         return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
 
 
-class PrefixLM(image_text.WritingModel, kw_only=True):
+class PrefixLM(WritingModel, kw_only=True):
     """A vision transformer, a connector, and a decoder that reads image tokens and then text.
 
     The text's positions are counted from its own first token: image tokens have the image tower's. Text is padded on

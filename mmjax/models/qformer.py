@@ -9,12 +9,14 @@ from jaxtyping import Array, Float, Int, Key
 from mmjax.errors import UserError
 from mmjax.models import heads, image_text, language, sown_attention, submodules
 from mmjax.models.encoders import Encoded
+from mmjax.models.fusion_model import FusionModel
+from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention, layers, transformer
 from mmjax.nn.layers import broadcast_parameter, dense_float32
 from mmjax.utils.random_streams import EncoderStream
 
 
-class QFormer(image_text.ContrastiveModel, image_text.FusionModel, image_text.WritingModel, kw_only=True):
+class QFormer(image_text.ContrastiveModel, FusionModel, WritingModel, kw_only=True):
     """An image tower, usually frozen, and BERT, which reads learned queries and a text; only queries see the image.
 
     Queries and text share self-attention and have an MLP each. For contrast each is read alone; for matching they see

@@ -7,8 +7,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
 from mmjax.errors import UserError
-from mmjax.models import encoders, heads, image_text, sown_attention, submodules
+from mmjax.models import encoders, heads, sown_attention, submodules
 from mmjax.models.encoders import Encoded
+from mmjax.models.fusion_model import FusionModel
 from mmjax.nn import attention, layers
 from mmjax.nn.layers import add_parameter, broadcast_parameter, dense_float32, layer_norm
 from mmjax.utils.random_streams import EncoderStream, ExampleStream
@@ -79,7 +80,7 @@ class Stream(encoders.TransformerTower, kw_only=True):
         return self.norm(self.transformer(x, spec, layers.fold_keys(keys, EncoderStream.LAYERS)).tokens)
 
 
-class ViLT(image_text.FusionModel, kw_only=True):
+class ViLT(FusionModel, kw_only=True):
     """Embedded words and embedded patches, each with its modality's vector, through one vision transformer.
 
     Encoding is embedding here: what `encode_image` and `encode_text` return knows nothing of its neighbours. There is

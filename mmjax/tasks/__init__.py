@@ -1,6 +1,6 @@
 """From a config to a task: which model, which objectives with which weights, which data they need."""
 
-from mmjax.tasks.config_queries import has_text, text_length
+from mmjax.tasks.config_queries import has_text, model_flops, text_length
 from mmjax.tasks.image_fields import check_images, choose_frame, make_image_spec, note_on_crop
 from mmjax.tasks.model_outputs import DTYPES
 from mmjax.tasks.packing import LAYOUTS, Packer, lay_out, layout_shapes, make_packer, packing_obstacle
@@ -13,7 +13,7 @@ from mmjax.tasks.preprocessing import (
     read_dataset_metadata,
     source_options,
 )
-from mmjax.tasks.task import Task, model_flops
+from mmjax.tasks.task import Task
 from mmjax.tasks.validate_model import check_model
 
 __all__ = [

@@ -16,8 +16,7 @@ from mmjax.objectives import contrastive, matching, triplet
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import sharded_gather
 from mmjax.parallel.mesh import map_microbatches
-from mmjax.tasks.batch_features import BatchFeatures, draw_keys
-from mmjax.tasks.objective import GlobalBatch, Objective
+from mmjax.tasks.objective import BatchFeatures, GlobalBatch, Objective, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
 Loss = tuple[Float[Array, ""], dict[str, Any]]

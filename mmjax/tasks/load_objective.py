@@ -17,8 +17,7 @@ from mmjax.errors import UserError, did_you_mean
 from mmjax.models.config import ModelConfig
 from mmjax.models.make_model import SERVES, model_class
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import GlobalBatch, Objective, Settings
+from mmjax.tasks.objective import BatchFeatures, GlobalBatch, Objective, Settings
 
 # Names of a line of the log that are not an objective's; `loss_NAME` are neither.
 _TAKEN = {"step", "kind", "loss", "grad_norm", "learning_rate", "first_bad_step", "logit_scale", "logit_bias"}

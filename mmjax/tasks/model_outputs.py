@@ -29,8 +29,7 @@ from mmjax.tasks import (
     per_example_losses,
     preprocessing,
 )
-from mmjax.tasks.batch_features import BatchFeatures, Pixels, draw_keys
-from mmjax.tasks.objective import Settings
+from mmjax.tasks.objective import BatchFeatures, Pixels, Settings, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
 Batch = dict[str, Any]  # arrays [B, ...]

@@ -12,8 +12,7 @@ from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError
 from mmjax.objectives import captioning, classification, masked_modelling
 from mmjax.objectives.token_loss import TokenLoss
-from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import Objective, Settings
+from mmjax.tasks.objective import BatchFeatures, Objective, Settings
 from mmjax.utils.random_streams import ExampleStream
 
 

@@ -15,7 +15,6 @@ from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import make_model
-from mmjax.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig, TwoTowerConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import (
@@ -26,8 +25,7 @@ from mmjax.tasks import (
     model_outputs,
     preprocessing,
 )
-from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import GlobalBatch
+from mmjax.tasks.objective import BatchFeatures, GlobalBatch
 from mmjax.tasks.validate_model import check_model
 
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
@@ -223,29 +221,4 @@ class Task(model_outputs.ModelOutputs):
 
     def flops_per_example(self) -> float | None:
         """Multiplications and additions of one forward pass over a pair; None where they are not counted."""
-        return model_flops(self.config.model)
-
-
-def model_flops(model: ModelConfig) -> float | None:
-    """Counts a two-tower model's forward pass over one pair: matrix products only, two operations a multiplication.
-
-    It follows OpenCLIP's `model_profile.csv` (B/32: 14.78e9, B/16: 41.09e9, SigLIP B/16: 46.44e9), attention pooling
-    included. None for other kinds of model, which nobody has counted.
-    """
-    if not isinstance(model, TwoTowerConfig):
-        return None
-
-    def tower(settings: ImageTowerConfig | TextTowerConfig, tokens: int) -> int:
-        width, mlp = settings.width, 2 * settings.width * settings.mlp_dim
-        flops = 2 * settings.depth * (tokens * (4 * width**2 + mlp) + 2 * tokens**2 * width)
-        if settings.pool == "map":  # keys and values of every token; one query, its output and its MLP
-            flops += 2 * (tokens * 2 * width**2 + 2 * tokens * width + 2 * width**2 + mlp)
-        return flops
-
-    image, text = model.image, model.text
-    patches = (image.image_size // image.patch_size) ** 2
-    flops = tower(image, patches + int(image.class_token)) + tower(text, text.context_length)
-    flops += 2 * patches * 3 * image.patch_size**2 * image.width
-    for settings in (image, text):
-        flops += 2 * settings.width * model.embed_dim if settings.projection != "none" else 0
-    return float(flops)
+        return config_queries.model_flops(self.config.model)

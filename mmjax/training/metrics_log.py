@@ -200,6 +200,7 @@ class Logger:
             make = registry.log_writers.load(kind, where=f"log.writers={kind!r}")
             with plugin_calls.calling(registry.log_writers, kind, make, _MADE):
                 self._writers[kind] = make(self._workdir, settings=settings, name=name, fields=fields)
+        self._plugins = frozenset(registry.log_writers.added())
         self.file = self._writers["jsonl"].file
 
     def resume(self, step: int, *, evaluated: bool = True) -> None:
@@ -220,11 +221,13 @@ class Logger:
         """A method of every writer; what fails in a plugin's is one line."""
 
         def call(kind, *args, **settings):
-            writer = self._writers[kind]
-            with plugin_calls.calling(registry.log_writers, kind, writer):
-                getattr(writer, method)(*args, **settings)
+            with plugin_calls.calling(registry.log_writers, kind, self._writers[kind]):
+                getattr(self._writers[kind], method)(*args, **settings)
 
-        return [functools.partial(call, kind) for kind in self._writers]
+        return [
+            functools.partial(call, kind) if kind in self._plugins else getattr(writer, method)
+            for kind, writer in self._writers.items()
+        ]
 
     def progress(self, step: int) -> None:
         """Moves the progress bar."""

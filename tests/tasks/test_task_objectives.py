@@ -22,8 +22,7 @@ from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.parallel.mesh import batch_sharding, to_global, to_host
 from mmjax.tasks import batch_losses, per_example_losses
-from mmjax.tasks.batch_features import BatchFeatures
-from mmjax.tasks.objective import GlobalBatch, Settings
+from mmjax.tasks.objective import BatchFeatures, GlobalBatch, Settings
 from mmjax.tasks.preprocessing import DatasetMetadata
 from mmjax.training.step import example_keys, make_loss
 from tests.helpers import campaign, model_kinds
