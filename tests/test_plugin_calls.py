@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from mmjax import plugin_imports, tasks
+from mmjax.data.loading.eval_examples import EvalExamples
+from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
+from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import train
 from tests.helpers import plugin_files, runs
@@ -141,6 +144,44 @@ def test_one_line_names_the_plugin_and_its_line(tmp_path, code):
     assert f"'foo' of {module}: " in line or "made a int" in line
     if "register('foo')" not in code:
         assert f"{module}.py, line {PLUGIN.count(NEWLINE) + 2}: " in line
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("lambda model: lambda data: 1 / 0", "line 1: ZeroDivisionError: division by zero"),
+        (
+            "lambda model: lambda data: given(float('nan'))",
+            "gives a metric 'nearest'=nan, which is no",
+        ),
+        ("lambda model: lambda data: given('far')", "gives a metric 'nearest'='far', which is no"),
+        ("lambda model: lambda data: given(np.float32(0.5))", None),
+        ("lambda model: print, missing_fields=lambda record: record['x']", "line 1: KeyError: 'x'"),
+    ],
+)
+def test_an_evaluation_that_fails_is_one_line(tmp_path, code, message):
+    name = f"failing_{next(_numbers)}"
+    imports = "import numpy as np; from mmjax.plugin import EvaluationTask, Outcome, evaluations; "
+    # Set afterwards: in tests the types of arguments are checked.
+    imports += "given = lambda value: [one := Outcome({}, 1), one.metrics.update(nearest=value)][0]; "
+    (tmp_path / f"{name}.py").write_text(
+        f"{imports}evaluations.register('{name}')(EvaluationTask(title='T', evaluator={code}))\n"
+    )
+    source = open_source("digits/test")
+    data = evaluation_task.EvaluatedSource(source, None, lambda source: EvalExamples(source, None))
+    with plugin_files.path_entry(tmp_path):
+        plugin_imports.import_plugins((name,))
+        info = evaluation_task.load(name)
+        if "missing_fields" in code:
+            call = lambda: task_choice.lacking_fields(name, source)
+        else:
+            call = lambda: evaluation_task.evaluate(name, info.evaluator(None), data).metrics
+        if message is None:
+            assert call() == {"nearest": 0.5} and type(call()["nearest"]) is float
+            return
+        with pytest.raises(UserError) as caught:
+            call()
+    assert message in str(caught.value) and f"'{name}' of {name}: " in str(caught.value)
 
 
 def test_what_is_traced_at_the_start_is_what_is_compiled():

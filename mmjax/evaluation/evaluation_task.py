@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -324,10 +325,15 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
     Raises:
       UserError: in all processes, where the first one cannot read what the report shows.
     """
-    outcome = evaluator(data)
+    info = load(name)
+    with plugin_calls.calling(registry.evaluations, name, info.evaluator, "(EvaluatedSource) -> Outcome"):
+        outcome = evaluator(data)
     if not isinstance(outcome, Outcome):
         message = f"gives {type(outcome).__name__}, not an Outcome"
-        raise plugin_calls.wrong(registry.evaluations, name, load(name).evaluator, message)
+        raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
+    metrics = outcome.metrics
+    if name in registry.evaluations.added():
+        metrics = {metric: _number(name, info, metric, value) for metric, value in metrics.items()}
     artifacts = outcome.artifacts if data.keep else None
     if data.has_report:
         with process_agreement.raise_on_all():
@@ -335,4 +341,20 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
                 artifacts = example_selection.collect_artifacts(data.features, artifacts, data.decode)
     if isinstance(artifacts, Matching):
         raise TypeError(f"{name}: nothing was collected of the matches")
-    return Evaluation(data.source.name, name, outcome.n, outcome.metrics, artifacts)
+    return Evaluation(data.source.name, name, outcome.n, metrics, artifacts)
+
+
+def _number(name: str, info: EvaluationTask, metric: str, value: Any) -> float:
+    """A metric of a plugin's evaluation, as the log and results hold it.
+
+    Raises:
+      UserError: it is no finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        message = f"gives a metric {metric!r}={value!r}, which is no finite number"
+        raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
+    return number

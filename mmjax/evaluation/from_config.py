@@ -117,7 +117,7 @@ class Evaluator:
                 info = evaluation_task.load(name)
                 if info.fallback_for in chosen:
                     continue
-                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(info, source)
+                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(name, source)
                 if missing and info.by_default == "always":
                     raise UserError(f"data.eval={self.config.data.eval!r}: {source.name!r} has no {missing}")
                 if not missing and (self.config.eval.train or not info.needs_train):
@@ -137,7 +137,7 @@ class Evaluator:
             info, field = evaluation_task.load(name), f"eval.tasks={self.config.eval.tasks!r}"
             lacking = {}
             for source in self.sources:
-                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(info, source)
+                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(name, source)
                 if missing:
                     lacking[source.name] = missing
                 else:

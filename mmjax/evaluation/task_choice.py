@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmjax import registry
+from mmjax import plugin_calls, registry
 from mmjax.data.bad_example import BadExample
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import MayBeMultilabel, Source
@@ -59,14 +59,18 @@ def lacking_classes(info: EvaluationTask, source: Source) -> str:
     return ""
 
 
-def lacking_fields(info: EvaluationTask, source: Source) -> str:
+def lacking_fields(name: str, source: Source) -> str:
     """What a source's first record lacks for an evaluation, in words; "" where nothing.
 
     Raises:
-      UserError: the record cannot be read.
+      UserError: the record cannot be read, or a plugin's evaluation fails to look at it.
     """
-    has_demands = info.missing_fields is not EvaluationTask.missing_fields
-    return info.missing_fields(_first_record(source)) if has_demands and len(source) else ""
+    info = evaluation_task.load(name)
+    if info.missing_fields is EvaluationTask.missing_fields or not len(source):
+        return ""
+    record = _first_record(source)
+    with plugin_calls.calling(registry.evaluations, name, info.missing_fields, "missing_fields(record)"):
+        return info.missing_fields(record)
 
 
 def _first_record(source: Source) -> Record:

@@ -214,11 +214,13 @@ class Profiler:
 
 
 def evaluate_or_save(evaluate: Evaluate, save: Save, agreement: StepAgreement, context: StepContext) -> None:
-    """Evaluates; where the data cannot be evaluated on, the state is saved before the error goes on."""
+    """Evaluates; where that fails, the state is saved before the error goes on."""
     try:
         evaluate.run(context)
-    except UserError:
-        save.run(context)
+    except Exception as error:
+        # A fault that is no mistake may be one process's alone, and saving would wait for the others.
+        if isinstance(error, UserError) or jax.process_count() == 1:
+            save.run(context)
         raise
     context.stopping = agreement.ask_signal() is not None  # one may have come during the evaluation
 

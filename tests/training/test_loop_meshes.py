@@ -225,7 +225,7 @@ def test_data_that_one_process_cannot_read(tmp_path):
     assert statuses == [2, 2], message
     assert "error: data.train: nothing can be read here (process 1 of 2, on " in message[0]
     assert "error" not in message[1] and "Traceback" not in "".join(message)
-    assert runs.steps(tmp_path / "run") == [3]
+    assert runs.steps(tmp_path / "run")[0] in (3, 6)  # the latter's save may not have ended
 
 
 @pytest.mark.full
@@ -262,10 +262,10 @@ def test_bad_examples_are_counted_once(tmp_path):
 def test_a_process_that_dies_takes_the_others_along(event, tmp_path):
     """Within the time in which jax misses its heartbeat, which is made shorter here."""
     argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}"]
-    statuses, message = processes.command(tmp_path, *argv, events=f"{event}@5:1", devices=1, timeout=300)
+    statuses, message = processes.command(tmp_path, *argv, events=f"{event}@7:1", devices=1, timeout=300)
     assert statuses[1] == {"crash": 1, "kill": -9}[event] and statuses[0] not in (0, 2), message
     assert ("RuntimeError: something broke" in message[1]) == (event == "crash")
-    assert runs.steps(tmp_path / "run") == [3]
+    assert runs.steps(tmp_path / "run")[0] in (3, 6)  # the latter's save may not have ended
 
 
 # -- optimizer states --------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
             raise UserError(
                 f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
             )
-        if missing := task_choice.lacking_fields(info, source):
+        if missing := task_choice.lacking_fields(task, source):
             raise UserError(f"{field}.tasks: {task} needs {missing}, and {job.source} has none; leave it out")
         evaluation_task.check(task, source, config)
     train = None
