@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mmjax.data.record import Record as Record
     from mmjax.data.record import check_index as check_index
     from mmjax.data.record import stable_id as stable_id
+    from mmjax.data.source_protocols import HasAnswers as HasAnswers
+    from mmjax.data.source_protocols import HasImageGroups as HasImageGroups
+    from mmjax.data.source_protocols import HasModalities as HasModalities
+    from mmjax.data.source_protocols import MayBeMultilabel as MayBeMultilabel
     from mmjax.data.source_protocols import Sharded as Sharded
     from mmjax.data.source_protocols import Source as Source
     from mmjax.data.source_protocols import SourceOptions as SourceOptions
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from mmjax.evaluation.evaluation_task import EvaluatedSource as EvaluatedSource
     from mmjax.evaluation.evaluation_task import EvaluationTask as EvaluationTask
     from mmjax.evaluation.evaluation_task import Outcome as Outcome
+    from mmjax.evaluation.example_selection import Artifacts as Artifacts
+    from mmjax.evaluation.example_selection import Matching as Matching
     from mmjax.evaluation.results import Evaluation as Evaluation
     from mmjax.io.reader import Reader as Reader
     from mmjax.models.config import ContrastConfig as ContrastConfig
@@ -51,6 +57,7 @@ if TYPE_CHECKING:
     from mmjax.models.fusion_model import FusionModel as FusionModel
     from mmjax.models.image_text import ContrastiveModel as ContrastiveModel
     from mmjax.models.image_text import ImageTextModel as ImageTextModel
+    from mmjax.models.image_text import l2_normalize as l2_normalize
     from mmjax.models.modality_encoders import ModalityTower as ModalityTower
     from mmjax.models.writing_model import WritingModel as WritingModel
     from mmjax.nn.attention import AttentionSpec as AttentionSpec
@@ -88,11 +95,15 @@ _MODULES = {
     "REASONS": "mmjax.data.bad_example",
     "BadExample": "mmjax.data.bad_example",
     "Record": "mmjax.data.record",
+    "check_index": "mmjax.data.record",
+    "stable_id": "mmjax.data.record",
+    "HasAnswers": "mmjax.data.source_protocols",
+    "HasImageGroups": "mmjax.data.source_protocols",
+    "HasModalities": "mmjax.data.source_protocols",
+    "MayBeMultilabel": "mmjax.data.source_protocols",
     "Sharded": "mmjax.data.source_protocols",
     "Source": "mmjax.data.source_protocols",
     "SourceOptions": "mmjax.data.source_protocols",
-    "check_index": "mmjax.data.record",
-    "stable_id": "mmjax.data.record",
     "Tokenizer": "mmjax.data.text.tokenizer",
     "UserError": "mmjax.errors",
     "did_you_mean": "mmjax.errors",
@@ -102,6 +113,8 @@ _MODULES = {
     "EvaluatedSource": "mmjax.evaluation.evaluation_task",
     "EvaluationTask": "mmjax.evaluation.evaluation_task",
     "Outcome": "mmjax.evaluation.evaluation_task",
+    "Artifacts": "mmjax.evaluation.example_selection",
+    "Matching": "mmjax.evaluation.example_selection",
     "Evaluation": "mmjax.evaluation.results",
     "Reader": "mmjax.io.reader",
     "ContrastConfig": "mmjax.models.config",
@@ -124,11 +137,12 @@ _MODULES = {
     "Layered": "mmjax.models.fusion.pooled",
     "Pooling": "mmjax.models.fusion.pooled",
     "prepare": "mmjax.models.fusion.pooled",
-    "ContrastiveModel": "mmjax.models.image_text",
     "FusionModel": "mmjax.models.fusion_model",
+    "ContrastiveModel": "mmjax.models.image_text",
     "ImageTextModel": "mmjax.models.image_text",
-    "WritingModel": "mmjax.models.writing_model",
+    "l2_normalize": "mmjax.models.image_text",
     "ModalityTower": "mmjax.models.modality_encoders",
+    "WritingModel": "mmjax.models.writing_model",
     "AttentionSpec": "mmjax.nn.attention",
     "NOISE": "mmjax.nn.config",
     "LayersConfig": "mmjax.nn.config",
