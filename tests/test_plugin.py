@@ -16,6 +16,7 @@ from mmjax import plugin, plugin_imports, registry, tasks
 from mmjax.config import base_config, from_json, parse, to_json
 from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
+from mmjax.evaluation import evaluation_task
 from mmjax.models.config import ModelConfig, TextConfig
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.config import LossConfig
@@ -70,7 +71,7 @@ def test_the_source_of_the_docs_is_one(tmp_path):
 
 
 def test_an_objective_is_checked_when_it_is_made():
-    """As a plugin makes it, without the run-time types of tests."""
+    """As a plugin makes it, without the run-time types of tests; evaluations and update rules, too."""
     mistakes = {
         "scope='global', needs=()": "scope='global' is not known; choose one of: example, batch",
         "scope='batch', needs='embeddings'": "needs='embeddings' of an Objective wants a tuple of texts",
@@ -79,12 +80,34 @@ def test_an_objective_is_checked_when_it_is_made():
         "scope='batch', needs=(), contrast=True": "contrast=True wants features=",
         "scope='batch', needs=(), texts=('caption',)": "texts='caption' is not known (did you mean 'captions'?)",
     }
-    code = "from mmjax.plugin import Objective, UserError\n"
+    code = "from mmjax.plugin import EvaluationTask, Objective, UpdateRule, UserError\n"
     for arguments in mistakes:
         code += f"try: Objective(print, {arguments})\nexcept UserError as error: print(error)\n"
+    mistakes |= {
+        "Objective(3, scope='batch', needs=())": "function=3 of an Objective cannot be called",
+        "UpdateRule(3)": "make=3 of an UpdateRule cannot be called",
+        "EvaluationTask(title='T', evaluator=None)": "evaluator=None of an EvaluationTask cannot be called",
+        "EvaluationTask(title='T', evaluator=print, reads_of_run='decoding')": "reads_of_run='decoding' of an Eval",
+    }
+    for call in [call for call in mistakes if "(" in call.partition("=")[0]]:
+        code += f"try: {call}\nexcept UserError as error: print(error)\n"
     lines = runs.python("-c", code).stdout.splitlines()
     assert len(lines) == len(mistakes)
     assert all(message in line for message, line in zip(mistakes.values(), lines, strict=True)), lines
+
+
+def test_the_words_of_an_evaluation_are_known():
+    mistakes = {
+        "reads": (("bootstarp",), "reads=.*'bootstarp' is not known .did you mean 'bootstrap'"),
+        "fallback_for": ("nothing", "fallback_for='nothing': 'nothing' is not known"),
+        "needs": (("embedings",), "needs=.*'embedings' is not known .did you mean 'embeddings'"),
+    }
+    with mock.patch.dict(registry.evaluations._entries):
+        for field, (value, message) in mistakes.items():
+            one = plugin.EvaluationTask(title="T", evaluator=lambda model: print, **{field: value})
+            registry.evaluations.register(f"with_{field}")(one)
+            with pytest.raises(UserError, match=message):
+                evaluation_task.load(f"with_{field}")
 
 
 def test_what_is_registered_is_of_its_kind():

@@ -17,7 +17,7 @@ from mmjax.data.source_protocols import Source
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, did_you_mean, validate_choice
 from mmjax.evaluation import example_selection
-from mmjax.evaluation.config import EvaluationSettings
+from mmjax.evaluation.config import DatasetConfig, EvaluationSettings
 from mmjax.evaluation.embedding import features
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
 from mmjax.evaluation.embedding.features import Embedder, ExamplePass, Features
@@ -227,7 +227,10 @@ class EvaluationTask:
         Raises:
           UserError: naming the argument.
         """
-        for name in ("needs", "taught", "reads"):
+        for name in ("evaluator", "missing_fields"):
+            if not callable(getattr(self, name)):
+                raise UserError(f"{name}={getattr(self, name)!r} of an EvaluationTask cannot be called")
+        for name in ("needs", "taught", "reads", "reads_of_run"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise UserError(
@@ -276,12 +279,15 @@ def _check_words(name: str, info: EvaluationTask) -> None:
       UserError: none has, the nearest name is given.
     """
     served = load_objective.served()
-    for field, known in (("needs", [*capabilities.EMBEDDING, *capabilities.METHODS, *served]), ("taught", served)):
-        for word in getattr(info, field):
+    abilities = [*capabilities.EMBEDDING, *capabilities.METHODS, *served]
+    fields = [field.name for cls in (EvaluationSettings, DatasetConfig) for field in dataclasses.fields(cls)]
+    others = {"needs": abilities, "taught": served, "reads": fields, "fallback_for": list(registry.evaluations)}
+    for field, known in others.items():
+        for word in filter(None, [info.fallback_for] if field == "fallback_for" else getattr(info, field)):
             if word not in known:
                 near = did_you_mean(word, known)
                 message = (
-                    f"{field}={getattr(info, field)}: {word!r} is not known{near}; choose among {', '.join(known)}"
+                    f"{field}={getattr(info, field)!r}: {word!r} is not known{near}; choose among {', '.join(known)}"
                 )
                 raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)
 

@@ -273,6 +273,8 @@ class Objective:
         Raises:
           UserError: naming the argument.
         """
+        if not callable(self.function):
+            raise UserError(f"function={self.function!r} of an Objective cannot be called")
         validate_choice("scope", self.scope, get_args(_SCOPES))
         for name in ("needs", "teaches", "features", "texts"):
             value = getattr(self, name)

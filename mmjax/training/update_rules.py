@@ -33,8 +33,10 @@ class UpdateRule:
         """Checks what a plugin may have written.
 
         Raises:
-          UserError: `reads` is no tuple of fields of `optimizer`.
+          UserError: `make` cannot be called, or `reads` is no tuple of fields of `optimizer`.
         """
+        if not callable(self.make):
+            raise UserError(f"make={self.make!r} of an UpdateRule cannot be called")
         if not isinstance(self.reads, tuple):
             raise UserError(f"reads={self.reads!r} of an UpdateRule wants a tuple of texts, such as ('b2',)")
         known = [field.name for field in dataclasses.fields(OptimizerConfig)]
