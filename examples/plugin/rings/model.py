@@ -54,26 +54,22 @@ class Bag(ContrastiveModel, kw_only=True):
         self.text_head = nn.Dense(self.embed_dim, use_bias=False, dtype=jnp.float32)
         super().setup()
 
-    def encode_text(self, text, text_mask=None, keys=None) -> Encoded:
+    def run_text(self, text, text_mask, keys) -> Encoded:
         """Embeds token ids; the order of the tokens plays no part."""
         return Encoded(self.table(text), jnp.ones(text.shape, bool) if text_mask is None else text_mask)
 
-    def embed_image(self, image: Encoded):
-        """Unit vectors of encoded images [B, E]."""
-        return _unit(self.image_head(image.tokens.mean(axis=1)))
+    def project_image(self, image: Encoded):
+        """Embeddings of encoded images [B, E]."""
+        return self.image_head(image.tokens.mean(axis=1))
 
-    def embed_text(self, text: Encoded):
-        """Unit vectors of encoded texts [B, E]."""
+    def project_text(self, text: Encoded):
+        """Embeddings of encoded texts [B, E]."""
         total = jnp.where(text.valid[..., None], text.tokens, 0).sum(axis=1)
-        return _unit(self.text_head(total / text.valid.sum(axis=1, keepdims=True)))
+        return self.text_head(total / text.valid.sum(axis=1, keepdims=True))
 
     def __call__(self, images, text):
         """Embeds both; the parameters are made by it."""
         return self.image_embedding(images), self.text_embedding(text)
-
-
-def _unit(x):
-    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-12))
 
 
 @dataclass(frozen=True, kw_only=True)
