@@ -146,8 +146,14 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         folder = self._target if self._local is None else self._local.name
-        # purge_step: TensorBoard then hides what an earlier process wrote from that step on.
-        self._board = SummaryWriter(str(folder), flush_secs=30, purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(
+            str(folder),
+            flush_secs=30,
+            # TensorBoard then hides what an earlier process wrote from that step on.
+            purge_step=step + 1 if step else None,
+            # The name of an event file counts seconds, and a file of the same name would be written over.
+            filename_suffix=f".{time.time_ns()}",
+        )
 
     def write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         if self._board is not None:

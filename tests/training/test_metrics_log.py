@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import sys
+import time
 import types
 import uuid
 from unittest import mock
@@ -105,6 +106,22 @@ class TestTerminal:
     )
     def test_duration(self, seconds, message):
         assert metrics_log._duration(seconds) == message
+
+
+class TestTensorBoard:
+    @pytest.mark.parametrize("kind", ["local", "memory"])
+    def test_a_run_that_goes_on_within_the_same_second(self, kind, tmp_path):
+        """Its numbers lie beside those of the process before it, not in their place."""
+        folder = tmp_path if kind == "local" else paths.as_path(f"memory://board-{uuid.uuid4().hex}")
+        with mock.patch.object(time, "time", return_value=1.7e9):
+            for step in (0, 5):
+                board = metrics_log.TensorBoard(folder, settings=LogConfig(), name="tiny", fields={})
+                board.resume(step, evaluated=True)
+                board.write(step + 1, "train", {"loss": 2.5})
+                board.close()
+        first, second = sorted((folder / "tensorboard").iterdir(), key=lambda file: file.name)
+        assert first.name.startswith("events.out.tfevents.1700000000.")
+        assert first.stat().st_size < second.stat().st_size  # the second hides what the first has from step 6 on
 
 
 class TestWandb:
