@@ -3,7 +3,6 @@
 import argparse
 import errno
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from mmjax.data.webdataset.shard_list import ShardList, list_shards
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.utils import terminal
 
 _MAX_LISTED = 20  # problems and key sets that are listed
 
@@ -62,13 +62,13 @@ def build_and_print(options: argparse.Namespace) -> int:
                 index = TarIndex(build(os.path.join(folder, "index")))
                 _print_summary(index.shards(), shards)
                 Reader(options.retry_seconds).upload(index.path, options.output)
-            print(f"index: {options.output}")
+            terminal.show(f"index: {options.output}")
         else:
             index = TarIndex(build(local_path(options.output)))
             _print_summary(index.shards(), shards)
             beside = "" if options.output or shards.is_local else shards.index_beside()
             failure = _upload_beside(index.path, beside, shards, options) if beside else ""
-            print(f"index: {beside if beside and not failure else index.path}{failure}")
+            terminal.show(f"index: {beside if beside and not failure else index.path}{failure}")
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, UserError):
             raise
@@ -76,7 +76,7 @@ def build_and_print(options: argparse.Namespace) -> int:
     lookup_paths = shards.index_beside(), shards.index_in(options.cache)
     output = os.path.abspath(local_path(options.output)) if is_local(options.output) else options.output
     if options.output and output not in lookup_paths:
-        print(f"runs look for it in {' or '.join(filter(None, lookup_paths))}", file=sys.stderr)
+        terminal.show_error(f"runs look for it in {' or '.join(filter(None, lookup_paths))}")
     return 0
 
 
@@ -95,18 +95,18 @@ def _upload_beside(path: str, beside: str, shards: ShardList, options: argparse.
 
 def _print_summary(index: Shards, shards: ShardList) -> None:
     sizes = index.sizes[index.sizes != MISSING]
-    print(f"shards: {len(sizes):,} of {len(index.names):,}, {sizes.sum() / 1e9:,.3f} GB")
-    print(f"examples: {index.rows.sum():,}")
+    terminal.show(f"shards: {len(sizes):,} of {len(index.names):,}, {sizes.sum() / 1e9:,.3f} GB")
+    terminal.show(f"examples: {index.rows.sum():,}")
     sets = index.all_key_sets
     for endings, count in list(sets.items())[:_MAX_LISTED]:
-        print(f"  {count:,} with {endings.replace(';', ', ')}")
+        terminal.show(f"  {count:,} with {endings.replace(';', ', ')}")
     if len(sets) > _MAX_LISTED:
-        print(f"  and {len(sets) - _MAX_LISTED} other sets of members")
-    print(f"shards with something wrong: {len(index.problems):,}")
+        terminal.show(f"  and {len(sets) - _MAX_LISTED} other sets of members")
+    terminal.show(f"shards with something wrong: {len(index.problems):,}")
     for name, problem in list(index.problems.items())[:_MAX_LISTED]:
-        print(f"  {shards.path(name)}: {problem}")
+        terminal.show(f"  {shards.path(name)}: {problem}")
     if len(index.problems) > _MAX_LISTED:
-        print(f"  and {len(index.problems) - _MAX_LISTED} others")
+        terminal.show(f"  and {len(index.problems) - _MAX_LISTED} others")
 
 
 def _positive(text: str) -> int:

@@ -14,6 +14,7 @@ from mmjax.inference import checkpoint_source
 from mmjax.interop import foreign_checkpoint, model_settings
 from mmjax.models.config import TwoTowerConfig
 from mmjax.tasks import capabilities
+from mmjax.utils import terminal
 
 _ANSWERS_SHOWN = 5
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime.import_plugins(options)
         lines = describe(options.path, step=options.step, settings=model_settings.parse_flags(options.model_config))
         width = max(map(len, lines))
-        print("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
+        terminal.show("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
         return 0
 
     return runtime.run(parser, argv, command)

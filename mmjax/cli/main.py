@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmjax.cli.runtime import EXIT_MISTAKE
 from mmjax.config import recipe
 from mmjax.errors import did_you_mean
+from mmjax.utils import terminal
 
 # What each command does; `mmjax.cli.NAME.main` runs it. Its module is imported when the command is run.
 COMMANDS = {
@@ -28,12 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return importlib.import_module(f"mmjax.cli.{argv[0]}").main(argv[1:])
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        print(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
-        print("\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()))
-        print(f"\nrecipes: {', '.join(name for name in recipe.names() if name != 'eval')}")
+        terminal.show(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
+        terminal.show("\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()))
+        terminal.show(f"\nrecipes: {', '.join(name for name in recipe.names() if name != 'eval')}")
         return 0 if argv else EXIT_MISTAKE
-    print(
-        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], COMMANDS)}; choose {', '.join(COMMANDS)}",
-        file=sys.stderr,
+    terminal.show_error(
+        f"error: {argv[0]!r} is not a command{did_you_mean(argv[0], COMMANDS)}; choose {', '.join(COMMANDS)}"
     )
     return EXIT_MISTAKE

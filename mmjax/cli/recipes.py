@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmjax.cli import runtime
 from mmjax.config import recipe
 from mmjax.errors import UserError
+from mmjax.utils import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(options, overrides):
         if overrides:
             raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
-        print(_list() if options.name is None else _show(options.name))
+        terminal.show(_list() if options.name is None else _show(options.name))
         return 0
 
     return runtime.run(parser, argv, command)

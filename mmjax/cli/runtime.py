@@ -13,6 +13,7 @@ from mmjax.config import schema
 from mmjax.config.schema import RunConfig
 from mmjax.errors import GlobalUserError, TrainingDiverged, UserError, did_you_mean
 from mmjax.training import compiler
+from mmjax.utils import terminal
 
 # Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 128 + n stopped
 # by signal n after saving.
@@ -80,10 +81,9 @@ class ModelFlags:
             )
             config, left_out = eval_model.without_machine_fields(self._run.config)
             for field, value in left_out.items():
-                print(
+                terminal.show_error(
                     f"{field}={value!r} of the stored config is left out, as it tells this machine what to do;"
-                    f" --config.{field}=... sets it",
-                    file=sys.stderr,
+                    f" --config.{field}=... sets it"
                 )
             self._run.config = eval_model.apply_overrides(config, overrides)
             return self._run.config
@@ -174,6 +174,7 @@ def run(
 ) -> int:
     """Runs a command; returns the exit status, or ends the process when it stops without the others that it joined."""
     together = True
+    terminal.format_log()
     try:
         options, rest = parser.parse_known_args(argv)
         status = command(options, parse_overrides(rest, parser))
@@ -181,10 +182,10 @@ def run(
     except UserError as error:
         together = isinstance(error, GlobalUserError)
         if _is_process_0() or not together:
-            print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
+            terminal.show_error("error: " + " ".join(str(error).split("\n")))
         status = EXIT_MISTAKE
     except KeyboardInterrupt:  # a second Ctrl-C, or one before there was anything to save
-        print("interrupted", file=sys.stderr)
+        terminal.show_error("interrupted")
         status, together = 128 + signal.SIGINT, False
     except BrokenPipeError:  # what reads the output has left, as `head` does
         if _joined():
@@ -194,7 +195,7 @@ def run(
         return 128 + signal.SIGPIPE
     except TrainingDiverged as error:
         if _is_process_0():
-            print(f"stopped: {error}", file=sys.stderr)
+            terminal.show_error(f"stopped: {error}")
         status = EXIT_DIVERGED
     except Exception as error:
         if not _joined():
@@ -204,7 +205,7 @@ def run(
         # An error of another process is known to all, which end together.
         together = isinstance(error, process_agreement.OtherProcessError)
         if together:
-            print(f"stopped: {error}", file=sys.stderr)
+            terminal.show_error(f"stopped: {error}")
         else:
             traceback.print_exc()
         status = 1

@@ -1,6 +1,5 @@
 """`mmjax search`: the images of a folder that are nearest to a text or an image."""
 
-import sys
 from collections.abc import Sequence
 
 from mmjax.cli import runtime
@@ -12,6 +11,7 @@ from mmjax.io.reader import Reader
 from mmjax.search import index as index_lib
 from mmjax.search.contact_sheet import SHEET_FORMATS, write_sheet
 from mmjax.search.searcher import Searcher
+from mmjax.utils import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,19 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = index_lib.Index(where, searcher.identity, rebuild=options.rebuild)
         dropped, added = searcher.update(index, options.images, images)
         bad = index.unreadable()
-        print(f"{len(images) - len(bad):,} images in {where}: {added:,} new, {dropped:,} removed or changed")
+        terminal.show(f"{len(images) - len(bad):,} images in {where}: {added:,} new, {dropped:,} removed or changed")
         if bad:
             path, why = next(iter(sorted(bad.items())))
-            print(f"{len(bad):,} cannot be read, such as {path}: {why}", file=sys.stderr)
+            terminal.show_error(f"{len(bad):,} cannot be read, such as {path}: {why}")
         answers = searcher.search(index, options.queries, pictures, top=options.top)
         names = [*options.queries, *options.image]
         for name, matches in zip(names, answers, strict=True):
-            print(f"\n{name}")
+            terminal.show(f"\n{name}")
             for rank, match in enumerate(matches, start=1):
-                print(f"{rank:4}  {match.score:7.4f}  {match.path}")
+                terminal.show(f"{rank:4}  {match.score:7.4f}  {match.path}")
         if options.output:
             write_sheet(options.output, options.images, names, answers)
-            print(f"\nwritten: {options.output}")
+            terminal.show(f"\nwritten: {options.output}")
         return 0
 
     return runtime.run(parser, argv, command)

@@ -1,6 +1,5 @@
 """`mmjax train`: a recipe trained, or resumed."""
 
-import sys
 from collections.abc import Sequence
 
 from mmjax import plugin_imports
@@ -9,6 +8,7 @@ from mmjax.config import overrides as overrides_lib
 from mmjax.config import recipe, schema
 from mmjax.errors import UserError
 from mmjax.training import compiler
+from mmjax.utils import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,12 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.dry_run:
                 raise UserError("--print-config and --dry-run: give one of them")
             if options.workdir is not None:
-                print(
-                    "note: --workdir is not read; --dry-run logs what a run in it keeps of its config", file=sys.stderr
-                )
+                terminal.show_error("note: --workdir is not read; --dry-run logs what a run in it keeps of its config")
             from mmjax.config import field_table
 
-            print(field_table.to_text(read()))
+            terminal.show(field_table.to_text(read()))
             return 0
         if options.workdir == "" or (options.workdir is None and not options.dry_run):
             raise UserError("--workdir is missing; give --workdir=DIR, a folder or URL for checkpoints and logs")
@@ -68,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             lines = dry_run.describe(config, options.workdir, flags)
             if process_agreement.is_process_0():
-                print("\n".join(lines))
+                terminal.show("\n".join(lines))
             return 0
         compiler.set_compilation_cache(parsed)
         from mmjax.training.train import train
@@ -77,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stopped is None:
             if process_agreement.is_process_0():
                 report = paths.as_path(options.workdir) / "report.html"  # of evaluations, where there were any
-                print(
+                terminal.show(
                     f"done: step {parsed.steps} of {options.workdir}"
                     + (f"; report: {report}" if report.exists() else "")
                 )

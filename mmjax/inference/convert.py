@@ -19,6 +19,7 @@ from mmjax.models.config import TwoTowerConfig
 from mmjax.training import checkpoint
 from mmjax.training.config import CheckpointConfig
 from mmjax.training.state import TrainState
+from mmjax.utils import terminal
 
 FORMATS = ("mmjax", *export.FORMATS)
 
@@ -56,7 +57,9 @@ def convert(
     preprocessing = _check_convertible(opened, to)
     if to == "mmjax":
         _write_workdir(target, opened)
-        print(f"{dst}: a workdir; mmjax eval --workdir={dst} --config.data.eval=..., or --config.init_from={dst}")
+        terminal.show(
+            f"{dst}: a workdir; mmjax eval --workdir={dst} --config.data.eval=..., or --config.init_from={dst}"
+        )
         return
     tokenizer_name = opened.config.data.tokenizer if opened.has_tokenizer else ""
     tokenizer_file = opened.tokenizer_file()
@@ -69,11 +72,13 @@ def convert(
         tokenizer=(tokenizer_name, tokenizer_file),
     )
     for file in files:
-        print(f"{file}  {file.stat().st_size:,} bytes")
+        terminal.show(f"{file}  {file.stat().st_size:,} bytes")
     if to != "big_vision" and not preprocessing.get("antialias", True):
-        print("note: images were resized without antialiasing; these files have bicubic with it, as Google's own do")
+        terminal.show(
+            "note: images were resized without antialiasing; these files have bicubic with it, as Google's own do"
+        )
     if tokenizer_name == "bytes" and tokenizer_file is None:
-        print("note: neither library has the tokenizer 'bytes'; give the model token ids")
+        terminal.show("note: neither library has the tokenizer 'bytes'; give the model token ids")
 
 
 def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Mapping[str, Any]:

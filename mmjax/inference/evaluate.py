@@ -21,6 +21,7 @@ from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.report import page as page_lib
 from mmjax.training import metrics_log
+from mmjax.utils import terminal
 
 
 def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None) -> list[dict[str, Any]]:
@@ -49,13 +50,13 @@ def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None)
     results = evaluator.run(params, keep_artifacts=True)
     records = results_lib.to_records(results, model=config.variant, pretrained=model.pretrained)
     if jax.process_index() == 0:
-        print(metric_columns.format_table(records), flush=True)  # which needs no room on a disk
+        terminal.show(metric_columns.format_table(records))  # which needs no room on a disk
         results_file.write(
             path, results_file.merge(results_file.read(path), records, keep=lambda old: "settings" in old)
         )
         report_path = path.with_suffix(".html")
         page_lib.write_report(report_path, config, _history(workdir), results, step=model.step)
-        print(f"\nresults: {path}\nreport:  {report_path}")
+        terminal.show(f"\nresults: {path}\nreport:  {report_path}")
     return records
 
 
@@ -118,12 +119,12 @@ def evaluate_suite(
     ]
     means = jobs.collection_means(records, config)
     sections = [results_file.read_section(path, record) for record in records]
-    print(metric_columns.format_table(records))
+    terminal.show(metric_columns.format_table(records))
     for name, (mean, count) in means.items():
-        print(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%", flush=True)
+        terminal.show(f"\nmean of the {count} datasets of {name}: {100 * mean:.2f}%")
     report_path = path.with_suffix(".html")
     paths.write_atomically(report_path, _render_suite_report(model, records, sections, means, _history(workdir)))
-    print(f"\nresults: {path}\nreport:  {report_path}")
+    terminal.show(f"\nresults: {path}\nreport:  {report_path}")
     return records
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from mmjax.errors import UserError
+from mmjax.utils import terminal
 
 JOIN_TIMEOUT = 300  # seconds; the hosts of a large job do not start at once
 
@@ -267,7 +268,7 @@ def _deadline(cluster: Cluster, timeout: float) -> Iterator[None]:
                 f"{cluster.detected_by} was detected, but not all processes came within {timeout} s; start them all,"
             )
             message += " wait longer with --join-timeout=SECONDS, or run alone with --processes=1"
-        os.write(2, f"error: {message}\n".encode())
+        os.write(2, f"error: {terminal.printable(message)}\n".encode())
         os._exit(2)
 
     timer = threading.Timer(timeout, end)

@@ -12,6 +12,7 @@ from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.plan import plan_text, program, sweep, times, topology
 from mmjax.training import validate_run
+from mmjax.utils import terminal
 
 # Exit status of a plan by which nothing fits.
 EXIT_DOES_NOT_FIT = 1
@@ -100,4 +101,4 @@ def _with_budget(plan: dict[str, Any], examples: float | None) -> dict[str, Any]
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    terminal.show(text)

@@ -262,7 +262,8 @@ class Logger:
         left = ""
         if "step_time" in metrics:
             left = f"  left {_duration((self._steps - step) * metrics['step_time'])}"
-        print(f"step {step}/{self._steps}  " + "  ".join(f"{k} {v}" for k, v in parts.items()) + left, flush=True)
+        line = f"step {step}/{self._steps}  " + "  ".join(f"{k} {v}" for k, v in parts.items()) + left
+        print(line, flush=True)  # noqa: T201 (our names and numbers alone)
 
     def flush(self) -> None:
         """Makes all that was written visible, before a checkpoint that follows from it."""
