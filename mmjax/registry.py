@@ -238,7 +238,7 @@ sources = Registry(
         "questions": "[/SPLIT]",
         "sensors": "[/SPLIT]",
         "synthetic": "[/N]",
-        "pairs": ":FILE.{csv,tsv,jsonl}",
+        "pairs": ":FILE.{csv,tsv,jsonl,json}",
         "folder": ":DIR",
         "karpathy": ":FILE.json/SPLIT",
         "vqa": ":FILE.{json,jsonl}",

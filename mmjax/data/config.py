@@ -18,6 +18,8 @@ class DataConfig:
     caption_keys: str = ""
     """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them; '|' separates parts for each source of
     the mixture: 'txt|title'"""
+    separator: str = ""
+    """between the cells of tables: one character, or tab; '' finds it by the header"""
     order: Literal["global", "windowed"] = "global"
     """'global' permutes all examples; 'windowed' shards, then examples within `window` of them"""
     window: int = 8
@@ -86,4 +88,4 @@ class DataConfig:
     prefetch: int = 2
     """batches made ahead"""
     max_bad_fraction: float = 0.01
-    """stop when more of the examples, or of a set's shards, than this cannot be read"""
+    """stop when more of the examples, or of a set's shards or a table's rows, than this cannot be read"""

@@ -4,7 +4,7 @@
     questions[/SPLIT]                   the same scenes with questions and answers
     sensors[/SPLIT]                     three synthetic modalities and a label
     synthetic[/N]                       N noise images, to measure training without data
-    pairs:FILE.{csv,tsv,jsonl}          images and captions in a table
+    pairs:FILE.{csv,tsv,jsonl,json}     images and captions in a table, or COCO's captions
     folder:DIR                          images in one sub-folder per class
     karpathy:FILE.json/SPLIT            COCO, Flickr8k, Flickr30k by Karpathy's splits
     vqa:FILE.json                       questions and answers about images, as VQA v2 or JSON Lines have them
@@ -69,6 +69,7 @@ def make_options(
         keys_field="data" if eval_keys is None else "eval",
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
+        separator=data.separator,
         order=data.order,
         cache=data.cache,
         cache_gb=data.cache_gb,

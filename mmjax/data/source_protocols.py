@@ -114,17 +114,20 @@ class SourceOptions:
     Attributes:
       image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
       caption_keys: fields that hold captions, as `CaptionKeys` reads them; "" finds them.
+      separator: of the cells of tables; "" finds it.
       order: `global` or `windowed`, see `mmjax.data.loading.order`; the latter needs only the shards' lengths.
       cache: folder for indexes and shards; "" is the user's cache folder.
       cache_gb: shards of remote tars kept in it.
       retry_seconds: how long reads of a failing storage are repeated.
       image_size: side of the images that `synthetic` makes.
-      max_bad_fraction: share of the shards that may be missing or damaged, see `mmjax.data.webdataset.validate`.
+      max_bad_fraction: share of the shards that may be missing or damaged, see `mmjax.data.webdataset.validate`, and of
+        a table's rows that may have another number of cells than the header.
       keys_field: part of the config that holds `image_key` and `caption_keys`, to name in errors: `data` or `eval`.
     """
 
     image_key: str = ""
     caption_keys: str = ""
+    separator: str = ""
     order: str = "global"
     cache: str = ""
     cache_gb: float = 100.0

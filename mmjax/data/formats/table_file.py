@@ -1,36 +1,51 @@
-"""Tables of text: CSV, TSV and JSON Lines."""
+"""Tables of text: CSV, TSV, JSON Lines, JSON arrays and COCO's captions."""
 
-import csv
 import io
 import itertools
 import json
+import logging
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmjax.data.column_inference import field_paths, get_nested
+from mmjax.data.formats.coco_captions import caption_rows
+from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _FIRST = 100  # objects looked at for the fields they have
+_NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t"}
+
+log = logging.getLogger("mmjax.data")
 
 
 class Table:
-    """A table with a header, or one JSON object a line, in UTF-8.
+    """A table with a header, one JSON object a line, or a JSON array of objects, in UTF-8.
+
+    Rows that have another number of cells than the header are left out, counted and logged in one line when all rows
+    have been read; as are quotation marks that enclose no whole cell.
 
     Args:
       path: local or an fsspec URL; its ending says which kind it is.
       reader: reads it.
       where: the config field and its value, to begin errors with.
+      options: `separator`, and `max_bad_fraction` of rows that may be left out.
+
+    Attributes:
+      columns: the fields; those inside others by their path.
+      is_coco: whether it is COCO's own file of captions, whose images lie in a folder elsewhere.
 
     Raises:
       UserError: on a table that cannot be read, has another ending, or has no rows.
     """
 
-    def __init__(self, path: str, *, reader: Reader, where: str):
-        self._where = where
+    def __init__(self, path: str, *, reader: Reader, where: str, options: SourceOptions = DEFAULT_OPTIONS):
+        self._where, self._options = where, options
+        self.is_coco = False
         if not path.endswith(TABLE_SUFFIXES):
             endings = f"{', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]}"
             raise UserError(f"{where}: cannot tell what kind of table this is; its name must end in {endings}")
@@ -40,16 +55,18 @@ class Table:
             raise UserError(
                 f"{where}: cannot be read ({error_reason(error)}); give the path of a table that exists"
             ) from error
-        self._is_json = path.endswith(".jsonl")
-        self._delimiter = "\t" if path.endswith(".tsv") else ","
+        self._array = self._parse_array() if path.endswith(".json") else None
+        self._is_json = path.endswith((".jsonl", ".json"))
         # Every object names its fields; a header names them once.
         if self._is_json:
             objects = [row for _, row in itertools.islice(self._objects(), _FIRST)]
             has_rows, self._header = bool(objects), []
             self.columns = list(dict.fromkeys(itertools.chain.from_iterable(map(field_paths, objects))))
         else:
-            lines = [cells for _, cells in itertools.islice(self._cells(), _FIRST)]
-            has_rows, self._header = len(lines) >= 2, lines[0] if lines else []
+            self._separator = self._find_separator("\t" if path.endswith(".tsv") else ",")
+            problems = RowProblems()
+            rows = list(itertools.islice(self._cells(problems), 2))
+            has_rows, self._header = len(rows) == 2 or problems.rows > 0, rows[0][1] if rows else []
             self.columns = list(dict.fromkeys(self._header))
         if not has_rows:
             raise UserError(
@@ -59,51 +76,122 @@ class Table:
     def rows(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Yields (line number, value of each of `columns`), with None where a row has no such value.
 
+        Of a JSON array, the number of the object counts from 1.
+
         Raises:
-          UserError: naming the line that cannot be parsed, or the byte that is not UTF-8.
+          UserError: naming the line that cannot be parsed, the byte that is not UTF-8, or the column that the header
+            names twice; or more rows than `max_bad_fraction` allows have another number of cells than the header.
         """
         if self._is_json:
             for line, row in self._objects():
                 yield line, *[row[column] if column in row else get_nested(row, column) for column in columns]
             return
-        positions = [self._header.index(column) for column in columns]
-        select, last = operator.itemgetter(*positions), max(positions)
-        for line, cells in itertools.islice(self._cells(), 1, None):
-            if last < len(cells):
-                yield line, *select(cells)
-            else:
-                yield line, *[cells[position] if position < len(cells) else None for position in positions]
+        for column in columns:
+            if self._header.count(column) > 1:
+                raise UserError(f"{self._where}: the header names {column!r} twice; rename one of the columns")
+        select = operator.itemgetter(*[self._header.index(column) for column in columns])
+        problems = RowProblems()
+        for line, cells in itertools.islice(self._cells(problems), 1, None):
+            # Of one column, itemgetter gives the value, of several a tuple.
+            yield (line, *select(cells)) if len(columns) > 1 else (line, select(cells))
+        self._report(problems)
+
+    def _report(self, problems: RowProblems) -> None:
+        """Logs what was wrong with rows.
+
+        Raises:
+          UserError: it is wrong with too many of them.
+        """
+        where = self._where
+        if problems.unusable:
+            name = SEPARATORS.get(self._separator, repr(self._separator))
+            what = (
+                f"{problems.unusable:,} of {problems.rows:,} rows cannot be told apart into the header's"
+                f" {len(self._header)} cells (the first: {problems.first_unusable})"
+            )
+            if problems.unusable > self._options.max_bad_fraction * problems.rows:
+                raise UserError(
+                    f"{where}: {what}; quote cells that hold {name} or line breaks, and write a quotation mark inside"
+                    ' as "", or give another separator by data.separator'
+                )
+            log.warning("%s: %s; they are left out", where, what)
+        if problems.literal:
+            log.warning(
+                "%s: the quotation marks of %s rows enclose no whole cell and are read as characters (the first: line"
+                " %d)",
+                where,
+                f"{problems.literal:,}",
+                problems.first_literal,
+            )
+
+    def _find_separator(self, usual: str) -> str:
+        name = self._options.separator
+        if name:
+            separator = _NAMED_SEPARATORS.get(name, name)
+            if len(separator) != 1 or separator in '"\r\n ':
+                raise UserError(
+                    f"data.separator={name!r} is no separator of cells; give one character, such as ';', or tab"
+                )
+            return separator
+        try:
+            separator = find_separator(self._text, usual)
+        except UnicodeDecodeError as error:
+            raise self._not_utf8() from error
+        if separator != usual:
+            log.warning(
+                "%s: its header is separated by %s, and so are its cells; data.separator says otherwise",
+                self._where,
+                SEPARATORS[separator],
+            )
+        return separator
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(io.BytesIO(self._data), encoding="utf-8-sig", newline="" if not self._is_json else "\n")
 
-    def _cells(self) -> Iterator[tuple[int, list[str]]]:
+    def _cells(self, problems: RowProblems) -> Iterator[tuple[int, list[str]]]:
         """Yields (line number, cells), the header first."""
-        reader = csv.reader(self._text(), delimiter=self._delimiter)
-        last = 0
         try:
-            for cells in reader:
-                line = reader.line_num
-                # One quotation mark too many makes a cell of everything up to the next one.
-                if line > last + 1 and any("\n" in cell and self._delimiter in cell for cell in cells):
-                    raise UserError(
-                        f"{self._where}: a quoted cell that ends at line {line} swallows other rows;"
-                        ' write a quotation mark inside a cell as "" and quote the cell'
-                    )
-                if last == 0:
-                    cells = [name.strip() for name in cells]
-                last = line
-                if cells:  # a blank line is no row
-                    yield line, cells
-        except csv.Error as error:
-            raise UserError(
-                f"{self._where}: line {reader.line_num} cannot be parsed ({error}); check its quotes"
-            ) from error
+            yield from read_rows(self._text(), self._separator, problems, where=self._where)
         except UnicodeDecodeError as error:
             raise self._not_utf8() from error
 
+    def _parse_array(self) -> list[dict[str, Any]] | None:
+        """The objects of a JSON array, or of COCO's captions; None where the file has one object a line.
+
+        Raises:
+          UserError: it is neither.
+        """
+        where = self._where
+        try:
+            content = json.loads(self._data.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise self._not_utf8() from error
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data":  # after a first line
+                return None
+            raise UserError(
+                f"{where}: is not JSON (line {error.lineno}: {error.msg}); give an array of objects, or one a line"
+            ) from error
+        except RecursionError as error:
+            raise UserError(f"{where}: its JSON is nested too deep; give an array of objects") from error
+        if isinstance(content, dict) and isinstance(content.get("images"), list):
+            self.is_coco = True
+            return caption_rows(content, where)
+        if isinstance(content, dict):
+            if not any(isinstance(value, dict | list) for value in content.values()):
+                return [content]  # one object a line, and one line
+            fields = ", ".join(map(repr, itertools.islice(content, 5)))
+            raise UserError(f"{where}: is one object with {fields}; give an array of objects: [{{...}}, ...]")
+        for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: element {number} is no JSON object; give an array of objects")
+        return content
+
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (line number, object)."""
+        if self._array is not None:
+            yield from enumerate(self._array, start=1)
+            return
         where = self._where
         try:
             for line, content in enumerate(self._text(), start=1):
@@ -111,9 +199,10 @@ class Table:
                     continue
                 try:
                     row = json.loads(content)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
                     raise UserError(
-                        f"{where}: line {line} is not JSON ({error.msg}); write one object per line"
+                        f"{where}: line {line} is not JSON ({reason}); write one object per line"
                     ) from error
                 if not isinstance(row, dict):
                     raise UserError(f"{where}: line {line} is not a JSON object; write one object per line")

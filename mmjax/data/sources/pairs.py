@@ -6,6 +6,7 @@ files are read on demand; one that is missing then raises FileNotFoundError, whi
 
 import hashlib
 import itertools
+import logging
 import posixpath
 import struct
 from array import array
@@ -15,34 +16,41 @@ import numpy as np
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields
 from mmjax.data.formats.table_file import Table
+from mmjax.data.formats.written_list import parse_list
 from mmjax.data.image.image_file import read_image
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
+from mmjax.data.sources.karpathy import beside, locate_images
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 from mmjax.io.retries import ReadError
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
-IMAGE_COLUMNS = ("image", "filepath", "path")
+IMAGE_COLUMNS = ("image", "filepath", "path", "file_name", "filename", "image_path")
+_IMAGES = ",images="  # what names the folder of the images, after the table's path
 _FIRST = 100  # images of which one must be there
 _CHUNK = 8192  # rows
 _uint64 = struct.Struct("<Q").unpack
 _SEPARATOR = "\0"  # captions of one cell
 
+log = logging.getLogger("mmjax.data")
+
 
 class Pairs:
     """Images with captions, listed in a table with a header.
 
-    The rows of a CSV, TSV or JSON Lines file (UTF-8) name an image and captions: a text, or in JSON a list of texts.
-    Rows that share an image make one record with the captions of all, in order of first appearance. Relative image
-    paths start at the table's folder. The image's path is the record's `id`. A row without an image is a bad example,
-    and so is an image without a caption that is not blank.
+    The rows of a CSV, TSV, JSON Lines or JSON file (UTF-8) name an image and captions: a text, or a list of texts, in
+    JSON or written as text. Rows that share an image make one record with the captions of all, in order of first
+    appearance. Relative image paths start at the table's folder, or that after ",images="; of COCO's captions at the
+    folder beside it or one up that has the first image (`train2017` of captions_train2017.json, `images`, ...). The
+    image's path is the record's `id`. A row without an image is a bad example, and so is an image without a caption
+    that is not blank.
 
     Args:
-      path: the table; its ending says which kind it is.
-      options: how to read it. `image_key` is the column of image paths, by default the first found of "image",
-        "filepath" and "path"; `caption_keys` are the columns of captions, by default the first usual one found.
+      path: the table; its ending says which kind it is. ",images=DIR" may follow.
+      options: how to read it. `image_key` is the column of image paths, by default the first found of IMAGE_COLUMNS;
+        `caption_keys` are the columns of captions, by default the first usual one found.
       field: config field to name in errors.
 
     Raises:
@@ -54,27 +62,35 @@ class Pairs:
     templates = None
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
-        self.name = posixpath.splitext(posixpath.basename(path))[0]
         where = f"{field}='pairs:{path}'"
+        file, comma, images_folder = path.partition(_IMAGES)
+        if comma and not images_folder:
+            raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
+        self.name = posixpath.splitext(posixpath.basename(file))[0]
         self._reader = Reader(options.retry_seconds)
-        self._folder = path[: path.rfind("/") + 1]
-        table = Table(path, reader=self._reader, where=where)
+        self._folder = images_folder.rstrip("/") + "/" if images_folder else file[: file.rfind("/") + 1]
+        table = Table(file, reader=self._reader, where=where, options=options)
         fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
         self._keys = fields.captions
         images, captions = StringArrayBuilder(), [StringArrayBuilder() for _ in self._keys.keys]
-        group_keys = array("Q")
+        group_keys, lists = array("Q"), 0
         rows = table.rows([fields.image, *self._keys.keys])
         # Column by column: a million rows are a matter of seconds.
         while chunk := list(itertools.islice(rows, _CHUNK)):
-            lines, paths, *cells = zip(*chunk, strict=True)
+            lines, paths, *columns = zip(*chunk, strict=True)
             paths = [path.strip() if isinstance(path, str) else "" for path in paths]
             images.extend(paths)
             # A row without an image is a record of its own: its line number stands in for the hash of a path.
             group_keys.extend(
                 _hash(_resolve(self._folder, path)) if path else line for path, line in zip(paths, lines, strict=True)
             )
-            for column, values in zip(captions, cells, strict=True):
-                column.extend(map(_join_captions, values))
+            for column, values in zip(captions, columns, strict=True):
+                written = [parse_list(value) if isinstance(value, str) else None for value in values]
+                lists += len(written) - written.count(None)
+                cells = [value if texts is None else texts for value, texts in zip(values, written, strict=True)]
+                column.extend(map(_join_captions, cells))
+        if lists:
+            log.warning("%s: %s captions are lists written as text and read as lists", where, f"{lists:,}")
         self._images, self._captions = StringArray.of(images), [StringArray.of(column) for column in captions]
         if not any(column.length for column in self._captions):
             columns = " or ".join(map(repr, self._keys.keys))
@@ -82,6 +98,9 @@ class Pairs:
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
             )
         self._rows, self._starts = _group(np.array(group_keys, np.uint64))
+        if table.is_coco and not images_folder:
+            first = self._images[int(self._rows[self._starts[0]])]
+            self._folder = _coco_folder(self._reader, file, first, where)
         self._check_images(fields.image, where)
 
     def _check_images(self, column: str, where: str) -> None:
@@ -98,7 +117,7 @@ class Pairs:
         problem = first.detail if isinstance(first, BadExample) else f"{self._path(0)!r}: {error_reason(first)}"
         raise UserError(
             f"{where}: none of its first {len(errors)} images can be read (the first: {problem}); column {column!r} "
-            "must hold full paths or URLs, or paths relative to the table's folder"
+            "must hold full paths or URLs, or paths relative to the table's folder, or to DIR with ',images=DIR'"
         )
 
     def __len__(self) -> int:
@@ -127,6 +146,18 @@ class Pairs:
         if not path:
             raise BadExample("no_image", f"row {self._rows[self._starts[index]] + 1} names no image")
         return read_image(self._reader, path)
+
+
+def _coco_folder(reader: Reader, file: str, image: str, where: str) -> str:
+    """The folder of COCO's images, with a slash: named after the split, `images` or neither, beside the file or one up.
+
+    Raises:
+      UserError: none of them has that image.
+    """
+    split = posixpath.basename(file).removesuffix(".json").rpartition("_")[2]
+    names = ["", "images", split, f"images/{split}", "..", "../images", f"../{split}", f"../images/{split}"]
+    (path,) = locate_images(reader, [image], [beside(file, name) for name in names], where, is_named=False)
+    return path.removesuffix(posixpath.basename(image))
 
 
 def _resolve(folder: str, image: str) -> str:

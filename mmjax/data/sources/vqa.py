@@ -74,7 +74,7 @@ class Vqa:
             if "annotations" in files:
                 raise UserError(f"{where}: JSON Lines have their answers beside the questions; {_USAGE}")
             self.name = posixpath.basename(file).removesuffix(".jsonl")
-            entries = list(_lines(Table(file, reader=self._reader, where=where), where))
+            entries = list(_lines(Table(file, reader=self._reader, where=where, options=options), where))
             names, subtype, near = [[entry.image for entry in entries]], "", ["", "images"]
         else:
             base = posixpath.basename(file).removesuffix(".json").removesuffix("_questions").replace("OpenEnded_", "")

@@ -84,6 +84,21 @@ def test_a_cell_of_json_may_hold_several_captions_or_lie_inside_another(images):
         source[1]
 
 
+def test_captions_may_be_lists_written_as_text(images, caplog):
+    rows = ["images/0.png,\"['a dog', 'brown, and wet']\"", "images/1.png,[sic] a cat", 'images/2.png,"[""x""]"']
+    source = Pairs(write(images, "t.csv", "image,caption\n" + "\n".join(rows)))
+    assert [source[i]["captions"] for i in range(3)] == [["a dog", "brown, and wet"], ["[sic] a cat"], ["x"]]
+    assert [record for record in caplog.records if "2 captions are lists" in record.getMessage()]
+
+
+def test_images_may_lie_in_a_folder_that_is_named(images, tmp_path_factory):
+    table = write(tmp_path_factory.mktemp("tables"), "t.json", json.dumps([{"file_name": "1.png", "text": "one"}]))
+    source = Pairs(f"{table},images={images}/images")
+    assert source[0]["image"] == png(1) and source.name == "t"
+    with pytest.raises(UserError, match="none of its first 1 images .*images=DIR"):
+        Pairs(table)
+
+
 def test_tables_and_images_on_another_file_system():
     fs = fsspec.filesystem("memory")
     fs.pipe("/pairs-test/a/1.png", png(1))
@@ -106,7 +121,7 @@ def test_tables_and_images_on_another_file_system():
 
 
 def test_rows_that_cannot_be_used_are_bad_examples_and_refuse_no_table(images):
-    rows = ["images/9.png,gone", "images/0.png,", ",first", "images/1.png,one", ",second", "images/2.png"]
+    rows = ["images/9.png,gone", "images/0.png,", ",first", "images/1.png,one", ",second", "images/2.png,"]
     rows += ["nosuch://x/y.png,scheme", "images/0.png,back"]
     (images / "images" / "torn.png").write_bytes(png(3)[:-30])
     source = Pairs(write(images, "t.csv", "image,caption\n" + "\n".join([*rows, "images/torn.png,torn"])))
@@ -142,7 +157,7 @@ def test_a_table_is_small_in_memory_and_the_same_after_pickling(images):
         ("t.csv", "image,caption\n", ["no rows"]),
         ("t.jsonl", "\n\n", ["no rows"]),
         ("t.csv", "img,caption\na.png,x\n", ["field of images", "'img', 'caption'", "image, filepath, path"]),
-        ("t.tsv", "image,caption\na.png,x\n", ["field of images", "'image,caption'"]),
+        ("t.csv", "image caption\na.png x\n", ["field of images", "'image caption'"]),
         ("t.jsonl", '{"image": "a.png", "words": "x"}\n', ["field of captions", "'words'", "caption, captions"]),
         (
             "t.csv",
@@ -151,11 +166,12 @@ def test_a_table_is_small_in_memory_and_the_same_after_pickling(images):
         ),
         ("t.csv", "image,caption\nnosuch://a.png,x\n", ["first 1 images", "nosuch://a.png", "nosuch"]),
         ("t.csv", "image,caption\n,x\n", ["first 1 images", "row 1 names no image"]),
-        ("t.csv", 'image,caption\nimages/0.png,"x\nimages/1.png,y"\n', ["line 3", "swallows"]),
+        ("t.csv", 'image,caption\nimages/0.png,"x\nimages/1.png,y"\n', ["1 of 2 rows", "line 2", "quotation mark"]),
         ("t.jsonl", '{"image": "images/0.png", "caption": 3}', ["no row has a text", "'caption'", "data.caption_keys"]),
         ("t.jsonl", '{"image": "images/0.png", "caption": "a"}\n{"image"', ["line 2", "not JSON"]),
         ("t.jsonl", "[1]", ["line 1", "object"]),
-        ("t.txt", "image,caption\n", [".csv, .tsv or .jsonl"]),
+        ("t.txt", "image,caption\n", [".csv, .tsv, .jsonl or .json"]),
+        ("t.csv,images=", "", ["images= names no folder"]),
     ],
 )
 def test_mistakes_in_a_table_are_named(images, name, text, words):
