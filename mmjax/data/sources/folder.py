@@ -1,18 +1,22 @@
 """Folders of images, one sub-folder a class (`folder:`)."""
 
+import logging
 import posixpath
 
-import fsspec
 import numpy as np
 
 from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
+from mmjax.data.formats.table_file import TABLE_SUFFIXES
 from mmjax.data.image.image_file import IMAGE_SUFFIXES, read_image
 from mmjax.data.record import Record, check_index
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
+from mmjax.io.listing import Listing, list_folder
 from mmjax.io.patterns import error_reason
-from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.io.reader import Reader
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
+
+log = logging.getLogger("mmjax.data")
 
 
 class Folder:
@@ -38,9 +42,9 @@ class Folder:
         self.name = posixpath.basename(path)
         self._path, self._reader = path, Reader(options.retry_seconds)
         where = f"{field}='folder:{path}'"
-        self._folders = [name for name in _folders(path, where) if not name.startswith(".")]
+        self._folders, files = _list(path, where)
         if not self._folders:
-            raise UserError(f"{where}: no sub-folders there; put the images of each class into a folder named after it")
+            raise UserError(f"{where}: no sub-folders there; {_remedy_without_folders(path, files)}")
         lines = lambda name: read_lines([path], name, reader=self._reader, where=where)
         names = lines("classnames.txt")
         self.class_names = names or [folder.replace("_", " ") for folder in self._folders]
@@ -52,7 +56,10 @@ class Folder:
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
         files, counts = StringArrayBuilder(), []
         for folder in self._folders:
-            names = _images(f"{path}/{folder}")
+            inside = _list(f"{path}/{folder}", where).files
+            names = [name for name in inside if _is_image(name)]
+            if not counts:
+                _check_texts(path, folder, names, inside, where)
             if not names:
                 raise UserError(
                     f"{where}: class folder {folder!r} has no images; remove it or fill it with files ending in "
@@ -72,24 +79,39 @@ class Folder:
         return make_class_record(read_image(self._reader, path), self.class_names, self.templates, label, path)
 
 
-def _base_name(path: str) -> str:
-    return posixpath.basename(path.rstrip("/"))
-
-
-def _folders(path: str, where: str) -> list[str]:
-    """Returns the sorted names of a folder's sub-folders."""
+def _list(path: str, where: str) -> Listing:
     try:
-        fs, inner = fsspec.core.url_to_fs(local_path(path) if is_local(path) else path)
-        entries = fs.ls(inner, detail=True)
+        return list_folder(path)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"{where}: cannot be listed ({error_reason(error)}); give a folder with one sub-folder per class"
         ) from error
-    return sorted(_base_name(entry["name"]) for entry in entries if entry["type"] == "directory")
 
 
-def _images(folder: str) -> list[str]:
-    """Returns the sorted names of a folder's image files, by their endings: no call per file."""
-    fs, inner = fsspec.core.url_to_fs(local_path(folder) if is_local(folder) else folder)
-    names = [_base_name(name) for name in fs.ls(inner, detail=False)]
-    return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
+def _remedy_without_folders(path: str, files: list[str]) -> str:
+    """What to do where images lie in no sub-folders."""
+    if table := next((name for name in files if name.startswith("metadata.") and name.endswith(TABLE_SUFFIXES)), ""):
+        return f"write pairs:{path}/{table} for the captions of its table"
+    if any(name.lower().endswith(".txt") for name in files) and any(map(_is_image, files)):
+        return f"write files:{path} for images with captions in files beside them"
+    return "put the images of each class into a folder named after it"
+
+
+def _check_texts(path: str, folder: str, images: list[str], files: list[str], where: str) -> None:
+    """Looks for captions beside the images of a folder, as img2dataset's layout `files` has them.
+
+    Raises:
+      UserError: there are some, and the folder has a number for a name.
+    """
+    texts = {name.rpartition(".")[0] for name in files if name.lower().endswith(".txt")}
+    captioned = sum(name.rpartition(".")[0] in texts for name in images)
+    if not captioned:
+        return
+    what = f"{captioned:,} of {len(images):,} images in {folder!r} have a .txt beside them"
+    if folder.isdigit():
+        raise UserError(f"{where}: {what}, and {folder!r} is no class; write files:{path} for these captions")
+    log.warning("%s: %s, which is not read; files:%s reads captions", where, what, path)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)

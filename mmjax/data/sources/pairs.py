@@ -15,6 +15,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields
+from mmjax.data.formats.image_paths import IMAGE_COLUMNS, IMAGES_OPTION, resolve_path
 from mmjax.data.formats.table_file import Table
 from mmjax.data.formats.written_list import parse_list
 from mmjax.data.image.image_file import read_image
@@ -27,8 +28,6 @@ from mmjax.io.reader import Reader
 from mmjax.io.retries import ReadError
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
-IMAGE_COLUMNS = ("image", "filepath", "path", "file_name", "filename", "image_path")
-_IMAGES = ",images="  # what names the folder of the images, after the table's path
 _FIRST = 100  # images of which one must be there
 _CHUNK = 8192  # rows
 _uint64 = struct.Struct("<Q").unpack
@@ -63,7 +62,7 @@ class Pairs:
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='pairs:{path}'"
-        file, comma, images_folder = path.partition(_IMAGES)
+        file, comma, images_folder = path.partition(IMAGES_OPTION)
         if comma and not images_folder:
             raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
         self.name = posixpath.splitext(posixpath.basename(file))[0]
@@ -82,7 +81,8 @@ class Pairs:
             images.extend(paths)
             # A row without an image is a record of its own: its line number stands in for the hash of a path.
             group_keys.extend(
-                _hash(_resolve(self._folder, path)) if path else line for path, line in zip(paths, lines, strict=True)
+                _hash(resolve_path(self._folder, path)) if path else line
+                for path, line in zip(paths, lines, strict=True)
             )
             for column, values in zip(captions, columns, strict=True):
                 written = [parse_list(value) if isinstance(value, str) else None for value in values]
@@ -139,7 +139,7 @@ class Pairs:
     def _path(self, index: int) -> str:
         """An image's full path; empty where its row names none."""
         image = self._images[int(self._rows[self._starts[index]])]
-        return _resolve(self._folder, image)
+        return resolve_path(self._folder, image)
 
     def _read(self, index: int) -> bytes:
         path = self._path(index)
@@ -158,15 +158,6 @@ def _coco_folder(reader: Reader, file: str, image: str, where: str) -> str:
     names = ["", "images", split, f"images/{split}", "..", "../images", f"../{split}", f"../images/{split}"]
     (path,) = locate_images(reader, [image], [beside(file, name) for name in names], where, is_named=False)
     return path.removesuffix(posixpath.basename(image))
-
-
-def _resolve(folder: str, image: str) -> str:
-    """Returns an image's full path; `folder` ends in a slash or is empty. An empty one stays empty."""
-    if not image or "://" in image:
-        return image
-    path = image if image.startswith("/") else folder + image
-    # Normalising all of a million paths would take as long as everything else.
-    return posixpath.normpath(path) if "://" not in path and ("//" in path or "./" in path) else path
 
 
 def _hash(text: str) -> int:

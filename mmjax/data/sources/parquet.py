@@ -1,21 +1,33 @@
 """Parquet files, such as img2dataset writes and the Hugging Face hub holds (`parquet:`)."""
 
 import io
-import json
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import choose_fields, get_nested
-from mmjax.data.record import Record, check_index
+from mmjax.data.column_inference import get_nested
+from mmjax.data.formats.image_paths import IMAGES_OPTION, resolve_path
+from mmjax.data.formats.parquet_schema import (
+    choose_parquet_fields,
+    flat_columns,
+    is_image,
+    is_inside,
+    null_counts,
+    nulls_of,
+    read_classes,
+)
+from mmjax.data.image.image_file import read_image
+from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader
+from mmjax.io.retries import ReadError
 from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.optional_imports import require
 
@@ -23,18 +35,31 @@ _DECODED_BYTES = 1 << 30  # row groups kept by a process
 _BIG_GROUP = 8  # rows
 _FOOTERS = 256  # kept by a process
 _OPENERS = 16  # threads
+_FIRST = 100  # images, named by path, of which one must be there
 
 log = logging.getLogger("mmjax.data")
+
+
+class _RowGroup(NamedTuple):
+    """A row group's columns that are used, and the numbers of its rows that have an image."""
+
+    table: Any
+    rows: np.ndarray
 
 
 class Parquet:
     """Examples in the rows of Parquet files; the row groups are the shards.
 
-    The image is a column of encoded files (bytes), or of structs with them as `bytes`. Captions are texts or lists of
-    texts. Files with Hugging Face's description of a ClassLabel have classes.
+    The image is a column of encoded files (bytes), or of structs with them as `bytes`; where there is none, or
+    `image_key` names such a column, one of paths, from the files' folder or that after ",images=". Captions are texts
+    or lists of texts. Files with Hugging Face's description of a ClassLabel have classes.
+
+    Rows whose encoded image is null, which img2dataset writes for failed downloads, are no examples: the footers say
+    how many each row group has, and a line of the log how many there are. (Where a writer has left that out of its
+    footers, they are bad examples.)
 
     Args:
-      path: pattern of files, with braces and wildcards, local or an fsspec URL.
+      path: pattern of files, with braces and wildcards, local or an fsspec URL. ",images=DIR" may follow.
       options: how to read it; `image_key` and `caption_keys` name columns, or fields of structs as `a.b`.
       field: config field to name in errors.
 
@@ -45,39 +70,80 @@ class Parquet:
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='parquet:{path}'"
         require("pyarrow.parquet", extra="parquet", where=where)
-        self.name = pattern_name(path)
         self._identity = f"parquet:{path}"
+        path, comma, images_folder = path.partition(IMAGES_OPTION)
+        if comma and not images_folder:
+            raise UserError(f"{where}: images= names no folder; write parquet:PATTERN,images=DIR")
+        self.name = pattern_name(path)
         self._reader = Reader(options.retry_seconds)
         self._paths = list_files(path, reader=self._reader, where=where)
         self._footers = LRUCache(self._footer, _FOOTERS)
         self._groups = LRUCache(self._decode, _DECODED_BYTES, size=_nbytes)
-        files, numbers, lengths, sizes = self._measure(where)
-        self._files, self._numbers, self.shard_lengths = files, numbers, lengths
-        if not len(self):
+        groups = self._measure(where)
+        if not groups:
             raise UserError(f"{where}: no rows in there; check the pattern")
-        schema = self._footers.get(self._paths[files[0]]).schema.to_arrow_schema()
-        columns = {name: kind for column in schema for name, kind in _flat(column.name, column.type)}
-        self._fields = choose_fields(
-            list(columns),
-            options=options,
-            where=where,
-            images=[name for name, kind in columns.items() if _is_image(kind)],
-            classes=_classes(schema),
-        )
-        self._columns = [name for name in schema.names if any(_inside(key, name) for key in self._fields.names)]
+        schema = self._footers.get(self._paths[groups[0].file]).schema.to_arrow_schema()
+        columns = {name: kind for column in schema for name, kind in flat_columns(column.name, column.type)}
+        self._fields = choose_parquet_fields(columns, read_classes(schema), options, where)
+        self._is_of_paths = not is_image(columns[self._fields.image])
+        self._images_folder = images_folder.rstrip("/") + "/" if images_folder else ""
+        self._keep_rows_with_images(groups, where)
+        self._columns = [name for name in schema.names if any(is_inside(key, name) for key in self._fields.names)]
         self.class_names, self.templates = self._fields.class_names, self._fields.templates
         self._ends = np.cumsum(self.shard_lengths)
-        self._sizes, self._where, self._warned = sizes, where, False
+        self._where, self._warned = where, False
+        if self._is_of_paths:
+            self._check_images()
         # Evaluation reads in order.
         is_jumping = field == "data.train" and options.order == "global"
-        if is_jumping and lengths.mean() >= _BIG_GROUP and sizes.sum() > _DECODED_BYTES:
+        if is_jumping and self.shard_lengths.mean() >= _BIG_GROUP and self._sizes.sum() > _DECODED_BYTES:
             log.warning(
                 "%s: under data.order='global' each example reads a row group of %d rows (%.1f MB);"
                 " set data.order='windowed'",
                 where,
-                lengths.mean(),
-                sizes.mean() / 1e6,
+                self.shard_lengths.mean(),
+                self._sizes.mean() / 1e6,
             )
+
+    def _keep_rows_with_images(self, groups: Sequence["_Measured"], where: str) -> None:
+        """Sets what is known of each row group, but for rows without an image.
+
+        Raises:
+          UserError: no row has one.
+        """
+        nulls = [0 if self._is_of_paths else nulls_of(group.nulls, self._fields.image) for group in groups]
+        total, missing = sum(group.rows for group in groups), sum(nulls)
+        if missing:
+            what = f"{missing:,} of {total:,} rows have no image under {self._fields.image!r}"
+            if missing == total:
+                raise UserError(f"{where}: {what}; give files with downloaded images, or name another column")
+            log.warning("%s: %s, as where a download failed, and are left out", where, what)
+        kept = [(group, count) for group, count in zip(groups, nulls, strict=True) if group.rows > count]
+        self._files = np.array([group.file for group, _ in kept], np.int64)
+        self._numbers = np.array([group.number for group, _ in kept], np.int64)
+        self._sizes = np.array([group.size for group, _ in kept], np.int64)
+        self._nulls = np.array([count for _, count in kept], np.int64)
+        self.shard_lengths = np.array([group.rows for group, _ in kept], np.int64) - self._nulls
+
+    def _check_images(self) -> None:
+        """Reads images, by their paths, until one is there.
+
+        Raises:
+          UserError: none of the first ones is.
+        """
+        first = ""
+        for index in range(min(_FIRST, len(self))):
+            try:
+                self[index]
+                return
+            except (BadExample, OSError) as error:
+                first = first or (error.detail if isinstance(error, BadExample) else str(error))
+                if isinstance(error, ReadError):  # the storage fails: further reads would take hours to fail, too
+                    break
+        raise UserError(
+            f"{self._where}: none of its first images can be read (the first: {first}); column {self._fields.image!r}"
+            " must hold full paths or URLs, or paths relative to the files' folder, or to DIR with ',images=DIR'"
+        )
 
     def __len__(self) -> int:
         return int(self.shard_lengths.sum())
@@ -86,16 +152,27 @@ class Parquet:
         index = check_index(index, len(self))
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = int(index - (self._ends[shard] - self.shard_lengths[shard]))
-        table = self._groups.get(shard)
-        path = f"{self._paths[self._files[shard]]}[{self._numbers[shard]}][{row}]"
-        if row >= table.num_rows:
-            raise BadExample("cut", f"{path}: the row group has {table.num_rows} rows")
+        file = self._paths[self._files[shard]]
+        table, rows = self._groups.get(shard)
+        row_group = f"{file}[{self._numbers[shard]}]"
+        if row >= len(rows):
+            raise BadExample("cut", f"{row_group}[{row}]: the row group has {len(rows)} rows")
+        row = int(rows[row])
 
         def lookup(key: str) -> Any:
-            top = next((name for name in table.column_names if _inside(key, name)), None)
+            top = next((name for name in table.column_names if is_inside(key, name)), None)
             return None if top is None else get_nested({top: table.column(top)[row].as_py()}, key)
 
-        return self._fields.record(lookup, source=self._identity, index=index, path=path)
+        if not self._is_of_paths:
+            return self._fields.record(lookup, source=self._identity, index=index, path=f"{row_group}[{row}]")
+        name = lookup(self._fields.image)
+        if not isinstance(name, str) or not name.strip():
+            raise BadExample("no_image", f"{row_group}[{row}] names no image")
+        path = resolve_path(self._images_folder or file[: file.rfind("/") + 1], name.strip())
+        image = read_image(self._reader, path)
+        with_image = lambda key: image if key == self._fields.image else lookup(key)
+        record = self._fields.record(with_image, source=self._identity, index=index, path=path)
+        return record if "label" in record else {**record, "id": stable_id("image", path)}
 
     def prefetch_shards(self, shards: Sequence[int], /) -> None:
         """Warns once if a window has more row groups than are kept in memory; they are read on demand."""
@@ -115,30 +192,29 @@ class Parquet:
 
         return pyarrow.parquet.read_metadata(_RangeFile(self._reader, path))
 
-    def _measure(self, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Returns, of each row group that is not empty: its file, its number there, its rows, its bytes."""
+    def _measure(self, where: str) -> list["_Measured"]:
+        """What the footers say of each row group that is not empty."""
         import pyarrow
 
-        def measure(path: str) -> list[tuple[int, int]]:
+        def measure(number: int) -> list[_Measured]:
+            path = self._paths[number]
             try:
                 footer = self._footers.get(path)
+                groups = map(footer.row_group, range(footer.num_row_groups))
+                return [
+                    _Measured(number, i, group.num_rows, group.total_byte_size, null_counts(group))
+                    for i, group in enumerate(groups)
+                    if group.num_rows
+                ]
             except (OSError, ImportError, ValueError, pyarrow.ArrowException) as error:
                 broken = isinstance(error, pyarrow.ArrowException) or _is_arrows(error)
                 remedy = "write it again or leave it out" if broken else "check the path"
                 raise UserError(f"{where}: {path!r} cannot be read ({error_reason(error)}); {remedy}") from error
-            groups = map(footer.row_group, range(footer.num_row_groups))
-            return [(group.num_rows, group.total_byte_size) for group in groups]
 
         with ThreadPoolExecutor(_OPENERS) as pool:
-            groups_of_files = list(pool.map(measure, self._paths))
-        rows = [
-            (file, number, *group) for file, groups in enumerate(groups_of_files) for number, group in enumerate(groups)
-        ]
-        table = np.array([row for row in rows if row[2]], np.int64).reshape(-1, 4)
-        files, numbers, lengths, sizes = table.T.copy()
-        return files, numbers, lengths, sizes
+            return list(itertools.chain.from_iterable(pool.map(measure, range(len(self._paths)))))
 
-    def _decode(self, shard: int) -> Any:
+    def _decode(self, shard: int) -> _RowGroup:
         """Reads a row group's columns that are used, those that this file has."""
         import pyarrow
         import pyarrow.parquet
@@ -152,11 +228,35 @@ class Parquet:
                 pre_buffer=True,
                 page_checksum_verification=True,
             )
-            return file.read_row_group(number, columns=self._columns, use_threads=False)
+            table = file.read_row_group(number, columns=self._columns, use_threads=False)
         except (OSError, pyarrow.ArrowException) as error:
             if isinstance(error, pyarrow.ArrowException) or _is_arrows(error):
                 raise BadExample("corrupt", f"{path}: row group {number}: {error_reason(error)}") from error
             raise
+        return _RowGroup(table, self._rows_with_images(table) if self._nulls[shard] else np.arange(table.num_rows))
+
+    def _rows_with_images(self, table: Any) -> np.ndarray:
+        """Numbers of the rows that have an image."""
+        import pyarrow.compute
+        import pyarrow.types
+
+        top = next(name for name in table.column_names if is_inside(self._fields.image, name))
+        column = table.column(top)
+        for name in [*self._fields.image.replace("/", ".").split(".")[top.count(".") + 1 :], "bytes"]:
+            if pyarrow.types.is_struct(column.type):  # an inner field is null where its struct is
+                options = pyarrow.compute.StructFieldOptions([name])
+                column = pyarrow.compute.call_function("struct_field", [column], options)
+        return np.flatnonzero(column.is_valid().to_numpy())
+
+
+class _Measured(NamedTuple):
+    """What a footer says of a row group: its file, its number there, rows, bytes, and nulls by column of bytes."""
+
+    file: int
+    number: int
+    rows: int
+    size: int
+    nulls: dict[str, int]
 
 
 class _RangeFile(io.RawIOBase):
@@ -186,49 +286,10 @@ class _RangeFile(io.RawIOBase):
         return data
 
 
-def _nbytes(table: Any) -> int:
-    return table.nbytes
-
-
 def _is_arrows(error: Exception) -> bool:
     """Whether pyarrow raised it about a file's contents: it does that with a bare OSError, too."""
     return type(error) is OSError and error.errno is None
 
 
-def _inside(key: str, column: str) -> bool:
-    """Whether a field's path begins in a column."""
-    return key == column or key.startswith((f"{column}/", f"{column}."))
-
-
-def _flat(name: str, kind: Any) -> Iterator[tuple[str, Any]]:
-    """A column and the fields inside it, with their types; an element of a list counts as if it stood there alone."""
-    import pyarrow.types
-
-    yield name, kind
-    while pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
-        kind = kind.value_type
-    if pyarrow.types.is_struct(kind):
-        for field in kind:
-            yield from _flat(f"{name}/{field.name}", field.type)
-
-
-def _is_image(kind: Any) -> bool:
-    """Whether a column can hold encoded images."""
-    import pyarrow.types
-
-    if pyarrow.types.is_struct(kind):
-        return any(field.name == "bytes" and _is_image(field.type) for field in kind)
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-
-def _classes(schema: Any) -> dict[str, list[str]]:
-    """Names of the classes by column, from what Hugging Face datasets write beside the columns."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            name: list(feature["names"])
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        }
-    except (KeyError, TypeError, ValueError):
-        return {}
+def _nbytes(group: _RowGroup) -> int:
+    return group.table.nbytes

@@ -65,6 +65,38 @@ def test_structs_lists_and_weights(tmp_path):
     assert Parquet(path, options=SourceOptions(caption_keys="nested/raw"))[2]["captions"] == ["raw 2"]
 
 
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_rows_of_failed_downloads_are_no_examples(tmp_path, caplog, is_struct):
+    failed = {0, 1, 2, 4, 7, 11}
+    images = [None if i in failed else png(i) for i in range(12)]
+    if is_struct:  # null as a whole, or inside
+        images = [{"bytes": image, "path": "x"} if image or i % 2 else None for i, image in enumerate(images)]
+    write(tmp_path / "a.parquet", 0, 12, jpg=images)
+    source = Parquet(str(tmp_path / "a.parquet"))
+    check_source(source, [3, 5, 6, 8, 9, 10])
+    assert [source[i]["captions"] for i in (0, -1)] == [["caption 3"], ["caption 10"]]
+    assert source[1]["path"] == f"{tmp_path}/a.parquet[1][2]" and source.shard_lengths.tolist() == [2, 2, 2]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "6 of 12 rows have no image under 'jpg'" in message
+
+
+def test_an_image_may_be_a_path(tmp_path):
+    (tmp_path / "img").mkdir()
+    for i in range(3):
+        (tmp_path / "img" / f"{i}.png").write_bytes(png(i))
+    paths = ["img/0.png", str(tmp_path / "img" / "1.png"), None, "img/9.png", "img/2.png", "./img/0.png"]
+    write(tmp_path / "a.parquet", 0, 6, jpg=[1] * 6, filepath=paths)
+    source = Parquet(str(tmp_path / "a.parquet"))
+    assert reasons(source) == ["ok", "ok", "no_image", "missing", "ok", "ok"]
+    assert [source[i]["image"] for i in (0, 1, 4)] == [png(0), png(1), png(2)]
+    assert source[0]["path"] == f"{tmp_path}/img/0.png" and source[0]["id"] == source[5]["id"] != source[1]["id"]
+    write(tmp_path / "b.parquet", 0, 2, image=["0.png", "1.png"])
+    named = SourceOptions(image_key="image")
+    source = Parquet(f"{tmp_path}/b.parquet,images={tmp_path}/img", options=named)
+    check_source(source, [0, 1])
+    assert source.name == "b"
+
+
 def test_classes_are_those_that_hugging_face_describes(tmp_path):
     table = pa.table({"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": [1, 0, -1]})
     features = '{"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}'
@@ -90,11 +122,11 @@ def test_bad_rows_and_row_groups_are_counted(tmp_path):
     (tmp_path / "b.parquet").write_bytes(data)
     (tmp_path / "d.parquet").unlink()
     (tmp_path / "f.parquet").write_bytes((tmp_path / "f.parquet").read_bytes()[:300])
-    expected = ["no_image", "no_caption", "ok"] + ["corrupt"] * 3 + ["missing"] * 3
+    expected = ["no_caption", "ok"] + ["corrupt"] * 3 + ["missing"] * 3
     expected += ["no_image"] * 2 + ["corrupt"] * 3 + ["ok"] * 5
     assert reasons(source) == expected
     assert count_substitutions(source) == {
-        "ok": 5, "corrupt": 6, "missing": 3, "no_image": 3, "no_caption": 1, "empty": 1
+        "ok": 5, "corrupt": 6, "missing": 3, "no_image": 2, "no_caption": 1, "empty": 1
     }  # fmt: skip
 
 
@@ -106,11 +138,19 @@ def test_bad_rows_and_row_groups_are_counted(tmp_path):
             {"image_key": "png"},
             ["images: looked for png, found 'key', 'jpg'", "did you mean 'jpg'", "data.image_key"],
         ),
-        ({}, {"image_key": "key"}, ["field 'key' holds no encoded images", "'jpg' could"]),
+        ({"n": [1, 2]}, {"image_key": "n"}, ["field 'n' holds no encoded images", "'jpg' could"]),
+        ({}, {"image_key": "key"}, ["first images", "000000000", "column 'key'"]),
         ({}, {"caption_keys": "captoin"}, ["no field 'captoin'", "'caption'", "did you mean 'caption'"]),
         ({}, {"caption_keys": "nope@0.9+caption@0.1"}, ["data.caption_keys='nope@0.9+caption@0.1': no field 'nope'"]),
         ({}, {"caption_keys": "text", "keys_field": "eval"}, ["eval.caption_keys='text': no field 'text'"]),
-        ({"jpg": ["0.jpg", "1.jpg"]}, {}, ["field 'jpg' holds no encoded images"]),
+        ({"jpg": ["0.jpg", "1.jpg"]}, {}, ["first images", "0.jpg", "column 'jpg'", "images=DIR"]),
+        ({"jpg": [1, 2]}, {}, ["field 'jpg' holds no encoded images and no paths"]),
+        (
+            {"jpg": ["u", "v"], "url": ["u", "v"], "status": ["success"] * 2},
+            {},
+            ["img2dataset", "wds:DIR", "files:DIR"],
+        ),
+        ({"jpg": pa.array([None, None], pa.binary())}, {}, ["2 of 2 rows", "'jpg'"]),
     ],
 )
 def test_columns_that_are_not_there_are_named(tmp_path, columns, options, words):
