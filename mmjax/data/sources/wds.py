@@ -125,6 +125,8 @@ class WebDataset:
         self._find_classes(shards, first_sample.key_sets, where)
         check = MemberCheck(self._images, self._captions, options, has_classes=self._classes is not None)
         check.run(itertools.chain([first_sample], samples), where)
+        if description is not None:
+            check.log_incomplete(where)
 
     def _declared_lengths(self, shards: ShardList, path: str, where: str) -> np.ndarray | None:
         """The numbers of examples that the shards declare; None where some of local ones do not, which are indexed.

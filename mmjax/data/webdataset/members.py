@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,14 @@ from mmjax.errors import UserError, did_you_mean
 
 IMAGE_ENDINGS = "jpg;jpeg;png;webp;bmp;gif;tif;tiff;jfif;ppm"
 CAPTION_KEYS = ("txt", "caption", "json:caption")
+_CLASS_ENDINGS = ("cls", "npy")
 _MANY_SETS = "..."  # stands in an index for sets of endings that are too many to be listed
+_SORT = (
+    "an example's files must follow one another in the tar; sort one with all images before all texts:"
+    " mkdir x && tar xf OLD.tar -C x && tar --sort=name -cf NEW.tar -C x ."
+)
+
+log = logging.getLogger("mmjax.data")
 
 Members = Mapping[str, bytes]
 
@@ -91,7 +99,8 @@ class Sample(NamedTuple):
 class MemberCheck:
     """A check at the start that image and captions are among the members of examples.
 
-    One of the image's endings must occur, and one of the usual captions; of captions that the config names, all.
+    One of the image's endings must occur, and one of the usual captions; of captions that the config names, all. One
+    example at least must have both: in a tar with all images before all texts, none has.
 
     Args:
       images: endings, of which the first that an example has is taken.
@@ -105,6 +114,8 @@ class MemberCheck:
         self._sets: dict[str, int] = {}
         self._occurred: set[str] = set()
         self._is_explicit = bool(options.caption_keys)
+        wanted = captions.keys if self._is_explicit or not has_classes else (*captions.keys, *_CLASS_ENDINGS)
+        self._text_endings = {key.partition(":")[0].lower() for key in wanted}
         self._needed = captions.keys if self._is_explicit or not has_classes else ()
         self._inspected = 0
         self._fields: dict[str, None] = {}
@@ -143,9 +154,31 @@ class MemberCheck:
     def _has_image(self) -> bool:
         return bool(self._endings() & {*self._images, _MANY_SETS})
 
+    def _complete_examples(self) -> int:
+        """How many examples have an image and a text; those of too many sets of endings may."""
+        sets = ((set(endings.split(";")), count) for endings, count in self._sets.items())
+        return sum(
+            count
+            for endings, count in sets
+            if _MANY_SETS in endings or (endings & set(self._images) and endings & self._text_endings)
+        )
+
+    def log_incomplete(self, where: str) -> None:
+        """Logs how many examples lack an image or a text, where all of them are known."""
+        total = sum(self._sets.values())
+        incomplete = total - self._complete_examples()
+        if incomplete:
+            log.warning(
+                "%s: %s of %s examples lack an image or a text (%s) and will be counted as bad ones",
+                where,
+                f"{incomplete:,}",
+                f"{total:,}",
+                " or ".join(sorted(self._text_endings)),
+            )
+
     def _is_complete(self) -> bool:
         missing = self._missing()
-        return self._has_image() and (not missing or bool(self._occurred and not self._is_explicit))
+        return self._complete_examples() > 0 and (not missing or bool(self._occurred and not self._is_explicit))
 
     def _can_occur(self, key: str) -> bool:
         return bool(self._endings() & {key.partition(":")[0].lower(), _MANY_SETS})
@@ -174,12 +207,15 @@ class MemberCheck:
                 f"{where}: {have}; none has {join_names(self._images)}; set {prefix}.image_key to what holds images"
             )
         missing = self._missing()
+        is_apart = bool(self._endings() & self._text_endings) and not self._complete_examples()
+        if is_apart:
+            raise UserError(f"{where}: {have}; none has an image and a text: {_SORT}")
         if not any(map(self._can_occur, self._needed)):
             wanted = sorted({key.partition(":")[0].lower() for key in self._needed})
             near = did_you_mean(missing[0], self._endings())
             raise UserError(
                 f"{where}: {have}; none has {join_names(wanted)} for captions{near}; set {prefix}.caption_keys"
-                " (json:FIELD is a field of a .json member)"
+                f" (json:FIELD is a field of a .json member); {_SORT}"
             )
         # Where the sets of endings are too many for the index, a rare member may be there all the same.
         absent = [key for key in missing if self._is_explicit and not self._can_occur(key)]
