@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if bad:
             path, why = next(iter(sorted(bad.items())))
             terminal.show_error(f"{len(bad):,} cannot be read, such as {path}: {why}")
-        answers = searcher.search(index, options.queries, pictures, top=options.top)
+        try:
+            answers = searcher.search(index, options.queries, pictures, top=options.top)
+        except BadExample as error:
+            raise UserError(f"a TEXT cannot be encoded ({error})") from error
         names = [*options.queries, *options.image]
         for name, matches in zip(names, answers, strict=True):
             terminal.show(f"\n{name}")

@@ -17,6 +17,7 @@ from mmjax.errors import UserError, did_you_mean
 IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes")
 CAPTION_KEYS = ("caption", "captions", "txt", "text", "title", "captions/text", "caption/text", "sentences", "TEXT")
 LABEL_KEYS = ("label", "labels", "cls", "class")
+_DEEPEST = 32  # lists in lists, and objects in objects: far less than Python's stack has room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,24 +213,27 @@ def choose_fields(
     return CaptionFields(image, CaptionKeys((next(iter(matches.values())),)))
 
 
-def get_nested(value: Any, path: str) -> Any:
-    """Returns what lies at a path of nested dicts, None where nothing does; in a list, of each of its elements."""
+def get_nested(value: Any, path: str, *, lists: int = 0) -> Any:
+    """Returns what lies at a path of nested dicts, None where nothing does; in a list, of each of its elements.
+
+    Lists that lie in more than `_DEEPEST` lists have nothing; `lists` says in how many this one lies.
+    """
     if isinstance(value, Mapping):
         if path in value:
             return value[path]
         head, *rest = re.split("[./]", path, maxsplit=1)
         return get_nested(value.get(head), rest[0]) if rest else None
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [get_nested(item, path) for item in value]
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and lists < _DEEPEST:
+        return [get_nested(item, path, lists=lists + 1) for item in value]
     return None
 
 
 def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The fields of an object and of those inside it, also in lists, by their path."""
+    """The fields of an object and of those inside it, also in lists, by their path; not those in `_DEEPEST` others."""
     for key, item in value.items():
         yield before + key
         inside = item[0] if isinstance(item, list) and item else item
-        if isinstance(inside, Mapping):
+        if isinstance(inside, Mapping) and before.count("/") < _DEEPEST:
             yield from field_paths(inside, f"{before}{key}/")
 
 

@@ -109,7 +109,7 @@ def _check_added(name: str, source: Any) -> None:
     """Checks the length and the first examples of a plugin's source.
 
     Raises:
-      UserError: it fails, or its records are none.
+      UserError: it fails, for the length or all of these examples, or its records are none.
     """
     make = registry.sources.load(name, where=name)
     wrong = functools.partial(plugin_calls.wrong, registry.sources, name, make)
@@ -117,17 +117,22 @@ def _check_added(name: str, source: Any) -> None:
         length = len(source)
     if not isinstance(source.name, str):
         raise wrong(f"its name is {source.name!r}; give a text")
-    for index in range(min(_FIRST, length)):
+    first, faults = range(min(_FIRST, length)), []
+    for index in first:
         try:
             with plugin_calls.calling(registry.sources, name, make, f"source[{index}] -> Record"):
                 try:
                     record = source[index]
                 except (BadExample, OSError):  # counted when it is its turn
                     continue
-        except UserError as error:
-            raise UserError(f"{error}, in source[{index}]; raise BadExample(reason) for what cannot be used") from error
+        except UserError as error:  # one alone is counted when it is its turn, too
+            faults.append(UserError(f"{error}, in source[{index}]; raise BadExample(reason) for what cannot be used"))
+            faults[-1].__cause__ = error
+            continue
         if mistake := record_mistake(record):
             raise wrong(f"source[{index}] {mistake}")
+    if faults and len(faults) == len(first):
+        raise faults[0]
 
 
 def _make(spec: str, options: SourceOptions, field: str) -> Any:

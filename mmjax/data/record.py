@@ -90,7 +90,8 @@ def stable_id(*parts: str | int) -> int:
     Parts are hashed with their lengths, so ("ab", "c") and ("a", "bc") differ.
     """
     text = "".join(f"{len(part)}:{part}" for part in map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    content = text.encode("utf-8", "surrogatepass")  # names of files need not be UTF-8
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def check_index(index: int, length: int) -> int:
@@ -171,12 +172,14 @@ class CaptionKeys:
 
 def texts_of(value: Any) -> list[str]:
     """The texts of a field that are not blank, stripped; bytes are read as UTF-8 with what is invalid replaced."""
-    if value is None:
-        return []
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, str):
-        return [value.strip()] if value.strip() else []
-    if isinstance(value, Sequence) or hasattr(value, "tolist"):
-        return [text for item in value for text in texts_of(item)]
-    return []  # a number or an object is no caption
+    texts, remaining = [], [value]
+    while remaining:  # lists in lists, however deep
+        value = remaining.pop()
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str):
+            texts += [value.strip()] if value.strip() else []
+        elif isinstance(value, Sequence) or hasattr(value, "tolist"):
+            remaining += list(value)[::-1]
+        # a number or an object is no caption
+    return texts

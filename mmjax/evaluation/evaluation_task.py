@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
+from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.source_protocols import Source
@@ -329,11 +330,16 @@ def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluati
       data: the source.
 
     Raises:
-      UserError: in all processes, where the first one cannot read what the report shows.
+      UserError: in all processes, where the first one cannot read what the report shows; an example cannot be used.
     """
     info = load(name)
     with plugin_calls.calling(registry.evaluations, name, info.evaluator, "(EvaluatedSource) -> Outcome"):
-        outcome = evaluator(data)
+        try:
+            outcome = evaluator(data)
+        except BadExample as error:  # examples that cannot be read are named where they are; this is a text
+            raise UserError(
+                f"data.eval: an example of {data.source.name!r} cannot be used ({error}); repair or remove it"
+            ) from error
     if not isinstance(outcome, Outcome):
         message = f"gives {type(outcome).__name__}, not an Outcome"
         raise plugin_calls.wrong(registry.evaluations, name, info.evaluator, message)

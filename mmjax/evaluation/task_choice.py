@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmjax import plugin_calls, registry
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
+from mmjax.data.loading.eval_examples import unreadable
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import MayBeMultilabel, Source
 from mmjax.errors import UserError
@@ -75,11 +76,10 @@ def lacking_fields(name: str, source: Source) -> str:
 
 def _first_record(source: Source) -> Record:
     try:
-        return source[0]
-    except (BadExample, OSError) as error:
-        raise UserError(
-            f"data.eval: example 0 of {source.name!r} cannot be read ({error}); repair or remove it"
-        ) from error
+        with one_example():
+            return source[0]
+    except BadExample as error:
+        raise unreadable(source, 0, error) from error.__cause__ or error
 
 
 def check_train(train: Source, source: Source, field: str) -> None:

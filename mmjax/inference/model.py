@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32
 
 from mmjax import tasks
 from mmjax.config.schema import RunConfig
+from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
 from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.question_transforms import AnswerTransform
@@ -119,6 +120,13 @@ class Model:
             raise TypeError(f"model.kind={self.config.model.kind!r} has no texts")
         return tokenizer
 
+    def _tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask of texts; raises `UserError` for one that cannot be encoded."""
+        try:
+            return self._words(texts)
+        except BadExample as error:
+            raise UserError(f"{error}; give text that is Unicode") from error
+
     # -- embedding -----------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: Any) -> Float32[np.ndarray, "B E"]:
@@ -151,7 +159,7 @@ class Model:
         if isinstance(texts, list) and not texts:
             return self._no_embeddings()
         text = config_queries.text_config(self.config)
-        columns = self._words(texts) if isinstance(texts, list) else inputs.to_token_ids(texts, text)
+        columns = self._tokenize(texts) if isinstance(texts, list) else inputs.to_token_ids(texts, text)
         embeddings = self._run(self._embed_text, columns)
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
@@ -230,7 +238,7 @@ class Model:
         if not questions:
             return []
         if "answers" in self._task.taught:
-            indices = self._run(self._answer, (pictures, *self._words(questions)))
+            indices = self._run(self._answer, (pictures, *self._tokenize(questions)))
             return [] if indices is None else [self.answers[index] for index in indices.tolist()]
         example_transform = AnswerTransform(self._images, self._words)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
@@ -252,7 +260,7 @@ class Model:
         self._check("match")
         pictures = self._to_pictures("match", images)
         texts = inputs.broadcast_texts("texts", texts, len(pictures))
-        matches = self._run(self._match, (pictures, *self._words(texts))) if texts else None
+        matches = self._run(self._match, (pictures, *self._tokenize(texts))) if texts else None
         return np.zeros(0, np.float32) if matches is None else matches.astype(np.float32)
 
     def classify(

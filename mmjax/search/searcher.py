@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mmjax.data.bad_example import BadExample
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.record import Record
 from mmjax.errors import UserError
@@ -164,6 +165,6 @@ class _Readable(EvalExamples):
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return super().__getitem__(index)
-        except UserError as error:
-            return str(error.__cause__ or error)
+            return self.read_example(index)
+        except BadExample as error:
+            return str(error.__cause__) if isinstance(error.__cause__, OSError) else str(error)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmjax.config.field_origins import FROM_RECIPE, FieldOrigins
 from mmjax.config.schema import RunConfig
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.config import DataConfig
 from mmjax.data.image import frames, jpeg, transforms
 from mmjax.errors import UserError, validate_choice
@@ -202,8 +202,9 @@ def _pictures(mixture: Any) -> Any:
     for source, _ in mixture[:_SOURCES]:
         for index in range(min(_PICTURES, len(source))):
             try:
-                image = source[index].get("image")
-            except (BadExample, OSError):  # counted when it is its turn
+                with one_example():
+                    image = source[index].get("image")
+            except BadExample:  # counted when it is its turn
                 continue
             if image is not None:
                 yield image

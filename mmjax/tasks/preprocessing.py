@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture as mixture_lib
 from mmjax.data import source_protocols
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.image import frames, transforms
 from mmjax.data.loading import example_transforms, modality_transform, question_transforms, train_examples
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
@@ -160,8 +160,9 @@ def _check_questions(config: RunConfig, mixture: Mixture) -> None:
 
     def has_question(source: source_protocols.Source, index: int) -> bool:
         try:
-            record = source[index]
-        except (BadExample, OSError):  # counted when it is its turn
+            with one_example():
+                record = source[index]
+        except BadExample:  # counted when it is its turn
             return True
         return bool(record.get("question") and record.get("answers"))
 

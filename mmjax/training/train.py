@@ -84,6 +84,7 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
     pretrained = _read_pretrained(config, workdir, setup)
     data = examples.describe()
     logger = _make_logger(config, workdir)
+    examples.traceback_folder = str(workdir)
     validate_run.check_same_data(data, config.data.train)
 
     checkpoints, start, meta = _open_checkpoints(config, workdir)

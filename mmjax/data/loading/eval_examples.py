@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, UnforeseenError, one_example
 from mmjax.data.image.transforms import ImageSpec, eval_image
+from mmjax.data.loading.bad_example_log import write_traceback
 from mmjax.data.loading.batches import available_cores
 from mmjax.data.loading.example_transforms import add_path_to_errors
+from mmjax.data.record import check_index
 from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
 
@@ -39,6 +41,17 @@ class EvalExample(NamedTuple):
     id: int
     labels: list[int] | None = None
     extras: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def unreadable(source: Source, index: int, error: BadExample) -> UserError:
+    """The error of an evaluation that cannot read an example: leaving it out would give another result."""
+    cause = error.__cause__
+    where = ""
+    if isinstance(error, UnforeseenError) and cause is not None:
+        where = f"; the traceback is in {write_traceback(cause)}"
+    return UserError(
+        f"data.eval: example {index} of {source.name!r} cannot be read ({error}); repair or remove it{where}"
+    )
 
 
 class EvalExamples:
@@ -67,23 +80,32 @@ class EvalExamples:
           IndexError: out of range.
         """
         try:
+            return self.read_example(index)
+        except BadExample as error:
+            raise unreadable(self.source, index, error) from error.__cause__ or error
+
+    def read_example(self, index: int) -> EvalExample:
+        """Returns example `index`.
+
+        Raises:
+          BadExample: it cannot be read.
+          IndexError: out of range.
+        """
+        index = check_index(index, len(self))
+        with one_example():
             record = self.source[index]
             image, encoded = None, record.get("image")
             if encoded is not None and self.image_spec is not None:
                 with add_path_to_errors(record):
                     image = eval_image(encoded, self.image_spec)
-        except (BadExample, OSError) as error:
-            raise UserError(
-                f"data.eval: example {index} of {self.source.name!r} cannot be read ({error}); repair or remove it"
-            ) from error
-        return EvalExample(
-            image,
-            list(record.get("captions", ())),
-            record.get("label"),
-            record["id"],
-            record.get("labels"),
-            {name: value for name, value in record.items() if name not in _NAMED},
-        )
+            return EvalExample(
+                image,
+                list(record.get("captions", ())),
+                record.get("label"),
+                record["id"],
+                record.get("labels"),
+                {name: value for name, value in record.items() if name not in _NAMED},
+            )
 
     def __iter__(self) -> Iterator[EvalExample]:
         return self.read(range(len(self)))

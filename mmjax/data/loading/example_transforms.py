@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.image import frames
 from mmjax.data.image.crops import train_image
 from mmjax.data.image.transforms import ImageSpec
@@ -69,13 +69,12 @@ class PairTransform(TextTransform):
         with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
             image = image_arrays(record, self.image_spec, rng)
-        return {**image, **self.tokenize(caption), "id": id_words(record["id"])}
+            return {**image, **self.tokenize(caption), "id": id_words(record["id"])}
 
     def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
         """The `text` and `text_mask` that a call gives, without its image; `rng` as the call is given it."""
         with add_path_to_errors(record):
-            caption = _draw_caption(record, rng.random())
-        return self.tokenize(caption)
+            return self.tokenize(_draw_caption(record, rng.random()))
 
 
 def id_words(value: int) -> np.ndarray:
@@ -85,13 +84,14 @@ def id_words(value: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def add_path_to_errors(record: Record) -> Iterator[None]:
-    """Adds the record's path to what is wrong with it."""
+    """Adds the record's path to what is wrong with it; whatever is raised becomes a BadExample, see `one_example`."""
     try:
-        yield
+        with one_example():
+            yield
     except BadExample as error:
         if "path" not in record:
             raise
-        raise BadExample(error.reason, f"{record['path']}: {error.detail}") from error
+        raise error.with_path(record["path"]) from error.__cause__
 
 
 def image_arrays(record: Record, spec: ImageSpec, rng: np.random.Generator) -> Arrays:

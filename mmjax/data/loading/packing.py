@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int, Int32
 
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.loading.order import example_rng
 from mmjax.data.text.tokenizer import end_of_text_position
 
@@ -133,9 +133,10 @@ def sample_lengths(examples: Any, packer: Any) -> Int[np.ndarray, " n"]:
     def caption_length(position: int) -> int | None:
         component, _, index = examples.locate(position)
         try:
-            record = examples.sources[component][index]
-            arrays = examples.transform.text_arrays(record, example_rng(examples.seed, position, 0))
-        except (BadExample, OSError):  # counted when it is trained on
+            with one_example():
+                record = examples.sources[component][index]
+                arrays = examples.transform.text_arrays(record, example_rng(examples.seed, position, 0))
+        except BadExample:  # counted when it is trained on
             return None
         return int(packer.lengths(arrays))
 

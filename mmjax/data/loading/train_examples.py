@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.bad_example import BadExample, reason_code
+from mmjax.data.bad_example import BadExample, common_fault, innermost_line, one_example, reason_code
+from mmjax.data.loading.bad_example_log import BadExampleLog, write_traceback
 from mmjax.data.loading.example_transforms import ExampleTransform
 from mmjax.data.loading.order import GlobalOrder, SourceOrder, example_rng, hash64, integer_weights, mixture_position
 from mmjax.data.loading.windowed_order import WindowedOrder
 from mmjax.data.source_protocols import Sharded, Source
 from mmjax.errors import UserError
 from mmjax.io.retries import ReadError
+from mmjax.utils.terminal import printable
 
 # Examples of one position that the storage may fail to give, each after its own trying again.
 _STORAGE_TRIES = 2
@@ -35,8 +37,14 @@ class TrainExamples:
     and k % len(source) its position in the epoch's order. Each component thus gives each example once an epoch.
 
     An example that cannot be used is substituted by another one of its component, drawn from (seed, position, attempt).
-    The positions after it stay what they are, and the reason is in `substitution_reason`.
+    The positions after it stay what they are, and the reason is in `substitution_reason`. The first one of each reason
+    is logged.
+
+    Attributes:
+      traceback_folder: path or URL of where the traceback of a fault of code is written; "" for a temporary file.
     """
+
+    traceback_folder = ""
 
     def __init__(
         self,
@@ -86,6 +94,7 @@ class TrainExamples:
         self.seed = seed
         self.transform = transform
         self.max_tries = max_tries
+        self._log = BadExampleLog()
 
     def describe(self) -> list[dict[str, Any]]:
         """What the order of the examples follows from, by component, for JSON: two runs of equal ones see the same."""
@@ -119,7 +128,8 @@ class TrainExamples:
           REASONS) why this stands in for another example.
 
         Raises:
-          UserError: after `max_tries` bad examples, naming the source and the last error.
+          UserError: after `max_tries` bad examples, naming the source and the last error, or the fault of code that
+            half of them or more came from; or the storage fails.
         """
         position = int(position)
         component, epoch, epoch_position, key = self._epoch_position(position)
@@ -127,8 +137,7 @@ class TrainExamples:
         if component in self._windowed:
             self._prefetch_window(component, epoch, epoch_position, key)
         index = order.index(epoch_position, key)
-        substitution_reason = storage_failures = 0
-        last: Exception | None = None
+        errors: list[BadExample] = []
         for attempt in range(self.max_tries):
             rng = example_rng(self.seed, position, attempt)
             if attempt > 0:
@@ -137,20 +146,38 @@ class TrainExamples:
                 near = attempt <= self.max_tries // 2
                 index = order.substitute(epoch_position, key, draw) if near else int(draw * len(source))
             try:
-                arrays = self.transform(source[index], rng)
-                return {**arrays, "substitution_reason": np.array(substitution_reason, np.int8)}
-            except (BadExample, OSError) as error:
-                last = error
-                substitution_reason = substitution_reason or reason_code(error)
-                storage_failures += isinstance(error, ReadError)
-                if storage_failures == _STORAGE_TRIES:
-                    raise UserError(
-                        f"data.train: the storage of {source.name!r} fails ({error}); start again once it answers"
-                    ) from error
-        raise UserError(
-            f"data.train: {self.max_tries} examples of {source.name!r} in a row could not be used; the last one was "
-            f"number {index} ({last}); check that the files are there and have what training needs"
-        ) from last
+                with one_example():
+                    arrays = self.transform(source[index], rng)
+                reason = reason_code(errors[0]) if errors else 0
+                return {**arrays, "substitution_reason": np.array(reason, np.int8)}
+            except BadExample as error:
+                errors.append(error)
+                self._log.add(error, source.name, index)
+                self._check_storage(errors, source)
+        raise self._unusable(errors, source, index) from errors[-1]
+
+    def _check_storage(self, errors: Sequence[BadExample], source: Source) -> None:
+        failures = [error.__cause__ for error in errors if isinstance(error.__cause__, ReadError)]
+        if len(failures) == _STORAGE_TRIES:
+            raise UserError(
+                f"data.train: the storage of {source.name!r} fails ({failures[-1]}); start again once it answers"
+            ) from failures[-1]
+
+    def _unusable(self, errors: list[BadExample], source: Source, index: int) -> UserError:
+        """The error of a position that no example could be read for; the last one tried was `index`."""
+        fault = common_fault(errors)
+        tried = f"{len(errors)} examples of {source.name!r} in a row"
+        if fault is None:
+            return UserError(
+                f"data.train: {tried} could not be used; the last one was number {index} ({errors[-1]}); check that the"
+                " files are there and have what training needs"
+            )
+        file, line = innermost_line(fault)
+        message = printable(" ".join(f"{type(fault).__name__}: {fault}".split()))
+        return UserError(
+            f"data.train: {file}, line {line}: {message}; {tried} ended so, which is a fault of code and not of data;"
+            f" the traceback is in {write_traceback(fault, self.traceback_folder)}"
+        )
 
     def _prefetch_window(self, component: int, epoch: int, epoch_position: int, key: int) -> None:
         """Lets the source prefetch the shards of this window and the next, once a window.

@@ -72,7 +72,7 @@ def read_json(reader: Reader, file: str, where: str) -> Any:
         return json.loads(reader.read(file))
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no file {file}; give the path of one that exists") from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RecursionError) as error:
         raise UserError(f"{where}: {file} cannot be read as JSON ({' '.join(str(error).split())})") from error
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.formats.class_records import check_templates, make_class_record, multilabel_record, read_lines
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
@@ -162,11 +162,13 @@ class WebDataset:
     def _spread_examples(self) -> Iterator[Members]:
         for index in evenly_spaced(len(self), _INSPECTED):
             try:
-                yield self._members(index)[2]
-            except ReadError:  # the storage fails: further reads would take hours to fail, too
-                return
-            except (BadExample, OSError):
+                with one_example():
+                    members = self._members(index)[2]
+            except BadExample as error:
+                if isinstance(error.__cause__, ReadError):  # the storage fails: further reads would take hours to fail
+                    return
                 continue
+            yield members
 
     def _sample_beginnings(self, where: str) -> Iterator[Sample]:
         """The examples at the beginning of some shards, where there is no index."""

@@ -24,6 +24,7 @@ _ASCII_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+") 
 
 _MOJIBAKE_HEAD = 10_000
 _LONG_GAP = re.compile(r" {17,}")
+_AMPERSANDS = re.compile(r"(&(?:(?:amp|AMP|#0{0,9}38|#[xX]0{0,9}26);){16})(?:(?:amp|AMP|#0{0,9}38|#[xX]0{0,9}26);)+")
 _BLANK_LINE = re.compile(r"\n[\0-\x09\x0b-\x1a\x1c-\x20\x7f]*(?=\n)")
 
 
@@ -64,7 +65,16 @@ def fix_unicode(text: str) -> str:
     # ftfy and html leave printable ASCII without entities as it is, and take most of the time.
     if text.isascii() and text.isprintable() and "&" not in text:
         return text
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
+    return html.unescape(html.unescape(ftfy.fix_text(_shorten_ampersands(text))))
+
+
+def _shorten_ampersands(text: str) -> str:
+    """A text with at most 16 escapes of an escaped ampersand (`&amp;amp;...`): ftfy goes over it once for each.
+
+    It resolves all of them, in the lines before the first one with a "<".
+    """
+    end = text.rfind("\n", 0, max(text.find("<"), 0)) + 1 if "<" in text else len(text)
+    return _AMPERSANDS.sub(lambda match: match[1], text[:end]) + text[end:]
 
 
 def collapse_whitespace(text: str) -> str:
@@ -77,7 +87,7 @@ def _truncate(text: str, ids: int) -> str:
     if len(text) <= HEAD:
         return text
     # It looks at a few spaces together, at most.
-    text = _LONG_GAP.sub(" " * 16, _BLANK_LINE.sub("", text))
+    text = _LONG_GAP.sub(" " * 16, _BLANK_LINE.sub("", _shorten_ampersands(text)))
     # Whether and how broken Unicode can be mended is decided by the whole line.
     if len(text) <= _MOJIBAKE_HEAD and not text.isascii() and ftfy.badness.is_bad(text):
         return text

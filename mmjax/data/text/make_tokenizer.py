@@ -34,7 +34,8 @@ def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None)
     A text of more than 1024 characters is cut before it is cleaned, at a line's end or a space, to a head that has 32
     ids more than are kept. For `bytes` that changes nothing, for `clip` nothing where the text is ASCII without HTML
     entities or the cut is a line's end. Elsewhere an id could change where Unicode is broken (mojibake) in one part of
-    a line of more than 10,000 characters and not in another.
+    a line of more than 10,000 characters and not in another. Nothing behind 32,768 characters (or 64 an id, where that
+    is more) is looked at.
 
     Args:
       spec: one of the above; PATH is local or a URL that `etils.epath` reads.

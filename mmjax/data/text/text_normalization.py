@@ -12,6 +12,9 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # A text of more than HEAD characters is cut before it is cleaned and encoded, to a head with enough ids and _MARGIN
 # more, which the cut may have changed.
 HEAD = 1024
+# Nothing behind this many characters, or as many an id, is looked at: cleaning takes its time, and no text has so few
+# ids for so many characters.
+_LONGEST, _LONGEST_OF_ID = 32768, 64
 _MARGIN = 32
 _SPACE_IN_ASCII = re.compile(r"(?<=[!-~]) (?=[!-~])")
 
@@ -23,7 +26,8 @@ def canonicalize(text: str) -> str:
 
 def truncate_text(text: str, ids: int, encode: Callable[[str], list[int]]) -> str:
     """The head of a text that has `ids` ids and some more; a short text as it is."""
-    length = HEAD
+    length, longest = HEAD, max(_LONGEST, _LONGEST_OF_ID * (ids + _MARGIN))
+    text = text if len(text) <= longest else _head(text, longest)
     while length < len(text):
         head = _head(text, length)
         if len(encode(head)) >= ids + _MARGIN:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +12,15 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mmjax import registry
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.errors import UserError
 
 FIELD = "data.tokenizer"
 # In place of an end-of-text id: the largest id of each text, whichever that is. OpenAI's CLIP, OpenCLIP's
 # `pool_type="argmax"` and Hugging Face's `eos_token_id: 2` have this rule.
 LARGEST_ID = -1
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN = 60  # characters
 
 Encode = Callable[[list[str]], list[list[int]]]
 Decode = Callable[[list[int]], str]
@@ -63,10 +67,13 @@ class Tokenizer:
 
         Returns:
           ids, padded with `pad_id`, and a mask that is true up to and including the first end-of-text id.
+
+        Raises:
+          BadExample: a text cannot be encoded; `encoding` for one that is not Unicode.
         """
         if isinstance(texts, str):
             raise TypeError("pass a list of texts, not one string")
-        rows = self.encode(list(texts))
+        rows = self._encode(list(texts))
         ids = np.full((len(rows), self.context_length), self.pad_id, dtype=np.int32)
         mask = np.zeros(ids.shape, dtype=bool)
         for i, row in enumerate(rows):
@@ -76,8 +83,20 @@ class Tokenizer:
 
     def words(self, text: str) -> list[int]:
         """Ids of a text without bos and eos: at most as many as there is room for between them."""
-        row = self.encode([text])[0]
+        row = self._encode([text])[0]
         return row[row[:1] == [self.bos_id] : len(row) - (row[-1:] == [self.eos_id])]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        try:
+            with one_example():
+                return self.encode(texts)
+        except BadExample as error:
+            for text in texts if len(texts) > 1 else ():
+                self._encode([text])
+            shown = f"text {texts[0][:_SHOWN]!r}" if len(texts) == 1 else f"{len(texts)} texts"
+            if any(map(_SURROGATE.search, texts)):  # each library has its kind of error for them
+                raise BadExample("encoding", f"{shown} holds half of a surrogate pair") from error
+            raise error.with_path(shown) from error.__cause__
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " n"]) -> str:
         """The text of ids up to the first end of text (or their end), without specials.

@@ -213,7 +213,7 @@ def _read_json(path: str, reader: Reader, where: str) -> dict | None:
         return None
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: {path} is not JSON ({error}); repair or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: {path} is not a JSON object; repair or remove it")

@@ -46,7 +46,11 @@ class MeshEmbedder:
         return self.runner.run(self._embed_images, self.params, ((image,) for image in images))
 
     def texts(self, texts: list[str], /) -> np.ndarray:
-        """Embeds texts; [N, E] float32 with unit rows."""
+        """Embeds texts; [N, E] float32 with unit rows.
+
+        Raises:
+          BadExample: the tokenizer cannot encode one.
+        """
         ids, mask = self.tokenizer(texts)
         return self.runner.run(self._embed_text, self.params, zip(ids, mask, strict=True))
 

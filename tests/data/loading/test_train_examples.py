@@ -1,8 +1,13 @@
 import collections
+import io
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
+import tokenizers
 
 from mmjax.data.bad_example import REASONS, BadExample
 from mmjax.data.image.transforms import ImageSpec
@@ -253,9 +258,104 @@ def test_an_image_that_cannot_be_decoded_is_told_with_its_path():
         EvalExamples(source, SPEC)[1]
 
 
-def test_a_mistake_in_a_source_is_not_mistaken_for_a_bad_example():
-    with pytest.raises(KeyError):
-        make((FakeSource(2, faults={i: KeyError("caption") for i in range(2)}), 1))[0]
+def test_a_fault_of_code_is_not_mistaken_for_bad_data(tmp_path):
+    examples = make((FakeSource(2, faults={i: KeyError("caption") for i in range(2)}), 1))
+    examples.traceback_folder = str(tmp_path)
+    with pytest.raises(UserError, match=r"test_train_examples.py, line \d+: KeyError: 'caption'; ") as caught:
+        examples[0]
+    assert str(caught.value).endswith(f"{tmp_path}/traceback.txt") and "\n" not in str(caught.value)
+    assert "raise fault" in (tmp_path / "traceback.txt").read_text()
+
+
+def test_a_fault_of_code_beside_bad_data_is_told_too(tmp_path):
+    faults = dict.fromkeys(range(9), TypeError("no")) | {9: FileNotFoundError("gone.jpg")}
+    examples = make((FakeSource(10, faults=faults), 1))
+    examples.traceback_folder = str(tmp_path / "is not there")
+    with pytest.raises(UserError, match="TypeError: no; ") as caught:
+        examples[0]
+    temporary = Path(str(caught.value).rpartition(" ")[2])
+    assert "raise fault" in temporary.read_text()
+    temporary.unlink()
+
+
+class Panic(BaseException):
+    """What a library in Rust raises."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (KeyError("caption"), "error"),
+        (RecursionError("too deep"), "error"),
+        (StopIteration(), "error"),
+        (Panic("index out of range"), "error"),
+        ("ab\ud83d".encode, "encoding"),
+        (ImportError("No module named 'nowhere'"), "error"),
+        (ConnectionResetError("by peer"), "read"),
+    ],
+)
+def test_whatever_one_example_raises_is_counted_and_logged_once(fault, reason, caplog):
+    class Source(FakeSource):
+        def __getitem__(self, index):
+            if index in (2, 3):
+                raise fault if isinstance(fault, BaseException) else fault() and None
+            return super().__getitem__(index)
+
+    examples = make((Source(100), 1))
+    reasons = [REASONS[examples[position]["substitution_reason"]] for position in range(100)]
+    assert reasons.count(reason) == 2 and reasons.count("ok") == 98
+    (message,) = caplog.messages
+    assert f"bad_{reason}" in message and (reason == "read" or "Error: " in message or type(fault).__name__ in message)
+
+
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), KeyboardInterrupt(), SystemExit(3), OSError(28, "no space"), UserError("x")]
+)
+def test_what_is_no_failure_of_one_example_ends_the_run(fault):
+    class Source(FakeSource):
+        def __getitem__(self, index):
+            raise fault
+
+    with pytest.raises(type(fault)) as caught:
+        make((Source(100), 1))[0]
+    assert caught.value is fault
+
+
+@pytest.mark.parametrize("kind", ["json", "sentencepiece"])
+def test_half_an_emoji_is_a_bad_example(kind, caplog):
+    transform = PairTransform(SPEC, make_tokenizer(f"{kind}:x", 12, file=tokenizer_file(kind)))
+    source = FakeSource(50, faults={7: {"captions": ["a \ud83d cat"], "path": "caf\udce9/\x1b[31m.jpg"}})
+    examples = TrainExamples([(source, 1)], seed=0, transform=transform)
+    reasons = [REASONS[examples[position]["substitution_reason"]] for position in range(50)]
+    assert reasons.count("encoding") == 1 and reasons.count("ok") == 49
+    assert caplog.text.isprintable() or caplog.text.strip().isprintable()
+
+
+def tokenizer_file(kind):
+    if kind == "json":
+        return tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "</s>": 1}, "<unk>")).to_str().encode()
+    model = io.BytesIO()
+    settings = dict(vocab_size=20, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a cat"] * 9), model_writer=model, **settings)
+    return model.getvalue()
+
+
+def test_evaluation_names_whatever_one_example_raises(tmp_path):
+    source = FakeSource(5, "five", faults={3: KeyError("caption")})
+    with pytest.raises(UserError, match=r"data.eval: example 3 of 'five' cannot be read \(error: KeyError") as caught:
+        list(EvalExamples(source, SPEC))
+    temporary = Path(str(caught.value).rpartition(" ")[2])
+    assert "raise fault" in temporary.read_text()
+    temporary.unlink()
+
+
+def test_workers_tell_the_first_bad_example_of_a_reason_once(caplog):
+    examples = make((FakeSource(20, faults={3: KeyError("a"), 4: KeyError("b"), 5: FileNotFoundError("c")}), 1))
+    copies = [pickle.loads(pickle.dumps(examples)) for _ in range(3)]
+    for copy in copies:
+        for position in range(20):
+            copy[position]
+    assert len(caplog.messages) == 2
 
 
 @pytest.mark.parametrize("mixture", [[], [(FakeSource(0), 1)], [(FakeSource(3), 0)], [(FakeSource(3), -1.5)]])

@@ -1,8 +1,11 @@
 """CLIP's ids against golden ones of OpenCLIP's own tokenizer, and texts of any length."""
 
+import html
 import json
 import random
+import time
 
+import ftfy
 import numpy as np
 import pytest
 
@@ -104,6 +107,18 @@ def test_of_100_000_characters_only_as_many_as_needed_are_cleaned(text, monkeypa
     monkeypatch.setattr(clip_bpe, "clean_clip", lambda text: cleaned.append(len(text)) or clean_clip(text))
     row = make_tokenizer("clip", 77).encode([text])[0]
     assert sum(cleaned) < 12_000 and row[-1] == 49407 and len(row) >= 3
+
+
+def test_escaped_ampersands_are_cleaned_as_openclip_does_and_soon():
+    rng = random.Random(0)
+    pieces = ["amp;", "AMP;", "#38;", "#x26;", "&", "<", "\n", "eacute;", " a", "é", "lt;"]
+    for _ in range(300):
+        text = "".join(rng.choice(pieces[: rng.randrange(2, 12)]) for _ in range(rng.randrange(200)))
+        assert clip_bpe.fix_unicode(text) == html.unescape(html.unescape(ftfy.fix_text(text)))
+    for level in ("amp;", "#38;", "amp;#x26;"):
+        started = time.perf_counter()
+        ids = clip_bpe.encode(["&" + level * 100_000], 77)
+        assert ids == clip_bpe.encode(["&"], 77) and time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize("text", ["ab " * 40_000, " \n" * 40_000 + "é日 x", "é" * 40_000, "a\xa0b\u3000c" * 9_000])

@@ -1,0 +1,62 @@
+import os
+
+import pytest
+
+from mmjax.data.bad_example import REASONS, BadExample, UnforeseenError, common_fault, one_example
+
+
+def failure(raise_it):
+    with pytest.raises(BadExample) as caught, one_example():
+        raise_it()
+    return caught.value
+
+
+def test_reasons_are_appended_since_positions_in_the_list_are_exchanged():
+    assert REASONS[:11] == (
+        *(
+            "ok",
+            "empty",
+            "not_image",
+            "corrupt",
+            "too_large",
+            "no_image",
+            "no_caption",
+            "missing",
+            "cut",
+            "read",
+            "other",
+        ),
+    )
+
+
+def test_a_fault_of_code_comes_from_one_line():
+    def from_here():
+        return {}["key"]
+
+    def from_there():
+        return 1 / 0
+
+    faults = [failure(from_here) for _ in range(3)]
+    assert all(type(fault) is UnforeseenError for fault in faults)
+    assert common_fault(faults) is faults[0].__cause__
+    assert common_fault([*faults, failure(from_there)]) is faults[0].__cause__
+    bad = [BadExample("corrupt")] * 4
+    assert common_fault([*faults, *bad]) is None
+    assert common_fault([failure(lambda: os.stat("/is/not/there"))] * 3) is None
+    assert common_fault([]) is None
+
+
+def test_an_error_whose_message_cannot_be_made_is_described():
+    class Odd(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def raise_it():
+        raise Odd
+
+    assert "Odd: its message cannot be made (ValueError)" in str(failure(raise_it))
+
+
+def test_messages_are_one_printable_line():
+    error = BadExample("corrupt", "caf\udce9\n\x1b[31m")
+    assert str(error) == r"corrupt: caf\udce9 \x1b[31m"
