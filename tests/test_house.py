@@ -12,7 +12,7 @@ from scripts import step_files
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mmjax"
-CODE = ("mmjax", "configs", "benchmarks", "scripts", "tests")
+CODE = ("mmjax", "campaigns", "configs", "benchmarks", "scripts", "tests")
 FILES = sorted(PACKAGE.rglob("*.py"))
 # The rooms, lowest first. A room may import those below its line, and nothing imports `cli`.
 ORDER = (

@@ -126,11 +126,7 @@ class RunCheckpoint(OpenedCheckpoint):
             self.all_steps: list[int] = checkpoints.all_steps()
             self.step: int = self._choose_step(self.all_steps, step)
             self.meta: dict[str, Any] = checkpoints.read_meta(self.step)
-        if missing := {"config", "position", "preprocessing", "tokenizer", "versions"} - self.meta.keys():
-            raise UserError(
-                f"{self._workdir_name}: meta/metadata of checkpoint {self.step} lacks {', '.join(sorted(missing))};"
-                f" restore it, or move {self._folder / str(self.step)} away to use another"
-            )
+        resumed_run.check_meta(self.meta, f"{self._workdir_name}: {self._folder / str(self.step)}")
         origin = f"checkpoint {self.step} of {self.path}"
         self.plugins = plugin_imports.read_stored(self.meta.get("plugins", []), origin)
         self.notes = plugin_imports.compare_stored(self.plugins, origin)

@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,13 +22,18 @@ from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
-from mmjax.parallel import partition
+from mmjax.parallel import log, partition, process_agreement
+from mmjax.training import digests, kept_checkpoints, quiet_reads
 from mmjax.training.config import CheckpointConfig
 from mmjax.utils.version import VERSION
 
 _DEFAULTS = CheckpointConfig()
 _COMPLETE = "COMPLETE"  # our marker of a whole copy
 _COMMITTED = "commit_success.txt"  # Orbax's, on object stores, where a folder cannot be renamed
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or that holds other bits than were saved."""
 
 
 class Checkpoints:
@@ -41,7 +46,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Any, settings: CheckpointConfig = _DEFAULTS, *, read_only: bool = False):
-        check_settings(settings)
+        kept_checkpoints.check_settings(settings)
         self.folder = paths.as_path(folder)
         check_folder(self.folder)
         self._best_metric = settings.best_metric
@@ -65,7 +70,10 @@ class Checkpoints:
             # What is kept follows from the steps and metrics there are, those of an earlier process included.
             for step in self.all_steps():
                 paths.copy_tree(self.folder / str(step), self._local / str(step), leave_out=("state",))
-        policies = [checkpoint_managers.LatestN(keep), _Best(self._best_metric, keep_best)]
+        if keep_best and jax.process_index() == 0:
+            self._drop_damaged_metrics()
+        process_agreement.broadcast_from_0(None)  # the others wait
+        policies = [checkpoint_managers.LatestN(keep), kept_checkpoints.Best(self._best_metric, keep_best)]
         return ocp.CheckpointManager(
             self._local,
             options=ocp.CheckpointManagerOptions(
@@ -78,6 +86,15 @@ class Checkpoints:
             ),
             item_names=("state", "meta"),
         )
+
+    def _drop_damaged_metrics(self) -> None:
+        for step in self.all_steps():
+            try:
+                expected = self._read_sealed(step).get("metrics")
+            except DamagedCheckpoint:  # restoring it, if it comes to that, says so
+                expected = None
+            if kept_checkpoints.drop_damaged_metrics(self._local / str(step), expected):
+                log.info(f"warning: the metrics of checkpoint {step} are damaged: it is no candidate for the best")
 
     def all_steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -102,7 +119,8 @@ class Checkpoints:
                 f"checkpoint.best_metric={self._best_metric!r} is not among the evaluation's"
                 f"{did_you_mean(self._best_metric, metrics)}: {', '.join(sorted(metrics))}"
             )
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
+        sealed = digests.seal({**meta, "metrics": dict(metrics or {})}, digests.compute(state))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(sealed))
         self._writer.save(step, args=args, metrics=dict(metrics or {}))
         if self._staging is not None:
             self._publish(step)
@@ -133,46 +151,141 @@ class Checkpoints:
         """Reads what was saved beside the state. Starts no device, since it decides how they are set up.
 
         Raises:
-          UserError: the file is missing or damaged.
+          DamagedCheckpoint: the file is missing or damaged.
         """
-        folder = self.folder / str(step)
+        return digests.unsealed(self._read_sealed(step))[0]
+
+    def _read_sealed(self, step: int) -> dict[str, Any]:
         try:
-            meta = json.loads((folder / "meta" / "metadata").read_text())
+            meta = json.loads((self.folder / str(step) / "meta" / "metadata").read_text())
             if not isinstance(meta, dict):
                 raise ValueError("it is no JSON object")
+            if not digests.is_whole(meta):
+                raise ValueError("it is not what was saved: its digest is another")
             return meta
-        except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"{folder} is no whole checkpoint: meta/metadata cannot be read ({reason}); move it away to use another"
-            ) from error
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError) as error:
+            raise self._damaged(step, f"meta/metadata cannot be read ({_one_line(error)})") from error
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        return DamagedCheckpoint(
+            f"{self.folder / str(step)} is no whole checkpoint: {reason}; move it away to use another"
+        )
+
+    def latest_meta(self) -> tuple[int, dict[str, Any]] | None:
+        """The latest step whose `meta` can be read, and that; None without a checkpoint.
+
+        Raises:
+          DamagedCheckpoint: none can be read.
+        """
+        damaged = None
+        for step in reversed(self.all_steps()):
+            try:
+                return step, self.read_meta(step)
+            except DamagedCheckpoint as error:
+                damaged = damaged or error
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def set_aside(self, step: int) -> Any:
+        """Renames a damaged checkpoint, so that it is none; returns its new path. Every process calls it."""
+        damaged = self.folder / f"{step}.damaged"
+        if jax.process_index() == 0:
+            if damaged.exists():
+                paths.remove_tree(damaged)
+            if paths.scheme(self.folder):  # a store cannot rename a folder
+                paths.copy_tree(self.folder / str(step), damaged)
+                paths.remove_tree(self.folder / str(step))
+            else:
+                (self.folder / str(step)).rename(damaged)
+            if self._staging is not None:
+                paths.remove_tree(self._local / str(step))
+        process_agreement.broadcast_from_0(step)  # the others wait
+        self._writer.reload()
+        return damaged
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """Reads a state straight to the shardings of `abstract` (a tree of `jax.ShapeDtypeStruct`)."""
-        self._state(step)
-        return self._writer.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        """Reads a state straight to the shardings of `abstract` (a tree of `jax.ShapeDtypeStruct`).
+
+        All processes call it together.
+
+        Raises:
+          DamagedCheckpoint: it cannot be read, or is not what was saved; in all of them.
+        """
+
+        def read(folder):
+            handler = ocp.StandardCheckpointHandler()
+            try:
+                return handler.restore(folder, args=ocp.args.StandardRestore(abstract))
+            finally:
+                handler.close()
+
+        return self._restore(step, read)
+
+    def _restore(self, step: int, read: Callable[[epath.Path], Any]) -> Any:
+        """What `read` makes of the folder of a step's arrays, compared to their digests."""
+        state, expected, damage, error = None, {}, None, None
+        try:
+            with quiet_reads.first_error_only():
+                _, expected = digests.unsealed(self._read_sealed(step))
+                state = read(self._state(step))
+        except Exception as caught:
+            # One process may meet what the others do not: Orbax's own way would leave them waiting.
+            damage = str(caught) if isinstance(caught, DamagedCheckpoint) else _damage(caught)
+            error = None if damage else caught
+            if damage and not isinstance(caught, DamagedCheckpoint):
+                damage = str(self._damaged(step, f"its arrays cannot be read ({damage})"))
+        process_agreement.raise_error_on_all(error)
+        damage = next(filter(None, process_agreement.all_gather_objects(damage)), None)
+        if damage:
+            raise DamagedCheckpoint(damage)
+        if not expected:
+            log.info(f"note: checkpoint {step} has no digests, as older code saved it: what is read is not compared")
+        elif changed := digests.changed(state, expected):
+            names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise self._damaged(step, f"{names}: not the numbers that were saved, by their digests")
+        return state
 
     def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the stored parameters by path, without reading them."""
         return self.shapes(step, "params")
 
     def shapes(self, step: int, part: str) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays of a part of a stored state by path, without reading them."""
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(self._state(step)).item_metadata.tree
-        leaves = jax.tree_util.tree_leaves_with_path(tree[part])
-        return {partition.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+        """Shapes of the arrays of a part of a stored state by path, without reading them.
+
+        Raises:
+          DamagedCheckpoint: they cannot be read.
+        """
+        handler = ocp.PyTreeCheckpointHandler()
+        try:
+            leaves = jax.tree_util.tree_leaves_with_path(handler.metadata(self._state(step)).tree[part])
+            return {partition.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+        except Exception as error:
+            if damage := _damage(error):
+                raise self._damaged(step, f"its arrays cannot be read ({damage})") from error
+            raise
+        finally:
+            handler.close()
 
     def restore_params(self, step: int, abstract_params: Any, *, prefer_average: bool = True) -> Any:
-        """Reads the parameters alone (the moving average where there is one), without the optimizer's state."""
-        folder = self._state(step)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            has_average = reader.metadata(folder).item_metadata.tree.get("ema_params") is not None
-            key = "ema_params" if prefer_average and has_average else "params"
-            target = {key: abstract_params}
-            restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-            args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
-            return reader.restore(folder, args=args)[key]
+        """Reads the parameters alone (the moving average where there is one), without the optimizer's state.
+
+        All processes call it together. Errors as of `restore`.
+        """
+
+        def read(folder):
+            handler = ocp.PyTreeCheckpointHandler()
+            try:
+                has_average = handler.metadata(folder).tree.get("ema_params") is not None
+                target = {"ema_params" if prefer_average and has_average else "params": abstract_params}
+                restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+                args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+                return handler.restore(folder, args=args)
+            finally:
+                handler.close()
+
+        (params,) = self._restore(step, read).values()
+        return params
 
     def wait(self) -> None:
         """Blocks until what was started is on disk; a failed save raises here."""
@@ -187,21 +300,19 @@ class Checkpoints:
             self._staging.cleanup()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps the `count` checkpoints with the largest `metric`; one that was not evaluated is no candidate."""
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
 
-    metric: str
-    count: int
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        rated = [
-            (info.metrics[self.metric], number)
-            for number, info in enumerate(checkpoints)
-            if self.metric in (info.metrics or {})
-        ]
-        best = {number for _, number in sorted(rated, reverse=True)[: self.count]}
-        return [number in best for number in range(len(checkpoints))]
+def _damage(error: Exception) -> str | None:
+    """What a fault of reading says, where it is the checkpoint's; None for one of the machine or its storage."""
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        return None
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return None
+    if any(name in str(error) for name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")):
+        return None
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def check_folder(folder: Any) -> None:
@@ -212,20 +323,6 @@ def check_folder(folder: Any) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and checkpoints lie in a folder; move it or give another workdir")
-
-
-def check_settings(settings: CheckpointConfig) -> None:
-    """Checks what is kept.
-
-    Raises:
-      UserError: naming the field of `checkpoint`.
-    """
-    if settings.keep < 1:
-        raise UserError(f"checkpoint.keep={settings.keep} must be at least 1: the latest checkpoint always survives")
-    if settings.keep_best < 0:
-        raise UserError(f"checkpoint.keep_best={settings.keep_best} must not be negative")
-    if settings.keep_best and not settings.best_metric:
-        raise UserError(f"checkpoint.keep_best={settings.keep_best} needs checkpoint.best_metric, e.g. 'shapes/acc1'")
 
 
 def make_meta(config: RunConfig, position: int, image_spec: Any, tokenizer: Any, **more: Any) -> dict[str, Any]:
@@ -265,11 +362,8 @@ def make_meta(config: RunConfig, position: int, image_spec: Any, tokenizer: Any,
 
 def stored_frame(folder: Any) -> int | None:
     """`ImageSpec.frame` of the latest checkpoint, 0 in one from before there was any; None without a checkpoint."""
-    checkpoints = Checkpoints(folder, read_only=True)
-    latest = checkpoints.latest()
-    if latest is None:
-        return None
-    return (checkpoints.read_meta(latest)["preprocessing"] or {}).get("frame", 0)
+    latest = Checkpoints(folder, read_only=True).latest_meta()
+    return None if latest is None else (latest[1]["preprocessing"] or {}).get("frame", 0)
 
 
 def tokenizer_file(meta: Mapping[str, Any]) -> bytes | None:

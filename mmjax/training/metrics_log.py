@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mmjax import plugin_calls, registry
 from mmjax.io import paths
+from mmjax.parallel import log
 from mmjax.training.config import LogConfig
 
 _MADE = "Writer(workdir, settings=..., name=..., fields=...)"
@@ -62,15 +63,30 @@ class MetricsFile:
     def __init__(self, path: Any):
         self.path = paths.as_path(path)
         self._remote = bool(paths.scheme(self.path))
-        self._lines = _read_lines(self.path) if self._remote else []
+        self._lines = _read_lines(self.path)[0] if self._remote else []
         self._uploaded = time.monotonic()
 
     def drop_after(self, step: int, *, evaluated: bool = True) -> None:
-        """Forgets lines past a restored step (with its own evaluation, if not `evaluated`), and one a kill cut off."""
+        """Forgets lines past a restored step (with its own evaluation, if not `evaluated`), and one a kill cut off.
+
+        Of lines of one kind and step the last one stays. Lines that no run wrote are counted and kept in another file.
+        """
         last = step if evaluated else step - 1
-        kept = [line for line in _read_lines(self.path) if line["step"] <= (step if line["kind"] == "train" else last)]
-        paths.write_atomically(self.path, "".join(_encode(line) for line in kept))
-        self._lines = kept if self._remote else []
+        lines, foreign = _read_lines(self.path)
+        if foreign:
+            copy = self.path.parent / f"{self.path.name}.damaged"
+            paths.write_atomically(copy, self.path.read_bytes())
+            log.info(
+                f"warning: {self.path}: {len(foreign)} lines are no metrics of a run, the first is line {foreign[0]};"
+                f" they are left out, and {copy.name} has the file as it was"
+            )
+        kept = {
+            (line["kind"], line["step"]): line
+            for line in lines
+            if line["step"] <= (step if line["kind"] == "train" else last)
+        }
+        paths.write_atomically(self.path, "".join(map(_encode, kept.values())))
+        self._lines = list(kept.values()) if self._remote else []
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends a line and lets it reach the operating system."""
@@ -90,7 +106,7 @@ class MetricsFile:
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""
-        return list(self._lines) if self._remote else _read_lines(self.path)
+        return list(self._lines) if self._remote else _read_lines(self.path)[0]
 
 
 def _encode(line: Mapping[str, Any]) -> str:
@@ -98,17 +114,25 @@ def _encode(line: Mapping[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
 
-def _read_lines(path: Any) -> list[dict[str, Any]]:
-    """Reads whole lines; what a kill left unfinished is skipped."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+def _read_lines(path: Any) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of metrics, and the numbers of other lines, but for the last one where a kill left it unfinished."""
+    lines, foreign = [], []
+    content = path.read_bytes() if path.exists() else b""
+    texts = content.splitlines()
+    for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and "step" in line:
+            line = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str):
             lines.append(line)
-    return lines
+        elif number < len(texts) or content.endswith(b"\n"):
+            foreign.append(number)
+    return lines, foreign
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 class JSONLines:

@@ -18,8 +18,8 @@ from mmjax.config import schema, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
-from mmjax.errors import UserError
-from mmjax.parallel import log
+from mmjax.errors import GlobalUserError, UserError
+from mmjax.parallel import log, process_agreement
 from mmjax.training import checkpoint
 from mmjax.training.state import TrainState
 
@@ -126,12 +126,12 @@ def compare_plugins(workdir: Any) -> list[str]:
 
 def _stored_plugins(workdir: Any) -> tuple[str, list[plugin_imports.Plugin]]:
     """A workdir's latest checkpoint by name, and the plugins that it was made with; none without a checkpoint."""
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
-    step = checkpoints.latest()
-    if step is None:
+    latest = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True).latest_meta()
+    if latest is None:
         return str(workdir), []
+    step, meta = latest
     origin = f"checkpoint {step} of {workdir}"
-    return origin, plugin_imports.read_stored(checkpoints.read_meta(step).get("plugins", []), origin)
+    return origin, plugin_imports.read_stored(meta.get("plugins", []), origin)
 
 
 def check_state(config: RunConfig, workdir: Any, state: TrainState) -> None:
@@ -142,12 +142,16 @@ def check_state(config: RunConfig, workdir: Any, state: TrainState) -> None:
     """
     name = config.optimizer.name
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
-    step = checkpoints.latest() if name in registry.optimizers.added() else None
-    if step is None:
+    latest = checkpoints.latest_meta() if name in registry.optimizers.added() else None
+    if latest is None:
         return
-    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    step, leaves = latest[0], jax.tree_util.tree_leaves_with_path(state.opt_state)
     here = collections.Counter(tuple(leaf.shape) for _, leaf in leaves)
-    if collections.Counter(checkpoints.shapes(step, "opt_state").values()) == here:
+    try:
+        stored = collections.Counter(checkpoints.shapes(step, "opt_state").values())
+    except checkpoint.DamagedCheckpoint:  # `restore_latest` says which
+        return
+    if stored == here:
         return
     then, now = _read(workdir)[1], serialize.flatten(config)
     fields = [path for path in now if path.startswith("optimizer.") and then.get(path) != now[path]]
@@ -157,6 +161,87 @@ def check_state(config: RunConfig, workdir: Any, state: TrainState) -> None:
         f"--workdir={workdir}: optimizer {name!r} has another state than at checkpoint {step}"
         f"{f' ({changed})' if changed else ''}; {remedy}, or give another workdir"
     )
+
+
+def restore_latest(
+    workdir: Any, checkpoints: checkpoint.Checkpoints, steps: int, abstract: TrainState
+) -> tuple[int, Mapping[str, Any], TrainState | None]:
+    """The latest whole checkpoint of a workdir: its step, its meta and its state; 0, {} and None where there is none.
+
+    Damaged ones after it are named, and renamed to `STEP.damaged`. All processes call it alike.
+
+    Args:
+      workdir: of the run.
+      checkpoints: in it.
+      steps: of the run.
+      abstract: shapes and shardings of the state.
+
+    Raises:
+      GlobalUserError: none is whole, or the run is past `steps`.
+    """
+    damaged = {}
+    # The first host's look at a shared disk counts; another's may be older.
+    for step in reversed(process_agreement.broadcast_from_0(checkpoints.all_steps())):
+        try:
+            meta = _read_meta(workdir, checkpoints, step)
+            if step > steps:
+                raise GlobalUserError(
+                    f"steps={steps}: the workdir is already at step {step}; give more steps or another workdir"
+                )
+            state = checkpoints.restore(step, abstract)
+        except checkpoint.DamagedCheckpoint as error:
+            damaged[step] = str(error)
+            continue
+        for number, reason in damaged.items():
+            moved = checkpoints.set_aside(number)
+            log.info(f"warning: {reason.rpartition(';')[0]}; it is {moved.name} now, and checkpoint {step} is used")
+        return step, meta, state
+    if damaged:
+        raise GlobalUserError(
+            f"--workdir={workdir}: no checkpoint is whole, of {', '.join(map(str, damaged))};"
+            f" the latest: {damaged[max(damaged)].rpartition(';')[0]}; restore one from a copy, or give another workdir"
+        )
+    return 0, {}, None
+
+
+def _read_meta(workdir: Any, checkpoints: checkpoint.Checkpoints, step: int) -> dict[str, Any]:
+    """A checkpoint's meta; where one process finds it damaged, it is in all of them."""
+    damage, meta = None, {}
+    with process_agreement.raise_on_all():
+        process_agreement.wait_for(lambda: step in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {step}")
+        try:
+            meta = checkpoints.read_meta(step)
+            check_meta(meta, str(checkpoints.folder / str(step)))
+        except checkpoint.DamagedCheckpoint as error:
+            damage = str(error)
+    if damage := next(filter(None, process_agreement.all_gather_objects(damage)), None):
+        raise checkpoint.DamagedCheckpoint(damage)
+    return meta
+
+
+# What `checkpoint.make_meta` writes, by field; the second ones are missing in what older code wrote.
+_META = {"config": dict, "position": int, "preprocessing": (dict, type(None)), "tokenizer": (dict, type(None))}
+_META_SINCE = {"evaluated": bool, "bad_examples": dict, "remat": dict, "data": list, "facts": dict, "plugins": list}
+_META_SINCE |= {"text_packing": (dict, type(None)), "tokenizer_file": (str, type(None))}
+
+
+def check_meta(meta: Mapping[str, Any], folder: str) -> None:
+    """Checks that what lies beside a checkpoint's state is what a run wrote.
+
+    Raises:
+      DamagedCheckpoint: a field is missing, or of another type.
+    """
+    missing = [name for name in (*_META, "versions") if name not in meta]
+    wrong = [
+        f"{name}={str(meta[name])[:40]!r}"
+        for name, kind in (_META | _META_SINCE).items()
+        if name in meta and not isinstance(meta[name], kind)
+    ]
+    if missing or wrong:
+        reason = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(wrong)}, which no run wrote"
+        raise checkpoint.DamagedCheckpoint(
+            f"{folder} is no whole checkpoint: meta/metadata {reason}; move it away to use another"
+        )
 
 
 def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -38,7 +38,6 @@ from mmjax.training import (
 from mmjax.training.hooks import RUN_AHEAD
 from mmjax.training.run import Run
 from mmjax.training.signals import ErrorDeferringBatches, StopSignal
-from mmjax.training.state import TrainState
 from mmjax.training.step_agreement import AsyncAllReduce, BadExamples
 
 
@@ -87,13 +86,14 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
     examples.traceback_folder = str(workdir)
     validate_run.check_same_data(data, config.data.train)
 
-    checkpoints, start, meta = _open_checkpoints(config, workdir)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint)
+    start, meta, state = resumed_run.restore_latest(workdir, checkpoints, config.steps, setup.state)
     setup = setup.resumed(meta.get("remat", {}))
-    if start:
-        state = _restore(config, workdir, checkpoints, start, setup)
-    else:
+    if state is None:
         state = init_from.replace(setup.make_state(config.seed), pretrained)
-    if start:
+    else:
+        with process_agreement.raise_on_all():
+            validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
         log.info(f"resumed at step {start} of {config.steps}")
         changed = resumed_run.changed_data(data, meta, config.data.train)
         if changed:
@@ -108,7 +108,7 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
     # An evaluation that the checkpoint does not know of is made again, and its line with it.
-    logger.resume(start, evaluated=bool(start and meta["evaluated"]))
+    logger.resume(start, evaluated=bool(start and meta.get("evaluated")))
     bad_examples = BadExamples(
         meta.get("bad_examples", {}),
         config.batch_size,
@@ -142,7 +142,7 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
         bad_examples=bad_examples,
         start=start,
         state=state,
-        evaluation_missing=bool(start and not meta["evaluated"]),
+        evaluation_missing=bool(start and not meta.get("evaluated")),
     )
 
 
@@ -234,39 +234,6 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         with plugin_calls.calling(registry.models, config.model.kind, type(task.model)):
             jax.eval_shape(setup.step, setup.state, batch)
     return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
-
-
-def _open_checkpoints(config: RunConfig, workdir: Any) -> tuple[checkpoint.Checkpoints, int, Mapping[str, Any]]:
-    """The checkpoints of a workdir, the latest one's step (0 without any) and its meta.
-
-    All processes look at the same folder, and so meet the same mistakes.
-    """
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint)
-    # The first host's look at a shared disk counts; another's may be older.
-    start = process_agreement.broadcast_from_0(checkpoints.latest() or 0)
-    if not start:
-        return checkpoints, 0, {}
-    with process_agreement.raise_on_all():
-        process_agreement.wait_for(lambda: start in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {start}")
-        meta = checkpoints.read_meta(start)
-        if start > config.steps:
-            raise UserError(
-                f"steps={config.steps}: the workdir is already at step {start}; give more steps or another workdir"
-            )
-    return checkpoints, start, meta
-
-
-def _restore(
-    config: RunConfig,
-    workdir: Any,
-    checkpoints: checkpoint.Checkpoints,
-    start: int,
-    setup: build_step.Setup,
-) -> TrainState:
-    state = checkpoints.restore(start, setup.state)
-    with process_agreement.raise_on_all():
-        validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
-    return state
 
 
 def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup) -> dict[str, jax.Array]:

@@ -17,7 +17,7 @@ from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.models.config import ContrastConfig
 from mmjax.parallel import process_agreement
 from mmjax.tasks import validate_model
-from mmjax.training import checkpoint, metrics_log, param_roles, update_rules
+from mmjax.training import kept_checkpoints, metrics_log, param_roles, update_rules
 from mmjax.training.optimizer import load_rule
 
 # Which schedules read a field that not all of them read; of optimizers their rules say it.
@@ -121,7 +121,7 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     for name in config.eval.tasks:
         evaluation_task.load(name)
     task_choice.check_numbers(config.eval)
-    checkpoint.check_settings(config.checkpoint)
+    kept_checkpoints.check_settings(config.checkpoint)
     metrics_log.check_settings(config.log)
     tasks.check_images(config, origins)
     check_unread(config, origins)

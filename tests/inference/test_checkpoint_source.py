@@ -83,7 +83,7 @@ def test_a_step_that_one_host_misses_stops_all_before_they_read(mine, workdir, m
     ("change", "message"),
     [
         (lambda meta: [], "it is no JSON object"),
-        (lambda meta: meta | {"config": [1]}, "wants a group of fields"),
+        (lambda meta: meta | {"config": [1]}, r"config='\[1\]'"),
         (lambda meta: {name: value for name, value in meta.items() if name != "position"}, "lacks position"),
     ],
 )

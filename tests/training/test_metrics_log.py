@@ -50,6 +50,31 @@ class TestMetricsFile:
             (3, "eval"),
         ]
 
+    def test_each_step_stands_once_a_kind(self, path, capsys):
+        file = self.write(path, 1, 2, 2, 1)
+        file.write({"step": 2, "kind": "eval"})
+        file.flush()
+        file.drop_after(2)
+        assert sorted((line["kind"], line["step"]) for line in file.lines()) == [
+            ("eval", 2),
+            ("train", 1),
+            ("train", 2),
+        ]
+        assert not capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "foreign", [b"not JSON", b'{"step": "1"}', b"\xff\x00", b"[1]", b'{"step": 1, "kind": "train", "loss": NaN}']
+    )
+    def test_lines_that_no_run_wrote_are_named_and_kept_elsewhere(self, foreign, path, capsys):
+        self.write(path, 1, 2)
+        content = path.read_bytes()
+        path.write_bytes(foreign + b"\n" + content + b'{"step": 3, "ki')  # which a kill left
+        metrics_log.MetricsFile(path).drop_after(2)
+        assert path.read_bytes() == content
+        assert (path.parent / "metrics.jsonl.damaged").read_bytes().startswith(foreign)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "metrics.jsonl: 1 lines" in line and "line 1" in line
+
     def test_an_evaluation_that_is_made_again_is_dropped(self, path):
         file = self.write(path, 1, 2)
         file.write({"step": 2, "kind": "eval"})

@@ -1,0 +1,129 @@
+"""Digests of a checkpoint: of every array, the same on any mesh and any number of processes, and of what lies beside.
+
+An array's digest is a sum over its elements, each times an odd number that follows from its index. So every process
+adds what its shards hold, a single flipped bit always changes the sum, and other damage does but for one in 2**64.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.parallel import partition, process_agreement
+
+_CHUNK = 1 << 16  # elements that are hashed at a time on the host: they stay in its cache
+_THREADS = 4  # numpy leaves the interpreter to others while it computes
+_META = "digest"  # the field of `meta` with the digest of the others
+_UINTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
+
+
+def compute(tree: Any) -> dict[str, str]:
+    """The digests of a tree's arrays by path, in hexadecimal; all processes call it alike."""
+    leaves = [(partition.path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        parts = list(threads.map(_begin, [leaf for _, leaf in leaves]))  # devices work on all of them meanwhile
+    sums = np.array([_add(part) for part in parts], np.uint64).reshape(-1, 2)
+    everyone = np.array(process_agreement.all_gather_objects(sums.tolist()), np.uint64)  # [processes, arrays, 2]
+    return {
+        name: f"{int(low) & 0xFFFFFFFF:08x}{int(high) & 0xFFFFFFFF:08x}"
+        for (name, _), (low, high) in zip(leaves, everyone.sum(axis=0), strict=True)
+    }
+
+
+def changed(tree: Any, digests: Mapping[str, str]) -> list[str]:
+    """Paths of the arrays that have another digest than this; all processes call it alike."""
+    return [name for name, digest in compute(tree).items() if digests.get(name, digest) != digest]
+
+
+def seal(meta: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """`meta` with the digests of the arrays that it lies beside, and one of itself."""
+    result = {**meta, "digests": dict(digests)}
+    return {**result, _META: _of_json(result)}
+
+
+def is_whole(meta: Mapping[str, Any]) -> bool:
+    """Whether `meta` is as it was sealed; older code's, which never was, counts as whole."""
+    if _META not in meta and "digests" not in meta:
+        return True
+    return meta.get(_META) == _of_json({name: value for name, value in meta.items() if name != _META})
+
+
+def unsealed(meta: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """`meta` as it was before it was sealed, and the digests of the arrays; empty for older code's."""
+    beside = (_META, "digests", "metrics")
+    return {name: value for name, value in meta.items() if name not in beside}, meta.get("digests", {})
+
+
+def _of_json(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _begin(array: Any) -> list[Any]:
+    """The sums of this process's shards of an array, each shard once; on accelerators they are still to come."""
+    array = jnp.asarray(array)
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    on_host = all(shard.device.platform == "cpu" for shard in shards)
+    add = _add_on_host if on_host else _add_on_device
+    return [add(shard.data, *_weights(array.shape, array.dtype.itemsize, shard.index)) for shard in shards]
+
+
+def _add(parts: list[Any]) -> tuple[int, int]:
+    sums = [np.asarray(part).astype(np.uint64) for part in parts]
+    low, high = sum(sums, np.zeros(2, np.uint64)) & np.uint64(0xFFFFFFFF)
+    return int(low), int(high)
+
+
+def _weights(shape: tuple[int, ...], itemsize: int, index: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Odd numbers of a shard's rows [R] (all but the last axis) and columns [C], by index in the whole array."""
+    ranges = [np.arange(*part.indices(size), dtype=np.uint32) for part, size in zip(index, shape, strict=True)]
+    rows = np.zeros(1, np.uint32)
+    for size, numbers in zip(shape[:-1], ranges[:-1], strict=True):
+        rows = (rows[:, None] * np.uint32(size) + numbers).reshape(-1)
+    columns = ranges[-1] if ranges else np.zeros(1, np.uint32)
+    if itemsize == 8:  # as two of four bytes
+        columns = (columns[:, None] * np.uint32(2) + np.arange(2, dtype=np.uint32)).reshape(-1)
+    return _odd(rows), _odd(columns ^ np.uint32(0x5BD1E995))
+
+
+def _odd(numbers: np.ndarray) -> np.ndarray:
+    """A hash of uint32 numbers (the finalizer of MurmurHash3), odd so that no bit of a product is lost."""
+    numbers = (numbers ^ (numbers >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    numbers = (numbers ^ (numbers >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return (numbers ^ (numbers >> np.uint32(16))) | np.uint32(1)
+
+
+def _add_on_host(data: jax.Array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The sums [2] of a shard's elements and of their upper halves, which alone tell two flips of the highest bit."""
+    bits = np.ascontiguousarray(np.asarray(data)).reshape(-1)
+    bits = bits.view(_UINTS[bits.dtype.itemsize]).reshape(len(rows), len(columns))
+    step = max(1, _CHUNK // max(1, len(columns)))
+    product = np.empty((min(step, len(rows)), len(columns)), np.uint32)
+    low, high = np.zeros(len(columns), np.uint32), np.zeros(len(columns), np.uint32)
+    for first in range(0, len(rows), step):
+        part, weights = bits[first : first + step], rows[first : first + step, None]
+        result = product[: len(part)]
+        np.multiply(part, weights, out=result)
+        low += np.add.reduce(result, axis=0, dtype=np.uint32)
+        np.right_shift(part, 16, out=result)
+        np.multiply(result, weights, out=result)
+        high += np.add.reduce(result, axis=0, dtype=np.uint32)
+    return np.stack([(low * columns).sum(dtype=np.uint32), (high * columns).sum(dtype=np.uint32)])
+
+
+@jax.jit
+def _add_on_device(data: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """`_add_on_host` where the shard lies."""
+    if data.dtype == jnp.bool_:
+        data = data.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(data, _UINTS[data.dtype.itemsize]).astype(jnp.uint32)
+    bits = bits.reshape(len(rows), len(columns))
+    sums = [
+        jnp.sum(jnp.sum(part * rows[:, None], axis=0, dtype=jnp.uint32) * columns, dtype=jnp.uint32)
+        for part in (bits, bits >> 16)
+    ]
+    return jnp.stack(sums)
