@@ -18,7 +18,7 @@ def write(folder, *orders, classes=False):
     return folder
 
 
-def whole(members):
+def in_order(members):
     return members
 
 
@@ -46,9 +46,9 @@ def test_without_an_index_the_remedy_is_the_same(tmp_path):
 
 
 def test_examples_that_lack_an_image_or_a_text_are_counted_at_the_start(tmp_path, caplog):
-    WebDataset(str(write(tmp_path / "set", whole, whole)), options=options(tmp_path))
+    WebDataset(str(write(tmp_path / "set", in_order, in_order)), options=options(tmp_path))
     assert not caplog.records
-    folder = write(tmp_path / "mixed", whole, images_first, lambda members: members[:-2])
+    folder = write(tmp_path / "mixed", in_order, images_first, lambda members: members[:-2])
     source = WebDataset(str(folder), options=options(tmp_path))
     (message,) = [record.getMessage() for record in caplog.records]
     lacking = len(source) - 15
