@@ -1,4 +1,4 @@
-"""Writes mmjax/evaluation/classes: class names and prompt templates from the packages that publish them.
+"""Writes mmjax/data/classes: class names and prompt templates from the packages that publish them.
 
     pip install --no-deps --target=DIR clip-benchmark==1.6.1 open_clip_torch==3.3.0 tensorflow-datasets==4.9.10
     python scripts/extract_prompts.py DIR [DIR ...]
@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-OUT = Path(__file__).parent.parent / "mmjax/evaluation/classes"
+OUT = Path(__file__).parent.parent / "mmjax/data/classes"
 PACKAGES = {
     "clip-benchmark": ("clip_benchmark", "clip_benchmark-*.dist-info", "MIT"),
     "open-clip": ("open_clip", "open_clip_torch-*.dist-info", "MIT"),

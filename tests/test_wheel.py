@@ -41,9 +41,9 @@ def wheel(tmp_path_factory):
 
 def test_prompts_with_their_licences_and_templates_are_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for folder in ("mmjax/evaluation/classes", "mmjax/report/templates"):
+    for folder in ("mmjax/data/classes", "mmjax/report/templates"):
         assert {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir()} <= set(names)
-    assert "mmjax/evaluation/classes/LICENSE-clip-benchmark" in names and "mmjax/configs/eval.py" in names
+    assert "mmjax/data/classes/LICENSE-clip-benchmark" in names and "mmjax/configs/eval.py" in names
 
 
 def _environment(folder):

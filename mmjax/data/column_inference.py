@@ -4,12 +4,14 @@ A field inside another one is named by its path: `captions/text` or `captions.te
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES, make_class_record
+from mmjax.data.formats.wordnet_ids import readable_names, unknown_ids
 from mmjax.data.record import CaptionKeys, Record, stable_id
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError, did_you_mean
@@ -18,6 +20,8 @@ IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "im
 CAPTION_KEYS = ("caption", "captions", "txt", "text", "title", "captions/text", "caption/text", "sentences", "TEXT")
 LABEL_KEYS = ("label", "labels", "cls", "class")
 _DEEPEST = 32  # lists in lists, and objects in objects: far less than Python's stack has room for
+
+log = logging.getLogger("mmjax.data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,11 @@ class CaptionFields:
 
     @property
     def class_names(self) -> None:
+        """There are no classes."""
+        return None
+
+    @property
+    def class_codes(self) -> None:
         """There are no classes."""
         return None
 
@@ -75,11 +84,13 @@ class ClassFields:
       image: field of the encoded image.
       label: field of the class's number.
       names_of_classes: by number.
+      class_codes: WordNet ids of the classes, where the source has these for names; or None.
     """
 
     image: str
     label: str
     names_of_classes: tuple[str, ...]
+    class_codes: tuple[str, ...] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -108,7 +119,8 @@ class ClassFields:
         label = label[0] if isinstance(label, Sequence) and len(label) == 1 else label
         if not isinstance(label, int) or not 0 <= label < len(self.names_of_classes):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
-        return make_class_record(image, self.names_of_classes, FOLDER_TEMPLATES, label, path)
+        class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
+        return make_class_record(image, self.names_of_classes, FOLDER_TEMPLATES, label, path, class_id)
 
 
 Fields = CaptionFields | ClassFields
@@ -204,7 +216,10 @@ def choose_fields(
         return CaptionFields(image, CaptionKeys(tuple(matches.values()), keys.weights))
     if classes:
         label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
-        return ClassFields(image, label, tuple(classes[label]))
+        names, readable = tuple(classes[label]), readable_names(classes[label])
+        if unknown := unknown_ids(names):
+            log.warning("%s: class %r and %d others are none of ImageNet-1k's ids", where, unknown[0], len(unknown) - 1)
+        return ClassFields(image, label, names if readable is None else tuple(readable), readable and names)
     if not matches:
         raise UserError(
             f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(columns)}"

@@ -86,6 +86,18 @@ class HasModalities(Source, Protocol):
 
 
 @runtime_checkable
+class HasClassCodes(Source, Protocol):
+    """A source whose classes may be named by codes in its files, for which `class_names` has words.
+
+    Attributes:
+      class_codes: the names in the files, by label: WordNet ids; None where `class_names` are those.
+    """
+
+    @property
+    def class_codes(self) -> Sequence[str] | None: ...
+
+
+@runtime_checkable
 class MayBeMultilabel(Source, Protocol):
     """A source that says whether its records have `labels` or `label`.
 

@@ -1,7 +1,7 @@
 """Class names and prompt templates for zero-shot classification: those published for known datasets, and one's own.
 
-The published ones lie in `classes/`, a JSON file for each dataset that says which package and version they are from;
-the packages' licences lie beside them (`scripts/extract_prompts.py` made them). A file of one's own is JSON:
+The published ones lie in `data/classes/`, a JSON file for each dataset that says which package and version they are
+from; the packages' licences lie beside them (`scripts/extract_prompts.py` made them). A file of one's own is JSON:
 
     ["a photo of a {c}.", ...]                               templates for the dataset's own class names
     {"CLASS": ["a prompt", ...], ...}                        finished prompts for each class (CuPL, Pratt et al. 2023)
@@ -19,14 +19,15 @@ from importlib import resources
 from typing import Any
 
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
+from mmjax.data.formats.wordnet_ids import log_numbers
 from mmjax.data.record import Record
-from mmjax.data.source_protocols import MayBeMultilabel, Source
+from mmjax.data.source_protocols import HasClassCodes, MayBeMultilabel, Source
 from mmjax.errors import UserError, did_you_mean
 from mmjax.evaluation.evaluators.zero_shot import Templates, class_prompts
 from mmjax.io import paths
 
 KEEP_SOURCE = "own"
-_FOLDER = resources.files("mmjax.evaluation") / "classes"
+_FOLDER = resources.files("mmjax.data") / "classes"
 _PREFIX = re.compile(r"^(wds|vtab|tfds|webdataset)")
 
 
@@ -146,25 +147,26 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     name = dataset or source.name
     if choice == KEEP_SOURCE:
         return source
+    codes = source.class_codes if isinstance(source, HasClassCodes) else None
+    their_names = source.class_names if codes is None else codes
     if choice:
         prompts = load(choice, dataset=name, field=field)
-        names = _match(source.class_names, prompts)
+        names = _match(source.class_names if prompts.class_names is None else their_names, prompts)
         if names is None:
             raise UserError(
-                f"{field}={choice!r}: {source.name!r} has {len(source.class_names or ())} classes (the first is"
-                f" {(source.class_names or [''])[0]!r}), and these name {len(prompts.class_names or ())} others;"
+                f"{field}={choice!r}: {source.name!r} has {len(their_names or ())} classes (the first is"
+                f" {(their_names or [''])[0]!r}), and these name {len(prompts.class_names or ())} others;"
                 " choose the dataset's, or write them to a .json file"
             )
         return PromptedSource(source, dataclasses.replace(prompts, class_names=tuple(names)))
-    if not source.class_names:
+    if not their_names:
         return source
-    codes = _read("imagenet1k")["codes"]
-    known_name = "imagenet1k" if set(source.class_names) <= set(codes) else find(name)
-    if known_name is None:
-        return source
-    prompts = load(known_name)
-    names = _match(source.class_names, prompts, by_position=False)
-    if names is None:
+    known_codes = _read("imagenet1k")["codes"]
+    known_name = "imagenet1k" if set(their_names) <= set(known_codes) else find(name)
+    prompts = None if known_name is None else load(known_name)
+    names = None if prompts is None else _match(their_names, prompts, by_position=False)
+    if prompts is None or names is None:
+        log_numbers(their_names, f"the data {source.name!r}", "write classnames.txt beside them, or set prompts")
         return source
     if source.templates and list(source.templates) != FOLDER_TEMPLATES:
         prompts = dataclasses.replace(prompts, templates=list(source.templates))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmjax import data
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.errors import UserError
 from mmjax.evaluation import prompts
@@ -68,7 +69,7 @@ def test_every_list_is_whole_and_says_where_it_is_from(name):
 
 def test_all_wanted_are_there_with_their_licences():
     assert set(COUNTS) <= set(prompts.known())
-    folder = Path(prompts.__file__).parent / "classes"
+    folder = Path(data.__file__).parent / "classes"
     for licence in ("clip-benchmark", "open-clip"):
         assert "Permission is hereby granted" in (folder / f"LICENSE-{licence}").read_text()
     assert "Apache License" in (folder / "LICENSE-tensorflow-datasets").read_text()
@@ -108,6 +109,30 @@ def test_codes_and_numbers_become_names():
     flowers = sorted(map(str, range(1, 103)))
     result = prompts.apply(Source("flowers", flowers)).class_names
     assert result[flowers.index("1")] == "pink primrose" and result[flowers.index("102")] == "blackberry lily"
+
+
+def test_a_source_that_knows_words_for_its_codes_is_matched_by_the_codes(tmp_path):
+    content = prompts.load("imagenet1k")
+    chosen = [657, 2, 744, 0]  # two of them have the same name
+    source = Source("val", [content.class_names[i] for i in chosen])
+    source.class_codes = [content.codes[i] for i in chosen]
+    result = prompts.apply(source)
+    assert result.class_names == source.class_names and len(result.templates) == 80
+    assert len(prompts.apply(source, "imagenet1k:simple").templates) == 7
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps({"tench": ["a fish"], "great white shark": ["a shark"], "missile": ["a rocket"]}))
+    by_name = prompts.apply(source, str(file))
+    assert by_name.class_names == source.class_names and by_name[0]["captions"] == ["a rocket"]
+    file.write_text(json.dumps({"classes": list("abcd"), "codes": sorted(source.class_codes), "templates": ["{c}"]}))
+    assert prompts.apply(source, str(file)).class_names == ["c", "b", "d", "a"]
+
+
+def test_classes_that_stay_numbers_are_logged(caplog):
+    prompts.apply(Source("mnist", list("0123456789")))
+    prompts.apply(Source("mine", ["cat", "3"]))
+    assert not caplog.records
+    prompts.apply(Source("mine", ["0", "1"]))
+    assert [word for word in ("'mine'", "a photo of a 0.", "classnames.txt") if word in caplog.text] and caplog.records
 
 
 @pytest.mark.parametrize(("numbers", "first"), [(range(2, 103), 1), (range(101), 0), (range(1, 102), None)])

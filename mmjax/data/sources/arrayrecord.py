@@ -102,6 +102,7 @@ class ExampleProtos:
     def __init__(self, name: str, identity: str, files: RecordFiles, fields: Fields):
         self.name = name
         self.class_names, self.templates = fields.class_names, fields.templates
+        self.class_codes = fields.class_codes
         self.shard_lengths = files.lengths
         self._identity, self._files, self._fields = identity, files, fields
 

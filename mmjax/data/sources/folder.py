@@ -7,8 +7,9 @@ import numpy as np
 
 from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
 from mmjax.data.formats.table_file import TABLE_SUFFIXES
+from mmjax.data.formats.wordnet_ids import log_numbers, readable_names, unknown_ids
 from mmjax.data.image.image_file import IMAGE_SUFFIXES, read_image
-from mmjax.data.record import Record, check_index
+from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.listing import Listing, list_folder
@@ -24,9 +25,10 @@ class Folder:
 
     Classes and files are in alphabetical order. A class's name is its folder's with spaces for underscores; captions
     are made from `templates`, and the class is the record's `id`, so that images of one class are positives of one
-    another. Folders that are named by codes (ImageNet's) need `classnames.txt` beside them: one name a line, in the
-    folders' order; `zeroshot_classification_templates.txt` may give the prompts, one a line with {c} for the name. Both
-    files are CLIP_benchmark's.
+    another. Folders that are named by ImageNet-1k's WordNet ids have its classes' names. Beside folders that are named
+    by other codes, `classnames.txt` gives the names: one a line, in the folders' order; and
+    `zeroshot_classification_templates.txt` may give the prompts, one a line with {c} for the name. Both files are
+    CLIP_benchmark's.
 
     Args:
       path: the folder.
@@ -34,7 +36,8 @@ class Folder:
       field: config field to name in errors.
 
     Raises:
-      UserError: on a folder that is missing or has no sub-folders, and on a class without images.
+      UserError: on a folder that is missing or has no sub-folders, on a class without images, and on WordNet ids that
+        are none of ImageNet-1k's.
     """
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
@@ -47,7 +50,9 @@ class Folder:
             raise UserError(f"{where}: no sub-folders there; {_remedy_without_folders(path, files)}")
         lines = lambda name: read_lines([path], name, reader=self._reader, where=where)
         names = lines("classnames.txt")
-        self.class_names = names or [folder.replace("_", " ") for folder in self._folders]
+        readable = None if names else _readable_names(self._folders, field, where)
+        self.class_codes = None if readable is None else self._folders
+        self.class_names = names or readable or [folder.replace("_", " ") for folder in self._folders]
         if len(self.class_names) != len(self._folders):
             raise UserError(
                 f"{where}: classnames.txt has {len(self.class_names)} names for {len(self._folders)} folders;"
@@ -56,11 +61,16 @@ class Folder:
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
         files, counts = StringArrayBuilder(), []
         for folder in self._folders:
-            inside = _list(f"{path}/{folder}", where).files
+            folders, inside = _list(f"{path}/{folder}", where)
             names = [name for name in inside if _is_image(name)]
             if not counts:
                 _check_texts(path, folder, names, inside, where)
             if not names:
+                if folders:
+                    raise UserError(
+                        f"{where}: class folder {folder!r} has no images but folders, such as {folders[0]!r}; write"
+                        f" folder:{path}/{folder} if these are the classes"
+                    )
                 raise UserError(
                     f"{where}: class folder {folder!r} has no images; remove it or fill it with files ending in "
                     f"{', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
@@ -76,7 +86,9 @@ class Folder:
         index = check_index(index, len(self))
         label = int(np.searchsorted(self._ends, index, side="right"))
         path = f"{self._path}/{self._folders[label]}/{self._files[index]}"
-        return make_class_record(read_image(self._reader, path), self.class_names, self.templates, label, path)
+        class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
+        image = read_image(self._reader, path)
+        return make_class_record(image, self.class_names, self.templates, label, path, class_id)
 
 
 def _list(path: str, where: str) -> Listing:
@@ -86,6 +98,24 @@ def _list(path: str, where: str) -> Listing:
         raise UserError(
             f"{where}: cannot be listed ({error_reason(error)}); give a folder with one sub-folder per class"
         ) from error
+
+
+def _readable_names(folders: list[str], field: str, where: str) -> list[str] | None:
+    """Words for WordNet ids, see `readable_names`; logs that training is on numbers.
+
+    Raises:
+      UserError: some ids are none of ImageNet-1k's.
+    """
+    remedy = "write their names to classnames.txt beside the folders, one a line in the folders' order"
+    if unknown := unknown_ids(folders):
+        raise UserError(
+            f"{where}: {len(unknown)} of {len(folders)} class folders, such as {unknown[0]!r}, are named by WordNet ids"
+            f" that are none of ImageNet-1k's; {remedy}"
+        )
+    if field == "data.train":  # evaluation knows names of some data sets
+        log_numbers(folders, where, remedy)
+    names = readable_names(folders)
+    return None if names is None else [name.replace("_", " ") for name in names]
 
 
 def _remedy_without_folders(path: str, files: list[str]) -> str:

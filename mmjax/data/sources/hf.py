@@ -58,6 +58,7 @@ class HuggingFace:
         self.name = posixpath.basename(path)
         self._identity = f"hf:{path}"
         self.class_names, self.templates = self._fields.class_names, self._fields.templates
+        self.class_codes = self._fields.class_codes
 
     def __len__(self) -> int:
         return len(self._dataset)

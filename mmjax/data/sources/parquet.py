@@ -90,6 +90,7 @@ class Parquet:
         self._keep_rows_with_images(groups, where)
         self._columns = [name for name in schema.names if any(is_inside(key, name) for key in self._fields.names)]
         self.class_names, self.templates = self._fields.class_names, self._fields.templates
+        self.class_codes = self._fields.class_codes
         self._ends = np.cumsum(self.shard_lengths)
         self._where, self._warned = where, False
         if self._is_of_paths:

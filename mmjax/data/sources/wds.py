@@ -10,6 +10,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.formats.class_records import check_templates, make_class_record, multilabel_record, read_lines
+from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
 from mmjax.data.webdataset.build import build_index
@@ -50,11 +51,12 @@ _T = TypeVar("_T")
 
 
 class _Classes(NamedTuple):
-    """Names of the classes, templates of their prompts, and the classes' ids."""
+    """Names of the classes, templates of their prompts, the classes' ids, and the codes that stood for the names."""
 
     names: list[str]
     templates: list[str]
     ids: list[int]
+    codes: list[str] | None
 
 
 class WebDataset:
@@ -198,12 +200,19 @@ class WebDataset:
         self._classes: _Classes | None = None
         if labelled and not self._is_retrieval and (names := lines("classnames.txt")):
             templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
-            self._classes = _Classes(names, templates, [stable_id("class", name) for name in names])
+            readable = readable_names(names)
+            ids = [stable_id("class", name) for name in names]
+            self._classes = _Classes(readable or names, templates, ids, names if readable else None)
 
     @property
     def class_names(self) -> list[str] | None:
         """See `Source`."""
         return None if self._classes is None else self._classes.names
+
+    @property
+    def class_codes(self) -> list[str] | None:
+        """See `HasClassCodes`."""
+        return None if self._classes is None else self._classes.codes
 
     @property
     def templates(self) -> list[str] | None:

@@ -191,34 +191,3 @@ def test_missing_tables_and_other_encodings_are_named(tmp_path):
         Pairs(str(tmp_path / "latin.csv"))
     with pytest.raises(UserError, match=r"nosuch://x/t\.csv.*cannot be read"):
         Pairs("nosuch://x/t.csv")
-
-
-def test_folder_has_classes_labels_and_captions(tmp_path):
-    for folder, files in {
-        "b_dog": ["2.PNG", "1.jpg", "notes.txt"],
-        "a_cat": ["x.png", ".hidden.png"],
-        ".git": [],
-    }.items():
-        (tmp_path / folder).mkdir()
-        for i, file in enumerate(files):
-            (tmp_path / folder / file).write_bytes(png(10 * len(files) + i))
-    source = Folder(f"{tmp_path}/")
-    assert isinstance(source, Source) and source.name == tmp_path.name
-    assert source.class_names == ["a cat", "b dog"] and len(source) == 3
-    assert [source[i]["label"] for i in range(3)] == [0, 1, 1]
-    assert [source[i]["image"] for i in range(3)] == [png(20), png(31), png(30)]
-    assert source[1]["captions"] == [t.format(c="b dog") for t in source.templates]
-    check_source(source, [20, 31, 30])
-    assert "a photo of a b dog." in source[1]["captions"]
-    assert source[1]["id"] == source[2]["id"] != source[0]["id"]
-
-
-def test_mistakes_in_a_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match="data.eval='folder:.*none'.*no such file or folder"):
-        Folder(str(tmp_path / "none"), field="data.eval")
-    (tmp_path / "x.png").write_bytes(png(0))
-    with pytest.raises(UserError, match="no sub-folders"):
-        Folder(str(tmp_path))
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(UserError, match=r"class folder 'cat' has no images.*\.jpg"):
-        Folder(str(tmp_path))

@@ -105,7 +105,14 @@ def test_classes_are_those_that_hugging_face_describes(tmp_path):
     source = Parquet(str(tmp_path / "a.parquet"))
     assert source.class_names == ["cat", "dog"] and source[0]["label"] == 1
     assert source[0]["captions"] == [template.format(c="dog") for template in source.templates]
-    assert reasons(source) == ["ok", "ok", "no_caption"]
+    assert reasons(source) == ["ok", "ok", "no_caption"] and source.class_codes is None
+    ids = features.replace("cat", "n01440764").replace("dog", "n01443537")
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": f'{{"info": {{"features": {ids}}}}}'}), tmp_path / "b.parquet"
+    )
+    source = Parquet(str(tmp_path / "b.parquet"))
+    assert source.class_names == ["tench", "goldfish"] and source.class_codes == ("n01440764", "n01443537")
+    assert "a photo of a goldfish." in source[0]["captions"]
 
 
 def test_bad_rows_and_row_groups_are_counted(tmp_path):

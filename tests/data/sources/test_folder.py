@@ -1,0 +1,75 @@
+import pytest
+
+from mmjax.data.source_protocols import Source
+from mmjax.data.sources.folder import Folder
+from mmjax.errors import UserError
+from tests.helpers.source_checks import check_source, png
+
+
+def write(root, *folders):
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "0.png").write_bytes(png(number))
+    return str(root)
+
+
+def test_folder_has_classes_labels_and_captions(tmp_path):
+    for folder, files in {
+        "b_dog": ["2.PNG", "1.jpg", "notes.txt"],
+        "a_cat": ["x.png", ".hidden.png"],
+        ".git": [],
+    }.items():
+        (tmp_path / folder).mkdir()
+        for i, file in enumerate(files):
+            (tmp_path / folder / file).write_bytes(png(10 * len(files) + i))
+    source = Folder(f"{tmp_path}/")
+    assert isinstance(source, Source) and source.name == tmp_path.name
+    assert source.class_names == ["a cat", "b dog"] and len(source) == 3
+    assert [source[i]["label"] for i in range(3)] == [0, 1, 1]
+    assert [source[i]["image"] for i in range(3)] == [png(20), png(31), png(30)]
+    assert source[1]["captions"] == [t.format(c="b dog") for t in source.templates]
+    check_source(source, [20, 31, 30])
+    assert "a photo of a b dog." in source[1]["captions"]
+    assert source[1]["id"] == source[2]["id"] != source[0]["id"]
+
+
+def test_mistakes_in_a_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match="data.eval='folder:.*none'.*no such file or folder"):
+        Folder(str(tmp_path / "none"), field="data.eval")
+    (tmp_path / "x.png").write_bytes(png(0))
+    with pytest.raises(UserError, match="no sub-folders"):
+        Folder(str(tmp_path))
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(UserError, match=r"class folder 'cat' has no images.*\.jpg"):
+        Folder(str(tmp_path))
+    with pytest.raises(UserError, match="'train' has no images but folders, such as 'cat'; write folder:.*/in/train"):
+        Folder(write(tmp_path / "in", "train/cat", "val/cat").rpartition("/")[0] + "/in")
+
+
+def test_imagenets_ids_have_its_names(tmp_path, caplog):
+    source = Folder(write(tmp_path / "val", "n04008634", "n01440764", "n03773504", "n01443537"))
+    assert source.class_names == ["tench", "goldfish", "missile", "missile"]
+    assert source.class_codes == ["n01440764", "n01443537", "n03773504", "n04008634"]
+    assert "a photo of a tench." in source[0]["captions"] and source[0]["label"] == 0
+    assert source[2]["id"] != source[3]["id"]  # two classes of one name
+    assert not caplog.records
+
+
+def test_other_ids_are_refused_unless_they_have_names(tmp_path):
+    folder = write(tmp_path / "val", "n01440764", "n02084071", "n99999999")
+    with pytest.raises(UserError) as error:
+        Folder(folder, field="data.eval")
+    for word in ("data.eval='folder:", "2 of 3", "'n02084071'", "ImageNet-1k", "classnames.txt"):
+        assert word in str(error.value)
+    (tmp_path / "val" / "classnames.txt").write_text("tench\ndog\nthing\n")
+    source = Folder(folder)
+    assert source.class_names == ["tench", "dog", "thing"] and source.class_codes is None
+
+
+def test_folders_of_numbers_are_logged_in_training(tmp_path, caplog):
+    folder = write(tmp_path / "train", "0", "1", "10")
+    Folder(folder, field="data.eval")  # which may know the data set's names
+    assert not caplog.records
+    assert Folder(folder).class_names == ["0", "1", "10"]
+    (record,) = caplog.records
+    assert all(word in record.getMessage() for word in ("a photo of a 0.", "classnames.txt", "folder:"))
