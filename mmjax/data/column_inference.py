@@ -219,7 +219,7 @@ def choose_fields(
         names, readable = tuple(classes[label]), readable_names(classes[label])
         if unknown := unknown_ids(names):
             log.warning("%s: class %r and %d others are none of ImageNet-1k's ids", where, unknown[0], len(unknown) - 1)
-        return ClassFields(image, label, names if readable is None else tuple(readable), readable and names)
+        return ClassFields(image, label, tuple(readable or names), names if readable else None)
     if not matches:
         raise UserError(
             f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(columns)}"
