@@ -72,6 +72,7 @@ class ModelFlags:
           UserError: there is no such checkpoint, or an override of a field that describes the model.
         """
         from mmjax.inference import checkpoint_source, eval_model
+        from mmjax.training import stored_meta
 
         options, self._overrides = self._options, overrides
         import_plugins(options)
@@ -79,12 +80,13 @@ class ModelFlags:
             self._run = checkpoint_source.RunCheckpoint(
                 options.workdir, options.step, workdir_name=f"--workdir={options.workdir}", step_field="--step"
             )
-            config, left_out = eval_model.without_machine_fields(self._run.config)
+            config, left_out = stored_meta.without_machine_fields(self._run.config, options.workdir)
             for field, value in left_out.items():
-                terminal.show_error(
-                    f"{field}={value!r} of the stored config is left out, as it tells this machine what to do;"
-                    f" --config.{field}=... sets it"
-                )
+                if field not in dict(overrides):
+                    terminal.show_error(
+                        f"{field}={value!r} of the stored config is left out, as it tells this machine what to do;"
+                        f" --config.{field}=... sets it"
+                    )
             self._run.config = eval_model.apply_overrides(config, overrides)
             return self._run.config
         if options.step is not None:

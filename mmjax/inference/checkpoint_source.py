@@ -23,7 +23,7 @@ from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
 from mmjax.tasks import load_objective
-from mmjax.training import checkpoint, resumed_run
+from mmjax.training import checkpoint, resumed_run, stored_meta
 
 
 class OpenedCheckpoint(abc.ABC):
@@ -126,16 +126,18 @@ class RunCheckpoint(OpenedCheckpoint):
             self.all_steps: list[int] = checkpoints.all_steps()
             self.step: int = self._choose_step(self.all_steps, step)
             self.meta: dict[str, Any] = checkpoints.read_meta(self.step)
-        resumed_run.check_meta(self.meta, f"{self._workdir_name}: {self._folder / str(self.step)}")
+        where = f"{self._workdir_name}: {self._folder / str(self.step)}"
+        stored_meta.check(self.meta, where)
         origin = f"checkpoint {self.step} of {self.path}"
         self.plugins = plugin_imports.read_stored(self.meta.get("plugins", []), origin)
         self.notes = plugin_imports.compare_stored(self.plugins, origin)
         origin = f"{self._workdir_name}: the config of checkpoint {self.step}"
         self.config = schema.parse(resumed_run.read_config(self.meta, origin))
-        self.preprocessing = self.meta["preprocessing"]
+        self.preprocessing = stored_meta.read_preprocessing(self.meta, self.config, where)
         self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
-        self._tokenizer_file = checkpoint.tokenizer_file(self.meta)
-        if tokenizer is not None:
+        if tokenizer is None:
+            self._tokenizer_file = stored_meta.read_tokenizer_file(self.meta, self.config, where)
+        else:
             self.config, self._tokenizer_file = _with_tokenizer(self.config, tokenizer), None
 
     def _open_folder(self) -> contextlib.closing:

@@ -25,8 +25,6 @@ from mmjax.parallel import process_agreement
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import capabilities
 
-# What a process does with its machine. A workdir may come from somebody else, so its own values are not taken.
-_OF_THE_MACHINE = ("compilation_cache", "xla_flags")
 # What an evaluation may change; the rest describes the model that was trained.
 _EVALUATION_FIELDS = (
     "data.eval",
@@ -37,18 +35,11 @@ _EVALUATION_FIELDS = (
     "loss.",
     "decoding.",
     "deterministic",
-    *_OF_THE_MACHINE,
+    "data.cache",
+    "data.retry_seconds",
+    "compilation_cache",
+    "xla_flags",
 )
-
-
-def without_machine_fields(config: RunConfig) -> tuple[RunConfig, dict[str, str]]:
-    """A stored config as another machine may use it, and the values that it then leaves out, by field.
-
-    Flags of XLA write files where they say, and compiled programs of a cache are run.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(RunConfig) if field.name in _OF_THE_MACHINE}
-    left_out = {name: getattr(config, name) for name, value in defaults.items() if getattr(config, name) != value}
-    return dataclasses.replace(config, **defaults), left_out
 
 
 def apply_overrides(config: RunConfig, overrides: Sequence[tuple[str, str]]) -> RunConfig:

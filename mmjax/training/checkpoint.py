@@ -364,8 +364,3 @@ def stored_frame(folder: Any) -> int | None:
     """`ImageSpec.frame` of the latest checkpoint, 0 in one from before there was any; None without a checkpoint."""
     latest = Checkpoints(folder, read_only=True).latest_meta()
     return None if latest is None else (latest[1]["preprocessing"] or {}).get("frame", 0)
-
-
-def tokenizer_file(meta: Mapping[str, Any]) -> bytes | None:
-    """The tokenizer's model file, where the checkpoint carries one."""
-    return base64.b64decode(meta["tokenizer_file"]) if meta.get("tokenizer_file") else None

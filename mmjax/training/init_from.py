@@ -30,7 +30,7 @@ from mmjax.models.config import (
 )
 from mmjax.nn import positions
 from mmjax.parallel import log, partition
-from mmjax.training import checkpoint, resumed_run, validate_run
+from mmjax.training import checkpoint, resumed_run, stored_meta, validate_run
 from mmjax.training.state import TrainState
 
 _POSITIONS = "image/position_embedding"
@@ -164,16 +164,20 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         if step is None:
             raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
         meta = source.read_meta(step)
-        origin = f"init_from={init_from!r}: the config of checkpoint {step}"
+        where = f"init_from={init_from!r}: {folder / str(step)}"
+        stored_meta.check(meta, where)
+        config = schema.parse(
+            resumed_run.read_config(meta, f"init_from={init_from!r}: the config of checkpoint {step}")
+        )
         return _Source(
             description=f"step {step} of {init_from}",
-            config=schema.parse(resumed_run.read_config(meta, origin)),
+            config=config,
             shapes=source.param_shapes(step),
             read=lambda wanted: param_translation.flattened(
                 source.restore_params(step, param_translation.nested(wanted))
             ),
             close=source.close,
-            tokenizer_file=lambda: checkpoint.tokenizer_file(meta),
+            tokenizer_file=lambda: stored_meta.read_tokenizer_file(meta, config, where),
         )
     except BaseException:
         source.close()

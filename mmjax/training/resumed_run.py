@@ -20,7 +20,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import GlobalUserError, UserError
 from mmjax.parallel import log, process_agreement
-from mmjax.training import checkpoint
+from mmjax.training import checkpoint, stored_meta
 from mmjax.training.state import TrainState
 
 # Fields that decide what a checkpoint holds: a workdir with others belongs to another model.
@@ -211,37 +211,12 @@ def _read_meta(workdir: Any, checkpoints: checkpoint.Checkpoints, step: int) -> 
         process_agreement.wait_for(lambda: step in checkpoints.all_steps(), f"--workdir={workdir}: checkpoint {step}")
         try:
             meta = checkpoints.read_meta(step)
-            check_meta(meta, str(checkpoints.folder / str(step)))
+            stored_meta.check(meta, str(checkpoints.folder / str(step)))
         except checkpoint.DamagedCheckpoint as error:
             damage = str(error)
     if damage := next(filter(None, process_agreement.all_gather_objects(damage)), None):
         raise checkpoint.DamagedCheckpoint(damage)
     return meta
-
-
-# What `checkpoint.make_meta` writes, by field; the second ones are missing in what older code wrote.
-_META = {"config": dict, "position": int, "preprocessing": (dict, type(None)), "tokenizer": (dict, type(None))}
-_META_SINCE = {"evaluated": bool, "bad_examples": dict, "remat": dict, "data": list, "facts": dict, "plugins": list}
-_META_SINCE |= {"text_packing": (dict, type(None)), "tokenizer_file": (str, type(None))}
-
-
-def check_meta(meta: Mapping[str, Any], folder: str) -> None:
-    """Checks that what lies beside a checkpoint's state is what a run wrote.
-
-    Raises:
-      DamagedCheckpoint: a field is missing, or of another type.
-    """
-    missing = [name for name in (*_META, "versions") if name not in meta]
-    wrong = [
-        f"{name}={str(meta[name])[:40]!r}"
-        for name, kind in (_META | _META_SINCE).items()
-        if name in meta and not isinstance(meta[name], kind)
-    ]
-    if missing or wrong:
-        reason = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(wrong)}, which no run wrote"
-        raise checkpoint.DamagedCheckpoint(
-            f"{folder} is no whole checkpoint: meta/metadata {reason}; move it away to use another"
-        )
 
 
 def _read(workdir: Any) -> tuple[dict[str, Any], dict[str, Any]]:

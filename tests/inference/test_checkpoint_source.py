@@ -77,19 +77,3 @@ def test_a_step_that_one_host_misses_stops_all_before_they_read(mine, workdir, m
     assert [str(error) for error in errors] == (
         [f"step={opened.step}: there is no such checkpoint; there are {opened.step + 1}"] if mine else ["None"]
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda meta: [], "it is no JSON object"),
-        (lambda meta: meta | {"config": [1]}, r"config='\[1\]'"),
-        (lambda meta: {name: value for name, value in meta.items() if name != "position"}, "lacks position"),
-    ],
-)
-def test_metadata_of_another_shape_is_a_mistake(change, message, tmp_path):
-    test_old_checkpoints.unpack("clip", tmp_path)
-    (path,) = tmp_path.glob("checkpoints/*/meta/metadata")
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(UserError, match=message):
-        checkpoint_source.open_checkpoint(tmp_path)

@@ -1,6 +1,5 @@
 """Evaluating a checkpoint needs the workdir alone, and gives what the training run saw."""
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,9 +9,8 @@ from unittest import mock
 
 import pytest
 
-from mmjax.cli import eval, runtime
+from mmjax.cli import eval
 from mmjax.evaluation import from_config
-from mmjax.inference import checkpoint_source
 from mmjax.io import paths
 from mmjax.report import page
 from mmjax.training import hooks
@@ -125,26 +123,6 @@ def test_what_was_trained_is_fixed(trained, flag, capsys):
     message = capsys.readouterr().err
     assert message.startswith(f"error: --config.{flag}: this belongs to the trained model")
     assert "data.eval" in message and len(message.splitlines()) == 1
-
-
-def test_what_a_stored_config_tells_the_machine_is_left_out(trained, monkeypatch, capsys):
-    class Foreign(checkpoint_source.RunCheckpoint):
-        def __init__(self, *args, **names):
-            super().__init__(*args, **names)
-            self.config = dataclasses.replace(self.config, xla_flags="--xla_dump_to=x", compilation_cache="y")
-
-    monkeypatch.setattr(checkpoint_source, "RunCheckpoint", Foreign)
-    parser = runtime.make_parser("eval", "")
-    runtime.add_model_flags(parser)
-    options = parser.parse_args([f"--workdir={trained}"])
-    config = runtime.ModelFlags(options).read_config([])
-    assert (config.xla_flags, config.compilation_cache) == ("", "auto")
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(" of the stored")[0] for line in lines] == [
-        "compilation_cache='y'",
-        "xla_flags='--xla_dump_to=x'",
-    ]
-    assert runtime.ModelFlags(options).read_config([("xla_flags", "--z=1")]).xla_flags == "--z=1"
 
 
 @pytest.mark.parametrize("output", ["", "/", "/page.html"])

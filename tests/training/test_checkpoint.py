@@ -17,7 +17,7 @@ from mmjax.errors import UserError
 from mmjax.io import paths
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
-from mmjax.training import checkpoint
+from mmjax.training import checkpoint, stored_meta
 from mmjax.training.config import CheckpointConfig
 from tests.helpers import runs
 
@@ -189,7 +189,7 @@ class TestMeta:
         assert meta["config"]["data"]["eval"] == "digits/test"
         assert meta["position"] == 48 and meta["bad_examples"] == {"read": 2}
         assert meta["tokenizer"]["spec"] == "bytes" and meta["tokenizer"]["vocab_size"] == 259
-        assert meta["tokenizer_file"] is None and checkpoint.tokenizer_file(meta) is None
+        assert meta["tokenizer_file"] is None
         assert meta["versions"]["jax"] == jax.__version__ and "orbax-checkpoint" in meta["versions"]
         assert meta["device"] == "cpu"
 
@@ -215,7 +215,7 @@ class TestMeta:
 
         meta = checkpoint.Checkpoints(tmp_path / "checkpoints", read_only=True).read_meta(1)
         stored = parse(meta["config"])
-        again = tasks.make_tokenizer(stored, file=checkpoint.tokenizer_file(meta))
+        again = tasks.make_tokenizer(stored, file=stored_meta.read_tokenizer_file(meta, stored, "here"))
         texts = ["red square", "a blue square", ""]
         np.testing.assert_array_equal(again(texts)[0], made(texts)[0])
         assert again.describe() == made.describe() == meta["tokenizer"]

@@ -1,7 +1,10 @@
 """The encoder of a Hugging Face tokenizer.json, and what `json+OPTION` changes in it."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 
@@ -16,6 +19,7 @@ _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 _SEP_NAMES = ("[SEP]", "</s>")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
+_MAX_GROWTH = 10_000  # times as long as a text may become
 
 # OpenCLIP's `clean` by name: the function, and what it does in words.
 CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
@@ -88,6 +92,8 @@ class JsonEncoder:
             backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception for a file of another format
             raise UserError(f"{where} is not a tokenizer.json ({error}); give the file of that name") from error
+        _check_growth(json.loads(content), where)
+        self._where = where
         steps = [_normalizers(content)]
         if LOWERCASE in options:
             lower, normalizer = tokenizers.normalizers.Lowercase(), backend.normalizer
@@ -133,16 +139,30 @@ class JsonEncoder:
         heads = [truncate_text(text, self._context_length, self._all_ids) for text in texts]
         if self._clean:
             heads = [self._clean(head) for head in heads]
-        rows = [[*self._first, *encoding.ids, *self._last] for encoding in self._backend.encode_batch_fast(heads)]
+        with self._panics_are_errors():
+            encodings = self._backend.encode_batch_fast(heads)
+        rows = [[*self._first, *encoding.ids, *self._last] for encoding in encodings]
         return rows if self._separator is None else [[0 if i == self._separator else i for i in row] for row in rows]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids without specials."""
-        return self._backend.decode(ids, skip_special_tokens=False)
+        with self._panics_are_errors():
+            return self._backend.decode(ids, skip_special_tokens=False)
+
+    @contextlib.contextmanager
+    def _panics_are_errors(self) -> Iterator[None]:
+        """Raises ValueError where the library gives up, as it does on a pattern that backtracks without end."""
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # which is no Exception, and not exported
+                raise
+            raise ValueError(f"{self._where} cannot encode a text: {error}") from error
 
     def _all_ids(self, text: str) -> list[int]:
         """The ids of a text, also those behind the truncation."""
-        encoding = self._backend.encode(self._clean(text) if self._clean else text)
+        with self._panics_are_errors():
+            encoding = self._backend.encode(self._clean(text) if self._clean else text)
         return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
 
 
@@ -155,6 +175,32 @@ def _added_specials(backend: tokenizers.Tokenizer) -> tuple[int | None, int | No
             end = start + len(bare)
             return (full[0] if start else None), (full[-1] if end < len(full) else None)
     return None, None
+
+
+def _check_growth(settings: Mapping[str, Any], where: str) -> None:
+    """Checks that replacements, one after the other, cannot make a short text fill the memory.
+
+    Raises:
+      UserError: they can.
+    """
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        growth = math.prod(_growths(settings.get(part)))
+        if growth > _MAX_GROWTH:
+            raise UserError(
+                f"{where}: the replacements of its {part} can make a text {growth:,} times as long, more than"
+                f" {_MAX_GROWTH:,}; give a tokenizer.json without them"
+            )
+
+
+def _growths(step: Any) -> Iterator[int]:
+    """How many times as long each replacement within a step can make a text."""
+    children = step.values() if isinstance(step, dict) else step if isinstance(step, list) else ()
+    for child in children:
+        yield from _growths(child)
+    if isinstance(step, dict) and step.get("type") == "Replace":
+        # What is sought may be empty, and then stands between any two characters.
+        sought = len(step["pattern"].get("String", ""))
+        yield max(1, math.ceil(len(step["content"]) / sought)) if sought else len(step["content"]) + 1
 
 
 def _normalizers(content: bytes) -> str:
