@@ -204,7 +204,7 @@ def choose_fields(
         holds = f", but {_listed(possible)} could" if possible else ""
         raise UserError(f"{where}: field {image!r} holds no encoded images{holds}; set {options.keys_field}.image_key")
     field = f"{options.keys_field}.caption_keys"
-    keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field)
+    keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field, encoding=options.encoding)
     matches = {key: name for key in keys.keys if (name := _find(key, columns)) is not None}
     if options.caption_keys:
         absent = [key for key in keys.keys if key not in matches]
@@ -213,7 +213,7 @@ def choose_fields(
                 f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(columns)}"
                 f"{_near(absent, columns)}; name what is there"
             )
-        return CaptionFields(image, CaptionKeys(tuple(matches.values()), keys.weights))
+        return CaptionFields(image, dataclasses.replace(keys, keys=tuple(matches.values())))
     if classes:
         label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
         names, readable = tuple(classes[label]), readable_names(classes[label])
@@ -225,7 +225,7 @@ def choose_fields(
             f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(columns)}"
             f"{_near(keys.keys[:1], columns)}; name one in {field}"
         )
-    return CaptionFields(image, CaptionKeys((next(iter(matches.values())),)))
+    return CaptionFields(image, dataclasses.replace(keys, keys=(next(iter(matches.values())),)))
 
 
 def get_nested(value: Any, path: str, *, lists: int = 0) -> Any:

@@ -18,6 +18,9 @@ class DataConfig:
     caption_keys: str = ""
     """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them; '|' separates parts for each source of
     the mixture: 'txt|title'"""
+    encoding: str = "utf-8"
+    """of texts in tars, of files beside images and of tables: 'gbk', 'latin-1', ...; a text that is not in it is a bad
+    example, and one that begins with a byte order mark is read by that"""
     separator: str = ""
     """between the cells of tables: one character, or tab; '' finds it by the header"""
     order: Literal["global", "windowed"] = "global"

@@ -34,6 +34,7 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.config import DataConfig
 from mmjax.data.record import record_mistake
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, Source, SourceOptions
+from mmjax.data.text.text_encoding import check_encoding
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
 
@@ -70,6 +71,7 @@ def make_options(
         keys_field="data" if eval_keys is None else "eval",
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
+        encoding=check_encoding(data.encoding),
         separator=data.separator,
         order=data.order,
         cache=data.cache,

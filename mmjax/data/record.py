@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,13 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.written_list import parse_list
+from mmjax.data.text.text_encoding import decode_text
 from mmjax.errors import UserError
+from mmjax.utils.once import Once
+from mmjax.utils.terminal import printable
+
+log = logging.getLogger("mmjax.data")
 
 _WEIGHT = re.compile(r"(.+)@(\d+\.?\d*|\.\d+)")
 
@@ -113,25 +120,31 @@ class CaptionKeys:
       keys: names of fields: a column, the ending of a tar's member, or `MEMBER:FIELD` for a field of a JSON member
         (`json:caption`).
       weights: how likely training draws from each; they need not sum to 1. None: the first field that is there counts.
+      encoding: of texts that come as bytes.
     """
 
     keys: tuple[str, ...]
     weights: tuple[float, ...] | None = None
+    encoding: str = "utf-8"
+    _once: Once = dataclasses.field(default_factory=Once, compare=False, repr=False)
 
     @classmethod
-    def parse(cls, text: str, *, default: Sequence[str], field: str = "data.caption_keys") -> "CaptionKeys":
+    def parse(
+        cls, text: str, *, default: Sequence[str], field: str = "data.caption_keys", encoding: str = "utf-8"
+    ) -> "CaptionKeys":
         """Reads "txt", or a mixture such as "json:caption@0.7+txt@0.3".
 
         Args:
           text: the config's field; empty for `default`, of which the first that an example has is taken.
           default: usual names.
           field: to name in errors.
+          encoding: see the attribute.
 
         Raises:
           UserError: on an empty part, a weight that is not positive, or a key named twice.
         """
         if not text:
-            return cls(tuple(default))
+            return cls(tuple(default), encoding=encoding)
         keys, weights = [], []
         for part in text.split("+"):
             match = _WEIGHT.fullmatch(part.strip())
@@ -142,7 +155,7 @@ class CaptionKeys:
                 raise UserError(f"{field}={text!r} names {key!r} twice; name it once")
             keys.append(key)
             weights.append(weight)
-        return cls(tuple(keys), tuple(weights))
+        return cls(tuple(keys), tuple(weights), encoding)
 
     def gather(self, lookup: Callable[[str], Any]) -> dict[str, Any]:
         """Collects an example's captions.
@@ -155,11 +168,11 @@ class CaptionKeys:
           shared evenly by its captions; keys without any leave theirs to the others.
 
         Raises:
-          BadExample: `no_caption`, when no field has a text that is not blank.
+          BadExample: `no_caption`, when no field has a text that is not blank; `encoding`, when one is not in that.
         """
         captions, weights = [], []
         for position, key in enumerate(self.keys):
-            texts = texts_of(lookup(key))
+            texts = self._unwritten(texts_of(lookup(key), self.encoding))
             captions += texts
             if self.weights is not None:
                 weights += [self.weights[position] / len(texts) for _ in texts]
@@ -169,14 +182,28 @@ class CaptionKeys:
             raise BadExample("no_caption", f"no text under {', '.join(map(repr, self.keys))}")
         return {"captions": captions} | ({"caption_weights": weights} if weights else {})
 
+    def _unwritten(self, texts: list[str]) -> list[str]:
+        """Texts, and in place of one that is a list written as text those that it lists."""
+        if not any(text.startswith("[") for text in texts):
+            return texts
+        lists = [parse_list(text) for text in texts]
+        written = next((text for text, items in zip(texts, lists, strict=True) if items is not None), None)
+        if written is not None and self._once.is_first("list"):
+            log.warning("captions such as %.80s are lists written as text and read as lists", printable(written))
+        return [text for text, items in zip(texts, lists, strict=True) for text in texts_of(items or [text])]
 
-def texts_of(value: Any) -> list[str]:
-    """The texts of a field that are not blank, stripped; bytes are read as UTF-8 with what is invalid replaced."""
+
+def texts_of(value: Any, encoding: str = "utf-8") -> list[str]:
+    """The texts of a field that are not blank, stripped.
+
+    Raises:
+      BadExample: `encoding`, for bytes that are not in that encoding.
+    """
     texts, remaining = [], [value]
     while remaining:  # lists in lists, however deep
         value = remaining.pop()
         if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
+            value = decode_text(value, encoding)
         if isinstance(value, str):
             texts += [value.strip()] if value.strip() else []
         elif isinstance(value, Sequence) or hasattr(value, "tolist"):

@@ -126,6 +126,7 @@ class SourceOptions:
     Attributes:
       image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
       caption_keys: fields that hold captions, as `CaptionKeys` reads them; "" finds them.
+      encoding: of texts that come as bytes, and of tables.
       separator: of the cells of tables; "" finds it.
       order: `global` or `windowed`, see `mmjax.data.loading.order`; the latter needs only the shards' lengths.
       cache: folder for indexes and shards; "" is the user's cache folder.
@@ -139,6 +140,7 @@ class SourceOptions:
 
     image_key: str = ""
     caption_keys: str = ""
+    encoding: str = "utf-8"
     separator: str = ""
     order: str = "global"
     cache: str = ""

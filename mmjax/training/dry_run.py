@@ -7,7 +7,7 @@ from typing import Any
 from mmjax.config.schema import ConfigDict
 from mmjax.io import paths
 from mmjax.parallel import partition, process_agreement
-from mmjax.training import checkpoint, init_from, train
+from mmjax.training import checkpoint, data_summary, init_from, train
 
 _GB = 1e9
 
@@ -34,22 +34,13 @@ def describe(recipe: ConfigDict, workdir: Any = None, flags: Collection[str] = (
         if config.init_from and begins:
             init_from.check(opened.setup.state.params, config)
     lines = [f"{config.name}: {config.variant}"]
-    lines += _describe_data(opened.examples.describe(), config.steps, config.batch_size)
+    components = opened.examples.describe()
+    lines += data_summary.describe_data(components, config.steps, config.batch_size)
+    lines += data_summary.note_large_batch(components, config.batch_size)
     lines += _describe_evaluation(opened.evaluator.sources)
     lines += _describe_parameters(opened.setup, bool(config.optimizer.freeze))
     lines += _describe_memory(opened)
     return lines
-
-
-def _describe_data(components: Sequence[dict[str, Any]], steps: int, batch_size: int) -> Iterator[str]:
-    total = steps * batch_size
-    yield f"training: {steps:,} steps of {batch_size:,} examples: {total:,} examples"
-    weight = sum(component["weight"] for component in components)
-    for component in components:
-        share = component["weight"] / weight
-        epochs = total * share / component["examples"]
-        of_all = f", {share:.0%} of the examples" if len(components) > 1 else ""
-        yield f"  {component['source']}: {component['examples']:,} examples{of_all}; {epochs:.3g} epochs"
 
 
 def _describe_evaluation(sources: Sequence[Any]) -> Iterator[str]:

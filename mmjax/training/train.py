@@ -26,6 +26,7 @@ from mmjax.training import (
     build_step,
     checkpoint,
     compiler,
+    data_summary,
     device_specs,
     init_from,
     loop,
@@ -99,6 +100,9 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
         if changed:
             log.info(changed)
     _log_introduction(config, task, mesh, setup)
+    log.info("; ".join(line.strip() for line in data_summary.describe_data(data, config.steps, config.batch_size)))
+    for note in data_summary.note_large_batch(data, config.batch_size):
+        log.info(note)
     packer = packing.choose_packer(config, mesh, examples, meta)
     if opened.frame_note:
         log.info(opened.frame_note)

@@ -30,7 +30,8 @@ def test_weights_are_shared_by_a_key_s_captions_and_left_to_the_others_where_the
         ("  ", []),
         (" a ", ["a"]),
         (b"caf\xc3\xa9", ["café"]),
-        (b"\xff", ["\ufffd"]),
+        ("café".encode("utf-16"), ["café"]),
+        (["a", [["b"], [[[b"c"]]]]], ["a", "b", "c"]),
         (["a", "", b"b"], ["a", "b"]),
         (np.array(["x", "y"], object), ["x", "y"]),
         (7, []),
@@ -39,6 +40,15 @@ def test_weights_are_shared_by_a_key_s_captions_and_left_to_the_others_where_the
 )
 def test_texts_of_a_field(value, texts):
     assert texts_of(value) == texts
+
+
+def test_a_text_in_another_encoding_is_a_bad_example_and_no_depth_is_too_deep():
+    with pytest.raises(BadExample, match="encoding: a text of 1 bytes is not utf-8"):
+        texts_of(b"\xff")
+    nested = "deep"
+    for _ in range(5000):
+        nested = [nested]
+    assert texts_of(nested) == ["deep"] and texts_of(b"\xff", "latin-1") == ["\xff"]
 
 
 def test_an_example_without_captions_is_a_bad_one():

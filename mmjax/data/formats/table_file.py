@@ -12,6 +12,7 @@ from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.coco_captions import caption_rows
 from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
+from mmjax.data.text.text_encoding import encoding_of
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
@@ -55,6 +56,7 @@ class Table:
             raise UserError(
                 f"{where}: cannot be read ({error_reason(error)}); give the path of a table that exists"
             ) from error
+        self._encoding = encoding_of(self._data, options.encoding)
         self._array = self._parse_array() if path.endswith(".json") else None
         self._is_json = path.endswith((".jsonl", ".json"))
         # Every object names its fields; a header names them once.
@@ -135,8 +137,8 @@ class Table:
             return separator
         try:
             separator = find_separator(self._text, usual)
-        except UnicodeDecodeError as error:
-            raise self._not_utf8() from error
+        except UnicodeError as error:
+            raise self._not_encoded() from error
         if separator != usual:
             log.warning(
                 "%s: its header is separated by %s, and so are its cells; data.separator says otherwise",
@@ -146,14 +148,14 @@ class Table:
         return separator
 
     def _text(self) -> io.TextIOWrapper:
-        return io.TextIOWrapper(io.BytesIO(self._data), encoding="utf-8-sig", newline="" if not self._is_json else "\n")
+        return io.TextIOWrapper(io.BytesIO(self._data), self._encoding, newline="" if not self._is_json else "\n")
 
     def _cells(self, problems: RowProblems) -> Iterator[tuple[int, list[str]]]:
         """Yields (line number, cells), the header first."""
         try:
             yield from read_rows(self._text(), self._separator, problems, where=self._where)
-        except UnicodeDecodeError as error:
-            raise self._not_utf8() from error
+        except UnicodeError as error:
+            raise self._not_encoded() from error
 
     def _parse_array(self) -> list[dict[str, Any]] | None:
         """The objects of a JSON array, or of COCO's captions; None where the file has one object a line.
@@ -163,9 +165,9 @@ class Table:
         """
         where = self._where
         try:
-            content = json.loads(self._data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise self._not_utf8() from error
+            content = json.loads(self._data.decode(self._encoding))
+        except UnicodeError as error:
+            raise self._not_encoded() from error
         except json.JSONDecodeError as error:
             if error.msg == "Extra data":  # after a first line
                 return None
@@ -207,13 +209,14 @@ class Table:
                 if not isinstance(row, dict):
                     raise UserError(f"{where}: line {line} is not a JSON object; write one object per line")
                 yield line, row
-        except UnicodeDecodeError as error:
-            raise self._not_utf8() from error
+        except UnicodeError as error:
+            raise self._not_encoded() from error
 
-    def _not_utf8(self) -> UserError:
+    def _not_encoded(self) -> UserError:
         try:
-            self._data.decode()
+            self._data.decode(self._encoding)
             byte = len(self._data)
-        except UnicodeDecodeError as error:
-            byte = error.start
-        return UserError(f"{self._where}: not UTF-8 at byte {byte}; save the table as UTF-8")
+        except UnicodeError as error:
+            byte = getattr(error, "start", 0)
+        name = self._encoding.removesuffix("-sig").upper()
+        return UserError(f"{self._where}: not {name} at byte {byte}; save the table as UTF-8, or set data.encoding")

@@ -1,15 +1,12 @@
 """What is said of bad examples while they are replaced: the first of each reason, and a fault of code."""
 
 import logging
-import os
-import shutil
 import tempfile
 import traceback
-import uuid
-import weakref
 
 from mmjax.data.bad_example import BadExample
 from mmjax.io import paths
+from mmjax.utils.once import Once
 from mmjax.utils.terminal import printable
 
 _TRACEBACK = "traceback.txt"
@@ -18,41 +15,21 @@ log = logging.getLogger("mmjax.data")
 
 
 class BadExampleLog:
-    """A line of the log for the first bad example of each reason, whichever process or thread of this machine meets it.
-
-    Picklable: the workers of a run share an (empty) file for each reason, in a folder of the main process.
-    """
+    """A line of the log for the first bad example of each reason, of all workers of a run."""
 
     def __init__(self):
-        self._folder = os.path.join(tempfile.gettempdir(), f"mmjax-{uuid.uuid4().hex}")
-        self._seen: set[str] = set()
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._once = Once()
 
     def add(self, error: BadExample, source: str, index: int) -> None:
         """Logs an error of a source's example, where it is the first of its reason."""
-        reason = error.reason
-        if reason in self._seen:
-            return
-        self._seen.add(reason)
-        if self._is_first(reason):
+        if self._once.is_first(error.reason):
             log.warning(
                 "%s: example %d cannot be used (%s); another one takes its place, and all such are counted as bad_%s",
                 printable(source),
                 index,
                 error,
-                printable(reason),
+                printable(error.reason),
             )
-
-    def _is_first(self, reason: str) -> bool:
-        try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            name = os.path.join(self._folder, reason.encode("utf-8", "replace").hex())
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            return False
-        except OSError:  # twice is better than never
-            return True
-        return True
 
 
 def write_traceback(error: BaseException, folder: str = "") -> str:

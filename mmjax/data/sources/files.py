@@ -49,7 +49,10 @@ class Files:
         self.name = posixpath.basename(self._path)
         self._images = [e.strip().lstrip(".").lower() for e in (options.image_key or IMAGE_ENDINGS).split(";")]
         self._captions = CaptionKeys.parse(
-            options.caption_keys, default=CAPTION_KEYS, field=f"{options.keys_field}.caption_keys"
+            options.caption_keys,
+            default=CAPTION_KEYS,
+            field=f"{options.keys_field}.caption_keys",
+            encoding=options.encoding,
         )
         stems, sets, numbers = StringArrayBuilder(), {}, array("q")
         self._texts_alone = 0
@@ -111,7 +114,7 @@ class Files:
         members = self._members(index)
         path = members.paths[next(ending for ending in self._images if ending in members.paths)]
         try:
-            texts = self._captions.gather(Lookup(members))
+            texts = self._captions.gather(Lookup(members, self._captions.encoding))
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
         return Record(image=read_image(self._reader, path), id=stable_id("image", path), path=path, **texts)

@@ -92,7 +92,10 @@ class WebDataset:
             ending.strip().lstrip(".").lower() for ending in (options.image_key or IMAGE_ENDINGS).split(";")
         )
         self._captions = CaptionKeys.parse(
-            options.caption_keys, default=CAPTION_KEYS, field=f"{options.keys_field}.caption_keys"
+            options.caption_keys,
+            default=CAPTION_KEYS,
+            field=f"{options.keys_field}.caption_keys",
+            encoding=options.encoding,
         )
         windowed = options.order == "windowed"
         split = "test" if field.startswith("data.eval") else "train"
@@ -296,7 +299,7 @@ class WebDataset:
             return multilabel_record(members, image, path_in, **names, where=name)
         label = None if classes is None else _label(members, len(classes.names), name)
         try:
-            texts = self._captions.gather(Lookup(members, self._is_retrieval))
+            texts = self._captions.gather(Lookup(members, self._captions.encoding, self._is_retrieval))
         except BadExample as error:
             if classes is None or label is None:
                 raise BadExample(error.reason, f"{name}: {error.detail}") from error

@@ -1,21 +1,25 @@
 """Members of a tar's examples: reading them, and checking that images and captions are among them."""
 
+import contextlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.record import CaptionKeys, texts_of
 from mmjax.data.source_protocols import SourceOptions
+from mmjax.data.text.text_encoding import decode_text
 from mmjax.data.webdataset.tar_format import Read, TarError, read_members, split_name
 from mmjax.errors import UserError, did_you_mean
 
 IMAGE_ENDINGS = "jpg;jpeg;png;webp;bmp;gif;tif;tiff;jfif;ppm"
 CAPTION_KEYS = ("txt", "caption", "json:caption")
 _CLASS_ENDINGS = ("cls", "npy")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _MANY_SETS = "..."  # stands in an index for sets of endings that are too many to be listed
 _SORT = (
     "an example's files must follow one another in the tar; sort one with all images before all texts:"
@@ -32,11 +36,12 @@ class Lookup:
 
     Args:
       members: contents by ending.
+      encoding: of texts and JSON.
       one_a_line: whether each line of a member is a text of its own.
     """
 
-    def __init__(self, members: Members, one_a_line: bool = False):
-        self._members, self._one_a_line = members, one_a_line
+    def __init__(self, members: Members, encoding: str = "utf-8", one_a_line: bool = False):
+        self._members, self._encoding, self._one_a_line = members, encoding, one_a_line
         self._parsed: dict[str, Any] = {}
 
     def __call__(self, key: str) -> Any:
@@ -44,15 +49,22 @@ class Lookup:
         ending = ending.lower()
         content = self._members.get(ending)
         if content is None or not colon:
-            return content.splitlines() if content and self._one_a_line else content
+            return _LINE_END.split(decode_text(content, self._encoding)) if content and self._one_a_line else content
         return get_nested(self.parsed(ending), field)
 
     def parsed(self, ending: str) -> Any:
-        """A member's JSON, None where it is none."""
+        """A member's JSON, None where it is none.
+
+        Raises:
+          BadExample: `encoding`, where it is in another encoding.
+        """
         if ending not in self._parsed:
+            content = self._members.get(ending)
             try:
-                self._parsed[ending] = json.loads(self._members[ending])
-            except (ValueError, RecursionError, KeyError):
+                # Zeros are of UTF-16 and UTF-32, which json tells apart.
+                text = content if content is None or b"\0" in content[:4] else decode_text(content, self._encoding)
+                self._parsed[ending] = None if text is None else json.loads(text)
+            except (ValueError, RecursionError):
                 self._parsed[ending] = None
         return self._parsed[ending]
 
@@ -140,7 +152,8 @@ class MemberCheck:
             if not any(self._can_occur(key) for key in self._missing()):
                 continue
             for members in examples:
-                self._inspect(Lookup(members), members)
+                with contextlib.suppress(BadExample), one_example():  # counted when it is its turn
+                    self._inspect(Lookup(members, self._captions.encoding), members)
                 if self._is_complete():
                     return
         self._raise_missing(where)

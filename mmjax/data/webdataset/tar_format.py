@@ -18,6 +18,7 @@ _ZEROS = bytes(BLOCK)
 _FILE, _NO_DATA = b"0\x007", b"123456"  # types of members: data follows, or never does whatever the size says
 _LONG_NAME, _LONG_LINK, _PAX, _SPARSE = b"L", b"K", b"xX", b"S"
 _LONGEST_EXTENSION = 1 << 20  # bytes of a long name or a pax header
+_PADDING, _TAIL = 1 << 16, 64 << 20  # bytes read at a time, and in all, to see that only zeros follow an end mark
 _KEY_SETS = 1000  # counted in one shard; others are counted together
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's
 _META = re.compile(r"__[^/]*__(?:$|/)")  # names that webdataset skips
@@ -198,6 +199,8 @@ def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
             counts[example.endings if example.endings in counts or len(counts) < _KEY_SETS else ("...",)] += 1
         if rows and window.last != _ZEROS:
             problem = f"ends at byte {total} without an end mark; it may be cut off"
+        elif rows and (position := _behind_end_mark(window, total)) is not None:
+            problem = f"goes on at byte {position} after its end mark, and what is there is not read"
     except TarError as error:
         problem = str(error) if error.offset else _describe_non_tar(window.read(0, BLOCK), str(error))
     if not rows and not problem:
@@ -211,14 +214,28 @@ def scan(read: Read, total: int, *, chunk: int) -> ShardTable:
     return ShardTable(table.astype(np.uint32), dict(key_sets), problem)
 
 
+def _behind_end_mark(window: "_Window", total: int) -> int | None:
+    """Where something else than zeros stands behind the end mark that was read last, as in joined tars."""
+    offset, end = window.end, min(total, window.end + _TAIL)
+    while offset < end:
+        data = window.read(offset, min(_PADDING, end - offset))
+        if data.strip(b"\0"):
+            return offset + len(data) - len(data.lstrip(b"\0"))
+        if not data:
+            return None
+        offset += len(data)
+    return None
+
+
 class _Window:
     """A buffer for reads that move forward."""
 
     def __init__(self, read: Read, chunk: int):
         self.source, self.chunk = read, chunk
-        self.first, self.data, self.last = 0, b"", b""
+        self.first, self.data, self.last, self.end = 0, b"", b"", 0
 
     def read(self, offset: int, length: int) -> bytes:
+        self.end = offset + length
         begin = offset - self.first
         if not 0 <= begin <= len(self.data) - length:
             self.first, self.data, begin = offset, self.source(offset, max(length, self.chunk)), 0

@@ -1,19 +1,12 @@
-import gc
-import os
-
 from mmjax.data.bad_example import BadExample
 from mmjax.data.loading.bad_example_log import BadExampleLog, write_traceback
 
 
-def test_each_reason_is_logged_once_and_the_folder_goes(caplog):
+def test_each_reason_is_logged_once(caplog):
     log = BadExampleLog()
     for reason in ("corrupt", "corrupt", "own/reason", "own/reason"):
         log.add(BadExample(reason, "x"), "a\x1b", 3)
-    folder = log._folder
     assert len(caplog.messages) == 2 and all("a\\x1b: example 3" in message for message in caplog.messages)
-    del log
-    gc.collect()
-    assert not os.path.exists(folder)
 
 
 def test_a_traceback_of_odd_text_is_written(tmp_path):

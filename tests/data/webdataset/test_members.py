@@ -2,9 +2,11 @@ import json
 
 import pytest
 
+from mmjax.data.bad_example import BadExample
 from mmjax.data.sources.wds import WebDataset
+from mmjax.data.webdataset.members import Lookup
 from mmjax.errors import UserError
-from tests.helpers.tar_sets import example, options, write_tar
+from tests.helpers.tar_sets import example, jpeg, options, write_tar
 
 
 def write(folder, *orders, classes=False):
@@ -36,6 +38,52 @@ def test_tars_with_all_images_before_all_texts_are_refused(tmp_path, classes):
     message = str(error.value)
     assert message.startswith(f"data.train='wds:{folder}'") and "\n" not in message
     assert all(word in message for word in ("examples have", "jpg", "an image and a text", "tar --sort=name"))
+
+
+@pytest.mark.parametrize("order", ["global", "windowed"])
+def test_texts_in_another_encoding_are_bad_examples_or_read_by_it(tmp_path, caplog, order):
+    texts = ["猫坐在".encode("gbk"), b"\xef\xbb\xbfa dog", "a dog".encode("utf-16"), b"['a cat', 'a cow']", b"a hen"]
+    members = [member for i, text in enumerate(texts) for member in ((f"{i:05d}.jpg", jpeg(i)), (f"{i:05d}.txt", text))]
+    (tmp_path / "set").mkdir()
+    write_tar(tmp_path / "set" / "0.tar", members)
+    source = WebDataset(str(tmp_path / "set"), options=options(tmp_path, order=order))
+    captions = [source[i]["captions"] for i in range(1, 5)]
+    assert captions == [["a dog"], ["a dog"], ["a cat", "a cow"], ["a hen"]]
+    assert [record.getMessage() for record in caplog.records if "written as text" in record.getMessage()] == [
+        "captions such as ['a cat', 'a cow'] are lists written as text and read as lists"
+    ]
+    with pytest.raises(BadExample, match="encoding: .*/00000.* is not utf-8 at byte 2") as error:
+        source[0]
+    assert error.value.reason == "encoding"
+    source = WebDataset(str(tmp_path / "set"), options=options(tmp_path, order=order, encoding="gbk"))
+    assert source[0]["captions"] == ["猫坐在"]
+
+
+def test_json_and_lines_are_read_in_the_encoding(tmp_path):
+    content = '{"caption": "猫坐在"}'
+    for encoding in ("gbk", "utf-8", "utf-16", "utf-16-le"):
+        assert (
+            Lookup({"json": content.encode(encoding)}, "gbk" if encoding == "gbk" else "utf-8")("json:caption")
+            == "猫坐在"
+        )
+    assert Lookup({"txt": "猫\r\n狗\n".encode("gbk")}, "gbk", True)("txt") == ["猫", "狗", ""]
+    with pytest.raises(BadExample) as error:
+        Lookup({"json": content.encode("gbk")})("json:caption")
+    assert error.value.reason == "encoding"
+    assert Lookup({"json": b"[" * 100_000})("json:caption") is None
+
+
+@pytest.mark.parametrize("behind", [0, 1, 30])
+def test_tars_that_go_on_after_their_end_mark_are_not_whole(tmp_path, caplog, behind):
+    folder = write(tmp_path / "set", in_order, in_order)
+    first = (folder / "00000.tar").read_bytes()
+    (folder / "00001.tar").write_bytes(first.rstrip(b"\0") + bytes(512 * (3 + behind) - len(first.rstrip(b"\0")) % 512))
+    assert len(WebDataset(f"{folder}/00001.tar", options=options(tmp_path))) == 8
+    (folder / "00000.tar").write_bytes(first + bytes(512 * behind) + first)
+    with pytest.raises(UserError, match=r"00000.tar: goes on at byte \d+ after its end mark"):
+        WebDataset(str(folder), options=options(tmp_path))
+    source = WebDataset(str(folder), options=options(tmp_path, max_bad_fraction=0.5))
+    assert len(source) == 16 and "goes on at byte" in caplog.text
 
 
 def test_without_an_index_the_remedy_is_the_same(tmp_path):
