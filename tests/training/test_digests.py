@@ -1,5 +1,6 @@
 """Digests of checkpoints: what they notice, and what a run does with a damaged checkpoint."""
 
+import contextlib
 import json
 import shutil
 
@@ -16,7 +17,7 @@ from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import checkpoint, digests
 from tests import test_old_checkpoints
-from tests.helpers import runs
+from tests.helpers import processes, runs
 
 P = PartitionSpec
 
@@ -146,3 +147,14 @@ def test_older_checkpoints_have_none(tmp_path, capsys):
     test_old_checkpoints.unpack("clip", tmp_path)
     load.load(tmp_path)
     assert capsys.readouterr().out.count("has no digests") == 1
+
+
+@pytest.mark.full
+def test_two_processes_use_the_same(run):
+    damage(run, 8, "d")
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={run}", "--config.checkpoint.keep=9", "--config.eval.every=0"]
+    statuses, printed = processes.command(run.parent, *argv, "--config.mesh.fsdp=2", devices=1)
+    assert statuses == [0, 0], printed
+    assert printed[0].count("checkpoint 6 is used") == 1 and "warning" not in printed[1]
+    with contextlib.closing(checkpoint.Checkpoints(run / "checkpoints", read_only=True)) as reader:
+        assert reader.all_steps() == [3, 6, 8] and load.load(run).config.steps == 8
