@@ -16,6 +16,17 @@ class GlobalUserError(UserError):
     """A mistake that every process raises at the same point; only the first one tells it."""
 
 
+class MachineError(RuntimeError):
+    """A fault of the machine, its storage or another process: the same run can be started again.
+
+    The message is one line. The command line prints it without a traceback and exits with status 75, EX_TEMPFAIL.
+    """
+
+
+class GlobalMachineError(MachineError):
+    """A fault that every process raises at the same point; only the first one tells it."""
+
+
 class TrainingDiverged(RuntimeError):
     """The loss or the gradient became non-finite; the last checkpoint is from before that."""
 

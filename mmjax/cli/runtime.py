@@ -11,13 +11,20 @@ from typing import Any, NoReturn
 from mmjax import plugin_imports
 from mmjax.config import schema
 from mmjax.config.schema import RunConfig
-from mmjax.errors import GlobalUserError, TrainingDiverged, UserError, did_you_mean
+from mmjax.errors import (
+    GlobalMachineError,
+    GlobalUserError,
+    MachineError,
+    TrainingDiverged,
+    UserError,
+    did_you_mean,
+)
 from mmjax.training import compiler
 from mmjax.utils import terminal
 
-# Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 128 + n stopped
-# by signal n after saving.
-EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
+# Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 75 the machine
+# failed and the run can be started again, 128 + n stopped by signal n after saving.
+EXIT_DIVERGED, EXIT_MISTAKE, EXIT_MACHINE = 1, 2, 75
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +206,11 @@ def run(
         if _is_process_0():
             terminal.show_error(f"stopped: {error}")
         status = EXIT_DIVERGED
+    except MachineError as error:
+        together = isinstance(error, GlobalMachineError)
+        if _is_process_0() or not together:
+            terminal.show_error("stopped: " + " ".join(str(error).split("\n")))
+        status = EXIT_MACHINE
     except Exception as error:
         if not _joined():
             raise

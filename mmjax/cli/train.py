@@ -29,6 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="check everything, print data, examples, epochs, parameters and memory, and end; no workdir is made;"
         " tars without an index have it written, beside them or to data.cache, as in training",
     )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "must", "never"),
+        default="auto",
+        help="auto: go on where the workdir has a checkpoint; must: refuse one without; never: refuse one with a run",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that is in the workdir, and begin")
     runtime.add_plugins_flag(parser)
     runtime.add_cluster_flags(parser)
 
@@ -64,14 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from mmjax.training import dry_run
 
-            lines = dry_run.describe(config, options.workdir, flags)
+            lines = dry_run.describe(config, None if options.overwrite else options.workdir, flags)
             if process_agreement.is_process_0():
                 terminal.show("\n".join(lines))
             return 0
         compiler.set_compilation_cache(parsed)
         from mmjax.training.train import train
+        from mmjax.training.workdir import Start
 
-        stopped = train(config, options.workdir, flags)
+        stopped = train(config, options.workdir, flags, Start(options.resume, options.overwrite))
         if stopped is None:
             if process_agreement.is_process_0():
                 report = paths.as_path(options.workdir) / "report.html"  # of evaluations, where there were any

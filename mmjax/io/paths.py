@@ -34,6 +34,8 @@ def as_path(path: Any) -> Any:
         return path
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"path {path!r}: give a path or a URL as text")
+    if not os.fspath(path).strip():
+        raise UserError(f"path {path!r} is empty; give a folder, a file or a URL")
     text = os.path.expanduser(os.fspath(path))
     try:
         if not scheme(text):

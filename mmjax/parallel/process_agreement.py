@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mmjax import plugin_imports
-from mmjax.errors import GlobalUserError, UserError
+from mmjax.errors import GlobalMachineError, GlobalUserError, MachineError, UserError
 
 _SMALLEST_MESSAGE = 1024  # bytes
 _VISIBILITY = 30.0  # seconds that a network disk may take to show a new file to other hosts
@@ -89,6 +89,7 @@ def raise_error_on_all(error: Exception | None) -> None:
 
     Raises:
       GlobalUserError: the mistake (`UserError`) that one or all of them met.
+      GlobalMachineError: the fault of a machine (`MachineError`) that one or all of them met.
       OtherProcessError: another process met an error of another kind. In that process it is raised as it is.
     """
     if not is_running() or jax.process_count() == 1:
@@ -97,25 +98,30 @@ def raise_error_on_all(error: Exception | None) -> None:
         return
     message = None
     if error is not None:
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        message = [isinstance(error, UserError), f"{kind}{error}"[:4000], socket.gethostname()]
+        kind = next((name for name, (kind, _) in _SHARED.items() if isinstance(error, kind)), None)
+        text = str(error) if kind else f"{type(error).__name__}: {error}"
+        message = [kind, text[:4000], socket.gethostname()]
     _raise_first(all_gather_objects(message), error)
 
 
+# Errors that all processes raise when one meets them, and as which.
+_SHARED = {"machine": (MachineError, GlobalMachineError), "mistake": (UserError, GlobalUserError)}
+
+
 def _raise_first(messages: Sequence[Any], error: Exception | None) -> None:
-    """Raises the first failure of a process, else the first mistake; `error` is this process's."""
+    """Raises the first failure of a process, else a machine's, else the first mistake; `error` is this process's."""
     met = [(process, *message) for process, message in enumerate(messages) if message is not None]
     if not met:
         return
-    failures = [(process, text, host) for process, is_mistake, text, host in met if not is_mistake]
+    failures = [(process, text, host) for process, kind, text, host in met if kind is None]
     if failures:
-        if error is not None and not isinstance(error, UserError):
+        if error is not None and not isinstance(error, UserError | MachineError):
             raise error
         process, text, host = failures[0]
         raise OtherProcessError(f"process {process} of {len(messages)}, on {host}, failed with {text}")
-    process, _, text, host = met[0]
+    process, kind, text, host = min(met, key=lambda item: item[1] != "machine")
     alike = len(met) == len(messages) and len({text for _, _, text, _ in met}) == 1
-    raise GlobalUserError(text if alike else f"{text} (process {process} of {len(messages)}, on {host})") from error
+    raise _SHARED[kind][1](text if alike else f"{text} (process {process} of {len(messages)}, on {host})") from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from etils import epath
 from mmjax.errors import TrainingDiverged, UserError
 from mmjax.evaluation.results import flat_metrics
 from mmjax.io import paths
-from mmjax.parallel import log
+from mmjax.parallel import log, process_agreement
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.report import page
 from mmjax.training.run import Run
@@ -81,6 +81,7 @@ class DeferredLog:
         values = {name: value.item() for name, value in mesh_lib.to_host(metrics).items()}
         self._check_finite(values.pop("first_bad_step"))
         self._agreement.resolve(step)
+        self._run.claim.check()
         self._run.logger.write(step, "train", values | rates | self._run.bad_examples.metrics(step))
 
     def catch_up(self, step: int, state: Any) -> None:
@@ -134,6 +135,7 @@ class Evaluate:
         is_last = step == run.config.steps
         results = run.evaluate(params, keep_artifacts=is_last)
         metrics = flat_metrics(results)
+        run.claim.check()
         if results:
             run.logger.write(step, "eval", metrics | {"eval_seconds": time.perf_counter() - started})
         for result in results:
@@ -157,7 +159,9 @@ class Save:
     def run(self, context: StepContext) -> None:
         """Starts a checkpoint; all that was logged up to here is visible first."""
         run, step = self._run, context.step
-        run.logger.flush()
+        with process_agreement.raise_on_all():
+            run.claim.check()
+            run.logger.flush()
         metrics = self._evaluate.metrics_of(step)
         meta = run.make_meta(
             position=step * run.config.batch_size,
@@ -229,6 +233,7 @@ def write_summary(run: Run) -> None:
     """Writes the summary line of a run that is complete, once."""
     if jax.process_index() != 0:
         return
+    run.claim.check()
     lines, steps = run.logger.file.lines(), run.config.steps
     if any(line["kind"] == "summary" and line["step"] == steps for line in lines):
         return

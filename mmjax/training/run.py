@@ -12,6 +12,7 @@ from mmjax.training import checkpoint, metrics_log
 from mmjax.training.signals import StopSignal
 from mmjax.training.state import TrainState
 from mmjax.training.step_agreement import BadExamples
+from mmjax.training.workdir import Claim
 
 
 @dataclasses.dataclass
@@ -21,6 +22,7 @@ class Run:
     Attributes:
       config: what it goes by, see `resumed_run.keep`.
       workdir: its folder.
+      claim: that no other run writes there.
       mesh: the devices.
       step: `(state, batch) -> (state, metrics)`, jitted; the state passed in is donated.
       open_batches: opens the batches of this process after `start`; they are a context.
@@ -36,6 +38,7 @@ class Run:
 
     config: RunConfig
     workdir: Any
+    claim: Claim
     mesh: jax.sharding.Mesh
     step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     open_batches: Callable[[StopSignal], Any]
@@ -57,6 +60,10 @@ class Run:
         return state
 
     def close(self) -> None:
-        """Ends the checkpoint that is being written, and closes the logs."""
-        self.logger.close()
-        self.checkpoints.close()
+        """Ends the checkpoint that is being written, closes the logs, and gives the workdir back."""
+        try:
+            if not self.claim.lost:  # closing writes
+                self.logger.close()
+                self.checkpoints.close()
+        finally:
+            self.claim.release()

@@ -36,13 +36,15 @@ from mmjax.training import (
     resumed_run,
     validate_run,
 )
+from mmjax.training import workdir as workdir_lib
 from mmjax.training.hooks import RUN_AHEAD
 from mmjax.training.run import Run
 from mmjax.training.signals import ErrorDeferringBatches, StopSignal
 from mmjax.training.step_agreement import AsyncAllReduce, BadExamples
+from mmjax.training.workdir import Claim, Start
 
 
-def train(config: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int | None:
+def train(config: ConfigDict, workdir: Any, flags: Collection[str] = (), start: Start | None = None) -> int | None:
     """Trains, resuming whatever the workdir holds.
 
     Several processes call it alike. What stops one of them (a signal, data that cannot be read) stops all, at the same
@@ -52,19 +54,21 @@ def train(config: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> int 
       config: a recipe's config.
       workdir: a local folder, gs:// or any fsspec URL.
       flags: fields that the command line gives, by path, where they are not the recipe's.
+      start: whether it may resume, or must.
 
     Returns:
       None when the run is complete, else the number of the signal that stopped it (after saving).
 
     Raises:
       UserError: a mistake in config, data or workdir.
+      MachineError: the machine or its storage failed, or another process has taken the workdir over.
       TrainingDiverged: a non-finite loss or gradient.
     """
-    with StopSignal() as stop, contextlib.closing(prepare(config, workdir, flags)) as run:
+    with StopSignal() as stop, contextlib.closing(prepare(config, workdir, flags, start)) as run, run.claim.held():
         return loop.run_steps(run, stop)
 
 
-def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Run:
+def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = (), start: Start | None = None) -> Run:
     """Checks everything, opens the data and restores or initialises the state. All processes call it alike.
 
     Until the workdir is made no mistake has changed it.
@@ -73,17 +77,32 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
       recipe: its config, with what the command line gives.
       workdir: of the run; it may hold checkpoints.
       flags: fields that the command line gives, by path.
+      start: whether it may resume, or must.
 
     Raises:
       UserError: a mistake in config, data or workdir.
     """
-    workdir = paths.as_path(workdir)
-    opened = open_run(recipe, workdir, flags)
+    workdir, start = paths.as_path(workdir), start or Start()
+    process_agreement.run_on_process_0(lambda: workdir_lib.check_start(workdir, start))
+    opened = open_run(recipe, None if start.overwrite else workdir, flags)
+    pretrained = _read_pretrained(opened.config, workdir, opened.setup, begins=start.overwrite)
+    claim = workdir_lib.claim(workdir, start.lease)
+    try:
+        if start.overwrite:
+            process_agreement.run_on_process_0(lambda: workdir_lib.remove_run(workdir))
+        return _prepare_in(claim, workdir, opened, pretrained)
+    except BaseException:
+        claim.undo()
+        raise
+
+
+def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: dict[str, jax.Array]) -> Run:
+    """`prepare` in a workdir that is this run's."""
     config, mesh = opened.config, opened.mesh
     task, examples, setup = opened.task, opened.examples, opened.setup
-    pretrained = _read_pretrained(config, workdir, setup)
     data = examples.describe()
-    logger = _make_logger(config, workdir)
+    with process_agreement.raise_on_all():
+        logger = metrics_log.Logger(workdir, config.log, name=config.name, steps=config.steps, fields=to_dict(config))
     examples.traceback_folder = str(workdir)
     validate_run.check_same_data(data, config.data.train)
 
@@ -135,6 +154,7 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> Ru
     return Run(
         config=config,
         workdir=workdir,
+        claim=claim,
         mesh=mesh,
         step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
         open_batches=functools.partial(_open_batches, config, mesh, examples, packer, start),
@@ -240,31 +260,15 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
     return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 
-def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup) -> dict[str, jax.Array]:
+def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup, *, begins: bool) -> dict[str, jax.Array]:
     """The parameters of `init_from` by path, for a run that begins; none for one that goes on."""
-    begins = process_agreement.run_on_process_0(
+    begins = begins or process_agreement.run_on_process_0(
         lambda: checkpoint.Checkpoints(workdir / "checkpoints", read_only=True).latest() is None
     )
     if not config.init_from or not begins:
         return {}
     with process_agreement.raise_on_all():
         return init_from.read(setup.state.params, config)
-
-
-def _make_logger(config: RunConfig, workdir: Any) -> metrics_log.Logger:
-    """Makes the workdir, and what writes the run's numbers into it; a workdir that it made goes where that fails."""
-    is_new = process_agreement.run_on_process_0(lambda: not workdir.exists())
-    with process_agreement.raise_on_all():
-        paths.make_folder(workdir, "--workdir")
-    process_agreement.check_shared(workdir, "--workdir")
-    with process_agreement.raise_on_all():
-        try:
-            return metrics_log.Logger(workdir, config.log, name=config.name, steps=config.steps, fields=to_dict(config))
-        except UserError:
-            if is_new:
-                with contextlib.suppress(OSError):  # others have written there
-                    workdir.rmdir()
-            raise
 
 
 def _log_introduction(config: RunConfig, task: tasks.Task, mesh: jax.sharding.Mesh, setup: build_step.Setup) -> None:

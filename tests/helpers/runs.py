@@ -139,11 +139,11 @@ def without_report():
         yield
 
 
-def train(config, workdir, flags=(), *, write_report=False, devices=1):
+def train(config, workdir, flags=(), *, write_report=False, devices=1, start=None):
     """`training.train.train`, by default without the report, whose drawing takes longer than the rest."""
     without = contextlib.nullcontext() if write_report else without_report()
     with shared_compilation(), on_devices(devices), without:
-        return training.train(config, workdir, flags)
+        return training.train(config, workdir, flags, start)
 
 
 def train_cli(*argv, devices=1):

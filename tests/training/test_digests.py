@@ -152,7 +152,13 @@ def test_older_checkpoints_have_none(tmp_path, capsys):
 @pytest.mark.full
 def test_two_processes_use_the_same(run):
     damage(run, 8, "d")
-    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={run}", "--config.checkpoint.keep=9", "--config.eval.every=0"]
+    argv = [
+        "train",
+        f"--config={runs.RECIPE}",
+        f"--workdir={run}",
+        "--config.checkpoint.keep=9",
+        "--config.eval.every=0",
+    ]
     statuses, printed = processes.command(run.parent, *argv, "--config.mesh.fsdp=2", devices=1)
     assert statuses == [0, 0], printed
     assert printed[0].count("checkpoint 6 is used") == 1 and "warning" not in printed[1]

@@ -185,7 +185,7 @@ def test_what_it_cannot_go_on_with_is_refused(tmp_path):
 
 def test_the_command_line_hands_its_fields_on(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr(train, "train", lambda config, workdir, flags=(): seen.update(flags=list(flags)))
+    monkeypatch.setattr(train, "train", lambda config, workdir, flags=(), start=None: seen.update(flags=list(flags)))
     assert runs.train_cli(f"--workdir={tmp_path / 'run'}", "--config.steps=3", "--config.data.flip", "true") == 0
     assert seen["flags"] == ["steps", "data.flip"]
 
