@@ -50,8 +50,9 @@ class DataConfig:
     """show the model empty images: what can be known from the texts alone"""
     answers: str = ""
     """file with one answer a line, for 'questions'; '' = those of the training data itself"""
-    positives: Literal["id", "diagonal"] = "id"
-    """'id': equal ids are positives of one another; 'diagonal': every pair is its own class"""
+    positives: Literal["id", "text", "diagonal"] = "id"
+    """'id': equal ids (of an image, a class) are positives of one another; 'text': equal texts, too; 'diagonal': every
+    pair is its own class"""
     mean_std: str = "clip"
     """'clip', 'siglip' (0.5), 'imagenet'"""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -38,7 +38,7 @@ def softmax_loss(
     image: Images,
     text: Float[Array, "B E"],
     logit_scale: Float[Array, ""],
-    ids: UInt[Array, "B 2"] | None = None,
+    ids: UInt[Array, "B W"] | None = None,
     *,
     impl: str = "dense",
     mesh: Mesh | None = None,
@@ -55,7 +55,8 @@ def softmax_loss(
       image, text: unit rows; row i of each is a pair. Of several vectors of an image the one most similar to a text
         counts (BLIP-2, arXiv:2301.12597), for `dense` only.
       logit_scale: the multiplier itself, not its logarithm.
-      ids: rows with equal ids are positives of one another; None when every row is its own class (nothing is compared).
+      ids: rows with equal ids (of two words) are positives of one another, and of several ids of a row those with any
+        equal one; None when every row is its own class (nothing is compared).
       impl: a name in `IMPLEMENTATIONS`.
       mesh: the devices that share the rows; None for one device. `gather` and `ring` split the rows over all axes.
       block_size: rows and columns of a tile of logits at most, for `gather` and `ring`.
@@ -108,7 +109,7 @@ def sigmoid_loss(
     text: Float[Array, "B E"],
     logit_scale: Float[Array, ""],
     logit_bias: Float[Array, ""],
-    ids: UInt[Array, "B 2"] | None = None,
+    ids: UInt[Array, "B W"] | None = None,
     *,
     impl: str = "dense",
     mesh: Mesh | None = None,
@@ -160,9 +161,9 @@ def spread(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:
     return tuple(jax.lax.with_sharding_constraint(x, mesh_lib.rows_over_all(mesh)) for x in arrays)
 
 
-def pair_matrix(batch: int, ids: UInt[Array, "B 2"] | None) -> Bool[Array, "B B"]:
-    """Which image and text belong together: those whose 64-bit ids (two 32-bit words) are equal; pairs without ids."""
-    return jnp.eye(batch, dtype=bool) if ids is None else (ids[:, None] == ids).all(-1)
+def pair_matrix(batch: int, ids: UInt[Array, "B W"] | None) -> Bool[Array, "B B"]:
+    """Which image and text belong together: those that share a 64-bit id (two 32-bit words); pairs without ids."""
+    return jnp.eye(batch, dtype=bool) if ids is None else tiled_logits.positives(ids, ids)
 
 
 def matrix_accuracy(logits: Float[Array, "B B"], pairs: Bool[Array, "B B"]) -> Float[Array, ""]:

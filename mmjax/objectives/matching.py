@@ -41,7 +41,7 @@ def hard_negatives(
     image: Images,
     text: Float[Array, "B E"],
     scale: Float[Array, ""],
-    ids: UInt[Array, "B 2"] | None,
+    ids: UInt[Array, "B W"] | None,
     keys: Key[Array, " B"],
     *,
     mesh: Mesh | None = None,

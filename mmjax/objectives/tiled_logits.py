@@ -98,7 +98,7 @@ class Side(NamedTuple):
 
     Attributes:
       x: unit rows.
-      keys: the words of each row's id; rows with equal words are positives of one another.
+      keys: the words of each row's id, or of several; rows that share one are positives of one another.
     """
 
     x: Float[Array, "N E"]
@@ -145,8 +145,11 @@ def put(tree: Any, part: Any, start: Array) -> Any:
 
 
 def positives(a: UInt32[Array, "R W"], b: UInt32[Array, "C W"]) -> Bool[Array, "R C"]:
-    """Pairs of rows with equal keys."""
-    return (a[:, None, :] == b[None, :, :]).all(-1)
+    """Pairs of rows with equal keys; of keys of two words each, one of which is shared, where there are several."""
+    equal = a[:, None, :] == b[None, :, :]
+    if a.shape[1] <= 2:
+        return equal.all(-1)
+    return equal.reshape(len(a), len(b), -1, 2).all(-1).any(-1)
 
 
 def dot(a: Array, b: Array, contract: tuple[int, int], layout: Layout) -> Array:

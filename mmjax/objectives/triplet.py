@@ -15,7 +15,7 @@ NEGATIVES = ("hardest", "semi-hard", "sum")
 def triplet_loss(
     image: contrastive.Images,
     text: Float[Array, "B E"],
-    ids: UInt[Array, "B 2"] | None = None,
+    ids: UInt[Array, "B W"] | None = None,
     *,
     margin: float | Float[Array, ""] = 0.2,
     negatives: str = "hardest",

@@ -110,7 +110,7 @@ def _matching(inputs: GlobalBatch) -> Loss:
     """Two-way cross-entropy over pairs, pairs with another text and pairs with another image.
 
     The others are drawn by the contrastive similarities where the model is trained with them, else uniformly; never one
-    that shares the id. Pairs are fused in microbatches; negatives are of the whole batch.
+    that shares an id. Pairs are fused in microbatches; negatives are of the whole batch.
     """
     with mesh_lib.activation_mesh(inputs.mesh):
         return _matching_loss(inputs)
@@ -124,7 +124,7 @@ def _matching_loss(inputs: GlobalBatch) -> Loss:
         image,
         text,
         inputs.logit_scale,
-        batch["id"],
+        batch["id"] if inputs.ids is None else inputs.ids,
         draw_keys(inputs.keys, batch["id"], ExampleStream.DRAW_NEGATIVES),
         mesh=mesh,
         scope=scope,

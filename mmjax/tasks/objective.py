@@ -200,7 +200,8 @@ class GlobalBatch:
       params: the parameters, of which `logit_scale` and `logit_bias` are the model's own.
       features: of every example: `image` and `text` (embeddings), `image_tokens`, `text_tokens`.
       batch: as the pipeline makes it.
-      ids: examples with equal ids are positives of one another; None when each is its own class.
+      ids: examples with equal ids (two words each; of several, any) are positives of one another; None when each is its
+        own class.
       keys: one an example; None in evaluation.
       settings: what else there is to know.
       mesh: the devices that share the batch; None for one.
@@ -213,7 +214,7 @@ class GlobalBatch:
     params: Any
     features: Mapping[str, Any]
     batch: Mapping[str, Any]
-    ids: UInt[Array, "B 2"] | None
+    ids: UInt[Array, "B W"] | None
     keys: Key[Array, " B"] | None
     settings: Settings
     mesh: Mesh | None

@@ -15,6 +15,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import make_model
+from mmjax.objectives.text_ids import text_ids
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import (
@@ -187,13 +188,21 @@ class Task(model_outputs.ModelOutputs):
             params,
             features,
             batch,
-            batch["id"] if self.config.data.positives == "id" else None,
+            self._ids(batch),
             keys,
             self.settings,
             self.mesh,
             noise=self.has_dropout,
             pieces=pieces,
         )
+
+    def _ids(self, batch: Any) -> Array | None:
+        """What positives share, as `data.positives` says."""
+        positives = self.config.data.positives
+        if positives == "diagonal":
+            return None
+        is_by_text = positives == "text" and "text" in batch  # the held-out loss brings its own ids
+        return jnp.concatenate([batch["id"], text_ids(batch["text"])], axis=1) if is_by_text else batch["id"]
 
     def _sum(self, inputs: GlobalBatch, names: Sequence[str]) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The weighted sum of objectives, and their metrics; of two of one name the first one's."""

@@ -190,6 +190,8 @@ def _check_objectives(config: RunConfig) -> None:
         fitting = [name for name in wanted[first].texts if all(name in wanted[other].texts for other in others)]
         if texts not in fitting:
             raise UserError(f"data.texts={texts!r} does not go with objectives.{first}; set {' or '.join(fitting)}")
+    elif config.data.positives == "text":
+        raise UserError(f"data.positives='text' needs texts, which model.kind={model.kind!r} does not read; set 'id'")
     if "captions" in load_objective.taught(config):
         _check_writing(config)
     for name in ("label_smoothing", "contrastive_smoothing"):

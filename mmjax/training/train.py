@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from mmjax.config.field_origins import FieldOrigins
 from mmjax.config.schema import ConfigDict, RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.data.loading import batches as batches_lib
+from mmjax.data.loading.equal_captions import EqualCaptionsNote
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
@@ -157,7 +158,7 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: dic
         claim=claim,
         mesh=mesh,
         step=setup.step if packer is None else packing.TextLayoutStep(setup.step, packer),
-        open_batches=functools.partial(_open_batches, config, mesh, examples, packer, start),
+        open_batches=functools.partial(_open_batches, config, mesh, examples, packer, _finish(task, packer), start),
         evaluate=opened.evaluator.run,
         checkpoints=checkpoints,
         make_meta=make_meta,
@@ -288,15 +289,23 @@ def _log_introduction(config: RunConfig, task: tasks.Task, mesh: jax.sharding.Me
         log.info(setup.planner.describe(setup.remat))
 
 
+def _finish(task: tasks.Task, packer: tasks.Packer | None) -> Callable[[batches_lib.Batch], batches_lib.Batch] | None:
+    """What is applied to batches: their texts are laid out, and equal ones that count as negatives noted."""
+    contrasts = any(one.contrast for one in task.objectives.values())
+    is_noted = contrasts and task.config.data.positives == "id" and jax.process_index() == 0
+    return EqualCaptionsNote(packer) if is_noted else packer
+
+
 def _open_batches(
     config: RunConfig,
     mesh: jax.sharding.Mesh,
     examples: Any,
     packer: tasks.Packer | None,
+    finish: Callable[[batches_lib.Batch], batches_lib.Batch] | None,
     start: int,
     stop: StopSignal,
 ) -> Any:
-    """The batches of this process after step `start`, their texts laid out by `packer`, where there is one."""
+    """The batches of this process after step `start`; `finish` lays out their texts by `packer`, where there is one."""
     rows = mesh_lib.local_rows(mesh, config.batch_size)
 
     def make_batches(step: int, workers: int = config.data.workers) -> batches_lib.BatchIterator:
@@ -309,7 +318,7 @@ def _open_batches(
             workers=workers,
             threads=config.data.threads or None,
             prefetch=config.data.prefetch,
-            finish=packer,
+            finish=finish,
         )
 
     several = jax.process_count() > 1 and start < config.steps

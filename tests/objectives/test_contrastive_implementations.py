@@ -36,7 +36,9 @@ def brute_force(kind, image, text, scale, ids):
     image, text, scale = image.astype(np.float64), text.astype(np.float64), float(np.float32(scale))
     batch = len(image)
     cosines = image @ text.T
-    pairs = np.eye(batch, dtype=bool) if ids is None else (ids[:, None] == ids[None]).all(-1)
+    pairs = np.eye(batch, dtype=bool)
+    if ids is not None:  # one of the ids, of two words each, is equal
+        pairs = (ids[:, None] == ids[None]).reshape(batch, batch, -1, 2).all(-1).any(-1)
     if kind == "sigmoid":
         against = np.where(pairs, -1.0, 1.0) * (scale * cosines + BIAS)
         loss = np.logaddexp(0, against).sum() / batch
@@ -67,12 +69,15 @@ def unit(x):
 
 
 def embeddings(how, shared, seed=0):
-    """Unit rows and ids; `aligned` pairs have a cosine above 0.9, as in a trained model."""
+    """Unit rows and ids, with `shared="several"` two of each row; `aligned` pairs have a cosine above 0.9."""
     rng = np.random.default_rng(seed)
     ids = None
     if shared:
         # 64 bits: some ids differ in one of their two words only.
         ids = np.stack([rng.integers(0, BATCH // 2, BATCH), rng.integers(0, 2, BATCH)], 1).astype(np.uint32)
+    if shared == "several":  # no equivalence: a pair may share one with two that share none
+        ids = np.concatenate([ids, np.stack([rng.integers(0, BATCH // 2, BATCH), np.zeros(BATCH)], 1)], 1)
+        ids = ids.astype(np.uint32)
     normal = lambda: unit(rng.standard_normal((BATCH, WIDTH)))
     if how == "random":
         return normal().astype(np.float32), normal().astype(np.float32), ids
@@ -137,6 +142,12 @@ BLOCKS = [4, 5, 64]
         ("ring", "softmax", (2, 2, 2), 4, True),
         ("ring", "sigmoid", (4, 1, 1), 5, True),
         ("ring", "sigmoid", (1, 1, 8), 64, False),
+        ("dense", "softmax", (8, 1, 1), 64, "several"),
+        ("gather", "softmax", (8, 1, 1), 5, "several"),
+        ("gather", "sigmoid", (2, 2, 2), 4, "several"),
+        ("ring", "softmax", (2, 2, 2), 5, "several"),
+        ("ring", "softmax", (1, 1, 1), 64, "several"),
+        ("ring", "sigmoid", (8, 1, 1), 5, "several"),
     ],
 )
 def test_value_and_gradients(impl, kind, shape, block_size, shared):

@@ -129,6 +129,16 @@ def test_rows_that_do_not_divide_over_tensor():
 
 
 @FULL
+def test_rows_that_share_one_of_several_ids_are_no_negatives():
+    image, text, ids = example()
+    several = np.concatenate([ids, np.stack([np.arange(len(ids)) // 3, np.zeros(len(ids))], 1)], 1).astype(np.uint32)
+    for seed in range(4):
+        result = draw(image, text, 10.0, several, seed, (2, 1, 3), block_size=5)
+        for other in (np.asarray(result.image_for_text), np.asarray(result.text_for_image)):
+            assert (several[other][:, :2] != several[:, :2]).any(1).all()
+            assert (several[other][:, 2:] != several[:, 2:]).any(1).all()
+
+
 def test_without_ids_every_row_is_its_own_class():
     image, text, _ = example()
     ids = np.stack([np.arange(BATCH), np.zeros(BATCH)], 1).astype(np.uint32)

@@ -323,3 +323,11 @@ def test_what_a_model_has_no_use_for_is_refused(spec, changes, message):
 )
 def test_what_it_has_is_not(spec, changes):
     check(changed(spec, changes))
+
+
+def test_positives_by_text_need_texts():
+    config = fused_config(fused("series"))
+    check(config)
+    config.data.positives = "text"
+    message = error_line(check, config)
+    assert "data.positives='text'" in message and "model.kind='fused'" in message

@@ -54,12 +54,21 @@ class MeshEmbedder:
         ids, mask = self.tokenizer(texts)
         return self.runner.run(self._embed_text, self.params, zip(ids, mask, strict=True))
 
+    def pair_ids(self, ids: np.ndarray, texts: list[str], /) -> np.ndarray:
+        """What positives share, for `loss`: the pairs' ids uint64 [N], or with their texts' [N, 2]."""
+        if self.positives != "text":
+            return ids
+        tokens, _ = self.tokenizer(texts)
+        numbers = np.unique(tokens, axis=0, return_inverse=True)[1].reshape(len(ids))
+        return np.stack([ids, numbers.astype(np.uint64)], axis=1)
+
     def loss(self, image_embeddings: np.ndarray, text_embeddings: np.ndarray, ids: np.ndarray, /) -> float | None:
         """The contrastive part of the training loss, averaged over full batches of a fixed shuffle; None without one.
 
         Shuffled, because a folder of classes comes in their order, and a batch of one class has no negatives.
         """
-        words = np.stack([ids & 0xFFFFFFFF, ids >> np.uint64(32)], axis=1).astype(np.uint32)
+        ids = ids.reshape(len(ids), -1)  # of several ids of a pair, any may be equal to another pair's
+        words = np.stack([ids & 0xFFFFFFFF, ids >> np.uint64(32)], axis=2).astype(np.uint32).reshape(len(ids), -1)
         order = np.random.default_rng(0).permutation(len(ids))
         losses = []
         for start in range(0, len(ids) - self.batch_size + 1, self.batch_size):
@@ -67,7 +76,7 @@ class MeshEmbedder:
             image, text, pair_ids = mesh_lib.to_global(
                 self.mesh, (image_embeddings[rows], text_embeddings[rows], words[rows])
             )
-            losses.append(self._loss(self.params, image, text, pair_ids if self.positives == "id" else None))
+            losses.append(self._loss(self.params, image, text, None if self.positives == "diagonal" else pair_ids))
             if len(losses) > 1:
                 losses[-2].block_until_ready()  # a CPU has no threads for the collectives of many steps at a time
         return float(np.mean([float(x) for x in losses])) if losses else None

@@ -26,8 +26,18 @@ class Embedder(Protocol):
     def loss(self, image_embeddings: np.ndarray, text_embeddings: np.ndarray, ids: np.ndarray, /) -> float | None:
         """The training loss of N pairs, [N, E] each with ids uint64 [N], averaged over consecutive full batches.
 
-        None where it has no value (fewer pairs than a batch, say); the metric is then left out.
+        Where `pair_ids` of `SharesIds` gives several ids of a pair, they are [N, K]. None where it has no value (fewer
+        pairs than a batch, say); the metric is then left out.
         """
+        ...
+
+
+@runtime_checkable
+class SharesIds(Embedder, Protocol):
+    """An embedder whose training loss has more positives than pairs of equal ids."""
+
+    def pair_ids(self, ids: np.ndarray, texts: list[str], /) -> np.ndarray:
+        """What positives share, for `loss`: uint64 [N], or [N, K] of which any may be equal to another pair's."""
         ...
 
 

@@ -7,7 +7,7 @@ loss.
 import numpy as np
 from jaxtyping import Bool
 
-from mmjax.evaluation.embedding.features import Embedder, Features
+from mmjax.evaluation.embedding.features import Embedder, Features, SharesIds
 from mmjax.evaluation.evaluation_task import (
     EvaluatedModel,
     EvaluatedSource,
@@ -41,8 +41,9 @@ def classify(features: Features, embedder: Embedder, *, with_loss: bool = True) 
     matching = Matching(names, result.weights, groups, features.single_labels.tolist(), result.confusion, names)
     if not with_loss:
         return result.metrics, matching
-    _, first, index = embed_unique(embedder.texts, [captions[0] for captions in features.captions])
-    return _with_loss(result.metrics, features, first[index], embedder), matching
+    texts = [captions[0] for captions in features.captions]
+    _, first, index = embed_unique(embedder.texts, texts)
+    return _with_loss(result.metrics, features, first[index], texts, embedder), matching
 
 
 def _classify_multilabel(
@@ -93,19 +94,23 @@ def retrieve(
     if bootstrap:
         metrics = metrics | result.recall_intervals(features.ids, resamples=bootstrap, seed=seed)
     # The loss pairs every image with its first caption.
-    paired = result.text_embeddings[result.text_index[np.unique(result.text_image, return_index=True)[1]]]
+    first = result.text_index[np.unique(result.text_image, return_index=True)[1]]
     ids = features.ids.tolist()
     groups: list[set[int]] = [set() for _ in result.texts]
     for text, image in zip(result.text_index, result.text_image, strict=True):
         groups[text].add(ids[image])
     matching = Matching(result.texts, result.text_embeddings, groups, ids)
-    return (_with_loss(metrics, features, paired, embedder) if with_loss else metrics), matching
+    if with_loss:
+        texts = [result.texts[i] for i in first]
+        metrics = _with_loss(metrics, features, result.text_embeddings[first], texts, embedder)
+    return metrics, matching
 
 
 def _with_loss(
-    metrics: dict[str, float], features: Features, paired: np.ndarray, embedder: Embedder
+    metrics: dict[str, float], features: Features, paired: np.ndarray, texts: list[str], embedder: Embedder
 ) -> dict[str, float]:
-    loss = embedder.loss(features.embeddings, paired, features.ids)
+    ids = embedder.pair_ids(features.ids, texts) if isinstance(embedder, SharesIds) else features.ids
+    loss = embedder.loss(features.embeddings, paired, ids)
     return metrics if loss is None else metrics | {getattr(embedder, "loss_name", "loss"): float(loss)}
 
 
