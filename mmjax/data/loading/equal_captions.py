@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 _LOOKED_AT = 20  # batches
-_MANY = 0.1  # of the rows
+_MANY, _FEW = 0.1, 4  # more of the rows than both are noted: of a few rows, some are alike by chance
 
 log = logging.getLogger("mmjax.data")
 
@@ -31,7 +31,7 @@ class EqualCaptionsNote:
         if self.looked_at < _LOOKED_AT and "text" in batch:
             self.looked_at += 1
             count, rows = count_equal(batch["text"], batch["id"]), len(batch["id"])
-            if count > _MANY * rows:
+            if count > max(_MANY * rows, _FEW):
                 self.looked_at = _LOOKED_AT
                 log.warning(
                     "data.train: %d of a batch's %d captions are equal to that of another image, which contrastive"
