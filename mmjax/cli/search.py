@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mmjax.cli import runtime
 from mmjax.data.bad_example import BadExample
-from mmjax.data.image.image_file import decode
+from mmjax.data.image.image_file import decode, read_image
 from mmjax.errors import UserError, validate_choice
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
@@ -84,7 +84,7 @@ def _check_writable(where: str, images: str) -> None:
 
 def _read_query(path: str) -> bytes:
     try:
-        content = Reader().read(path)
+        content = read_image(Reader(), path)
         decode(content)
         return content
     except (BadExample, OSError, ValueError) as error:

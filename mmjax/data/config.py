@@ -21,6 +21,9 @@ class DataConfig:
     encoding: str = "utf-8"
     """of texts in tars, of files beside images and of tables: 'gbk', 'latin-1', ...; a text that is not in it is a bad
     example, and one that begins with a byte order mark is read by that"""
+    table_paths: Literal["folder", "storage", "any"] = "storage"
+    """images that a table (`pairs:`, `parquet:`) may name: 'folder' = in its folder or `,images=DIR`; 'storage' = any
+    on the disk or in the bucket that it is in; 'any' = URLs of other storages too"""
     separator: str = ""
     """between the cells of tables: one character, or tab; '' finds it by the header"""
     order: Literal["global", "windowed"] = "global"

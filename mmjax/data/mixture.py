@@ -72,6 +72,7 @@ def make_options(
         image_key=keys.image_key,
         caption_keys=keys.caption_keys,
         encoding=check_encoding(data.encoding),
+        table_paths=data.table_paths,
         separator=data.separator,
         order=data.order,
         cache=data.cache,

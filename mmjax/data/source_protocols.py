@@ -127,6 +127,7 @@ class SourceOptions:
       image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
       caption_keys: fields that hold captions, as `CaptionKeys` reads them; "" finds them.
       encoding: of texts that come as bytes, and of tables.
+      table_paths: images that a table may name: in its "folder", on its "storage", or "any".
       separator: of the cells of tables; "" finds it.
       order: `global` or `windowed`, see `mmjax.data.loading.order`; the latter needs only the shards' lengths.
       cache: folder for indexes and shards; "" is the user's cache folder.
@@ -141,6 +142,7 @@ class SourceOptions:
     image_key: str = ""
     caption_keys: str = ""
     encoding: str = "utf-8"
+    table_paths: str = "storage"
     separator: str = ""
     order: str = "global"
     cache: str = ""

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 
+from mmjax.io.regular_file import check_regular
 from mmjax.utils.lru_cache import LRUCache
 
 _OPEN_FILES = 256
@@ -14,6 +15,7 @@ class OpenFile:
     """A file descriptor that is closed when nobody reads from it any more."""
 
     def __init__(self, path: str):
+        check_regular(path)
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def is_removed(self) -> bool:

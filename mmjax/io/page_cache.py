@@ -4,6 +4,8 @@ import os
 import threading
 from collections.abc import Sequence
 
+from mmjax.io.regular_file import check_regular
+
 _CHUNK = 1 << 20  # bytes
 THREAD_NAME = "read-ahead"
 
@@ -77,6 +79,7 @@ def read_through(path: str, limit: int) -> int:
     """
     buffer = bytearray(_CHUNK)
     total = 0
+    check_regular(path)
     with open(path, "rb", buffering=0) as file:
         while total < limit and (count := file.readinto(buffer)):
             total += count

@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 
 from mmjax.io.file_pool import pread
+from mmjax.io.regular_file import check_regular, memory_bytes
 from mmjax.io.remote import Stamp, filesystem, has_ranges, read_range, stamp_of
 from mmjax.io.retries import ReadError, with_retries
 
@@ -36,15 +37,21 @@ class Reader:
 
     retry_seconds: float = 120.0
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
         """Returns a file's contents.
+
+        Args:
+          path: of the file.
+          limit: bytes that a local file may have; by default as many as the machine has memory.
 
         Raises:
           FileNotFoundError: there is no such file.
+          NotReadableError: it is no file, or larger, or sparse.
           PermissionError: it may not be read.
           ReadError: it cannot be read.
         """
         if is_local(path):
+            check_regular(local_path(path), memory_bytes() if limit is None else limit)
             with open(local_path(path), "rb") as file:
                 return file.read()
         return self._with_retries(path, lambda: self._filesystem(path).cat_file(path))

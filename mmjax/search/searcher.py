@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mmjax.data.bad_example import BadExample
+from mmjax.data.image.image_file import read_image
 from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.record import Record
 from mmjax.errors import UserError
@@ -146,7 +147,7 @@ class _Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Record:
-        return Record(image=Reader().read(f"{self.folder}/{self.paths[index]}"), captions=[], id=index)
+        return Record(image=read_image(Reader(), f"{self.folder}/{self.paths[index]}"), captions=[], id=index)
 
 
 class _Queries(_Files):

@@ -22,7 +22,7 @@ from mmjax.training.checkpoint import DamagedCheckpoint
 
 # Where programs, indexes and copies are written, and flags, some of which name files to write. A run's own fields of
 # this kind are for the machine it ran on.
-_MACHINE_FIELDS = ("compilation_cache", "xla_flags", "data.cache", "init_from")
+_MACHINE_FIELDS = ("compilation_cache", "xla_flags", "data.cache", "data.table_paths", "init_from")
 # Sources that an evaluation opens.
 _SOURCE_FIELDS = ("data.eval", "eval.train")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*|[A-Za-z][A-Za-z0-9+.-]*::")

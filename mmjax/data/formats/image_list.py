@@ -1,5 +1,6 @@
 """Lists of image files with captions."""
 
+from mmjax.data.image.image_file import read_image
 from mmjax.data.record import Record, check_index, stable_id
 from mmjax.io.reader import Reader
 
@@ -23,7 +24,7 @@ class ImageList:
         index = check_index(index, len(self))
         path = self._files[index]
         captions = list(self._captions[index])
-        return Record(image=self._reader.read(path), captions=captions, id=self._id(index, path), path=path)
+        return Record(image=read_image(self._reader, path), captions=captions, id=self._id(index, path), path=path)
 
     def _id(self, index: int, path: str) -> int:
         """Images of the same path are positives of one another."""

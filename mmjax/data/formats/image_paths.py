@@ -2,6 +2,10 @@
 
 import posixpath
 
+from mmjax.data.bad_example import BadExample
+from mmjax.data.image.image_file import read_image
+from mmjax.io.reader import Reader, is_local
+
 IMAGE_COLUMNS = ("image", "filepath", "path", "file_name", "filename", "image_path")
 IMAGES_OPTION = ",images="  # what names the folder of the images, after a table's path
 
@@ -13,3 +17,36 @@ def resolve_path(folder: str, image: str) -> str:
     path = image if image.startswith("/") else folder + image
     # Normalising all of a million paths would take as long as everything else.
     return posixpath.normpath(path) if "://" not in path and ("//" in path or "./" in path) else path
+
+
+def read_listed_image(reader: Reader, path: str, folder: str, allowed: str) -> bytes:
+    """Reads an image that a table names.
+
+    Args:
+      reader: reads it.
+      path: in full.
+      folder: that relative paths start from, with a slash at the end or empty.
+      allowed: `data.table_paths`: "folder", "storage" or "any".
+
+    Raises:
+      OSError: it is not there, or cannot be read.
+      BadExample: as `read_image` does; `read`, where the table may not name it.
+    """
+    if allowed != "any" and storage_of(path) != storage_of(folder):
+        raise BadExample("read", f"{path!r} is on another storage than its table; data.table_paths='any' allows that")
+    if allowed == "folder" and not _is_inside(path, folder):
+        raise BadExample("read", f"{path!r} is not in {folder!r}; data.table_paths='storage' allows that")
+    return read_image(reader, path)
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    """Whether a path stays in a folder, as it is written; links are not followed."""
+    inside, outside = posixpath.normpath(folder or "."), posixpath.normpath(path)
+    if inside == ".":
+        return not outside.startswith(("/", "../")) and outside != ".."
+    return outside.startswith(inside.removesuffix("/") + "/")
+
+
+def storage_of(path: str) -> str:
+    """What a path is on: "" for this machine, else scheme and bucket or host."""
+    return "" if is_local(path) else "/".join(path.split("/", 3)[:3])

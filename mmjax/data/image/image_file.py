@@ -1,6 +1,7 @@
 """Image files: their suffixes, and their bytes read and decoded to upright 8-bit RGB."""
 
 import contextlib
+import errno
 import functools
 import io
 import logging
@@ -13,15 +14,22 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from mmjax.data.bad_example import BadExample
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
+from mmjax.io.regular_file import NotReadableError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 # Images with more pixels than this are refused before they are decoded (Pillow's own warning threshold).
 MAX_PIXELS = 89_478_485
+# Files of more bytes are not read: as many as so many pixels have uncompressed, and a little more.
+MAX_BYTES = 3 * MAX_PIXELS + (1 << 20)
 
 # Formats that hold photographs, where this Pillow reads them. Its other plugins start programs (EPS), know no magic
 # number or are rare.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Formats whose decoders hold several copies of an image have a smaller limit, by this factor: none fills 1 GB.
+_COPIES = {"WEBP": 2, "JPEG2000": 2, "PPM": 2}
+_PLAIN_TEXT = 16  # the same, of PPMs whose numbers are written out: they take long
+_BAND = 256  # rows
 _MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
 
 # What makes an image of this EXIF orientation upright.
@@ -48,10 +56,13 @@ def read_image(reader: Reader, path: str) -> bytes:
 
     Raises:
       OSError: it is not there, or cannot be read.
-      BadExample: `read`, where the path is of a kind that nothing here can read.
+      BadExample: `read`, where the path is of a kind that nothing here can read; `too_large`.
     """
     try:
-        return reader.read(path)
+        return reader.read(path, limit=MAX_BYTES)
+    except NotReadableError as error:
+        reason = "too_large" if error.errno == errno.EFBIG else "read"
+        raise BadExample(reason, f"{path!r} {error.strerror}") from error
     except (ValueError, ImportError) as error:  # a scheme that is unknown, or whose package is missing
         raise BadExample("read", f"{path!r}: {error_reason(error)}") from error
 
@@ -107,8 +118,9 @@ def _check_size(opened: Image.Image, image: bytes, max_pixels: int) -> None:
     if isinstance(opened, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, and may be larger than the image
         width = max(width, int(opened.tag_v2.get(322, 0)))
         height = max(height, int(opened.tag_v2.get(323, 0)))
-    if width * height > max_pixels:
-        raise BadExample("too_large", f"{width} x {height} pixels, the limit is {max_pixels}")
+    limit = max_pixels // (_PLAIN_TEXT if image[:2] in (b"P1", b"P2", b"P3") else _COPIES.get(opened.format or "", 1))
+    if width * height > limit:
+        raise BadExample("too_large", f"{width} x {height} pixels, the limit is {limit} for {opened.format}")
     if isinstance(opened, JpegImagePlugin.JpegImageFile) and width * height > _MANY_SCANS_PIXELS:
         # Each scan goes over all pixels, and an empty one takes few bytes. Encoders write about ten; by chance the
         # marker is found once in 64 KiB of whatever follows the image.
@@ -146,6 +158,16 @@ def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     return image if orientation == 1 else image.transpose(_TRANSPOSE[orientation])
 
 
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit greyscale as L, a band of rows at a time: the image itself takes enough memory."""
+    width, height = image.size
+    samples = np.empty((height, width), np.uint8)
+    for top in range(0, height, _BAND):
+        band = np.asarray(image.crop((0, top, width, min(top + _BAND, height))))
+        samples[top : top + _BAND] = np.clip(band, 0, 65535) >> 8
+    return Image.fromarray(samples)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB, see `decode`."""
     mode = image.mode
@@ -153,8 +175,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if mode == "I" or mode.startswith("I;16"):
         # Pillow would clip 16-bit samples at 255; it gives 16-bit greyscale as I;16 or, from some formats, as I.
-        samples = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
-        return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
+        return _high_bytes(image).convert("RGB")
     if mode == "F":
         raise BadExample("corrupt", "floating-point samples have no defined range")
     if mode in ("P", "PA") and "transparency" in image.info:

@@ -15,6 +15,7 @@ from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_s
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
 from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.io.regular_file import check_regular
 from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.optional_imports import require
 
@@ -76,6 +77,7 @@ def open_records(path: str):
     """
     from array_record.python.array_record_module import ArrayRecordReader  # grain brings it
 
+    check_regular(path)
     with open(path, "rb"):  # the reader raises one error for missing files, folders and all others
         pass
     reader = ArrayRecordReader(path, **_READER)

@@ -20,6 +20,7 @@ from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
+_LARGEST_TEXT = 64 << 20  # bytes
 _INSPECTED = 16  # examples, for the keys that the config names
 
 log = logging.getLogger("mmjax.data")
@@ -136,7 +137,7 @@ class _Members(Mapping[str, bytes]):
         self._reader, self.paths = reader, paths
 
     def __getitem__(self, ending: str) -> bytes:
-        return self._reader.read(self.paths[ending])
+        return self._reader.read(self.paths[ending], limit=_LARGEST_TEXT)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.paths)

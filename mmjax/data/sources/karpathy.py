@@ -8,7 +8,10 @@ import json
 import posixpath
 from typing import Any
 
+from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.image_list import ImageList
+from mmjax.data.formats.image_paths import storage_of
+from mmjax.data.image.image_file import read_image
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.reader import Reader
@@ -117,10 +120,15 @@ def locate_images(reader: Reader, files: list[str], roots: list[str], where: str
         for names in (files, [posixpath.basename(file) for file in files]):
             first = posixpath.join(root, names[0])
             try:
-                reader.read(first)
-            except (OSError, ValueError, ImportError):
+                read_image(reader, first)
+            except (OSError, BadExample):
                 continue
-            return [posixpath.join(root, file) for file in names]
+            paths = [posixpath.join(root, file) for file in names]
+            if foreign := next((path for path in paths if storage_of(path) != storage_of(root)), None):
+                raise UserError(
+                    f"{where}: its image {foreign!r} is on another storage than {root}; give relative paths"
+                )
+            return paths
     searched = ", ".join(root or "." for root in roots[:2])
     advice = "give the folder that holds it" if is_named else "add ,images=DIR"
     raise UserError(f"{where}: its first image, {files[0]!r}, is not in {searched}; {advice}")

@@ -15,10 +15,9 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields
-from mmjax.data.formats.image_paths import IMAGE_COLUMNS, IMAGES_OPTION, resolve_path
+from mmjax.data.formats.image_paths import IMAGE_COLUMNS, IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.table_file import Table
 from mmjax.data.formats.written_list import parse_list
-from mmjax.data.image.image_file import read_image
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside, locate_images
@@ -66,7 +65,7 @@ class Pairs:
         if comma and not images_folder:
             raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
         self.name = posixpath.splitext(posixpath.basename(file))[0]
-        self._reader = Reader(options.retry_seconds)
+        self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
         self._folder = images_folder.rstrip("/") + "/" if images_folder else file[: file.rfind("/") + 1]
         table = Table(file, reader=self._reader, where=where, options=options)
         fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
@@ -145,7 +144,7 @@ class Pairs:
         path = self._path(index)
         if not path:
             raise BadExample("no_image", f"row {self._rows[self._starts[index]] + 1} names no image")
-        return read_image(self._reader, path)
+        return read_listed_image(self._reader, path, self._folder, self._allowed)
 
 
 def _coco_folder(reader: Reader, file: str, image: str, where: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import get_nested
-from mmjax.data.formats.image_paths import IMAGES_OPTION, resolve_path
+from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.parquet_schema import (
     choose_parquet_fields,
     flat_columns,
@@ -21,7 +21,6 @@ from mmjax.data.formats.parquet_schema import (
     nulls_of,
     read_classes,
 )
-from mmjax.data.image.image_file import read_image
 from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
@@ -75,7 +74,7 @@ class Parquet:
         if comma and not images_folder:
             raise UserError(f"{where}: images= names no folder; write parquet:PATTERN,images=DIR")
         self.name = pattern_name(path)
-        self._reader = Reader(options.retry_seconds)
+        self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
         self._paths = list_files(path, reader=self._reader, where=where)
         self._footers = LRUCache(self._footer, _FOOTERS)
         self._groups = LRUCache(self._decode, _DECODED_BYTES, size=_nbytes)
@@ -169,8 +168,9 @@ class Parquet:
         name = lookup(self._fields.image)
         if not isinstance(name, str) or not name.strip():
             raise BadExample("no_image", f"{row_group}[{row}] names no image")
-        path = resolve_path(self._images_folder or file[: file.rfind("/") + 1], name.strip())
-        image = read_image(self._reader, path)
+        folder = self._images_folder or file[: file.rfind("/") + 1]
+        path = resolve_path(folder, name.strip())
+        image = read_listed_image(self._reader, path, folder, self._allowed)
         with_image = lambda key: image if key == self._fields.image else lookup(key)
         record = self._fields.record(with_image, source=self._identity, index=index, path=path)
         return record if "label" in record else {**record, "id": stable_id("image", path)}

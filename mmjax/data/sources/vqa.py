@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.formats.table_file import Table
+from mmjax.data.image.image_file import read_image
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import locate_images, read_json
@@ -104,7 +105,7 @@ class Vqa:
         path = str(self._files[self._file[index]])
         answer_kind, question_kind = self._types[index]
         record = Record(
-            image=self._reader.read(path),
+            image=read_image(self._reader, path),
             id=stable_id("image", path),
             path=path,
             question=self._questions[index],

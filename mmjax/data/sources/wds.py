@@ -42,6 +42,7 @@ from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.string_array import StringArray
 
 _TABLES = 256  # shards whose scans are kept in memory, where there is no index
+_LARGEST = 1 << 29  # bytes of an example that is read
 _INSPECTED = 64  # examples, for the keys that the config names
 _FIRST_BYTES, _FIRST_SHARDS = 4 << 20, 8  # inspected for the members of examples, where there is no index
 
@@ -243,6 +244,8 @@ class WebDataset:
             start, length = self._index.row(index)
         else:
             start, length = self._row(shard, index - int(self._ends[shard] - self.shard_lengths[shard]))
+        if length > _LARGEST:
+            raise BadExample("too_large", f"{path}: an example of {length:,} bytes at byte {start}")
         blob = self._read(path, start, length)
         if len(blob) <= length - BLOCK:  # the last member may lack its padding, no more
             raise BadExample("cut", f"{path} ends at byte {start + len(blob)}, within an example")

@@ -23,6 +23,7 @@ from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.data.webdataset.tar_format import BLOCK, Read, ShardTable, scan
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.io.regular_file import check_regular
 from mmjax.io.retries import ReadError
 from mmjax.utils.piped_process import PipedProcess
 
@@ -56,6 +57,7 @@ def scan_shard(path: str, reader: Reader) -> Scanned:
     try:
         if is_local(path):
             # Opened for the scan alone: the files that stay open are for reading examples.
+            check_regular(local_path(path))
             with open(local_path(path), "rb", buffering=0) as file:
                 status = os.fstat(file.fileno())
                 read = lambda offset, length: os.pread(file.fileno(), length, offset)

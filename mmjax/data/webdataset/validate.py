@@ -14,6 +14,7 @@ from mmjax.data.webdataset.scan import check_of
 from mmjax.data.webdataset.shard_list import ShardList
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader, is_local, local_path
+from mmjax.io.regular_file import check_regular
 from mmjax.io.remote import Stamp
 
 _CONCURRENT_REQUESTS = 32
@@ -149,6 +150,7 @@ def _list(paths: Sequence[str], reader: Reader) -> dict[str, dict[str, Stamp] | 
 def _compare_local(path: str, description: Shards, i: int) -> tuple[int, bool]:
     """A local shard's size, and whether it is another shard of the same size."""
     try:
+        check_regular(local_path(path))
         with open(local_path(path), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if status.st_size != description.sizes[i] or status.st_mtime_ns == description.modified[i]:

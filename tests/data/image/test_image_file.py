@@ -205,3 +205,18 @@ def test_what_pillow_says_about_damaged_files_stays_out_of_the_log():
 
 
 BAD_FILES = [image for image, _ in BAD.values() if isinstance(image, bytes)]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "side"), [("PNG of 16 bits", 9400), ("WEBP", 6600), ("JPEG2000", 6600)])
+def test_no_small_file_takes_a_gigabyte(kind, side):
+    image = Image.new("I;16" if kind.startswith("PNG") else "RGBA" if kind == "WEBP" else "RGB", (side, side))
+    data = encoded(image, kind.partition(" ")[0], **({"lossless": True} if kind == "WEBP" else {}))
+    assert len(data) < 400_000
+    code = """if True:
+        import sys
+        from mmjax.data.image.image_file import decode
+        decode(sys.stdin.buffer.read())
+        print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])"""
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    assert int(done.stdout) < 1e6  # KiB
