@@ -32,6 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 from mmjax import plugin_calls, registry
 from mmjax.data.bad_example import BadExample
 from mmjax.data.config import DataConfig
+from mmjax.data.fitting_source import fitting_source
 from mmjax.data.record import record_mistake
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, Source, SourceOptions
 from mmjax.data.text.text_encoding import check_encoding
@@ -40,6 +41,7 @@ from mmjax.io.paths import check_storage
 
 _FIRST = 3  # examples of a plugin's source that are looked at before it is used
 _LOCAL = ("tfds", "arrayrecord")  # these check themselves that their files are local
+_CONFUSED = ("wds", "parquet", "pairs", "files", "folder", "hf", "arrayrecord")  # sources of one another's paths
 
 _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECASE)
 
@@ -151,7 +153,7 @@ def _make(spec: str, options: SourceOptions, field: str) -> Any:
             with plugin_calls.calling(registry.sources, name, make, "Source(path, options=..., field=...)"):
                 return make(path, options=options, field=field)
         except UserError as error:
-            if hint := _weight_hint(path):
+            if hint := _weight_hint(path) or _source_hint(name, path, str(error)):
                 raise UserError(f"{error}{hint}") from error
             raise
     name, slash, split = spec.partition("/")
@@ -169,6 +171,8 @@ def _make(spec: str, options: SourceOptions, field: str) -> Any:
         raise UserError(f"{where} says no path; write {name}{registry.sources.form(name)}")
     if name in registry.sources:
         raise UserError(f"{where}: {spec[len(name) :]!r} cannot follow {name!r}; {registry.sources.usage()}")
+    if fitting := fitting_source(spec):
+        raise UserError(f"{where} names no source; write {fitting}")
     raise registry.sources.unknown(name, where=where)
 
 
@@ -244,6 +248,14 @@ def _weight_hint(path: str) -> str:
     if not sign or "/" in after or "." in after or os.path.exists(path):
         return ""
     return f"; if {'@' + after!r} is meant for a weight, write a number, such as {before}@0.5"
+
+
+def _source_hint(name: str, path: str, message: str) -> str:
+    """What to add to an error where the path is one for another source."""
+    fitting = fitting_source(path) if name in _CONFUSED else ""
+    if not fitting or fitting.startswith(f"{name}:") or fitting in message:
+        return ""
+    return f" (did you mean {fitting}?)"
 
 
 def split_sources(text: str) -> list[str]:

@@ -48,6 +48,8 @@ class Table:
         self._where, self._options = where, options
         self.is_coco = False
         if not path.endswith(TABLE_SUFFIXES):
+            if path.endswith((".gz", ".zip", ".bz2", ".xz", ".zst")):
+                raise UserError(f"{where}: is compressed; decompress it")
             endings = f"{', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]}"
             raise UserError(f"{where}: cannot tell what kind of table this is; its name must end in {endings}")
         try:

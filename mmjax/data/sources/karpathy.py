@@ -84,6 +84,8 @@ def _entries(reader: Reader, file: str, where: str) -> list[Any]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         raise UserError(f"{where}: {file} has no list 'images'; give Karpathy's dataset_*.json")
+    if "annotations" in content and isinstance(images[0], dict) and "sentences" not in images[0]:
+        raise UserError(f"{where}: {file} is COCO's own file, without splits; write pairs:{file}")
     return images
 
 

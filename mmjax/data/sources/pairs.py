@@ -20,7 +20,7 @@ from mmjax.data.formats.table_file import Table
 from mmjax.data.formats.written_list import parse_list
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
-from mmjax.data.sources.karpathy import beside, locate_images
+from mmjax.data.sources.karpathy import beside
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
@@ -155,8 +155,14 @@ def _coco_folder(reader: Reader, file: str, image: str, where: str) -> str:
     """
     split = posixpath.basename(file).removesuffix(".json").rpartition("_")[2]
     names = ["", "images", split, f"images/{split}", "..", "../images", f"../{split}", f"../images/{split}"]
-    (path,) = locate_images(reader, [image], [beside(file, name) for name in names], where, is_named=False)
-    return path.removesuffix(posixpath.basename(image))
+    for folder in (beside(file, name) for name in names):
+        path = posixpath.join(folder, image)
+        try:
+            reader.read(path)
+        except (OSError, ValueError, ImportError):
+            continue
+        return path.removesuffix(image)
+    raise UserError(f"{where}: its first image, {image!r}, is in none of {', '.join(names[1:])}; add ,images=DIR")
 
 
 def _hash(text: str) -> int:

@@ -3,13 +3,14 @@
 import io
 import itertools
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.data.bad_example import BadExample
+from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import get_nested
 from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.parquet_schema import (
@@ -25,7 +26,7 @@ from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason, list_files, pattern_name
-from mmjax.io.reader import Reader
+from mmjax.io.reader import Reader, is_local, local_path
 from mmjax.io.retries import ReadError
 from mmjax.utils.lru_cache import LRUCache
 from mmjax.utils.optional_imports import require
@@ -58,7 +59,8 @@ class Parquet:
     footers, they are bad examples.)
 
     Args:
-      path: pattern of files, with braces and wildcards, local or an fsspec URL. ",images=DIR" may follow.
+      path: pattern of files, with braces and wildcards, local or an fsspec URL; or a local folder of them.
+        ",images=DIR" may follow.
       options: how to read it; `image_key` and `caption_keys` name columns, or fields of structs as `a.b`.
       field: config field to name in errors.
 
@@ -73,6 +75,8 @@ class Parquet:
         path, comma, images_folder = path.partition(IMAGES_OPTION)
         if comma and not images_folder:
             raise UserError(f"{where}: images= names no folder; write parquet:PATTERN,images=DIR")
+        if is_local(path) and os.path.isdir(local_path(path)):
+            path = f"{path.rstrip('/')}/*.parquet"
         self.name = pattern_name(path)
         self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
         self._paths = list_files(path, reader=self._reader, where=where)
@@ -134,11 +138,12 @@ class Parquet:
         first = ""
         for index in range(min(_FIRST, len(self))):
             try:
-                self[index]
+                with one_example():
+                    self[index]
                 return
-            except (BadExample, OSError) as error:
-                first = first or (error.detail if isinstance(error, BadExample) else str(error))
-                if isinstance(error, ReadError):  # the storage fails: further reads would take hours to fail, too
+            except BadExample as error:
+                first = first or error.detail
+                if isinstance(error.__cause__, ReadError):  # the storage fails: further reads would take hours to fail
                     break
         raise UserError(
             f"{self._where}: none of its first images can be read (the first: {first}); column {self._fields.image!r}"

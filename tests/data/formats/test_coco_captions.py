@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from mmjax.data.sources.karpathy import Karpathy
 from mmjax.data.sources.pairs import Pairs
 from mmjax.errors import UserError
 from tests.helpers.source_checks import png
@@ -40,6 +41,15 @@ def test_captions_are_of_the_images_beside_or_in_a_named_folder(tmp_path, folder
     assert [record.getMessage() for record in caplog.records if "1 of 3 images" in record.getMessage()]
 
 
+def test_images_may_have_folders_of_their_own(tmp_path):
+    content = coco(images=[{"id": 5, "file_name": "train2017/000005.png"}, {"id": 7, "file_name": "train2017/7.png"}])
+    (tmp_path / "images" / "train2017").mkdir(parents=True)
+    (tmp_path / "images" / "train2017" / "000005.png").write_bytes(png(5))
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    source = Pairs(f"{tmp_path}/captions.json")
+    assert source[0]["image"] == png(5) and source[0]["captions"] == ["five", "fünf"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -60,3 +70,10 @@ def test_files_of_another_form_are_named(tmp_path, content, words):
         Pairs(str(path))
     assert str(error.value).startswith(f"data.train='pairs:{path}'")
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_karpathys_source_names_the_one_for_cocos_file(tmp_path):
+    path = tmp_path / "captions_val2017.json"
+    path.write_text(json.dumps(coco()))
+    with pytest.raises(UserError, match=f"COCO's own file.*write pairs:{path}"):
+        Karpathy(f"{path}/val")

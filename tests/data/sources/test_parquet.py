@@ -40,6 +40,8 @@ def test_rows_are_as_pyarrow_wrote_them(shards, pattern):
     assert isinstance(source, Sharded) and source.shard_lengths.tolist() == [3, 3, 1, 2, 2, 1]
     assert source[8]["captions"] == ["caption 8"] and source[8]["path"] == f"{shards}/00002.parquet[0][1]"
     assert len({source[i]["id"] for i in range(12)}) == 12
+    folder = Parquet(f"{shards}/")
+    assert len(folder) == 12 and folder.name == Parquet(f"{shards}/*.parquet").name
 
 
 def test_files_on_another_file_system(shards):
@@ -90,6 +92,9 @@ def test_an_image_may_be_a_path(tmp_path):
     assert reasons(source) == ["ok", "ok", "no_image", "missing", "ok", "ok"]
     assert [source[i]["image"] for i in (0, 1, 4)] == [png(0), png(1), png(2)]
     assert source[0]["path"] == f"{tmp_path}/img/0.png" and source[0]["id"] == source[5]["id"] != source[1]["id"]
+    write(tmp_path / "c.parquet", 0, 3, image=pa.array([b"\xff", b"\xfe", b"\xfd"]).view(pa.string()))
+    with pytest.raises(UserError, match="none of its first images can be read .*utf-8"):
+        Parquet(str(tmp_path / "c.parquet"), options=SourceOptions(image_key="image"))
     write(tmp_path / "b.parquet", 0, 2, image=["0.png", "1.png"])
     named = SourceOptions(image_key="image")
     source = Parquet(f"{tmp_path}/b.parquet,images={tmp_path}/img", options=named)
