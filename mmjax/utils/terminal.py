@@ -31,8 +31,12 @@ def show_error(text: str) -> None:
 
 
 def format_log() -> None:
-    """Lets what mmjax logs by `logging` be printed as `show_error` does; called by commands, not by the library."""
-    logger = logging.getLogger("mmjax")
+    """Lets what is logged by `logging` be printed as `show_error` does; called by commands, not by the library.
+
+    The root logger has the handler, so that absl, whose first line installs another one where that has none, does not
+    print each line again.
+    """
+    logger = logging.getLogger()
     if not any(isinstance(handler, _ErrorLines) for handler in logger.handlers):
         logger.addHandler(_ErrorLines(logging.WARNING))
 

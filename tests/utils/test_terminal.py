@@ -2,6 +2,7 @@
 
 import io
 import logging
+import subprocess
 import sys
 import unicodedata
 
@@ -52,3 +53,11 @@ def test_what_is_logged_while_a_command_runs(capsys):
     terminal.format_log()
     logging.getLogger("mmjax.data").warning("%s is gone", "a\x1b[2J")
     assert capsys.readouterr().err == "a\\x1b[2J is gone\n"
+
+
+def test_other_libraries_do_not_print_it_again():
+    code = (
+        "from mmjax.utils.terminal import format_log; format_log(); import logging; from absl import logging as other;"
+        "other.vlog(1, 'x'); logging.basicConfig(); logging.getLogger('mmjax.data').warning('one line')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "one line\n"
