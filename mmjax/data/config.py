@@ -31,7 +31,7 @@ class DataConfig:
     window: int = 8
     """shards"""
     cache: str = ""
-    """folder for indexes and remote shards; '' = the user's cache folder"""
+    """folder for indexes, tables and remote shards; '' = the user's cache folder"""
     cache_gb: float = 100.0
     """remote shards kept there"""
     retry_seconds: float = 120.0

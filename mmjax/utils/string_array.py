@@ -3,7 +3,7 @@
 import operator
 from array import array
 from collections.abc import Iterable
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -27,13 +27,24 @@ class StringArray:
         texts._buffer, texts._ends = builder.buffers()
         return texts
 
+    @classmethod
+    def of_buffers(cls, buffer: Any, ends: Any) -> "StringArray":
+        """The array of what `buffers` gives, or of arrays elsewhere that are sliced and indexed as these are."""
+        texts = cls.__new__(cls)
+        texts._buffer, texts._ends = buffer, ends
+        return texts
+
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: SupportsIndex) -> str:
         number = operator.index(index)
         start = int(self._ends[number - 1]) if number else 0
-        return self._buffer[start : int(self._ends[number])].decode("utf-8", "surrogatepass")
+        return bytes(self._buffer[start : int(self._ends[number])]).decode("utf-8", "surrogatepass")
+
+    def buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of all texts, uint8, and int64 [N] where each ends."""
+        return np.frombuffer(self._buffer, np.uint8), self._ends
 
     @property
     def length(self) -> int:

@@ -7,6 +7,7 @@ files are read on demand; one that is missing then raises FileNotFoundError, whi
 import hashlib
 import itertools
 import logging
+import os
 import posixpath
 import struct
 from array import array
@@ -21,14 +22,17 @@ from mmjax.data.formats.written_list import parse_list
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside
+from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
-from mmjax.io.reader import Reader
+from mmjax.io.reader import Reader, local_path
 from mmjax.io.retries import ReadError
+from mmjax.io.stored_arrays import store_arrays
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
 _FIRST = 100  # images of which one must be there
 _CHUNK = 8192  # rows
+_KEPT_BYTES = 1 << 20  # a smaller table stays in memory
 _uint64 = struct.Struct("<Q").unpack
 _SEPARATOR = "\0"  # captions of one cell
 
@@ -44,6 +48,8 @@ class Pairs:
     folder beside it or one up that has the first image (`train2017` of captions_train2017.json, `images`, ...). The
     image's path is the record's `id`. A row without an image is a bad example, and so is an image without a caption
     that is not blank.
+
+    A table of more than a megabyte is moved into a file of the cache folder, of which workers read what they need.
 
     Args:
       path: the table; its ending says which kind it is. ",images=DIR" may follow.
@@ -101,6 +107,21 @@ class Pairs:
             first = self._images[int(self._rows[self._starts[0]])]
             self._folder = _coco_folder(self._reader, file, first, where)
         self._check_images(fields.image, where)
+        self._move_to_disk(options.cache)
+
+    def _move_to_disk(self, cache: str) -> None:
+        """Moves a large table into a file of the cache folder; where it cannot be written, it stays in memory."""
+        texts = [self._images, *self._captions]
+        arrays = [self._rows, self._starts, *(array for text in texts for array in text.buffers())]
+        if sum(array.nbytes for array in arrays) < _KEPT_BYTES:
+            return
+        try:
+            stored = store_arrays(arrays, os.path.join(local_path(cache) or user_cache(), "tables"))
+        except OSError as error:
+            log.warning("%s: is kept in the memory of each worker (data.cache: %s)", self.name, error_reason(error))
+            return
+        self._rows, self._starts, *parts = stored
+        self._images, *self._captions = map(StringArray.of_buffers, parts[::2], parts[1::2])
 
     def _check_images(self, column: str, where: str) -> None:
         errors: list[BadExample | OSError] = []

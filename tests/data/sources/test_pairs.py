@@ -52,6 +52,24 @@ def test_rows_are_grouped_by_image_in_order(images, kind):
     check_source(source, [2, 0])
 
 
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_large_table_takes_no_memory_of_workers(images, is_writable, caplog):
+    rows = [f"images/{i % 3 if i < 4 else i}.png,größe 零 {i}" for i in range(30_000)]
+    path = write(images, "t.csv", "\n".join(["image,caption", *rows]))
+    cache = images / "cache" if is_writable else images / "t.csv"
+    source = Pairs(path, options=SourceOptions(cache=str(cache)))
+    content = pickle.dumps(source)
+    if is_writable:
+        assert len(content) < 2000 and len(list((cache / "tables").iterdir())) == 1
+    else:
+        assert "data.cache" in caplog.text
+    source = pickle.loads(content)
+    assert len(source) == 29_999 and source[0]["captions"] == ["größe 零 0", "größe 零 3"]
+    assert source[2]["image"] == png(2)
+    with pytest.raises(FileNotFoundError, match="29999.png"):
+        source[-1]
+
+
 def test_the_usual_columns_have_an_order_and_can_be_chosen(images):
     path = write(images, "t.csv", "\ufeffpath,image,text,caption,alt\nimages/2.png,images/1.png,no,yes,perhaps\n")
     assert Pairs(path)[0]["captions"] == ["yes"] and Pairs(path)[0]["image"] == png(1)
