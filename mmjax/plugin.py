@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmjax.data.record import stable_id as stable_id
     from mmjax.data.source_protocols import HasAnswers as HasAnswers
     from mmjax.data.source_protocols import HasClassCodes as HasClassCodes
+    from mmjax.data.source_protocols import HasHardNegatives as HasHardNegatives
     from mmjax.data.source_protocols import HasImageGroups as HasImageGroups
     from mmjax.data.source_protocols import HasModalities as HasModalities
     from mmjax.data.source_protocols import MayBeMultilabel as MayBeMultilabel
@@ -100,6 +101,7 @@ _MODULES = {
     "stable_id": "mmjax.data.record",
     "HasAnswers": "mmjax.data.source_protocols",
     "HasClassCodes": "mmjax.data.source_protocols",
+    "HasHardNegatives": "mmjax.data.source_protocols",
     "HasImageGroups": "mmjax.data.source_protocols",
     "HasModalities": "mmjax.data.source_protocols",
     "MayBeMultilabel": "mmjax.data.source_protocols",

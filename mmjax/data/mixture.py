@@ -34,7 +34,7 @@ from mmjax.data.bad_example import BadExample
 from mmjax.data.config import DataConfig
 from mmjax.data.fitting_source import fitting_source
 from mmjax.data.record import record_mistake
-from mmjax.data.source_protocols import DEFAULT_OPTIONS, Source, SourceOptions
+from mmjax.data.source_protocols import DEFAULT_OPTIONS, HasHardNegatives, Source, SourceOptions
 from mmjax.data.text.text_encoding import check_encoding
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
@@ -190,13 +190,16 @@ def parse_mixture(
       Each source with its weight: positive, 1 where none is written, not normalised.
 
     Raises:
-      UserError: as `open_source` does, and on a weight that is not a positive number.
+      UserError: as `open_source` does, and on a weight that is not a positive number or data for evaluation alone.
     """
     mixture = []
     parts = split_sources(text)
     for part, part_options in zip(parts, options_by_source(options, len(parts)), strict=True):
         spec, weight = _weighted(part, field)
-        mixture.append((_open(spec, part_options, field), 1.0 if weight is None else weight))
+        source = _open(spec, part_options, field)
+        if isinstance(source, HasHardNegatives) and source.has_hard_negatives:
+            raise UserError(f"{field}={spec!r} has wrong captions beside right ones; it is for data.eval alone")
+        mixture.append((source, 1.0 if weight is None else weight))
     return mixture
 
 

@@ -119,6 +119,17 @@ class HasImageGroups(Source, Protocol):
     images_per_example: int
 
 
+@runtime_checkable
+class HasHardNegatives(Source, Protocol):
+    """A source with wrong captions beside the right ones: to choose among in evaluation, never to train on.
+
+    Attributes:
+      has_hard_negatives: whether it is one.
+    """
+
+    has_hard_negatives: bool
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """The fields of a config on how a source is read.

@@ -182,6 +182,11 @@ def _lacks_nothing(record: Mapping[str, Any]) -> str:
     return ""
 
 
+def missing_caption(record: Mapping[str, Any]) -> str:
+    """What a record lacks for an evaluation of captions: `EvaluationTask.missing_fields`."""
+    return "" if record.get("captions") else "captions"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
     """An evaluation that `eval.tasks` and the datasets of suites may name.
@@ -195,6 +200,8 @@ class EvaluationTask:
       needs_classes: the source has class names.
       needs_one_label: every image shows one class.
       needs_train: it learns from a training split.
+      of_hard_negatives: it tells right captions from wrong ones: where none is named, it alone is run on sources that
+        have those, see `HasHardNegatives`, and on no others.
       missing_fields: what a source's first record lacks for it, in words; "" where nothing.
       check: (source, settings) -> None; raises `UserError` where they do not fit.
       reads: fields that its outcome depends on, of the settings (`bootstrap`, `seed`, ...) and of a suite's dataset
@@ -214,6 +221,7 @@ class EvaluationTask:
     needs_classes: bool = False
     needs_one_label: bool = False
     needs_train: bool = False
+    of_hard_negatives: bool = False
     missing_fields: Callable[[Mapping[str, Any]], str] = _lacks_nothing
     check: Callable[[Source, EvaluationSettings], None] | None = None
     reads: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from mmjax.evaluation.embedding import embedder, sharded_examples
 from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource
 from mmjax.evaluation.evaluators import attention_maps
 from mmjax.parallel import log
-from mmjax.tasks import config_queries
+from mmjax.tasks import capabilities, config_queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +110,10 @@ class Evaluator:
         """
         for name, remedy in registry.evaluations.absent().items():
             log.info(f"note: the evaluation {name!r} is not run; it is {remedy}")
-        names, plans = task_choice.default_names(self.task), []
+        plans = []
         for source in self.sources:
             chosen: list[str] = []
-            for name in names:
+            for name in task_choice.default_names(self.task, source):
                 info = evaluation_task.load(name)
                 if info.fallback_for in chosen:
                     continue
@@ -123,6 +123,12 @@ class Evaluator:
                 if not missing and (self.config.eval.train or not info.needs_train):
                     self._check(name, source)
                     chosen.append(name)
+            if not chosen:
+                model = capabilities.describe_model(self.config)
+                raise UserError(
+                    f"data.eval={self.config.data.eval!r}: {source.name!r} has nothing that {model} is evaluated by;"
+                    " leave it out"
+                )
             plans.append(_Plan(source, chosen))
         return plans
 

@@ -19,7 +19,6 @@ from importlib import resources
 from typing import Any
 
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
-from mmjax.data.formats.wordnet_ids import log_numbers
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import HasClassCodes, MayBeMultilabel, Source
 from mmjax.errors import UserError, did_you_mean
@@ -166,7 +165,6 @@ def apply(source: Source, choice: str = "", *, dataset: str = "", field: str = "
     prompts = None if known_name is None else load(known_name)
     names = None if prompts is None else _match(their_names, prompts, by_position=False)
     if prompts is None or names is None:
-        log_numbers(their_names, f"the data {source.name!r}", "write classnames.txt beside them, or set prompts")
         return source
     if source.templates and list(source.templates) != FOLDER_TEMPLATES:
         prompts = dataclasses.replace(prompts, templates=list(source.templates))

@@ -7,7 +7,7 @@ from mmjax import plugin_calls, registry
 from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.loading.eval_examples import unreadable
 from mmjax.data.record import Record
-from mmjax.data.source_protocols import MayBeMultilabel, Source
+from mmjax.data.source_protocols import HasHardNegatives, MayBeMultilabel, Source
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task
 from mmjax.evaluation.config import EvaluationSettings
@@ -45,10 +45,15 @@ def check_model(names: Iterable[str], task: Task, field: str) -> None:
             raise UserError(f"{field}: {name} is not for {capabilities.describe_model(task.config)}{remedy}")
 
 
-def default_names(task: Task) -> list[str]:
-    """The evaluations that are run where none is named, of those that a model has all for."""
-    names = [name for name in registry.evaluations if evaluation_task.load(name).by_default != "never"]
-    return [name for name in names if fits_model(evaluation_task.load(name), task)]
+def default_names(task: Task, source: Source) -> list[str]:
+    """The evaluations that are run on a source where none is named, of those that a model has all for."""
+    has_negatives = isinstance(source, HasHardNegatives) and source.has_hard_negatives
+    infos = {name: evaluation_task.load(name) for name in registry.evaluations}
+    return [
+        name
+        for name, info in infos.items()
+        if info.by_default != "never" and info.of_hard_negatives == has_negatives and fits_model(info, task)
+    ]
 
 
 def lacking_classes(info: EvaluationTask, source: Source) -> str:
@@ -67,9 +72,11 @@ def lacking_fields(name: str, source: Source) -> str:
       UserError: the record cannot be read, or a plugin's evaluation fails to look at it.
     """
     info = evaluation_task.load(name)
-    if info.missing_fields is EvaluationTask.missing_fields or not len(source):
+    if not len(source) or not (info.embeds or info.missing_fields is not EvaluationTask.missing_fields):
         return ""
     record = _first_record(source)
+    if info.embeds and record.get("image") is None:
+        return "images"
     with plugin_calls.calling(registry.evaluations, name, info.missing_fields, "missing_fields(record)"):
         return info.missing_fields(record)
 

@@ -3,14 +3,15 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
-from mmjax.config import parse
+from mmjax.config import parse, recipe
 from mmjax.errors import UserError
 from mmjax.evaluation import task_choice
 from mmjax.evaluation.config import DatasetConfig, SuiteConfig
 from mmjax.evaluation.suite import jobs
-from mmjax.training import validate_run
+from mmjax.training import train, validate_run
 from tests.helpers import runs
 from tests.helpers.plugin_files import message, one_line
 
@@ -156,3 +157,63 @@ def test_what_is_finished_depends_on_the_suite_s_seed_not_on_the_run_s():
         "eval.meteor",
         *(f"decoding.{field.name}" for field in dataclasses.fields(run.decoding)),
     }
+
+
+@pytest.fixture(scope="module")
+def unfit(tmp_path_factory):
+    """Sources without what a CLIP model is evaluated by, and hard negatives."""
+    folder = tmp_path_factory.mktemp("unfit")
+    runs.write_pairs(folder, count=8)
+    questions = [{"image": f"{i}.jpg", "question": "what?", "answer": "it"} for i in range(8)]
+    (folder / "questions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in questions))
+    swaps = [{"filename": f"{i}.jpg", "caption": f"{i} is here", "negative_caption": f"here is {i}"} for i in range(8)]
+    (folder / "swap.json").write_text(json.dumps(dict(enumerate(swaps))))
+    rows = [
+        {"image_0": f"{i}.jpg", "image_1": f"{i + 1}.jpg", "caption_0": f"{i} is here", "caption_1": f"here is {i}"}
+        for i in range(0, 8, 2)
+    ]
+    (folder / "examples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "lacking"),
+    [("sensors/test", "'sensors' has no images"), ("vqa:{0}/questions.jsonl", "'questions' has no captions")],
+)
+def test_data_that_the_model_cannot_be_evaluated_on(unfit, tmp_path, capsys, source, lacking):
+    """One line before the first step, not a fault at the end of the run."""
+    source = source.format(unfit)
+    for flags in ([], ["--dry-run"]):
+        assert runs.train_cli(f"--workdir={tmp_path / 'run'}", *flags, f"--config.data.eval={source}") == 2
+        assert one_line(capsys) == f"error: data.eval={source!r}: {lacking}\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "metrics"),
+    [
+        ("sugarcrepe:{0}/swap.json", {"acc"}),
+        ("winoground:{0}/examples.jsonl", {"text_acc", "image_acc", "acc"}),
+    ],
+)
+def test_hard_negatives_have_their_metric(unfit, source, metrics):
+    source = source.format(unfit)
+    mistake = message(train.open_run, runs.config(data__train=source), None)
+    assert mistake.startswith(f"data.train={source!r} has wrong captions") and "data.eval" in mistake
+    opened = train.open_run(runs.config(data__eval=f"{source}+digits/test", eval__batch_size=8), None)
+    assert [plan.names for plan in opened.evaluator.plans] == [
+        ["image_caption_selection"],
+        ["zeroshot_classification"],
+    ]
+    opened = train.open_run(runs.config(data__eval=source, eval__batch_size=8), None)
+    (evaluation,) = opened.evaluator.run(opened.task.init(jax.random.key(0)))
+    assert evaluation.task == "image_caption_selection" and set(evaluation.metrics) == metrics
+
+
+def test_a_model_that_is_evaluated_by_nothing_of_a_source(unfit):
+    """A captioner embeds no images, and there is nothing else to do with hard negatives."""
+    source = f"sugarcrepe:{unfit}/swap.json"
+    config = recipe.load_recipe("captioner:variant=tiny-captioner,tokenizer=bytes")
+    config.data.train, config.data.eval = "shapes", source
+    mistake = message(train.open_run, config, None)
+    assert mistake.startswith(f"data.eval={source!r}: 'swap' has nothing that model.kind='captioner'")

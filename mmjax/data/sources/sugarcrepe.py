@@ -23,9 +23,14 @@ class SugarCrepe(ImageList):
       options: how to read it.
       field: config field to name in errors.
 
+    Attributes:
+      has_hard_negatives: true.
+
     Raises:
       UserError: on a file that is missing or is not of this form, or images that are not there.
     """
+
+    has_hard_negatives = True
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.eval"):
         where = f"{field}='sugarcrepe:{path}'"

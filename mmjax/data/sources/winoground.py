@@ -30,12 +30,14 @@ class Winoground(ImageList):
 
     Attributes:
       images_per_example: 2; consecutive images that make an example.
+      has_hard_negatives: true.
 
     Raises:
       UserError: on a file that is missing or is not of this form, or images that are not there.
     """
 
     images_per_example = 2
+    has_hard_negatives = True
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.eval"):
         where = f"{field}='winoground:{path}'"

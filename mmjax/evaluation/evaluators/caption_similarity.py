@@ -12,6 +12,7 @@ from mmjax.evaluation.evaluation_task import (
     EvaluatedSource,
     EvaluationTask,
     Outcome,
+    missing_caption,
     without_setup,
 )
 from mmjax.evaluation.evaluators import retrieval
@@ -66,20 +67,18 @@ def _missing_two_captions(record: Mapping[str, Any]) -> str:
     return "" if len(record.get("captions", ())) == 2 else "two captions an image, the right one first"
 
 
-def _missing_caption(record: Mapping[str, Any]) -> str:
-    return "" if record.get("captions") else "captions"
-
-
 IMAGE_CAPTION_SELECTION = EvaluationTask(
     title="image-caption selection",
     evaluator=without_setup(_select_captions),
     needs=("encode_image",),
+    of_hard_negatives=True,
     missing_fields=_missing_two_captions,
+    by_default="always",
 )
 CLIP_SCORE = EvaluationTask(
     title="CLIPScore",
     evaluator=without_setup(_clip_score),
     needs=("encode_image",),
-    missing_fields=_missing_caption,
+    missing_fields=missing_caption,
     reads=("clip_score", "bootstrap"),
 )

@@ -7,12 +7,16 @@ loss.
 import numpy as np
 from jaxtyping import Bool
 
+from mmjax.data.formats.wordnet_ids import log_numbers
+from mmjax.data.source_protocols import Source
+from mmjax.evaluation.config import EvaluationSettings
 from mmjax.evaluation.embedding.features import Embedder, Features, SharesIds
 from mmjax.evaluation.evaluation_task import (
     EvaluatedModel,
     EvaluatedSource,
     EvaluationTask,
     Outcome,
+    missing_caption,
     without_setup,
 )
 from mmjax.evaluation.evaluators.retrieval import embed_unique, evaluate_retrieval
@@ -138,11 +142,17 @@ def _evaluate_retrieval(model: EvaluatedModel, data: EvaluatedSource) -> Outcome
     return Outcome(metrics, len(data.features), matching)
 
 
+def _check_class_names(source: Source, settings: EvaluationSettings) -> None:
+    del settings
+    log_numbers(source.class_names or (), f"the data {source.name!r}", "write classnames.txt beside them, or set prompts")
+
+
 ZERO_SHOT_CLASSIFICATION = EvaluationTask(
     title="zero-shot classification",
     evaluator=without_setup(_evaluate_classification),
     needs=("embeddings",),
     needs_classes=True,
+    check=_check_class_names,
     reads=("prompts", "bootstrap"),
     by_default="where_possible",
     has_plain_metrics=True,
@@ -151,6 +161,7 @@ ZERO_SHOT_RETRIEVAL = EvaluationTask(
     title="zero-shot retrieval",
     evaluator=without_setup(_evaluate_retrieval),
     needs=("embeddings",),
+    missing_fields=missing_caption,
     reads=("fold_size", "bootstrap"),
     by_default="always",
     fallback_for=CLASSIFICATION,

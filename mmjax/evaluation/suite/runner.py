@@ -80,8 +80,10 @@ def open_jobs(
 def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
     field = f"datasets.{job.name}"
     options = dataclasses.replace(options, image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
-    for key, spec in (("source", job.source), ("train", job.train)):
-        _check_exists(spec, f"{field}.{key}")
+    learns = bool(job.train) and any(evaluation_task.load(task, f"{field}.tasks").needs_train for task in job.tasks)
+    _check_exists(job.source, f"{field}.source")
+    if learns:
+        _check_exists(job.train, f"{field}.train")
     source = mixture.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
@@ -99,7 +101,7 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
             raise UserError(f"{field}.tasks: {task} needs {missing}, and {job.source} has none; leave it out")
         evaluation_task.check(task, source, config)
     train = None
-    if job.train and any(evaluation_task.load(task).needs_train for task in job.tasks):
+    if learns:
         train = mixture.open_source(job.train, options, field=f"{field}.train")
         train.name = f"{job.name}/train"
         task_choice.check_train(train, source, f"{field}.train={job.train!r}")

@@ -236,6 +236,15 @@ def test_mistakes_are_one_line_before_anything_is_computed(root, trained, passes
     assert not passes and not output.exists()
 
 
+def test_a_training_split_that_no_task_learns_from_need_not_be_there(root, trained, tmp_path):
+    """Another place of the images is one field."""
+    flags = [f"--config.datasets.colours.source=folder:{root}/classes", "--config.datasets.colours.train=wds:/nowhere"]
+    flags += ["--config.datasets.colours.tasks=zeroshot_classification", "--config.collection=colours"]
+    output = tmp_path / "result.json"
+    assert runs.eval_cli(f"--workdir={trained}", f"--config={root / 'suite.py'}", f"--output={output}", *flags) == 0
+    assert [record["n"] for record in json.loads(output.read_text())] == [8]
+
+
 def test_missing_datasets_can_be_left_out(root, trained, passes, tmp_path, capsys):
     output = tmp_path / "result.json"
     flags = ["--config.root=/nowhere", "--config.missing=skip", f"--config.datasets.colours.source=folder:{root}/test"]
