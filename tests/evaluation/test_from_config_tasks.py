@@ -213,7 +213,7 @@ def test_hard_negatives_have_their_metric(unfit, source, metrics):
 def test_a_model_that_is_evaluated_by_nothing_of_a_source(unfit):
     """A captioner embeds no images, and there is nothing else to do with hard negatives."""
     source = f"sugarcrepe:{unfit}/swap.json"
-    config = recipe.load_recipe("captioner:variant=tiny-captioner,tokenizer=bytes")
+    config = recipe.load_recipe("captioner:variant=tiny-captioner")
     config.data.train, config.data.eval = "shapes", source
     mistake = message(train.open_run, config, None)
     assert mistake.startswith(f"data.eval={source!r}: 'swap' has nothing that model.kind='captioner'")

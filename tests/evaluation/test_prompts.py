@@ -8,7 +8,8 @@ import pytest
 from mmjax import data
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES
 from mmjax.errors import UserError
-from mmjax.evaluation import prompts
+from mmjax.evaluation import evaluation_task, prompts
+from mmjax.evaluation.config import EvaluationSettings
 from mmjax.evaluation.evaluators.zero_shot import class_prompts
 
 COUNTS = {  # classes and templates: Table 9 of Radford et al. 2021, and the lists of CLIP_benchmark
@@ -128,10 +129,17 @@ def test_a_source_that_knows_words_for_its_codes_is_matched_by_the_codes(tmp_pat
 
 
 def test_classes_that_stay_numbers_are_logged(caplog):
-    prompts.apply(Source("mnist", list("0123456789")))
-    prompts.apply(Source("mine", ["cat", "3"]))
-    assert not caplog.records
+    """Where a zero-shot classifier is made of them, and only there."""
+
+    def check(name, classes):
+        source = prompts.apply(Source(name, classes))
+        evaluation_task.check("zeroshot_classification", source, EvaluationSettings())
+
+    check("mnist", list("0123456789"))
+    check("mine", ["cat", "3"])
     prompts.apply(Source("mine", ["0", "1"]))
+    assert not caplog.records
+    check("mine", ["0", "1"])
     assert [word for word in ("'mine'", "a photo of a 0.", "classnames.txt") if word in caplog.text] and caplog.records
 
 

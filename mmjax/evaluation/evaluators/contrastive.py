@@ -22,6 +22,7 @@ from mmjax.evaluation.evaluation_task import (
 from mmjax.evaluation.evaluators.retrieval import embed_unique, evaluate_retrieval
 from mmjax.evaluation.evaluators.zero_shot import evaluate_multilabel, evaluate_zero_shot
 from mmjax.evaluation.example_selection import Matching
+from mmjax.evaluation.prompts import PromptedSource
 from mmjax.evaluation.results import CLASSIFICATION
 from mmjax.metrics import bootstrap as bootstrap_lib
 
@@ -144,7 +145,9 @@ def _evaluate_retrieval(model: EvaluatedModel, data: EvaluatedSource) -> Outcome
 
 def _check_class_names(source: Source, settings: EvaluationSettings) -> None:
     del settings
-    log_numbers(source.class_names or (), f"the data {source.name!r}", "write classnames.txt beside them, or set prompts")
+    if not isinstance(source, PromptedSource):  # published prompts of numbers say that they are some
+        remedy = "write classnames.txt beside them, or set prompts"
+        log_numbers(source.class_names or (), f"the data {source.name!r}", remedy)
 
 
 ZERO_SHOT_CLASSIFICATION = EvaluationTask(
