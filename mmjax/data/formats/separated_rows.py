@@ -21,7 +21,7 @@ class RowProblems:
 
     Attributes:
       rows: how many there were, the header not counted.
-      unusable: how many of them have another number of cells than the header, or an open quotation mark.
+      unusable: how many of them cannot be read, or have another number of cells than the header.
       first_unusable: which is the first, and what is wrong with it.
       literal: how many were read with quotation marks as characters, since these enclose no whole cell.
       first_literal: line of the first.
@@ -33,9 +33,19 @@ class RowProblems:
     literal: int = 0
     first_literal: int = 0
 
+    def leave_out(self, wrong: str) -> None:
+        """Counts a row that is left out, which `wrong` says the line and the fault of."""
+        self.unusable += 1
+        self.first_unusable = self.first_unusable or wrong
+
 
 def read_rows(
-    lines: Iterable[str], separator: str, problems: RowProblems, *, where: str = ""
+    lines: Iterable[str],
+    separator: str,
+    problems: RowProblems,
+    *,
+    where: str = "",
+    fault: Callable[[str], str] = lambda text: "",
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields the line and the cells of rows that have as many as the header, which comes first.
 
@@ -47,6 +57,7 @@ def read_rows(
       separator: one character.
       problems: counts the rows that are left out.
       where: the config field and its value, to begin errors with.
+      fault: of the text of a row, "" where it has none.
 
     Raises:
       UserError: most of the table's quotation marks do not close.
@@ -70,7 +81,10 @@ def read_rows(
             problems.rows += 1
             if cells is not None and len(cells) == width:
                 if len(source.row) == 1 or not _holds_rows(cells, source.row, separator):
-                    yield number, cells
+                    if wrong := fault("".join(source.row)):
+                        problems.leave_out(f"line {number} {wrong}")
+                    else:
+                        yield number, cells
                     continue
                 cells = None
         elif cells is not None:
@@ -86,20 +100,19 @@ def read_rows(
         line = source.rewind()
         literal = line.rstrip("\r\n").split(separator)
         # Marks in pairs, or in a table with tabs, where most programs do not quote, are meant as they stand.
-        are_characters = cells is None and (line.count('"') % 2 == 0 or separator == "\t")
+        are_characters = cells is None and (line.count('"') % 2 == 0 or separator == "\t") and not fault(line)
         if not width or (are_characters and len(literal) == width):
             problems.literal += 1
             problems.first_literal = problems.first_literal or number
             yield number, literal if width else [name.strip() for name in literal]
             width = len(literal)
             continue
-        problems.unusable += 1
-        wrong = (
-            f"line {number} opens a quotation mark that does not close as it should"
-            if cells is None
-            else f"line {number} has {len(cells)} cells, the header {width}"
-        )
-        problems.first_unusable = problems.first_unusable or wrong
+        if wrong := fault(line):
+            problems.leave_out(f"line {number} {wrong}")
+        elif cells is None:
+            problems.leave_out(f"line {number} opens a quotation mark that does not close as it should")
+        else:
+            problems.leave_out(f"line {number} has {len(cells)} cells, the header {width}")
 
 
 def find_separator(lines: Callable[[], Iterable[str]], usual: str) -> str:

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.coco_captions import caption_rows
 from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
-from mmjax.data.text.text_encoding import encoding_of
+from mmjax.data.text.text_encoding import UTF8, encoding_of
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _FIRST = 100  # objects looked at for the fields they have
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps them
+_NOT_UTF8 = "is not UTF-8"
 _NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t"}
 
 log = logging.getLogger("mmjax.data")
@@ -27,8 +30,8 @@ log = logging.getLogger("mmjax.data")
 class Table:
     """A table with a header, one JSON object a line, or a JSON array of objects, in UTF-8.
 
-    Rows that have another number of cells than the header are left out, counted and logged in one line when all rows
-    have been read; as are quotation marks that enclose no whole cell.
+    Rows that cannot be read (another number of cells than the header, no JSON, not UTF-8) are left out, counted and
+    logged in one line when all rows have been read; as are quotation marks that enclose no whole cell.
 
     Args:
       path: local or an fsspec URL; its ending says which kind it is.
@@ -61,18 +64,20 @@ class Table:
         self._encoding = encoding_of(self._data, options.encoding)
         self._array = self._parse_array() if path.endswith(".json") else None
         self._is_json = path.endswith((".jsonl", ".json"))
+        self._first_bad_byte = self._find_bad_byte()
+        problems = RowProblems()
         # Every object names its fields; a header names them once.
         if self._is_json:
-            objects = [row for _, row in itertools.islice(self._objects(), _FIRST)]
+            objects = [row for _, row in itertools.islice(self._objects(problems), _FIRST)]
             has_rows, self._header = bool(objects), []
             self.columns = list(dict.fromkeys(itertools.chain.from_iterable(map(field_paths, objects))))
         else:
             self._separator = self._find_separator("\t" if path.endswith(".tsv") else ",")
-            problems = RowProblems()
             rows = list(itertools.islice(self._cells(problems), 2))
             has_rows, self._header = len(rows) == 2 or problems.rows > 0, rows[0][1] if rows else []
             self.columns = list(dict.fromkeys(self._header))
         if not has_rows:
+            self._report(problems)
             raise UserError(
                 f"{where}: the table has no rows; give one with a header and at least one image and caption"
             )
@@ -83,18 +88,18 @@ class Table:
         Of a JSON array, the number of the object counts from 1.
 
         Raises:
-          UserError: naming the line that cannot be parsed, the byte that is not UTF-8, or the column that the header
-            names twice; or more rows than `max_bad_fraction` allows have another number of cells than the header.
+          UserError: the header names a column twice; or more rows than `max_bad_fraction` allows cannot be read.
         """
+        problems = RowProblems()
         if self._is_json:
-            for line, row in self._objects():
+            for line, row in self._objects(problems):
                 yield line, *[row[column] if column in row else get_nested(row, column) for column in columns]
+            self._report(problems)
             return
         for column in columns:
             if self._header.count(column) > 1:
                 raise UserError(f"{self._where}: the header names {column!r} twice; rename one of the columns")
         select = operator.itemgetter(*[self._header.index(column) for column in columns])
-        problems = RowProblems()
         for line, cells in itertools.islice(self._cells(problems), 1, None):
             # Of one column, itemgetter gives the value, of several a tuple.
             yield (line, *select(cells)) if len(columns) > 1 else (line, select(cells))
@@ -108,16 +113,11 @@ class Table:
         """
         where = self._where
         if problems.unusable:
-            name = SEPARATORS.get(self._separator, repr(self._separator))
             what = (
-                f"{problems.unusable:,} of {problems.rows:,} rows cannot be told apart into the header's"
-                f" {len(self._header)} cells (the first: {problems.first_unusable})"
+                f"{problems.unusable:,} of {problems.rows:,} rows cannot be read (the first: {problems.first_unusable})"
             )
             if problems.unusable > self._options.max_bad_fraction * problems.rows:
-                raise UserError(
-                    f"{where}: {what}; quote cells that hold {name} or line breaks, and write a quotation mark inside"
-                    ' as "", or give another separator by data.separator'
-                )
+                raise UserError(f"{where}: {what}; {self._remedy(problems.first_unusable)}")
             log.warning("%s: %s; they are left out", where, what)
         if problems.literal:
             log.warning(
@@ -128,6 +128,17 @@ class Table:
                 problems.first_literal,
             )
 
+    def _remedy(self, wrong: str) -> str:
+        if _NOT_UTF8 in wrong:
+            return "save the table as UTF-8, or set data.encoding"
+        if self._is_json:
+            return "write one JSON object per line"
+        name = SEPARATORS.get(self._separator, repr(self._separator))
+        return (
+            f"quote cells that hold {name} or line breaks, and write a quotation mark inside as"
+            ' "", or give another separator by data.separator'
+        )
+
     def _find_separator(self, usual: str) -> str:
         name = self._options.separator
         if name:
@@ -137,10 +148,7 @@ class Table:
                     f"data.separator={name!r} is no separator of cells; give one character, such as ';', or tab"
                 )
             return separator
-        try:
-            separator = find_separator(self._text, usual)
-        except UnicodeError as error:
-            raise self._not_encoded() from error
+        separator = find_separator(self._text, usual)
         if separator != usual:
             log.warning(
                 "%s: its header is separated by %s, and so are its cells; data.separator says otherwise",
@@ -149,15 +157,34 @@ class Table:
             )
         return separator
 
+    def _find_bad_byte(self) -> int | None:
+        """The first byte that is not in the table's encoding.
+
+        Raises:
+          UserError: there is one, in an encoding of which lines cannot be read by themselves.
+        """
+        try:
+            self._data.decode(self._encoding)
+        except UnicodeError as error:
+            if self._array is None and self._encoding.startswith(UTF8):
+                return getattr(error, "start", 0)
+            raise self._not_encoded(error) from error
+        return None
+
     def _text(self) -> io.TextIOWrapper:
-        return io.TextIOWrapper(io.BytesIO(self._data), self._encoding, newline="" if not self._is_json else "\n")
+        errors = "strict" if self._first_bad_byte is None else "surrogateescape"
+        newline = "" if not self._is_json else "\n"
+        return io.TextIOWrapper(io.BytesIO(self._data), self._encoding, errors, newline)
+
+    def _fault(self, text: str) -> str:
+        """What is wrong with the text of a row: a byte that is not in the encoding, which `_text` keeps as it is."""
+        if self._first_bad_byte is None or text.isascii() or not _ESCAPED.search(text):
+            return ""
+        return f"{_NOT_UTF8} at byte {self._first_bad_byte} of the file"
 
     def _cells(self, problems: RowProblems) -> Iterator[tuple[int, list[str]]]:
         """Yields (line number, cells), the header first."""
-        try:
-            yield from read_rows(self._text(), self._separator, problems, where=self._where)
-        except UnicodeError as error:
-            raise self._not_encoded() from error
+        return read_rows(self._text(), self._separator, problems, where=self._where, fault=self._fault)
 
     def _parse_array(self) -> list[dict[str, Any]] | None:
         """The objects of a JSON array, or of COCO's captions; None where the file has one object a line.
@@ -169,15 +196,13 @@ class Table:
         try:
             content = json.loads(self._data.decode(self._encoding))
         except UnicodeError as error:
-            raise self._not_encoded() from error
-        except json.JSONDecodeError as error:
-            if error.msg == "Extra data":  # after a first line
+            raise self._not_encoded(error) from error
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # after a first line
                 return None
             raise UserError(
-                f"{where}: is not JSON (line {error.lineno}: {error.msg}); give an array of objects, or one a line"
+                f"{where}: is not JSON ({_json_fault(error)}); give an array of objects, or one a line"
             ) from error
-        except RecursionError as error:
-            raise UserError(f"{where}: its JSON is nested too deep; give an array of objects") from error
         if isinstance(content, dict) and isinstance(content.get("images"), list):
             self.is_coco = True
             return caption_rows(content, where)
@@ -191,34 +216,31 @@ class Table:
                 raise UserError(f"{where}: element {number} is no JSON object; give an array of objects")
         return content
 
-    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _objects(self, problems: RowProblems) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (line number, object)."""
         if self._array is not None:
             yield from enumerate(self._array, start=1)
             return
-        where = self._where
-        try:
-            for line, content in enumerate(self._text(), start=1):
-                if not content.strip():
-                    continue
-                try:
-                    row = json.loads(content)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
-                    raise UserError(
-                        f"{where}: line {line} is not JSON ({reason}); write one object per line"
-                    ) from error
-                if not isinstance(row, dict):
-                    raise UserError(f"{where}: line {line} is not a JSON object; write one object per line")
+        for line, content in enumerate(self._text(), start=1):
+            if not content.strip():
+                continue
+            problems.rows += 1
+            wrong, row = self._fault(content), None
+            try:
+                row = None if wrong else json.loads(content)
+            except (ValueError, RecursionError) as error:
+                wrong = f"is not JSON ({getattr(error, 'msg', None) or _json_fault(error)})"
+            if isinstance(row, dict):
                 yield line, row
-        except UnicodeError as error:
-            raise self._not_encoded() from error
+            else:
+                problems.leave_out(f"line {line} {wrong or 'is not a JSON object'}")
 
-    def _not_encoded(self) -> UserError:
-        try:
-            self._data.decode(self._encoding)
-            byte = len(self._data)
-        except UnicodeError as error:
-            byte = getattr(error, "start", 0)
-        name = self._encoding.removesuffix("-sig").upper()
+    def _not_encoded(self, error: UnicodeError) -> UserError:
+        name, byte = self._encoding.removesuffix("-sig").upper(), getattr(error, "start", 0)
         return UserError(f"{self._where}: not {name} at byte {byte}; save the table as UTF-8, or set data.encoding")
+
+
+def _json_fault(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)

@@ -96,3 +96,39 @@ def test_json_of_another_form_is_named(tmp_path, text, words):
     with pytest.raises(UserError) as error:
         table(tmp_path, "t.json", text)
     assert all(word in str(error.value) for word in ("data.train='t.json'", *words)), error.value
+
+
+def test_lines_that_are_not_json_are_left_out_and_counted(tmp_path, caplog):
+    good_lines = [json.dumps({"image": f"{i}.png", "caption": "x"}) for i in range(400)]
+    bad_lines = ['{"image": "a.pn', "[1]", '{"image": ' + "9" * 5000 + "}", "[" * 100_000]
+    lines = [*good_lines[:200], *bad_lines, *good_lines[200:]]
+    read = rows(tmp_path, "t.jsonl", "\n".join(lines))
+    assert len(read) == 400 and read[200][0] == 205
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert all(word in message for word in ("4 of 404", "line 201", "not JSON", "left out"))
+    with pytest.raises(UserError, match="4 of 404 .*line 201 is not JSON .*one JSON object per line"):
+        rows(tmp_path, "t.jsonl", "\n".join(lines), max_bad_fraction=0.005)
+    with pytest.raises(UserError, match="1 of 1 .*line 1 is not JSON"):
+        rows(tmp_path, "t.jsonl", "{")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
+def test_rows_that_are_not_utf8_are_left_out_and_counted(tmp_path, caplog, name):
+    separator = "\t" if name == "t.tsv" else ","
+    lines = good(300, separator).splitlines()
+    if name == "t.jsonl":
+        lines = [json.dumps({"image": f"{i}.png", "caption": "größe"}, ensure_ascii=False) for i in range(301)]
+    content = [line.encode() for line in lines]
+    content[250] = content[250].replace(b"n", "größe".encode("latin-1")).replace("ö".encode(), b"\xf6")
+    (tmp_path / name).write_bytes(b"\n".join(content))
+    make = lambda **options: Table(
+        str(tmp_path / name), reader=Reader(), where="data.train=''", options=SourceOptions(**options)
+    )
+    read = list(make().rows(["image", "caption"]))
+    assert len(read) == len(lines) - (1 if name == "t.jsonl" else 2) and 251 not in [line for line, *_ in read]
+    (message,) = [record.getMessage() for record in caplog.records]
+    byte = b"\n".join(content).index(b"\xf6")
+    assert "line 251 is not UTF-8" in message and f"byte {byte}" in message
+    with pytest.raises(UserError, match="1 of 30. rows .*line 251 is not UTF-8 .*data.encoding"):
+        list(make(max_bad_fraction=0.0).rows(["image", "caption"]))
+    assert len(list(make(max_bad_fraction=0.0, encoding="latin-1").rows(["image", "caption"]))) == len(read) + 1
