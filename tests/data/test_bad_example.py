@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from campaigns import hostile_files, mutate_inputs
 from mmjax.data.bad_example import REASONS, BadExample, UnforeseenError, common_fault, one_example
 
 
@@ -60,3 +61,17 @@ def test_an_error_whose_message_cannot_be_made_is_described():
 def test_messages_are_one_printable_line():
     error = BadExample("corrupt", "caf\udce9\n\x1b[31m")
     assert str(error) == r"corrupt: caf\udce9 \x1b[31m"
+
+
+@pytest.mark.full
+def test_files_of_every_kind_are_read(tmp_path):
+    for number, kind in enumerate(hostile_files.kinds().values()):
+        (tmp_path / str(number)).mkdir()
+        kind.make(tmp_path / str(number))
+        kind.read(tmp_path / str(number))
+
+
+@pytest.mark.full
+def test_mutated_files_are_read_or_refused_in_one_line():
+    result = mutate_inputs.run(200, seed=7)
+    assert result.keys() == set(mutate_inputs.FINE) and result.total() == 200
