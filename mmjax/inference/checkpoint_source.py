@@ -18,7 +18,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.interop import foreign_checkpoint, param_translation, run_config
+from mmjax.interop import foreign_checkpoint, param_translation, run_config, weights_path
 from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
@@ -282,7 +282,7 @@ def _with_tokenizer(config: RunConfig, tokenizer: str) -> RunConfig:
 
 def is_workdir(path: Any) -> bool:
     """Whether a path holds a run's checkpoints."""
-    return not str(path).startswith(foreign_checkpoint.HUB) and (paths.as_path(path) / "checkpoints").is_dir()
+    return not str(path).startswith(weights_path.HUB) and (paths.as_path(path) / "checkpoints").is_dir()
 
 
 def param_shardings(

@@ -22,20 +22,15 @@ from mmjax.interop import (
 )
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.param_names import Row
-from mmjax.interop.tensor_files import WEIGHTS, Tensors, open_tensors, read_json
-from mmjax.io import paths
+from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
+from mmjax.interop.weights_path import HF_CONFIG, HUB, OPENCLIP_CONFIG, find_weights, local_path
 
-HUB = "hf-hub:"
 FORMATS = {
     "openclip": "OpenCLIP",
     "hf-clip": "Hugging Face's CLIPModel",
     "hf-siglip": "Hugging Face's SiglipModel",
     "big_vision": "big_vision",
 }
-# Where each library puts what; the first that is there is taken.
-_OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
-_HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_OPENCLIP_CONFIG, _HF_CONFIG = "open_clip_config.json", "config.json"
 _HF_TOKENIZER = "tokenizer_config.json"
 
 
@@ -90,7 +85,7 @@ def open_checkpoint(path: Any, overrides: Mapping[str, Any] | None = None) -> Fo
     if form == "big_vision":
         tensors = big_vision.normalize_names(tensors)
     folder = weights.parent
-    config_file = folder / (_OPENCLIP_CONFIG if form == "openclip" else _HF_CONFIG)
+    config_file = folder / (OPENCLIP_CONFIG if form == "openclip" else HF_CONFIG)
     config = read_json(config_file) if form != "big_vision" and config_file.is_file() else None
     if form.startswith("hf-") and config is not None:
         form = f"hf-{huggingface.family_of_config(config, config_file)}"
@@ -121,87 +116,56 @@ def open_checkpoint(path: Any, overrides: Mapping[str, Any] | None = None) -> Fo
     )
 
 
-def local_path(path: Any) -> Path:
-    """Makes a path local: `hf-hub:NAME` is fetched by huggingface_hub.
-
-    Raises:
-      UserError: no such path, or the package is not installed.
-    """
-    text = str(path)
-    if text.startswith(HUB):
-        return _fetch_from_hub(text.removeprefix(HUB))
-    if paths.scheme(path):
-        raise UserError(f"{path}: weights of other libraries are read from a local disk; copy them there first")
-    local = Path(text).expanduser()
-    if not local.exists():
-        raise UserError(f"{path}: there is no such file or folder; give a path, or hf-hub:NAME for a model of the Hub")
-    return local
-
-
-def _fetch_from_hub(name: str) -> Path:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(f"{HUB}{name}: needs the package huggingface_hub; pip install huggingface_hub") from error
-    try:
-        files = huggingface_hub.list_repo_files(name)
-        wanted = [file for file in files if "/" not in file and file.endswith((".json", ".model", ".txt"))]
-        weights = [file for file in (*_OPENCLIP_FILES[:1], *_HF_FILES, *_OPENCLIP_FILES) if file in files]
-        weights += [file for file in files if "/" not in file and file.endswith(WEIGHTS)]
-        if not weights:
-            raise UserError(f"{HUB}{name}: holds no weights in a format that mmjax reads ({', '.join(WEIGHTS)})")
-        shards = [file for file in files if weights[0].endswith(".index.json") and file.endswith(WEIGHTS)]
-        patterns = [*wanted, weights[0], *shards]
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except UserError:
-        raise
-    except Exception as error:  # the package raises its own, the network's and the operating system's
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{HUB}{name}: could not be fetched ({type(error).__name__}: {reason})") from error
-
-
-def find_weights(folder: Path) -> Path:
-    """The file of weights in a folder.
-
-    Raises:
-      UserError: there is none, or one of several would have to be guessed.
-    """
-    if (folder / _OPENCLIP_CONFIG).is_file():
-        names = [name for name in _OPENCLIP_FILES if (folder / name).is_file()]
-        # model.safetensors is Hugging Face's where its config lies there too.
-        if names and not (names[0] == _HF_FILES[0] and (folder / _HF_CONFIG).is_file()):
-            return folder / names[0]
-    for name in (*_HF_FILES, *_OPENCLIP_FILES):
-        if (folder / name).is_file():
-            return folder / name
-    names = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHTS)
-    if len(names) == 1:
-        return folder / names[0]
-    if not names:
-        raise UserError(f"{folder}: holds neither a run's checkpoints nor a file of weights ({', '.join(WEIGHTS)})")
-    raise UserError(f"{folder}: holds several files of weights ({', '.join(names)}); give the path of one of them")
-
-
-_MODEL_PREFIXES = ("state_dict.", "model_state_dict.", "model.")  # the first that is there holds the model
-
-
-def _strip_prefixes(tensors: Tensors) -> Tensors:
-    """The arrays by names without what trainers add: where the model lies, `module.` (DDP), `_orig_mod.` (compiled)."""
-    around = next((part for part in _MODEL_PREFIXES if any(name.startswith(part) for name in tensors)), "")
-
-    def rename(name):
-        if not name.startswith(around):
-            return None  # the optimizer's
-        return name.removeprefix(around).replace("_orig_mod.", "").removeprefix("module.")
-
-    return tensors.renamed(rename)
-
-
 # Names of parameters that only one format has: all of these are in the file.
 _MARKER_PARAMS = {
     "hf-siglip": ("vision_model.head.probe", "text_model.head.weight"),
     "hf-clip": ("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_projection.weight"),
     "openclip": ("visual.conv1.weight", "visual.positional_embedding"),
+    "openclip-timm": ("visual.trunk.patch_embed.proj.weight",),
+}
+
+
+# What wrappers of PyTorch put into names, wherever: DDP, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = re.compile(r"^module\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+_MODEL_PREFIXES = ("state_dict.", "model_state_dict.", "model.")  # the first that is there holds the model
+
+
+def _strip_prefixes(tensors: Tensors) -> Tensors:
+    """The arrays by names without what trainers put around them; those of the optimizer are left out.
+
+    Raises:
+      UserError: there are several models, and which one is meant would have to be guessed.
+    """
+    around = next((part for part in _MODEL_PREFIXES if any(name.startswith(part) for name in tensors)), "")
+    tensors = _without_prefix(tensors, around)
+    prefixes = _prefixes_of_models(tensors)
+    if "" in prefixes or not prefixes:
+        return tensors
+    if len(prefixes) > 1:
+        names = ", ".join(f"{prefix}*" for prefix in prefixes)
+        raise UserError(f"{tensors.path}: holds several models ({names}); save the state_dict of one of them alone")
+    return _without_prefix(tensors, prefixes[0])
+
+
+def _without_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    return tensors.renamed(
+        lambda name: _WRAPPERS.sub("", name.removeprefix(prefix)) if name.startswith(prefix) else None
+    )
+
+
+def _prefixes_of_models(tensors: Tensors) -> list[str]:
+    """What stands before the names of models that are recognised, such as `model.`, as Lightning has it."""
+    prefixes = []
+    for first, *others in _MARKER_PARAMS.values():
+        starts = [name.removesuffix(first) for name in tensors if name.endswith(first)]
+        prefixes += [start for start in starts if all(start + other in tensors for other in others)]
+    return sorted({prefix for prefix in prefixes if not prefix or prefix.endswith(".")})
+
+
+# By parameters of Hugging Face's CLIPTextModel, CLIPVisionModel, SiglipVisionModel and their like.
+_LONE_TOWERS = {
+    "a text tower": "embeddings.token_embedding.weight",
+    "an image tower": "embeddings.patch_embedding.weight",
 }
 
 
@@ -209,13 +173,16 @@ def _recognize_format(tensors: Tensors) -> str:
     _refuse_unsupported(tensors)
     for form, names in _MARKER_PARAMS.items():
         if all(name in tensors for name in names):
-            return form
-    if "visual.trunk.patch_embed.proj.weight" in tensors:
-        return "openclip"
+            return form.removesuffix("-timm")
     if any(name.removeprefix("params/").startswith("img/embedding/") for name in tensors):
         return "big_vision"
     if (tensors.path.parent / f"{tensors.path.name.split('-')[0]}.safetensors.index.json").is_file():
         raise UserError(f"{tensors.path}: one of several files of a model; give their folder, {tensors.path.parent}")
+    towers = [name for name, sign in _LONE_TOWERS.items() if any(param.endswith(sign) for param in tensors)]
+    if len(towers) == 1:
+        raise UserError(
+            f"{tensors.path}: {towers[0]} alone; give a file or folder with both towers, such as a CLIPModel's"
+        )
     shown = ", ".join(list(tensors)[:3]) or "none at all"
     raise UserError(
         f"{tensors.path}: not a CLIP or SigLIP of OpenCLIP, Hugging Face or big_vision; its parameters are {shown} ..."

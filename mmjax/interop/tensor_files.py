@@ -20,7 +20,7 @@ from mmjax.errors import UserError
 from mmjax.interop import torch_file
 from mmjax.interop.torch_file import ZIP_ERRORS, first_line
 
-WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
+WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth", ".ckpt")
 # What parameters are made of. Integers and eight-bit floats are quantised: without their scales they mean nothing.
 _PARAM_DTYPES = {np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)}
 _MAX_LAYERS = 1_000
@@ -85,7 +85,7 @@ def open_tensors(path: Path) -> Tensors:
         return _open_safetensors(path)
     if kind == ".npz":
         return _open_npz(path)
-    if kind in (".bin", ".pt", ".pth"):
+    if kind in (".bin", ".pt", ".pth", ".ckpt"):
         return Tensors(path, *torch_file.open_file(path))
     raise UserError(f"{path}: {kind or 'no ending'} is not a format of weights; give one of: {', '.join(WEIGHTS)}")
 

@@ -15,7 +15,7 @@ from mmjax.config import schema, serialize
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
-from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config
+from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config, weights_path
 from mmjax.io import paths
 from mmjax.models.config import (
     CaptionerConfig,
@@ -143,7 +143,7 @@ def _open(init_from: str, tokenizer: str) -> _Source:
     Raises:
       UserError: it is neither, or holds no complete checkpoint.
     """
-    if init_from.startswith(foreign_checkpoint.HUB):
+    if init_from.startswith(weights_path.HUB):
         return _open_other_library(init_from, tokenizer)
     path = paths.as_path(init_from)
     folder = path / "checkpoints"

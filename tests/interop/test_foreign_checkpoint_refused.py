@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmjax.errors import UserError
 from mmjax.interop import foreign_checkpoint
+from mmjax.interop.tensor_files import open_tensors
 from mmjax.io import paths
 from tests.interop.test_foreign_checkpoint import AS_CLIP, AS_SIGLIP, GIVEN, GOLDEN, HEADS
 
@@ -78,6 +79,10 @@ def test_a_nearby_name_is_offered(change):
         lambda name: f"module._orig_mod.{name}",
         lambda name: f"state_dict.module.{name}",
         lambda name: name.replace("visual.", "visual._orig_mod."),
+        lambda name: f"_fsdp_wrapped_module.{name}",
+        lambda name: name.replace("resblocks.0.", "resblocks.0._fsdp_wrapped_module._checkpoint_wrapped_module."),
+        lambda name: f"state_dict.model.{name}",  # Lightning's
+        lambda name: f"state_dict.net.clip.{name}",
     ],
 )
 def test_what_trainers_put_around_names_is_taken_off(change, rename):
@@ -284,6 +289,54 @@ def test_a_whole_number_for_an_epsilon_is_one_all_the_same(folder):
 def test_a_model_beside_an_optimizer(nest, change):
     folder = change(lambda arrays: {f"{nest}{k}": x for k, x in arrays.items()} | {"optimizer.exp": np.ones(3)})
     assert foreign_checkpoint.open_checkpoint(folder).format == "openclip"
+
+
+def test_several_models_in_a_file(change):
+    """One that was averaged beside it: which one is meant cannot be known."""
+    folder = change(lambda arrays: {f"{part}.{k}": x for k, x in arrays.items() for part in ("clip", "ema")})
+    refused(folder, r"holds several models \(clip\.\*, ema\.\*\)")
+
+
+def test_a_lightning_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    shapes = open_tensors(GOLDEN / "openclip-quickgelu" / "open_clip_model.safetensors")
+    arrays = {f"model.{name}": torch.zeros(shape) for name, shape in shapes.items()}
+    shutil.copy(GOLDEN / "openclip-quickgelu" / "open_clip_config.json", tmp_path)
+    torch.save({"state_dict": arrays, "pytorch-lightning_version": "2.4", "loops": {}}, tmp_path / "last.ckpt")
+    assert foreign_checkpoint.open_checkpoint(tmp_path / "last.ckpt").format == "openclip"
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["prefixed", "bare"])
+@pytest.mark.parametrize(("tower", "kind"), [("text_model.", "a text tower"), ("vision_model.", "an image tower")])
+def test_a_lone_tower(tmp_path, tower, kind, inside):
+    arrays = open_tensors(GOLDEN / "hf-clip" / "model.safetensors.index.json")
+    names = [name for name in arrays if name.startswith(tower)]
+    lone = {name if inside else name.removeprefix(tower): arrays.read(name) for name in names}
+    save_file(lone, tmp_path / "model.safetensors")
+    refused(tmp_path, f"model.safetensors: {kind} alone")
+
+
+def test_folders_of_the_hubs_cache_and_of_sentence_transformers(tmp_path):
+    model = tmp_path / "models--openai--clip"
+    shutil.copytree(GOLDEN / "hf-clip", model / "snapshots" / "abc")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc")
+    assert foreign_checkpoint.open_checkpoint(model).format == "hf-clip"
+    refused(tmp_path, r"the Hub's cache, and no model; give one of its folders \(models--openai--clip\)")
+    (model / "refs" / "main").unlink()
+    assert foreign_checkpoint.open_checkpoint(model).path.parent.name == "abc"
+    (model / "snapshots" / "def").mkdir()
+    refused(model, "the Hub's cache of 2 versions")
+
+    sentences = tmp_path / "sentences"
+    shutil.copytree(GOLDEN / "hf-clip", sentences / "0_CLIPModel")
+    modules = [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    (sentences / "modules.json").write_text(json.dumps(modules))
+    assert foreign_checkpoint.open_checkpoint(sentences).format == "hf-clip"
+    (sentences / "modules.json").write_text(json.dumps([modules[0] | {"type": "sentence_transformers.models.Pooling"}]))
+    refused(sentences, "without a CLIP .*Pooling")
+    (sentences / "modules.json").write_text("{")
+    refused(sentences, "modules.json: not the modules")
 
 
 def test_the_command_that_is_offered_is_whole():
