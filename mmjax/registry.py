@@ -389,7 +389,7 @@ log_writers = Registry(
     "log writer",
     {
         "jsonl": "mmjax.training.metrics_log:JSONLines",
-        "tensorboard": "mmjax.training.metrics_log:TensorBoard",
+        "tensorboard": "mmjax.training.tensorboard_writer:TensorBoard",
         "wandb": "mmjax.training.wandb_writer:WandB",
     },
     fields="never",

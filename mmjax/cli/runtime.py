@@ -14,11 +14,11 @@ from mmjax.config.schema import RunConfig
 from mmjax.errors import (
     GlobalMachineError,
     GlobalUserError,
-    MachineError,
     TrainingDiverged,
     UserError,
     did_you_mean,
 )
+from mmjax.io import machine_faults
 from mmjax.training import compiler
 from mmjax.utils import terminal
 
@@ -154,13 +154,13 @@ def prepare(config: RunConfig, platform: str | None = None, *, training: bool = 
 def set_environment(config: RunConfig, platform: str | None = None, *, training: bool = False) -> None:
     """Sets what jax and XLA read when the devices start; arguments as `compiler.set_environment` takes them."""
     compiler.set_environment(config, platform, training=training)
-    # grain and orbax log every step of theirs, and warn of what is as it should be; errors are enough.
+    # grain and orbax log every step of theirs, warn of what is as it should be, and log errors that they raise.
     import logging
 
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -188,11 +188,6 @@ def run(
         options, rest = parser.parse_known_args(argv)
         status = command(options, parse_overrides(rest, parser))
         sys.stdout.flush()
-    except UserError as error:
-        together = isinstance(error, GlobalUserError)
-        if _is_process_0() or not together:
-            terminal.show_error("error: " + " ".join(str(error).split("\n")))
-        status = EXIT_MISTAKE
     except KeyboardInterrupt:  # a second Ctrl-C, or one before there was anything to save
         terminal.show_error("interrupted")
         status, together = 128 + signal.SIGINT, False
@@ -202,32 +197,42 @@ def run(
         # Python would complain when it empties its buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except TrainingDiverged as error:
-        if _is_process_0():
-            terminal.show_error(f"stopped: {error}")
-        status = EXIT_DIVERGED
-    except MachineError as error:
-        together = isinstance(error, GlobalMachineError)
-        if _is_process_0() or not together:
-            terminal.show_error("stopped: " + " ".join(str(error).split("\n")))
-        status = EXIT_MACHINE
     except Exception as error:
-        if not _joined():
-            raise
-        from mmjax.parallel import process_agreement
-
-        # An error of another process is known to all, which end together.
-        together = isinstance(error, process_agreement.OtherProcessError)
-        if together:
-            terminal.show_error(f"stopped: {error}")
-        else:
-            traceback.print_exc()
-        status = 1
+        status, together = _report(error)
     if _joined():
         from mmjax.parallel import process_agreement
 
         process_agreement.shutdown(status, together=together)
     return status
+
+
+def _report(error: Exception) -> tuple[int, bool]:
+    """Prints an error; returns the exit status, and whether all processes end together, as they all met it."""
+    if fault := machine_faults.of(error):
+        together = isinstance(fault, GlobalMachineError)
+        if _is_process_0() or not together:
+            terminal.show_error("stopped: " + " ".join(str(fault).split("\n")))
+        return EXIT_MACHINE, together
+    if isinstance(error, UserError):
+        together = isinstance(error, GlobalUserError)
+        if _is_process_0() or not together:
+            terminal.show_error("error: " + " ".join(str(error).split("\n")))
+        return EXIT_MISTAKE, together
+    if isinstance(error, TrainingDiverged):
+        if _is_process_0():
+            terminal.show_error(f"stopped: {error}")
+        return EXIT_DIVERGED, True
+    if not _joined():
+        raise error
+    from mmjax.parallel import process_agreement
+
+    # An error of another process is known to all, which end together.
+    together = isinstance(error, process_agreement.OtherProcessError)
+    if together:
+        terminal.show_error(f"stopped: {error}")
+    else:
+        traceback.print_exception(error)
+    return 1, together
 
 
 def _joined() -> bool:

@@ -6,7 +6,7 @@ import errno
 import traceback
 from collections.abc import Iterator
 
-from mmjax.errors import UserError
+from mmjax.errors import MachineError, UserError
 from mmjax.utils.terminal import printable
 
 # `substitution_reason` of a training example is an index into this. metrics.jsonl counts them as `bad_REASON`.
@@ -30,6 +30,7 @@ _DETAIL = 300  # characters
 # What ends a run whatever example it comes up with; as it does where the disk is full.
 _NOT_OF_ONE_EXAMPLE = (
     UserError,
+    MachineError,
     MemoryError,
     KeyboardInterrupt,
     SystemExit,

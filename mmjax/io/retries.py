@@ -34,6 +34,10 @@ class ReadError(OSError):
     """A file that could not be read, after trying again where that could help."""
 
 
+class StorageAwayError(ReadError):
+    """A storage that failed for all the time that it was tried again."""
+
+
 def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
     """The result of a call, which is repeated with growing pauses after transient errors.
 
@@ -44,7 +48,8 @@ def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
 
     Raises:
       FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-      ReadError: the storage fails, for all that time or in a way that waiting does not mend.
+      StorageAwayError: the storage fails for all that time.
+      ReadError: it fails in a way that waiting does not mend.
     """
     deadline = time.monotonic() + seconds
     wait, has_warned = _FIRST_WAIT, False
@@ -60,7 +65,7 @@ def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
                     raise
                 raise ReadError(f"{path}: {_error_text(error)}") from error
             if time.monotonic() + wait > deadline:
-                raise ReadError(f"{path}: {_error_text(error)}, for {seconds:g} s") from error
+                raise StorageAwayError(f"{path}: {_error_text(error)}, for {seconds:g} s") from error
             if not has_warned:
                 log.warning("%s: %s; trying again for up to %g s", path, _error_text(error), seconds)
                 has_warned = True

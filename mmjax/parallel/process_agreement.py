@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from mmjax import plugin_imports
 from mmjax.errors import GlobalMachineError, GlobalUserError, MachineError, UserError
+from mmjax.io import machine_faults
 
 _SMALLEST_MESSAGE = 1024  # bytes
 _VISIBILITY = 30.0  # seconds that a network disk may take to show a new file to other hosts
@@ -98,6 +99,7 @@ def raise_error_on_all(error: Exception | None) -> None:
         return
     message = None
     if error is not None:
+        error = machine_faults.of(error) or error
         kind = next((name for name, (kind, _) in _SHARED.items() if isinstance(error, kind)), None)
         text = str(error) if kind else f"{type(error).__name__}: {error}"
         message = [kind, text[:4000], socket.gethostname()]

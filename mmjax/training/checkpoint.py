@@ -23,7 +23,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, did_you_mean
 from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
-from mmjax.training import digests, kept_checkpoints, quiet_reads
+from mmjax.training import digests, kept_checkpoints, orbax_errors
 from mmjax.training.config import CheckpointConfig
 from mmjax.utils.version import VERSION
 
@@ -49,6 +49,7 @@ class Checkpoints:
         kept_checkpoints.check_settings(settings)
         self.folder = paths.as_path(folder)
         check_folder(self.folder)
+        orbax_errors.silence_others()
         self._best_metric = settings.best_metric
         self._staging, self._local = None, self.folder
         if not paths.is_direct(self.folder):
@@ -226,9 +227,8 @@ class Checkpoints:
         """What `read` makes of the folder of a step's arrays, compared to their digests."""
         state, expected, damage, error = None, {}, None, None
         try:
-            with quiet_reads.first_error_only():
-                _, expected = digests.unsealed(self._read_sealed(step))
-                state = read(self._state(step))
+            _, expected = digests.unsealed(self._read_sealed(step))
+            state = read(self._state(step))
         except Exception as caught:
             # One process may meet what the others do not: Orbax's own way would leave them waiting.
             damage = str(caught) if isinstance(caught, DamagedCheckpoint) else _damage(caught)

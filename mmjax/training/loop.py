@@ -1,5 +1,6 @@
 """The training loop: a batch, a step, and what is due after it."""
 
+from mmjax.io import machine_faults
 from mmjax.parallel import log
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import hooks
@@ -20,6 +21,7 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
       None when the run is complete, else the number of the signal that stopped it (after saving).
 
     Raises:
+      MachineError: the machine fails; where no more batches come, after saving.
       TrainingDiverged: a non-finite loss or gradient.
     """
     config, mesh, start, state = run.config, run.mesh, run.start, run.take_state()
@@ -39,13 +41,18 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
                 with run.meter.waiting():
                     batch = next(batches)
             except Exception as error:
-                if stop.received is None:
+                fault = machine_faults.of(error) if stop.received is None else None
+                if stop.received is None and fault is None:
                     raise
-                # The signal went to the workers as well (SLURM does that), and there are no more batches.
-                log.info(f"no batch for step {step} after the signal: {type(error).__name__}: {error}")
+                # The signal went to the workers as well (SLURM does that), or the machine fails: no more batches come.
+                if fault is None:
+                    log.info(f"no batch for step {step} after the signal: {type(error).__name__}: {error}")
                 if step > start + 1:
                     metrics_log.catch_up(step - 1, state)
                     save.run(hooks.StepContext(step - 1, state))
+                if fault is not None:
+                    run.checkpoints.wait()
+                    raise fault from error
                 break
             agreement.post(batch.pop("substitution_reason"), step)
             state, metrics = run.step(state, mesh_lib.to_global(mesh, batch))

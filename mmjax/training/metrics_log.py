@@ -6,13 +6,11 @@ import inspect
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
-from etils import epath
 from tqdm import tqdm
 
 from mmjax import plugin_calls, registry
@@ -156,49 +154,6 @@ class JSONLines:
 
     def close(self) -> None:
         self.file.flush()
-
-
-class TensorBoard:
-    """Event files in `tensorboard/`; arguments as every `LogWriter` has."""
-
-    def __init__(self, workdir: Any, *, settings: LogConfig, name: str, fields: Mapping[str, Any]):
-        self._target = workdir / "tensorboard"
-        self._local = tempfile.TemporaryDirectory(prefix="mmjax-tensorboard-") if paths.scheme(self._target) else None
-        self._board = None
-
-    def resume(self, step: int, *, evaluated: bool) -> None:
-        from tensorboardX import SummaryWriter
-
-        folder = self._target if self._local is None else self._local.name
-        self._board = SummaryWriter(
-            str(folder),
-            flush_secs=30,
-            # TensorBoard then hides what an earlier process wrote from that step on.
-            purge_step=step + 1 if step else None,
-            # The name of an event file counts seconds, and a file of the same name would be written over.
-            filename_suffix=f".{time.time_ns()}",
-        )
-
-    def write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
-        if self._board is not None:
-            for name, value in numbers(kind, metrics).items():
-                self._board.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        if self._board is not None:
-            self._board.flush()
-            self._upload()
-
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
-            self._upload()
-        if self._local is not None:
-            self._local.cleanup()
-
-    def _upload(self) -> None:
-        if self._local is not None:
-            paths.copy_tree(epath.Path(self._local.name), self._target)
 
 
 class Logger:

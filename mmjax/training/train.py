@@ -91,7 +91,8 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = (), start
     try:
         if start.overwrite:
             process_agreement.run_on_process_0(lambda: workdir_lib.remove_run(workdir))
-        return _prepare_in(claim, workdir, opened, pretrained)
+        with claim.held():
+            return _prepare_in(claim, workdir, opened, pretrained)
     except BaseException:
         claim.undo()
         raise

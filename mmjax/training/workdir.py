@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from mmjax.errors import UserError, validate_choice
-from mmjax.io import paths, writer_lease
+from mmjax.errors import MachineError, UserError, validate_choice
+from mmjax.io import machine_faults, paths, writer_lease
 from mmjax.io.writer_lease import LeaseSettings, WriterLease
 from mmjax.parallel import process_agreement
 from mmjax.training import checkpoint
@@ -103,11 +103,15 @@ class Claim:
 
         Raises:
           LostLease: instead of the error.
+          MachineError: a file there could not be written to, and the error does not say which.
         """
         try:
             yield
-        except Exception:
+        except Exception as error:
             self.check()
+            fault = machine_faults.of(error)
+            if fault is not None and isinstance(error, OSError) and not error.filename:
+                raise MachineError(f"--workdir={self._workdir}: {fault}") from error
             raise
 
     def release(self) -> None:

@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a run is the run that was never killed, bit for bit."""
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from mmjax.data.loading import batches
+from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.training import checkpoint, hooks, metrics_log
 from mmjax.training.step_agreement import StepAgreement
@@ -300,6 +303,79 @@ def test_a_signal_to_the_whole_group(number, status, tmp_path):
     os.killpg(run.popen.pid, number)
     assert run.end() == status
     assert runs.steps(run.workdir)[-1] == runs.lines(run.workdir, "train")[-1]["step"]
+
+
+@pytest.mark.full
+def test_ctrl_c_twice_is_quiet(tmp_path):
+    run = Process(tmp_path / "run", "--config.steps=100000", "--config.eval.every=0", "--config.data.workers=2")
+    run.wait_for(run.steps_logged, 5)
+    for _ in range(2):
+        os.killpg(run.popen.pid, signal.SIGINT)
+        time.sleep(0.05)
+    assert run.end() == 130
+    lines = [line for line in run.output.read_text().splitlines() if line and not line.startswith("step ")]
+    assert lines[-2:] == ["SIGINT: saving after this step, then stopping", "interrupted"]
+
+
+def workers_of(process):
+    """The processes that decode for one."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    children = [int(number) for thread in threads for number in (thread / "children").read_text().split()]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.full
+def test_a_worker_that_is_killed(tmp_path):
+    """The state is saved, as at a signal, and memory is named, which is what workers are killed for."""
+    run = Process(tmp_path / "run", "--config.steps=100000", "--config.eval.every=0", "--config.data.workers=2")
+    run.wait_for(run.steps_logged, 5)
+    os.kill(workers_of(run.popen.pid)[0], signal.SIGKILL)
+    assert run.end() == 75
+    (line,) = [line for line in run.output.read_text().splitlines() if line.startswith("stopped: ")]
+    assert "data.workers" in line and "SIGKILL" in line and "memory" in line
+    assert runs.steps(run.workdir)[-1] == runs.lines(run.workdir, "train")[-1]["step"]
+
+
+@pytest.mark.parametrize(
+    ("error", "saved", "status"),
+    [
+        (RuntimeError("Worker process was terminated unexpectedly with exit code -9."), 4, 75),
+        pytest.param(MemoryError(), 4, 75, marks=pytest.mark.full),
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), 4, 75, marks=pytest.mark.full),
+        (UserError("data.train: a mistake"), 3, 2),
+    ],
+)
+def test_batches_that_the_machine_ends(error, saved, status, data, undisturbed, tmp_path, capsys):
+    following = batches.BatchIterator.__next__
+    count = iter(range(1, 100))
+
+    def following_or_failing(self):
+        if next(count) == 5:
+            self._open[0].close()
+            self._open[0] = Raising(error)
+        return following(self)
+
+    argv = [f"--workdir={tmp_path}", *(f"--config.{name}={value}" for name, value in data.items())]
+    with mock.patch.object(batches.BatchIterator, "__next__", following_or_failing):
+        assert runs.train_cli(*argv) == status
+    kind = {75: "stopped: ", 2: "error: "}[status]
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith(kind)]) == 1
+    assert runs.steps(tmp_path)[-1] == saved
+    assert runs.train_cli(*argv) == 0
+    assert_equal_runs(tmp_path, undisturbed)
+
+
+class Raising:
+    """An iterator that raises, as grain's do."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __next__(self):
+        raise self._error
+
+    def close(self):
+        pass
 
 
 @pytest.mark.full

@@ -14,7 +14,7 @@ from mmjax import registry
 from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.io import paths
-from mmjax.training import device_specs, metrics_log, validate_run
+from mmjax.training import device_specs, metrics_log, tensorboard_writer, validate_run
 from mmjax.training.config import LogConfig
 from tests.helpers import runs
 
@@ -140,7 +140,7 @@ class TestTensorBoard:
         folder = tmp_path if kind == "local" else paths.as_path(f"memory://board-{uuid.uuid4().hex}")
         with mock.patch.object(time, "time", return_value=1.7e9):
             for step in (0, 5):
-                board = metrics_log.TensorBoard(folder, settings=LogConfig(), name="tiny", fields={})
+                board = tensorboard_writer.TensorBoard(folder, settings=LogConfig(), name="tiny", fields={})
                 board.resume(step, evaluated=True)
                 board.write(step + 1, "train", {"loss": 2.5})
                 board.close()

@@ -1,13 +1,17 @@
 """The workdir of a run: one writer at a time, and whether a run may begin or go on in it."""
 
+import errno
 import json
+import os
+import shutil
 from unittest import mock
 
 import pytest
 
-from campaigns import two_writers
+from campaigns import no_room, two_writers
 from mmjax.errors import MachineError, UserError
 from mmjax.io import paths, writer_lease
+from mmjax.training import checkpoint, metrics_log, resumed_run
 from mmjax.training.step_agreement import StepAgreement
 from mmjax.training.workdir import Start
 from tests.helpers import runs
@@ -55,6 +59,37 @@ def test_a_run_that_was_passed_over_writes_nothing(tmp_path, capsys):
     assert "process 7 on other" in line
     del at_step.before[".writer.lock"]  # its own, which goes
     assert runs.snapshot(tmp_path) == at_step.before
+
+
+def test_a_workdir_that_is_gone(tmp_path, capsys):
+    post, run = StepAgreement.post, tmp_path / "run"
+
+    def at_step(self, reasons, number):
+        if number == 5:
+            shutil.rmtree(run)
+        return post(self, reasons, number)
+
+    with mock.patch.object(StepAgreement, "post", at_step):
+        assert runs.train_cli(f"--workdir={run}", *CONFIG, "--config.checkpoint.every=8", "--config.steps=8") == 75
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped: ")]
+    assert f"--workdir={run}" in line
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "checkpoints"])
+def test_a_disk_that_is_full(name, tmp_path, capsys):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    method = {
+        "metrics.jsonl": (metrics_log.MetricsFile, "write"),
+        "config.json": (resumed_run, "to_json"),
+        "checkpoints": (checkpoint.Checkpoints, "save"),
+    }[name]
+    with mock.patch.object(*method, side_effect=full):
+        assert runs.train_cli(f"--workdir={tmp_path}", *CONFIG) == 75
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped: ")]
+    assert f"--workdir={tmp_path}: no space is left" in line
+    assert runs.train_cli(f"--workdir={tmp_path}", *CONFIG) == 0
+    assert sorted(step for kind, step in runs.numbers(tmp_path) if kind == "train") == [1, 2]
 
 
 @pytest.mark.parametrize("failing", [UserError("a mistake"), KeyboardInterrupt()])
@@ -108,6 +143,11 @@ def test_no_workdir(value, capsys):
 
 def test_a_lost_lease_is_a_machines_fault():
     assert issubclass(writer_lease.LostLease, MachineError)
+
+
+@pytest.mark.full
+def test_no_room():
+    assert all(outcome.startswith("ok") for outcome in no_room.run(2, seed=0))
 
 
 @pytest.mark.full

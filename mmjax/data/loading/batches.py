@@ -6,6 +6,7 @@ rows, and the rows of one batch are still spread over all threads and workers.
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import weakref
@@ -17,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from mmjax import plugin_imports
+from mmjax.errors import MachineError
 
 Batch = dict[str, np.ndarray]
 
@@ -49,6 +51,14 @@ class BatchIterator(Iterator[Batch]):
             raise StopIteration
         try:
             return next(self._open[0])
+        except RuntimeError as error:
+            self.close()
+            if killed := re.search(r"terminated unexpectedly with exit code -(\d+)", str(error)):
+                raise MachineError(
+                    f"a process of data.workers was killed by {signal.Signals(int(killed[1])).name}, most likely as the"
+                    " machine ran out of memory; lower data.workers or data.prefetch, or take more memory"
+                ) from error
+            raise
         except BaseException:  # the end, an error, an interrupt: in each case nobody will ask again
             self.close()
             raise

@@ -18,12 +18,9 @@ from mmjax.data.loading.example_transforms import ExampleTransform
 from mmjax.data.loading.order import GlobalOrder, SourceOrder, example_rng, hash64, integer_weights, mixture_position
 from mmjax.data.loading.windowed_order import WindowedOrder
 from mmjax.data.source_protocols import Sharded, Source
-from mmjax.errors import UserError
-from mmjax.io.retries import ReadError
+from mmjax.errors import MachineError, UserError
+from mmjax.io.retries import StorageAwayError
 from mmjax.utils.terminal import printable
-
-# Examples of one position that the storage may fail to give, each after its own trying again.
-_STORAGE_TRIES = 2
 
 # Threads that cross into a window let its source prefetch once. One lock for all: it is held for a moment only, and
 # examples are pickled, which an attribute that is a lock could not be.
@@ -129,7 +126,8 @@ class TrainExamples:
 
         Raises:
           UserError: after `max_tries` bad examples, naming the source and the last error, or the fault of code that
-            half of them or more came from; or the storage fails.
+            half of them or more came from.
+          MachineError: the storage fails for `data.retry_seconds`.
         """
         position = int(position)
         component, epoch, epoch_position, key = self._epoch_position(position)
@@ -153,15 +151,14 @@ class TrainExamples:
             except BadExample as error:
                 errors.append(error)
                 self._log.add(error, source.name, index)
-                self._check_storage(errors, source)
+                self._check_storage(error, source)
         raise self._unusable(errors, source, index) from errors[-1]
 
-    def _check_storage(self, errors: Sequence[BadExample], source: Source) -> None:
-        failures = [error.__cause__ for error in errors if isinstance(error.__cause__, ReadError)]
-        if len(failures) == _STORAGE_TRIES:
-            raise UserError(
-                f"data.train: the storage of {source.name!r} fails ({failures[-1]}); start again once it answers"
-            ) from failures[-1]
+    def _check_storage(self, error: BadExample, source: Source) -> None:
+        if isinstance(error.__cause__, StorageAwayError):
+            raise MachineError(
+                f"data.train: the storage of {source.name!r} fails ({error.__cause__}); start again once it answers"
+            ) from error.__cause__
 
     def _unusable(self, errors: list[BadExample], source: Source, index: int) -> UserError:
         """The error of a position that no example could be read for; the last one tried was `index`."""

@@ -15,8 +15,8 @@ from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.data.loading.example_transforms import PairTransform
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.text.make_tokenizer import make_tokenizer
-from mmjax.errors import UserError
-from mmjax.io.retries import ReadError
+from mmjax.errors import MachineError, UserError
+from mmjax.io.retries import ReadError, StorageAwayError
 
 SPEC = ImageSpec(size=8)
 TOKENIZER = make_tokenizer("bytes", 12)
@@ -221,9 +221,10 @@ def test_a_stand_in_lies_in_the_window_while_that_has_any_good_example():
 
 
 def test_a_storage_that_fails_again_and_again_stops_the_run():
-    source = FakeSource(50, "web", faults={i: ReadError("http://x/0.tar: 503, for 120 s") for i in range(50)})
-    with pytest.raises(UserError, match=r"the storage of 'web' fails \(http://x/0.tar: 503, for 120 s\)"):
-        make((source, 1))[0]
+    """At the first of its examples: another one in its place would be the storage's choice."""
+    source = FakeSource(50, "web", faults={7: StorageAwayError("http://x/0.tar: 503, for 120 s")})
+    with pytest.raises(MachineError, match=r"the storage of 'web' fails \(http://x/0.tar: 503, for 120 s\)"):
+        [make((source, 1))[i] for i in range(50)]
     one = FakeSource(50, faults={7: ReadError("locked")})
     replaced = [int(make((one, 1))[i]["substitution_reason"]) for i in range(50)]
     assert [REASONS[code] for code in replaced if code] == ["read"]

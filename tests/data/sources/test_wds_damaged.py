@@ -19,7 +19,7 @@ from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.wds import WebDataset
 from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.data.webdataset.shard_cache import ShardCache
-from mmjax.errors import UserError
+from mmjax.errors import MachineError
 from mmjax.io import file_pool
 from mmjax.io.reader import Reader
 from tests.helpers.http_server import serve
@@ -199,7 +199,7 @@ def test_a_bucket_that_fails_for_ever_ends_the_run(tmp_path, order):
         )
         bucket.fail_until = time.monotonic() + 1000
         started = time.monotonic()
-        with pytest.raises(UserError, match="the storage of 'set' fails .*503.*start again once it answers"):
+        with pytest.raises(MachineError, match="the storage of 'set' fails .*503.*start again once it answers"):
             make_examples(source, order)[0]
         assert time.monotonic() - started < 30
 
