@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -19,3 +20,19 @@ def test_lists_as_programs_write_them_are_lists(write, count):
 )
 def test_other_texts_are_none(text):
     assert parse_list(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[ " + " " * 200_000 + "'a'" + " " * 200_000 + "x]",
+        "['a'" + " " * 200_000 + "']",
+        "[" + "'a', " * 50_000 + "]x]",
+        "['" + "\\" * 200_001 + "']",
+        "['" + "a" * 200_000 + "]",
+    ],
+)
+def test_no_text_takes_long(text):
+    start = time.monotonic()
+    assert parse_list(text) is None
+    assert time.monotonic() - start < 2
