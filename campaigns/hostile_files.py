@@ -168,7 +168,15 @@ _TABLES: dict[str, Callable[[], bytes]] = {
     "t.tsv": lambda: _separated("\t"),
     "t.jsonl": lambda: "".join(json.dumps(row) + "\n" for row in _rows()).encode(),
     "t.json": lambda: json.dumps(_rows()).encode(),
+    "bars.csv": lambda: _separated("|"),
+    "captions_2017.json": lambda: _coco(),
 }
+
+
+def _coco() -> bytes:
+    images = [{"id": i, "file_name": row["image"]} for i, row in enumerate(_rows())]
+    annotations = [{"image_id": i, "caption": row["caption"]} for i, row in enumerate(_rows())]
+    return json.dumps({"images": images, "annotations": annotations}).encode()
 
 
 def _karpathy() -> bytes:
@@ -241,7 +249,8 @@ def _write_parquet(folder: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    columns = {"image": [_encoded(i) for i in range(EXAMPLES)], "caption": [f"a cat {i}" for i in range(EXAMPLES)]}
+    images = [{"bytes": _encoded(i) if i % 4 else None, "path": "x"} for i in range(EXAMPLES)]  # some failed downloads
+    columns = {"image": images, "caption": [f"a cat {i}" for i in range(EXAMPLES)]}
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / "rows.parquet", row_group_size=5)
 
 
