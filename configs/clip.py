@@ -2,6 +2,7 @@
 
 Command:
   python train.py --config=configs/clip.py:variant=B/32 --workdir=runs/clip-b32 --config.data.train=pairs:captions.tsv
+  On one GPU, ten times through a set of 100,000 pairs: --config=configs/clip.py:variant=B/32,batch=256,pairs=1_000_000
 Sizes: variant=B/32 | B/16 | L/14 | L/14@336 | H/14 (and tiny, for a trial).
 Recipe: OpenAI's, which MetaCLIP and OpenCLIP keep to: 32 epochs of 400M pairs in batches of 32,768, AdamW (0.9,
   0.98, 1e-6), weight decay 0.2 of what OpenCLIP decays, 2,000 steps of warm-up, cosine to zero, bfloat16, crops of
@@ -30,8 +31,9 @@ SIZES = {
 
 
 def get_config(arg: str = ""):
-    args = parse_arg(arg, variant="B/32")
+    args = parse_arg(arg, variant="B/32", batch=0, pairs=0)  # 0: the published
     batch_size, pairs, learning_rate, fsdp = SIZES[validate_choice("variant", args.variant, SIZES)]
+    batch_size, pairs = args.batch or batch_size, args.pairs or pairs
     config = base_config(args.variant)
     config.name = f"clip {args.variant}"
     config.model.init = "open_clip"
@@ -44,7 +46,7 @@ def get_config(arg: str = ""):
     config.optimizer.decay = ("open_clip",)
     config.optimizer.b2 = 0.98
     config.optimizer.eps = 1e-6
-    config.schedule.warmup = 2000
+    config.schedule.warmup = min(2000, config.steps // 10)
     config.mesh.fsdp = fsdp
 
     config.data.mean_std = "clip"

@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -199,7 +200,7 @@ class Logger:
             return
         for call in self._calls("resume"):
             call(step, evaluated=evaluated)
-        if sys.stderr.isatty():
+        if _is_terminal(sys.stderr):
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
 
     def _calls(self, method: str) -> list[Callable[..., None]]:
@@ -308,6 +309,14 @@ class Meter:
             rates["mfu"] = self._step_flops / step_time / self._peak
         self.reset(step)
         return rates
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether a progress bar can be seen there: not in a file, nor in a terminal that says that it has no columns."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:  # a stream of something else, which calls itself a terminal
+        return True
 
 
 def writer_names(settings: LogConfig) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """Weights & Biases as a writer of a run's numbers."""
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.io import paths
 from mmjax.training.config import LogConfig
 from mmjax.training.metrics_log import numbers
 from mmjax.utils import optional_imports
@@ -20,8 +22,7 @@ class WandB:
             name=name,
             config=dict(fields),
             resume="allow",
-            # The workdir is the run: started again on it, W&B goes on too.
-            id=hashlib.sha256(str(workdir).encode()).hexdigest()[:16],
+            id=_run_id(workdir),
         )
 
     @staticmethod
@@ -46,6 +47,17 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _run_id(workdir: Any) -> str:
+    """W&B's id of the run in a workdir, which goes on under it; another run of the same path has another."""
+    file = workdir / "wandb_run_id"
+    if not file.exists():
+        # Of a run that older code began it follows from the path.
+        is_older = (workdir / "metrics.jsonl").exists()
+        run_id = hashlib.sha256(str(workdir).encode()).hexdigest()[:16] if is_older else uuid.uuid4().hex[:16]
+        paths.write_atomically(file, run_id)
+    return file.read_text()
 
 
 def _wandb(settings: LogConfig) -> Any:

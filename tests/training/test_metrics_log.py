@@ -1,8 +1,15 @@
 """metrics.jsonl, TensorBoard, Weights & Biases, the terminal, and how fast it goes."""
 
+import fcntl
+import hashlib
 import importlib.util
 import io
+import os
+import pty
+import shutil
+import struct
 import sys
+import termios
 import time
 import types
 import uuid
@@ -14,7 +21,7 @@ from mmjax import registry
 from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.io import paths
-from mmjax.training import device_specs, metrics_log, tensorboard_writer, validate_run
+from mmjax.training import device_specs, metrics_log, tensorboard_writer, validate_run, wandb_writer
 from mmjax.training.config import LogConfig
 from tests.helpers import runs
 
@@ -121,6 +128,17 @@ class TestTerminal:
         assert "2/100" in bar and "loss=2.5" in bar
         assert "step 1/100" not in capsys.readouterr().out
 
+    def test_a_terminal_without_columns_gets_lines(self):
+        """As in containers and editors that do not say how wide they are: a bar would be empty."""
+        controller, terminal = pty.openpty()
+        try:
+            with os.fdopen(terminal, "w") as stream:
+                for columns, has_bar in ((0, False), (80, True)):
+                    fcntl.ioctl(stream, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+                    assert metrics_log._is_terminal(stream) == has_bar
+        finally:
+            os.close(controller)
+
     def test_lines(self, tmp_path, capsys):
         assert self.logger(tmp_path, False) == ""
         lines = capsys.readouterr().out.splitlines()
@@ -169,9 +187,40 @@ class TestWandb:
             logger.write(1, "train", {"loss": 2.5})
             logger.close()
         assert module.init.call_args.kwargs["project"] == "mine" and module.init.call_args.kwargs["name"] == "tiny"
+        run_id = module.init.call_args.kwargs["id"]
+        assert run_id == (tmp_path / "wandb_run_id").read_text()
+        assert run_id != hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]  # older code's
         assert module.init.call_args.kwargs["config"]["batch_size"] == 16
         run.log.assert_called_once_with({"train/loss": 2.5}, step=1)
         run.finish.assert_called_once()
+
+    @pytest.fixture
+    def new_id(self, monkeypatch):
+        """Starts a writer on a workdir; returns W&B's id of the run."""
+        module = types.ModuleType("wandb")
+        module.init = mock.Mock()
+        monkeypatch.setitem(sys.modules, "wandb", module)
+
+        def start(workdir):
+            wandb_writer.WandB(workdir, settings=LogConfig(wandb_project="mine"), name="tiny", fields={})
+            return module.init.call_args.kwargs["id"]
+
+        return start
+
+    def test_a_run_goes_on_and_another_one_of_the_same_path_is_another(self, tmp_path, new_id):
+        workdir = tmp_path / "run"
+        workdir.mkdir()
+        first = new_id(workdir)
+        assert new_id(workdir) == first
+        shutil.rmtree(workdir)
+        workdir.mkdir()
+        assert new_id(workdir) != first
+
+    def test_a_run_of_older_code_goes_on(self, tmp_path, new_id):
+        """Its id followed from its path."""
+        (tmp_path / "metrics.jsonl").write_text("")
+        assert new_id(tmp_path) == hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
+        assert new_id(tmp_path) == (tmp_path / "wandb_run_id").read_text()
 
 
 class TestOtherWriters:
