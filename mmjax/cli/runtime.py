@@ -135,13 +135,14 @@ def read_and_join(options: argparse.Namespace, read: Callable[[], Any]) -> Any:
         result = read()
     except UserError as error:
         mistake = error
-    from mmjax.parallel import cluster, process_agreement
+    from mmjax.parallel import cluster, peer_watch, process_agreement
 
     try:
         cluster.start(options.coordinator, options.processes, options.process, timeout=options.join_timeout)
     except UserError as error:
         raise mistake or error from None
     process_agreement.raise_error_on_all(mistake)
+    peer_watch.start()
     return result
 
 
@@ -200,8 +201,10 @@ def run(
     except Exception as error:
         status, together = _report(error)
     if _joined():
-        from mmjax.parallel import process_agreement
+        from mmjax.parallel import peer_watch, process_agreement
 
+        if together:
+            peer_watch.stop()
         process_agreement.shutdown(status, together=together)
     return status
 
