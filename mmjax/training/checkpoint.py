@@ -319,8 +319,12 @@ def check_folder(folder: Any) -> None:
     """Checks that checkpoints can lie there.
 
     Raises:
-      UserError: it is a file.
+      UserError: it is a file, or its name is not UTF-8, which Orbax writes to alone.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{folder}: its name is not UTF-8; give another workdir") from error
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and checkpoints lie in a folder; move it or give another workdir")
 

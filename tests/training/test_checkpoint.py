@@ -1,6 +1,7 @@
 """Checkpoints: what is kept, restored bit for bit on any mesh, complete or not there, on any file system."""
 
 import json
+import os
 import uuid
 
 import jax
@@ -252,3 +253,8 @@ def test_paths():
     assert not paths.is_direct(paths.as_path("memory://a"))
     with pytest.raises(UserError, match="foo"):
         paths.as_path("foo://a/b")
+
+
+def test_a_workdir_whose_name_is_not_utf_8_is_refused(tmp_path):
+    with pytest.raises(UserError, match="its name is not UTF-8"):
+        checkpoint.check_folder(tmp_path / os.fsdecode(b"caf\xe9"))

@@ -19,6 +19,7 @@ from absl import flags
 
 from mmjax import plugin_imports
 from mmjax.errors import MachineError
+from mmjax.utils import terminal
 
 Batch = dict[str, np.ndarray]
 
@@ -190,6 +191,7 @@ def _arrive(plugins: "_Plugins", state: dict) -> _Chunks:
     chunks.__dict__.update(state)
     parent = multiprocessing.parent_process()
     if parent is not None:
+        terminal.format_log()
         # Ctrl-C goes to all processes of a terminal: what follows from it is the main one's to decide.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -79,7 +79,9 @@ def scan_shard(path: str, reader: Reader) -> Scanned:
 
 def scan_path(path: str, cache: str) -> str:
     """Where `scan_once` stores its scan of a local shard in a cache folder; "" is the user's."""
-    digest = hashlib.blake2b(os.path.abspath(local_path(path)).encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(
+        os.path.abspath(local_path(path)).encode("utf-8", "surrogatepass"), digest_size=12
+    ).hexdigest()
     return os.path.join(local_path(cache) or user_cache(), "tables", f"{digest}.index")
 
 

@@ -64,7 +64,7 @@ class ShardCache:
 
     def copy_of(self, url: str) -> str:
         """Where the copy of a shard is, or would be."""
-        digest = hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+        digest = hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         return os.path.join(self.folder, f"{digest}-{url.rsplit('/', 1)[-1][-80:]}")
 
     def has(self, url: str) -> bool:

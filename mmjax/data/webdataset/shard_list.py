@@ -73,7 +73,7 @@ def _readable(pattern: str) -> str:
 
 
 def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
 def list_shards(pattern: str, *, reader: Reader, where: str, split: str = "train") -> ShardList:

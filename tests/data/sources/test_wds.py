@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import random
 import tarfile
 
@@ -242,3 +243,12 @@ def test_shards_that_change_behind_their_index_give_records_or_reasons(tmp_path,
             except BadExample as error:
                 counts[error.reason] += 1
     assert set(counts) <= {"record", "cut", "read", "no_image", "no_caption"} and counts["record"] and counts["cut"]
+
+
+def test_names_of_shards_and_folders_need_not_be_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_set(folder, (3, 2), stats=False)
+    (folder / "00000.tar").rename(folder / os.fsdecode(b"\xe9.tar"))
+    for order in ("global", "windowed"):
+        source = WebDataset(str(folder), options=options(tmp_path, order=order))
+        assert [number_of(source[i]) for i in range(5)] == [3, 4, 0, 1, 2]
