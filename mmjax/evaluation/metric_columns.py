@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmjax import registry
@@ -122,15 +122,8 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
 def _table_blocks(title: str, names: list[str], metrics: list[dict[str, float]], shown: list[Column]) -> list[str]:
     """A table as text; one too wide for a terminal goes on below, cut between groups of columns."""
     first = max(len(text) for text in [title, *names])
-    parts: list[list[Column]] = []
-    for _, group in itertools.groupby(shown, key=lambda column: column.group):
-        group = list(group)
-        if parts and first + sum(_width(column, metrics) + 2 for column in parts[-1] + group) <= _TERMINAL:
-            parts[-1] += group
-        else:
-            parts.append(group)
     blocks = []
-    for part in parts:
+    for part in split_columns(shown, lambda column: _width(column, metrics) + 2, _TERMINAL - first):
         widths = [_width(column, metrics) for column in part]
         lines = []
         if any(column.group for column in part):
@@ -144,6 +137,18 @@ def _table_blocks(title: str, names: list[str], metrics: list[dict[str, float]],
             )
         blocks.append("\n".join(lines))
     return blocks
+
+
+def split_columns(shown: Sequence[Column], width: Callable[[Column], int], room: int) -> list[list[Column]]:
+    """The columns of a table that goes on below where it is too wide; it is cut between groups of columns."""
+    parts: list[list[Column]] = []
+    for _, columns_of_group in itertools.groupby(shown, key=lambda column: column.group):
+        group = list(columns_of_group)
+        if parts and sum(map(width, parts[-1] + group)) <= room:
+            parts[-1] += group
+        else:
+            parts.append(group)
+    return parts
 
 
 def _width(column: Column, metrics: list[dict[str, float]]) -> int:

@@ -13,12 +13,14 @@ from markupsafe import Markup
 
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
-from mmjax.evaluation.metric_columns import columns, task_titles
+from mmjax.evaluation.metric_columns import columns, split_columns, task_titles
 from mmjax.evaluation.results import Evaluation, task_unit
 from mmjax.io import paths
 from mmjax.report.charts import charts, is_number
 from mmjax.report.markup import render
 from mmjax.report.sections import render_section
+
+_COLUMNS = 10  # that are seen at once on a window of 1300 pixels
 
 
 def write_report(
@@ -94,19 +96,20 @@ def _facts(config: Mapping, history: Sequence[Mapping], evaluations: Sequence[Ev
 
 
 def _tables(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """The tables of results, one a task."""
+    """The tables of results, one a task, or several with the columns that a page has room for."""
     tables = []
     for task, title in task_titles(evaluation.task for evaluation in evaluations).items():
         rows = [evaluation for evaluation in evaluations if evaluation.task == task]
-        shown = columns(row.metrics for row in rows)
-        groups = [(name, len(list(group))) for name, group in itertools.groupby(shown, lambda column: column.group)]
-        tables.append(
-            {
-                "title": title[0].upper() + title[1:],
-                "unit": task_unit(task),
-                "groups": groups if any(name for name, _ in groups) else [],
-                "columns": shown,
-                "rows": rows,
-            }
-        )
+        parts = split_columns(columns(row.metrics for row in rows), lambda column: 1, _COLUMNS)
+        for number, shown in enumerate(parts or [[]]):
+            groups = [(name, len(list(group))) for name, group in itertools.groupby(shown, lambda column: column.group)]
+            tables.append(
+                {
+                    "title": "" if number else title[0].upper() + title[1:],
+                    "unit": task_unit(task),
+                    "groups": groups if any(name for name, _ in groups) else [],
+                    "columns": shown,
+                    "rows": rows,
+                }
+            )
     return tables

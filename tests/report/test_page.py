@@ -210,3 +210,18 @@ def test_long_curves_are_thinned_without_losing_their_ends():
     assert series.steps[0] < 25 and series.steps[-1] > 9_975
     np.testing.assert_allclose(series.steps, series.values)
     np.testing.assert_allclose(charts.smooth([2.0] * 50), 2.0)
+
+
+def test_a_table_that_is_too_wide_goes_on_below():
+    """All columns are seen on a window of 1300 pixels; each row names its data set."""
+    sides = ("image_retrieval", "text_retrieval")
+    kinds = [f"recall@{k}" for k in (1, 5, 10)] + ["median_rank", "mean_rank", "mean_reciprocal_rank"]
+    metrics = {f"{side}_{kind}": 0.5 for side in sides for kind in [*kinds, "mean_average_precision"]}
+    page = page_lib.render_report(
+        title="x", config={}, history=[], evaluations=[Evaluation("coco", RETRIEVAL, 5, metrics)]
+    )
+    tables = page.split("<table class=results>")[1:]
+    assert len(tables) == 2 and page.count("<caption>Zero-shot retrieval</caption>") == 1
+    for table, group in zip(tables, ("text to image", "image to text"), strict=True):
+        assert group in table and "<td>coco</td>" in table
+        assert table.partition("</thead>")[2].partition("</table>")[0].count("<td") == 2 + 7
