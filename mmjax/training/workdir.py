@@ -14,7 +14,7 @@ from mmjax.training import checkpoint
 RESUME = ("auto", "must", "never")
 # What training writes there; evaluations of it are not among them.
 _FOLDERS = ("checkpoints", "tensorboard", "profile")
-_FILES = ("config.json", "metrics.jsonl", "metrics.jsonl.damaged", "report.html")
+_FILES = ("config.json", "metrics.jsonl", "metrics.jsonl.damaged", "report.html", "traceback.txt", "wandb_run_id")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,10 @@ def test_a_run_is_written_over(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds another model"):
         runs.train(short(), tmp_path)
+    for name in ("traceback.txt", "wandb_run_id"):
+        (tmp_path / name).write_text("of the run before")
     assert runs.train_cli(f"--workdir={tmp_path}", "--overwrite", "--resume=never", *CONFIG) == 0
+    assert not (tmp_path / "traceback.txt").exists() and not (tmp_path / "wandb_run_id").exists()
     assert runs.train(short(), tmp_path / "fresh") is None
     assert runs.numbers(tmp_path) == runs.numbers(tmp_path / "fresh")
     assert runs.steps(tmp_path) == [1, 2] and (tmp_path / "notes.txt").read_text() == "mine"
