@@ -6,6 +6,7 @@ import pytest
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image.image_file import read_image
 from mmjax.data.mixture import open_source
+from mmjax.data.text.make_tokenizer import make_tokenizer
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader
 from mmjax.io.regular_file import NotReadableError, check_regular
@@ -67,6 +68,12 @@ def test_sources_refuse_it_in_one_line(special, tmp_path, spec, kind):
     message = str(caught.value)
     assert message.startswith(f"data.train='{spec.format(path)}'") and "\n" not in message
     assert kind in message or spec.startswith(("wds", "parquet"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_tokenizers_refuse_it(special, kind):
+    with pytest.raises(UserError, match=f"data.tokenizer='words:.*{'at most' if kind == 'sparse' else kind}"):
+        make_tokenizer(f"words:{special[kind]}", 16)
 
 
 def test_a_table_s_row_that_names_it_is_a_bad_example(special, tmp_path):

@@ -11,8 +11,11 @@ from mmjax import plugin_calls, registry
 from mmjax.data.text.tokenizer import FIELD, Tokenizer
 from mmjax.errors import UserError
 from mmjax.io import paths
+from mmjax.io.reader import is_local, local_path
+from mmjax.io.regular_file import NotReadableError, check_regular
 
 _SAMPLE = "a photo of a cat"
+_LARGEST = 1 << 30  # bytes of a tokenizer's file
 
 
 def make_tokenizer(spec: str, context_length: int, *, file: bytes | None = None) -> Tokenizer:
@@ -122,6 +125,9 @@ def read_file(spec: str, path: str) -> bytes:
       UserError: it cannot be read.
     """
     try:
+        if is_local(path):
+            check_regular(local_path(path), _LARGEST)
         return paths.as_path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{FIELD}={spec!r}: cannot read {path!r} ({type(error).__name__}); check the path") from error
+        reason = error.strerror if isinstance(error, NotReadableError) else type(error).__name__
+        raise UserError(f"{FIELD}={spec!r}: cannot read {path!r} ({reason}); check the path") from error

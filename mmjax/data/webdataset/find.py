@@ -10,6 +10,7 @@ from mmjax.errors import UserError
 from mmjax.io.file_locks import locked
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
+from mmjax.io.regular_file import check_regular
 
 log = logging.getLogger("mmjax.data")
 
@@ -77,6 +78,7 @@ def copy_index(shards: ShardList, *, cache: str, reader: Reader) -> str | None:
 
 def _head(path: str) -> bytes:
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError):
