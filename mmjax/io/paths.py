@@ -96,7 +96,10 @@ def write_atomically(path: Any, content: str | bytes) -> None:
         path.write_bytes(data)  # object stores replace whole objects
         return
     part = path.parent / f".{path.name}.part"
-    part.write_bytes(data)
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that goes off may leave the new name with nothing in it
     os.replace(part, path)
 
 

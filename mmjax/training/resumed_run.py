@@ -260,7 +260,7 @@ def check_workdir(config: RunConfig, workdir: Any) -> None:
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         hint = plugin_imports.version_hint(_stored_plugins(workdir)[1]) if isinstance(error, UserError) else ""
-        remedy = hint or "; give another workdir"
+        remedy = hint or "; remove it to go on by the recipe alone, or give another workdir"
         raise UserError(f"--workdir={workdir}: config.json is not a config ({reason}){remedy}") from error
     changed = serialize.differences(stored, config)
     old, new = serialize.flatten(stored), serialize.flatten(config)

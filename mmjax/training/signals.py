@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.errors import UserError
+from mmjax.data.loading.batches import WorkerKilled
+from mmjax.errors import MachineError, UserError
 from mmjax.parallel import process_agreement
 
 # What `StopSignal` waits for, in the order in which it is obeyed.
@@ -18,10 +19,16 @@ _SIGNAL_DELAY = 2.0
 
 
 class StopSignal:
-    """SIGTERM and SIGINT, remembered so that the loop can save first. A second Ctrl-C interrupts at once."""
+    """SIGTERM and SIGINT, remembered so that the loop can save first. A second Ctrl-C interrupts at once.
+
+    Attributes:
+      received: the signal's number.
+      fault: of the machine, for which the run stops as at a signal.
+    """
 
     def __init__(self):
         self.received: int | None = None
+        self.fault: MachineError | None = None
         self._previous = {}
         self._is_logged = True
 
@@ -78,6 +85,11 @@ class ErrorDeferringBatches:
 
     def _following(self) -> dict[str, np.ndarray]:
         try:
+            return next(self._open)
+        except WorkerKilled as error:
+            # All save, which takes the same last steps of all.
+            self._stop.fault, self._stop.received = error, signal.SIGTERM
+            self._open = self._make(self._step, workers=0)
             return next(self._open)
         except Exception as error:
             until = time.monotonic() + _SIGNAL_DELAY

@@ -66,7 +66,10 @@ def train(config: ConfigDict, workdir: Any, flags: Collection[str] = (), start: 
       TrainingDiverged: a non-finite loss or gradient.
     """
     with StopSignal() as stop, contextlib.closing(prepare(config, workdir, flags, start)) as run, run.claim.held():
-        return loop.run_steps(run, stop)
+        stopped = loop.run_steps(run, stop)
+        if stopped is not None:
+            process_agreement.raise_error_on_all(stop.fault)
+        return stopped
 
 
 def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = (), start: Start | None = None) -> Run:

@@ -84,3 +84,10 @@ def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=24
     commands = [[SCRIPT, "cli", events, *checks, *argv, *flags(i)] for i in range(count)]
     with Processes(folder, commands, devices=devices, environments=environments) as processes:
         return processes.end(timeout), [processes.printed(i) for i in range(count)]
+
+
+def workers_of(process):
+    """The processes that decode for one."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    children = [int(number) for thread in threads for number in (thread / "children").read_text().split()]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

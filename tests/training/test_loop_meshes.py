@@ -1,8 +1,11 @@
 """One run on any mesh, by any number of processes: the same losses, the same gradients, the same checkpoints."""
 
 import json
+import os
 import pickle
+import signal
 import socket
+import time
 
 import jax
 import numpy as np
@@ -268,6 +271,25 @@ def test_a_process_that_dies_takes_the_others_along(event, process, tmp_path):
     assert line.startswith(f"stopped: process {process} of 2, on ")
     assert ("RuntimeError: something broke" in message[process]) == (event == "crash")
     assert runs.steps(tmp_path / "run")[0] in (3, 6)  # the latter's save may not have ended
+
+
+@pytest.mark.full
+def test_a_worker_of_one_process_that_is_killed(tmp_path):
+    """All save at the same step first."""
+    port = processes.free_port()
+    argv = ["train", f"--config={runs.RECIPE}", f"--workdir={tmp_path / 'run'}", "--config.steps=100000"]
+    argv += ["--config.eval.every=0", "--config.checkpoint.every=100000", "--config.data.workers=1"]
+    flags = [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for i in range(2)]
+    commands = [[processes.SCRIPT, "cli", "-", "-", "-", *argv, *flags[i]] for i in range(2)]
+    with processes.Processes(tmp_path, commands, devices=1) as started:
+        until = time.monotonic() + 120
+        while started.printed(0).count("step ") < 8 and time.monotonic() < until:
+            time.sleep(0.05)
+        os.kill(processes.workers_of(started.popens[1].pid)[0], signal.SIGKILL)
+        assert started.end() == [75, 75], started.printed()
+        lines = [line for line in started.printed(0).splitlines() if line.startswith("stopped: ")]
+    assert len(lines) == 1 and "data.workers" in lines[0] and "process 1 of 2" in lines[0]
+    assert runs.steps(tmp_path / "run") == [runs.lines(tmp_path / "run", "train")[-1]["step"]]
 
 
 # -- optimizer states --------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import uuid
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -19,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation import from_config
 from mmjax.training import checkpoint, hooks, metrics_log
 from mmjax.training.step_agreement import StepAgreement
-from tests.helpers import campaign, runs
+from tests.helpers import campaign, processes, runs
 
 STEPS = 8  # checkpoints at 3, 6, 8; evaluations at 4, 8
 
@@ -317,19 +316,12 @@ def test_ctrl_c_twice_is_quiet(tmp_path):
     assert lines[-2:] == ["SIGINT: saving after this step, then stopping", "interrupted"]
 
 
-def workers_of(process):
-    """The processes that decode for one."""
-    threads = Path(f"/proc/{process}/task").iterdir()
-    children = [int(number) for thread in threads for number in (thread / "children").read_text().split()]
-    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 @pytest.mark.full
 def test_a_worker_that_is_killed(tmp_path):
     """The state is saved, as at a signal, and memory is named, which is what workers are killed for."""
     run = Process(tmp_path / "run", "--config.steps=100000", "--config.eval.every=0", "--config.data.workers=2")
     run.wait_for(run.steps_logged, 5)
-    os.kill(workers_of(run.popen.pid)[0], signal.SIGKILL)
+    os.kill(processes.workers_of(run.popen.pid)[0], signal.SIGKILL)
     assert run.end() == 75
     (line,) = [line for line in run.output.read_text().splitlines() if line.startswith("stopped: ")]
     assert "data.workers" in line and "SIGKILL" in line and "memory" in line

@@ -28,6 +28,10 @@ _CHUNKS_AHEAD = 2  # per thread or worker, beyond the finished batches
 _MIN_SHARED_BYTES = 1 << 16  # smaller arrays are cheaper to send through the queue than through shared memory
 
 
+class WorkerKilled(MachineError):
+    """A process that decodes was killed; what it would have given can still be made by another one."""
+
+
 @runtime_checkable
 class ExamplesByPosition(Protocol):
     """Examples to make batches of: `examples[position]` is a dict of arrays, the same in every process."""
@@ -55,7 +59,7 @@ class BatchIterator(Iterator[Batch]):
         except RuntimeError as error:
             self.close()
             if killed := re.search(r"terminated unexpectedly with exit code -(\d+)", str(error)):
-                raise MachineError(
+                raise WorkerKilled(
                     f"a process of data.workers was killed by {signal.Signals(int(killed[1])).name}, most likely as the"
                     " machine ran out of memory; lower data.workers or data.prefetch, or take more memory"
                 ) from error
