@@ -30,6 +30,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 _COPIES = {"WEBP": 2, "JPEG2000": 2, "PPM": 2}
 _PLAIN_TEXT = 16  # the same, of PPMs whose numbers are written out: they take long
 _BAND = 256  # rows
+_LARGE_FILE, _MOST_EXIF = 16 << 20, 200  # bytes; parts of EXIF, of 64 KB at most, in a larger file
 _MANY_SCANS_PIXELS = 1 << 18  # smaller JPEGs are decoded quickly whatever they hold
 
 # What makes an image of this EXIF orientation upright.
@@ -92,6 +93,9 @@ def open_file(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file for as long as it is decoded; whatever goes wrong in the block becomes a BadExample."""
     if not image:
         raise BadExample("empty", "a file of zero bytes")
+    # Pillow joins them one by one, which takes the square of their number.
+    if len(image) > _LARGE_FILE and (parts := image.count(b"Exif\0\0")) > _MOST_EXIF:
+        raise BadExample("corrupt", f"{parts} parts of EXIF")
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as opened:
             _check_size(opened, image, max_pixels)
