@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def set_environment(config: RunConfig, platform: str | None = None, *, training:
     """
     if platform is None and _only_cpus(os.environ):
         os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu, where it is installed, would complain that it finds no TPU
+        if "jax" in sys.modules:  # which has read the variable
+            sys.modules["jax"].config.update("jax_platforms", "cpu")
     platform = platform or expected_platform(os.environ)
     # libtpu reads its flags elsewhere. It hides latency and overlaps collectives by itself.
     from_config = config.xla_flags.split()

@@ -134,8 +134,11 @@ def test_libtpu_is_left_alone_where_there_is_no_tpu(monkeypatch, tmp_path, maker
     monkeypatch.setattr(compiler, "_PCI_DEVICES", tmp_path)
     monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: plugin if name == plugin else None)
     monkeypatch.setattr(os, "environ", environment)
+    updated = {}
+    monkeypatch.setattr(jax.config, "update", updated.__setitem__)  # jax is imported, and has read its variable
     compiler.set_environment(settings())
     assert environment.get("JAX_PLATFORMS") == chosen
+    assert updated == ({"jax_platforms": "cpu"} if chosen == "cpu" else {})
 
 
 def test_this_jaxlib_knows_its_flags():
