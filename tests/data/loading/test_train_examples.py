@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 import tokenizers
 
 from mmjax.data.bad_example import REASONS, BadExample
@@ -322,7 +321,7 @@ def test_what_is_no_failure_of_one_example_ends_the_run(fault):
     assert caught.value is fault
 
 
-@pytest.mark.parametrize("kind", ["json", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["json", pytest.param("sentencepiece", marks=pytest.mark.full)])
 def test_half_an_emoji_is_a_bad_example(kind, caplog):
     transform = PairTransform(SPEC, make_tokenizer(f"{kind}:x", 12, file=tokenizer_file(kind)))
     source = FakeSource(50, faults={7: {"captions": ["a \ud83d cat"], "path": "caf\udce9/\x1b[31m.jpg"}})
@@ -335,6 +334,8 @@ def test_half_an_emoji_is_a_bad_example(kind, caplog):
 def tokenizer_file(kind):
     if kind == "json":
         return tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "</s>": 1}, "<unk>")).to_str().encode()
+    import sentencepiece  # which the ordinary tests do not install
+
     model = io.BytesIO()
     settings = dict(vocab_size=20, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2)
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a cat"] * 9), model_writer=model, **settings)
