@@ -4,9 +4,12 @@ python campaigns/two_writers.py --count=20 --seed=0
 """
 
 import argparse
+import atexit
 import collections
+import functools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +40,15 @@ sys.exit(train.main(["--config={RECIPE}", "--workdir=" + sys.argv[1], *sys.argv[
 """
 
 
+@functools.cache
+def compiled_once() -> dict[str, str]:
+    """Environment variables by which the runs of this process share what they compile."""
+    folder = tempfile.mkdtemp(prefix="mmjax-compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    smallest = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    return {"JAX_COMPILATION_CACHE_DIR": folder, **smallest}
+
+
 class Run:
     """A run of the tiny recipe in a process."""
 
@@ -44,6 +56,7 @@ class Run:
         ordinary = [str(ROOT / "train.py"), f"--config={RECIPE}", f"--workdir={workdir}"]
         command = ["-c", WITH_SHORT_LEASE, str(workdir)] if short_lease else ordinary
         environment = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+        environment |= compiled_once()
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         self.popen = subprocess.Popen(
             [sys.executable, *command, *FLAGS],
@@ -108,7 +121,13 @@ def pass_over(workdir: Path, rng: random.Random) -> str:
 
 
 def snapshot(workdir: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(workdir)): path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    """Every file by its path, but for those of a checkpoint that was under way when its run was stopped.
+
+    Threads in the middle of it go on with the process. It never becomes a checkpoint, as the run that took over has
+    removed what there was of it, and the next start removes the rest.
+    """
+    files = [path for path in workdir.rglob("*") if path.is_file() and "orbax-checkpoint-tmp" not in str(path)]
+    return {str(path.relative_to(workdir)): path.read_bytes() for path in files}
 
 
 def check_complete(workdir: Path) -> str:
