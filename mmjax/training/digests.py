@@ -102,16 +102,12 @@ def _add_on_host(data: jax.Array, rows: np.ndarray, columns: np.ndarray) -> np.n
     bits = np.ascontiguousarray(np.asarray(data)).reshape(-1)
     bits = bits.view(_UINTS[bits.dtype.itemsize]).reshape(len(rows), len(columns))
     step = max(1, _CHUNK // max(1, len(columns)))
-    product = np.empty((min(step, len(rows)), len(columns)), np.uint32)
+    upper = np.empty((min(step, len(rows)), len(columns)), np.uint32)
     low, high = np.zeros(len(columns), np.uint32), np.zeros(len(columns), np.uint32)
     for first in range(0, len(rows), step):
-        part, weights = bits[first : first + step], rows[first : first + step, None]
-        result = product[: len(part)]
-        np.multiply(part, weights, out=result)
-        low += np.add.reduce(result, axis=0, dtype=np.uint32)
-        np.right_shift(part, 16, out=result)
-        np.multiply(result, weights, out=result)
-        high += np.add.reduce(result, axis=0, dtype=np.uint32)
+        part, weights = bits[first : first + step], rows[first : first + step]
+        low += np.einsum("RC,R->C", part, weights, dtype=np.uint32)
+        high += np.einsum("RC,R->C", np.right_shift(part, 16, out=upper[: len(part)]), weights, dtype=np.uint32)
     return np.stack([(low * columns).sum(dtype=np.uint32), (high * columns).sum(dtype=np.uint32)])
 
 
