@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from mmjax.data.formats.json_fields import field_of, shorten, text_field
 from mmjax.errors import UserError
 
 log = logging.getLogger("mmjax.data")
@@ -24,11 +25,8 @@ def caption_rows(content: dict[str, Any], where: str) -> list[dict[str, Any]]:
             file = where.partition("'pairs:")[2].removesuffix("'")
             raise UserError(f"{where}: is Karpathy's file of splits; write karpathy:{file}/SPLIT")
         raise UserError(f"{where}: has no list 'annotations' beside 'images'; give COCO's captions_*.json")
-    try:
-        rows: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in images}
-        names = {image["id"]: str(image["file_name"]) for image in images}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{where}: an image lacks {error}; each needs id and file_name") from error
+    names = _names_by_id(images, where)
+    rows: dict[Any, list[dict[str, Any]]] = {number: [] for number in names}
     for number, annotation in enumerate(annotations):
         try:
             image, _ = annotation["image_id"], annotation["caption"]
@@ -44,3 +42,23 @@ def caption_rows(content: dict[str, Any], where: str) -> list[dict[str, Any]]:
     if without:
         log.warning("%s: %s of %s images have no caption and are left out", where, f"{without:,}", f"{len(rows):,}")
     return [row for captions in rows.values() for row in captions]
+
+
+def _names_by_id(images: list[Any], where: str) -> dict[Any, str]:
+    """The files' names by the images' ids.
+
+    Raises:
+      UserError: an image has no id or name, or the id of another one.
+    """
+    names: dict[Any, str] = {}
+    for position, image in enumerate(images):
+        what, needs = f"{where}: image {position}", "id and file_name"
+        number, name = field_of(image, "id", what, needs), text_field(image, "file_name", what, needs)
+        if not isinstance(number, int | str):
+            raise UserError(f"{what} has id={shorten(number)}, which is no number or text; each needs {needs}")
+        if names.setdefault(number, name) != name:
+            raise UserError(
+                f"{what} has id={number!r} as {names[number]!r} has; give each image an id of its own, and its"
+                " annotations that image_id"
+            )
+    return names

@@ -11,6 +11,7 @@ from typing import Any
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.image_list import ImageList
 from mmjax.data.formats.image_paths import storage_of
+from mmjax.data.formats.json_fields import field_of, shorten, text_field
 from mmjax.data.image.image_file import read_image
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, validate_choice
@@ -18,6 +19,7 @@ from mmjax.io.reader import Reader
 
 SPLITS = ("train", "val", "test")
 _FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+_NEEDS = "filename, split and sentences with 'raw'"
 _USAGE = "write karpathy:FILE.json/SPLIT or karpathy:FILE.json/SPLIT,images=DIR"
 
 
@@ -91,14 +93,17 @@ def _entries(reader: Reader, file: str, where: str) -> list[Any]:
 
 def _parse(entry: Any, number: int, where: str) -> tuple[str, str, list[str]]:
     """The path of an image within the images' folder, its split and its captions."""
-    try:
-        captions = [str(sentence["raw"]).strip() for sentence in entry["sentences"]]
-        path = posixpath.join(entry.get("filepath", ""), entry["filename"])
-        split = entry["split"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{where}: image {number} lacks {error}; each needs filename, split and sentences with 'raw'"
-        ) from error
+    what = f"{where}: image {number}"
+    sentences = field_of(entry, "sentences", what, _NEEDS)
+    if not isinstance(sentences, list):
+        raise UserError(f"{what} has sentences={shorten(sentences)}, which is no list; each needs {_NEEDS}")
+    captions = [
+        text_field(sentence, "raw", f"{what}: sentence {position}", "'raw', a text", may_be_blank=True).strip()
+        for position, sentence in enumerate(sentences)
+    ]
+    folder = text_field({"filepath": "", **entry}, "filepath", what, _NEEDS, may_be_blank=True)
+    path = posixpath.join(folder, text_field(entry, "filename", what, _NEEDS))
+    split = text_field(entry, "split", what, _NEEDS)
     captions = [caption for caption in captions if caption]
     if not captions:
         raise UserError(f"{where}: image {number}, {path!r}, has no caption")

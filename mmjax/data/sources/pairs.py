@@ -59,7 +59,7 @@ class Pairs:
 
     Raises:
       UserError: on a table that is missing, empty, not UTF-8 or malformed, without the wanted columns, or none of whose
-        first hundred images can be read.
+        first hundred images can be read; in evaluation, on rows that would be bad examples, too.
     """
 
     class_names = None
@@ -103,6 +103,8 @@ class Pairs:
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
             )
         self._rows, self._starts = _group(np.array(group_keys, np.uint64))
+        if options.keys_field == "eval":
+            self._check_complete(where)
         if table.is_coco and not images_folder:
             first = self._images[int(self._rows[self._starts[0]])]
             self._folder = _coco_folder(self._reader, file, first, where)
@@ -122,6 +124,21 @@ class Pairs:
             return
         self._rows, self._starts, *parts = stored
         self._images, *self._captions = map(StringArray.of_buffers, parts[::2], parts[1::2])
+
+    def _check_complete(self, where: str) -> None:
+        """Looks for rows without an image and images without a text, which are bad examples.
+
+        Raises:
+          UserError: there are some, and evaluation is on all of a set.
+        """
+        has_image, *has_text = (np.diff(text.buffers()[1], prepend=0) > 0 for text in (self._images, *self._captions))
+        is_usable = has_image & np.logical_or.reduce(has_text)
+        lacking = np.flatnonzero(~np.logical_or.reduceat(is_usable[self._rows], self._starts[:-1]))
+        if len(lacking):
+            raise UserError(
+                f"{where}: {len(lacking):,} of {len(self):,} examples lack an image or a text, such as row"
+                f" {self._rows[self._starts[lacking[0]]] + 1:,}; evaluation is on all of a set: complete or remove them"
+            )
 
     def _check_images(self, column: str, where: str) -> None:
         errors: list[BadExample | OSError] = []

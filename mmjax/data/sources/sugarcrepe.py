@@ -3,12 +3,15 @@
 import posixpath
 
 from mmjax.data.formats.image_list import ImageList
+from mmjax.data.formats.json_fields import text_field
 from mmjax.data.record import stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside, locate_images, read_json
 from mmjax.errors import UserError
 from mmjax.io.reader import Reader
 
+_FIELDS = ("filename", "caption", "negative_caption")
+_NEEDS = ", ".join(_FIELDS)
 _FOLDERS = ("", "images", "val2017", "../val2017", "../images")
 
 
@@ -41,14 +44,12 @@ class SugarCrepe(ImageList):
         entries = list(content.values()) if isinstance(content, dict) else content
         names: list[str] = []
         self._captions: list[tuple[str, str]] = []
-        try:
-            for entry in entries:
-                names.append(str(entry["filename"]))
-                self._captions.append((str(entry["caption"]), str(entry["negative_caption"])))
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{where}: example {len(self._captions)} lacks {error}; each needs filename, caption, negative_caption"
-            ) from error
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            file_name, right, wrong = (
+                text_field(entry, name, f"{where}: example {number}", _NEEDS) for name in _FIELDS
+            )
+            names.append(file_name)
+            self._captions.append((right, wrong))
         if not names:
             raise UserError(f"{where}: the file has no examples; give one of SugarCrepe's")
         roots = [root] if comma else [beside(file, name) for name in _FOLDERS]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax.data.formats.json_fields import field_of, number_field, shorten, text_field
 from mmjax.data.formats.table_file import Table
 from mmjax.data.image.image_file import read_image
 from mmjax.data.record import Record, check_index, stable_id, texts_of
@@ -123,22 +124,18 @@ def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[
     answered: dict[int, tuple[list[str], Any, Any]] = {}  # answers, their type, the question's type
     annotation_list = _list(read_json(reader, annotations, where), "annotations", annotations, where)
     for number, entry in enumerate(annotation_list):
-        try:
-            answers = [str(answer["answer"]) for answer in entry["answers"]]
-            answered[entry["question_id"]] = answers, entry.get("answer_type"), entry.get("question_type", "")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{where}: annotation {number} of {annotations} lacks {error}; each needs question_id and answers with"
-                " 'answer'"
-            ) from error
+        what, needs = f"{where}: annotation {number} of {annotations}", "question_id and answers with 'answer'"
+        question_id = number_field(entry, "question_id", what, needs)
+        listed = field_of(entry, "answers", what, needs)
+        if not isinstance(listed, list):
+            raise UserError(f"{what} has answers={shorten(listed)}, which is no list; each needs {needs}")
+        answers = [_answer(answer, f"{what}: answer {position}") for position, answer in enumerate(listed)]
+        answered[question_id] = answers, entry.get("answer_type"), entry.get("question_type", "")
     entries = []
     for position, question in enumerate(questions):
-        try:
-            image, text, number = int(question["image_id"]), str(question["question"]), int(question["question_id"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{where}: question {position} of {file} lacks {error}; each needs image_id, question and question_id"
-            ) from error
+        what, needs = f"{where}: question {position} of {file}", "image_id, question and question_id"
+        image, number = (number_field(question, name, what, needs) for name in ("image_id", "question_id"))
+        text = text_field(question, "question", what, needs, may_be_blank=True)
         if number not in answered:
             raise UserError(
                 f"{where}: question {number} has no answers in {annotations}; give the annotations of the same split"
@@ -146,6 +143,14 @@ def _official(reader: Reader, file: str, annotations: str, where: str) -> tuple[
         name = f"question {number}"
         entries.append(_entry(f"{image:012d}", text, *answered[number], number, name, where))
     return str(content.get("data_subtype", "train2014")), entries
+
+
+def _answer(entry: Any, what: str) -> str:
+    """What one person answered; a number is an answer, too, and so are blanks."""
+    value = field_of(entry, "answer", what, "'answer', a text")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return text_field(entry, "answer", what, "'answer', a text", may_be_blank=True)
 
 
 def _lines(table: Table, where: str) -> Iterator[_Entry]:

@@ -71,7 +71,8 @@ class WebDataset:
     order.
 
     Shards that are missing or damaged by their index are logged at the start; `data.eval` refuses any, training more
-    than `options.max_bad_fraction` of them (see `mmjax.data.webdataset.validate`).
+    than `options.max_bad_fraction` of them (see `mmjax.data.webdataset.validate`). Examples that lack
+    an image or a text by their index are, too: `data.eval` refuses any, training counts them when it is their turn.
 
     A folder with classnames.txt and examples with .cls is a set of classes; with dataset_type.txt saying `retrieval`,
     every line of a .txt is a caption; saying `multilabel`, a .npy marks an example's classes. All are CLIP_benchmark's.
@@ -132,7 +133,7 @@ class WebDataset:
         check = MemberCheck(self._images, self._captions, options, has_classes=self._classes is not None)
         check.run(itertools.chain([first_sample], samples), where)
         if description is not None:
-            check.log_incomplete(where)
+            check.tell_incomplete(where)
 
     def _declared_lengths(self, shards: ShardList, path: str, where: str) -> np.ndarray | None:
         """The numbers of examples that the shards declare; None where some of local ones do not, which are indexed.

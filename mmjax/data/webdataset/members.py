@@ -176,18 +176,24 @@ class MemberCheck:
             if _MANY_SETS in endings or (endings & set(self._images) and endings & self._text_endings)
         )
 
-    def log_incomplete(self, where: str) -> None:
-        """Logs how many examples lack an image or a text, where all of them are known."""
+    def tell_incomplete(self, where: str) -> None:
+        """Logs how many examples lack an image or a text, where all of them are known.
+
+        Raises:
+          UserError: some do, and the source is one of evaluation, which is on all of a set.
+        """
         total = sum(self._sets.values())
         incomplete = total - self._complete_examples()
-        if incomplete:
-            log.warning(
-                "%s: %s of %s examples lack an image or a text (%s) and will be counted as bad ones",
-                where,
-                f"{incomplete:,}",
-                f"{total:,}",
-                " or ".join(sorted(self._text_endings)),
+        if not incomplete:
+            return
+        texts = " or ".join(sorted(self._text_endings))
+        summary = f"{incomplete:,} of {total:,} examples lack an image or a text ({texts})"
+        if self._options.keys_field == "eval":
+            raise UserError(
+                f"{where}: {summary}; evaluation is on all of a set: remove these examples, or name what holds theirs"
+                " in eval.image_key and eval.caption_keys"
             )
+        log.warning("%s: %s and will be counted as bad ones", where, summary)
 
     def _is_complete(self) -> bool:
         missing = self._missing()

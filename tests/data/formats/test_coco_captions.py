@@ -60,6 +60,9 @@ def test_images_may_have_folders_of_their_own(tmp_path):
         (coco(annotations=[{"image_id": [6], "caption": "x"}]), ["annotation 0", "image [6]"]),
         (coco(annotations=["x"]), ["annotation 0"]),
         (coco(images=[{"id": 5}]), ["'file_name'"]),
+        (coco(images=[{"id": [5], "file_name": "x"}]), ["image 0", "id=[5]"]),
+        (coco(images=[{"id": 5, "file_name": 7}]), ["image 0", "file_name=7"]),
+        (coco(images=[{"id": 5, "file_name": "x"}, {"id": 5, "file_name": "y"}]), ["image 1", "id=5", "'x'"]),
         ({"images": [{"filename": "x", "sentences": [], "split": "val"}]}, ["karpathy:", "/SPLIT"]),
     ],
 )

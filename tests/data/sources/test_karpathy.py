@@ -78,6 +78,9 @@ def test_images_elsewhere(tmp_path):
         ("FILE/test", {"annotations": []}, "no list 'images'"),
         ("FILE/test", "{", "cannot be read as JSON"),
         ("FILE/test", [{"filename": "a.png", "split": "test"}], "image 0 lacks 'sentences'"),
+        ("FILE/test", [{**entry(0, "test"), "sentences": [{"raw": None}]}], "image 0: sentence 0 has raw=None"),
+        ("FILE/test", [{**entry(0, "test"), "sentences": "x"}], "image 0 has sentences='x'"),
+        ("FILE/test", [{**entry(0, "test"), "split": None}], "image 0 has split=None"),
         ("FILE/test", [entry(0, "test", captions=0)], "has no caption"),
         ("FILE/val", [entry(0, "test")], "no image of the file is in 'val'; its splits are test"),
         ("FILE/test", [entry(0, "test")], "is not in"),
@@ -165,7 +168,13 @@ def test_sugarcrepe_has_the_right_caption_first(tmp_path, images):
 
 @pytest.mark.parametrize(
     ("entries", "message"),
-    [({"0": {"filename": "0.png", "caption": "x"}}, "example 0 lacks 'negative_caption'"), ({}, "no")],
+    [
+        ({"0": {"filename": "0.png", "caption": "x"}}, "example 0 lacks 'negative_caption'"),
+        ({**PAIRS, "1": {**PAIRS["1"], "negative_caption": None}}, "example 1 has negative_caption=None"),
+        ({**PAIRS, "1": {**PAIRS["1"], "caption": 7}}, "example 1 has caption=7"),
+        ({}, "no"),
+        ("x", "no"),
+    ],
 )
 def test_sugarcrepe_mistakes(tmp_path, entries, message):
     with pytest.raises(UserError, match=message):

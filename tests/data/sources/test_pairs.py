@@ -157,6 +157,16 @@ def test_rows_that_cannot_be_used_are_bad_examples_and_refuse_no_table(images):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", [",a caption", "images/0.png,"])
+def test_evaluation_refuses_a_table_with_rows_that_cannot_be_used(images, bad):
+    file = write(images, "t.csv", f"image,caption\nimages/1.png,one\n{bad}\n")
+    assert len(Pairs(file)) == 2
+    with pytest.raises(UserError, match="^data.eval='pairs:.*1 of 2 examples .* row 2;"):
+        Pairs(file, options=SourceOptions(keys_field="eval"), field="data.eval")
+    write(images, "t.csv", "image,caption\nimages/1.png,one\nimages/0.png,\nimages/0.png,zero\n")
+    assert len(Pairs(file, options=SourceOptions(keys_field="eval"), field="data.eval")) == 2
+
+
 def test_a_table_is_small_in_memory_and_the_same_after_pickling(images):
     rows = "".join(f"images/{i % 7}{i}.png,caption {i}\n" for i in range(20_000))
     source = Pairs(write(images, "t.csv", "image,caption\nimages/0.png,zero\n" + rows))

@@ -144,6 +144,8 @@ def change_json(path, change):
         (QUESTIONS, lambda c: c["questions"][1].update(question_id=7), "question 7 has no answers in .*same split"),
         (QUESTIONS, lambda c: c["questions"][0].update(image_id=8), "'COCO_train2014_000000000008.jpg', is not in"),
         (QUESTIONS, lambda c: c["questions"][0].update(question=""), "question 90 has a blank question"),
+        (QUESTIONS, lambda c: c["questions"][1].update(question=None), "question 1 of .* question=None"),
+        (ANNOTATIONS, lambda c: c["annotations"][0]["answers"][0].update(answer=None), "annotation 0 .* answer=None"),
         (ANNOTATIONS, lambda c: c["annotations"][0].pop("answers"), "annotation 0 of .* lacks 'answers'"),
         (ANNOTATIONS, lambda c: c.update(annotations={}), "has no list 'annotations'"),
         (ANNOTATIONS, lambda c: c["annotations"][0].update(answers=[]), "question 91 has a blank answer, or none"),

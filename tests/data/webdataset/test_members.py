@@ -101,3 +101,5 @@ def test_examples_that_lack_an_image_or_a_text_are_counted_at_the_start(tmp_path
     (message,) = [record.getMessage() for record in caplog.records]
     lacking = len(source) - 15
     assert f"{lacking} of {len(source)} examples lack an image or a text" in message and lacking == 17
+    with pytest.raises(UserError, match=f"^data.eval='wds:{folder}': {lacking} of .* evaluation is on all"):
+        WebDataset(str(folder), options=options(tmp_path, keys_field="eval"), field="data.eval")

@@ -1,0 +1,60 @@
+"""Fields of the objects in files of JSON, which must be there and of the right type."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.errors import UserError
+
+_SHOWN = 60  # characters of a value
+
+
+def text_field(entry: Any, name: str, what: str, needs: str, *, may_be_blank: bool = False) -> str:
+    """A text of an object, as it is.
+
+    Args:
+      entry: the object.
+      name: of the field.
+      what: which object of which file, to begin errors with.
+      needs: the fields that each of them needs, in words.
+      may_be_blank: whether blanks alone are a text.
+
+    Raises:
+      UserError: it is no object, or has no such field, or one that is null, a number or another thing that is no text.
+    """
+    value = field_of(entry, name, what, needs)
+    if not isinstance(value, str) or not (may_be_blank or value.strip()):
+        raise UserError(f"{what} has {name}={shorten(value)}, which is no text; each needs {needs}")
+    return value
+
+
+def number_field(entry: Any, name: str, what: str, needs: str) -> int:
+    """An integer of an object, which may be written as a text; see `text_field`.
+
+    Raises:
+      UserError: as there.
+    """
+    value = field_of(entry, name, what, needs)
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{what} has {name}={shorten(value)}, which is no integer; each needs {needs}")
+    return value
+
+
+def field_of(entry: Any, name: str, what: str, needs: str) -> Any:
+    """A field of an object, whatever its type; see `text_field`.
+
+    Raises:
+      UserError: as there.
+    """
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{what} is {shorten(entry)}, which is no JSON object; each needs {needs}")
+    if name not in entry:
+        raise UserError(f"{what} lacks {name!r}; each needs {needs}")
+    return entry[name]
+
+
+def shorten(value: Any) -> str:
+    """A value as a message shows it."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
