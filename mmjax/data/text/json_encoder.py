@@ -1,8 +1,11 @@
 """The encoder of a Hugging Face tokenizer.json, and what `json+OPTION` changes in it."""
 
+import base64
+import binascii
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +22,17 @@ _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<end_of_text>", "</s>", "<eos
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
 _SEP_NAMES = ("[SEP]", "</s>")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
-_MAX_GROWTH = 10_000  # times as long as a text may become
+_MAX_GROWTH = 128  # times as long as a text may become: 5,000 characters then take 140 MB and 0.2 s
+_MAX_ADDED = 64  # characters that may be put before a text or a part of a word
+# Times as long as one character may become by steps that say nothing of it: its bytes, spaces around it.
+_GROWTHS = {"ByteLevel": 4, "BertNormalizer": 3}
+
+# A pattern of single characters, once escapes and classes are written as "x", and of their repetitions.
+_ESCAPE = r"\\[pP]\{\^?\w+\}|\\[dDsSwWnrt\W]"
+_CLASS = re.compile(rf"{_ESCAPE}|\[\^?(?:[^\[\]\\]|{_ESCAPE}|\[:\w+:\])+\]")
+_PIECE = r"[^\\\[\](){}|*+?^$]((?:[*+?]|\{[\d,]*\})*)"
+_PIECES = re.compile(rf"\^?(?:{_PIECE})*\$?")
+_AT_LEAST_ONE = re.compile(r"\+?|\{[1-9]\d*,?\}")
 
 # OpenCLIP's `clean` by name: the function, and what it does in words.
 CLEANERS: dict[str, tuple[Callable[[str], str], str]] = {
@@ -89,12 +102,16 @@ class JsonEncoder:
 
     def __init__(self, content: bytes, context_length: int, options: Sequence[str], where: str):
         try:
-            backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-        except Exception as error:  # the library raises bare Exception for a file of another format
-            raise UserError(f"{where} is not a tokenizer.json ({error}); give the file of that name") from error
-        _check_growth(json.loads(content), where)
+            with _errors_are_values(f"{where} is not a tokenizer.json"):
+                backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+                settings = json.loads(content)
+                growths = {part: math.prod(map(_growth, _steps(steps))) for part, steps in _changes(settings).items()}
+        except ValueError as error:
+            raise UserError(f"{error}; give the file of that name") from error
+        _check_growth(growths, where)
+        _check_added(settings, where)
         self._where = where
-        steps = [_normalizers(content)]
+        steps = [_normalizers(settings)]
         if LOWERCASE in options:
             lower, normalizer = tokenizers.normalizers.Lowercase(), backend.normalizer
             backend.normalizer = lower if normalizer is None else tokenizers.normalizers.Sequence([lower, normalizer])
@@ -108,7 +125,11 @@ class JsonEncoder:
         declared_pad = (backend.padding or {}).get("pad_id")
         backend.no_padding()
         backend.no_truncation()
-        bos, eos = _added_specials(backend)
+        try:
+            with _errors_are_values(f"{where} cannot encode a text"):
+                bos, eos, added = _added_specials(backend)
+        except ValueError as error:
+            raise UserError(f"{error}; give a tokenizer.json that can") from error
         appends_eos = eos is None  # the post-processor adds no end of text, so we do
         if appends_eos:
             eos = _first_known(backend, _EOS_NAMES)
@@ -118,6 +139,12 @@ class JsonEncoder:
             )
         self._first = [eos] if BOS in options and bos is None else []
         self._last = [eos] if appends_eos else []
+        surrounding = len(added) + len(self._first) + len(self._last)
+        if surrounding > context_length:
+            raise UserError(
+                f"{where} puts {surrounding:,} ids around a text, more than the context length of {context_length:,};"
+                " give a tokenizer.json that adds fewer, or a longer context"
+            )
         backend.enable_truncation(context_length - len(self._first) - len(self._last))
         self._backend, self._context_length = backend, context_length
 
@@ -132,6 +159,12 @@ class JsonEncoder:
         specials = {self.bos_id, self.eos_id, self.pad_id, self.mask_id, separator, *declared} - {None}
         self.special_ids = tuple(sorted(specials))
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        largest = max([*specials, *added])
+        if largest >= self.vocab_size:
+            raise UserError(
+                f"{where} puts id {largest} into texts, but has {self.vocab_size} ids; give a tokenizer.json whose"
+                " post-processor and padding use its vocabulary"
+            )
         self.cleaning = ", ".join(step for step in steps if step != "none") or "none"
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -139,52 +172,60 @@ class JsonEncoder:
         heads = [truncate_text(text, self._context_length, self._all_ids) for text in texts]
         if self._clean:
             heads = [self._clean(head) for head in heads]
-        with self._panics_are_errors():
+        with _errors_are_values(f"{self._where} cannot encode a text"):
             encodings = self._backend.encode_batch_fast(heads)
         rows = [[*self._first, *encoding.ids, *self._last] for encoding in encodings]
         return rows if self._separator is None else [[0 if i == self._separator else i for i in row] for row in rows]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids without specials."""
-        with self._panics_are_errors():
+        with _errors_are_values(f"{self._where} cannot decode ids"):
             return self._backend.decode(ids, skip_special_tokens=False)
-
-    @contextlib.contextmanager
-    def _panics_are_errors(self) -> Iterator[None]:
-        """Raises ValueError where the library gives up, as it does on a pattern that backtracks without end."""
-        try:
-            yield
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # which is no Exception, and not exported
-                raise
-            raise ValueError(f"{self._where} cannot encode a text: {error}") from error
 
     def _all_ids(self, text: str) -> list[int]:
         """The ids of a text, also those behind the truncation."""
-        with self._panics_are_errors():
+        with _errors_are_values(f"{self._where} cannot encode a text"):
             encoding = self._backend.encode(self._clean(text) if self._clean else text)
         return [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
 
 
-def _added_specials(backend: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
-    """(bos, eos) as the post-processor adds them, found by what stands around a text."""
+@contextlib.contextmanager
+def _errors_are_values(problem: str) -> Iterator[None]:
+    """Raises ValueError where the library gives up, as it does on a pattern that backtracks without end."""
+    try:
+        yield
+    except BaseException as error:
+        # The library's errors are bare Exceptions; its panics are none, and their class is not exported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{problem} ({str(error)[:200]})") from error
+
+
+def _added_specials(backend: tokenizers.Tokenizer) -> tuple[int | None, int | None, list[int]]:
+    """(bos, eos, all ids) as the post-processor adds them, found by what stands around a text."""
     probe = "a"
     bare, full = backend.encode(probe, add_special_tokens=False).ids, backend.encode(probe).ids
     for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            end = start + len(bare)
-            return (full[0] if start else None), (full[-1] if end < len(full) else None)
-    return None, None
+        end = start + len(bare)
+        if full[start:end] == bare:
+            added = [*full[:start], *full[end:]]
+            return (full[0] if start else None), (full[-1] if end < len(full) else None), added
+    return None, None, full
 
 
-def _check_growth(settings: Mapping[str, Any], where: str) -> None:
+def _changes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The steps that change texts, by part."""
+    encoding = [settings.get("normalizer"), settings.get("pre_tokenizer")]
+    return {"normalizer and pre_tokenizer": encoding, "decoder": settings.get("decoder")}
+
+
+def _check_growth(growths: Mapping[str, int], where: str) -> None:
     """Checks that replacements, one after the other, cannot make a short text fill the memory.
 
     Raises:
       UserError: they can.
     """
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
-        growth = math.prod(_growths(settings.get(part)))
+    for part, growth in growths.items():
         if growth > _MAX_GROWTH:
             raise UserError(
                 f"{where}: the replacements of its {part} can make a text {growth:,} times as long, more than"
@@ -192,20 +233,71 @@ def _check_growth(settings: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _growths(step: Any) -> Iterator[int]:
-    """How many times as long each replacement within a step can make a text."""
-    children = step.values() if isinstance(step, dict) else step if isinstance(step, list) else ()
-    for child in children:
-        yield from _growths(child)
-    if isinstance(step, dict) and step.get("type") == "Replace":
-        # What is sought may be empty, and then stands between any two characters.
-        sought = len(step["pattern"].get("String", ""))
-        yield max(1, math.ceil(len(step["content"]) / sought)) if sought else len(step["content"]) + 1
+def _check_added(settings: Mapping[str, Any], where: str) -> None:
+    """Checks that what stands before a text or a part of a word is short.
+
+    Raises:
+      UserError: it is not.
+    """
+    added = sum(len(step["prepend"]) for step in _steps(settings.get("normalizer")) if step.get("type") == "Prepend")
+    model = settings["model"]
+    affixes = [model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")]
+    longest = max(added, *map(len, affixes))
+    if longest > _MAX_ADDED:
+        raise UserError(
+            f"{where} puts {longest:,} characters before a text or a part of a word, more than {_MAX_ADDED}; give a"
+            " tokenizer.json that adds fewer"
+        )
 
 
-def _normalizers(content: bytes) -> str:
+def _steps(step: Any) -> Iterator[Mapping[str, Any]]:
+    """The groups of fields within a step, itself included."""
+    if isinstance(step, dict):
+        yield step
+    for child in step.values() if isinstance(step, dict) else step if isinstance(step, list) else ():
+        yield from _steps(child)
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """How many times as long a step without those within it can make a text."""
+    kind = step.get("type", "")
+    if kind == "Precompiled":
+        return _longest_mapped(step["precompiled_charsmap"])
+    if kind != "Replace":
+        return _GROWTHS.get(kind, 1)
+    size = len(step["content"])
+    if "String" in step["pattern"]:
+        sought = len(step["pattern"]["String"])
+        return max(1, math.ceil(size / sought)) if sought else size + 1
+    # What is sought may be empty, and then stands between any two characters.
+    return size + 1 if _may_be_empty(step["pattern"]["Regex"]) else max(1, size)
+
+
+def _may_be_empty(pattern: str) -> bool:
+    """Whether a match of an Oniguruma pattern may be empty; True, too, where that is hard to say."""
+    pattern = _CLASS.sub("x", pattern)
+    return not (_PIECES.fullmatch(pattern) and any(map(_AT_LEAST_ONE.fullmatch, re.findall(_PIECE, pattern))))
+
+
+def _longest_mapped(charsmap: str) -> int:
+    """The length of the longest text that SentencePiece's map of characters has: a trie, then texts that end with NUL.
+
+    Raises:
+      ValueError: it is no such map.
+    """
+    try:
+        content = base64.b64decode(charsmap, validate=True)
+        size = int.from_bytes(content[:4], "little")
+        if not 0 < size <= len(content) - 4 or size % 4:
+            raise ValueError(f"its trie of {size:,} bytes is not within its {len(content):,}")
+        return max(1, *map(len, content[4 + size :].decode().split("\0")))
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"precompiled_charsmap: {error}") from error
+
+
+def _normalizers(settings: Mapping[str, Any]) -> str:
     """The normalizers that a tokenizer.json names, in their order."""
-    normalizer = json.loads(content).get("normalizer")
+    normalizer = settings.get("normalizer")
     if normalizer is None:
         return "none"
     parts = normalizer.get("normalizers", [normalizer])
