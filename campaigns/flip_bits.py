@@ -1,6 +1,6 @@
 """Single flipped bits anywhere under a checkpoint: each is noticed, or what is restored is what was saved.
 
-python campaigns/flip_bits.py --count=200 --seed=0
+python -m campaigns.flip_bits --count=200 --seed=0
 """
 
 import argparse

@@ -3,7 +3,7 @@
 No traceback, no case of more than 5 seconds or a gigabyte, no counts of bad examples that are wrong. Each case runs in
 a process that a hang or a crash does not outlive.
 
-python campaigns/mutate_inputs.py --count=2000 --seed=0
+python -m campaigns.mutate_inputs --count=2000 --seed=0
 """
 
 import argparse

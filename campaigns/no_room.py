@@ -1,50 +1,39 @@
 """No room at random moments: a run ends with one line and 75, and comes to the same end after room came back.
 
-python campaigns/no_room.py --count=20 --seed=0
+python -m campaigns.no_room --count=20 --seed=0
 """
 
 import argparse
-import atexit
 import collections
 import functools
-import json
 import math
-import os
 import random
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from campaigns import tiny_runs
 from mmjax.utils import terminal
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "tests/helpers/tiny_recipe.py"
-FLAGS = ["--config.steps=40", "--config.eval.every=0", "--config.checkpoint.every=10", "--config.log.tensorboard=True"]
+STEPS = 40
+FLAGS = [
+    f"--config.steps={STEPS}",
+    "--config.eval.every=0",
+    "--config.checkpoint.every=10",
+    "--config.log.tensorboard=True",
+]
 SMALLEST, LARGEST = 50, 1_000_000  # bytes; a whole run needs a file of some 300 kB
-TIMES = ("images_per_second", "step_time", "data_wait", "mfu")
-
-
-@functools.cache
-def compiled_once() -> dict[str, str]:
-    """Environment variables by which the runs of this process share what they compile."""
-    folder = tempfile.mkdtemp(prefix="mmjax-compiled-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    smallest = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    return {"JAX_COMPILATION_CACHE_DIR": folder, **smallest}
 
 
 def train(workdir: Path, room: int | None = None) -> tuple[int, list[str], bool]:
     """Runs the tiny recipe, with files of at most `room` bytes; returns its status, its last lines, a traceback."""
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
-    environment |= compiled_once()
     limit = None if room is None else functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, room))
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), f"--config={RECIPE}", f"--workdir={workdir}", *FLAGS],
-        env=os.environ | environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        tiny_runs.train_command(workdir, FLAGS),
+        env=tiny_runs.environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -54,15 +43,9 @@ def train(workdir: Path, room: int | None = None) -> tuple[int, list[str], bool]
     return done.returncode, lines, "Traceback" in done.stderr
 
 
-def metrics(workdir: Path) -> list[Any]:
-    """The lines of metrics without times."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-
-
-def digests(workdir: Path) -> Any:
-    """What the last checkpoint says of its arrays."""
-    return json.loads((workdir / "checkpoints/40/meta/metadata").read_text())["digests"]
+def end_of(workdir: Path) -> tuple[Any, Any]:
+    """Lines of metrics and digests of the last arrays."""
+    return tiny_runs.metrics(workdir), tiny_runs.digests(workdir, STEPS)
 
 
 def without_room(workdir: Path, room: int, expected: tuple[Any, Any]) -> str:
@@ -73,7 +56,7 @@ def without_room(workdir: Path, room: int, expected: tuple[Any, Any]) -> str:
     again, lines, _ = train(workdir)
     if again != 0:
         return f"{room} bytes: then status {again}, lines {lines}"
-    if (metrics(workdir), digests(workdir)) != expected:
+    if end_of(workdir) != expected:
         return f"{room} bytes: another end"
     return "ok" if status else "ok, with room enough"
 
@@ -83,7 +66,7 @@ def run(count: int, seed: int) -> collections.Counter[str]:
     rng, result = random.Random(seed), collections.Counter()
     with tempfile.TemporaryDirectory(prefix="mmjax-room-") as folder:
         assert train(Path(folder) / "whole")[0] == 0
-        expected = metrics(Path(folder) / "whole"), digests(Path(folder) / "whole")
+        expected = end_of(Path(folder) / "whole")
         for number in range(count):
             room = int(math.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST))))
             result[without_room(Path(folder) / str(number), room, expected)] += 1

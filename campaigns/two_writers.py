@@ -1,26 +1,21 @@
 """Two runs in one workdir: started at once, one is refused; one that is passed over writes nothing.
 
-python campaigns/two_writers.py --count=20 --seed=0
+python -m campaigns.two_writers --count=20 --seed=0
 """
 
 import argparse
-import atexit
 import collections
-import functools
-import os
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from campaigns import tiny_runs
+from campaigns.tiny_runs import Run
 from mmjax.utils import terminal
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "tests/helpers/tiny_recipe.py"
 STEPS = 200
 FLAGS = [
     f"--config.steps={STEPS}",
@@ -36,54 +31,20 @@ from mmjax.io.writer_lease import LeaseSettings
 from mmjax.training import workdir
 
 workdir.Start.__init__.__defaults__ = ("auto", False, LeaseSettings(renew=0.2, lost=1.0, kernel_lock=False))
-sys.exit(train.main(["--config={RECIPE}", "--workdir=" + sys.argv[1], *sys.argv[2:]]))
+sys.exit(train.main(["--config={tiny_runs.RECIPE}", "--workdir=" + sys.argv[1], *sys.argv[2:]]))
 """
 
 
-@functools.cache
-def compiled_once() -> dict[str, str]:
-    """Environment variables by which the runs of this process share what they compile."""
-    folder = tempfile.mkdtemp(prefix="mmjax-compiled-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    smallest = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    return {"JAX_COMPILATION_CACHE_DIR": folder, **smallest}
-
-
-class Run:
+def start(workdir: Path, *, short_lease: bool) -> Run:
     """A run of the tiny recipe in a process."""
-
-    def __init__(self, workdir: Path, *, short_lease: bool):
-        ordinary = [str(ROOT / "train.py"), f"--config={RECIPE}", f"--workdir={workdir}"]
-        command = ["-c", WITH_SHORT_LEASE, str(workdir)] if short_lease else ordinary
-        environment = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
-        environment |= compiled_once()
-        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
-        self.popen = subprocess.Popen(
-            [sys.executable, *command, *FLAGS],
-            env=os.environ | environment,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-        )
-
-    def printed(self) -> str:
-        self._output.seek(0)
-        return self._output.read()
-
-    def end(self) -> tuple[int, str]:
-        """Waits; returns the exit status and the lines that begin with `error` or `stopped`."""
-        try:
-            status = self.popen.wait(timeout=300)
-        finally:
-            self.popen.kill()
-        printed = self.printed()
-        if "Traceback" in printed:
-            return status, printed
-        return status, "\n".join(line for line in printed.splitlines() if line.startswith(("error", "stopped")))
+    if short_lease:
+        return Run([sys.executable, "-c", WITH_SHORT_LEASE, str(workdir), *FLAGS])
+    return Run(tiny_runs.train_command(workdir, FLAGS))
 
 
 def start_two(workdir: Path) -> str:
     """Starts two runs at once; returns `ok` or what went wrong."""
-    runs = [Run(workdir, short_lease=False) for _ in range(2)]
+    runs = [start(workdir, short_lease=False) for _ in range(2)]
     ends = sorted(run.end() for run in runs)
     if [status for status, _ in ends] != [0, 2]:
         return f"statuses and lines {ends}"
@@ -96,14 +57,14 @@ def start_two(workdir: Path) -> str:
 
 def pass_over(workdir: Path, rng: random.Random) -> str:
     """Stops a run, lets another take over, and continues the first one; returns `ok` or what went wrong."""
-    first = Run(workdir, short_lease=True)
+    first = start(workdir, short_lease=True)
     until = rng.randint(3, STEPS // 2)
     while first.printed().count("step ") < until:
         if first.popen.poll() is not None:
             return f"ended too early: {first.printed()}"
         time.sleep(0.01)
     first.popen.send_signal(signal.SIGSTOP)
-    second = Run(workdir, short_lease=True)
+    second = start(workdir, short_lease=True)
     status, line = second.end()
     if status != 0:
         first.popen.kill()

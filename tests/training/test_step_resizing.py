@@ -112,7 +112,7 @@ def test_what_a_checkpoint_says_of_it(on_device, on_host, tmp_path):
     shutil.copytree(on_device / "checkpoints", tmp_path / "checkpoints")
     path = tmp_path / "checkpoints" / str(STEPS) / "meta" / "metadata"
     meta = json.loads(path.read_text())
-    del meta["preprocessing"]["frame"]
+    del meta["preprocessing"]["frame"], meta["digest"], meta["digests"]
     path.write_text(json.dumps(meta))
     assert checkpoint.stored_frame(tmp_path / "checkpoints") == 0
 

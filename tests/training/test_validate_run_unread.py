@@ -8,9 +8,8 @@ from mmjax import registry
 from mmjax.config import overrides, parse, recipe, serialize
 from mmjax.config.field_origins import FieldOrigins
 from mmjax.errors import UserError
-from mmjax.parallel import process_agreement
 from mmjax.plan import plan_recipe
-from mmjax.training import train, validate_run
+from mmjax.training import checkpoint, train, validate_run
 from mmjax.training.optimizer import make_optimizer
 from tests.helpers import model_kinds
 
@@ -180,7 +179,7 @@ def test_what_the_command_line_itself_gives_is_refused():
 
 
 def test_the_line_stands_in_the_log_of_a_run_and_of_a_plan(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(process_agreement, "run_on_process_0", stop)
+    monkeypatch.setattr(checkpoint, "stored_frame", stop)  # which is looked at next
     config, flags = with_flags("siglip:variant=tiny", ("optimizer.name", "adafactor"))
     with pytest.raises(Stopped):
         train.train(config, tmp_path / "run", flags)

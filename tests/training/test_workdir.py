@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from campaigns import no_room, two_writers
+from campaigns import kills, no_room, two_writers
 from mmjax.errors import MachineError, UserError
 from mmjax.io import paths, writer_lease
 from mmjax.training import checkpoint, metrics_log, resumed_run
@@ -156,3 +156,9 @@ def test_no_room():
 @pytest.mark.full
 def test_two_writers():
     assert all(outcome.endswith(": ok") for outcome in two_writers.run(2, seed=0))
+
+
+@pytest.mark.full
+def test_kills_at_random():
+    """Of a run, of a worker, of one of two processes; `python -m campaigns.kills` has more of them."""
+    assert all(outcome.endswith(": ok") for outcome in kills.run(3, seed=0, most=1))
