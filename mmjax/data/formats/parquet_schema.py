@@ -42,6 +42,40 @@ def _is_text(kind: Any) -> bool:
     return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
 
 
+def _may_hold_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    while types.is_nested(kind) and hasattr(kind, "value_type"):  # a list of any kind
+        kind = kind.value_type
+    while types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (types.is_null(kind) or types.is_nested(kind) or types.is_primitive(kind) or types.is_decimal(kind))
+
+
+def check_columns(schema: Any, columns: Mapping[str, Any], fields: Fields, options: SourceOptions, where: str) -> None:
+    """Checks the columns that are used.
+
+    Args:
+      schema: of the files, as pyarrow has it.
+      columns: types by name, those inside others by their path.
+      fields: that are used.
+      options: `keys_field`.
+      where: the config field and its value, to begin errors with.
+
+    Raises:
+      UserError: there are two of a name; or none of those for captions can hold texts.
+    """
+    for name in schema.names:
+        if schema.names.count(name) > 1 and any(is_inside(key, name) for key in fields.names):
+            raise UserError(f"{where}: {schema.names.count(name)} columns are named {name!r}; rename all but one")
+    captions = [] if fields.class_names is not None else fields.names[1:]
+    if captions and not any(_may_hold_text(columns[name]) for name in captions):
+        kinds = ", ".join(f"{name!r} of {columns[name]}" for name in captions)
+        raise UserError(
+            f"{where}: no texts in column {kinds}; name another one in {options.keys_field}.caption_keys"
+        )
+
+
 def read_classes(schema: Any) -> dict[str, list[str]]:
     """Names of the classes by column, from what Hugging Face datasets write beside the columns."""
     try:

@@ -14,6 +14,7 @@ from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import get_nested
 from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.parquet_schema import (
+    check_columns,
     choose_parquet_fields,
     flat_columns,
     is_image,
@@ -65,7 +66,8 @@ class Parquet:
       field: config field to name in errors.
 
     Raises:
-      UserError: on files that are missing, empty or of another format, or without columns of images and captions.
+      UserError: on files that are missing, empty or of another format, or without columns of images and captions, each
+        named once.
     """
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
@@ -90,6 +92,8 @@ class Parquet:
         self._fields = choose_parquet_fields(columns, read_classes(schema), options, where)
         self._is_of_paths = not is_image(columns[self._fields.image])
         self._images_folder = images_folder.rstrip("/") + "/" if images_folder else ""
+        check_columns(schema, columns, self._fields, options, where)
+        self._check_captions(groups, options, where)
         self._keep_rows_with_images(groups, where)
         self._columns = [name for name in schema.names if any(is_inside(key, name) for key in self._fields.names)]
         self.class_names, self.templates = self._fields.class_names, self._fields.templates
@@ -128,6 +132,20 @@ class Parquet:
         self._sizes = np.array([group.size for group, _ in kept], np.int64)
         self._nulls = np.array([count for _, count in kept], np.int64)
         self.shard_lengths = np.array([group.rows for group, _ in kept], np.int64) - self._nulls
+
+    def _check_captions(self, groups: Sequence["_Measured"], options: SourceOptions, where: str) -> None:
+        """Looks into the footers for a row with a caption.
+
+        Raises:
+          UserError: all columns of captions are null in every row.
+        """
+        if self._fields.class_names is None and all(
+            group.nulls.get(key.replace("/", ".")) == group.rows for group in groups for key in self._fields.names[1:]
+        ):
+            columns = " or ".join(map(repr, self._fields.names[1:]))
+            raise UserError(
+                f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
+            )
 
     def _check_images(self) -> None:
         """Reads images, by their paths, until one is there.

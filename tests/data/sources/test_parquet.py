@@ -163,6 +163,10 @@ def test_bad_rows_and_row_groups_are_counted(tmp_path):
             ["img2dataset", "wds:DIR", "files:DIR"],
         ),
         ({"jpg": pa.array([None, None], pa.binary())}, {}, ["2 of 2 rows", "'jpg'"]),
+        ({"caption": pa.array([None, None], pa.string())}, {}, ["'caption'", "data.caption_keys"]),
+        ({"caption": pa.array([None, None], pa.null())}, {}, ["'caption' of null", "data.caption_keys"]),
+        ({"caption": [1, 2]}, {"keys_field": "eval"}, ["'caption' of int64", "eval.caption_keys"]),
+        ({"caption": [[1.5], [2.5]]}, {}, ["'caption' of list", "data.caption_keys"]),
     ],
 )
 def test_columns_that_are_not_there_are_named(tmp_path, columns, options, words):
@@ -172,6 +176,27 @@ def test_columns_that_are_not_there_are_named(tmp_path, columns, options, words)
     message = str(error.value)
     assert message.startswith(f"data.eval='parquet:{tmp_path}/a.parquet'") and "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(("name", "is_used"), [("caption", True), ("jpg", True), ("other", False)])
+def test_columns_named_twice_are_refused_where_they_are_used(tmp_path, name, is_used):
+    columns = {"jpg": [png(0), png(1)], "caption": ["a", "b"], "other": ["c", "d"]}
+    table = pa.table([*columns.values(), columns[name]], names=[*columns, name])
+    pq.write_table(table, tmp_path / "a.parquet")
+    if is_used:
+        with pytest.raises(UserError, match=f"2 columns are named '{name}'"):
+            Parquet(str(tmp_path / "a.parquet"))
+    else:
+        assert Parquet(str(tmp_path / "a.parquet"))[1]["captions"] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.string())]
+)
+def test_captions_may_be_of_any_type_of_text(tmp_path, kind):
+    nested = [["a"], None] if pa.types.is_list(kind) else [b"a" if pa.types.is_binary(kind) else "a", None]
+    write(tmp_path / "a.parquet", 0, 2, caption=pa.array(nested, kind))
+    assert Parquet(str(tmp_path / "a.parquet"))[0]["captions"] == ["a"]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
