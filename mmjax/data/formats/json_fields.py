@@ -1,5 +1,7 @@
-"""Fields of the objects in files of JSON, which must be there and of the right type."""
+"""Fields of the objects in files of JSON, which must be there and of the right type; and what is wrong with a JSON."""
 
+import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,3 +60,14 @@ def shorten(value: Any) -> str:
     """A value as a message shows it."""
     text = ascii(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def json_fault(error: Exception) -> str:
+    """Why a text is no JSON, of what `json.loads` raised."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}: {error.msg}"
+    if "set_int_max_str_digits" in str(error):  # advice for programmers
+        return f"an integer of more than {sys.get_int_max_str_digits():,} digits"
+    return " ".join(str(error).split())

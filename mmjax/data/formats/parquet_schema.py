@@ -71,9 +71,7 @@ def check_columns(schema: Any, columns: Mapping[str, Any], fields: Fields, optio
     captions = [] if fields.class_names is not None else fields.names[1:]
     if captions and not any(_may_hold_text(columns[name]) for name in captions):
         kinds = ", ".join(f"{name!r} of {columns[name]}" for name in captions)
-        raise UserError(
-            f"{where}: no texts in column {kinds}; name another one in {options.keys_field}.caption_keys"
-        )
+        raise UserError(f"{where}: no texts in column {kinds}; name another one in {options.keys_field}.caption_keys")
 
 
 def read_classes(schema: Any) -> dict[str, list[str]]:

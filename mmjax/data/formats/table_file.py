@@ -11,6 +11,7 @@ from typing import Any
 
 from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.coco_captions import caption_rows
+from mmjax.data.formats.json_fields import json_fault
 from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.text.text_encoding import UTF8, encoding_of
@@ -151,7 +152,7 @@ class Table:
         separator = find_separator(self._text, usual)
         if separator != usual:
             log.warning(
-                "%s: its header is separated by %s, and so are its cells; data.separator says otherwise",
+                "%s: its header is separated by %s, and so are its cells; set data.separator if that is wrong",
                 self._where,
                 SEPARATORS[separator],
             )
@@ -201,7 +202,7 @@ class Table:
             if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # after a first line
                 return None
             raise UserError(
-                f"{where}: is not JSON ({_json_fault(error)}); give an array of objects, or one a line"
+                f"{where}: is not JSON ({json_fault(error)}); give an array of objects, or one a line"
             ) from error
         if isinstance(content, dict) and isinstance(content.get("images"), list):
             self.is_coco = True
@@ -229,7 +230,7 @@ class Table:
             try:
                 row = None if wrong else json.loads(content)
             except (ValueError, RecursionError) as error:
-                wrong = f"is not JSON ({getattr(error, 'msg', None) or _json_fault(error)})"
+                wrong = f"is not JSON ({getattr(error, 'msg', None) or json_fault(error)})"
             if isinstance(row, dict):
                 yield line, row
             else:
@@ -238,9 +239,3 @@ class Table:
     def _not_encoded(self, error: UnicodeError) -> UserError:
         name, byte = self._encoding.removesuffix("-sig").upper(), getattr(error, "start", 0)
         return UserError(f"{self._where}: not {name} at byte {byte}; save the table as UTF-8, or set data.encoding")
-
-
-def _json_fault(error: ValueError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    return f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mmjax.data.bad_example import BadExample
 from mmjax.data.image.image_file import read_image
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
@@ -106,6 +105,7 @@ class Files:
         examples = (self._members(index) for index in evenly_spaced(len(self), _INSPECTED))
         check = MemberCheck(self._images, self._captions, options, has_classes=False)
         check.run([Sample(key_sets, examples)], where)
+        check.tell_incomplete(where)
 
     def __len__(self) -> int:
         return len(self._stems)
@@ -114,10 +114,7 @@ class Files:
         index = check_index(index, len(self))
         members = self._members(index)
         path = members.paths[next(ending for ending in self._images if ending in members.paths)]
-        try:
-            texts = self._captions.gather(Lookup(members, self._captions.encoding))
-        except BadExample as error:
-            raise BadExample(error.reason, f"{path}: {error.detail}") from error
+        texts = Lookup(members, self._captions.encoding).gather(self._captions, path)
         return Record(image=read_image(self._reader, path), id=stable_id("image", path), path=path, **texts)
 
     def _members(self, index: int) -> "_Members":

@@ -11,7 +11,7 @@ from typing import Any
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.image_list import ImageList
 from mmjax.data.formats.image_paths import storage_of
-from mmjax.data.formats.json_fields import field_of, shorten, text_field
+from mmjax.data.formats.json_fields import field_of, json_fault, shorten, text_field
 from mmjax.data.image.image_file import read_image
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, validate_choice
@@ -78,7 +78,7 @@ def read_json(reader: Reader, file: str, where: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no file {file}; give the path of one that exists") from error
     except (OSError, ValueError, ImportError, RecursionError) as error:
-        raise UserError(f"{where}: {file} cannot be read as JSON ({' '.join(str(error).split())})") from error
+        raise UserError(f"{where}: {file} cannot be read as JSON ({json_fault(error)})") from error
 
 
 def _entries(reader: Reader, file: str, where: str) -> list[Any]:

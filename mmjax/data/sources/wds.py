@@ -13,7 +13,7 @@ from mmjax.data.formats.class_records import check_templates, make_class_record,
 from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
-from mmjax.data.webdataset.build import build_index
+from mmjax.data.webdataset.build import build_index, no_examples
 from mmjax.data.webdataset.find import find_index
 from mmjax.data.webdataset.index_file import Shards, TarIndex
 from mmjax.data.webdataset.members import (
@@ -39,6 +39,7 @@ from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, local_path
 from mmjax.io.retries import ReadError
 from mmjax.utils.lru_cache import LRUCache
+from mmjax.utils.once import Once
 from mmjax.utils.string_array import StringArray
 
 _TABLES = 256  # shards whose scans are kept in memory, where there is no index
@@ -125,7 +126,7 @@ class WebDataset:
         if windowed and not shards.is_local:
             folder = os.path.join(local_path(options.cache) or user_cache(), "shards")
             self._cache = ShardCache(folder, options.cache_gb * 1e9, self._reader)
-        self._scan_cache = options.cache
+        self._scan_cache, self._once = options.cache, Once()
         self._tables = LRUCache(self._scan, _TABLES)
         samples = self._sample_beginnings(where) if description is None else self._sample_indexed(description)
         first_sample = next(samples)
@@ -156,11 +157,7 @@ class WebDataset:
         self.shard_lengths = np.asarray(lengths, np.int64)
         self._ends = np.cumsum(self.shard_lengths)
         if not len(self):
-            what = "; ".join(f"{name} is {problem}" for name, problem in list(problems.items())[:3])
-            raise UserError(
-                f"{where}: no examples in {len(self._names)} shards{f' ({what})' if what else ''}; check the pattern,"
-                " and that the files are tars of images and captions"
-            )
+            raise no_examples(len(self._names), problems, where)
 
     def _sample_indexed(self, description: Shards) -> Iterator[Sample]:
         """All endings that an index knows, with examples from all over the shards."""
@@ -250,7 +247,7 @@ class WebDataset:
         blob = self._read(path, start, length)
         if len(blob) <= length - BLOCK:  # the last member may lack its padding, no more
             raise BadExample("cut", f"{path} ends at byte {start + len(blob)}, within an example")
-        return path, *parse_members(blob, f"{path}, example at byte {start}")
+        return path, *parse_members(blob, f"{path}, example at byte {start}", self._once)
 
     def prefetch_shards(self, shards: Sequence[int]) -> None:
         """Starts to fetch shards in the background, for the order `windowed`: remote ones to the local disk, local
@@ -303,10 +300,10 @@ class WebDataset:
             return multilabel_record(members, image, path_in, **names, where=name)
         label = None if classes is None else _label(members, len(classes.names), name)
         try:
-            texts = self._captions.gather(Lookup(members, self._captions.encoding, self._is_retrieval))
-        except BadExample as error:
+            texts = Lookup(members, self._captions.encoding, self._is_retrieval).gather(self._captions, name)
+        except BadExample:
             if classes is None or label is None:
-                raise BadExample(error.reason, f"{name}: {error.detail}") from error
+                raise
             return make_class_record(image, classes.names, classes.templates, label, path_in, classes.ids[label])
         record = Record(image=image, id=stable_id("image", path, key), path=path_in, **texts)
         if label is not None:

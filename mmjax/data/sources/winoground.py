@@ -5,6 +5,7 @@ import posixpath
 from typing import Any
 
 from mmjax.data.formats.image_list import ImageList
+from mmjax.data.formats.json_fields import json_fault
 from mmjax.data.record import stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside, locate_images
@@ -81,7 +82,9 @@ def _read(reader: Reader, file: str, where: str) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: line {number} is no JSON ({error}); give a file of one object a line") from error
+            raise UserError(
+                f"{where}: line {number} is no JSON ({json_fault(error)}); give a file of one object a line"
+            ) from error
         if not isinstance(entry, dict):
             raise UserError(f"{where}: line {number} is no JSON object; each needs {', '.join(_FIELDS)}")
         entries.append(entry)

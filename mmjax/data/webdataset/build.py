@@ -2,8 +2,9 @@
 
 import contextlib
 import glob
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,15 +63,21 @@ def build(
         finally:
             results.close()
         if not len(writer):
-            what = "; ".join(f"{name} is {problem}" for name, problem in list(writer.problems.items())[:3])
-            raise UserError(
-                f"{where}: no examples in {len(shards)} shards ({what}); check the pattern, and that the files are tars"
-                " of images and captions"
-            )
+            raise no_examples(len(shards), writer.problems, where)
     file_pool.evict(target)
     with contextlib.suppress(FileNotFoundError):
         os.remove(partial)
     return TarIndex(target)
+
+
+def no_examples(shards: int, problems: Mapping[str, str], where: str) -> UserError:
+    """The error of so many shards of which none has an example, with what is wrong with the first ones."""
+    listed = [f"{name}: {problem}" for name, problem in itertools.islice(problems.items(), 3)]
+    what = f" ({'; '.join(listed)})" if listed else ""
+    which = "the one shard" if shards == 1 else f"any of {shards:,} shards"
+    return UserError(
+        f"{where}: no examples in {which}{what}; check the pattern, and that the files are tars of images and captions"
+    )
 
 
 class _IndexedShard(NamedTuple):

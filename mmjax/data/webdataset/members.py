@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import field_paths, get_nested
+from mmjax.data.formats.json_fields import json_fault
 from mmjax.data.record import CaptionKeys, texts_of
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.text.text_encoding import decode_text
 from mmjax.data.webdataset.tar_format import Read, TarError, read_members, split_name
 from mmjax.errors import UserError, did_you_mean
+from mmjax.utils.once import Once
 
 IMAGE_ENDINGS = "jpg;jpeg;png;webp;bmp;gif;tif;tiff;jfif;ppm"
 CAPTION_KEYS = ("txt", "caption", "json:caption")
@@ -38,11 +40,15 @@ class Lookup:
       members: contents by ending.
       encoding: of texts and JSON.
       one_a_line: whether each line of a member is a text of its own.
+
+    Attributes:
+      faults: why members that were looked into are no JSON, by ending.
     """
 
     def __init__(self, members: Members, encoding: str = "utf-8", one_a_line: bool = False):
         self._members, self._encoding, self._one_a_line = members, encoding, one_a_line
         self._parsed: dict[str, Any] = {}
+        self.faults: dict[str, str] = {}
 
     def __call__(self, key: str) -> Any:
         ending, colon, field = key.partition(":")
@@ -64,13 +70,31 @@ class Lookup:
                 # Zeros are of UTF-16 and UTF-32, which json tells apart.
                 text = content if content is None or b"\0" in content[:4] else decode_text(content, self._encoding)
                 self._parsed[ending] = None if text is None else json.loads(text)
-            except (ValueError, RecursionError):
-                self._parsed[ending] = None
+            except (ValueError, RecursionError) as error:
+                self._parsed[ending], self.faults[ending] = None, json_fault(error)
         return self._parsed[ending]
 
+    def gather(self, captions: CaptionKeys, name: str) -> dict[str, Any]:
+        """An example's captions, see `CaptionKeys.gather`.
 
-def parse_members(blob: bytes, where: str) -> tuple[str, dict[str, bytes]]:
+        Args:
+          captions: their keys.
+          name: of the example, to begin errors with.
+
+        Raises:
+          BadExample: as there.
+        """
+        try:
+            return captions.gather(self)
+        except BadExample as error:
+            faults = "".join(f"; its .{ending} is no JSON ({fault})" for ending, fault in self.faults.items())
+            raise BadExample(error.reason, f"{name}: {error.detail}{faults}") from error
+
+
+def parse_members(blob: bytes, where: str, once: Once | None = None) -> tuple[str, dict[str, bytes]]:
     """The key and, by ending, the contents of an example.
+
+    Of members with the same name, the first counts, which is logged once.
 
     Raises:
       BadExample: `cut` or `read`, where its members cannot be read.
@@ -82,8 +106,12 @@ def parse_members(blob: bytes, where: str) -> tuple[str, dict[str, bytes]]:
             if split is None:
                 continue
             key = split[0] if key is None else key
-            if split[0] == key:
-                members.setdefault(split[1], blob[member.data : member.data + member.size])
+            if split[0] != key:
+                continue
+            if split[1] not in members:
+                members[split[1]] = blob[member.data : member.data + member.size]
+            elif once is not None and once.is_first("repeated"):
+                log.warning("%s: has %r twice or more; of members of one name, the first is read", where, member.name)
     except TarError as error:
         raise BadExample(error.reason, f"{where}: {error}") from error
     if key is None:
@@ -130,6 +158,7 @@ class MemberCheck:
         self._text_endings = {key.partition(":")[0].lower() for key in wanted}
         self._needed = captions.keys if self._is_explicit or not has_classes else ()
         self._inspected = 0
+        self._faults: dict[str, str] = {}
         self._fields: dict[str, None] = {}
 
     def run(self, samples: Iterable[Sample], where: str) -> None:
@@ -187,13 +216,14 @@ class MemberCheck:
         if not incomplete:
             return
         texts = " or ".join(sorted(self._text_endings))
-        summary = f"{incomplete:,} of {total:,} examples lack an image or a text ({texts})"
+        hint = f"; {dotted}" if (dotted := self._dotted()) else ""
+        summary = f"{incomplete:,} of {total:,} examples lack an image or a text ({texts}){hint}"
         if self._options.keys_field == "eval":
             raise UserError(
                 f"{where}: {summary}; evaluation is on all of a set: remove these examples, or name what holds theirs"
                 " in eval.image_key and eval.caption_keys"
             )
-        log.warning("%s: %s and will be counted as bad ones", where, summary)
+        log.warning("%s: %s; these will be counted as bad ones", where, summary)
 
     def _is_complete(self) -> bool:
         missing = self._missing()
@@ -211,8 +241,20 @@ class MemberCheck:
                 continue
             ending = key.partition(":")[0].lower()
             content = lookup.parsed(ending) if ":" in key else None
+            self._faults |= lookup.faults
             if isinstance(content, Mapping):
                 self._fields |= dict.fromkeys(f"{ending}:{field}" for field in field_paths(content))
+
+    def _dotted(self) -> str:
+        """What to do where names with dots are why an ending is none that is looked for; "" where they are not."""
+        known = {*self._images, *self._text_endings}
+        dotted = (ending for ending in sorted(self._endings()) if ending.rpartition(".")[2] in known - {ending})
+        if not (example := next(dotted, "")):
+            return ""
+        return (
+            f"an example's key ends at the first dot of its files' names, so that {example!r} is an ending: rename the"
+            f" files, with no other dot than that before {example.rpartition('.')[2]}"
+        )
 
     def _raise_missing(self, where: str) -> None:
         if not self._sets:
@@ -223,7 +265,8 @@ class MemberCheck:
         have = f"{sum(self._sets.values()):,} examples have {common}" + (" and others" if len(most) > 5 else "")
         if not self._has_image():
             raise UserError(
-                f"{where}: {have}; none has {join_names(self._images)}; set {prefix}.image_key to what holds images"
+                f"{where}: {have}; none has {join_names(self._images)}; "
+                + (self._dotted() or f"set {prefix}.image_key to what holds images")
             )
         missing = self._missing()
         is_apart = bool(self._endings() & self._text_endings) and not self._complete_examples()
@@ -245,6 +288,7 @@ class MemberCheck:
             raise UserError(f"{where}: {what}: {have}; none has {absent[0]!r}{near}; name what is there")
         if fields and self._inspected:
             listed = ", ".join(itertools.islice(self._fields, 30)) or "no fields"
+            listed += "".join(f", and a .{ending} that is no JSON ({why})" for ending, why in self._faults.items())
             near = did_you_mean(fields[0], self._fields)
             raise UserError(
                 f"{where}: {what}: no text under {fields[0]!r} in {self._inspected} examples looked at,"

@@ -58,10 +58,9 @@ def check_shards(shards: ShardList, description: Shards, *, path: str, options: 
     missing = int((sizes == MISSING).sum())
     total = len(description.names)
     name, problem = next(iter(faults.items()))
-    summary = (
-        f"{missing:,} of {total:,} shards are missing, {len(faults) - missing:,} are cut off or no tars"
-        f" (first: {name}: {problem})"
-    )
+    kinds = {"missing": missing, "cut off or no tars": len(faults) - missing}
+    listed = ", ".join(f"{kind}: {count:,} of {total:,}" for kind, count in kinds.items() if count)
+    summary = f"shards {listed} (first: {name}: {problem})"
     share = len(faults) / total
     if share > options.max_bad_fraction:
         if options.keys_field == "eval":

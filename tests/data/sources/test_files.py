@@ -49,7 +49,10 @@ def test_one_folder_with_endings_in_any_case(tmp_path, caplog):
     source = Files(str(tmp_path))
     assert reasons(source) == ["ok", "no_caption", "no_caption", "ok"]
     assert [source[0]["captions"], source[3]["captions"]] == [["one"], ["five"]]
-    assert ["1 texts have no image" in record.getMessage() for record in caplog.records] == [True]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and "1 texts have no image" in messages[0] and "1 of 4 examples lack" in messages[1]
+    with pytest.raises(UserError, match="^data.eval='files:.*1 of 4 examples lack"):
+        Files(str(tmp_path), options=SourceOptions(keys_field="eval"), field="data.eval")
 
 
 def test_a_folder_on_another_file_system(downloads):

@@ -55,11 +55,11 @@ def test_sets_in_several_folders_are_joined_and_keep_their_ids_apart(tmp_path):
     ("spec", "message"),
     [
         ("wds:{0}/none*.tar", "no file matches"),
-        ("wds:{0}/nowhere", "no examples in 1 shards|no such"),
+        ("wds:{0}/nowhere", "no examples in the one shard|no such"),
         ("wds:{0}/empty", "no \\*.tar in"),
         ("wds:{0}/set::", "nothing on one side"),
         ("wds:pipe:cat {0}/set/00000.tar", "commands are not run"),
-        ("wds:{0}/{{7..9}}.tar", "no examples in 3 shards .7.tar is missing.*check the pattern"),
+        ("wds:{0}/{{7..9}}.tar", "no examples in any of 3 shards .7.tar: missing.*check the pattern"),
         ("wds:", "names no data"),
     ],
 )

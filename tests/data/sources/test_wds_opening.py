@@ -71,12 +71,12 @@ def test_shards_that_vanish_or_shrink_are_borne(tmp_path, pattern, caplog):
     from mmjax.io import file_pool
 
     file_pool.evict(str(folder / "00001.tar"))
-    with pytest.raises(UserError, match="1 of 4 shards are missing, 1 are cut off"):
+    with pytest.raises(UserError, match="shards missing: 1 of 4, cut off or no tars: 1 of 4"):
         WebDataset(f"{folder}/{pattern}", options=options(tmp_path))
     with caplog.at_level(logging.WARNING, "mmjax.data"):
         source = WebDataset(f"{folder}/{pattern}", options=options(tmp_path, max_bad_fraction=0.5))
     assert [record.message for record in caplog.records] == [
-        "set: 1 of 4 shards are missing, 1 are cut off or no tars (first: 00001.tar: missing)"
+        "set: shards missing: 1 of 4, cut off or no tars: 1 of 4 (first: 00001.tar: missing)"
     ]
     for index in range(TOTAL):
         if 7 <= index < 12:
@@ -96,7 +96,7 @@ def damaged_set(folder):
     return f"{folder}/{{00000..00002}}.tar"
 
 
-FAULTS = r"1 of 3 shards are missing, 1 are cut off or no tars \(first: 00001.tar: "
+FAULTS = r"shards missing: 1 of 3, cut off or no tars: 1 of 3 \(first: 00001.tar: "
 
 
 @pytest.mark.parametrize("order", ["global", "windowed"])
@@ -125,7 +125,7 @@ def test_shards_may_be_missing_up_to_a_share_and_none_of_evaluation_s(tmp_path, 
         parse_eval(spec, tasks.source_options(parse(config), evaluation=True))
     assert str(error.value).startswith(f"data.eval='{spec}': ")
     if is_refused:
-        with pytest.raises(UserError, match=f"{missing} of 3 shards are missing"):
+        with pytest.raises(UserError, match=f"shards missing: {missing} of 3"):
             parse_mixture(spec, tasks.source_options(parse(config)))
     else:
         assert len(parse_mixture(spec, tasks.source_options(parse(config)))[0][0]) == 2 * (3 - missing)

@@ -167,7 +167,7 @@ def test_failed_opens_leave_no_file(tmp_path, pattern, capsys):
     write_set(tmp_path / "set")
     before = files_below(tmp_path)
     assert index_command(tmp_path / pattern, tmp_path) == 2
-    with pytest.raises(UserError, match="no examples in .* is missing"):
+    with pytest.raises(UserError, match="no examples in .*: missing"):
         WebDataset(str(tmp_path / pattern), options=options(tmp_path))
     assert files_below(tmp_path) == before and "Traceback" not in capsys.readouterr().err
 

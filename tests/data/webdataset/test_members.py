@@ -103,3 +103,34 @@ def test_examples_that_lack_an_image_or_a_text_are_counted_at_the_start(tmp_path
     assert f"{lacking} of {len(source)} examples lack an image or a text" in message and lacking == 17
     with pytest.raises(UserError, match=f"^data.eval='wds:{folder}': {lacking} of .* evaluation is on all"):
         WebDataset(str(folder), options=options(tmp_path, keys_field="eval"), field="data.eval")
+
+
+def test_names_with_dots_are_told_where_an_ending_is_looked_for(tmp_path, caplog):
+    dotted = lambda members: [(f"a.b.{name}", data) for name, data in members]
+    with pytest.raises(UserError, match="first dot of its files' names.*'b.*jpg' is an ending: rename"):
+        WebDataset(str(write(tmp_path / "set", dotted)), options=options(tmp_path))
+    WebDataset(str(write(tmp_path / "mixed", in_order, dotted)), options=options(tmp_path))
+    assert [m for record in caplog.records if "lack an image or a text" in (m := record.getMessage()) and "dot" in m]
+
+
+@pytest.mark.parametrize(("text", "fault"), [(b"{", "line 1"), (b"[" * 100_000, "nested"), (b"9" * 5000, "digits")])
+def test_a_json_that_is_none_is_told(tmp_path, text, fault):
+    texts = [b'{"caption": "a dog"}', text]
+    members = [member for i in range(2) for member in ((f"{i}.jpg", jpeg(i)), (f"{i}.json", texts[i]))]
+    write_tar(tmp_path / "0.tar", members)
+    source = WebDataset(str(tmp_path / "0.tar"), options=options(tmp_path))
+    with pytest.raises(BadExample, match=f"^no_caption: .*its .json is no JSON .*{fault}"):
+        source[1]
+    write_tar(tmp_path / "1.tar", members[2:])
+    with pytest.raises(UserError, match=f".json that is no JSON .*{fault}") as error:
+        WebDataset(str(tmp_path / "1.tar"), options=options(tmp_path))
+    assert "set_int" not in str(error.value)
+
+
+def test_members_of_one_name_are_told_once(tmp_path, caplog):
+    members = [member for i in range(3) for member in (*example(i), *example(i + 5, jpeg(9)))]
+    names = [name for i in range(3) for name, _ in example(i) * 2]
+    write_tar(tmp_path / "0.tar", [(name, data) for name, (_, data) in zip(names, members, strict=True)])
+    source = WebDataset(str(tmp_path / "0.tar"), options=options(tmp_path))
+    assert [source[i]["image"] for i in range(3)] == [example(i)[0][1] for i in range(3)]
+    assert len([record for record in caplog.records if "twice" in record.getMessage()]) == 1
