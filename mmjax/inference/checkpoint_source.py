@@ -282,7 +282,16 @@ def _with_tokenizer(config: RunConfig, tokenizer: str) -> RunConfig:
 
 def is_workdir(path: Any) -> bool:
     """Whether a path holds a run's checkpoints."""
-    return not str(path).startswith(weights_path.HUB) and (paths.as_path(path) / "checkpoints").is_dir()
+    if str(path).startswith(weights_path.HUB):
+        return False
+    try:
+        return (paths.as_path(path) / "checkpoints").is_dir()
+    except UserError:
+        raise
+    except Exception as error:  # stores have errors of their own
+        if not paths.scheme(path):
+            raise
+        raise UserError(f"{path}: cannot be looked at ({type(error).__name__}: {error})") from error
 
 
 def param_shardings(

@@ -23,6 +23,7 @@ from mmjax.interop.torch_file import ZIP_ERRORS, first_line
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth", ".ckpt")
 # What parameters are made of. Integers and eight-bit floats are quantised: without their scales they mean nothing.
 _PARAM_DTYPES = {np.dtype(kind) for kind in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)}
+_LFS_POINTER = b"version https://git-lfs"
 _MAX_LAYERS = 1_000
 
 
@@ -77,7 +78,11 @@ def open_tensors(path: Path) -> Tensors:
       UserError: the file is missing, damaged, of an unknown kind or names what is not allowed.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        problem = "is a pipe, a device or a socket, and no file" if path.exists() else "there is no such file"
+        raise UserError(f"{path}: {problem}")
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError(f"{path}: a pointer of Git LFS in place of the weights; fetch them with `git lfs pull`")
     if path.name.endswith(".index.json"):
         return _open_shards(path)
     kind = path.suffix

@@ -51,7 +51,11 @@ def _model_folder(folder: Path) -> Path:
     for module in _modules(folder / _MODULES):
         kinds.append(str(module.get("type")).rpartition(".")[2])
         inner = folder / str(module.get("path"))
-        if kinds[-1] == "CLIPModel" and inner.is_dir() and inner.resolve().is_relative_to(folder.resolve()):
+        if kinds[-1] == "CLIPModel":
+            if not inner.is_dir() or not inner.resolve().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"{folder}: its folder {str(module.get('path'))!r} with the CLIP is missing; fetch it again"
+                )
             return inner
     raise UserError(f"{folder}: a sentence-transformers model without a CLIP (its modules: {', '.join(kinds)})")
 

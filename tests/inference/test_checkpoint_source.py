@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 
@@ -77,3 +78,10 @@ def test_a_step_that_one_host_misses_stops_all_before_they_read(mine, workdir, m
     assert [str(error) for error in errors] == (
         [f"step={opened.step}: there is no such checkpoint; there are {opened.step + 1}"] if mine else ["None"]
     )
+
+
+def test_a_server_that_does_not_answer_is_a_mistake():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"^http://127.0.0.1:{port}/run: cannot be looked at"):
+        checkpoint_source.open_checkpoint(f"http://127.0.0.1:{port}/run")

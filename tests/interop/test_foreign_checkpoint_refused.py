@@ -1,6 +1,7 @@
 """Files that are damaged, of another model, or do not fit their config: each is one clear line."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -335,8 +336,20 @@ def test_folders_of_the_hubs_cache_and_of_sentence_transformers(tmp_path):
     assert foreign_checkpoint.open_checkpoint(sentences).format == "hf-clip"
     (sentences / "modules.json").write_text(json.dumps([modules[0] | {"type": "sentence_transformers.models.Pooling"}]))
     refused(sentences, "without a CLIP .*Pooling")
+    (sentences / "modules.json").write_text(json.dumps([modules[0] | {"path": "1_CLIPModel"}]))
+    refused(sentences, "'1_CLIPModel' with the CLIP is missing")
     (sentences / "modules.json").write_text("{")
     refused(sentences, "modules.json: not the modules")
+
+
+def test_what_is_no_file_of_weights(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    refused(tmp_path / "pipe.safetensors", "is a pipe, a device or a socket")
+    refused("/dev/null", "is a pipe, a device or a socket")
+    refused(tmp_path / "gone.safetensors", "there is no such file")
+    for ending in ("safetensors", "bin"):
+        (tmp_path / f"lfs.{ending}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        refused(tmp_path / f"lfs.{ending}", "git lfs pull")
 
 
 def test_the_command_that_is_offered_is_whole():
