@@ -133,6 +133,7 @@ class RunCheckpoint(OpenedCheckpoint):
         self.notes = plugin_imports.compare_stored(self.plugins, origin)
         origin = f"{self._workdir_name}: the config of checkpoint {self.step}"
         self.config = schema.parse(resumed_run.read_config(self.meta, origin))
+        stored_meta.check_sizes(self.config, origin)
         self.preprocessing = stored_meta.read_preprocessing(self.meta, self.config, where)
         self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
         if tokenizer is None:

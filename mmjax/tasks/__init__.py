@@ -14,7 +14,7 @@ from mmjax.tasks.preprocessing import (
     source_options,
 )
 from mmjax.tasks.task import Task
-from mmjax.tasks.validate_model import check_model
+from mmjax.tasks.validate_model import check_model, check_sizes
 
 __all__ = [
     "DTYPES",
@@ -25,6 +25,7 @@ __all__ = [
     "batch_shapes",
     "check_images",
     "check_model",
+    "check_sizes",
     "choose_frame",
     "has_text",
     "lay_out",

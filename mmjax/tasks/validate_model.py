@@ -28,6 +28,44 @@ from mmjax.tasks import config_queries, load_objective, packing, validate_fusion
 # Parts without a width of their own, by kind of model, and those whose width they have.
 _AS_WIDE_AS = {(ALBEFConfig, "model.fusion"): "model.text", (CoCaConfig, "model.decoder"): "model.text"}
 
+# Sizes within a model, which are at least 1, and those that may be 0; with the largest that each may have, far beyond
+# any model's, but such that shapes are known in no time.
+_SIZES = {
+    **dict.fromkeys(("depth", "layers"), 1_000),
+    **dict.fromkeys(("width", "embed_dim", "embed_width", "heads", "pool_heads", "image_size"), 65_536),
+    **dict.fromkeys(("mlp_dim", "patch_size", "context_length", "queries", "classes", "frames", "steps"), 1_000_000),
+    **dict.fromkeys(("mel_bins", "patch_length", "tubelet_frames", "bottlenecks"), 1_000_000),
+    "vocab_size": 10_000_000,
+}
+_COUNTS = dict.fromkeys(("answers", "hidden", "numeric", "token_types"), 1_000_000)
+_MOST_PATCHES = 1_000_000  # of an image
+
+
+def check_sizes(config: RunConfig) -> None:
+    """Checks the sizes within a model, before a shape is computed by them.
+
+    Raises:
+      UserError: naming the field.
+    """
+    zero_fields = set(may_be_zero(config.model))
+    for group, part in (("model", to_dict(config.model)), *_parts("model", to_dict(config.model))):
+        for name, size in part.items():
+            if type(size) is not int or name not in _SIZES | _COUNTS:
+                continue
+            field, largest = f"{group}.{name}", (_SIZES | _COUNTS)[name]
+            if size < 0 and (name in _COUNTS or field in zero_fields):
+                raise UserError(f"{field}={size} must not be negative")
+            if size < 1 and name in _SIZES and field not in zero_fields:
+                raise UserError(f"{field}={size} must be at least 1")
+            if size > largest:
+                raise UserError(f"{field}={size:,} is more than {largest:,}, beyond any model; lower it")
+        size, patch = part.get("image_size"), part.get("patch_size")
+        if type(size) is int and type(patch) is int and (size // patch) ** 2 > _MOST_PATCHES:
+            raise UserError(
+                f"{group}.image_size={size} has {(size // patch) ** 2:,} patches of {group}.patch_size={patch}, more"
+                f" than {_MOST_PATCHES:,}; lower the one or raise the other"
+            )
+
 
 def check_model(config: RunConfig) -> None:
     """Checks the fields that describe the model, its objectives and what they are given.
@@ -41,6 +79,7 @@ def check_model(config: RunConfig) -> None:
             f"{registry.models.describe(model.kind)}: config={type(model).__name__} does not say what examples are"
             " prepared for; derive it from ImageTextConfig, whose groups `image` and `text` do"
         )
+    check_sizes(config)
     initialisation.check(model)
     parts = dict(_parts("model", to_dict(model)))
     for field, rate in config_queries.noise_rates(model):

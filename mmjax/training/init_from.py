@@ -166,9 +166,9 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         meta = source.read_meta(step)
         where = f"init_from={init_from!r}: {folder / str(step)}"
         stored_meta.check(meta, where)
-        config = schema.parse(
-            resumed_run.read_config(meta, f"init_from={init_from!r}: the config of checkpoint {step}")
-        )
+        origin = f"init_from={init_from!r}: the config of checkpoint {step}"
+        config = schema.parse(resumed_run.read_config(meta, origin))
+        stored_meta.check_sizes(config, origin)
         return _Source(
             description=f"step {step} of {init_from}",
             config=config,

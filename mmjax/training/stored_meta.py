@@ -143,6 +143,22 @@ _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def check_sizes(config: RunConfig, origin: str) -> None:
+    """Checks the sizes within a stored config's model.
+
+    Args:
+      config: as stored.
+      origin: what messages begin with.
+
+    Raises:
+      UserError: one cannot be.
+    """
+    try:
+        tasks.check_sizes(config)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
+
+
 def read_preprocessing(meta: Mapping[str, Any], config: RunConfig, where: str) -> dict[str, Any] | None:
     """How a checkpoint's images are prepared, as fields of `ImageSpec`; None for a model that sees none.
 
@@ -155,6 +171,8 @@ def read_preprocessing(meta: Mapping[str, Any], config: RunConfig, where: str) -
       DamagedCheckpoint: it is no `ImageSpec`, or not one of this model.
     """
     stored = meta["preprocessing"]
+    if stored is None and config_queries.has_image(config):
+        raise _damaged(where, "has preprocessing=null, but its model sees images")
     if stored is None:
         return None
     hints = typing.get_type_hints(transforms.ImageSpec)

@@ -16,7 +16,6 @@ from mmjax.errors import GlobalUserError, UserError
 from mmjax.evaluation import evaluation_task, task_choice
 from mmjax.models.config import ContrastConfig
 from mmjax.parallel import process_agreement
-from mmjax.tasks import validate_model
 from mmjax.training import kept_checkpoints, metrics_log, param_roles, update_rules
 from mmjax.training.optimizer import load_rule
 
@@ -27,19 +26,8 @@ _SCHEDULES = {
     "schedule.decay_rate": ("step",),
     "schedule.decay_every": ("step",),
 }
-_SIZES = (
-    *("width", "depth", "heads", "mlp_dim", "image_size", "patch_size", "vocab_size", "context_length", "embed_dim"),
-    *("queries", "pool_heads", "classes", "frames", "steps", "mel_bins", "patch_length", "tubelet_frames"),
-    *("bottlenecks", "embed_width", "layers"),
-)
 # What float32 does to the logarithm of a scale at its limit.
 _ROUNDING = 1e-6
-_COUNTS = ("answers", "hidden", "numeric", "token_types")
-
-
-def _of_model(field: str, names: Sequence[str]) -> bool:
-    """Whether a field, by its path, is one of these somewhere in the model."""
-    return field.startswith("model.") and field.rpartition(".")[2] in names
 
 
 def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None:
@@ -53,12 +41,6 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
       UserError: naming the field.
     """
     flat = serialize.flatten(config)
-    integers = [field for field, value in flat.items() if type(value) is int]
-    may_be_zero = {
-        *validate_model.may_be_zero(config.model),
-        *(field for field in integers if _of_model(field, _COUNTS)),
-    }
-    sizes = [field for field in integers if _of_model(field, _SIZES) and field not in may_be_zero]
     for field in (
         "steps",
         "batch_size",
@@ -68,10 +50,10 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
         "checkpoint.every",
         "eval.batch_size",
         "log.every",
-        *sizes,
     ):
         if flat[field] < 1:
             raise UserError(f"{field}={flat[field]} must be at least 1")
+    tasks.check_sizes(config)
     not_negative = (
         "eval.every",
         "schedule.warmup",
@@ -86,7 +68,7 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
         "optimizer.weight_decay",
         "optimizer.update_clip",
     )
-    for field in (*not_negative, *sorted(may_be_zero & set(integers))):
+    for field in not_negative:
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
     positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")

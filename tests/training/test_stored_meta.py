@@ -40,6 +40,9 @@ def set_field(meta, path, value):
     meta[name] = value
 
 
+SIZES = ("width", "depth", "heads", "mlp_dim", "image_size", "patch_size")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -61,6 +64,13 @@ def set_field(meta, path, value):
         ("facts", {"shapes": [["a", [-1]]]}, "facts=.*, which is not"),
         ("plugins", [{"module": "os; import sys"}], "plugins"),
         ("config.model.image.width", "wide", "model.image.width='wide'"),
+        *(("config.model.image." + name, 0, f"model.image.{name}=0 must be at least 1") for name in SIZES),
+        *(("config.model.image." + name, -32, f"model.image.{name}=-32 must be at least 1") for name in SIZES),
+        *(("config.model.image." + name, 10**9, f"model.image.{name}=1,000,000,000 is more than") for name in SIZES),
+        ("config.model.image.image_size", 16_000, "model.image.image_size=16000 has .* patches"),
+        ("config.model.text.vocab_size", 10**12, "model.text.vocab_size=1,000,000,000,000 is more than"),
+        ("config.model.text.context_length", 10**8, "model.text.context_length=100,000,000 is more than"),
+        ("preprocessing", None, "preprocessing=null, but its model sees images"),
         ("config.model.image.nonsense", 1, "model.image.nonsense is no field"),
         ("config.data.tokenizer", "json:/etc/hostname", "and not the file of that tokenizer"),
         ("config.data.tokenizer", "json+lower:https://127.0.0.1:9/x", "and not the file of that tokenizer"),
