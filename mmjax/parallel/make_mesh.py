@@ -12,6 +12,8 @@ from mmjax.errors import UserError
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import AXES, batch_devices
 
+_MOST_ROWS = 65_536  # of one device's part of a batch
+
 
 def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh.
@@ -88,7 +90,7 @@ def _slices(devices: Sequence[Any], count: int) -> list[list[Any]]:
 
 
 def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str = "dense") -> None:
-    """Checks that a global batch divides over the mesh (and then into `pieces` microbatches).
+    """Checks that a global batch divides over the mesh (and then into `pieces` microbatches), and is one at all.
 
     Args:
       field: the config field that holds the size.
@@ -98,7 +100,7 @@ def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str
       loss: `loss.impl`; `gather` and `ring` split the rows over every axis.
 
     Raises:
-      UserError: naming the field and the nearest sizes that do.
+      UserError: naming the field and the nearest sizes that do, or the largest.
     """
     unit = batch_devices(mesh) * pieces
     split = f"mesh.data x mesh.fsdp = {batch_devices(mesh)} devices" + (
@@ -107,6 +109,9 @@ def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str
     if loss != "dense" and unit % mesh.size:
         unit = math.lcm(unit, mesh.size)
         split += f" and, as loss.impl={loss!r} wants, over all {mesh.size}"
+    largest = _MOST_ROWS * unit
+    if size > largest:
+        raise UserError(f"{field}={size:,} is more than {largest:,}, {_MOST_ROWS:,} rows each of {split}; lower it")
     if size > 0 and size % unit == 0:
         return
     below = size // unit * unit

@@ -112,5 +112,12 @@ def test_batch_that_does_not_divide(size, pieces, message):
         check_batch("batch_size", size, make_mesh(shape(4, 2)), pieces)
 
 
+def test_a_batch_larger_than_any():
+    mesh = make_mesh(shape(4, 2))
+    check_batch("eval.batch_size", 8 * 65_536, mesh)
+    with pytest.raises(UserError, match="^eval.batch_size=1,000,000,000,000 is more than 524,288, 65,536 rows each"):
+        check_batch("eval.batch_size", 10**12, mesh)
+
+
 def test_tensor_devices_do_not_split_the_batch():
     check_batch("batch_size", 4, make_mesh(shape(2, 2, 2)))

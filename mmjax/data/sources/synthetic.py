@@ -10,6 +10,8 @@ from mmjax.errors import UserError
 
 _POOL = 16  # images
 _DEFAULT_LENGTH = 1_000_000
+_MAX_EVALUATED = 1_000_000  # an evaluation reads them all, and would not end
+_MAX_TRAINED = 1_000_000_000_000
 _COLORS = ("red", "green", "blue", "yellow", "black", "white", "orange", "grey")
 _THINGS = ("dog", "house", "tree", "car", "boat", "cup", "chair", "bird")
 _PLACES = ("in the snow", "on a table", "by the sea", "at night", "in a field", "on the street", "in a box", "up close")
@@ -27,7 +29,7 @@ class Synthetic:
       field: config field to name in errors.
 
     Raises:
-      UserError: when the number is not one, or is below 1.
+      UserError: when the number is not one, is below 1, or above a million outside training.
     """
 
     name = "synthetic"
@@ -41,6 +43,9 @@ class Synthetic:
             self._length = 0
         if self._length < 1:
             raise UserError(f"{field}='synthetic/{path}': {path!r} is no number of examples; write synthetic/1000")
+        most = _MAX_TRAINED if field == "data.train" else _MAX_EVALUATED
+        if self._length > most:
+            raise UserError(f"{field}='synthetic/{path}' is more than {most:,} examples; write synthetic/1000")
         self._size = options.image_size
         self._pool = _pool(self._size)
 

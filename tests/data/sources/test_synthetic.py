@@ -35,3 +35,11 @@ def test_there_are_a_million_unless_said_otherwise():
     for spec in ("synthetic/0", "synthetic/-3", "synthetic/many", "synthetic/1e6"):
         with pytest.raises(UserError, match=f"data.train='{spec}': .* write synthetic/1000"):
             open_source(spec)
+
+
+@pytest.mark.parametrize(("field", "most"), [("data.train", 10**12), ("data.eval", 10**6), ("datasets.x", 10**6)])
+def test_more_examples_than_will_ever_be_read(field, most):
+    assert len(open_source(f"synthetic/{most}", field=field)) == most
+    for length in (most + 1, 10**30):
+        with pytest.raises(UserError, match=f"^{field}='synthetic/{length}' is more than {most:,} examples"):
+            open_source(f"synthetic/{length}", field=field)
