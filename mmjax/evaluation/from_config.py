@@ -119,7 +119,11 @@ class Evaluator:
                     continue
                 missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(name, source)
                 if missing and info.by_default == "always":
-                    raise UserError(f"data.eval={self.config.data.eval!r}: {source.name!r} has no {missing}")
+                    raise UserError(
+                        f"data.eval={self.config.data.eval!r}: {source.name!r} has no {missing}, which"
+                        f" {capabilities.describe_model(self.config)} is evaluated by; leave it out, or name what is to"
+                        " be run in eval.tasks"
+                    )
                 if not missing and (self.config.eval.train or not info.needs_train):
                     self._check(name, source)
                     chosen.append(name)

@@ -166,8 +166,9 @@ def to_strings(field: str, texts: Any) -> list[str]:
     """Strings; one alone is a list of one.
 
     Raises:
-      UserError: no strings.
+      UserError: no strings, or a set of them.
     """
+    _check_order(field, texts)
     texts = [texts] if isinstance(texts, str) else texts
     strings = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, Mapping | bytes) else None
     if strings is None or not all(isinstance(text, str) for text in strings):
@@ -179,14 +180,25 @@ def to_texts(texts: Any) -> list[str] | np.ndarray:
     """Texts as strings, or as an array of token ids: of an array, a tensor, or `input_ids` of a tokenizer's output.
 
     Raises:
-      UserError: rows of ids of different lengths, or a dictionary without ids.
+      UserError: rows of ids of different lengths, a dictionary without ids, or a set.
     """
+    _check_order("texts", texts)
     if isinstance(texts, Mapping):
         texts = texts[_key_of("texts", texts, "input_ids")]
     texts = _to_numpy([texts] if isinstance(texts, str) else texts)
     if isinstance(texts, Iterable) and all(isinstance(text, str) for text in texts):
         return [str(text) for text in texts]
     return _stacked("texts", texts)
+
+
+def _check_order(field: str, texts: Any) -> None:
+    """Refuses sets, whose order is another one in every process, so that no result would be known to be of which text.
+
+    Raises:
+      UserError: it is a set.
+    """
+    if isinstance(texts, set | frozenset):
+        raise UserError(f"{field}: a set has no order; give a list, such as sorted({field})")
 
 
 def to_token_ids(ids: np.ndarray, text: TextConfig) -> tuple[np.ndarray, np.ndarray]:

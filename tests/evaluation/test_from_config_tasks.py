@@ -185,7 +185,9 @@ def test_data_that_the_model_cannot_be_evaluated_on(unfit, tmp_path, capsys, sou
     source = source.format(unfit)
     for flags in ([], ["--dry-run"]):
         assert runs.train_cli(f"--workdir={tmp_path / 'run'}", *flags, f"--config.data.eval={source}") == 2
-        assert one_line(capsys) == f"error: data.eval={source!r}: {lacking}\n"
+        line = one_line(capsys)
+        assert line.startswith(f"error: data.eval={source!r}: {lacking}, which model.kind='two_tower'")
+        assert "leave it out" in line and "eval.tasks" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -131,6 +131,13 @@ class TestEmbedding:
             for names, templates in (({"cat": 0}, "a {c}"), ([1], "a {c}"), ("cat", [b"a {c}"]), (None, "a {c}")):
                 with pytest.raises(UserError, match="(class_names|templates)=.*: give a list of strings"):
                     model.zero_shot(pictures, names, templates)
+            with pytest.raises(UserError, match="^class_names: a set has no order"):
+                model.zero_shot(pictures, {"cat", "dog"})
+            for names, templates, field in (([], ["a {c}"], "class_names"), (["cat"], [], "templates")):
+                with pytest.raises(UserError, match=f"^{field}: .* at least one"):
+                    model.zero_shot(pictures, names, templates)
+        with pytest.raises(UserError, match="^texts: a set has no order"):
+            model.encode_text({"a cat", "a dog"})
 
     def test_forms_in_which_other_libraries_have_them(self, model, pictures):
         want, images, ids = model.encode_image(pictures), golden()["images"], golden()["ids"]

@@ -3,7 +3,9 @@
 Several classes are the `.npy` of CLIP_benchmark's multi-label tars, a 0/1 vector over the classes.
 """
 
+import collections
 import io
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +15,8 @@ from mmjax.data.record import Record, stable_id
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
+
+log = logging.getLogger("mmjax.data")
 
 FOLDER_TEMPLATES = ["a photo of a {c}.", "a picture of a {c}.", "an image of a {c}."]
 
@@ -66,6 +70,18 @@ def check_templates(templates: Sequence[str], where: str) -> list[str]:
         if "{c}" not in template:
             raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
     return list(templates) or list(FOLDER_TEMPLATES)
+
+
+def log_equal_names(names: Sequence[str], where: str) -> None:
+    """Logs that classes have the same name, where some have: no text can tell them apart."""
+    equal = [name for name, count in collections.Counter(names).items() if count > 1]
+    if equal:
+        log.warning(
+            "%s: classes have the same name (%s), so that no prompt tells one from the other and images of both are"
+            " positives of one another; give each a name of its own, in classnames.txt",
+            where,
+            ", ".join(map(repr, equal[:3])) + (", ..." if len(equal) > 3 else ""),
+        )
 
 
 def read_labels(content: bytes | None, classes: int, where: str) -> list[int]:

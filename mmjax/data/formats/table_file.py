@@ -1,5 +1,6 @@
 """Tables of text: CSV, TSV, JSON Lines, JSON arrays and COCO's captions."""
 
+import codecs
 import io
 import itertools
 import json
@@ -13,12 +14,23 @@ from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.coco_captions import caption_rows
 from mmjax.data.formats.json_fields import json_fault
 from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
+from mmjax.data.image.image_file import IMAGE_SUFFIXES
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.text.text_encoding import UTF8, encoding_of
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 
+_FORMATS = {
+    b"\x1f\x8b": "is compressed with gzip; decompress it",
+    b"BZh": "is compressed with bzip2; decompress it",
+    b"\xfd7zXZ\0": "is compressed with xz; decompress it",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; decompress it",
+    b"PK\x03\x04": "is a ZIP archive, as Excel's .xlsx is, and no text; save the table as CSV",
+    b"\xd0\xcf\x11\xe0": "is a file of Excel (.xls) and no text; save the table as CSV",
+    b"PAR1": "is a Parquet file and no text; write parquet:FILE, and let its name end in .parquet",
+}
+_LOOKED_AT, _CONTROLS = 4096, 0.02  # first bytes, and the share of control characters in them that no text has
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _FIRST = 100  # objects looked at for the fields they have
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps them
@@ -63,6 +75,8 @@ class Table:
                 f"{where}: cannot be read ({error_reason(error)}); give the path of a table that exists"
             ) from error
         self._encoding = encoding_of(self._data, options.encoding)
+        if wrong := _no_text(self._data, self._encoding):
+            raise UserError(f"{where}: {wrong}")
         self._array = self._parse_array() if path.endswith(".json") else None
         self._is_json = path.endswith((".jsonl", ".json"))
         self._first_bad_byte = self._find_bad_byte()
@@ -82,6 +96,11 @@ class Table:
             raise UserError(
                 f"{where}: the table has no rows; give one with a header and at least one image and caption"
             )
+
+    @property
+    def image_in_header(self) -> str:
+        """A cell of the header that is a path of an image, as where the header is missing; "" where none is."""
+        return next((name for name in self._header if name.lower().endswith(IMAGE_SUFFIXES) or "://" in name), "")
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Yields (line number, value of each of `columns`), with None where a row has no such value.
@@ -239,3 +258,18 @@ class Table:
     def _not_encoded(self, error: UnicodeError) -> UserError:
         name, byte = self._encoding.removesuffix("-sig").upper(), getattr(error, "start", 0)
         return UserError(f"{self._where}: not {name} at byte {byte}; save the table as UTF-8, or set data.encoding")
+
+
+def _no_text(data: bytes, encoding: str) -> str:
+    """What a file is that is no text, and what to do; "" where it may be one."""
+    if known := next((text for beginning, text in _FORMATS.items() if data.startswith(beginning)), ""):
+        return known
+    beginning = data[:_LOOKED_AT]
+    controls = sum(byte < 32 and byte not in b"\t\n\r\f\v" for byte in beginning)
+    if encoding.startswith(("utf-16", "utf-32")) or controls <= _CONTROLS * len(beginning):
+        return ""
+    try:
+        codecs.getincrementaldecoder(UTF8)().decode(beginning)
+    except UnicodeError:
+        return f"is no text: its first {len(beginning):,} bytes are not UTF-8 and hold control characters; give a table"
+    return ""

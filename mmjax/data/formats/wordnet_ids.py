@@ -27,6 +27,11 @@ def unknown_ids(names: Sequence[str]) -> list[str]:
     return [name for name in ids if name not in _names_by_id()] if ids else []
 
 
+def begins_with_id(name: str) -> bool:
+    """Whether a name is one of ImageNet-1k's ids with something behind it, such as `n01440764_tench`."""
+    return bool(_ID.fullmatch(name[:9]) and name[9:10] in ("_", " ", "-", ".") and name[:9] in _names_by_id())
+
+
 def readable_names(names: Sequence[str]) -> list[str] | None:
     """Names of classes with words for ImageNet-1k's ids; None where there is none of these."""
     if not any(map(_ID.fullmatch, names)):

@@ -5,9 +5,9 @@ import posixpath
 
 import numpy as np
 
-from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
+from mmjax.data.formats.class_records import check_templates, log_equal_names, make_class_record, read_lines
 from mmjax.data.formats.table_file import TABLE_SUFFIXES
-from mmjax.data.formats.wordnet_ids import log_numbers, readable_names, unknown_ids
+from mmjax.data.formats.wordnet_ids import begins_with_id, log_numbers, readable_names, unknown_ids
 from mmjax.data.image.image_file import IMAGE_SUFFIXES, read_image
 from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
@@ -17,6 +17,9 @@ from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader
 from mmjax.utils.string_array import StringArray, StringArrayBuilder
 
+# Folders that macOS, Synology, Windows and Linux make beside a person's; those that begin with a dot are not listed.
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
 log = logging.getLogger("mmjax.data")
 
 
@@ -25,10 +28,10 @@ class Folder:
 
     Classes and files are in alphabetical order. A class's name is its folder's with spaces for underscores; captions
     are made from `templates`, and the class is the record's `id`, so that images of one class are positives of one
-    another. Folders that are named by ImageNet-1k's WordNet ids have its classes' names. Beside folders that are named
-    by other codes, `classnames.txt` gives the names: one a line, in the folders' order; and
-    `zeroshot_classification_templates.txt` may give the prompts, one a line with {c} for the name. Both files are
-    CLIP_benchmark's.
+    another. What systems make (`__MACOSX`, ...) is no class. Folders that are named by ImageNet-1k's WordNet ids have
+    its classes' names. Beside folders that are named by other codes, `classnames.txt` gives the names: one a line, in
+    the folders' order; and `zeroshot_classification_templates.txt` may give the prompts, one a line with {c} for the
+    name. Both files are CLIP_benchmark's.
 
     Args:
       path: the folder.
@@ -45,7 +48,11 @@ class Folder:
         self.name = posixpath.basename(path)
         self._path, self._reader = path, Reader(options.retry_seconds)
         where = f"{field}='folder:{path}'"
-        self._folders, files = _list(path, where)
+        listed, files = _list(path, where)
+        self._folders = [folder for folder in listed if folder not in _OF_SYSTEMS]
+        if len(self._folders) < len(listed):
+            systems = ", ".join(folder for folder in listed if folder in _OF_SYSTEMS)
+            log.warning("%s: what systems make is no class and left out: %s", where, systems)
         if not self._folders:
             raise UserError(f"{where}: no sub-folders there; {_remedy_without_folders(path, files)}")
         lines = lambda name: read_lines([path], name, reader=self._reader, where=where)
@@ -53,6 +60,8 @@ class Folder:
         readable = None if names else _readable_names(self._folders, field, where)
         self.class_codes = None if readable is None else self._folders
         self.class_names = names or readable or [folder.replace("_", " ") for folder in self._folders]
+        if self.class_codes is None:
+            log_equal_names(self.class_names, where)
         if len(self.class_names) != len(self._folders):
             raise UserError(
                 f"{where}: classnames.txt has {len(self.class_names)} names for {len(self._folders)} folders;"
@@ -101,7 +110,7 @@ def _list(path: str, where: str) -> Listing:
 
 
 def _readable_names(folders: list[str], field: str, where: str) -> list[str] | None:
-    """Words for WordNet ids, see `readable_names`; logs that training is on numbers.
+    """Words for WordNet ids, see `readable_names`; logs what other names are.
 
     Raises:
       UserError: some ids are none of ImageNet-1k's.
@@ -114,6 +123,14 @@ def _readable_names(folders: list[str], field: str, where: str) -> list[str] | N
         )
     if field == "data.train":  # evaluation knows names of some data sets
         log_numbers(folders, where, remedy)
+    if annotated := [folder for folder in folders if begins_with_id(folder)]:
+        log.warning(
+            "%s: class folders such as %r have a WordNet id and more for a name, which is used as it is; name them by"
+            " their ids alone, or %s",
+            where,
+            annotated[0],
+            remedy,
+        )
     names = readable_names(folders)
     return None if names is None else [name.replace("_", " ") for name in names]
 

@@ -74,7 +74,15 @@ class Pairs:
         self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
         self._folder = images_folder.rstrip("/") + "/" if images_folder else file[: file.rfind("/") + 1]
         table = Table(file, reader=self._reader, where=where, options=options)
-        fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
+        try:
+            fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
+        except UserError as error:
+            if not (image := table.image_in_header):
+                raise
+            raise UserError(
+                f"{where}: the header seems to be missing, as the first row has {image!r}; write one, such as"
+                " image,caption, before it"
+            ) from error
         self._keys = fields.captions
         images, captions = StringArrayBuilder(), [StringArrayBuilder() for _ in self._keys.keys]
         group_keys, lists = array("Q"), 0

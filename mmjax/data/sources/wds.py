@@ -9,7 +9,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.formats.class_records import check_templates, make_class_record, multilabel_record, read_lines
+from mmjax.data.formats.class_records import (
+    check_templates,
+    log_equal_names,
+    make_class_record,
+    multilabel_record,
+    read_lines,
+)
 from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
@@ -204,6 +210,8 @@ class WebDataset:
             templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
             readable = readable_names(names)
             ids = [stable_id("class", name) for name in names]
+            if not readable:
+                log_equal_names(names, where)
             self._classes = _Classes(readable or names, templates, ids, names if readable else None)
 
     @property

@@ -1,5 +1,7 @@
+import gzip
 import json
 
+import numpy as np
 import pytest
 
 from mmjax.data.formats.table_file import Table
@@ -132,3 +134,27 @@ def test_rows_that_are_not_utf8_are_left_out_and_counted(tmp_path, caplog, name)
     with pytest.raises(UserError, match="1 of 30. rows .*line 251 is not UTF-8 .*data.encoding"):
         list(make(max_bad_fraction=0.0).rows(["image", "caption"]))
     assert len(list(make(max_bad_fraction=0.0, encoding="latin-1").rows(["image", "caption"]))) == len(read) + 1
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"image,caption"), ["compressed with gzip", "decompress"]),
+        (b"PK\x03\x04" + bytes(99), ["no text", "CSV"]),
+        (b"PAR1" + bytes(99), ["Parquet", "parquet:"]),
+        (np.random.default_rng(0).bytes(9000), ["no text"]),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        Table(str(tmp_path / name), reader=Reader(), where="data.train=''")
+    message = str(error.value)
+    assert all(word in message for word in words) and message.isascii() and len(message) < 200
+
+
+def test_texts_with_control_characters_are_texts(tmp_path):
+    assert len(rows(tmp_path, "t.csv", "image,caption\n0.png,größe \x1b[31m\x07\x07\x07\n")) == 1
+    (tmp_path / "u.csv").write_text("image,caption\n0.png,größe\n", encoding="utf-16")
+    assert len(Table(str(tmp_path / "u.csv"), reader=Reader(), where="").columns) == 2

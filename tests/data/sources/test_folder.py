@@ -73,3 +73,29 @@ def test_folders_of_numbers_are_logged_in_training(tmp_path, caplog):
     assert Folder(folder).class_names == ["0", "1", "10"]
     (record,) = caplog.records
     assert all(word in record.getMessage() for word in ("a photo of a 0.", "classnames.txt", "folder:"))
+
+
+def test_folders_that_systems_make_are_no_classes(tmp_path, caplog):
+    source = Folder(write(tmp_path / "set", "b", "__MACOSX", "a", "@eaDir", ".ipynb_checkpoints"))
+    assert source.class_names == ["a", "b"] and len(source) == 2
+    (record,) = caplog.records
+    assert "@eaDir, __MACOSX" in record.getMessage() and "left out" in record.getMessage()
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_classes_of_one_name_are_told(tmp_path, caplog, by_file):
+    folder = write(tmp_path / "set", *(["a", "b"] if by_file else ["a b", "a_b"]))
+    if by_file:
+        (tmp_path / "set" / "classnames.txt").write_text("a b\na b\n")
+    assert Folder(folder).class_names == ["a b", "a b"]
+    (record,) = caplog.records
+    assert "same name ('a b')" in record.getMessage() and "classnames.txt" in record.getMessage()
+
+
+@pytest.mark.parametrize("between", "_- ")
+def test_ids_with_more_behind_them_are_told(tmp_path, caplog, between):
+    names = [f"n01440764{between}tench", f"n01443537{between}goldfish"]
+    source = Folder(write(tmp_path / "set", *names))
+    assert source.class_codes is None and len(source.class_names) == 2
+    (record,) = caplog.records
+    assert all(word in record.getMessage() for word in (repr(names[0]), "WordNet id", "classnames.txt"))

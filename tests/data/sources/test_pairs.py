@@ -167,6 +167,13 @@ def test_evaluation_refuses_a_table_with_rows_that_cannot_be_used(images, bad):
     assert len(Pairs(file, options=SourceOptions(keys_field="eval"), field="data.eval")) == 2
 
 
+@pytest.mark.parametrize("image", ["images/0.png", "images/0.JPG", "https://host/0?size=2"])
+def test_a_table_without_a_header_is_named(images, image):
+    with pytest.raises(UserError) as error:
+        Pairs(write(images, "t.csv", f"{image},a dog\nimages/1.png,a cat\n"))
+    assert all(word in str(error.value) for word in (f"pairs:{images}/t.csv", "header", repr(image), "image,caption"))
+
+
 def test_a_table_is_small_in_memory_and_the_same_after_pickling(images):
     rows = "".join(f"images/{i % 7}{i}.png,caption {i}\n" for i in range(20_000))
     source = Pairs(write(images, "t.csv", "image,caption\nimages/0.png,zero\n" + rows))

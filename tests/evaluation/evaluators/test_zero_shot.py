@@ -46,7 +46,7 @@ def test_every_class_may_have_prompts_of_its_own(monkeypatch):
         ({"cats": ["prompt 1"], "dog": ["prompt 2"]}, r"class 'cat' has no prompts \(did you mean 'cats'\?\)"),
         ({"cat": [], "dog": ["prompt 2"]}, "class 'cat' has no prompts"),
         ({"cat": "prompt 1", "dog": ["prompt 2"]}, "are one string; give a list"),
-        ({}, "needs class names and prompt templates"),
+        ({}, "^templates: .*at least one"),
     ],
 )
 def test_classes_without_prompts_are_named(templates, message):
