@@ -126,7 +126,7 @@ class RunCheckpoint(OpenedCheckpoint):
             self.all_steps: list[int] = checkpoints.all_steps()
             self.step: int = self._choose_step(self.all_steps, step)
             self.meta: dict[str, Any] = checkpoints.read_meta(self.step)
-        where = f"{self._workdir_name}: {self._folder / str(self.step)}"
+        where = f"{self._workdir_name}: {self._folder.name}/{self.step}"
         stored_meta.check(self.meta, where)
         origin = f"checkpoint {self.step} of {self.path}"
         self.plugins = plugin_imports.read_stored(self.meta.get("plugins", []), origin)
@@ -193,6 +193,20 @@ class RunCheckpoint(OpenedCheckpoint):
         with self._open_folder() as checkpoints:
             return checkpoints.param_shapes(self.step)
 
+    def _check_shapes(self, stored: Mapping[str, tuple[int, ...]]) -> None:
+        """Checks that the stored parameters are those of the model.
+
+        Raises:
+          DamagedCheckpoint: one is missing, or has another shape.
+        """
+        for name, shape in self.shapes.items():
+            if stored.get(name) != shape:
+                problem = f"has the shape {list(stored[name])}" if name in stored else "is missing"
+                raise checkpoint.DamagedCheckpoint(
+                    f"{self._workdir_name}: {self._folder.name}/{self.step} is no whole checkpoint: its parameter"
+                    f" {name} {problem}, and by its config has the shape {list(shape)}; move it away to use another"
+                )
+
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
         target = {
             name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=shardings[name])
@@ -201,6 +215,7 @@ class RunCheckpoint(OpenedCheckpoint):
         with self._open_folder() as checkpoints:
             with process_agreement.raise_on_all():  # a host that raised alone would leave the others waiting in Orbax
                 self._choose_step(checkpoints.all_steps(), self.step)  # which a run that goes on may have removed
+                self._check_shapes(checkpoints.param_shapes(self.step))
             return checkpoints.restore_params(self.step, param_translation.nested(target))
 
     def read_unsharded(self) -> Any:

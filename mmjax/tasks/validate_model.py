@@ -38,11 +38,13 @@ _SIZES = {
     "vocab_size": 10_000_000,
 }
 _COUNTS = dict.fromkeys(("answers", "hidden", "numeric", "token_types"), 1_000_000)
+_IDS = dict.fromkeys(("eos_id", "sep_id"), _SIZES["vocab_size"])
+_LARGEST = _SIZES | _COUNTS | _IDS
 _MOST_PATCHES = 1_000_000  # of an image
 
 
 def check_sizes(config: RunConfig) -> None:
-    """Checks the sizes within a model, before a shape is computed by them.
+    """Checks the sizes and scales within a model, before anything is computed by them.
 
     Raises:
       UserError: naming the field.
@@ -50,9 +52,9 @@ def check_sizes(config: RunConfig) -> None:
     zero_fields = set(may_be_zero(config.model))
     for group, part in (("model", to_dict(config.model)), *_parts("model", to_dict(config.model))):
         for name, size in part.items():
-            if type(size) is not int or name not in _SIZES | _COUNTS:
+            if type(size) is not int or name not in _LARGEST:
                 continue
-            field, largest = f"{group}.{name}", (_SIZES | _COUNTS)[name]
+            field, largest = f"{group}.{name}", _LARGEST[name]
             if size < 0 and (name in _COUNTS or field in zero_fields):
                 raise UserError(f"{field}={size} must not be negative")
             if size < 1 and name in _SIZES and field not in zero_fields:
@@ -65,6 +67,11 @@ def check_sizes(config: RunConfig) -> None:
                 f"{group}.image_size={size} has {(size // patch) ** 2:,} patches of {group}.patch_size={patch}, more"
                 f" than {_MOST_PATCHES:,}; lower the one or raise the other"
             )
+    initial, most = getattr(config.model, "logit_scale_init", 1), config.model.max_logit_scale
+    if not 0 < initial < math.inf:
+        raise UserError(f"model.logit_scale_init={initial} must be positive and finite")
+    if most is not None and not most >= 1:
+        raise UserError(f"model.max_logit_scale={most} must be at least 1, or none for no limit")
 
 
 def check_model(config: RunConfig) -> None:

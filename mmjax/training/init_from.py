@@ -164,7 +164,7 @@ def _open_workdir(init_from: str, folder: Any) -> _Source:
         if step is None:
             raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
         meta = source.read_meta(step)
-        where = f"init_from={init_from!r}: {folder / str(step)}"
+        where = f"init_from={init_from!r}: {folder.name}/{step}"
         stored_meta.check(meta, where)
         origin = f"init_from={init_from!r}: the config of checkpoint {step}"
         config = schema.parse(resumed_run.read_config(meta, origin))

@@ -71,7 +71,7 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     for field in not_negative:
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
-    positive = ("optimizer.learning_rate", "model.logit_scale_init", "schedule.timescale", "optimizer.eps")
+    positive = ("optimizer.learning_rate", "schedule.timescale", "optimizer.eps")
     for field in positive:
         if not 0 < flat.get(field, 1) < math.inf:
             raise UserError(f"{field}={flat[field]} must be positive and finite")
@@ -81,9 +81,6 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     for field in ("schedule.final", "optimizer.b2_cap", "optimizer.layer_decay.image", "optimizer.layer_decay.text"):
         if not 0.0 <= flat[field] <= 1.0:
             raise UserError(f"{field}={flat[field]} is not in [0, 1]")
-    largest = config.model.max_logit_scale
-    if largest is not None and largest < 1:
-        raise UserError(f"model.max_logit_scale={largest} must be at least 1, or none for no limit")
     if config.mesh.tensor < 1:
         raise UserError(f"mesh.tensor={config.mesh.tensor} must be at least 1; mesh.data or mesh.fsdp may be -1")
     for field in ("optimizer.freeze", "optimizer.decay", "init_paths"):

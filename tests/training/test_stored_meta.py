@@ -12,7 +12,7 @@ from mmjax.cli import runtime
 from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.inference import checkpoint_source
-from mmjax.training import init_from, stored_meta
+from mmjax.training import checkpoint, init_from, stored_meta
 from tests import test_old_checkpoints
 from tests.helpers import runs
 
@@ -70,6 +70,9 @@ SIZES = ("width", "depth", "heads", "mlp_dim", "image_size", "patch_size")
         ("config.model.image.image_size", 16_000, "model.image.image_size=16000 has .* patches"),
         ("config.model.text.vocab_size", 10**12, "model.text.vocab_size=1,000,000,000,000 is more than"),
         ("config.model.text.context_length", 10**8, "model.text.context_length=100,000,000 is more than"),
+        ("config.model.text.eos_id", 2**40, "model.text.eos_id=1,099,511,627,776 is more than"),
+        ("config.model.logit_scale_init", 0.0, "model.logit_scale_init=0.0 must be positive"),
+        ("config.model.max_logit_scale", 0.0, "model.max_logit_scale=0.0 must be at least 1"),
         ("preprocessing", None, "preprocessing=null, but its model sees images"),
         ("config.model.image.nonsense", 1, "model.image.nonsense is no field"),
         ("config.data.tokenizer", "json:/etc/hostname", "and not the file of that tokenizer"),
@@ -86,6 +89,23 @@ def test_a_part_that_mmjax_did_not_write(workdir, metadata, field, value, messag
     with pytest.raises(UserError, match=message) as error:
         checkpoint_source.open_checkpoint(workdir)
     assert str(error.value).startswith((str(workdir), "checkpoint")) and len(str(error.value)) < 500
+    assert str(error.value).count(str(workdir)) == 1
+
+
+def test_parameters_of_other_shapes_than_the_config_says(workdir, metadata):
+    meta = json.loads(metadata.read_text())
+    length = meta["config"]["model"]["text"]["context_length"]
+    set_field(meta, "config.model.text.context_length", 100)
+    metadata.write_text(json.dumps(meta))
+    opened = checkpoint_source.open_checkpoint(workdir)
+    message = rf"text/position_embedding has the shape \[{length}, .*the shape \[100, [^\n]*another$"
+    with pytest.raises(checkpoint.DamagedCheckpoint, match=message):
+        opened.read_unsharded()
+    set_field(meta, "config.model.text.context_length", length)
+    set_field(meta, "config.model.text.depth", meta["config"]["model"]["text"]["depth"] + 1)
+    metadata.write_text(json.dumps(meta))
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="its parameter text/[^ ]* has the shape"):
+        checkpoint_source.open_checkpoint(workdir).read_unsharded()
 
 
 @pytest.mark.parametrize("name", ["config", "position", "preprocessing", "tokenizer", "versions"])
