@@ -12,7 +12,7 @@ from mmjax.errors import UserError
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.mesh import AXES, batch_devices
 
-_MOST_ROWS = 65_536  # of one device's part of a batch
+_MOST_ROWS = 1 << 20  # of one device's part of a batch, or of a microbatch
 
 
 def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
