@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import random
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,12 @@ _CONNECTION_ERRORS = {
     "http.client": ("HTTPException",),
 }
 
+# What the resolver says of a host that there is not; where it cannot tell now, it says EAI_AGAIN.
+_NO_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+_NO_HOST_SECONDS = 5.0  # that such a host is tried again for, once a process
+_resolved: set[str] = set()  # hosts that have answered this process, whose names exist
+_unresolved: set[str] = set()
+
 log = logging.getLogger("mmjax.data")
 
 T = TypeVar("T")
@@ -41,6 +48,9 @@ class StorageAwayError(ReadError):
 def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
     """The result of a call, which is repeated with growing pauses after transient errors.
 
+    A host that has no address, and has not answered this process before, is taken for one that there is not: it is
+    tried for a few seconds, and another time not at all.
+
     Args:
       path: what it reads or writes, for messages.
       call: to repeat.
@@ -51,11 +61,14 @@ def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
       StorageAwayError: the storage fails for all that time.
       ReadError: it fails in a way that waiting does not mend.
     """
-    deadline = time.monotonic() + seconds
+    start, host = time.monotonic(), "/".join(path.split("/", 3)[:3])
     wait, has_warned = _FIRST_WAIT, False
     while True:
         try:
-            return call()
+            result = call()
+            _resolved.add(host)
+            _unresolved.discard(host)
+            return result
         except Exception as raised:
             error = _underlying_error(raised)
             if not is_transient(error):
@@ -64,10 +77,17 @@ def with_retries(path: str, call: Callable[[], T], seconds: float) -> T:
                 if isinstance(error, (OSError, *_PERMANENT_OTHERS)):
                     raise
                 raise ReadError(f"{path}: {_error_text(error)}") from error
-            if time.monotonic() + wait > deadline:
+            is_unknown = host not in _resolved and _has_no_host(error)
+            patience = seconds
+            if is_unknown:
+                patience = 0.0 if host in _unresolved else min(seconds, _NO_HOST_SECONDS)
+            if time.monotonic() + wait > start + patience:
+                if is_unknown:
+                    _unresolved.add(host)
+                    raise ReadError(f"{path}: {_error_text(error)}; check the name of the host") from error
                 raise StorageAwayError(f"{path}: {_error_text(error)}, for {seconds:g} s") from error
             if not has_warned:
-                log.warning("%s: %s; trying again for up to %g s", path, _error_text(error), seconds)
+                log.warning("%s: %s; trying again for up to %g s", path, _error_text(error), patience)
                 has_warned = True
             # Jitter, so that many workers do not retry in step.
             time.sleep(wait * (0.5 + random.random()))
@@ -93,13 +113,31 @@ def _underlying_error(error: Exception) -> Exception:
     return cause if is_transient(cause) or _status(cause) in _FORBIDDEN else error
 
 
+def _has_no_host(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that a host's name has no address."""
+    seen: list[BaseException] = []
+    remaining: list[object] = [error]
+    while remaining:
+        current = remaining.pop()
+        if not isinstance(current, BaseException) or any(current is other for other in seen):
+            continue
+        if isinstance(current, socket.gaierror) and current.errno in _NO_HOST:
+            return True
+        seen.append(current)
+        # aiohttp has the cause as `os_error`, and urllib3 as `reason`.
+        remaining += [current.__cause__, current.__context__]
+        remaining += [getattr(current, name, None) for name in ("os_error", "reason")]
+    return False
+
+
 def _status(error: Exception) -> int | None:
-    """The HTTP status, which the stores' clients have as `status`, `code`, or in botocore's parsed response."""
+    """The HTTP status, which the stores' clients have as `status`, `code`, or in botocore's or requests' response."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        status = getattr(error, "status", None) or getattr(error, "code", None)
+        direct = getattr(error, "status", None) or getattr(error, "code", None)
+        status = direct or getattr(response, "status_code", None)  # as requests has it
     return status if isinstance(status, int) and status >= 100 else None
 
 

@@ -10,9 +10,10 @@ import types
 
 import pytest
 
+from mmjax.io import retries
 from mmjax.io.file_pool import pread
 from mmjax.io.reader import Reader
-from mmjax.io.retries import ReadError, is_transient
+from mmjax.io.retries import ReadError, StorageAwayError, is_transient, with_retries
 from tests.helpers.http_server import serve
 
 DATA = bytes(range(256)) * 400
@@ -173,6 +174,8 @@ class WithStatus(Exception):
         (WithStatus(code=429), True),
         (WithStatus(response={"ResponseMetadata": {"HTTPStatusCode": 503}}), True),
         (WithStatus(response={"ResponseMetadata": {"HTTPStatusCode": 400}}), False),
+        (WithStatus(response=types.SimpleNamespace(status_code=404)), False),
+        (WithStatus(response=types.SimpleNamespace(status_code=502)), True),
         (RuntimeError(), False),
     ],
 )
@@ -188,3 +191,61 @@ def test_the_errors_of_clients_that_are_loaded_are_known(monkeypatch):
     assert not is_transient(kind())
     monkeypatch.setitem(sys.modules, "botocore.exceptions", types.SimpleNamespace(HTTPClientError=kind))
     assert is_transient(kind())
+
+
+def _unresolved(kind, number):
+    """The error of a name that was not resolved, as a client raises it."""
+    error = ConnectionError("cannot connect")
+    cause = socket.gaierror(number, "Name or service not known")
+    if kind == "aiohttp":
+        error.os_error = cause
+    elif kind == "requests":
+        error.__context__ = RuntimeError("retries")
+        error.__context__.reason = RuntimeError("resolving")
+        error.__context__.reason.__cause__ = cause
+    return cause if kind == "socket" else error
+
+
+@pytest.mark.parametrize("kind", ["socket", "aiohttp", "requests"])
+def test_a_host_that_there_is_not_is_given_up_soon_and_then_at_once(monkeypatch, kind):
+    clock, attempts = [0.0], []
+    monkeypatch.setattr(retries, "time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=advance(clock)))
+    url = f"http://host-{kind}/a.jpg"
+
+    def call():
+        attempts.append(clock[0])
+        raise _unresolved(kind, socket.EAI_NONAME)
+
+    with pytest.raises(ReadError, match="name of the host") as error:
+        with_retries(url, call, 120.0)
+    assert not isinstance(error.value, StorageAwayError) and len(attempts) > 1 and clock[0] <= 5
+    attempts.clear()
+    with pytest.raises(ReadError, match="name of the host"):
+        with_retries(f"{url}2", call, 120.0)
+    assert len(attempts) == 1
+    assert with_retries(url, lambda: b"x", 120.0) == b"x"
+    with pytest.raises(StorageAwayError):  # it was there before
+        with_retries(url, call, 120.0)
+    assert clock[0] > 60
+
+
+def test_a_name_that_cannot_be_resolved_now_is_asked_for_again(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(retries, "time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=advance(clock)))
+    with pytest.raises(StorageAwayError):
+        with_retries("http://some-host/a.jpg", raising(_unresolved("aiohttp", socket.EAI_AGAIN)), 120.0)
+    assert clock[0] > 60
+
+
+def advance(clock):
+    def sleep(seconds):
+        clock[0] += seconds
+
+    return sleep
+
+
+def raising(error):
+    def call():
+        raise error
+
+    return call
