@@ -69,7 +69,7 @@ class EvalConfig(EvaluationSettings):
     every: int = 1000
     """steps; 0 = only at the end"""
     batch_size: int = 256
-    """rows encoded at a time over all devices, and rows of the held-out loss"""
+    """rows encoded at a time over all devices, 16,384 each at most, and rows of the held-out loss"""
     image_key: str = ""
     """as data.image_key, for data.eval"""
     caption_keys: str = ""

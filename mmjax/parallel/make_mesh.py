@@ -89,7 +89,9 @@ def _slices(devices: Sequence[Any], count: int) -> list[list[Any]]:
     return [devices[start : start + size] for start in range(0, len(devices), size)]
 
 
-def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str = "dense") -> None:
+def check_batch(
+    field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str = "dense", most: int = _MOST_ROWS
+) -> None:
     """Checks that a global batch divides over the mesh (and then into `pieces` microbatches), and is one at all.
 
     Args:
@@ -98,6 +100,7 @@ def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str
       mesh: the device mesh.
       pieces: microbatches.
       loss: `loss.impl`; `gather` and `ring` split the rows over every axis.
+      most: rows that one device may have of a microbatch.
 
     Raises:
       UserError: naming the field and the nearest sizes that do, or the largest.
@@ -109,9 +112,9 @@ def check_batch(field: str, size: int, mesh: Mesh, pieces: int = 1, *, loss: str
     if loss != "dense" and unit % mesh.size:
         unit = math.lcm(unit, mesh.size)
         split += f" and, as loss.impl={loss!r} wants, over all {mesh.size}"
-    largest = _MOST_ROWS * unit
+    largest = most * unit
     if size > largest:
-        raise UserError(f"{field}={size:,} is more than {largest:,}, {_MOST_ROWS:,} rows each of {split}; lower it")
+        raise UserError(f"{field}={size:,} is more than {largest:,}, {most:,} rows each of {split}; lower it")
     if size > 0 and size % unit == 0:
         return
     below = size // unit * unit

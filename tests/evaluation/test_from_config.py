@@ -387,3 +387,11 @@ def test_what_a_record_lacks_is_told():
     lacks = evaluation_task.load("image_text_matching").missing_fields
     assert lacks({"image": None, "captions": []}) == "image with captions"
     assert lacks(Records()[0]) == ""
+
+
+def test_a_batch_larger_than_any():
+    """It would be filled up to its size, whatever the data: never a hang."""
+    mesh = make_mesh(parse(base_config()).mesh, jax.devices()[:2])
+    assert batched_apply.BatchRunner(mesh, 32_768).batch_size == 32_768
+    with pytest.raises(UserError, match=r"^eval.batch_size=1,000,000,000,000 is more than 32,768, 16,384 rows each"):
+        batched_apply.BatchRunner(mesh, 10**12)

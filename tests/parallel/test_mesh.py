@@ -114,9 +114,9 @@ def test_batch_that_does_not_divide(size, pieces, message):
 
 def test_a_batch_larger_than_any():
     mesh = make_mesh(shape(4, 2))
-    check_batch("eval.batch_size", 8 << 20, mesh)
-    with pytest.raises(UserError, match="^eval.batch_size=1,000,000,000,000 is more than 8,388,608, 1,048,576 rows each"):
-        check_batch("eval.batch_size", 10**12, mesh)
+    check_batch("batch_size", 8 << 20, mesh)
+    with pytest.raises(UserError, match="^batch_size=1,000,000,000,000 is more than 8,388,608, 1,048,576 rows each"):
+        check_batch("batch_size", 10**12, mesh)
 
 
 def test_tensor_devices_do_not_split_the_batch():

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.make_mesh import check_batch
 
+_MOST_ROWS = 16_384  # of a batch on one device: it is filled up to that, however few examples there are
 Row = tuple[np.ndarray, ...]
 
 
@@ -28,7 +29,7 @@ class BatchRunner:
     """
 
     def __init__(self, mesh: Mesh, batch_size: int, *, loss: str = "dense"):
-        check_batch("eval.batch_size", batch_size, mesh, loss=loss)
+        check_batch("eval.batch_size", batch_size, mesh, loss=loss, most=_MOST_ROWS)
         self.mesh, self.batch_size = mesh, batch_size
         self.rows = mesh_lib.local_rows(mesh, batch_size)
 
