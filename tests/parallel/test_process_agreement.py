@@ -135,8 +135,9 @@ def test_wrong_flags(command, argv, message, tmp_path, capsys):
     if command == "eval":  # what is read first is there
         folder = tmp_path / "checkpoints" / "1" / "meta"
         folder.mkdir(parents=True)
-        meta = {"config": runs.config().to_dict(), "position": 0}
-        meta |= {"preprocessing": None, "tokenizer": None, "versions": {}}
+        config = runs.config()
+        meta = {"config": config.to_dict(), "position": 0, "tokenizer": None, "versions": {}}
+        meta |= {"preprocessing": {"size": config.model.image.image_size}}
         (folder / "metadata").write_text(json.dumps(meta))
     assert call(f"--workdir={tmp_path}", *argv) == 2
     error = capsys.readouterr().err

@@ -67,7 +67,8 @@ def class_prompts(class_names: Sequence[str], templates: Templates) -> list[list
       UserError: without classes or templates, for a shared template without `{c}`, or a class without prompts.
     """
     if not class_names or not templates:
-        raise UserError(f"{'templates' if class_names else 'class_names'}: there is none; zero-shot needs at least one")
+        missing = "templates: there are no prompt templates" if class_names else "class_names: there are no classes"
+        raise UserError(f"{missing}; zero-shot classification needs at least one")
     if isinstance(templates, Mapping):
         for name in class_names:
             if isinstance(templates.get(name), str):
