@@ -88,6 +88,8 @@ def command(folder, *argv, events="-", meshes=(), count=2, devices=4, timeout=24
 
 def workers_of(process):
     """The processes that decode for one."""
-    threads = Path(f"/proc/{process}/task").iterdir()
-    children = [int(number) for thread in threads for number in (thread / "children").read_text().split()]
+    children = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            children += map(int, (thread / "children").read_text().split())
     return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -253,8 +253,21 @@ def test_second_ctrl_c_interrupts(tmp_path, data):
 # -- real processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """A test that fails leaves no run behind, which would go on and on."""
+    yield
+    while Process.started:
+        popen = Process.started.pop()
+        with contextlib.suppress(ProcessLookupError):  # with its workers
+            os.killpg(popen.pid, signal.SIGKILL)
+        popen.wait()
+
+
 class Process:
     """`python train.py` with the tiny recipe, on one device."""
+
+    started: list[subprocess.Popen] = []
 
     def __init__(self, workdir, *overrides):
         flags = [f"--config={runs.RECIPE}", f"--workdir={workdir}", *overrides]
@@ -266,6 +279,7 @@ class Process:
             self.popen = subprocess.Popen(
                 command, env=runs.environment(), stdout=file, stderr=file, start_new_session=True
             )
+        self.started.append(self.popen)
 
     def wait_for(self, condition, *args):
         """Returns as soon as the condition holds; the run must not have ended by then."""
