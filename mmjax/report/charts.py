@@ -21,7 +21,7 @@ _INK, _GRID = "#010101", "#020202"
 # Held-out metrics that are drawn, and what they are called there.
 _LOSSES = {"contrastive_loss": "contrast, held out", "mlm_loss": "masked words, held out"}
 _LOSSES |= {"mim_loss": "masked patches, held out"}
-_RATES = {
+RATES = {
     "acc1": "top-1",
     "image_retrieval_recall@1": "text to image R@1",
     "text_retrieval_recall@1": "image to text R@1",
@@ -67,7 +67,7 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     named_series = [
         ("Loss", trained("loss", "training", True) + evaluated({"loss": "held out"})),
         ("Losses by objective", losses + evaluated(_LOSSES)),
-        *_halves("Accuracy", accuracies, evaluated(_RATES)),
+        *_halves("Accuracy", accuracies, evaluated(RATES)),
         ("Learning rate", trained("learning_rate", "learning rate")),
         ("Logit scale", trained("logit_scale", "logit scale")),
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),

@@ -16,11 +16,13 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.evaluation.metric_columns import columns, split_columns, task_titles
 from mmjax.evaluation.results import Evaluation, task_unit
 from mmjax.io import paths
-from mmjax.report.charts import charts, is_number
+from mmjax.report.charts import RATES, charts, is_number
 from mmjax.report.markup import render
 from mmjax.report.sections import render_section
 
 _COLUMNS = 10  # that are seen at once on a window of 1300 pixels
+_TILES = 6  # of results at the head of the page
+_FIRST_CHARTS = ("Loss", "Accuracy", "Accuracy, held out")  # are seen without scrolling
 
 
 def write_report(
@@ -58,13 +60,16 @@ def render_report(
       means: of main metrics by collection, with the number of datasets.
     """
     made = [render_section(evaluation) for evaluation in evaluations] if sections is None else sections
+    curves = charts(history)
     return render(
         "page.html",
         title=title,
         facts=_facts(config, history, evaluations),
         tables=_tables(evaluations),
         means=means or {},
-        charts=charts(history),
+        tiles=_tiles(evaluations),
+        first_charts=[chart for chart in curves if chart["name"] in _FIRST_CHARTS],
+        charts=[chart for chart in curves if chart["name"] not in _FIRST_CHARTS],
         sections=Markup("\n".join(made)),
         config=json.dumps(config, indent=2, default=str, ensure_ascii=False),
     )
@@ -93,6 +98,19 @@ def _facts(config: Mapping, history: Sequence[Mapping], evaluations: Sequence[Ev
             f"{sum(by_dataset.values()):,} {unit}" for unit, by_dataset in counts.items()
         )
     return facts
+
+
+def _tiles(evaluations: Sequence[Evaluation]) -> list[dict[str, str]]:
+    """The main rates of every evaluation; none where they would be too many to be seen at once."""
+    tiles = []
+    titles = task_titles(evaluation.task for evaluation in evaluations)
+    for evaluation in evaluations:
+        source = f"{evaluation.dataset}, {titles[evaluation.task]}"
+        for column in columns([evaluation.metrics]):
+            if column.key in RATES:
+                value = column.text(evaluation.metrics[column.key])
+                tiles.append({"value": value, "metric": RATES[column.key], "source": source})
+    return tiles if len(tiles) <= _TILES else []
 
 
 def _tables(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

@@ -106,6 +106,18 @@ def test_a_full_report():
     assert not re.search(r"#0[1-3]0[1-3]0\w", text)
 
 
+def test_the_first_screen_tells_the_result():
+    """The main rates, the loss and accuracies come before the tables and the other curves."""
+    text, page = render()
+    for value, metric in (("50.00%", "top-1"), ("25.00%", "text to image R@1"), ("25.00%", "image to text R@1")):
+        assert f"<b>{value}</b>{metric}<span>" in text
+    assert "<span>shapes/test, zero-shot retrieval</span>" in text
+    shown = ("<b>50.00%</b>top-1", "<h3>Loss</h3>", "<h3>Accuracy</h3>", "<h2>Results</h2>", "<h3>Learning rate</h3>")
+    assert [text.count(part) for part in shown] == [1] * 5
+    assert sorted(shown, key=text.index) == list(shown)
+    assert "class=tiles" not in render(evaluations=4 * evaluations())[0]  # the tables have them
+
+
 def test_every_objective_has_its_curves_and_every_metric_its_name():
     lines = []
     for step in (1, 2):
