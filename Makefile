@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 GUARD_VENV ?= .venv-guard
+DOCS_VENV ?= .venv-docs
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 JOBS ?= 2
 # Modules are compiled once for all processes, also where the environment says otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test test-full smoke campaign guard lint clean
+.PHONY: quickstart test test-full smoke campaign guard lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -42,13 +43,17 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-clean:
-	rm -rf $(VENV) $(GUARD_VENV)
+# The site, in build/site: open build/site/index.html. A warning, a broken link or a request to another server fails.
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/python scripts/build_docs.py
 
-$(VENV)/bin/python:
+clean:
+	rm -rf $(VENV) $(GUARD_VENV) $(DOCS_VENV) build
+
+$(VENV)/bin/python $(DOCS_VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
 	  echo "mmjax needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); make PYTHON=python3.11 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)/..
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
@@ -75,4 +80,11 @@ $(GUARD_VENV)/.installed: benchmarks/guard/requirements.txt | $(VENV)/.installed
 	  exit 1; }
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 	  "$$($(GUARD_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth"
+	touch $@
+
+# Neither mmjax nor jax: docstrings are read from the sources.
+$(DOCS_VENV)/.installed: pyproject.toml | $(DOCS_VENV)/bin/python
+	$(DOCS_VENV)/bin/python -c "import tomllib; \
+	  print(*tomllib.load(open('$<', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > $(DOCS_VENV)/docs.txt
+	$(DOCS_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $(DOCS_VENV)/docs.txt
 	touch $@

@@ -22,12 +22,13 @@ class ALBEF(image_text.ContrastiveModel, FusionModel, kw_only=True):
     Parameters: `image`, `text` (with `mlm` also its head), `fusion` (with norm `pre` also `fusion_norm`),
     `image_projection`, `text_projection`, and those of `ContrastiveModel` and `FusionModel`.
 
+    What is not listed is as in `ContrastiveModel` and `FusionModel`.
+
     Attributes:
       image: settings of `VisionTransformer`; it needs its class token.
       text: settings of `TextStack`, and `eos_id`; its depth is that of the layers without an image.
       fusion: settings of `Transformer` for the layers with one; they are as wide as the text's.
       mlm: a head for masked words.
-      Others as in `ContrastiveModel` and `FusionModel`.
     """
 
     fusion: Mapping[str, Any]

@@ -25,10 +25,11 @@ class Captioner(WritingModel, kw_only=True):
 
     Parameters: `image`, `text`.
 
+    What is not listed is as in `ImageTextModel`.
+
     Attributes:
       text: settings of `TextStack` or `LSTMCaptioner`, `context_length` (the longest text) and `eos_id`.
       decoder: a name in `DECODERS`.
-      Others as in `ImageTextModel`.
     """
 
     decoder: str = "transformer"

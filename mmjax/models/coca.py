@@ -38,6 +38,8 @@ class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
     Parameters: `image`, `image_pool`, `image_norm`, `image_projection`, `text`, `text_class_token` [D], `text_norm`,
     `text_projection`, `decoder`, `decoder_norm`, `decoder_head`, and those of `ContrastiveModel`.
 
+    What is not listed is as in `ContrastiveModel`.
+
     Attributes:
       embed_dim: E, width of the shared space and of the pooler's outputs.
       image: settings of `VisionTransformer`, without a final norm.
@@ -45,7 +47,6 @@ class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
       decoder: settings of `Transformer`; it is as wide as the text tower.
       queries: of the pooler, at least 2.
       pool_heads: attention heads of the pooler.
-      Others as in `ContrastiveModel`.
     """
 
     decoder: Mapping[str, Any]

@@ -134,6 +134,8 @@ def build(
 class VisionTransformer(TransformerTower, kw_only=True):
     """ViT (arXiv:2010.11929) as CLIP and SigLIP use it.
 
+    What is not listed is as in `TransformerTower`.
+
     Attributes:
       image_size, patch_size: pixels; the position table is made for `image_size` and resampled for other inputs.
       class_token: prepend a learned token.
@@ -143,7 +145,6 @@ class VisionTransformer(TransformerTower, kw_only=True):
       crop_to_patches: leave out the pixels beyond the last whole patch, as SigLIP So400m/14 does at 384 pixels;
         otherwise a size that does not divide is a mistake.
       patch_dropout: share of patches dropped per example in training; a class token is always kept.
-      Others as in `TransformerTower`.
     """
 
     image_size: int
@@ -218,13 +219,14 @@ def drop_patches(tokens: Float[Array, "B N D"], rate: float, keys: Key[Array, " 
 class TextTransformer(TransformerTower, kw_only=True):
     """Text tower: causal (CLIP) or bidirectional (SigLIP).
 
+    What is not listed is as in `TransformerTower`.
+
     Attributes:
       vocab_size, context_length: rows of the token and of the position table; shorter texts use the first rows.
       causal: each token sees itself and those before it.
       mask_padding: padding is not attended to. CLIP and SigLIP leave this off, as the originals do.
       eos_id: id of the end-of-text token, whose first position `Encoded.eos` holds; -1 for the largest id of each text,
         see `mmjax.data.text.tokenizer`.
-      Others as in `TransformerTower`.
     """
 
     vocab_size: int
@@ -250,7 +252,7 @@ class TextTransformer(TransformerTower, kw_only=True):
           text: padded.
           text_mask: True on real tokens; attended by only with `mask_padding`.
           keys: one an example, for dropout; None turns it off.
-          places: where the texts of a causal tower stand in rows that are computed in place of theirs. Then the only
+          packed: where the texts of a causal tower stand in rows that are computed in place of theirs. Then the only
             token of a text in the result is its end of text.
           intermediates: whether to return each layer's output.
           pool_kind: as in `VisionTransformer`.

@@ -24,6 +24,8 @@ class TextStack(encoders.TransformerTower, kw_only=True):
     with `embedding_norm` `norm_embed`, `transformer`, with `final_norm` `norm`, and the head's: `head` (`linear`:
     kernel [D, V]), or `head_dense`, `head_norm` and `head_bias` [V] (`mlm`; its matrix is the token embedding).
 
+    What is not listed is as in `TransformerTower`; `dropout` is of the embeddings, too.
+
     Attributes:
       vocab_size, context_length: rows of the token and of the position table.
       causal: each token sees itself and those before it.
@@ -35,7 +37,6 @@ class TextStack(encoders.TransformerTower, kw_only=True):
       head: over the vocabulary: `none`, `tied` (the token embedding, as GPT-2 does), `linear` (with bias where
         `head_bias`), `mlm` (BERT's: dense, activation, norm, the token embedding, bias).
       head_bias: see `head`.
-      Others as in `TransformerTower`; `dropout` is of the embeddings, too.
     """
 
     vocab_size: int

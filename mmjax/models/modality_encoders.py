@@ -22,9 +22,10 @@ from mmjax.utils.random_streams import EncoderStream
 class ModalityTower(TransformerTower, kw_only=True):
     """An encoder of a further modality.
 
+    What is not listed is as in `TransformerTower`.
+
     Attributes:
       class_token: prepend a learned token, which is always valid.
-      Others as in `TransformerTower`.
     """
 
     norm_eps: float = 1e-6

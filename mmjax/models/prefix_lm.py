@@ -47,6 +47,8 @@ class PrefixLM(WritingModel, kw_only=True):
 
     Parameters: `image`, `connector`, `text`.
 
+    What is not listed is as in `ImageTextModel`.
+
     Attributes:
       image: settings of `VisionTransformer`. A class token is left out of the prefix.
       text: settings of `TextStack`, `eos_id`, and `sep_id` (None where there is none).
@@ -55,7 +57,6 @@ class PrefixLM(WritingModel, kw_only=True):
         comes after it gets no gradient. None for the last one's after the final norm.
       prefix: `full`, image tokens see each other (PaliGemma), or `causal`, each sees those before it (LLaVA).
       prefix_text: the text up to its first `sep_id`, a question, belongs to a `full` prefix.
-      Others as in `ImageTextModel`.
     """
 
     connector: str = "mlp2x_gelu"

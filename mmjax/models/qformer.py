@@ -25,12 +25,13 @@ class QFormer(image_text.ContrastiveModel, FusionModel, WritingModel, kw_only=Tr
     Parameters: `image`, `queries` [Q, D], `text` (with `caption` also its head), `image_projection`,
     `text_projection`, and those of `ContrastiveModel` and `FusionModel`.
 
+    What is not listed is as in `ContrastiveModel` and `FusionModel`.
+
     Attributes:
       text: settings of `TextStack`, and `eos_id`; `cross_every` says which layers look at the image (BLIP-2: 2).
       queries: Q.
       caption: a head for captions.
       caption_id: token in place of a text's first one when it is a caption (BLIP-2's [DEC]); None to leave it.
-      Others as in `ContrastiveModel` and `FusionModel`.
     """
 
     queries: int = 32

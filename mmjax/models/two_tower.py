@@ -66,9 +66,10 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
 
     Parameters: `image`, `image_head`, `text`, `text_head`, and those of `ContrastiveModel`.
 
+    What is not listed is as in `ContrastiveModel`.
+
     Attributes:
       image, text: tower configs, see `mmjax.models.variants.two_tower`.
-      Others as in `ContrastiveModel`.
     """
 
     serves: ClassVar[tuple[str, ...]] = ("embeddings",)

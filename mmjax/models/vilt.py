@@ -21,11 +21,12 @@ class Stream(encoders.TransformerTower, kw_only=True):
     Parameters are named as those of `VisionTransformer`: `patch_embed`, `position_embedding`, `class_token`,
     `transformer`, `norm`; with `mask_token`, `mask_token` [D].
 
+    What is not listed is as in `TransformerTower`.
+
     Attributes:
       image_size, patch_size: pixels.
       class_token, patch_bias: see `VisionTransformer`.
       mask_token: a learned token for patches that are hidden.
-      Others as in `TransformerTower`.
     """
 
     image_size: int
@@ -89,6 +90,8 @@ class ViLT(FusionModel, kw_only=True):
     Parameters: `image` (see `Stream`), `text`, `modality_embedding` [2, D] (text, image); with `pooler` `pooler`, with
     `mlm` the head in `text`, with `mim` `pixel_head` and `image/mask_token`, and those of `FusionModel`.
 
+    What is not listed is as in `FusionModel`.
+
     Attributes:
       image: settings of `Stream`; its layers are the model's.
       text: settings of `TextStack` as far as its embeddings and head go, and `eos_id`.
@@ -96,7 +99,6 @@ class ViLT(FusionModel, kw_only=True):
       mlm: a head for masked words.
       mim: a head for the pixels of masked patches.
       text_attention: not used: the words have no layers of their own.
-      Others as in `FusionModel`.
     """
 
     pooler: bool = True

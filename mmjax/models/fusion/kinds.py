@@ -64,10 +64,11 @@ class Late(Pooling, kw_only=True):
 
     Parameters: `norm_NAME`, `head_NAME`, and but for `combine="product"` `weights`, one for each decision.
 
+    What is not listed is as in `Pooling`.
+
     Attributes:
       classes: C.
       combine: a name in `COMBINATIONS`, see `combine_decisions`.
-      Others as in `Pooling`.
     """
 
     classes: int
@@ -101,9 +102,10 @@ class Hybrid(Late, kw_only=True):
 
     Parameters: those of `Late`, `fusion` and `head`.
 
+    What is not listed is as in `Late`.
+
     Attributes:
       fusion: settings of it, with its `kind`.
-      Others as in `Late`.
     """
 
     fusion: Mapping[str, Any]
