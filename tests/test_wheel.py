@@ -43,7 +43,7 @@ def test_prompts_with_their_licences_and_templates_are_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ("mmjax/data/classes", "mmjax/report/templates"):
         assert {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir()} <= set(names)
-    assert "mmjax/data/classes/LICENSE-clip-benchmark" in names and "mmjax/configs/eval.py" in names
+    assert {"mmjax/data/classes/LICENSE-clip-benchmark", "mmjax/configs/eval.py", "mmjax/py.typed"} <= set(names)
 
 
 def _environment(folder):

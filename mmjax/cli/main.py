@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmjax.cli.runtime import EXIT_MISTAKE
 from mmjax.config import recipe
 from mmjax.errors import did_you_mean
-from mmjax.utils import terminal
+from mmjax.utils import terminal, version
 
 # What each command does; `mmjax.cli.NAME.main` runs it. Its module is imported when the command is run.
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "info": "print what a workdir or another library's checkpoint holds",
     "search": "find a folder's images by text or image",
     "recipes": "list the recipes, or print what one says of itself and its arguments",
+    "completion": "print a script by which bash, zsh or fish completes these commands",
 }
 
 
@@ -27,9 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         return importlib.import_module(f"mmjax.cli.{argv[0]}").main(argv[1:])
+    if argv == ["--version"]:
+        terminal.show(f"mmjax {version.VERSION}")
+        return 0
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        terminal.show(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n")
+        terminal.show(f"usage: mmjax {{{','.join(COMMANDS)}}} ...\n       mmjax --version\n")
         terminal.show("\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()))
         terminal.show(f"\nrecipes: {', '.join(name for name in recipe.names() if name != 'eval')}")
         return 0 if argv else EXIT_MISTAKE
