@@ -13,6 +13,7 @@ from mmjax.errors import validate_choice
 from mmjax.interop import big_vision, huggingface, openclip, param_names, param_translation
 
 FORMATS = ("openclip", "hf", "big_vision")
+_TOKENIZER_FILES = {"sentencepiece": "spiece.model", "json": "tokenizer.json", "words": "words.txt"}
 
 
 def write(
@@ -78,7 +79,7 @@ def write(
             file = folder / "tokenizer_config.json"
             file.write_text(json.dumps({"tokenizer_class": "Siglip2Tokenizer"}, indent=2) + "\n")
             written.append(file)
-        file = folder / {"sentencepiece": "spiece.model", "json": "tokenizer.json"}[kind]
+        file = folder / _TOKENIZER_FILES[kind]
         file.write_bytes(content)
         written.append(file)
     return written

@@ -92,7 +92,8 @@ def test_big_vision_to_hugging_face(tmp_path, capsys):
     same(arrays(GOLDEN / "hf-siglip"), arrays(tmp_path / "hf"))
 
 
-def test_tokenizer_files_go_along(tmp_path):
+@pytest.mark.parametrize(("spec", "file"), [("sentencepiece:a.model", "spiece.model"), ("words:a.txt", "words.txt")])
+def test_tokenizer_files_go_along(tmp_path, spec, file):
     opened = foreign_checkpoint.open_checkpoint(GOLDEN / "hf-clip")
     written = convert.export.write(
         tmp_path / "out",
@@ -100,9 +101,9 @@ def test_tokenizer_files_go_along(tmp_path):
         settings=opened.settings,
         preprocessing=opened.preprocessing,
         params=opened.read(lambda _, array: array),
-        tokenizer=("sentencepiece:somewhere", b"x"),
+        tokenizer=(spec, b"x"),
     )
-    assert (tmp_path / "out" / "spiece.model").read_bytes() == b"x" and len(written) == 4
+    assert (tmp_path / "out" / file).read_bytes() == b"x" and len(written) == 4
 
 
 @pytest.mark.parametrize(
