@@ -7,6 +7,7 @@ are copies whose links lead to pages: README.md becomes index.md, a linked sourc
 leads nowhere ends the build, as does any warning. Needs the extra `docs` of pyproject.toml alone, see `make docs`.
 """
 
+import json
 import os
 import re
 import shutil
@@ -89,12 +90,30 @@ def with_page_links(text: str, path: str) -> tuple[str, set[str]]:
 
 def source_page(path: str) -> str:
     """A page that shows a file, or all tracked files of a folder."""
+    if path.endswith(".ipynb"):
+        return notebook_page((ROOT / path).read_text())
     if (ROOT / path).is_file():
         language = LANGUAGES.get(Path(path).suffix, "text")
         return f"# {path}\n\n````{language}\n{(ROOT / path).read_text()}````\n"
     files = [file for file in sorted((ROOT / path).rglob("*")) if file.suffix in LANGUAGES]
     parts = [f"## {file.relative_to(ROOT / path)}\n\n" + source_page(str(file.relative_to(ROOT))) for file in files]
     return f"# {path}\n\n" + "\n".join(re.sub(r"(?m)\A(## .*\n\n)# .*\n\n", r"\1", part) for part in parts)
+
+
+def notebook_page(text: str) -> str:
+    """A notebook with its outputs as Markdown; pictures are data URIs."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                parts.append(f'<img alt="output" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
+            else:
+                shown = "".join(output.get("text", data.get("text/plain", "")))
+                parts.append(f"````text\n{shown.rstrip()}\n````")
+    return "\n\n".join(parts) + "\n"
 
 
 def write_pages() -> None:

@@ -55,7 +55,9 @@ class Page(HTMLParser):
             return
         for name in RESOURCES.get(tag, ()):
             if name in values:
-                self.resources += [part.split()[0] for part in values[name].split(",") if part.strip()]
+                # Of several, each with a size; a data URI has a comma, too.
+                parts = values[name].split(",") if name == "srcset" else [values[name]]
+                self.resources += [part.split()[0] for part in parts if part.strip()]
 
 
 def is_elsewhere(url: str) -> bool:

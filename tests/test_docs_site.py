@@ -1,6 +1,7 @@
 """Pages before a site is made of them: links, names of the API, navigation; and what the check of a site sees."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -70,6 +71,29 @@ def test_a_link_that_leads_nowhere_is_named():
         build_docs.with_page_links("a\n[b](docs/dta.md)", "README.md")
 
 
+def test_a_notebook_is_a_page_with_its_outputs():
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "text"]},
+        {
+            "cell_type": "code",
+            "source": "1 + 1",
+            "outputs": [
+                {"output_type": "stream", "text": ["a\n", "b\n"]},
+                {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Figure>"}},
+                {"output_type": "execute_result", "data": {"text/plain": ["2"]}},
+            ],
+        },
+    ]
+    page = build_docs.notebook_page(json.dumps({"cells": cells}))
+    assert page.split("\n\n") == [
+        "# Title\ntext",
+        "```python\n1 + 1\n```",
+        "````text\na\nb\n````",
+        '<img alt="output" src="data:image/png;base64,QUJD">',
+        "````text\n2\n````\n",
+    ]
+
+
 def site(folder, **files):
     folder.mkdir(exist_ok=True)
     for name, text in {"index.html": "<h1 id=top>x</h1>", **files}.items():
@@ -98,6 +122,7 @@ def test_what_is_wrong_in_a_site_is_named(tmp_path, files, problem):
 def test_links_of_readers_and_names_of_languages_are_no_requests(tmp_path):
     files = {
         "a.html": "<a href='https://example.org'>x</a><a href='index.html#top'>y</a><link rel=canonical href='https://example.org/a'>",
+        "b.html": "<img src='data:image/png;base64,QUJD'>",
         "a.js": "/* https://example.org/licence */ x='http://www.w3.org/2000/svg'",
     }
     assert check_docs.problems(site(tmp_path / "site", **files)) == []
