@@ -3,7 +3,6 @@
 python -m campaigns.flip_bits --count=200 --seed=0
 """
 
-import argparse
 import collections
 import random
 import shutil
@@ -16,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from campaigns import command
 from mmjax.config import parse
 from mmjax.config.schema import base_config
 from mmjax.training import checkpoint
 from mmjax.training.config import CheckpointConfig
-from mmjax.utils import terminal
 
 STEP = 7
 SETTINGS = CheckpointConfig(keep=3, keep_best=1, best_metric="acc")
@@ -93,14 +92,8 @@ def run(count: int, seed: int) -> collections.Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    result = run(options.count, options.seed)
-    for outcome, number in result.most_common():
-        terminal.show(f"{number:5} {outcome}")
-    return int(bool(result.keys() - {"noticed", "harmless"}))
+    options = command.make_parser(__doc__, count=200).parse_args()
+    return command.show(run(options.count, options.seed), {"noticed", "harmless"}.__contains__)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python -m campaigns.kills --count=100 --seed=0
 """
 
-import argparse
 import collections
 import contextlib
 import os
@@ -16,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from campaigns import tiny_runs
+from campaigns import command, tiny_runs
 from campaigns.tiny_runs import Run
-from mmjax.utils import terminal
+from mmjax.errors import EXIT_MACHINE
 
 STEPS = 40
 FLAGS = [
@@ -92,7 +91,7 @@ def kill_once(kind: str, workdir: Path, rng: random.Random, moments: tuple[float
     ends = [(run.popen.pid, *run.end()) for run in runs]
     for process, status, lines in ends:
         killed = process == pid and status == -signal.SIGKILL
-        if not killed and (status not in (0, 75) or "Traceback" in lines):
+        if not killed and (status not in (0, EXIT_MACHINE) or "Traceback" in lines):
             return f"after a kill of {pid} process {process} ended with {status}: {lines}"
     return ""
 
@@ -135,14 +134,8 @@ def run(count: int, seed: int, most: int = 3) -> collections.Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    result = run(options.count, options.seed)
-    for outcome, number in result.most_common():
-        terminal.show(f"{number:5} {outcome}")
-    return int(any(not outcome.endswith(": ok") for outcome in result))
+    options = command.make_parser(__doc__, count=100).parse_args()
+    return command.show(run(options.count, options.seed), lambda outcome: outcome.endswith(": ok"))
 
 
 if __name__ == "__main__":

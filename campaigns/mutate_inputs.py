@@ -21,6 +21,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from campaigns import command
+
 SECONDS, MEMORY = 5.0, 1 << 30
 _PATIENCE = 20.0  # seconds without an answer, after which a process is ended
 FINE = ("read", "one line")
@@ -39,10 +41,10 @@ def run(count: int, seed: int) -> collections.Counter[str]:
 
 def _in_process(first: int, count: int, seed: int) -> Iterator[tuple[int, str]]:
     """Outcomes of the cases from `first` on, up to one that its process does not outlive."""
-    command = [sys.executable, __file__, f"--first={first}", f"--count={count}", f"--seed={seed}"]
+    arguments = [sys.executable, __file__, f"--first={first}", f"--count={count}", f"--seed={seed}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, env=environment)
         number = first - 1
         try:
             while number + 1 < count:
@@ -115,18 +117,13 @@ def _peak_memory(*, reset: bool = False) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command.make_parser(__doc__, count=2000)
     parser.add_argument("--first", type=int, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.first is not None:
         _read_cases(options.first, options.count, options.seed)
         return 0
-    result = run(options.count, options.seed)
-    for outcome, number in result.most_common():
-        print(f"{number:5} {outcome}")
-    return int(bool(result.keys() - set(FINE)))
+    return command.show(run(options.count, options.seed), FINE.__contains__)
 
 
 if __name__ == "__main__":

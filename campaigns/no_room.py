@@ -3,7 +3,6 @@
 python -m campaigns.no_room --count=20 --seed=0
 """
 
-import argparse
 import collections
 import functools
 import math
@@ -15,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from campaigns import tiny_runs
-from mmjax.utils import terminal
+from campaigns import command, tiny_runs
+from mmjax.errors import EXIT_MACHINE
 
 STEPS = 40
 FLAGS = [
@@ -51,7 +50,7 @@ def end_of(workdir: Path) -> tuple[Any, Any]:
 def without_room(workdir: Path, room: int, expected: tuple[Any, Any]) -> str:
     """A run that has so much room, and goes on with more; returns what came of it."""
     status, lines, has_traceback = train(workdir, room)
-    if has_traceback or status not in (0, 75) or len(lines) != (status == 75):
+    if has_traceback or status not in (0, EXIT_MACHINE) or len(lines) != (status == EXIT_MACHINE):
         return f"{room} bytes: status {status}, lines {lines}{', a traceback' if has_traceback else ''}"
     again, lines, _ = train(workdir)
     if again != 0:
@@ -74,14 +73,8 @@ def run(count: int, seed: int) -> collections.Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    result = run(options.count, options.seed)
-    for outcome, number in result.most_common():
-        terminal.show(f"{number:5} {outcome}")
-    return int(any(not outcome.startswith("ok") for outcome in result))
+    options = command.make_parser(__doc__, count=20).parse_args()
+    return command.show(run(options.count, options.seed), lambda outcome: outcome.startswith("ok"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python -m campaigns.two_writers --count=20 --seed=0
 """
 
-import argparse
 import collections
 import random
 import signal
@@ -12,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from campaigns import tiny_runs
+from campaigns import command, tiny_runs
 from campaigns.tiny_runs import Run
-from mmjax.utils import terminal
+from mmjax.errors import EXIT_MACHINE
 
 STEPS = 200
 FLAGS = [
@@ -72,7 +71,7 @@ def pass_over(workdir: Path, rng: random.Random) -> str:
     before = snapshot(workdir)
     first.popen.send_signal(signal.SIGCONT)
     status, line = first.end()
-    if status != 75 or not line.startswith("stopped: --workdir=") or "\n" in line:
+    if status != EXIT_MACHINE or not line.startswith("stopped: --workdir=") or "\n" in line:
         return f"the first one ended with {status}: {line}"
     after = snapshot(workdir)
     if before != after:
@@ -108,14 +107,8 @@ def run(count: int, seed: int) -> collections.Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    result = run(options.count, options.seed)
-    for outcome, number in result.most_common():
-        terminal.show(f"{number:5} {outcome}")
-    return int(any(not outcome.endswith(": ok") for outcome in result))
+    options = command.make_parser(__doc__, count=20).parse_args()
+    return command.show(run(options.count, options.seed), lambda outcome: outcome.endswith(": ok"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+EXIT_MACHINE = 75  # the exit status of a fault of the machine, EX_TEMPFAIL of sysexits.h
+
 
 class UserError(ValueError):
     """A mistake in config, flags or data.
@@ -19,7 +21,7 @@ class GlobalUserError(UserError):
 class MachineError(RuntimeError):
     """A fault of the machine, its storage or another process: the same run can be started again.
 
-    The message is one line. The command line prints it without a traceback and exits with status 75, EX_TEMPFAIL.
+    The message is one line. The command line prints it without a traceback and exits with status EXIT_MACHINE.
     """
 
 

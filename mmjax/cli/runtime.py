@@ -12,6 +12,7 @@ from mmjax import plugin_imports
 from mmjax.config import schema
 from mmjax.config.schema import RunConfig
 from mmjax.errors import (
+    EXIT_MACHINE,
     GlobalMachineError,
     GlobalUserError,
     TrainingDiverged,
@@ -22,9 +23,9 @@ from mmjax.io import machine_faults
 from mmjax.training import compiler
 from mmjax.utils import terminal
 
-# Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, 75 the machine
-# failed and the run can be started again, 128 + n stopped by signal n after saving.
-EXIT_DIVERGED, EXIT_MISTAKE, EXIT_MACHINE = 1, 2, 75
+# Exit statuses: 0 done, 1 diverged, or a plan that does not fit, 2 a mistake in config, flags or data, EXIT_MACHINE the
+# machine failed and the run can be started again, 128 + n stopped by signal n after saving.
+EXIT_DIVERGED, EXIT_MISTAKE = 1, 2
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +187,7 @@ def run(
     together = True
     terminal.format_log()
     try:
+        _check_flags(parser, sys.argv[1:] if argv is None else argv)
         options, rest = parser.parse_known_args(argv)
         status = command(options, parse_overrides(rest, parser))
         sys.stdout.flush()
@@ -214,16 +216,16 @@ def _report(error: Exception) -> tuple[int, bool]:
     if fault := machine_faults.of(error):
         together = isinstance(fault, GlobalMachineError)
         if _is_process_0() or not together:
-            terminal.show_error("stopped: " + " ".join(str(fault).split("\n")))
+            _show_line("stopped", fault)
         return EXIT_MACHINE, together
     if isinstance(error, UserError):
         together = isinstance(error, GlobalUserError)
         if _is_process_0() or not together:
-            terminal.show_error("error: " + " ".join(str(error).split("\n")))
+            _show_line("error", error)
         return EXIT_MISTAKE, together
     if isinstance(error, TrainingDiverged):
         if _is_process_0():
-            terminal.show_error(f"stopped: {error}")
+            _show_line("stopped", error)
         return EXIT_DIVERGED, True
     if not _joined():
         raise error
@@ -232,10 +234,14 @@ def _report(error: Exception) -> tuple[int, bool]:
     # An error of another process is known to all, which end together.
     together = isinstance(error, process_agreement.OtherProcessError)
     if together:
-        terminal.show_error(f"stopped: {error}")
+        _show_line("stopped", error)
     else:
         traceback.print_exception(error)
     return 1, together
+
+
+def _show_line(start: str, error: Exception) -> None:
+    terminal.show_error(f"{start}: " + " ".join(str(error).split("\n")))
 
 
 def _joined() -> bool:
@@ -255,9 +261,7 @@ def parse_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> lis
         flag, equals, value = rest[position].partition("=")
         position += 1
         if not flag.startswith("--config."):
-            shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
-            known = [option for action in shown for option in action.option_strings] + ["--config.FIELD"]
-            raise UserError(f"flag {flag!r} is not known{did_you_mean(flag, known)}; see --help")
+            raise _unknown_flag(parser, flag)
         if not equals:
             if position == len(rest):
                 raise UserError(f"{flag} has no value; write {flag}=VALUE")
@@ -265,6 +269,22 @@ def parse_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> lis
             position += 1
         overrides.append((flag.removeprefix("--config."), value))
     return overrides
+
+
+def _check_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuses a flag that there is not, which argparse would do after it has missed another one."""
+    for text in argv:
+        flag = text.partition("=")[0]
+        if text == "--":
+            return
+        if flag.startswith("--") and not flag.startswith("--config.") and flag not in parser._option_string_actions:
+            raise _unknown_flag(parser, flag)
+
+
+def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> UserError:
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    known = [option for action in shown for option in action.option_strings] + ["--config.FIELD"]
+    return UserError(f"flag {flag!r} is not known{did_you_mean(flag, known)}; see --help")
 
 
 def refuse_overrides(overrides: Sequence[tuple[str, str]]) -> None:

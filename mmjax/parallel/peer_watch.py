@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 import jax
 
+from mmjax.errors import EXIT_MACHINE
 from mmjax.parallel import process_agreement
 from mmjax.utils import terminal
 
-EXIT_GONE = 75
 _CONNECT_SECONDS = 30.0
 # A machine that is off closes nothing: it is gone after so many seconds without an answer, and so many more tries.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -91,7 +91,7 @@ def _end(gone: str) -> NoReturn:
         _send(connection, {"gone": gone})
     terminal.show_error(f"stopped: {gone}, has gone; see what it printed, and start the run again")
     sys.stderr.flush()
-    os._exit(EXIT_GONE)
+    os._exit(EXIT_MACHINE)
 
 
 def _connect(hosts: list[str | None], port: int) -> socket.socket | None:

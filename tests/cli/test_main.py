@@ -73,6 +73,8 @@ def test_a_mistake_is_one_line(flags, message, tmp_path, capsys):
 def test_missing_flags(capsys):
     assert train.main(["--workdir=x"]) == 2
     assert "--config" in one_line(capsys)
+    assert train.main(["--workdir=x", "--confg=quickstart"]) == 2
+    assert "'--confg' is not known (did you mean '--config'?)" in one_line(capsys)
     assert main.main(["trian"]) == 2
     assert "did you mean 'train'" in one_line(capsys)
 

@@ -298,8 +298,10 @@ def test_several_models_in_a_file(change):
     refused(folder, r"holds several models \(clip\.\*, ema\.\*\)")
 
 
+@pytest.mark.full
 def test_a_lightning_checkpoint(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     shapes = open_tensors(GOLDEN / "openclip-quickgelu" / "open_clip_model.safetensors")
     arrays = {f"model.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     shutil.copy(GOLDEN / "openclip-quickgelu" / "open_clip_config.json", tmp_path)
