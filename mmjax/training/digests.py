@@ -16,7 +16,7 @@ import numpy as np
 
 from mmjax.parallel import partition, process_agreement
 
-_CHUNK = 1 << 16  # elements that are hashed at a time on the host: they stay in its cache
+_CHUNK = 1 << 18  # elements that are hashed at a time on the host: they stay in its cache
 _THREADS = 4  # numpy leaves the interpreter to others while it computes
 _META = "digest"  # the field of `meta` with the digest of the others
 _UINTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}

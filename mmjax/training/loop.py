@@ -54,7 +54,7 @@ def run_steps(run: Run, stop: StopSignal) -> int | None:
                     run.checkpoints.wait()
                     raise fault from error
                 break
-            agreement.post(batch.pop("substitution_reason"), step)
+            agreement.post(batch, step)
             state, metrics = run.step(state, mesh_lib.to_global(mesh, batch))
             metrics_log.add(step, metrics)
 

@@ -1,4 +1,4 @@
-"""Agreement of the processes of a run at every step: on signals, on errors of their batches, on bad examples."""
+"""Agreement of the processes of a run at every step: on signals, on errors of their batches, on counts of examples."""
 
 import collections
 import signal
@@ -20,7 +20,7 @@ _MIN_SEEN = 1000
 
 
 class BadExamples:
-    """Counts by reason, the same in every process.
+    """Counts of bad examples by reason, and of texts that fill the context, the same in every process.
 
     Args:
       counts: those of the checkpoint that the run goes on from.
@@ -36,16 +36,29 @@ class BadExamples:
     def __init__(self, counts: Mapping[str, int], batch_size: int, data: str, max_fraction: float, history: int):
         self.counts = collections.Counter(counts)
         self._batch_size, self._data, self._max_fraction = batch_size, data, max_fraction
-        self._history = collections.deque(maxlen=history)  # (step, counts up to it)
+        self._history = collections.deque(maxlen=history)  # (step, its metrics)
+        self._full_texts_noted = False
 
-    def add(self, step: int, counts: Sequence[int]) -> None:
-        """Adds the counts of a step, in the order of `bad_example.REASONS` without its first, "none".
+    def add(self, step: int, full_texts: int, counts: Sequence[int]) -> None:
+        """Adds the counts of a step.
+
+        Args:
+          step: its number.
+          full_texts: texts with as many ids as there is room for.
+          counts: bad examples, in the order of `bad_example.REASONS` without its first, "none".
 
         Raises:
           GlobalUserError: more examples than `data.max_bad_fraction` could not be read.
         """
         self.counts.update({reason: n for reason, n in zip(bad_example.REASONS[1:], counts, strict=True) if n})
-        self._history.append((step, dict(self.counts)))
+        metrics = {f"bad_{reason}": count for reason, count in sorted(self.counts.items())}
+        self._history.append((step, metrics | ({"full_texts": full_texts / self._batch_size} if full_texts else {})))
+        if full_texts and not self._full_texts_noted:
+            self._full_texts_noted = True
+            log.info(
+                f"note: {full_texts} of the {self._batch_size} texts of step {step} have as many ids as"
+                " data.context_length leaves room for: those with more were cut; metrics count them as full_texts"
+            )
         if any(counts):
             self._check_fraction(step)
 
@@ -57,10 +70,9 @@ class BadExamples:
                 f" data.max_bad_fraction={self._max_fraction}; repair the data or allow more"
             )
 
-    def metrics(self, step: int) -> dict[str, int]:
-        """`bad_REASON`: the counts up to a step."""
-        counts = next((counts for number, counts in self._history if number == step), self.counts)
-        return {f"bad_{reason}": count for reason, count in sorted(counts.items())}
+    def metrics(self, step: int) -> dict[str, float]:
+        """`bad_REASON`: the counts up to a step; `full_texts`: the fraction of its texts, where there are any."""
+        return next(metrics for number, metrics in self._history if number == step)
 
     def describe(self, step: int) -> str:
         """How many of the examples up to a step could not be read, and why."""
@@ -92,14 +104,15 @@ class StepAgreement:
         self._pending = collections.deque()  # (step, sums) that have not been read
         self.signal: int | None = None
 
-    def post(self, substitution_reasons: np.ndarray, step: int) -> None:
+    def post(self, batch: dict[str, np.ndarray], step: int) -> None:
         """Posts this process's part of a step.
 
         Args:
-          substitution_reasons: why each row's first example was replaced, as numbers in `bad_example.REASONS`.
+          batch: its rows, as `train_batches` gives them; what only this reads is removed.
           step: its number.
         """
-        counts = np.bincount(substitution_reasons[self._rows], minlength=len(bad_example.REASONS))[1:].tolist()
+        reasons, is_full = batch.pop("substitution_reason")[self._rows], batch.pop("text_is_full")[self._rows]
+        counts = [int(is_full.sum()), *np.bincount(reasons, minlength=len(bad_example.REASONS))[1:].tolist()]
         failed = getattr(self._batches, "error", None) is not None
         self._pending.append((step, self._all_reduce.sum([*self._received(), int(failed), *counts])))
         if jax.process_count() == 1:
@@ -116,10 +129,10 @@ class StepAgreement:
             number, sums = self._pending.popleft()
             sums = np.asarray(sums)
             self._read_signals(sums)
-            failed, *counts = sums[len(SIGNALS) :].tolist()
+            failed, full_texts, *counts = sums[len(SIGNALS) :].tolist()
             if failed:
                 process_agreement.raise_error_on_all(self._batches.error)
-            self._bad_examples.add(number, counts)
+            self._bad_examples.add(number, full_texts, counts)
 
     def is_stopping(self) -> bool:
         """Whether to stop after this step, as far as all processes know."""

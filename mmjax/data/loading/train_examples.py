@@ -121,8 +121,9 @@ class TrainExamples:
         """Returns the example at a global position.
 
         Returns:
-          What `transform` makes of the record, and `substitution_reason`, int8 []: 0, or the reason (an index into
-          REASONS) why this stands in for another example.
+          What `transform` makes of the record; `substitution_reason`, int8 []: 0, or the reason (an index into
+          REASONS) why this stands in for another example; and `text_is_full`, bool []: whether its text has all the
+          ids that there is room for, as one that was cut has.
 
         Raises:
           UserError: after `max_tries` bad examples, naming the source and the last error, or the fault of code that
@@ -147,7 +148,12 @@ class TrainExamples:
                 with one_example():
                     arrays = self.transform(source[index], rng)
                 reason = reason_code(errors[0]) if errors else 0
-                return {**arrays, "substitution_reason": np.array(reason, np.int8)}
+                mask = arrays.get("text_mask")
+                return {
+                    **arrays,
+                    "substitution_reason": np.array(reason, np.int8),
+                    "text_is_full": np.array(mask is not None and mask[..., -1].any(), np.bool_),
+                }
             except BadExample as error:
                 errors.append(error)
                 self._log.add(error, source.name, index)

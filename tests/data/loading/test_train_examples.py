@@ -68,7 +68,15 @@ def test_an_example_has_the_batch_s_keys_shapes_and_dtypes():
         "text_mask": ("bool", (12,)),
         "id": ("uint32", (2,)),
         "substitution_reason": ("int8", ()),
+        "text_is_full": ("bool", ()),
     }
+
+
+def test_texts_that_fill_the_context():
+    """12 ids with two specials: ten bytes fill them, more are cut."""
+    texts = ["nine byte", "ten bytes.", "eleven byte"]
+    examples = make((FakeSource(3, faults={i: {"captions": [text]} for i, text in enumerate(texts)}), 1), shuffle=False)
+    assert [bool(examples[i]["text_is_full"]) for i in range(3)] == [False, True, True]
 
 
 def test_each_source_of_a_mixture_gives_each_example_once_an_epoch():
