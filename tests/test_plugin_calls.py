@@ -189,6 +189,10 @@ def test_what_is_traced_at_the_start_is_what_is_compiled():
         opened = train.open_run(runs.config(), None)
         assert loss.call_count == 1
         rows = [opened.examples[position] for position in range(16)]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in ("substitution_reason", "text_is_full")}
+        batch = {
+            name: np.stack([row[name] for row in rows])
+            for name in rows[0]
+            if name not in ("substitution_reason", "text_is_full")
+        }
         opened.setup.step.trace(opened.setup.state, mesh_lib.to_global(opened.mesh, batch))
         assert loss.call_count == 1

@@ -1,6 +1,5 @@
 """`mmjax recipes` and `mmjax train --print-config`, which answer at once."""
 
-import resource
 import subprocess
 import sys
 
@@ -80,16 +79,23 @@ def test_training_needs_a_workdir(flags, capsys):
 QUICK = (["--help"], ["recipes"], ["recipes", "clip"], ["train", "--config=clip", "--print-config"])
 
 
+# What a command that answers at once may import of other packages. jax alone takes seconds.
+QUICK_PACKAGES = {"absl", "ml_collections", "mmjax", "yaml"}
+LIST_IMPORTS = """
+import importlib.metadata, sys
+before = set(sys.modules)
+from mmjax.cli import main
+main.main(sys.argv[1:])
+packages = importlib.metadata.packages_distributions()
+imported = {name.partition(".")[0] for name in sys.modules.keys() - before}
+print(*sorted(name for name in imported if name in packages), file=sys.stderr)
+"""
+
+
 @pytest.mark.parametrize("argv", QUICK, ids=" ".join)
-def test_answers_without_jax_and_within_half_a_second_of_a_core(argv):
-    code = "import sys; from mmjax.cli import main; main.main(sys.argv[1:]); sys.exit(3 * ('jax' in sys.modules))"
-    seconds = []
-    for _ in range(3):  # the first one compiles what is imported
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+def test_answers_without_libraries_that_take_long(argv):
+    done = subprocess.run([sys.executable, "-c", LIST_IMPORTS, *argv], check=True, capture_output=True, text=True)
+    assert set(done.stderr.split()) <= QUICK_PACKAGES
 
 
 def test_a_reader_that_leaves_is_no_error():

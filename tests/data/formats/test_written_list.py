@@ -33,6 +33,6 @@ def test_other_texts_are_none(text):
     ],
 )
 def test_no_text_takes_long(text):
-    start = time.monotonic()
+    start = time.thread_time()
     assert parse_list(text) is None
-    assert time.monotonic() - start < 2
+    assert time.thread_time() - start < 2

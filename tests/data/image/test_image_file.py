@@ -187,11 +187,11 @@ def test_many_pixels_are_refused_and_as_many_as_allowed_are_not():
 
 def test_metadata_take_no_longer_than_pixels():
     part = b"\xff\xe1" + struct.pack(">H", 65535) + b"Exif\0\0" + bytes(65535 - 8)
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(BadExample, match="corrupt: 800 parts of EXIF"):
         decode(JPEG[:2] + part * 800 + JPEG[2:])
     assert decode(JPEG[:2] + part * 200 + JPEG[2:]).size == (64, 64)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_what_pillow_says_about_damaged_files_stays_out_of_the_log():

@@ -116,9 +116,9 @@ def test_escaped_ampersands_are_cleaned_as_openclip_does_and_soon():
         text = "".join(rng.choice(pieces[: rng.randrange(2, 12)]) for _ in range(rng.randrange(200)))
         assert clip_bpe.fix_unicode(text) == html.unescape(html.unescape(ftfy.fix_text(text)))
     for level in ("amp;", "#38;", "amp;#x26;"):
-        started = time.perf_counter()
+        started = time.thread_time()
         ids = clip_bpe.encode(["&" + level * 100_000], 77)
-        assert ids == clip_bpe.encode(["&"], 77) and time.perf_counter() - started < 2
+        assert ids == clip_bpe.encode(["&"], 77) and time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize("text", ["ab " * 40_000, " \n" * 40_000 + "é日 x", "é" * 40_000, "a\xa0b\u3000c" * 9_000])
