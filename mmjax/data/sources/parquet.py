@@ -1,5 +1,6 @@
 """Parquet files, such as img2dataset writes and the Hugging Face hub holds (`parquet:`)."""
 
+import functools
 import io
 import itertools
 import logging
@@ -95,11 +96,13 @@ class Parquet:
         check_columns(schema, columns, self._fields, options, where)
         self._check_captions(groups, options, where)
         self._keep_rows_with_images(groups, where)
-        self._columns = [name for name in schema.names if any(is_inside(key, name) for key in self._fields.names)]
+        self._columns = self._top_columns(schema.names, self._fields.names)
         self.class_names, self.templates = self._fields.class_names, self._fields.templates
         self.class_codes = self._fields.class_codes
         self._ends = np.cumsum(self.shard_lengths)
         self._where, self._warned = where, False
+        if options.keys_field == "eval":
+            self._check_every_caption(schema.names)
         if self._is_of_paths:
             self._check_images()
         # Evaluation reads in order.
@@ -147,6 +150,41 @@ class Parquet:
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
             )
 
+    def _check_every_caption(self, columns: Sequence[str]) -> None:
+        """Reads the captions of all rows that are examples.
+
+        Args:
+          columns: of the files.
+
+        Raises:
+          UserError: one has no text: evaluation is on all of a set.
+        """
+        if self._fields.class_names is not None:
+            return
+        of_captions = self._top_columns(columns, self._fields.names[1:])
+        missing, first = 0, ""
+        for shard in range(len(self.shard_lengths)):
+            try:
+                table, rows = self._read(shard, self._columns if self._nulls[shard] else of_captions)
+            except BadExample as error:
+                raise UserError(f"{self._where}: {error.detail}; evaluation is on all of a set") from error
+            for row in rows.tolist():
+                try:
+                    self._fields.captions.gather(functools.partial(_look_up, table, row))
+                except BadExample as error:
+                    path = f"{self._paths[self._files[shard]]}[{self._numbers[shard]}][{row}]"
+                    missing, first = missing + 1, first or f"{path}: {error.detail}"
+        if missing:
+            raise UserError(
+                f"{self._where}: {missing:,} of {len(self):,} examples have no usable text (the first: {first});"
+                " evaluation is on all of a set: remove these rows, or name another column in eval.caption_keys"
+            )
+
+    @staticmethod
+    def _top_columns(columns: Sequence[str], keys: Sequence[str]) -> list[str]:
+        """The columns that fields are, or are inside of."""
+        return [name for name in columns if any(is_inside(key, name) for key in keys)]
+
     def _check_images(self) -> None:
         """Reads images, by their paths, until one is there.
 
@@ -181,11 +219,7 @@ class Parquet:
         if row >= len(rows):
             raise BadExample("cut", f"{row_group}[{row}]: the row group has {len(rows)} rows")
         row = int(rows[row])
-
-        def lookup(key: str) -> Any:
-            top = next((name for name in table.column_names if is_inside(key, name)), None)
-            return None if top is None else get_nested({top: table.column(top)[row].as_py()}, key)
-
+        lookup = functools.partial(_look_up, table, row)
         if not self._is_of_paths:
             return self._fields.record(lookup, source=self._identity, index=index, path=f"{row_group}[{row}]")
         name = lookup(self._fields.image)
@@ -239,7 +273,10 @@ class Parquet:
             return list(itertools.chain.from_iterable(pool.map(measure, range(len(self._paths)))))
 
     def _decode(self, shard: int) -> _RowGroup:
-        """Reads a row group's columns that are used, those that this file has."""
+        return self._read(shard, self._columns)
+
+    def _read(self, shard: int, columns: Sequence[str]) -> _RowGroup:
+        """Reads columns of a row group, those that this file has; the image's is among them where some are null."""
         import pyarrow
         import pyarrow.parquet
 
@@ -252,7 +289,7 @@ class Parquet:
                 pre_buffer=True,
                 page_checksum_verification=True,
             )
-            table = file.read_row_group(number, columns=self._columns, use_threads=False)
+            table = file.read_row_group(number, columns=list(columns), use_threads=False)
         except (OSError, pyarrow.ArrowException) as error:
             if isinstance(error, pyarrow.ArrowException) or _is_arrows(error):
                 raise BadExample("corrupt", f"{path}: row group {number}: {error_reason(error)}") from error
@@ -308,6 +345,12 @@ class _RangeFile(io.RawIOBase):
         data = self._ranges.read_range(self._path, self._offset, size) if size else b""
         self._offset += len(data)
         return data
+
+
+def _look_up(table: Any, row: int, key: str) -> Any:
+    """A field of a row, None where there is none."""
+    top = next((name for name in table.column_names if is_inside(key, name)), None)
+    return None if top is None else get_nested({top: table.column(top)[row].as_py()}, key)
 
 
 def _is_arrows(error: Exception) -> bool:

@@ -82,6 +82,34 @@ def test_rows_of_failed_downloads_are_no_examples(tmp_path, caplog, is_struct):
     assert "6 of 12 rows have no image under 'jpg'" in message
 
 
+@pytest.mark.parametrize("statistics", [True, False])
+def test_evaluation_refuses_rows_without_a_caption(tmp_path, statistics):
+    """A null image and a null caption are no example; a null caption alone is an example that lacks it."""
+    table = {"jpg": [None, *map(png, range(1, 6))], "caption": [None, "a", None, "c", " ", "e"]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet", row_group_size=2, write_statistics=statistics)
+    evaluated = SourceOptions(keys_field="eval")
+    with pytest.raises(UserError) as error:
+        Parquet(str(tmp_path), options=evaluated, field="data.eval")
+    message = str(error.value)
+    count = "2 of 5" if statistics else "3 of 6"
+    assert count in message and "data.eval=" in message and "eval.caption_keys" in message and "parquet[" in message
+    assert len(Parquet(str(tmp_path))) == (5 if statistics else 6)
+    table["caption"] = [None, *"abcde"]
+    pq.write_table(pa.table(table), tmp_path / "a.parquet", row_group_size=2)
+    assert len(Parquet(str(tmp_path), options=evaluated, field="data.eval")) == 5
+
+
+def test_evaluation_refuses_row_groups_that_are_damaged(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"jpg": [png(i) for i in range(6)], "caption": [f"caption {i}" for i in range(6)]})
+    pq.write_table(table, path, row_group_size=3, write_page_checksum=True, compression="none")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"caption 4", b"captain 4", 1))
+    with pytest.raises(UserError, match=r"a.parquet: row group 1: .*; evaluation is on all of a set"):
+        Parquet(str(path), options=SourceOptions(keys_field="eval"), field="data.eval")
+    assert len(Parquet(str(path))) == 6
+
+
 def test_an_image_may_be_a_path(tmp_path):
     (tmp_path / "img").mkdir()
     for i in range(3):
