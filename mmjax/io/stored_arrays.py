@@ -1,15 +1,20 @@
 """Arrays in a file on the local disk, of which parts are read when they are wanted: they take no memory."""
 
+import contextlib
 import hashlib
 import operator
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from mmjax.io.file_pool import pread
+
+_SUFFIX = ".arrays"
+_UNUSED_SECONDS = 90 * 86400  # after which a file that nobody has read or stored again is removed
 
 
 class StoredArray:
@@ -53,6 +58,8 @@ class StoredArray:
 def store_arrays(arrays: Sequence[np.ndarray], folder: str) -> list[StoredArray]:
     """Writes arrays [N] into one file of a folder, which is named by its contents and may be there already.
 
+    Other such files that have not been used for 90 days are removed.
+
     Raises:
       OSError: it cannot be written.
     """
@@ -63,9 +70,13 @@ def store_arrays(arrays: Sequence[np.ndarray], folder: str) -> list[StoredArray]
         digest.update(array.data)
         offsets.append(offset)
         offset += array.nbytes
-    path = os.path.join(folder, f"{digest.hexdigest()}.arrays")
-    if not os.path.exists(path) or os.path.getsize(path) != offset:
+    path = os.path.join(folder, f"{digest.hexdigest()}{_SUFFIX}")
+    if _holds(path, arrays):
+        with contextlib.suppress(OSError):  # somebody else's
+            os.utime(path)
+    else:
         os.makedirs(folder, exist_ok=True)
+        _remove_unused(folder)
         part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
         try:
             with open(part, "wb") as file:
@@ -76,3 +87,22 @@ def store_arrays(arrays: Sequence[np.ndarray], folder: str) -> list[StoredArray]
             if os.path.exists(part):
                 os.remove(part)
     return [StoredArray(path, start, array.dtype.str, len(array)) for start, array in zip(offsets, arrays, strict=True)]
+
+
+def _holds(path: str, arrays: Sequence[np.ndarray]) -> bool:
+    """Whether a file is there and has the arrays' bytes, all of them."""
+    try:
+        with open(path, "rb") as file:
+            same = all(np.array_equal(np.fromfile(file, array.dtype, len(array)), array) for array in arrays)
+            return same and not file.read(1)
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unused(folder: str) -> None:
+    oldest = time.time() - _UNUSED_SECONDS
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            status = entry.stat()
+            if entry.name.endswith(_SUFFIX) and max(status.st_mtime, status.st_atime) < oldest:
+                os.remove(entry.path)

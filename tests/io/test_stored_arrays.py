@@ -36,6 +36,30 @@ def test_equal_arrays_share_a_file_and_a_file_that_was_cut_is_written_again(tmp_
     assert first[999] == 999 and os.listdir(tmp_path) == [file]
 
 
+def test_a_file_with_other_bytes_is_written_again(tmp_path):
+    store_arrays(ARRAYS, str(tmp_path))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    store_arrays(ARRAYS, str(tmp_path))
+    assert path.read_bytes() == content
+
+
+def test_files_that_are_not_used_are_removed(tmp_path):
+    store_arrays([np.arange(3)], str(tmp_path))
+    (old,) = tmp_path.iterdir()
+    other = tmp_path / "other"
+    other.touch()
+    for path in (old, other):
+        os.utime(path, (1e9, 1e9))
+    store_arrays([np.arange(3)], str(tmp_path))  # used
+    store_arrays([np.arange(4)], str(tmp_path))
+    assert old.exists()
+    os.utime(old, (1e9, 1e9))
+    store_arrays([np.arange(5)], str(tmp_path))
+    assert not old.exists() and len(list(tmp_path.iterdir())) == 3
+
+
 def test_where_nothing_can_be_written_nothing_is_left(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
