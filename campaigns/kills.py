@@ -7,6 +7,7 @@ import collections
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -19,11 +20,12 @@ from campaigns import command, tiny_runs
 from campaigns.tiny_runs import Run
 from mmjax.errors import EXIT_MACHINE
 
-STEPS = 40
+STEPS, EVERY_SAVE, EVERY_EVALUATION = 40, 7, 10
+MOST_SECONDS = 1.0  # after a step, of which one takes some 20 ms
 FLAGS = [
     f"--config.steps={STEPS}",
-    "--config.checkpoint.every=7",
-    "--config.eval.every=10",
+    f"--config.checkpoint.every={EVERY_SAVE}",
+    f"--config.eval.every={EVERY_EVALUATION}",
     "--config.data.eval=digits/test",
     "--config.log.tensorboard=True",
 ]
@@ -64,36 +66,61 @@ def victim(kind: str, runs: list[Run], rng: random.Random) -> int | None:
     return rng.choice(workers) if workers else None
 
 
-def duration(kind: str, workdir: Path) -> tuple[float, float]:
-    """Seconds from the start of an undisturbed run to its first step, and to its end."""
-    began, first = time.monotonic(), None
+def last_step(workdir: Path) -> int:
+    """The last step that has a line of metrics; 0 where there is none."""
+    path = workdir / "metrics.jsonl"
+    steps = re.findall(r'^{"step": (\d+)', path.read_text(), re.MULTILINE) if path.exists() else []
+    return max(map(int, steps), default=0)
+
+
+def wait_for_moment(runs: list[Run], first: int, rng: random.Random) -> None:
+    """Waits for a moment: so long after a step that the next one, a save, an evaluation or the report is under way.
+
+    Args:
+      runs: that begin; returns when one of them ends, too.
+      first: the step that they go on from.
+      rng: draws a step, half the time one with something else to do, and how long after it.
+    """
+    busy = [*range(EVERY_SAVE, STEPS, EVERY_SAVE), *range(0, STEPS + 1, EVERY_EVALUATION)]
+    steps = [step for step in (busy if rng.random() < 0.5 else range(STEPS + 1)) if step >= first]
+    step = rng.choice(steps or [STEPS])
+    seconds = rng.uniform(0.0, MOST_SECONDS)
+
+    def is_running() -> bool:
+        return all(run.popen.poll() is None for run in runs)
+
+    while is_running() and (last_printed(runs[0]) or first) < step:
+        time.sleep(0.002)
+    until = time.monotonic() + seconds
+    while is_running() and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def last_printed(run: Run) -> int | None:
+    """The last step that a run has printed a line of; None where there is none."""
+    steps = re.findall(rf"step (\d+)/{STEPS}", run.printed())
+    return int(steps[-1]) if steps else None
+
+
+def kill_once(kind: str, workdir: Path, rng: random.Random) -> tuple[bool, str]:
+    """Starts a run, kills one of its processes, and waits for all.
+
+    Returns:
+      Whether a process was there to be killed, and what went wrong, or nothing.
+    """
     runs = start(kind, workdir)
-    while any(run.popen.poll() is None for run in runs):
-        if first is None and "step 1/" in runs[0].printed():
-            first = time.monotonic() - began
-        time.sleep(0.01)
-    if first is None or any(run.end()[0] for run in runs):
-        raise RuntimeError(f"the undisturbed run ended with {[run.end() for run in runs]}")
-    return first, time.monotonic() - began
-
-
-def kill_once(kind: str, workdir: Path, rng: random.Random, moments: tuple[float, float]) -> str:
-    """Starts a run, kills one of its processes, and waits for all; returns what went wrong, or nothing."""
-    runs, began = start(kind, workdir), time.monotonic()
-    first, last = moments
-    moment = began + rng.uniform(first * 0.8, last)
-    while time.monotonic() < moment and all(run.popen.poll() is None for run in runs):
-        time.sleep(0.001)
-    pid = victim(kind, runs, rng)
-    if pid is not None:
+    wait_for_moment(runs, last_step(workdir), rng)
+    pid, has_killed = victim(kind, runs, rng), False
+    if pid is not None and all(run.popen.poll() is None for run in runs):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    ends = [(run.popen.pid, *run.end()) for run in runs]
-    for process, status, lines in ends:
-        killed = process == pid and status == -signal.SIGKILL
+            has_killed = True
+    for run in runs:
+        status, lines = run.end()
+        killed = run.popen.pid == pid and status == -signal.SIGKILL
         if not killed and (status not in (0, EXIT_MACHINE) or "Traceback" in lines):
-            return f"after a kill of {pid} process {process} ended with {status}: {lines}"
-    return ""
+            return has_killed, f"after a kill of {pid} process {run.popen.pid} ended with {status}: {lines}"
+    return has_killed, ""
 
 
 def result_of(workdir: Path) -> tuple[Any, Any]:
@@ -101,35 +128,44 @@ def result_of(workdir: Path) -> tuple[Any, Any]:
     return tiny_runs.metrics(workdir), tiny_runs.digests(workdir, STEPS)
 
 
-def killed(
-    kind: str, workdir: Path, kills: int, rng: random.Random, moments: tuple[float, float], expected: Any
-) -> str:
-    """A run that is killed so many times and then ends; returns `ok` or what went wrong."""
-    for _ in range(kills):
-        if problem := kill_once(kind, workdir, rng, moments):
-            return f"{kind}: {problem}"
+def killed(kind: str, workdir: Path, most: int, rng: random.Random, expected: Any) -> tuple[int, str]:
+    """A run that is killed up to so many times and then ends.
+
+    Returns:
+      How often it was killed, and `ok` or what went wrong.
+    """
+    kills = 0
+    for _ in range(most):
+        has_killed, problem = kill_once(kind, workdir, rng)
+        kills += has_killed
+        if problem:
+            return kills, f"{kind}: {problem}"
     ends = [run.end() for run in start(kind, workdir)]
     if any(status for status, _ in ends):
-        return f"{kind}: the last start ended with {ends}"
+        return kills, f"{kind}: the last start ended with {ends}"
     if not (workdir / "report.html").exists():
-        return f"{kind}: there is no report"
-    return f"{kind}: ok" if result_of(workdir) == expected else f"{kind}: another end in {workdir}"
+        return kills, f"{kind}: there is no report"
+    return kills, f"{kind}: ok" if result_of(workdir) == expected else f"{kind}: another end in {workdir}"
 
 
 def run(count: int, seed: int, most: int = 3) -> collections.Counter[str]:
-    """Kills runs of the three kinds in turn, each at most `most` times, `count` times in all; counts the outcomes."""
+    """Kills runs of the three kinds in turn, each at most `most` times, until `count` kills; counts them by outcome."""
     rng, result = random.Random(seed), collections.Counter()
     kinds = ("run", "worker", "process")[: max(1, count)]
     with tempfile.TemporaryDirectory(prefix="mmjax-kills-") as name:
-        folder = Path(name)
-        moments = {kind: duration(kind, folder / kind) for kind in kinds}
-        expected = {kind: result_of(folder / kind) for kind in kinds}
+        folder, expected = Path(name), {}
+        for kind in kinds:
+            ends = [run.end() for run in start(kind, folder / kind)]
+            assert not any(status for status, _ in ends), ends
+            expected[kind] = result_of(folder / kind)
         number = 0
         while count > 0:
-            kind, kills = kinds[number % len(kinds)], min(count, rng.randint(1, most))
-            outcome = killed(kind, folder / str(number), kills, rng, moments[kind], expected[kind])
-            result[outcome] += 1
+            kind, kills = kinds[number % len(kinds)], rng.randint(1, min(count, most))
+            kills, outcome = killed(kind, folder / str(number), kills, rng, expected[kind])
+            result[outcome] += kills
             number, count = number + 1, count - kills
+            if not outcome.endswith(": ok"):
+                count -= 1  # a fault that keeps runs from being killed ends the campaign, too
     return result
 
 
