@@ -51,8 +51,8 @@ class BadExamples:
           GlobalUserError: more examples than `data.max_bad_fraction` could not be read.
         """
         self.counts.update({reason: n for reason, n in zip(bad_example.REASONS[1:], counts, strict=True) if n})
-        metrics = {f"bad_{reason}": count for reason, count in sorted(self.counts.items())}
-        self._history.append((step, metrics | ({"full_texts": full_texts / self._batch_size} if full_texts else {})))
+        of_texts = {"full_texts": full_texts / self._batch_size} if full_texts else {}
+        self._history.append((step, self._bad() | of_texts))
         if full_texts and not self._full_texts_noted:
             self._full_texts_noted = True
             log.info(
@@ -72,7 +72,10 @@ class BadExamples:
 
     def metrics(self, step: int) -> dict[str, float]:
         """`bad_REASON`: the counts up to a step; `full_texts`: the fraction of its texts, where there are any."""
-        return next(metrics for number, metrics in self._history if number == step)
+        return next((metrics for number, metrics in self._history if number == step), self._bad())
+
+    def _bad(self) -> dict[str, float]:
+        return {f"bad_{reason}": count for reason, count in sorted(self.counts.items())}
 
     def describe(self, step: int) -> str:
         """How many of the examples up to a step could not be read, and why."""
