@@ -64,6 +64,14 @@ def test_retrieval():
     assert all(line["peak_gb"] > 0 and line["seconds_min"] <= line["seconds"] for line in result.values())
 
 
+@pytest.mark.full
+def test_digests(tmp_path):
+    done = runs.python("benchmarks/digests.py", "--megabytes=1", "--rounds=1", f"--folder={tmp_path}", cwd=runs.ROOT)
+    (line,) = lines(done)
+    assert 0.9e6 < line["bytes"] < 1e6 and 0 < line["digests"]["seconds"] < line["save"]["seconds"]
+    assert line["ratio"] > 0 and not any(tmp_path.iterdir())
+
+
 def test_decoding():
     done = runs.python(
         "benchmarks/decoding.py", "--jpegs=32x30@90", "--batch=4", "--output-size=16", "--rounds=1", cwd=runs.ROOT
@@ -323,6 +331,7 @@ esac
         ("record", ["missing.jsonl"], "missing.jsonl: No such file"),
         ("record", [__file__], "neither JSON lines of a benchmark nor the JSON of a plan"),
         ("retrieval", ["--images=0"], "--images=0: wants at least 1"),
+        ("digests", ["--rounds=0"], "--rounds=0: wants at least 1"),
         ("decoding", ["--jpegs=256@95"], "--jpegs=256@95: wants"),
         ("loss", ["--mesh=8x1"], "--mesh=8x1: wants"),
         ("loss", ["--batches=2**x"], "--batches=2**x: wants"),
