@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.column_inference import get_nested
+from mmjax.data.column_inference import CaptionFields, get_nested
 from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.parquet_schema import (
     check_columns,
@@ -159,9 +159,9 @@ class Parquet:
         Raises:
           UserError: one has no text: evaluation is on all of a set.
         """
-        if self._fields.class_names is not None:
+        if not isinstance(self._fields, CaptionFields):
             return
-        of_captions = self._top_columns(columns, self._fields.names[1:])
+        of_captions = self._top_columns(columns, self._fields.captions.keys)
         missing, first = 0, ""
         for shard in range(len(self.shard_lengths)):
             try:
