@@ -75,6 +75,7 @@ def pytest_configure(config):
 _LONGEST = ["packing_length_groups", "loop_meshes", "loop_resume", "packing", "task_objectives", "step"]
 _LONGEST += [
     "docs_blocks",
+    "examples",
     "old_checkpoints",
     "published_towers",
     "published_towers_values",
