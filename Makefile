@@ -1,15 +1,18 @@
-# Each target makes its own .venv and installs what it needs. PYTHON chooses the interpreter.
+# Each target makes its own .venv and installs what it needs. PYTHON chooses the interpreter, JAX the line of jax, such as
+# JAX='jax==0.10.*'; the newest by default.
 PYTHON ?= python3
 VENV ?= .venv
 GUARD_VENV ?= .venv-guard
 DOCS_VENV ?= .venv-docs
+RELEASE_VENV ?= .venv-release
+PYTHONS ?= python3.11 python3.12 python3.13
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 JOBS ?= 2
 # Modules are compiled once for all processes, also where the environment says otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test test-full smoke campaign guard lint docs clean
+.PHONY: quickstart test test-full smoke campaign guard lint docs dist release-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -47,16 +50,26 @@ lint: $(VENV)/.installed-test
 docs: $(DOCS_VENV)/.installed
 	$(DOCS_VENV)/bin/python scripts/build_docs.py
 
-clean:
-	rm -rf $(VENV) $(GUARD_VENV) $(DOCS_VENV) build
+# A wheel, made from the sdist, and what an index would refuse of them.
+dist: $(RELEASE_VENV)/.installed
+	rm -rf dist
+	$(RELEASE_VENV)/bin/python -m build -q
+	$(RELEASE_VENV)/bin/python -m twine check --strict dist/*
 
-$(VENV)/bin/python $(DOCS_VENV)/bin/python:
+# Both installed with what they ask for, and run, on each of PYTHONS.
+release-check: dist
+	$(RELEASE_VENV)/bin/python scripts/check_release.py dist $(PYTHONS)
+
+clean:
+	rm -rf $(VENV) $(GUARD_VENV) $(DOCS_VENV) $(RELEASE_VENV) build dist
+
+$(VENV)/bin/python $(DOCS_VENV)/bin/python $(RELEASE_VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
 	  echo "mmjax needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(@D)/..
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e . $(if $(JAX),'$(JAX)')
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
@@ -82,9 +95,11 @@ $(GUARD_VENV)/.installed: benchmarks/guard/requirements.txt | $(VENV)/.installed
 	  "$$($(GUARD_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth"
 	touch $@
 
-# Neither mmjax nor jax: docstrings are read from the sources.
-$(DOCS_VENV)/.installed: pyproject.toml | $(DOCS_VENV)/bin/python
-	$(DOCS_VENV)/bin/python -c "import tomllib; \
-	  print(*tomllib.load(open('$<', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > $(DOCS_VENV)/docs.txt
-	$(DOCS_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $(DOCS_VENV)/docs.txt
+# Extras by themselves: neither mmjax nor jax is needed to build the site (docstrings are read from the sources) or a wheel.
+$(DOCS_VENV)/.installed: EXTRA = docs
+$(RELEASE_VENV)/.installed: EXTRA = release
+$(DOCS_VENV)/.installed $(RELEASE_VENV)/.installed: %/.installed: pyproject.toml | %/bin/python
+	$*/bin/python -c "import tomllib; \
+	  print(*tomllib.load(open('$<', 'rb'))['project']['optional-dependencies']['$(EXTRA)'], sep='\n')" > $*/extra.txt
+	$*/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $*/extra.txt
 	touch $@

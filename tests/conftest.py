@@ -73,16 +73,8 @@ def pytest_configure(config):
 
 # Files that take longest. They go first, so that no process is busy with one of them when the others are done.
 _LONGEST = ["packing_length_groups", "loop_meshes", "loop_resume", "packing", "task_objectives", "step"]
-_LONGEST += [
-    "docs_blocks",
-    "examples",
-    "old_checkpoints",
-    "published_towers",
-    "published_towers_values",
-    "wheel",
-    "step_lean",
-    "evaluate_kinds",
-]
+_LONGEST += ["docs_blocks", "examples"]
+_LONGEST += ["old_checkpoints", "published_towers", "published_towers_values", "wheel", "step_lean", "evaluate_kinds"]
 _LONGEST += ["program_kinds", "recipes", "initialisation", "export_live", "loop", "plugin_runs", "packing_choice"]
 
 

@@ -9,25 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.check_release import TINY
 from tests.helpers import runs
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--config.steps=2",
-    "--config.batch_size=8",
-    "--config.schedule.warmup=1",
-    "--config.model.image.width=32",
-    "--config.model.image.heads=2",
-    "--config.model.image.mlp_dim=64",
-    "--config.model.image.depth=1",
-    "--config.model.text.width=32",
-    "--config.model.text.heads=2",
-    "--config.model.text.mlp_dim=64",
-    "--config.model.text.depth=1",
-    "--config.data.train=digits",
-    "--config.data.eval=digits/test",
-    "--config.log.tensorboard=false",
-]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +41,7 @@ def _train_and_evaluate(mmjax, folder):
     run = lambda *words: subprocess.run(
         [str(mmjax), *words], cwd=folder, env=_environment(folder), capture_output=True, text=True
     )
-    trained = run("train", "--config=quickstart", "--workdir=run", *TINY)
+    trained = run("train", "--workdir=run", *TINY)
     assert trained.returncode == 0, trained.stderr
     evaluated = run("eval", "--workdir=run")
     assert evaluated.returncode == 0, evaluated.stderr
