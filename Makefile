@@ -23,7 +23,7 @@ test: $(VENV)/.installed-test lint
 
 test-full: $(VENV)/.installed-full
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m full
-	$(MAKE) smoke guard
+	$(MAKE) docs smoke guard
 
 # A run that is killed and resumed, and one of older code that goes on, compiled as users compile; see tests/conftest.py.
 smoke: $(VENV)/.installed-test
