@@ -60,7 +60,7 @@ class Run:
     def end(self) -> tuple[int, str]:
         """Waits; returns the exit status, and the lines that say why it ended, or all of them with a traceback."""
         try:
-            status = self.popen.wait(timeout=300)
+            status = self.popen.wait(timeout=1800)
         finally:
             self.popen.kill()
         printed = self.printed()

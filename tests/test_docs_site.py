@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmjax import plugin
+from mmjax import plugin, registry
 from scripts import build_docs, check_docs
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,12 @@ def test_the_stable_surface_is_documented():
         if full not in TARGETS and plugin._MODULES[name] not in TARGETS and isinstance(getattr(plugin, name), type):
             missing.append(full)
     assert not missing
+
+
+def test_every_evaluation_has_a_row():
+    rows = set(re.findall(r"(?m)^\| `(\w+)` \|", (ROOT / "docs/evaluation.md").read_text()))
+    ours = set(registry.evaluations) - set(registry.evaluations.added())
+    assert ours and not ours - rows
 
 
 def test_pages_link_to_pages_and_each_is_in_the_navigation(monkeypatch, tmp_path):

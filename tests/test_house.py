@@ -73,7 +73,8 @@ def test_rooms_depend_downwards(path):
         return
     # `config` assembles the fields of all rooms.
     names = imports(path.read_text(), fields=room != "config")
-    assert {other for other in names if HEIGHT[other] >= HEIGHT[room]} <= {room}
+    above = {other for other in names if HEIGHT[other] >= HEIGHT[room]} - {room}
+    assert not above, f"{room} may import only rooms that stand below it in ORDER, and not {', '.join(sorted(above))}"
 
 
 FIELDS = [path for path in FILES if path.name == "config.py"]
@@ -115,7 +116,7 @@ def test_no_file_has_the_name_of_its_neighbour_but_for_an_ending():
             for ending in ("s", "es", "ed", "ing", "er")
             if name + ending in names
         ]
-        assert not pairs, folder
+        assert not pairs, f"{folder}: choose names that differ by more than an ending"
 
 
 def test_imports_are_found_in_every_form():
@@ -180,7 +181,8 @@ def identifiers(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_identifiers_say_what_they_are(path):
-    assert not identifiers(path.read_text()) & BANNED
+    banned = sorted(identifiers(path.read_text()) & BANNED)
+    assert not banned, "say what it is, as message, metrics, labels, positions do"
 
 
 def test_identifiers_are_read_in_every_form():
@@ -200,7 +202,10 @@ def test_tests_lie_where_what_they_test_lies(path):
         return
     subject = path.stem.removeprefix("test_")
     modules = {module.stem for module in (PACKAGE / folder).glob("*.py")} - {"__init__"}
-    assert any(subject == module or subject.startswith(f"{module}_") for module in modules)
+    is_there = any(subject == module or subject.startswith(f"{module}_") for module in modules)
+    assert is_there, (
+        f"{path.name} in tests/{folder} tests mmjax/{folder}/{subject}.py, or a module that its name begins with"
+    )
 
 
 def tracked():

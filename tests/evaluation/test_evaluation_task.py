@@ -21,7 +21,7 @@ from mmjax.config import dataset, suite_config
 
 def get_config(arg=""):
     config = suite_config(plugins=("aligned",))
-    config.datasets.{name} = dataset("{source}", "zeroshot_retrieval", "alignment")
+    config.datasets.{name} = dataset("{source}", "zeroshot_retrieval", "distance")
     config.collection = "{name}"
     return config
 """
@@ -67,7 +67,7 @@ def test_by_default_it_runs_beside_ours(folder):
     pairs = [row.split("\t") for row in (folder / "pictures" / "captions.tsv").read_text().splitlines()[1:]]
     captions = np.stack([texts[caption] for _, caption in pairs])
     expected = np.square(images.astype(np.float64) - captions).sum(axis=1).mean()
-    assert line["captions/alignment/alignment"] == pytest.approx(expected, rel=1e-5)
+    assert line["captions/distance/distance"] == pytest.approx(expected, rel=1e-5)
     assert 0 <= line["captions/image_retrieval_recall@1"] <= 1
 
 
@@ -75,39 +75,39 @@ def test_eval_py_and_suites_give_what_training_gave(here, capsys):
     line, flags = in_training(here), [f"--workdir={here / 'run'}", "--plugins=aligned"]
     assert runs.eval_cli(*flags, f"--output={here / 'plain.json'}") == 0
     plain = evaluated(here / "plain.json")
-    assert [*plain] == ["zeroshot_retrieval", "alignment"]
-    assert plain["alignment"]["metrics"]["alignment"] == line["captions/alignment/alignment"]
+    assert [*plain] == ["zeroshot_retrieval", "distance"]
+    assert plain["distance"]["metrics"]["distance"] == line["captions/distance/distance"]
     assert runs.eval_cli(*flags, f"--output={here / 's.json'}", f"--config={here / 'suite.py'}") == 0
     suite = evaluated(here / "s.json")
-    assert suite["alignment"]["metrics"] == plain["alignment"]["metrics"] and suite["alignment"]["n"] == 12
-    assert suite["alignment"]["settings"]["fields"] == {"power": 2.0}
-    assert "alignment" in capsys.readouterr().out
+    assert suite["distance"]["metrics"] == plain["distance"]["metrics"] and suite["distance"]["n"] == 12
+    assert suite["distance"]["settings"]["fields"] == {"power": 2.0}
+    assert "distance" in capsys.readouterr().out
 
 
 def test_its_fields_are_of_eval_and_of_suites(here, capsys):
     flags = [f"--workdir={here / 'run'}", "--plugins=aligned"]
     output = here / "power.json"
-    only = ["--config.eval.tasks=('alignment',)", "--config.eval.alignment.power=0.0"]
+    only = ["--config.eval.tasks=('distance',)", "--config.eval.distance.power=0.0"]
     assert runs.eval_cli(*flags, f"--output={output}", *only) == 0
-    assert {task: record["metrics"] for task, record in evaluated(output).items()} == {"alignment": {"alignment": 1.0}}
+    assert {task: record["metrics"] for task, record in evaluated(output).items()} == {"distance": {"distance": 1.0}}
     suite = [*flags, f"--output={here / 's0.json'}", f"--config={here / 'suite.py'}", "--config.collection=captions"]
-    assert runs.eval_cli(*suite, "--config.alignment.power=0.0") == 0
-    assert evaluated(here / "s0.json")["alignment"]["metrics"] == {"alignment": 1.0}
+    assert runs.eval_cli(*suite, "--config.distance.power=0.0") == 0
+    assert evaluated(here / "s0.json")["distance"]["metrics"] == {"distance": 1.0}
     capsys.readouterr()
-    assert runs.eval_cli(*flags, f"--output={output}", "--config.eval.alignment.pwer=1.0") == 2
+    assert runs.eval_cli(*flags, f"--output={output}", "--config.eval.distance.pwer=1.0") == 2
     assert "did you mean" in one_line(capsys)
-    assert runs.eval_cli(*flags, f"--output={output}", "--config.eval.tasks=('alingment',)") == 2
-    assert "'alingment' is not known (did you mean 'alignment'?)" in one_line(capsys)
+    assert runs.eval_cli(*flags, f"--output={output}", "--config.eval.tasks=('distnace',)") == 2
+    assert "'distnace' is not known (did you mean 'distance'?)" in one_line(capsys)
 
 
 def test_without_its_plugin_a_run_says_which_it_needs(here, capsys):
     """Where it is asked for; what does not ask for it is evaluated, with a note."""
     flags = [f"--workdir={here / 'run'}", f"--output={here / 'x.json'}"]
     assert runs.eval_cli(*flags) == 0
-    note = "note: the evaluation 'alignment' is not run; it is of the plugin aligned (sha256."
+    note = "note: the evaluation 'distance' is not run; it is of the plugin aligned (sha256."
     assert note in capsys.readouterr().out and [*evaluated(here / "x.json")] == ["zeroshot_retrieval"]
-    assert runs.eval_cli(*flags, "--config.eval.tasks=('alignment',)") == 2
-    assert "evaluation 'alignment' is of the plugin aligned" in one_line(capsys)
+    assert runs.eval_cli(*flags, "--config.eval.tasks=('distance',)") == 2
+    assert "evaluation 'distance' is of the plugin aligned" in one_line(capsys)
 
 
 def test_what_is_no_evaluation_is_named():
