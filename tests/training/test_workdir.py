@@ -150,15 +150,15 @@ def test_a_lost_lease_is_a_machines_fault():
 
 @pytest.mark.full
 def test_no_room():
-    assert all(outcome.startswith("ok") for outcome in no_room.run(2, seed=0))
+    assert all(outcome.startswith("ok") for outcome in no_room.run(1, seed=0))
 
 
 @pytest.mark.full
 def test_two_writers():
-    assert all(outcome.endswith(": ok") for outcome in two_writers.run(2, seed=0))
+    assert all(outcome.endswith(": ok") for outcome in two_writers.run(1, seed=0))
 
 
 @pytest.mark.full
 def test_kills_at_random():
-    """Of a run, of a worker, of one of two processes; `python -m campaigns.kills` has more of them."""
-    assert all(outcome.endswith(": ok") for outcome in kills.run(3, seed=0, most=1))
+    """Of a run and of a worker; `python -m campaigns.kills` kills one of two processes, too."""
+    assert all(outcome.endswith(": ok") for outcome in kills.run(2, seed=0, most=1))
