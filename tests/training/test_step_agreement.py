@@ -1,15 +1,22 @@
-import logging
+"""Sums over processes, and counts of examples, as far as one process goes; `test_loop_resume.py` has several."""
 
-import jax
 import numpy as np
 import pytest
 
 from mmjax.data.bad_example import REASONS
 from mmjax.errors import GlobalUserError
+from mmjax.parallel.config import MeshConfig
+from mmjax.parallel.make_mesh import make_mesh
+from mmjax.training import step_agreement
 from mmjax.training.signals import StopSignal
 from mmjax.training.step_agreement import BadExamples, StepAgreement
 
 BATCH = 8
+
+
+def test_one_process_sums_its_numbers():
+    votes = step_agreement.AsyncAllReduce(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    np.testing.assert_array_equal(votes.sum([1, 0, 5]), [1, 0, 5])
 
 
 @pytest.fixture
@@ -19,8 +26,7 @@ def counts():
 
 @pytest.fixture
 def agreement(counts):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
-    return StepAgreement(mesh, BATCH, StopSignal(), iter(()), counts)
+    return StepAgreement(make_mesh(MeshConfig(data=8)), BATCH, StopSignal(), iter(()), counts)
 
 
 def batch(reasons=(), full=0):
@@ -33,7 +39,6 @@ def batch(reasons=(), full=0):
 
 
 def test_counts_of_steps(counts, agreement, capsys):
-    logging.getLogger("mmjax").setLevel(logging.INFO)
     for step, (reasons, full) in enumerate([([], 0), (["missing", "corrupt"], 2), ([], 1), ([], 0)], 1):
         rows = batch(reasons, full)
         agreement.post(rows, step)
