@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved timing, JSON lines, versions, running out of memory."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -21,6 +22,13 @@ def refuse_config(overrides: Sequence[tuple[str, str]]) -> None:
     """Raises UserError where a benchmark without a config is given `--config.FIELD`."""
     if overrides:
         raise UserError(f"--config.{overrides[0][0]}: this benchmark reads no config")
+
+
+def require_positive(options: argparse.Namespace, *names: str) -> None:
+    """Raises UserError where a flag of that name is less than 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')}={getattr(options, name)}: wants at least 1")
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:

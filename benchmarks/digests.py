@@ -18,7 +18,6 @@ from unittest import mock
 import common
 
 from mmjax.cli import runtime
-from mmjax.errors import UserError
 
 _LAYER = (4096, 2048)  # parameters of 33.6 MB
 
@@ -38,9 +37,7 @@ def main():
 def measure(options, overrides):
     """Prints the time of saves and of their digests."""
     common.refuse_config(overrides)
-    for flag in ("megabytes", "rounds"):
-        if getattr(options, flag) < 1:
-            raise UserError(f"--{flag}={getattr(options, flag)}: wants at least 1")
+    common.require_positive(options, "megabytes", "rounds")
     import jax
     import jax.numpy as jnp
     import numpy as np

@@ -20,7 +20,7 @@ import sys
 import common
 
 from mmjax.cli import runtime
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import validate_choice
 
 CONTENDERS = ("sort", "mmjax")
 
@@ -45,9 +45,7 @@ def measure(options, overrides):
     """Prints time and memory of every contender."""
     common.refuse_config(overrides)
     names = [validate_choice("--contenders", name, CONTENDERS) for name in options.contenders.split(",")]
-    for flag in ("images", "captions_per_image", "width", "rounds"):
-        if getattr(options, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')}={getattr(options, flag)}: wants at least 1")
+    common.require_positive(options, "images", "captions_per_image", "width", "rounds")
     if options.alone:
         print(json.dumps(alone(options)))
         return 0

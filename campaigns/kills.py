@@ -125,11 +125,6 @@ def kill_once(kind: str, workdir: Path, rng: random.Random) -> tuple[bool, str]:
     return has_killed, ""
 
 
-def result_of(workdir: Path) -> tuple[Any, Any]:
-    """Lines of metrics and digests of the last arrays."""
-    return tiny_runs.metrics(workdir), tiny_runs.digests(workdir, STEPS)
-
-
 def killed(kind: str, workdir: Path, most: int, rng: random.Random, expected: Any) -> tuple[int, str]:
     """A run that is killed up to so many times and then ends.
 
@@ -147,7 +142,7 @@ def killed(kind: str, workdir: Path, most: int, rng: random.Random, expected: An
         return kills, f"{kind}: the last start ended with {ends}"
     if not (workdir / "report.html").exists():
         return kills, f"{kind}: there is no report"
-    return kills, f"{kind}: ok" if result_of(workdir) == expected else f"{kind}: another end in {workdir}"
+    return kills, f"{kind}: ok" if tiny_runs.result(workdir, STEPS) == expected else f"{kind}: another end in {workdir}"
 
 
 def run(count: int, seed: int, most: int = 3) -> collections.Counter[str]:
@@ -159,7 +154,7 @@ def run(count: int, seed: int, most: int = 3) -> collections.Counter[str]:
         for kind in kinds:
             ends = [run.end() for run in start(kind, folder / kind)]
             assert not any(status for status, _ in ends), ends
-            expected[kind] = result_of(folder / kind)
+            expected[kind] = tiny_runs.result(folder / kind, STEPS)
         number = 0
         while count > 0:
             kind, kills = kinds[number % len(kinds)], rng.randint(1, min(count, most))

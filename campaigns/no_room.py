@@ -42,11 +42,6 @@ def train(workdir: Path, room: int | None = None) -> tuple[int, list[str], bool]
     return done.returncode, lines, "Traceback" in done.stderr
 
 
-def end_of(workdir: Path) -> tuple[Any, Any]:
-    """Lines of metrics and digests of the last arrays."""
-    return tiny_runs.metrics(workdir), tiny_runs.digests(workdir, STEPS)
-
-
 def without_room(workdir: Path, room: int, expected: tuple[Any, Any]) -> str:
     """A run that has so much room, and goes on with more; returns what came of it."""
     status, lines, has_traceback = train(workdir, room)
@@ -55,7 +50,7 @@ def without_room(workdir: Path, room: int, expected: tuple[Any, Any]) -> str:
     again, lines, _ = train(workdir)
     if again != 0:
         return f"{room} bytes: then status {again}, lines {lines}"
-    if end_of(workdir) != expected:
+    if tiny_runs.result(workdir, STEPS) != expected:
         return f"{room} bytes: another end"
     return "ok" if status else "ok, with room enough"
 
@@ -65,7 +60,7 @@ def run(count: int, seed: int) -> collections.Counter[str]:
     rng, result = random.Random(seed), collections.Counter()
     with tempfile.TemporaryDirectory(prefix="mmjax-room-") as folder:
         assert train(Path(folder) / "whole")[0] == 0
-        expected = end_of(Path(folder) / "whole")
+        expected = tiny_runs.result(Path(folder) / "whole", STEPS)
         for number in range(count):
             room = int(math.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST))))
             result[without_room(Path(folder) / str(number), room, expected)] += 1

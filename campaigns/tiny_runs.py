@@ -75,6 +75,11 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
+def result(workdir: Path, step: int) -> tuple[Any, Any]:
+    """What a run that ended came to: its lines of metrics, and the digests of the arrays of its last step."""
+    return metrics(workdir), digests(workdir, step)
+
+
 def digests(workdir: Path, step: int) -> dict[str, str]:
     """What a checkpoint says of its arrays."""
     return json.loads((workdir / f"checkpoints/{step}/meta/metadata").read_text())["digests"]

@@ -46,23 +46,34 @@ BUILDING = 3 * WIDTH + 2 * GAP_X + 2 * MARGIN
 INK, SOFT, LINE, ACCENT = "#1b1f24", "#667080", "#c9d1dc", "#2f6fde"
 
 
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_names(text: str) -> set[str]:
+    """What a file imports, by its full name, wherever in the file."""
+    result = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            result |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            result |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return result
+
+
+def is_fields(name: str) -> bool:
+    """Whether what is imported is a room's `config.py`, or of one."""
+    return re.match(r"mmjax(\.\w+)+\.config(\.\w+)?$", name) is not None
+
+
 def read_imports() -> dict[str, set[str]]:
     """The rooms that each room imports, wherever in its files."""
     rooms: dict[str, set[str]] = {name: set() for name in ROOMS}
     for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if room == "__init__":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            for name in names:
-                if name.startswith("mmjax.") and not re.match(r"mmjax(\.\w+)+\.config(\.\w+)?$", name):
-                    rooms[room].add(name.split(".")[1])
+        room = room_of(path)
+        if room != "__init__":
+            names = {name for name in imported_names(path.read_text()) if name.startswith("mmjax.")}
+            rooms[room] |= {name.split(".")[1] for name in names if not is_fields(name)}
     return {room: others - {room, "__version__"} for room, others in rooms.items()}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import step_files
+from scripts.house_poster import imported_names, is_fields, room_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mmjax"
@@ -37,26 +38,6 @@ ORDER = (
     ("plugin",),  # for plugins alone
 )
 HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms}
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
-
-
-def imported_names(text: str) -> set[str]:
-    """What a file imports, by its full name, wherever in the file."""
-    result = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            result |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            result |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return result
-
-
-def is_fields(name: str) -> bool:
-    """Whether what is imported is a room's `config.py`, or of one."""
-    return re.match(r"mmjax(\.\w+)+\.config(\.\w+)?$", name) is not None
 
 
 def imports(text: str, *, fields: bool = True) -> set[str]:

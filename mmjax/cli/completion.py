@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mmjax.cli import runtime
 from mmjax.config import recipe, schema, serialize
-from mmjax.errors import UserError, validate_choice
+from mmjax.errors import validate_choice
 from mmjax.utils import terminal
 
 # Flags by command, those with a value with a `=`; tests compare them with the parsers, most of which import jax.
@@ -76,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("shell", metavar="SHELL", help=", ".join(SHELLS))
 
     def command(options, overrides):
-        if overrides:
-            raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
+        runtime.refuse_fields(overrides)
         validate_choice("SHELL", options.shell, SHELLS)
         terminal.show(script(options.shell))
         return 0

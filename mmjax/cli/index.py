@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--retry-seconds", type=float, default=120.0, metavar="S", help="patience with storage; 120")
 
     def command(options, overrides):
-        if overrides:
-            raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
+        runtime.refuse_fields(overrides)
         return build_and_print(options)
 
     return runtime.run(parser, argv, command)

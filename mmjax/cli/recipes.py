@@ -17,8 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe's, or a .py file")
 
     def command(options, overrides):
-        if overrides:
-            raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
+        runtime.refuse_fields(overrides)
         terminal.show(_list() if options.name is None else _show(options.name))
         return 0
 

@@ -287,8 +287,14 @@ def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> UserError:
     return UserError(f"flag {flag!r} is not known{did_you_mean(flag, known)}; see --help")
 
 
+def refuse_fields(overrides: Sequence[tuple[str, str]]) -> None:
+    """Refuses `--config.FIELD=VALUE` of a command that reads no config and no model."""
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]} sets nothing here; see --help")
+
+
 def refuse_overrides(overrides: Sequence[tuple[str, str]]) -> None:
-    """Refuses `--config.FIELD=VALUE`."""
+    """Refuses `--config.FIELD=VALUE` of a command that reads a model of a file."""
     if overrides:
         raise UserError(
             f"--config.{overrides[0][0]}: there is no config here; use --model-config for what the file does not hold"
