@@ -42,7 +42,13 @@ class Record(TypedDict):
       answer_type: `yes/no`, `number` or `other`, which results are broken down by.
       question_type: what kind of question it is, in the source's words.
       question_id: the benchmark's number of the question.
-      modalities: arrays by name, None (or no entry) where one is missing; in sources of several modalities.
+      modalities: by name an array, or an encoded file (mp4, wav, flac, ...) as bytes; None (or no entry) where one is
+        missing. Arrays of `video` are uint8 [frames, H, W, 3], of `audio` float32 [samples], mono in [-1, 1], of
+        `series` float32 [steps, channels], of `table` float32 [columns]: numbers, then categories as whole numbers, NaN
+        where a value is missing.
+      rates: of modalities by name: frames a second of `video`, where it is known; samples a second (Hz) of `audio`,
+        which an array of samples must have. A file has its rate in itself.
+      spans: of modalities by name: (start, end) in seconds, where the example is that part of a file alone.
       annotation: the structure behind the image, as plain Python; only in sources that know it.
       path: where the image lies, to be named when it cannot be decoded; only in sources made of files.
     """
@@ -59,17 +65,25 @@ class Record(TypedDict):
     answer_type: NotRequired[str]
     question_type: NotRequired[str]
     question_id: NotRequired[int]
-    modalities: NotRequired[dict[str, np.ndarray | None]]
+    modalities: NotRequired[dict[str, np.ndarray | bytes | None]]
+    rates: NotRequired[dict[str, float]]
+    spans: NotRequired[dict[str, tuple[float, float]]]
     annotation: NotRequired[dict[str, Any]]
     path: NotRequired[str]
 
 
 # Fields of a record that are lists of texts.
 _LISTS = ("captions", "references", "answers")
+# Arrays of modalities: how many axes, and what they are.
+_AXES = {
+    "video": (4, "uint8 [frames, H, W, 3]"),
+    "series": (2, "float32 [steps, channels]"),
+    "table": (1, "float32 [columns]"),
+}
 
 
 def record_mistake(record: Any) -> str:
-    """What is wrong with a record's form, in words; "" where nothing is. What is in its image is not looked at."""
+    """What is wrong with a record's form, in words; "" where nothing is. What is in its arrays is not looked at."""
     if not isinstance(record, Mapping):
         return f"gives {type(record).__name__}, not a Record"
     number = record.get("id")
@@ -88,7 +102,54 @@ def record_mistake(record: Any) -> str:
         shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
         if dtype != np.uint8 or len(shape) != 3 or shape[-1] != 3:
             return f"has an image of {dtype} {list(shape)}; give an encoded file as bytes, or uint8 [H, W, 3]"
+    return _modalities_mistake(record)
+
+
+def _modalities_mistake(record: Mapping[str, Any]) -> str:
+    """What is wrong with the form of `modalities`, `rates` or `spans`; "" where nothing is."""
+    modalities, rates, spans = (record.get(field, {}) for field in ("modalities", "rates", "spans"))
+    if not isinstance(modalities, Mapping) or not all(isinstance(name, str) for name in modalities):
+        return f"has modalities={_brief(modalities)}; give a dict of arrays, or of files as bytes, by name"
+    for name, value in modalities.items():
+        if value is None or isinstance(value, bytes):
+            continue
+        if not isinstance(value, np.ndarray):
+            return f"has modalities[{name!r}] of {type(value).__name__}; give an array, or a file as bytes"
+        rank, form = _AXES.get(name, (value.ndim, ""))
+        if value.ndim != rank or (name == "video" and value.dtype == np.uint8 and value.shape[-1] != 3):
+            return f"has modalities[{name!r}] of {value.dtype} {list(value.shape)}; give {form}"
+        if name == "audio" and value.ndim == 1:
+            if not np.issubdtype(value.dtype, np.floating):
+                return f"has modalities['audio'] of {value.dtype}; give samples as float32 in [-1, 1]"
+            if isinstance(rates, Mapping) and name not in rates:
+                return "has samples in modalities['audio'] without a rate; give rates={'audio': samples a second}"
+    for field, values in (("rates", rates), ("spans", spans)):
+        if not isinstance(values, Mapping):
+            return f"has {field}={_brief(values)}; give a dict by the modality's name"
+        for name, value in values.items():
+            if name not in modalities:
+                return f"has {field}[{name!r}], which is not among its modalities: {', '.join(modalities) or 'none'}"
+            if field == "rates" and not (_is_number(value) and value > 0):
+                return f"has rates[{name!r}]={_brief(value)}; give frames or samples a second, above 0"
+            if field == "spans" and not _is_span(value):
+                return f"has spans[{name!r}]={_brief(value)}; give (start, end) in seconds, 0 <= start < end"
     return ""
+
+
+def _brief(value: Any) -> str:
+    """The beginning of a value as Python writes it, in one line."""
+    return " ".join(repr(value).split())[:80]
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _is_span(value: Any) -> bool:
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(map(_is_number, value)):
+        return False
+    return 0 <= value[0] < value[1]
 
 
 def stable_id(*parts: str | int) -> int:

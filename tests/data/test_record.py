@@ -1,8 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.record import CaptionKeys, texts_of
+from mmjax.data.record import CaptionKeys, record_mistake, texts_of
 from mmjax.errors import UserError
 
 USUAL = ("caption", "text")
@@ -66,3 +68,56 @@ def test_what_is_no_key_is_named(text):
 def test_a_key_is_named_once():
     with pytest.raises(UserError, match="names 'a' twice"):
         CaptionKeys.parse("a@1+b+a", default=USUAL)
+
+
+SOUND = np.zeros(8, np.float32)
+RIGHT = [
+    {},
+    {"modalities": {"video": b"mp4", "audio": b"wav", "lidar": np.zeros((2, 3, 4))}, "spans": {"video": (0, 1.5)}},
+    {"modalities": {"video": np.zeros((2, 4, 4, 3), np.uint8), "audio": None}, "rates": {"video": 25}},
+    {"modalities": {"audio": SOUND}, "rates": {"audio": np.float32(16000)}, "spans": {"audio": [1, 2]}},
+    {"modalities": {"audio": np.zeros((4, 8), np.float32)}},  # a spectrogram that is made already has no rate
+    {"modalities": {"series": np.zeros((4, 2)), "table": np.full(3, np.nan, np.float32)}},
+]
+
+
+@pytest.mark.parametrize("fields", RIGHT)
+def test_modalities_of_every_form_are_right(fields):
+    assert record_mistake({"id": 1, **fields}) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"modalities": [SOUND]}, "has modalities=.*; give a dict of arrays, or of files as bytes, by name"),
+        ({"modalities": [np.zeros((9, 9))]}, "has modalities="),
+        ({"modalities": {1: SOUND}}, "has modalities=.*; give a dict of arrays"),
+        ({"modalities": {"video": "a.mp4"}}, r"has modalities\['video'\] of str; give an array, or a file as bytes"),
+        (
+            {"modalities": {"video": np.zeros((4, 4, 3), np.uint8)}},
+            r"of uint8 \[4, 4, 3\]; give uint8 \[frames, H, W, 3",
+        ),
+        ({"modalities": {"video": np.zeros((2, 4, 4, 1), np.uint8)}}, r"of uint8 \[2, 4, 4, 1\]; give uint8 \[frames"),
+        ({"modalities": {"series": np.zeros(4)}}, r"of float64 \[4\]; give float32 \[steps, channels\]"),
+        ({"modalities": {"table": np.zeros((4, 1))}}, r"of float64 \[4, 1\]; give float32 \[columns\]"),
+        ({"modalities": {"audio": np.zeros(4, np.int16)}}, r"of int16; give samples as float32 in \[-1, 1\]"),
+        ({"modalities": {"audio": SOUND}}, "without a rate; give rates={'audio': samples a second}"),
+        ({"modalities": {"audio": SOUND}, "rates": {"video": 8}}, "without a rate"),
+        ({"rates": 16000}, "has rates=16000; give a dict by the modality's name"),
+        ({"modalities": {"video": None}, "rates": {"vidoe": 8}}, r"rates\['vidoe'\].* not among its modalities: video"),
+        ({"spans": {"audio": (0, 1)}}, r"spans\['audio'\].* not among its modalities: none"),
+        *(
+            ({"modalities": {"audio": SOUND}, "rates": {"audio": rate}}, r"rates\['audio'\]=.*; give frames or samples")
+            for rate in (0, -1.0, np.nan, np.inf, "8k", True, None)
+        ),
+        *(
+            ({"modalities": {"audio": b""}, "spans": {"audio": span}}, r"spans\['audio'\]=.*give \(start, end\) in sec")
+            for span in (3, (1,), (1, 1), (2, 1), (-1, 2), (0, np.inf), (0, None), "01", (0, 1, 2))
+        ),
+        ({"rate": {"audio": 8}}, "has an entry 'rate', which nothing reads; it is called 'rates'"),
+        ({"span": {"audio": (0, 1)}}, "has an entry 'span', which nothing reads; it is called 'spans'"),
+    ],
+)
+def test_what_is_wrong_with_modalities_is_one_line(fields, message):
+    mistake = record_mistake({"id": 1, **fields})
+    assert re.search(message, mistake) and "\n" not in mistake
