@@ -296,19 +296,15 @@ encoders = Registry(
         "image": "mmjax.models.encoders:VisionTransformer",
         "text": "mmjax.models.encoders:TextTransformer",
         "video": "mmjax.models.modality_encoders:VideoTransformer",
+        "frames": "mmjax.models.frames_encoder:FramesEncoder",
         "audio": "mmjax.models.modality_encoders:AudioTransformer",
         "series": "mmjax.models.modality_encoders:SeriesTransformer",
         "table": "mmjax.models.modality_encoders:TableTransformer",
         "features": "mmjax.models.modality_encoders:FeatureEncoder",
     },
     configs={
-        "image": "mmjax.models.fusion.config:ImageEncoderConfig",
-        "text": "mmjax.models.fusion.config:TextEncoderConfig",
-        "video": "mmjax.models.fusion.config:VideoEncoderConfig",
-        "audio": "mmjax.models.fusion.config:AudioEncoderConfig",
-        "series": "mmjax.models.fusion.config:SeriesEncoderConfig",
-        "table": "mmjax.models.fusion.config:TableEncoderConfig",
-        "features": "mmjax.models.fusion.config:FeaturesEncoderConfig",
+        name: f"mmjax.models.fusion.config:{name.capitalize()}EncoderConfig"
+        for name in ("image", "text", "video", "frames", "audio", "series", "table", "features")
     },
     fields="always",
 )

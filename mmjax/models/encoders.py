@@ -131,8 +131,8 @@ def build(
     return cls(**chosen, **fixed, name=name or part)
 
 
-class VisionTransformer(TransformerTower, kw_only=True):
-    """ViT (arXiv:2010.11929) as CLIP and SigLIP use it.
+class PatchTower(TransformerTower, kw_only=True):
+    """The fields of a transformer over the patches of an image.
 
     What is not listed is as in `TransformerTower`.
 
@@ -155,6 +155,10 @@ class VisionTransformer(TransformerTower, kw_only=True):
     final_norm: bool = True
     crop_to_patches: bool = False
     patch_dropout: float = 0.0
+
+
+class VisionTransformer(PatchTower, kw_only=True):
+    """ViT (arXiv:2010.11929) as CLIP and SigLIP use it. Its fields are those of `PatchTower`."""
 
     @nn.compact
     def __call__(

@@ -37,11 +37,12 @@ class NegativeStream(enum.IntEnum):
 
 @enum.unique
 class EncoderStream(enum.IntEnum):
-    """Streams of one encoder or decoder: what is done to its embedded tokens, its layers, its learned queries."""
+    """Streams of one encoder or decoder: its embedded tokens, its layers, its learned queries, a video's frames."""
 
     EMBEDDING = 0
     LAYERS = 1
     QUERIES = 2
+    FRAMES = 3  # each frame's number is folded in
 
 
 @enum.unique

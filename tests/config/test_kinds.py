@@ -15,6 +15,7 @@ from mmjax.evaluation.config import DecodingConfig
 from mmjax.models import (
     config,
     encoders,
+    frames_encoder,
     generation,
     language,
     lstm_captioner,
@@ -123,6 +124,8 @@ CHOICES = [
     (fusion.LateConfig, "combine", fusions.COMBINATIONS),
     (fusion.LateConfig, "pool", pooled.POOLS),
     (fusion.VideoEncoderConfig, "tubelet_init", ("normal", *INFLATIONS)),
+    (fusion.FramesEncoderConfig, "frame_pool", frames_encoder.FRAME_POOLS),
+    (fusion.FramesEncoderConfig, "temporal", frames_encoder.TEMPORAL),
     (LossConfig, "impl", contrastive.IMPLEMENTATIONS),
     (LossConfig, "triplet_negatives", triplet.NEGATIVES),
     (MeshConfig, "sharding", partition.PRESETS),

@@ -287,7 +287,7 @@ def test_every_size_encodes(kind, size):
     side = settings.get("image_size", 0)
     shape = {
         "image": (1, side, side, 3),
-        "video": (1, settings.get("frames"), side, side, 3),
+        **dict.fromkeys(("video", "frames"), (1, settings.get("frames"), side, side, 3)),
         "audio": (1, settings.get("frames"), settings.get("mel_bins")),
         "series": (1, 6, 2),
         "table": (1, 3),

@@ -11,6 +11,8 @@ from mmjax.nn.config import TowerConfig
 Combination = Literal["linear", "logits", "product"]
 COMBINATIONS = get_args(Combination)
 Pool = Literal["mean", "cls", "map"]
+FramePool = Literal["cls", "mean", "none"]
+Temporal = Literal["mean", "transformer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,23 @@ class VideoEncoderConfig(ModalityTowerConfig):
     """of the tubelets' map: normal, or from an image patch's: central_frame, average"""
     positions: Literal["factorised", "joint"] = "factorised"
     """factorised (a spatial and a temporal table, added) or joint (one row for each tubelet, as published)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesEncoderConfig(models.VisionConfig, EncoderConfig):
+    """An image tower for each frame of a video, and what makes one of them (CLIP4Clip, arXiv:2104.08860)."""
+
+    kind: ClassVar[str] = "frames"
+    axes: ClassVar[str] = "(frames, height, width, channels)"
+    ranks: ClassVar[tuple[int, ...]] = (4,)
+    frames: int
+    """of the videos that the table of times is made for"""
+    frame_pool: FramePool = "cls"
+    """of the image tower's tokens: cls, mean; none: all of them stay"""
+    temporal: Temporal = "mean"
+    """over frames: mean, or transformer, whose result is a token a frame, or all of a frame's with frame_pool='none'"""
+    temporal_depth: int = 2
+    """layers over the frames of temporal='transformer'; 0: tokens with their times alone"""
 
 
 @dataclass(frozen=True, kw_only=True)

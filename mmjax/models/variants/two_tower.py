@@ -145,6 +145,12 @@ ENCODERS: dict[str, dict[str, dict[str, Any]]] = {
         # ViViT-B/16x2.
         "base": _encoder(*_BASE, frames=32, image_size=224, patch_size=16, activation="gelu_tanh", positions="joint"),
     },
+    # An image tower for each frame; the rows of the table of times are those of the video.
+    "frames": {
+        "tiny": _tower("tiny", "image") | dict(frames=4),
+        "small": _tower("small", "image") | dict(frames=8),
+        "base": _tower("B/16", "image") | dict(frames=8),
+    },
     "audio": {
         "tiny": _encoder(*_TINY, frames=32, mel_bins=16, patch_size=(8, 8)),
         "small": _encoder(*_SMALL, frames=96, mel_bins=64, patch_size=(16, 16)),
