@@ -3,6 +3,8 @@
     digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
     questions[/SPLIT]                   the same scenes with questions and answers
     sensors[/SPLIT]                     three synthetic modalities and a label
+    moving[/SPLIT]  actions[/SPLIT]     videos of two moving objects with their sounds; with a label
+    tones[/SPLIT]                       spoken-like sounds of invented words with their transcripts
     synthetic[/N]                       N noise images, to measure training without data
     pairs:FILE.{csv,tsv,jsonl,json}     images and captions in a table, or COCO's captions
     files:DIR                           images with captions in files of the same name beside them

@@ -85,3 +85,21 @@ class SensorStream(enum.IntEnum):
 
     TRAIN = 1
     TEST = 2
+
+
+@enum.unique
+class MovingStream(enum.IntEnum):
+    """Seeds of the embedded `moving` and `actions`; apart from `SensorStream`'s and `ToneStream`'s."""
+
+    TRAIN = 3
+    TEST = 4
+    TEST_SCENES = 5
+
+
+@enum.unique
+class ToneStream(enum.IntEnum):
+    """Seeds of the embedded `tones`; apart from `SensorStream`'s and `MovingStream`'s."""
+
+    TRAIN = 6
+    TEST = 7
+    TEST_TRANSCRIPTS = 8

@@ -24,7 +24,7 @@ import random
 from typing import Any, NamedTuple
 
 from mmjax.data.record import Record, check_index
-from mmjax.data.sources.shapes import COLORS, SHAPES, SIZES, Shapes
+from mmjax.data.sources.shapes import COLORS, SHAPES, SIZES, Shapes, pick
 from mmjax.errors import validate_choice
 from mmjax.metrics.vqa_answers import HUMANS, answer_type
 
@@ -116,7 +116,7 @@ def ask(annotation: dict[str, Any], rng: random.Random) -> Question:
 def _attribute(attribute: str) -> Any:
     def draw(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str] | None:
         objects = annotation["objects"]
-        target = _pick(rng, objects)
+        target = pick(rng, objects)
         name = _name(objects, target, rng, without=_ATTRIBUTES[attribute])
         return None if name is None else (f"what {attribute} is the {name}?", target[_ATTRIBUTES[attribute]])
 
@@ -127,26 +127,26 @@ def _count(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]:
     objects = annotation["objects"]
     if rng.random() < 0.25:
         return "how many objects are there?", str(len(objects))
-    attribute = _pick(rng, ("size", "size", "color", "shape"))  # of a size there are several most often
+    attribute = pick(rng, ("size", "size", "color", "shape"))  # of a size there are several most often
     # Of all colours most are not there: one that is, more often.
     values = [item[attribute] for item in objects] if rng.random() < 0.6 else _VALUES[attribute]
-    value = _pick(rng, values)
+    value = pick(rng, values)
     plural = _PLURALS[value] if attribute == "shape" else f"{value} objects"
     return f"how many {plural} are there?", str(sum(item[attribute] == value for item in objects))
 
 
 def _exists(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]:
     objects = annotation["objects"]
-    attributes = _pick(rng, _COMBINATIONS)
+    attributes = pick(rng, _COMBINATIONS)
     kinds = {tuple(item[a] for a in attributes) for item in objects}
     if rng.random() < 0.5:
-        return f"is there a {_words(attributes, _pick(rng, sorted(kinds)))}?", "yes"
+        return f"is there a {_words(attributes, pick(rng, sorted(kinds)))}?", "yes"
     near = rng.random() < 0.5
     while True:
-        kind = tuple(_pick(rng, _VALUES[a]) for a in attributes)
+        kind = tuple(pick(rng, _VALUES[a]) for a in attributes)
         if near:  # like one that is there, but for one attribute
             changed = int(rng.random() * len(attributes))
-            similar = _pick(rng, sorted(kinds))
+            similar = pick(rng, sorted(kinds))
             kind = (*similar[:changed], kind[changed], *similar[changed + 1 :])
         if kind not in kinds:
             return f"is there a {_words(attributes, kind)}?", "no"
@@ -157,7 +157,7 @@ def _relation(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]
     if not annotation["relations"]:
         return None
     verify, turned = rng.random() < 0.4, rng.random() < 0.5
-    first, relation, second = _pick(rng, annotation["relations"])
+    first, relation, second = pick(rng, annotation["relations"])
     # Of three objects, the first one alone has nothing else on the same side.
     if turned if verify or len(objects) == 2 else second != 0:
         first, relation, second = second, _OPPOSITE[relation], first
@@ -168,7 +168,7 @@ def _relation(annotation: dict[str, Any], rng: random.Random) -> tuple[str, str]
         true = rng.random() < 0.5
         return f"is the {one} {relation if true else _OPPOSITE[relation]} the {other}?", "yes" if true else "no"
     name = _name(objects, objects[second], rng)
-    attribute = _pick(rng, ("colour", "shape"))
+    attribute = pick(rng, ("colour", "shape"))
     answer = objects[first][_ATTRIBUTES[attribute]]
     return None if name is None else (f"what {attribute} is the object {relation} the {name}?", answer)
 
@@ -192,13 +192,9 @@ def _name(objects: list[Object], target: Object, rng: random.Random, without: st
                 fitting.append(attributes)
     if not fitting:
         return None
-    attributes = _pick(rng, fitting)
+    attributes = pick(rng, fitting)
     return _words(attributes, [target[a] for a in attributes])
 
 
 def _words(attributes: tuple[str, ...], values: Any) -> str:
     return " ".join([*values] if "shape" in attributes else [*values, "object"])
-
-
-def _pick(rng: random.Random, options: Any) -> Any:
-    return options[int(rng.random() * len(options))]

@@ -9,6 +9,7 @@ is never seen in training, while each of its parts is: the test measures composi
 
 import functools
 import random
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,8 +45,8 @@ _BORDER = 2.0
 _MAX_JITTER = 1.5
 _PHASES = 4  # object positions are multiples of 1 / _PHASES pixel, so that masks can be cached
 _SUPERSAMPLE = 4
-_BACKGROUNDS = 64  # how many there are, and of shades per colour: drawn once and kept
-_TINTS = 16
+BACKGROUNDS = 64  # how many there are, and of shades per colour: drawn once and kept
+TINTS = 16
 
 _TRAIN, _TEST, _TEST_DRAWING, _BACKGROUND, _TINT = range(5)  # independent streams of random numbers
 
@@ -92,14 +93,14 @@ def draw_scene(rng: random.Random, count: int) -> Scene:
     """Draws `count` (1 to 3) different kinds of object and how they stand to one another."""
     objects: list[Kind] = []
     while len(objects) < count:
-        kind = (_pick(rng, SIZES), _pick(rng, _COLORS), _pick(rng, SHAPES))
+        kind = (pick(rng, SIZES), pick(rng, _COLORS), pick(rng, SHAPES))
         if kind not in objects:  # "a small red ring left of a small red ring" would describe nothing
             objects.append(kind)
     if count == 1:
         return Scene(tuple(objects), ())
     if count == 2:
-        return Scene(tuple(objects), ((0, _pick(rng, RELATIONS), 1),))
-    horizontal, vertical = _pick(rng, RELATIONS[:2]), _pick(rng, RELATIONS[2:])
+        return Scene(tuple(objects), ((0, pick(rng, RELATIONS), 1),))
+    horizontal, vertical = pick(rng, RELATIONS[:2]), pick(rng, RELATIONS[2:])
     return Scene(tuple(objects), ((0, horizontal, 1), (0, vertical, 2)))
 
 
@@ -140,7 +141,7 @@ def place_objects(scene: Scene, rng: random.Random, size: int) -> list[dict[str,
     scale = size / 32
     objects = []
     for (size_name, color, shape), (row, column) in zip(scene.objects, steps, strict=True):
-        radius = _pick(rng, RADII[size_name])
+        radius = pick(rng, RADII[size_name])
         jitter = min(_MAX_JITTER, _CELL / 2 - radius - 0.25)
         x = _BORDER + _CELL * (origin[1] + column + 0.5) + jitter * (2 * rng.random() - 1)
         y = _BORDER + _CELL * (origin[0] + row + 0.5) + jitter * (2 * rng.random() - 1)
@@ -152,16 +153,27 @@ def place_objects(scene: Scene, rng: random.Random, size: int) -> list[dict[str,
 def render(objects: list[dict[str, Any]], rng: random.Random, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """Draws placed objects, antialiased, on a dark, slightly tinted and graded background."""
     # [size, size * 3] while drawing: numpy is several times slower with three channels as a dimension of their own.
-    image = _background(int(rng.random() * _BACKGROUNDS), size).copy()
+    image = background(int(rng.random() * BACKGROUNDS), size).copy()
     for item in objects:
-        x, y = item["x"], item["y"]
-        left, top = int(x), int(y)
-        mask = _mask(item["shape"], item["radius"], int((x - left) * _PHASES), int((y - top) * _PHASES))
-        reach = len(mask) // 2
-        tint = _tint(item["color"], int(rng.random() * _TINTS), 2 * reach)
-        patch = image[top - reach : top + reach, 3 * (left - reach) : 3 * (left + reach)]
-        patch += mask * (tint - patch)
+        draw_object(image, item, int(rng.random() * TINTS))
     return image.astype(np.uint8).reshape(size, size, 3)
+
+
+def draw_object(image: Float[np.ndarray, "height three_widths"], item: dict[str, Any], shade: int) -> None:
+    """Draws an object into an image, in place.
+
+    Args:
+      image: values 0 to 255, the channels of a pixel side by side.
+      item: `color`, `shape`, `x`, `y`, `radius`, as `place_objects` gives them, two pixels or more from the edges.
+      shade: below `TINTS`, of its colour.
+    """
+    x, y = item["x"], item["y"]
+    left, top = int(x), int(y)
+    mask = _mask(item["shape"], item["radius"], int((x - left) * _PHASES), int((y - top) * _PHASES))
+    reach = len(mask) // 2
+    tint = _tint(item["color"], shade, 2 * reach)
+    patch = image[top - reach : top + reach, 3 * (left - reach) : 3 * (left + reach)]
+    patch += mask * (tint - patch)
 
 
 class Shapes:
@@ -264,7 +276,8 @@ def _generator(stream: int, index: int) -> random.Random:
     return random.Random(index << 3 | stream)
 
 
-def _pick(rng: random.Random, options: tuple) -> Any:
+def pick(rng: random.Random | np.random.Generator, options: Sequence[Any]) -> Any:
+    """One of several options, each as likely."""
     # Only `random()` is promised to give the same sequence in every version of Python.
     return options[int(rng.random() * len(options))]
 
@@ -273,9 +286,9 @@ def _axis(relation: tuple[int, str, int]) -> int:
     return RELATIONS.index(relation[1]) // 2
 
 
-@functools.lru_cache(maxsize=2 * _BACKGROUNDS)
-def _background(variant: int, size: int) -> Float[np.ndarray, "size three_sizes"]:
-    """Returns a dark plane of one tint with a slight gradient, values 0 to 98."""
+@functools.lru_cache(maxsize=4 * BACKGROUNDS)  # of several sizes
+def background(variant: int, size: int) -> Float[np.ndarray, "size three_sizes"]:
+    """A dark plane of one tint with a slight gradient, values 0 to 98; `variant` is below `BACKGROUNDS`. Copy it."""
     rng = _generator(_BACKGROUND, variant)
     level = 24 + 40 * rng.random()
     base = np.array([level + 10 * rng.random() for _ in range(3)], np.float32)

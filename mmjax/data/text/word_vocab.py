@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmjax.data.sources import moving, tones
 from mmjax.data.sources.shapes import COLORS, RELATIONS, SHAPES, SIZES
 from mmjax.data.text.make_tokenizer import read_file
 from mmjax.data.text.text_normalization import canonicalize, truncate_text
@@ -22,7 +23,11 @@ _SHAPES_WORDS = (
     *("circles", "squares", "triangles", "crosses", "rings"),
     *("yes", "no", "0", "1", "2", "3"),
 )
-EMBEDDED = {"shapes": "\n".join(_SHAPES_WORDS).encode()}
+EMBEDDED = {
+    "shapes": "\n".join(_SHAPES_WORDS).encode(),
+    "moving": "\n".join(moving.VOCABULARY).encode(),
+    "tones": "\n".join(tones.WORDS).encode(),
+}
 
 
 def make_words(spec: str, context_length: int, *, path: str, content: bytes | None) -> Tokenizer:
