@@ -12,10 +12,10 @@ from mmjax.utils.terminal import printable
 # `substitution_reason` of a training example is an index into this. metrics.jsonl counts them as `bad_REASON`.
 REASONS = (
     "ok",
-    "empty",  # an image of zero bytes
+    "empty",  # a file of zero bytes; a video without frames, a sound without samples
     "not_image",  # bytes of no image format
-    "corrupt",  # an image that breaks off or cannot be decoded
-    "too_large",  # more pixels than are decoded, or a larger file than is read
+    "corrupt",  # a file that breaks off or cannot be decoded
+    "too_large",  # more pixels, frames or samples than are decoded, or a larger file than is read
     "no_image",  # the record has no image under the wanted key
     "no_caption",  # no caption under the wanted keys, or blank ones alone
     "missing",  # the file or shard is not there
@@ -24,6 +24,9 @@ REASONS = (
     "other",
     "encoding",  # a text that is not in the encoding that it is read in
     "error",  # whatever else the source, the decoder, the tokenizer or the transform raised
+    "no_input",  # the record lacks another modality than an image
+    "not_media",  # bytes of no video, audio or array format
+    "no_track",  # a video without frames or without sound, where that is wanted
 )
 _DETAIL = 300  # characters
 

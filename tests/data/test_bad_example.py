@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from campaigns import hostile_files, mutate_inputs
+from campaigns import hostile_files, media_files, mutate_inputs
 from mmjax.data.bad_example import REASONS, BadExample, UnforeseenError, common_fault, one_example
 
 
@@ -75,3 +75,15 @@ def test_files_of_every_kind_are_read(tmp_path):
 def test_mutated_files_are_read_or_refused_in_one_line():
     result = mutate_inputs.run(200, seed=7)
     assert result.keys() == set(mutate_inputs.FINE) and result.total() == 200
+
+
+@pytest.mark.full
+def test_video_and_audio_files_of_every_kind_are_decoded():
+    for data, read in media_files.kinds().values():
+        read(data)
+
+
+@pytest.mark.full
+def test_mutated_video_and_audio_files_are_decoded_or_bad_examples():
+    result = media_files.run(100, seed=7)
+    assert result.keys() == set(media_files.FINE) and result.total() == 100

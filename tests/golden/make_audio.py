@@ -16,10 +16,10 @@ SPECS = {
     "ast": log_mel.preset("ast", n_mels=24),
     "whisper": log_mel.preset("whisper", n_mels=20),
     "librosa": log_mel.preset("librosa", n_fft=512, window=512, hop=256, n_mels=20),
-    "magnitude": log_mel.AudioSpec(
+    "magnitude": log_mel.LogMelSpec(
         sample_rate=8000, n_fft=256, window=256, hop=100, n_mels=16, f_min=60.0, f_max=3800.0, power=1.0, log="db"
     ),
-    "uncentred": log_mel.AudioSpec(n_fft=512, window=320, n_mels=16, center=False, mel_norm="slaney", floor=0.02),
+    "uncentred": log_mel.LogMelSpec(n_fft=512, window=320, n_mels=16, center=False, mel_norm="slaney", floor=0.02),
 }
 
 

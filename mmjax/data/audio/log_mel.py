@@ -12,28 +12,31 @@ from mmjax.errors import UserError, validate_choice
 MEL_SCALES = ("htk", "slaney")
 MEL_NORMS = ("none", "slaney")
 TRIANGLES = ("hertz", "mel")
+WINDOWS = {"hann": 0.5, "hamming": 0.54}  # the constant of a cosine window
 LOGARITHMS = ("ln", "log10", "db")
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioSpec:
+class LogMelSpec:
     """How a waveform becomes a log-mel spectrogram; the default is 25 ms windows every 10 ms at 16 kHz.
 
     Attributes:
       sample_rate: of the waveform, in Hz. Nothing is resampled.
       n_fft: length of the Fourier transform; a shorter window is filled up with zeros.
       hop: samples from frame to frame.
-      window: samples of the Hann window.
+      window: samples of the window.
+      window_shape: `hann` or `hamming`.
       n_mels: F.
       f_min, f_max: edges of the lowest and the highest mel filter in Hz; f_max 0 means half the sample rate.
       mel_scale: `htk` (logarithmic) or `slaney` (linear below 1 kHz).
       mel_norm: `slaney` gives each filter unit area in Hz, `none` unit height.
       triangles: the axis on which the filters are triangles: `hertz` (librosa) or `mel` (Kaldi).
-      periodic: the window is one period of a Hann window of `window` samples (librosa), else symmetric (Kaldi).
+      periodic: the window is one period of its cosine (librosa), else symmetric (Kaldi).
       center: frame t is centred at sample t * hop, the ends being mirrored; else it begins there and has to fit.
       remove_mean, preemphasis: on each frame before its window, as Kaldi does: x[i] - preemphasis * x[i - 1].
       power: 2 for energies, 1 for magnitudes.
       log: `ln`, `log10`, or `db` (decibels, 0 dB at 1).
+      offset: added before the logarithm.
       floor: what is smaller counts as this before the logarithm.
       dynamic_range: after the logarithm nothing is further below the loudest value than this; 0 for no limit.
       drop_last: leaves out the last frame (Whisper: 30 s at 100 frames a second are 3000 frames, not 3001).
@@ -44,6 +47,7 @@ class AudioSpec:
     n_fft: int = 400
     hop: int = 160
     window: int = 400
+    window_shape: str = "hann"
     n_mels: int = 128
     f_min: float = 0.0
     f_max: float = 0.0
@@ -56,6 +60,7 @@ class AudioSpec:
     preemphasis: float = 0.0
     power: float = 2.0
     log: str = "ln"
+    offset: float = 0.0
     floor: float = 1e-10
     dynamic_range: float = 0.0
     drop_last: bool = False
@@ -66,6 +71,7 @@ class AudioSpec:
         validate_choice("mel_scale", self.mel_scale, MEL_SCALES)
         validate_choice("mel_norm", self.mel_norm, MEL_NORMS)
         validate_choice("triangles", self.triangles, TRIANGLES)
+        validate_choice("window_shape", self.window_shape, WINDOWS)
         validate_choice("log", self.log, LOGARITHMS)
         for field in ("sample_rate", "n_fft", "hop", "window", "n_mels", "floor", "std", "power"):
             if not getattr(self, field) > 0:
@@ -88,11 +94,17 @@ class AudioSpec:
         around = 2 * (self.window // 2) if self.center else 0
         return max(0, 1 + (samples + around - self.window) // self.hop - int(self.drop_last))
 
+    def samples(self, frames: int) -> int:
+        """How long a waveform is that gives this many frames and begins no other."""
+        if self.center and self.drop_last:
+            return frames * self.hop
+        return (frames - 1) * self.hop + (1 if self.center else self.window)
+
 
 # Named as the models whose input they make.
 PRESETS = {
     # AST: Kaldi's filter banks; halved after normalisation with AudioSet's mean and standard deviation.
-    "ast": AudioSpec(
+    "ast": LogMelSpec(
         n_fft=512,
         f_min=20.0,
         triangles="mel",
@@ -104,7 +116,7 @@ PRESETS = {
         mean=-4.2677393,
         std=2 * 4.5689974,
     ),
-    "whisper": AudioSpec(
+    "whisper": LogMelSpec(
         n_mels=80,
         f_max=8000.0,
         mel_scale="slaney",
@@ -115,8 +127,23 @@ PRESETS = {
         mean=-4.0,
         std=4.0,
     ),
+    # MBT. What its paper says is the window, its step and the number of filters; mean and standard deviation are its
+    # code's. Nobody published how its spectrograms were made beyond that: scale, edges, magnitudes and offset are here
+    # those of AudioSet's features (VGGish), from whose makers it comes.
+    "mbt": LogMelSpec(
+        n_fft=512,
+        window_shape="hamming",
+        f_min=125.0,
+        f_max=7500.0,
+        triangles="mel",
+        center=False,
+        power=1.0,
+        offset=0.01,
+        mean=1.102,
+        std=2.762,
+    ),
     # librosa.feature.melspectrogram with its defaults, then power_to_db(ref=1, top_db=80).
-    "librosa": AudioSpec(
+    "librosa": LogMelSpec(
         sample_rate=22050,
         n_fft=2048,
         hop=512,
@@ -129,7 +156,7 @@ PRESETS = {
 }
 
 
-def preset(name: str, **changes) -> AudioSpec:
+def preset(name: str, **changes) -> LogMelSpec:
     """Returns one of `PRESETS` with some fields changed.
 
     Raises:
@@ -155,7 +182,7 @@ def mel_to_hertz(mel: Float[np.ndarray, "*n"], scale: str) -> Float[np.ndarray, 
 
 
 @functools.lru_cache(maxsize=16)
-def mel_filters(spec: AudioSpec) -> Float[np.ndarray, "bins F"]:
+def mel_filters(spec: LogMelSpec) -> Float[np.ndarray, "bins F"]:
     """The triangular filters, each from its lower neighbour's centre over its own to its upper neighbour's.
 
     Returns:
@@ -176,7 +203,7 @@ def mel_filters(spec: AudioSpec) -> Float[np.ndarray, "bins F"]:
     return weights
 
 
-def log_mel(waveform: np.ndarray, spec: AudioSpec) -> Float[np.ndarray, "T F"]:
+def log_mel(waveform: np.ndarray, spec: LogMelSpec) -> Float[np.ndarray, "T F"]:
     """Makes a waveform's log-mel spectrogram.
 
     Args:
@@ -209,11 +236,11 @@ def log_mel(waveform: np.ndarray, spec: AudioSpec) -> Float[np.ndarray, "T F"]:
         # Before the first sample stands another like it.
         before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
         frames = frames - spec.preemphasis * before
-    spectrum = np.fft.rfft(frames * _hann(spec.window, spec.periodic), spec.n_fft, axis=1)
+    spectrum = np.fft.rfft(frames * _cosine_window(spec), spec.n_fft, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
     if spec.power != 2:
         power = power ** (spec.power / 2)
-    mel = np.maximum(power @ mel_filters(spec), spec.floor)
+    mel = np.maximum(power @ mel_filters(spec) + spec.offset, spec.floor)
     if spec.log == "ln":
         mel = np.log(mel)
     else:
@@ -224,19 +251,20 @@ def log_mel(waveform: np.ndarray, spec: AudioSpec) -> Float[np.ndarray, "T F"]:
     return ((mel - spec.mean) / spec.std).astype(np.float32)
 
 
-def _hann(length: int, periodic: bool) -> np.ndarray:
-    turns = np.arange(length) / max(1, length if periodic else length - 1)
-    return 0.5 - 0.5 * np.cos(2 * np.pi * turns)
+def _cosine_window(spec: LogMelSpec) -> np.ndarray:
+    turns = np.arange(spec.window) / max(1, spec.window if spec.periodic else spec.window - 1)
+    constant = WINDOWS[spec.window_shape]
+    return constant - (1 - constant) * np.cos(2 * np.pi * turns)
 
 
-def fit_frames(spectrogram: Float[np.ndarray, "T F"], frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a spectrogram at the end, or fills it up with zeros, to a number of frames.
+def fit_frames(spectrogram: Float[np.ndarray, "T F"], frames: int, value: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a spectrogram at the end, or fills it up with a value, to a number of frames.
 
     Returns:
       The spectrogram [frames, F] and which frames are real, bool [frames].
     """
     real = min(len(spectrogram), frames)
-    out = np.zeros((frames, spectrogram.shape[1]), spectrogram.dtype)
+    out = np.full((frames, spectrogram.shape[1]), value, spectrogram.dtype)
     out[:real] = spectrogram[:real]
     return out, np.arange(frames) < real
 

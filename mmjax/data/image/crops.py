@@ -4,8 +4,9 @@ What a device resizes instead is in `frames`; both draw the same crops.
 """
 
 import contextlib
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,27 @@ def train_image(
     with draw_crop(image, spec, rng, max_pixels) as drawn:
         crop = resize_crop(drawn, spec)
     return np.asarray(_augment(crop, spec, rng))
+
+
+def train_frames(
+    frames: Iterable[tuple[Image.Image, int]], spec: ImageSpec, rng: np.random.Generator
+) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The frames of a clip as `train_image` makes them of images, all cropped, mirrored and augmented alike.
+
+    Args:
+      frames: images of one size, each with the EXIF orientation that makes it upright.
+      spec: what to do.
+      rng: everything random is drawn from it, once for all.
+    """
+    box, after, out = None, rng, []
+    for image, orientation in frames:
+        if box is None:
+            upright = (image.height, image.width) if orientation >= 5 else image.size
+            box = _stored_box(training_box(*upright, spec, rng), orientation, upright)
+        after = copy.deepcopy(rng)  # each frame's augmentation draws the same numbers
+        out.append(np.asarray(_augment(resize_crop(DrawnCrop(image, box, orientation), spec), spec, after)))
+    rng.bit_generator.state = after.bit_generator.state
+    return out
 
 
 @contextlib.contextmanager

@@ -208,12 +208,36 @@ def eval_transform(image: Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "H 
     if spec.resize == "squash":
         return _resize(image, size, size, spec)
     new_width, new_height = size_with_shortest(width, height, size)
-    left, top = (central_start(side, spec) for side in (new_width, new_height))
+    return _window(image, spec, central_start(new_width, spec), central_start(new_height, spec))
+
+
+def eval_crops(image: Image.Image, spec: ImageSpec, count: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """Crops along an image's longer side, evenly spaced from its one end to the other; the middle one where it is one.
+
+    Args:
+      image: what is cropped.
+      spec: its `resize` is `crop` where there is more than one.
+      count: of crops.
+    """
+    size = spec.size
+    new_width, new_height = size_with_shortest(*image.size, size)
+    margin = max(new_width, new_height) - size
+    if count == 1 or not margin:
+        return [eval_transform(image, spec)] * count
+    starts = [round(margin * i / (count - 1)) for i in range(count)]
+    return [_window(image, spec, *((start, 0) if new_width > new_height else (0, start))) for start in starts]
+
+
+def _window(image: Image.Image, spec: ImageSpec, left: int, top: int) -> UInt8[np.ndarray, "H W 3"]:
+    """A square of an image that is resized to the shortest side."""
+    size = spec.size
+    width, height = image.size
+    new_width, new_height = size_with_shortest(width, height, size)
     if not spec.antialias:
-        window = (left, top, left + size, top + size)
-        return four_nearest(np.asarray(to_rgb(image)), new_width, new_height, window)
+        return four_nearest(np.asarray(to_rgb(image)), new_width, new_height, (left, top, left + size, top + size))
     if new_width * new_height > MAX_PIXELS:
-        return _resize(image, size, size, spec, central_box(width, height, spec))
+        x, y = width / new_width, height / new_height
+        return _resize(image, size, size, spec, (left * x, top * y, (left + size) * x, (top + size) * y))
     return _resize(image, new_width, new_height, spec)[top : top + size, left : left + size]
 
 

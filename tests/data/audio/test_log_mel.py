@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 
 from mmjax.data.audio import log_mel as log_mel_lib
-from mmjax.data.audio.log_mel import AudioSpec, fit_frames, log_mel, mel_filters, preset, spec_augment
+from mmjax.data.audio.log_mel import LogMelSpec, fit_frames, log_mel, mel_filters, preset, spec_augment
 from mmjax.data.bad_example import BadExample
 from mmjax.errors import UserError
 from tests.golden.make_audio import PATH, SPECS, reference, waveform
@@ -56,7 +56,7 @@ def test_ast_preset_equals_its_feature_extractor():
 def test_power_spectrum_equals_scipys(center, window):
     """The filters of a spectrogram are linear in its power: solve for it where there are as many as frequencies."""
     x = waveform(600)
-    spec = AudioSpec(sample_rate=8000, n_fft=64, window=window, hop=20, n_mels=30, center=center, floor=1e-30)
+    spec = LogMelSpec(sample_rate=8000, n_fft=64, window=window, hop=20, n_mels=30, center=center, floor=1e-30)
     hann = scipy.signal.get_window("hann", window)
     padded = np.pad(x, window // 2, mode="reflect") if center else x
     count = (len(padded) - window) // spec.hop + 1
@@ -79,7 +79,7 @@ def test_mel_scales(scale, hertz, mel):
 
 
 def test_a_tone_is_loudest_in_its_own_filter():
-    spec = AudioSpec(n_mels=40)
+    spec = LogMelSpec(n_mels=40)
     for hertz in (440.0, 3000.0):
         mel = log_mel(np.sin(2 * np.pi * hertz * np.arange(8000) / 16000), spec)
         centres = log_mel_lib.mel_to_hertz(
@@ -90,11 +90,11 @@ def test_a_tone_is_loudest_in_its_own_filter():
 
 def test_integers_are_fractions_of_full_scale():
     x = np.random.default_rng(0).integers(-(2**15), 2**15, 800).astype(np.int16)
-    np.testing.assert_array_equal(log_mel(x, AudioSpec()), log_mel(x / 32768.0, AudioSpec()))
+    np.testing.assert_array_equal(log_mel(x, LogMelSpec()), log_mel(x / 32768.0, LogMelSpec()))
 
 
 def test_dynamic_range_is_below_the_loudest_value():
-    spec = AudioSpec(n_mels=20, log="log10")
+    spec = LogMelSpec(n_mels=20, log="log10")
     full, clipped = log_mel(waveform(), spec), log_mel(waveform(), dataclasses.replace(spec, dynamic_range=2.0))
     assert full.min() < full.max() - 3
     np.testing.assert_allclose(clipped, np.maximum(full, full.max() - 2), atol=1e-6)
@@ -114,7 +114,7 @@ def test_dynamic_range_is_below_the_loudest_value():
 )
 def test_mistakes_in_a_spec(change, message):
     with pytest.raises(UserError, match=message) as caught:
-        AudioSpec(**change)
+        LogMelSpec(**change)
     assert "\n" not in str(caught.value)
 
 
@@ -134,21 +134,21 @@ def test_unknown_preset():
 )
 def test_waveforms_that_cannot_be_used(x, center, reason):
     with pytest.raises(BadExample) as caught:
-        log_mel(x, AudioSpec(center=center))
+        log_mel(x, LogMelSpec(center=center))
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("x", [np.zeros((2, 900)), np.zeros(900, np.int32), np.zeros(900, np.uint8)])
 def test_what_is_no_waveform(x):
     with pytest.raises(TypeError, match="a waveform is"):
-        log_mel(x, AudioSpec())
+        log_mel(x, LogMelSpec())
 
 
 def test_silence_and_single_samples_are_finite():
     for x in (np.zeros(800), np.ones(1), np.zeros(3)):
-        mel = log_mel(x, AudioSpec(n_mels=20))
-        assert np.isfinite(mel).all() and len(mel) == AudioSpec().frames(len(x))
-    assert (log_mel(np.zeros(800), AudioSpec(n_mels=20)) == np.float32(np.log(1e-10))).all()
+        mel = log_mel(x, LogMelSpec(n_mels=20))
+        assert np.isfinite(mel).all() and len(mel) == LogMelSpec().frames(len(x))
+    assert (log_mel(np.zeros(800), LogMelSpec(n_mels=20)) == np.float32(np.log(1e-10))).all()
 
 
 def test_fit_frames():

@@ -1,0 +1,174 @@
+"""What a model sees of a sound: an encoded file or its samples -> a log-mel spectrogram, float32 [frames, mel bins]."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from mmjax.data.audio import log_mel
+from mmjax.data.audio.waveform import RATES, decode_audio, resample
+from mmjax.data.bad_example import BadExample
+from mmjax.errors import UserError, validate_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How the model of a name has its sounds.
+
+    Attributes:
+      frames: of its spectrograms.
+      padding: what follows a sound that is too short: `zeros` in the spectrogram before it is normalised, `silence` in
+        the waveform, or the sound again (`repeat`).
+      middle: whether evaluation sees the middle of a sound that is too long; else its beginning.
+    """
+
+    frames: int
+    padding: str
+    middle: bool = False
+
+
+# As the feature extractors of Hugging Face have them, and scenic for MBT.
+PRESETS = {
+    "ast": Preset(1024, "zeros"),
+    "whisper": Preset(3000, "silence"),
+    "mbt": Preset(800, "repeat", middle=True),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioSpec:
+    """How a sound becomes a [frames, mel bins] array.
+
+    Attributes:
+      preset: whose filters, windows, normalisation and padding: one of PRESETS.
+      frames: of the spectrogram, 10 ms each; 0 for the preset's.
+      mel_bins: 0 for the preset's.
+      sample_rate: in Hz, to which sounds are resampled; 0 for the preset's 16 kHz. Windows keep their milliseconds.
+      time_masks: in training, SpecAugment's masks of time and the widest one in frames; (0, 0) for none.
+      time_share: no mask of time is wider than this share of the spectrogram.
+      frequency_masks: in training, SpecAugment's masks of frequency and the widest one in mel bins; (0, 0) for none.
+    """
+
+    preset: str = "ast"
+    frames: int = 0
+    mel_bins: int = 0
+    sample_rate: int = 0
+    time_masks: Sequence[int] = (0, 0)
+    time_share: float = 1.0
+    frequency_masks: Sequence[int] = (0, 0)
+
+    def __post_init__(self):
+        validate_choice("data.audio.preset", self.preset, PRESETS)
+        for name in ("frames", "mel_bins"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"data.audio.{name}={getattr(self, name)}: give a positive number, or 0 for the preset's"
+                )
+        if self.sample_rate and not RATES[0] <= self.sample_rate <= RATES[1]:
+            raise UserError(f"data.audio.sample_rate={self.sample_rate}: give {RATES[0]} to {RATES[1]} Hz, or 0")
+        if not 0 <= self.time_share <= 1:
+            raise UserError(f"data.audio.time_share={self.time_share}: give a share from 0 to 1")
+        for name in ("time_masks", "frequency_masks"):
+            value = tuple(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if len(value) != 2 or not all(isinstance(x, int) and x >= 0 for x in value):
+                raise UserError(f"data.audio.{name}={value}: give (masks, widest), integers from 0 on")
+        self.log_mel_spec  # its mistakes, too, are those of now  # noqa: B018
+
+    @functools.cached_property
+    def log_mel_spec(self) -> log_mel.LogMelSpec:
+        """The preset's spectrogram with this spec's changes."""
+        spec = log_mel.preset(self.preset)
+        changes: dict[str, int | float] = {"n_mels": self.mel_bins} if self.mel_bins else {}
+        if self.sample_rate and self.sample_rate != spec.sample_rate:
+            scaled = lambda samples: max(1, round(samples * self.sample_rate / spec.sample_rate))
+            window = scaled(spec.window)
+            changes |= {"sample_rate": self.sample_rate, "window": window, "hop": scaled(spec.hop)}
+            changes["n_fft"] = window if spec.n_fft == spec.window else 1 << math.ceil(math.log2(window))
+            changes["f_max"] = min(spec.highest, self.sample_rate / 2)
+        return dataclasses.replace(spec, **changes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of what `prepare` gives."""
+        return self.frames or PRESETS[self.preset].frames, self.log_mel_spec.n_mels
+
+    @property
+    def dtype(self) -> str:
+        """Of what `prepare` gives."""
+        return "float32"
+
+    def prepare(
+        self,
+        entry: bytes | np.ndarray,
+        rng: np.random.Generator | None,
+        *,
+        rate: float | None = None,
+        span: tuple[float, float] | None = None,
+    ) -> Float32[np.ndarray, "T F"]:
+        """Decodes, resamples, crops and transforms a sound. Silence is a sound like any other.
+
+        Args:
+          entry: an encoded file, a video with sound, or samples, float [N] in [-1, 1].
+          rng: of training: the crop of a sound that is too long and the masks are drawn from it. In evaluation it is
+            None: its beginning or its middle is taken, as the preset has it, and nothing is masked.
+          rate: of samples that are an array, in Hz.
+          span: the part of the sound that counts, from second to second.
+
+        Returns:
+          The normalised spectrogram; what the preset pads with where the sound is too short.
+
+        Raises:
+          BadExample: as `decode_audio` does; `empty` for less than one window of samples.
+          UserError: samples without a rate; what decodes the file is not installed.
+        """
+        samples, rate = decode_audio(entry, span=span) if isinstance(entry, bytes) else _samples(entry, rate, span)
+        spec, preset, frames = self.log_mel_spec, PRESETS[self.preset], self.shape[0]
+        samples, wanted = resample(samples, rate, spec.sample_rate), spec.samples(frames)
+        spare = len(samples) - wanted
+        if spare > 0:
+            start = int(rng.integers(spare + 1)) if rng is not None else spare // 2 if preset.middle else 0
+            samples = samples[start : start + wanted]
+        elif preset.padding == "silence":
+            samples = np.pad(samples, (0, -spare))
+        spectrogram = log_mel.log_mel(samples, spec)
+        if preset.padding == "repeat":
+            spectrogram = spectrogram[np.arange(frames) % len(spectrogram)]
+        spectrogram, _ = log_mel.fit_frames(spectrogram, frames, value=-spec.mean / spec.std)
+        return spectrogram if rng is None else self._mask(spectrogram, rng)
+
+    def _mask(self, spectrogram: Float32[np.ndarray, "T F"], rng: np.random.Generator) -> Float32[np.ndarray, "T F"]:
+        (time_masks, time_width), (frequency_masks, frequency_width) = self.time_masks, self.frequency_masks
+        return log_mel.spec_augment(
+            spectrogram,
+            rng,
+            time_masks=time_masks,
+            time_width=time_width,
+            time_share=self.time_share,
+            frequency_masks=frequency_masks,
+            frequency_width=frequency_width,
+        )
+
+
+def _samples(
+    entry: np.ndarray, rate: float | None, span: tuple[float, float] | None
+) -> tuple[Float32[np.ndarray, " N"], float]:
+    """Samples that are an array, those within a span, and their rate."""
+    if entry.ndim != 1 or not np.issubdtype(entry.dtype, np.floating):
+        raise BadExample("corrupt", f"a sound of {entry.dtype} {list(entry.shape)}; expected float32 [samples]")
+    if not rate or not RATES[0] <= rate <= RATES[1]:
+        raise UserError(
+            f"samples that are an array come with rates={{'audio': {rate}}} in their record; give their rate in Hz,"
+            f" from {RATES[0]} to {RATES[1]}"
+        )
+    samples = entry.astype(np.float32)
+    if span is not None:
+        samples = samples[max(0, round(span[0] * rate)) : max(0, round(span[1] * rate))]
+    if not len(samples):
+        raise BadExample("empty", "no samples" if span is None else f"no samples from {span[0]:g} to {span[1]:g} s")
+    if not np.isfinite(samples).all():
+        raise BadExample("corrupt", "a sample is not finite")
+    return samples, rate

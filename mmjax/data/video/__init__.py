@@ -1,0 +1,1 @@
+"""Video: decoding of frames, and the clips that models see."""
