@@ -11,12 +11,16 @@ from typing import Any, overload
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import FOLDER_TEMPLATES, make_class_record
+from mmjax.data.formats.input_files import inputs_of_bytes, record_fields
 from mmjax.data.formats.wordnet_ids import readable_names, unknown_ids
 from mmjax.data.record import CaptionKeys, Record, stable_id
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError, did_you_mean
 
-IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes")
+IMAGE_KEYS = (
+    *("image", "jpg", "jpeg", "png", "webp", "img", "image/encoded", "image_bytes", "bytes"),
+    *("video", "mp4", "webm", "audio", "wav", "flac", "mp3", "ogg"),
+)
 CAPTION_KEYS = ("caption", "captions", "txt", "text", "title", "captions/text", "caption/text", "sentences", "TEXT")
 LABEL_KEYS = ("label", "labels", "cls", "class")
 _DEEPEST = 32  # lists in lists, and objects in objects: far less than Python's stack has room for
@@ -29,7 +33,7 @@ class CaptionFields:
     """The fields that are used, of all that a source has: an image's and its captions'.
 
     Attributes:
-      image: field of the encoded image.
+      image: field of the encoded image, video or sound.
       captions: fields of the captions.
     """
 
@@ -68,12 +72,12 @@ class CaptionFields:
         Raises:
           BadExample: `no_image`, `not_image`, or `no_caption`.
         """
-        image = _read_image(lookup, self.image, path)
+        inputs = _read_inputs(lookup, self.image, path)
         try:
             texts = self.captions.gather(lookup)
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
-        return Record(image=image, id=stable_id("image", source, index), path=path, **texts)
+        return Record(**record_fields(inputs), id=stable_id("image", source, index), path=path, **texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,7 @@ class ClassFields:
     """The fields that are used, of all that a source has: an image's and its class's, which captions are made from.
 
     Attributes:
-      image: field of the encoded image.
+      image: field of the encoded image, video or sound.
       label: field of the class's number.
       names_of_classes: by number.
       class_codes: WordNet ids of the classes, where the source has these for names; or None.
@@ -114,19 +118,20 @@ class ClassFields:
           BadExample: `no_image`, `not_image`, or `no_caption` for a class that has no name.
         """
         del source, index
-        image = _read_image(lookup, self.image, path)
+        inputs = _read_inputs(lookup, self.image, path)
         label = lookup(self.label)
         label = label[0] if isinstance(label, Sequence) and len(label) == 1 else label
         if not isinstance(label, int) or not 0 <= label < len(self.names_of_classes):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
         class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
-        return make_class_record(image, self.names_of_classes, FOLDER_TEMPLATES, label, path, class_id)
+        return make_class_record(inputs, self.names_of_classes, FOLDER_TEMPLATES, label, path, class_id)
 
 
 Fields = CaptionFields | ClassFields
 
 
-def _read_image(lookup: Callable[[str], Any], field: str, path: str) -> bytes:
+def _read_inputs(lookup: Callable[[str], Any], field: str, path: str) -> dict[str, Any]:
+    """An image, or what else an encoded file is, by modality."""
     value = lookup(field)
     if isinstance(value, Mapping):  # as Hugging Face datasets keep an image: {"bytes": ..., "path": ...}
         value = value.get("bytes")
@@ -136,7 +141,7 @@ def _read_image(lookup: Callable[[str], Any], field: str, path: str) -> bytes:
         raise BadExample("no_image", f"{path}: nothing under {field!r}")
     if not isinstance(value, bytes):
         raise BadExample("not_image", f"{path}: {field!r} holds {type(value).__name__}, not an encoded image")
-    return value
+    return inputs_of_bytes(value)
 
 
 @overload

@@ -1,4 +1,4 @@
-"""Images that show a class or several: their records, names of classes, prompt templates.
+"""Examples that show a class or several: their records, names of classes, prompt templates.
 
 Several classes are the `.npy` of CLIP_benchmark's multi-label tars, a 0/1 vector over the classes.
 """
@@ -7,10 +7,12 @@ import collections
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.input_files import TEMPLATES, record_fields
 from mmjax.data.record import Record, stable_id
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
@@ -18,21 +20,25 @@ from mmjax.io.reader import Reader
 
 log = logging.getLogger("mmjax.data")
 
-FOLDER_TEMPLATES = ["a photo of a {c}.", "a picture of a {c}.", "an image of a {c}."]
+FOLDER_TEMPLATES = TEMPLATES["image"]
 
 
 def make_class_record(
-    image: bytes,
+    inputs: Mapping[str, Any],
     class_names: Sequence[str],
     templates: Sequence[str],
     label: int,
     path: str,
     class_id: int | None = None,
 ) -> Record:
-    """Makes the record of an image that has a class: prompts for captions, the class for its id."""
+    """Makes the record of an example that has a class: prompts for captions, the class for its id.
+
+    Args:
+      inputs: the image, and what else there is, by modality.
+    """
     name = class_names[label]
     return Record(
-        image=image,
+        **record_fields(inputs),
         captions=[template.replace("{c}", name) for template in templates],
         id=stable_id("class", name) if class_id is None else class_id,
         label=label,
@@ -60,8 +66,8 @@ def read_lines(folders: Sequence[str], name: str, *, reader: Reader, where: str)
     return []
 
 
-def check_templates(templates: Sequence[str], where: str) -> list[str]:
-    """Returns prompt templates, the usual ones where there are none.
+def check_templates(templates: Sequence[str], where: str, kind: str = "image") -> list[str]:
+    """Returns prompt templates, the usual ones of a kind of files where there are none.
 
     Raises:
       UserError: one has no {c}.
@@ -69,7 +75,7 @@ def check_templates(templates: Sequence[str], where: str) -> list[str]:
     for template in templates:
         if "{c}" not in template:
             raise UserError(f"{where}: template {template!r} has no {{c}} for the class name")
-    return list(templates) or list(FOLDER_TEMPLATES)
+    return list(templates) or list(TEMPLATES[kind])
 
 
 def log_equal_names(names: Sequence[str], where: str) -> None:
@@ -111,7 +117,7 @@ def read_labels(content: bytes | None, classes: int, where: str) -> list[int]:
 
 def multilabel_record(
     members: Mapping[str, bytes],
-    image: bytes,
+    inputs: Mapping[str, Any],
     path: str,
     *,
     class_names: Sequence[str],
@@ -125,7 +131,8 @@ def multilabel_record(
 
     Args:
       members: the example's files by ending.
-      image, path: see `Record`.
+      inputs: the image, and what else there is, by modality.
+      path: see `Record`.
       class_names, templates: of the source.
       where: the example, for errors and the id.
 
@@ -134,4 +141,5 @@ def multilabel_record(
     """
     labels = read_labels(members.get("npy"), len(class_names), where)
     captions = [template.replace("{c}", class_names[label]) for label in labels for template in templates]
-    return Record(image=image, captions=captions or [""], id=stable_id("image", where), labels=labels, path=path)
+    image_id = stable_id("image", where)
+    return Record(**record_fields(inputs), captions=captions or [""], id=image_id, labels=labels, path=path)

@@ -52,15 +52,15 @@ for _category in (UserWarning, RuntimeWarning):
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def read_image(reader: Reader, path: str) -> bytes:
-    """Returns an image file's contents.
+def read_image(reader: Reader, path: str, *, limit: int = MAX_BYTES) -> bytes:
+    """Returns an image file's contents; or another's, with the limit of its kind.
 
     Raises:
       OSError: it is not there, or cannot be read.
       BadExample: `read`, where the path is of a kind that nothing here can read; `too_large`.
     """
     try:
-        return reader.read(path, limit=MAX_BYTES)
+        return reader.read(path, limit=limit)
     except NotReadableError as error:
         reason = "too_large" if error.errno == errno.EFBIG else "read"
         raise BadExample(reason, f"{path!r} {error.strerror}") from error

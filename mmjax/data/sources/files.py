@@ -1,4 +1,4 @@
-"""Images with captions in files of the same name beside them (`files:`), such as img2dataset's layout `files` has."""
+"""Images, videos or sounds with captions in files of the same name beside them (`files:`): img2dataset's `files`."""
 
 import collections
 import itertools
@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mmjax.data.image.image_file import read_image
+from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.input_files import inputs_of_members, kind_of, read_input, record_fields
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
-from mmjax.data.webdataset.members import CAPTION_KEYS, IMAGE_ENDINGS, Lookup, MemberCheck, Sample
+from mmjax.data.webdataset.members import CAPTION_KEYS, Lookup, MemberCheck, Sample, input_endings
 from mmjax.errors import UserError
 from mmjax.io.listing import list_folder
 from mmjax.io.patterns import error_reason
@@ -28,8 +29,9 @@ log = logging.getLogger("mmjax.data")
 class Files:
     """Images of a folder and of its sub-folders, each with its captions beside it: `cat.jpg`, `cat.txt`, `cat.json`.
 
-    Folders and files are in alphabetical order. Keys are as in tars: the endings of an image and of its captions, or
-    `json:FIELD`. Texts without an image are left out and logged.
+    Instead of an image or beside it there may be a video, a sound or an array. Folders and files are in alphabetical
+    order. Keys are as in tars: the endings of an image and of its captions, or `json:FIELD`. Texts without an image
+    are left out and logged.
 
     Args:
       path: the folder, local or an fsspec URL.
@@ -47,7 +49,7 @@ class Files:
         where = f"{field}='files:{path}'"
         self._path, self._reader = path.rstrip("/") or "/", Reader(options.retry_seconds)
         self.name = posixpath.basename(self._path)
-        self._images = [e.strip().lstrip(".").lower() for e in (options.image_key or IMAGE_ENDINGS).split(";")]
+        self._images, self._has_arrays = input_endings(options.image_key)
         self._captions = CaptionKeys.parse(
             options.caption_keys,
             default=CAPTION_KEYS,
@@ -115,7 +117,11 @@ class Files:
         members = self._members(index)
         path = members.paths[next(ending for ending in self._images if ending in members.paths)]
         texts = Lookup(members, self._captions.encoding).gather(self._captions, path)
-        return Record(image=read_image(self._reader, path), id=stable_id("image", path), path=path, **texts)
+        try:
+            inputs = inputs_of_members(members, self._images, arrays=self._has_arrays)
+        except BadExample as error:
+            raise error.with_path(path) from error
+        return Record(**record_fields(inputs), id=stable_id("image", path), path=path, **texts)
 
     def _members(self, index: int) -> "_Members":
         stem = f"{self._path}/{self._stems[index]}"
@@ -134,6 +140,8 @@ class _Members(Mapping[str, bytes]):
         self._reader, self.paths = reader, paths
 
     def __getitem__(self, ending: str) -> bytes:
+        if kind_of(f".{ending}"):
+            return read_input(self._reader, self.paths[ending])
         return self._reader.read(self.paths[ending], limit=_LARGEST_TEXT)
 
     def __iter__(self) -> Iterator[str]:

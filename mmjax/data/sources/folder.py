@@ -1,16 +1,20 @@
-"""Folders of images, one sub-folder a class (`folder:`)."""
+"""Folders of images, videos, sounds or arrays, one sub-folder a class (`folder:`)."""
 
+import collections
 import logging
 import posixpath
 
 import numpy as np
 
+from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import check_templates, log_equal_names, make_class_record, read_lines
+from mmjax.data.formats.input_files import INPUT_SUFFIXES, inputs_of_file, kind_of, read_input, suffix_of
 from mmjax.data.formats.table_file import TABLE_SUFFIXES
 from mmjax.data.formats.wordnet_ids import begins_with_id, log_numbers, readable_names, unknown_ids
-from mmjax.data.image.image_file import IMAGE_SUFFIXES, read_image
+from mmjax.data.image.image_file import IMAGE_SUFFIXES
 from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
+from mmjax.data.webdataset.members import input_endings
 from mmjax.errors import UserError
 from mmjax.io.listing import Listing, list_folder
 from mmjax.io.patterns import error_reason
@@ -20,11 +24,15 @@ from mmjax.utils.string_array import StringArray, StringArrayBuilder
 # Folders that macOS, Synology, Windows and Linux make beside a person's; those that begin with a dot are not listed.
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
+_PLURALS = {"image": "images", "video": "videos", "audio": "sounds", "array": "arrays", "": "files"}
+
 log = logging.getLogger("mmjax.data")
 
 
 class Folder:
     """Images by class: every sub-folder is a class, the image files directly in it are its examples.
+
+    Where there are no images in the first class, files of one other kind count: videos, sounds or arrays.
 
     Classes and files are in alphabetical order. A class's name is its folder's with spaces for underscores; captions
     are made from `templates`, and the class is the record's `id`, so that images of one class are positives of one
@@ -35,7 +43,7 @@ class Folder:
 
     Args:
       path: the folder.
-      options: how to read it.
+      options: how to read it; `image_key` is the endings that count, joined by ";".
       field: config field to name in errors.
 
     Raises:
@@ -67,26 +75,44 @@ class Folder:
                 f"{where}: classnames.txt has {len(self.class_names)} names for {len(self._folders)} folders;"
                 " write one a line in the folders' alphabetical order"
             )
-        self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
-        files, counts = StringArrayBuilder(), []
+        files, counts, others = StringArrayBuilder(), [], 0
+        suffixes: tuple[str, ...] = ()
+        if options.image_key:
+            suffixes = tuple(f".{ending}" for ending in input_endings(options.image_key)[0])
         for folder in self._folders:
             folders, inside = _list(f"{path}/{folder}", where)
-            names = [name for name in inside if _is_image(name)]
+            suffixes = suffixes or _suffixes(inside)
+            names = [name for name in inside if name.lower().endswith(suffixes or INPUT_SUFFIXES)]
+            others += sum(name.lower().endswith(INPUT_SUFFIXES) for name in inside) - len(names)
             if not counts:
                 _check_texts(path, folder, names, inside, where)
             if not names:
+                what = _PLURALS[kind_of(suffixes[0]) if suffixes else "image"]
                 if folders:
                     raise UserError(
-                        f"{where}: class folder {folder!r} has no images but folders, such as {folders[0]!r}; write"
+                        f"{where}: class folder {folder!r} has no {what} but folders, such as {folders[0]!r}; write"
                         f" folder:{path}/{folder} if these are the classes"
                     )
+                *others_of_kind, last = suffixes or IMAGE_SUFFIXES
+                endings = f"{', '.join(others_of_kind)} or {last}" if others_of_kind else last
                 raise UserError(
-                    f"{where}: class folder {folder!r} has no images; remove it or fill it with files ending in "
-                    f"{', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
+                    f"{where}: class folder {folder!r} has no {what}; remove it or fill it with files ending in"
+                    f" {endings}"
                 )
             files.extend(names)
             counts.append(len(names))
+        kind = kind_of(next(iter(suffixes), ""))
+        if others and not options.image_key:
+            log.warning(
+                "%s: %s files are no %s, as the first class has, and left out; name the endings that count in"
+                " %s.image_key",
+                where,
+                f"{others:,}",
+                _PLURALS[kind],
+                options.keys_field,
+            )
         self._files, self._ends = StringArray.of(files), np.cumsum(counts)
+        self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind or "image")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -96,8 +122,12 @@ class Folder:
         label = int(np.searchsorted(self._ends, index, side="right"))
         path = f"{self._path}/{self._folders[label]}/{self._files[index]}"
         class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
-        image = read_image(self._reader, path)
-        return make_class_record(image, self.class_names, self.templates, label, path, class_id)
+        content = read_input(self._reader, path)
+        try:
+            inputs = inputs_of_file(content, suffix_of(path))
+        except BadExample as error:
+            raise error.with_path(path) from error
+        return make_class_record(inputs, self.class_names, self.templates, label, path, class_id)
 
 
 def _list(path: str, where: str) -> Listing:
@@ -158,6 +188,13 @@ def _check_texts(path: str, folder: str, images: list[str], files: list[str], wh
     if folder.isdigit():
         raise UserError(f"{where}: {what}, and {folder!r} is no class; write files:{path} for these captions")
     log.warning("%s: %s, which is not read; files:%s reads captions", where, what, path)
+
+
+def _suffixes(names: list[str]) -> tuple[str, ...]:
+    """The endings of files of one kind: of images, where there are some, else of what there is most of; or none."""
+    counts = collections.Counter(kind for name in names if (kind := kind_of(suffix_of(name))))
+    kind = "image" if counts["image"] else max(counts, key=lambda kind: counts[kind], default="")
+    return tuple(suffix for suffix in INPUT_SUFFIXES if kind_of(suffix) == kind)
 
 
 def _is_image(name: str) -> bool:

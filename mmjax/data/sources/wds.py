@@ -1,5 +1,6 @@
 """WebDataset shards (`wds:`), read by position: every example of many tars has a number."""
 
+import collections
 import itertools
 import logging
 import os
@@ -16,6 +17,7 @@ from mmjax.data.formats.class_records import (
     multilabel_record,
     read_lines,
 )
+from mmjax.data.formats.input_files import inputs_of_members, kind_of, record_fields
 from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
@@ -24,12 +26,12 @@ from mmjax.data.webdataset.find import find_index
 from mmjax.data.webdataset.index_file import Shards, TarIndex
 from mmjax.data.webdataset.members import (
     CAPTION_KEYS,
-    IMAGE_ENDINGS,
     Lookup,
     MemberCheck,
     Members,
     Sample,
     bytes_reader,
+    input_endings,
     join_names,
     parse_members,
 )
@@ -68,7 +70,7 @@ class _Classes(NamedTuple):
 
 
 class WebDataset:
-    """Image-text pairs in tars, as webdataset, img2dataset and CLIP_benchmark write them.
+    """Images, videos, sounds or arrays with texts in tars, as webdataset, img2dataset and CLIP_benchmark write them.
 
     An example is a run of members that share a key, the path up to the first dot of the base name. Where each lies is
     in an index (`mmjax.data.webdataset.index_file`), built at the start for local shards that have none. In the order
@@ -86,7 +88,8 @@ class WebDataset:
 
     Args:
       path: paths or fsspec URLs with {00000..01242}, {a,b}, * and ?; folders; several joined by "::".
-      options: `image_key` is endings joined by ";" of which the first that an example has is taken.
+      options: `image_key` is endings joined by ";", of images, videos, sounds or arrays; of those of one kind the first
+        that an example has is taken. By default, those of INPUT_ENDINGS, arrays where there is nothing else.
       field: config field to name in errors.
 
     Raises:
@@ -97,9 +100,7 @@ class WebDataset:
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='wds:{path}'"
         self._reader = Reader(options.retry_seconds)
-        self._images = tuple(
-            ending.strip().lstrip(".").lower() for ending in (options.image_key or IMAGE_ENDINGS).split(";")
-        )
+        self._images, self._has_arrays = input_endings(options.image_key)
         self._captions = CaptionKeys.parse(
             options.caption_keys,
             default=CAPTION_KEYS,
@@ -203,16 +204,28 @@ class WebDataset:
         lines = lambda name: read_lines(shards.details, name, reader=self._reader, where=where)
         kinds = [line.lower() for line in lines("dataset_type.txt")]
         self._is_retrieval, self.is_multilabel = kinds == ["retrieval"], kinds == ["multilabel"]
+        if self.is_multilabel:  # its .npy are marks of classes
+            self._images, self._has_arrays = tuple(ending for ending in self._images if ending != "npy"), False
         label = "npy" if self.is_multilabel else "cls"
         labelled = any(label in endings.split(";") for endings in key_sets)
         self._classes: _Classes | None = None
         if labelled and not self._is_retrieval and (names := lines("classnames.txt")):
-            templates = check_templates(lines("zeroshot_classification_templates.txt"), where)
+            kind = self._usual_kind(key_sets)
+            templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
             readable = readable_names(names)
             ids = [stable_id("class", name) for name in names]
             if not readable:
                 log_equal_names(names, where)
             self._classes = _Classes(readable or names, templates, ids, names if readable else None)
+
+    def _usual_kind(self, key_sets: Mapping[str, int]) -> str:
+        """What most examples have first of all, see `kind_of`."""
+        counts: dict[str, int] = collections.Counter()
+        for endings, count in key_sets.items():
+            present = set(endings.split(";"))
+            first = next((ending for ending in self._images if ending in present), "")
+            counts[kind_of(f".{first}") or "image"] += count
+        return max(counts, key=lambda kind: counts[kind], default="image")
 
     @property
     def class_names(self) -> list[str] | None:
@@ -301,19 +314,23 @@ class WebDataset:
         name = f"{path}/{key}"
         if ending is None:
             raise BadExample("no_image", f"{name}: has {join_names(list(members))}, no {join_names(self._images)}")
-        image, path_in = members[ending], f"{name}.{ending}"
+        path_in = f"{name}.{ending}"
+        try:
+            inputs = inputs_of_members(members, self._images, arrays=self._has_arrays)
+        except BadExample as error:
+            raise error.with_path(name) from error
         classes = self._classes
         if classes is not None and self.is_multilabel:
             names = dict(class_names=classes.names, templates=classes.templates)
-            return multilabel_record(members, image, path_in, **names, where=name)
+            return multilabel_record(members, inputs, path_in, **names, where=name)
         label = None if classes is None else _label(members, len(classes.names), name)
         try:
             texts = Lookup(members, self._captions.encoding, self._is_retrieval).gather(self._captions, name)
         except BadExample:
             if classes is None or label is None:
                 raise
-            return make_class_record(image, classes.names, classes.templates, label, path_in, classes.ids[label])
-        record = Record(image=image, id=stable_id("image", path, key), path=path_in, **texts)
+            return make_class_record(inputs, classes.names, classes.templates, label, path_in, classes.ids[label])
+        record = Record(**record_fields(inputs), id=stable_id("image", path, key), path=path_in, **texts)
         if label is not None:
             record["label"] = label
         return record

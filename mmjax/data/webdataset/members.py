@@ -1,4 +1,4 @@
-"""Members of a tar's examples: reading them, and checking that images and captions are among them."""
+"""Members of a tar's examples: reading them, and checking that images (or videos, sounds) and captions are there."""
 
 import contextlib
 import itertools
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import field_paths, get_nested
+from mmjax.data.formats.input_files import ARRAY_SUFFIXES, MEDIA_SUFFIXES, ONLY_MEDIA_SUFFIXES
 from mmjax.data.formats.json_fields import json_fault
 from mmjax.data.record import CaptionKeys, texts_of
 from mmjax.data.source_protocols import SourceOptions
@@ -19,6 +20,10 @@ from mmjax.errors import UserError, did_you_mean
 from mmjax.utils.once import Once
 
 IMAGE_ENDINGS = "jpg;jpeg;png;webp;bmp;gif;tif;tiff;jfif;ppm"
+# Of images, videos, sounds and arrays.
+INPUT_ENDINGS = ";".join(
+    dict.fromkeys([*IMAGE_ENDINGS.split(";"), *(suffix[1:] for suffix in (*MEDIA_SUFFIXES, *ARRAY_SUFFIXES))])
+)
 CAPTION_KEYS = ("txt", "caption", "json:caption")
 _CLASS_ENDINGS = ("cls", "npy")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -143,7 +148,7 @@ class MemberCheck:
     example at least must have both: in a tar with all images before all texts, none has.
 
     Args:
-      images: endings, of which the first that an example has is taken.
+      images: endings of images, and of what may be there instead.
       captions: keys of the captions.
       options: `image_key` and `caption_keys` as they were written, and `keys_field`.
       has_classes: whether classes stand in for captions that the config does not name.
@@ -196,6 +201,12 @@ class MemberCheck:
     def _has_image(self) -> bool:
         return bool(self._endings() & {*self._images, _MANY_SETS})
 
+    @property
+    def _input(self) -> str:
+        """What an example needs beside a text, in words."""
+        has_media = any(f".{ending}" in ONLY_MEDIA_SUFFIXES for ending in self._endings())
+        return "an image, a video, a sound" if has_media else "an image"
+
     def _complete_examples(self) -> int:
         """How many examples have an image and a text; those of too many sets of endings may."""
         sets = ((set(endings.split(";")), count) for endings, count in self._sets.items())
@@ -217,7 +228,7 @@ class MemberCheck:
             return
         texts = " or ".join(sorted(self._text_endings))
         hint = f"; {dotted}" if (dotted := self._dotted()) else ""
-        summary = f"{incomplete:,} of {total:,} examples lack an image or a text ({texts}){hint}"
+        summary = f"{incomplete:,} of {total:,} examples lack {self._input} or a text ({texts}){hint}"
         if self._options.keys_field == "eval":
             raise UserError(
                 f"{where}: {summary}; evaluation is on all of a set: remove these examples, or name what holds theirs"
@@ -271,7 +282,7 @@ class MemberCheck:
         missing = self._missing()
         is_apart = bool(self._endings() & self._text_endings) and not self._complete_examples()
         if is_apart:
-            raise UserError(f"{where}: {have}; none has an image and a text: {_SORT}")
+            raise UserError(f"{where}: {have}; none has {self._input} and a text: {_SORT}")
         if not any(map(self._can_occur, self._needed)):
             wanted = sorted({key.partition(":")[0].lower() for key in self._needed})
             near = did_you_mean(missing[0], self._endings())
@@ -294,6 +305,16 @@ class MemberCheck:
                 f"{where}: {what}: no text under {fields[0]!r} in {self._inspected} examples looked at,"
                 f" which have {listed}{near}; name what is there"
             )
+
+
+def input_endings(image_key: str) -> tuple[tuple[str, ...], bool]:
+    """Endings of an example's inputs, in small letters, and whether the arrays among them count beside files.
+
+    Args:
+      image_key: the config's field; "" for those of INPUT_ENDINGS.
+    """
+    endings = tuple(ending.strip().lstrip(".").lower() for ending in (image_key or INPUT_ENDINGS).split(";"))
+    return endings, bool(image_key)
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.files import Files
 from mmjax.data.sources.folder import Folder
 from mmjax.errors import UserError
+from tests.helpers.media import make_sound, make_video
 from tests.helpers.source_checks import check_source, png, reasons
 
 
@@ -94,3 +95,12 @@ def test_folder_names_the_source_that_reads_captions(downloads, tmp_path, caplog
     (tmp_path / "table" / "metadata.csv").write_text("file_name,text\n000000000.png,x\n")
     with pytest.raises(UserError, match=f"write pairs:{tmp_path}/table/metadata.csv"):
         Folder(f"{tmp_path}/table")
+
+
+def test_videos_and_sounds_with_captions_beside_them(tmp_path):
+    mp4, flac = make_video(), make_sound("flac")
+    for name, content in (("1.mp4", mp4), ("1.txt", b"a video"), ("2.flac", flac), ("2.txt", b"a sound")):
+        (tmp_path / name).write_bytes(content)
+    source = Files(str(tmp_path))
+    assert source[0]["modalities"] == {"video": mp4, "audio": mp4} and source[0]["captions"] == ["a video"]
+    assert source[1]["modalities"] == {"audio": flac} and source[1]["path"] == f"{tmp_path}/2.flac"

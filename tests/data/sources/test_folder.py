@@ -1,8 +1,9 @@
 import pytest
 
-from mmjax.data.source_protocols import Source
+from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.data.sources.folder import Folder
 from mmjax.errors import UserError
+from tests.helpers.media import make_sound, make_video
 from tests.helpers.source_checks import check_source, png
 
 
@@ -99,3 +100,23 @@ def test_ids_with_more_behind_them_are_told(tmp_path, caplog, between):
     assert source.class_codes is None and len(source.class_names) == 2
     (record,) = caplog.records
     assert all(word in record.getMessage() for word in (repr(names[0]), "WordNet id", "classnames.txt"))
+
+
+def test_folders_of_videos_and_of_sounds(tmp_path, caplog):
+    mp4, avi, wav = make_video(), make_video("mpeg4.avi"), make_sound("wav")
+    for number, (folder, files) in enumerate(
+        {"dog": {"a.mp4": mp4, "b.AVI": avi, "t.wav": wav}, "cat": {"c.mp4": mp4}}.items()
+    ):
+        for kind in ("videos", "sounds"):
+            (tmp_path / kind / folder).mkdir(parents=True)
+        for name, content in files.items():
+            (tmp_path / "videos" / folder / name).write_bytes(content)
+        (tmp_path / "sounds" / folder / f"{number}.wav").write_bytes(wav)
+    source = Folder(f"{tmp_path}/videos")
+    assert "1 files are no videos, as the first class has, and left out" in caplog.text
+    assert [source[i]["modalities"]["video"] for i in range(3)] == [mp4, mp4, avi] and len(source) == 3
+    assert source[0]["captions"][0] == "a video of cat." and source[0]["label"] == 0 and "image" not in source[0]
+    source = Folder(f"{tmp_path}/sounds")
+    assert source[1]["modalities"] == {"audio": wav} and source[1]["captions"][0] == "the sound of dog."
+    with pytest.raises(UserError, match="class folder 'cat' has no sounds; remove it or fill it .* .wav$"):
+        Folder(f"{tmp_path}/videos", options=SourceOptions(image_key="wav"))

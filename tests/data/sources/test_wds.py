@@ -141,7 +141,7 @@ def test_every_missing_part_has_its_reason(tmp_path):
 @pytest.mark.parametrize(
     ("members", "fields", "message"),
     [
-        ([("k.mp4", b""), ("k.txt", b"")], {}, "1 examples have mp4, txt; none has jpg, .*data.image_key"),
+        ([("k.pdf", b""), ("k.txt", b"")], {}, "1 examples have pdf, txt; none has jpg, .*data.image_key"),
         ([("k.jpg", b""), ("k.cls", b"")], {}, "1 examples have cls, jpg; none has caption, json, txt .*caption_keys"),
         ([("k.jpg", b""), ("k.txt", b"")], {"image_key": "png"}, "none has png; set data.image_key"),
         ([("k.jpg", b""), ("k.txt", b"")], {"caption_keys": "json:caption"}, "none has json for captions"),
