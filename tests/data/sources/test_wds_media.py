@@ -129,11 +129,11 @@ def test_faults_are_counted_and_replaced(tmp_path):
         {"ok": count - len(faults)} | collections.Counter(r for _, r in faults.values())
     )
     same = WebDataset(write(intact, *([good] * count)), options=options(intact))
-    whole = TrainExamples([(same, 1)], seed=0, transform=_Prepared())
+    intact_epoch = TrainExamples([(same, 1)], seed=0, transform=_Prepared())
     for i, example in enumerate(epoch):
         if not example["substitution_reason"]:
-            np.testing.assert_array_equal(example["video"], whole[i]["video"])
-            np.testing.assert_array_equal(example["audio"], whole[i]["audio"])
+            np.testing.assert_array_equal(example["video"], intact_epoch[i]["video"])
+            np.testing.assert_array_equal(example["audio"], intact_epoch[i]["audio"])
     again = TrainExamples([(source, 1)], seed=0, transform=_Prepared())[12]
     assert all((again[key] == epoch[12][key]).all() for key in again)
     assert np.isfinite(
