@@ -298,13 +298,14 @@ encoders = Registry(
         "video": "mmjax.models.modality_encoders:VideoTransformer",
         "frames": "mmjax.models.frames_encoder:FramesEncoder",
         "audio": "mmjax.models.modality_encoders:AudioTransformer",
+        "whisper": "mmjax.models.whisper_encoder:WhisperEncoder",
         "series": "mmjax.models.modality_encoders:SeriesTransformer",
         "table": "mmjax.models.modality_encoders:TableTransformer",
         "features": "mmjax.models.modality_encoders:FeatureEncoder",
     },
     configs={
         name: f"mmjax.models.fusion.config:{name.capitalize()}EncoderConfig"
-        for name in ("image", "text", "video", "frames", "audio", "series", "table", "features")
+        for name in ("image", "text", "video", "frames", "audio", "whisper", "series", "table", "features")
     },
     fields="always",
 )

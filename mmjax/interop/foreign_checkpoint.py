@@ -2,11 +2,9 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmjax.errors import UserError
 from mmjax.interop import (
@@ -21,7 +19,6 @@ from mmjax.interop import (
     tokenizer_files,
 )
 from mmjax.interop import preprocessing as preprocessing_lib
-from mmjax.interop.param_names import Row
 from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
 from mmjax.interop.weights_path import HF_CONFIG, HUB, OPENCLIP_CONFIG, find_weights, local_path
 
@@ -35,8 +32,10 @@ _HF_TOKENIZER = "tokenizer_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ForeignCheckpoint:
+class ForeignCheckpoint(param_translation.TranslatedTensors):
     """A checkpoint of another library, opened and checked; its arrays are read by `read`.
+
+    What is not listed is as in `TranslatedTensors`.
 
     Attributes:
       path: of the file with the arrays.
@@ -46,7 +45,6 @@ class ForeignCheckpoint:
       preprocessing: fields of `transforms.ImageSpec`: `size`, `resize`, `interpolation`, `mean`, `std`, `image_rule`.
       tokenizer: as `data.tokenizer` has it; empty where none is known.
       config_file: where the settings come from; None where they come from shapes.
-      tensors, rows, shapes: the arrays, the table's rows and our parameters' shapes.
     """
 
     path: Path
@@ -56,15 +54,6 @@ class ForeignCheckpoint:
     preprocessing: dict[str, Any]
     tokenizer: str
     config_file: Path | None
-    tensors: Tensors
-    rows: list[Row]
-    shapes: dict[str, tuple[int, ...]]
-
-    def read(
-        self, convert: Callable[[str, np.ndarray], Any], wanted: Callable[[str], bool] = lambda path: True
-    ) -> dict[str, Any]:
-        """Reads parameters one by one; see `param_translation.read_params`."""
-        return param_translation.read_params(self.tensors, self.rows, self.shapes, convert, wanted)
 
 
 def open_checkpoint(path: Any, overrides: Mapping[str, Any] | None = None) -> ForeignCheckpoint:

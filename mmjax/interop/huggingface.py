@@ -20,7 +20,7 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-_HF_ACTIVATIONS = {
+HF_ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_tanh": "gelu_pytorch_tanh",
@@ -231,7 +231,7 @@ def to_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     family = family_of_settings(settings)
     image, text = settings["image"], settings["text"]
     vision_config, text_config = (
-        {theirs: tower[ours] for ours, theirs in _FIELDS.items()} | {"hidden_act": _HF_ACTIVATIONS[tower["activation"]]}
+        {theirs: tower[ours] for ours, theirs in _FIELDS.items()} | {"hidden_act": HF_ACTIVATIONS[tower["activation"]]}
         for tower in (image, text)
     )
     vision_config |= dict(image_size=image["image_size"], patch_size=image["patch_size"], num_channels=3)

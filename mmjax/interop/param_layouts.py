@@ -64,10 +64,16 @@ COPY = _one(_same, _same)
 SCALAR_1 = _one(_same, lambda x: x.reshape(1))
 # [1, N, D] <-> [N, D]
 BATCH_OF_ONE = _one(_same, lambda x: x[None])
+# [1, 1, D] <-> [D]
+TOKEN = _one(_same, lambda x: x[None, None])
 # [F] <-> [..., K]
 FLAT = _one(_same, lambda x: x.reshape(-1))
-# Convolution [D, C, P, P] <-> [P, P, C, D]
-CONVOLUTION = _one(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+# Convolution over any number of axes [D, C, P, P] <-> [P, P, C, D]
+CONVOLUTION = _one(
+    lambda x: x.transpose(*range(2, x.ndim), 1, 0), lambda x: x.transpose(x.ndim - 1, x.ndim - 2, *range(x.ndim - 2))
+)
+# Convolution over mel bins and frames [D, C, F, T] <-> over frames and mel bins [T, F, C, D]
+CONVOLUTION_OF_SPECTROGRAMS = _one(np.transpose, np.transpose)
 # nn.Linear [F, D] <-> [D, ...], one input axis: [D, F], [D, H, K], [D, 3, H, K]
 LINEAR = _one(_transposed, _rows)
 # nn.Linear [D, F] <-> [..., D], one output axis: [H, K, D]
@@ -78,6 +84,21 @@ QKV_BIAS = _stacked(0, _same, lambda x: x.reshape(-1))
 # q, k and v (or k and v): [D, H, K] each <-> [D, 3, H, K]; [H, K] each <-> [3, H, K]
 QKV_HEADS = _stacked(1, _same, _same)
 QKV_HEADS_BIAS = _stacked(0, _same, _same)
+
+
+def spectrogram_positions(bins: int, frames: int, prefix: int) -> Layout:
+    """Positions of patches with frames running fastest, [1, N, D] <-> with mel bins running fastest, [N, D].
+
+    Args:
+      bins, frames: patches along either axis.
+      prefix: rows of learned tokens, which stand first in both.
+    """
+
+    def turned(x, *grid):
+        patches = x[prefix:].reshape(*grid, -1).swapaxes(0, 1)
+        return np.concatenate([x[:prefix], patches.reshape(len(x) - prefix, -1)])
+
+    return _one(lambda x: turned(x[0], bins, frames), lambda x: turned(x, frames, bins)[None])
 
 
 def _split_weight(xs, shapes):

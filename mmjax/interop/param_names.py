@@ -220,6 +220,115 @@ HF_SIGLIP = [
 ]
 
 
+# -- Hugging Face's towers of video and sound --------------------------------------------------------------------------
+# `prefix` is what stands before a tower's names where the file holds its classifier, too.
+
+
+def _hf_vit_block(*, key_bias: bool) -> list[tuple[str, str, param_layouts.Layout]]:
+    """A layer as their ViT has it; VideoMAE's without a bias of keys."""
+    biases = ("query.bias", "key.bias", "value.bias") if key_bias else ("q_bias", "v_bias")
+    names = lambda *parts: " ".join(f"attention.attention.{part}" for part in parts)
+    return [
+        *_torch_norm("layernorm_before", "norm1"),
+        (names("query.weight", "key.weight", "value.weight"), "attention/qkv/kernel", param_layouts.QKV_LINEAR),
+        (names(*biases), "attention/qkv/bias", param_layouts.QKV_BIAS),
+        *_torch_pair("attention.output.dense", "attention/out", param_layouts.LINEAR_OUT),
+        *_torch_norm("layernorm_after", "norm2"),
+        *_torch_pair("intermediate.dense", "mlp/fc1"),
+        *_torch_pair("output.dense", "mlp/fc2"),
+    ]
+
+
+def hf_video(prefix: str, *, key_bias: bool) -> list[Row]:
+    """ViViT, and without `key_bias` VideoMAE, whose positions are no parameter."""
+    return [
+        *_rows(
+            f"{prefix}embeddings.",
+            "video/",
+            ("cls_token", "class_token", param_layouts.TOKEN),
+            ("position_embeddings", "position_embedding", param_layouts.BATCH_OF_ONE),
+            ("patch_embeddings.projection.weight", "tubelet_embed/kernel", param_layouts.CONVOLUTION),
+            ("patch_embeddings.projection.bias", "tubelet_embed/bias", param_layouts.COPY),
+        ),
+        *_rows(f"{prefix}encoder.layer.{{i}}.", "video/transformer/layers/", *_hf_vit_block(key_bias=key_bias)),
+        *_rows(prefix, "video/", *_torch_norm("layernorm", "norm")),
+        *_rows("", "", *_torch_norm("fc_norm", "head_norm"), *_torch_pair("classifier", "head")),
+    ]
+
+
+def hf_ast(prefix: str, bins: int, frames: int) -> list[Row]:
+    """AST; `bins` and `frames` are its patches along either axis, see `param_layouts.spectrogram_positions`."""
+    positions = param_layouts.spectrogram_positions(bins, frames, 2)
+    return [
+        *_rows(
+            f"{prefix}embeddings.",
+            "audio/",
+            ("cls_token", "class_token", param_layouts.TOKEN),
+            ("distillation_token", "distillation_token", param_layouts.TOKEN),
+            ("position_embeddings", "position_embedding", positions),
+            ("patch_embeddings.projection.weight", "patch_embed/kernel", param_layouts.CONVOLUTION_OF_SPECTROGRAMS),
+            ("patch_embeddings.projection.bias", "patch_embed/bias", param_layouts.COPY),
+        ),
+        *_rows(f"{prefix}encoder.layer.{{i}}.", "audio/transformer/layers/", *_hf_vit_block(key_bias=True)),
+        *_rows(prefix, "audio/", *_torch_norm("layernorm", "norm")),
+        *_rows("classifier.", "", *_torch_norm("layernorm", "head_norm"), *_torch_pair("dense", "head")),
+    ]
+
+
+_HF_WHISPER_BLOCK = [
+    *_torch_norm("self_attn_layer_norm", "norm1"),
+    (
+        "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight",
+        "attention/qkv/kernel",
+        param_layouts.QKV_LINEAR,
+    ),
+    ("self_attn.q_proj.bias self_attn.v_proj.bias", "attention/qkv/bias", param_layouts.QKV_BIAS),
+    *_torch_pair("self_attn.out_proj", "attention/out", param_layouts.LINEAR_OUT),
+    *_torch_norm("final_layer_norm", "norm2"),
+    *_torch_pair("fc1", "mlp/fc1"),
+    *_torch_pair("fc2", "mlp/fc2"),
+]
+
+
+def hf_whisper(prefix: str) -> list[Row]:
+    """Whisper's encoder and decoder; the head has rows for where it is not the token table."""
+    return [
+        *_rows(
+            f"{prefix}encoder.",
+            "audio/",
+            ("conv1.weight", "conv1/kernel", param_layouts.CONVOLUTION),
+            ("conv1.bias", "conv1/bias", param_layouts.COPY),
+            ("conv2.weight", "conv2/kernel", param_layouts.CONVOLUTION),
+            ("conv2.bias", "conv2/bias", param_layouts.COPY),
+            ("embed_positions.weight", "position_embedding", param_layouts.COPY),
+            *_torch_norm("layer_norm", "norm"),
+        ),
+        *_rows(f"{prefix}encoder.layers.{{i}}.", "audio/transformer/layers/", *_HF_WHISPER_BLOCK),
+        *_rows(
+            f"{prefix}decoder.",
+            "text/",
+            ("embed_tokens.weight", "token_embedding", param_layouts.COPY),
+            ("embed_positions.weight", "position_embedding", param_layouts.COPY),
+            *_torch_norm("layer_norm", "norm"),
+        ),
+        *_rows(
+            f"{prefix}decoder.layers.{{i}}.",
+            "text/transformer/layers/",
+            *_HF_WHISPER_BLOCK,
+            *_torch_norm("encoder_attn_layer_norm", "norm_cross"),
+            *_torch_pair("encoder_attn.q_proj", "cross_attention/q"),
+            (
+                "encoder_attn.k_proj.weight encoder_attn.v_proj.weight",
+                "cross_attention/kv/kernel",
+                param_layouts.QKV_LINEAR,
+            ),
+            ("encoder_attn.v_proj.bias", "cross_attention/kv/bias", param_layouts.QKV_BIAS),
+            *_torch_pair("encoder_attn.out_proj", "cross_attention/out", param_layouts.LINEAR_OUT),
+        ),
+        *_rows("", "text/", ("proj_out.weight", "head/kernel", param_layouts.LINEAR)),
+    ]
+
+
 # -- big_vision --------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Translation between named arrays of another library and our parameters, one parameter at a time."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -149,6 +150,25 @@ def read_params(
             if wanted(path):
                 result[path] = convert(path, np.asarray(array, order="C"))
     return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslatedTensors:
+    """Arrays of a file under our names.
+
+    Attributes:
+      tensors, rows, shapes: the arrays, the table's rows and our parameters' shapes.
+    """
+
+    tensors: Tensors
+    rows: list[Row]
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(
+        self, convert: Callable[[str, np.ndarray], Any], wanted: Callable[[str], bool] = lambda path: True
+    ) -> dict[str, Any]:
+        """Reads parameters one by one; see `read_params`."""
+        return read_params(self.tensors, self.rows, self.shapes, convert, wanted)
 
 
 def export_params(params: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[tuple[str, np.ndarray]]:

@@ -161,6 +161,8 @@ class DecoderTextConfig(PrefixTextConfig):
     """a token sees itself and those before it"""
     cross_every: int = 0
     """every k-th layer from `cross_from` on looks at the image"""
+    key_bias: bool = True
+    """keys have a bias (Whisper's decoder: no)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class TextStack(encoders.TransformerTower, kw_only=True):
       token_types: rows of the table of token types (BERT's segments); 0 for none.
       embedding_norm: a layer norm of the embedded tokens (BERT).
       final_norm: a layer norm after the last layer (GPT).
-      cross_every, cross_from, cross_mlp: see `Transformer`.
+      cross_every, cross_from, cross_mlp, key_bias: see `Transformer`.
       head: over the vocabulary: `none`, `tied` (the token embedding, as GPT-2 does), `linear` (with bias where
         `head_bias`), `mlm` (BERT's: dense, activation, norm, the token embedding, bias).
       head_bias: see `head`.
@@ -49,6 +49,7 @@ class TextStack(encoders.TransformerTower, kw_only=True):
     cross_every: int = 0
     cross_from: int = 0
     cross_mlp: bool = False
+    key_bias: bool = True
     head: str = "none"
     head_bias: bool = True
 
@@ -64,7 +65,11 @@ class TextStack(encoders.TransformerTower, kw_only=True):
         if self.embedding_norm:
             self.norm_embed = norm(self.norm_eps, self.dtype)
         self.transformer = self.make_transformer(
-            norm=self.norm, cross_every=self.cross_every, cross_from=self.cross_from, cross_mlp=self.cross_mlp
+            norm=self.norm,
+            cross_every=self.cross_every,
+            cross_from=self.cross_from,
+            cross_mlp=self.cross_mlp,
+            key_bias=self.key_bias,
         )
         if self.final_norm:
             self.final = norm(self.norm_eps, self.dtype, "norm")

@@ -8,6 +8,7 @@ and changes neither values nor gradients.
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key
 
@@ -17,6 +18,8 @@ from mmjax.nn import attention, modality_embed
 from mmjax.nn import positions as positions_lib
 from mmjax.nn.layers import ACTIVATIONS, Dense, add_parameter, broadcast_parameter, fold_keys, layer_norm
 from mmjax.utils.random_streams import EncoderStream
+
+POSITIONS = ("factorised", "joint", "sincos")
 
 
 class ModalityTower(TransformerTower, kw_only=True):
@@ -47,6 +50,8 @@ class ModalityTower(TransformerTower, kw_only=True):
         positions: Float[Array, "M D"] | None = None,
         *,
         intermediates: bool = False,
+        final_norm: bool = True,
+        key_bias: bool = True,
     ) -> Encoded:
         """Learned tokens in front, then the transformer (none at depth 0) and the final norm.
 
@@ -56,6 +61,8 @@ class ModalityTower(TransformerTower, kw_only=True):
           keys: per-example keys, or None.
           positions: the position table, whose first rows belong to the learned tokens; None for none.
           intermediates: whether to return each layer's output.
+          final_norm: whether there is one.
+          key_bias: see `Transformer`.
         """
         names = self.learned_tokens()
         if names:
@@ -68,9 +75,11 @@ class ModalityTower(TransformerTower, kw_only=True):
         layers = None
         if self.depth:
             spec = attention.AttentionSpec(valid=valid)
-            out = self.make_transformer()(x, spec, fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates)
+            run = self.make_transformer(key_bias=key_bias)
+            out = run(x, spec, fold_keys(keys, EncoderStream.LAYERS), intermediates=intermediates)
             x, layers = out.tokens, out.layers
-        x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        if final_norm:
+            x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
         return Encoded(x, valid, layers=layers)
 
 
@@ -96,7 +105,10 @@ def resample_time_positions(
 
 
 class VideoTransformer(ModalityTower, kw_only=True):
-    """ViViT with joint space-time attention (arXiv:2103.15691, model 1).
+    """ViViT with joint space-time attention (arXiv:2103.15691, model 1), and VideoMAE (arXiv:2203.12602).
+
+    VideoMAE's encoder has `positions="sincos"`, `class_token=False` and `key_bias=False`; one that was made to be
+    averaged over its tokens has `final_norm=False`.
 
     Other resolutions and numbers of frames resample the positions bicubically, along each axis by itself.
 
@@ -104,8 +116,10 @@ class VideoTransformer(ModalityTower, kw_only=True):
       frames, image_size: of the videos that the position tables are made for.
       tubelet_frames, patch_size: frames and pixels of a tubelet.
       tubelet_init: of the tubelets' map: `normal`, `central_frame` or `average`, see `modality_embed.TubeletEmbed`.
-      positions: `factorised` (a spatial and a temporal table, added) or `joint` (one row for each tubelet, as
-        published).
+      positions: `factorised` (a spatial and a temporal table, added), `joint` (one row for each tubelet, as ViViT
+        has it) or `sincos` (the same of sines and cosines, which is no parameter).
+      final_norm: a layer norm after the last layer.
+      key_bias: see `Transformer`.
     """
 
     frames: int
@@ -114,6 +128,8 @@ class VideoTransformer(ModalityTower, kw_only=True):
     tubelet_frames: int = 2
     tubelet_init: str = "normal"
     positions: str = "factorised"
+    final_norm: bool = True
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -136,20 +152,28 @@ class VideoTransformer(ModalityTower, kw_only=True):
         if valid is not None:
             seen = windows_with_valid(valid, self.tubelet_frames, self.tubelet_frames)
             valid = jnp.repeat(seen, rows * columns, axis=1)
-        return self.encode(x, valid, keys, table, intermediates=intermediates)
+        settings = dict(final_norm=self.final_norm, key_bias=self.key_bias)
+        return self.encode(x, valid, keys, table, intermediates=intermediates, **settings)
 
     def _positions(self, new: tuple[int, int, int]) -> Float[Array, "N D"]:
         side = self.image_size // self.patch_size
         grid = (self.frames // self.tubelet_frames, side, side)
         prefix = len(self.learned_tokens())
-        if validate_choice("positions", self.positions, ("factorised", "joint")) == "joint":
-            table = self.learned("position_embedding", prefix + grid[0] * side * side)
+        kind, rows = validate_choice("positions", self.positions, POSITIONS), prefix + grid[0] * side * side
+        if kind != "factorised":
+            sincos = kind == "sincos"
+            table = self._sincos(rows, prefix) if sincos else self.learned("position_embedding", rows)
             return positions_lib.resample_positions(table, grid, new, prefix=prefix)
         space = self.learned("position_embedding", prefix + side * side)
         space = positions_lib.resample_positions(space, grid[1:], new[1:], prefix=prefix)
         time = positions_lib.resample_positions(self.learned("time_embedding", grid[0]), grid[:1], new[:1])
         both = (time[:, None] + space[prefix:]).reshape(-1, self.width)
         return jnp.concatenate([space[:prefix], both])
+
+    def _sincos(self, rows: int, prefix: int) -> Float[Array, "N D"]:
+        """Zeros for learned tokens, then sines and cosines by number of the tubelet."""
+        table = positions_lib.interleaved_sinusoids(rows - prefix, self.width)
+        return jnp.asarray(np.pad(table, ((prefix, 0), (0, 0))))
 
 
 class AudioTransformer(ModalityTower, kw_only=True):

@@ -155,6 +155,8 @@ class MultiHeadAttention(nn.Module):
       out_std: of the output projection's initialisation.
       implementation: kernel of self-attention.
       qk_norm: layer norm, without bias, of each head's queries and keys (arXiv:2302.05442).
+      key_bias: keys have a bias, as queries and values do. It changes no output: to all scores of a query it adds the
+        same. VideoMAE and Whisper have none.
     """
 
     heads: int
@@ -162,6 +164,7 @@ class MultiHeadAttention(nn.Module):
     dtype: DTypeLike = jnp.float32
     implementation: Kernel = "xla"
     qk_norm: bool = False
+    key_bias: bool = True
 
     def normed(self, x: Float[Array, "B N H K"], name: str) -> Float[Array, "B N H K"]:
         """Queries or keys, with `qk_norm` normalised."""
@@ -183,8 +186,8 @@ class MultiHeadAttention(nn.Module):
 class SelfAttention(MultiHeadAttention):
     """Multi-head self-attention with one fused projection.
 
-    Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K]; `out` kernel [H, K, D] and bias [D]; with `qk_norm`,
-    `q_norm` and `k_norm` scale [K].
+    Parameters: `qkv` kernel [D, 3, H, K] and bias [3, H, K] ([2, H, K] without `key_bias`); `out` kernel [H, K, D]
+    and bias [D]; with `qk_norm`, `q_norm` and `k_norm` scale [K].
     """
 
     @nn.compact
@@ -213,7 +216,8 @@ class SelfAttention(MultiHeadAttention):
         # One axis of features is as the kernel reads them; of several XLA would have the batch run fastest, and copy.
         flat = fused and not self.qk_norm and (mesh is None or mesh.shape["tensor"] == 1)
         # 'BND,DTHK->BNTHK'
-        project = Dense((3, self.heads, head_dim), std=width**-0.5, dtype=self.dtype, flat=flat, name="qkv")
+        shape, unbiased = (3, self.heads, head_dim), None if self.key_bias else 1
+        project = Dense(shape, std=width**-0.5, dtype=self.dtype, flat=flat, unbiased=unbiased, name="qkv")
         if fused:
             return self._fused(project(x), spec.causal, mesh)
         implementation = "xla" if self.implementation == "pallas" else self.implementation

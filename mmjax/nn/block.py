@@ -107,6 +107,7 @@ class Block(nn.Module):
     attention_impl: attention.Kernel
     norm: str
     qk_norm: bool
+    key_bias: bool
     cross: bool
     cross_mlp: bool
     segments: tuple[int, ...] | None
@@ -142,13 +143,15 @@ class Block(nn.Module):
 
     def _self_attend(self, x, cache, inputs, noise):
         attend = attention.SelfAttention(
-            self.heads, self.out_std, self.dtype, self.attention_impl, self.qk_norm, name="attention"
+            self.heads, self.out_std, self.dtype, self.attention_impl, self.qk_norm, self.key_bias, name="attention"
         )
         y, cache = attend(self._branch_input(x, "norm1"), inputs.spec, cache, inputs.index, inputs.chosen)
         return self._add(x, y, "norm1", noise, BranchStream.ATTENTION), cache
 
     def _cross_attend(self, x, cache, inputs, noise):
-        attend = CrossAttention(self.heads, self.out_std, self.dtype, qk_norm=self.qk_norm, name="cross_attention")
+        attend = CrossAttention(
+            self.heads, self.out_std, self.dtype, qk_norm=self.qk_norm, key_bias=self.key_bias, name="cross_attention"
+        )
         y, memory = self._branch_input(x, "norm_cross", self._first_segment), inputs.memory
         if self.cross_mlp and memory is not None:
             memory = self._layer_norm("norm_memory")(memory)

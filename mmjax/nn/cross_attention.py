@@ -11,8 +11,8 @@ from mmjax.parallel.mesh import shard_activation
 class CrossAttention(MultiHeadAttention):
     """Multi-head attention of queries over a memory of any width.
 
-    Parameters: `q` kernel [D, H, K]; `kv` kernel [Dm, 2, H, K]; `out` kernel [H, K, D]; each with its bias; with
-    `qk_norm`, `q_norm` and `k_norm` scale [K].
+    Parameters: `q` kernel [D, H, K]; `kv` kernel [Dm, 2, H, K]; `out` kernel [H, K, D]; each with its bias (`kv`
+    [1, H, K] without `key_bias`); with `qk_norm`, `q_norm` and `k_norm` scale [K].
     """
 
     @nn.compact
@@ -38,7 +38,8 @@ class CrossAttention(MultiHeadAttention):
             if memory is None:
                 raise ValueError("cross-attention needs a memory, or its keys and values")
             std = memory.shape[-1] ** -0.5
-            kv = Dense((2, self.heads, head_dim), std=std, dtype=self.dtype, name="kv")(memory)
+            unbiased = None if self.key_bias else 0
+            kv = Dense((2, self.heads, head_dim), std=std, dtype=self.dtype, unbiased=unbiased, name="kv")(memory)
             k, v = (shard_activation(kv[:, :, i], None, "tensor", None) for i in range(2))
             cached = KVCache(self.normed(k, "k_norm"), v)
         q = self.normed(shard_activation(q, None, "tensor", None), "q_norm")

@@ -98,7 +98,7 @@ def add_parameter(x: Float[Array, "..."], parameter: Float[Array, "..."]) -> Flo
 class Dense(nn.Module):
     """A linear map of the last axes of its input.
 
-    Parameters: `kernel` float32 [*inputs, *features], and `bias` float32 [*features].
+    Parameters: `kernel` float32 [*inputs, *features], and `bias` float32 [*features], without what is `unbiased`.
 
     Attributes:
       features: sizes of the result's last axes.
@@ -108,6 +108,7 @@ class Dense(nn.Module):
       use_bias: whether there is a bias.
       out_dtype: type that products are summed and returned in; None for `dtype`.
       flat: return the features as one axis, in the same order. Not for features that are sharded.
+      unbiased: along the first axis of the features, which of them have no bias; None for none such.
     """
 
     features: int | Sequence[int]
@@ -117,6 +118,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     out_dtype: DTypeLike | None = None
     flat: bool = False
+    unbiased: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], part: slice = slice(None)) -> Float[Array, "..."]:
@@ -129,7 +131,9 @@ class Dense(nn.Module):
         kernel = kernel.reshape(*inputs, -1) if self.flat else kernel
         y = checkpoint_name(multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype), PRODUCT)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)[part]
+            biased = (features[0] - (self.unbiased is not None), *features[1:])
+            bias = self.param("bias", nn.initializers.zeros, biased, jnp.float32)
+            bias = (bias if self.unbiased is None else jnp.insert(bias, self.unbiased, 0.0, axis=0))[part]
             y = add_parameter(y, bias.reshape(-1) if self.flat else bias)
         return y
 

@@ -58,3 +58,26 @@ def resample_positions(
             matrix = bicubic_matrix(old, new, antialias=True).astype(np.float32)
             body = jnp.moveaxis(jnp.tensordot(matrix, body, axes=(1, axis), precision="highest"), 0, axis)
     return jnp.concatenate([table[:prefix], body.reshape(-1, table.shape[1]).astype(table.dtype)])
+
+
+def interleaved_sinusoids(length: int, width: int) -> np.ndarray:
+    """Sines and cosines of positions (arXiv:1706.03762): float32 [length, width], columns 0, 2, ... sines.
+
+    Computed in float64 by NumPy, so that it is the same everywhere.
+    """
+    column = np.arange(width)
+    angle = np.arange(length)[:, None] / np.power(10_000, 2 * (column // 2) / width)
+    return np.where(column % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+def side_by_side_sinusoids(length: int, width: int) -> np.ndarray:
+    """The same as Whisper has it: float32 [length, width], all sines, then all cosines.
+
+    Raises:
+      ValueError: an odd width, or one without two frequencies.
+    """
+    half = width // 2
+    if width % 2 or half < 2:
+        raise ValueError(f"a table of sines and cosines side by side has an even width of 4 or more, and not {width}")
+    angle = np.arange(length)[:, None] * np.exp(-np.log(10_000) / (half - 1) * np.arange(half))
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)

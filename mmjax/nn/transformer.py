@@ -129,6 +129,7 @@ class Transformer(nn.Module):
         padded to an even one. Cross-attention always runs on XLA's.
       norm: `pre` or `post` (BERT), see `Block`. Neither includes a norm after the last layer.
       qk_norm: norms of queries and keys.
+      key_bias: keys have a bias.
       cross_every: every k-th layer from `cross_from` on has cross-attention; 0 for none.
       cross_from: the first layer with cross-attention.
       cross_mlp: see `Block` (CoCa's decoder).
@@ -148,6 +149,7 @@ class Transformer(nn.Module):
     attention_impl: attention.Kernel = "xla"
     norm: str = "pre"
     qk_norm: bool = False
+    key_bias: bool = True
     cross_every: int = 0
     cross_from: int = 0
     cross_mlp: bool = False
@@ -238,7 +240,7 @@ class Transformer(nn.Module):
         numbers = jnp.arange(self.depth)
         layers = (numbers, numbers / max(1, self.depth - 1))
         names = ("heads", "mlp_dim", "activation", "norm_eps", "dropout", "drop_path", "dtype", "attention_impl")
-        settings = {name: getattr(self, name) for name in (*names, "norm", "qk_norm", "cross_mlp")}
+        settings = {name: getattr(self, name) for name in (*names, "norm", "qk_norm", "key_bias", "cross_mlp")}
         # OpenAI CLIP's initialisation: residual branches shrink with depth.
         std = width**-0.5 * (2 * self.depth) ** -0.5
         make = functools.partial(Block, **settings, out_std=std, segments=segments)

@@ -12,7 +12,7 @@ from mmjax.models.modality_encoders import resample_time_positions
 from mmjax.models.variants import two_tower
 from mmjax.nn.layers import PatchEmbed
 from mmjax.nn.modality_embed import inflate_patches
-from mmjax.nn.positions import resample_positions
+from mmjax.nn.positions import interleaved_sinusoids, resample_positions
 
 TINY = dict(width=8, depth=1, heads=2, mlp_dim=12, scan=False)
 RNG = np.random.default_rng(0)
@@ -44,6 +44,12 @@ CASES = {
         normal(2, 12, 6),
         mask("xxxxxxx.....", "xxx........."),
         mask("xxxxxxx", "xxx...."),
+    ),
+    "whisper": (
+        dict(frames=12, mel_bins=6),
+        normal(2, 12, 6),
+        mask("xxxxxxx.....", "xxx........."),
+        mask("xxxx..", "xx...."),
     ),
     "series": (
         dict(steps=10, patch_length=3),
@@ -222,6 +228,21 @@ def test_other_videos_resample_space_and_time(models):
     np.testing.assert_allclose(x[0, 1:], table * params["norm"]["scale"] + params["norm"]["bias"], atol=2e-5)
 
 
+def test_fixed_positions_are_no_parameter():
+    """On black videos only the sines and cosines of VideoMAE tell tubelets apart."""
+    settings = dict(positions="sincos", class_token=False, key_bias=False, final_norm=False, depth=0)
+    module = make_encoder("video", TINY | CASES["video"][0] | settings)
+    params = {"tubelet_embed": {"kernel": normal(2, 4, 4, 3, 8), "bias": normal(8)}}
+    black = np.zeros((1, 4, 8, 8, 3), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), black)["params"]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
+    tokens = jax.jit(module.apply)({"params": params}, black).tokens[0]
+    np.testing.assert_allclose(tokens, interleaved_sinusoids(8, 8) + params["tubelet_embed"]["bias"], atol=1e-6)
+    with_layers = make_encoder("video", TINY | CASES["video"][0] | settings | dict(depth=1, final_norm=True))
+    shapes = jax.eval_shape(with_layers.init, jax.random.key(0), black)["params"]
+    assert shapes["transformer"]["layers"]["attention"]["qkv"]["bias"].shape == (1, 2, 2, 4) and "norm" in shapes
+
+
 def test_a_shorter_series_is_a_longer_one_masked(models):
     """Time keeps its place: filling up to the model's length, as batches are, changes nothing."""
     module, params, run = models("series")
@@ -288,7 +309,7 @@ def test_every_size_encodes(kind, size):
     shape = {
         "image": (1, side, side, 3),
         **dict.fromkeys(("video", "frames"), (1, settings.get("frames"), side, side, 3)),
-        "audio": (1, settings.get("frames"), settings.get("mel_bins")),
+        **dict.fromkeys(("audio", "whisper"), (1, settings.get("frames"), settings.get("mel_bins"))),
         "series": (1, 6, 2),
         "table": (1, 3),
         "features": (1, 5),
@@ -326,6 +347,8 @@ def test_unknown_kind_and_size():
         ("video", {}, (1, 3, 8, 8, 3), "a video of 3x8x8 .* does not divide into tubelets of 2x4x4"),
         ("video", dict(tubelet_init="centre"), (1, 4, 8, 8, 3), "inflation 'centre' is not known"),
         ("video", dict(positions="summed"), (1, 4, 8, 8, 3), "positions='summed' is not known"),
+        ("whisper", {}, (1, 13, 6), "a spectrogram of 13 frames x 6 bins for 12 x 6"),
+        ("whisper", {}, (1, 12, 5), "a spectrogram of 12 frames x 5 bins for 12 x 6"),
         ("audio", {}, (1, 3, 6), "axis 0 has 3 samples, fewer than one window of 4"),
         ("table", {}, (1, 5), "a table of 5 columns for numeric=2 and 2 numbers of categories"),
         ("features", {}, (1, 5, 9), "5 features are more than context_length=4"),

@@ -119,3 +119,31 @@ def test_bfloat16_in_and_out(qkv):
     out = jax.jit(attend)(*half, AttentionSpec(causal=True))
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(np.float32), reference(*half, causal=True), atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["self", "cross", "one query"])
+def test_without_a_bias_of_keys(kind, qkv, random_params):
+    """As with one of zeros, gradients too; and any other would change no output."""
+    x = np.concatenate([part.reshape(BATCH, QUERIES, -1) for part in qkv[:2]], axis=-1)
+    cls, name = (CrossAttention, "kv") if kind == "cross" else (SelfAttention, "qkv")
+    more = dict(chosen=jnp.array([0, 3, 1])) if kind == "one query" else {}
+    others = lambda x: (*([x] if kind == "cross" else []), AttentionSpec())
+
+    def run(key_bias, params):
+        module = cls(HEADS, 0.1, key_bias=key_bias)
+        apply = lambda params, x: module.apply({"params": params}, x, *others(x), **more)[0]
+        return jax.jit(jax.value_and_grad(lambda params, x: jnp.square(apply(params, x)).sum()))(params, x)
+
+    init = cls(HEADS, 0.1, key_bias=False).init
+    shapes = jax.eval_shape(lambda x: init(jax.random.key(0), x, *others(x)), x)
+    params = random_params(shapes["params"])
+    key = 0 if kind == "cross" else 1
+    bias = params[name]["bias"]
+    assert bias.shape[0] == (1 if kind == "cross" else 2)
+    value, gradient = run(False, params)
+    for number in (0.0, 3.0):
+        with_bias = params | {name: params[name] | {"bias": np.insert(bias, key, np.float32(number), axis=0)}}
+        expected, theirs = run(True, with_bias)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        theirs[name]["bias"] = jnp.delete(theirs[name]["bias"], key, axis=0)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradient, theirs)

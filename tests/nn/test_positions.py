@@ -1,11 +1,11 @@
-"""Bicubic resampling of positions against PyTorch."""
+"""Bicubic resampling of positions against PyTorch; tables of sines and cosines."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.nn.positions import bicubic_matrix, resample_positions
+from mmjax.nn.positions import bicubic_matrix, interleaved_sinusoids, resample_positions, side_by_side_sinusoids
 
 # torch.nn.functional.interpolate(mode="bicubic", align_corners=False) of unit vectors, PyTorch 2.13 in float64.
 GOLDEN = {
@@ -95,3 +95,21 @@ def test_resample_along_one_and_three_axes():
     np.testing.assert_allclose(out, expected.reshape(18, 5), atol=1e-5)
     line = resample_positions(jnp.asarray(table), (24,), (30,))
     np.testing.assert_allclose(line, bicubic_matrix(24, 30, antialias=True) @ table, atol=1e-5)
+
+
+def test_sinusoids():
+    """Column by column from the formula."""
+    table = interleaved_sinusoids(7, 6)
+    for column in range(6):
+        rate = 10_000 ** (-(column - column % 2) / 6)
+        wave = np.cos if column % 2 else np.sin
+        np.testing.assert_allclose(table[:, column], wave(np.arange(7) * rate), atol=1e-7)
+    table = side_by_side_sinusoids(7, 6)
+    for column in range(3):
+        rate = 10_000 ** (-column / 2)
+        np.testing.assert_allclose(table[:, column], np.sin(np.arange(7) * rate), atol=1e-7)
+        np.testing.assert_allclose(table[:, 3 + column], np.cos(np.arange(7) * rate), atol=1e-7)
+    assert table.dtype == np.float32
+    for width in (2, 5):
+        with pytest.raises(ValueError, match=f"and not {width}"):
+            side_by_side_sinusoids(3, width)

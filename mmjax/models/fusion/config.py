@@ -54,7 +54,7 @@ class ModalityTowerConfig(TowerConfig, EncoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEncoderConfig(ModalityTowerConfig):
-    """ViViT with joint space-time attention (arXiv:2103.15691)."""
+    """ViViT with joint space-time attention (arXiv:2103.15691); VideoMAE (arXiv:2203.12602)."""
 
     kind: ClassVar[str] = "video"
     axes: ClassVar[str] = "(frames, height, width, channels)"
@@ -69,8 +69,12 @@ class VideoEncoderConfig(ModalityTowerConfig):
     """frames of a tubelet"""
     tubelet_init: Literal["normal", "central_frame", "average"] = "normal"
     """of the tubelets' map: normal, or from an image patch's: central_frame, average"""
-    positions: Literal["factorised", "joint"] = "factorised"
-    """factorised (a spatial and a temporal table, added) or joint (one row for each tubelet, as published)"""
+    positions: Literal["factorised", "joint", "sincos"] = "factorised"
+    """factorised (a spatial and a temporal table, added), joint (a row a tubelet, ViViT), sincos (fixed, VideoMAE)"""
+    final_norm: bool = True
+    """a layer norm after the last layer (VideoMAE's classifiers: no)"""
+    key_bias: bool = True
+    """keys have a bias (VideoMAE: no)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,23 @@ class AudioEncoderConfig(ModalityTowerConfig):
     """step from patch to patch along both; none for patches side by side; AST's is (10, 10)"""
     distillation_token: bool = False
     """a second learned token; AST pools the mean of the two"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhisperEncoderConfig(ModalityTowerConfig):
+    """Whisper's encoder of log-mel spectrograms (arXiv:2212.04356)."""
+
+    kind: ClassVar[str] = "whisper"
+    axes: ClassVar[str] = "(frames, mel bins)"
+    ranks: ClassVar[tuple[int, ...]] = (2,)
+    norm_eps: float = 1e-5
+    """epsilon of the layer norms"""
+    class_token: bool = False
+    """a learned token, which is always valid, before the others; Whisper has none"""
+    frames: int
+    """of the longest spectrogram; Whisper's are of 3000, thirty seconds"""
+    mel_bins: int
+    """of the spectrograms: 80, and 128 from large-v3 on"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,6 +165,12 @@ ENCODERS: dict[str, dict[str, dict[str, Any]]] = {
             norm_eps=1e-12,
         ),
     },
+    "whisper": {
+        "tiny": _encoder(*_TINY, frames=32, mel_bins=16),
+        "small": _encoder(*_SMALL, frames=200, mel_bins=64),
+        # Whisper's base is narrower; this is its small.
+        "base": _encoder(*_BASE, frames=3000, mel_bins=80),
+    },
     "series": {"tiny": _encoder(*_TINY), "small": _encoder(*_SMALL), "base": _encoder(*_BASE)},
     "table": {"tiny": _encoder(*_TINY), "small": _encoder(*_SMALL), "base": _encoder(*_BASE)},
     "features": {"tiny": dict(width=32), "small": dict(width=96), "base": dict(width=768)},
