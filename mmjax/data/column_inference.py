@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.formats.class_records import FOLDER_TEMPLATES, make_class_record
-from mmjax.data.formats.input_files import inputs_of_bytes, record_fields
+from mmjax.data.formats.class_records import make_class_record
+from mmjax.data.formats.input_files import TEMPLATES, inputs_of_bytes, kind_of, record_fields
 from mmjax.data.formats.wordnet_ids import readable_names, unknown_ids
 from mmjax.data.record import CaptionKeys, Record, stable_id
 from mmjax.data.source_protocols import SourceOptions
@@ -109,7 +109,8 @@ class ClassFields:
     @property
     def templates(self) -> list[str]:
         """Templates of the captions, see `Source`."""
-        return list(FOLDER_TEMPLATES)
+        kind = self.image if self.image in TEMPLATES else kind_of(f".{self.image}")
+        return list(TEMPLATES[kind or "image"])
 
     def record(self, lookup: Callable[[str], Any], *, source: str, index: int, path: str) -> Record:
         """Makes a record, whose id is the class's; see `CaptionFields.record`.
@@ -124,7 +125,7 @@ class ClassFields:
         if not isinstance(label, int) or not 0 <= label < len(self.names_of_classes):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
         class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
-        return make_class_record(inputs, self.names_of_classes, FOLDER_TEMPLATES, label, path, class_id)
+        return make_class_record(inputs, self.names_of_classes, self.templates, label, path, class_id)
 
 
 Fields = CaptionFields | ClassFields
@@ -141,7 +142,10 @@ def _read_inputs(lookup: Callable[[str], Any], field: str, path: str) -> dict[st
         raise BadExample("no_image", f"{path}: nothing under {field!r}")
     if not isinstance(value, bytes):
         raise BadExample("not_image", f"{path}: {field!r} holds {type(value).__name__}, not an encoded image")
-    return inputs_of_bytes(value)
+    try:
+        return inputs_of_bytes(value)
+    except BadExample as error:
+        raise error.with_path(path) from error
 
 
 @overload

@@ -3,10 +3,13 @@
 import posixpath
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.image.image_file import read_image
+from mmjax.data.formats.input_files import read_input
 from mmjax.io.reader import Reader, is_local
 
-IMAGE_COLUMNS = ("image", "filepath", "path", "file_name", "filename", "image_path")
+IMAGE_COLUMNS = (
+    *("image", "filepath", "path", "file_name", "filename", "image_path"),
+    *("video", "video_path", "audio", "audio_path", "file"),
+)
 IMAGES_OPTION = ",images="  # what names the folder of the images, after a table's path
 
 
@@ -20,7 +23,7 @@ def resolve_path(folder: str, image: str) -> str:
 
 
 def read_listed_image(reader: Reader, path: str, folder: str, allowed: str) -> bytes:
-    """Reads an image that a table names.
+    """Reads an image, or another input of an example, that a table names.
 
     Args:
       reader: reads it.
@@ -30,13 +33,13 @@ def read_listed_image(reader: Reader, path: str, folder: str, allowed: str) -> b
 
     Raises:
       OSError: it is not there, or cannot be read.
-      BadExample: as `read_image` does; `read`, where the table may not name it.
+      BadExample: as `read_input` does; `read`, where the table may not name it.
     """
     if allowed != "any" and storage_of(path) != storage_of(folder):
         raise BadExample("read", f"{path!r} is on another storage than its table; data.table_paths='any' allows that")
     if allowed == "folder" and not _is_inside(path, folder):
         raise BadExample("read", f"{path!r} is not in {folder!r}; data.table_paths='storage' allows that")
-    return read_image(reader, path)
+    return read_input(reader, path)
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -68,6 +68,8 @@ def inputs_of_file(content: bytes, suffix: str) -> dict[str, Any]:
 
 def inputs_of_bytes(content: bytes) -> dict[str, Any]:
     """What an encoded file whose name is not known gives of an example, see `inputs_of_file`."""
+    if content[:6] == b"\x93NUMPY":
+        return inputs_of_file(content, ".npy")
     name = media_format(content)
     suffix = {"": "", "gif": ".gif"}.get(name, ".mp4" if name in VIDEO_FORMATS else ".wav")
     return inputs_of_file(content, suffix)

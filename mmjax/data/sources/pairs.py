@@ -1,23 +1,28 @@
-"""Tables of images and captions (`pairs:`).
+"""Tables of images, videos or sounds, and captions (`pairs:`).
 
 Paths are local, or URLs of any file system that fsspec knows (`gs://`, `s3://`, `https://`, `memory://`, ...). Image
 files are read on demand; one that is missing then raises FileNotFoundError, which the pipeline counts and substitutes.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import logging
+import math
 import os
 import posixpath
 import struct
 from array import array
+from typing import Any
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import choose_fields
 from mmjax.data.formats.image_paths import IMAGE_COLUMNS, IMAGES_OPTION, read_listed_image, resolve_path
+from mmjax.data.formats.input_files import inputs_of_file, record_fields, suffix_of
 from mmjax.data.formats.table_file import Table
+from mmjax.data.formats.table_inputs import SPAN_COLUMNS, PathPattern, parse_spans, read_span
 from mmjax.data.formats.written_list import parse_list
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
@@ -49,10 +54,14 @@ class Pairs:
     image's path is the record's `id`. A row without an image is a bad example, and so is an image without a caption
     that is not blank.
 
+    What a file is, its ending says: an image, a video, a sound or an array. Where the table has columns `start` and
+    `end`, they are the seconds of a video or a sound that count, and rows of one file and one span are one record.
+    After ",images=" there may be a pattern of the files' paths instead, such as `clips/{youtube_id}.flac`.
+
     A table of more than a megabyte is moved into a file of the cache folder, of which workers read what they need.
 
     Args:
-      path: the table; its ending says which kind it is. ",images=DIR" may follow.
+      path: the table; its ending says which kind it is. ",images=DIR" or ",images=PATTERN" may follow.
       options: how to read it. `image_key` is the column of image paths, by default the first found of IMAGE_COLUMNS;
         `caption_keys` are the columns of captions, by default the first usual one found.
       field: config field to name in errors.
@@ -72,8 +81,13 @@ class Pairs:
             raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
         self.name = posixpath.splitext(posixpath.basename(file))[0]
         self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
+        pattern = PathPattern.parse(images_folder)
+        images_folder = pattern.folder if pattern is not None else images_folder
         self._folder = images_folder.rstrip("/") + "/" if images_folder else file[: file.rfind("/") + 1]
         table = Table(file, reader=self._reader, where=where, options=options)
+        if pattern is not None:
+            pattern.check(table.columns, where)
+            options = dataclasses.replace(options, image_key=pattern.columns[0])
         try:
             fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
         except UserError as error:
@@ -86,17 +100,30 @@ class Pairs:
         self._keys = fields.captions
         images, captions = StringArrayBuilder(), [StringArrayBuilder() for _ in self._keys.keys]
         group_keys, lists = array("Q"), 0
-        rows = table.rows([fields.image, *self._keys.keys])
+        span_columns = SPAN_COLUMNS if set(SPAN_COLUMNS) <= set(table.columns) else ()
+        path_columns = [fields.image] if pattern is None else pattern.columns
+        all_spans = [np.zeros((0, 2))]
+        rows = table.rows([*path_columns, *span_columns, *self._keys.keys])
         # Column by column: a million rows are a matter of seconds.
         while chunk := list(itertools.islice(rows, _CHUNK)):
-            lines, paths, *columns = zip(*chunk, strict=True)
-            paths = [path.strip() if isinstance(path, str) else "" for path in paths]
+            lines, *columns = zip(*chunk, strict=True)
+            cells, columns = columns[: len(path_columns)], columns[len(path_columns) :]
+            if pattern is None:
+                paths = [path.strip() if isinstance(path, str) else "" for path in cells[0]]
+            else:
+                paths = [pattern.fill(row) for row in zip(*cells, strict=True)]
             images.extend(paths)
-            # A row without an image is a record of its own: its line number stands in for the hash of a path.
-            group_keys.extend(
-                _hash(resolve_path(self._folder, path)) if path else line
-                for path, line in zip(paths, lines, strict=True)
-            )
+            keys = [resolve_path(self._folder, path) for path in paths]
+            if span_columns:
+                starts, ends, *columns = columns
+                all_spans.append(parse_spans(starts, ends))
+                spans = all_spans[-1].tolist()
+                keys = [
+                    "" if math.isinf(span[0]) else key and f"{key}\0{span}"
+                    for key, span in zip(keys, spans, strict=True)
+                ]
+            # A row that is a bad example is a record of its own: its line number stands in for the hash of a path.
+            group_keys.extend(_hash(key) if key else line for key, line in zip(keys, lines, strict=True))
             for column, values in zip(captions, columns, strict=True):
                 written = [parse_list(value) if isinstance(value, str) else None for value in values]
                 lists += len(written) - written.count(None)
@@ -111,6 +138,7 @@ class Pairs:
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
             )
         self._rows, self._starts = _group(np.array(group_keys, np.uint64))
+        self._spans: list[Any] = [*np.ascontiguousarray(np.concatenate(all_spans).T)] if span_columns else []
         if options.keys_field == "eval":
             self._check_complete(where)
         if table.is_coco and not images_folder:
@@ -122,7 +150,7 @@ class Pairs:
     def _move_to_disk(self, cache: str) -> None:
         """Moves a large table into a file of the cache folder; where it cannot be written, it stays in memory."""
         texts = [self._images, *self._captions]
-        arrays = [self._rows, self._starts, *(array for text in texts for array in text.buffers())]
+        arrays = [self._rows, self._starts, *self._spans, *(array for text in texts for array in text.buffers())]
         if sum(array.nbytes for array in arrays) < _KEPT_BYTES:
             return
         try:
@@ -131,6 +159,7 @@ class Pairs:
             log.warning("%s: is kept in the memory of each worker (data.cache: %s)", self.name, error_reason(error))
             return
         self._rows, self._starts, *parts = stored
+        self._spans, parts = parts[: len(self._spans)], parts[len(self._spans) :]
         self._images, *self._captions = map(StringArray.of_buffers, parts[::2], parts[1::2])
 
     def _check_complete(self, where: str) -> None:
@@ -141,6 +170,11 @@ class Pairs:
         """
         has_image, *has_text = (np.diff(text.buffers()[1], prepend=0) > 0 for text in (self._images, *self._captions))
         is_usable = has_image & np.logical_or.reduce(has_text)
+        if self._spans and (wrong := np.isinf(self._spans[0])).any():
+            raise UserError(
+                f"{where}: {int(wrong.sum()):,} rows, such as row {int(wrong.argmax()) + 1:,}, have a start and an end"
+                " that are no seconds, the first below the second; evaluation is on all of a set: mend or remove them"
+            )
         lacking = np.flatnonzero(~np.logical_or.reduceat(is_usable[self._rows], self._starts[:-1]))
         if len(lacking):
             raise UserError(
@@ -172,6 +206,7 @@ class Pairs:
         index = check_index(index, len(self))
         rows = self._rows[self._starts[index] : self._starts[index + 1]]
         path = self._path(index)
+        span = self._span(int(rows[0]))
         texts = dict(zip(self._keys.keys, self._captions, strict=True))
         try:
             captions = self._keys.gather(
@@ -179,7 +214,19 @@ class Pairs:
             )
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
-        return Record(image=self._read(index), id=stable_id("image", path), path=path, **captions)
+        content = self._read(index)
+        try:
+            fields = record_fields(inputs_of_file(content, suffix_of(path)), span)
+        except BadExample as error:
+            raise error.with_path(path) from error
+        return Record(**fields, id=stable_id("image", path, *map(str, span or ())), path=path, **captions)
+
+    def _span(self, row: int) -> tuple[float, float] | None:
+        """The seconds that count of a row's file; None for all."""
+        if not self._spans:
+            return None
+        start, end = (float(column[row]) for column in self._spans)
+        return read_span(start, end, f"row {row + 1}")
 
     def _path(self, index: int) -> str:
         """An image's full path; empty where its row names none."""

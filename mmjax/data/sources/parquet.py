@@ -53,8 +53,9 @@ class Parquet:
     """Examples in the rows of Parquet files; the row groups are the shards.
 
     The image is a column of encoded files (bytes), or of structs with them as `bytes`; where there is none, or
-    `image_key` names such a column, one of paths, from the files' folder or that after ",images=". Captions are texts
-    or lists of texts. Files with Hugging Face's description of a ClassLabel have classes.
+    `image_key` names such a column, one of paths, from the files' folder or that after ",images=". By its first bytes a
+    file may be a video, a sound or an array instead. Captions are texts or lists of texts. Files with Hugging Face's
+    description of a ClassLabel have classes.
 
     Rows whose encoded image is null, which img2dataset writes for failed downloads, are no examples: the footers say
     how many each row group has, and a line of the log how many there are. (Where a writer has left that out of its

@@ -42,6 +42,7 @@ def test_files_by_their_endings():
 def test_files_by_their_bytes():
     for content, suffix in ((PNG, ".png"), (GIF, ".gif"), (MP4, ".mp4"), (make_sound("mp3"), ".mp3"), (b"text", "")):
         assert inputs_of_bytes(content) == inputs_of_file(content, suffix)
+    assert inputs_of_bytes(npy(np.zeros((3, 2)))).keys() == {"series"}
 
 
 @pytest.mark.parametrize(

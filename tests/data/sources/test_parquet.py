@@ -10,6 +10,7 @@ from mmjax.data.source_protocols import Sharded, SourceOptions
 from mmjax.data.sources import parquet
 from mmjax.data.sources.parquet import Parquet
 from mmjax.errors import UserError
+from tests.helpers.media import make_sound, make_video
 from tests.helpers.source_checks import check_source, count_substitutions, png, reasons
 
 
@@ -270,3 +271,18 @@ def test_row_groups_are_kept_up_to_a_size_and_big_ones_warned_of(tmp_path, monke
     for i in [*range(20), *range(20), 59, 19, 0]:
         source[i]
     assert reads == [0, 1, 5, 0]
+
+
+def test_sounds_and_videos_as_hugging_face_keeps_them(tmp_path):
+    flac, mp4 = make_sound("flac"), make_video()
+    sounds = [{"bytes": flac, "path": "1.flac"}, {"bytes": b"<html>", "path": "2.flac"}]
+    pq.write_table(pa.table({"audio": sounds, "text": ["a sound", "none"]}), tmp_path / "a.parquet")
+    source = Parquet(str(tmp_path / "a.parquet"))
+    assert source[0]["modalities"] == {"audio": flac} and source[0]["captions"] == ["a sound"]
+    assert source[1]["image"] == b"<html>"  # no format that is read: `not_image` where an image is wanted
+    pq.write_table(pa.table({"mp4": [mp4], "caption": ["a video"]}), tmp_path / "b.parquet")
+    assert Parquet(str(tmp_path / "b.parquet"))[0]["modalities"] == {"video": mp4, "audio": mp4}
+    (tmp_path / "1.mp4").write_bytes(mp4)
+    pq.write_table(pa.table({"video": ["1.mp4"], "caption": ["a video"]}), tmp_path / "c.parquet")
+    record = Parquet(str(tmp_path / "c.parquet"))[0]
+    assert record["modalities"] == {"video": mp4, "audio": mp4} and record["path"] == f"{tmp_path}/1.mp4"
