@@ -1,6 +1,6 @@
 """The scenes of `moving` with classes that neither their video nor their sound tells alone.
 
-A class is how the two objects start to move (the same way, opposite ways, crosswise), which is seen and not heard, and
+A class is how the two objects move (sideways, up and down, or one of each: crosswise), which is seen and not heard, and
 what the walls are made of (wood, metal, glass), which is heard and not seen. The two are independent and all nine
 classes as likely, so that no classifier can be better than this, `best_accuracy`:
 

@@ -30,7 +30,7 @@ from mmjax.utils.random_streams import MovingStream
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x rightwards, y downwards
 SPEEDS = {"slow": 9.0, "fast": 19.0}  # pixels of a 32-pixel frame a second
-MOTIONS = ("the same way", "opposite ways", "crosswise")  # how the first directions of the two stand to one another
+MOTIONS = ("sideways", "up and down", "crosswise")  # both, both, one and the other
 BOUNCES = ((True, True), (True, False), (False, True))
 WALLS = {"wood": 0.012, "metal": 0.16, "glass": 0.05}  # seconds in which a click decays to 1 / e
 PARTIALS = {  # multiples of a click's pitch, and their shares
@@ -68,14 +68,14 @@ VOCABULARY = (
     *("how", "bounce", "first", "many", "clicks", "are", "there", "walls", "made", "of", "yes", "no", "1", "2"),
     *WALLS,
     *(*PITCH_NAMES.values(), "click", "on"),
-    *("two", "objects", "same", "opposite", "ways", "crosswise", "between"),
+    *("two", "objects", "sideways", "crosswise", "between"),
 )
 TRAIN_LENGTH = 1_000_000
 TEST_LENGTH = 1_000
 MAX_TEST_LENGTH = 4_000  # held-out descriptions would run out beyond
 HELD_OUT = 20  # one description in so many
 
-_COLORS, _DIRECTIONS, _SPEEDS, _WALLS = map(tuple, (COLORS, DIRECTIONS, SPEEDS, WALLS))
+_COLORS, _SPEEDS, _WALLS = map(tuple, (COLORS, SPEEDS, WALLS))
 _RADII = (4.4, 4.6, 4.8)  # pixels of a 32-pixel frame
 _BOUNCE_TIMES = (0.3, 0.7)  # seconds; before and after, there are frames that show the direction
 _APART = 0.15  # seconds from one bounce to the other, at least
@@ -104,7 +104,7 @@ def description(scene: Scene) -> str:
 
 def descriptions() -> Iterator[Scene]:
     """All scenes that there are: 28 pairs of colours, 5 x 5 shapes, (4 x 2)^2 motions, 3 bounces."""
-    kinds = tuple(itertools.product(SHAPES, _DIRECTIONS, _SPEEDS))
+    kinds = tuple(itertools.product(SHAPES, DIRECTIONS, _SPEEDS))
     for colors, first, second, bounces in itertools.product(itertools.combinations(_COLORS, 2), kinds, kinds, BOUNCES):
         yield MovingObject(colors[0], *first, bounces[0]), MovingObject(colors[1], *second, bounces[1])
 
@@ -120,31 +120,33 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def motion(scene: Scene) -> str:
-    """How the directions in which the two objects start stand to one another, one of `MOTIONS`."""
+    """Along which axes the two objects move, one of `MOTIONS`; a bounce changes nothing about it."""
     return _motion(scene[0].direction, scene[1].direction)
 
 
 def _motion(direction: str, other: str) -> str:
-    (x, y), (other_x, other_y) = DIRECTIONS[direction], DIRECTIONS[other]
-    return {1: MOTIONS[0], -1: MOTIONS[1], 0: MOTIONS[2]}[x * other_x + y * other_y]
+    axes = {_axis(direction), _axis(other)}
+    return MOTIONS[2] if len(axes) == 2 else MOTIONS[axes.pop()]
 
 
-_SECOND = {  # directions of the second object
-    (name, first): tuple(second for second in DIRECTIONS if _motion(first, second) == name)
-    for name in MOTIONS
-    for first in DIRECTIONS
+def _axis(direction: str) -> int:
+    """0 from left to right or back, 1 up or down."""
+    return 0 if DIRECTIONS[direction][0] else 1
+
+
+_DIRECTIONS = {  # of the two objects
+    name: tuple(pair for pair in itertools.product(DIRECTIONS, repeat=2) if _motion(*pair) == name) for name in MOTIONS
 }
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draws two objects; each of `MOTIONS` is as likely."""
-    wanted, first = pick(rng, MOTIONS), pick(rng, _DIRECTIONS)
-    second = pick(rng, _SECOND[wanted, first])
+    directions = pick(rng, _DIRECTIONS[pick(rng, MOTIONS)])
     colors = int(rng.random() * len(_COLORS)), int(rng.random() * (len(_COLORS) - 1))
     colors = sorted((colors[0], colors[1] + (colors[1] >= colors[0])))
     one, other = (
         MovingObject(_COLORS[color], pick(rng, SHAPES), direction, pick(rng, _SPEEDS), bounces)
-        for color, direction, bounces in zip(colors, (first, second), pick(rng, BOUNCES), strict=True)
+        for color, direction, bounces in zip(colors, directions, pick(rng, BOUNCES), strict=True)
     )
     return one, other
 
@@ -198,7 +200,7 @@ def place_objects(scene: Scene, rng: np.random.Generator, size: int, frames: int
     def tracks() -> list[list[np.ndarray]]:
         lanes = [np.full(frames, radius + (32 - 2 * radius) * rng.random()) for radius in radii]
         return [
-            [track, lane] if DIRECTIONS[item.direction][0] else [lane, track]
+            [track, lane] if _axis(item.direction) == 0 else [lane, track]
             for item, track, lane in zip(scene, along, lanes, strict=True)
         ]
 

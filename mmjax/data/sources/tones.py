@@ -145,18 +145,19 @@ def speak(words: tuple[str, ...], rng: np.random.Generator) -> tuple[Float32[np.
             time = end
         spoken.append((word, begin, time))
     start = _SILENCE + (SECONDS - 2 * _SILENCE - time) * rng.random()
+    sample = int(start * SAMPLE_RATE)
+    samples = np.arange(sample, min(count, sample + int(time * SAMPLE_RATE) + 1)) / SAMPLE_RATE - start
     controls = np.array(points)
-    samples = np.arange(count) / SAMPLE_RATE - start
     first, second, voice, hiss = (np.interp(samples, controls[:, 0], column) for column in controls[:, 1:].T)
     # The larynx opens and closes in the rhythm of the pitch, which falls by a fifth.
-    opening = 1 - 0.6 * np.cos(_phase(np.linspace(pitch, 0.8 * pitch, count)))
+    opening = 1 - 0.6 * np.cos(_phase(np.linspace(pitch, 0.8 * pitch, len(samples))))
     tones = 0.6 * np.sin(_phase(scale * first)) + 0.4 * np.sin(_phase(scale * second))
-    random = rng.random(2 * count) - 0.5
-    # Differences of neighbours hiss: they have more of the high frequencies.
-    fricative = 0.3 * hiss[1:] * np.diff(random[:count])
     gain = 0.25 * (0.8 + 0.4 * rng.random())
-    wave = gain * voice * opening * tones + noise * np.sqrt(12) * random[count:]
-    wave[1:] += fricative
+    random = rng.random(count + 1) - 0.5
+    wave = noise * np.sqrt(12) * random[1:]
+    # Differences of neighbours hiss: they have more of the high frequencies.
+    hissing = 0.3 * hiss * np.diff(random[sample : sample + len(samples) + 1])
+    wave[sample : sample + len(samples)] += gain * voice * opening * tones + hissing
     timed = [{"word": word, "start": start + begin, "end": start + end} for word, begin, end in spoken]
     annotation = {"words": timed, "pitch": pitch, "formant_scale": scale, "noise": noise}
     return wave.astype(np.float32), annotation

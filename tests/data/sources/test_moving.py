@@ -22,13 +22,13 @@ from mmjax.metrics.vqa_answers import answer_index, soft_scores
 @pytest.fixture(scope="module")
 def train_sample():
     source = Moving("train")
-    return [source[i] for i in range(300)]
+    return [source[i] for i in range(200)]
 
 
 @pytest.fixture(scope="module")
 def held_out():
     source = Moving("test")
-    return [source[i] for i in range(150)]
+    return [source[i] for i in range(100)]
 
 
 def track(video, color):
@@ -80,7 +80,7 @@ def heard(audio, rate):
 def test_what_is_said_is_seen_in_the_video(train_sample, held_out):
     """Tracks of coloured pixels give back directions, speeds and bounces."""
     right = []
-    for record in [*train_sample[:60], *held_out[:40]]:
+    for record in [*train_sample[:50], *held_out[:30]]:
         for item in record["annotation"]["objects"]:
             centres = track(record["modalities"]["video"], item["color"])
             right.append(seen(centres) == (item["direction"], item["speed"], item["bounces"]))
@@ -115,7 +115,7 @@ def test_a_record_is_a_pure_function_of_its_index(train_sample):
     source = Moving()
     assert isinstance(source, Source) and isinstance(source, HasAnswers) and isinstance(source, HasModalities)
     assert (len(source), len(Moving("test"))) == (1_000_000, 1_000)
-    for i in (299, 7, 0):
+    for i in (199, 7, 0):
         record, same = source[i], train_sample[i]
         assert record["captions"] == same["captions"] and record["annotation"] == same["annotation"]
         assert all(np.array_equal(record["modalities"][name], same["modalities"][name]) for name in ("video", "audio"))
@@ -157,22 +157,22 @@ def test_the_first_records_do_not_change(train_sample):
 
 FIRST = [
     (
-        "a fast red triangle going left with a slow blue cross going right and back",
-        "which way does the blue cross start to move?",
-        "right",
+        "a slow red cross going up and back with a fast orange ring going up and back",
+        "what colour is the ring?",
+        "orange",
     ),
     (
-        "a fast orange triangle going down and back with a slow red cross going left and back",
-        "what shape is the red object?",
-        "cross",
+        "an orange square moves up slowly and bounces while a purple circle moves left fast and bounces",
+        "what shape is the purple object?",
+        "circle",
     ),
     (
-        "a slow red triangle going up and back with a fast white ring going right and back",
-        "which way does the red object start to move?",
-        "up",
+        "a slow red circle going up with a fast purple triangle going left and back",
+        "what are the walls made of?",
+        "metal",
     ),
 ]
-TRANSCRIPTS = ["high click on metal", "middle click high click on wood", "middle click shrill click on metal"]
+TRANSCRIPTS = ["high click shrill click on wood", "low click deep click on glass", "middle click on metal"]
 
 
 def test_there_are_enough_descriptions_and_one_in_twenty_is_held_out():
@@ -184,8 +184,8 @@ def test_there_are_enough_descriptions_and_one_in_twenty_is_held_out():
     assert abs(np.mean([moving.is_held_out(scene) for scene in some]) - 0.05) < 4 * (0.05 * 0.95 / len(some)) ** 0.5
     # So many draws of so many that are as likely differ so often; motions are not: crosswise has more directions.
     rng = np.random.default_rng(0)
-    drawn = {moving.description(moving.draw_scene(rng)) for _ in range(5000)}
-    assert drawn <= texts and len(drawn) > 4_850
+    drawn = {moving.description(moving.draw_scene(rng)) for _ in range(2000)}
+    assert drawn <= texts and len(drawn) > 1_950
 
 
 def test_held_out_descriptions_are_never_trained_on(train_sample, held_out):
@@ -210,7 +210,7 @@ def test_captions_say_all_and_differ_where_descriptions_do(train_sample):
     for record in train_sample:
         assert len(record["captions"]) == 1 and record["captions"][0] in record["references"]
     forms = collections.Counter(r["references"].index(r["captions"][0]) for r in train_sample)
-    assert len(forms) == 4 and min(forms.values()) > 45
+    assert len(forms) == 4 and min(forms.values()) > 25
 
 
 def answer(question, record):
@@ -248,7 +248,7 @@ def test_each_question_has_the_one_right_answer(train_sample, held_out):
         scores = soft_scores(record["answers"], names)
         assert scores.max() == scores.sum() == 1
         kinds[record["question_type"]] += 1
-    assert kinds.keys() == TYPES.keys() and min(kinds.values()) >= 5
+    assert kinds.keys() == TYPES.keys() and min(kinds.values()) >= 3
     assert {r["answers"][0] for r in train_sample} | {r["answers"][0] for r in held_out} == set(Moving.answer_names)
 
 

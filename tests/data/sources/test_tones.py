@@ -19,22 +19,22 @@ from mmjax.errors import UserError
 @pytest.fixture(scope="module")
 def train_sample():
     source = Tones("train")
-    return [source[i] for i in range(300)]
+    return [source[i] for i in range(240)]
 
 
 @pytest.fixture(scope="module")
 def held_out():
     source = Tones("test")
-    return [source[i] for i in range(80)]
+    return [source[i] for i in range(60)]
 
 
 def spectra(record):
-    """For each word, 12 log spectra of 20 ms from its start to its end, in 18 bands up to 3.6 kHz."""
+    """For each word, 10 log spectra of 20 ms from its start to its end, in 12 bands up to 3.6 kHz."""
     audio, length = record["modalities"]["audio"], SAMPLE_RATE // 50
     words = record["annotation"]["words"]
-    starts = np.concatenate([np.linspace(w["start"], w["end"] - 0.02, 12) for w in words])
+    starts = np.concatenate([np.linspace(w["start"], w["end"] - 0.02, 10) for w in words])
     frames = np.stack([audio[int(s * SAMPLE_RATE) :][:length] for s in starts]) * np.hanning(length)
-    power = np.square(abs(np.fft.rfft(frames, axis=1)))[:, 1:73].reshape(len(frames), 18, 4).sum(-1)
+    power = np.square(abs(np.fft.rfft(frames, axis=1)))[:, 1:73].reshape(len(frames), 12, 6).sum(-1)
     return np.log(power + 1e-4).reshape(len(words), -1)
 
 
@@ -78,7 +78,7 @@ def test_transcripts_are_what_is_spoken(train_sample):
         begin = int(words[0]["start"] * SAMPLE_RATE)
         assert audio[:begin].std() == pytest.approx(noise, rel=0.3) and audio.std() > 2 * noise
         counts[len(words)] += 1
-    assert set(counts) == set(COUNTS) and min(counts.values()) > 65
+    assert set(counts) == set(COUNTS) and min(counts.values()) > 50
     assert {word for r in train_sample for word in r["captions"][0].split()} == set(WORDS)
 
 
@@ -96,16 +96,16 @@ def test_transcripts_of_the_test_split_are_held_out(train_sample, held_out):
     assert [r["captions"][0] for r in held_out] == texts[: len(held_out)]
     assert not any(r["id"] % 20 == 0 for r in train_sample)
     rng = np.random.default_rng(0)
-    drawn = [tones.draw_words(rng) for _ in range(4000)]
-    assert abs(np.mean([tones.is_held_out(words) for words in drawn]) - 0.05) < 4 * (0.05 * 0.95 / 4000) ** 0.5
-    assert len(set(drawn)) > 3_000
+    drawn = [tones.draw_words(rng) for _ in range(2000)]
+    assert abs(np.mean([tones.is_held_out(words) for words in drawn]) - 0.05) < 4 * (0.05 * 0.95 / 2000) ** 0.5
+    assert len(set(drawn)) > 1_600
 
 
 def test_a_record_is_a_pure_function_of_its_index(train_sample):
     source = Tones()
     assert isinstance(source, Source) and isinstance(source, HasModalities)
     assert (len(source), len(Tones("test")), source.modality_shapes) == (1_000_000, 1_000, {"audio": (16000,)})
-    for i in (299, 0, 11):
+    for i in (239, 0, 11):
         assert source[i]["annotation"] == train_sample[i]["annotation"]
         assert np.array_equal(source[i]["modalities"]["audio"], train_sample[i]["modalities"]["audio"])
     assert source[-1]["id"] == source[999_999]["id"]
@@ -127,7 +127,7 @@ def test_the_first_records_do_not_change(train_sample):
 
 
 FIRST = ["dule seku sebu", "kemo deli like", "lado sebu lomi", "biku kuso lado"]
-SPREADS = [0.0754313, 0.0394034]
+SPREADS = [0.0962779, 0.0489512]
 
 
 def test_embedded_words_are_those_of_transcripts():
