@@ -2,7 +2,7 @@
 
 import posixpath
 
-from mmjax.data.image.image_file import IMAGE_SUFFIXES
+from mmjax.data.formats.input_files import INPUT_SUFFIXES
 from mmjax.io.listing import list_folder
 from mmjax.io.reader import is_local, local_path
 
@@ -37,7 +37,7 @@ def fitting_source(path: str) -> str:
         return f"wds:{path}"
     for files in (listing.files, first.files if first else []):
         endings_here = {posixpath.splitext(name)[1].lower() for name in files}
-        if endings_here & set(IMAGE_SUFFIXES):
+        if endings_here & set(INPUT_SUFFIXES):
             if endings_here & set(_TEXTS):
                 return f"files:{path}"
             return f"folder:{path}" if files is not listing.files else ""

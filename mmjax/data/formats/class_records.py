@@ -30,15 +30,21 @@ def make_class_record(
     label: int,
     path: str,
     class_id: int | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Record:
     """Makes the record of an example that has a class: prompts for captions, the class for its id.
 
     Args:
       inputs: the image, and what else there is, by modality.
+      class_names, templates: of the source.
+      label: number of the class.
+      path: see `Record`.
+      class_id: the record's; by default that of the class's name.
+      span: of a video or sound, in seconds.
     """
     name = class_names[label]
     return Record(
-        **record_fields(inputs),
+        **record_fields(inputs, span),
         captions=[template.replace("{c}", name) for template in templates],
         id=stable_id("class", name) if class_id is None else class_id,
         label=label,

@@ -12,9 +12,9 @@ from typing import Any
 
 from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.coco_captions import caption_rows
+from mmjax.data.formats.input_files import INPUT_SUFFIXES
 from mmjax.data.formats.json_fields import json_fault
 from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
-from mmjax.data.image.image_file import IMAGE_SUFFIXES
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.text.text_encoding import UTF8, encoding_of
 from mmjax.errors import UserError
@@ -99,8 +99,8 @@ class Table:
 
     @property
     def image_in_header(self) -> str:
-        """A cell of the header that is a path of an image, as where the header is missing; "" where none is."""
-        return next((name for name in self._header if name.lower().endswith(IMAGE_SUFFIXES) or "://" in name), "")
+        """A cell of the header that is a path of a file, as where the header is missing; "" where none is."""
+        return next((name for name in self._header if name.lower().endswith(INPUT_SUFFIXES) or "://" in name), "")
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Yields (line number, value of each of `columns`), with None where a row has no such value.

@@ -13,14 +13,17 @@ import os
 import posixpath
 import struct
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import choose_fields
+from mmjax.data.column_inference import CAPTION_KEYS, LABEL_KEYS, choose_fields
+from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
 from mmjax.data.formats.image_paths import IMAGE_COLUMNS, IMAGES_OPTION, read_listed_image, resolve_path
-from mmjax.data.formats.input_files import inputs_of_file, record_fields, suffix_of
+from mmjax.data.formats.input_files import inputs_of_file, kind_of, record_fields, suffix_of
+from mmjax.data.formats.table_classes import classes_of_labels
 from mmjax.data.formats.table_file import Table
 from mmjax.data.formats.table_inputs import SPAN_COLUMNS, PathPattern, parse_spans, read_span
 from mmjax.data.formats.written_list import parse_list
@@ -56,6 +59,9 @@ class Pairs:
 
     What a file is, its ending says: an image, a video, a sound or an array. Where the table has columns `start` and
     `end`, they are the seconds of a video or a sound that count, and rows of one file and one span are one record.
+    A table without captions, and with a column of LABEL_KEYS, has classes: their names in alphabetical order, or those
+    of classnames.txt beside the table, which numbers count from 0.
+
     After ",images=" there may be a pattern of the files' paths instead, such as `clips/{youtube_id}.flac`.
 
     A table of more than a megabyte is moved into a file of the cache folder, of which workers read what they need.
@@ -71,8 +77,8 @@ class Pairs:
         first hundred images can be read; in evaluation, on rows that would be bad examples, too.
     """
 
-    class_names = None
-    templates = None
+    class_names: list[str] | None = None
+    templates: list[str] | None = None
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='pairs:{path}'"
@@ -88,6 +94,9 @@ class Pairs:
         if pattern is not None:
             pattern.check(table.columns, where)
             options = dataclasses.replace(options, image_key=pattern.columns[0])
+        label = _label_column(table.columns, options)
+        if label:
+            options = dataclasses.replace(options, caption_keys=label)
         try:
             fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
         except UserError as error:
@@ -125,6 +134,9 @@ class Pairs:
             # A row that is a bad example is a record of its own: its line number stands in for the hash of a path.
             group_keys.extend(_hash(key) if key else line for key, line in zip(keys, lines, strict=True))
             for column, values in zip(captions, columns, strict=True):
+                if label:
+                    column.extend("" if value is None else str(value).strip() for value in values)
+                    continue
                 written = [parse_list(value) if isinstance(value, str) else None for value in values]
                 lists += len(written) - written.count(None)
                 cells = [value if texts is None else texts for value, texts in zip(values, written, strict=True)]
@@ -145,7 +157,16 @@ class Pairs:
             first = self._images[int(self._rows[self._starts[0]])]
             self._folder = _coco_folder(self._reader, file, first, where)
         self._check_images(fields.image, where)
+        if label:
+            self._find_classes(file, where)
         self._move_to_disk(options.cache)
+
+    def _find_classes(self, file: str, where: str) -> None:
+        """Makes classes of the labels, which stand in the place of captions."""
+        lines = lambda name: read_lines([posixpath.dirname(file) or "."], name, reader=self._reader, where=where)
+        self.class_names, self._labels = classes_of_labels(list(self._captions[0]), lines("classnames.txt"), where)
+        kind = kind_of(suffix_of(self._path(0))) or "image"
+        self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
 
     def _move_to_disk(self, cache: str) -> None:
         """Moves a large table into a file of the cache folder; where it cannot be written, it stays in memory."""
@@ -216,10 +237,19 @@ class Pairs:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
         content = self._read(index)
         try:
-            fields = record_fields(inputs_of_file(content, suffix_of(path)), span)
+            inputs = inputs_of_file(content, suffix_of(path))
         except BadExample as error:
             raise error.with_path(path) from error
-        return Record(**fields, id=stable_id("image", path, *map(str, span or ())), path=path, **captions)
+        if self.class_names is not None and self.templates is not None:
+            labels = set(captions["captions"])
+            if len(labels) > 1:
+                raise BadExample("other", f"{path}: is of several classes: {', '.join(map(repr, sorted(labels)))}")
+            return make_class_record(
+                inputs, self.class_names, self.templates, self._labels[labels.pop()], path, span=span
+            )
+        return Record(
+            **record_fields(inputs, span), id=stable_id("image", path, *map(str, span or ())), path=path, **captions
+        )
 
     def _span(self, row: int) -> tuple[float, float] | None:
         """The seconds that count of a row's file; None for all."""
@@ -238,6 +268,13 @@ class Pairs:
         if not path:
             raise BadExample("no_image", f"row {self._rows[self._starts[index]] + 1} names no image")
         return read_listed_image(self._reader, path, self._folder, self._allowed)
+
+
+def _label_column(columns: Sequence[str], options: SourceOptions) -> str:
+    """The column of classes, where there is one and there are no captions; else ""."""
+    if options.caption_keys or any(name in columns for name in CAPTION_KEYS):
+        return ""
+    return next((name for name in LABEL_KEYS if name in columns), "")
 
 
 def _coco_folder(reader: Reader, file: str, image: str, where: str) -> str:

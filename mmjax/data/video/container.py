@@ -60,6 +60,8 @@ def open_container(data: bytes, *, kind: str, max_pixels: int = MAX_PIXELS) -> I
         with av.open(io.BytesIO(data), format=name, options=options) as container:
             stream = _stream(container, kind, max_pixels)
             stream.codec_context.thread_count = 1
+            if kind == "video":  # what the header says need not be the size of the frames
+                stream.codec_context.options = {"max_pixels": str(max_pixels)}
             yield container, stream
     except BadExample:
         raise

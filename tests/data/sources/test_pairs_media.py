@@ -96,3 +96,30 @@ def test_a_pattern_of_a_column_that_is_not_there(clips):
         Pairs(f"{path},images=clips/{{nam}}.wav")
     with pytest.raises(UserError, match="none of its first 1 images can be read"):
         Pairs(f"{path},images={clips}/{{name}}.wav")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_kinetics(clips, listed):
+    """`path,label`: labels are names, or numbers of those in classnames.txt."""
+    labels = ["1", "0"] if listed else ["abseiling", "air drumming"]
+    if listed:
+        (clips / "classnames.txt").write_text("air drumming\nabseiling\narchery\n")
+    source = Pairs(write(clips, "train.csv", f"path,label\nclips/b.mp4,{labels[0]}\nclips/a.wav,{labels[1]}\n"))
+    assert source.class_names == (["air drumming", "abseiling", "archery"] if listed else ["abseiling", "air drumming"])
+    assert [source[i]["label"] for i in range(2)] == ([1, 0] if listed else [0, 1])
+    assert source[0]["modalities"]["video"] == MP4 and source[0]["captions"][0] == "a video of abseiling."
+    assert not record_mistake(source[0])
+
+
+def test_labels_that_are_no_classes(clips):
+    text = "path,label\nclips/b.mp4,9\nclips/b.mp4,10\nclips/a.wav,\nclips/c.npy,10\n"
+    source = Pairs(write(clips, "t.csv", text))
+    assert source.class_names == ["9", "10"] and source[2]["label"] == 1
+    with pytest.raises(BadExample, match="other: .*b.mp4: is of several classes: '10', '9'"):
+        source[0]
+    with pytest.raises(BadExample, match="no_caption: .*a.wav"):
+        source[1]
+    (clips / "classnames.txt").write_text("one\ntwo\n")
+    with pytest.raises(UserError, match="label '10' is none of the 2 names in classnames.txt"):
+        Pairs(write(clips, "t.csv", text))
+    assert Pairs(write(clips, "t.csv", text.replace("label", "caption"))).class_names is None

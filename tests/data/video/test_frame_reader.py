@@ -144,12 +144,13 @@ MP4 = make_video()
         (MP4[:40], "corrupt", "breaks off|Invalid|No such|index"),
         (MP4[: MP4.index(b"moov") - 4], "corrupt", "InvalidDataError"),
         (MP4.replace(b"avc1", b"svq3"), "not_media", "codec svq3"),
+        (b"GIF89a" + struct.pack("<HH", 40_000, 50_000) + bytes(60), "too_large|corrupt", "pixels|Invalid|Error"),
     ],
 )
 def test_files_that_cannot_be_used(data, reason, message):
     with pytest.raises(BadExample, match=message) as caught:
         read(data, [0])
-    assert caught.value.reason == reason and "\n" not in str(caught.value)
+    assert caught.value.reason in reason.split("|") and "\n" not in str(caught.value)
 
 
 def test_limits(monkeypatch):

@@ -1,0 +1,37 @@
+"""Classes of a table's rows: their names, from a column of labels and from classnames.txt beside the table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mmjax.data.formats.class_records import log_equal_names
+from mmjax.data.formats.wordnet_ids import log_numbers
+from mmjax.errors import UserError
+
+
+def classes_of_labels(labels: Iterable[str], listed: Sequence[str], where: str) -> tuple[list[str], Mapping[str, int]]:
+    """The names of the classes in their order, and the number of the class that a label stands for.
+
+    Args:
+      labels: of the rows, as they are written: names or numbers; those that are empty stand for none.
+      listed: names in classnames.txt, which numbers count from 0; none where there is no such file.
+      where: the config field and its value, to begin errors with.
+
+    Raises:
+      UserError: a label is not in classnames.txt.
+    """
+    distinct = sorted(set(labels) - {""})
+    if not listed:
+        if all(label.isdecimal() for label in distinct):
+            distinct.sort(key=int)
+        log_numbers(
+            distinct, where, "write their names to classnames.txt beside the table, one a line, from number 0 on"
+        )
+        return distinct, {label: number for number, label in enumerate(distinct)}
+    names = list(listed)
+    numbers = {str(number): number for number in range(len(names))} | {name: i for i, name in enumerate(names)}
+    if unknown := [label for label in distinct if label not in numbers]:
+        raise UserError(
+            f"{where}: label {unknown[0]!r} is none of the {len(names)} names in classnames.txt, nor a number of one;"
+            " add what is missing there"
+        )
+    log_equal_names(names, where)
+    return names, numbers
