@@ -164,7 +164,8 @@ class Pairs:
     def _find_classes(self, file: str, where: str) -> None:
         """Makes classes of the labels, which stand in the place of captions."""
         lines = lambda name: read_lines([posixpath.dirname(file) or "."], name, reader=self._reader, where=where)
-        self.class_names, self._labels = classes_of_labels(list(self._captions[0]), lines("classnames.txt"), where)
+        labels = [self._captions[0][row] for row in range(len(self._captions[0]))]
+        self.class_names, self._labels = classes_of_labels(labels, lines("classnames.txt"), where)
         kind = kind_of(suffix_of(self._path(0))) or "image"
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
 
