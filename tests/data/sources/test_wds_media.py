@@ -11,6 +11,7 @@ import pytest
 from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.bad_example import REASONS, BadExample
 from mmjax.data.image.transforms import ImageSpec
+from mmjax.data.loading.batches import train_batches
 from mmjax.data.loading.example_transforms import id_words
 from mmjax.data.loading.train_examples import TrainExamples
 from mmjax.data.record import record_mistake
@@ -102,40 +103,49 @@ class _Prepared:
         return arrays
 
 
+GOOD = {"mp4": MP4, "wav": make_sound("wav", tones(4000, 8000), rate=8000), "txt": b"good"}
+FAULTS = {
+    3: ({**GOOD, "mp4": MP4[:900]}, "corrupt"),
+    5: ({**GOOD, "mp4": b""}, "empty"),
+    6: ({**GOOD, "mp4": b"<html>404</html>"}, "not_media"),
+    8: ({"mp4": SILENT, "txt": b"no sound"}, "no_track"),
+    9: ({"wav": GOOD["wav"], "txt": b"no video"}, "no_input"),
+    11: ({**GOOD, "wav": GOOD["wav"][:300]}, "corrupt"),
+    13: ({**GOOD, "wav": make_sound("wav", np.zeros((0, 1), np.float32))}, "empty"),
+    14: ({**GOOD, "wav": b"ID3 or not"}, "corrupt"),
+    16: ({**GOOD, "mp4": make_sound("flac")}, "not_media"),
+    17: ({**GOOD, "wav": make_sound("wav", np.full((4000, 1), np.nan, np.float32), subtype="FLOAT")}, "corrupt"),
+}
+COUNT = 20
+
+
+def examples_of(folder, faults):
+    folder.mkdir()
+    path = write(folder, *(faults.get(i, (GOOD, ""))[0] for i in range(COUNT)))
+    return TrainExamples([(WebDataset(path, options=options(folder)), 1)], seed=0, transform=_Prepared())
+
+
 def test_faults_are_counted_and_replaced(tmp_path):
     """A fault in place of a good example is counted by its reason, and nothing else shifts."""
-    good = {"mp4": MP4, "wav": make_sound("wav", tones(4000, 8000), rate=8000), "txt": b"good"}
-    faults = {
-        3: ({**good, "mp4": MP4[:900]}, "corrupt"),
-        5: ({**good, "mp4": b""}, "empty"),
-        6: ({**good, "mp4": b"<html>404</html>"}, "not_media"),
-        8: ({"mp4": SILENT, "txt": b"no sound"}, "no_track"),
-        9: ({"wav": good["wav"], "txt": b"no video"}, "no_input"),
-        11: ({**good, "wav": good["wav"][:300]}, "corrupt"),
-        13: ({**good, "wav": make_sound("wav", np.zeros((0, 1), np.float32))}, "empty"),
-        14: ({**good, "wav": b"ID3 or not"}, "corrupt"),
-        16: ({**good, "mp4": make_sound("flac")}, "not_media"),
-    }
-    count = 18
-    path = write(tmp_path, *(faults.get(i, (good, ""))[0] for i in range(count)))
-    intact = tmp_path / "intact"
-    intact.mkdir()
-    silent = {**good, "wav": make_sound("wav", np.zeros((4000, 1), np.float32), rate=8000)}  # is a sound
-    source = WebDataset(path, options=options(tmp_path))
-    examples = TrainExamples([(source, 1)], seed=0, transform=_Prepared())
-    epoch = [examples[i] for i in range(count)]
+    examples, intact = examples_of(tmp_path / "faults", FAULTS), examples_of(tmp_path / "intact", {})
+    epoch = [examples[i] for i in range(COUNT)]
     reasons = collections.Counter(REASONS[example["substitution_reason"]] for example in epoch)
-    assert reasons == collections.Counter(
-        {"ok": count - len(faults)} | collections.Counter(r for _, r in faults.values())
-    )
-    same = WebDataset(write(intact, *([good] * count)), options=options(intact))
-    intact_epoch = TrainExamples([(same, 1)], seed=0, transform=_Prepared())
+    planted = collections.Counter(reason for _, reason in FAULTS.values())
+    assert reasons == planted + collections.Counter(ok=COUNT - len(FAULTS))
     for i, example in enumerate(epoch):
         if not example["substitution_reason"]:
-            np.testing.assert_array_equal(example["video"], intact_epoch[i]["video"])
-            np.testing.assert_array_equal(example["audio"], intact_epoch[i]["audio"])
-    again = TrainExamples([(source, 1)], seed=0, transform=_Prepared())[12]
-    assert all((again[key] == epoch[12][key]).all() for key in again)
-    assert np.isfinite(
-        _Prepared()(dict(id=0, modalities={"video": MP4, "audio": silent["wav"]}), np.random.default_rng(0))["audio"]
-    ).all()
+            np.testing.assert_array_equal(example["video"], intact[i]["video"])
+            np.testing.assert_array_equal(example["audio"], intact[i]["audio"])
+
+
+@pytest.mark.parametrize("settings", [{"threads": 3}, pytest.param({"workers": 2}, marks=pytest.mark.full)])
+@pytest.mark.parametrize("start", [0, 3])
+def test_threads_workers_and_resuming_change_nothing(tmp_path, settings, start):
+    examples = examples_of(tmp_path / "faults", FAULTS)
+    made = train_batches(examples, start_step=start, stop_step=5, global_batch=4, rows=range(4), **settings)
+    with made as batches:
+        for step, batch in enumerate(batches, start):
+            for row in range(4):
+                expected = examples[4 * step + row]
+                assert all(np.array_equal(batch[name][row], expected[name]) for name in expected)
+    assert step == 4
