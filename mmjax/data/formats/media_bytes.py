@@ -104,9 +104,13 @@ def _matroska_size(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _riff_length(data: bytes) -> int:
-    """The length that a RIFF or AIFF file has by its header; the byte that pads an odd one may be missing."""
+    """The length that a RIFF or AIFF file has by its header.
+
+    Eight bytes may be missing: some writers count the head, too, or leave out the byte that pads an odd length.
+    """
     size = int.from_bytes(data[4:8], "little" if data[:4] == b"RIFF" else "big")
-    return len(data) if data[:4] == b"RF64" or not 0 < size < _UNKNOWN_SIZE else 8 + size - (len(data) + 1 == 8 + size)
+    is_known = data[:4] != b"RF64" and 0 < size < _UNKNOWN_SIZE
+    return 8 + size if is_known and size > len(data) else len(data)
 
 
 def _gif_length(data: bytes) -> int:
