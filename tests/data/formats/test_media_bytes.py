@@ -76,7 +76,7 @@ def test_sizes_of_writers_to_a_pipe():
 
 
 def test_the_size_of_a_wav_may_be_wrong_by_its_head():
-    """The byte that pads an odd length may be missing, or the length of the file stand where that of the rest should."""
+    """The byte that pads an odd length may be missing, or the length be that of the file."""
     data = make_sound("wav", np.zeros((5, 1), np.float32), subtype="PCM_U8")
     assert len(data) % 2 == 0
     check_complete(data[:-1])
