@@ -10,6 +10,7 @@ from mmjax.errors import UserError
 from mmjax.interop import (
     big_vision,
     huggingface,
+    media_configs,
     model_settings,
     openclip,
     openclip_bare,
@@ -167,6 +168,12 @@ def _recognize_format(tensors: Tensors) -> str:
         return "big_vision"
     if (tensors.path.parent / f"{tensors.path.name.split('-')[0]}.safetensors.index.json").is_file():
         raise UserError(f"{tensors.path}: one of several files of a model; give their folder, {tensors.path.parent}")
+    kind = _model_type(tensors.path.parent / HF_CONFIG)
+    if kind in media_configs.FORMATS:
+        raise UserError(
+            f"{tensors.path}: {media_configs.FORMATS[kind].name}, which has no image and text tower;"
+            " mmjax.interop.media_towers.open_tower reads it"
+        )
     towers = [name for name, sign in _LONE_TOWERS.items() if any(param.endswith(sign) for param in tensors)]
     if len(towers) == 1:
         raise UserError(
@@ -176,6 +183,11 @@ def _recognize_format(tensors: Tensors) -> str:
     raise UserError(
         f"{tensors.path}: not a CLIP or SigLIP of OpenCLIP, Hugging Face or big_vision; its parameters are {shown} ..."
     )
+
+
+def _model_type(config_file: Path) -> str:
+    """What Hugging Face's config says that the model is; empty where there is no such file."""
+    return str(read_json(config_file).get("model_type", "")) if config_file.is_file() else ""
 
 
 # -- what is not read --------------------------------------------------------------------------------------------------

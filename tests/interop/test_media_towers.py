@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from mmjax.errors import UserError
-from mmjax.interop import media_towers
+from mmjax.interop import foreign_checkpoint, media_towers
 
 LAYERS = dict(width=8, depth=2, heads=2, mlp_dim=12)
 VIDEO = dict(kind="video", frames=4, image_size=8, patch_size=4, **LAYERS)
@@ -98,6 +98,15 @@ def test_patches_of_spectrograms_are_turned(tmp_path):
             np.testing.assert_array_equal(positions[2 + 3 * bin + time], ours[2 + 3 * time + bin])
     kernel = theirs[name + "patch_embeddings.projection.weight"]
     np.testing.assert_array_equal(kernel[7, 0, 1, 2], params["audio/patch_embed/kernel"][2, 1, 0, 7])
+
+
+@pytest.mark.parametrize("kind, name", [("vivit", "ViViT"), ("whisper", "Whisper")])
+def test_where_two_towers_are_wanted_it_is_named(kind, name, tmp_path):
+    write(tmp_path, kind)
+    with pytest.raises(
+        UserError, match=f"Hugging Face's {name}, which has no image and text tower; .*media_towers.open_tower reads it"
+    ):
+        foreign_checkpoint.open_checkpoint(tmp_path)
 
 
 def change_config(folder, **changes):
