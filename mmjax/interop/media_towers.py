@@ -24,7 +24,8 @@ from mmjax.interop.weights_path import HF_CONFIG, find_weights, local_path
 from mmjax.models import encoders, language
 from mmjax.nn import transformer
 
-_LARGEST = 10**7  # far beyond any size
+# Far beyond any size, and any table of positions: a damaged config is refused before memory is taken for its model.
+_LARGEST, _LARGEST_TABLE = 10**7, 10**8
 _MOST_LAYERS = 1_000
 _ONE_OR_SEVERAL = ("image_size", "patch_size", "eos_token_id")  # fields that hold a number, or a list
 _IDS = ("eos_id",)  # of a model's text, which are no fields of `TextStack`
@@ -256,9 +257,12 @@ def _check_sizes(label: str, part: Mapping[str, Any]) -> None:
     """
     if part["width"] % part["heads"]:
         raise UserError(f"{label} {part['heads']} attention heads do not divide its width of {part['width']}")
-    pairs = []
+    pairs, rows = [], part.get("frames", 0)
     if "image_size" in part:
         pairs = [("image_size", "patch_size"), ("frames", "tubelet_frames")]
+        rows = (part["image_size"] // part["patch_size"]) ** 2 * part["frames"]
+    if rows * part["width"] > _LARGEST_TABLE:
+        raise UserError(f"{label} sizes make a table of positions of {rows} x {part['width']}, which no model has")
     for whole_name, part_name in pairs:
         if part[whole_name] % part[part_name]:
             raise UserError(f"{label} {whole_name}={part[whole_name]} does not divide by {part_name}={part[part_name]}")

@@ -104,7 +104,7 @@ def test_frames_that_are_not_valid_change_neither_value_nor_gradient(kind, rando
 
 def test_the_gradients_of_float32_parameters_are_float32_and_not_rounded(random_params):
     """Computed in bfloat16, a frame's table gets the sum over all examples in float32."""
-    module = make(KINDS["layers over all tokens"], jnp.bfloat16)
+    module = make(KINDS["times alone"], jnp.bfloat16)
     params = params_of(module, random_params)
 
     def loss(params):

@@ -62,12 +62,13 @@ def test_a_shorter_spectrogram_is_a_longer_one_masked(params, run):
 def test_positions_are_sines_and_cosines_and_stay(params):
     made = jax.jit(make().init)(jax.random.key(0), SOUNDS)["params"]["position_embedding"]
     np.testing.assert_array_equal(made, side_by_side_sinusoids(6, 8))
-    module = make(jnp.bfloat16)
+    module = make(jnp.bfloat16, depth=0)
+    stem = {name: value for name, value in params.items() if name != "transformer"}
 
     def loss(params):
         return module.apply({"params": params}, jnp.asarray(SOUNDS)).tokens.astype(jnp.float32).std()
 
-    gradient = jax.jit(jax.grad(loss))(params)
+    gradient = jax.jit(jax.grad(loss))(stem)
     assert not gradient.pop("position_embedding").any()
     rounded = lambda x: np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
