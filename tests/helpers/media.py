@@ -13,6 +13,8 @@ import soundfile
 CODECS = {
     "h264.mp4": ("mp4", "libx264", {"g": "8"}),
     "open-gop.mp4": ("mp4", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+    "refreshed.mp4": ("mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}),
+    "hevc.mp4": ("mp4", "libx265", {"x265-params": "keyint=8:min-keyint=8:open-gop=1:bframes=3:log-level=none"}),
     "mpeg4.mp4": ("mp4", "mpeg4", {}),
     "vp9.webm": ("webm", "libvpx-vp9", {"g": "8", "cpu-used": "8"}),
     "hidden-vp8.webm": ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "16"}),

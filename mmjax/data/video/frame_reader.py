@@ -64,6 +64,7 @@ class FrameReader:
         if not stamps:
             raise BadExample("empty", "a video without frames")
         self._indices = {stamp: index for index, stamp in enumerate(stamps)}
+        self._numbers = {self._indices.get(packet.pts, -1): number for number, packet in enumerate(self._packets)}
         self.times = self._to_seconds(stamps, container.start_time)
         gaps = np.diff(self.times)
         self.end = float(self.times[-1] + (np.median(gaps) if len(gaps) else 1 / self._rate()))
@@ -81,38 +82,45 @@ class FrameReader:
           BadExample: `corrupt` where one cannot be decoded; `too_large` where that takes too much work.
         """
         remaining = list(indices)
-        for index, decoded in self._decode_before(remaining):
-            if remaining and index == remaining[0]:
-                frame = _to_frame(decoded)
-                while remaining and index == remaining[0]:
-                    remaining.pop(0)
-                    yield frame
-            if not remaining:
-                return
-        raise BadExample("corrupt", f"frame {remaining[0]} of {len(self)} cannot be decoded")
-
-    def _decode_before(self, indices: list[int]) -> Iterator[tuple[int, Any]]:
-        """PyAV's frames with their indices, in order: at least those of these indices."""
-        if not self._indexed:
-            self._check_work(indices[-1] + 1)
-            yield from enumerate(self._decode(0, len(self._packets)))
-            return
-        ranges = self._packet_ranges(indices)
-        self._check_work(sum(stop - start for start, stop in ranges))
+        ranges = self._packet_ranges(remaining) if self._indexed else [(0, len(self._packets))]
+        self._check_work(sum(stop - start for start, stop in ranges) if self._indexed else remaining[-1] + 1)
         for start, stop in ranges:
-            for frame in self._decode(start, stop):
-                yield self._indices.get(frame.pts, -1), frame
+            after = [index for index in remaining if not self._is_inside(index, stop)]
+            # From what is marked as a key frame not all can be decoded where pictures are refreshed part by part.
+            for first in dict.fromkeys((start, 0)):
+                for index, decoded in self._decode_numbered(first, stop):
+                    frame = _to_frame(decoded) if index == remaining[0] else None
+                    while frame is not None and len(remaining) > len(after) and index == remaining[0]:
+                        remaining.pop(0)
+                        yield frame
+                    if len(remaining) == len(after):
+                        break
+                if len(remaining) == len(after):
+                    break
+                self._check_work(stop)
+            else:
+                raise BadExample("corrupt", f"frame {remaining[0]} of {len(self)} cannot be decoded")
+
+    def _is_inside(self, index: int, stop: int) -> bool:
+        """Whether the packet of a frame is among the first ones."""
+        return not self._indexed or self._numbers[index] < stop
+
+    def _decode_numbered(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """PyAV's frames of a range of packets with their indices, in order."""
+        frames = self._decode(start, stop)
+        if not self._indexed:
+            return enumerate(frames)
+        return ((self._indices.get(frame.pts, -1), frame) for frame in frames)
 
     def _packet_ranges(self, indices: list[int]) -> list[tuple[int, int]]:
         """Ranges of packets to decode for frames of these indices, each from a key frame on."""
         keys = [number for number, packet in enumerate(self._packets) if packet.is_keyframe]
         # What is shown from a key frame on needs nothing before it; what is decoded after it but shown before it does.
         key_indices = [self._indices[self._packets[number].pts] for number in keys]
-        numbers = {self._indices[packet.pts]: number for number, packet in enumerate(self._packets)}
         ranges: list[tuple[int, int]] = []
         for index in indices:
             start = max(number for number, shown in zip(keys, key_indices, strict=True) if shown <= index)
-            stop = numbers[index] + 1
+            stop = self._numbers[index] + 1
             if ranges and start < ranges[-1][1]:
                 start, stop = ranges[-1][0], max(stop, ranges.pop()[1])
             ranges.append((start, stop))
