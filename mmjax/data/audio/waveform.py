@@ -1,5 +1,6 @@
 """Waveforms of audio files, and of the sound of videos: decoded, mixed to one channel, resampled."""
 
+import functools
 import io
 import itertools
 import sys
@@ -155,5 +156,5 @@ def _check_length(count: int, rate: int, channels: int = 1) -> None:
 
 
 def _mix(block: Float32[np.ndarray, "N C"]) -> Float32[np.ndarray, " N"]:
-    """The mean of the channels."""
-    return block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+    """The mean of the channels; column by column, which is several times as quick as along rows."""
+    return functools.reduce(np.add, block.T) / np.float32(block.shape[1])
