@@ -105,13 +105,18 @@ def _folders(path: str) -> list[str]:
 
 
 def _encoded(dataset: Any, columns: list[str], where: str) -> Any:
-    """The columns that are used, with images left as they are."""
+    """The columns that are used, with images, videos and sounds left as they are."""
     datasets = require("datasets", extra="hf", where=where)
     dataset = dataset.with_format(None).select_columns(columns)
     for name in columns:
-        if isinstance(dataset.features[name], datasets.Image):
-            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        if isinstance(dataset.features[name], _encoded_features(datasets)):
+            dataset = dataset.cast_column(name, type(dataset.features[name])(decode=False))
     return dataset
+
+
+def _encoded_features(datasets: Any) -> tuple[type, ...]:
+    """The features that are encoded files: those of this version."""
+    return tuple(getattr(datasets, name) for name in ("Image", "Audio", "Video") if hasattr(datasets, name))
 
 
 def _flat(name: str, feature: Any) -> Iterator[tuple[str, Any]]:
@@ -125,7 +130,10 @@ def _flat(name: str, feature: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_image(datasets: Any, feature: Any) -> bool:
-    """Whether a column can hold encoded images."""
+    """Whether a column can hold encoded images, videos or sounds."""
     if isinstance(feature, dict):
         return "bytes" in feature and _is_image(datasets, feature["bytes"])
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")
+    return isinstance(feature, _encoded_features(datasets)) or getattr(feature, "dtype", None) in (
+        "binary",
+        "large_binary",
+    )

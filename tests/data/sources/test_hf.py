@@ -1,3 +1,4 @@
+import pickle
 import shutil
 import sys
 
@@ -7,6 +8,7 @@ from mmjax.data.mixture import open_source
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.sources.hf import HuggingFace
 from mmjax.errors import UserError
+from tests.helpers.media import make_sound
 from tests.helpers.source_checks import check_source, count_substitutions, png, reasons
 
 N = 12
@@ -110,3 +112,14 @@ def test_mistakes_are_named(saved, tmp_path):
     arrow[0].unlink()
     with pytest.raises(UserError, match="hf:.*x': "):
         HuggingFace(str(tmp_path / "x"))
+
+
+@pytest.mark.full
+def test_sounds_are_left_as_they_are(tmp_path):
+    import datasets
+
+    flac = make_sound("flac")
+    table = datasets.Dataset.from_dict({"audio": [{"bytes": flac, "path": None}] * 2, "text": ["a sound", "another"]})
+    table.cast_column("audio", datasets.Audio(sampling_rate=16000)).save_to_disk(tmp_path / "sounds")
+    source = pickle.loads(pickle.dumps(open_source(f"hf:{tmp_path}/sounds")))
+    assert source[1]["modalities"] == {"audio": flac} and source[1]["captions"] == ["another"]
