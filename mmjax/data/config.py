@@ -16,8 +16,8 @@ class DataConfig:
     """field that holds the image: a column, or endings in a tar ('jpg;png'); '' finds it; '|' separates parts for each
     source of the mixture"""
     caption_keys: str = ""
-    """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them; '|' separates parts for each source of
-    the mixture: 'txt|title'"""
+    """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them, 'none' is examples without texts; '|'
+    separates parts for each source of the mixture: 'txt|title'"""
     encoding: str = "utf-8"
     """of texts in tars, of files beside images and of tables: 'gbk', 'latin-1', ...; a text that is not in it is a bad
     example, and one that begins with a byte order mark is read by that"""

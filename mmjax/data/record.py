@@ -193,7 +193,7 @@ class CaptionKeys:
     def parse(
         cls, text: str, *, default: Sequence[str], field: str = "data.caption_keys", encoding: str = "utf-8"
     ) -> "CaptionKeys":
-        """Reads "txt", or a mixture such as "json:caption@0.7+txt@0.3".
+        """Reads "txt", or a mixture such as "json:caption@0.7+txt@0.3"; "none" is no keys, for examples without texts.
 
         Args:
           text: the config's field; empty for `default`, of which the first that an example has is taken.
@@ -204,6 +204,8 @@ class CaptionKeys:
         Raises:
           UserError: on an empty part, a weight that is not positive, or a key named twice.
         """
+        if text == "none":
+            return cls((), encoding=encoding)
         if not text:
             return cls(tuple(default), encoding=encoding)
         keys, weights = [], []
@@ -226,11 +228,13 @@ class CaptionKeys:
 
         Returns:
           `captions` and, where keys have weights, `caption_weights`: the two fields of a Record. A key's weight is
-          shared evenly by its captions; keys without any leave theirs to the others.
+          shared evenly by its captions; keys without any leave theirs to the others. Nothing where there are no keys.
 
         Raises:
           BadExample: `no_caption`, when no field has a text that is not blank; `encoding`, when one is not in that.
         """
+        if not self.keys:
+            return {}
         captions, weights = [], []
         for position, key in enumerate(self.keys):
             texts = self._unwritten(texts_of(lookup(key), self.encoding))

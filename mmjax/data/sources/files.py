@@ -99,7 +99,7 @@ class Files:
         for number, count in counts.items():
             key_sets[";".join(sorted(ending.lower() for ending in self._sets[number]))] += count
         wanted = {key.partition(":")[0].lower() for key in self._captions.keys}
-        if not any(wanted & set(endings.split(";")) for endings in key_sets):
+        if wanted and not any(wanted & set(endings.split(";")) for endings in key_sets):
             raise UserError(
                 f"{where}: none of {len(self):,} images has a file of the same name ending in"
                 f" {', '.join(sorted(wanted))}; where folders are classes, write folder:{self._path}"

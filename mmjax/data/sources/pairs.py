@@ -144,7 +144,7 @@ class Pairs:
         if lists:
             log.warning("%s: %s captions are lists written as text and read as lists", where, f"{lists:,}")
         self._images, self._captions = StringArray.of(images), [StringArray.of(column) for column in captions]
-        if not any(column.length for column in self._captions):
+        if self._captions and not any(column.length for column in self._captions):
             columns = " or ".join(map(repr, self._keys.keys))
             raise UserError(
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
@@ -191,7 +191,7 @@ class Pairs:
           UserError: there are some, and evaluation is on all of a set.
         """
         has_image, *has_text = (np.diff(text.buffers()[1], prepend=0) > 0 for text in (self._images, *self._captions))
-        is_usable = has_image & np.logical_or.reduce(has_text)
+        is_usable = has_image & np.logical_or.reduce(has_text) if has_text else has_image
         if self._spans and (wrong := np.isinf(self._spans[0])).any():
             raise UserError(
                 f"{where}: {int(wrong.sum()):,} rows, such as row {int(wrong.argmax()) + 1:,}, have a start and an end"

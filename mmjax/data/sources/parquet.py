@@ -143,8 +143,14 @@ class Parquet:
         Raises:
           UserError: all columns of captions are null in every row.
         """
-        if self._fields.class_names is None and all(
-            group.nulls.get(key.replace("/", ".")) == group.rows for group in groups for key in self._fields.names[1:]
+        if (
+            self._fields.class_names is None
+            and self._fields.names[1:]
+            and all(
+                group.nulls.get(key.replace("/", ".")) == group.rows
+                for group in groups
+                for key in self._fields.names[1:]
+            )
         ):
             columns = " or ".join(map(repr, self._fields.names[1:]))
             raise UserError(

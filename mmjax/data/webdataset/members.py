@@ -202,6 +202,10 @@ class MemberCheck:
         return bool(self._endings() & {*self._images, _MANY_SETS})
 
     @property
+    def _wants_text(self) -> bool:
+        return bool(self._captions.keys)
+
+    @property
     def _input(self) -> str:
         """What an example needs beside a text, in words."""
         has_media = any(f".{ending}" in ONLY_MEDIA_SUFFIXES for ending in self._endings())
@@ -213,7 +217,8 @@ class MemberCheck:
         return sum(
             count
             for endings, count in sets
-            if _MANY_SETS in endings or (endings & set(self._images) and endings & self._text_endings)
+            if _MANY_SETS in endings
+            or (endings & set(self._images) and (endings & self._text_endings or not self._wants_text))
         )
 
     def tell_incomplete(self, where: str) -> None:
@@ -226,9 +231,9 @@ class MemberCheck:
         incomplete = total - self._complete_examples()
         if not incomplete:
             return
-        texts = " or ".join(sorted(self._text_endings))
+        texts = f" or a text ({' or '.join(sorted(self._text_endings))})" if self._wants_text else ""
         hint = f"; {dotted}" if (dotted := self._dotted()) else ""
-        summary = f"{incomplete:,} of {total:,} examples lack {self._input} or a text ({texts}){hint}"
+        summary = f"{incomplete:,} of {total:,} examples lack {self._input}{texts}{hint}"
         if self._options.keys_field == "eval":
             raise UserError(
                 f"{where}: {summary}; evaluation is on all of a set: remove these examples, or name what holds theirs"

@@ -123,3 +123,11 @@ def test_labels_that_are_no_classes(clips):
     with pytest.raises(UserError, match="label '10' is none of the 2 names in classnames.txt"):
         Pairs(write(clips, "t.csv", text))
     assert Pairs(write(clips, "t.csv", text.replace("label", "caption"))).class_names is None
+
+
+def test_rows_without_texts(clips):
+    path = write(clips, "t.csv", "path,caption\nclips/b.mp4,a\nclips/a.wav,\n")
+    for field in ("data.train", "data.eval"):
+        keys = "eval" if field == "data.eval" else "data"
+        source = Pairs(path, options=SourceOptions(caption_keys="none", keys_field=keys), field=field)
+        assert [source[i].keys() for i in range(2)] == [{"id", "modalities", "path"}] * 2

@@ -149,3 +149,14 @@ def test_threads_workers_and_resuming_change_nothing(tmp_path, settings, start):
                 expected = examples[4 * step + row]
                 assert all(np.array_equal(batch[name][row], expected[name]) for name in expected)
     assert step == 4
+
+
+def test_examples_without_texts(tmp_path):
+    """For contrast between videos and their sounds."""
+    path = write(tmp_path, {"mp4": MP4}, {"mp4": MP4, "txt": b"not read"}, {"json": b"{}"})
+    with pytest.raises(UserError, match="none has caption, json, txt|lack"):
+        WebDataset(path, options=options(tmp_path, keys_field="eval"), field="data.eval")
+    source = WebDataset(path, options=options(tmp_path, caption_keys="none"))
+    assert source[0].keys() == {"id", "modalities", "path"} == source[1].keys() and not record_mistake(source[0])
+    with pytest.raises(UserError, match="1 of 3 examples lack an image, a video, a sound; evaluation"):
+        WebDataset(path, options=options(tmp_path, keys_field="eval", caption_keys="none"), field="data.eval")
