@@ -191,7 +191,7 @@ class Pairs:
           UserError: there are some, and evaluation is on all of a set.
         """
         has_image, *has_text = (np.diff(text.buffers()[1], prepend=0) > 0 for text in (self._images, *self._captions))
-        is_usable = has_image & np.logical_or.reduce(has_text) if has_text else has_image
+        is_usable = has_image & np.logical_or.reduce(has_text or [has_image])
         if self._spans and (wrong := np.isinf(self._spans[0])).any():
             raise UserError(
                 f"{where}: {int(wrong.sum()):,} rows, such as row {int(wrong.argmax()) + 1:,}, have a start and an end"
