@@ -369,6 +369,7 @@ evaluations = Registry(
     {
         "zeroshot_classification": f"{_EVALUATORS}.contrastive:ZERO_SHOT_CLASSIFICATION",
         "zeroshot_retrieval": f"{_EVALUATORS}.contrastive:ZERO_SHOT_RETRIEVAL",
+        "modality_retrieval": f"{_EVALUATORS}.modality_retrieval:MODALITY_RETRIEVAL",
         "image_captioning": f"{_EVALUATORS}.captioning:IMAGE_CAPTIONING",
         "visual_question_answering": f"{_EVALUATORS}.question_answering:VISUAL_QUESTION_ANSWERING",
         "image_text_matching": f"{_EVALUATORS}.image_text_matching:IMAGE_TEXT_MATCHING",

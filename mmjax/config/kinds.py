@@ -21,10 +21,14 @@ from mmjax.training.config import OptimizerConfig
 
 # Of captioners, what `decoder` says.
 DECODERS = {"transformer": models.CaptionerConfig, "lstm": models.LSTMCaptionerConfig}
+# The kind of a slot's encoder where none is given: that of the slot's own name.
+OF_SLOT = "SLOT"
 # Groups that have fields of their own by kind: where the kinds are, and the kind where none is given.
 KINDS: dict[type, tuple[Registry, str]] = {
     models.ModelConfig: (registry.models, models.TwoTowerConfig.kind),
-    fusion.EncoderConfig: (registry.encoders, ""),
+    models.EncoderConfig: (registry.encoders, ""),
+    models.SlotConfig: (registry.encoders, OF_SLOT),
+    models.TowerSlotConfig: (registry.encoders, OF_SLOT),
     fusion.FusionConfig: (registry.fusions, ""),
 }
 # Groups to whose fields (`added` in the dataclass) plugins add theirs, by the name of what they register.
@@ -184,6 +188,8 @@ def classes(base: type) -> dict[str, type]:
 
 
 def _class_of(base: type, kind: str) -> type:
+    if issubclass(base, models.SlotConfig):
+        return _in_slot(base, _class_of(models.EncoderConfig, kind))
     known, _ = KINDS[base]
     cls = known.config_class(kind, where="kind")
     if cls is None or not issubclass(cls, base) or getattr(cls, "kind", None) != kind:
@@ -196,6 +202,14 @@ def _class_of(base: type, kind: str) -> type:
         if issubclass(cls, fusion.EncoderConfig) and not _is_tuple(cls.ranks, int):
             raise UserError(f"{known.describe(kind)}: ranks={cls.ranks!r} of {cls.__name__} wants a tuple such as (2,)")
     return cls
+
+
+@functools.cache
+def _in_slot(base: type, encoder: type) -> type:
+    """The dataclass of an encoder's fields and those of the slot that it fills."""
+    namespace: dict[str, Any] = {"__doc__": encoder.__doc__, "__module__": encoder.__module__}
+    bases = (base, encoder)
+    return dataclasses.make_dataclass(encoder.__name__, [], bases=bases, namespace=namespace, frozen=True, kw_only=True)
 
 
 def _is_tuple(value: Any, of: type) -> bool:
@@ -214,9 +228,18 @@ def class_of_kind(base: type, settings: Mapping[str, Any], field: str) -> type:
       UserError: an unknown kind, or none where one is needed.
     """
     known, default = KINDS[base]
+    default = field.rpartition(".")[2] if default == OF_SLOT else default
     if "kind" not in settings and not default:
         raise UserError(f"{field}.kind is missing; choose one of: {', '.join(known)}")
     cls = _class_of(base, known.validate_choice(f"{field}.kind", settings.get("kind", default)))
     if cls is models.CaptionerConfig:
         return DECODERS[validate_choice(f"{field}.decoder", settings.get("decoder", "transformer"), DECODERS)]
+    if cls is models.TwoTowerConfig and not _is_image_text(settings):
+        return models.TowersConfig
     return cls
+
+
+def _is_image_text(settings: Mapping[str, Any]) -> bool:
+    """Whether two towers are CLIP's: of images and texts, and no slot beside them is filled."""
+    filled = [name for name in (*models.MODALITIES, "text") if settings.get(name) is not None]
+    return not filled or filled == ["image", "text"] or not set(filled) & set(models.SLOTS) and "pairs" not in settings

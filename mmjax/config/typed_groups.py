@@ -128,9 +128,9 @@ def field_default(cls: type, settings: Any, path: Sequence[str]) -> Any:
     return dataclasses.MISSING if field is None else field.default
 
 
-def _class_at(cls: type, settings: Any, path: Sequence[str]) -> Any:
-    """The dataclass of a group within a group's settings; None where there is no group."""
-    cls = kinds.class_of_kind(cls, settings, "model") if cls in kinds.KINDS else cls
+def _class_at(cls: type, settings: Any, path: Sequence[str], where: str = "model") -> Any:
+    """The dataclass of a group within a group's settings, which stand at `where`; None where there is no group."""
+    cls = kinds.class_of_kind(cls, settings, where) if cls in kinds.KINDS else cls
     if not path:
         return cls
     name, *inner = path
@@ -138,7 +138,7 @@ def _class_at(cls: type, settings: Any, path: Sequence[str]) -> Any:
     if typing.get_origin(expected) is Mapping and inner:  # groups by name
         expected, settings, inner = typing.get_args(expected)[1], settings[inner[0]], inner[1:]
     group = group_class(expected)
-    return None if group is None else _class_at(group, settings, inner)
+    return None if group is None or settings is None else _class_at(group, settings, inner, name)
 
 
 def join(path: str, name: str) -> str:

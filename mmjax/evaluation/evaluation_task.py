@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.bad_example import BadExample
-from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
+from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.source_protocols import Source
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, did_you_mean, validate_choice
@@ -103,7 +103,7 @@ class EvaluatedSource:
       source: its records, with class names and prompts.
       params: of the model.
       decode: makes examples of a source (or a view of one); processes read this one together.
-      image_spec: how images are prepared; None for a model that sees none.
+      specs: how images and other modalities are prepared.
       bound_embedder: of the model with its parameters; None where no evaluation embeds.
       train: the images that probes learn from; None where none are wanted.
       fold_size: images in a fold of retrieval; 0 for no folds.
@@ -114,7 +114,7 @@ class EvaluatedSource:
     source: Source
     params: Any
     decode: Callable[[Source], EvalExamples]
-    image_spec: ImageSpec | None = None
+    specs: InputSpecs = InputSpecs()
     bound_embedder: Embedder | None = None
     train: Source | None = None
     fold_size: int = 0
@@ -137,7 +137,7 @@ class EvaluatedSource:
     @property
     def local_examples(self) -> EvalExamples:
         """Its examples with all fields of their records, read by this process alone."""
-        return EvalExamples(self.source, self.image_spec)
+        return EvalExamples(self.source, self.specs)
 
     def stream(self, keep: Callable[[Any], T], examples: EvalExamples | None = None) -> ExamplePass[T]:
         """Examples in one pass, with what is kept of them; `self.examples` where none are given."""
@@ -288,7 +288,7 @@ def _check_words(name: str, info: EvaluationTask) -> None:
       UserError: none has, the nearest name is given.
     """
     served = load_objective.served()
-    abilities = [*capabilities.EMBEDDING, *capabilities.METHODS, *served]
+    abilities = [*capabilities.EMBEDDING, "modalities", *capabilities.METHODS, *served]
     fields = [field.name for cls in (EvaluationSettings, DatasetConfig) for field in dataclasses.fields(cls)]
     others = {"needs": abilities, "taught": served, "reads": fields, "fallback_for": list(registry.evaluations)}
     for field, known in others.items():

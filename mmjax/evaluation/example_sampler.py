@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.evaluation.example_selection import NUM_FAILURES, NUM_SHOWN, Artifacts, ImageMatches, Match, thumbnail
+from mmjax.evaluation.example_selection import NUM_FAILURES, NUM_SHOWN, Artifacts, ImageMatches, Match
+from mmjax.evaluation.pictures import example_picture
 
 Prediction = tuple[str, float, bool]  # a text, its score, whether it is right
 
@@ -65,7 +66,7 @@ class ExampleSampler:
         chosen = (self.failures + self.others)[:NUM_SHOWN]
         shown = examples.read([sample.index for sample in chosen])
         images = [
-            ImageMatches(thumbnail(example.image), sample.labels, [Match(*item) for item in sample.predictions])
+            ImageMatches(example_picture(example.inputs), sample.labels, [Match(*item) for item in sample.predictions])
             for sample, example in zip(chosen, shown, strict=True)
         ]
         return Artifacts(images, [], what=self.what)

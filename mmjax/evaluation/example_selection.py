@@ -7,19 +7,17 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import Source
-from mmjax.evaluation.embedding.features import Examples, Features, decoded_image
+from mmjax.evaluation.embedding.features import Examples, Features, decoded_input
+from mmjax.evaluation.pictures import example_picture
 from mmjax.metrics import exact_dot
 
 NUM_SHOWN = 12  # images, and captions, in a report
 NUM_FAILURES = 8  # of them, where there are so many
 _CANDIDATES = 2000  # queries whose best match is looked up to find failures
 _NEAREST = 5  # matches shown for each of them
-THUMBNAIL = 160  # longest side, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,11 +195,8 @@ def _thumbnails(source: Source, examples: Examples, positions: set[int]) -> dict
     order = sorted(positions)
     shown = examples(_Subset(source, order))
     pairs = zip(order, shown, strict=True)
-    return {position: thumbnail(decoded_image(example, source.name)) for position, example in pairs}
-
-
-def thumbnail(image: UInt8[np.ndarray, "H W 3"], longest: int = THUMBNAIL) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of an image whose longest side is at most `longest`."""
-    small = Image.fromarray(image)
-    small.thumbnail((longest, longest))
-    return np.array(small)
+    pictures = {}
+    for position, example in pairs:
+        decoded_input(example, source.name)
+        pictures[position] = example_picture(example.inputs)
+    return pictures

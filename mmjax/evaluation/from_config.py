@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from mmjax import registry, tasks
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture
-from mmjax.data.image import transforms
 from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
@@ -38,7 +37,7 @@ class Evaluator:
       config: `data`, `eval`, `decoding` and `objectives` are read.
       task: the model's, see `mmjax.tasks.Task`.
       mesh: the device mesh.
-      tokenizer, image_spec: preprocessing, as in training; None where the model has no use for them.
+      tokenizer: as in training; None where the model has no use for it.
 
     Raises:
       UserError: an evaluation source cannot be opened, or lacks fields of what the model is trained to do; or
@@ -51,14 +50,13 @@ class Evaluator:
         task: tasks.Task,
         mesh: Mesh,
         tokenizer: tokenizer_lib.Tokenizer | None,
-        image_spec: transforms.ImageSpec | None,
     ):
         task_choice.check_model(config.eval.tasks, task, f"eval.tasks={config.eval.tasks!r}")
         self.config, self.task, self.mesh, self.tokenizer = config, task, mesh, tokenizer
         options = tasks.source_options(config, evaluation=True)
         sources = mixture.parse_eval(config.data.eval, options) if config.data.eval else []
         self.sources = [prompts.apply(source) for source in sources]
-        self.image_spec = image_spec
+        self.specs = task.input_specs
         self.plans = self._with_train(self._named() if config.eval.tasks else self._default(), options)
         model = EvaluatedModel.make(task, mesh, config, config.eval)
         self.runner = model.runner
@@ -82,14 +80,14 @@ class Evaluator:
         if self.embedder is not None:
             self.embedder.bind(params)
         shared = [source for plan in self.plans for source in (plan.source, plan.train) if source is not None]
-        examples = sharded_examples.make_examples(shared, self.image_spec, self.runner)
+        examples = sharded_examples.make_examples(shared, self.specs, self.runner)
         evaluations: list[results.Evaluation] = []
         for plan in self.plans:
             data = EvaluatedSource(
                 plan.source,
                 params,
                 examples,
-                image_spec=self.image_spec,
+                specs=self.specs,
                 bound_embedder=self.embedder,
                 train=plan.train,
                 has_report=keep_artifacts,
@@ -117,7 +115,9 @@ class Evaluator:
                 info = evaluation_task.load(name)
                 if info.fallback_for in chosen:
                     continue
-                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(name, source)
+                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(
+                    name, source, self.task.seen
+                )
                 if missing and info.by_default == "always":
                     raise UserError(
                         f"data.eval={self.config.data.eval!r}: {source.name!r} has no {missing}, which"
@@ -147,7 +147,9 @@ class Evaluator:
             info, field = evaluation_task.load(name), f"eval.tasks={self.config.eval.tasks!r}"
             lacking = {}
             for source in self.sources:
-                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(name, source)
+                missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(
+                    name, source, self.task.seen
+                )
                 if missing:
                     lacking[source.name] = missing
                 else:

@@ -65,8 +65,13 @@ def lacking_classes(info: EvaluationTask, source: Source) -> str:
     return ""
 
 
-def lacking_fields(name: str, source: Source) -> str:
+def lacking_fields(name: str, source: Source, seen: str = "image") -> str:
     """What a source's first record lacks for an evaluation, in words; "" where nothing.
+
+    Args:
+      name: of the evaluation.
+      source: what is to be evaluated on.
+      seen: the modality that the model sees in place of images.
 
     Raises:
       UserError: the record cannot be read, or a plugin's evaluation fails to look at it.
@@ -75,10 +80,12 @@ def lacking_fields(name: str, source: Source) -> str:
     if not len(source) or not (info.embeds or info.missing_fields is not EvaluationTask.missing_fields):
         return ""
     record = _first_record(source)
+    if seen != "image":
+        record = Record(**{**record, "image": (record.get("modalities") or {}).get(seen)})
     if info.embeds and record.get("image") is None:
-        return "images"
+        return "images" if seen == "image" else seen
     with plugin_calls.calling(registry.evaluations, name, info.missing_fields, "missing_fields(record)"):
-        return info.missing_fields(record)
+        return info.missing_fields(record).replace("image", seen)
 
 
 def _first_record(source: Source) -> Record:

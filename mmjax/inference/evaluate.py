@@ -43,7 +43,7 @@ def evaluate_model(model: EvalModel, *, workdir: Any = None, output: Any = None)
         if not config.data.eval:
             raise UserError("data.eval is empty; name the data, e.g. --config.data.eval=shapes/test+digits/test")
         path = output_path(model, workdir, output)
-        evaluator = from_config.Evaluator(config, model.task, model.mesh, model.tokenizer, model.image_spec)
+        evaluator = from_config.Evaluator(config, model.task, model.mesh, model.tokenizer)
     params = model.restore()
     name = model.name if model.step is None else f"step {model.step} of {model.name}"
     log.info(f"evaluating {name} on {config.data.eval}")
@@ -162,7 +162,7 @@ def _run_jobs(
     """Runs tasks by name of their job; every record is written, with its part of the report, when it is there."""
     with process_agreement.raise_on_all():
         options = tasks.source_options(model.config, evaluation=True)
-        opened = runner.open_jobs(pending, options, config, log=log.info)
+        opened = runner.open_jobs(pending, options, config, seen=model.task.seen, log=log.info)
         if not opened:
             return
         evaluated = EvaluatedModel.make(model.task, model.mesh, model.config, config)
@@ -177,7 +177,7 @@ def _run_jobs(
         embedder.bind(params)
     num_prompts = {job.job.name: _count_prompts(job.source) for job in opened}
     for job, outcome in runner.run(
-        opened, unfinished, evaluators, params, evaluated.runner, model.image_spec, embedder, log=log.info
+        opened, unfinished, evaluators, params, evaluated.runner, model.task.input_specs, embedder, log=log.info
     ):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}

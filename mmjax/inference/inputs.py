@@ -290,7 +290,8 @@ def to_modalities(
     """Arrays of several modalities, of which some may be missing, as a batch has them.
 
     Args:
-      modalities: by name, [B, ...]; the record's own image as PIL images or uint8 arrays.
+      modalities: by name, [B, ...]; the record's own image as PIL images or uint8 arrays; a list of what else is
+        decoded, as files in bytes or raw arrays.
       present: [B, M] in sorted order of all names; None: those in `modalities`.
       example_transform: of the task.
 
@@ -300,13 +301,19 @@ def to_modalities(
     Raises:
       UserError: another name, shape or number, or an example without any modality.
     """
-    names, spec = example_transform.names, example_transform.image_spec
+    names, specs = example_transform.names, example_transform.inputs
+    spec = specs.image
     if not isinstance(modalities, Mapping) or not modalities:
         raise UserError(f"modalities: give a dict of arrays [B, ...] by name; the model has {', '.join(names)}")
     for name in modalities:
         validate_choice("modalities: the name", name, names)
+    decoded = {spec.name for spec in specs.others if spec.decoder is not None}
     values = {
-        name: to_uint8(_to_numpy(value), spec) if spec is not None and name == "image" else np.asarray(value)
+        name: to_uint8(_to_numpy(value), spec)
+        if spec is not None and name == "image"
+        else _objects(value)
+        if name in decoded
+        else np.asarray(value)
         for name, value in modalities.items()
     }
     count = _common_length(values)
@@ -316,14 +323,19 @@ def to_modalities(
     for index in range(count):
         record = {name: value[index] for name, value in values.items() if present[index, names.index(name)]}
         try:
-            arrays, _ = example_transform.arrays({"modalities": record, "id": index})
+            arrays = specs.blank() | specs.evaluate({"modalities": record, "id": index})
         except BadExample as error:
             raise UserError(f"modalities: {error.detail} (example {index})") from error
-        if spec is not None:
-            blank = np.zeros((spec.size, spec.size, 3), np.uint8)
-            arrays["image"] = blank if images is None else images[index]
-        rows.append(arrays)
+        rows.append(arrays if images is None else arrays | {"image": images[index]})
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}, present
+
+
+def _objects(values: Any) -> np.ndarray:
+    """A list of files or of arrays of any size, as an array of objects."""
+    result = np.empty(len(values), object)
+    for index, value in enumerate(values):
+        result[index] = value
+    return result
 
 
 def _common_length(values: Mapping[str, np.ndarray]) -> int:

@@ -62,7 +62,7 @@ def load(
         if prepared is None or not isinstance(model, ImageTextConfig) or _POSITIONS not in checkpoint.shapes:
             described = capabilities.describe_model(checkpoint.config)
             raise UserError(f"image_size={image_size}: {described} has no image tower to be resized")
-        if image_size != model.image.image_size:
+        if model.image is not None and image_size != model.image.image_size:
             params = _resize_positions(params, checkpoint, model, image_size, mesh)
             checkpoint.preprocessing = {**prepared, "size": image_size}
     if precision is not None:

@@ -14,12 +14,13 @@ from mmjax import tasks
 from mmjax.config.schema import RunConfig
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
+from mmjax.data.loading.inputs import ModalitySpec
 from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
-from mmjax.inference import inputs
+from mmjax.inference import inputs, modality_inputs
 from mmjax.models import generation
 from mmjax.models.config import ContrastConfig
 from mmjax.models.fusion.config import FusedConfig
@@ -64,6 +65,8 @@ class Model:
         self._embed_bytes = jax.jit(task.embed_images)
         self._embed_pixels = jax.jit(task.embed_pixels)
         self._embed_text = jax.jit(task.embed_text)
+        embed_modality = lambda name, params, arrays: task.embed_modality(params, name, arrays)
+        self._embed_modality = jax.jit(embed_modality, static_argnums=0)
         self._generate = jax.jit(functools.partial(_generate, task), static_argnums=0)
         self._classify = jax.jit(functools.partial(_classify, task), static_argnums=0)
         self._answer = jax.jit(lambda *args: jnp.argmax(task.answer(*args), axis=1))
@@ -144,6 +147,48 @@ class Model:
         embeddings = self._run(self._embed_bytes if pixels.dtype == np.uint8 else self._embed_pixels, (pixels,))
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
+    def encode_video(self, videos: Any, *, rate: float | None = None) -> Float32[np.ndarray, "B E"]:
+        """Embeds videos; rows have unit length.
+
+        Args:
+          videos: a list of paths, of files as bytes, or of frames uint8 [T, H, W, 3] of any number and size.
+          rate: of frames, a second.
+
+        Raises:
+          UserError: one cannot be decoded; or the model embeds no videos.
+        """
+        return self._encode_modality("video", videos, rate)
+
+    def encode_audio(self, sounds: Any, *, rate: float | None = None) -> Float32[np.ndarray, "B E"]:
+        """Embeds sounds; rows have unit length.
+
+        Args:
+          sounds: a list of paths, of files as bytes, or of samples float32 [N] in [-1, 1].
+          rate: of samples, in Hz.
+
+        Raises:
+          UserError: one cannot be decoded; or the model embeds no sounds.
+        """
+        return self._encode_modality("audio", sounds, rate)
+
+    def encode_series(self, series: Any) -> Float32[np.ndarray, "B E"]:
+        """Embeds time series, a list of arrays [steps, channels]; rows have unit length. Errors as `encode_audio`."""
+        return self._encode_modality("series", series)
+
+    def encode_table(self, rows: Any) -> Float32[np.ndarray, "B E"]:
+        """Embeds rows of a table, a list of arrays [columns]; rows have unit length. Errors as `encode_audio`."""
+        return self._encode_modality("table", rows)
+
+    def _encode_modality(self, name: str, values: Any, rate: float | None = None) -> Float32[np.ndarray, "B E"]:
+        self._check(f"encode_{name}")
+        arrays = modality_inputs.to_arrays(values, self._spec(name), rate)
+        embeddings = self._run(functools.partial(self._embed_modality, name), (arrays,))
+        return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
+
+    def _spec(self, name: str) -> ModalitySpec:
+        """How a modality beside images is prepared."""
+        return next(spec for spec in self._task.input_specs.others if spec.name == name)
+
     def encode_text(self, texts: Any) -> Float32[np.ndarray, "B E"]:
         """Embeds texts; rows have unit length.
 
@@ -193,7 +238,9 @@ class Model:
         names = inputs.to_strings("class_names", class_names)
         prompts = templates if isinstance(templates, Mapping) else inputs.to_strings("templates", templates)
         weights = zero_shot_lib.zero_shot_weights(self.encode_text, names, prompts)
-        logits = self.logit_scale * (self.encode_image(images) @ weights.T)
+        seen = self._task.seen
+        embeddings = self.encode_image(images) if seen == "image" else self._encode_modality(seen, images)
+        logits = self.logit_scale * (embeddings @ weights.T)
         if self.logit_bias is not None:
             return np.asarray(jax.nn.sigmoid(logits + self.logit_bias))
         return np.asarray(jax.nn.softmax(logits, axis=-1))
@@ -240,7 +287,7 @@ class Model:
         if "answers" in self._task.taught:
             indices = self._run(self._answer, (pictures, *self._tokenize(questions)))
             return [] if indices is None else [self.answers[index] for index in indices.tolist()]
-        example_transform = AnswerTransform(self._images, self._words)
+        example_transform = AnswerTransform(self._task.input_specs, self._words)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
         return self._generate_texts(self._task.decoding(self._words), pictures, ids, mask, 0)
 
@@ -289,6 +336,9 @@ class Model:
         return np.zeros((0, model.classes), np.float32) if classes is None else classes.astype(np.float32)
 
     def _to_pictures(self, method: str, images: Any) -> np.ndarray:
+        """What the model sees: images, or the modality that takes their place."""
+        if self._task.seen != "image":
+            return modality_inputs.to_arrays(images, self._spec(self._task.seen))
         pictures = inputs.to_images(images, self._images)
         if pictures.dtype != np.uint8:
             raise UserError(f"{method}: images of floats are for encode_image; give PIL images or uint8 arrays")

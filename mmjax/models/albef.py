@@ -13,7 +13,7 @@ from mmjax.nn import attention, transformer
 from mmjax.nn.layers import dense_float32, layer_norm
 
 
-class ALBEF(image_text.ContrastiveModel, FusionModel, kw_only=True):
+class ALBEF(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, kw_only=True):
     """A vision transformer, BERT's first layers for the text alone, and its others, which look at the image's tokens.
 
     The two parts of BERT are two stacks, so that texts and images are encoded once however they are paired. Without
@@ -38,8 +38,8 @@ class ALBEF(image_text.ContrastiveModel, FusionModel, kw_only=True):
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity", "read")
 
     def setup(self):
-        if not self.image.get("class_token", True):
-            raise UserError("model.image.class_token=False leaves no token to embed; set it to True")
+        if not self.seen_settings.get("class_token", self.seen == "image"):
+            raise UserError(f"model.{self.seen}.class_token=False leaves no token to embed; set it to True")
         width = self.text["width"]
         if width % self.fusion["heads"]:
             raise UserError(
@@ -60,8 +60,9 @@ class ALBEF(image_text.ContrastiveModel, FusionModel, kw_only=True):
         if self.fusion.get("norm", "pre") == "pre":
             self.fusion_norm = layer_norm(self.fusion.get("norm_eps", 1e-5), self.dtype)
 
-        dense = lambda size: dense_float32(self.embed_dim, std=size**-0.5, dtype=self.dtype, name=None)
-        self.image_projection, self.text_projection = dense(self.image["width"]), dense(width)
+        dense = lambda size, name: dense_float32(self.embed_dim, std=size**-0.5, dtype=self.dtype, name=name)
+        self.image_projection = dense(self.seen_settings["width"], f"{self.seen}_projection")
+        self.text_projection = dense(width, "text_projection")
         super().setup()
 
     def run_text(self, text, text_mask, keys):

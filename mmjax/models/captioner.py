@@ -10,13 +10,14 @@ from jaxtyping import Array, Float
 from mmjax.errors import UserError, validate_choice
 from mmjax.models import lstm_captioner, sown_attention, submodules
 from mmjax.models.encoders import build
+from mmjax.models.image_text import SlotsModel
 from mmjax.models.writing_model import WritingModel
 from mmjax.nn import attention
 
 DECODERS = ("transformer", "lstm")
 
 
-class Captioner(WritingModel, kw_only=True):
+class Captioner(SlotsModel, WritingModel, kw_only=True):
     """A vision transformer and a causal decoder that looks at all of its tokens.
 
     Of transformers, GPT-2's decoder is `norm="pre"`, `activation="gelu_tanh"`, `head="tied"`; BLIP's is BERT's:

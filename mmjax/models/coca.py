@@ -28,7 +28,7 @@ class Carry(NamedTuple):
         return Carry(self.text.take(rows, examples), self.decoder.take(rows, examples))
 
 
-class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
+class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_only=True):
     """An image tower, an attentional pooler, a causal text tower, and a decoder on top of it that looks at the image.
 
     Of the pooler's queries the first is the image's embedding, the others are what the decoder looks at. The text tower
@@ -66,7 +66,7 @@ class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
             )
         norm = lambda name: layer_norm(self.text["norm_eps"], self.dtype, name)
         dense = lambda size, std, name: dense_float32(size, std=std, dtype=self.dtype, name=name, use_bias=False)
-        eps, width = self.image["norm_eps"], self.text["width"]
+        eps, width = self.seen_settings.get("norm_eps", self.text["norm_eps"]), self.text["width"]
 
         self.image_encoder = self.make_image_tower(final_norm=False)
         self.image_pool = pool.Pool(
@@ -77,9 +77,10 @@ class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
             norm_inputs=True,
             norm_eps=eps,
             dtype=self.dtype,
+            name=f"{self.seen}_pool",
         )
-        self.image_norm = layer_norm(eps, self.dtype)
-        self.image_projection = dense(self.embed_dim, self.embed_dim**-0.5, "image_projection")
+        self.image_norm = layer_norm(eps, self.dtype, f"{self.seen}_norm")
+        self.image_projection = dense(self.embed_dim, self.embed_dim**-0.5, f"{self.seen}_projection")
 
         self.text_encoder = self.make_text_stack(
             ignored=("context_length",),
@@ -163,12 +164,12 @@ class CoCa(image_text.ContrastiveModel, WritingModel, kw_only=True):
 
     def image_readout(self, sown: sown_attention.Sown) -> Float[Array, "B N"]:
         """Weights of the pooler's first query."""
-        return sown_attention.attention_weights(sown, "image_pool", "attention")[:, 0]
+        return sown_attention.attention_weights(sown, f"{self.seen}_pool", "attention")[:, 0]
 
     def word_attention(self, sown: sown_attention.Sown, words: int, patches: int) -> Float[Array, "B T N"]:
         """The decoder looks at the pooler's queries, and these at the image's tokens."""
         del patches
-        pooled = sown_attention.attention_weights(sown, "image_pool", "attention")[:, 1:]
+        pooled = sown_attention.attention_weights(sown, f"{self.seen}_pool", "attention")[:, 1:]
         return jnp.einsum("BTQ,BQN->BTN", sown_attention.last_cross_attention(sown, "decoder")[:, :words], pooled)
 
     def __call__(self, images, text, text_mask=None):

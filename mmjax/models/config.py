@@ -9,6 +9,33 @@ from typing import ClassVar, Literal
 from mmjax.nn.config import NOISE, Activation, CrossLayersConfig, DecoderLayersConfig, Norm, Remat, TowerConfig
 
 TextHead = Literal["none", "tied", "linear", "mlm"]
+# Slots beside `image` and `text`: what a model reads of an example, by the names that records have for it.
+SLOTS = ("video", "audio", "series", "table")
+MODALITIES = ("image", *SLOTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """An encoder of one modality, which reads an array an example, of so many `axes`, such as (steps, channels)."""
+
+    kind: ClassVar[str]
+    axes: ClassVar[str] = ""
+    ranks: ClassVar[tuple[int, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotConfig(EncoderConfig):
+    """What fills a slot of a model: an encoder, by its `kind`, which is the slot's own name where it is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSlotConfig(SlotConfig):
+    """What fills a slot of a model of towers: an encoder and the head of its embedding."""
+
+    pool: Literal["cls", "mean", "last", "map"] = "mean"
+    """what the embedding is made of: cls (the first token), mean (of valid tokens), last (token), map (attention)"""
+    projection: Literal["linear", "bias", "none"] = "linear"
+    """to the shared space: linear, bias (linear with bias), none (then the widths must be equal)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,17 +260,33 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextConfig(ModelConfig):
-    """A model of images and texts; its kind says which towers.
+    """A model of texts and images, or of another modality in place of images; its kind says which towers.
 
     `hides_padding`: no output depends on the padding behind a text, nor on how much there is.
     """
 
     hides_padding: ClassVar[bool] = False
 
-    image: ImageConfig
+    image: ImageConfig | None
     """the image tower"""
     text: TextConfig
     """the text tower"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsConfig:
+    """Slots of a model that reads one of them beside text."""
+
+    image: VisionConfig | None = None
+    """the image tower; none where another slot is filled"""
+    video: SlotConfig | None = None
+    """an encoder of videos in its place"""
+    audio: SlotConfig | None = None
+    """an encoder of sounds in its place"""
+    series: SlotConfig | None = None
+    """an encoder of time series in its place"""
+    table: SlotConfig | None = None
+    """an encoder of a table's columns in its place"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,13 +323,32 @@ class TwoTowerConfig(ContrastConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig(ImageTextConfig):
+class TowersConfig(ContrastConfig, ModelConfig):
+    """Towers of any two or more modalities in one space."""
+
+    kind: ClassVar[str] = "two_tower"
+    image: ImageTowerConfig | None = None
+    """the image tower"""
+    text: TextTowerConfig | None = None
+    """the text tower"""
+    video: TowerSlotConfig | None = None
+    """the tower of videos"""
+    audio: TowerSlotConfig | None = None
+    """the tower of sounds"""
+    series: TowerSlotConfig | None = None
+    """the tower of time series"""
+    table: TowerSlotConfig | None = None
+    """the tower of a table's columns"""
+    pairs: str = ""
+    """which modalities are contrasted, with their weights: 'video+text@1.0,audio+text@0.5'; '' for all pairs alike"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig(SlotsConfig, ImageTextConfig):
     """A vision transformer and a transformer that writes."""
 
     kind: ClassVar[str] = "captioner"
     hides_padding: ClassVar[bool] = True
-    image: VisionConfig
-    """the image tower"""
     text: DecoderTextConfig
     """the decoder"""
     decoder: Literal["transformer"] = "transformer"
@@ -294,13 +356,11 @@ class CaptionerConfig(ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTMCaptionerConfig(ImageTextConfig):
+class LSTMCaptionerConfig(SlotsConfig, ImageTextConfig):
     """A vision transformer and an LSTM that writes."""
 
     kind: ClassVar[str] = "captioner"
     hides_padding: ClassVar[bool] = True
-    image: VisionConfig
-    """the image tower"""
     text: LSTMTextConfig
     """the decoder"""
     decoder: Literal["lstm"]
@@ -308,13 +368,13 @@ class LSTMCaptionerConfig(ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoCaConfig(ContrastConfig, ImageTextConfig):
+class CoCaConfig(ContrastConfig, SlotsConfig, ImageTextConfig):
     """CoCa (arXiv:2205.01917)."""
 
     kind: ClassVar[str] = "coca"
     hides_padding: ClassVar[bool] = True
-    image: PatchesConfig
-    """the image tower"""
+    image: PatchesConfig | None = None
+    """the image tower; none where another slot is filled"""
     text: CoCaTextConfig
     """the text tower"""
     decoder: DecoderLayersConfig
@@ -326,13 +386,11 @@ class CoCaConfig(ContrastConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALBEFConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
+class ALBEFConfig(FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextConfig):
     """ALBEF (arXiv:2107.07651)."""
 
     kind: ClassVar[str] = "albef"
     hides_padding: ClassVar[bool] = True
-    image: VisionConfig
-    """the image tower"""
     text: FusedTextConfig
     """the layers of the text that see no image"""
     fusion: CrossLayersConfig
@@ -360,13 +418,11 @@ class ViLTConfig(FusionHeadsConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QFormerConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
+class QFormerConfig(FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextConfig):
     """BLIP-2's Q-Former (arXiv:2301.12597)."""
 
     kind: ClassVar[str] = "qformer"
     hides_padding: ClassVar[bool] = True
-    image: VisionConfig
-    """the image tower, usually frozen"""
     text: QFormerTextConfig
     """the layers that read queries and text"""
     queries: int = 32
@@ -378,13 +434,11 @@ class QFormerConfig(FusionHeadsConfig, ContrastConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixLMConfig(ImageTextConfig):
+class PrefixLMConfig(SlotsConfig, ImageTextConfig):
     """LLaVA (arXiv:2304.08485) and PaliGemma (arXiv:2407.07726)."""
 
     kind: ClassVar[str] = "prefix_lm"
     hides_padding: ClassVar[bool] = True
-    image: VisionConfig
-    """the image tower"""
     text: PrefixTextConfig
     """the decoder"""
     connector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"

@@ -8,12 +8,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError, validate_choice
+from mmjax.models import slots as slots_lib
 from mmjax.models import sown_attention, submodules
 from mmjax.models.encoders import Encoded
+from mmjax.models.image_text import SlotsModel
 from mmjax.models.writing_model import WritingModel
-from mmjax.nn import attention, layers
+from mmjax.nn import attention
 from mmjax.nn.layers import ACTIVATIONS, Dense
-from mmjax.utils.random_streams import ExampleStream
 
 CONNECTORS = ("linear", "mlp2x_gelu")
 PREFIXES = ("full", "causal")
@@ -39,7 +40,7 @@ class Connector(nn.Module):
         return x if self.kind == "linear" else dense(ACTIVATIONS["gelu"](x), "fc2")
 
 
-class PrefixLM(WritingModel, kw_only=True):
+class PrefixLM(SlotsModel, WritingModel, kw_only=True):
     """A vision transformer, a connector, and a decoder that reads image tokens and then text.
 
     The text's positions are counted from its own first token: image tokens have the image tower's. Text is padded on
@@ -73,7 +74,7 @@ class PrefixLM(WritingModel, kw_only=True):
             raise UserError("model.prefix_text=True needs a prefix that sees itself; set model.prefix='full'")
         if self.prefix_text and self.text.get("sep_id") is None:
             raise UserError("model.prefix_text=True needs to know where questions end; set model.text.sep_id")
-        depth = self.image["depth"]
+        depth = self.seen_settings.get("depth", 0)
         if self.feature_layer is not None and not -depth <= self.feature_layer < depth:
             raise UserError(
                 f"model.feature_layer={self.feature_layer} is none of {depth} layers; choose {-depth} to {depth - 1}"
@@ -82,12 +83,15 @@ class PrefixLM(WritingModel, kw_only=True):
         self.connect = Connector(self.connector, self.text["width"], self.dtype, name="connector")
         self.writer = self.make_text_stack(causal=True, cross_every=0)
 
-    def encode_image(self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None) -> Encoded:
+    def encode_image(self, images: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None) -> Encoded:
         """Encodes normalised images: the tower's patch tokens, before the connector."""
         layer = self.feature_layer
-        out = self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE), intermediates=layer is not None)
-        tokens = out.tokens if layer is None else out.tokens_after(layer)
-        return Encoded(tokens[:, int(self.image_encoder.class_token) :])
+        out = super().encode_image(images, keys, intermediates=layer is not None)
+        tokens, learned = (
+            out.tokens if layer is None else out.tokens_after(layer),
+            slots_lib.learned_tokens(self.image_encoder),
+        )
+        return Encoded(tokens[:, learned:], None if out.valid is None else out.valid[:, learned:])
 
     def run_writer(self, image, text, text_mask, keys):
         x, spec = self._prefixed(image, text, text_mask, keys)

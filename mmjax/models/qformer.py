@@ -16,7 +16,7 @@ from mmjax.nn.layers import broadcast_parameter, dense_float32
 from mmjax.utils.random_streams import EncoderStream
 
 
-class QFormer(image_text.ContrastiveModel, FusionModel, WritingModel, kw_only=True):
+class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, WritingModel, kw_only=True):
     """An image tower, usually frozen, and BERT, which reads learned queries and a text; only queries see the image.
 
     Queries and text share self-attention and have an MLP each. For contrast each is read alone; for matching they see

@@ -1,13 +1,18 @@
-"""Two towers into one embedding space: CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343)."""
+"""Towers into one embedding space: CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343)."""
 
-from typing import ClassVar
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mmjax.models import encoders, image_text, sown_attention
+from mmjax.errors import UserError
+from mmjax.models import encoders, image_text, slots, sown_attention
+from mmjax.models.config import MODALITIES, SLOTS
 from mmjax.models.encoders import Encoded
 from mmjax.nn import layers, pool
 from mmjax.nn.layers import dense_float32
@@ -61,46 +66,98 @@ class EmbeddingHead(nn.Module):
         )(x)
 
 
-class TwoTower(image_text.ContrastiveModel, kw_only=True):
-    """An image tower, a text tower and the scale (and bias) of their similarities.
+class TwoTower(image_text.SlotsModel, image_text.ContrastiveModel, kw_only=True):
+    """Towers of two or more modalities and the scale (and bias) of their similarities; CLIP's are `image` and `text`.
 
-    Parameters: `image`, `image_head`, `text`, `text_head`, and those of `ContrastiveModel`.
+    Parameters: of each slot that is filled `NAME` and `NAME_head`, and those of `ContrastiveModel`.
 
     What is not listed is as in `ContrastiveModel`.
 
     Attributes:
-      image, text: tower configs, see `mmjax.models.variants.two_tower`.
+      image, text: tower configs, see `mmjax.models.variants.two_tower`; None where the slot is empty.
+      video, audio, series, table: settings of an encoder with its `kind`, and of its head.
+      pairs: which of the modalities are contrasted, see `contrasted_pairs`.
     """
+
+    text: Mapping[str, Any] | None = None
+    pairs: str = ""
 
     serves: ClassVar[tuple[str, ...]] = ("embeddings",)
     attention_maps: ClassVar[tuple[str, ...]] = ("image", "similarity")
     embeds_all_tokens: ClassVar[bool] = False  # nothing but the heads reads the towers
 
     def setup(self):
-        self.image_encoder = self.make_image_tower(ignored=_HEAD_FIELDS)
-        self.text_encoder = encoders.build(
-            encoders.TextTransformer,
-            "text",
-            self.text,
-            ignored=_HEAD_FIELDS,
-            dtype=self.dtype,
-            attention_impl=self.text_attention,
-        )
-        self.image_head = self._head(self.image, "image_head")
-        self.text_head = self._head(self.text, "text_head")
+        self.encoders = {name: self._encoder(name) for name in self.modalities}
+        self.heads = {name: self._head(name) for name in self.modalities}
         super().setup()
 
-    def _head(self, tower, name) -> EmbeddingHead:
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The slots that are filled."""
+        return tuple(name for name in (*MODALITIES, "text") if getattr(self, name) is not None)
+
+    @property
+    def seen(self) -> str:
+        """The first of the slots."""
+        return self.modalities[0]
+
+    @property
+    def contrasted(self) -> Sequence[tuple[str, str, float]]:
+        """The pairs of modalities that are contrasted, with their weights."""
+        return contrasted_pairs(self.pairs, self.modalities)
+
+    def _encoder(self, name: str) -> Any:
+        settings: Any = getattr(self, name)
+        if name in SLOTS:
+            return slots.make_encoder(f"model.{name}", name, settings, self.dtype, ignored=_HEAD_FIELDS)
+        cls = encoders.TextTransformer if name == "text" else encoders.VisionTransformer
+        kernel = self.text_attention if name == "text" else self.image_attention
+        return encoders.build(cls, name, settings, ignored=_HEAD_FIELDS, dtype=self.dtype, attention_impl=kernel)
+
+    def _head(self, name: str) -> EmbeddingHead:
         shared = ("heads", "mlp_dim", "activation", "norm_eps")
+        tower: Any = getattr(self, name)
         settings = {field: tower[field] for field in (*_HEAD_FIELDS, *shared)}
-        return EmbeddingHead(self.embed_dim, **settings, dtype=self.dtype, name=name)
+        return EmbeddingHead(self.embed_dim, **settings, dtype=self.dtype, name=f"{name}_head")
+
+    def _pool(self, name: str) -> str:
+        """The kind of pool that a tower's head has."""
+        tower: Any = getattr(self, name)
+        return tower["pool"]
 
     # Each tower folds its number into the examples' keys, so that the towers' noise is independent.
-    def encode_image(
-        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None, *, pool_kind: str | None = None
+    def encode(
+        self, name: str, x: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None, *, pool_kind: str | None = None
     ) -> Encoded:
-        """Encodes normalised images; `pool_kind` as the towers have it."""
-        return self.image_encoder(images, layers.fold_keys(keys, ExampleStream.IMAGE), pool_kind=pool_kind)
+        """Encodes normalised images or arrays of another slot but text.
+
+        Args:
+          name: of the slot.
+          x: an array an example, see `slots.encode`.
+          keys: one an example, for noise; None for none.
+          pool_kind: as the towers of images and texts have it.
+        """
+        keys = layers.fold_keys(keys, ExampleStream[name.upper()])
+        if name == "image":
+            return self.encoders[name](x, keys, pool_kind=pool_kind)
+        settings: Any = getattr(self, name)
+        return slots.encode(settings["kind"], self.encoders[name], x, keys)
+
+    def embed(self, name: str, encoded: Encoded) -> Float[Array, "B E"]:
+        """Embeds what the tower of a slot has encoded; rows have unit length."""
+        return image_text.l2_normalize(self.heads[name](encoded))
+
+    def embedding(
+        self, name: str, x: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B E"]:
+        """Encodes and embeds as `encode` does; what the head does not read is not computed."""
+        return self.embed(name, self.encode(name, x, keys, pool_kind=self._pool(name)))
+
+    def encode_image(
+        self, images: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None, **options: Any
+    ) -> Encoded:
+        """Encodes what is in the first slot."""
+        return self.encode(self.seen, images, keys, **options)
 
     def encode_text(
         self,
@@ -113,31 +170,65 @@ class TwoTower(image_text.ContrastiveModel, kw_only=True):
     ) -> Encoded:
         """Encodes token ids; with `packed` as rows of several texts. Both as in `TextTransformer`."""
         keys = layers.fold_keys(keys, ExampleStream.TEXT)
-        return self.text_encoder(text, text_mask, keys, packed=packed, pool_kind=pool_kind)
+        return self.encoders["text"](text, text_mask, keys, packed=packed, pool_kind=pool_kind)
 
     def image_embedding(
-        self, images: Float[Array, "B H W 3"], keys: Key[Array, " B"] | None = None
+        self, images: Float[Array, "B ..."], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B E"]:
-        """Embeds normalised images; rows have unit length. What the head does not read is not computed."""
-        return self.embed_image(self.encode_image(images, keys, pool_kind=self.image["pool"]))
+        """Embeds what is in the first slot; rows have unit length."""
+        return self.embedding(self.seen, images, keys)
 
     def text_embedding(self, text, text_mask=None, keys=None, packed=None) -> Float[Array, "B E"]:
         """Embeds token ids as `encode_text` takes them. What the head does not read is not computed."""
-        return self.embed_text(self.encode_text(text, text_mask, keys, packed, pool_kind=self.text["pool"]))
+        return self.embed("text", self.encode_text(text, text_mask, keys, packed, pool_kind=self._pool("text")))
 
     def image_readout(self, sown: sown_attention.Sown) -> str | Float[Array, "B N"]:
         """The kind of pool; its query's weights where it has one."""
-        kind = self.image["pool"]
-        return (
-            sown_attention.attention_weights(sown, "image_head", "pool", "attention")[:, 0] if kind == "map" else kind
-        )
+        kind, head = self._pool(self.seen), f"{self.seen}_head"
+        return sown_attention.attention_weights(sown, head, "pool", "attention")[:, 0] if kind == "map" else kind
 
-    def __call__(self, images, text, text_mask=None):
-        """Embeds both; used to initialise every parameter."""
-        return self.image_embedding(images), self.text_embedding(text, text_mask)
+    def __call__(self, *inputs: Any, **named: Any):
+        """Embeds the slots in their order, and a text with its mask; used to initialise every parameter."""
+        arrays = dict(zip((*self.modalities, "text_mask"), inputs, strict=False)) | named
+        embeddings = [self.embedding(name, arrays[name]) for name in self.modalities if name != "text"]
+        text = [self.text_embedding(arrays["text"], arrays.get("text_mask"))] if self.text is not None else []
+        return (*embeddings, *text)
 
     def project_image(self, image):
-        return self.image_head(image)
+        return self.heads[self.seen](image)
 
     def project_text(self, text):
-        return self.text_head(text)
+        return self.heads["text"](text)
+
+
+def contrasted_pairs(pairs: str, modalities: Sequence[str]) -> list[tuple[str, str, float]]:
+    """The pairs of modalities that are contrasted, with their weights; of two modalities they are the pair.
+
+    Args:
+      pairs: such as "video+text,audio+text@0.5"; empty for all pairs, with weights that sum to 1.
+      modalities: of the model.
+
+    Raises:
+      UserError: a pair is not of two of the modalities, comes twice, leaves a modality out, or has no positive weight.
+    """
+    if not pairs:
+        every = list(itertools.combinations(modalities, 2))
+        return [(first, second, 1 / len(every)) for first, second in every]
+    result: dict[tuple[str, str], float] = {}
+    for part in pairs.split(","):
+        names, _, weight = part.strip().partition("@")
+        pair = tuple(sorted(names.split("+"), key=lambda name: modalities.index(name) if name in modalities else -1))
+        known = len(set(pair)) == 2 and set(pair) <= set(modalities)
+        if not known or not re.fullmatch(r"(\d+\.?\d*|\.\d+)?", weight) or (weight and float(weight) <= 0):
+            raise UserError(
+                f"model.pairs={pairs!r}: {part.strip()!r} is not NAME+NAME or NAME+NAME@WEIGHT of two of"
+                f" {', '.join(modalities)} with a weight above 0"
+            )
+        first, second = pair
+        if (first, second) in result:
+            raise UserError(f"model.pairs={pairs!r} has {first}+{second} twice; leave one out")
+        result[first, second] = float(weight or 1)
+    for name in modalities:
+        if not any(name in pair for pair in result):
+            raise UserError(f"model.pairs={pairs!r} leaves model.{name} untrained; add a pair or leave the slot out")
+    return [(first, second, weight) for (first, second), weight in result.items()]

@@ -114,12 +114,12 @@ class ViLT(FusionModel, kw_only=True):
         self.stream = encoders.build(
             Stream,
             "image",
-            self.image,
+            self.seen_settings,
             dtype=self.dtype,
             attention_impl=self.image_attention,
             mask_token=self.mim,
         )
-        width = self.image["width"]
+        width = self.seen_settings["width"]
         fixed = dict(width=width, depth=0, heads=1, mlp_dim=0, causal=False, cross_every=0, final_norm=False)
         self.words = self.make_text_stack(head="mlm" if self.mlm else "none", **fixed)
         init = nn.initializers.normal(0.02)
@@ -127,7 +127,7 @@ class ViLT(FusionModel, kw_only=True):
         if self.pooler:
             self.pool = heads.Pooler(self.dtype, name="pooler")
         if self.mim:
-            pixels = 3 * self.image["patch_size"] ** 2
+            pixels = 3 * self.seen_settings["patch_size"] ** 2
             self.pixel_head = dense_float32(pixels, std=width**-0.5, dtype=self.dtype, name=None)
         super().setup()
 

@@ -71,7 +71,7 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ("Learning rate", trained("learning_rate", "learning rate")),
         ("Logit scale", trained("logit_scale", "logit scale")),
         ("Gradient norm", trained("grad_norm", "gradient norm", True)),
-        ("Throughput", trained("images_per_second", "images per second", True)),
+        *(("Throughput", trained(key, key.replace("_", " "), True)) for key in named if key.endswith("_per_second")),
     ]
     drawn = [(name, [curve for curve in series if curve.steps]) for name, series in named_series]
     return [_chart(i, name, series) for i, (name, series) in enumerate(drawn) if series]

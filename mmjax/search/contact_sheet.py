@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mmjax.data.image.image_file import decode
-from mmjax.evaluation.example_selection import thumbnail
+from mmjax.evaluation.pictures import thumbnail
 from mmjax.io import paths as paths_lib
 from mmjax.io.reader import Reader
 from mmjax.report.markup import render

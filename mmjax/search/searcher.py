@@ -81,7 +81,7 @@ class Searcher:
         if pictures:
             spec = self.image_spec
             prepared = EvalExamples(_Queries(pictures), spec).read(range(len(pictures)))
-            rows.append(self.embed_images(features.decoded_image(example, "--image") for example in prepared))
+            rows.append(self.embed_images(features.decoded_input(example, "--image") for example in prepared))
         positions, scores = exact_dot.top_matches(np.concatenate(rows), gallery, top)
         return [
             [SearchResult(paths[i], float(score)) for i, score in zip(row, values, strict=True)]
@@ -127,7 +127,7 @@ class _FolderEmbedder:
                 reasons[i] = example
             else:
                 readable.append(i)
-                yield features.decoded_image(example, self.folder)
+                yield features.decoded_input(example, self.folder)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,6 +1,7 @@
 """Objectives between the examples of a batch: contrast (softmax, sigmoid, triplet), and image-text matching."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,10 +23,30 @@ from mmjax.utils.random_streams import ExampleStream
 Loss = tuple[Float[Array, ""], dict[str, Any]]
 
 
-def _softmax(inputs: GlobalBatch) -> Loss:
+def _over_pairs(loss: Callable[[GlobalBatch, Array, Array], Loss]) -> Callable[[GlobalBatch], Loss]:
+    """A contrastive loss of two modalities as one of all pairs that are contrasted: the weighted sum."""
+
+    @functools.wraps(loss)
+    def total(inputs: GlobalBatch) -> Loss:
+        features = inputs.features
+        if len(inputs.pairs) == 1:
+            ((first, second, _),) = inputs.pairs
+            return loss(inputs, features[first], features[second])
+        value, metrics = jnp.zeros(()), {}
+        for first, second, weight in inputs.pairs:
+            part, of_pair = loss(inputs, features[first], features[second])
+            value = value + weight * part
+            metrics |= {f"{name}_{first}_{second}": metric for name, metric in of_pair.items()}
+        return value, metrics
+
+    return total
+
+
+@_over_pairs
+def _softmax(inputs: GlobalBatch, image: Array, text: Array) -> Loss:
     return contrastive.softmax_loss(
-        inputs.features["image"],
-        inputs.features["text"],
+        image,
+        text,
         inputs.logit_scale,
         inputs.ids,
         label_smoothing=inputs.settings.loss.contrastive_smoothing,
@@ -36,10 +57,11 @@ def _softmax(inputs: GlobalBatch) -> Loss:
     )
 
 
-def _sigmoid(inputs: GlobalBatch) -> Loss:
+@_over_pairs
+def _sigmoid(inputs: GlobalBatch, image: Array, text: Array) -> Loss:
     return contrastive.sigmoid_loss(
-        inputs.features["image"],
-        inputs.features["text"],
+        image,
+        text,
         inputs.logit_scale,
         inputs.params["logit_bias"],
         inputs.ids,
@@ -50,10 +72,11 @@ def _sigmoid(inputs: GlobalBatch) -> Loss:
     )
 
 
-def _triplet(inputs: GlobalBatch) -> Loss:
+@_over_pairs
+def _triplet(inputs: GlobalBatch, image: Array, text: Array) -> Loss:
     return triplet.triplet_loss(
-        inputs.features["image"],
-        inputs.features["text"],
+        image,
+        text,
         inputs.ids,
         margin=inputs.settings.loss.triplet_margin,
         negatives=inputs.settings.loss.triplet_negatives,
@@ -119,7 +142,8 @@ def _matching(inputs: GlobalBatch) -> Loss:
 def _matching_loss(inputs: GlobalBatch) -> Loss:
     features, batch, settings, mesh = inputs.features, inputs.batch, inputs.settings, inputs.mesh
     scope = settings.loss.itm_negatives
-    image, text = (features.get(name, jnp.zeros((len(batch["text"]), 1))) for name in ("image", "text"))
+    ((seen, _, _),) = inputs.pairs
+    image, text = (features.get(name, jnp.zeros((len(batch["text"]), 1))) for name in (seen, "text"))
     negatives = matching.hard_negatives(
         image,
         text,

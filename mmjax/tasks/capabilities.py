@@ -14,12 +14,16 @@ def capabilities(task: Any) -> tuple[str, ...]:
     """What a task's model has been trained for.
 
     `caption` writes, `answer` chooses or writes, `match` scores if image and text belong together, `classify` is of
-    several modalities, and `EMBEDDING` is where images and texts are vectors, one each, in one space.
+    several modalities, and `encode_image`, `encode_text`, ... are there where a model's modalities are vectors, one
+    each, in one space; with texts `zero_shot` is, too.
     """
     writes = "answer" if task.config.data.texts == "answers" else "caption"
     methods = {"classes": "classify", "answers": "answer", "captions": writes, "matching": "match"}
     names = tuple(dict.fromkeys(method for word, method in methods.items() if word in task.taught))
-    return (EMBEDDING if "embeddings" in task.taught and task.num_image_embeddings == 1 else ()) + names
+    if "embeddings" not in task.taught or task.num_image_embeddings != 1:
+        return names
+    modalities = tuple(dict.fromkeys(name for first, second, _ in task.pairs for name in (first, second)))
+    return (*(f"encode_{name}" for name in modalities), *(["zero_shot"] if "text" in modalities else []), *names)
 
 
 # What a model is evaluated by that has not learned to embed, though it may have embeddings, too.
@@ -29,9 +33,14 @@ _WITHOUT_EMBEDDINGS = {"classes", "answers", "captions", "matching", "masked_wor
 def abilities(task: Any) -> frozenset[str]:
     """What an evaluation may need of a task's model: its capabilities, and what it `serves`.
 
-    `embeddings`, of which an image may have several, are there where they are trained; `encode_image` is one an image.
+    `embeddings`, of which an image may have several, are there where they are trained; `encode_image` is one an image,
+    or of what the model sees in its place; `modalities` are contrasted with one another.
     """
     names = {*capabilities(task), *task.model.serves} - {"embeddings"}
+    if f"encode_{task.seen}" in names and "encode_text" in names:
+        names.add("encode_image")
+    if any((first, second) != (task.seen, "text") for first, second, _ in task.pairs):
+        names.add("modalities")
     is_trained = "embeddings" in task.taught or task.taught.isdisjoint(_WITHOUT_EMBEDDINGS)
     if is_trained and task.num_image_embeddings and task.settings.tokenizer is not None:
         names.add("embeddings")

@@ -7,6 +7,9 @@ from typing import Any
 from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.models.config import (
+    SLOTS,
+    EncoderConfig,
+    ImageConfig,
     ImageTextConfig,
     ImageTowerConfig,
     ModelConfig,
@@ -14,48 +17,63 @@ from mmjax.models.config import (
     StreamConfig,
     TextConfig,
     TextTowerConfig,
+    TowersConfig,
     TwoTowerConfig,
 )
-from mmjax.models.fusion.config import FusedConfig
+from mmjax.models.fusion.config import FusedConfig, ImageSizeConfig
+
+
+def image_tower(model: ModelConfig) -> ImageConfig | ImageSizeConfig | None:
+    """What reads the record's image; None in a model that sees none."""
+    return model.image if isinstance(model, (ImageTextConfig, TowersConfig, FusedConfig)) else None
 
 
 def has_image(config: RunConfig) -> bool:
     """Whether the model looks at images that are prepared; those among several modalities may be arrays."""
-    model = config.model
-    return isinstance(model, ImageTextConfig) or (isinstance(model, FusedConfig) and model.image is not None)
+    return image_tower(config.model) is not None
 
 
 def has_text(config: RunConfig) -> bool:
     """Whether the model reads or writes text."""
-    return isinstance(config.model, ImageTextConfig)
+    return getattr(config.model, "text", None) is not None and not isinstance(config.model, FusedConfig)
+
+
+def encoders(model: ModelConfig) -> dict[str, EncoderConfig]:
+    """The encoders of modalities beside the record's image and text, by modality in the order of the model's inputs."""
+    if isinstance(model, FusedConfig):
+        own = {"image"} if model.image is not None else set()
+        return {name: model.encoders[name] for name in sorted(model.encoders.keys() - own)}
+    filled = ((name, getattr(model, name, None)) for name in SLOTS)
+    return {name: encoder for name, encoder in filled if encoder is not None}
+
+
+def examples_name(config: RunConfig) -> str:
+    """What examples are counted as: images, videos, ...; of several modalities beside text, examples."""
+    names = ["image"] * has_image(config) + [*encoders(config.model)]
+    known = {"image": "images", "video": "videos", "audio": "sounds", "series": "series", "table": "rows"}
+    return known.get(names[0], "examples") if len(names) == 1 else "examples"
 
 
 def image_size(config: RunConfig) -> int:
     """Pixels of a side of the images of a model that `has_image`."""
-    model = config.model
-    if isinstance(model, ImageTextConfig):
-        return model.image.image_size
-    if isinstance(model, FusedConfig) and model.image is not None:
-        return model.image.image_size
-    raise TypeError(f"model.kind={model.kind!r} has no images of its own")
+    tower = image_tower(config.model)
+    if tower is None:
+        raise TypeError(f"model.kind={config.model.kind!r} has no images of its own")
+    return tower.image_size
 
 
 def patch_size(config: RunConfig) -> int:
     """Pixels of a side of a patch of the image tower; 0 for a model without patches."""
-    image = config.model.image if isinstance(config.model, ImageTextConfig) else None
+    image = image_tower(config.model)
     return image.patch_size if isinstance(image, (PatchesConfig, StreamConfig)) else 0
-
-
-def image_text_model(config: RunConfig) -> ImageTextConfig:
-    """The model, where it `has_text`."""
-    if isinstance(config.model, ImageTextConfig):
-        return config.model
-    raise TypeError(f"model.kind={config.model.kind!r} has no texts of its own")
 
 
 def text_config(config: RunConfig) -> TextConfig:
     """What reads or writes the texts of a model that `has_text`."""
-    return image_text_model(config).text
+    model = config.model
+    if isinstance(model, (ImageTextConfig, TowersConfig)) and model.text is not None:
+        return model.text
+    raise TypeError(f"model.kind={model.kind!r} has no texts of its own")
 
 
 def text_length(config: RunConfig) -> int:
@@ -89,9 +107,10 @@ def noise_rates(group: Any, path: str = "model") -> Iterator[tuple[str, float]]:
 def has_noise(config: RunConfig) -> bool:
     """Whether training draws in a model's layers; a plugin's layers may, whatever its fields are."""
     model = config.model
-    parts = [(registry.models, model)]
+    parts: list[tuple[registry.Registry, Any]] = [(registry.models, model)]
+    parts += [(registry.encoders, part) for part in encoders(model).values()]
     if isinstance(model, FusedConfig):
-        parts += [(registry.fusions, model.fusion), *((registry.encoders, part) for part in model.encoders.values())]
+        parts.append((registry.fusions, model.fusion))
     of_plugins = any(part.kind in known.added() for known, part in parts)
     return of_plugins or any(rate > 0 for _, rate in noise_rates(model))
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt, UInt8
 
 from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
@@ -16,7 +16,6 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import generation, initialisation, make_model
-from mmjax.models.fusion import classifier
 from mmjax.models.fusion.config import FusedConfig
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.token_loss import TokenLoss
@@ -29,7 +28,7 @@ from mmjax.tasks import (
     per_example_losses,
     preprocessing,
 )
-from mmjax.tasks.objective import BatchFeatures, Pixels, Settings, draw_keys
+from mmjax.tasks.objective import BatchFeatures, Inputs, Settings, draw_keys
 from mmjax.utils.random_streams import ExampleStream
 
 Batch = dict[str, Any]  # arrays [B, ...]
@@ -64,7 +63,9 @@ class ModelOutputs:
             if isinstance(getattr(model, tower, None), LayersConfig)
         }
         self.model = make_model.make_model(self.model_settings, dtype, self.kernels)
-        self.pixels = Pixels(image_spec, blind=config.data.blind)
+        self.input_specs = preprocessing.input_specs(config, image_spec, self.dataset_metadata)
+        self.inputs = Inputs(self.input_specs, blind=config.data.blind)
+        self.pairs: tuple[tuple[str, str, float], ...] = tuple(getattr(self.model, "contrasted", ()))
         self.settings = Settings(
             config.loss,
             tokenizer,
@@ -74,10 +75,13 @@ class ModelOutputs:
 
     def example(self) -> tuple[Any, ...]:
         """Arguments of a call that touches every parameter."""
+        arrays = [jnp.zeros((1, *array.shape), jnp.float32) for array in self.input_specs.blank().values()]
         if isinstance(self.config.model, FusedConfig):
-            return classifier.example(self.model_settings, dict(self.dataset_metadata.shapes))
-        size, length = config_queries.image_size(self.config), config_queries.text_config(self.config).context_length
-        return jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, length), jnp.int32)
+            names = self.input_specs.names
+            return dict(zip(names, arrays, strict=True)), jnp.ones((1, len(names)), bool)
+        if not config_queries.has_text(self.config):
+            return tuple(arrays)
+        return *arrays, jnp.zeros((1, config_queries.text_config(self.config).context_length), jnp.int32)
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Initialises the parameters."""
@@ -90,11 +94,16 @@ class ModelOutputs:
         """How many vectors an image has in the space that it shares with texts, of one each; 0 without such a space."""
         if "embeddings" not in self.model.serves:
             return 0
-        pixels, _ = self.example()
+        pixels, *_ = self.example()
         params = jax.eval_shape(self.init, jax.random.key(0))
         with plugin_calls.calling(registry.models, self.config.model.kind, type(self.model), "image_embedding(images)"):
             image = jax.eval_shape(self.embed_pixels, params, pixels)
         return 1 if image.ndim == 2 else image.shape[1]
+
+    @property
+    def seen(self) -> str:
+        """The modality that a model of texts sees, `image` or another."""
+        return getattr(self.model, "seen", "image")
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -103,16 +112,23 @@ class ModelOutputs:
 
     def features(self, params: Any, batch: Batch) -> BatchFeatures:
         """Features of a batch, without noise."""
-        return BatchFeatures(self.model.bind({"params": params}), batch, None, self.pixels)
+        return BatchFeatures(self.model.bind({"params": params}), batch, None, self.inputs)
 
-    def embed_images(self, params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
-        """Embeds preprocessed images, see `embed_pixels`."""
-        return self.embed_pixels(params, self.pixels.normalize(images))
+    def embed_images(self, params: Any, images: Shaped[Array, "B ..."]) -> Float[Array, "B *V E"]:
+        """Embeds preprocessed images, or what the model sees in their place; see `embed_pixels`."""
+        return self.embed_pixels(params, self.inputs.normalize(images, self.seen))
 
-    def embed_pixels(self, params: Any, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B *V E"]:
+    def embed_modality(self, params: Any, name: str, arrays: Shaped[Array, "B ..."]) -> Float[Array, "B *V E"]:
+        """Embeds preprocessed arrays of a modality but text; rows have unit length."""
+        return self._embed(params, name, self.inputs.normalize(arrays, name))
+
+    def embed_pixels(self, params: Any, pixels: Float[Array, "B ..."]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
+        return self._embed(params, self.seen, pixels)
+
+    def _embed(self, params: Any, name: str, pixels: Float[Array, "B ..."]) -> Float[Array, "B *V E"]:
         with mesh_lib.activation_mesh(self.mesh):
-            embed = lambda model: model.image_embedding(pixels)
+            embed = lambda model: model.embedding(name, pixels)
             embeddings = nn.apply(embed, self.model)({"params": params})
             single_query = embeddings.ndim == 3 and embeddings.shape[1] == 1
             return embeddings[:, 0] if single_query else embeddings
@@ -126,7 +142,7 @@ class ModelOutputs:
     def generate(
         self,
         params: Any,
-        images: UInt8[Array, "B H W 3"],
+        images: Shaped[Array, "B ..."],
         prompt: Int[Array, "B P"],
         prompt_mask: Bool[Array, "B P"],
         decoding: generation.Decoding,
@@ -151,7 +167,8 @@ class ModelOutputs:
             model = self.model.bind({"params": params})
             slots = prompt.shape[1] + decoding.max_tokens
             take = functools.partial(model.take, examples=len(images))
-            logits, carry = model.start(model.encode_image(self.pixels.normalize(images)), prompt, prompt_mask, slots)
+            seen = model.encode_image(self.inputs.normalize(images, self.seen))
+            logits, carry = model.start(seen, prompt, prompt_mask, slots)
             return generation.generate(model.step, logits, carry, decoding, keys, take=take)
 
     def decoding(self, tokenizer: tokenizer_lib.Tokenizer) -> generation.Decoding:
@@ -169,19 +186,19 @@ class ModelOutputs:
             return per_example_losses.caption(self.features(params, batch), settings)
 
     def answer(
-        self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
+        self, params: Any, images: Shaped[Array, "B ..."], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, "B A"]:
         """Scores of each answer to questions about images."""
         with mesh_lib.activation_mesh(self.mesh):
-            features = self.features(params, {"image": images, "text": text, "text_mask": text_mask})
+            features = self.features(params, {self.seen: images, "text": text, "text_mask": text_mask})
             return features.model.answer_logits(features.fused)
 
     def match(
-        self, params: Any, images: UInt8[Array, "B H W 3"], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
+        self, params: Any, images: Shaped[Array, "B ..."], text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]
     ) -> Float[Array, " B"]:
         """How much more likely than not each text belongs to its image: a difference of logits."""
         with mesh_lib.activation_mesh(self.mesh):
-            features = self.features(params, {"image": images, "text": text, "text_mask": text_mask})
+            features = self.features(params, {self.seen: images, "text": text, "text_mask": text_mask})
             logits = features.model.match_logits(features.fused)
             return logits[:, 1] - logits[:, 0]
 
@@ -189,12 +206,13 @@ class ModelOutputs:
         """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
         with mesh_lib.activation_mesh(self.mesh):
             features = self.features(params, batch)
-            return features.model(per_example_losses.modalities(features), present)
+            return features.model(features.arrays(), present)
 
     @functools.cached_property
     def available_attention_maps(self) -> tuple[str, ...]:
         """Attention maps that the model gives, see `attention_maps.available_maps`; none where it sees no images."""
-        return () if self.config.data.blind else attention_maps.available_maps(self.model, self.taught)
+        sees_images = self.seen == "image" and not self.config.data.blind
+        return attention_maps.available_maps(self.model, self.taught) if sees_images else ()
 
     def attention_maps(
         self,
@@ -207,7 +225,7 @@ class ModelOutputs:
     ) -> dict[str, Array]:
         """All that `available_attention_maps` names, see `attention_maps.attention_maps`."""
         with mesh_lib.activation_mesh(self.mesh):
-            pixels = self.pixels.normalize(images)
+            pixels = self.inputs.normalize(images, "image")
             return attention_maps.attention_maps(
                 self.model, params, pixels, texts, texts_mask, words, words_mask, self.available_attention_maps
             )

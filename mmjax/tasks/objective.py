@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt, UInt8
 
 from mmjax.config.schema import RunConfig
-from mmjax.data.image import transforms
+from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import UserError, validate_choice
 from mmjax.models.encoders import Encoded
@@ -28,31 +28,41 @@ _TEXTS = ("captions", "questions", "answers")  # what `data.texts` may be
 _OF_TOKENS = ("text", "text_mask", "target_mask")
 
 
-class Pixels:
-    """From a batch to its images as the numbers that the image tower was made for.
+class Inputs:
+    """From a batch to what a model reads beside text: by modality, the numbers that its encoder was made for.
 
     Args:
-      spec: how images are prepared; None for a model that sees none.
+      specs: how images and other modalities are prepared.
       blind: give zeros instead.
+
+    Attributes:
+      names: of the modalities.
     """
 
-    def __init__(self, spec: transforms.ImageSpec | None, *, blind: bool = False):
-        self._spec, self._blind = spec, blind
-        mean, std = ((0.5,) * 3, (0.5,) * 3) if spec is None else (spec.mean, spec.std)
-        self._mean, self._std = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+    def __init__(self, specs: InputSpecs, *, blind: bool = False):
+        self._image, self._blind, self.names = specs.image, blind, specs.names
+        scaled: dict[str, Any] = {} if specs.image is None else {"image": specs.image}
+        # Frames of a video travel as uint8, too.
+        decoders: dict[str, Any] = {spec.name: spec.decoder for spec in specs.others if spec.dtype == "uint8"}
+        scaled |= {name: decoder.image for name, decoder in decoders.items()}
+        array = functools.partial(jnp.array, dtype=jnp.float32)
+        self._scales = {name: (array(spec.mean), array(spec.std)) for name, spec in scaled.items()}
 
-    def __call__(self, batch: Mapping[str, Any]) -> Float[Array, "B H W 3"]:
-        """Images, normalised; those that travelled in frames are resized first, see `ImageSpec.frame`."""
-        images, spec = batch["image"], self._spec
-        if spec is not None and "image_box" in batch:
-            images = resize.resize_frames(images, batch["image_box"], spec.size, spec.interpolation)
-        return self.normalize(images)
+    def __call__(self, batch: Mapping[str, Any], name: str) -> Float[Array, "B ..."]:
+        """A modality, normalised; images that travelled in frames are resized first, see `ImageSpec.frame`."""
+        array, spec = batch[name], self._image
+        if name == "image" and spec is not None and "image_box" in batch:
+            array = resize.resize_frames(array, batch["image_box"], spec.size, spec.interpolation)
+        return self.normalize(array, name)
 
-    def normalize(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """From 0 to 255 to normalised numbers."""
+    def normalize(self, array: UInt8[Array, "B ..."] | Float[Array, "B ..."], name: str) -> Float[Array, "B ..."]:
+        """From 0 to 255 to normalised numbers, where a modality has pixels."""
         if self._blind:
-            return jnp.zeros(images.shape, jnp.float32)
-        return (images.astype(jnp.float32) / 255.0 - self._mean) / self._std
+            return jnp.zeros(array.shape, jnp.float32)
+        if name not in self._scales:
+            return array
+        mean, std = self._scales[name]
+        return (array.astype(jnp.float32) / 255.0 - mean) / std
 
 
 class BatchFeatures:
@@ -63,7 +73,7 @@ class BatchFeatures:
       batch: as the pipeline makes it; with `text_places` texts are packed, and `text` has their pooled token alone.
         `text_groups` are for `by_length`.
       keys: one an example, for the layers' noise, or None for none.
-      pixels: from a batch to its images, see `Pixels`.
+      inputs: from a batch to what the model reads beside text, see `Inputs`.
       drawing: one an example, for what objectives draw, or None in evaluation.
       cut: tokens of padding that the texts have been cut by.
 
@@ -76,18 +86,22 @@ class BatchFeatures:
         model: Any,
         batch: dict[str, Any],
         keys: Key[Array, " B"] | None,
-        pixels: Any,
+        inputs: Any,
         drawing: Key[Array, " B"] | None = None,
         cut: int = 0,
     ):
-        self.model, self.batch, self.keys, self._pixels = model, batch, keys, pixels
+        self.model, self.batch, self.keys, self._inputs = model, batch, keys, inputs
         self.drawing, self.cut = drawing, cut
         self.drawn: list[int] = []
 
     @functools.cached_property
-    def pixels(self) -> Float[Array, "B H W 3"]:
-        """The images, resized and normalised."""
-        return self._pixels(self.batch)
+    def pixels(self) -> Float[Array, "B ..."]:
+        """The images, resized and normalised; of a model with another slot filled in their place, what is in that."""
+        return self._inputs(self.batch, self.model.seen)
+
+    def arrays(self) -> dict[str, Float[Array, "B ..."]]:
+        """All modalities beside text, by name."""
+        return {name: self._inputs(self.batch, name) for name in self._inputs.names}
 
     @functools.cached_property
     def image(self) -> Encoded:
@@ -108,12 +122,14 @@ class BatchFeatures:
         return {"packed": self.batch["text_places"]} if "text_places" in self.batch else {}
 
     @functools.cached_property
-    def embeddings(self) -> tuple[Float[Array, "B ..."], Float[Array, "B E"]]:
-        """Unit vectors of image and text."""
-        if not self.model.embeds_all_tokens:
-            text = self.model.text_embedding(*self._words, **self._packed)
-            return self.model.image_embedding(self.pixels, self.keys), text
-        return self.model.embed_image(self.image), self.model.embed_text(self.text)
+    def embeddings(self) -> dict[str, Float[Array, "B ..."]]:
+        """Unit vectors by modality, such as `image` and `text`."""
+        model, names = self.model, self.model.modalities
+        if model.embeds_all_tokens:
+            return {model.seen: model.embed_image(self.image), "text": model.embed_text(self.text)}
+        text = {"text": model.text_embedding(*self._words, **self._packed)} if "text" in names else {}
+        others = [name for name in names if name != "text"]
+        return {name: model.embedding(name, self._inputs(self.batch, name), self.keys) for name in others} | text
 
     @functools.cached_property
     def fused(self) -> Encoded:
@@ -138,7 +154,7 @@ class BatchFeatures:
             arrays, image, keys, drawing = rows
             texts = {name: arrays[name][:, :tokens] for name in _OF_TOKENS if name in arrays}
             cut = arrays["text"].shape[1] - tokens
-            features = BatchFeatures(module.bind(variables), arrays | texts, keys, self._pixels, drawing, cut)
+            features = BatchFeatures(module.bind(variables), arrays | texts, keys, self._inputs, drawing, cut)
             features.image = image
             return function(features)
 
@@ -198,7 +214,7 @@ class GlobalBatch:
     Attributes:
       model: bound to its parameters.
       params: the parameters, of which `logit_scale` and `logit_bias` are the model's own.
-      features: of every example: `image` and `text` (embeddings), `image_tokens`, `text_tokens`.
+      features: of every example: embeddings by modality (`image`, `text`), `image_tokens`, `text_tokens`.
       batch: as the pipeline makes it.
       ids: examples with equal ids (two words each; of several, any) are positives of one another; None when each is its
         own class.
@@ -207,6 +223,7 @@ class GlobalBatch:
       mesh: the devices that share the batch; None for one.
       noise: whether layers draw from `keys`, too.
       pieces: microbatches in which the model ran; what is computed of it again runs in as many.
+      pairs: of modalities whose embeddings are contrasted, with their weights.
       drawn: the streams that have been drawn from.
     """
 
@@ -220,6 +237,7 @@ class GlobalBatch:
     mesh: Mesh | None
     noise: bool = False
     pieces: int = 1
+    pairs: Sequence[tuple[str, str, float]] = (("image", "text", 1.0),)
     drawn: list[int] = dataclasses.field(default_factory=list, repr=False)
 
     def draws(self, stream: int) -> Key[Array, " B"]:

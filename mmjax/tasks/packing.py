@@ -54,8 +54,9 @@ def make_packer(config: RunConfig, mesh: jax.sharding.Mesh) -> Packer:
         )
     # Of every product a group writes the gradient of the weights and adds it to the other groups': 12 D^2 a layer of 16
     # bytes or more. A token's activations are some 300 D bytes a layer, so that costs as much as D tokens.
-    image, text = config_queries.image_text_model(config).image, config_queries.text_config(config)
-    parts = (part.width for part in (text, image) if isinstance(part, (TowerConfig, LSTMTextConfig)))
+    text = config_queries.text_config(config)
+    seen = (config_queries.image_tower(model), *config_queries.encoders(model).values())
+    parts = (part.width for part in (text, *seen) if isinstance(part, (TowerConfig, LSTMTextConfig)))
     width = next(parts, getattr(text, "width", 1))  # a plugin's may have none
     return LengthGrouper(groups, captions, pieces, context, _extra_tokens(config), width, devices * pieces)
 
@@ -124,6 +125,8 @@ def _obstacle_to_groups(config: RunConfig, model: ImageTextConfig) -> str:
     """Padding must not be seen, and noise be a function of a token's number in its row."""
     if not model.hides_padding:
         return f"model.kind={model.kind!r} does not say that no output depends on padding (hides_padding)"
+    if isinstance(model, PrefixLMConfig) and model.image is None:
+        return "model.kind='prefix_lm' reads other tokens than those of an image, which are not counted"
     objectives = {name: load_objective.load(name) for name in load_objective.weights(config)}
     pairs_anew = all("text_tokens" in one.features and "embeddings" not in one.features for one in objectives.values())
     if isinstance(model, (ViLTConfig, QFormerConfig)) and pairs_anew:
@@ -158,7 +161,7 @@ def _draws_by_place() -> bool:
 def _extra_tokens(config: RunConfig) -> int:
     """Tokens that the layers run beside a text's own; a decoder leaves out the last one."""
     model, captions = config.model, -int("captions" in load_objective.taught(config))
-    if isinstance(model, PrefixLMConfig):
+    if isinstance(model, PrefixLMConfig) and model.image is not None:
         return attention_kernels.image_tokens(model.image) - int(model.image.class_token) + captions
     if isinstance(model, QFormerConfig):
         return model.queries + captions

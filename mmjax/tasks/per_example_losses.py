@@ -70,16 +70,8 @@ def classify(features: BatchFeatures, settings: Settings) -> TokenLoss:
     if features.drawing is not None:
         draws = features.draws(ExampleStream.DRAW_HIDDEN_MODALITIES)
         present = classification.modality_dropout(present, settings.modality_dropout, draws)
-    logits = features.model(modalities(features), present, features.keys)
+    logits = features.model(features.arrays(), present, features.keys)
     return classification.classification_loss(logits, features.batch["label"], None, settings.loss.label_smoothing)
-
-
-def modalities(features: BatchFeatures) -> dict[str, Any]:
-    """The modalities of a batch by name; the record's image is normalised."""
-    arrays = {
-        name.removeprefix("modality_"): value for name, value in features.batch.items() if name.startswith("modality_")
-    }
-    return arrays | ({"image": features.pixels} if "image" in features.batch else {})
 
 
 def _require_mask_token(config: RunConfig, tokenizer: Tokenizer | None) -> None:

@@ -6,21 +6,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture as mixture_lib
 from mmjax.data import source_protocols
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.image import frames, transforms
-from mmjax.data.loading import example_transforms, modality_transform, question_transforms, train_examples
+from mmjax.data.image import transforms
+from mmjax.data.loading import example_transforms, inputs, modality_transform, question_transforms, train_examples
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
-from mmjax.models.config import FusionHeadsConfig, ImageTextConfig, PrefixLMConfig, TextTowerConfig
-from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig
+from mmjax.models.config import EncoderConfig, FusionHeadsConfig, ModelConfig, PrefixLMConfig, TextTowerConfig
+from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import config_queries, image_fields, load_objective, validate_fusion
 from mmjax.tasks.config_queries import has_image, has_text, text_length
@@ -124,7 +125,7 @@ class DatasetMetadata:
 
     Attributes:
       answers: those that a question is classified among.
-      shapes: of each modality but the record's image: (name, shape) pairs.
+      shapes: of each modality whose arrays are taken as the data have them: (name, shape) pairs.
     """
 
     answers: tuple[str, ...] = ()
@@ -147,7 +148,7 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture) -> DatasetMetadat
         _check_questions(config, mixture)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if "answers" in load_objective.taught(config) else (),
-        shapes=_modality_shapes(config.model, mixture) if isinstance(config.model, FusedConfig) else (),
+        shapes=_modality_shapes(config.model, mixture),
     )
 
 
@@ -196,52 +197,114 @@ def _answer_names(config: RunConfig, mixture: Mixture) -> tuple[str, ...]:
     return names
 
 
-def _modality_shapes(model: FusedConfig, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Shapes of the arrays that the encoders read.
+def _modality_shapes(model: ModelConfig, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Shapes of the arrays that the encoders read as the data have them.
 
     Raises:
       UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read,
         or has other classes than the model.
     """
-    wanted = sorted(name for name in model.encoders if not (name == "image" and model.image is not None))
+    encoders = config_queries.encoders(model)
+    prefix = "model.encoders." if isinstance(model, FusedConfig) else "model."
     shapes: dict[str, tuple[int, ...]] = {}
     for source, _ in mixture:
-        classes = len(source.class_names or ())
-        if classes != model.classes:
-            remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
-            raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
+        if isinstance(model, FusedConfig):
+            _check_classes(model, source)
         declared = source.modality_shapes if isinstance(source, source_protocols.HasModalities) else {}
-        for name in wanted:
-            if name not in declared:
+        for name in sorted(encoders):
+            entry: Any = _first_entry(source, name)
+            if entry is None and name not in declared:
                 raise UserError(
-                    f"model.encoders.{name}: {source.name!r} has no such modality; it has"
-                    f" {', '.join(declared) or 'none'}"
+                    f"{prefix}{name}: {source.name!r} has no such modality; it has {', '.join(declared) or 'none'}"
                 )
-            if shapes.setdefault(name, tuple(declared[name])) != tuple(declared[name]):
-                raise UserError(f"model.encoders.{name}: the sources of data.train give it different shapes")
-    validate_fusion.check_arrays(model, shapes)
+            if make_decoder(encoders[name]) is not None and is_encoded(encoders[name], entry):
+                continue
+            shape = tuple(declared[name]) if name in declared else tuple(np.shape(entry))
+            if shapes.setdefault(name, shape) != shape:
+                raise UserError(f"{prefix}{name}: the sources of data.train give it different shapes")
+    validate_fusion.check_arrays(prefix, encoders, shapes)
     return tuple(sorted(shapes.items()))
+
+
+def _check_classes(model: FusedConfig, source: source_protocols.Source) -> None:
+    classes = len(source.class_names or ())
+    if classes != model.classes:
+        remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
+        raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
+
+
+def _first_entry(source: source_protocols.Source, name: str) -> Any:
+    """What the first of the first examples that has a modality has of it; None where none has."""
+    for index in range(min(_FIRST, len(source))):
+        try:
+            with one_example():
+                entry = (source[index].get("modalities") or {}).get(name)
+        except BadExample:  # counted when it is its turn
+            continue
+        if entry is not None:
+            return entry
+    return None
+
+
+def input_specs(
+    config: RunConfig, image_spec: transforms.ImageSpec | None, metadata: DatasetMetadata
+) -> inputs.InputSpecs:
+    """How all that the model is given of a record beside its text is prepared.
+
+    Args:
+      config: the run's config.
+      image_spec: how images are prepared; None for a model that sees none.
+      metadata: of the data, which have the shapes of arrays that are taken as they are.
+
+    Raises:
+      UserError: the shape of a modality's arrays is not known.
+    """
+    shapes, specs = dict(metadata.shapes), []
+    for name, encoder in config_queries.encoders(config.model).items():
+        decoder = make_decoder(encoder)
+        if name in shapes:
+            nan_allowed = not isinstance(encoder, ImageEncoderConfig)
+            specs.append(inputs.ModalitySpec(name, tuple(shapes[name]), nan_allowed=nan_allowed))
+        elif decoder is not None:
+            specs.append(inputs.ModalitySpec.decoded(name, decoder))
+        elif isinstance(encoder, TableEncoderConfig):
+            columns = encoder.numeric + len(encoder.categories)
+            specs.append(inputs.ModalitySpec(name, (columns,), nan_allowed=True))
+        else:
+            raise UserError(
+                f"model.kind={config.model.kind!r}: the shape of the arrays of {name!r} is that of the data, which have"
+                " not been looked at; it cannot be planned"
+            )
+    return inputs.InputSpecs(image_spec, tuple(specs))
+
+
+def make_decoder(encoder: EncoderConfig) -> inputs.Decoder | None:
+    """What makes the arrays of an encoder of files and raw arrays; None for one that takes arrays as they are."""
+    del encoder
+    return None
+
+
+def is_encoded(encoder: EncoderConfig, entry: Any) -> bool:
+    """Whether an entry of a record is a file, or a raw array that is prepared as one."""
+    return isinstance(entry, bytes)
 
 
 def make_example_transform(
     config: RunConfig,
-    image_spec: transforms.ImageSpec | None,
+    specs: inputs.InputSpecs,
     tokenizer: tokenizer_lib.Tokenizer | None,
     metadata: DatasetMetadata,
 ) -> example_transforms.ExampleTransform:
     """What makes of a record what the task is trained on."""
-    model = config.model
-    if isinstance(model, FusedConfig):
-        arrays = [name for name, _ in metadata.shapes]
-        nan_allowed = tuple(name for name in arrays if not isinstance(model.encoders[name], ImageEncoderConfig))
-        return modality_transform.ModalityTransform(metadata.shapes, image_spec, nan_allowed)
-    if image_spec is None:
-        raise ValueError(f"model.kind={model.kind!r} needs the spec of its images")
+    if isinstance(config.model, FusedConfig):
+        return modality_transform.ModalityTransform(specs)
+    if not has_text(config):
+        return example_transforms.InputTransform(specs)
     kind = config.data.texts
     if kind == "questions":
-        return question_transforms.QuestionTransform(image_spec, tokenizer, metadata.answers)
+        return question_transforms.QuestionTransform(specs, tokenizer, metadata.answers)
     return (question_transforms.AnswerTransform if kind == "answers" else example_transforms.PairTransform)(
-        image_spec, tokenizer
+        specs, tokenizer
     )
 
 
@@ -273,18 +336,14 @@ def batch_shapes(
       UserError: a model of several modalities without metadata.
     """
     frame = image_fields.planned_frame(config, mesh.devices.flat[0].platform) if frame is None else frame
-    if isinstance(config.model, ImageTextConfig):
-        shapes = _text_shapes(config)
-    elif metadata is not None:
-        names = [name for name, _ in metadata.shapes] + ["image"] * has_image(config)
-        shapes = {f"modality_{name}": (shape, jnp.float32) for name, shape in metadata.shapes}
-        shapes |= {"present": ((len(names),), jnp.bool_), "label": ((), jnp.int32)}
-    else:
-        raise UserError(f"model.kind={config.model.kind!r}: its batch has the shapes of its data; it cannot be planned")
-    if has_image(config):
-        size = frame or config_queries.image_size(config)
-        shapes |= {"image": ((size, size, 3), jnp.uint8)}
-        shapes |= {"image_box": ((frames.BOX,), jnp.int32)} if frame else {}
+    image_spec = image_fields.make_image_spec(config)
+    if frame and image_spec is not None:
+        image_spec = dataclasses.replace(image_spec, frame=frame)
+    specs = input_specs(config, image_spec, metadata or DatasetMetadata())
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = _text_shapes(config) if has_text(config) else {}
+    if isinstance(config.model, FusedConfig):
+        shapes = {"present": ((len(specs.names),), jnp.bool_), "label": ((), jnp.int32)}
+    shapes |= specs.batch_shapes()
     shapes["id"] = ((2,), jnp.uint32)
     sharding = mesh_lib.batch_sharding(mesh)
     shape_of = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)

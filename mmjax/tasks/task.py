@@ -62,7 +62,7 @@ class Task(model_outputs.ModelOutputs):
         super().__init__(config, image_spec, tokenizer, mesh, metadata)
         # Evaluation makes arrays of a record alike.
         self.example_transform = preprocessing.make_example_transform(
-            config, image_spec, tokenizer, self.dataset_metadata
+            config, self.input_specs, tokenizer, self.dataset_metadata
         )
         model = config.model
         self.max_log_scale = None if model.max_logit_scale is None else math.log(model.max_logit_scale)
@@ -113,7 +113,7 @@ class Task(model_outputs.ModelOutputs):
         def read(batch_features: BatchFeatures) -> tuple[dict[str, Any], dict[str, TokenLoss]]:
             features: dict[str, Any] = {}
             if "embeddings" in kept:
-                features["image"], features["text"] = self._check_embeddings(*batch_features.embeddings)
+                features |= self._check_embeddings(batch_features.embeddings)
             if "text_tokens" in kept:
                 features["text_tokens"] = batch_losses.text_tokens(batch_features)
             additive = {
@@ -124,23 +124,24 @@ class Task(model_outputs.ModelOutputs):
             return features, additive
 
         with mesh_lib.activation_mesh(self.mesh):
-            batch_features = BatchFeatures(self.model.bind({"params": params}), batch, noise, self.pixels, drawing=keys)
+            batch_features = BatchFeatures(self.model.bind({"params": params}), batch, noise, self.inputs, drawing=keys)
             features, additive = batch_features.by_length(read) if "text_groups" in batch else read(batch_features)
             if "image_tokens" in kept:
                 features["image_tokens"] = batch_features.image._replace(layers=None)
         return features, additive
 
-    def _check_embeddings(self, image: Any, text: Any) -> tuple[Any, Any]:
+    def _check_embeddings(self, embeddings: dict[str, Any]) -> dict[str, Any]:
         """The embeddings, once those of a plugin's model are seen to be of one space.
 
         Raises:
           UserError: they are not.
         """
+        image, text = embeddings[self.pairs[0][0]], embeddings[self.pairs[0][1]]
         if self._is_plugins and (text.ndim != 2 or image.shape[:: image.ndim - 1] != text.shape):
             shapes = f"image_embedding gives {list(image.shape)} and text_embedding {list(text.shape)}"
             message = f"{shapes}; they give [B, E], or [B, Q, E] for an image in several vectors"
             raise plugin_calls.wrong(registry.models, self.config.model.kind, type(self.model), message)
-        return image, text
+        return embeddings
 
     @property
     def is_contrastive(self) -> bool:
@@ -176,11 +177,10 @@ class Task(model_outputs.ModelOutputs):
     def contrastive_loss(
         self, params: Any, image: Float[Array, "B ..."], text: Float[Array, "B E"], ids: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The contrastive objectives on embeddings, as the held-out loss is computed."""
+        """The contrastive objectives on embeddings of two modalities, as the held-out loss is computed."""
         inputs = self._global_batch(params, {"image": image, "text": text}, {"id": ids}, None, 1)
-        return self._sum(
-            dataclasses.replace(inputs, ids=ids), [name for name, one in self.objectives.items() if one.contrast]
-        )
+        of_pair = dataclasses.replace(inputs, ids=ids, pairs=(("image", "text", 1.0),))
+        return self._sum(of_pair, [name for name, one in self.objectives.items() if one.contrast])
 
     def _global_batch(self, params: Any, features: Any, batch: Any, keys: Any, pieces: int) -> GlobalBatch:
         return GlobalBatch(
@@ -194,6 +194,7 @@ class Task(model_outputs.ModelOutputs):
             self.mesh,
             noise=self.has_dropout,
             pieces=pieces,
+            pairs=self.pairs,
         )
 
     def _ids(self, batch: Any) -> Array | None:

@@ -25,13 +25,13 @@ from mmjax.models.fusion.config import (
 from mmjax.nn.config import TowerConfig
 
 
-def may_be_zero(model: FusedConfig) -> Iterator[str]:
+def may_be_zero(prefix: str, encoders: Mapping[str, EncoderConfig]) -> Iterator[str]:
     """Paths of the encoders' sizes that may be 0, for none of it."""
-    for name, encoder in model.encoders.items():
+    for name, encoder in encoders.items():
         sizes = ("depth",) if isinstance(encoder, ModalityTowerConfig) else ()
         if isinstance(encoder, FeaturesEncoderConfig):
             sizes = ("depth", "context_length", "mlp_dim")
-        yield from (f"model.encoders.{name}.{size}" for size in sizes)
+        yield from (f"{prefix}{name}.{size}" for size in sizes)
 
 
 def check_fused(model: FusedConfig) -> None:
@@ -47,26 +47,32 @@ def check_fused(model: FusedConfig) -> None:
     settings = to_dict(model)
     for name, encoder in model.encoders.items():
         classifier.make_encoder(name, settings["encoders"][name], settings["image"])
-        _check_encoder(f"model.encoders.{name}", encoder)
+        check_encoder(f"model.encoders.{name}", encoder)
     kinds.make_fusion(settings["fusion"], model.classes, field="model.fusion")
     _check_fusion("model.fusion", model.fusion, model.encoders)
 
 
-def check_arrays(model: FusedConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_arrays(prefix: str, encoders: Mapping[str, EncoderConfig], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Checks that encoders can read what the data have.
 
     Args:
-      model: whose encoders they are.
+      prefix: of the encoders' names in the config.
+      encoders: by modality.
       shapes: of an example's array, by modality.
 
     Raises:
       UserError: naming the modality's encoder.
     """
     for name, shape in shapes.items():
-        _check_array(f"model.encoders.{name}", model.encoders[name], tuple(shape))
+        _check_array(f"{prefix}{name}", encoders[name], tuple(shape))
 
 
-def _check_encoder(field: str, encoder: EncoderConfig) -> None:
+def check_encoder(field: str, encoder: EncoderConfig) -> None:
+    """Checks the settings of an encoder against one another.
+
+    Raises:
+      UserError: naming the field.
+    """
     if isinstance(encoder, ModalityTowerConfig) and encoder.depth and encoder.mlp_dim < 1:
         raise UserError(
             f"{field}.mlp_dim={encoder.mlp_dim}, but its layers have an MLP each; set it to 1 or more,"

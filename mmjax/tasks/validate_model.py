@@ -9,8 +9,9 @@ from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
-from mmjax.models import generation, initialisation, language, submodules
+from mmjax.models import generation, initialisation, language, slots, submodules, two_tower
 from mmjax.models.config import (
+    MODALITIES,
     ALBEFConfig,
     CaptionerConfig,
     CoCaConfig,
@@ -19,6 +20,7 @@ from mmjax.models.config import (
     ModelConfig,
     PrefixLMConfig,
     QFormerConfig,
+    TowersConfig,
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FusedConfig
@@ -81,7 +83,7 @@ def check_model(config: RunConfig) -> None:
       UserError: naming the field.
     """
     model = config.model
-    if not isinstance(model, (ImageTextConfig, FusedConfig)):
+    if not isinstance(model, (ImageTextConfig, TowersConfig, FusedConfig)):
         raise UserError(
             f"{registry.models.describe(model.kind)}: config={type(model).__name__} does not say what examples are"
             " prepared for; derive it from ImageTextConfig, whose groups `image` and `text` do"
@@ -97,13 +99,17 @@ def check_model(config: RunConfig) -> None:
             _check_part(field, parts[field])
         if isinstance(group, LayersConfig):
             _check_heads(config, field, parts)
-    if isinstance(model, ImageTextConfig) and config.data.context_length > model.text.context_length:
-        raise UserError(
-            f"data.context_length={config.data.context_length} is longer than the model's"
-            f" model.text.context_length={model.text.context_length}; lower it or set 0 for the model's own"
-        )
-    if isinstance(model, TwoTowerConfig):
-        _check_two_tower(model)
+    if config_queries.has_text(config):
+        context = config_queries.text_config(config).context_length
+        if config.data.context_length > context:
+            raise UserError(
+                f"data.context_length={config.data.context_length} is longer than the model's"
+                f" model.text.context_length={context}; lower it or set 0 for the model's own"
+            )
+    if not isinstance(model, FusedConfig):
+        _check_slots(config)
+    if isinstance(model, (TwoTowerConfig, TowersConfig)):
+        _check_towers(model)
     elif isinstance(model, FusedConfig):
         validate_fusion.check_fused(model)
         if config.attention in ("cudnn", "pallas"):
@@ -119,7 +125,8 @@ def check_model(config: RunConfig) -> None:
 
 def may_be_zero(model: ModelConfig) -> Iterator[str]:
     """Paths of the sizes in a model's settings that may be 0."""
-    return validate_fusion.may_be_zero(model) if isinstance(model, FusedConfig) else iter(())
+    prefix = "model.encoders." if isinstance(model, FusedConfig) else "model."
+    return validate_fusion.may_be_zero(prefix, config_queries.encoders(model))
 
 
 def _groups(field: str, settings: Any) -> Iterator[tuple[str, Any]]:
@@ -171,20 +178,51 @@ def _check_heads(config: RunConfig, field: str, parts: Mapping[str, Mapping[str,
         raise UserError(f"mesh.tensor={config.mesh.tensor} does not divide {field}.heads={heads}")
 
 
-def _check_two_tower(model: TwoTowerConfig) -> None:
-    image, text = model.image, model.text
-    for field, tower in (("model.image", image), ("model.text", text)):
-        if tower.projection == "none" and tower.width != model.embed_dim:
+def _check_slots(config: RunConfig) -> None:
+    """Checks that as many slots are filled as the model has use for, each with what reads its modality."""
+    model, settings = config.model, to_dict(config.model)
+    encoders = config_queries.encoders(model)
+    filled = ["image"] * (config_queries.image_tower(model) is not None) + [*encoders]
+    if isinstance(model, (TwoTowerConfig, TowersConfig)):
+        filled += ["text"] * config_queries.has_text(config)
+        if len(filled) < 2:
+            names = ", ".join((*MODALITIES, "text"))
             raise UserError(
-                f"{field}.projection='none' needs {field}.width={tower.width} to equal"
-                f" model.embed_dim={model.embed_dim}"
+                f"model.kind='two_tower' contrasts two or more of {names}; filled: {', '.join(filled) or 'none'}"
             )
-    if image.pool == "mean" and image.class_token:
-        raise UserError("model.image.pool='mean' would average the class token in; set model.image.class_token=False")
-    if text.pool == "mean" and not text.mask_padding:
-        raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
-    if image.pool == "cls" and not image.class_token:
-        raise UserError("model.image.pool='cls' needs model.image.class_token=True")
+    elif len(filled) != 1:
+        both = " and ".join(f"model.{name}" for name in filled) or "none"
+        raise UserError(f"model.kind={model.kind!r} sees one of {', '.join(MODALITIES)}; filled: {both}; fill one")
+    for name, encoder in encoders.items():
+        slots.make_encoder(f"model.{name}", name, settings[name], ignored=("pool", "projection"))
+        validate_fusion.check_encoder(f"model.{name}", encoder)
+        if encoder.kind in (*MODALITIES, "text") and encoder.kind != name:
+            raise UserError(
+                f"model.{name}.kind={encoder.kind!r} reads {encoder.axes}, not {name}; choose {name!r} or 'features'"
+            )
+
+
+def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
+    towers = {name: getattr(model, name, None) for name in (*MODALITIES, "text")}
+    for name, tower in towers.items():
+        if tower is None:
+            continue
+        field = f"model.{name}"
+        width = getattr(tower, "width", model.embed_dim)  # a plugin's encoder may have none
+        if tower.projection == "none" and width != model.embed_dim:
+            raise UserError(
+                f"{field}.projection='none' needs {field}.width={width} to equal model.embed_dim={model.embed_dim}"
+            )
+        class_token = getattr(tower, "class_token", False)
+        if tower.pool == "mean" and name == "text" and not tower.mask_padding:
+            raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
+        if tower.pool == "mean" and class_token:
+            raise UserError(f"{field}.pool='mean' would average the class token in; set {field}.class_token=False")
+        if tower.pool == "cls" and not class_token:
+            raise UserError(f"{field}.pool='cls' needs {field}.class_token=True")
+    if isinstance(model, TowersConfig):
+        filled = [name for name, tower in towers.items() if tower is not None]
+        two_tower.contrasted_pairs(model.pairs, filled)
 
 
 def _check_decoder(model: ModelConfig) -> None:

@@ -237,10 +237,11 @@ def write_summary(run: Run) -> None:
     lines, steps = run.logger.file.lines(), run.config.steps
     if any(line["kind"] == "summary" and line["step"] == steps for line in lines):
         return
-    rates = [line["images_per_second"] for line in lines if line["kind"] == "train" and "images_per_second" in line]
+    rate = run.meter.rate
+    rates = [line[rate] for line in lines if line["kind"] == "train" and rate in line]
     summary: dict[str, float] = {"examples_seen": steps * run.config.batch_size}
     if rates:
-        summary["images_per_second"] = float(np.median(rates))
+        summary[rate] = float(np.median(rates))
     # From the file: the evaluation may have been another process's, killed before it came to the summary.
     for line in lines:
         if line["kind"] == "eval" and line["step"] == steps:

@@ -21,6 +21,8 @@ from mmjax.training.config import LogConfig
 
 _MADE = "Writer(workdir, settings=..., name=..., fields=...)"
 _REMOTE_EVERY = 30.0  # seconds between uploads of logs to an object store, which cannot append
+# The end of the names of rates.
+PER_SECOND = "_per_second"
 
 
 class LogWriter(Protocol):
@@ -230,7 +232,9 @@ class Logger:
             self._show(step, metrics)
 
     def _show(self, step: int, metrics: Mapping[str, Any]) -> None:
-        shown = {"loss": "loss", "accuracy": "acc", "learning_rate": "lr", "images_per_second": "img/s", "mfu": "mfu"}
+        rates = {name: name.replace(PER_SECOND, "/s") for name in metrics if name.endswith(PER_SECOND)}
+        rates = {name: short.replace("images", "img") for name, short in rates.items()}
+        shown = {"loss": "loss", "accuracy": "acc", "learning_rate": "lr", **rates, "mfu": "mfu"}
         parts = {
             short: f"{metrics[name]:.3g}" if name != "loss" else f"{metrics[name]:.4f}"
             for name, short in shown.items()
@@ -263,9 +267,10 @@ class Logger:
 
 
 class Meter:
-    """Rates between two readings: images per second, step time, time waiting for data, MFU where the peak is known.
+    """Rates between two readings: examples per second, step time, time waiting for data, MFU where the peak is known.
 
     Args:
+      rate: the name of the first, such as `images_per_second`.
       batch_size: pairs per step.
       flops_per_example: of a forward pass; a training step is counted as three of them, recomputation not counted.
         None where they are not known.
@@ -273,8 +278,8 @@ class Meter:
       peak: of one device in FLOP/s, or None.
     """
 
-    def __init__(self, batch_size: int, flops_per_example: float | None, devices: int, peak: float | None):
-        self._batch_size = batch_size
+    def __init__(self, rate: str, batch_size: int, flops_per_example: float | None, devices: int, peak: float | None):
+        self.rate, self._batch_size = rate, batch_size
         self._step_flops = 3.0 * (flops_per_example or 0.0) * batch_size
         self._peak = None if peak is None or flops_per_example is None else peak * devices
         self.reset(0)
@@ -301,7 +306,7 @@ class Meter:
             return {}
         step_time = (time.perf_counter() - self._start) / steps
         rates = {
-            "images_per_second": self._batch_size / step_time,
+            self.rate: self._batch_size / step_time,
             "step_time": step_time,
             "data_wait": sum(self._waits) / max(1, len(self._waits)),
         }

@@ -23,6 +23,7 @@ from mmjax.io import paths
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.make_mesh import check_batch, make_mesh
+from mmjax.tasks import config_queries
 from mmjax.training import (
     build_step,
     checkpoint,
@@ -167,7 +168,13 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: dic
         checkpoints=checkpoints,
         make_meta=make_meta,
         logger=logger,
-        meter=metrics_log.Meter(config.batch_size, task.flops_per_example(), mesh.size, peak),
+        meter=metrics_log.Meter(
+            config_queries.examples_name(config) + metrics_log.PER_SECOND,
+            config.batch_size,
+            task.flops_per_example(),
+            mesh.size,
+            peak,
+        ),
         bad_examples=bad_examples,
         start=start,
         state=state,
@@ -251,7 +258,7 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
             image_spec = dataclasses.replace(image_spec, frame=frame)
         task = tasks.Task(config, image_spec, tokenizer, mesh, metadata)
         examples = tasks.make_train_examples(config, mixture, task.example_transform)
-        evaluator = from_config.Evaluator(config, task, mesh, tokenizer, image_spec)
+        evaluator = from_config.Evaluator(config, task, mesh, tokenizer)
         validate_run.check_best_metric(config, evaluator.metric_groups)
         setup = build_step.make_setup(config, task, mesh, memory)  # shapes; nothing is on the devices yet
         for note in setup.notes:
@@ -282,9 +289,10 @@ def _log_introduction(config: RunConfig, task: tasks.Task, mesh: jax.sharding.Me
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     parameters = f"{partition.count_parameters(setup.state.params):,} parameters"
     parameters += f" ({partition.count_parameters(setup.trainable):,} trained)" if config.optimizer.freeze else ""
+    examples = "pairs" if task.is_contrastive or config_queries.has_text(config) else "examples"
     log.info(
         f"{config.name}: {config.variant}, {parameters}; mesh {shape} of {jax.devices()[0].device_kind};"
-        f" {config.steps} steps of {config.batch_size} pairs; attention by {task.describe_attention()}"
+        f" {config.steps} steps of {config.batch_size} {examples}; attention by {task.describe_attention()}"
     )
     if plugins := plugin_imports.imported():
         log.info(f"plugins: {', '.join(map(str, plugins))}")

@@ -20,6 +20,10 @@ class ExampleStream(enum.IntEnum):
     MASKED_IMAGE = 6
     MASKED_IMAGE_FUSION = 7
     MATCHING = 8  # and the two after it: of the pair, with another text, with another image
+    VIDEO = 16
+    AUDIO = 17
+    SERIES = 18
+    TABLE = 19
     DRAW_MASKED_WORDS = 64
     DRAW_MASKED_PATCHES = 65
     DRAW_HIDDEN_MODALITIES = 66

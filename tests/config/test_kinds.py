@@ -72,13 +72,19 @@ PARTS = [
         set(),
     ),
     *(
-        (cls, make_model.model_class(kind), set(), _OF_TRAINING)
+        (
+            cls,
+            make_model.model_class(kind),
+            {*config.SLOTS, "pairs"} if cls is config.TwoTowerConfig else set(),
+            _OF_TRAINING,
+        )
         for kind, cls in kinds.classes(config.ModelConfig).items()
     ),
+    (config.TowersConfig, make_model.model_class("two_tower"), set(), _OF_TRAINING),
     (config.LSTMCaptionerConfig, make_model.model_class("captioner"), set(), _OF_TRAINING),
     *(
         (cls, registry.encoders.load(kind, where=kind), set(), set())
-        for kind, cls in kinds.classes(fusion.EncoderConfig).items()
+        for kind, cls in kinds.classes(config.EncoderConfig).items()
     ),
     *(
         (cls, registry.fusions.load(kind, where=kind), {"classes"}, set())
@@ -86,7 +92,7 @@ PARTS = [
     ),
 ]
 # The size tables and `read_dataset_metadata` give these; a module is never made without.
-_GIVEN_BY_KIND = {("LSTMCaptionerConfig", "decoder")}
+_GIVEN_BY_KIND = {("LSTMCaptionerConfig", "decoder"), ("TwoTowerConfig", "image"), ("TwoTowerConfig", "text")}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_fields_and_defaults_are_the_modules(cls, module, decided, others):
 
 def test_every_kind_is_there():
     assert kinds.classes(config.ModelConfig).keys() == set(registry.models)
-    assert kinds.classes(fusion.EncoderConfig).keys() == set(registry.encoders)
+    assert kinds.classes(config.EncoderConfig).keys() == set(registry.encoders)
     assert kinds.classes(fusion.FusionConfig).keys() == set(registry.fusions)
 
 

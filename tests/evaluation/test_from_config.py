@@ -33,7 +33,7 @@ from mmjax.models.generation import Decoding, Generated
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import load_objective
-from tests.helpers.evaluated_sources import evaluated
+from tests.helpers.evaluated_sources import array_specs, evaluated
 
 SPEC = ImageSpec(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 TEXTS = ["a red circle", "a blue square", "a green cross", "a small red ring", "a white triangle"]
@@ -94,6 +94,8 @@ def test_captions_are_scored_against_all_right_wordings(runner, words):
     references[1] = ["a blue square", "square a blue"]
 
     class Task:
+        seen = "image"
+
         def decoding(self, tokenizer):
             return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
@@ -122,6 +124,7 @@ def test_meteor_is_told_when_it_is_asked_for(runner, words, monkeypatch):
     calls = []
 
     class Task:
+        seen = "image"
         decoding = lambda self, tokenizer: Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
         generate = lambda *args, **more: Generated(jnp.asarray(ids)[which(args[2]), 1:], None, jnp.zeros(BATCH))
         caption_loss = lambda self, params, batch: TokenLoss(jnp.ones(BATCH), jnp.ones(BATCH), {})
@@ -195,7 +198,7 @@ def test_written_answers(runner, words):
     ids, _ = words(["red", "blue", "blue", "circle", "yes"])
 
     class Task:
-        image_spec = SPEC
+        input_specs = SPEC
 
         def decoding(self, tokenizer):
             return Decoding(max_tokens=7, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
@@ -298,7 +301,7 @@ def test_a_process_decodes_the_rows_that_it_feeds(runner):
         local_runner = copy.copy(runner)
         local_runner.rows = np.array(local_rows)
         result[name] = [
-            image[0, 0, 0] // 10 for image in sharded_examples.sharded_images(examples, indices, local_runner)
+            image[0, 0, 0] // 10 for image in sharded_examples.sharded_inputs(examples, indices, local_runner)
         ]
         assert sorted(examples.decoded) == sorted(index for i, index in enumerate(indices) if i % BATCH in local_rows)
     assert result == {"first": [4, 0, 3, 0, 1, 0], "second": [0, 3, 0, 0, 0, 2]}
@@ -308,11 +311,12 @@ def test_a_process_decodes_the_rows_that_it_feeds(runner):
             raise UserError("cannot be read")
 
     with pytest.raises(UserError, match="cannot be read"):
-        list(sharded_examples.sharded_images(Broken(Records()), indices, runner))
+        list(sharded_examples.sharded_inputs(Broken(Records()), indices, runner))
 
 
 def test_masked_words_count_over_the_whole_set(runner, words):
     class Task:
+        seen = "image"
         objectives = {name: load_objective.load(name) for name in ("itc", "mlm", "mim")}
 
         def encode(self, params, batch, keys, only):
@@ -328,23 +332,24 @@ def test_masked_words_count_over_the_whole_set(runner, words):
 def test_modalities_are_taken_away_one_by_one(runner):
     """The model knows the label from either of two modalities, but for one example, whose first is wrong."""
     labels = [0, 1, 2, 1, 0]
-    shapes = (("a", (1,)), ("b", (1,)), ("c", (1,)))
+    specs = array_specs({"a": (1,), "b": (1,), "c": (1,)})
     value = lambda label: np.array([label], np.float32)
     modalities = [
         {"a": value(2 - label if i == 0 else label), "b": value(label), "c": None} for i, label in enumerate(labels)
     ]
 
     class Task:
-        example_transform = modality_transform.ModalityTransform(shapes)
+        example_transform = modality_transform.ModalityTransform(specs)
 
         def classify(self, params, batch, present):
-            values = jnp.stack([batch[f"modality_{name}"][:, 0] for name, _ in shapes], axis=1)
+            values = jnp.stack([batch[name][:, 0] for name in specs.names], axis=1)
             known = jnp.where(present, values, -1.0)
             best = jnp.where(present[:, 1], known[:, 1], jnp.where(present[:, 0], known[:, 0], 0.0))
             return jax.nn.one_hot(best.astype(jnp.int32), 3)
 
     source = Records(modalities=modalities, label=labels)
-    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(evaluated(source, SPEC))
+    data = evaluated(source, Task.example_transform.inputs)
+    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(data)
     assert result.metrics["acc1"] == 1.0 and result.metrics["acc1_without_b"] == pytest.approx(4 / 5)
     assert result.metrics["acc1_without_a"] == result.metrics["acc1_only_b"] == 1.0
     assert result.metrics["acc1_only_a"] == pytest.approx(4 / 5)
@@ -353,12 +358,13 @@ def test_modalities_are_taken_away_one_by_one(runner):
 
 def test_one_modality_is_not_taken_away(runner):
     class Task:
-        example_transform = modality_transform.ModalityTransform((("a", (1,)),))
-        classify = lambda self, params, batch, present: jax.nn.one_hot(batch["modality_a"][:, 0].astype(jnp.int32), 3)
+        example_transform = modality_transform.ModalityTransform(array_specs({"a": (1,)}))
+        classify = lambda self, params, batch, present: jax.nn.one_hot(batch["a"][:, 0].astype(jnp.int32), 3)
 
     labels = [0, 1, 2, 1, 0]
     source = Records(modalities=[{"a": np.array([label], np.float32)} for label in labels], label=labels)
-    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(evaluated(source, SPEC))
+    data = evaluated(source, Task.example_transform.inputs)
+    result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(data)
     assert {name for name in result.metrics if name.startswith("acc1")} == {"acc1"}
 
 
@@ -371,7 +377,10 @@ def test_what_is_shown_is_a_fair_sample_with_failures_first():
     class Examples:
         def read(self, indices):
             indices_read.extend(indices)
-            return (types.SimpleNamespace(image=np.full((200, 400, 3), index % 256, np.uint8)) for index in indices)
+            return (
+                types.SimpleNamespace(inputs={"image": np.full((200, 400, 3), index % 256, np.uint8)})
+                for index in indices
+            )
 
     artifacts = collected.artifacts(Examples())
     assert [shown.captions[0] for shown in artifacts.images] == list(map(str, indices_read))

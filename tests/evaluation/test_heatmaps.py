@@ -163,7 +163,7 @@ def test_a_view_shows_images_texts_and_words():
     image = np.zeros((17, 16, 3), np.uint8)  # a row of pixels beyond the last patch
     image[:8, 8:16] = 255
     texts = ["aa b", "bb", "aa b", "cc"]
-    shown = Examples(EvalExample(image, [text], None, number) for number, text in enumerate(texts))
+    shown = Examples(EvalExample({"image": image}, [text], None, number) for number, text in enumerate(texts))
     written = lambda index, example: (np.array([256, *f"{index} xy".encode(), 257, 258], np.int32), 1)
     result = view()({}, shown, written)
     assert [[look.title for look in panels.maps] for panels in result] == [

@@ -53,8 +53,8 @@ def test_training_gets_the_modalities_of_a_record_with_its_gaps():
     record["modalities"] = {"table": table, "image": record["modalities"]["image"]}
     arrays = task.example_transform(record, np.random.default_rng(0))
     np.testing.assert_array_equal(arrays["present"], [True, False, True])
-    np.testing.assert_array_equal(arrays["modality_table"], table)
-    assert arrays["modality_series"].shape == (32, 4) and not arrays["modality_series"].any()
+    np.testing.assert_array_equal(arrays["table"], table)
+    assert arrays["series"].shape == (32, 4) and not arrays["series"].any()
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     assert {"encoder_image", "encoder_series", "encoder_table", "fusion", "head"} == set(shapes)
 

@@ -44,7 +44,7 @@ def check_run(config):
 
 
 def check_arrays(settings, shapes):
-    validate_fusion.check_arrays(parse(fused_config(settings)).model, shapes)
+    validate_fusion.check_arrays("model.encoders.", parse(fused_config(settings)).model.encoders, shapes)
 
 
 def fused(name, fusion=None, **changes):

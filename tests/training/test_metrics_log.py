@@ -344,7 +344,9 @@ class TestThroughput:
     def test_meter(self):
         now = iter([0.0, *(0.0, 0.5), *(1.0, 1.1), *(2.0, 2.3), 4.0, 10.0, 30.0, 31.0, 40.0]).__next__
         with mock.patch.object(metrics_log.time, "perf_counter", now):
-            meter = metrics_log.Meter(batch_size=32, flops_per_example=1e9, devices=4, peak=1e12)  # at 0
+            meter = metrics_log.Meter(
+                "images_per_second", batch_size=32, flops_per_example=1e9, devices=4, peak=1e12
+            )  # at 0
             for _ in range(3):  # 0.5, 0.1 and 0.3 s; the last for a step that is on its way
                 with meter.waiting():
                     pass
@@ -358,5 +360,5 @@ class TestThroughput:
             assert meter.read(6)["step_time"] == 1.0
 
     def test_unknown_peak(self):
-        meter = metrics_log.Meter(1, 1.0, 1, None)
+        meter = metrics_log.Meter("images_per_second", 1, 1.0, 1, None)
         assert "mfu" not in meter.read(1)

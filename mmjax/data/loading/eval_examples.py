@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, UnforeseenError, one_example
-from mmjax.data.image.transforms import ImageSpec, eval_image
+from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.bad_example_log import write_traceback
 from mmjax.data.loading.batches import available_cores
 from mmjax.data.loading.example_transforms import add_path_to_errors
+from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.record import check_index
 from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
@@ -27,7 +28,8 @@ class EvalExample(NamedTuple):
     """One evaluation example.
 
     Attributes:
-      image: uint8 [H,W,3]; None where the record has no image, or none is wanted.
+      inputs: what the model is given beside text, by modality, of those that the record has and the model wants:
+        `image` uint8 [H,W,3], and others.
       captions: all of them; none where the record has none.
       label: None without one.
       id: 64-bit unsigned.
@@ -35,12 +37,22 @@ class EvalExample(NamedTuple):
       extras: what else the record holds (`question`, `answers`, `modalities`, `annotation`, ...), as it is there.
     """
 
-    image: np.ndarray | None
+    inputs: Mapping[str, np.ndarray]
     captions: list[str]
     label: int | None
     id: int
     labels: list[int] | None = None
     extras: Mapping[str, Any] = types.MappingProxyType({})
+
+    @property
+    def image(self) -> np.ndarray | None:
+        """The image; None where the record has none, or none is wanted."""
+        return self.inputs.get("image")
+
+    @property
+    def seen(self) -> np.ndarray | None:
+        """What a model of texts sees: the image, or the other modality that is wanted; None where there is none."""
+        return next(iter(self.inputs.values()), None)
 
 
 def unreadable(source: Source, index: int, error: BadExample) -> UserError:
@@ -57,16 +69,16 @@ def unreadable(source: Source, index: int, error: BadExample) -> UserError:
 class EvalExamples:
     """A source's examples in order, each once, as evaluation wants them: nothing random, nothing left out."""
 
-    def __init__(self, source: Source, image_spec: ImageSpec | None, *, threads: int | None = None):
+    def __init__(self, source: Source, specs: InputSpecs | ImageSpec | None, *, threads: int | None = None):
         """Wraps a source.
 
         Args:
           source: what to evaluate on.
-          image_spec: images are prepared with `eval_image`; None where none are wanted.
+          specs: how images and other modalities are prepared; None where none are wanted.
           threads: that decode ahead when the examples are iterated over; by default one per core.
         """
         self.source = source
-        self.image_spec = image_spec
+        self.specs = InputSpecs.of(specs)
         self.threads = available_cores() if threads is None else threads
 
     def __len__(self) -> int:
@@ -94,12 +106,10 @@ class EvalExamples:
         index = check_index(index, len(self))
         with one_example():
             record = self.source[index]
-            image, encoded = None, record.get("image")
-            if encoded is not None and self.image_spec is not None:
-                with add_path_to_errors(record):
-                    image = eval_image(encoded, self.image_spec)
+            with add_path_to_errors(record):
+                inputs = self.specs.evaluate(record)
             return EvalExample(
-                image,
+                inputs,
                 list(record.get("captions", ())),
                 record.get("label"),
                 record["id"],

@@ -15,13 +15,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.image import frames
-from mmjax.data.image.crops import train_image
 from mmjax.data.image.transforms import ImageSpec
+from mmjax.data.loading.inputs import Arrays, InputSpecs
 from mmjax.data.record import Record
 from mmjax.data.text.tokenizer import Tokenizer
-
-Arrays = dict[str, np.ndarray]
 
 
 @runtime_checkable
@@ -33,10 +30,17 @@ class ExampleTransform(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextTransform:
-    """An image and a text, as far as transforms of them are alike; attributes as `PairTransform` has them."""
+    """An image, or what the model sees else, and a text; attributes as `PairTransform` has them."""
 
-    image_spec: ImageSpec
+    inputs: InputSpecs | ImageSpec
     tokenizer: Tokenizer | None
+
+    def __post_init__(self):
+        object.__setattr__(self, "inputs", InputSpecs.of(self.inputs))
+
+    def input_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """The arrays of what the model sees."""
+        return InputSpecs.of(self.inputs).train(record, rng)
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.
@@ -58,23 +62,40 @@ class TextTransform:
 class PairTransform(TextTransform):
     """An image and one of its captions, for contrastive learning, captioning, matching and masked modelling.
 
-    Gives `image` uint8 [H,W,3], `text` int32 [L], `text_mask` bool [L] and `id` uint32 [2].
+    Gives `image` uint8 [H,W,3], `text` int32 [L], `text_mask` bool [L] and `id` uint32 [2]. Other modalities take the
+    image's place, or come beside it, by their names.
 
     Attributes:
-      image_spec: size and crop of the images.
+      inputs: size and crop of the images, and how other modalities are prepared.
       tokenizer: for the captions; None where the transform only describes what a model reads.
     """
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
             caption = _draw_caption(record, rng.random())
-            image = image_arrays(record, self.image_spec, rng)
-            return {**image, **self.tokenize(caption), "id": id_words(record["id"])}
+            return {**self.input_arrays(record, rng), **self.tokenize(caption), "id": id_words(record["id"])}
 
     def text_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
         """The `text` and `text_mask` that a call gives, without its image; `rng` as the call is given it."""
         with add_path_to_errors(record):
             return self.tokenize(_draw_caption(record, rng.random()))
+
+
+@dataclasses.dataclass(frozen=True)
+class InputTransform:
+    """Several modalities of an example without text, for contrast between them.
+
+    Gives an array of each and `id` uint32 [2].
+
+    Attributes:
+      inputs: how they are prepared.
+    """
+
+    inputs: InputSpecs
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
+        with add_path_to_errors(record):
+            return {**self.inputs.train(record, rng), "id": id_words(record["id"])}
 
 
 def id_words(value: int) -> np.ndarray:
@@ -92,17 +113,6 @@ def add_path_to_errors(record: Record) -> Iterator[None]:
         if "path" not in record:
             raise
         raise error.with_path(record["path"]) from error.__cause__
-
-
-def image_arrays(record: Record, spec: ImageSpec, rng: np.random.Generator) -> Arrays:
-    """A record's image: `image` alone, or a frame and `image_box`, as the spec says."""
-    encoded = record.get("image")
-    if encoded is None:
-        raise BadExample("no_image", "no image")
-    if spec.frame:
-        frame, box = frames.train_frame(encoded, spec, rng)
-        return {"image": frame, "image_box": box}
-    return {"image": train_image(encoded, spec, rng)}
 
 
 def _draw_caption(record: Record, draw: float) -> str:

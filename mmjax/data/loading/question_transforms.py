@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.loading.example_transforms import Arrays, TextTransform, add_path_to_errors, id_words, image_arrays
+from mmjax.data.loading.example_transforms import Arrays, TextTransform, add_path_to_errors, id_words
 from mmjax.data.record import Record
 from mmjax.metrics.vqa_answers import answer_index, soft_scores
 
@@ -20,7 +20,7 @@ class QuestionTransform(TextTransform):
     soft score of each answer (all 0 where people gave others), and `id` uint32 [2].
 
     Attributes:
-      image_spec: size and crop of the images.
+      inputs: size and crop of the images, and how other modalities are prepared.
       tokenizer: for the questions; None as `PairTransform` has it.
       answers: the list.
     """
@@ -30,7 +30,7 @@ class QuestionTransform(TextTransform):
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
             question, answers = _question_and_answers(record)
-            image = image_arrays(record, self.image_spec, rng)
+            image = self.input_arrays(record, rng)
         scores = soft_scores(answers, self._answer_indices)
         return {**image, **self.tokenize(question), "answer": scores, "id": id_words(record["id"])}
 
@@ -60,14 +60,14 @@ class AnswerTransform(TextTransform):
     answer is cut at its end.
 
     Attributes:
-      image_spec: size and crop of the images.
+      inputs: size and crop of the images, and how other modalities are prepared.
       tokenizer: for questions and answers; None as `PairTransform` has it.
     """
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
         with add_path_to_errors(record):
             question, answer = _draw_answer(record, rng.random())
-            image = image_arrays(record, self.image_spec, rng)
+            image = self.input_arrays(record, rng)
         text, mask, targets = self._row(question, answer)
         return {
             **image,

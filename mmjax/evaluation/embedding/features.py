@@ -1,11 +1,11 @@
 """Embeddings of a source's images with its captions, labels and ids, from one pass of the image tower."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int64, UInt64
 
 from mmjax.data.source_protocols import Source
 from mmjax.errors import UserError
@@ -46,7 +46,8 @@ class Example(Protocol):
     """A decoded evaluation example.
 
     Attributes:
-      image: uint8 [H, W, 3]; None without one.
+      inputs: what a model is given of it beside text, by modality: an image, uint8 [H, W, 3], or other arrays.
+      seen: what a model of texts sees, the first of them; None without one.
       captions: all of them.
       label: None without one.
       id: 64-bit unsigned.
@@ -54,7 +55,9 @@ class Example(Protocol):
     """
 
     @property
-    def image(self) -> np.ndarray | None: ...
+    def inputs(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def seen(self) -> np.ndarray | None: ...
     @property
     def captions(self) -> list[str]: ...
     @property
@@ -153,7 +156,7 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
     if not len(source):
         raise UserError(f"data.eval: {source.name!r} has no examples; name a source or split that has some")
     stream = ExamplePass(examples(source), keep=lambda e: (list(e.captions), e.label, e.labels, int(e.id)))
-    embeddings = embedder.images(decoded_image(example, source.name) for example in stream)
+    embeddings = embedder.images(decoded_input(example, source.name) for example in stream)
     count = len(stream.kept)
     if count != len(source):
         # What a report shows is read again by position, and a benchmark's number is for all of it.
@@ -174,15 +177,18 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
     return Features(source, embeddings, captions, label_array, np.array(ids, np.uint64), targets)
 
 
-def decoded_image(example: Example, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """The image of an example of the source `name`.
+def decoded_input(example: Example, name: str) -> np.ndarray:
+    """What a model of texts sees of an example of the source `name`: its image, or the array of another modality.
 
     Raises:
       UserError: it has none.
     """
-    if example.image is None:
-        raise UserError(f"data.eval: the example of id {example.id} of {name!r} has no image; leave it out")
-    return example.image
+    if example.seen is None:
+        raise UserError(
+            f"data.eval: the example of id {example.id} of {name!r} has no image (or what the model sees else); leave"
+            " it out"
+        )
+    return example.seen
 
 
 def _multi_hot(label_lists: Sequence[Sequence[int] | None], classes: int) -> Bool[np.ndarray, "N C"]:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from mmjax.data.image import transforms
 from mmjax.data.loading import eval_examples
+from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.record import Record
 from mmjax.data.source_protocols import Source
 from mmjax.evaluation.embedding import batched_apply
-from mmjax.evaluation.embedding.features import decoded_image
+from mmjax.evaluation.embedding.features import decoded_input
 from mmjax.parallel import process_agreement
 
 # Fields of a record besides captions, label and id that processes exchange.
@@ -22,17 +22,18 @@ _EXCHANGED_FIELDS = ("question", "answers", "answer_type", "references")
 class ShardedExamples(eval_examples.EvalExamples):
     """A source's examples where several processes evaluate: each reads and decodes the rows that its devices embed.
 
-    All else (captions, labels, ids) is exchanged batch by batch; the images of others are blank.
+    All else (captions, labels, ids) is exchanged batch by batch; the images of others, and what else is decoded, are
+    blank.
 
     Args:
-      source, image_spec: see `EvalExamples`.
+      source, specs: see `EvalExamples`.
       batch_size: examples embedded at a time over all processes.
       rows: those of a batch that this process embeds, ascending.
     """
 
-    def __init__(self, source: Source, image_spec: transforms.ImageSpec, batch_size: int, rows: np.ndarray):
-        super().__init__(source, image_spec)
-        self.batch_size, self.rows, self.blank = batch_size, rows.tolist(), _blank(image_spec)
+    def __init__(self, source: Source, specs: InputSpecs | transforms.ImageSpec, batch_size: int, rows: np.ndarray):
+        super().__init__(source, specs)
+        self.batch_size, self.rows, self.blank = batch_size, rows.tolist(), self.specs.blank()
 
     def __iter__(self) -> Iterator[eval_examples.EvalExample]:
         starts = range(0, len(self), self.batch_size)
@@ -40,11 +41,11 @@ class ShardedExamples(eval_examples.EvalExamples):
         ahead = self.read(mine)  # by threads, over the ends of batches
         for start in range(0, len(self), self.batch_size):
             stop = min(start + self.batch_size, len(self))
-            images, annotations, error = {}, [], None
+            inputs, annotations, error = {}, [], None
             try:
                 for index in (start + row for row in self.rows if start + row < stop):
                     example = next(ahead)
-                    images[index] = example.image
+                    inputs[index] = example.inputs
                     label = None if example.label is None else int(example.label)
                     extras = {name: example.extras[name] for name in _EXCHANGED_FIELDS if name in example.extras}
                     annotations.append([index, example.captions, label, int(example.id), example.labels, extras])
@@ -54,11 +55,11 @@ class ShardedExamples(eval_examples.EvalExamples):
             gathered = process_agreement.all_gather_objects(annotations)
             everyone = {index: rest for part in gathered for index, *rest in part}
             for index in range(start, stop):
-                yield eval_examples.EvalExample(images.get(index, self.blank), *everyone[index])
+                yield eval_examples.EvalExample(inputs.get(index, self.blank), *everyone[index])
 
 
-class _ImagelessSource:
-    """A source without its images."""
+class _InputlessSource:
+    """A source without its images and other modalities."""
 
     def __init__(self, source: Source):
         self.source, self.name = source, source.name
@@ -70,25 +71,21 @@ class _ImagelessSource:
     def __getitem__(self, index: int) -> Record:
         record = Record(**self.source[index])
         record.pop("image", None)
+        record.pop("modalities", None)
         return record
 
 
-def _blank(spec: transforms.ImageSpec) -> UInt8[np.ndarray, "H W 3"]:
-    """What stands for an image that another process decodes."""
-    return np.zeros((spec.size, spec.size, 3), np.uint8)
-
-
-def without_images(examples: eval_examples.EvalExamples) -> eval_examples.EvalExamples:
+def without_inputs(examples: eval_examples.EvalExamples) -> eval_examples.EvalExamples:
     """The same examples, shared among processes in the same way, whose images nobody decodes."""
-    imageless = copy.copy(examples)
-    imageless.source = _ImagelessSource(examples.source)
-    return imageless
+    inputless = copy.copy(examples)
+    inputless.source = _InputlessSource(examples.source)
+    return inputless
 
 
-def sharded_images(
+def sharded_inputs(
     examples: eval_examples.EvalExamples, indices: Sequence[int], runner: batched_apply.BatchRunner
-) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Images of examples by index, in the order in which a runner takes them.
+) -> Iterator[np.ndarray]:
+    """Images of examples by index (or what the model sees else), in the order in which a runner takes them.
 
     Each process reads and decodes only the rows of its own devices; those of others are blank. All processes take part.
 
@@ -101,9 +98,9 @@ def sharded_images(
       UserError: in every process, when one of them cannot read an image.
       ValueError: the examples are of a model that sees no images.
     """
-    if examples.image_spec is None:
+    if not examples.specs.names:
         raise ValueError(f"{examples.source.name}: nothing says how images are prepared")
-    blank, rows = _blank(examples.image_spec), runner.rows.tolist()
+    blank, rows = next(iter(examples.specs.blank().values())), runner.rows.tolist()
     local = set(rows)
     ahead = examples.read([index for i, index in enumerate(indices) if i % runner.batch_size in local])
     for start in range(0, len(indices), runner.batch_size):
@@ -111,7 +108,7 @@ def sharded_images(
         images, error = {}, None
         try:
             name = examples.source.name
-            images = {row: decoded_image(next(ahead), name) for row in rows if row < count}
+            images = {row: decoded_input(next(ahead), name) for row in rows if row < count}
         except Exception as caught:
             error = caught
         process_agreement.raise_error_on_all(error)
@@ -119,16 +116,17 @@ def sharded_images(
 
 
 def make_examples(
-    sources: Sequence[Source], image_spec: transforms.ImageSpec | None, runner: batched_apply.BatchRunner
+    sources: Sequence[Source], specs: InputSpecs | transforms.ImageSpec | None, runner: batched_apply.BatchRunner
 ) -> Callable[[Source], eval_examples.EvalExamples]:
     """The function that decodes a source: `sources` by all processes together, any other by the process that calls it.
 
-    Without an `image_spec` there is nothing to decode, and every process reads all.
+    Without specs there is nothing to decode, and every process reads all.
     """
 
     def decode(source: Source) -> eval_examples.EvalExamples:
-        if jax.process_count() == 1 or image_spec is None or not any(source is shared for shared in sources):
-            return eval_examples.EvalExamples(source, image_spec)
-        return ShardedExamples(source, image_spec, runner.batch_size, runner.rows)
+        prepared = InputSpecs.of(specs)
+        if jax.process_count() == 1 or not prepared.names or not any(source is shared for shared in sources):
+            return eval_examples.EvalExamples(source, prepared)
+        return ShardedExamples(source, prepared, runner.batch_size, runner.rows)
 
     return decode

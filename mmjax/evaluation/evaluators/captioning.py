@@ -40,7 +40,7 @@ class CaptioningEvaluator:
 
         def run(params, image, ids, text, mask):
             generated = task.generate(params, image, text[:, :1], mask[:, :1], decoding, ids=ids)
-            loss = task.caption_loss(params, {"image": image, "text": text, "text_mask": mask})
+            loss = task.caption_loss(params, {task.seen: image, "text": text, "text_mask": mask})
             return generated.tokens, generated.scores, loss.total, loss.count
 
         self.run = runner.compile(run)
@@ -65,7 +65,7 @@ class CaptioningEvaluator:
 
     def _row(self, example: Any) -> Row:
         ids, mask = self.tokenizer([example.captions[0]])
-        return example.image, id_words(example.id), ids[0], mask[0]
+        return example.seen, id_words(example.id), ids[0], mask[0]
 
     def generated_text(self, index: int, example: Any) -> tuple[np.ndarray, int]:
         """Ids that the last call generated for an example with the prompt in front, and the prompt's length."""

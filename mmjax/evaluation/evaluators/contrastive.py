@@ -140,6 +140,8 @@ def _evaluate_retrieval(model: EvaluatedModel, data: EvaluatedSource) -> Outcome
         seed=model.settings.seed,
         with_loss=model.held_out_loss,
     )
+    seen = model.task.seen  # `image_retrieval_*` is named after what is retrieved
+    metrics = {name.replace("image_retrieval", f"{seen}_retrieval"): value for name, value in metrics.items()}
     return Outcome(metrics, len(data.features), matching)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64, UInt64
 
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
-from mmjax.evaluation.embedding.sharded_examples import sharded_images, without_images
+from mmjax.evaluation.embedding.sharded_examples import sharded_inputs, without_inputs
 from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
 from mmjax.evaluation.example_sampler import ExampleSampler
 from mmjax.evaluation.results import missing_pair_fields
@@ -62,10 +62,10 @@ class ImageTextMatchingEvaluator:
         caption_and_id = lambda example: (example.captions[0], example.id)
         if self.task.is_contrastive:
             stream = data.stream(caption_and_id, examples)
-            images = self.runner.run(self.embed_images, params, ((example.image,) for example in stream))
+            images = self.runner.run(self.embed_images, params, ((example.seen,) for example in stream))
             captions, ids = zip(*stream.kept, strict=True)
         else:
-            captions, ids = zip(*map(caption_and_id, without_images(examples)), strict=True)
+            captions, ids = zip(*map(caption_and_id, without_inputs(examples)), strict=True)
         ids = np.array(ids, np.uint64)
         tokens, mask = self.tokenizer(list(captions))
         if self.task.is_contrastive:
@@ -78,7 +78,7 @@ class ImageTextMatchingEvaluator:
         image_index = np.concatenate([part.images for part in pairs])
         text_index = np.concatenate([part.texts for part in pairs])
         labels = np.concatenate([np.full(len(part.images), int(part.is_match)) for part in pairs])
-        pixels = sharded_images(examples, image_index.tolist(), self.runner)
+        pixels = sharded_inputs(examples, image_index.tolist(), self.runner)
         rows = ((image, tokens[text], mask[text]) for image, text in zip(pixels, text_index.tolist(), strict=True))
         scores = self.runner.run(self.match, params, rows)
         metrics = _metrics_by_kind(scores, labels, pairs)

@@ -25,7 +25,7 @@ class MaskedModellingEvaluator:
         names = [name for name, one in task.objectives.items() if not _MASKED.isdisjoint(one.taught)]
 
         def run(params, image, text, mask, ids):
-            batch = {"image": image, "text": text, "text_mask": mask, "id": ids}
+            batch = {task.seen: image, "text": text, "text_mask": mask, "id": ids}
             return task.encode(params, batch, None, only=names)[1]
 
         self.run = runner.compile(run)
@@ -43,7 +43,7 @@ class MaskedModellingEvaluator:
 
     def _row(self, example: Any) -> Row:
         ids, mask = self.tokenizer([example.captions[0]])
-        return example.image, ids[0], mask[0], id_words(example.id)
+        return example.seen, ids[0], mask[0], id_words(example.id)
 
 
 MASKED_MODELLING = EvaluationTask(

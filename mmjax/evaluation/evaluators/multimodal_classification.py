@@ -24,8 +24,6 @@ class MultimodalClassificationEvaluator:
     def __init__(self, task: Any, runner: BatchRunner):
         self.task, self.runner, self.example_transform = task, runner, task.example_transform
         self.names = self.example_transform.names
-        has_image = self.example_transform.image_spec is not None
-        self.keys = ["image" if has_image and name == "image" else f"modality_{name}" for name in self.names]
         self.patterns = _modality_patterns(self.names)
         self.run = runner.compile(self._classify)
 
@@ -50,20 +48,16 @@ class MultimodalClassificationEvaluator:
     def _classify(self, params: Any, *columns: Array) -> dict[str, Array]:
         """Scores [B, C] by pattern."""
         *values, present = columns
-        batch = dict(zip(self.keys, values, strict=True))
+        batch = dict(zip(self.names, values, strict=True))
         masks = np.stack(list(self.patterns.values()))
         # One after the other: the model is compiled once.
         scores = jax.lax.map(lambda mask: self.task.classify(params, batch, present & mask), masks)
         return dict(zip(self.patterns, scores, strict=True))
 
     def _row(self, example: Any) -> Row:
-        """The arrays of `keys`, and bool [M], which modalities are present."""
-        arrays, present = self.example_transform.arrays(example.extras)
-        if self.example_transform.image_spec is not None:
-            size = self.example_transform.image_spec.size
-            present["image"] = example.image is not None
-            arrays["image"] = example.image if present["image"] else np.zeros((size, size, 3), np.uint8)
-        return *(arrays[key] for key in self.keys), np.array([present[name] for name in self.names], bool)
+        """The arrays of `names`, and bool [M], which modalities are present."""
+        arrays = self.example_transform.inputs.blank() | dict(example.inputs)
+        return *(arrays[name] for name in self.names), np.array([name in example.inputs for name in self.names], bool)
 
 
 def _modality_patterns(names: Sequence[str]) -> dict[str, Bool[np.ndarray, " M"]]:

@@ -41,7 +41,7 @@ class _VqaEvaluator:
         return Outcome(scored.metrics, len(predictions), sampler.artifacts(data.examples))
 
     def _row(self, example: Any) -> Row:
-        return example.image, id_words(example.id), *self._encode(example.extras["question"])
+        return example.seen, id_words(example.id), *self._encode(example.extras["question"])
 
     def _encode(self, question: str) -> Row:
         """Token ids of a question and their mask."""
@@ -104,7 +104,7 @@ class AnswerGenerationEvaluator(_VqaEvaluator):
 
     def __init__(self, task: Any, runner: BatchRunner, tokenizer: Tokenizer):
         self.task, self.runner, self.tokenizer = task, runner, tokenizer
-        self.example_transform = AnswerTransform(task.image_spec, tokenizer)
+        self.example_transform = AnswerTransform(task.input_specs, tokenizer)
         decoding = task.decoding(tokenizer)
 
         def run(params, image, ids, text, mask):

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from mmjax import registry
 from mmjax.data import mixture
-from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.eval_examples import EvalExamples
+from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.source_protocols import Source, SourceOptions
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, prompts, task_choice
@@ -44,7 +44,12 @@ class OpenedJob:
 
 
 def open_jobs(
-    jobs: Sequence[Job], options: SourceOptions, config: SuiteConfig, *, log: Callable[[str], None] = print
+    jobs: Sequence[Job],
+    options: SourceOptions,
+    config: SuiteConfig,
+    *,
+    seen: str = "image",
+    log: Callable[[str], None] = print,
 ) -> list[OpenedJob]:
     """Opens all sources.
 
@@ -52,6 +57,7 @@ def open_jobs(
       jobs: whose sources to open.
       options: how to read sources.
       config: the suite's; with `missing='skip'` what cannot be opened is left out.
+      seen: the modality that the model sees in place of images.
       log: prints what is left out.
 
     Raises:
@@ -60,7 +66,7 @@ def open_jobs(
     opened, errors = [], {}
     for job in jobs:
         try:
-            opened.append(_open(job, options, config))
+            opened.append(_open(job, options, config, seen))
         except UserError as error:
             errors[job.name] = error
     if errors and config.missing == "error":
@@ -77,7 +83,7 @@ def open_jobs(
     return opened
 
 
-def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
+def _open(job: Job, options: SourceOptions, config: SuiteConfig, seen: str) -> OpenedJob:
     field = f"datasets.{job.name}"
     options = dataclasses.replace(options, image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
     learns = bool(job.train) and any(evaluation_task.load(task, f"{field}.tasks").needs_train for task in job.tasks)
@@ -97,7 +103,7 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig) -> OpenedJob:
             raise UserError(
                 f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
             )
-        if missing := task_choice.lacking_fields(task, source):
+        if missing := task_choice.lacking_fields(task, source, seen):
             raise UserError(f"{field}.tasks: {task} needs {missing}, and {job.source} has none; leave it out")
         evaluation_task.check(task, source, config)
     train = None
@@ -130,7 +136,7 @@ def run(
     evaluators: Mapping[str, Evaluator],
     params: Any,
     batches: BatchRunner,
-    image_spec: ImageSpec | None,
+    specs: InputSpecs,
     embedder: Embedder | None,
     *,
     log: Callable[[str], None] = print,
@@ -143,13 +149,13 @@ def run(
       evaluators: of all of them, see `make_evaluators`.
       params: of the model.
       batches: what the evaluators run on.
-      image_spec: how images are prepared.
+      specs: how images and other modalities are prepared.
       embedder: of the model with its parameters; every process gets all embeddings and computes all metrics. None
         where no task embeds.
       log: prints what comes next.
     """
     sources = [source for item in opened for source in (item.source, item.train) if source is not None]
-    decode = sharded_examples.make_examples(sources, image_spec, batches)
+    decode = sharded_examples.make_examples(sources, specs, batches)
     for item in opened:
         job, wanted = item.job, tasks[item.job.name]
         if not wanted:
@@ -162,7 +168,7 @@ def run(
             item.source,
             params,
             decode,
-            image_spec=image_spec,
+            specs=specs,
             bound_embedder=embedder,
             train=item.train if learns else None,
             fold_size=job.fold_size,

@@ -8,12 +8,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from mmjax import plugin_calls, registry
 from mmjax.errors import UserError
-from mmjax.models import modality_encoders
-from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
+from mmjax.models import modality_encoders, slots
+from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer
 from mmjax.models.fusion import kinds
-from mmjax.models.make_model import Model, check_fields
+from mmjax.models.make_model import Model
 from mmjax.nn import layers
 from mmjax.nn.layers import dense_float32
 from mmjax.nn.pool import Pool
@@ -92,31 +91,10 @@ class FusedClassifier(Model, kw_only=True):
         if isinstance(encoder, modality_encoders.TableTransformer):
             encoded = encoder(x, None, keys)
         else:
-            real = jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=2)
-            # Features of one vector are one row.
-            real = real.all(axis=1, keepdims=True) if x.ndim == 2 else real
-            encoded = _call_encoder(self.encoders[name]["kind"], encoder, x, real, keys)
+            encoded = slots.call_encoder(self.encoders[name]["kind"], encoder, x, slots.real_rows(x), keys)
         if encoded.valid is None:
             return encoded, jnp.zeros(len(x), bool)
-        learned = encoder.learned_tokens() if hasattr(encoder, "learned_tokens") else ()
-        return encoded, ~encoded.valid[:, len(learned) :].any(axis=1)
-
-
-def _call_encoder(kind: str, encoder: Any, x: Any, valid: Any, keys: Any) -> Encoded:
-    """What an encoder gives.
-
-    Raises:
-      UserError: that of a plugin fails, or gives something else.
-    """
-    with plugin_calls.calling(registry.encoders, kind, type(encoder), "encoder(x, valid, keys) -> Encoded"):
-        encoded = encoder(x, valid, keys)
-    if kind in registry.encoders.added():
-        shapes = [getattr(part, "shape", None) for part in encoded] if isinstance(encoded, Encoded) else [None]
-        if shapes[0] is None or len(shapes[0]) != 3 or shapes[1] not in (None, shapes[0][:2]):
-            what = f"Encoded of {shapes[:2]}" if isinstance(encoded, Encoded) else type(encoded).__name__
-            message = f"gives {what}; an encoder gives Encoded(tokens [B, N, D], valid [B, N] or None)"
-            raise plugin_calls.wrong(registry.encoders, kind, type(encoder), message)
-    return encoded
+        return encoded, ~encoded.valid[:, slots.learned_tokens(encoder) :].any(axis=1)
 
 
 def make_encoder(
@@ -133,44 +111,10 @@ def make_encoder(
     Raises:
       UserError: settings that do not fit.
     """
-    field, settings = f"model.encoders.{name}", dict(settings)
-    kind = registry.encoders.validate_choice(f"{field}.kind", settings.pop("kind", ""))
+    field = f"model.encoders.{name}"
     if name == "image" and image is not None and settings.get("image_size") != image["image_size"]:
         raise UserError(
             f"model.image.image_size={image['image_size']}, but {field}.image_size={settings.get('image_size')}; set"
             " both alike"
         )
-    cls = registry.encoders.load(kind, where=f"{field}.kind={kind!r}")
-    fixed: dict[str, Any] = {"dtype": dtype, "attention_impl": "xla"}
-    if kind in registry.encoders.added():
-        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-            message = "is no flax module; an encoder is one, called as encoder(x, valid, keys) -> Encoded"
-            raise plugin_calls.wrong(registry.encoders, kind, cls, f"{getattr(cls, '__name__', repr(cls))} {message}")
-        fixed = {name: value for name, value in fixed.items() if name in cls.__dataclass_fields__}
-        check_fields(registry.encoders, kind, cls, {*settings, *fixed})
-    encoder = build(cls, f"encoders.{name}", settings, name=f"encoder_{name}", **fixed)
-    if isinstance(encoder, TextTransformer) and not encoder.mask_padding:
-        raise UserError(
-            f"{field}.mask_padding=False would attend to padding and pool it; set {field}.mask_padding=True"
-        )
-    return encoder
-
-
-def example(
-    settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Float[Array, "1 ..."]], Bool[Array, "1 M"]]:
-    """Arguments of a call that touches every parameter: zeros.
-
-    Args:
-      settings: of the classifier.
-      shapes: of each modality's array, by name, but the record's own image's.
-    """
-    arrays = {}
-    for name in settings["encoders"]:
-        shape = shapes.get(name)
-        if name == "image" and settings.get("image"):
-            shape = (settings["image"]["image_size"],) * 2 + (3,)
-        if shape is None:
-            raise UserError(f"model.encoders.{name}: the shape of its arrays is not known; see modality_shapes")
-        arrays[name] = jnp.zeros((1, *shape), jnp.float32)
-    return arrays, jnp.ones((1, len(arrays)), bool)
+    return slots.make_encoder(field, f"encoder_{name}", settings, dtype)

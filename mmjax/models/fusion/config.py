@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from mmjax.models import config as models
-from mmjax.models.config import ModelConfig
+from mmjax.models.config import EncoderConfig, ModelConfig
 from mmjax.nn.config import TowerConfig
 
 Combination = Literal["linear", "logits", "product"]
@@ -13,15 +13,6 @@ COMBINATIONS = get_args(Combination)
 Pool = Literal["mean", "cls", "map"]
 FramePool = Literal["cls", "mean", "none"]
 Temporal = Literal["mean", "transformer"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """An encoder of one modality, which reads an array an example, of so many `axes`, such as (steps, channels)."""
-
-    kind: ClassVar[str]
-    axes: ClassVar[str] = ""
-    ranks: ClassVar[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

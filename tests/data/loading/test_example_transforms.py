@@ -21,6 +21,7 @@ from mmjax.metrics.vqa_answers import (
     read_answers,
     soft_scores,
 )
+from tests.helpers.evaluated_sources import array_specs
 
 SPEC = ImageSpec(size=8)
 WORDS = make_tokenizer("words:shapes", 10)
@@ -184,33 +185,33 @@ def test_a_question_that_cannot_be_used_says_why(name, change, reason):
 
 
 def test_a_missing_modality_is_zeros_and_not_present():
-    prepare = ModalityTransform({"b": (2, 3), "c": (1,), "a": (4,)})
+    prepare = ModalityTransform(array_specs({"b": (2, 3), "c": (1,), "a": (4,)}))
     assert prepare.names == ("a", "b", "c")
     example = prepare(SENSED, rng())
     assert kinds(example) == {
-        "modality_a": ("float32", (4,)),
-        "modality_b": ("float32", (2, 3)),
-        "modality_c": ("float32", (1,)),
+        "a": ("float32", (4,)),
+        "b": ("float32", (2, 3)),
+        "c": ("float32", (1,)),
         "present": ("bool", (3,)),
         "label": ("int32", ()),
         "id": ("uint32", (2,)),
     }
     assert example["present"].tolist() == [False, True, False] and example["label"] == 2
-    assert (example["modality_b"] == 1).all() and not example["modality_a"].any()
-    assert hash(prepare) == hash(ModalityTransform((("a", (4,)), ("b", (2, 3)), ("c", (1,)))))
+    assert (example["b"] == 1).all() and not example["a"].any()
+    assert hash(prepare) == hash(ModalityTransform(array_specs({"a": (4,), "b": (2, 3), "c": (1,)})))
 
 
 def test_the_record_s_image_can_be_a_modality():
-    prepare = ModalityTransform({"a": (4,), "z": (1,)}, SPEC)
+    prepare = ModalityTransform(array_specs({"a": (4,), "z": (1,)}, SPEC))
     assert prepare.names == ("a", "image", "z")
     record = {"id": 1, "label": 0, "modalities": {"z": np.zeros(1)}}
     missing, present = prepare(record, rng()), prepare({**record, "image": IMAGE}, rng())
     assert missing["present"].tolist() == [False, False, True] and not missing["image"].any()
     assert present["present"].tolist() == [False, True, True] and kinds(missing) == kinds(present)
     with pytest.raises(ValueError, match="'image'"):
-        ModalityTransform({"image": (2,)}, SPEC)
+        ModalityTransform(array_specs({"image": (2,)}, SPEC))
     with pytest.raises(ValueError, match="no modalities"):
-        ModalityTransform({})
+        ModalityTransform(array_specs({}))
 
 
 @pytest.mark.parametrize(
@@ -226,15 +227,16 @@ def test_the_record_s_image_can_be_a_modality():
 )
 def test_modalities_that_cannot_be_used_say_why(record, message):
     with pytest.raises(BadExample, match=message):
-        ModalityTransform({"a": (4,)})(record, rng())
+        ModalityTransform(array_specs({"a": (4,)}))(record, rng())
 
 
 def test_a_table_may_have_gaps():
     record = {"id": 1, "label": 0, "modalities": {"a": np.array([0, np.nan, 0, 2])}}
-    table = ModalityTransform({"a": (4,)}, nan_allowed=("a",))(record, rng())["modality_a"]
+    prepare = ModalityTransform(array_specs({"a": (4,)}, nan_allowed=("a",)))
+    table = prepare(record, rng())["a"]
     np.testing.assert_array_equal(table, np.float32([0, np.nan, 0, 2]))
     with pytest.raises(BadExample, match="not finite"):
-        ModalityTransform({"a": (4,)}, nan_allowed=("a",))({**record, "modalities": {"a": np.full(4, np.inf)}}, rng())
+        prepare({**record, "modalities": {"a": np.full(4, np.inf)}}, rng())
 
 
 class Sensors:
@@ -253,10 +255,10 @@ class Sensors:
 
 
 def test_examples_need_no_image_and_are_replaced_like_others():
-    examples = TrainExamples([(Sensors(), 1)], seed=0, transform=ModalityTransform({"a": (4,)}))
+    examples = TrainExamples([(Sensors(), 1)], seed=0, transform=ModalityTransform(array_specs({"a": (4,)})))
     epoch = [examples[position] for position in range(8)]
     assert sorted(REASONS[e["substitution_reason"]] for e in epoch) == ["ok"] * 6 + ["other"] * 2
-    assert all((e["modality_a"] == e["id"][0]).all() and e["label"] == e["id"][0] % 2 for e in epoch)
+    assert all((e["a"] == e["id"][0]).all() and e["label"] == e["id"][0] % 2 for e in epoch)
 
 
 def test_evaluation_has_what_else_a_record_holds():

@@ -9,6 +9,7 @@ from mmjax.data.mixture import open_source
 from mmjax.data.source_protocols import Source
 from mmjax.data.sources.sensors import CATEGORIES, NUMERIC, SHAPES, Sensors, best_accuracy
 from mmjax.errors import UserError
+from tests.helpers.evaluated_sources import array_specs
 
 CHOICES = [c for count in (1, 2, 3) for c in itertools.combinations(SHAPES, count)]
 
@@ -88,10 +89,10 @@ def test_every_further_modality_tells_more(samples):
 
 def test_examples_have_all_modalities():
     source = open_source("sensors/test")
-    prepare = ModalityTransform(source.modality_shapes)
+    prepare = ModalityTransform(array_specs(source.modality_shapes))
     example = TrainExamples([(source, 1)], seed=0, transform=prepare)[0]
     assert example["present"].all() and prepare.names == ("image", "series", "table")
-    assert example["modality_series"].shape == (32, 4) and 0 <= example["label"] < 8
+    assert example["series"].shape == (32, 4) and 0 <= example["label"] < 8
     assert source.name == "sensors" and open_source("sensors").name == "sensors/train"
     with pytest.raises(UserError, match="split='tset'.*did you mean 'test'"):
         open_source("sensors/tset")

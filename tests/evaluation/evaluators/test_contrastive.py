@@ -29,6 +29,14 @@ class Example:
     id: int
     labels: list | None = None
 
+    @property
+    def inputs(self):
+        return {"image": self.image}
+
+    @property
+    def seen(self):
+        return self.image
+
 
 def record(picture, captions, label, number):
     made = {"image": picture, "captions": captions, "id": number}

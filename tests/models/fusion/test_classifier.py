@@ -8,7 +8,6 @@ import pytest
 from mmjax.errors import UserError
 from mmjax.models import make_model
 from mmjax.models.encoders import TextTransformer
-from mmjax.models.fusion import classifier
 
 LAYER = dict(width=4, heads=1, mlp_dim=4)
 NONE = dict(depth=0, heads=1, mlp_dim=1)
@@ -42,6 +41,11 @@ def make(**changes):
     return make_model.make_model(SETTINGS | changes, jnp.float32, {})
 
 
+def example(shapes):
+    """Arguments of a call that touches every parameter."""
+    return {name: jnp.zeros((1, *shape)) for name, shape in shapes.items()}, jnp.ones((1, len(shapes)), bool)
+
+
 def arrays(rows=4):
     rng = np.random.default_rng(0)
     made = {name: rng.standard_normal((rows, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
@@ -54,7 +58,7 @@ def arrays(rows=4):
 def classify(random_params):
     """The model applied: a function of arrays and what is present, and the same with gradients of the parameters."""
     model = make()
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *classifier.example(SETTINGS, SHAPES)))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *example(SHAPES)))
     params = random_params(shapes["params"], std=0.5)
 
     @jax.jit
@@ -116,9 +120,7 @@ def test_token_ids_are_read_as_a_text_encoder_reads_them(random_params):
     model = make(encoders={"text": text})
     ids = np.array([[3, 5, 8, 1], [2, 4, 0, 0]])
     mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
-    variables = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), *classifier.example(dict(encoders={"text": text}), SHAPES))
-    )
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), *example({"text": SHAPES["text"]})))
     params = jax.tree.map(jnp.asarray, random_params(variables["params"], std=0.5))
     float_ids = jnp.asarray(np.where(mask, ids, np.nan), jnp.float32)
     out = jax.jit(model.apply)({"params": params}, {"text": float_ids}, jnp.ones((2, 1), bool))
@@ -151,12 +153,3 @@ def test_a_mistake_is_reported_in_one_line(encoders, changes, message):
     with pytest.raises(UserError) as caught:
         jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, jnp.ones((1, len(inputs)), bool)))
     assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_an_example_has_the_shapes_of_the_data_and_the_records_own_image_that_of_the_config():
-    settings = SETTINGS | dict(image=dict(image_size=8))
-    shapes = {name: shape for name, shape in SHAPES.items() if name != "image"}
-    made, present = classifier.example(settings, shapes)
-    assert {name: x.shape[1:] for name, x in made.items()} == SHAPES and present.shape == (1, len(NAMES))
-    with pytest.raises(UserError, match="model.encoders.image"):
-        classifier.example(SETTINGS, shapes)

@@ -1,0 +1,172 @@
+"""Inputs of a model: what it is given of a record beside its text, by modality, in training and in evaluation."""
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mmjax.data.bad_example import BadExample
+from mmjax.data.image import frames
+from mmjax.data.image.crops import train_image
+from mmjax.data.image.transforms import ImageSpec, eval_image
+from mmjax.data.record import Record
+
+Arrays = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What makes arrays of encoded files of a modality, and of arrays as sources of it have them.
+
+    One whose arrays are uint8 has an `image`, an ImageSpec by whose mean and std they are normalised on the device.
+
+    Attributes:
+      shape: of its arrays.
+      dtype: of its arrays.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+
+    def prepare(
+        self,
+        entry: bytes | np.ndarray,
+        rng: np.random.Generator | None,
+        *,
+        rate: float | None = None,
+        span: tuple[float, float] | None = None,
+    ) -> np.ndarray:
+        """The array of an entry of `Record["modalities"]`; `rng` draws in training, evaluation has None."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ModalitySpec:
+    """How the arrays of a modality beside images are prepared.
+
+    Attributes:
+      name: of the modality, and of its array in a batch.
+      shape: of an example's array.
+      dtype: of an example's array.
+      nan_allowed: whether NaN stands for a single missing value, as the encoder takes it.
+      decoder: of files and raw arrays; None for arrays that are taken as they are.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    nan_allowed: bool = False
+    decoder: Decoder | None = None
+
+    @classmethod
+    def decoded(cls, name: str, decoder: Decoder) -> "ModalitySpec":
+        """The spec of a modality whose arrays a decoder makes."""
+        return cls(name, tuple(decoder.shape), str(decoder.dtype), decoder=decoder)
+
+    def array(self, record: Record, rng: np.random.Generator | None) -> np.ndarray | None:
+        """The array of a record; None where it has no such modality.
+
+        Raises:
+          BadExample: it cannot be decoded, has another shape, or holds a value that is not finite.
+        """
+        value = (record.get("modalities") or {}).get(self.name)
+        if value is None:
+            return None
+        if self.decoder is not None:
+            rate, span = ((record.get(field) or {}).get(self.name) for field in ("rates", "spans"))
+            return self.decoder.prepare(value, rng, rate=rate, span=span)
+        if isinstance(value, bytes):
+            raise BadExample(
+                "other", f"modality {self.name!r} is an encoded file, and the model takes arrays as they are"
+            )
+        array = np.asarray(value, self.dtype)
+        if array.shape != self.shape:
+            raise BadExample("other", f"modality {self.name!r} has shape {array.shape}, not {self.shape}")
+        if (np.isinf(array) if self.nan_allowed else ~np.isfinite(array)).any():
+            raise BadExample("other", f"modality {self.name!r} holds a value that is not finite")
+        return array
+
+    def blank(self) -> np.ndarray:
+        """What stands for an array that is missing."""
+        return np.zeros(self.shape, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpecs:
+    """How all that a model is given of a record beside its text is prepared.
+
+    Attributes:
+      image: of the record's image; None where the model has no use for it.
+      others: of its other modalities.
+    """
+
+    image: ImageSpec | None = None
+    others: tuple[ModalitySpec, ...] = ()
+
+    @classmethod
+    def of(cls, specs: "InputSpecs | ImageSpec | None") -> "InputSpecs":
+        """The specs; those of images alone may be given as they are."""
+        return specs if isinstance(specs, InputSpecs) else cls(specs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities, the record's image before others."""
+        return (*(["image"] if self.image is not None else []), *(spec.name for spec in self.others))
+
+    def train(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """Arrays of a training example: those of all modalities.
+
+        Raises:
+          BadExample: one is missing or cannot be prepared.
+        """
+        arrays = self.image_arrays(record, rng)
+        for spec in self.others:
+            array = spec.array(record, rng)
+            if array is None:
+                raise BadExample("no_input", f"no {spec.name}")
+            arrays[spec.name] = array
+        return arrays
+
+    def image_arrays(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """A record's image: `image` alone, or a frame and `image_box`, as the spec says; nothing without a spec."""
+        if self.image is None:
+            return {}
+        encoded = record.get("image")
+        if encoded is None:
+            raise BadExample("no_image", "no image")
+        if self.image.frame:
+            frame, box = frames.train_frame(encoded, self.image, rng)
+            return {"image": frame, "image_box": box}
+        return {"image": train_image(encoded, self.image, rng)}
+
+    def present(self, record: Record, rng: np.random.Generator) -> Arrays:
+        """Arrays of the modalities that a training example has, as `train` makes them."""
+        arrays = self.image_arrays(record, rng) if record.get("image") is not None else {}
+        made = ((spec.name, spec.array(record, rng)) for spec in self.others)
+        return arrays | {name: array for name, array in made if array is not None}
+
+    def evaluate(self, record: Record) -> Arrays:
+        """Arrays of the modalities that an evaluation example has; an image is one array."""
+        encoded = record.get("image")
+        arrays = {} if encoded is None or self.image is None else {"image": eval_image(encoded, self.image)}
+        made = ((spec.name, spec.array(record, None)) for spec in self.others)
+        return arrays | {name: array for name, array in made if array is not None}
+
+    def blank(self) -> Arrays:
+        """What stands for arrays of evaluation that are not there."""
+        size = 0 if self.image is None else self.image.size
+        image = {} if self.image is None else {"image": np.zeros((size, size, 3), np.uint8)}
+        return image | {spec.name: spec.blank() for spec in self.others}
+
+    def blank_training(self) -> Arrays:
+        """What stands for arrays of training that are not there, see `image_arrays`."""
+        if self.image is None or not self.image.frame:
+            return self.blank()
+        frame, box = frames.blank_frame(self.image)
+        return self.blank() | {"image": frame, "image_box": box}
+
+    def batch_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shapes and types of what an example of a training batch has of its modalities."""
+        return {name: (array.shape, array.dtype) for name, array in self.blank_training().items()}

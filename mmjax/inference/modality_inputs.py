@@ -1,0 +1,68 @@
+"""Inputs of loaded models beside images and texts: files, arrays, or arrays with their rates, as a model takes them."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.bad_example import BadExample
+from mmjax.data.loading.inputs import ModalitySpec
+from mmjax.data.record import Record
+from mmjax.errors import UserError
+from mmjax.io.reader import Reader
+
+
+def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.ndarray:
+    """Examples of a modality as a batch has them.
+
+    Args:
+      values: a list, or one array [B, ...]: paths of files, their bytes, raw arrays, or arrays as the encoder has them.
+      spec: how they are prepared.
+      rate: of raw arrays: samples or frames a second.
+
+    Raises:
+      UserError: one cannot be prepared, by its number.
+    """
+    entries = _entries(values, spec.name)
+    arrays = []
+    for index, entry in enumerate(entries):
+        record = Record(id=index, modalities={spec.name: _read(entry, spec.name)})
+        if rate is not None:
+            record["rates"] = {spec.name: float(rate)}
+        try:
+            array = spec.array(record, None)
+        except (BadExample, UserError) as error:
+            raise UserError(f"{spec.name} {index}: {error}") from error
+        if array is None:
+            raise UserError(f"{spec.name} {index} is None; leave it out")
+        arrays.append(array)
+    return np.stack(arrays) if arrays else np.zeros((0, *spec.shape), spec.dtype)
+
+
+def _entries(values: Any, name: str) -> list[Any]:
+    if isinstance(values, (str, bytes, os.PathLike)):
+        raise UserError(f"{name}: one file alone; give a list of them, such as [{_shown(values)}]")
+    if not isinstance(values, Iterable):
+        raise UserError(f"{name}: {type(values).__name__} is no list; give a list of paths, files as bytes, or arrays")
+    return list(values)
+
+
+def _read(entry: Any, name: str) -> Any:
+    """A file's bytes where a path is given; anything else as an array.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    if isinstance(entry, bytes):
+        return entry
+    if isinstance(entry, (str, os.PathLike)):
+        try:
+            return Reader().read(os.fspath(entry))
+        except OSError as error:
+            raise UserError(f"{name}: {_shown(entry)} cannot be read: {error}") from error
+    return np.asarray(entry)
+
+
+def _shown(value: Any) -> str:
+    return "bytes" if isinstance(value, bytes) else repr(os.fspath(value))[:200]
