@@ -16,6 +16,7 @@ from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import image_fields
 from mmjax.training import checkpoint
 from tests.helpers import processes, runs
+from tests.helpers.evaluated_sources import array_specs
 
 STEPS = 4
 
@@ -214,7 +215,7 @@ def test_examples_are_what_the_plan_says():
         name: (x.shape[1:], x.dtype) for name, x in planned.items()
     }
     # An image that is missing among several modalities is black, and has a box.
-    fused = modality_transform.ModalityTransform({"audio": (2,)}, spec)
+    fused = modality_transform.ModalityTransform(array_specs({"audio": (2,)}, spec))
     missing = fused({"modalities": {"audio": np.zeros(2)}, "label": 1, "id": 2}, np.random.default_rng(0))
     assert {name: missing[name].shape for name in ("image", "image_box")} == {
         name: example[name].shape for name in ("image", "image_box")

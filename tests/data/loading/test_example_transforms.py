@@ -51,7 +51,7 @@ PREPARERS = {
     "pair": (PairTransform(SPEC, WORDS), {**ASKED, "captions": ["a red ring", "a ring"]}),
     "question": (QuestionTransform(SPEC, WORDS, ("blue", "pink", "red")), ASKED),
     "answer": (AnswerTransform(SPEC, WORDS), ASKED),
-    "modality": (ModalityTransform({"a": (4,), "b": (2, 3)}), SENSED),
+    "modality": (ModalityTransform(array_specs({"a": (4,), "b": (2, 3)})), SENSED),
 }
 
 
