@@ -1,7 +1,33 @@
 """Fields of the data: sources, images, texts, workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoDataConfig:
+    """Which frames of a video a model sees; how they are cropped and resized say the fields of images."""
+
+    stride: int = 0
+    """training: from one frame to the next; 0 = frames that are spread over the video, as evaluation has them"""
+    rate: float = 0.0
+    """frames a second before any are chosen; 0 = the file's own"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioDataConfig:
+    """Spectrograms of sounds."""
+
+    preset: Literal["ast", "whisper", "mbt"] = "ast"
+    """whose filters, windows, normalisation and padding"""
+    sample_rate: int = 0
+    """Hz, to which sounds are resampled; 0 = the preset's 16,000"""
+    time_masks: tuple[int, int] = (0, 0)
+    """training: SpecAugment's masks of time, and frames of the widest one"""
+    time_share: float = 1.0
+    """training: no mask of time is wider than this share of the spectrogram"""
+    frequency_masks: tuple[int, int] = (0, 0)
+    """training: SpecAugment's masks of frequency, and mel bins of the widest one"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +112,10 @@ class DataConfig:
     """whose RandAugment; magnitudes are 0 to 30, of 'albef', 'big_vision' 0 to 10"""
     draft: bool = True
     """training: let libjpeg decode large images at 1/2, 1/4 or 1/8, never below the crop's size"""
+    video: VideoDataConfig = field(default_factory=VideoDataConfig)
+    """which frames of a video are seen"""
+    audio: AudioDataConfig = field(default_factory=AudioDataConfig)
+    """spectrograms of sounds"""
     resize_on: Literal["auto", "host", "device"] = "auto"
     """training: where decoded images are cropped and resized, 'host' or 'device'; docs/data.md"""
     workers: int = 0

@@ -20,7 +20,7 @@ from mmjax.models.config import (
     TowersConfig,
     TwoTowerConfig,
 )
-from mmjax.models.fusion.config import FusedConfig, ImageSizeConfig
+from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig, ImageSizeConfig, VideoEncoderConfig
 
 
 def image_tower(model: ModelConfig) -> ImageConfig | ImageSizeConfig | None:
@@ -45,6 +45,11 @@ def encoders(model: ModelConfig) -> dict[str, EncoderConfig]:
         return {name: model.encoders[name] for name in sorted(model.encoders.keys() - own)}
     filled = ((name, getattr(model, name, None)) for name in SLOTS)
     return {name: encoder for name, encoder in filled if encoder is not None}
+
+
+def has_frames(config: RunConfig) -> bool:
+    """Whether the model looks at videos, whose frames are prepared as images are."""
+    return any(isinstance(part, (VideoEncoderConfig, FramesEncoderConfig)) for part in encoders(config.model).values())
 
 
 def examples_name(config: RunConfig) -> str:

@@ -9,7 +9,7 @@ from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.config import DataConfig
 from mmjax.data.image import frames, jpeg, transforms
 from mmjax.errors import UserError, validate_choice
-from mmjax.tasks.config_queries import has_image, image_size
+from mmjax.tasks.config_queries import has_frames, has_image, image_size
 
 # The fields with their defaults. Those that are not of an `ImageSpec`, or have another default there, come last.
 _SPEC = {field.name: field.default for field in dataclasses.fields(transforms.ImageSpec)}
@@ -30,12 +30,18 @@ def make_image_spec(config: RunConfig) -> transforms.ImageSpec | None:
     Raises:
       UserError: a field has a value that makes no sense.
     """
-    data = config.data
-    if not has_image(config):
-        return None
+    return image_spec_of(config.data, image_size(config)) if has_image(config) else None
+
+
+def image_spec_of(data: DataConfig, size: int) -> transforms.ImageSpec:
+    """How images of so many pixels a side are prepared, or frames of videos.
+
+    Raises:
+      UserError: a field has a value that makes no sense.
+    """
     mean, std = transforms.MEAN_STD[validate_choice("data.mean_std", data.mean_std, transforms.MEAN_STD)]
     return transforms.ImageSpec(
-        size=image_size(config),
+        size=size,
         resize=data.resize,
         interpolation=data.interpolation,
         mean=mean,
@@ -73,13 +79,15 @@ def check_images(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
         value = getattr(data, name)
         return value != DEFAULTS[name] and not origins.is_as_begun(f"data.{name}", value)
 
-    if make_image_spec(config) is None:
+    if make_image_spec(config) is None and not has_frames(config):
         for name in filter(is_set, DEFAULTS):
             raise UserError(
                 f"data.{name}={getattr(data, name)!r} is not read, as model.image is not set and no images are"
                 f" prepared; leave it at {DEFAULTS[name]!r}"
             )
         return
+    if has_frames(config) and data.resize_on == "device":
+        raise UserError("data.resize_on='device': frames of videos are resized on the host; set 'auto'")
     note = note_on_crop(config, origins)
     if note and "data.crop_scale" in origins.flags:
         raise UserError(note)
@@ -91,7 +99,11 @@ def check_images(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
 def note_on_crop(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> str | None:
     """A line on a random crop that has nothing to choose, as recipes written for mmjax 0.1 may have it."""
     data = config.data
-    crops = has_image(config) and data.train_resize == "crop" and "data.train_resize" not in origins.kept
+    crops = (
+        (has_image(config) or has_frames(config))
+        and data.train_resize == "crop"
+        and "data.train_resize" not in origins.kept
+    )
     if not crops or data.crop_scale[0] < 1:
         return None
     return (

@@ -20,10 +20,10 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
-from mmjax.models.config import EncoderConfig, FusionHeadsConfig, ModelConfig, PrefixLMConfig, TextTowerConfig
+from mmjax.models.config import FusionHeadsConfig, PrefixLMConfig, TextTowerConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import config_queries, image_fields, load_objective, validate_fusion
+from mmjax.tasks import config_queries, decoders, image_fields, load_objective, validate_fusion
 from mmjax.tasks.config_queries import has_image, has_text, text_length
 
 Mixture = Sequence[tuple[source_protocols.Source, Any]]
@@ -148,7 +148,7 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture) -> DatasetMetadat
         _check_questions(config, mixture)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if "answers" in load_objective.taught(config) else (),
-        shapes=_modality_shapes(config.model, mixture),
+        shapes=_modality_shapes(config, mixture),
     )
 
 
@@ -197,13 +197,14 @@ def _answer_names(config: RunConfig, mixture: Mixture) -> tuple[str, ...]:
     return names
 
 
-def _modality_shapes(model: ModelConfig, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Shapes of the arrays that the encoders read as the data have them.
 
     Raises:
       UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read,
         or has other classes than the model.
     """
+    model = config.model
     encoders = config_queries.encoders(model)
     prefix = "model.encoders." if isinstance(model, FusedConfig) else "model."
     shapes: dict[str, tuple[int, ...]] = {}
@@ -217,7 +218,7 @@ def _modality_shapes(model: ModelConfig, mixture: Mixture) -> tuple[tuple[str, t
                 raise UserError(
                     f"{prefix}{name}: {source.name!r} has no such modality; it has {', '.join(declared) or 'none'}"
                 )
-            if make_decoder(encoders[name]) is not None and is_encoded(encoders[name], entry):
+            if decoders.make_decoder(config, encoders[name]) and decoders.is_raw(encoders[name], entry):
                 continue
             shape = tuple(declared[name]) if name in declared else tuple(np.shape(entry))
             if shapes.setdefault(name, shape) != shape:
@@ -261,7 +262,7 @@ def input_specs(
     """
     shapes, specs = dict(metadata.shapes), []
     for name, encoder in config_queries.encoders(config.model).items():
-        decoder = make_decoder(encoder)
+        decoder = decoders.make_decoder(config, encoder)
         if name in shapes:
             nan_allowed = not isinstance(encoder, ImageEncoderConfig)
             specs.append(inputs.ModalitySpec(name, tuple(shapes[name]), nan_allowed=nan_allowed))
@@ -276,17 +277,6 @@ def input_specs(
                 " not been looked at; it cannot be planned"
             )
     return inputs.InputSpecs(image_spec, tuple(specs))
-
-
-def make_decoder(encoder: EncoderConfig) -> inputs.Decoder | None:
-    """What makes the arrays of an encoder of files and raw arrays; None for one that takes arrays as they are."""
-    del encoder
-    return None
-
-
-def is_encoded(encoder: EncoderConfig, entry: Any) -> bool:
-    """Whether an entry of a record is a file, or a raw array that is prepared as one."""
-    return isinstance(entry, bytes)
 
 
 def make_example_transform(
