@@ -16,7 +16,7 @@ import pytest
 import mmjax
 from mmjax.config import parse, serialize
 from mmjax.parallel.make_mesh import make_mesh
-from tests.helpers import runs
+from tests.helpers import campaign, runs
 
 
 def _script():
@@ -32,10 +32,18 @@ made = _script()
 QUICK = ("clip",)
 # Each with the devices that it is restored on; the sharded one was written by eight.
 RUNS = [(name, devices) for name in made.CONFIGS for devices in ((1, 8) if name in made.DEVICES else (1,))]
-EVERY = pytest.mark.parametrize(
-    ("name", "devices"),
-    [pytest.param(*run, id=f"{run[0]} on {run[1]}", marks=[] if run[0] in QUICK else pytest.mark.full) for run in RUNS],
-)
+# One of each kind of model, and what a mesh and an optimizer of its own have written; all of them in a campaign.
+OF_ALL_KINDS = [run for run in RUNS if run[0] in ("clip", "sharded", "captioner", "coca", "albef", "vilt", "qformer")]
+OF_ALL_KINDS += [run for run in RUNS if run[0] in ("adafactor", "captioner-lstm", "prefix_lm", "fused-joint")]
+
+
+def cases_of(of):
+    marks = lambda name: [] if name in QUICK else pytest.mark.full
+    params = [pytest.param(*run, id=f"{run[0]} on {run[1]}", marks=marks(run[0])) for run in of]
+    return pytest.mark.parametrize(("name", "devices"), params)
+
+
+EVERY, SOME = cases_of(RUNS), cases_of(campaign.some(RUNS, OF_ALL_KINDS))
 # Of these `make smoke` runs the quick one, with XLA's ordinary optimisations.
 FULL = pytest.mark.full
 # Where an example counts or does not, two in a thousand may stand so near the border that rounding decides.
@@ -91,7 +99,7 @@ def test_parameters_and_what_they_say(name, devices, tmp_path):
 
 
 @FULL
-@EVERY
+@SOME
 def test_evaluation(name, devices, tmp_path):
     expected = unpack(name, tmp_path)
     flags = ["--config.mesh.fsdp=1", "--config.mesh.tensor=1"] if devices == 1 else []
@@ -105,7 +113,7 @@ def test_evaluation(name, devices, tmp_path):
 
 
 @FULL
-@EVERY
+@SOME
 def test_training_goes_on(name, devices, tmp_path):
     """The steps that follow have the losses that they had: parameters, optimizer, average, noise and data go on."""
     expected = unpack(name, tmp_path)

@@ -96,7 +96,7 @@ def test_what_a_series_lacks_changes_nothing(name):
 
 
 def towers(slots_filled, **fields):
-    text = dict(base_config("tiny").model.text)
+    text = dict(base_config("tiny").model.text, eos_id=2)
     filled = {name: SLOTS[name][0] | dict(class_token=False) for name in slots_filled if name != "text"}
     text = {"text": text} if "text" in slots_filled else {}
     return dict(kind="two_tower", embed_dim=8, **filled, **text, **fields)
@@ -117,7 +117,8 @@ def test_towers_of_any_modalities(filled):
     batch["id"] = np.stack([np.arange(4), np.zeros(4)], 1).astype(np.uint32)
     if "text" in filled:
         batch["text"], batch["text_mask"] = tokenizer(["a red ring", "a blue square", "a ring", "a green circle"])
-    features, _ = task.encode(params, jax.tree.map(jnp.asarray, batch), None)
+    batch = jax.tree.map(jnp.asarray, batch)
+    features, _ = task.encode(params, batch, None)
     assert features.keys() == set(filled)
     for rows in features.values():
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)

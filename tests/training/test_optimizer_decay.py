@@ -23,7 +23,8 @@ GOLDEN = runs.ROOT / "tests/golden/interop"
 # What files without a config do not tell.
 BARE = {"text.causal": False, "text.pool": "last", "image.image_size": 16}
 TIMM = BARE | {"heads": 2, "activation": "gelu_tanh", "norm_eps": 1e-6}
-NAMES = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
+EVERY = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
+NAMES = campaign.some(EVERY, ["tiny", "tiny-coca", "tiny-albef", "tiny-captioner-lstm", "tiny-vilt", "fusion:hybrid"])
 KINDS = [name if name in ("tiny", "tiny-coca") else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
 
 

@@ -9,9 +9,12 @@ from mmjax.errors import UserError
 from mmjax.parallel.partition import path_name
 from mmjax.training import optimizer, param_roles, update_rules
 from mmjax.training.step import split_frozen
-from tests.helpers import model_kinds
+from tests.helpers import campaign, model_kinds
 
-NAMES = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
+EVERY = [*model_kinds.WEIGHTS, *(f"fusion:{kind}" for kind in model_kinds.FUSIONS)]
+NAMES = campaign.some(
+    EVERY, ["tiny", "tiny-captioner-lstm", "tiny-qformer", "tiny-vilt", "fusion:bottleneck", "fusion:hybrid"]
+)
 KINDS = [name if name == "tiny-captioner-lstm" else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
 LAYERED = {"tiny-vilt": ("image",), "tiny-captioner-lstm": ("image",)}
 
