@@ -17,7 +17,6 @@ from mmjax.training import validate_run
 from mmjax.training.optimizer import decay_mask, make_optimizer
 from mmjax.training.param_roles import find_frozen
 from mmjax.training.step import split_frozen
-from tests.helpers import model_kinds, runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
 # What files without a config do not tell.
