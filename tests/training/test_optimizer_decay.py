@@ -17,6 +17,7 @@ from mmjax.training import validate_run
 from mmjax.training.optimizer import decay_mask, make_optimizer
 from mmjax.training.param_roles import find_frozen
 from mmjax.training.step import split_frozen
+from tests.helpers import campaign, model_kinds, runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
 # What files without a config do not tell.
