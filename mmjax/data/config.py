@@ -18,8 +18,8 @@ class VideoDataConfig:
 class AudioDataConfig:
     """Spectrograms of sounds."""
 
-    preset: Literal["ast", "whisper", "mbt"] = "ast"
-    """whose filters, windows, normalisation and padding"""
+    preset: Literal["", "ast", "whisper", "mbt"] = ""
+    """whose filters, windows, normalisation and padding; '' = 'whisper' for its encoder, 'ast' for others"""
     sample_rate: int = 0
     """Hz, to which sounds are resampled; 0 = the preset's 16,000"""
     time_masks: tuple[int, int] = (0, 0)

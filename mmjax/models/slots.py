@@ -14,8 +14,14 @@ from mmjax.models import modality_encoders
 from mmjax.models.encoders import Encoded, TextTransformer, VisionTransformer, build
 from mmjax.models.make_model import check_fields
 
-# Kinds whose arrays have no values that may be missing: their pixels and spectrograms are prepared here.
-_COMPLETE = ("image", "video", "frames", "audio", "whisper")
+# The modality that encoders of a kind read; others, such as `features`, may stand in any slot.
+MODALITY_OF_KIND = {
+    **{name: name for name in ("image", "text", "video", "audio", "series", "table")},
+    "frames": "video",
+    "whisper": "audio",
+}
+# Modalities whose arrays have no values that may be missing: pixels and spectrograms are prepared here.
+_COMPLETE = ("image", "video", "audio")
 
 
 def make_encoder(
@@ -68,7 +74,8 @@ def encode(kind: str, encoder: Any, x: Float[Array, "B ..."], keys: Key[Array, "
     """
     if isinstance(encoder, VisionTransformer):
         return encoder(x, keys, **options)
-    valid = None if kind in _COMPLETE or isinstance(encoder, modality_encoders.TableTransformer) else real_rows(x)
+    is_complete = MODALITY_OF_KIND.get(kind) in _COMPLETE or isinstance(encoder, modality_encoders.TableTransformer)
+    valid = None if is_complete else real_rows(x)
     return call_encoder(kind, encoder, x, valid, keys, **options)
 
 

@@ -10,7 +10,12 @@ from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.loading.inputs import Decoder
 from mmjax.data.video.transform import VideoSpec
 from mmjax.models.config import EncoderConfig
-from mmjax.models.fusion.config import AudioEncoderConfig, FramesEncoderConfig, VideoEncoderConfig
+from mmjax.models.fusion.config import (
+    AudioEncoderConfig,
+    FramesEncoderConfig,
+    VideoEncoderConfig,
+    WhisperEncoderConfig,
+)
 from mmjax.tasks import image_fields
 
 _VIDEO = (VideoEncoderConfig, FramesEncoderConfig)
@@ -25,8 +30,9 @@ def make_decoder(config: RunConfig, encoder: EncoderConfig) -> Decoder | None:
     if isinstance(encoder, _VIDEO):
         image = image_fields.image_spec_of(config.data, encoder.image_size)
         return VideoSpec(image=image, frames=encoder.frames, **dataclasses.asdict(config.data.video))
-    if isinstance(encoder, AudioEncoderConfig):
+    if isinstance(encoder, (AudioEncoderConfig, WhisperEncoderConfig)):
         audio = dataclasses.asdict(config.data.audio)
+        audio["preset"] = audio["preset"] or ("whisper" if isinstance(encoder, WhisperEncoderConfig) else "ast")
         return AudioSpec(frames=encoder.frames, mel_bins=encoder.mel_bins, **audio)
     return None
 

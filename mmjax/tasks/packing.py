@@ -18,6 +18,7 @@ from mmjax.models.config import (
     PrefixLMConfig,
     QFormerConfig,
     TextTowerConfig,
+    TowersConfig,
     TwoTowerConfig,
     ViLTConfig,
 )
@@ -81,6 +82,8 @@ def packing_obstacle(config: RunConfig) -> str:
         return _obstacle_to_rows(model.text)
     if isinstance(model, ImageTextConfig):
         return _obstacle_to_groups(config, model)
+    if isinstance(model, TowersConfig) and model.text is not None:
+        return "texts are packed beside images alone, and another slot of model.kind='two_tower' is filled"
     return f"model.kind={model.kind!r} has no texts of its own"
 
 

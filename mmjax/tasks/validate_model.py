@@ -196,9 +196,11 @@ def _check_slots(config: RunConfig) -> None:
     for name, encoder in encoders.items():
         slots.make_encoder(f"model.{name}", name, settings[name], ignored=("pool", "projection"))
         validate_fusion.check_encoder(f"model.{name}", encoder)
-        if encoder.kind in (*MODALITIES, "text") and encoder.kind != name:
+        if slots.MODALITY_OF_KIND.get(encoder.kind, name) != name:
+            kinds = [kind for kind, modality in slots.MODALITY_OF_KIND.items() if modality == name] + ["features"]
             raise UserError(
-                f"model.{name}.kind={encoder.kind!r} reads {encoder.axes}, not {name}; choose {name!r} or 'features'"
+                f"model.{name}.kind={encoder.kind!r} reads {encoder.axes}, not {name}; choose one of:"
+                f" {', '.join(kinds)}"
             )
 
 

@@ -170,7 +170,7 @@ def test_pairs_have_the_order_of_the_modalities_and_their_weights():
         ),
         (
             towers(("video",)) | {"audio": SLOTS["video"][0] | dict(class_token=False)},
-            "model.audio.kind='video' reads (frames, height, width, channels), not audio; choose 'audio' or 'features'",
+            "model.audio.kind='video' reads (frames, height, width, channels), not audio; choose one of: audio,",
         ),
         (
             towers(("video",)) | {"audio": SLOTS["audio"][0] | dict(class_token=False, projection="none", width=16)},
