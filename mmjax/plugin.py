@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from mmjax.models.encoders import Encoded as Encoded
     from mmjax.models.encoders import TransformerTower as TransformerTower
     from mmjax.models.encoders import build as build
-    from mmjax.models.fusion.config import EncoderConfig as EncoderConfig
     from mmjax.models.fusion.config import FusionConfig as FusionConfig
     from mmjax.models.fusion.config import LateConfig as LateConfig
     from mmjax.models.fusion.config import LayeredConfig as LayeredConfig
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from mmjax.models.image_text import ImageTextModel as ImageTextModel
     from mmjax.models.image_text import l2_normalize as l2_normalize
     from mmjax.models.modality_encoders import ModalityTower as ModalityTower
+    from mmjax.models.slot_config import EncoderConfig as EncoderConfig
     from mmjax.models.writing_model import WritingModel as WritingModel
     from mmjax.nn.attention import AttentionSpec as AttentionSpec
     from mmjax.nn.config import NOISE as NOISE
@@ -130,7 +130,7 @@ _MODULES = {
     "Encoded": "mmjax.models.encoders",
     "TransformerTower": "mmjax.models.encoders",
     "build": "mmjax.models.encoders",
-    "EncoderConfig": "mmjax.models.fusion.config",
+    "EncoderConfig": "mmjax.models.slot_config",
     "FusionConfig": "mmjax.models.fusion.config",
     "LateConfig": "mmjax.models.fusion.config",
     "LayeredConfig": "mmjax.models.fusion.config",

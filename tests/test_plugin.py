@@ -359,7 +359,12 @@ def test_embeddings_of_a_plugins_model_are_of_one_space():
         registry.models.register("mine", config=Documented)(object)
         model = SimpleNamespace(kind="mine")
         task = SimpleNamespace(config=SimpleNamespace(model=model), model=None, _is_plugins=True)
-        check = lambda *shapes: tasks.Task._check_embeddings(task, *map(jnp.zeros, shapes))
+        task.pairs = (("image", "text", 1.0),)
+
+        def check(*shapes):
+            embeddings = dict(zip(("image", "text"), map(jnp.zeros, shapes), strict=True))
+            return list(tasks.Task._check_embeddings(task, embeddings).values())
+
         for shapes in ((4, 8), (4, 8)), ((4, 3, 8), (4, 8)):
             assert [x.shape for x in check(*shapes)] == list(shapes)
         for shapes in ((4, 8), (4, 7)), ((4, 8), (4, 2, 8)), ((3, 8), (4, 8)):

@@ -14,7 +14,9 @@ from mmjax.config.field_values import describe, fitting, options_of, type_mistak
 from mmjax.errors import UserError, validate_choice
 from mmjax.evaluation.config import EvalConfig, SuiteConfig
 from mmjax.models import config as models
+from mmjax.models import slot_config
 from mmjax.models.fusion import config as fusion
+from mmjax.models.towers_config import TowersConfig
 from mmjax.objectives.config import LossConfig, ObjectiveWeights
 from mmjax.registry import Registry
 from mmjax.training.config import OptimizerConfig
@@ -26,9 +28,9 @@ OF_SLOT = "SLOT"
 # Groups that have fields of their own by kind: where the kinds are, and the kind where none is given.
 KINDS: dict[type, tuple[Registry, str]] = {
     models.ModelConfig: (registry.models, models.TwoTowerConfig.kind),
-    models.EncoderConfig: (registry.encoders, ""),
-    models.SlotConfig: (registry.encoders, OF_SLOT),
-    models.TowerSlotConfig: (registry.encoders, OF_SLOT),
+    slot_config.EncoderConfig: (registry.encoders, ""),
+    slot_config.SlotConfig: (registry.encoders, OF_SLOT),
+    slot_config.TowerSlotConfig: (registry.encoders, OF_SLOT),
     fusion.FusionConfig: (registry.fusions, ""),
 }
 # Groups to whose fields (`added` in the dataclass) plugins add theirs, by the name of what they register.
@@ -188,8 +190,8 @@ def classes(base: type) -> dict[str, type]:
 
 
 def _class_of(base: type, kind: str) -> type:
-    if issubclass(base, models.SlotConfig):
-        return _in_slot(base, _class_of(models.EncoderConfig, kind))
+    if issubclass(base, slot_config.SlotConfig):
+        return _in_slot(base, _class_of(slot_config.EncoderConfig, kind))
     known, _ = KINDS[base]
     cls = known.config_class(kind, where="kind")
     if cls is None or not issubclass(cls, base) or getattr(cls, "kind", None) != kind:
@@ -235,11 +237,16 @@ def class_of_kind(base: type, settings: Mapping[str, Any], field: str) -> type:
     if cls is models.CaptionerConfig:
         return DECODERS[validate_choice(f"{field}.decoder", settings.get("decoder", "transformer"), DECODERS)]
     if cls is models.TwoTowerConfig and not _is_image_text(settings):
-        return models.TowersConfig
+        return TowersConfig
     return cls
 
 
 def _is_image_text(settings: Mapping[str, Any]) -> bool:
     """Whether two towers are CLIP's: of images and texts, and no slot beside them is filled."""
-    filled = [name for name in (*models.MODALITIES, "text") if settings.get(name) is not None]
-    return not filled or filled == ["image", "text"] or not set(filled) & set(models.SLOTS) and "pairs" not in settings
+    filled = [name for name in (*slot_config.MODALITIES, "text") if settings.get(name) is not None]
+    return (
+        not filled
+        or filled == ["image", "text"]
+        or not set(filled) & set(slot_config.SLOTS)
+        and "pairs" not in settings
+    )

@@ -6,36 +6,10 @@ Sizes are in `models/variants/`. A field without a default is given by its size.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from mmjax.models.slot_config import SlotConfig
 from mmjax.nn.config import NOISE, Activation, CrossLayersConfig, DecoderLayersConfig, Norm, Remat, TowerConfig
 
 TextHead = Literal["none", "tied", "linear", "mlm"]
-# Slots beside `image` and `text`: what a model reads of an example, by the names that records have for it.
-SLOTS = ("video", "audio", "series", "table")
-MODALITIES = ("image", *SLOTS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """An encoder of one modality, which reads an array an example, of so many `axes`, such as (steps, channels)."""
-
-    kind: ClassVar[str]
-    axes: ClassVar[str] = ""
-    ranks: ClassVar[tuple[int, ...]] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotConfig(EncoderConfig):
-    """What fills a slot of a model: an encoder, by its `kind`, which is the slot's own name where it is left out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TowerSlotConfig(SlotConfig):
-    """What fills a slot of a model of towers: an encoder and the head of its embedding."""
-
-    pool: Literal["cls", "mean", "last", "map"] = "mean"
-    """what the embedding is made of: cls (the first token), mean (of valid tokens), last (token), map (attention)"""
-    projection: Literal["linear", "bias", "none"] = "linear"
-    """to the shared space: linear, bias (linear with bias), none (then the widths must be equal)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +251,8 @@ class ImageTextConfig(ModelConfig):
 class SlotsConfig:
     """Slots of a model that reads one of them beside text."""
 
+    hides_padding: ClassVar[bool] = True
+
     image: VisionConfig | None = None
     """the image tower; none where another slot is filled"""
     video: SlotConfig | None = None
@@ -323,32 +299,10 @@ class TwoTowerConfig(ContrastConfig, ImageTextConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowersConfig(ContrastConfig, ModelConfig):
-    """Towers of any two or more modalities in one space."""
-
-    kind: ClassVar[str] = "two_tower"
-    image: ImageTowerConfig | None = None
-    """the image tower"""
-    text: TextTowerConfig | None = None
-    """the text tower"""
-    video: TowerSlotConfig | None = None
-    """the tower of videos"""
-    audio: TowerSlotConfig | None = None
-    """the tower of sounds"""
-    series: TowerSlotConfig | None = None
-    """the tower of time series"""
-    table: TowerSlotConfig | None = None
-    """the tower of a table's columns"""
-    pairs: str = ""
-    """which modalities are contrasted, with their weights: 'video+text@1.0,audio+text@0.5'; '' for all pairs alike"""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CaptionerConfig(SlotsConfig, ImageTextConfig):
     """A vision transformer and a transformer that writes."""
 
     kind: ClassVar[str] = "captioner"
-    hides_padding: ClassVar[bool] = True
     text: DecoderTextConfig
     """the decoder"""
     decoder: Literal["transformer"] = "transformer"
@@ -360,7 +314,6 @@ class LSTMCaptionerConfig(SlotsConfig, ImageTextConfig):
     """A vision transformer and an LSTM that writes."""
 
     kind: ClassVar[str] = "captioner"
-    hides_padding: ClassVar[bool] = True
     text: LSTMTextConfig
     """the decoder"""
     decoder: Literal["lstm"]
@@ -372,7 +325,6 @@ class CoCaConfig(ContrastConfig, SlotsConfig, ImageTextConfig):
     """CoCa (arXiv:2205.01917)."""
 
     kind: ClassVar[str] = "coca"
-    hides_padding: ClassVar[bool] = True
     image: PatchesConfig | None = None
     """the image tower; none where another slot is filled"""
     text: CoCaTextConfig
@@ -390,7 +342,6 @@ class ALBEFConfig(FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextConfi
     """ALBEF (arXiv:2107.07651)."""
 
     kind: ClassVar[str] = "albef"
-    hides_padding: ClassVar[bool] = True
     text: FusedTextConfig
     """the layers of the text that see no image"""
     fusion: CrossLayersConfig
@@ -422,7 +373,6 @@ class QFormerConfig(FusionHeadsConfig, ContrastConfig, SlotsConfig, ImageTextCon
     """BLIP-2's Q-Former (arXiv:2301.12597)."""
 
     kind: ClassVar[str] = "qformer"
-    hides_padding: ClassVar[bool] = True
     text: QFormerTextConfig
     """the layers that read queries and text"""
     queries: int = 32
@@ -438,7 +388,6 @@ class PrefixLMConfig(SlotsConfig, ImageTextConfig):
     """LLaVA (arXiv:2304.08485) and PaliGemma (arXiv:2407.07726)."""
 
     kind: ClassVar[str] = "prefix_lm"
-    hides_padding: ClassVar[bool] = True
     text: PrefixTextConfig
     """the decoder"""
     connector: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"

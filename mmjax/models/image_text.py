@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError
 from mmjax.models import encoders, language, slots, sown_attention, submodules
-from mmjax.models.config import MODALITIES, SLOTS
 from mmjax.models.encoders import Encoded
 from mmjax.models.make_model import Model
+from mmjax.models.slot_config import MODALITIES, SLOTS
 from mmjax.nn import layers
 from mmjax.utils.random_streams import ExampleStream
 

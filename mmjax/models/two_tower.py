@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mmjax.errors import UserError
 from mmjax.models import encoders, image_text, slots, sown_attention
-from mmjax.models.config import MODALITIES, SLOTS
 from mmjax.models.encoders import Encoded
+from mmjax.models.slot_config import MODALITIES, SLOTS
 from mmjax.nn import layers, pool
 from mmjax.nn.layers import dense_float32
 from mmjax.parallel import packing

@@ -7,8 +7,6 @@ from typing import Any
 from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.models.config import (
-    SLOTS,
-    EncoderConfig,
     ImageConfig,
     ImageTextConfig,
     ImageTowerConfig,
@@ -17,10 +15,11 @@ from mmjax.models.config import (
     StreamConfig,
     TextConfig,
     TextTowerConfig,
-    TowersConfig,
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig, ImageSizeConfig, VideoEncoderConfig
+from mmjax.models.slot_config import SLOTS, EncoderConfig
+from mmjax.models.towers_config import TowersConfig
 
 
 def image_tower(model: ModelConfig) -> ImageConfig | ImageSizeConfig | None:
@@ -41,8 +40,8 @@ def has_text(config: RunConfig) -> bool:
 def encoders(model: ModelConfig) -> dict[str, EncoderConfig]:
     """The encoders of modalities beside the record's image and text, by modality in the order of the model's inputs."""
     if isinstance(model, FusedConfig):
-        own = {"image"} if model.image is not None else set()
-        return {name: model.encoders[name] for name in sorted(model.encoders.keys() - own)}
+        prepared = {"image"} if model.image is not None else set()
+        return {name: model.encoders[name] for name in sorted(model.encoders.keys() - prepared)}
     filled = ((name, getattr(model, name, None)) for name in SLOTS)
     return {name: encoder for name, encoder in filled if encoder is not None}
 

@@ -9,13 +9,13 @@ from mmjax.config.schema import RunConfig
 from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.loading.inputs import Decoder
 from mmjax.data.video.transform import VideoSpec
-from mmjax.models.config import EncoderConfig
 from mmjax.models.fusion.config import (
     AudioEncoderConfig,
     FramesEncoderConfig,
     VideoEncoderConfig,
     WhisperEncoderConfig,
 )
+from mmjax.models.slot_config import EncoderConfig
 from mmjax.tasks import image_fields
 
 _VIDEO = (VideoEncoderConfig, FramesEncoderConfig)

@@ -18,10 +18,10 @@ from mmjax.models.config import (
     PrefixLMConfig,
     QFormerConfig,
     TextTowerConfig,
-    TowersConfig,
     TwoTowerConfig,
     ViLTConfig,
 )
+from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import TowerConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.length_groups import TextGroups

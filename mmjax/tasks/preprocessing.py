@@ -220,7 +220,7 @@ def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tu
                 )
             if decoders.make_decoder(config, encoders[name]) and decoders.is_raw(encoders[name], entry):
                 continue
-            shape = tuple(declared[name]) if name in declared else tuple(np.shape(entry))
+            shape = tuple(declared[name]) if name in declared else np.asarray(entry).shape
             if shapes.setdefault(name, shape) != shape:
                 raise UserError(f"{prefix}{name}: the sources of data.train give it different shapes")
     validate_fusion.check_arrays(prefix, encoders, shapes)

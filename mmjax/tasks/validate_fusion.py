@@ -11,6 +11,7 @@ from mmjax.models.fusion.config import (
     CrossConfig,
     EncoderConfig,
     FeaturesEncoderConfig,
+    FramesEncoderConfig,
     FusedConfig,
     FusionConfig,
     HybridConfig,
@@ -21,6 +22,7 @@ from mmjax.models.fusion.config import (
     TableEncoderConfig,
     TextEncoderConfig,
     VideoEncoderConfig,
+    WhisperEncoderConfig,
 )
 from mmjax.nn.config import TowerConfig
 
@@ -140,6 +142,13 @@ def _check_array(field: str, encoder: EncoderConfig, shape: tuple[int, ...]) -> 
     elif isinstance(encoder, VideoEncoderConfig):
         _check_multiple(field, "tubelet_frames", encoder.tubelet_frames, shape[:1])
         _check_multiple(field, "patch_size", encoder.patch_size, shape[1:3])
+    elif isinstance(encoder, FramesEncoderConfig):
+        _check_multiple(field, "patch_size", encoder.patch_size, shape[1:3])
+    elif isinstance(encoder, WhisperEncoderConfig) and (shape[0] > encoder.frames or shape[1] != encoder.mel_bins):
+        raise UserError(
+            f"{field}.frames={encoder.frames} and {field}.mel_bins={encoder.mel_bins} are of other spectrograms than"
+            f" those of data.train, {shape}; set them alike"
+        )
     elif isinstance(encoder, AudioEncoderConfig):
         _check_reach(field, tuple(encoder.patch_size), shape[:2])
     elif isinstance(encoder, TableEncoderConfig):

@@ -11,7 +11,6 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
 from mmjax.models import generation, initialisation, language, slots, submodules, two_tower
 from mmjax.models.config import (
-    MODALITIES,
     ALBEFConfig,
     CaptionerConfig,
     CoCaConfig,
@@ -20,10 +19,11 @@ from mmjax.models.config import (
     ModelConfig,
     PrefixLMConfig,
     QFormerConfig,
-    TowersConfig,
     TwoTowerConfig,
 )
-from mmjax.models.fusion.config import FusedConfig
+from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
+from mmjax.models.slot_config import MODALITIES
+from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import LayersConfig
 from mmjax.tasks import config_queries, load_objective, packing, validate_fusion
 
@@ -205,7 +205,7 @@ def _check_slots(config: RunConfig) -> None:
 
 
 def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
-    towers = {name: getattr(model, name, None) for name in (*MODALITIES, "text")}
+    towers: dict[str, Any] = {name: getattr(model, name, None) for name in (*MODALITIES, "text")}
     for name, tower in towers.items():
         if tower is None:
             continue
@@ -215,7 +215,11 @@ def _check_towers(model: TwoTowerConfig | TowersConfig) -> None:
             raise UserError(
                 f"{field}.projection='none' needs {field}.width={width} to equal model.embed_dim={model.embed_dim}"
             )
-        class_token = getattr(tower, "class_token", False)
+        # The class token of `frames` is each frame's, not the video's.
+        of_frames = getattr(tower, "kind", "") == FramesEncoderConfig.kind
+        class_token = getattr(tower, "class_token", False) and not of_frames
+        if of_frames and tower.pool == "cls":
+            raise UserError(f"{field}.pool='cls' would read the first frame alone; set {field}.pool='mean' or 'map'")
         if tower.pool == "mean" and name == "text" and not tower.mask_padding:
             raise UserError("model.text.pool='mean' would average padding in; set model.text.mask_padding=True")
         if tower.pool == "mean" and class_token:

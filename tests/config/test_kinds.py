@@ -21,11 +21,13 @@ from mmjax.models import (
     lstm_captioner,
     make_model,
     prefix_lm,
+    slot_config,
     vilt,
 )
 from mmjax.models.fusion import config as fusion
 from mmjax.models.fusion import kinds as fusions
 from mmjax.models.fusion import pooled
+from mmjax.models.towers_config import TowersConfig
 from mmjax.nn import attention_kernels, pool, transformer
 from mmjax.nn import config as layers
 from mmjax.nn.layers import ACTIVATIONS
@@ -75,16 +77,16 @@ PARTS = [
         (
             cls,
             make_model.model_class(kind),
-            {*config.SLOTS, "pairs"} if cls is config.TwoTowerConfig else set(),
+            {*slot_config.SLOTS, "pairs"} if cls is config.TwoTowerConfig else set(),
             _OF_TRAINING,
         )
         for kind, cls in kinds.classes(config.ModelConfig).items()
     ),
-    (config.TowersConfig, make_model.model_class("two_tower"), set(), _OF_TRAINING),
+    (TowersConfig, make_model.model_class("two_tower"), set(), _OF_TRAINING),
     (config.LSTMCaptionerConfig, make_model.model_class("captioner"), set(), _OF_TRAINING),
     *(
         (cls, registry.encoders.load(kind, where=kind), set(), set())
-        for kind, cls in kinds.classes(config.EncoderConfig).items()
+        for kind, cls in kinds.classes(slot_config.EncoderConfig).items()
     ),
     *(
         (cls, registry.fusions.load(kind, where=kind), {"classes"}, set())
@@ -112,7 +114,7 @@ def test_fields_and_defaults_are_the_modules(cls, module, decided, others):
 
 def test_every_kind_is_there():
     assert kinds.classes(config.ModelConfig).keys() == set(registry.models)
-    assert kinds.classes(config.EncoderConfig).keys() == set(registry.encoders)
+    assert kinds.classes(slot_config.EncoderConfig).keys() == set(registry.encoders)
     assert kinds.classes(fusion.FusionConfig).keys() == set(registry.fusions)
 
 

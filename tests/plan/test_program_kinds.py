@@ -56,7 +56,7 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
 
 
 def test_modalities_cannot_be_planned(cpu_slice):
-    with pytest.raises(UserError, match="model.kind='fused': its batch has the shapes of its data; it cannot be"):
+    with pytest.raises(UserError, match="model.kind='fused': the shape of the arrays of 'image' is that of the data"):
         program.make_setup(config("fusion:concat"), cpu_slice)
 
 

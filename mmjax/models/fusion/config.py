@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from mmjax.models import config as models
-from mmjax.models.config import EncoderConfig, ModelConfig
+from mmjax.models.config import ModelConfig
+from mmjax.models.slot_config import EncoderConfig
 from mmjax.nn.config import TowerConfig
 
 Combination = Literal["linear", "logits", "product"]
