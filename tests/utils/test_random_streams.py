@@ -10,10 +10,12 @@ def test_numbers_stay_what_they_are():
     assert {kind.__name__: [int(stream) for stream in kind] for kind in kinds} == {
         "ExampleStream": [*range(9), *range(16, 20), *range(64, 69)],
         "NegativeStream": [0, 1],
-        "EncoderStream": [0, 1, 2],
+        "EncoderStream": [0, 1, 2, 3],
         "BranchStream": [0, 2, 4, 6],
         "LSTMCaptionerStream": [0, 1, 2],
         "LSTMReadoutStream": [0],
         "ClassifierStream": [0, 2],
         "SensorStream": [1, 2],
+        "MovingStream": [3, 4, 5],
+        "ToneStream": [6, 7, 8],
     }
