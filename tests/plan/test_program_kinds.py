@@ -10,7 +10,7 @@ from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import plan_text, program, sweep, times
-from tests.helpers import model_kinds
+from tests.helpers import campaign, model_kinds
 from tests.helpers.programs import compiled_plan
 
 
@@ -77,10 +77,11 @@ def test_texts_in_groups_of_lengths(cpu_slice):
 
 
 @pytest.mark.full
-def test_a_plan_of_albef_by_the_tpu_compiler(tmp_path):
+@pytest.mark.parametrize("name", campaign.some(["albef"], []))
+def test_a_plan_of_albef_by_the_tpu_compiler(name, tmp_path):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
-    flags = ["--config=albef", "--topology=v5e:2x2", "--config.mesh.fsdp=2"]
+    flags = [f"--config={name}", "--topology=v5e:2x2", "--config.mesh.fsdp=2"]
     flags += [f"--config.model.{part}.scan=True" for part in ("image", "text", "fusion")]  # unrolled it takes minutes
     plan, printed = compiled_plan(tmp_path, *flags)
     assert plan["device"] == "TPU v5 lite" and plan["chips"] == 4 and set(plan["remat"]) == {"image", "text", "fusion"}

@@ -161,9 +161,10 @@ def test_one_process_goes_on(two, tmp_path):
 
 
 @pytest.mark.full
-def test_a_whole_run(tmp_path):
+@pytest.mark.parametrize("fsdp", campaign.some([2], []))
+def test_a_whole_run(fsdp, tmp_path):
     """Training, evaluation and their files, against one process of two devices; two go on where one stopped."""
-    argv = ["--config.mesh.fsdp=2", "--config.ema_decay=0.9", data(tmp_path)]
+    argv = [f"--config.mesh.fsdp={fsdp}", "--config.ema_decay=0.9", data(tmp_path)]
     assert runs.train_cli(f"--workdir={tmp_path / 'one'}", *argv, devices=2) == 0
     train = ["train", f"--config={runs.RECIPE}", *argv]
     statuses, message = processes.command(tmp_path, *train, f"--workdir={tmp_path / 'two'}", devices=1)
