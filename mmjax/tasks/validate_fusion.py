@@ -85,6 +85,11 @@ def check_encoder(field: str, encoder: EncoderConfig) -> None:
             f"{field}.frames={encoder.frames} is not a multiple of {field}.tubelet_frames="
             f"{encoder.tubelet_frames}; change one of them"
         )
+    if isinstance(encoder, FramesEncoderConfig) and encoder.frame_pool == "cls" and not encoder.class_token:
+        raise UserError(
+            f"{field}.frame_pool='cls' takes the class token, and {field}.class_token=False; set that to True, or"
+            f" {field}.frame_pool='mean'"
+        )
     if isinstance(encoder, AudioEncoderConfig):
         for name in ("patch_size", "stride"):
             value = getattr(encoder, name)

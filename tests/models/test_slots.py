@@ -177,6 +177,10 @@ def test_pairs_have_the_order_of_the_modalities_and_their_weights():
             "model.video.pool='cls' would read the first frame alone; set model.video.pool='mean' or 'map'",
         ),
         (
+            towers(("audio",)) | {"video": SLOTS["video"][0] | dict(kind="frames", class_token=False)},
+            "model.video.frame_pool='cls' takes the class token, and model.video.class_token=False; set that to True",
+        ),
+        (
             towers(("video",)) | {"audio": SLOTS["audio"][0] | dict(class_token=False, projection="none", width=16)},
             "model.audio.projection='none' needs model.audio.width=16 to equal model.embed_dim=8",
         ),

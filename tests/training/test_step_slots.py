@@ -43,7 +43,11 @@ def config_of(model, slot, mesh=(1, 1, 1), microbatch=1):
     if model == "towers":
         names = slot.split("+")
         filled = {"video" if name == "frames" else name: SLOTS[name] for name in names if name != "text"}
-        filled = {name: dict(settings, pool="map", class_token=False) for name, settings in filled.items()}
+        # A frame's class token stands for it.
+        filled = {
+            name: dict(settings, pool="map", class_token=settings["kind"] == "frames")
+            for name, settings in filled.items()
+        }
         text = {"text": dict(config.model.text.to_dict(), eos_id=2)} if "text" in names else {}
         set_group(config, "model", dict(kind="two_tower", embed_dim=8, **filled, **text))
         config.objectives.itc = 1.0
