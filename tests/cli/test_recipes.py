@@ -17,7 +17,10 @@ def lines(capsys, *argv):
 def test_all_recipes_are_listed_with_what_they_are(capsys):
     shown = lines(capsys, "recipes")
     assert [line.split()[0] for line in shown] == recipe.names()
-    assert "CLIP (arXiv:2103.00020) with the published recipe, on your image-text pairs." in shown[recipe.names().index("clip")]
+    assert (
+        "CLIP (arXiv:2103.00020) with the published recipe, on your image-text pairs."
+        in shown[recipe.names().index("clip")]
+    )
 
 
 @pytest.mark.parametrize("name", recipe.names())

@@ -28,7 +28,11 @@ MODELS = {
     "tiny-qformer": dict(itc=1.0, itm=1.0, caption=1.0),
     "tiny-prefix_lm": dict(caption=1.0),
 }
-CASES = [*zip(MODELS, [*SLOTS, "audio", "video"], strict=True)]
+QUICK = ("tiny-captioner", "tiny-captioner-lstm", "tiny-prefix_lm")
+CASES = [
+    pytest.param(name, slot, marks=[] if name in QUICK else pytest.mark.full)
+    for name, slot in zip(MODELS, [*SLOTS, "audio", "video"], strict=True)
+]
 
 
 def config_of(name, slot, **changes):
@@ -83,7 +87,7 @@ def test_a_model_sees_what_is_in_its_slot(name, slot):
     assert moved and all("class_token" in path or "query" in path for path in frozen), frozen
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK)
 def test_what_a_series_lacks_changes_nothing(name):
     task = task_of(config_of(name, "series"))
     params, batch = task.init(jax.random.key(0)), batch_of(task)
