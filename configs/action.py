@@ -51,11 +51,11 @@ def get_config(arg: str = ""):
     config.data.train = "actions"
     config.data.eval = "actions/test"
     if "video" in encoders:
-        config.data.mean_std = "siglip"
+        config.data.mean_std = "imagenet"
         config.data.train_resize = "squash"  # the whole frame; a crop would move the walls
     config.data.audio.sample_rate = 8000 if "audio" in encoders else 0
 
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.01
     config.optimizer.grad_clip = 1.0
     config.schedule.warmup = args.steps // 10
