@@ -236,17 +236,7 @@ def class_of_kind(base: type, settings: Mapping[str, Any], field: str) -> type:
     cls = _class_of(base, known.validate_choice(f"{field}.kind", settings.get("kind", default)))
     if cls is models.CaptionerConfig:
         return DECODERS[validate_choice(f"{field}.decoder", settings.get("decoder", "transformer"), DECODERS)]
-    if cls is models.TwoTowerConfig and not _is_image_text(settings):
+    # Two towers are CLIP's where no slot beside images and texts is filled.
+    if cls is models.TwoTowerConfig and any(settings.get(name) is not None for name in slot_config.SLOTS):
         return TowersConfig
     return cls
-
-
-def _is_image_text(settings: Mapping[str, Any]) -> bool:
-    """Whether two towers are CLIP's: of images and texts, and no slot beside them is filled."""
-    filled = [name for name in (*slot_config.MODALITIES, "text") if settings.get(name) is not None]
-    return (
-        not filled
-        or filled == ["image", "text"]
-        or not set(filled) & set(slot_config.SLOTS)
-        and "pairs" not in settings
-    )

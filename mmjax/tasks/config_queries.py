@@ -51,6 +51,11 @@ def has_frames(config: RunConfig) -> bool:
     return any(isinstance(part, (VideoEncoderConfig, FramesEncoderConfig)) for part in encoders(config.model).values())
 
 
+def has_pixels(config: RunConfig) -> bool:
+    """Whether pictures are prepared: images, or frames of videos."""
+    return has_image(config) or has_frames(config)
+
+
 def examples_name(config: RunConfig) -> str:
     """What examples are counted as: images, videos, ...; of several modalities beside text, examples."""
     names = ["image"] * has_image(config) + [*encoders(config.model)]

@@ -9,7 +9,7 @@ from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.config import DataConfig
 from mmjax.data.image import frames, jpeg, transforms
 from mmjax.errors import UserError, validate_choice
-from mmjax.tasks.config_queries import has_frames, has_image, image_size
+from mmjax.tasks.config_queries import has_frames, has_image, has_pixels, image_size
 
 # The fields with their defaults. Those that are not of an `ImageSpec`, or have another default there, come last.
 _SPEC = {field.name: field.default for field in dataclasses.fields(transforms.ImageSpec)}
@@ -99,11 +99,7 @@ def check_images(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
 def note_on_crop(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> str | None:
     """A line on a random crop that has nothing to choose, as recipes written for mmjax 0.1 may have it."""
     data = config.data
-    crops = (
-        (has_image(config) or has_frames(config))
-        and data.train_resize == "crop"
-        and "data.train_resize" not in origins.kept
-    )
+    crops = has_pixels(config) and data.train_resize == "crop" and "data.train_resize" not in origins.kept
     if not crops or data.crop_scale[0] < 1:
         return None
     return (

@@ -1,7 +1,7 @@
 """What a task takes from its data: tokenizer, training examples, their metadata and the shapes of their batches."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -212,8 +212,9 @@ def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tu
         if isinstance(model, FusedConfig):
             _check_classes(model, source)
         declared = source.modality_shapes if isinstance(source, source_protocols.HasModalities) else {}
+        entries = _first_entries(source, encoders)
         for name in sorted(encoders):
-            entry: Any = _first_entry(source, name)
+            entry: Any = entries.get(name)
             if entry is None and name not in declared:
                 raise UserError(
                     f"{prefix}{name}: {source.name!r} has no such modality; it has {', '.join(declared) or 'none'}"
@@ -234,17 +235,19 @@ def _check_classes(model: FusedConfig, source: source_protocols.Source) -> None:
         raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
 
 
-def _first_entry(source: source_protocols.Source, name: str) -> Any:
-    """What the first of the first examples that has a modality has of it; None where none has."""
+def _first_entries(source: source_protocols.Source, names: Collection[str]) -> dict[str, Any]:
+    """What the first of the first examples that has a modality has of it, by modality; without those that none has."""
+    entries: dict[str, Any] = {}
     for index in range(min(_FIRST, len(source))):
+        if entries.keys() >= set(names):
+            break
         try:
             with one_example():
-                entry = (source[index].get("modalities") or {}).get(name)
+                modalities = source[index].get("modalities") or {}
         except BadExample:  # counted when it is its turn
             continue
-        if entry is not None:
-            return entry
-    return None
+        entries = {name: entry for name, entry in modalities.items() if entry is not None} | entries
+    return entries
 
 
 def input_specs(
