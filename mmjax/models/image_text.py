@@ -51,7 +51,7 @@ class ImageTextModel(Model, kw_only=True):
     @property
     def modalities(self) -> tuple[str, ...]:
         """The slots that are filled, what the model sees before its text."""
-        return (*(name for name in MODALITIES if getattr(self, name, None) is not None), "text")
+        return "image", "text"
 
     @property
     def seen(self) -> str:
@@ -129,6 +129,11 @@ class SlotsModel(ImageTextModel, kw_only=True):
     audio: Mapping[str, Any] | None = None
     series: Mapping[str, Any] | None = None
     table: Mapping[str, Any] | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The slots that are filled, what the model sees before its text."""
+        return (*(name for name in MODALITIES if getattr(self, name) is not None), "text")
 
 
 class TextEncodingModel(ImageTextModel, kw_only=True):

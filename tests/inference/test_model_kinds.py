@@ -229,7 +229,7 @@ def test_modalities_are_classified_as_in_the_evaluation(fusion):
     (model, feeder), (values, labels) = loaded(fusion), modalities()
     source = First(sensors.Sensors("test"))
     part = multimodal_classification.MultimodalClassificationEvaluator(model._task, feeder)
-    result = part(evaluated(source, None, params=model.params))
+    result = part(evaluated(source, model._task.input_specs, params=model.params))
     scores = model.classify(values)
     assert classification_metrics(scores, labels)["acc1"] == result.metrics["acc1"]
     np.testing.assert_allclose(scores, jax.nn.softmax(feeder.out["acc1"]), rtol=1e-4)

@@ -9,8 +9,7 @@ from mmjax.plugin import BatchFeatures, GlobalBatch, Objective, Settings, TokenL
 
 def alignment(features: BatchFeatures, settings: Settings) -> TokenLoss:
     """The squared distance of an image and its text: one term an example, summed over microbatches."""
-    image, text = features.embeddings
-    distance = ((image - text) ** 2).sum(axis=-1)
+    distance = ((features.embeddings["image"] - features.embeddings["text"]) ** 2).sum(axis=-1)
     return TokenLoss(distance, jnp.ones_like(distance), {})
 
 
