@@ -70,8 +70,14 @@ FAULTS = {
     ),
     "batch(lambda i, j: 0)": (OBJECTIVE, "argument: 'j'; it is called as function(GlobalBatch) -> (loss, metrics)"),
     "batch(lambda i: 1 / 0)": (OBJECTIVE, "ZeroDivisionError: division by zero"),
-    "example(lambda f, s: (f.embeddings['image'].sum(-1), {}))": (OBJECTIVE, "gives (float32[16], dict); an objective of sc"),
-    "example(lambda f, s: TokenLoss(f.embeddings['image'], 1.0, {}))": (OBJECTIVE, "gives total float32[16, 32] for 16 exam"),
+    "example(lambda f, s: (f.embeddings['image'].sum(-1), {}))": (
+        OBJECTIVE,
+        "gives (float32[16], dict); an objective of sc",
+    ),
+    "example(lambda f, s: TokenLoss(f.embeddings['image'], 1.0, {}))": (
+        OBJECTIVE,
+        "gives total float32[16, 32] for 16 exam",
+    ),
     "example(lambda f: sums(f, None))": (OBJECTIVE, "were given; it is called as function(BatchFeatures, Settings)"),
     "rule(lambda s, p: None)": (RULE, "make(settings, params) gives NoneType, not an optax.GradientTransformation"),
     "rule(lambda s: optax.sgd(1))": (RULE, "it is called as make(settings, params) -> optax.GradientTransformation"),
