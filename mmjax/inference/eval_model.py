@@ -23,7 +23,6 @@ from mmjax.inference.checkpoint_source import OpenedCheckpoint, RunCheckpoint, o
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import process_agreement
 from mmjax.parallel.make_mesh import make_mesh
-from mmjax.tasks import capabilities
 
 # What an evaluation may change; the rest describes the model that was trained.
 _EVALUATION_FIELDS = (
@@ -97,21 +96,6 @@ class EvalModel:
     def image_spec(self) -> ImageSpec | None:
         """How images are prepared."""
         return self.checkpoint.image_spec
-
-    def embedding_inputs(self, caller: str) -> tuple[ImageSpec, tokenizer_lib.Tokenizer]:
-        """How images and texts are prepared for a model that embeds both.
-
-        Args:
-          caller: what needs it, as a message begins.
-
-        Raises:
-          UserError: the model embeds none.
-        """
-        capabilities.check(self.task, "encode_image", caller)
-        image_spec, tokenizer = self.image_spec, self.tokenizer
-        if image_spec is None or tokenizer is None:
-            raise TypeError(f"{self.name} embeds images and texts, and does not say how they are prepared")
-        return image_spec, tokenizer
 
     @property
     def pretrained(self) -> str:

@@ -1,4 +1,4 @@
-"""An index of image embeddings on disk, kept in step with a folder of images.
+"""An index of embeddings on disk, kept in step with what they are of: images, videos, sounds.
 
 It is a folder: `index.json` says which model made it, `part-N.npz` hold embeddings with the files they are of. A part
 is written whole or not at all, so an update that was killed goes on where it was.
@@ -11,49 +11,17 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from mmjax.data.image.image_file import IMAGE_SUFFIXES
 from mmjax.errors import UserError
 from mmjax.io import paths as paths_lib
 
-FOLDER = ".mmjax-index"
 _FORMAT = 1
-_PART = 4096  # images embedded between two writes
+_PART = 4096  # entries embedded between two writes
 _SMALL_PARTS = 16  # so many are made one
 
-# Embeds images by their paths: (embeddings [n, E] of those that could be read, their indices, why others could not be).
+# Embeds entries by name: (embeddings [n, E] of those that could be read, their indices, why others could not be).
 Embed = Callable[[Sequence[str]], tuple[np.ndarray, Sequence[int], Mapping[int, str]]]
-
-
-def list_images(folder: str) -> dict[str, str]:
-    """The images under a folder or URL, by path within it in order, each with a stamp that changes when the file does.
-
-    Hidden files and folders are left out.
-
-    Raises:
-      UserError: it cannot be listed, or has no images.
-    """
-    try:
-        fs, root = fsspec.core.url_to_fs(folder)
-        root = root.rstrip("/")
-        if not fs.isdir(root):
-            raise UserError(f"--images={folder}: there is no such folder")
-        files = fs.find(root, detail=True)
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--images={folder}: cannot be listed ({' '.join(str(error).split())})") from error
-    images = {}
-    for path, info in sorted(files.items()):
-        within = path[len(root) + 1 :]
-        if within.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in within.split("/")):
-            stamps = (info.get(key) for key in ("mtime", "etag", "ETag", "md5Hash", "LastModified", "last_modified"))
-            images[within] = f"{info.get('size')}:{next((str(stamp) for stamp in stamps if stamp is not None), '')}"
-    if not images:
-        raise UserError(f"--images={folder}: no images there (files ending in {', '.join(IMAGE_SUFFIXES)})")
-    return images
 
 
 @dataclasses.dataclass
@@ -64,10 +32,10 @@ class _Part:
     bad: list[tuple[str, str, str]]
     embeddings: np.ndarray
 
-    def keep(self, images: Mapping[str, str], seen: set[str]) -> "_Part":
+    def keep(self, entries: Mapping[str, str], seen: set[str]) -> "_Part":
         """The files that are unchanged, and not in another part."""
-        kept = [i for i, (path, stamp) in enumerate(self.files) if images.get(path) == stamp and path not in seen]
-        bad = [entry for entry in self.bad if images.get(entry[0]) == entry[1] and entry[0] not in seen]
+        kept = [i for i, (path, stamp) in enumerate(self.files) if entries.get(path) == stamp and path not in seen]
+        bad = [entry for entry in self.bad if entries.get(entry[0]) == entry[1] and entry[0] not in seen]
         return _Part([self.files[i] for i in kept], bad, self.embeddings[kept])
 
     def __len__(self) -> int:
@@ -75,7 +43,7 @@ class _Part:
 
 
 class Index:
-    """The embeddings of a folder's images.
+    """The embeddings of the entries of a gallery.
 
     Args:
       folder: where it is kept; made when it does not exist.
@@ -118,32 +86,32 @@ class Index:
             else:
                 self.parts[number] = part
 
-    def update(self, images: Mapping[str, str], embed: Embed) -> tuple[int, int]:
-        """Drops images that are gone or have changed and embeds new ones; returns how many entries of each.
+    def update(self, entries: Mapping[str, str], embed: Embed) -> tuple[int, int]:
+        """Drops entries that are gone or have changed and embeds new ones; returns how many of each.
 
         Args:
-          images: as `list_images` gives them.
-          embed: embeds the new ones by their paths.
+          entries: in order, each with a stamp that changes when it does, see `Gallery`.
+          embed: embeds the new ones by name.
         """
         dropped, seen = 0, set()
         for number, part in list(self.parts.items()):
-            kept = part.keep(images, seen)
+            kept = part.keep(entries, seen)
             dropped += len(part) - len(kept)
             seen |= {path for path, *_ in [*kept.files, *kept.bad]}
             if len(kept) < len(part):
                 self._write(number, kept)
-        new = [path for path in images if path not in seen]
+        new = [path for path in entries if path not in seen]
         for start in range(0, len(new), _PART):
             paths = new[start : start + _PART]
             embeddings, readable, reasons = embed(paths)
-            files = [(paths[i], images[paths[i]]) for i in readable]
-            bad = [(paths[i], images[paths[i]], why) for i, why in reasons.items()]
+            files = [(paths[i], entries[paths[i]]) for i in readable]
+            bad = [(paths[i], entries[paths[i]], why) for i, why in reasons.items()]
             self._write(max(self.parts, default=-1) + 1, _Part(files, bad, np.asarray(embeddings, np.float32)))
         self._merge_small()
         return dropped, len(new)
 
     def gallery(self) -> tuple[list[str], np.ndarray]:
-        """All readable images' paths, sorted, and their embeddings, float32 [N, E]."""
+        """All readable entries, sorted, and their embeddings, float32 [N, E]."""
         parts = [part for part in self.parts.values() if part.files]
         if not parts:
             return [], np.empty((0, 0), np.float32)
@@ -152,7 +120,7 @@ class Index:
         return [paths[i] for i in order], np.concatenate([part.embeddings for part in parts])[order]
 
     def unreadable(self) -> dict[str, str]:
-        """Why images could not be read, by path."""
+        """Why entries could not be read, by name."""
         return {path: why for part in self.parts.values() for path, _, why in part.bad}
 
     def _merge_small(self) -> None:

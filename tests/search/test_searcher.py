@@ -12,6 +12,7 @@ from mmjax.data.loading.eval_examples import EvalExamples
 from mmjax.inference import checkpoint_source, eval_model
 from mmjax.search import index as index_lib
 from mmjax.search import searcher as searcher_lib
+from mmjax.search.gallery import INDEX_FOLDER, KINDS, FolderGallery
 from tests.helpers import runs
 
 
@@ -55,13 +56,14 @@ def parse(out):
 
 def embeddings(trained, folder):
     """All images and a text by the model itself, without an index."""
-    paths = sorted(index_lib.list_images(str(folder)))
+    gallery = FolderGallery(KINDS["image"], str(folder))
+    paths = list(gallery.entries)
     run = checkpoint_source.RunCheckpoint(trained)
     with runs.shared_compilation(), runs.on_devices(1):
         searcher = searcher_lib.Searcher(eval_model.open_workdir(run))
-        source = searcher_lib._Files(str(folder), paths)
-        images = searcher.embedder.images(example.image for example in EvalExamples(source, searcher.image_spec))
-        return paths, images, searcher.embedder.texts(["a red circle"])
+        source = searcher_lib._Entries(gallery, paths)
+        images = searcher.embed(example.image for example in EvalExamples(source, searcher.specs))
+        return paths, images, searcher.embed_texts(["a red circle"])
 
 
 def test_answers_are_the_nearest_images(trained, folder, capsys):
@@ -116,7 +118,7 @@ def test_an_index_of_another_model_is_kept_until_told(trained, folder, tmp_path,
     assert search(f"--workdir={other}", f"--images={folder}", where, "--rebuild", "x") == 0
     assert search(f"--workdir={other}", f"--images={folder}", where, "x") == 0
     assert ": 0 new, 0 removed" in capsys.readouterr().out
-    assert not (folder / index_lib.FOLDER).exists()
+    assert not (folder / INDEX_FOLDER).exists()
 
 
 class _Page(HTMLParser):
@@ -193,7 +195,7 @@ def test_images_that_cannot_be_written_to_are_indexed_elsewhere(trained, folder,
 
 def test_an_update_that_was_killed_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(index_lib, "_PART", 4)
-    images = index_lib.list_images(str(folder))
+    images = FolderGallery(KINDS["image"], str(folder)).entries
     embedded = []
 
     def embed(paths):
@@ -218,7 +220,7 @@ def embed_all(paths):
 
 def test_small_parts_are_made_one(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(index_lib, "_SMALL_PARTS", 3)
-    images = index_lib.list_images(str(folder))
+    images = FolderGallery(KINDS["image"], str(folder)).entries
     index = index_lib.Index(tmp_path / "i", {"name": "m"})
     for count in (2, 5, 9, 11):
         index.update(dict(list(images.items())[:count]), embed_all)

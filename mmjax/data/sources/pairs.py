@@ -227,8 +227,7 @@ class Pairs:
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
         rows = self._rows[self._starts[index] : self._starts[index + 1]]
-        path = self._path(index)
-        span = self._span(int(rows[0]))
+        path, span = self.location(index)
         texts = dict(zip(self._keys.keys, self._captions, strict=True))
         try:
             captions = self._keys.gather(
@@ -251,6 +250,14 @@ class Pairs:
         return Record(
             **record_fields(inputs, span), id=stable_id("image", path, *map(str, span or ())), path=path, **captions
         )
+
+    def location(self, index: int) -> tuple[str, tuple[float, float] | None]:
+        """Where an example lies: its file's path, empty where its row names none, and the seconds of it that count.
+
+        Raises:
+          BadExample: `other`, where its cells are no span.
+        """
+        return self._path(index), self._span(int(self._rows[self._starts[index]]))
 
     def _span(self, row: int) -> tuple[float, float] | None:
         """The seconds that count of a row's file; None for all."""
