@@ -22,7 +22,8 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     ),
     "index": ("--output=", "--workers=", "--force", "--cache=", "--retry-seconds="),
     "convert": ("--to=", "--step=", "--tokenizer=", "--model-config=", "--plugins="),
-    "info": ("--step=", "--model-config=", "--plugins="),
+    "info": ("--step=", "--model-config=", "--json", "--plugins="),
+    "list": (),
     "search": (
         "--images=",
         "--image=",

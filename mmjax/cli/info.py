@@ -20,7 +20,7 @@ _ANSWERS_SHOWN = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`info PATH [--step=N] [--model-config FIELD=VALUE ...]`."""
+    """`info PATH [--step=N] [--model-config FIELD=VALUE ...] [--json]`."""
     parser = runtime.make_parser(
         "info", "Prints what a workdir or another library's checkpoint holds; no weights are read."
     )
@@ -28,12 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("path", metavar="PATH", help="a workdir, file or folder, or hf-hub:NAME")
     parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
     runtime.add_model_config_flag(parser, "what the file does not hold")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     runtime.add_plugins_flag(parser)
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
         runtime.import_plugins(options)
-        lines = describe(options.path, step=options.step, settings=model_settings.parse_flags(options.model_config))
+        settings = model_settings.parse_flags(options.model_config)
+        opened = checkpoint_source.open_checkpoint(options.path, step=options.step, settings=settings, from_flags=True)
+        if options.json:
+            terminal.show(json.dumps({"path": options.path} | to_json(opened), indent=2))
+            return 0
+        lines = {"path": options.path} | describe(opened)
         width = max(map(len, lines))
         terminal.show("\n".join(f"{name:{width}}  {value}" for name, value in lines.items()))
         return 0
@@ -41,17 +47,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return runtime.run(parser, argv, command)
 
 
-def describe(path: str, *, step: int | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The content of a path, as names and lines; reads configs and shapes, no weights.
-
-    Raises:
-      UserError: nothing that mmjax reads.
-    """
-    opened = checkpoint_source.open_checkpoint(path, step=step, settings=settings, from_flags=True)
-    lines = {"path": str(path)}
+def describe(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> dict[str, str]:
+    """The content of an opened checkpoint, as names and lines; reads configs and shapes, no weights."""
     if isinstance(opened, checkpoint_source.RunCheckpoint):
-        return lines | _describe_run(opened)
-    return lines | _describe_foreign(opened.foreign)
+        return _describe_run(opened)
+    return _describe_foreign(opened.foreign)
+
+
+def to_json(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> dict[str, Any]:
+    """The content of an opened checkpoint, as JSON holds it.
+
+    `format`, `model` (its settings), `parameters` (their number), `shapes` (by path), `preprocessing` and `tokenizer`
+    (null without one); of a run also `name`, `variant`, `step`, `steps`, `examples`, `can`, `plugins` and `versions`.
+    """
+    is_run = isinstance(opened, checkpoint_source.RunCheckpoint)
+    shapes = opened.stored_shapes() if is_run else opened.shapes
+    content: dict[str, Any] = {
+        "format": "mmjax" if is_run else opened.foreign.format,
+        "model": to_dict(opened.config.model),
+        "parameters": _count(shapes),
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "preprocessing": opened.preprocessing and dict(opened.preprocessing),
+        "tokenizer": opened.config.data.tokenizer if opened.has_tokenizer else None,
+    }
+    if is_run:
+        content |= {
+            "name": opened.config.name,
+            "variant": opened.config.variant,
+            "step": opened.step,
+            "steps": opened.all_steps,
+            "examples": opened.meta["position"],
+            "can": list(capabilities.capabilities(opened.make_portable_task())),
+            "plugins": [str(plugin) for plugin in opened.plugins],
+            "versions": opened.meta["versions"],
+        }
+    return content
 
 
 def _describe_foreign(foreign: foreign_checkpoint.ForeignCheckpoint) -> dict[str, str]:

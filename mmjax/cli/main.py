@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "find the examples of WebDataset shards, and what is wrong with the shards",
     "convert": "write a model in OpenCLIP's, Hugging Face's or mmjax's format",
     "info": "print what a workdir or another library's checkpoint holds",
+    "list": "list the models that are made by a name, such as ViT-B-32",
     "search": "find a folder's images by text or image",
     "recipes": "list the recipes, or print what one says of itself and its arguments",
     "completion": "print a script by which bash, zsh or fish completes these commands",

@@ -15,11 +15,14 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from mmjax import plugin_imports, tasks
 from mmjax.config import schema
 from mmjax.config.schema import RunConfig
+from mmjax.config.typed_groups import to_dict
 from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
-from mmjax.interop import foreign_checkpoint, param_translation, run_config, weights_path
+from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config, weights_path
+from mmjax.interop.named_models import NamedModel
 from mmjax.io import paths
+from mmjax.models.config import TwoTowerConfig
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
 from mmjax.tasks import load_objective
@@ -264,12 +267,55 @@ class ForeignWeights(OpenedCheckpoint):
         return param_translation.nested(self.foreign.read(lambda _, array: array))
 
 
+class UntrainedModel(OpenedCheckpoint):
+    """A model of a name with fresh parameters, as training starts from them.
+
+    Args:
+      named: the model.
+      seed: of the parameters.
+      tokenizer: as `data.tokenizer` has it; None: the one that belongs to the name.
+    """
+
+    def __init__(self, named: NamedModel, seed: int, tokenizer: str | None = None):
+        self.named, self._seed = named, seed
+        self.config = run_config.make_config(named)
+        if named.settings["logit_bias_init"] is None:  # CLIP's parameters start as open_clip's
+            model = dataclasses.replace(self.config.model, init="open_clip")
+            self.config = dataclasses.replace(self.config, model=model)
+        if tokenizer is not None:
+            self.config = _with_tokenizer(self.config, tokenizer)
+        self.preprocessing = named.preprocessing
+        self.metadata = tasks.DatasetMetadata()
+        self.shapes = param_translation.param_shapes(named.settings)
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
+        if not self.has_tokenizer:
+            raise UserError(
+                f"{self.named.name}: its tokenizer is a file of its own, so give token ids, or"
+                ' mmjax.create_model(name, tokenizer="sentencepiece:FILE") or "json:FILE"'
+            )
+        return tasks.make_tokenizer(self.config)
+
+    def tokenizer_file(self) -> bytes | None:
+        tokenizer = self.tokenizer if self.has_tokenizer else None
+        return None if tokenizer is None else tokenizer.file_bytes
+
+    def read(self, shardings: Mapping[str, Sharding]) -> Any:
+        init = jax.jit(self.make_task().init, out_shardings=param_translation.nested(dict(shardings)))
+        return init(jax.random.key(self._seed))
+
+    def read_unsharded(self) -> Any:
+        return self.read(self.shardings(None))
+
+
 def open_checkpoint(
     path: Any,
     *,
     step: int | None = None,
     tokenizer: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    named: NamedModel | None = None,
     from_flags: bool = False,
 ) -> RunCheckpoint | ForeignWeights:
     """Opens what `mmjax.load` reads; arguments and errors as there.
@@ -277,6 +323,7 @@ def open_checkpoint(
     Args:
       path, step, tokenizer: see `mmjax.load`.
       settings: those that the files of another library do not hold.
+      named: the model that it must be.
       from_flags: messages name the flags of the command line.
     """
     if path is None or not isinstance(path, str | os.PathLike):
@@ -286,10 +333,28 @@ def open_checkpoint(
         if settings:
             field = f"{'--model-config ' if from_flags else ''}{next(iter(settings))}"
             raise UserError(f"{field}: the run in {path} has its own config; load it without")
-        return RunCheckpoint(path, step, tokenizer, step_field=step_field)
+        run = RunCheckpoint(path, step, tokenizer, step_field=step_field)
+        if named is not None:
+            _check_named(run, named)
+        return run
     if step is not None:
         raise UserError(f"{step_field}={step}: {path} is not the workdir of a run")
-    return ForeignWeights(foreign_checkpoint.open_checkpoint(path, settings), tokenizer)
+    return ForeignWeights(foreign_checkpoint.open_checkpoint(path, settings, named=named), tokenizer)
+
+
+def _check_named(run: RunCheckpoint, named: NamedModel) -> None:
+    """Checks that a run has trained the model of a name.
+
+    Raises:
+      UserError: it has trained another one.
+    """
+    settings = to_dict(run.config.model)
+    if not isinstance(run.config.model, TwoTowerConfig):
+        raise UserError(
+            f"weights={str(run.path)!r}: a run of model.kind={settings['kind']!r}, and {named.name} has two towers;"
+            " read it by mmjax.load"
+        )
+    model_settings.check_equal(settings, named.settings, run.path, named.name)
 
 
 def _with_tokenizer(config: RunConfig, tokenizer: str) -> RunConfig:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mmjax.data.bad_example import BadExample
@@ -16,6 +17,7 @@ from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError, validate_choice
+from mmjax.inference import modality_inputs
 from mmjax.models import generation
 from mmjax.models.config import TextConfig
 
@@ -26,15 +28,16 @@ _OF_METHOD = {"beams": "beam", "length_penalty": "beam", "temperature": "sample"
 # Normalised floats may lie beyond those of black and white by so many times the range between them. Filters overshoot,
 # and tests draw at random; values from 0 to 255 lie far beyond.
 _MARGIN = 5
+_IMAGES = "paths, PIL images, uint8 arrays [H, W, 3]"  # in messages
 
 
 def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
     """Images as arrays of the model's size: uint8 [B, S, S, 3], or float32 where they come preprocessed.
 
     Args:
-      images: PIL images or uint8 arrays [H, W, 3], one or several, to be resized; or floats [B, S, S, 3] or
-        [B, 3, S, S], taken as resized and normalised. Tensors of PyTorch and `pixel_values` of a processor's output are
-        read as arrays are.
+      images: paths, files' bytes, PIL images or uint8 arrays [H, W, 3], one or several, to be resized; or floats
+        [B, S, S, 3] or [B, 3, S, S], taken as resized and normalised. Tensors of PyTorch and `pixel_values` of a
+        processor's output are read as arrays are.
       spec: of the model.
 
     Raises:
@@ -83,19 +86,17 @@ def _check_normalised(images: np.ndarray, spec: transforms.ImageSpec) -> None:
 
 
 def to_uint8(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
-    """PIL images or uint8 arrays, one or several, as uint8 [B, S, S, 3] of the model's size.
+    """Paths, files' bytes, PIL images or uint8 arrays, one or several, as uint8 [B, S, S, 3] of the model's size.
 
     Raises:
       UserError: of another kind.
     """
-    _refuse_path(images)
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+    is_one = isinstance(images, Image.Image | str | bytes | os.PathLike)
+    if is_one or (isinstance(images, np.ndarray) and images.ndim == 3):
         images = [images]
     if not isinstance(images, Iterable):
-        raise UserError(
-            f"images: {type(images).__name__} is no image; give PIL images, uint8 arrays [H, W, 3] or floats"
-        )
-    prepared = [_prepare(_to_numpy(image), spec) for image in images]
+        raise UserError(f"images: {type(images).__name__} is no image; give {_IMAGES} or floats")
+    prepared = [prepare(image, spec) for image in images]
     return np.stack(prepared) if prepared else np.zeros((0, spec.size, spec.size, 3), np.uint8)
 
 
@@ -140,12 +141,13 @@ def _stacked(field: str, values: Any) -> np.ndarray:
         raise UserError(f"{field}: rows of different lengths or shapes; give rows that are alike") from error
 
 
-def _refuse_path(image: Any) -> None:
-    if isinstance(image, str | bytes | os.PathLike):
-        raise UserError(f"images: {str(image)[:80]!r} is no image; open a file with PIL.Image.open first")
+def prepare(image: Any, spec: transforms.ImageSpec) -> UInt8[np.ndarray, "S S 3"]:
+    """An image of the model's size: of a path, a file's bytes, a PIL image or a uint8 array [H, W, 3].
 
-
-def _prepare(image: Any, spec: transforms.ImageSpec) -> np.ndarray:
+    Raises:
+      UserError: of another kind, or it cannot be read or decoded.
+    """
+    image = _to_numpy(image)
     if isinstance(image, Image.Image):
         if image.mode == "F" or image.mode.startswith("I"):
             raise UserError(f"images: a PIL image of mode {image.mode!r} has no defined range; convert it to RGB first")
@@ -155,11 +157,14 @@ def _prepare(image: Any, spec: transforms.ImageSpec) -> np.ndarray:
             return transforms.eval_transform(transforms.convert_mode(image, spec), spec)
         except ValueError as error:  # such as La, which Pillow turns into LA alone
             raise UserError(f"images: a PIL image of mode {image.mode!r} ({error}); give it as RGB or RGBA") from error
-    _refuse_path(image)
+    is_file = isinstance(image, str | bytes | os.PathLike)
+    entry = modality_inputs.read_entry(image, "images")
     try:
-        return transforms.eval_image(np.asarray(image), spec)
+        return transforms.eval_image(entry, spec)
     except BadExample as error:
-        raise UserError(f"images: {error}; give PIL images, uint8 arrays [H, W, 3] or floats") from error
+        remedy = "give the path of an image" if is_file else f"give {_IMAGES} or floats"
+        path = f"{os.fspath(image)!r}: "[:200] if isinstance(image, str | os.PathLike) else ""
+        raise UserError(f"images: {path}{error}; {remedy}") from error
 
 
 def to_strings(field: str, texts: Any) -> list[str]:

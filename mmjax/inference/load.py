@@ -1,4 +1,4 @@
-"""`mmjax.load`: a callable model from a workdir or from the weights of another library."""
+"""`mmjax.load` and `mmjax.create_model`: a callable model from a workdir, another library's weights, or a name."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from mmjax import plugin_imports, tasks
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
+from mmjax.interop import named_models
 from mmjax.models.config import ImageTextConfig, PatchesConfig, StreamConfig
 from mmjax.nn import positions
 from mmjax.tasks import capabilities
@@ -49,12 +50,61 @@ def load(
     Raises:
       UserError: the path is missing, damaged or of another kind of model, or a setting is missing.
     """
+    _check_options(batch_size, precision)
+    plugin_imports.import_plugins(plugins)
+    checkpoint = checkpoint_source.open_checkpoint(path, step=step, tokenizer=tokenizer, settings=settings)
+    return _make_model(checkpoint, str(path), image_size, precision, batch_size, mesh)
+
+
+def create_model(
+    name: str,
+    weights: Any = None,
+    *,
+    seed: int = 0,
+    image_size: int | None = None,
+    tokenizer: str | None = None,
+    precision: str | None = None,
+    batch_size: int = 64,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Creates a model by OpenCLIP's name of it, such as `ViT-B-32`; `mmjax.list_models` has the names.
+
+    Args:
+      name: of the model.
+      weights: a path, as `load` takes it, to the weights of a model of this name; what no file beside them says is
+        taken from the name. None: fresh parameters, drawn as training draws them.
+      seed: of fresh parameters.
+      image_size, tokenizer, precision, batch_size, mesh: as of `load`.
+
+    Raises:
+      UserError: there is no such model, or the weights are of another one; else as `load`.
+    """
+    _check_options(batch_size, precision)
+    named = named_models.find(name)
+    if weights is None:
+        checkpoint, source = checkpoint_source.UntrainedModel(named, seed, tokenizer), f"fresh parameters, seed {seed}"
+    else:
+        checkpoint = checkpoint_source.open_checkpoint(weights, tokenizer=tokenizer, named=named)
+        source = str(weights)
+    return _make_model(checkpoint, source, image_size, precision, batch_size, mesh)
+
+
+def _check_options(batch_size: int, precision: str | None) -> None:
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
     if precision is not None:
         validate_choice("precision", precision, tasks.DTYPES)
-    plugin_imports.import_plugins(plugins)
-    checkpoint = checkpoint_source.open_checkpoint(path, step=step, tokenizer=tokenizer, settings=settings)
+
+
+def _make_model(
+    checkpoint: checkpoint_source.OpenedCheckpoint,
+    source: str,
+    image_size: int | None,
+    precision: str | None,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> Model:
+    """The model of an opened checkpoint; `source` is what its `repr` says of where the parameters come from."""
     checkpoint.log_notes()
     params = checkpoint.read(checkpoint.shardings(mesh))
     if image_size is not None:
@@ -67,7 +117,8 @@ def load(
             checkpoint.preprocessing = {**prepared, "size": image_size}
     if precision is not None:
         checkpoint.config = dataclasses.replace(checkpoint.config, precision=precision)
-    return Model(checkpoint.make_task(mesh), params, lambda: checkpoint.tokenizer, batch_size=batch_size)
+    make_tokenizer = lambda: checkpoint.tokenizer
+    return Model(checkpoint.make_task(mesh), params, make_tokenizer, batch_size=batch_size, source=source)
 
 
 def _resize_positions(

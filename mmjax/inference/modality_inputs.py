@@ -27,7 +27,7 @@ def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.
     entries = _entries(values, spec.name)
     arrays = []
     for index, entry in enumerate(entries):
-        record = Record(id=index, modalities={spec.name: _read(entry, spec.name)})
+        record = Record(id=index, modalities={spec.name: read_entry(entry, spec.name)})
         if rate is not None:
             record["rates"] = {spec.name: float(rate)}
         try:
@@ -48,7 +48,7 @@ def _entries(values: Any, name: str) -> list[Any]:
     return list(values)
 
 
-def _read(entry: Any, name: str) -> Any:
+def read_entry(entry: Any, name: str) -> Any:
     """A file's bytes where a path is given; anything else as an array.
 
     Raises:

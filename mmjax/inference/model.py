@@ -1,67 +1,38 @@
 """A restored model with methods to embed, caption, answer, match and classify; what `mmjax.load` returns."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, Float32
 
 from mmjax import tasks
-from mmjax.config.schema import RunConfig
-from mmjax.data.bad_example import BadExample
-from mmjax.data.image import transforms
 from mmjax.data.loading.inputs import ModalitySpec
 from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.question_transforms import AnswerTransform
-from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
 from mmjax.inference import inputs, modality_inputs
+from mmjax.inference.restored_model import RestoredModel
 from mmjax.models import generation
 from mmjax.models.config import ContrastConfig
 from mmjax.models.fusion.config import FusedConfig
-from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import capabilities, config_queries
+from mmjax.tasks import config_queries
 
 TEMPLATES = ("a photo of a {c}.",)
 
 
-class Model:
+class Model(RestoredModel):
     """A restored model, on one device or over a mesh; its methods depend on what it was trained for, see `can`.
 
-    Made by `load`. Inputs are taken in batches, filled up to a power of two, so that few shapes are compiled.
-
-    Args:
-      task: of the model.
-      params: its parameters; over a mesh, batches are spread, and every process of it makes the same calls.
-      make_tokenizer: makes the tokenizer when the first string comes; raises `UserError` where there is none.
-      batch_size: rows at a time.
-
-    Attributes:
-      config: as of a run; `config.model` are the model's settings.
-      image_spec: how images are prepared; None for a model that sees none.
-      answers: those that it chooses among, where it was trained to.
+    Made by `load` and `create_model`; what is not listed is as in `RestoredModel`.
     """
 
-    def __init__(
-        self,
-        task: tasks.Task,
-        params: Any,
-        make_tokenizer: Callable[[], tokenizer_lib.Tokenizer | None],
-        *,
-        batch_size: int = 64,
-    ):
-        self.config: RunConfig = task.config
-        self.params, self.batch_size = params, batch_size
-        self.image_spec: transforms.ImageSpec | None = task.image_spec
-        self.mesh: Mesh | None = task.mesh
-        self.answers: tuple[str, ...] = task.answers
-        self._make_tokenizer, self._tokenizer = make_tokenizer, None
-        self._task = task
+    def __init__(self, task: tasks.Task, params: Any, *args: Any, **options: Any):
+        super().__init__(task, params, *args, **options)
         self._embed_bytes = jax.jit(task.embed_images)
         self._embed_pixels = jax.jit(task.embed_pixels)
         self._embed_text = jax.jit(task.embed_text)
@@ -72,72 +43,15 @@ class Model:
         self._answer = jax.jit(lambda *args: jnp.argmax(task.answer(*args), axis=1))
         self._match = jax.jit(lambda *args: jax.nn.sigmoid(task.match(*args)))
 
-    @functools.cached_property
-    def can(self) -> tuple[str, ...]:
-        """The methods that this model was trained for."""
-        return capabilities.capabilities(self._task)
-
-    def _check(self, method: str) -> None:
-        if method not in self.can:
-            capabilities.check(self._task, method, method)
-
-    @property
-    def logit_scale(self) -> float:
-        """What cosine similarities are multiplied with (not its logarithm).
-
-        Raises:
-          UserError: the model compares no embeddings.
-        """
-        if "logit_scale" not in self.params:
-            raise UserError(f"logit_scale: {capabilities.describe_model(self.config)} compares no embeddings")
-        return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
-
-    @property
-    def logit_bias(self) -> float | None:
-        """What is added to scaled similarities (SigLIP), or None."""
-        return float(self.params["logit_bias"]) if "logit_bias" in self.params else None
-
-    @property
-    def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
-        """The model's tokenizer; None for a model without text.
-
-        Raises:
-          UserError: none is known.
-        """
-        if self._tokenizer is None:
-            self._tokenizer = self._make_tokenizer()
-        return self._tokenizer
-
-    @property
-    def _images(self) -> transforms.ImageSpec:
-        """How images are prepared, in methods that only a model that sees images has."""
-        if self.image_spec is None:
-            raise TypeError(f"model.kind={self.config.model.kind!r} sees no images")
-        return self.image_spec
-
-    @property
-    def _words(self) -> tokenizer_lib.Tokenizer:
-        """The tokenizer, in methods that only a model with texts has."""
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            raise TypeError(f"model.kind={self.config.model.kind!r} has no texts")
-        return tokenizer
-
-    def _tokenize(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and mask of texts; raises `UserError` for one that cannot be encoded."""
-        try:
-            return self._words(texts)
-        except BadExample as error:
-            raise UserError(f"{error}; give text that is Unicode") from error
-
     # -- embedding -----------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: Any) -> Float32[np.ndarray, "B E"]:
         """Embeds images; rows have unit length.
 
         Args:
-          images: PIL images or uint8 arrays [H, W, 3] of any size (a list, or one array [B, H, W, 3]), to be resized
-            and normalised as the model wants; or floats that already are, see `inputs.to_images`.
+          images: paths, files' bytes, PIL images or uint8 arrays [H, W, 3] of any size (a list, one alone, or an array
+            [B, H, W, 3]), to be resized and normalised as the model wants; or floats that already are, as `preprocess`
+            makes them, see `inputs.to_images`.
 
         Raises:
           UserError: of another kind, or preprocessed to another size; or the model embeds no images.
@@ -204,9 +118,23 @@ class Model:
         if isinstance(texts, list) and not texts:
             return self._no_embeddings()
         text = config_queries.text_config(self.config)
-        columns = self._tokenize(texts) if isinstance(texts, list) else inputs.to_token_ids(texts, text)
+        columns = self.tokenize.with_mask(texts) if isinstance(texts, list) else inputs.to_token_ids(texts, text)
         embeddings = self._run(self._embed_text, columns)
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
+
+    def similarity(self, images: Any, texts: Any) -> Float32[np.ndarray, "B C"]:
+        """Cosine similarities of images and texts; times `logit_scale`, plus `logit_bias`, they are logits.
+
+        Args:
+          images: see `encode_image`; of a model with another slot, what that slot's method takes.
+          texts: see `encode_text`.
+
+        Raises:
+          UserError: see both.
+        """
+        seen = self._task.seen
+        embeddings = self.encode_image(images) if seen == "image" else self._encode_modality(seen, images)
+        return embeddings @ self.encode_text(texts).T
 
     def _no_embeddings(self) -> np.ndarray:
         model = self.config.model
@@ -285,7 +213,7 @@ class Model:
         if not questions:
             return []
         if "answers" in self._task.taught:
-            indices = self._run(self._answer, (pictures, *self._tokenize(questions)))
+            indices = self._run(self._answer, (pictures, *self.tokenize.with_mask(questions)))
             return [] if indices is None else [self.answers[index] for index in indices.tolist()]
         example_transform = AnswerTransform(self._task.input_specs, self._words)
         ids, mask = (np.stack(column) for column in zip(*map(example_transform.prompt, questions), strict=True))
@@ -307,7 +235,7 @@ class Model:
         self._check("match")
         pictures = self._to_pictures("match", images)
         texts = inputs.broadcast_texts("texts", texts, len(pictures))
-        matches = self._run(self._match, (pictures, *self._tokenize(texts))) if texts else None
+        matches = self._run(self._match, (pictures, *self.tokenize.with_mask(texts))) if texts else None
         return np.zeros(0, np.float32) if matches is None else matches.astype(np.float32)
 
     def classify(
@@ -349,28 +277,6 @@ class Model:
         columns = (pictures, ids, mask, seeds.astype(np.uint32))
         tokens = self._run(functools.partial(self._generate, decoding), columns)
         return [] if tokens is None else [self._words.decode(row) for row in tokens.tolist()]
-
-    def _run(self, function: Callable[..., Any], columns: tuple[np.ndarray, ...]) -> np.ndarray | None:
-        """Runs batches of the next power of two of rows; the last row is repeated to fill one up. None of no rows.
-
-        Over a mesh a batch also divides over its devices.
-        """
-        unit = 1 if self.mesh is None else mesh_lib.batch_devices(self.mesh)
-        total, parts = len(columns[0]), []
-        for start in range(0, total, self.batch_size):
-            rows = [column[start : start + self.batch_size] for column in columns]
-            count = len(rows[0])
-            padded = -(-min(self.batch_size, _next_power_of_two(count)) // unit) * unit
-            rows = [np.concatenate([x, np.repeat(x[-1:], padded - count, axis=0)]) for x in rows]
-            if self.mesh is not None:
-                local = mesh_lib.local_rows(self.mesh, padded)
-                rows = mesh_lib.to_global(self.mesh, [x[local] for x in rows])
-            parts.append(np.asarray(mesh_lib.to_host(function(self.params, *rows)))[:count])
-        return np.concatenate(parts) if parts else None
-
-
-def _next_power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
 
 
 def _generate(task: tasks.Task, decoding: generation.Decoding, params, images, ids, mask, seeds) -> jax.Array:

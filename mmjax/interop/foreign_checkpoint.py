@@ -20,6 +20,7 @@ from mmjax.interop import (
     tokenizer_files,
 )
 from mmjax.interop import preprocessing as preprocessing_lib
+from mmjax.interop.named_models import NamedModel
 from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
 from mmjax.interop.weights_path import HF_CONFIG, HUB, OPENCLIP_CONFIG, find_weights, local_path
 
@@ -57,13 +58,16 @@ class ForeignCheckpoint(param_translation.TranslatedTensors):
     config_file: Path | None
 
 
-def open_checkpoint(path: Any, overrides: Mapping[str, Any] | None = None) -> ForeignCheckpoint:
+def open_checkpoint(
+    path: Any, overrides: Mapping[str, Any] | None = None, *, named: NamedModel | None = None
+) -> ForeignCheckpoint:
     """Opens a checkpoint in OpenCLIP's, Hugging Face's or big_vision's format.
 
     Args:
       path: a file, a folder, or `hf-hub:NAME`.
       overrides: settings that the user gave, such as `{"activation": "quick_gelu"}`; see
         `model_settings.apply_overrides`.
+      named: the model that it must be; gives the settings, preprocessing and tokenizer that no file beside it has.
 
     Raises:
       UserError: missing, damaged, unsafe, of another kind of model, or with settings that are not known.
@@ -87,8 +91,15 @@ def open_checkpoint(path: Any, overrides: Mapping[str, Any] | None = None) -> Fo
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{config_file}: not a config of {FORMATS[form]} ({reason}); fetch it again") from error
+    if named is not None:
+        tokenizer = tokenizer or named.tokenizer
+        if config is None:
+            model_settings.take_unseen(settings, named.settings)
+            prepared = named.preprocessing
     model_settings.apply_overrides(settings, overrides or {}, None if config is None else config_file)
     model_settings.complete(settings, weights if config is None else config_file)
+    if named is not None:
+        model_settings.check_equal(settings, named.settings, weights, named.name)
     shapes = param_translation.param_shapes(settings)
     rows = param_translation.select_rows(table, shapes, FORMATS[form])
     param_translation.check_tensors(tensors, rows, shapes)

@@ -28,6 +28,8 @@ _CHOICES = {
 # Far beyond any model: a damaged file is refused before its layers are counted.
 _MAX = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "context_length": 10**6}
 _MAX_OTHERS = 10**5
+# What a tower computes beside what the shapes of its parameters show.
+_UNSEEN = ("heads", "norm_eps", "activation", "causal", "pool", "eos_id")
 
 
 def affects_output(field: str) -> bool:
@@ -138,6 +140,46 @@ def complete(settings: Settings, path: Any) -> None:
     image = settings["image"]
     # The other libraries' patches are a convolution, which leaves the last pixels out.
     image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
+
+
+def take_unseen(settings: Settings, known: Settings) -> None:
+    """Takes from a known model, in place, what the shapes of its parameters do not show."""
+    for tower in TOWERS:
+        settings[tower] |= {field: known[tower][field] for field in _UNSEEN if field in known[tower]}
+    image, pixels = settings["image"], known["image"]["image_size"]
+    is_missing = isinstance(image["image_size"], published_towers.MissingSetting)
+    if is_missing or pixels // image["patch_size"] == image["image_size"] // image["patch_size"]:
+        image["image_size"] = pixels
+
+
+def check_equal(settings: Settings, known: Settings, path: Any, name: str) -> None:
+    """Checks that a file holds the model of a name.
+
+    Raises:
+      UserError: a setting differs.
+    """
+    values, expectations = _output_fields(settings), _output_fields(known)
+    for field, expected in expectations.items():
+        value = values[field]
+        if value != expected:
+            raise UserError(
+                f"weights={str(path)!r}: {field}={value!r}, and {name} has {expected!r}; give the name of the model"
+                " that the weights are of, or read them by mmjax.load"
+            )
+
+
+def _output_fields(settings: Settings) -> dict[str, Any]:
+    """What decides a model's embeddings and logits, by name."""
+    towers = {"image": settings["image"], "text": resolve_eos_id(settings["text"])}
+    return {
+        "embed_dim": settings["embed_dim"],
+        **{
+            f"{tower}.{field}": towers[tower][field]
+            for tower in TOWERS
+            for field in filter(affects_output, towers[tower])
+        },
+        "a bias of the logits": settings["logit_bias_init"] is not None,
+    }
 
 
 def _missing_settings(settings: Settings) -> dict[str, published_towers.MissingSetting]:

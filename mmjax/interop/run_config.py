@@ -12,6 +12,7 @@ from mmjax.data.image import transforms
 from mmjax.errors import UserError
 from mmjax.interop import model_settings
 from mmjax.interop.foreign_checkpoint import ForeignCheckpoint
+from mmjax.interop.named_models import NamedModel
 from mmjax.models.config import ModelConfig
 from mmjax.models.variants import two_tower
 from mmjax.objectives.config import ObjectiveWeights
@@ -20,7 +21,7 @@ NO_TOKENIZER = "none"  # `data.tokenizer` where none lies beside the weights
 _OTHER = "other"  # a mean and a standard deviation that have no name
 
 
-def make_config(source: ForeignCheckpoint) -> RunConfig:
+def make_config(source: ForeignCheckpoint | NamedModel) -> RunConfig:
     """Returns the config: model, preprocessing, tokenizer and the objective that belongs to the model.
 
     `data.mean_std` is 'other' where the checkpoint's numbers have no name in mmjax; see `check_named`.

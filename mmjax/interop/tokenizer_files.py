@@ -29,13 +29,13 @@ def tokenizer(folder: Path, class_name: str, vocab_size: int) -> str:
     return _json(folder, [LOWERCASE] if is_siglip2 else [])
 
 
-def openclip_tokenizer(folder: Path, text: Mapping[str, Any], vocab_size: int) -> str:
-    """OpenCLIP's, with how it cleans texts; empty where no file lies there.
+def openclip_tokenizer(folder: Path | None, text: Mapping[str, Any], vocab_size: int) -> str:
+    """OpenCLIP's, with how it cleans texts; empty where it is a file that does not lie there.
 
     Options of OpenCLIP that mmjax does not have stand in the result too, so that texts are refused and not ids.
 
     Args:
-      folder: of the weights.
+      folder: of the weights; None without any.
       text: `text_cfg`.
       vocab_size: of the text tower.
     """
@@ -50,6 +50,8 @@ def openclip_tokenizer(folder: Path, text: Mapping[str, Any], vocab_size: int) -
         if vocab_size != CLIP_VOCAB:
             return ""
         return "+".join(["clip", *([] if clean == _CLIP_CLEAN else [clean]), *strip, *unknown])
+    if folder is None:
+        return ""
     spec = _json(folder, [clean, *strip, *unknown])
     # SentencePiece's kind cleans as SigLIP does, and not otherwise.
     if not spec and clean == "canonicalize" and not strip and not unknown:

@@ -318,3 +318,15 @@ def test_info(capsys, tmp_path, other):
     assert main.main(["info", str(tmp_path / "run")]) == 0
     output = capsys.readouterr().out
     assert "0; shown: 0" in output and "bytes, 259 ids, 32 a text" in output and "mmjax workdir" in output
+
+
+def test_info_as_json(capsys, tmp_path, other):
+    convert.convert(other[0], tmp_path / "run", to="mmjax", tokenizer="bytes")
+    capsys.readouterr()
+    for path, format_ in ((GOLDEN / "hf-clip", "hf-clip"), (tmp_path / "run", "mmjax")):
+        assert main.main(["info", str(path), "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        assert content["path"] == str(path) and content["format"] == format_
+        assert content["parameters"] == sum(int(np.prod(shape)) for shape in content["shapes"].values())
+        assert content["model"]["kind"] == "two_tower" and len(content["preprocessing"]["mean"]) == 3
+    assert content["steps"] == [0] and "encode_image" in content["can"] and content["tokenizer"] == "bytes"

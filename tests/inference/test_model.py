@@ -170,13 +170,14 @@ class TestEmbedding:
         [
             (np.zeros((2, 24, 24, 3), np.float32), r"\[2, 24, 24, 3\].* load the model with image_size= for another"),
             (np.zeros((2, 16, 16), np.float32), "taken as preprocessed"),
-            ([np.zeros((4, 4, 2), np.uint8)], "give PIL images, uint8 arrays"),
+            ([np.zeros((4, 4, 2), np.uint8)], "give paths, PIL images, uint8 arrays"),
             ([Image.new("F", (4, 4))], "PIL image of mode 'F' has no defined range"),
             (np.full((2, 16, 16, 3), np.nan), "image 0 has NaN"),
             (np.full((2, 16, 16, 3), 255.0), "floats from 255 to 255 are not normalised; normalise them by mean"),
             ({"pixels": np.zeros((2, 16, 16, 3))}, "a dictionary with pixels; 'pixel_values' is what is read"),
-            (["cat.jpg"], "'cat.jpg' is no image; open a file with PIL.Image.open"),
-            (Path("cat.jpg"), "is no image; open a file"),
+            (["cat.jpg"], "'cat.jpg' cannot be read: .*No such file"),
+            (Path(__file__), "test_model.py': not_image: .* give the path of an image"),
+            (b"GIF89a", "bytes .* give the path of an image"),
             (3, "int is no image"),
         ],
     )

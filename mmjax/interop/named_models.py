@@ -1,0 +1,66 @@
+"""Models by OpenCLIP's names, such as ViT-B-32: their settings and how they see images, without weights.
+
+The names and configs are those of open_clip 3.3 that mmjax reads; scripts/openclip_models.py writes the file.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.errors import UserError, did_you_mean
+from mmjax.interop import model_settings, openclip, preprocessing, tokenizer_files
+
+FILE = Path(__file__).parent / "openclip_models.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedModel:
+    """A model of a name.
+
+    Attributes:
+      name: OpenCLIP's.
+      settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
+      preprocessing: fields of `transforms.ImageSpec`; CLIP's where the published weights of this name differ in it.
+      tokenizer: as `data.tokenizer` has it; empty where it is a file of its own, as SigLIP's.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    preprocessing: dict[str, Any]
+    tokenizer: str
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names that match a pattern such as `ViT-B*`, whatever the case, sorted."""
+    return [name for name in sorted(_configs(), key=str.lower) if fnmatch.fnmatch(name.lower(), pattern.lower())]
+
+
+def find(name: str) -> NamedModel:
+    """The model of a name; OpenAI's `ViT-B/32` stands for `ViT-B-32`.
+
+    Raises:
+      UserError: there is none.
+    """
+    configs = _configs()
+    known = name if name in configs else str(name).replace("/", "-").replace("@", "-")
+    if known not in configs:
+        raise UserError(
+            f"name={name!r} is no model that mmjax builds{did_you_mean(str(name), configs)}; mmjax.list_models() (and"
+            " mmjax list) has the names, and mmjax.load(PATH) reads checkpoints"
+        )
+    config, where = configs[known], f"the model {known}"
+    settings = openclip.from_config(config, where)
+    model_settings.complete(settings, where)
+    image_size, text = settings["image"]["image_size"], config["model_cfg"]["text_cfg"]
+    prepared = preprocessing.from_openclip(config, image_size, where) | {"size": image_size}
+    tokenizer = tokenizer_files.openclip_tokenizer(None, text, settings["text"]["vocab_size"])
+    return NamedModel(known, settings, prepared, tokenizer)
+
+
+@functools.cache
+def _configs() -> Mapping[str, Any]:
+    return json.loads(FILE.read_text())
