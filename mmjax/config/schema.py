@@ -46,9 +46,11 @@ class RunConfig:
     objectives: ObjectiveWeights = field(default_factory=ObjectiveWeights)
     """weight of each objective"""
     init_from: str = ""
-    """workdir, or weights of OpenCLIP, Hugging Face or big_vision, that this run starts from"""
+    """workdir, weights of OpenCLIP, Hugging Face or big_vision, or a tower of transformers', to start from"""
     init_paths: tuple[str, ...] = (".*",)
-    """path regexes of what is taken from there; the rest is new"""
+    """path regexes, or names of towers, of what is taken from there; the rest is new. '.*' takes what is there"""
+    init_map: tuple[tuple[str, str], ...] = ()
+    """(regex of a path there, replacement) pairs that rename it, first match wins; else by name and by tower"""
     data: DataConfig = field(default_factory=DataConfig)
     """what is trained and evaluated on, and how it is prepared"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -53,6 +53,17 @@ class ForeignTower(param_translation.TranslatedTensors):
     unread: tuple[str, ...]
 
 
+def is_tower(path: Any) -> bool:
+    """Whether the config beside a folder's weights is one of these towers'; arguments and errors as of `open_tower`."""
+    config_file = _weights(path).parent / HF_CONFIG
+    return config_file.is_file() and read_json(config_file).get("model_type") in FORMATS
+
+
+def _weights(path: Any) -> Path:
+    local = local_path(path)
+    return find_weights(local) if local.is_dir() else local
+
+
 def open_tower(path: Any) -> ForeignTower:
     """Opens a folder as `save_pretrained` writes it, with config.json and weights.
 
@@ -62,8 +73,7 @@ def open_tower(path: Any) -> ForeignTower:
     Raises:
       UserError: missing, damaged, of another kind of model, or with settings that mmjax does not have.
     """
-    local = local_path(path)
-    weights = find_weights(local) if local.is_dir() else local
+    weights = _weights(path)
     config_file = weights.parent / HF_CONFIG
     if not config_file.is_file():
         raise UserError(f"{weights}: no {HF_CONFIG} lies beside it, which says what the tower is; fetch it, too")

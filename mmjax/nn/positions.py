@@ -60,6 +60,19 @@ def resample_positions(
     return jnp.concatenate([table[:prefix], body.reshape(-1, table.shape[1]).astype(table.dtype)])
 
 
+def stretch_positions(table: Float[Array, "N D"], length: int) -> Float[Array, "M D"]:
+    """Positions of a text, interpolated linearly to another length, as OpenCLIP does.
+
+    It follows PyTorch's `interpolate(mode="linear", align_corners=False)`.
+    """
+    rows = len(table)
+    sources = np.clip((np.arange(length) + 0.5) * (rows / length) - 0.5, 0, rows - 1)
+    first = np.floor(sources).astype(np.int32)
+    share = jnp.asarray(sources - first, jnp.float32)[:, None]
+    before, after = table[first], table[np.minimum(first + 1, rows - 1)]
+    return (before * (1 - share) + after * share).astype(table.dtype)
+
+
 def interleaved_sinusoids(length: int, width: int) -> np.ndarray:
     """Sines and cosines of positions (arXiv:1706.03762): float32 [length, width], columns 0, 2, ... sines.
 

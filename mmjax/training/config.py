@@ -45,7 +45,7 @@ class OptimizerConfig:
     grad_clip: float = 0.0
     """global norm; 0 = off"""
     freeze: tuple[str, ...] = ()
-    """path regexes, e.g. ('image/.*', 'image_head/.*') locks the image tower (LiT)"""
+    """path regexes, or names of towers: 'image' locks 'image/.*' and 'image_head/.*' (LiT)"""
     multipliers: tuple[tuple[str, float], ...] = ()
     """(path regex, factor) pairs on the learning rate, first match wins"""
     layer_decay: LayerDecayConfig = field(default_factory=LayerDecayConfig)

@@ -29,11 +29,13 @@ def describe(recipe: ConfigDict, workdir: Any = None, flags: Collection[str] = (
     path = None if workdir is None else paths.as_path(workdir)
     opened = train.open_run(recipe, path, flags)
     config = opened.config
+    taken = init_from.Taken()
     with process_agreement.raise_on_all():
         begins = path is None or checkpoint.Checkpoints(path / "checkpoints", read_only=True).latest() is None
         if config.init_from and begins:
-            init_from.check(opened.setup.state.params, config)
+            taken = init_from.check(opened.setup.state.params, config)
     lines = [f"{config.name}: {config.variant}"]
+    lines += taken.lines("takes") if taken.source else []
     components = opened.examples.describe()
     lines += data_summary.describe_data(components, config.steps, config.batch_size)
     lines += data_summary.note_large_batch(components, config.batch_size)

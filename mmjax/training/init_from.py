@@ -1,288 +1,290 @@
-"""Pretrained parameters to start from: all of them, or those whose paths match (LiT: the image tower)."""
+"""Pretrained parameters to start from: all that a source has, or those whose paths match (LiT: the image tower).
+
+What is taken, made anew for another size, left there and left fresh is logged and written to `init_from.json`.
+"""
 
 import contextlib
 import dataclasses
+import json
+import math
 import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.config import schema, serialize
 from mmjax.config.schema import RunConfig
-from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError
-from mmjax.interop import foreign_checkpoint, model_settings, param_translation, run_config, weights_path
-from mmjax.io import paths
-from mmjax.models.config import (
-    CaptionerConfig,
-    CoCaConfig,
-    ImageTextConfig,
-    LSTMCaptionerConfig,
-    ModelConfig,
-    PatchesConfig,
-    PrefixLMConfig,
-    StreamConfig,
-    ViLTConfig,
-)
-from mmjax.nn import positions
+from mmjax.interop import run_config
+from mmjax.models.config import ContrastConfig
 from mmjax.parallel import log, partition
-from mmjax.training import checkpoint, resumed_run, stored_meta, validate_run
+from mmjax.training import init_names, init_source, init_towers, param_roles, validate_run
+from mmjax.training.init_source import Source
+from mmjax.training.init_towers import Table, Tower
 from mmjax.training.state import TrainState
 
-_POSITIONS = "image/position_embedding"
-# What a tower computes with the same weights.
-_FUNCTION = (
-    *("activation", "norm_eps", "patch_size", "class_token", "pre_norm", "pool", "heads"),
-    *("causal", "mask_padding", "eos_id", "norm"),
-)
-# Kinds of model whose text is always read from left to right.
-_LEFT_TO_RIGHT = (CaptionerConfig, LSTMCaptionerConfig, CoCaConfig, PrefixLMConfig)
+EVERYTHING = (".*",)  # as `init_paths`: what the source has; any other pattern must be served
+FILE = "init_from.json"
 
 
-def read(params: Any, config: RunConfig) -> dict[str, jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What is taken of a source; arrays only once they are read.
+
+    Attributes:
+      source: its name.
+      arrays: by path; empty where they were not read.
+      paths: the source's path of each parameter that is taken.
+      resampled: lines on tables for another size.
+      fresh: the model's parameters that are not taken.
+      left: the source's that are not.
+    """
+
+    source: str = ""
+    arrays: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resampled: Sequence[str] = ()
+    fresh: Sequence[str] = ()
+    left: Sequence[str] = ()
+
+    def lines(self, verb: str = "took") -> list[str]:
+        """Lines for the log."""
+        renamed = sorted({_part_pair(path, theirs) for path, theirs in self.paths.items() if path != theirs})
+        names = f" ({', '.join(f'{theirs} as {ours}' for ours, theirs in renamed)})" if renamed else ""
+        number = f"{len(self.paths)} of {len(self.paths) + len(self.fresh)} parameter arrays"
+        lines = [f"{verb} {number} from {self.source}{names}", *self.resampled]
+        if self.fresh:
+            lines.append(f"not taken, and so fresh: {_grouped(self.fresh)}")
+        if self.left:
+            lines.append(f"left there: {_grouped(self.left)}")
+        return lines
+
+    def to_json(self) -> str:
+        """All of it, by path."""
+        fields = dict(source=self.source, taken=dict(self.paths), resampled=list(self.resampled))
+        return json.dumps(fields | dict(fresh=list(self.fresh), left=list(self.left)), indent=2) + "\n"
+
+
+def _part_pair(ours: str, theirs: str) -> tuple[str, str]:
+    """What two paths begin with before what they have in common."""
+    a, b = ours.split("/"), theirs.split("/")
+    while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return "/".join(a), "/".join(b)
+
+
+def _grouped(paths: Iterable[str]) -> str:
+    """Paths by what they begin with, and how many there are."""
+    counts: dict[str, int] = {}
+    for path in paths:
+        part = path.split("/")[0]
+        counts[part] = counts.get(part, 0) + 1
+    return ", ".join(f"{part} ({count})" if count > 1 else part for part, count in counts.items())
+
+
+def read(params: Any, config: RunConfig) -> Taken:
     """Reads what `init_paths` names from `init_from`, straight to where it belongs.
 
-    `init_from` is the workdir of a run, of whose latest checkpoint the moving average is taken where there is one, or a
-    file, folder or `hf-hub:NAME` in OpenCLIP's, Hugging Face's or big_vision's format.
+    `init_from` is the workdir of a run, of whose latest checkpoint the moving average is taken where there is one; a
+    file, folder or `hf-hub:NAME` in OpenCLIP's, Hugging Face's or big_vision's format; or a folder of transformers'
+    with a ViViT, VideoMAE, AST or Whisper.
 
     Args:
       params: a tree of `jax.ShapeDtypeStruct`, to whose shardings the arrays are read.
       config: the run's config.
-
-    Returns:
-      Arrays by path.
 
     Raises:
       UserError: no checkpoint there, a pattern that matches nothing, a parameter that is missing or of another shape,
         or a scale of the logits above `model.max_logit_scale`.
     """
     flat = _by_path(params, config)
-    names = list(flat)
-    with contextlib.closing(_open(config.init_from, config.data.tokenizer)) as source:
-        wanted = _choose(source, flat, config)
-        arrays = source.read(wanted)
-    remedy = " or leave the scale out of init_paths"
-    validate_run.check_scale(config, arrays.get("logit_scale"), f"init_from={config.init_from!r}", remedy)
-    log.info(f"took {len(wanted)} of {len(names)} parameter arrays from {source.description}")
-    if _POSITIONS in arrays:
-        old, new = (_patches(model) for model in (source.config.model, config.model))
-        table = _for_resolution(arrays[_POSITIONS], old, new)
-        arrays[_POSITIONS] = jax.device_put(table, flat[_POSITIONS].sharding)
-    return arrays
+    with contextlib.closing(init_source.open_source(config.init_from, config.data.tokenizer)) as source:
+        choice = _choose(source, flat, config)
+        by_source: dict[str, jax.ShapeDtypeStruct] = {}
+        first_name = {theirs: name for name, theirs in reversed(choice.paths.items())}
+        for name, theirs in choice.paths.items():
+            leaf = flat[name]
+            if name in choice.tables:  # read whole, and made anew below
+                everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+                leaf = jax.ShapeDtypeStruct(source.shapes[theirs], leaf.dtype, sharding=everywhere)
+            by_source.setdefault(theirs, leaf)
+        arrays = source.read(by_source)
+    result: dict[str, jax.Array] = {}
+    for name, theirs in choice.paths.items():
+        array = arrays[theirs]
+        if name in choice.tables:
+            array = init_towers.resample(array, *choice.tables[name])
+        elif array is result.get(first_name[theirs]):
+            array = jnp.copy(array)  # a step donates its state, in which no two parameters may be one array
+        result[name] = jax.device_put(array, flat[name].sharding)
+    _check_scale(config, result.get("logit_scale"))
+    taken = choice.describe(source, flat, result)
+    for line in taken.lines():
+        log.info(line)
+    return taken
 
 
-def check(params: Any, config: RunConfig) -> None:
+def _check_scale(config: RunConfig, log_scale: jax.Array | None) -> None:
+    """Checks the scale of the logits that the run begins with.
+
+    Raises:
+      UserError: the first update would cut it.
+    """
+    if log_scale is not None:
+        remedy = " or leave the scale out of init_paths"
+        validate_run.check_scale(config, log_scale, f"init_from={config.init_from!r}", remedy)
+    elif isinstance(config.model, ContrastConfig):
+        value = config.model.logit_scale_init
+        validate_run.check_scale(config, math.log(value), f"model.logit_scale_init={value}")
+
+
+def check(params: Any, config: RunConfig) -> Taken:
     """Checks that `read` would find what it takes; arguments and errors as there, but for values: none are read."""
     flat = _by_path(params, config)
-    with contextlib.closing(_open(config.init_from, config.data.tokenizer)) as source:
-        _choose(source, flat, config)
+    with contextlib.closing(init_source.open_source(config.init_from, config.data.tokenizer)) as source:
+        return _choose(source, flat, config).describe(source, flat, {})
 
 
 def _by_path(params: Any, config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """The parameters by path, of which every pattern in `init_paths` matches one."""
     flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    for pattern in config.init_paths:
+    for pattern in param_roles.expand(config.init_paths, list(flat)):
         if not any(re.fullmatch(pattern, name) for name in flat):
             raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {next(iter(flat))!r}")
     return flat
 
 
-def _choose(
-    source: "_Source", flat: Mapping[str, jax.ShapeDtypeStruct], config: RunConfig
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """What is read of a source, by path."""
-    wanted = {}
-    for name, leaf in flat.items():
-        if not any(re.fullmatch(pattern, name) for pattern in config.init_paths):
-            continue
-        _check_same_function(source, config, name.split("/")[0])
-        shape = source.shapes.get(name)
-        if name == _POSITIONS and shape is not None and shape[1:] == leaf.shape[1:]:
-            # A table for another resolution is read whole, and resampled by `read`.
-            replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-            wanted[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=replicated)
-        elif shape == leaf.shape:
-            wanted[name] = leaf
-        else:
-            reason = f"has shape {shape}" if shape is not None else "does not exist"
-            raise UserError(
-                f"init_from={config.init_from!r}: {name} {reason} there and has shape {leaf.shape} here;"
-                " change the model, or leave it out with init_paths"
-            )
-    return wanted
-
-
 @dataclasses.dataclass(frozen=True)
-class _Source:
-    """What parameters can be taken from.
+class _Choice:
+    """What is read of a source.
 
     Attributes:
-      description: its name in the log.
-      config: what was trained there.
-      shapes: of its parameters, by path.
-      read: shapes with shardings by path -> arrays by path.
-      close: releases it.
-      tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
+      paths: the source's path by ours.
+      tables: tables of positions for another size, as they are there and here, by our path.
     """
 
-    description: str
-    config: RunConfig
-    shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
-    close: Callable[[], None]
-    tokenizer_file: Callable[[], bytes | None]
+    paths: dict[str, str]
+    tables: dict[str, tuple[Table, Table]]
+
+    def describe(self, source: Source, flat: Mapping[str, Any], arrays: Mapping[str, jax.Array]) -> Taken:
+        used = set(self.paths.values())
+        return Taken(
+            source=source.description,
+            arrays=arrays,
+            paths=self.paths,
+            resampled=[init_towers.describe_resampling(name, *tables) for name, tables in self.tables.items()],
+            fresh=[name for name in flat if name not in self.paths],
+            left=[name for name in source.shapes if name not in used],
+        )
 
 
-def _open(init_from: str, tokenizer: str) -> _Source:
-    """Opens a workdir, or another library's checkpoint; a message's remedy names the run's tokenizer.
+def _choose(source: Source, flat: Mapping[str, jax.ShapeDtypeStruct], config: RunConfig) -> _Choice:
+    """What is read of a source, all of it checked.
 
     Raises:
-      UserError: it is neither, or holds no complete checkpoint.
+      UserError: something does not fit.
     """
-    if init_from.startswith(weights_path.HUB):
-        return _open_other_library(init_from, tokenizer)
-    path = paths.as_path(init_from)
-    folder = path / "checkpoints"
-    if folder.exists():
-        return _open_workdir(init_from, folder)
-    if not path.exists():
+    ours = init_towers.towers(config.model)
+    names = init_names.match(config.init_map, source.shapes, flat, source.towers, ours, source.heads)
+    patterns = param_roles.expand(config.init_paths, list(flat))
+    chosen = [name for name in flat if param_roles.matches(patterns, name)]
+    missing = [name for name in chosen if name not in names]
+    if config.init_paths == EVERYTHING:
+        # What the source has nothing of stays fresh; a tower is taken as a whole.
+        begun = {tower.prefix for name in names if (tower := init_towers.tower_of(name, ours)) is not None}
+        missing = [name for name in missing if _prefix(name, ours) in begun]
+    _check_functions(source, config, ours, {name: names[name] for name in chosen if name in names})
+    if missing:
+        raise UserError(_misfit(config, missing[0], "does not exist", flat[missing[0]].shape))
+    paths, tables = {}, {}
+    for name in chosen:
+        if name not in names:
+            continue
+        theirs, leaf = names[name], flat[name]
+        if (shape := source.shapes[theirs]) != leaf.shape:
+            pair = _tables(name, theirs, ours, source.towers)
+            if pair is None or shape != (pair[0].rows, leaf.shape[-1]) or leaf.shape != (pair[1].rows, shape[-1]):
+                renamed = "" if name == theirs else f" (there {theirs})"
+                raise UserError(_misfit(config, name + renamed, f"has shape {shape}", leaf.shape))
+            if not init_towers.can_resample(*pair):
+                continue  # a fixed table, whose further rows the model makes itself
+            tables[name] = pair
+        paths[name] = theirs
+    if not paths:
         raise UserError(
-            f"init_from={init_from!r}: there is no {path}; give the workdir of a training run, or weights of OpenCLIP,"
-            " Hugging Face or big_vision"
+            f"init_from={config.init_from!r} has nothing of this model: its parameters are {_some(source.shapes)}, the"
+            f" model's {_some(flat)}; rename them with init_map"
         )
-    return _open_other_library(init_from, tokenizer)
+    return _Choice(paths, tables)
 
 
-def _open_workdir(init_from: str, folder: Any) -> _Source:
-    source = checkpoint.Checkpoints(folder, read_only=True)
-    try:
-        step = source.latest()
-        if step is None:
-            raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
-        meta = source.read_meta(step)
-        where = f"init_from={init_from!r}: {folder.name}/{step}"
-        stored_meta.check(meta, where)
-        origin = f"init_from={init_from!r}: the config of checkpoint {step}"
-        config = schema.parse(resumed_run.read_config(meta, origin))
-        stored_meta.check_sizes(config, origin)
-        return _Source(
-            description=f"step {step} of {init_from}",
-            config=config,
-            shapes=source.param_shapes(step),
-            read=lambda wanted: param_translation.flattened(
-                source.restore_params(step, param_translation.nested(wanted))
-            ),
-            close=source.close,
-            tokenizer_file=lambda: stored_meta.read_tokenizer_file(meta, config, where),
-        )
-    except BaseException:
-        source.close()
-        raise
+def _some(paths: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(path.split("/")[0] + "/..." * ("/" in path) for path in paths))
 
 
-def _open_other_library(init_from: str, tokenizer: str) -> _Source:
-    try:
-        opened = foreign_checkpoint.open_checkpoint(init_from)
-    except UserError as error:
-        # A workdir has a tokenizer, and no flag --model-config is read here: what it makes can be started from.
-        message = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
-        more = "; then --config.init_from=DST" if message != str(error) else ""
-        raise UserError(f"init_from: {message}{more}") from error
-
-    def read(wanted):
-        def put(name, array):
-            return jax.make_array_from_callback(array.shape, wanted[name].sharding, lambda index: array[index])
-
-        return opened.read(put, wanted.__contains__)
-
-    return _Source(
-        description=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
-        config=run_config.make_config(opened),
-        shapes=opened.shapes,
-        read=read,
-        close=lambda: None,
-        tokenizer_file=lambda: _file_of(opened.tokenizer),
+def _misfit(config: RunConfig, name: str, reason: str, shape: tuple[int, ...]) -> str:
+    return (
+        f"init_from={config.init_from!r}: {name} {reason} there and has shape {shape} here; change the model, rename"
+        " with init_map, or leave it out with init_paths"
     )
 
 
-def _file_of(tokenizer: str) -> bytes | None:
-    """The content of the file that `data.tokenizer` names, if it names one."""
-    _, _, path = tokenizer.partition(":")
-    return paths.as_path(path).read_bytes() if path and paths.as_path(path).exists() else None
+def _prefix(name: str, towers: Sequence[Tower]) -> str | None:
+    tower = init_towers.tower_of(name, towers)
+    return None if tower is None else tower.prefix
 
 
-def _patches(model: ModelConfig) -> PatchesConfig | StreamConfig:
-    """The image tower of a model that has a position table for patches."""
-    if isinstance(model, ImageTextConfig) and isinstance(model.image, (PatchesConfig, StreamConfig)):
-        return model.image
-    raise TypeError(f"model.kind={model.kind!r} has no table {_POSITIONS}")
+def _tables(name: str, theirs: str, ours: Sequence[Tower], their_towers: Sequence[Tower]) -> tuple[Table, Table] | None:
+    """The tables of positions that two parameters are, which one can be made of the other."""
+    new, old = init_towers.tower_of(name, ours), init_towers.tower_of(theirs, their_towers)
+    if new is None or old is None:
+        return None
+    before, after = init_towers.table_of(theirs, old), init_towers.table_of(name, new)
+    return None if before is None or after is None else (before, after)
 
 
-def _for_resolution(
-    table: jax.Array, old: PatchesConfig | StreamConfig, new: PatchesConfig | StreamConfig
-) -> jax.Array:
-    """Resamples an image tower's position table from one input size to another."""
-    before, after = (tower.image_size // tower.patch_size for tower in (old, new))
-    if before != after:
-        log.info(f"resampled {_POSITIONS} from {before} x {before} to {after} x {after} patches")
-    return positions.resample_positions(table, (before, before), (after, after), prefix=int(new.class_token))
-
-
-def _check_same_function(source: _Source, new: RunConfig, part: str) -> None:
-    """Checks that a tower's weights would compute here what they computed there.
+def _check_functions(source: Source, config: RunConfig, ours: Sequence[Tower], names: Mapping[str, str]) -> None:
+    """Checks that the weights of towers and their heads would compute here what they computed there.
 
     Raises:
       UserError: a field that no shape shows differs.
     """
-    old, tower = source.config, part.removesuffix("_head")
-    fields = ["data.mean_std"] if tower == "image" else []
-    if tower == "text" and not _same_tokenizer(source, new):
-        fields.append("data.tokenizer")
-    different = [line for line in serialize.differences(old, new) if line.split(":")[0] in fields]
-    if tower in ("image", "text") and all(isinstance(run.model, ImageTextConfig) for run in (old, new)):
-        before, after = (_function(config.model, tower) for config in (old, new))
-        shared = [field for field in _FUNCTION if field in before and field in after]
-        different += [
-            f"model.{tower}.{field}: {before[field]} -> {after[field]}"
-            for field in shared
-            if before[field] != after[field]
-        ]
+    different: dict[str, None] = {}
+    data, heads = init_source.data_of(config), {tower.head: tower for tower in ours}
+    their_heads = {tower.head: tower for tower in source.towers}
+    for name, theirs in names.items():
+        new, old = init_towers.tower_of(name, ours), init_towers.tower_of(theirs, source.towers)
+        if new is not None and old is not None:
+            different |= dict.fromkeys(init_towers.different_settings(old, new))
+            field = init_towers.DATA_FIELDS.get(new.kind, "")
+            if field == "data.tokenizer" and (new.prefix != "text" or _same_tokenizer(source, config)):
+                field = ""
+            if field in source.data and source.data[field] != data[field]:
+                different[f"{field}: {source.data[field]} -> {data[field]}"] = None
+        new, old = heads.get(name.split("/")[0]), their_heads.get(theirs.split("/")[0])
+        if new is not None and old is not None and new.kind == old.kind:
+            different |= dict.fromkeys(init_towers.different_head_settings(old, new))
     if different:
         raise UserError(
-            f"init_from={new.init_from!r} was trained with another setting ({'; '.join(different)}), with which its"
-            " weights compute something else; use its value, or leave the tower out with init_paths"
+            f"init_from={config.init_from!r} was trained with another setting ({'; '.join(sorted(different))}), with"
+            " which its weights compute something else; use its value, or leave the tower out with init_paths"
         )
 
 
-def _function(model: ModelConfig, tower: str) -> dict[str, Any]:
-    """What a tower computes with its weights: its settings, and what it means where one of them is not there.
-
-    A head's settings mean nothing where there is no such head.
-    """
-    if tower == "image":
-        meant = {"pre_norm": not isinstance(model, ViLTConfig)}
-    else:
-        meant = {"causal": isinstance(model, _LEFT_TO_RIGHT), "norm": "pre"}
-    settings = model_settings.resolve_eos_id(to_dict(getattr(model, tower)))
-    return meant | {name: value for name, value in settings.items() if value is not None}
-
-
-def _same_tokenizer(source: _Source, new: RunConfig) -> bool:
+def _same_tokenizer(source: Source, new: RunConfig) -> bool:
     """Whether two runs tokenize alike, whatever their files are called; weights may come without a tokenizer."""
-    old, kind = source.config.data.tokenizer, new.data.tokenizer.partition(":")[0]
+    old, kind = source.data.get("data.tokenizer", run_config.NO_TOKENIZER), new.data.tokenizer.partition(":")[0]
     if old in (run_config.NO_TOKENIZER, new.data.tokenizer):
         return True
     if old.partition(":")[0] != kind:
         return False
-    files = source.tokenizer_file(), _file_of(new.data.tokenizer)
+    files = source.tokenizer_file(), init_source.file_of(new.data.tokenizer)
     return files[0] is not None and files[0] == files[1]
 
 
-def replace(state: TrainState, taken: dict[str, jax.Array]) -> TrainState:
+def replace(state: TrainState, taken: Mapping[str, jax.Array]) -> TrainState:
     """Puts arrays, by path, in the places of the parameters and of their moving average."""
     if not taken:
         return state

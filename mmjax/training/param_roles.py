@@ -28,6 +28,21 @@ def matches(patterns: Iterable[str], path: str) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
+def expand(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The patterns, with the name of a part of the model, such as `audio`, as the patterns of it and of its head.
+
+    Args:
+      patterns: regular expressions for whole paths, or names.
+      names: the paths there are.
+    """
+    parts = {name.split("/")[0] for name in names if "/" in name}
+    result = []
+    for pattern in patterns:
+        ours = [part for part in (pattern, f"{pattern}_head") if part in parts]
+        result += [f"{part}/.*" for part in ours] if pattern in parts else [pattern]
+    return tuple(result)
+
+
 def check_pattern(field: str, pattern: str, names: Sequence[str], presets: Sequence[str] = ()) -> None:
     """Checks that a pattern of a field matches a parameter.
 
@@ -58,6 +73,7 @@ def find_frozen(params: Any, patterns: Sequence[str], *, field: str = "optimizer
     path_of = lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/")
     paths = jax.tree_util.tree_map_with_path(path_of, params)
     names = jax.tree.leaves(paths)
+    patterns = expand(patterns, names)
     for pattern in patterns:
         check_pattern(field, pattern, names)
     if all(matches(patterns, name) for name in names):

@@ -102,7 +102,7 @@ def prepare(recipe: ConfigDict, workdir: Any, flags: Collection[str] = (), start
         raise
 
 
-def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: dict[str, jax.Array]) -> Run:
+def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: init_from.Taken) -> Run:
     """`prepare` in a workdir that is this run's."""
     config, mesh = opened.config, opened.mesh
     task, examples, setup = opened.task, opened.examples, opened.setup
@@ -116,7 +116,9 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: dic
     start, meta, state = resumed_run.restore_latest(workdir, checkpoints, config.steps, setup.state)
     setup = setup.resumed(meta.get("remat", {}))
     if state is None:
-        state = init_from.replace(setup.make_state(config.seed), pretrained)
+        state = init_from.replace(setup.make_state(config.seed), pretrained.arrays)
+        if pretrained.source and jax.process_index() == 0:
+            paths.write_atomically(workdir / init_from.FILE, pretrained.to_json())
     else:
         with process_agreement.raise_on_all():
             validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
@@ -272,13 +274,13 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
     return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 
-def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup, *, begins: bool) -> dict[str, jax.Array]:
-    """The parameters of `init_from` by path, for a run that begins; none for one that goes on."""
+def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup, *, begins: bool) -> init_from.Taken:
+    """The parameters of `init_from`, for a run that begins; none for one that goes on."""
     begins = begins or process_agreement.run_on_process_0(
         lambda: checkpoint.Checkpoints(workdir / "checkpoints", read_only=True).latest() is None
     )
     if not config.init_from or not begins:
-        return {}
+        return init_from.Taken()
     with process_agreement.raise_on_all():
         return init_from.read(setup.state.params, config)
 

@@ -86,6 +86,8 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     for field in ("optimizer.freeze", "optimizer.decay", "init_paths"):
         for pattern in flat[field]:
             _check_pattern(field, flat[field], pattern)
+    for pattern, _ in config.init_map:
+        _check_pattern("init_map", tuple(pattern for pattern, _ in config.init_map), pattern)
     _check_initial_scale(config, origins.stored)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be below 2**32")

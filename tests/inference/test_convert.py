@@ -25,7 +25,7 @@ from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.report import page
-from mmjax.training import init_from, resumed_run
+from mmjax.training import init_from, init_source, resumed_run
 from tests.helpers import runs
 
 GOLDEN = runs.ROOT / "tests/golden/interop"
@@ -221,7 +221,7 @@ class TestInitFrom:
             {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
         )
         shardings, _ = partition.param_shardings(tree, mesh, MeshConfig(sharding="fsdp"))
-        return init_from.read(partition.placed_shapes(tree, shardings), parse(config))
+        return init_from.read(partition.placed_shapes(tree, shardings), parse(config)).arrays
 
     def test_all_of_it(self, other, capsys):
         folder, params = other
@@ -280,9 +280,8 @@ class TestInitFrom:
             (tmp_path / f"{name}.model").write_bytes(content)
 
         def same_as(tokenizer, file):
-            old = runs.config(data__tokenizer=tokenizer)
-            result = init_from._Source("", old, {}, None, None, lambda: file)
-            return init_from._same_tokenizer(result, config)
+            result = init_source.Source("", (), {"data.tokenizer": tokenizer}, {}, None, None, lambda: file)
+            return init_from._same_tokenizer(result, parse(config))
 
         assert same_as("sentencepiece:elsewhere", b"1") and same_as("none", None)
         assert not same_as("sentencepiece:elsewhere", b"2")

@@ -39,7 +39,7 @@ def read(config, shapes=None):
     shapes = shapes or jax.eval_shape(model_kinds.task(config).init, jax.random.key(0))
     complete = mesh_lib.replicated(make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=complete), shapes)
-    return init_from.read(placed, parse(config))
+    return dict(init_from.read(placed, parse(config)).arrays)
 
 
 @pytest.mark.parametrize(

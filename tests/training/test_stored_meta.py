@@ -12,7 +12,7 @@ from mmjax.cli import runtime
 from mmjax.config import parse
 from mmjax.errors import UserError
 from mmjax.inference import checkpoint_source
-from mmjax.training import checkpoint, init_from, stored_meta
+from mmjax.training import checkpoint, init_source, stored_meta
 from tests import test_old_checkpoints
 from tests.helpers import runs
 
@@ -116,7 +116,7 @@ def test_a_part_that_is_missing(workdir, metadata, name):
     with pytest.raises(UserError, match=f"lacks {name}"):
         checkpoint_source.open_checkpoint(workdir)
     with pytest.raises(UserError, match=f"^init_from='{workdir}': .* lacks {name}"):
-        init_from._open(str(workdir), "bytes")
+        init_source.open_source(str(workdir), "bytes")
 
 
 def test_random_changes_are_a_mistake_or_leave_the_model_as_it_is(workdir, metadata):

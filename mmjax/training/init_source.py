@@ -1,0 +1,183 @@
+"""What a run can start from: another run's workdir, weights of other libraries, one of their towers."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.config import schema, serialize
+from mmjax.config.schema import RunConfig
+from mmjax.data.image import transforms
+from mmjax.errors import UserError
+from mmjax.interop import (
+    foreign_checkpoint,
+    media_configs,
+    media_towers,
+    param_translation,
+    preprocessing,
+    run_config,
+    weights_path,
+)
+from mmjax.io import paths
+from mmjax.training import checkpoint, init_towers, resumed_run, stored_meta
+from mmjax.training.init_towers import Tower
+
+Shapes = Mapping[str, tuple[int, ...]]
+# Whose log-mel spectrograms a tower of other libraries was trained on, as `data.audio.preset` has them.
+_PRESETS = {"audio-spectrogram-transformer": "ast", "whisper": "whisper"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What parameters can be taken from.
+
+    Attributes:
+      description: its name in the log.
+      towers: its encoders.
+      data: how its inputs were prepared, by field of the config; of what is not known, nothing.
+      shapes: of its parameters, by path.
+      read: shapes with shardings by path -> arrays by path.
+      close: releases it.
+      tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
+      heads: paths of parameters that are a classifier's, and taken by `init_map` alone.
+    """
+
+    description: str
+    towers: Sequence[Tower]
+    data: Mapping[str, Any]
+    shapes: Shapes
+    read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
+    close: Callable[[], None]
+    tokenizer_file: Callable[[], bytes | None]
+    heads: tuple[str, ...] = ()
+
+
+def open_source(init_from: str, tokenizer: str) -> Source:
+    """Opens a workdir, or weights of another library; a message's remedy names the run's `tokenizer`.
+
+    Raises:
+      UserError: it is neither, or holds no complete checkpoint.
+    """
+    if init_from.startswith(weights_path.HUB):
+        return _open_other_library(init_from, tokenizer)
+    path = paths.as_path(init_from)
+    folder = path / "checkpoints"
+    if folder.exists():
+        return _open_workdir(init_from, folder)
+    if not path.exists():
+        raise UserError(
+            f"init_from={init_from!r}: there is no {path}; give the workdir of a training run, or weights of OpenCLIP,"
+            " Hugging Face or big_vision"
+        )
+    return _open_other_library(init_from, tokenizer)
+
+
+def data_of(config: RunConfig) -> dict[str, Any]:
+    """How a run prepares the inputs of its towers, by field."""
+    flat = serialize.flatten(config)
+    result = {name: flat[name] for name in ("data.mean_std", "data.tokenizer")}
+    preset = flat["data.audio.preset"]
+    kinds = [tower.kind for tower in init_towers.towers(config.model)]
+    return result | {"data.audio.preset": preset or ("whisper" if "whisper" in kinds else "ast")}
+
+
+def _open_workdir(init_from: str, folder: Any) -> Source:
+    stored = checkpoint.Checkpoints(folder, read_only=True)
+    try:
+        step = stored.latest()
+        if step is None:
+            raise UserError(f"init_from={init_from!r}: no complete checkpoint in {folder}")
+        meta = stored.read_meta(step)
+        where = f"init_from={init_from!r}: {folder.name}/{step}"
+        stored_meta.check(meta, where)
+        origin = f"init_from={init_from!r}: the config of checkpoint {step}"
+        config = schema.parse(resumed_run.read_config(meta, origin))
+        stored_meta.check_sizes(config, origin)
+        return Source(
+            description=f"step {step} of {init_from}",
+            towers=init_towers.towers(config.model),
+            data=data_of(config),
+            shapes=stored.param_shapes(step),
+            read=lambda wanted: param_translation.flattened(
+                stored.restore_params(step, param_translation.nested(wanted))
+            ),
+            close=stored.close,
+            tokenizer_file=lambda: stored_meta.read_tokenizer_file(meta, config, where),
+        )
+    except BaseException:
+        stored.close()
+        raise
+
+
+def _open_other_library(init_from: str, tokenizer: str) -> Source:
+    try:
+        if media_towers.is_tower(init_from):
+            return _open_tower(init_from)
+        opened = foreign_checkpoint.open_checkpoint(init_from)
+    except UserError as error:
+        # A workdir has a tokenizer, and no flag --model-config is read here: what it makes can be started from.
+        message = str(error).replace(" --to=mmjax ", f" --to=mmjax --tokenizer={shlex.quote(tokenizer)} ")
+        more = "; then --config.init_from=DST" if message != str(error) else ""
+        raise UserError(f"init_from: {message}{more}") from error
+    config = run_config.make_config(opened)
+    return Source(
+        description=f"{init_from} ({foreign_checkpoint.FORMATS[opened.format]})",
+        towers=init_towers.towers(config.model),
+        data=data_of(config),
+        shapes=opened.shapes,
+        read=_reader(opened),
+        close=lambda: None,
+        tokenizer_file=lambda: file_of(opened.tokenizer),
+    )
+
+
+def _open_tower(init_from: str) -> Source:
+    """Opens a folder of transformers with a tower of videos or sounds."""
+    opened = media_towers.open_tower(init_from)
+    data = {"data.audio.preset": _PRESETS[opened.format]} if opened.format in _PRESETS else {}
+    mean_std = _mean_std(opened.path.parent) if "video" in opened.settings else None
+    return Source(
+        description=f"{init_from} ({media_configs.FORMATS[opened.format].name})",
+        towers=[
+            Tower(slot, settings.get("kind", "words"), slot, {"causal": True, "norm": "pre"} | settings)
+            for slot, settings in opened.settings.items()
+        ],
+        data=data if mean_std is None else data | {"data.mean_std": mean_std},
+        shapes=opened.shapes,
+        read=_reader(opened),
+        close=lambda: None,
+        tokenizer_file=lambda: None,
+        heads=tuple(path for path in opened.shapes if path.startswith(("head/", "head_norm/"))),
+    )
+
+
+def _mean_std(folder: Path) -> str | None:
+    """What frames were normalised with, by its name in `data.mean_std`; None where no file beside the weights says."""
+    file = preprocessing.read_hf_file(folder)
+    if file is None or not {"image_mean", "image_std"} <= file[1].keys():
+        return None
+    normalised_by = [np.ravel(np.asarray(file[1][name], np.float64)) for name in ("image_mean", "image_std")]
+    for name, numbers in transforms.MEAN_STD.items():
+        if all(len(a) == 3 and np.allclose(a, b, atol=1e-4) for a, b in zip(normalised_by, numbers, strict=True)):
+            return name
+    return f"mean {normalised_by[0].tolist()} and deviation {normalised_by[1].tolist()}"
+
+
+def _reader(opened: param_translation.TranslatedTensors):
+    def read(wanted):
+        def put(name, array):
+            return jax.make_array_from_callback(array.shape, wanted[name].sharding, lambda index: array[index])
+
+        return opened.read(put, wanted.__contains__)
+
+    return read
+
+
+def file_of(tokenizer: str) -> bytes | None:
+    """The content of the file that `data.tokenizer` names, if it names one."""
+    _, _, path = tokenizer.partition(":")
+    return paths.as_path(path).read_bytes() if path and paths.as_path(path).exists() else None
