@@ -59,10 +59,6 @@ class OpenedCheckpoint(abc.ABC):
         """How images are prepared."""
         return transforms.ImageSpec(**self.preprocessing) if self.preprocessing else None
 
-    @abc.abstractmethod
-    def tokenizer_file(self) -> bytes | None:
-        """The tokenizer's model file, where it has one that is known."""
-
     @property
     def has_tokenizer(self) -> bool:
         """Whether a tokenizer is known."""
@@ -177,9 +173,6 @@ class RunCheckpoint(OpenedCheckpoint):
     def tokenizer(self) -> tokenizer_lib.Tokenizer | None:
         return tasks.make_tokenizer(self.config, file=self._tokenizer_file)
 
-    def tokenizer_file(self) -> bytes | None:
-        return self._tokenizer_file
-
     def make_portable_task(self) -> tasks.Task:
         """The task with attention kernels that any device has: the devices here may not have the run's."""
         config = dataclasses.replace(self.config, attention="auto")
@@ -252,10 +245,6 @@ class ForeignWeights(OpenedCheckpoint):
             )
         return tasks.make_tokenizer(self.config)
 
-    def tokenizer_file(self) -> bytes | None:
-        tokenizer = self.tokenizer if self.has_tokenizer else None
-        return None if tokenizer is None else tokenizer.file_bytes
-
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
         def to_devices(name, array):
             # Each device takes its part; a file that is mapped into memory is read no further.
@@ -296,10 +285,6 @@ class UntrainedModel(OpenedCheckpoint):
                 ' mmjax.create_model(name, tokenizer="sentencepiece:FILE") or "json:FILE"'
             )
         return tasks.make_tokenizer(self.config)
-
-    def tokenizer_file(self) -> bytes | None:
-        tokenizer = self.tokenizer if self.has_tokenizer else None
-        return None if tokenizer is None else tokenizer.file_bytes
 
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
         init = jax.jit(self.make_task().init, out_shardings=param_translation.nested(dict(shardings)))

@@ -13,7 +13,7 @@ from mmjax.config import serialize
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
-from mmjax.interop import export, param_translation, run_config
+from mmjax.interop import export, exported_tokenizers, param_translation, run_config
 from mmjax.io import paths
 from mmjax.models.config import TwoTowerConfig
 from mmjax.training import checkpoint
@@ -61,15 +61,14 @@ def convert(
             f"{dst}: a workdir; mmjax eval --workdir={dst} --config.data.eval=..., or --config.init_from={dst}"
         )
         return
-    tokenizer_name = opened.config.data.tokenizer if opened.has_tokenizer else ""
-    tokenizer_file = opened.tokenizer_file()
+    words = opened.tokenizer if opened.has_tokenizer else None
     files = export.write(
         Path(target),
         to,
         settings=to_dict(opened.config.model),
         preprocessing=preprocessing,
         params=param_translation.flattened(opened.read_unsharded()),
-        tokenizer=(tokenizer_name, tokenizer_file),
+        tokenizer=words,
     )
     for file in files:
         terminal.show(f"{file}  {file.stat().st_size:,} bytes")
@@ -77,8 +76,9 @@ def convert(
         terminal.show(
             "note: images were resized without antialiasing; these files have bicubic with it, as Google's own do"
         )
-    if tokenizer_name == "bytes" and tokenizer_file is None:
-        terminal.show("note: neither library has the tokenizer 'bytes'; give the model token ids")
+    if words is not None and to != "big_vision":
+        for note in exported_tokenizers.notes(words, to):
+            terminal.show(f"note: {note}")
 
 
 def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Mapping[str, Any]:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.data.text.json_encoder import LOWERCASE
+from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import validate_choice
-from mmjax.interop import big_vision, huggingface, openclip, param_names, param_translation
+from mmjax.interop import big_vision, exported_tokenizers, huggingface, openclip, param_names, param_translation
 
 FORMATS = ("openclip", "hf", "big_vision")
-_TOKENIZER_FILES = {"sentencepiece": "spiece.model", "json": "tokenizer.json", "words": "words.txt"}
 
 
 def write(
@@ -23,7 +22,7 @@ def write(
     settings: Mapping[str, Any],
     preprocessing: Mapping[str, Any],
     params: Mapping[str, Any],
-    tokenizer: tuple[str, bytes | None] = ("", None),
+    tokenizer: Tokenizer | None = None,
 ) -> list[Path]:
     """Writes a folder that OpenCLIP (`local-dir:FOLDER`), Hugging Face's `from_pretrained` or big_vision loads.
 
@@ -33,7 +32,7 @@ def write(
       settings: of the two-tower model, as in `mmjax.models.variants.two_tower`.
       preprocessing: `size`, `resize`, `interpolation`, `mean` and `std`.
       params: our arrays by path.
-      tokenizer: as `data.tokenizer` has it, and its file, which is written beside the weights.
+      tokenizer: written beside the weights as files that the library reads; None for none.
 
     Returns:
       The files written.
@@ -46,7 +45,10 @@ def write(
     if validate_choice("--to", form, FORMATS) == "big_vision":
         configs, table, name, called = {}, param_names.BIG_VISION, "model.npz", "big_vision"
     elif form == "openclip":
-        configs = {"open_clip_config.json": openclip.to_config(settings, preprocessing)}
+        config = openclip.to_config(settings, preprocessing)
+        if tokenizer is not None:
+            config["model_cfg"]["text_cfg"] |= exported_tokenizers.openclip_fields(tokenizer)
+        configs = {"open_clip_config.json": config}
         table, name, called = openclip.naming_of_settings(settings).table, "open_clip_model.safetensors", "OpenCLIP"
     else:
         family = huggingface.family_of_settings(settings)
@@ -72,16 +74,9 @@ def write(
             folder / name, param_translation.their_shapes(rows, shapes), param_translation.export_params(params, rows)
         )
     written.append(folder / name)
-    (kind, *options), content = tokenizer[0].partition(":")[0].split("+"), tokenizer[1]
-    if content is not None:
-        if form == "hf" and LOWERCASE in options:
-            # The class that puts the normalizer before those of the file.
-            file = folder / "tokenizer_config.json"
-            file.write_text(json.dumps({"tokenizer_class": "Siglip2Tokenizer"}, indent=2) + "\n")
-            written.append(file)
-        file = folder / _TOKENIZER_FILES[kind]
-        file.write_bytes(content)
-        written.append(file)
+    for file, content in (exported_tokenizers.files(tokenizer) if tokenizer is not None else {}).items():
+        (folder / file).write_bytes(content)
+        written.append(folder / file)
     return written
 
 

@@ -258,6 +258,7 @@ def to_preprocessor(preprocessing: Mapping[str, Any], family: str) -> dict[str, 
     number = {name: number for number, name in _RESAMPLE.items()}[exported_interpolation(preprocessing)]
     config = dict(
         image_processor_type="CLIPImageProcessor" if family == "clip" or crop else "SiglipImageProcessor",
+        processor_class="CLIPProcessor" if family == "clip" else "SiglipProcessor",
         do_resize=True,
         size={"shortest_edge": size} if crop else square,
         resample=number,

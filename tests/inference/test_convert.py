@@ -92,20 +92,6 @@ def test_big_vision_to_hugging_face(tmp_path, capsys):
     same(arrays(GOLDEN / "hf-siglip"), arrays(tmp_path / "hf"))
 
 
-@pytest.mark.parametrize(("spec", "file"), [("sentencepiece:a.model", "spiece.model"), ("words:a.txt", "words.txt")])
-def test_tokenizer_files_go_along(tmp_path, spec, file):
-    opened = foreign_checkpoint.open_checkpoint(GOLDEN / "hf-clip")
-    written = convert.export.write(
-        tmp_path / "out",
-        "hf",
-        settings=opened.settings,
-        preprocessing=opened.preprocessing,
-        params=opened.read(lambda _, array: array),
-        tokenizer=(spec, b"x"),
-    )
-    assert (tmp_path / "out" / file).read_bytes() == b"x" and len(written) == 4
-
-
 @pytest.mark.parametrize(
     "name, changes, to, message",
     [

@@ -107,7 +107,7 @@ def clip_text(ids: Iterable[int]) -> str:
     """The text of ids below BOS, words separated by a space; what is no UTF-8 is replaced."""
     by_id = _symbols_by_id()
     symbols = "".join(by_id[i].replace(_END_OF_WORD, " ") for i in ids)
-    values = _byte_values()
+    values = byte_values()
     return b"".join(b" " if symbol == " " else bytes([values[symbol]]) for symbol in symbols).decode("utf-8", "replace")
 
 
@@ -147,7 +147,7 @@ def _byte_symbols() -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _byte_values() -> dict[str, int]:
+def byte_values() -> dict[str, int]:
     printable = _printable()
     others = [b for b in range(256) if b not in printable]
     return dict(zip(_byte_symbols(), [*printable, *others], strict=True))
