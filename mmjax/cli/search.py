@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 span = "" if match.span is None else f"  {show_span(match.span)}"
                 terminal.show(f"{rank:4}  {match.score:7.4f}  {match.path}{span}")
         if options.output:
-            write_sheet(options.output, gallery, searcher.specs, names, answers)
+            write_sheet(options.output, gallery, searcher.specs_of(kind, in_views=False), names, answers)
             terminal.show(f"\nwritten: {options.output}")
         return 0
 

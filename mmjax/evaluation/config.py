@@ -40,6 +40,26 @@ class FewShotConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoViewsConfig:
+    """Of how many parts of a video the mean is taken; see docs/evaluation.md."""
+
+    clips: int = 1
+    """clips of a video, from its beginning to its end, of which embeddings or probabilities are averaged; with
+    data.video.stride=0 each is spread over all of it"""
+    crops: int = 1
+    """crops of each clip, 1 (the middle) or 3 (both ends of the longer side, too)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioViewsConfig:
+    """Of how many parts of a sound the mean is taken; see docs/evaluation.md."""
+
+    clips: int = 1
+    """windows of a sound that is longer than the model's spectrogram, from its beginning to its end, of which
+    embeddings or probabilities are averaged"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """What evaluations read besides model and data, in a suite as elsewhere."""
 
@@ -56,6 +76,10 @@ class EvaluationSettings:
     """of the task knn"""
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     """of the task few_shot"""
+    video: VideoViewsConfig = field(default_factory=VideoViewsConfig)
+    """clips and crops of a video, in what embeds or classifies"""
+    audio: AudioViewsConfig = field(default_factory=AudioViewsConfig)
+    """windows of a sound, in what embeds or classifies"""
     added: Mapping[str, Any] = field(default_factory=dict)
     """fields of the evaluations of plugins, by name; in a config they are eval.NAME, in a suite NAME"""
 

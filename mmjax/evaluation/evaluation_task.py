@@ -104,6 +104,7 @@ class EvaluatedSource:
       params: of the model.
       decode: makes examples of a source (or a view of one); processes read this one together.
       specs: how images and other modalities are prepared.
+      views: the same in several clips and crops, see `views.view_specs`; None for `specs`.
       bound_embedder: of the model with its parameters; None where no evaluation embeds.
       train: the images that probes learn from; None where none are wanted.
       fold_size: images in a fold of retrieval; 0 for no folds.
@@ -115,6 +116,7 @@ class EvaluatedSource:
     params: Any
     decode: Callable[[Source], EvalExamples]
     specs: InputSpecs = InputSpecs()
+    views: InputSpecs | None = None
     bound_embedder: Embedder | None = None
     train: Source | None = None
     fold_size: int = 0
@@ -138,6 +140,10 @@ class EvaluatedSource:
     def local_examples(self) -> EvalExamples:
         """Its examples with all fields of their records, read by this process alone."""
         return EvalExamples(self.source, self.specs)
+
+    def in_views(self, examples: Any) -> Any:
+        """The same examples in all clips and crops of testing, of which the mean is taken."""
+        return examples if self.views is None else examples.with_specs(self.views)  # `decode` gives `EvalExamples`
 
     def stream(self, keep: Callable[[Any], T], examples: EvalExamples | None = None) -> ExamplePass[T]:
         """Examples in one pass, with what is kept of them; `self.examples` where none are given."""
@@ -171,7 +177,7 @@ class EvaluatedSource:
         return features.embed_source(self.train, self.embedder, self._decode_with_progress)
 
     def _decode_with_progress(self, source: Source) -> Iterable[Any]:
-        return self.progress(self.decode(source))
+        return self.progress(self.in_views(self.decode(source)))
 
 
 Evaluator = Callable[[EvaluatedSource], Outcome]
@@ -251,6 +257,11 @@ class EvaluationTask:
     def embeds(self) -> bool:
         """Whether it reads embeddings."""
         return not {"embeddings", *capabilities.EMBEDDING}.isdisjoint(self.needs)
+
+    @property
+    def takes_views(self) -> bool:
+        """Whether it takes the mean over several clips and crops of an example, see `views`."""
+        return self.embeds or not {"modalities", "classify"}.isdisjoint(self.needs)
 
 
 def without_setup(

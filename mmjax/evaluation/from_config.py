@@ -17,6 +17,7 @@ from mmjax.evaluation import evaluation_task, example_selection, prompts, result
 from mmjax.evaluation.embedding import embedder, sharded_examples
 from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource
 from mmjax.evaluation.evaluators import attention_maps
+from mmjax.evaluation.views import view_specs
 from mmjax.parallel import log
 from mmjax.tasks import capabilities, config_queries
 
@@ -56,7 +57,7 @@ class Evaluator:
         options = tasks.source_options(config, evaluation=True)
         sources = mixture.parse_eval(config.data.eval, options) if config.data.eval else []
         self.sources = [prompts.apply(source) for source in sources]
-        self.specs = task.input_specs
+        self.specs, self.views = task.input_specs, view_specs(task, config.eval)
         self.plans = self._with_train(self._named() if config.eval.tasks else self._default(), options)
         model = EvaluatedModel.make(task, mesh, config, config.eval)
         self.runner = model.runner
@@ -88,6 +89,7 @@ class Evaluator:
                 params,
                 examples,
                 specs=self.specs,
+                views=self.views,
                 bound_embedder=self.embedder,
                 train=plan.train,
                 has_report=keep_artifacts,

@@ -129,6 +129,9 @@ def check_numbers(settings: EvaluationSettings) -> None:
         "few_shot.shots": (episodes.shots, 1),
         "few_shot.queries": (episodes.queries, 1),
         "few_shot.episodes": (episodes.episodes, 2),
+        "video.clips": (settings.video.clips, 1),
+        "video.crops": (settings.video.crops, 1),
+        "audio.clips": (settings.audio.clips, 1),
     }
     for field, (value, low) in least.items():
         numbers = value if isinstance(value, tuple) else (value,)
@@ -161,4 +164,6 @@ def _reads(name: str, info: EvaluationTask, field: str) -> bool:
         return info.needs_train
     if field == "seed" and "bootstrap" in info.reads:
         return True
+    if field in ("video", "audio"):
+        return info.takes_views
     return field in (name, *info.reads) or f"eval.{field}" in info.reads_of_run

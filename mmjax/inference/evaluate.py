@@ -16,6 +16,7 @@ from mmjax.evaluation.embedding import embedder as embedder_lib
 from mmjax.evaluation.evaluation_task import EvaluatedModel
 from mmjax.evaluation.evaluators.zero_shot import class_prompts
 from mmjax.evaluation.suite import jobs, results_file, runner
+from mmjax.evaluation.views import view_specs
 from mmjax.inference.eval_model import EvalModel
 from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
@@ -166,6 +167,7 @@ def _run_jobs(
         if not opened:
             return
         evaluated = EvaluatedModel.make(model.task, model.mesh, model.config, config)
+        views = view_specs(model.task, config)
         names = dict.fromkeys(task for job in opened for task in unfinished[job.job.name])
         evaluators = runner.make_evaluators(names, evaluated)
         embedder = None
@@ -177,7 +179,15 @@ def _run_jobs(
         embedder.bind(params)
     num_prompts = {job.job.name: _count_prompts(job.source) for job in opened}
     for job, outcome in runner.run(
-        opened, unfinished, evaluators, params, evaluated.runner, model.task.input_specs, embedder, log=log.info
+        opened,
+        unfinished,
+        evaluators,
+        params,
+        evaluated.runner,
+        model.task.input_specs,
+        embedder,
+        views=views,
+        log=log.info,
     ):
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         record = templates[job.name, outcome.task] | {"metrics": metrics, "n": outcome.n}

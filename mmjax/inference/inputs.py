@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
-from mmjax.data.loading.modality_transform import ModalityTransform
+from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError, validate_choice
@@ -290,7 +290,7 @@ def to_decoding(
 
 
 def to_modalities(
-    modalities: Mapping[str, Any], present: Any, example_transform: ModalityTransform
+    modalities: Mapping[str, Any], present: Any, names: Sequence[str], specs: InputSpecs
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Arrays of several modalities, of which some may be missing, as a batch has them.
 
@@ -298,7 +298,8 @@ def to_modalities(
       modalities: by name, [B, ...]; the record's own image as PIL images or uint8 arrays; a list of what else is
         decoded, as files in bytes or raw arrays.
       present: [B, M] in sorted order of all names; None: those in `modalities`.
-      example_transform: of the task.
+      names: all that the model has, sorted.
+      specs: how they are prepared.
 
     Returns:
       The batch's arrays by key, and `present`.
@@ -306,7 +307,6 @@ def to_modalities(
     Raises:
       UserError: another name, shape or number, or an example without any modality.
     """
-    names, specs = example_transform.names, example_transform.inputs
     spec = specs.image
     if not isinstance(modalities, Mapping) or not modalities:
         raise UserError(f"modalities: give a dict of arrays [B, ...] by name; the model has {', '.join(names)}")

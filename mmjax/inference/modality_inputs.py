@@ -1,16 +1,38 @@
 """Inputs of loaded models beside images and texts: files, arrays, or arrays with their rates, as a model takes them."""
 
+import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.loading.inputs import ModalitySpec
+from mmjax.data.loading.inputs import InputSpecs, ModalitySpec
 from mmjax.data.record import Record
 from mmjax.errors import UserError
+from mmjax.evaluation import task_choice
+from mmjax.evaluation.views import view_specs
 from mmjax.io.reader import Reader
+
+
+def specs_in_views(task: Any, name: str = "", views: Mapping[str, int | None] | None = None) -> InputSpecs:
+    """How all that a model sees is prepared: in the clips and crops of its run's `eval`, or in those that a call names.
+
+    Args:
+      task: the model's.
+      name: of the modality that `views` are of.
+      views: by field of `eval.NAME`; None for the run's.
+
+    Raises:
+      UserError: as `view_specs`.
+    """
+    settings = task.config.eval
+    if changed := {field: count for field, count in (views or {}).items() if count is not None}:
+        group = dataclasses.replace(getattr(settings, name), **changed)
+        settings = dataclasses.replace(settings, **{name: group})
+    task_choice.check_numbers(settings)
+    return view_specs(task, settings) or task.input_specs
 
 
 def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.ndarray:

@@ -61,29 +61,35 @@ class Model(RestoredModel):
         embeddings = self._run(self._embed_bytes if pixels.dtype == np.uint8 else self._embed_pixels, (pixels,))
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
-    def encode_video(self, videos: Any, *, rate: float | None = None) -> Float32[np.ndarray, "B E"]:
+    def encode_video(
+        self, videos: Any, *, rate: float | None = None, clips: int | None = None, crops: int | None = None
+    ) -> Float32[np.ndarray, "B E"]:
         """Embeds videos; rows have unit length.
 
         Args:
           videos: a list of paths, of files as bytes, or of frames uint8 [T, H, W, 3] of any number and size.
           rate: of frames, a second.
+          clips, crops: of a video, over which the mean is taken; the run's `eval.video` where they are None.
 
         Raises:
           UserError: one cannot be decoded; or the model embeds no videos.
         """
-        return self._encode_modality("video", videos, rate)
+        return self._encode_modality("video", videos, rate, clips=clips, crops=crops)
 
-    def encode_audio(self, sounds: Any, *, rate: float | None = None) -> Float32[np.ndarray, "B E"]:
+    def encode_audio(
+        self, sounds: Any, *, rate: float | None = None, clips: int | None = None
+    ) -> Float32[np.ndarray, "B E"]:
         """Embeds sounds; rows have unit length.
 
         Args:
           sounds: a list of paths, of files as bytes, or of samples float32 [N] in [-1, 1].
           rate: of samples, in Hz.
+          clips: windows of a long sound, over which the mean is taken; the run's `eval.audio` where it is None.
 
         Raises:
           UserError: one cannot be decoded; or the model embeds no sounds.
         """
-        return self._encode_modality("audio", sounds, rate)
+        return self._encode_modality("audio", sounds, rate, clips=clips)
 
     def encode_series(self, series: Any) -> Float32[np.ndarray, "B E"]:
         """Embeds time series, a list of arrays [steps, channels]; rows have unit length. Errors as `encode_audio`."""
@@ -93,9 +99,13 @@ class Model(RestoredModel):
         """Embeds rows of a table, a list of arrays [columns]; rows have unit length. Errors as `encode_audio`."""
         return self._encode_modality("table", rows)
 
-    def _encode_modality(self, name: str, values: Any, rate: float | None = None) -> Float32[np.ndarray, "B E"]:
+    def _encode_modality(
+        self, name: str, values: Any, rate: float | None = None, **views: int | None
+    ) -> Float32[np.ndarray, "B E"]:
         self._check(f"encode_{name}")
-        arrays = modality_inputs.to_arrays(values, self._spec(name), rate)
+        specs = modality_inputs.specs_in_views(self._task, name, views)
+        spec = next(spec for spec in specs.others if spec.name == name)
+        arrays = modality_inputs.to_arrays(values, spec, rate)
         embeddings = self._run(functools.partial(self._embed_modality, name), (arrays,))
         return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
 
@@ -257,7 +267,8 @@ class Model(RestoredModel):
         model, transform = self.config.model, self._task.example_transform
         if not isinstance(model, FusedConfig) or not isinstance(transform, ModalityTransform):
             raise TypeError(f"model.kind={model.kind!r} has no modalities")
-        batch, present = inputs.to_modalities(modalities, present, transform)
+        specs = modality_inputs.specs_in_views(self._task)
+        batch, present = inputs.to_modalities(modalities, present, transform.names, specs)
         keys = sorted(batch)
         columns = (*(batch[key] for key in keys), present)
         classes = self._run(functools.partial(self._classify, tuple(keys)), columns) if keys else None

@@ -17,6 +17,7 @@ from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.record import Record
 from mmjax.errors import UserError
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
+from mmjax.evaluation.views import view_specs
 from mmjax.inference import eval_model
 from mmjax.metrics import exact_dot
 from mmjax.search import index as index_lib
@@ -88,6 +89,7 @@ class Searcher:
         self.kind, self.tokenizer, self.task = kind, model.tokenizer, task
         self.runner = BatchRunner(model.mesh, model.config.eval.batch_size, loss=task.config.loss.impl)
         self._embed: dict[str, Any] = {}
+        self.views = view_specs(task, model.config.eval)
         self.params = params = model.restore()
         self.specs = self.specs_of(kind)
         self.identity = {
@@ -96,9 +98,9 @@ class Searcher:
             "preprocessing": _describe(self.specs),
         }
 
-    def specs_of(self, kind: Kind) -> InputSpecs:
-        """How a modality is prepared, and nothing else of an example."""
-        specs = self.task.input_specs
+    def specs_of(self, kind: Kind, *, in_views: bool = True) -> InputSpecs:
+        """How a modality is prepared, and nothing else of an example; in the clips and crops of `eval`, or in one."""
+        specs = self.views if in_views and self.views is not None else self.task.input_specs
         if kind.modality == "image":
             return InputSpecs(specs.image)
         return InputSpecs(None, tuple(spec for spec in specs.others if spec.name == kind.modality))

@@ -115,12 +115,25 @@ class ModelOutputs:
         return BatchFeatures(self.model.bind({"params": params}), batch, None, self.inputs)
 
     def embed_images(self, params: Any, images: Shaped[Array, "B ..."]) -> Float[Array, "B *V E"]:
-        """Embeds preprocessed images, or what the model sees in their place; see `embed_pixels`."""
-        return self.embed_pixels(params, self.inputs.normalize(images, self.seen))
+        """Embeds preprocessed images, or what the model sees in their place; see `embed_modality`."""
+        return self.embed_modality(params, self.seen, images)
 
     def embed_modality(self, params: Any, name: str, arrays: Shaped[Array, "B ..."]) -> Float[Array, "B *V E"]:
-        """Embeds preprocessed arrays of a modality but text; rows have unit length."""
-        return self._embed(params, name, self.inputs.normalize(arrays, name))
+        """Embeds preprocessed arrays of a modality but text; rows have unit length.
+
+        Of arrays [B, clips, crops, ...] the mean over clips and crops is taken, and made a unit vector again.
+        """
+        embed = lambda part: self._embed(params, name, self.inputs.normalize(part, name))
+        if not self._has_views(name, arrays):
+            return embed(arrays)
+        parts = jnp.moveaxis(arrays.reshape(len(arrays), -1, *arrays.shape[3:]), 1, 0)
+        mean = jax.lax.map(embed, parts).mean(axis=0)  # one after the other, with the memory of one
+        return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+    def _has_views(self, name: str, arrays: Shaped[Array, "B ..."]) -> bool:
+        """Whether a batch of a modality has axes of clips and crops, see `ModalitySpec.views`."""
+        shape = next((spec.shape for spec in self.input_specs.others if spec.name == name), None)
+        return shape is not None and arrays.ndim == len(shape) + 3
 
     def embed_pixels(self, params: Any, pixels: Float[Array, "B ..."]) -> Float[Array, "B *V E"]:
         """Embeds normalised images, in several vectors where the model has queries; rows have unit length."""
@@ -203,7 +216,25 @@ class ModelOutputs:
             return logits[:, 1] - logits[:, 0]
 
     def classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
-        """Scores of each class for examples of several modalities, of which only those `present` are looked at."""
+        """Scores of each class for examples of several modalities, of which only those `present` are looked at.
+
+        Where some have clips and crops, [B, clips, crops, ...], the scores are logarithms of the mean of probabilities.
+        """
+        views = {name: x.shape[1:3] for name, x in batch.items() if self._has_views(name, x)}
+        if not views:
+            return self._classify(params, batch, present)
+        clips, crops = (max(counts) for counts in zip(*views.values(), strict=True))
+
+        def probabilities(view: Int[Array, ""]) -> Float[Array, "B C"]:
+            # What has one clip or one crop goes with all of another's.
+            indices = {name: (view // crops % of[0], view % crops % of[1]) for name, of in views.items()}
+            part = {name: batch[name][:, *indices[name]] if name in views else batch[name] for name in batch}
+            return jax.nn.softmax(self._classify(params, part, present), axis=-1)
+
+        return jnp.log(jax.lax.map(probabilities, jnp.arange(clips * crops)).mean(axis=0))
+
+    def _classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
+        """Scores of each class for one clip and crop of each modality."""
         with mesh_lib.activation_mesh(self.mesh):
             features = self.features(params, batch)
             return features.model(features.arrays(), present)

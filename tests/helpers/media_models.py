@@ -2,7 +2,7 @@
 
 from mmjax.config import base_config, set_group
 
-LAYERS = dict(width=16, heads=2, mlp_dim=16, depth=2, activation="gelu", norm_eps=1e-6, scan=False)
+LAYERS = dict(width=16, heads=2, mlp_dim=16, depth=1, activation="gelu", norm_eps=1e-6, scan=False)
 TOKENS = dict(LAYERS, class_token=False)
 VIDEO = dict(TOKENS, frames=4, image_size=16, patch_size=8, tubelet_frames=2)
 AUDIO = dict(TOKENS, frames=32, mel_bins=16, patch_size=(8, 8))
@@ -34,5 +34,5 @@ def fused(**encoders):
     encoders = encoders or {"video": dict(VIDEO, kind="video"), "audio": dict(AUDIO, kind="audio")}
     fusion = dict(LAYERS, kind="joint", depth=1)
     set_group(config, "model", dict(kind="fused", encoders=encoders, fusion=fusion, classes=9))
-    config.objectives.classify = 1.0
+    config.objectives.classify, config.data.train = 1.0, "actions"
     return _settings(config)

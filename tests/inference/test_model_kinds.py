@@ -258,7 +258,7 @@ class TestCommands:
         for argv, message in (
             (["eval", f"--workdir={captioner}", "--config=eval"], suite),
             (["eval", f"--model={captioner}", "--config=eval", f"--output={tmp_path}/x.json"], "; choose among image_"),
-            (search, "error: search, which embeds images and texts, is not for model.kind='captioner'"),
+            (search, "error: search by images is not for model.kind='captioner'"),
             (["convert", str(captioner), f"{tmp_path}/out", "--to=hf"], "model.kind='captioner': the formats are"),
         ):  # fmt: skip
             with runs.shared_compilation(), runs.on_devices(1):

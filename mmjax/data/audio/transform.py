@@ -50,6 +50,8 @@ class AudioSpec:
       time_masks: in training, SpecAugment's masks of time and the widest one in frames; (0, 0) for none.
       time_share: no mask of time is wider than this share of the spectrogram.
       frequency_masks: in training, SpecAugment's masks of frequency and the widest one in mel bins; (0, 0) for none.
+      clips: of testing, see `views`.
+      crops: of testing, of which a sound has one.
     """
 
     preset: str = "ast"
@@ -59,6 +61,8 @@ class AudioSpec:
     time_masks: Sequence[int] = (0, 0)
     time_share: float = 1.0
     frequency_masks: Sequence[int] = (0, 0)
+    clips: int = 1
+    crops: int = 1
 
     def __post_init__(self):
         validate_choice("data.audio.preset", self.preset, PRESETS)
@@ -67,6 +71,8 @@ class AudioSpec:
                 raise UserError(
                     f"data.audio.{name}={getattr(self, name)}: give a positive number, or 0 for the preset's"
                 )
+        if self.clips < 1:
+            raise UserError(f"eval.audio.clips={self.clips}: give 1 or more")
         if self.sample_rate and not RATES[0] <= self.sample_rate <= RATES[1]:
             raise UserError(f"data.audio.sample_rate={self.sample_rate}: give {RATES[0]} to {RATES[1]} Hz, or 0")
         if not 0 <= self.time_share <= 1:
@@ -125,20 +131,52 @@ class AudioSpec:
           BadExample: as `decode_audio` does; `empty` for less than one window of samples.
           UserError: samples without a rate; what decodes the file is not installed.
         """
-        samples, rate = decode_audio(entry, span=span) if isinstance(entry, bytes) else _samples(entry, rate, span)
-        spec, preset, frames = self.log_mel_spec, PRESETS[self.preset], self.shape[0]
-        samples, wanted = resample(samples, rate, spec.sample_rate), spec.samples(frames)
-        spare = len(samples) - wanted
+        samples, spare = self._decode(entry, rate, span)
+        start = 0
         if spare > 0:
-            start = int(rng.integers(spare + 1)) if rng is not None else spare // 2 if preset.middle else 0
-            samples = samples[start : start + wanted]
-        elif preset.padding == "silence":
-            samples = np.pad(samples, (0, -spare))
+            middle = PRESETS[self.preset].middle
+            start = int(rng.integers(spare + 1)) if rng is not None else spare // 2 if middle else 0
+        spectrogram = self._spectrogram(samples, start)
+        return spectrogram if rng is None else self._mask(spectrogram, rng)
+
+    def views(
+        self, entry: bytes | np.ndarray, *, rate: float | None = None, span: tuple[float, float] | None = None
+    ) -> Float32[np.ndarray, "C T F"]:
+        """The windows of testing, evenly spaced from the first possible one to the last; one is that of `prepare`.
+
+        Args:
+          entry: see `prepare`; so are the others.
+
+        Raises:
+          BadExample: as `prepare` does.
+          UserError: as `prepare` does.
+        """
+        if self.clips == 1:
+            return self.prepare(entry, None, rate=rate, span=span)[None]
+        samples, spare = self._decode(entry, rate, span)
+        starts = [max(0, spare) * clip // (self.clips - 1) for clip in range(self.clips)]
+        made = {start: self._spectrogram(samples, start) for start in set(starts)}
+        return np.stack([made[start] for start in starts])
+
+    def _decode(
+        self, entry: bytes | np.ndarray, rate: float | None, span: tuple[float, float] | None
+    ) -> tuple[Float32[np.ndarray, " N"], int]:
+        """Samples at the spectrogram's rate, and how many more there are than it shows, which may be below 0."""
+        samples, rate = decode_audio(entry, span=span) if isinstance(entry, bytes) else _samples(entry, rate, span)
+        spec = self.log_mel_spec
+        samples = resample(samples, rate, spec.sample_rate)
+        return samples, len(samples) - spec.samples(self.shape[0])
+
+    def _spectrogram(self, samples: Float32[np.ndarray, " N"], start: int) -> Float32[np.ndarray, "T F"]:
+        """The spectrogram from a sample on, padded as the preset has it."""
+        spec, preset, frames = self.log_mel_spec, PRESETS[self.preset], self.shape[0]
+        samples = samples[start : start + spec.samples(frames)]
+        if preset.padding == "silence":
+            samples = np.pad(samples, (0, spec.samples(frames) - len(samples)))
         spectrogram = log_mel.log_mel(samples, spec)
         if preset.padding == "repeat":
             spectrogram = spectrogram[np.arange(frames) % len(spectrogram)]
-        spectrogram, _ = log_mel.fit_frames(spectrogram, frames, value=-spec.mean / spec.std)
-        return spectrogram if rng is None else self._mask(spectrogram, rng)
+        return log_mel.fit_frames(spectrogram, frames, value=-spec.mean / spec.std)[0]
 
     def _mask(self, spectrogram: Float32[np.ndarray, "T F"], rng: np.random.Generator) -> Float32[np.ndarray, "T F"]:
         (time_masks, time_width), (frequency_masks, frequency_width) = self.time_masks, self.frequency_masks

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import copy
 import functools
 import itertools
 import types
@@ -80,6 +81,12 @@ class EvalExamples:
         self.source = source
         self.specs = InputSpecs.of(specs)
         self.threads = available_cores() if threads is None else threads
+
+    def with_specs(self, specs: InputSpecs) -> "EvalExamples":
+        """The same examples, prepared in another way."""
+        examples = copy.copy(self)
+        examples.specs = specs
+        return examples
 
     def __len__(self) -> int:
         return len(self.source)

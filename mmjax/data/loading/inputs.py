@@ -42,6 +42,25 @@ class Decoder(Protocol):
         ...
 
 
+@runtime_checkable
+class ViewsDecoder(Decoder, Protocol):
+    """A decoder that also makes several clips and crops of an entry, as testing takes the mean over them.
+
+    Attributes:
+      clips: how many.
+      crops: of each.
+    """
+
+    clips: int
+    crops: int
+
+    def views(
+        self, entry: bytes | np.ndarray, *, rate: float | None = None, span: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """Arrays [clips * crops, ...] of an entry, the crops of a clip together."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class ModalitySpec:
     """How the arrays of a modality beside images are prepared.
@@ -52,6 +71,8 @@ class ModalitySpec:
       dtype: of an example's array.
       nan_allowed: whether NaN stands for a single missing value, as the encoder takes it.
       decoder: of files and raw arrays; None for arrays that are taken as they are.
+      views: clips and crops of an example in evaluation, whose array then is [clips, crops, ...]; () for one without
+        these axes.
     """
 
     name: str
@@ -59,6 +80,7 @@ class ModalitySpec:
     dtype: str = "float32"
     nan_allowed: bool = False
     decoder: Decoder | None = None
+    views: tuple[int, ...] = ()
 
     @classmethod
     def decoded(cls, name: str, decoder: Decoder) -> "ModalitySpec":
@@ -76,6 +98,8 @@ class ModalitySpec:
             return None
         if self.decoder is not None:
             rate, span = ((record.get(field) or {}).get(self.name) for field in ("rates", "spans"))
+            if self.views and isinstance(self.decoder, ViewsDecoder) and rng is None:
+                return self.decoder.views(value, rate=rate, span=span).reshape(*self.views, *self.shape)
             return self.decoder.prepare(value, rng, rate=rate, span=span)
         if isinstance(value, bytes):
             raise BadExample(
@@ -90,7 +114,19 @@ class ModalitySpec:
 
     def blank(self) -> np.ndarray:
         """What stands for an array that is missing."""
-        return np.zeros(self.shape, self.dtype)
+        return np.zeros((*self.views, *self.shape), self.dtype)
+
+    def in_views(self, clips: int, crops: int) -> "ModalitySpec":
+        """The same of several clips and crops.
+
+        Raises:
+          TypeError: the decoder makes none.
+        """
+        if not isinstance(self.decoder, ViewsDecoder):
+            raise TypeError(f"{type(self.decoder).__name__} makes no clips")
+        decoder: Any = self.decoder
+        changed = dataclasses.replace(decoder, clips=clips, crops=crops)
+        return dataclasses.replace(self, decoder=changed, views=(clips, crops))
 
 
 @dataclasses.dataclass(frozen=True)

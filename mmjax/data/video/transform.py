@@ -46,14 +46,15 @@ class VideoSpec:
     def __post_init__(self):
         for name, least in (("frames", 1), ("stride", 0), ("clips", 1)):
             if getattr(self, name) < least:
-                raise UserError(f"data.video.{name}={getattr(self, name)}: give {least} or more")
+                group = "eval.video" if name == "clips" else "data.video"
+                raise UserError(f"{group}.{name}={getattr(self, name)}: give {least} or more")
         if not 0 <= self.rate < math.inf:
             raise UserError(f"data.video.rate={self.rate}: give frames a second, or 0 for the file's")
         if self.crops not in (1, 3):
-            raise UserError(f"data.video.crops={self.crops}: give 1 (the middle) or 3 (both ends, too)")
+            raise UserError(f"eval.video.crops={self.crops}: give 1 (the middle) or 3 (both ends, too)")
         if self.crops > 1 and self.image.resize == "squash":
             raise UserError(
-                f"data.video.crops={self.crops} goes with data.resize='crop': 'squash' shows all of a frame"
+                f"eval.video.crops={self.crops} goes with data.resize='crop': 'squash' shows all of a frame"
             )
         if self.image.frame:
             raise UserError("frames of videos are resized on the host; set data.resize_on='host'")

@@ -33,12 +33,12 @@ class ShardedExamples(eval_examples.EvalExamples):
 
     def __init__(self, source: Source, specs: InputSpecs | transforms.ImageSpec, batch_size: int, rows: np.ndarray):
         super().__init__(source, specs)
-        self.batch_size, self.rows, self.blank = batch_size, rows.tolist(), self.specs.blank()
+        self.batch_size, self.rows = batch_size, rows.tolist()
 
     def __iter__(self) -> Iterator[eval_examples.EvalExample]:
         starts = range(0, len(self), self.batch_size)
         mine = [start + row for start in starts for row in self.rows if start + row < len(self)]
-        ahead = self.read(mine)  # by threads, over the ends of batches
+        ahead, blank = self.read(mine), self.specs.blank()  # by threads, over the ends of batches
         for start in range(0, len(self), self.batch_size):
             stop = min(start + self.batch_size, len(self))
             inputs, annotations, error = {}, [], None
@@ -55,7 +55,7 @@ class ShardedExamples(eval_examples.EvalExamples):
             gathered = process_agreement.all_gather_objects(annotations)
             everyone = {index: rest for part in gathered for index, *rest in part}
             for index in range(start, stop):
-                yield eval_examples.EvalExample(inputs.get(index, self.blank), *everyone[index])
+                yield eval_examples.EvalExample(inputs.get(index, blank), *everyone[index])
 
 
 class _InputlessSource:

@@ -34,7 +34,7 @@ class ModalityRetrievalEvaluator:
 
     def __call__(self, data: EvaluatedSource) -> Outcome:
         """Evaluates a source; it has no artifacts."""
-        stream = data.stream(lambda example: int(example.id), data.local_examples)
+        stream = data.stream(lambda example: int(example.id), data.in_views(data.local_examples))
         embeddings = self.runner.run(self.run, data.params, (self._row(example, data) for example in stream))
         ids = np.array(stream.kept, np.uint64)
         metrics = {}

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool
 
+from mmjax.data.loading.inputs import Arrays
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
 from mmjax.evaluation.embedding.features import ExamplePass
 from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
@@ -22,8 +23,7 @@ class MultimodalClassificationEvaluator:
     """
 
     def __init__(self, task: Any, runner: BatchRunner):
-        self.task, self.runner, self.example_transform = task, runner, task.example_transform
-        self.names = self.example_transform.names
+        self.task, self.runner, self.names = task, runner, task.example_transform.names
         self.patterns = _modality_patterns(self.names)
         self.run = runner.compile(self._classify)
 
@@ -32,8 +32,9 @@ class MultimodalClassificationEvaluator:
 
         Modalities are arrays of any size, which are not sent around: every process reads all examples.
         """
-        stream = data.stream(lambda example: int(example.label), data.local_examples)
-        rows = ExamplePass(map(self._row, stream), keep=lambda row: row[-1])
+        examples = data.in_views(data.local_examples)
+        stream, blank = data.stream(lambda example: int(example.label), examples), examples.specs.blank()
+        rows = ExamplePass((self._row(example, blank) for example in stream), keep=lambda row: row[-1])
         scores_by_pattern = self.runner.run(self.run, data.params, rows)
         labels, present = np.array(stream.kept), np.stack(rows.kept)
         metrics: dict[str, float] = {}
@@ -54,9 +55,9 @@ class MultimodalClassificationEvaluator:
         scores = jax.lax.map(lambda mask: self.task.classify(params, batch, present & mask), masks)
         return dict(zip(self.patterns, scores, strict=True))
 
-    def _row(self, example: Any) -> Row:
-        """The arrays of `names`, and bool [M], which modalities are present."""
-        arrays = self.example_transform.inputs.blank() | dict(example.inputs)
+    def _row(self, example: Any, blank: Arrays) -> Row:
+        """The arrays of `names`, blank where they are missing, and bool [M], which modalities are present."""
+        arrays = blank | dict(example.inputs)
         return *(arrays[name] for name in self.names), np.array([name in example.inputs for name in self.names], bool)
 
 

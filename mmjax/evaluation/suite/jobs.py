@@ -58,6 +58,9 @@ class Job(DatasetConfig):
             settings["bootstrap"] = suite.bootstrap
         for group in ("knn", "few_shot", "clip_score"):
             settings |= to_dict(getattr(suite, group)) if group in info.reads else {}
+        if info.takes_views:  # one is what there always was
+            views = serialize.flatten({"video": to_dict(suite.video), "audio": to_dict(suite.audio)})
+            settings |= {field: count for field, count in views.items() if count != 1}
         if "seed" in info.reads or settings.get("bootstrap"):
             settings["seed"] = suite.seed
         fields = suite.added.get(task)

@@ -139,6 +139,7 @@ def run(
     specs: InputSpecs,
     embedder: Embedder | None,
     *,
+    views: InputSpecs | None = None,
     log: Callable[[str], None] = print,
 ) -> Iterator[tuple[Job, Evaluation]]:
     """Yields each evaluation as soon as it is done; every process must take all of them.
@@ -152,6 +153,7 @@ def run(
       specs: how images and other modalities are prepared.
       embedder: of the model with its parameters; every process gets all embeddings and computes all metrics. None
         where no task embeds.
+      views: `specs` in several clips and crops; None for one.
       log: prints what comes next.
     """
     sources = [source for item in opened for source in (item.source, item.train) if source is not None]
@@ -169,6 +171,7 @@ def run(
             params,
             decode,
             specs=specs,
+            views=views,
             bound_embedder=embedder,
             train=item.train if learns else None,
             fold_size=job.fold_size,

@@ -138,8 +138,8 @@ def test_frames_without_a_rate_have_no_seconds():
         (dict(frames=0), "data.video.frames=0: give 1 or more"),
         (dict(stride=-1), "data.video.stride=-1: give 0 or more"),
         (dict(rate=float("inf")), "data.video.rate=inf: give frames a second"),
-        (dict(crops=2), "data.video.crops=2: give 1 .* or 3"),
-        (dict(crops=3, image=ImageSpec(size=8, resize="squash")), "data.video.crops=3 goes with data.resize='crop'"),
+        (dict(crops=2), "eval.video.crops=2: give 1 .* or 3"),
+        (dict(crops=3, image=ImageSpec(size=8, resize="squash")), "eval.video.crops=3 goes with data.resize='crop'"),
         (dict(image=ImageSpec(size=8, frame=32)), "data.resize_on='host'"),
     ],
 )
