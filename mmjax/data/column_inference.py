@@ -12,6 +12,7 @@ from typing import Any, overload
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.class_records import make_class_record
 from mmjax.data.formats.input_files import TEMPLATES, inputs_of_bytes, kind_of, record_fields
+from mmjax.data.formats.table_rows import add_row, check_columns
 from mmjax.data.formats.wordnet_ids import readable_names, unknown_ids
 from mmjax.data.record import CaptionKeys, Record, stable_id
 from mmjax.data.source_protocols import SourceOptions
@@ -29,21 +30,44 @@ log = logging.getLogger("mmjax.data")
 
 
 @dataclasses.dataclass(frozen=True)
+class TableFields:
+    """The fields that are read as a row of named columns.
+
+    Attributes:
+      fields: by the column's name.
+      texts: columns whose texts are the captions.
+    """
+
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+
+    def row(self, lookup: Callable[[str], Any]) -> dict[str, Any]:
+        """The values of an example by column."""
+        return {name: lookup(field) for name, field in self.fields.items()}
+
+    def add(self, record: Record, lookup: Callable[[str], Any]) -> Record:
+        """A record with its row, where there are such columns."""
+        return add_row(record, self.row(lookup), self.texts) if self.fields else record
+
+
+@dataclasses.dataclass(frozen=True)
 class CaptionFields:
     """The fields that are used, of all that a source has: an image's and its captions'.
 
     Attributes:
-      image: field of the encoded image, video or sound.
+      image: field of the encoded image, video or sound; "" for rows of columns alone.
       captions: fields of the captions.
+      table: columns that are read as a row.
     """
 
     image: str
     captions: CaptionKeys
+    table: TableFields = dataclasses.field(default_factory=TableFields)
 
     @property
     def names(self) -> list[str]:
         """Every field that is looked up."""
-        return [self.image, *self.captions.keys]
+        return [*filter(None, [self.image]), *self.captions.keys, *self.table.fields.values()]
 
     @property
     def class_names(self) -> None:
@@ -77,7 +101,8 @@ class CaptionFields:
             texts = self.captions.gather(lookup)
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
-        return Record(**record_fields(inputs), id=stable_id("image", source, index), path=path, **texts)
+        record = Record(**record_fields(inputs), id=stable_id("image", source, index), path=path, **texts)
+        return self.table.add(record, lookup)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +114,19 @@ class ClassFields:
       label: field of the class's number.
       names_of_classes: by number.
       class_codes: WordNet ids of the classes, where the source has these for names; or None.
+      table: columns that are read as a row.
     """
 
     image: str
     label: str
     names_of_classes: tuple[str, ...]
     class_codes: tuple[str, ...] | None = None
+    table: TableFields = dataclasses.field(default_factory=TableFields)
 
     @property
     def names(self) -> list[str]:
         """Every field that is looked up."""
-        return [self.image, self.label]
+        return [*filter(None, [self.image]), self.label, *self.table.fields.values()]
 
     @property
     def class_names(self) -> list[str]:
@@ -109,7 +136,7 @@ class ClassFields:
     @property
     def templates(self) -> list[str]:
         """Templates of the captions, see `Source`."""
-        kind = self.image if self.image in TEMPLATES else kind_of(f".{self.image}")
+        kind = "array" if not self.image else self.image if self.image in TEMPLATES else kind_of(f".{self.image}")
         return list(TEMPLATES[kind or "image"])
 
     def record(self, lookup: Callable[[str], Any], *, source: str, index: int, path: str) -> Record:
@@ -125,7 +152,8 @@ class ClassFields:
         if not isinstance(label, int) or not 0 <= label < len(self.names_of_classes):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
         class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
-        return make_class_record(inputs, self.names_of_classes, self.templates, label, path, class_id)
+        record = make_class_record(inputs, self.names_of_classes, self.templates, label, path, class_id)
+        return self.table.add(record, lookup)
 
 
 Fields = CaptionFields | ClassFields
@@ -133,6 +161,8 @@ Fields = CaptionFields | ClassFields
 
 def _read_inputs(lookup: Callable[[str], Any], field: str, path: str) -> dict[str, Any]:
     """An image, or what else an encoded file is, by modality."""
+    if not field:
+        return {}
     value = lookup(field)
     if isinstance(value, Mapping):  # as Hugging Face datasets keep an image: {"bytes": ..., "path": ...}
         value = value.get("bytes")
@@ -204,12 +234,17 @@ def choose_fields(
     if not options.image_key and possible is not None and image not in possible:
         usual = [field for name in wanted if (field := _find(name, possible))]
         image = usual[0] if usual else possible[0] if len(possible) == 1 else image
+    listed = {name: field for name in options.columns if (field := _find(name, columns))}
+    check_columns(options.columns, list(dict.fromkeys([*columns, *listed])), where)
+    table = TableFields(listed, options.text_columns)
+    if not options.image_key and listed and (image is None or (possible is not None and image not in possible)):
+        image = ""  # rows alone are examples, too
     if image is None:
         raise UserError(
             f"{where}: no field of images: looked for {_some(wanted)}, found {_listed(columns)}"
             f"{_near(wanted, columns)}; name one in {options.keys_field}.image_key"
         )
-    if possible is not None and image not in possible:
+    if image and possible is not None and image not in possible:
         holds = f", but {_listed(possible)} could" if possible else ""
         raise UserError(f"{where}: field {image!r} holds no encoded images{holds}; set {options.keys_field}.image_key")
     field = f"{options.keys_field}.caption_keys"
@@ -222,19 +257,21 @@ def choose_fields(
                 f"{where}: {field}={options.caption_keys!r}: no field {absent[0]!r}, found {_listed(columns)}"
                 f"{_near(absent, columns)}; name what is there"
             )
-        return CaptionFields(image, dataclasses.replace(keys, keys=tuple(matches.values())))
+        return CaptionFields(image, dataclasses.replace(keys, keys=tuple(matches.values())), table)
     if classes:
         label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
         names, readable = tuple(classes[label]), readable_names(classes[label])
         if unknown := unknown_ids(names):
             log.warning("%s: class %r and %d others are none of ImageNet-1k's ids", where, unknown[0], len(unknown) - 1)
-        return ClassFields(image, label, tuple(readable or names), names if readable else None)
+        return ClassFields(image, label, tuple(readable or names), names if readable else None, table)
+    if not matches and options.columns:
+        return CaptionFields(image, dataclasses.replace(keys, keys=()), table)
     if not matches:
         raise UserError(
             f"{where}: no field of captions: looked for {_some(keys.keys)}, found {_listed(columns)}"
             f"{_near(keys.keys[:1], columns)}; name one in {field}"
         )
-    return CaptionFields(image, dataclasses.replace(keys, keys=(next(iter(matches.values())),)))
+    return CaptionFields(image, dataclasses.replace(keys, keys=(next(iter(matches.values())),)), table)
 
 
 def get_nested(value: Any, path: str, *, lists: int = 0) -> Any:

@@ -31,6 +31,19 @@ class AudioDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableDataConfig:
+    """Columns of tables that are read as rows: numbers standardised, categories by number, texts tokenised."""
+
+    columns: str = ""
+    """'age,job@category,notes@text' of CSV, Parquet, ... or of KEY.json in tars; '@number', '@category' or '@text' says
+    what a column is, without it the data do; '' = arrays as sources have them"""
+    max_categories: int = 256
+    """of a column; one with more ends the run at its start"""
+    sample: int = 0
+    """rows, spread over the data, from which statistics and categories are; 0 = all"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained and evaluated on, and how it is prepared."""
 
@@ -116,6 +129,8 @@ class DataConfig:
     """which frames of a video are seen"""
     audio: AudioDataConfig = field(default_factory=AudioDataConfig)
     """spectrograms of sounds"""
+    table: TableDataConfig = field(default_factory=TableDataConfig)
+    """columns of tables"""
     resize_on: Literal["auto", "host", "device"] = "auto"
     """training: where decoded images are cropped and resized, 'host' or 'device'; docs/data.md"""
     workers: int = 0

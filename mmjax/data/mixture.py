@@ -37,6 +37,7 @@ from mmjax.data.config import DataConfig
 from mmjax.data.fitting_source import fitting_source
 from mmjax.data.record import record_mistake
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, HasHardNegatives, Source, SourceOptions
+from mmjax.data.table_columns import FIELD, parse_columns
 from mmjax.data.text.text_encoding import check_encoding
 from mmjax.errors import UserError, validate_choice
 from mmjax.io.paths import check_storage
@@ -69,12 +70,22 @@ def make_options(
       eval_keys: those of `data.eval`, which has keys of its own; None for `data.train`.
     """
     keys = data if eval_keys is None else eval_keys
+    columns = parse_columns(data.table.columns)
+    texts = tuple(name for name, kind in columns.items() if kind == "text")
+    if texts and keys.caption_keys not in ("", "none"):
+        field = "data" if eval_keys is None else "eval"
+        raise UserError(
+            f"{field}.caption_keys={keys.caption_keys!r}, but the texts are those of {FIELD}={data.table.columns!r};"
+            " leave one of them out"
+        )
     # What an evaluation leaves out changes its result.
     return SourceOptions(
         max_bad_fraction=data.max_bad_fraction if eval_keys is None else 0.0,
         keys_field="data" if eval_keys is None else "eval",
         image_key=keys.image_key,
-        caption_keys=keys.caption_keys,
+        caption_keys="none" if texts else keys.caption_keys,
+        columns=tuple(columns),
+        text_columns=texts,
         encoding=check_encoding(data.encoding),
         table_paths=data.table_paths,
         separator=data.separator,

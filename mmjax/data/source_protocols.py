@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -130,6 +130,19 @@ class HasHardNegatives(Source, Protocol):
     has_hard_negatives: bool
 
 
+@runtime_checkable
+class HasRows(Source, Protocol):
+    """A source that gives rows of the named columns without the files beside them.
+
+    A source that reads `SourceOptions.columns` puts a row of them, a mapping by name, into its records as their
+    `table`; this one spares the pass over the data that statistics are from the rest of the records.
+    """
+
+    def row(self, index: int, /) -> Mapping[str, Any]:
+        """The row of an example."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """The fields of a config on how a source is read.
@@ -147,6 +160,8 @@ class SourceOptions:
       image_size: side of the images that `synthetic` makes.
       max_bad_fraction: share of the shards that may be missing or damaged, see `mmjax.data.webdataset.validate`, and of
         a table's rows that may have another number of cells than the header.
+      columns: named columns that are read as the `table` of a record.
+      text_columns: those of them whose texts are the captions.
       keys_field: part of the config that holds `image_key` and `caption_keys`, to name in errors: `data` or `eval`.
     """
 
@@ -161,6 +176,8 @@ class SourceOptions:
     retry_seconds: float = 120.0
     image_size: int = 256
     max_bad_fraction: float = 0.01
+    columns: tuple[str, ...] = ()
+    text_columns: tuple[str, ...] = ()
     keys_field: str = "data"
 
 

@@ -6,6 +6,8 @@ A row is a mapping from a column's name to its value, as a CSV file, JSON Lines 
     columns.array({"age": "37", "job": "nurse"})    # float32 [2]: (37 - mean) / std, the job's number
     columns.text({"notes": "walks to work"})        # "walks to work", for a tokenizer
 
+They are named by `data.table.columns`, see `parse_columns`; sources give rows of them as the `table` of their records.
+
 Missing are None, NaN, what is blank and a column that a row does not have; in a column of numbers also `NA`, `nan`,
 `null` and the like.
 """
@@ -21,8 +23,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmjax.data.bad_example import BadExample
-from mmjax.errors import UserError
+from mmjax.errors import UserError, did_you_mean
 
+FIELD = "data.table.columns"
+KINDS = ("auto", "number", "category", "text")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _NO_NUMBER = {"na", "n/a", "nan", "null", "none", "-", "?"}
 _LARGEST = 1e150  # beyond, a square has no float
@@ -108,9 +112,43 @@ class TextColumn:
 Column: TypeAlias = NumberColumn | CategoryColumn | TextColumn
 
 
+def parse_columns(text: str) -> dict[str, str]:
+    """The columns that `data.table.columns` names, each with one of KINDS.
+
+    Args:
+      text: such as "age,job@category,notes@text"; "json:" before names, as tars may have it, is left out.
+
+    Raises:
+      UserError: an empty name, one that is named twice, or an unknown kind.
+    """
+    columns: dict[str, str] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, sign, kind = part.strip().removeprefix("json:").rpartition("@")
+        name, kind = (name.strip(), kind.strip()) if sign else (kind.strip(), "auto")
+        if not name:
+            raise UserError(f"{FIELD}={text!r}: {part!r} names no column; write NAME or NAME@KIND")
+        if kind not in KINDS:
+            raise UserError(
+                f"{FIELD}={text!r}: {part.strip()!r} is of no known kind{did_you_mean(kind, KINDS)}; write"
+                f" {name}@number, {name}@category or {name}@text"
+            )
+        if name in columns:
+            raise UserError(f"{FIELD}={text!r} names {name!r} twice; name it once")
+        columns[name] = kind
+    return columns
+
+
+def row_text(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The texts of a row as one: the only column's as it is, several as "NAME: TEXT; NAME: TEXT"; "" for none."""
+    texts = {name: category_text(row.get(name)) for name in names}
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{name}: {text}" for name, text in texts.items() if text)
+
+
 @dataclasses.dataclass(frozen=True)
 class TableColumns:
-    """The columns of a table.
+    """The columns of a table, which make arrays of its rows (a `Decoder` of `mmjax.data.loading.inputs`).
 
     Attributes:
       numbers, categories, texts: the columns of each kind, in the order of the table.
@@ -140,11 +178,53 @@ class TableColumns:
         return np.array([column.encode(row.get(column.name)) for column in columns], np.float32)
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """The texts of a row as one: the only column's as it is, several as "NAME: TEXT; NAME: TEXT"; "" for none."""
-        texts = {column.name: category_text(row.get(column.name)) for column in self.texts}
-        if len(texts) == 1:
-            return next(iter(texts.values()))
-        return "; ".join(f"{name}: {text}" for name, text in texts.items() if text)
+        """The texts of a row as one, see `row_text`."""
+        return row_text(row, [column.name for column in self.texts])
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of what `prepare` gives."""
+        return (len(self.names),)
+
+    @property
+    def dtype(self) -> str:
+        """Of what `prepare` gives."""
+        return "float32"
+
+    def prepare(
+        self,
+        entry: Any,
+        rng: np.random.Generator | None,
+        *,
+        rate: float | None = None,
+        span: tuple[float, float] | None = None,
+    ) -> Float32[np.ndarray, " columns"]:
+        """A row as `array` has it.
+
+        Args:
+          entry: a mapping by the columns' names, or a sequence of values in the order of `names`.
+          rng, rate, span: of other modalities, see `Decoder`; nothing is drawn.
+
+        Raises:
+          BadExample: `other` for anything else and for a name or value that cannot be, `no_input` where no cell has a
+            value.
+        """
+        del rng, rate, span
+        if not isinstance(entry, Mapping):
+            values = entry.tolist() if isinstance(entry, np.ndarray) else entry
+            if not isinstance(values, Sequence) or isinstance(values, str | bytes) or len(values) != len(self.names):
+                raise BadExample(
+                    "other", f"{brief(entry)} is no row: give values of {', '.join(self.names)}, by name or in order"
+                )
+            entry = dict(zip(self.names, values, strict=True))
+        known = {*self.names, *(column.name for column in self.texts)}
+        if unknown := [name for name in entry if name not in known]:
+            near = did_you_mean(str(unknown[0]), known)
+            raise BadExample("other", f"a row has no column {unknown[0]!r}{near}; it has {', '.join(self.names)}")
+        array = self.array(entry)
+        if np.isnan(array).all():
+            raise BadExample("no_input", f"a row without a value of {', '.join(self.names)}")
+        return array
 
     def describe(self) -> list[str]:
         """A line for each column: kind, statistics, how many values are missing."""

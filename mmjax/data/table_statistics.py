@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from mmjax.data.table_columns import (
+    FIELD,
+    KINDS,
     CategoryColumn,
     Column,
     NumberColumn,
@@ -29,7 +31,6 @@ from mmjax.data.table_columns import (
 )
 from mmjax.errors import UserError, did_you_mean, validate_choice
 
-KINDS = ("auto", "number", "category", "text")
 MAX_CATEGORIES = 256
 MAX_VALUES = 100_000  # different ones that are counted in a column; with more it is none of categories
 
@@ -51,9 +52,9 @@ class TableStatistics:
 
     def __init__(self, kinds: Mapping[str, str]):
         if not kinds:
-            raise UserError("columns: none is named; name those that the model is to read")
+            raise UserError(f"{FIELD}: none is named; name those that the model is to read")
         for name, kind in kinds.items():
-            validate_choice(f"columns.{name}", kind, KINDS)
+            validate_choice(f"{FIELD}: {name}@KIND", kind, KINDS)
         self.kinds = dict(kinds)
         self.rows = 0
         self._columns = {name: _ColumnStatistics() for name in kinds}
@@ -93,36 +94,45 @@ class TableStatistics:
         """The columns.
 
         Args:
-          max_categories: of a column; rarer ones are unknown, the alphabetically last first where they are as rare.
+          max_categories: of a column.
 
         Raises:
-          UserError: a column without any value, one of numbers with something else, one of categories with more than
-            `MAX_VALUES` different values, or `max_categories` below 1.
+          UserError: a column without any value, one of numbers with something else, one of more categories, or
+            `max_categories` below 1 or above `MAX_VALUES`.
         """
-        if max_categories < 1:
-            raise UserError(f"max_categories={max_categories} must be at least 1")
+        if not 1 <= max_categories <= MAX_VALUES:
+            raise UserError(f"data.table.max_categories={max_categories} must be from 1 to {MAX_VALUES}")
         return TableColumns.of([self._column(name, kind, max_categories) for name, kind in self.kinds.items()])
 
     def _column(self, name: str, kind: str, max_categories: int) -> Column:
-        seen = self._columns[name]
+        seen, is_inferred = self._columns[name], kind == "auto"
         if not seen.count:
             near = did_you_mean(name, self._others)
-            raise UserError(f"columns.{name}: none of {self.rows} rows has a value of it{near}; leave it out")
-        if kind == "auto":
+            raise UserError(f"{FIELD}: none of {self.rows} rows has a value of {name!r}{near}; leave it out")
+        if is_inferred:
             kind = "number" if seen.is_number else "category" if seen.is_category else "text"
         missing = self.rows - seen.count
         if kind == "number":
-            if not seen.is_number:
+            if not seen.numbers:
                 raise UserError(
-                    f"columns.{name}='number', but {seen.no_number} is none; make it a 'category', or mend the table"
+                    f"{FIELD}: {name!r} has no number in {self.rows} rows (such as {seen.no_number or 'NA'}); make it"
+                    f" {name}@category, or leave it out"
+                )
+            if seen.no_number:
+                raise UserError(
+                    f"{FIELD}: {name}@number, but {seen.no_number} is none; make it {name}@category, or mend the table"
                 )
             return NumberColumn(name, seen.mean, seen.std, seen.numbers, self.rows - seen.numbers)
         if kind == "text":
             return TextColumn(name, seen.count, missing)
-        if len(seen.counts) > MAX_VALUES:
-            raise UserError(f"columns.{name}='category' has more than {MAX_VALUES} different values; make it a 'text'")
+        if len(seen.counts) > max_categories:
+            number = f"{len(seen.counts):,}" if len(seen.counts) <= MAX_VALUES else f"more than {MAX_VALUES:,}"
+            raise UserError(
+                f"{FIELD}: {name!r} has {number} categories, more than data.table.max_categories={max_categories}; set"
+                f" that higher, make it {name}@text, or leave it out"
+            )
         ranked = sorted(seen.counts, key=lambda value: (-seen.counts[value], value))
-        return CategoryColumn(name, tuple(ranked[:max_categories]), seen.count, missing)
+        return CategoryColumn(name, tuple(ranked), seen.count, missing)
 
 
 class _ColumnStatistics:

@@ -328,9 +328,14 @@ def to_modalities(
     for index in range(count):
         record = {name: value[index] for name, value in values.items() if present[index, names.index(name)]}
         try:
-            arrays = specs.blank() | specs.evaluate({"modalities": record, "id": index})
+            prepared = specs.evaluate({"modalities": record, "id": index})
         except BadExample as error:
             raise UserError(f"modalities: {error.detail} (example {index})") from error
+        # What turns out to hold nothing (a row of blank cells) is absent, too.
+        present[index] &= [name in prepared or name not in record for name in names]
+        if not present[index].any():
+            raise UserError(f"modalities: example {index} has no modality at all; leave it out")
+        arrays = specs.blank() | prepared
         rows.append(arrays if images is None else arrays | {"image": images[index]})
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}, present
 
@@ -357,7 +362,7 @@ def _common_length(values: Mapping[str, np.ndarray]) -> int:
 def _to_presence(present: Any, names: Sequence[str], values: Mapping[str, np.ndarray], count: int) -> np.ndarray:
     """Which modality each example has, bool [B, M]; checked against the modalities that there are values of."""
     has_values = np.array([[name in values for name in names]] * count, bool).reshape(count, len(names))
-    present = has_values if present is None else np.asarray(present)
+    present = has_values if present is None else np.array(present)
     if present.shape != has_values.shape or present.dtype != bool:
         raise UserError(
             f"present of type {present.dtype} and shape {list(present.shape)}: give bool [{count}, {len(names)}], a"

@@ -39,7 +39,8 @@ def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.
     """Examples of a modality as a batch has them.
 
     Args:
-      values: a list, or one array [B, ...]: paths of files, their bytes, raw arrays, or arrays as the encoder has them.
+      values: a list, or one array [B, ...]: paths of files, their bytes, raw arrays, or arrays as the encoder has them;
+        of a table with named columns rows, by the columns' names or in their order.
       spec: how they are prepared.
       rate: of raw arrays: samples or frames a second.
 
@@ -63,6 +64,8 @@ def to_arrays(values: Any, spec: ModalitySpec, rate: float | None = None) -> np.
 
 
 def _entries(values: Any, name: str) -> list[Any]:
+    if isinstance(values, Mapping):
+        raise UserError(f"{name}: one row alone; give a list of rows, such as [{{{next(iter(values), '')!r}: ...}}]")
     if isinstance(values, (str, bytes, os.PathLike)):
         raise UserError(f"{name}: one file alone; give a list of them, such as [{_shown(values)}]")
     if not isinstance(values, Iterable):
@@ -76,7 +79,7 @@ def read_entry(entry: Any, name: str) -> Any:
     Raises:
       UserError: the file cannot be read.
     """
-    if isinstance(entry, bytes):
+    if isinstance(entry, bytes | Mapping) or (name == "table" and isinstance(entry, str | list | tuple)):
         return entry
     if isinstance(entry, (str, os.PathLike)):
         try:

@@ -13,6 +13,7 @@ from mmjax.tasks.preprocessing import (
     read_dataset_metadata,
     source_options,
 )
+from mmjax.tasks.table_fields import check_table, read_table_columns
 from mmjax.tasks.task import Task
 from mmjax.tasks.validate_model import check_model, check_sizes
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_images",
     "check_model",
     "check_sizes",
+    "check_table",
     "choose_frame",
     "has_text",
     "lay_out",
@@ -39,6 +41,7 @@ __all__ = [
     "open_mixture",
     "packing_obstacle",
     "read_dataset_metadata",
+    "read_table_columns",
     "source_options",
     "text_length",
 ]

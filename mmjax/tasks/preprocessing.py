@@ -15,6 +15,7 @@ from mmjax.data import source_protocols
 from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.image import transforms
 from mmjax.data.loading import example_transforms, inputs, modality_transform, question_transforms, train_examples
+from mmjax.data.table_columns import TableColumns
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
@@ -23,7 +24,7 @@ from mmjax.metrics import vqa_answers
 from mmjax.models.config import FusionHeadsConfig, PrefixLMConfig, TextTowerConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import config_queries, decoders, image_fields, load_objective, validate_fusion
+from mmjax.tasks import config_queries, decoders, image_fields, load_objective, table_fields, validate_fusion
 from mmjax.tasks.config_queries import has_image, has_text, text_length
 
 Mixture = Sequence[tuple[source_protocols.Source, Any]]
@@ -126,29 +127,41 @@ class DatasetMetadata:
     Attributes:
       answers: those that a question is classified among.
       shapes: of each modality whose arrays are taken as the data have them: (name, shape) pairs.
+      columns: of tables, with their statistics and categories; None where none are named.
     """
 
     answers: tuple[str, ...] = ()
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    columns: TableColumns | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain Python, from which `from_json` makes an equal one again."""
+        facts = {"answers": list(self.answers), "shapes": [[name, list(shape)] for name, shape in self.shapes]}
+        return facts if self.columns is None else facts | {"table": self.columns.to_dict()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "DatasetMetadata":
-        """Reads what `dataclasses.asdict` and JSON made of it."""
+        """Reads what `to_json` gave."""
         shapes = tuple((name, tuple(shape)) for name, shape in stored.get("shapes", ()))
-        return cls(tuple(stored.get("answers", ())), shapes)
+        table = stored.get("table")
+        columns = None if table is None else TableColumns.from_dict(table, where="facts.table")
+        return cls(tuple(stored.get("answers", ())), shapes, columns)
 
 
-def read_dataset_metadata(config: RunConfig, mixture: Mixture) -> DatasetMetadata:
-    """What the task takes from its training data.
+def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableColumns | None = None) -> DatasetMetadata:
+    """What the task takes from its training data, with the columns of their tables.
 
     Raises:
       UserError: the data have not what the task needs.
     """
     if has_text(config) and config.data.texts != "captions":
         _check_questions(config, mixture)
+    if columns is not None:
+        table_fields.check_columns(config, columns)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if "answers" in load_objective.taught(config) else (),
         shapes=_modality_shapes(config, mixture),
+        columns=columns,
     )
 
 
@@ -221,6 +234,10 @@ def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tu
                 )
             if decoders.make_decoder(config, encoders[name]) and decoders.is_raw(encoders[name], entry):
                 continue
+            if name == "table" and config.data.table.columns:
+                if entry is not None and not isinstance(entry, Mapping):
+                    raise UserError(f"data.table.columns: {source.name!r} has arrays for a table, and no columns")
+                continue
             shape = tuple(declared[name]) if name in declared else np.asarray(entry).shape
             if shapes.setdefault(name, shape) != shape:
                 raise UserError(f"{prefix}{name}: the sources of data.train give it different shapes")
@@ -266,7 +283,9 @@ def input_specs(
     shapes, specs = dict(metadata.shapes), []
     for name, encoder in config_queries.encoders(config.model).items():
         decoder = decoders.make_decoder(config, encoder)
-        if name in shapes:
+        if name == "table" and metadata.columns is not None:
+            specs.append(inputs.ModalitySpec.decoded(name, metadata.columns))
+        elif name in shapes:
             nan_allowed = not isinstance(encoder, ImageEncoderConfig)
             specs.append(inputs.ModalitySpec(name, tuple(shapes[name]), nan_allowed=nan_allowed))
         elif decoder is not None:
@@ -279,7 +298,7 @@ def input_specs(
                 f"model.kind={config.model.kind!r}: the shape of the arrays of {name!r} is that of the data, which have"
                 " not been looked at; it cannot be planned"
             )
-    return inputs.InputSpecs(image_spec, tuple(specs))
+    return inputs.InputSpecs(image_spec, tuple(specs), may_lack=isinstance(config.model, FusedConfig))
 
 
 def make_example_transform(

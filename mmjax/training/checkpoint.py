@@ -368,3 +368,9 @@ def stored_frame(folder: Any) -> int | None:
     """`ImageSpec.frame` of the latest checkpoint, 0 in one from before there was any; None without a checkpoint."""
     latest = Checkpoints(folder, read_only=True).latest_meta()
     return None if latest is None else (latest[1]["preprocessing"] or {}).get("frame", 0)
+
+
+def stored_table(folder: Any) -> dict[str, Any] | None:
+    """Statistics of the columns of tables in the latest checkpoint, as JSON; None where it has none."""
+    latest = Checkpoints(folder, read_only=True).latest_meta()
+    return None if latest is None else latest[1].get("facts", {}).get("table")

@@ -16,6 +16,7 @@ from mmjax import registry, tasks
 from mmjax.config.field_values import fitting
 from mmjax.config.schema import RunConfig
 from mmjax.data.image import transforms
+from mmjax.data.table_columns import TableColumns
 from mmjax.errors import UserError
 from mmjax.tasks import config_queries
 from mmjax.training.checkpoint import DamagedCheckpoint
@@ -117,7 +118,12 @@ def _is_shapes(value: Any) -> bool:
 
 
 def _is_facts(value: Any) -> bool:
-    return isinstance(value, dict) and _is_texts(value.get("answers", [])) and _is_shapes(value.get("shapes", []))
+    if not (isinstance(value, dict) and _is_texts(value.get("answers", [])) and _is_shapes(value.get("shapes", []))):
+        return False
+    try:
+        return value.get("table") is None or bool(TableColumns.from_dict(value["table"], where="table"))
+    except UserError:
+        return False
 
 
 _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -130,7 +136,7 @@ _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict) and all(isinstance(version, str) for version in value.values()),
         "versions by package",
     ),
-    "facts": (_is_facts, "answers and shapes of the training data"),
+    "facts": (_is_facts, "answers, shapes and columns of the training data"),
     "evaluated": (lambda value: isinstance(value, bool), "true or false"),
     "bad_examples": (
         lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),

@@ -16,6 +16,7 @@ from mmjax.config.typed_groups import to_dict
 from mmjax.data.loading import batches as batches_lib
 from mmjax.data.loading.equal_captions import EqualCaptionsNote
 from mmjax.data.loading.train_examples import TrainExamples
+from mmjax.data.table_columns import TableColumns
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.errors import UserError
 from mmjax.evaluation import from_config
@@ -153,7 +154,7 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
         image_spec=task.image_spec,
         tokenizer=opened.tokenizer,
         data=data,
-        facts=dataclasses.asdict(task.dataset_metadata),
+        facts=task.dataset_metadata.to_json(),
         bad_examples={},
         text_packing=packing.to_meta(packer),
         remat={tower: dataclasses.asdict(remat) for tower, remat in setup.remat.items()},
@@ -249,7 +250,10 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
         image_spec, tokenizer = tasks.make_image_spec(config), tasks.make_tokenizer(config)
         mixture = tasks.open_mixture(config)
-        metadata = tasks.read_dataset_metadata(config, mixture)
+    table = process_agreement.run_on_process_0(lambda: _read_table(config, mixture, workdir))
+    with process_agreement.raise_on_all():
+        columns = None if table is None else TableColumns.from_dict(table, where="data.table.columns")
+        metadata = tasks.read_dataset_metadata(config, mixture, columns)
     platform = mesh.devices.flat[0].platform
     frame, frame_note = process_agreement.run_on_process_0(
         lambda: tasks.choose_frame(config, image_spec, mixture, platform, stored_frame)
@@ -272,6 +276,13 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         with plugin_calls.calling(registry.models, config.model.kind, type(task.model)):
             jax.eval_shape(setup.step, setup.state, batch)
     return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
+
+
+def _read_table(config: RunConfig, mixture: Any, workdir: Any) -> dict[str, Any] | None:
+    """Statistics of the columns of tables, as JSON: those that the run began with, or else of the training data."""
+    stored = None if workdir is None else checkpoint.stored_table(workdir / "checkpoints")
+    columns = tasks.read_table_columns(config, mixture) if stored is None else None
+    return stored if columns is None else columns.to_dict()
 
 
 def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup, *, begins: bool) -> init_from.Taken:

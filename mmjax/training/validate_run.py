@@ -105,6 +105,7 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
     kept_checkpoints.check_settings(config.checkpoint)
     metrics_log.check_settings(config.log)
     tasks.check_images(config, origins)
+    tasks.check_table(config)
     check_unread(config, origins)
     tasks.check_model(config)
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.table_columns import CategoryColumn, NumberColumn, TableColumns, TextColumn, category_text, parse_number
+from mmjax.data.table_columns import (
+    CategoryColumn,
+    NumberColumn,
+    TableColumns,
+    TextColumn,
+    category_text,
+    parse_columns,
+    parse_number,
+)
 from mmjax.errors import UserError
 
 COLUMNS = TableColumns(
@@ -95,3 +103,32 @@ def test_stored_columns_that_are_none_are_named(stored, message):
 
 def test_stored_columns_are_read():
     assert TableColumns.from_dict(COLUMNS.to_dict(), where="meta.json") == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("", {}),
+        ("age, job@category,notes@text", {"age": "auto", "job": "category", "notes": "text"}),
+        ("json:age,meta:height@number", {"age": "auto", "meta:height": "number"}),
+        ("a@b@number", {"a@b": "number"}),
+    ],
+)
+def test_columns_are_parsed(text, columns):
+    assert parse_columns(text) == columns
+
+
+def test_rows_are_prepared_by_name_or_in_order():
+    by_name = COLUMNS.prepare({"age": "50", "job": "cook", "notes": "any"}, None)
+    np.testing.assert_array_equal(by_name, np.array([1, math.nan, 1], np.float32))
+    np.testing.assert_array_equal(COLUMNS.prepare([50, None, "cook"], None), by_name)
+    assert COLUMNS.prepare(np.array([50, 3, 3]), None).tolist() == [1, 0, 2] and COLUMNS.shape == (3,)
+    for wrong, message in [
+        ({"agee": 3}, "other: a row has no column 'agee' .did you mean 'age'..; it has age, flat, job"),
+        ([1, 2], "other: .1, 2. is no row: give values of age, flat, job"),
+        ("age", "other: 'age' is no row"),
+        (b"age", "other: b'age' is no row"),
+        ({"age": "NA", "notes": "any"}, "no_input: a row without a value of age, flat, job"),
+    ]:
+        with pytest.raises(BadExample, match=message):
+            COLUMNS.prepare(wrong, None)

@@ -129,23 +129,31 @@ def test_kinds_are_inferred(values, kind):
     assert isinstance(only(columns_of([{"x": value} for value in values], x="auto")), kind)
 
 
-def test_the_most_frequent_categories_are_kept_and_the_alphabetically_first_of_those_as_frequent():
+def test_the_most_frequent_categories_come_first_and_the_alphabetically_first_of_those_as_frequent():
     rows = [{"x": value} for value in "ddccccbbaa"]
-    assert only(columns_of(rows, max_categories=3, x="category")).values == ("c", "a", "b")
-    assert only(columns_of(rows[::-1], max_categories=3, x="category")).values == ("c", "a", "b")
+    assert only(columns_of(rows, x="category")).values == ("c", "a", "b", "d")
+    assert only(columns_of(rows[::-1], x="category")).values == ("c", "a", "b", "d")
 
 
 def test_mistakes_are_one_line():
     rows = [{"age": "old", "job": "cook"}, {"age": "3", "job": None}, {"age": "ancient"}]
-    with pytest.raises(UserError, match="columns.age='number', but 'ancient' is none; make it a 'category'"):
+    with pytest.raises(UserError, match="data.table.columns: age@number, but 'ancient' is none; make it age@category"):
         columns_of(rows, age="number")
-    with pytest.raises(UserError, match="columns.jobs: none of 3 rows has a value of it .did you mean 'job'"):
+    with pytest.raises(UserError, match="data.table.columns: none of 3 rows has a value of 'jobs' .did you mean 'job'"):
         columns_of(rows, jobs="auto")
-    with pytest.raises(UserError, match="columns.age='nubmer' is not known .did you mean 'number'"):
+    with pytest.raises(UserError, match="data.table.columns: age@KIND='nubmer' is not known .did you mean 'number'"):
         TableStatistics({"age": "nubmer"})
     with pytest.raises(UserError, match="columns: none is named"):
         TableStatistics({})
-    with pytest.raises(UserError, match="max_categories=0 must be at least 1"):
+    with pytest.raises(UserError, match="'job' has no number in 3 rows .such as 'cook'.; make it job@category"):
+        columns_of(rows, job="number")
+    with pytest.raises(UserError, match="'age' has no number in 2 rows .such as NA.; make it age@category"):
+        columns_of([{"age": "NA"}, {"age": "nan"}], age="number")
+    with pytest.raises(
+        UserError, match="'age' has 3 categories, more than data.table.max_categories=2; set that higher"
+    ):
+        columns_of(rows, max_categories=2, age="category")
+    with pytest.raises(UserError, match="data.table.max_categories=0 must be from 1 to"):
         columns_of(rows, max_categories=0, age="category")
     with pytest.raises(ValueError, match="statistics of other columns"):
         TableStatistics({"a": "auto"}).merge(TableStatistics({"b": "auto"}))
@@ -154,12 +162,12 @@ def test_mistakes_are_one_line():
 def test_a_column_of_too_many_values_is_no_category(monkeypatch):
     monkeypatch.setattr("mmjax.data.table_statistics.MAX_VALUES", 20)
     rows = [{"x": f"value {i}"} for i in range(21)]
-    with pytest.raises(UserError, match="columns.x='category' has more than 20 different values; make it a 'text'"):
-        columns_of(rows, x="category")
-    assert len(only(columns_of(rows[1:], x="category")).values) == 20 and MAX_VALUES == 100_000
+    with pytest.raises(UserError, match="'x' has more than 20 categories, more than data.table.max_categories=20"):
+        columns_of(rows, max_categories=20, x="category")
+    assert len(only(columns_of(rows[1:], max_categories=20, x="category")).values) == 20 and MAX_VALUES == 100_000
     first, second = TableStatistics({"x": "category"}), TableStatistics({"x": "category"})
     first.add(rows[:11])
     second.add(rows[11:])
     first.merge(second)
-    with pytest.raises(UserError, match="more than 20 different values"):
-        first.columns()
+    with pytest.raises(UserError, match="more than 20 categories"):
+        first.columns(20)

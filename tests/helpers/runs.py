@@ -43,7 +43,12 @@ _CACHE = {
 for _name, _value in _CACHE.items():
     jax.config.update(_name, _value)
 # What differs from run to run on the same machine.
-TIMES = {"images_per_second", "videos_per_second", "sounds_per_second", "step_time", "data_wait", "eval_seconds", "mfu"}
+TIMES = {f"{name}_per_second" for name in ("images", "videos", "sounds", "rows", "examples")} | {
+    "step_time",
+    "data_wait",
+    "eval_seconds",
+    "mfu",
+}
 
 
 def config(**changes):

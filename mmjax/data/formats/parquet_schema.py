@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmjax.data.column_inference import IMAGE_KEYS, Fields, choose_fields
+from mmjax.data.column_inference import IMAGE_KEYS, CaptionFields, Fields, choose_fields
 from mmjax.data.formats.image_paths import IMAGE_COLUMNS
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError
@@ -52,6 +52,11 @@ def _may_hold_text(kind: Any) -> bool:
     return not (types.is_null(kind) or types.is_nested(kind) or types.is_primitive(kind) or types.is_decimal(kind))
 
 
+def caption_fields(fields: Fields) -> tuple[str, ...]:
+    """The fields of captions; none where classes stand in their place."""
+    return fields.captions.keys if isinstance(fields, CaptionFields) else ()
+
+
 def check_columns(schema: Any, columns: Mapping[str, Any], fields: Fields, options: SourceOptions, where: str) -> None:
     """Checks the columns that are used.
 
@@ -68,7 +73,7 @@ def check_columns(schema: Any, columns: Mapping[str, Any], fields: Fields, optio
     for name in schema.names:
         if schema.names.count(name) > 1 and any(is_inside(key, name) for key in fields.names):
             raise UserError(f"{where}: {schema.names.count(name)} columns are named {name!r}; rename all but one")
-    captions = [] if fields.class_names is not None else fields.names[1:]
+    captions = caption_fields(fields)
     if captions and not any(_may_hold_text(columns[name]) for name in captions):
         kinds = ", ".join(f"{name!r} of {columns[name]}" for name in captions)
         raise UserError(f"{where}: no texts in column {kinds}; name another one in {options.keys_field}.caption_keys")
@@ -120,7 +125,7 @@ def choose_parquet_fields(
         )
     keys = (*IMAGE_COLUMNS, *IMAGE_KEYS)
     fields = choose_fields(list(columns), options=options, where=where, classes=classes, image_keys=keys)
-    if fields.image not in paths:
+    if fields.image and fields.image not in paths:
         raise UserError(
             f"{where}: field {fields.image!r} holds no encoded images and no paths; set {options.keys_field}.image_key"
         )

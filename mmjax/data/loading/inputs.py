@@ -1,6 +1,7 @@
 """Inputs of a model: what it is given of a record beside its text, by modality, in training and in evaluation."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,7 +33,7 @@ class Decoder(Protocol):
 
     def prepare(
         self,
-        entry: bytes | np.ndarray,
+        entry: Any,
         rng: np.random.Generator | None,
         *,
         rate: float | None = None,
@@ -101,10 +102,9 @@ class ModalitySpec:
             if self.views and isinstance(self.decoder, ViewsDecoder) and rng is None:
                 return self.decoder.views(value, rate=rate, span=span).reshape(*self.views, *self.shape)
             return self.decoder.prepare(value, rng, rate=rate, span=span)
-        if isinstance(value, bytes):
-            raise BadExample(
-                "other", f"modality {self.name!r} is an encoded file, and the model takes arrays as they are"
-            )
+        if isinstance(value, bytes | Mapping):
+            what = "an encoded file" if isinstance(value, bytes) else "a row of named columns"
+            raise BadExample("other", f"modality {self.name!r} is {what}, and the model takes arrays as they are")
         array = np.asarray(value, self.dtype)
         if array.shape != self.shape:
             raise BadExample("other", f"modality {self.name!r} has shape {array.shape}, not {self.shape}")
@@ -136,10 +136,12 @@ class InputSpecs:
     Attributes:
       image: of the record's image; None where the model has no use for it.
       others: of its other modalities.
+      may_lack: whether the model goes on without a modality that a record lacks.
     """
 
     image: ImageSpec | None = None
     others: tuple[ModalitySpec, ...] = ()
+    may_lack: bool = False
 
     @classmethod
     def of(cls, specs: "InputSpecs | ImageSpec | None") -> "InputSpecs":
@@ -180,15 +182,24 @@ class InputSpecs:
     def present(self, record: Record, rng: np.random.Generator) -> Arrays:
         """Arrays of the modalities that a training example has, as `train` makes them."""
         arrays = self.image_arrays(record, rng) if record.get("image") is not None else {}
-        made = ((spec.name, spec.array(record, rng)) for spec in self.others)
+        made = ((spec.name, self._array(spec, record, rng)) for spec in self.others)
         return arrays | {name: array for name, array in made if array is not None}
 
     def evaluate(self, record: Record) -> Arrays:
         """Arrays of the modalities that an evaluation example has; an image is one array."""
         encoded = record.get("image")
         arrays = {} if encoded is None or self.image is None else {"image": eval_image(encoded, self.image)}
-        made = ((spec.name, spec.array(record, None)) for spec in self.others)
+        made = ((spec.name, self._array(spec, record, None)) for spec in self.others)
         return arrays | {name: array for name, array in made if array is not None}
+
+    def _array(self, spec: ModalitySpec, record: Record, rng: np.random.Generator | None) -> np.ndarray | None:
+        """The array of a modality; None where the record lacks it."""
+        try:
+            return spec.array(record, rng)
+        except BadExample as error:
+            if self.may_lack and error.reason == "no_input":
+                return None
+            raise
 
     def blank(self) -> Arrays:
         """What stands for arrays of evaluation that are not there."""

@@ -11,9 +11,18 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.input_files import inputs_of_members, kind_of, read_input, record_fields
+from mmjax.data.formats.table_rows import add_row
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
-from mmjax.data.webdataset.members import CAPTION_KEYS, Lookup, MemberCheck, Sample, input_endings
+from mmjax.data.webdataset.members import (
+    CAPTION_KEYS,
+    Lookup,
+    MemberCheck,
+    Sample,
+    check_json_columns,
+    column_key,
+    input_endings,
+)
 from mmjax.errors import UserError
 from mmjax.io.listing import list_folder
 from mmjax.io.patterns import error_reason
@@ -108,6 +117,10 @@ class Files:
         check = MemberCheck(self._images, self._captions, options, has_classes=False)
         check.run([Sample(key_sets, examples)], where)
         check.tell_incomplete(where)
+        self._columns, self._texts = options.columns, options.text_columns
+        if self._columns:
+            examples = (self._members(index) for index in evenly_spaced(len(self), _INSPECTED))
+            check_json_columns(self._columns, examples, options.encoding, where)
 
     def __len__(self) -> int:
         return len(self._stems)
@@ -116,12 +129,16 @@ class Files:
         index = check_index(index, len(self))
         members = self._members(index)
         path = members.paths[next(ending for ending in self._images if ending in members.paths)]
-        texts = Lookup(members, self._captions.encoding).gather(self._captions, path)
+        lookup = Lookup(members, self._captions.encoding)
+        texts = lookup.gather(self._captions, path)
         try:
             inputs = inputs_of_members(members, self._images, arrays=self._has_arrays)
         except BadExample as error:
             raise error.with_path(path) from error
-        return Record(**record_fields(inputs), id=stable_id("image", path), path=path, **texts)
+        record = Record(**record_fields(inputs), id=stable_id("image", path), path=path, **texts)
+        if not self._columns:
+            return record
+        return add_row(record, {column: lookup(column_key(column)) for column in self._columns}, self._texts)
 
     def _members(self, index: int) -> "_Members":
         stem = f"{self._path}/{self._stems[index]}"

@@ -26,10 +26,12 @@ from mmjax.data.formats.input_files import inputs_of_file, kind_of, record_field
 from mmjax.data.formats.table_classes import classes_of_labels
 from mmjax.data.formats.table_file import Table
 from mmjax.data.formats.table_inputs import SPAN_COLUMNS, PathPattern, parse_spans, read_span
+from mmjax.data.formats.table_rows import add_row
 from mmjax.data.formats.written_list import parse_list
 from mmjax.data.record import Record, check_index, stable_id, texts_of
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside
+from mmjax.data.table_columns import category_text
 from mmjax.data.webdataset.shard_cache import user_cache
 from mmjax.errors import UserError
 from mmjax.io.patterns import error_reason
@@ -62,6 +64,9 @@ class Pairs:
     A table without captions, and with a column of LABEL_KEYS, has classes: their names in alphabetical order, or those
     of classnames.txt beside the table, which numbers count from 0.
 
+    Named columns (`options.columns`) are the `table` of a record; rows of one file whose columns differ are several
+    records. A table of such columns without files has a record for each row, whose `id` are its values.
+
     After ",images=" there may be a pattern of the files' paths instead, such as `clips/{youtube_id}.flac`.
 
     A table of more than a megabyte is moved into a file of the cache folder, of which workers read what they need.
@@ -85,7 +90,7 @@ class Pairs:
         file, comma, images_folder = path.partition(IMAGES_OPTION)
         if comma and not images_folder:
             raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
-        self.name = posixpath.splitext(posixpath.basename(file))[0]
+        self.name, self._file = posixpath.splitext(posixpath.basename(file))[0], file
         self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
         pattern = PathPattern.parse(images_folder)
         images_folder = pattern.folder if pattern is not None else images_folder
@@ -99,6 +104,7 @@ class Pairs:
             options = dataclasses.replace(options, caption_keys=label)
         try:
             fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
+            self._has_files = bool(fields.image)
         except UserError as error:
             if not (image := table.image_in_header):
                 raise
@@ -109,15 +115,19 @@ class Pairs:
         self._keys = fields.captions
         images, captions = StringArrayBuilder(), [StringArrayBuilder() for _ in self._keys.keys]
         group_keys, lists = array("Q"), 0
-        span_columns = SPAN_COLUMNS if set(SPAN_COLUMNS) <= set(table.columns) else ()
-        path_columns = [fields.image] if pattern is None else pattern.columns
+        span_columns = SPAN_COLUMNS if self._has_files and set(SPAN_COLUMNS) <= set(table.columns) else ()
+        path_columns = [*filter(None, [fields.image])] if pattern is None else pattern.columns
         all_spans = [np.zeros((0, 2))]
-        rows = table.rows([*path_columns, *span_columns, *self._keys.keys])
+        self._names, self._texts = options.columns, options.text_columns
+        of_rows = [StringArrayBuilder() for _ in self._names]
+        rows = table.rows([*path_columns, *span_columns, *fields.table.fields.values(), *self._keys.keys])
         # Column by column: a million rows are a matter of seconds.
         while chunk := list(itertools.islice(rows, _CHUNK)):
             lines, *columns = zip(*chunk, strict=True)
             cells, columns = columns[: len(path_columns)], columns[len(path_columns) :]
-            if pattern is None:
+            if not self._has_files:
+                paths = [""] * len(chunk)
+            elif pattern is None:
                 paths = [path.strip() if isinstance(path, str) else "" for path in cells[0]]
             else:
                 paths = [pattern.fill(row) for row in zip(*cells, strict=True)]
@@ -131,6 +141,13 @@ class Pairs:
                     "" if math.isinf(span[0]) else key and f"{key}\0{span}"
                     for key, span in zip(keys, spans, strict=True)
                 ]
+            if self._names:
+                texts = [list(map(category_text, values)) for values in columns[: len(self._names)]]
+                columns = columns[len(self._names) :]
+                for column, values in zip(of_rows, texts, strict=True):
+                    column.extend(values)
+                # Of one file, rows of other values are other examples.
+                keys = [key and "\0".join((key, *row)) for key, *row in zip(keys, *texts, strict=True)]
             # A row that is a bad example is a record of its own: its line number stands in for the hash of a path.
             group_keys.extend(_hash(key) if key else line for key, line in zip(keys, lines, strict=True))
             for column, values in zip(captions, columns, strict=True):
@@ -144,6 +161,7 @@ class Pairs:
         if lists:
             log.warning("%s: %s captions are lists written as text and read as lists", where, f"{lists:,}")
         self._images, self._captions = StringArray.of(images), [StringArray.of(column) for column in captions]
+        self._columns = [StringArray.of(column) for column in of_rows]
         if self._captions and not any(column.length for column in self._captions):
             columns = " or ".join(map(repr, self._keys.keys))
             raise UserError(
@@ -156,7 +174,8 @@ class Pairs:
         if table.is_coco and not images_folder:
             first = self._images[int(self._rows[self._starts[0]])]
             self._folder = _coco_folder(self._reader, file, first, where)
-        self._check_images(fields.image, where)
+        if self._has_files:
+            self._check_images(fields.image, where)
         if label:
             self._find_classes(file, where)
         self._move_to_disk(options.cache)
@@ -166,12 +185,12 @@ class Pairs:
         lines = lambda name: read_lines([posixpath.dirname(file) or "."], name, reader=self._reader, where=where)
         labels = [self._captions[0][row] for row in range(len(self._captions[0]))]
         self.class_names, self._labels = classes_of_labels(labels, lines("classnames.txt"), where)
-        kind = kind_of(suffix_of(self._path(0))) or "image"
+        kind = (kind_of(suffix_of(self._path(0))) or "image") if self._has_files else "array"
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
 
     def _move_to_disk(self, cache: str) -> None:
         """Moves a large table into a file of the cache folder; where it cannot be written, it stays in memory."""
-        texts = [self._images, *self._captions]
+        texts = [self._images, *self._columns, *self._captions]
         arrays = [self._rows, self._starts, *self._spans, *(array for text in texts for array in text.buffers())]
         if sum(array.nbytes for array in arrays) < _KEPT_BYTES:
             return
@@ -182,7 +201,8 @@ class Pairs:
             return
         self._rows, self._starts, *parts = stored
         self._spans, parts = parts[: len(self._spans)], parts[len(self._spans) :]
-        self._images, *self._captions = map(StringArray.of_buffers, parts[::2], parts[1::2])
+        self._images, *texts = map(StringArray.of_buffers, parts[::2], parts[1::2])
+        self._columns, self._captions = texts[: len(self._columns)], texts[len(self._columns) :]
 
     def _check_complete(self, where: str) -> None:
         """Looks for rows without an image and images without a text, which are bad examples.
@@ -191,6 +211,7 @@ class Pairs:
           UserError: there are some, and evaluation is on all of a set.
         """
         has_image, *has_text = (np.diff(text.buffers()[1], prepend=0) > 0 for text in (self._images, *self._captions))
+        has_image |= not self._has_files
         is_usable = has_image & np.logical_or.reduce(has_text or [has_image])
         if self._spans and (wrong := np.isinf(self._spans[0])).any():
             raise UserError(
@@ -235,21 +256,27 @@ class Pairs:
             )
         except BadExample as error:
             raise BadExample(error.reason, f"{path}: {error.detail}") from error
-        content = self._read(index)
+        row = self.row(index)
         try:
-            inputs = inputs_of_file(content, suffix_of(path))
+            inputs = inputs_of_file(self._read(index), suffix_of(path)) if self._has_files else {}
         except BadExample as error:
             raise error.with_path(path) from error
         if self.class_names is not None and self.templates is not None:
             labels = set(captions["captions"])
             if len(labels) > 1:
                 raise BadExample("other", f"{path}: is of several classes: {', '.join(map(repr, sorted(labels)))}")
-            return make_class_record(
+            record = make_class_record(
                 inputs, self.class_names, self.templates, self._labels[labels.pop()], path, span=span
             )
-        return Record(
-            **record_fields(inputs, span), id=stable_id("image", path, *map(str, span or ())), path=path, **captions
-        )
+        else:
+            parts = ("image", path, *map(str, span or ())) if self._has_files else ("row",)
+            record = Record(**record_fields(inputs, span), id=stable_id(*parts, *row.values()), path=path, **captions)
+        return add_row(record, row, self._texts) if row else record
+
+    def row(self, index: int) -> dict[str, str]:
+        """The named columns of an example, see `HasRows`."""
+        row = int(self._rows[self._starts[check_index(index, len(self))]])
+        return {name: column[row] for name, column in zip(self._names, self._columns, strict=True)}
 
     def location(self, index: int) -> tuple[str, tuple[float, float] | None]:
         """Where an example lies: its file's path, empty where its row names none, and the seconds of it that count.
@@ -267,7 +294,9 @@ class Pairs:
         return read_span(start, end, f"row {row + 1}")
 
     def _path(self, index: int) -> str:
-        """An image's full path; empty where its row names none."""
+        """An image's full path; empty where its row names none, "FILE, row N" where no row does."""
+        if not self._has_files:
+            return f"{self._file}, row {int(self._rows[self._starts[index]]) + 1}"
         image = self._images[int(self._rows[self._starts[index]])]
         return resolve_path(self._folder, image)
 
@@ -280,7 +309,7 @@ class Pairs:
 
 def _label_column(columns: Sequence[str], options: SourceOptions) -> str:
     """The column of classes, where there is one and there are no captions; else ""."""
-    if options.caption_keys or any(name in columns for name in CAPTION_KEYS):
+    if options.caption_keys or any(name in columns and name not in options.columns for name in CAPTION_KEYS):
         return ""
     return next((name for name in LABEL_KEYS if name in columns), "")
 

@@ -15,6 +15,7 @@ from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import CaptionFields, get_nested
 from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.parquet_schema import (
+    caption_fields,
     check_columns,
     choose_parquet_fields,
     flat_columns,
@@ -92,7 +93,7 @@ class Parquet:
         schema = self._footers.get(self._paths[groups[0].file]).schema.to_arrow_schema()
         columns = {name: kind for column in schema for name, kind in flat_columns(column.name, column.type)}
         self._fields = choose_parquet_fields(columns, read_classes(schema), options, where)
-        self._is_of_paths = not is_image(columns[self._fields.image])
+        self._is_of_paths = bool(self._fields.image) and not is_image(columns[self._fields.image])
         self._images_folder = images_folder.rstrip("/") + "/" if images_folder else ""
         check_columns(schema, columns, self._fields, options, where)
         self._check_captions(groups, options, where)
@@ -123,7 +124,8 @@ class Parquet:
         Raises:
           UserError: no row has one.
         """
-        nulls = [0 if self._is_of_paths else nulls_of(group.nulls, self._fields.image) for group in groups]
+        has_bytes = self._fields.image and not self._is_of_paths
+        nulls = [0 if not has_bytes else nulls_of(group.nulls, self._fields.image) for group in groups]
         total, missing = sum(group.rows for group in groups), sum(nulls)
         if missing:
             what = f"{missing:,} of {total:,} rows have no image under {self._fields.image!r}"
@@ -145,14 +147,10 @@ class Parquet:
         """
         if (
             self._fields.class_names is None
-            and self._fields.names[1:]
-            and all(
-                group.nulls.get(key.replace("/", ".")) == group.rows
-                for group in groups
-                for key in self._fields.names[1:]
-            )
+            and (captions := caption_fields(self._fields))
+            and all(group.nulls.get(key.replace("/", ".")) == group.rows for group in groups for key in captions)
         ):
-            columns = " or ".join(map(repr, self._fields.names[1:]))
+            columns = " or ".join(map(repr, captions))
             raise UserError(
                 f"{where}: no row has a text in column {columns}; name another one in {options.keys_field}.caption_keys"
             )
@@ -216,8 +214,8 @@ class Parquet:
     def __len__(self) -> int:
         return int(self.shard_lengths.sum())
 
-    def __getitem__(self, index: int) -> Record:
-        index = check_index(index, len(self))
+    def _row(self, index: int) -> tuple[Any, int, str]:
+        """The table of an example's row group, the row in it, and their name."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = int(index - (self._ends[shard] - self.shard_lengths[shard]))
         file = self._paths[self._files[shard]]
@@ -226,18 +224,29 @@ class Parquet:
         if row >= len(rows):
             raise BadExample("cut", f"{row_group}[{row}]: the row group has {len(rows)} rows")
         row = int(rows[row])
+        return table, row, f"{row_group}[{row}]"
+
+    def __getitem__(self, index: int) -> Record:
+        index = check_index(index, len(self))
+        table, row, where = self._row(index)
         lookup = functools.partial(_look_up, table, row)
         if not self._is_of_paths:
-            return self._fields.record(lookup, source=self._identity, index=index, path=f"{row_group}[{row}]")
+            return self._fields.record(lookup, source=self._identity, index=index, path=where)
         name = lookup(self._fields.image)
         if not isinstance(name, str) or not name.strip():
-            raise BadExample("no_image", f"{row_group}[{row}] names no image")
+            raise BadExample("no_image", f"{where} names no image")
+        file = where.rsplit("[", 2)[0]
         folder = self._images_folder or file[: file.rfind("/") + 1]
         path = resolve_path(folder, name.strip())
         image = read_listed_image(self._reader, path, folder, self._allowed)
         with_image = lambda key: image if key == self._fields.image else lookup(key)
         record = self._fields.record(with_image, source=self._identity, index=index, path=path)
         return record if "label" in record else {**record, "id": stable_id("image", path)}
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The named columns of an example, see `HasRows`."""
+        table, row, _ = self._row(index)
+        return self._fields.table.row(functools.partial(_look_up, table, row))
 
     def prefetch_shards(self, shards: Sequence[int], /) -> None:
         """Warns once if a window has more row groups than are kept in memory; they are read on demand."""

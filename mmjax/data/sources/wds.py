@@ -18,6 +18,7 @@ from mmjax.data.formats.class_records import (
     read_lines,
 )
 from mmjax.data.formats.input_files import inputs_of_members, kind_of, record_fields
+from mmjax.data.formats.table_rows import add_row
 from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
@@ -31,6 +32,8 @@ from mmjax.data.webdataset.members import (
     Members,
     Sample,
     bytes_reader,
+    check_json_columns,
+    column_key,
     input_endings,
     join_names,
     parse_members,
@@ -86,6 +89,8 @@ class WebDataset:
     A folder with classnames.txt and examples with .cls is a set of classes; with dataset_type.txt saying `retrieval`,
     every line of a .txt is a caption; saying `multilabel`, a .npy marks an example's classes. All are CLIP_benchmark's.
 
+    Named columns (`options.columns`) are fields of an example's .json, or of MEMBER:FIELD.
+
     Args:
       path: paths or fsspec URLs with {00000..01242}, {a,b}, * and ?; folders; several joined by "::".
       options: `image_key` is endings joined by ";", of images, videos, sounds or arrays; of those of one kind the first
@@ -101,6 +106,7 @@ class WebDataset:
         where = f"{field}='wds:{path}'"
         self._reader = Reader(options.retry_seconds)
         self._images, self._has_arrays = input_endings(options.image_key)
+        self._columns, self._texts = options.columns, options.text_columns
         self._captions = CaptionKeys.parse(
             options.caption_keys,
             default=CAPTION_KEYS,
@@ -138,8 +144,14 @@ class WebDataset:
         samples = self._sample_beginnings(where) if description is None else self._sample_indexed(description)
         first_sample = next(samples)
         self._find_classes(shards, first_sample.key_sets, where)
-        check = MemberCheck(self._images, self._captions, options, has_classes=self._classes is not None)
+        of_columns = list(dict.fromkeys(column_key(name).partition(":")[0].lower() for name in self._columns))
+        self._inputs = (*self._images, *of_columns)
+        check = MemberCheck(self._inputs, self._captions, options, has_classes=self._classes is not None)
         check.run(itertools.chain([first_sample], samples), where)
+        if self._columns:
+            samples = self._sample_beginnings(where) if description is None else self._sample_indexed(description)
+            examples = itertools.chain.from_iterable(sample.examples for sample in samples)
+            check_json_columns(self._columns, examples, options.encoding, where)
         if description is not None:
             check.tell_incomplete(where)
 
@@ -310,10 +322,10 @@ class WebDataset:
         return scanned.table.rows
 
     def _record(self, path: str, key: str, members: Mapping[str, bytes]) -> Record:
-        ending = next((ending for ending in self._images if ending in members), None)
+        ending = next((ending for ending in self._inputs if ending in members), None)
         name = f"{path}/{key}"
         if ending is None:
-            raise BadExample("no_image", f"{name}: has {join_names(list(members))}, no {join_names(self._images)}")
+            raise BadExample("no_image", f"{name}: has {join_names(list(members))}, no {join_names(self._inputs)}")
         path_in = f"{name}.{ending}"
         try:
             inputs = inputs_of_members(members, self._images, arrays=self._has_arrays)
@@ -324,16 +336,23 @@ class WebDataset:
             names = dict(class_names=classes.names, templates=classes.templates)
             return multilabel_record(members, inputs, path_in, **names, where=name)
         label = None if classes is None else _label(members, len(classes.names), name)
+        lookup = Lookup(members, self._captions.encoding, self._is_retrieval)
+        with_row = lambda record: record
+        if self._columns:
+            row = {column: lookup(column_key(column)) for column in self._columns}
+            with_row = lambda record: add_row(record, row, self._texts)
         try:
-            texts = Lookup(members, self._captions.encoding, self._is_retrieval).gather(self._captions, name)
+            texts = lookup.gather(self._captions, name)
         except BadExample:
             if classes is None or label is None:
                 raise
-            return make_class_record(inputs, classes.names, classes.templates, label, path_in, classes.ids[label])
+            return with_row(
+                make_class_record(inputs, classes.names, classes.templates, label, path_in, classes.ids[label])
+            )
         record = Record(**record_fields(inputs), id=stable_id("image", path, key), path=path_in, **texts)
         if label is not None:
             record["label"] = label
-        return record
+        return with_row(record)
 
 
 def _label(members: Mapping[str, bytes], classes: int, name: str) -> int:

@@ -12,6 +12,7 @@ from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.input_files import ARRAY_SUFFIXES, MEDIA_SUFFIXES, ONLY_MEDIA_SUFFIXES
 from mmjax.data.formats.json_fields import json_fault
+from mmjax.data.formats.table_rows import check_columns
 from mmjax.data.record import CaptionKeys, texts_of
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.data.text.text_encoding import decode_text
@@ -94,6 +95,31 @@ class Lookup:
         except BadExample as error:
             faults = "".join(f"; its .{ending} is no JSON ({fault})" for ending, fault in self.faults.items())
             raise BadExample(error.reason, f"{name}: {error.detail}{faults}") from error
+
+
+def column_key(name: str) -> str:
+    """The key of a named column: a field of the `.json` member, unless it names another one."""
+    return name if ":" in name else f"json:{name}"
+
+
+def check_json_columns(names: Sequence[str], examples: Iterable[Members], encoding: str, where: str) -> None:
+    """Checks that named columns are among the fields of some examples.
+
+    Raises:
+      UserError: one is in none of them.
+    """
+    fields: dict[str, None] = {}
+    for members in examples:
+        with contextlib.suppress(BadExample), one_example():  # counted when it is its turn
+            lookup = Lookup(members, encoding)
+            for ending in {column_key(name).partition(":")[0].lower() for name in names}:
+                content = lookup.parsed(ending)
+                listed = [] if not isinstance(content, Mapping) else field_paths(content)
+                fields |= {name if ending == "json" else f"{ending}:{name}": None for name in listed}
+            fields |= {name: None for name in names if lookup(column_key(name)) is not None}
+        if fields.keys() >= set(names):
+            return
+    check_columns(names, [*fields], where)
 
 
 def parse_members(blob: bytes, where: str, once: Once | None = None) -> tuple[str, dict[str, bytes]]:
