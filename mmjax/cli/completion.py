@@ -22,6 +22,8 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     ),
     "index": ("--output=", "--workers=", "--force", "--cache=", "--retry-seconds="),
     "convert": ("--to=", "--step=", "--tokenizer=", "--model-config=", "--plugins="),
+    "push": (*("--to=", "--license=", "--private", "--step=", "--tokenizer=", "--model-config=", "--plugins="),),
+    "export": ("--platforms=", "--step=", "--tokenizer=", "--model-config=", "--plugins="),
     "info": ("--step=", "--model-config=", "--json", "--plugins="),
     "list": (),
     "search": (

@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": "print what a recipe would need on TPUs or GPUs that are not here",
     "index": "find the examples of WebDataset shards, and what is wrong with the shards",
     "convert": "write a model in OpenCLIP's, Hugging Face's or mmjax's format",
+    "push": "publish a model with its card, on the Hub or in a folder",
+    "export": "write a model's towers as StableHLO, which runs without mmjax",
     "info": "print what a workdir or another library's checkpoint holds",
     "list": "list the models that are made by a name, such as ViT-B-32",
     "search": "find a folder's images by text or image",

@@ -124,10 +124,10 @@ class CoCa(image_text.SlotsModel, image_text.ContrastiveModel, WritingModel, kw_
         x = self.text_encoder.embed(text, keys=keys)
         # The last position whatever the length, so that more padding changes nothing.
         token = self.text_class_token + self.text_encoder.position_embedding[-1]
-        x = jnp.concatenate([x, broadcast_parameter(token, (len(x), 1, x.shape[2]), x.dtype)], axis=1)
+        x = jnp.concatenate([x, broadcast_parameter(token, (x.shape[0], 1, x.shape[2]), x.dtype)], axis=1)
         valid = None if text_mask is None else jnp.pad(text_mask, ((0, 0), (0, 1)), constant_values=True)
         out = self.text_encoder.run(x, attention.AttentionSpec(causal=True, valid=valid), keys)
-        return Encoded(out.tokens, valid, jnp.full(len(x), text.shape[1], jnp.int32))
+        return Encoded(out.tokens, valid, jnp.full(x.shape[:1], text.shape[1], jnp.int32))
 
     def project_image(self, image):
         return self.image_projection(self._pooled(image)[:, 0])

@@ -64,7 +64,7 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
 
     def project_image(self, image):
         """Each query by itself. Here nothing is dropped out."""
-        x = self._embedded(len(image.tokens), None)
+        x = self._embedded(image.tokens.shape[0], None)
         memory = submodules.as_memory(image)
         out = self.reader.run(x, attention.AttentionSpec(), memory=memory, segments=(self.queries, 0))
         return self.image_projection(out.tokens)
@@ -91,7 +91,7 @@ class QFormer(image_text.SlotsModel, image_text.ContrastiveModel, FusionModel, W
 
     def start(self, image, text, text_mask, slots):
         heads.check_head("caption", self.caption)
-        batch, count = len(text), self.queries
+        batch, count = text.shape[0], self.queries
         looked = self.reader.run(
             self._embedded(batch, None),
             attention.AttentionSpec(),

@@ -48,7 +48,7 @@ class AttentionSpec(struct.PyTreeNode):
         start = 0 if self.offset is None else self.offset
         positions = start + jnp.arange(queries)[None] if self.chosen is None else self.chosen[:, None]  # [b, T]
         query, key = positions[:, :, None], jnp.arange(keys)
-        mask = jnp.ones((len(positions), queries, keys), bool)
+        mask = jnp.ones((positions.shape[0], queries, keys), bool)
         if self.causal:
             mask &= key <= query
         if self.length is not None:

@@ -72,7 +72,7 @@ def _map_side_by_side(x, kernel):
     grid = [size // step for size, step in zip(x.shape[1:-1], window, strict=True)]
     x = x[(slice(None), *(slice(count * step) for count, step in zip(grid, window, strict=True)))]
     split = [length for pair in zip(grid, window, strict=True) for length in pair]
-    x = x.reshape(len(x), *split, x.shape[-1])
+    x = x.reshape(x.shape[0], *split, x.shape[-1])
     order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1]
     return multiply(x.transpose(order), kernel, axes + 1)
 

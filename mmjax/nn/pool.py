@@ -85,7 +85,7 @@ class Pool(nn.Module):
         width = self.width or tokens.shape[-1]
         std = width**-0.5
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, self.queries, width), jnp.float32)
-        query = broadcast_parameter(probe[0], (len(tokens), self.queries, width), self.dtype)
+        query = broadcast_parameter(probe[0], (tokens.shape[0], self.queries, width), self.dtype)
         if self.norm_inputs:
             query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query)
             tokens = layer_norm(self.norm_eps, self.dtype, "norm_memory")(tokens)

@@ -1,0 +1,105 @@
+"""Publication of a model: weights in another library's format, with a model card, in a folder or on the Hub."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.errors import UserError, validate_choice
+from mmjax.evaluation.suite import results_file
+from mmjax.inference import checkpoint_source
+from mmjax.inference.convert import convert
+from mmjax.inference.model_card import make_card
+from mmjax.interop.weights_path import HUB
+from mmjax.training import metrics_log
+from mmjax.utils import terminal
+
+FORMATS = ("hf", "openclip")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def push(
+    src: Any,
+    dst: str,
+    *,
+    to: str = "openclip",
+    license: str | None = None,
+    private: bool = False,
+    step: int | None = None,
+    tokenizer: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model as `convert` does, and a model card beside it.
+
+    Args:
+      src, step, tokenizer, settings: see `convert`.
+      dst: `hf-hub:OWNER/NAME`, made where it is missing; or a folder that is missing or empty, without any network.
+      to: one of `FORMATS`.
+      license: the Hub's name of it, such as `apache-2.0`; None leaves it out of the card.
+      private: whether a repository that is made is.
+
+    Raises:
+      UserError: as of `convert`; a name or licence that is none, or the Hub refuses.
+    """
+    validate_choice("--to", to, FORMATS)
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise UserError(f"--license={license}: give the Hub's name of a licence, such as apache-2.0, mit or other")
+    name = dst.removeprefix(HUB)
+    if dst.startswith(HUB) and not _REPOSITORY.fullmatch(name):
+        raise UserError(f"DST={dst}: give hf-hub:OWNER/NAME")
+    options = dict(to=to, step=step, tokenizer=tokenizer, settings=settings)
+    if not dst.startswith(HUB):
+        _write(src, Path(dst), Path(dst).resolve().name, license, options)
+        return
+    api = _hub(dst)
+    with tempfile.TemporaryDirectory(prefix="mmjax-push-") as folder:
+        _write(src, Path(folder) / "model", name, license, options)
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            address = api.upload_folder(repo_id=name, folder_path=str(Path(folder) / "model"))
+        except Exception as error:  # the package raises its own, the network's and the operating system's
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"DST={dst}: the Hub did not take it ({type(error).__name__}: {reason}); log in with `hf auth login`,"
+                " or give a folder, which needs no network"
+            ) from error
+    terminal.show(f"{dst}: {address}")
+
+
+def _hub(dst: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(f"DST={dst}: needs the package huggingface_hub; pip install huggingface_hub") from error
+    return huggingface_hub.HfApi()
+
+
+def _write(src: Any, folder: Path, name: str, license: str | None, options: dict[str, Any]) -> None:
+    convert(src, folder, **options)
+    opened = checkpoint_source.open_checkpoint(
+        src, step=options["step"], tokenizer=options["tokenizer"], settings=options["settings"], from_flags=True
+    )
+    card = make_card(opened, _records(opened), name=name, form=options["to"], license=license)
+    (folder / "README.md").write_text(card)
+    terminal.show(f"{folder / 'README.md'}  {len(card.encode()):,} bytes")
+    if license is None:
+        terminal.show("note: the card has no licence; --license=apache-2.0, say, puts one there")
+
+
+def _records(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> list[dict[str, Any]]:
+    """Evaluations of a run's checkpoint: those of `mmjax eval`, else those of its training at this step."""
+    if not isinstance(opened, checkpoint_source.RunCheckpoint):
+        return []
+    records = results_file.read(opened.path / "eval" / f"{opened.step}.json")
+    if records:
+        return records
+    by_data: dict[str, dict[str, float]] = {}
+    for line in metrics_log.MetricsFile(opened.path / "metrics.jsonl").lines():
+        if line.get("kind") == "eval" and line.get("step") == opened.step:
+            for key, value in line.items():
+                data, slash, metric = key.rpartition("/")
+                if slash and isinstance(value, (int, float)):
+                    by_data.setdefault(data, {})[metric] = float(value)
+    return [{"dataset": data, "task": "evaluation", "metrics": metrics} for data, metrics in by_data.items()]

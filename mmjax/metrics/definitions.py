@@ -1,0 +1,45 @@
+"""Definitions of metrics, a line each, as tables of results beside weights have them; docs/evaluation.md has more."""
+
+import re
+
+_DEFINITIONS = {
+    r"acc1": "share of examples whose class is the most probable one",
+    r"acc5": "share of examples whose class is among the five most probable",
+    r"acc1_low95|acc1_high95": "95 % interval of acc1 by resampling the examples",
+    r"acc1_without_(?P<name>\w+)": "acc1 without {name}",
+    r"acc1_only_(?P<name>\w+)": "acc1 by {name} alone",
+    r"acc1@(?P<k>\d+)": "share of examples whose class most of the {k} nearest neighbours have",
+    r"mean_per_class_recall": "mean over classes of the share of their examples that is found",
+    r"mean_average_precision": "mean over classes of average precision, without interpolation",
+    r"image_retrieval_recall@(?P<k>\d+)": "share of captions whose image is among the {k} most similar of all images",
+    r"text_retrieval_recall@(?P<k>\d+)": "share of images with a caption among the {k} most similar of all captions",
+    r"(?P<name>\w+)_retrieval_recall@(?P<k>\d+)": "share of queries whose {name} is among the {k} most similar",
+    r"mean_recall@1": "mean of both directions' recall@1",
+    r"rsum": "sum of the six recalls, at most 6",
+    r"(?P<name>\w+)_median_rank": "median rank of the best match in {name}, from 1",
+    r"(?P<name>\w+)_mean_rank": "mean rank of the best match in {name}, from 1",
+    r"(?P<name>\w+)_mean_reciprocal_rank": "mean of 1 / rank of the best match in {name}",
+    r"(?P<name>\w+)_mean_average_precision": "mean average precision over all matches in {name}",
+    r"bleu_(?P<k>[1-4])": "BLEU-{k} of the whole set, as pycocoevalcap computes it",
+    r"rouge_l": "ROUGE-L, as pycocoevalcap computes it",
+    r"cider_d": "CIDEr-D from 0 to 10, as pycocoevalcap computes it",
+    r"meteor": "METEOR 1.5, by its own program",
+    r"exact_match": "share of captions that equal a reference after tokenisation",
+    r"accuracy(_\w+/?\w*)?": "VQA v2's accuracy: min(n / 3, 1), averaged over subsets of nine people",
+    r"itm_(?P<name>\w*)accuracy": "share of image-text pairs of which it is told rightly whether they belong together",
+    r"(contrastive_)?loss": "held-out loss in nats",
+    r"clip_score|ref_clip_score": "CLIPScore (Hessel et al. 2021)",
+    r"perplexity": "exp of the mean negative log-likelihood of a token",
+    r"linear_probe/?\w*|knn/?\w*": "accuracy of a classifier of the frozen features",
+}
+
+
+def definition(metric: str) -> str:
+    """What a metric is, as a line; an empty string for one of a plugin, or that is in no table."""
+    folds = re.match(r"(\d+)x(\d+)_", metric)
+    name = metric[folds.end() :] if folds else metric
+    for pattern, text in _DEFINITIONS.items():
+        if match := re.fullmatch(pattern, name):
+            text = text.format(**match.groupdict())
+            return f"{text}; mean of {folds[1]} folds of {folds[2]}" if folds else text
+    return ""
