@@ -55,9 +55,7 @@ class ViewsDecoder(Decoder, Protocol):
     clips: int
     crops: int
 
-    def views(
-        self, entry: bytes | np.ndarray, *, rate: float | None = None, span: tuple[float, float] | None = None
-    ) -> np.ndarray:
+    def views(self, entry: Any, *, rate: float | None = None, span: tuple[float, float] | None = None) -> np.ndarray:
         """Arrays [clips * crops, ...] of an entry, the crops of a clip together."""
         ...
 
