@@ -5,8 +5,7 @@ A field inside another one is named by its path: `captions/text` or `captions.te
 
 import dataclasses
 import logging
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from mmjax.data.bad_example import BadExample
@@ -24,7 +23,6 @@ IMAGE_KEYS = (
 )
 CAPTION_KEYS = ("caption", "captions", "txt", "text", "title", "captions/text", "caption/text", "sentences", "TEXT")
 LABEL_KEYS = ("label", "labels", "cls", "class")
-_DEEPEST = 32  # lists in lists, and objects in objects: far less than Python's stack has room for
 
 log = logging.getLogger("mmjax.data")
 
@@ -272,30 +270,6 @@ def choose_fields(
             f"{_near(keys.keys[:1], columns)}; name one in {field}"
         )
     return CaptionFields(image, dataclasses.replace(keys, keys=(next(iter(matches.values())),)), table)
-
-
-def get_nested(value: Any, path: str, *, lists: int = 0) -> Any:
-    """Returns what lies at a path of nested dicts, None where nothing does; in a list, of each of its elements.
-
-    Lists that lie in more than `_DEEPEST` lists have nothing; `lists` says in how many this one lies.
-    """
-    if isinstance(value, Mapping):
-        if path in value:
-            return value[path]
-        head, *rest = re.split("[./]", path, maxsplit=1)
-        return get_nested(value.get(head), rest[0]) if rest else None
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and lists < _DEEPEST:
-        return [get_nested(item, path, lists=lists + 1) for item in value]
-    return None
-
-
-def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The fields of an object and of those inside it, also in lists, by their path; not those in `_DEEPEST` others."""
-    for key, item in value.items():
-        yield before + key
-        inside = item[0] if isinstance(item, list) and item else item
-        if isinstance(inside, Mapping) and before.count("/") < _DEEPEST:
-            yield from field_paths(inside, f"{before}{key}/")
 
 
 def _find(name: str, columns: Iterable[str]) -> str | None:

@@ -146,6 +146,31 @@ def multilabel_record(
       BadExample: see `read_labels`.
     """
     labels = read_labels(members.get("npy"), len(class_names), where)
+    return record_of_labels(
+        inputs, path, labels, class_names=class_names, templates=templates, image_id=stable_id("image", where)
+    )
+
+
+def record_of_labels(
+    inputs: Mapping[str, Any],
+    path: str,
+    labels: Sequence[int],
+    *,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    image_id: int,
+    span: tuple[float, float] | None = None,
+) -> Record:
+    """Makes the record of an example of several classes, see `multilabel_record`.
+
+    Args:
+      inputs: the image, and what else there is, by modality.
+      path: see `Record`.
+      labels: numbers of its classes.
+      class_names, templates: of the source.
+      image_id: the record's.
+      span: of a video or sound, in seconds.
+    """
+    labels = sorted(labels)
     captions = [template.replace("{c}", class_names[label]) for label in labels for template in templates]
-    image_id = stable_id("image", where)
-    return Record(**record_fields(inputs), captions=captions or [""], id=image_id, labels=labels, path=path)
+    return Record(**record_fields(inputs, span), captions=captions or [""], id=image_id, labels=labels, path=path)

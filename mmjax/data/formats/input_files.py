@@ -7,6 +7,7 @@ import numpy as np
 
 from mmjax.data.audio import waveform
 from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.json_arrays import inputs_of_fields, member_of
 from mmjax.data.formats.media_bytes import AUDIO_SUFFIXES, VIDEO_FORMATS, VIDEO_SUFFIXES, media_format
 from mmjax.data.formats.npy_file import read_npy
 from mmjax.data.image import image_file
@@ -80,20 +81,23 @@ def inputs_of_members(members: Mapping[str, bytes], endings: Sequence[str], *, a
 
     Args:
       members: contents by ending, without the dot.
-      endings: in the order in which they are looked for.
+      endings: in the order in which they are looked for; `json:a,b` are numbers in fields of one.
       arrays: whether arrays count beside files; else they do where there are none.
 
     Raises:
       BadExample: see `inputs_of_file`.
     """
-    present = [ending for ending in endings if ending in members]
-    is_array = lambda ending: f".{ending}" in ARRAY_SUFFIXES
+    present = [ending for ending in endings if member_of(ending) in members]
+    is_array = lambda ending: f".{ending}" in ARRAY_SUFFIXES or ":" in ending
     if not arrays and not all(map(is_array, present)):
         present = [ending for ending in present if not is_array(ending)]
     inputs: dict[str, Any] = {}
     # The sound of a video counts where there is no other.
     for ending in sorted(present, key=lambda ending: f".{ending}" in VIDEO_SUFFIXES):
-        inputs = inputs_of_file(members[ending], f".{ending}") | inputs
+        member, colon, fields = ending.partition(":")
+        content = members[member]
+        made = inputs_of_fields(content, fields.split(",")) if colon else inputs_of_file(content, f".{ending}")
+        inputs = made | inputs
     return inputs
 
 

@@ -1,13 +1,15 @@
 """Fields of the objects in files of JSON, which must be there and of the right type; and what is wrong with a JSON."""
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmjax.errors import UserError
 
 _SHOWN = 60  # characters of a value
+_DEEPEST = 32  # lists in lists, and objects in objects: far less than Python's stack has room for
 
 
 def text_field(entry: Any, name: str, what: str, needs: str, *, may_be_blank: bool = False) -> str:
@@ -71,3 +73,27 @@ def json_fault(error: Exception) -> str:
     if "set_int_max_str_digits" in str(error):  # advice for programmers
         return f"an integer of more than {sys.get_int_max_str_digits():,} digits"
     return " ".join(str(error).split())
+
+
+def get_nested(value: Any, path: str, *, lists: int = 0) -> Any:
+    """Returns what lies at a path of nested dicts, None where nothing does; in a list, of each of its elements.
+
+    Lists that lie in more than `_DEEPEST` lists have nothing; `lists` says in how many this one lies.
+    """
+    if isinstance(value, Mapping):
+        if path in value:
+            return value[path]
+        head, *rest = re.split("[./]", path, maxsplit=1)
+        return get_nested(value.get(head), rest[0]) if rest else None
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and lists < _DEEPEST:
+        return [get_nested(item, path, lists=lists + 1) for item in value]
+    return None
+
+
+def field_paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The fields of an object and of those inside it, also in lists, by their path; not those in `_DEEPEST` others."""
+    for key, item in value.items():
+        yield before + key
+        inside = item[0] if isinstance(item, list) and item else item
+        if isinstance(inside, Mapping) and before.count("/") < _DEEPEST:
+            yield from field_paths(inside, f"{before}{key}/")

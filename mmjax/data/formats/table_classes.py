@@ -1,10 +1,23 @@
 """Classes of a table's rows: their names, from a column of labels and from classnames.txt beside the table."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mmjax.data.formats.class_records import log_equal_names
 from mmjax.data.formats.wordnet_ids import log_numbers
+from mmjax.data.formats.written_list import parse_list
 from mmjax.errors import UserError
+
+SEPARATOR = "\0"  # of several labels, or captions, of one cell
+
+
+def join_labels(cell: Any) -> str:
+    """The labels of a cell that may have several, each once: of a list, or of a text with commas or semicolons."""
+    parts = (parse_list(cell) or re.split("[,;]", cell)) if isinstance(cell, str) else cell
+    parts = parts if isinstance(parts, Sequence) else [] if parts is None else [parts]
+    labels = [str(part).strip() for part in parts]
+    return SEPARATOR.join(dict.fromkeys(filter(None, labels)))
 
 
 def classes_of_labels(labels: Iterable[str], listed: Sequence[str], where: str) -> tuple[list[str], Mapping[str, int]]:

@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON Lines, JSON arrays and COCO's captions."""
+"""Tables of text: CSV, TSV, JSON Lines, JSON arrays, and the captions of COCO, MSR-VTT and MSVD."""
 
 import codecs
 import io
@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.coco_captions import caption_rows
 from mmjax.data.formats.input_files import INPUT_SUFFIXES
-from mmjax.data.formats.json_fields import json_fault
+from mmjax.data.formats.json_fields import field_paths, get_nested, json_fault
 from mmjax.data.formats.separated_rows import SEPARATORS, RowProblems, find_separator, read_rows
+from mmjax.data.formats.video_captions import is_captions_by_name, rows_by_name, video_rows
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.text.text_encoding import UTF8, encoding_of
 from mmjax.errors import UserError
@@ -226,6 +226,10 @@ class Table:
         if isinstance(content, dict) and isinstance(content.get("images"), list):
             self.is_coco = True
             return caption_rows(content, where)
+        if isinstance(content, dict) and all(isinstance(content.get(name), list) for name in ("videos", "sentences")):
+            return video_rows(content, where)
+        if isinstance(content, dict) and is_captions_by_name(content):
+            return rows_by_name(content)
         if isinstance(content, dict):
             if not any(isinstance(value, dict | list) for value in content.values()):
                 return [content]  # one object a line, and one line

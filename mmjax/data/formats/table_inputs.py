@@ -9,10 +9,45 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
+from mmjax.data.formats.image_paths import IMAGES_OPTION
 from mmjax.errors import UserError, did_you_mean
 
 SPAN_COLUMNS = ("start", "end")
+_SPLIT = re.compile(r"(.+\.(?:csv|tsv|jsonl|json))/([^/,]+)")
 _FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePath:
+    """What stands after `pairs:`.
+
+    Attributes:
+      file: the table.
+      split: of the rows that count, by their column `split`; "" for all.
+      spans: columns of the seconds at which spans begin and end; () for complete files.
+      are_spans_named: whether they must be there.
+      images: the folder of the files, or a pattern of their paths; "" for the table's folder.
+    """
+
+    file: str
+    split: str
+    spans: tuple[str, ...]
+    images: str
+    are_spans_named: bool
+
+    def span_columns(self, columns: Sequence[str], where: str) -> tuple[str, ...]:
+        """The columns of spans that a table has; () for none.
+
+        Raises:
+          UserError: it lacks one that is named, or a column `split`.
+        """
+        named = (*(self.spans if self.are_spans_named else ()), *(["split"] if self.split else ()))
+        for name in named:
+            if name not in columns:
+                what = "spans=" if name in self.spans else f"/{self.split}"
+                near = did_you_mean(name, columns)
+                raise UserError(f"{where}: {what}: no column {name!r}{near}; there are {', '.join(map(repr, columns))}")
+        return self.spans if set(self.spans) <= set(columns) else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +100,25 @@ class PathPattern:
             return ""
         values = dict(zip(self.columns, texts, strict=True))
         return _FIELD.sub(lambda match: values[match[1]], self.text)
+
+
+def parse_table_path(path: str, where: str) -> TablePath:
+    """The parts of "FILE/SPLIT,spans=START:END,images=FOLDER", of which the file alone must be there.
+
+    Raises:
+      UserError: a part that says nothing.
+    """
+    path, images, folder = path.partition(IMAGES_OPTION)
+    if images and not folder:
+        raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
+    path, spans, names = path.partition(",spans=")
+    start, colon, end = (part.strip() for part in names.partition(":"))
+    if spans and names != "none" and not (start and colon and end):
+        raise UserError(f"{where}: spans={names} names no two columns; write spans=START:END, or spans=none")
+    match = _SPLIT.fullmatch(path)
+    file, split = (match[1], match[2]) if match else (path, "")
+    columns = () if names == "none" else (start, end) if spans else SPAN_COLUMNS
+    return TablePath(file, split, columns, folder, bool(spans))
 
 
 def parse_spans(starts: Sequence[Any], ends: Sequence[Any]) -> np.ndarray:

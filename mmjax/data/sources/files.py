@@ -11,6 +11,7 @@ import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.formats.input_files import inputs_of_members, kind_of, read_input, record_fields
+from mmjax.data.formats.json_arrays import member_of
 from mmjax.data.formats.table_rows import add_row
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
@@ -59,6 +60,7 @@ class Files:
         self._path, self._reader = path.rstrip("/") or "/", Reader(options.retry_seconds)
         self.name = posixpath.basename(self._path)
         self._images, self._has_arrays = input_endings(options.image_key)
+        self._inputs = tuple(map(member_of, self._images))
         self._captions = CaptionKeys.parse(
             options.caption_keys,
             default=CAPTION_KEYS,
@@ -82,7 +84,7 @@ class Files:
         self._set_numbers = np.array(numbers, np.int32)
         if not len(self):
             raise UserError(
-                f"{where}: no images in there or its sub-folders (files ending in {', '.join(self._images)})"
+                f"{where}: no images in there or its sub-folders (files ending in {', '.join(self._inputs)})"
             )
         if self._texts_alone:
             log.warning("%s: %s texts have no image beside them and are left out", where, f"{self._texts_alone:,}")
@@ -97,7 +99,7 @@ class Files:
                 endings.setdefault(stem, []).append(ending)
         for stem, of_stem in endings.items():
             lower = [ending.lower() for ending in of_stem]
-            if any(ending in lower for ending in self._images):
+            if any(ending in lower for ending in self._inputs):
                 yield stem, tuple(of_stem)
             elif any(key.lower() in lower for key in self._captions.keys):
                 self._texts_alone += 1
@@ -114,7 +116,7 @@ class Files:
                 f" {', '.join(sorted(wanted))}; where folders are classes, write folder:{self._path}"
             )
         examples = (self._members(index) for index in evenly_spaced(len(self), _INSPECTED))
-        check = MemberCheck(self._images, self._captions, options, has_classes=False)
+        check = MemberCheck(self._inputs, self._captions, options, has_classes=False)
         check.run([Sample(key_sets, examples)], where)
         check.tell_incomplete(where)
         self._columns, self._texts = options.columns, options.text_columns
@@ -128,7 +130,7 @@ class Files:
     def __getitem__(self, index: int) -> Record:
         index = check_index(index, len(self))
         members = self._members(index)
-        path = members.paths[next(ending for ending in self._images if ending in members.paths)]
+        path = members.paths[next(ending for ending in self._inputs if ending in members.paths)]
         lookup = Lookup(members, self._captions.encoding)
         texts = lookup.gather(self._captions, path)
         try:

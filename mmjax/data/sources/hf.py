@@ -5,7 +5,8 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from mmjax.data.column_inference import choose_fields, get_nested
+from mmjax.data.column_inference import choose_fields
+from mmjax.data.formats.json_fields import get_nested
 from mmjax.data.record import Record, check_index
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, did_you_mean

@@ -13,19 +13,19 @@ import os
 import posixpath
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.column_inference import CAPTION_KEYS, LABEL_KEYS, choose_fields
-from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines
-from mmjax.data.formats.image_paths import IMAGE_COLUMNS, IMAGES_OPTION, read_listed_image, resolve_path
+from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines, record_of_labels
+from mmjax.data.formats.image_paths import IMAGE_COLUMNS, read_listed_image, resolve_path
 from mmjax.data.formats.input_files import inputs_of_file, kind_of, record_fields, suffix_of
-from mmjax.data.formats.table_classes import classes_of_labels
+from mmjax.data.formats.table_classes import SEPARATOR, classes_of_labels, join_labels
 from mmjax.data.formats.table_file import Table
-from mmjax.data.formats.table_inputs import SPAN_COLUMNS, PathPattern, parse_spans, read_span
+from mmjax.data.formats.table_inputs import PathPattern, parse_spans, parse_table_path, read_span
 from mmjax.data.formats.table_rows import add_row
 from mmjax.data.formats.written_list import parse_list
 from mmjax.data.record import Record, check_index, stable_id, texts_of
@@ -33,7 +33,7 @@ from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.data.sources.karpathy import beside
 from mmjax.data.table_columns import category_text
 from mmjax.data.webdataset.shard_cache import user_cache
-from mmjax.errors import UserError
+from mmjax.errors import UserError, did_you_mean
 from mmjax.io.patterns import error_reason
 from mmjax.io.reader import Reader, local_path
 from mmjax.io.retries import ReadError
@@ -44,7 +44,6 @@ _FIRST = 100  # images of which one must be there
 _CHUNK = 8192  # rows
 _KEPT_BYTES = 1 << 20  # a smaller table stays in memory
 _uint64 = struct.Struct("<Q").unpack
-_SEPARATOR = "\0"  # captions of one cell
 
 log = logging.getLogger("mmjax.data")
 
@@ -62,17 +61,20 @@ class Pairs:
     What a file is, its ending says: an image, a video, a sound or an array. Where the table has columns `start` and
     `end`, they are the seconds of a video or a sound that count, and rows of one file and one span are one record.
     A table without captions, and with a column of LABEL_KEYS, has classes: their names in alphabetical order, or those
-    of classnames.txt beside the table, which numbers count from 0.
+    of classnames.txt beside the table, which numbers count from 0. A cell of `labels` has several, in a list or
+    separated by commas or semicolons.
 
     Named columns (`options.columns`) are the `table` of a record; rows of one file whose columns differ are several
     records. A table of such columns without files has a record for each row, whose `id` are its values.
 
-    After ",images=" there may be a pattern of the files' paths instead, such as `clips/{youtube_id}.flac`.
+    After the file there may be "/SPLIT", rows of which count by their column `split`; ",spans=START:END", columns of
+    spans that are called otherwise, or ",spans=none"; after ",images=" also a pattern of the files' paths, such as
+    `clips/{youtube_id}.flac`.
 
     A table of more than a megabyte is moved into a file of the cache folder, of which workers read what they need.
 
     Args:
-      path: the table; its ending says which kind it is. ",images=DIR" or ",images=PATTERN" may follow.
+      path: the table; its ending says which kind it is. What may follow, see above.
       options: how to read it. `image_key` is the column of image paths, by default the first found of IMAGE_COLUMNS;
         `caption_keys` are the columns of captions, by default the first usual one found.
       field: config field to name in errors.
@@ -87,9 +89,8 @@ class Pairs:
 
     def __init__(self, path: str, *, options: SourceOptions = DEFAULT_OPTIONS, field: str = "data.train"):
         where = f"{field}='pairs:{path}'"
-        file, comma, images_folder = path.partition(IMAGES_OPTION)
-        if comma and not images_folder:
-            raise UserError(f"{where}: images= names no folder; write pairs:FILE,images=DIR")
+        parts = parse_table_path(path, where)
+        file, images_folder = parts.file, parts.images
         self.name, self._file = posixpath.splitext(posixpath.basename(file))[0], file
         self._reader, self._allowed = Reader(options.retry_seconds), options.table_paths
         pattern = PathPattern.parse(images_folder)
@@ -100,6 +101,7 @@ class Pairs:
             pattern.check(table.columns, where)
             options = dataclasses.replace(options, image_key=pattern.columns[0])
         label = _label_column(table.columns, options)
+        self.is_multilabel = label == "labels"
         if label:
             options = dataclasses.replace(options, caption_keys=label)
         try:
@@ -115,12 +117,14 @@ class Pairs:
         self._keys = fields.captions
         images, captions = StringArrayBuilder(), [StringArrayBuilder() for _ in self._keys.keys]
         group_keys, lists = array("Q"), 0
-        span_columns = SPAN_COLUMNS if self._has_files and set(SPAN_COLUMNS) <= set(table.columns) else ()
+        span_columns = parts.span_columns(table.columns, where) if self._has_files or parts.split else ()
+        span_columns = span_columns if self._has_files else ()
         path_columns = [*filter(None, [fields.image])] if pattern is None else pattern.columns
         all_spans = [np.zeros((0, 2))]
         self._names, self._texts = options.columns, options.text_columns
         of_rows = [StringArrayBuilder() for _ in self._names]
-        rows = table.rows([*path_columns, *span_columns, *fields.table.fields.values(), *self._keys.keys])
+        read = [*path_columns, *span_columns, *fields.table.fields.values(), *self._keys.keys]
+        rows = _of_split(table.rows([*read, "split"]), parts.split, where) if parts.split else table.rows(read)
         # Column by column: a million rows are a matter of seconds.
         while chunk := list(itertools.islice(rows, _CHUNK)):
             lines, *columns = zip(*chunk, strict=True)
@@ -152,7 +156,7 @@ class Pairs:
             group_keys.extend(_hash(key) if key else line for key, line in zip(keys, lines, strict=True))
             for column, values in zip(captions, columns, strict=True):
                 if label:
-                    column.extend("" if value is None else str(value).strip() for value in values)
+                    column.extend(map(join_labels if self.is_multilabel else category_text, values))
                     continue
                 written = [parse_list(value) if isinstance(value, str) else None for value in values]
                 lists += len(written) - written.count(None)
@@ -183,7 +187,8 @@ class Pairs:
     def _find_classes(self, file: str, where: str) -> None:
         """Makes classes of the labels, which stand in the place of captions."""
         lines = lambda name: read_lines([posixpath.dirname(file) or "."], name, reader=self._reader, where=where)
-        labels = [self._captions[0][row] for row in range(len(self._captions[0]))]
+        cells = [self._captions[0][row] for row in range(len(self._captions[0]))]
+        labels = [label for cell in cells for label in _split_captions(cell)]
         self.class_names, self._labels = classes_of_labels(labels, lines("classnames.txt"), where)
         kind = (kind_of(suffix_of(self._path(0))) or "image") if self._has_files else "array"
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
@@ -262,12 +267,17 @@ class Pairs:
         except BadExample as error:
             raise error.with_path(path) from error
         if self.class_names is not None and self.templates is not None:
-            labels = set(captions["captions"])
-            if len(labels) > 1:
-                raise BadExample("other", f"{path}: is of several classes: {', '.join(map(repr, sorted(labels)))}")
-            record = make_class_record(
-                inputs, self.class_names, self.templates, self._labels[labels.pop()], path, span=span
-            )
+            labels = sorted(set(captions["captions"]))
+            names, templates, numbers = self.class_names, self.templates, [self._labels[label] for label in labels]
+            if self.is_multilabel:
+                identity = stable_id("image", path, *map(str, span or ()))
+                record = record_of_labels(
+                    inputs, path, numbers, class_names=names, templates=templates, image_id=identity, span=span
+                )
+            elif len(labels) > 1:
+                raise BadExample("other", f"{path}: is of several classes: {', '.join(map(repr, labels))}")
+            else:
+                record = make_class_record(inputs, names, templates, numbers[0], path, span=span)
         else:
             parts = ("image", path, *map(str, span or ())) if self._has_files else ("row",)
             record = Record(**record_fields(inputs, span), id=stable_id(*parts, *row.values()), path=path, **captions)
@@ -305,6 +315,25 @@ class Pairs:
         if not path:
             raise BadExample("no_image", f"row {self._rows[self._starts[index]] + 1} names no image")
         return read_listed_image(self._reader, path, self._folder, self._allowed)
+
+
+def _of_split(rows: Iterator[tuple], split: str, where: str) -> Iterator[tuple]:
+    """The rows whose last value is a split's name, without it.
+
+    Raises:
+      UserError: there are none.
+    """
+    others: set[str] = set()
+    is_any = False
+    for *row, name in rows:
+        if str(name).strip() == split:
+            is_any = True
+            yield tuple(row)
+        else:
+            others.add(str(name).strip())
+    if not is_any:
+        near = did_you_mean(split, others)
+        raise UserError(f"{where}: no row of split {split!r}{near}; there are {', '.join(sorted(others)[:20])}")
 
 
 def _label_column(columns: Sequence[str], options: SourceOptions) -> str:
@@ -353,9 +382,9 @@ def _group(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _join_captions(cell: object) -> str:
     """A cell's captions as one text."""
     if isinstance(cell, str):
-        return cell.strip().replace(_SEPARATOR, " ")
-    return _SEPARATOR.join(text.replace(_SEPARATOR, " ") for text in texts_of(cell))
+        return cell.strip().replace(SEPARATOR, " ")
+    return SEPARATOR.join(text.replace(SEPARATOR, " ") for text in texts_of(cell))
 
 
 def _split_captions(cell: str) -> list[str]:
-    return cell.split(_SEPARATOR) if cell else []
+    return cell.split(SEPARATOR) if cell else []

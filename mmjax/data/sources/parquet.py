@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.column_inference import CaptionFields, get_nested
+from mmjax.data.column_inference import CaptionFields
 from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
+from mmjax.data.formats.json_fields import get_nested
 from mmjax.data.formats.parquet_schema import (
     caption_fields,
     check_columns,

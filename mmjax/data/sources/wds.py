@@ -18,6 +18,7 @@ from mmjax.data.formats.class_records import (
     read_lines,
 )
 from mmjax.data.formats.input_files import inputs_of_members, kind_of, record_fields
+from mmjax.data.formats.json_arrays import member_of
 from mmjax.data.formats.table_rows import add_row
 from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
@@ -145,7 +146,7 @@ class WebDataset:
         first_sample = next(samples)
         self._find_classes(shards, first_sample.key_sets, where)
         of_columns = list(dict.fromkeys(column_key(name).partition(":")[0].lower() for name in self._columns))
-        self._inputs = (*self._images, *of_columns)
+        self._inputs = (*map(member_of, self._images), *of_columns)
         check = MemberCheck(self._inputs, self._captions, options, has_classes=self._classes is not None)
         check.run(itertools.chain([first_sample], samples), where)
         if self._columns:

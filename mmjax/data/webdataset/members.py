@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.column_inference import field_paths, get_nested
 from mmjax.data.formats.input_files import ARRAY_SUFFIXES, MEDIA_SUFFIXES, ONLY_MEDIA_SUFFIXES
-from mmjax.data.formats.json_fields import json_fault
+from mmjax.data.formats.json_fields import field_paths, get_nested, json_fault
 from mmjax.data.formats.table_rows import check_columns
 from mmjax.data.record import CaptionKeys, texts_of
 from mmjax.data.source_protocols import SourceOptions
@@ -342,10 +341,19 @@ def input_endings(image_key: str) -> tuple[tuple[str, ...], bool]:
     """Endings of an example's inputs, in small letters, and whether the arrays among them count beside files.
 
     Args:
-      image_key: the config's field; "" for those of INPUT_ENDINGS.
+      image_key: the config's field, such as "mp4;json:a,b" (`inputs_of_fields`); "" for those of INPUT_ENDINGS.
+
+    Raises:
+      UserError: a JSON member without fields.
     """
-    endings = tuple(ending.strip().lstrip(".").lower() for ending in (image_key or INPUT_ENDINGS).split(";"))
-    return endings, bool(image_key)
+    endings = []
+    for part in (image_key or INPUT_ENDINGS).split(";"):
+        ending, colon, fields = part.strip().lstrip(".").partition(":")
+        names = [name.strip() for name in fields.split(",")]
+        if colon and not all(names):
+            raise UserError(f"data.image_key={image_key!r}: {part!r} names no field; write json:FIELD,FIELD")
+        endings.append(ending.lower() + colon + ",".join(names))
+    return tuple(endings), bool(image_key)
 
 
 def join_names(names: Sequence[str]) -> str:
