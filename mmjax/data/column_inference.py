@@ -111,6 +111,7 @@ class ClassFields:
       image: field of the encoded image, video or sound.
       label: field of the class's number.
       names_of_classes: by number.
+      numbers: of the classes by label as the source writes them, where these are not the numbers.
       class_codes: WordNet ids of the classes, where the source has these for names; or None.
       table: columns that are read as a row.
     """
@@ -118,6 +119,7 @@ class ClassFields:
     image: str
     label: str
     names_of_classes: tuple[str, ...]
+    numbers: Mapping[str, int] | None = None
     class_codes: tuple[str, ...] | None = None
     table: TableFields = dataclasses.field(default_factory=TableFields)
 
@@ -146,7 +148,9 @@ class ClassFields:
         del source, index
         inputs = _read_inputs(lookup, self.image, path)
         label = lookup(self.label)
-        label = label[0] if isinstance(label, Sequence) and len(label) == 1 else label
+        label = label[0] if isinstance(label, list) and len(label) == 1 else label
+        if self.numbers is not None:
+            label = self.numbers.get(label_text(label), label_text(label))
         if not isinstance(label, int) or not 0 <= label < len(self.names_of_classes):
             raise BadExample("no_caption", f"{path}: {self.label!r} is {label!r}, no number of a class")
         class_id = None if self.class_codes is None else stable_id("class", self.class_codes[label])
@@ -155,6 +159,12 @@ class ClassFields:
 
 
 Fields = CaptionFields | ClassFields
+
+
+def label_text(value: Any) -> str:
+    """A label as a table writes it: a number or a name; "" for none."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return "" if value is None or isinstance(value, (float, list, Mapping)) else str(value).strip()
 
 
 def _read_inputs(lookup: Callable[[str], Any], field: str, path: str) -> dict[str, Any]:
@@ -211,12 +221,12 @@ def choose_fields(
 ) -> Fields:
     """Chooses an image, and captions or a class, from the fields that a source has.
 
-    Captions that the config asks for come first, and all of them must be there; then classes with names, then captions
-    under the first of the usual names that is there.
+    A class that the config asks for comes first, or that a model learns; then captions that the config asks for, of
+    which all must be there; then classes with names, then captions under the first of the usual names that is there.
 
     Args:
       columns: all fields, those inside others by their path.
-      options: `image_key`, `caption_keys` and `keys_field`.
+      options: `image_key`, `caption_keys`, `label_key`, `classes` and `keys_field`.
       where: the config field and its value, to begin errors with.
       images: the fields that can hold an encoded image, where the source knows.
       classes: names of the classes by field, where the source knows.
@@ -248,7 +258,12 @@ def choose_fields(
     field = f"{options.keys_field}.caption_keys"
     keys = CaptionKeys.parse(options.caption_keys, default=CAPTION_KEYS, field=field, encoding=options.encoding)
     matches = {key: name for key in keys.keys if (name := _find(key, columns)) is not None}
-    if options.caption_keys:
+    if options.label_key and options.label_key not in (classes or {}):
+        raise UserError(
+            f"{where}: {options.keys_field}.label_key={options.label_key!r} is no column of classes, found"
+            f" {_listed(columns)}{did_you_mean(options.label_key, columns)}; name one of texts or whole numbers"
+        )
+    if options.caption_keys and not (options.label_key or (options.classes and classes)):
         absent = [key for key in keys.keys if key not in matches]
         if absent:
             raise UserError(
@@ -257,11 +272,11 @@ def choose_fields(
             )
         return CaptionFields(image, dataclasses.replace(keys, keys=tuple(matches.values())), table)
     if classes:
-        label = next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
+        label = options.label_key or next((name for name in LABEL_KEYS if name in classes), next(iter(classes)))
         names, readable = tuple(classes[label]), readable_names(classes[label])
         if unknown := unknown_ids(names):
             log.warning("%s: class %r and %d others are none of ImageNet-1k's ids", where, unknown[0], len(unknown) - 1)
-        return ClassFields(image, label, tuple(readable or names), names if readable else None, table)
+        return ClassFields(image, label, tuple(readable or names), class_codes=names if readable else None, table=table)
     if not matches and options.columns:
         return CaptionFields(image, dataclasses.replace(keys, keys=()), table)
     if not matches:

@@ -57,6 +57,9 @@ class DataConfig:
     caption_keys: str = ""
     """fields that hold captions, e.g. 'json:caption@0.7+txt@0.3'; '' finds them, 'none' is examples without texts; '|'
     separates parts for each source of the mixture: 'txt|title'"""
+    label_key: str = ""
+    """field that holds the class: a column, an ending in a tar ('cls') or a field of its JSON ('json:label'); '' finds
+    it where there are no captions, or the model learns classes; '|' separates parts as above"""
     encoding: str = "utf-8"
     """of texts in tars, of files beside images and of tables: 'gbk', 'latin-1', ...; a text that is not in it is a bad
     example, and one that begins with a byte order mark is read by that"""

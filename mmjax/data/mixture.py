@@ -21,8 +21,8 @@
     hf:DIR[/SPLIT]                      what Hugging Face datasets' save_to_disk wrote
 
 Several are joined by "+"; for training each may have a weight after "@": `shapes@0.5+digits@0.5`. A "+" or "@" inside a
-path is left alone unless what follows reads as a source or, at the end, as a number. `image_key` and `caption_keys` are
-for all sources of a mixture, or have a part for each, separated by "|": `txt|title`.
+path is left alone unless what follows reads as a source or, at the end, as a number. `image_key`, `caption_keys`
+and `label_key` are for all sources of a mixture, or have a part for each, separated by "|": `txt|title`.
 """
 
 import dataclasses
@@ -52,22 +52,29 @@ _WEIGHT = re.compile(r"(.*)@([+-]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", re.IGNORECAS
 
 @runtime_checkable
 class Keys(Protocol):
-    """The fields of a record that hold image and captions, see `DataConfig`."""
+    """The fields of a record that hold image, captions and class, see `DataConfig`."""
 
     @property
     def image_key(self) -> str: ...
     @property
     def caption_keys(self) -> str: ...
+    @property
+    def label_key(self) -> str: ...
 
 
 def make_options(
-    data: DataConfig, *, image_size: int = DEFAULT_OPTIONS.image_size, eval_keys: Keys | None = None
+    data: DataConfig,
+    *,
+    image_size: int = DEFAULT_OPTIONS.image_size,
+    classes: int = 0,
+    eval_keys: Keys | None = None,
 ) -> SourceOptions:
     """How sources are read.
 
     Args:
       data: the run's.
       image_size: pixels of a side of the images that the model sees.
+      classes: of a model that learns labels; 0 for any other.
       eval_keys: those of `data.eval`, which has keys of its own; None for `data.train`.
     """
     keys = data if eval_keys is None else eval_keys
@@ -85,6 +92,8 @@ def make_options(
         keys_field="data" if eval_keys is None else "eval",
         image_key=keys.image_key,
         caption_keys="none" if texts else keys.caption_keys,
+        label_key=keys.label_key,
+        classes=classes,
         columns=tuple(columns),
         text_columns=texts,
         encoding=check_encoding(data.encoding),
@@ -247,7 +256,7 @@ def options_by_source(options: SourceOptions, count: int) -> list[SourceOptions]
       UserError: there are as many parts as neither one nor the sources.
     """
     columns = {}
-    for key in ("image_key", "caption_keys"):
+    for key in ("image_key", "caption_keys", "label_key"):
         text = getattr(options, key)
         parts = [part.strip() for part in text.split("|")]
         if len(parts) not in (1, count):
@@ -256,7 +265,8 @@ def options_by_source(options: SourceOptions, count: int) -> list[SourceOptions]
                 " one for each, separated by '|' (an empty one finds the field)"
             )
         columns[key] = parts * (count // len(parts))
-    return [dataclasses.replace(options, image_key=i, caption_keys=c) for i, c in zip(*columns.values(), strict=True)]
+    keys = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return [dataclasses.replace(options, **of_source) for of_source in keys]
 
 
 def _weight_hint(path: str) -> str:

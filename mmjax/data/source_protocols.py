@@ -150,6 +150,10 @@ class SourceOptions:
     Attributes:
       image_key: field that holds the image: a column, or the endings of a tar's members ("jpg;png"); "" finds it.
       caption_keys: fields that hold captions, as `CaptionKeys` reads them; "" finds them.
+      label_key: field that holds the class: a column, or an ending of a tar's members or a field of its JSON
+        ("json:label"); "" finds it.
+      classes: of the model, where it learns labels and not captions: a source then gives labels where it has some, and
+        numbers below it need no names; 0 elsewhere.
       encoding: of texts that come as bytes, and of tables.
       table_paths: images that a table may name: in its "folder", on its "storage", or "any".
       separator: of the cells of tables; "" finds it.
@@ -162,11 +166,13 @@ class SourceOptions:
         a table's rows that may have another number of cells than the header.
       columns: named columns that are read as the `table` of a record.
       text_columns: those of them whose texts are the captions.
-      keys_field: part of the config that holds `image_key` and `caption_keys`, to name in errors: `data` or `eval`.
+      keys_field: part of the config that holds the keys, to name in errors: `data` or `eval`.
     """
 
     image_key: str = ""
     caption_keys: str = ""
+    label_key: str = ""
+    classes: int = 0
     encoding: str = "utf-8"
     table_paths: str = "storage"
     separator: str = ""

@@ -98,6 +98,8 @@ class EvalConfig(EvaluationSettings):
     """as data.image_key, for data.eval"""
     caption_keys: str = ""
     """as data.caption_keys, for data.eval"""
+    label_key: str = ""
+    """as data.label_key, for data.eval"""
     meteor: bool = False
     """METEOR of written captions: needs pip install 'mmjax[metrics]' and Java"""
     tasks: tuple[str, ...] = ()
@@ -150,6 +152,8 @@ class DatasetConfig:
     """as data.image_key, of this dataset; '' finds it"""
     caption_keys: str = ""
     """as data.caption_keys, of this dataset; '' finds them"""
+    label_key: str = ""
+    """as data.label_key, of this dataset; '' finds it"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,6 +210,7 @@ class EvaluationTask:
         have those, see `HasHardNegatives`, and on no others.
       missing_fields: what a source's first record lacks for it, in words; "" where nothing.
       check: (source, settings) -> None; raises `UserError` where they do not fit.
+      check_classes: (source, task) -> None; raises `UserError` where the model does not know the source's classes.
       reads: fields that its outcome depends on, of the settings (`bootstrap`, `seed`, ...) and of a suite's dataset
         (`prompts`, `fold_size`); its own are known.
       reads_of_run: such fields or groups of the run, by path: `decoding`, `loss.mlm_rate`.
@@ -230,6 +231,7 @@ class EvaluationTask:
     of_hard_negatives: bool = False
     missing_fields: Callable[[Mapping[str, Any]], str] = _lacks_nothing
     check: Callable[[Source, EvaluationSettings], None] | None = None
+    check_classes: Callable[[Source, Task], None] | None = None
     reads: tuple[str, ...] = ()
     reads_of_run: tuple[str, ...] = ()
     by_default: Literal["never", "always", "where_possible"] = "never"
@@ -328,8 +330,8 @@ def make_evaluator(name: str, model: EvaluatedModel) -> Evaluator:
     return evaluator
 
 
-def check(name: str, source: Source, settings: EvaluationSettings) -> None:
-    """Checks that an evaluation fits a source and its settings.
+def check(name: str, source: Source, settings: EvaluationSettings, task: Task | None = None) -> None:
+    """Checks that an evaluation fits a source, its settings and the model's task.
 
     Raises:
       UserError: it does not.
@@ -338,6 +340,9 @@ def check(name: str, source: Source, settings: EvaluationSettings) -> None:
     if info.check is not None:
         with plugin_calls.calling(registry.evaluations, name, info.check, "check(source, settings)"):
             info.check(source, settings)
+    if info.check_classes is not None and task is not None:
+        with plugin_calls.calling(registry.evaluations, name, info.check_classes, "check_classes(source, task)"):
+            info.check_classes(source, task)
 
 
 def evaluate(name: str, evaluator: Evaluator, data: EvaluatedSource) -> Evaluation:

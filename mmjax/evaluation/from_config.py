@@ -167,7 +167,7 @@ class Evaluator:
         return [_Plan(source, names[source.name]) for source in self.sources]
 
     def _check(self, name: str, source: Source) -> None:
-        evaluation_task.check(name, source, self.config.eval)
+        evaluation_task.check(name, source, self.config.eval, self.task)
 
     def _with_train(self, plans: list[_Plan], options: SourceOptions) -> list[_Plan]:
         """The plans with the sources that probes learn from, which are opened.

@@ -163,7 +163,7 @@ def _run_jobs(
     """Runs tasks by name of their job; every record is written, with its part of the report, when it is there."""
     with process_agreement.raise_on_all():
         options = tasks.source_options(model.config, evaluation=True)
-        opened = runner.open_jobs(pending, options, config, seen=model.task.seen, log=log.info)
+        opened = runner.open_jobs(pending, options, config, task=model.task, log=log.info)
         if not opened:
             return
         evaluated = EvaluatedModel.make(model.task, model.mesh, model.config, config)

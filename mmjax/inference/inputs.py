@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
-from mmjax.data.loading.inputs import InputSpecs
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError, validate_choice
@@ -287,91 +286,3 @@ def to_decoding(
     if overrides.get("max_tokens", 0) > room:
         raise UserError(f"caption: max_tokens={overrides['max_tokens']}, but the model's context has room for {room}")
     return dataclasses.replace(default, **{"max_tokens": min(default.max_tokens, room), **overrides})
-
-
-def to_modalities(
-    modalities: Mapping[str, Any], present: Any, names: Sequence[str], specs: InputSpecs
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Arrays of several modalities, of which some may be missing, as a batch has them.
-
-    Args:
-      modalities: by name, [B, ...]; the record's own image as PIL images or uint8 arrays; a list of what else is
-        decoded, as files in bytes or raw arrays.
-      present: [B, M] in sorted order of all names; None: those in `modalities`.
-      names: all that the model has, sorted.
-      specs: how they are prepared.
-
-    Returns:
-      The batch's arrays by key, and `present`.
-
-    Raises:
-      UserError: another name, shape or number, or an example without any modality.
-    """
-    spec = specs.image
-    if not isinstance(modalities, Mapping) or not modalities:
-        raise UserError(f"modalities: give a dict of arrays [B, ...] by name; the model has {', '.join(names)}")
-    for name in modalities:
-        validate_choice("modalities: the name", name, names)
-    decoded = {spec.name for spec in specs.others if spec.decoder is not None}
-    values = {
-        name: to_uint8(_to_numpy(value), spec)
-        if spec is not None and name == "image"
-        else _objects(value)
-        if name in decoded
-        else np.asarray(value)
-        for name, value in modalities.items()
-    }
-    count = _common_length(values)
-    present = _to_presence(present, names, values, count)
-    images = values.pop("image", None) if spec is not None else None
-    rows = []
-    for index in range(count):
-        record = {name: value[index] for name, value in values.items() if present[index, names.index(name)]}
-        try:
-            prepared = specs.evaluate({"modalities": record, "id": index})
-        except BadExample as error:
-            raise UserError(f"modalities: {error.detail} (example {index})") from error
-        # What turns out to hold nothing (a row of blank cells) is absent, too.
-        present[index] &= [name in prepared or name not in record for name in names]
-        if not present[index].any():
-            raise UserError(f"modalities: example {index} has no modality at all; leave it out")
-        arrays = specs.blank() | prepared
-        rows.append(arrays if images is None else arrays | {"image": images[index]})
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}, present
-
-
-def _objects(values: Any) -> np.ndarray:
-    """A list of files or of arrays of any size, as an array of objects."""
-    result = np.empty(len(values), object)
-    for index, value in enumerate(values):
-        result[index] = value
-    return result
-
-
-def _common_length(values: Mapping[str, np.ndarray]) -> int:
-    """The number of examples, of which every modality must have as many."""
-    counts = {name: len(value) if value.ndim else 1 for name, value in values.items()}
-    count = next(iter(counts.values()))
-    if set(counts.values()) != {count}:
-        raise UserError(
-            f"modalities: {', '.join(f'{n} of {name}' for name, n in counts.items())}; give as many of each"
-        )
-    return count
-
-
-def _to_presence(present: Any, names: Sequence[str], values: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """Which modality each example has, bool [B, M]; checked against the modalities that there are values of."""
-    has_values = np.array([[name in values for name in names]] * count, bool).reshape(count, len(names))
-    present = has_values if present is None else np.array(present)
-    if present.shape != has_values.shape or present.dtype != bool:
-        raise UserError(
-            f"present of type {present.dtype} and shape {list(present.shape)}: give bool [{count}, {len(names)}], a"
-            f" column for each of {', '.join(names)}"
-        )
-    is_missing = (present & ~has_values).any(axis=0)
-    if is_missing.any():
-        missing = ", ".join(name for name, flag in zip(names, is_missing, strict=True) if flag)
-        raise UserError(f"present: {missing} is said to be there, and not among the modalities")
-    if not present.any(axis=1).all():
-        raise UserError(f"present: example {int(np.argmin(present.any(axis=1)))} has no modality at all; leave it out")
-    return present

@@ -15,7 +15,7 @@ from mmjax.data.loading.modality_transform import ModalityTransform
 from mmjax.data.loading.question_transforms import AnswerTransform
 from mmjax.errors import UserError
 from mmjax.evaluation.evaluators import zero_shot as zero_shot_lib
-from mmjax.inference import inputs, modality_inputs
+from mmjax.inference import classifier_inputs, inputs, modality_inputs
 from mmjax.inference.restored_model import RestoredModel
 from mmjax.models import generation
 from mmjax.models.config import ContrastConfig
@@ -249,16 +249,25 @@ class Model(RestoredModel):
         return np.zeros(0, np.float32) if matches is None else matches.astype(np.float32)
 
     def classify(
-        self, modalities: Mapping[str, Any], present: Bool[np.ndarray, "B M"] | None = None
-    ) -> Float32[np.ndarray, "B C"]:
-        """Classifies examples of several modalities.
+        self,
+        modalities: Any,
+        present: Bool[np.ndarray, "B M"] | None = None,
+        *,
+        rates: Mapping[str, float] | None = None,
+        top: int = 0,
+    ) -> Any:
+        """Classifies examples of one modality or several.
 
         Args:
-          modalities: an array [B, ...] each, by name; what is left out is missing from all examples.
+          modalities: lists by name, or arrays [B, ...]: of paths, of files as bytes, of images or arrays, with None
+            where an example lacks it; what is left out is missing from all. Of a model of one modality the list alone.
           present: which of all modalities, in sorted order of name, each example has; None: those that are given.
+          rates: of raw frames or samples a second, by name.
+          top: give the names of so many classes, and not the probabilities of all.
 
         Returns:
-          Probabilities of the classes.
+          Probabilities of the classes, float32 [B, C], which are called as `class_names` says; with `top` a list an
+          example, of (name, probability), the likeliest first.
 
         Raises:
           UserError: another name or shape, or an example without any; or the model classifies no modalities.
@@ -268,11 +277,12 @@ class Model(RestoredModel):
         if not isinstance(model, FusedConfig) or not isinstance(transform, ModalityTransform):
             raise TypeError(f"model.kind={model.kind!r} has no modalities")
         specs = modality_inputs.specs_in_views(self._task)
-        batch, present = inputs.to_modalities(modalities, present, transform.names, specs)
+        batch, present = classifier_inputs.to_modalities(modalities, present, transform.names, specs, rates)
         keys = sorted(batch)
         columns = (*(batch[key] for key in keys), present)
         classes = self._run(functools.partial(self._classify, tuple(keys)), columns) if keys else None
-        return np.zeros((0, model.classes), np.float32) if classes is None else classes.astype(np.float32)
+        scores = np.zeros((0, model.classes), np.float32) if classes is None else classes.astype(np.float32)
+        return classifier_inputs.likeliest(scores, self.class_names, top) if top else scores
 
     def _to_pictures(self, method: str, images: Any) -> np.ndarray:
         """What the model sees: images, or the modality that takes their place."""

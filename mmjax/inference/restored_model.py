@@ -33,6 +33,7 @@ class RestoredModel:
       config: as of a run; `config.model` are the model's settings.
       image_spec: how images are prepared; None for a model that sees none.
       answers: those that it chooses among, where it was trained to.
+      class_names: of a classifier, by number; numbers where its checkpoint has no names.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RestoredModel:
         self.image_spec: transforms.ImageSpec | None = task.image_spec
         self.mesh: Mesh | None = task.mesh
         self.answers: tuple[str, ...] = task.answers
+        self.class_names: tuple[str, ...] = task.class_names
         self._make_tokenizer, self._tokenizer = make_tokenizer, None
         self._task = task
 

@@ -110,6 +110,13 @@ class ModelOutputs:
         """The answers that a question is classified among."""
         return self.dataset_metadata.answers
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of a classifier by number; of one that does not know their names, the numbers. Else none."""
+        if not isinstance(self.config.model, FusedConfig):
+            return ()
+        return self.dataset_metadata.class_names or tuple(map(str, range(self.config.model.classes)))
+
     def features(self, params: Any, batch: Batch) -> BatchFeatures:
         """Features of a batch, without noise."""
         return BatchFeatures(self.model.bind({"params": params}), batch, None, self.inputs)

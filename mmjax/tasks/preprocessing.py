@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from mmjax.config.schema import RunConfig
 from mmjax.data import mixture as mixture_lib
 from mmjax.data import source_protocols
-from mmjax.data.bad_example import BadExample, one_example
 from mmjax.data.image import transforms
 from mmjax.data.loading import example_transforms, inputs, modality_transform, question_transforms, train_examples
+from mmjax.data.record import Record
 from mmjax.data.table_columns import TableColumns
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
 from mmjax.data.text import tokenizer as tokenizer_lib
@@ -24,11 +24,19 @@ from mmjax.metrics import vqa_answers
 from mmjax.models.config import FusionHeadsConfig, PrefixLMConfig, TextTowerConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.tasks import config_queries, decoders, image_fields, load_objective, table_fields, validate_fusion
+from mmjax.tasks import (
+    class_labels,
+    config_queries,
+    decoders,
+    image_fields,
+    load_objective,
+    table_fields,
+    validate_fusion,
+)
 from mmjax.tasks.config_queries import has_image, has_text, text_length
+from mmjax.tasks.first_records import first_records
 
 Mixture = Sequence[tuple[source_protocols.Source, Any]]
-_FIRST = 3  # examples of a source that are looked at before anything is made
 
 
 def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer_lib.Tokenizer | None:
@@ -117,7 +125,9 @@ def open_mixture(config: RunConfig) -> Mixture:
 def source_options(config: RunConfig, *, evaluation: bool = False) -> source_protocols.SourceOptions:
     """How the sources of `data.train` are read, or those of `data.eval`."""
     size = config_queries.image_size(config) if has_image(config) else source_protocols.DEFAULT_OPTIONS.image_size
-    return mixture_lib.make_options(config.data, image_size=size, eval_keys=config.eval if evaluation else None)
+    classes = config.model.classes if isinstance(config.model, FusedConfig) else 0
+    keys = config.eval if evaluation else None
+    return mixture_lib.make_options(config.data, image_size=size, classes=classes, eval_keys=keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +138,18 @@ class DatasetMetadata:
       answers: those that a question is classified among.
       shapes: of each modality whose arrays are taken as the data have them: (name, shape) pairs.
       columns: of tables, with their statistics and categories; None where none are named.
+      class_names: those that a classifier tells apart.
     """
 
     answers: tuple[str, ...] = ()
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     columns: TableColumns | None = None
+    class_names: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain Python, from which `from_json` makes an equal one again."""
-        facts = {"answers": list(self.answers), "shapes": [[name, list(shape)] for name, shape in self.shapes]}
+        facts: dict[str, Any] = {"answers": list(self.answers), "class_names": list(self.class_names)}
+        facts["shapes"] = [[name, list(shape)] for name, shape in self.shapes]
         return facts if self.columns is None else facts | {"table": self.columns.to_dict()}
 
     @classmethod
@@ -145,7 +158,7 @@ class DatasetMetadata:
         shapes = tuple((name, tuple(shape)) for name, shape in stored.get("shapes", ()))
         table = stored.get("table")
         columns = None if table is None else TableColumns.from_dict(table, where="facts.table")
-        return cls(tuple(stored.get("answers", ())), shapes, columns)
+        return cls(tuple(stored.get("answers", ())), shapes, columns, tuple(stored.get("class_names", ())))
 
 
 def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableColumns | None = None) -> DatasetMetadata:
@@ -156,12 +169,17 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableCol
     """
     if has_text(config) and config.data.texts != "captions":
         _check_questions(config, mixture)
+    sources = [source for source, _ in mixture]
+    is_classifier = isinstance(config.model, FusedConfig)
+    if is_classifier and config.model.image is not None:
+        class_labels.check_images(sources)
     if columns is not None:
         table_fields.check_columns(config, columns)
     return DatasetMetadata(
         answers=_answer_names(config, mixture) if "answers" in load_objective.taught(config) else (),
         shapes=_modality_shapes(config, mixture),
         columns=columns,
+        class_names=class_labels.names_of_sources(config.model, sources) if is_classifier else (),
     )
 
 
@@ -172,16 +190,11 @@ def _check_questions(config: RunConfig, mixture: Mixture) -> None:
       UserError: none of them is.
     """
 
-    def has_question(source: source_protocols.Source, index: int) -> bool:
-        try:
-            with one_example():
-                record = source[index]
-        except BadExample:  # counted when it is its turn
-            return True
-        return bool(record.get("question") and record.get("answers"))
+    def is_question(record: Record | None) -> bool:
+        return record is None or bool(record.get("question") and record.get("answers"))
 
     for source, _ in mixture:
-        if not any(has_question(source, index) for index in range(min(_FIRST, len(source)))):
+        if not any(map(is_question, first_records(source))):
             raise UserError(
                 f"data.train: {source.name!r} has no questions with answers, which data.texts={config.data.texts!r}"
                 " needs; give questions (vqa:FILE), or set data.texts='captions'"
@@ -214,16 +227,13 @@ def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tu
     """Shapes of the arrays that the encoders read as the data have them.
 
     Raises:
-      UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read,
-        or has other classes than the model.
+      UserError: a source lacks a modality, gives it another shape than others do or one that its encoder cannot read.
     """
     model = config.model
     encoders = config_queries.encoders(model)
     prefix = "model.encoders." if isinstance(model, FusedConfig) else "model."
     shapes: dict[str, tuple[int, ...]] = {}
     for source, _ in mixture:
-        if isinstance(model, FusedConfig):
-            _check_classes(model, source)
         declared = source.modality_shapes if isinstance(source, source_protocols.HasModalities) else {}
         entries = _first_entries(source, encoders)
         for name in sorted(encoders):
@@ -245,25 +255,14 @@ def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tu
     return tuple(sorted(shapes.items()))
 
 
-def _check_classes(model: FusedConfig, source: source_protocols.Source) -> None:
-    classes = len(source.class_names or ())
-    if classes != model.classes:
-        remedy = "set it to that" if classes else "give data with classes and modalities, such as 'sensors'"
-        raise UserError(f"model.classes={model.classes}, but {source.name!r} has {classes}; {remedy}")
-
-
 def _first_entries(source: source_protocols.Source, names: Collection[str]) -> dict[str, Any]:
     """What the first of the first examples that has a modality has of it, by modality; without those that none has."""
     entries: dict[str, Any] = {}
-    for index in range(min(_FIRST, len(source))):
+    for record in first_records(source):
+        modalities = {} if record is None else record.get("modalities") or {}
+        entries = {name: entry for name, entry in modalities.items() if entry is not None} | entries
         if entries.keys() >= set(names):
             break
-        try:
-            with one_example():
-                modalities = source[index].get("modalities") or {}
-        except BadExample:  # counted when it is its turn
-            continue
-        entries = {name: entry for name, entry in modalities.items() if entry is not None} | entries
     return entries
 
 

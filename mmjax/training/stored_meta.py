@@ -118,7 +118,9 @@ def _is_shapes(value: Any) -> bool:
 
 
 def _is_facts(value: Any) -> bool:
-    if not (isinstance(value, dict) and _is_texts(value.get("answers", [])) and _is_shapes(value.get("shapes", []))):
+    if not isinstance(value, dict) or not _is_shapes(value.get("shapes", [])):
+        return False
+    if not all(_is_texts(value.get(name, [])) for name in ("answers", "class_names")):
         return False
     try:
         return value.get("table") is None or bool(TableColumns.from_dict(value["table"], where="table"))
@@ -136,7 +138,7 @@ _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict) and all(isinstance(version, str) for version in value.values()),
         "versions by package",
     ),
-    "facts": (_is_facts, "answers, shapes and columns of the training data"),
+    "facts": (_is_facts, "answers, shapes, columns and class names of the training data"),
     "evaluated": (lambda value: isinstance(value, bool), "true or false"),
     "bad_examples": (
         lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),

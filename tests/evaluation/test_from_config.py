@@ -33,6 +33,7 @@ from mmjax.models.generation import Decoding, Generated
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.tasks import load_objective
+from mmjax.tasks.preprocessing import DatasetMetadata
 from tests.helpers.evaluated_sources import array_specs, evaluated
 
 SPEC = ImageSpec(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -329,6 +330,17 @@ def test_masked_words_count_over_the_whole_set(runner, words):
     assert result.metrics == {"mlm_loss": pytest.approx(2.0), "mlm_accuracy": pytest.approx(0.5)}
 
 
+class OfThreeClasses:
+    class_names = ("0", "1", "2")
+    dataset_metadata = DatasetMetadata(class_names=class_names)
+
+
+def labelled(modalities, labels):
+    source = Records(modalities=modalities, label=labels)
+    source.class_names = ["0", "1", "2"]
+    return source
+
+
 def test_modalities_are_taken_away_one_by_one(runner):
     """The model knows the label from either of two modalities, but for one example, whose first is wrong."""
     labels = [0, 1, 2, 1, 0]
@@ -338,7 +350,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
         {"a": value(2 - label if i == 0 else label), "b": value(label), "c": None} for i, label in enumerate(labels)
     ]
 
-    class Task:
+    class Task(OfThreeClasses):
         example_transform = modality_transform.ModalityTransform(specs)
 
         def classify(self, params, batch, present):
@@ -347,8 +359,7 @@ def test_modalities_are_taken_away_one_by_one(runner):
             best = jnp.where(present[:, 1], known[:, 1], jnp.where(present[:, 0], known[:, 0], 0.0))
             return jax.nn.one_hot(best.astype(jnp.int32), 3)
 
-    source = Records(modalities=modalities, label=labels)
-    data = evaluated(source, Task.example_transform.inputs)
+    data = evaluated(labelled(modalities, labels), Task.example_transform.inputs)
     result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(data)
     assert result.metrics["acc1"] == 1.0 and result.metrics["acc1_without_b"] == pytest.approx(4 / 5)
     assert result.metrics["acc1_without_a"] == result.metrics["acc1_only_b"] == 1.0
@@ -357,15 +368,22 @@ def test_modalities_are_taken_away_one_by_one(runner):
 
 
 def test_one_modality_is_not_taken_away(runner):
-    class Task:
+    class Task(OfThreeClasses):
         example_transform = modality_transform.ModalityTransform(array_specs({"a": (1,)}))
         classify = lambda self, params, batch, present: jax.nn.one_hot(batch["a"][:, 0].astype(jnp.int32), 3)
 
     labels = [0, 1, 2, 1, 0]
-    source = Records(modalities=[{"a": np.array([label], np.float32)} for label in labels], label=labels)
+    source = labelled([{"a": np.array([label], np.float32)} for label in labels], labels)
     data = evaluated(source, Task.example_transform.inputs)
     result = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)(data)
     assert {name for name in result.metrics if name.startswith("acc1")} == {"acc1"}
+    assert result.artifacts.confusion.tolist() == np.diag([2, 2, 1]).tolist()
+    # Labels are the model's by the names of their classes.
+    source.class_names = ["2", "0", "1"]
+    part = multimodal_classification.MultimodalClassificationEvaluator(Task(), runner)
+    assert part(data).metrics["acc1"] == 0.0
+    source.more["modalities"] = [{"a": np.array([(2, 0, 1)[label]], np.float32)} for label in labels]
+    assert part(data).metrics["acc1"] == 1.0
 
 
 def test_what_is_shown_is_a_fair_sample_with_failures_first():

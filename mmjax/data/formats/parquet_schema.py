@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmjax.data.column_inference import IMAGE_KEYS, CaptionFields, Fields, choose_fields
+import numpy as np
+
+from mmjax.data.column_inference import IMAGE_KEYS, LABEL_KEYS, CaptionFields, Fields, choose_fields
 from mmjax.data.formats.image_paths import IMAGE_COLUMNS
 from mmjax.data.source_protocols import SourceOptions
 from mmjax.errors import UserError
@@ -92,6 +94,20 @@ def read_classes(schema: Any) -> dict[str, list[str]]:
         return {}
 
 
+def unnamed_label(columns: Mapping[str, Any], classes: Mapping[str, Any], options: SourceOptions) -> str:
+    """The column of labels, texts or whole numbers, where it is wanted and nothing names its classes; else ""."""
+    import pyarrow.types as types
+
+    def may_be_label(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_integer(kind) or _is_text(kind)
+
+    if any(name in classes for name in ((options.label_key,) if options.label_key else LABEL_KEYS)):
+        return ""
+    wanted = (options.label_key,) if options.label_key else LABEL_KEYS if options.classes else ()
+    return next((name for name in wanted if name in columns and may_be_label(columns[name])), "")
+
+
 def null_counts(group: Any) -> dict[str, int]:
     """How many rows of a row group are null, of the columns of bytes of which its statistics say so."""
     counts = {}
@@ -104,6 +120,20 @@ def null_counts(group: Any) -> dict[str, int]:
         if statistics.has_null_count and statistics.null_count + statistics.num_values == group.num_rows:
             counts[column.path_in_schema] = statistics.null_count
     return counts
+
+
+def rows_with_images(table: Any, image: str) -> np.ndarray:
+    """Numbers of the rows of a table of pyarrow that have an image, under this field."""
+    import pyarrow.compute
+    import pyarrow.types
+
+    top = next(name for name in table.column_names if is_inside(image, name))
+    column = table.column(top)
+    for name in [*image.replace("/", ".").split(".")[top.count(".") + 1 :], "bytes"]:
+        if pyarrow.types.is_struct(column.type):  # an inner field is null where its struct is
+            options = pyarrow.compute.StructFieldOptions([name])
+            column = pyarrow.compute.call_function("struct_field", [column], options)
+    return np.flatnonzero(column.is_valid().to_numpy())
 
 
 def choose_parquet_fields(

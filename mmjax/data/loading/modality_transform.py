@@ -38,10 +38,12 @@ class ModalityTransform:
         return tuple(sorted(self.inputs.names))
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Arrays:
-        if "label" not in record:
-            raise BadExample("other", "no label")
         with add_path_to_errors(record):
+            if "label" not in record:
+                raise BadExample("other", "no label")
             arrays = self.inputs.present(record, rng)
+            if not arrays:
+                raise BadExample("no_input", f"none of {', '.join(self.names)}")
         return {
             **self.inputs.blank_training(),
             **arrays,

@@ -1,12 +1,14 @@
 """Data sets that Hugging Face `datasets` has saved in a folder (`hf:`)."""
 
+import dataclasses
 import os
 import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from mmjax.data.column_inference import choose_fields
+from mmjax.data.column_inference import LABEL_KEYS, ClassFields, choose_fields, label_text
 from mmjax.data.formats.json_fields import get_nested
+from mmjax.data.formats.table_classes import classes_of_labels
 from mmjax.data.record import Record, check_index
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError, did_you_mean
@@ -18,8 +20,8 @@ from mmjax.utils.optional_imports import require
 class HuggingFace:
     """Examples of a data set saved by `save_to_disk`, memory-mapped.
 
-    Images are given as they were encoded. The first ClassLabel (one called `label` before others) gives classes; sets
-    without one must have captions: texts or lists of texts.
+    Images are given as they were encoded. The first ClassLabel (one called `label` before others) gives classes, and
+    so does a column of labels as in `parquet:`; sets without one must have captions: texts or lists of texts.
 
     Args:
       path: `DIR` of a Dataset, or `DIR/SPLIT` of a DatasetDict.
@@ -39,15 +41,20 @@ class HuggingFace:
         features = {
             key: feature for name, feature in self._dataset.features.items() for key, feature in _flat(name, feature)
         }
+        classes = {key: feature.names for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+        label, numbers = _unnamed_label(features, classes, options), {}
+        if label:
+            labels = map(label_text, self._dataset.unique(label))
+            classes[label], numbers = classes_of_labels(labels, (), where, options.classes)
         self._fields = choose_fields(
             list(features),
             options=options,
             where=where,
             images=[key for key, feature in features.items() if _is_image(datasets, feature)],
-            classes={
-                key: feature.names for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)
-            },
+            classes=classes,
         )
+        if label and isinstance(self._fields, ClassFields) and self._fields.label == label:
+            self._fields = dataclasses.replace(self._fields, numbers=numbers)
         if not len(self._dataset):
             raise UserError(f"{where}: has no rows; choose another one")
         self._columns = [
@@ -99,6 +106,16 @@ def _load(path: str, where: str) -> Any:
     if isinstance(dataset, datasets.DatasetDict):
         raise UserError(f"{where}: has splits; choose one of: {', '.join(f'hf:{path}/{name}' for name in dataset)}")
     return dataset
+
+
+def _unnamed_label(features: dict[str, Any], classes: dict[str, list[str]], options: SourceOptions) -> str:
+    """The column of labels, texts or whole numbers, where it is wanted and nothing names its classes; else ""."""
+    wanted = (options.label_key,) if options.label_key else LABEL_KEYS if options.classes else ()
+    if any(name in classes for name in wanted):
+        return ""
+    kinds = ("string", "large_string", "int", "uint")
+    is_label = lambda feature: str(getattr(feature, "dtype", "")).startswith(kinds)
+    return next((name for name in wanted if name in features and is_label(features[name])), "")
 
 
 def _folders(path: str) -> list[str]:

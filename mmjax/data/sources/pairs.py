@@ -13,17 +13,17 @@ import os
 import posixpath
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample
-from mmjax.data.column_inference import CAPTION_KEYS, LABEL_KEYS, choose_fields
+from mmjax.data.column_inference import choose_fields
 from mmjax.data.formats.class_records import check_templates, make_class_record, read_lines, record_of_labels
 from mmjax.data.formats.image_paths import IMAGE_COLUMNS, read_listed_image, resolve_path
 from mmjax.data.formats.input_files import inputs_of_file, kind_of, record_fields, suffix_of
-from mmjax.data.formats.table_classes import SEPARATOR, classes_of_labels, join_labels
+from mmjax.data.formats.table_classes import SEPARATOR, classes_of_labels, join_labels, label_column
 from mmjax.data.formats.table_file import Table
 from mmjax.data.formats.table_inputs import PathPattern, parse_spans, parse_table_path, read_span
 from mmjax.data.formats.table_rows import add_row
@@ -60,9 +60,9 @@ class Pairs:
 
     What a file is, its ending says: an image, a video, a sound or an array. Where the table has columns `start` and
     `end`, they are the seconds of a video or a sound that count, and rows of one file and one span are one record.
-    A table without captions, and with a column of LABEL_KEYS, has classes: their names in alphabetical order, or those
-    of classnames.txt beside the table, which numbers count from 0. A cell of `labels` has several, in a list or
-    separated by commas or semicolons.
+    A table with a column of LABEL_KEYS has classes where it has no captions or the model learns classes, and so has one
+    whose `label_key` is named: their names in alphabetical order, or those of classnames.txt beside the table, which
+    numbers count from 0. A cell of `labels` has several, in a list or separated by commas or semicolons.
 
     Named columns (`options.columns`) are the `table` of a record; rows of one file whose columns differ are several
     records. A table of such columns without files has a record for each row, whose `id` are its values.
@@ -100,10 +100,10 @@ class Pairs:
         if pattern is not None:
             pattern.check(table.columns, where)
             options = dataclasses.replace(options, image_key=pattern.columns[0])
-        label = _label_column(table.columns, options)
-        self.is_multilabel = label == "labels"
-        if label:
-            options = dataclasses.replace(options, caption_keys=label)
+        label, classes = label_column(table.columns, options, where), options.classes
+        self.is_multilabel = label == "labels" and not options.label_key
+        if label:  # which stand in the place of captions
+            options = dataclasses.replace(options, caption_keys=label, label_key="", classes=0)
         try:
             fields = choose_fields(table.columns, options=options, where=where, image_keys=IMAGE_COLUMNS)
             self._has_files = bool(fields.image)
@@ -181,15 +181,15 @@ class Pairs:
         if self._has_files:
             self._check_images(fields.image, where)
         if label:
-            self._find_classes(file, where)
+            self._find_classes(file, classes, where)
         self._move_to_disk(options.cache)
 
-    def _find_classes(self, file: str, where: str) -> None:
+    def _find_classes(self, file: str, classes: int, where: str) -> None:
         """Makes classes of the labels, which stand in the place of captions."""
         lines = lambda name: read_lines([posixpath.dirname(file) or "."], name, reader=self._reader, where=where)
         cells = [self._captions[0][row] for row in range(len(self._captions[0]))]
         labels = [label for cell in cells for label in _split_captions(cell)]
-        self.class_names, self._labels = classes_of_labels(labels, lines("classnames.txt"), where)
+        self.class_names, self._labels = classes_of_labels(labels, lines("classnames.txt"), where, classes)
         kind = (kind_of(suffix_of(self._path(0))) or "image") if self._has_files else "array"
         self.templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
 
@@ -334,13 +334,6 @@ def _of_split(rows: Iterator[tuple], split: str, where: str) -> Iterator[tuple]:
     if not is_any:
         near = did_you_mean(split, others)
         raise UserError(f"{where}: no row of split {split!r}{near}; there are {', '.join(sorted(others)[:20])}")
-
-
-def _label_column(columns: Sequence[str], options: SourceOptions) -> str:
-    """The column of classes, where there is one and there are no captions; else ""."""
-    if options.caption_keys or any(name in columns and name not in options.columns for name in CAPTION_KEYS):
-        return ""
-    return next((name for name in LABEL_KEYS if name in columns), "")
 
 
 def _coco_folder(reader: Reader, file: str, image: str, where: str) -> str:

@@ -1,18 +1,20 @@
 """Parquet files, such as img2dataset writes and the Hugging Face hub holds (`parquet:`)."""
 
+import dataclasses
 import functools
 import io
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.column_inference import CaptionFields
+from mmjax.data.column_inference import CaptionFields, ClassFields, label_text
+from mmjax.data.formats.class_records import read_lines
 from mmjax.data.formats.image_paths import IMAGES_OPTION, read_listed_image, resolve_path
 from mmjax.data.formats.json_fields import get_nested
 from mmjax.data.formats.parquet_schema import (
@@ -25,7 +27,10 @@ from mmjax.data.formats.parquet_schema import (
     null_counts,
     nulls_of,
     read_classes,
+    rows_with_images,
+    unnamed_label,
 )
+from mmjax.data.formats.table_classes import classes_of_labels
 from mmjax.data.record import Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions
 from mmjax.errors import UserError
@@ -57,7 +62,8 @@ class Parquet:
     The image is a column of encoded files (bytes), or of structs with them as `bytes`; where there is none, or
     `image_key` names such a column, one of paths, from the files' folder or that after ",images=". By its first bytes a
     file may be a video, a sound or an array instead. Captions are texts or lists of texts. Files with Hugging Face's
-    description of a ClassLabel have classes.
+    description of a ClassLabel have classes; a column of labels without it, texts or numbers, has some where
+    `label_key` names it or the model learns classes, as in `pairs:`.
 
     Rows whose encoded image is null, which img2dataset writes for failed downloads, are no examples: the footers say
     how many each row group has, and a line of the log how many there are. (Where a writer has left that out of its
@@ -93,7 +99,13 @@ class Parquet:
             raise UserError(f"{where}: no rows in there; check the pattern")
         schema = self._footers.get(self._paths[groups[0].file]).schema.to_arrow_schema()
         columns = {name: kind for column in schema for name, kind in flat_columns(column.name, column.type)}
-        self._fields = choose_parquet_fields(columns, read_classes(schema), options, where)
+        classes = read_classes(schema)
+        label = unnamed_label(columns, classes, options)
+        names, numbers = self._read_labels(label, groups, options, where) if label else ([], {})
+        classes |= {label: names} if label else {}
+        self._fields = choose_parquet_fields(columns, classes, options, where)
+        if label and isinstance(self._fields, ClassFields) and self._fields.label == label:
+            self._fields = dataclasses.replace(self._fields, numbers=numbers)
         self._is_of_paths = bool(self._fields.image) and not is_image(columns[self._fields.image])
         self._images_folder = images_folder.rstrip("/") + "/" if images_folder else ""
         check_columns(schema, columns, self._fields, options, where)
@@ -118,6 +130,21 @@ class Parquet:
                 self.shard_lengths.mean(),
                 self._sizes.mean() / 1e6,
             )
+
+    def _read_labels(
+        self, column: str, groups: Sequence["_Measured"], options: SourceOptions, where: str
+    ) -> tuple[list[str], Mapping[str, int]]:
+        """Names the classes by a column of all rows, see `classes_of_labels`; a `UserError` where it cannot be read."""
+        labels: set[str] = set()
+        for group in groups:
+            try:
+                table = self._read_columns(group.file, group.number, [column])
+            except (OSError, BadExample) as error:
+                raise UserError(f"{where}: the labels in {column!r} cannot be read ({error_reason(error)})") from error
+            labels.update(map(label_text, table.column(column).unique().to_pylist()))
+        folders = list(dict.fromkeys(path[: path.rfind("/") + 1] or "." for path in self._paths))
+        listed = read_lines(folders, "classnames.txt", reader=self._reader, where=where)
+        return classes_of_labels(labels, listed, where, options.classes)
 
     def _keep_rows_with_images(self, groups: Sequence["_Measured"], where: str) -> None:
         """Sets what is known of each row group, but for rows without an image.
@@ -294,10 +321,17 @@ class Parquet:
 
     def _read(self, shard: int, columns: Sequence[str]) -> _RowGroup:
         """Reads columns of a row group, those that this file has; the image's is among them where some are null."""
+        table = self._read_columns(int(self._files[shard]), int(self._numbers[shard]), columns)
+        return _RowGroup(
+            table, rows_with_images(table, self._fields.image) if self._nulls[shard] else np.arange(table.num_rows)
+        )
+
+    def _read_columns(self, file_number: int, number: int, columns: Sequence[str]) -> Any:
+        """Columns of a row group of a file, as a table of pyarrow."""
         import pyarrow
         import pyarrow.parquet
 
-        path, number = self._paths[self._files[shard]], int(self._numbers[shard])
+        path = self._paths[file_number]
         try:
             # The caller's threads decode, each its own row group.
             file = pyarrow.parquet.ParquetFile(
@@ -306,25 +340,11 @@ class Parquet:
                 pre_buffer=True,
                 page_checksum_verification=True,
             )
-            table = file.read_row_group(number, columns=list(columns), use_threads=False)
+            return file.read_row_group(number, columns=list(columns), use_threads=False)
         except (OSError, pyarrow.ArrowException) as error:
             if isinstance(error, pyarrow.ArrowException) or _is_arrows(error):
                 raise BadExample("corrupt", f"{path}: row group {number}: {error_reason(error)}") from error
             raise
-        return _RowGroup(table, self._rows_with_images(table) if self._nulls[shard] else np.arange(table.num_rows))
-
-    def _rows_with_images(self, table: Any) -> np.ndarray:
-        """Numbers of the rows that have an image."""
-        import pyarrow.compute
-        import pyarrow.types
-
-        top = next(name for name in table.column_names if is_inside(self._fields.image, name))
-        column = table.column(top)
-        for name in [*self._fields.image.replace("/", ".").split(".")[top.count(".") + 1 :], "bytes"]:
-            if pyarrow.types.is_struct(column.type):  # an inner field is null where its struct is
-                options = pyarrow.compute.StructFieldOptions([name])
-                column = pyarrow.compute.call_function("struct_field", [column], options)
-        return np.flatnonzero(column.is_valid().to_numpy())
 
 
 class _Measured(NamedTuple):

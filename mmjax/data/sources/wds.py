@@ -5,25 +5,19 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from mmjax.data.bad_example import BadExample, one_example
-from mmjax.data.formats.class_records import (
-    check_templates,
-    log_equal_names,
-    make_class_record,
-    multilabel_record,
-    read_lines,
-)
+from mmjax.data.formats.class_records import make_class_record, multilabel_record, read_lines
 from mmjax.data.formats.input_files import inputs_of_members, kind_of, record_fields
 from mmjax.data.formats.json_arrays import member_of
 from mmjax.data.formats.table_rows import add_row
-from mmjax.data.formats.wordnet_ids import readable_names
 from mmjax.data.record import CaptionKeys, Record, check_index, stable_id
 from mmjax.data.source_protocols import DEFAULT_OPTIONS, SourceOptions, evenly_spaced
 from mmjax.data.webdataset.build import build_index, no_examples
+from mmjax.data.webdataset.classes import check_labels, find_classes
 from mmjax.data.webdataset.find import find_index
 from mmjax.data.webdataset.index_file import Shards, TarIndex
 from mmjax.data.webdataset.members import (
@@ -57,20 +51,12 @@ from mmjax.utils.string_array import StringArray
 _TABLES = 256  # shards whose scans are kept in memory, where there is no index
 _LARGEST = 1 << 29  # bytes of an example that is read
 _INSPECTED = 64  # examples, for the keys that the config names
+_LABELS_INSPECTED = 8  # examples, for their classes
 _FIRST_BYTES, _FIRST_SHARDS = 4 << 20, 8  # inspected for the members of examples, where there is no index
 
 log = logging.getLogger("mmjax.data")
 
 _T = TypeVar("_T")
-
-
-class _Classes(NamedTuple):
-    """Names of the classes, templates of their prompts, the classes' ids, and the codes that stood for the names."""
-
-    names: list[str]
-    templates: list[str]
-    ids: list[int]
-    codes: list[str] | None
 
 
 class WebDataset:
@@ -87,8 +73,9 @@ class WebDataset:
     than `options.max_bad_fraction` of them (see `mmjax.data.webdataset.validate`). Examples that lack
     an image or a text by their index are, too: `data.eval` refuses any, training counts them when it is their turn.
 
-    A folder with classnames.txt and examples with .cls is a set of classes; with dataset_type.txt saying `retrieval`,
-    every line of a .txt is a caption; saying `multilabel`, a .npy marks an example's classes. All are CLIP_benchmark's.
+    A folder with classnames.txt and examples with .cls (or what `options.label_key` names) is a set of classes; where
+    the model learns classes, one without names is, too. With dataset_type.txt saying `retrieval`, every line of a .txt
+    is a caption; saying `multilabel`, a .npy marks an example's classes. All are CLIP_benchmark's.
 
     Named columns (`options.columns`) are fields of an example's .json, or of MEMBER:FIELD.
 
@@ -144,7 +131,7 @@ class WebDataset:
         self._tables = LRUCache(self._scan, _TABLES)
         samples = self._sample_beginnings(where) if description is None else self._sample_indexed(description)
         first_sample = next(samples)
-        self._find_classes(shards, first_sample.key_sets, where)
+        self._find_classes(shards, first_sample.key_sets, options, where)
         of_columns = list(dict.fromkeys(column_key(name).partition(":")[0].lower() for name in self._columns))
         self._inputs = (*map(member_of, self._images), *of_columns)
         check = MemberCheck(self._inputs, self._captions, options, has_classes=self._classes is not None)
@@ -213,23 +200,32 @@ class WebDataset:
         if not is_any_read:
             raise UserError(f"{where}: none of the first shards can be read (the last: {problem}); check the path")
 
-    def _find_classes(self, shards: ShardList, key_sets: Mapping[str, int], where: str) -> None:
+    def _find_classes(self, shards: ShardList, key_sets: Mapping[str, int], options: SourceOptions, where: str) -> None:
         lines = lambda name: read_lines(shards.details, name, reader=self._reader, where=where)
         kinds = [line.lower() for line in lines("dataset_type.txt")]
         self._is_retrieval, self.is_multilabel = kinds == ["retrieval"], kinds == ["multilabel"]
         if self.is_multilabel:  # its .npy are marks of classes
             self._images, self._has_arrays = tuple(ending for ending in self._images if ending != "npy"), False
-        label = "npy" if self.is_multilabel else "cls"
-        labelled = any(label in endings.split(";") for endings in key_sets)
-        self._classes: _Classes | None = None
-        if labelled and not self._is_retrieval and (names := lines("classnames.txt")):
-            kind = self._usual_kind(key_sets)
-            templates = check_templates(lines("zeroshot_classification_templates.txt"), where, kind)
-            readable = readable_names(names)
-            ids = [stable_id("class", name) for name in names]
-            if not readable:
-                log_equal_names(names, where)
-            self._classes = _Classes(readable or names, templates, ids, names if readable else None)
+        self._classes = None
+        if self._is_retrieval:
+            return
+        kind = self._usual_kind(key_sets)
+        self._classes = find_classes(lines, key_sets, options, where, kind=kind, is_multilabel=self.is_multilabel)
+        if self._classes is not None and options.classes and not self.is_multilabel:
+            check_labels(self._classes, self._labelled_examples(self._classes.label_key), where)
+
+    def _labelled_examples(self, label_key: str) -> Iterator[tuple[str, Lookup]]:
+        """A few examples from all over the shards that have a label."""
+        for index in evenly_spaced(len(self), _LABELS_INSPECTED):
+            try:
+                with one_example():
+                    path, key, members = self._members(index)
+            except BadExample as error:
+                if isinstance(error.__cause__, ReadError):
+                    return
+                continue
+            if label_key.partition(":")[0].lower() in members:
+                yield f"{path}/{key}", Lookup(members, self._captions.encoding)
 
     def _usual_kind(self, key_sets: Mapping[str, int]) -> str:
         """What most examples have first of all, see `kind_of`."""
@@ -336,8 +332,8 @@ class WebDataset:
         if classes is not None and self.is_multilabel:
             names = dict(class_names=classes.names, templates=classes.templates)
             return multilabel_record(members, inputs, path_in, **names, where=name)
-        label = None if classes is None else _label(members, len(classes.names), name)
         lookup = Lookup(members, self._captions.encoding, self._is_retrieval)
+        label = None if classes is None else classes.label(lookup, name)
         with_row = lambda record: record
         if self._columns:
             row = {column: lookup(column_key(column)) for column in self._columns}
@@ -354,14 +350,6 @@ class WebDataset:
         if label is not None:
             record["label"] = label
         return with_row(record)
-
-
-def _label(members: Mapping[str, bytes], classes: int, name: str) -> int:
-    """The number of an example's class, of so many."""
-    text = members.get("cls", b"").strip()
-    if not text.isdigit() or len(text) > 18 or int(text) >= classes:
-        raise BadExample("no_caption", f"{name}: .cls is {text[:20]!r}, no number of a class")
-    return int(text)
 
 
 def _with_copy(cache: ShardCache, path: str, use: Callable[[str], _T]) -> _T:

@@ -1,4 +1,4 @@
-"""Classification by several modalities, with all of them, without each, and by each alone."""
+"""Classification by labels: of images or other modalities, with all of them, without each, and by each alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,21 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from mmjax.data.loading.inputs import Arrays
+from mmjax.data.source_protocols import Source
+from mmjax.errors import UserError
 from mmjax.evaluation.embedding.batched_apply import BatchRunner, Row
 from mmjax.evaluation.embedding.features import ExamplePass
 from mmjax.evaluation.evaluation_task import EvaluatedSource, EvaluationTask, Outcome
-from mmjax.metrics.classification import classification_metrics
+from mmjax.evaluation.example_selection import Artifacts
+from mmjax.evaluation.prompts import PromptedSource
+from mmjax.metrics.classification import classification_metrics, confusion_matrix
+from mmjax.tasks import class_labels
 
 
 class MultimodalClassificationEvaluator:
     """Accuracy with all modalities, and with some withheld, over the examples that have some left.
+
+    Labels of a source are those of the model by the names of their classes.
 
     Args:
       task: gives `classify`, and `example_transform`, which makes arrays of a record's modalities.
@@ -28,13 +35,19 @@ class MultimodalClassificationEvaluator:
         self.run = runner.compile(self._classify)
 
     def __call__(self, data: EvaluatedSource) -> Outcome:
-        """Evaluates a source; it has no artifacts.
+        """Evaluates a source; the report shows its confusions.
 
         Modalities are arrays of any size, which are not sent around: every process reads all examples.
+
+        Raises:
+          UserError: an example has no label, or nothing that the model reads.
         """
+        numbers = _numbers_in_model(data.source, self.task)
         examples = data.in_views(data.local_examples)
-        stream, blank = data.stream(lambda example: int(example.label), examples), examples.specs.blank()
-        rows = ExamplePass((self._row(example, blank) for example in stream), keep=lambda row: row[-1])
+        stream = data.stream(lambda example: numbers[int(example.label)], examples)
+        blank = examples.specs.blank()
+        made = (self._row(example, blank, data.source) for example in stream)
+        rows = ExamplePass(made, keep=lambda row: row[-1])
         scores_by_pattern = self.runner.run(self.run, data.params, rows)
         labels, present = np.array(stream.kept), np.stack(rows.kept)
         metrics: dict[str, float] = {}
@@ -44,7 +57,10 @@ class MultimodalClassificationEvaluator:
             if left.any():
                 values = classification_metrics(scores[left], labels[left])
                 metrics |= values if name == "acc1" else {name: values["acc1"]}
-        return Outcome(metrics, len(labels))
+        scores = scores_by_pattern["acc1"]
+        names = list(self.task.class_names)
+        confusion = confusion_matrix(scores.argmax(axis=1), labels, len(names))
+        return Outcome(metrics, len(labels), Artifacts([], [], confusion, names))
 
     def _classify(self, params: Any, *columns: Array) -> dict[str, Array]:
         """Scores [B, C] by pattern."""
@@ -55,8 +71,13 @@ class MultimodalClassificationEvaluator:
         scores = jax.lax.map(lambda mask: self.task.classify(params, batch, present & mask), masks)
         return dict(zip(self.patterns, scores, strict=True))
 
-    def _row(self, example: Any, blank: Arrays) -> Row:
+    def _row(self, example: Any, blank: Arrays, source: Source) -> Row:
         """The arrays of `names`, blank where they are missing, and bool [M], which modalities are present."""
+        if not example.inputs:
+            raise UserError(
+                f"data.eval: the example of id {example.id} of {source.name!r} has none of {', '.join(self.names)};"
+                " leave it out"
+            )
         arrays = blank | dict(example.inputs)
         return *(arrays[name] for name in self.names), np.array([name in example.inputs for name in self.names], bool)
 
@@ -73,15 +94,33 @@ def _modality_patterns(names: Sequence[str]) -> dict[str, Bool[np.ndarray, " M"]
 
 
 def _missing_fields(record: Mapping[str, Any]) -> str:
-    return "" if record.get("modalities") and record.get("label") is not None else "modalities with a label"
+    if record.get("image") is None and not record.get("modalities"):
+        return "modalities"
+    return "" if record.get("label") is not None else "label"
+
+
+def _numbers_in_model(source: Source, task: Any) -> list[int]:
+    """For each class of a source its number in the model."""
+    known = task.dataset_metadata.class_names
+    # What published prompts call the classes is for texts.
+    source = source.source if isinstance(source, PromptedSource) else source
+    return class_labels.numbers_in_model(known, len(task.class_names), source)
+
+
+def _check_classes(source: Source, task: Any) -> None:
+    """Checks that the model knows a source's classes; raises as `class_labels.numbers_in_model` does."""
+    _numbers_in_model(source, task)
 
 
 MULTIMODAL_CLASSIFICATION = EvaluationTask(
-    title="classification by several modalities",
+    title="classification by labels",
     evaluator=lambda model: MultimodalClassificationEvaluator(model.task, model.runner),
     unit="examples",
     needs=("classify",),
+    needs_classes=True,
+    needs_one_label=True,
     missing_fields=_missing_fields,
+    check_classes=_check_classes,
     by_default="always",
     has_plain_metrics=True,
 )

@@ -47,7 +47,9 @@ class Job(DatasetConfig):
         """
         info, run = evaluation_task.load(task), to_dict(config)
         settings: dict[str, Any] = {"source": self.source}
-        settings |= {key: getattr(self, key) for key in ("image_key", "caption_keys") if getattr(self, key)}
+        settings |= {
+            key: getattr(self, key) for key in ("image_key", "caption_keys", "label_key") if getattr(self, key)
+        }
         if info.needs_train:
             settings["train"] = self.train
         if "prompts" in info.reads:

@@ -24,6 +24,7 @@ from mmjax.evaluation.evaluation_task import EvaluatedModel, EvaluatedSource, Ev
 from mmjax.evaluation.results import RETRIEVAL, Evaluation
 from mmjax.evaluation.suite.jobs import Job
 from mmjax.io.reader import is_local
+from mmjax.tasks.task import Task
 
 _PATIENCE = 5.0  # seconds before a progress bar appears
 
@@ -48,7 +49,7 @@ def open_jobs(
     options: SourceOptions,
     config: SuiteConfig,
     *,
-    seen: str = "image",
+    task: Task | None = None,
     log: Callable[[str], None] = print,
 ) -> list[OpenedJob]:
     """Opens all sources.
@@ -57,7 +58,7 @@ def open_jobs(
       jobs: whose sources to open.
       options: how to read sources.
       config: the suite's; with `missing='skip'` what cannot be opened is left out.
-      seen: the modality that the model sees in place of images.
+      task: of the model; None where that is not known.
       log: prints what is left out.
 
     Raises:
@@ -66,7 +67,7 @@ def open_jobs(
     opened, errors = [], {}
     for job in jobs:
         try:
-            opened.append(_open(job, options, config, seen))
+            opened.append(_open(job, options, config, task))
         except UserError as error:
             errors[job.name] = error
     if errors and config.missing == "error":
@@ -83,9 +84,10 @@ def open_jobs(
     return opened
 
 
-def _open(job: Job, options: SourceOptions, config: SuiteConfig, seen: str) -> OpenedJob:
+def _open(job: Job, options: SourceOptions, config: SuiteConfig, task: Task | None) -> OpenedJob:
     field = f"datasets.{job.name}"
-    options = dataclasses.replace(options, image_key=job.image_key, caption_keys=job.caption_keys, keys_field=field)
+    keys = dict(image_key=job.image_key, caption_keys=job.caption_keys, label_key=job.label_key)
+    options = dataclasses.replace(options, **keys, keys_field=field)
     learns = bool(job.train) and any(evaluation_task.load(task, f"{field}.tasks").needs_train for task in job.tasks)
     _check_exists(job.source, f"{field}.source")
     if learns:
@@ -93,19 +95,20 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig, seen: str) -> O
     source = mixture.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
-    for task in job.tasks:
-        info = evaluation_task.load(task, f"{field}.tasks")
+    seen = "image" if task is None else task.seen
+    for name in job.tasks:
+        info = evaluation_task.load(name, f"{field}.tasks")
         if info.needs_classes and not source.class_names:
-            tasks = {name: evaluation_task.load(name) for name in registry.evaluations}
-            others = ", ".join(name for name, other in tasks.items() if not other.needs_classes)
-            raise UserError(f"{field}.tasks: {task} needs classes, and {job.source} has none; choose among {others}")
+            tasks = {other: evaluation_task.load(other) for other in registry.evaluations}
+            others = ", ".join(other for other, other_info in tasks.items() if not other_info.needs_classes)
+            raise UserError(f"{field}.tasks: {name} needs classes, and {job.source} has none; choose among {others}")
         if task_choice.lacking_classes(info, source):
             raise UserError(
-                f"{field}.tasks: {task} wants one class an image, and {job.source} has several; leave it out"
+                f"{field}.tasks: {name} wants one class an image, and {job.source} has several; leave it out"
             )
-        if missing := task_choice.lacking_fields(task, source, seen):
-            raise UserError(f"{field}.tasks: {task} needs {missing}, and {job.source} has none; leave it out")
-        evaluation_task.check(task, source, config)
+        if missing := task_choice.lacking_fields(name, source, seen):
+            raise UserError(f"{field}.tasks: {name} needs {missing}, and {job.source} has none; leave it out")
+        evaluation_task.check(name, source, config, task)
     train = None
     if learns:
         train = mixture.open_source(job.train, options, field=f"{field}.train")
