@@ -169,9 +169,8 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableCol
     """
     if has_text(config) and config.data.texts != "captions":
         _check_questions(config, mixture)
-    sources = [source for source, _ in mixture]
-    is_classifier = isinstance(config.model, FusedConfig)
-    if is_classifier and config.model.image is not None:
+    sources, model = [source for source, _ in mixture], config.model
+    if isinstance(model, FusedConfig) and model.image is not None:
         class_labels.check_images(sources)
     if columns is not None:
         table_fields.check_columns(config, columns)
@@ -179,7 +178,7 @@ def read_dataset_metadata(config: RunConfig, mixture: Mixture, columns: TableCol
         answers=_answer_names(config, mixture) if "answers" in load_objective.taught(config) else (),
         shapes=_modality_shapes(config, mixture),
         columns=columns,
-        class_names=class_labels.names_of_sources(config.model, sources) if is_classifier else (),
+        class_names=class_labels.names_of_sources(model, sources) if isinstance(model, FusedConfig) else (),
     )
 
 
