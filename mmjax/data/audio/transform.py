@@ -114,6 +114,7 @@ class AudioSpec:
         *,
         rate: float | None = None,
         span: tuple[float, float] | None = None,
+        position: float | None = None,
     ) -> Float32[np.ndarray, "T F"]:
         """Decodes, resamples, crops and transforms a sound. Silence is a sound like any other.
 
@@ -123,6 +124,7 @@ class AudioSpec:
             None: its beginning or its middle is taken, as the preset has it, and nothing is masked.
           rate: of samples that are an array, in Hz.
           span: the part of the sound that counts, from second to second.
+          position: of training: where in it the crop begins, as a share of the possible beginnings; None draws it.
 
         Returns:
           The normalised spectrogram; what the preset pads with where the sound is too short.
@@ -135,7 +137,10 @@ class AudioSpec:
         start = 0
         if spare > 0:
             middle = PRESETS[self.preset].middle
-            start = int(rng.integers(spare + 1)) if rng is not None else spare // 2 if middle else 0
+            if rng is not None:
+                start = int(rng.integers(spare + 1)) if position is None else int(position * (spare + 1))
+            else:
+                start = spare // 2 if middle else 0
         spectrogram = self._spectrogram(samples, start)
         return spectrogram if rng is None else self._mask(spectrogram, rng)
 

@@ -6,11 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import frames
 from mmjax.data.image.crops import train_image
 from mmjax.data.image.transforms import ImageSpec, eval_image
 from mmjax.data.record import Record
+from mmjax.data.video.transform import VideoSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -86,19 +88,28 @@ class ModalitySpec:
         """The spec of a modality whose arrays a decoder makes."""
         return cls(name, tuple(decoder.shape), str(decoder.dtype), decoder=decoder)
 
-    def array(self, record: Record, rng: np.random.Generator | None) -> np.ndarray | None:
+    def array(
+        self, record: Record, rng: np.random.Generator | None, position: float | None = None
+    ) -> np.ndarray | None:
         """The array of a record; None where it has no such modality.
+
+        Args:
+          record: of the source.
+          rng: of training; None in evaluation.
+          position: of training: where the crop of a video or a sound begins, see their decoders; None draws it.
 
         Raises:
           BadExample: it cannot be decoded, has another shape, or holds a value that is not finite.
         """
-        value = (record.get("modalities") or {}).get(self.name)
+        value: Any = (record.get("modalities") or {}).get(self.name)
         if value is None:
             return None
         if self.decoder is not None:
             rate, span = ((record.get(field) or {}).get(self.name) for field in ("rates", "spans"))
             if self.views and isinstance(self.decoder, ViewsDecoder) and rng is None:
                 return self.decoder.views(value, rate=rate, span=span).reshape(*self.views, *self.shape)
+            if position is not None and isinstance(self.decoder, VideoSpec | AudioSpec):
+                return self.decoder.prepare(value, rng, rate=rate, span=span, position=position)
             return self.decoder.prepare(value, rng, rate=rate, span=span)
         if isinstance(value, bytes | Mapping):
             what = "an encoded file" if isinstance(value, bytes) else "a row of named columns"
@@ -125,6 +136,12 @@ class ModalitySpec:
         decoder: Any = self.decoder
         changed = dataclasses.replace(decoder, clips=clips, crops=crops)
         return dataclasses.replace(self, decoder=changed, views=(clips, crops))
+
+
+def _is_one_file(record: Record) -> bool:
+    """Whether a record's sound is that of its video."""
+    modalities = record.get("modalities") or {}
+    return "audio" in modalities and modalities["audio"] is modalities.get("video")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +174,9 @@ class InputSpecs:
         Raises:
           BadExample: one is missing or cannot be prepared.
         """
-        arrays = self.image_arrays(record, rng)
+        arrays, position = self.image_arrays(record, rng), self._position(record, rng)
         for spec in self.others:
-            array = spec.array(record, rng)
+            array = spec.array(record, rng, position)
             if array is None:
                 raise BadExample("no_input", f"no {spec.name}")
             arrays[spec.name] = array
@@ -180,7 +197,8 @@ class InputSpecs:
     def present(self, record: Record, rng: np.random.Generator) -> Arrays:
         """Arrays of the modalities that a training example has, as `train` makes them."""
         arrays = self.image_arrays(record, rng) if record.get("image") is not None else {}
-        made = ((spec.name, self._array(spec, record, rng)) for spec in self.others)
+        position = self._position(record, rng)
+        made = ((spec.name, self._array(spec, record, rng, position)) for spec in self.others)
         return arrays | {name: array for name, array in made if array is not None}
 
     def evaluate(self, record: Record) -> Arrays:
@@ -190,14 +208,25 @@ class InputSpecs:
         made = ((spec.name, self._array(spec, record, None)) for spec in self.others)
         return arrays | {name: array for name, array in made if array is not None}
 
-    def _array(self, spec: ModalitySpec, record: Record, rng: np.random.Generator | None) -> np.ndarray | None:
-        """The array of a modality; None where the record lacks it."""
+    def _array(
+        self, spec: ModalitySpec, record: Record, rng: np.random.Generator | None, position: float | None = None
+    ) -> np.ndarray | None:
+        """The array of a modality; None where the record lacks it, as a video without sound lacks the sound."""
         try:
-            return spec.array(record, rng)
+            return spec.array(record, rng, position)
         except BadExample as error:
-            if self.may_lack and error.reason == "no_input":
+            if self.may_lack and error.reason in ("no_input", "no_track" if _is_one_file(record) else ""):
                 return None
             raise
+
+    def _position(self, record: Record, rng: np.random.Generator) -> float | None:
+        """Where the crops of an example's video and sound begin: one draw for both, as a share of the beginnings.
+
+        So the longer one of the two, in seconds, covers the shorter one. None without both, which draw by themselves.
+        """
+        modalities = record.get("modalities") or {}
+        timed = {type(spec.decoder) for spec in self.others if modalities.get(spec.name) is not None}
+        return float(rng.random()) if {VideoSpec, AudioSpec} <= timed else None
 
     def blank(self) -> Arrays:
         """What stands for arrays of evaluation that are not there."""

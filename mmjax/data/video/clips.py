@@ -40,7 +40,9 @@ def timeline(
     return np.arange(first, max(first + 1, int(np.searchsorted(times, stop - _SLACK, side="left"))))
 
 
-def training_frames(count: int, frames: int, stride: int, rng: np.random.Generator) -> Int64[np.ndarray, " T"]:
+def training_frames(
+    count: int, frames: int, stride: int, rng: np.random.Generator, position: float | None = None
+) -> Int64[np.ndarray, " T"]:
     """Draws frames for training, in ascending order.
 
     Args:
@@ -48,12 +50,16 @@ def training_frames(count: int, frames: int, stride: int, rng: np.random.Generat
       frames: T. Where the video is too short for them its last frame is repeated.
       stride: frames from one to the next, beginning at a random one; 0 for one at random of each T-th part.
       rng: what is drawn from; where there is no choice, nothing is.
+      position: which of the possible beginnings, as a share from 0 up to 1; None draws one.
     """
     if not stride:
         draws = rng.random(frames) if count > 1 else np.zeros(frames)
         return np.minimum(count - 1, np.floor((np.arange(frames) + draws) * count / frames).astype(np.int64))
     starts = count - (frames - 1) * stride
-    first = int(rng.integers(starts)) if starts > 1 else 0
+    if position is not None:
+        first = int(position * max(1, starts))
+    else:
+        first = int(rng.integers(starts)) if starts > 1 else 0
     return _clip(first, count, frames, stride)
 
 

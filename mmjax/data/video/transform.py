@@ -76,6 +76,7 @@ class VideoSpec:
         *,
         rate: float | None = None,
         span: tuple[float, float] | None = None,
+        position: float | None = None,
     ) -> UInt8[np.ndarray, "T S S 3"]:
         """Decodes and crops a clip.
 
@@ -85,6 +86,7 @@ class VideoSpec:
             the frames are spread evenly, and their middle is shown.
           rate: of frames that are an array, a second; where it is not known, `span` and the spec's rate cannot be kept.
           span: the part of the video that counts, from second to second.
+          position: of training: where in it the clip begins, see `training_frames`.
 
         Raises:
           BadExample: as `open_video` does; `empty` where no frame lies in the span.
@@ -93,7 +95,7 @@ class VideoSpec:
         if rng is None:
             frames = self._frames(entry, rate, span, lambda count: clips.even_frames(count, self.frames))
             return np.stack([self._crops(*frame, count=1)[0] for frame in frames])
-        choose = lambda count: clips.training_frames(count, self.frames, self.stride, rng)
+        choose = lambda count: clips.training_frames(count, self.frames, self.stride, rng, position)
         return np.stack(train_frames(self._frames(entry, rate, span, choose), self.image, rng))
 
     def views(

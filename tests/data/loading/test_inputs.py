@@ -5,10 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mmjax.data.audio.transform import AudioSpec
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image.transforms import ImageSpec
 from mmjax.data.loading.example_transforms import InputTransform
 from mmjax.data.loading.inputs import Decoder, InputSpecs, ModalitySpec
+from mmjax.data.loading.modality_transform import ModalityTransform
+from mmjax.data.video.transform import VideoSpec
+from tests.helpers.media import frames as video_frames
+from tests.helpers.media import make_sound, make_video, tones
 
 SPEC = ImageSpec(size=8)
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -80,3 +85,80 @@ def test_frames_of_images_have_their_boxes_and_blanks():
     arrays = specs.train(record(), rng())
     assert arrays.keys() == specs.blank_training().keys() == {"image", "image_box"}
     assert specs.batch_shapes()["image"][0] == (16, 16, 3) and specs.blank()["image"].shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(("frames", "stride"), [(4, 2), (3, 20), (2, 1)])
+def test_the_crops_of_a_video_and_its_sound_are_of_the_same_time(frames, stride, monkeypatch):
+    """Ten seconds of both: whichever crop is longer covers the shorter one, wherever they begin."""
+    starts = []
+    monkeypatch.setattr(
+        AudioSpec, "_spectrogram", lambda spec, _, start: starts.append(start) or np.zeros(spec.shape, np.float32)
+    )
+    sound = AudioSpec(frames=100)
+    video = VideoSpec(image=ImageSpec(size=8, crop_scale=(1.0, 1.0)), frames=frames, stride=stride)
+    specs = InputSpecs(None, (ModalitySpec.decoded("audio", sound), ModalitySpec.decoded("video", video)))
+    pixels = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None, None, None] * 2, (100, 8, 8, 3))
+    record = {
+        "id": 1,
+        "modalities": {"audio": np.zeros(80_000, np.float32), "video": pixels},
+        "rates": {"audio": 8000.0, "video": 10.0},
+    }
+    length, begins = sound.log_mel_spec.samples(100) / 16_000, []
+    for seed in range(20):
+        shown = specs.train(record, np.random.default_rng(seed))["video"][:, 0, 0, 0].astype(int) // 2 / 10
+        start, end, heard = shown[0], shown[-1] + 0.1, starts[-1] / 16_000
+        begins.append(start)
+        slack = 0.11  # a frame
+        if end - start > length:
+            assert start - slack <= heard and heard + length <= end + slack
+        else:
+            assert heard - slack <= start and end <= heard + length + slack
+    assert max(begins) - min(begins) > 0.5 * (10 - (end - start))
+    # Alone, each draws for itself.
+    alone = [
+        InputSpecs(None, specs.others[:1]).train(record, np.random.default_rng(seed)) and starts[-1] for seed in (0, 1)
+    ]
+    assert alone[0] != alone[1]
+
+
+MP4 = make_video(pixels=video_frames(4, (16, 16)))
+SOUND_ALONE, MIXED = (
+    make_sound("wav", tones(4000, 8000), rate=8000),
+    make_video(pixels=video_frames(4, (16, 16)), sound="aac"),
+)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "names", "reason"),
+    [
+        ({"video": MIXED, "audio": MIXED}, {"audio", "video"}, ""),
+        ({"video": MP4, "audio": MP4}, {"video"}, "no_track"),
+        ({"video": MP4, "audio": SOUND_ALONE}, {"audio", "video"}, ""),
+        ({"audio": SOUND_ALONE}, {"audio"}, "no_input"),
+    ],
+)
+def test_a_silent_video_lacks_the_sound_where_a_model_can_do_without(modalities, names, reason):
+    decoders = {"audio": AudioSpec(frames=20), "video": VideoSpec(image=ImageSpec(size=8), frames=2)}
+    others = tuple(ModalitySpec.decoded(name, decoder) for name, decoder in decoders.items())
+    example = {"id": 1, "label": 0, "modalities": modalities}
+    lacking = ModalityTransform(InputSpecs(None, others, may_lack=True))
+    arrays = lacking(example, rng())
+    assert arrays["present"].tolist() == [name in names for name in ("audio", "video")]
+    assert lacking.inputs.evaluate(example).keys() == names
+    if reason:
+        with pytest.raises(BadExample, match=reason):
+            InputTransform(InputSpecs(None, others))(example, rng())
+
+
+def test_what_is_damaged_is_no_missing_modality():
+    decoders = {"audio": AudioSpec(frames=20), "video": VideoSpec(image=ImageSpec(size=8), frames=2)}
+    others = tuple(ModalitySpec.decoded(name, decoder) for name, decoder in decoders.items())
+    transform = ModalityTransform(InputSpecs(None, others, may_lack=True))
+    for modalities, reason in [
+        ({"video": MP4[:300], "audio": MP4[:300]}, "corrupt"),
+        ({"video": MP4, "audio": MIXED[:300]}, "corrupt"),
+        ({"video": MIXED, "audio": bytes(bytearray(MP4))}, "no_track"),  # a file of its own that has no sound
+        ({}, "no_input: none of audio, video"),
+    ]:
+        with pytest.raises(BadExample, match=reason):
+            transform({"id": 1, "label": 0, "modalities": modalities}, rng())
