@@ -26,7 +26,7 @@ from mmjax.models.config import TwoTowerConfig
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
 from mmjax.tasks import load_objective
-from mmjax.training import checkpoint, resumed_run, stored_meta
+from mmjax.training import checkpoint, lora_base, resumed_run, stored_meta
 
 
 class OpenedCheckpoint(abc.ABC):
@@ -182,12 +182,15 @@ class RunCheckpoint(OpenedCheckpoint):
     @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         params = jax.eval_shape(self.make_portable_task().init, jax.random.key(0))
-        return {name: leaf.shape for name, leaf in param_translation.flattened(params).items()}
+        return {name: leaf.shape for name, leaf in partition.flattened(params).items()}
 
     def stored_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the stored parameters, by path."""
+        """Shapes of the stored parameters, by path; of adapters those of what they are merged into."""
         with self._open_folder() as checkpoints:
-            return checkpoints.param_shapes(self.step)
+            return self._stored_shapes(checkpoints)
+
+    def _stored_shapes(self, checkpoints: checkpoint.Checkpoints) -> dict[str, tuple[int, ...]]:
+        return lora_base.param_shapes(self.path, checkpoints, self.step, self.meta, self.config.optimizer)
 
     def _check_shapes(self, stored: Mapping[str, tuple[int, ...]]) -> None:
         """Checks that the stored parameters are those of the model.
@@ -211,8 +214,10 @@ class RunCheckpoint(OpenedCheckpoint):
         with self._open_folder() as checkpoints:
             with process_agreement.raise_on_all():  # a host that raised alone would leave the others waiting in Orbax
                 self._choose_step(checkpoints.all_steps(), self.step)  # which a run that goes on may have removed
-                self._check_shapes(checkpoints.param_shapes(self.step))
-            return checkpoints.restore_params(self.step, param_translation.nested(target))
+                self._check_shapes(self._stored_shapes(checkpoints))
+            settings = self.config.optimizer
+            arrays = lora_base.read_params(self.path, checkpoints, self.step, self.meta, settings, target)
+            return partition.nested(arrays)
 
     def read_unsharded(self) -> Any:
         return self.read(self.shardings(None))
@@ -250,10 +255,10 @@ class ForeignWeights(OpenedCheckpoint):
             # Each device takes its part; a file that is mapped into memory is read no further.
             return jax.make_array_from_callback(array.shape, shardings[name], lambda index: array[index])
 
-        return param_translation.nested(self.foreign.read(to_devices))
+        return partition.nested(self.foreign.read(to_devices))
 
     def read_unsharded(self) -> Any:
-        return param_translation.nested(self.foreign.read(lambda _, array: array))
+        return partition.nested(self.foreign.read(lambda _, array: array))
 
 
 class UntrainedModel(OpenedCheckpoint):
@@ -287,7 +292,7 @@ class UntrainedModel(OpenedCheckpoint):
         return tasks.make_tokenizer(self.config)
 
     def read(self, shardings: Mapping[str, Sharding]) -> Any:
-        init = jax.jit(self.make_task().init, out_shardings=param_translation.nested(dict(shardings)))
+        init = jax.jit(self.make_task().init, out_shardings=partition.nested(dict(shardings)))
         return init(jax.random.key(self._seed))
 
     def read_unsharded(self) -> Any:
@@ -366,6 +371,6 @@ def param_shardings(
     """Shardings by path: by the partition rules of the mesh's `settings`, or one device without a mesh."""
     if mesh is None:
         return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
-    tree = param_translation.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+    tree = partition.nested({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
     shardings, _ = partition.param_shardings(tree, mesh, settings)
-    return param_translation.flattened(shardings)
+    return partition.flattened(shardings)

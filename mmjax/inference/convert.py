@@ -13,11 +13,12 @@ from mmjax.config import serialize
 from mmjax.config.typed_groups import to_dict
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
-from mmjax.interop import export, exported_tokenizers, param_translation, run_config
+from mmjax.interop import export, exported_tokenizers, run_config
 from mmjax.io import paths
 from mmjax.models.config import TwoTowerConfig
+from mmjax.parallel import partition
 from mmjax.training import checkpoint
-from mmjax.training.config import CheckpointConfig
+from mmjax.training.config import CheckpointConfig, LoraConfig
 from mmjax.training.state import TrainState
 from mmjax.utils import terminal
 
@@ -67,7 +68,7 @@ def convert(
         to,
         settings=to_dict(opened.config.model),
         preprocessing=preprocessing,
-        params=param_translation.flattened(opened.read_unsharded()),
+        params=partition.flattened(opened.read_unsharded()),
         tokenizer=words,
     )
     for file in files:
@@ -106,7 +107,9 @@ def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> M
 def _write_workdir(target: Any, opened: checkpoint_source.OpenedCheckpoint) -> None:
     """Writes what a run would have left at step 0, without an optimizer's state."""
     # Nothing was trained; `training.validate_run` knows it by this.
-    config = dataclasses.replace(opened.config, steps=1, data=dataclasses.replace(opened.config.data, train=""))
+    data = dataclasses.replace(opened.config.data, train="")
+    optimizer = dataclasses.replace(opened.config.optimizer, lora=LoraConfig())  # merged
+    config = dataclasses.replace(opened.config, steps=1, data=data, optimizer=optimizer)
     tokenizer = opened.tokenizer
     tasks.check_model(config)
     state = TrainState(

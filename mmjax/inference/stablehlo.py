@@ -14,7 +14,7 @@ from jax import export as jax_export
 from mmjax import tasks
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
-from mmjax.interop import exported_tokenizers, param_translation
+from mmjax.interop import exported_tokenizers
 from mmjax.interop.export import write_safetensors
 from mmjax.tasks import capabilities, config_queries
 from mmjax.utils.optional_imports import require
@@ -65,7 +65,7 @@ def export(
     if not names:
         described = capabilities.describe_model(opened.config)
         raise UserError(f"SRC={src}: {described} embeds nothing that could be exported")
-    params = param_translation.flattened(opened.read_unsharded())
+    params = partition.flattened(opened.read_unsharded())
     words = opened.tokenizer if opened.has_tokenizer and "text" in names else None
     target.mkdir(parents=True, exist_ok=True)
     written, towers = [], {}
@@ -109,7 +109,7 @@ def _tower(
     def tree(params):
         # A model wants all of its parameters, and reads those of the tower.
         others = {path: jnp.zeros(shape) for path, shape in shapes.items() if path not in params}
-        return param_translation.nested({**others, **params})
+        return partition.nested({**others, **params})
 
     if name == "text":
         length = config_queries.text_length(task.config)

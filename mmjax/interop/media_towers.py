@@ -23,6 +23,7 @@ from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
 from mmjax.interop.weights_path import HF_CONFIG, find_weights, local_path
 from mmjax.models import encoders, language
 from mmjax.nn import transformer
+from mmjax.parallel import partition
 
 # Far beyond any size, and any table of positions: a damaged config is refused before memory is taken for its model.
 _LARGEST, _LARGEST_TABLE = 10**7, 10**8
@@ -174,7 +175,7 @@ def _param_shapes(json_settings: str) -> Mapping[str, tuple[int, ...]]:
     for slot, fields in settings.items():
         init = _init_of_decoder if slot == "text" else _init_of_tower
         tree = jax.eval_shape(init(make_part(slot, fields), fields, settings), jax.random.key(0))["params"]
-        shapes |= {f"{slot}/{path}": leaf.shape for path, leaf in param_translation.flattened(tree).items()}
+        shapes |= {f"{slot}/{path}": leaf.shape for path, leaf in partition.flattened(tree).items()}
     return shapes
 
 

@@ -188,20 +188,3 @@ def export_params(params: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[tu
             names = [name.format(i=layer) for name in row.theirs]
             for name, array in zip(names, row.layout.to_theirs(parts), strict=True):
                 yield name, np.asarray(array, order="C")
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a/b': x} -> {'a': {'b': x}}."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
-
-
-def flattened(tree: Any) -> dict[str, Any]:
-    """{'a': {'b': x}} -> {'a/b': x}."""
-    return {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from mmjax.nn import low_rank
 from mmjax.parallel.mesh import is_traced_for_gpu, replicate_param, shard_activation
 from mmjax.utils.custom_gradient import custom_vjp
 
@@ -129,7 +130,11 @@ class Dense(nn.Module):
         if part != slice(None):
             kernel = kernel[(*[slice(None)] * self.axes, part)]
         kernel = kernel.reshape(*inputs, -1) if self.flat else kernel
-        y = checkpoint_name(multiply(x.astype(self.dtype), kernel, self.axes, self.out_dtype), PRODUCT)
+        x = x.astype(self.dtype)
+        y = checkpoint_name(multiply(x, kernel, self.axes, self.out_dtype), PRODUCT)
+        if any(map(low_rank.is_adapter, self.variables["params"])):
+            product = lambda a, b: multiply(checkpoint_name(multiply(x, a, self.axes), PRODUCT), b, 1, self.out_dtype)
+            y = low_rank.add_adapters(self.variables["params"], self.name, part, y, product)
         if self.use_bias:
             biased = (features[0] - (self.unbiased is not None), *features[1:])
             bias = self.param("bias", nn.initializers.zeros, biased, jnp.float32)

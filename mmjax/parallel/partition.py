@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,23 @@ def path_name(path: tuple[Any, ...]) -> str:
 def map_with_path(function, tree: Any) -> Any:
     """Maps `function(path, leaf)` over a tree, paths as `path_name` gives them."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a/b': x} -> {'a': {'b': x}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+def flattened(tree: Any) -> dict[str, Any]:
+    """{'a': {'b': x}} -> {'a/b': x}."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def param_shardings(params: Any, mesh: Mesh, settings: MeshConfig) -> tuple[Any, list[str]]:

@@ -14,7 +14,7 @@ import optax
 from mmjax.config.schema import RunConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import partition
-from mmjax.training import optimizer, param_roles, remat_plan
+from mmjax.training import lora, optimizer, remat_plan
 from mmjax.training import step as step_lib
 from mmjax.training.state import TrainState
 
@@ -73,8 +73,8 @@ def make_setup(config: RunConfig, task: Any, mesh: jax.sharding.Mesh, available:
     Raises:
       UserError: a rule of `optimizer` or `mesh` that does not fit the model.
     """
-    abstract_params = jax.eval_shape(task.init, jax.random.key(0))
-    is_frozen = param_roles.find_frozen(abstract_params, config.optimizer.freeze)
+    abstract_params = jax.eval_shape(_init_params(task, config), jax.random.key(0))
+    is_frozen = lora.find_frozen(abstract_params, config.optimizer)
     trainable, _ = step_lib.split_frozen(abstract_params, is_frozen)
     tx, schedule = optimizer.make_optimizer(config, trainable)
     init = make_init(task, config, tx)
@@ -103,13 +103,18 @@ def _with_gradients_at(shardings: Any, tx: optax.GradientTransformation) -> opta
     return optax.GradientTransformation(tx.init, update)
 
 
+def _init_params(task: Any, config: RunConfig) -> Callable[[jax.Array], Any]:
+    """`key -> parameters`, with adapters where there are any."""
+    return lambda key: lora.with_adapters(task.init(key), config.optimizer.lora, key)
+
+
 def make_init(task: Any, config: RunConfig, tx: optax.GradientTransformation):
     """Returns the function `key -> TrainState`."""
 
     def init(key):
         init_key, noise_key = jax.random.split(key)
-        params = task.init(init_key)
-        trainable, _ = step_lib.split_frozen(params, param_roles.find_frozen(params, config.optimizer.freeze))
+        params = _init_params(task, config)(init_key)
+        trainable, _ = step_lib.split_frozen(params, lora.find_frozen(params, config.optimizer))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -156,6 +156,10 @@ class Checkpoints:
         """
         return digests.unsealed(self._read_sealed(step))[0]
 
+    def read_digest(self, step: int) -> str:
+        """One digest of all arrays of a step, as they were saved; errors as of `read_meta`."""
+        return digests.of_all(digests.unsealed(self._read_sealed(step))[1])
+
     def _read_sealed(self, step: int) -> dict[str, Any]:
         try:
             meta = json.loads((self.folder / str(step) / "meta" / "metadata").read_text())

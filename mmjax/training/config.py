@@ -16,6 +16,20 @@ class LayerDecayConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA, arXiv:2106.09685), which are trained in place of what they are added to."""
+
+    rank: int = 0
+    """of each adapter; 0 = off"""
+    alpha: float = 16.0
+    """an adapter's product is multiplied by alpha / rank"""
+    which: tuple[str, ...] = (".*attention/(q|k|v|out)/kernel", ".*mlp/fc[12]/kernel")
+    """path regexes of the kernels that have one; of a fused `qkv/kernel` q, k and v are named by themselves"""
+    full: tuple[str, ...] = ()
+    """path regexes, or names of parts, of what is trained as a whole beside them, such as a new head"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The update rule, and which parameters it changes by how much."""
 
@@ -50,6 +64,8 @@ class OptimizerConfig:
     """(path regex, factor) pairs on the learning rate, first match wins"""
     layer_decay: LayerDecayConfig = field(default_factory=LayerDecayConfig)
     """factor per layer counted from the top"""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """low-rank adapters, with which all else is frozen"""
     added: Mapping[str, Any] = field(default_factory=dict)
     """fields of the update rules of plugins, by name; in a config they are optimizer.NAME"""
 

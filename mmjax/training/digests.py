@@ -59,6 +59,11 @@ def unsealed(meta: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]
     return {name: value for name, value in meta.items() if name not in beside}, meta.get("digests", {})
 
 
+def of_all(digests: Mapping[str, str]) -> str:
+    """One digest of many."""
+    return _of_json(dict(digests))
+
+
 def _of_json(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -17,6 +17,7 @@ from mmjax.io import paths
 from mmjax.parallel import log, process_agreement
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.report import page
+from mmjax.training import lora, lora_base
 from mmjax.training.run import Run
 from mmjax.training.step_agreement import StepAgreement
 
@@ -131,6 +132,7 @@ class Evaluate:
         """Evaluates and logs; at the last step the report is written too."""
         run, state, step = self._run, context.state, context.step
         params = state.params if state.ema_params is None else state.ema_params
+        params = lora.merged(params, run.config.optimizer.lora)
         started = time.perf_counter()
         is_last = step == run.config.steps
         results = run.evaluate(params, keep_artifacts=is_last)
@@ -168,7 +170,7 @@ class Save:
             bad_examples=dict(run.bad_examples.counts),
             evaluated=metrics is not None,
         )
-        run.checkpoints.save(step, context.state, meta, metrics)
+        run.checkpoints.save(step, lora_base.slim(context.state, run.config.optimizer), meta, metrics)
 
 
 class Profiler:

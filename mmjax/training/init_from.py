@@ -19,6 +19,7 @@ from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
 from mmjax.interop import run_config
 from mmjax.models.config import ContrastConfig
+from mmjax.nn.low_rank import is_adapter
 from mmjax.parallel import log, partition
 from mmjax.training import init_names, init_source, init_towers, param_roles, validate_run
 from mmjax.training.init_source import Source
@@ -56,9 +57,9 @@ class Taken:
         number = f"{len(self.paths)} of {len(self.paths) + len(self.fresh)} parameter arrays"
         lines = [f"{verb} {number} from {self.source}{names}", *self.resampled]
         if self.fresh:
-            lines.append(f"not taken, and so fresh: {_grouped(self.fresh)}")
+            lines.append(f"not taken, and so fresh: {grouped(self.fresh)}")
         if self.left:
-            lines.append(f"left there: {_grouped(self.left)}")
+            lines.append(f"left there: {grouped(self.left)}")
         return lines
 
     def to_json(self) -> str:
@@ -75,7 +76,7 @@ def _part_pair(ours: str, theirs: str) -> tuple[str, str]:
     return "/".join(a), "/".join(b)
 
 
-def _grouped(paths: Iterable[str]) -> str:
+def grouped(paths: Iterable[str]) -> str:
     """Paths by what they begin with, and how many there are."""
     counts: dict[str, int] = {}
     for path in paths:
@@ -149,7 +150,8 @@ def check(params: Any, config: RunConfig) -> Taken:
 
 def _by_path(params: Any, config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """The parameters by path, of which every pattern in `init_paths` matches one."""
-    flat = {partition.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = ((partition.path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
+    flat = {path: leaf for path, leaf in leaves if not is_adapter(path)}
     for pattern in param_roles.expand(config.init_paths, list(flat)):
         if not any(re.fullmatch(pattern, name) for name in flat):
             raise UserError(f"init_paths={pattern!r} matches no parameter path, such as {next(iter(flat))!r}")

@@ -23,7 +23,7 @@ from mmjax.interop import (
     weights_path,
 )
 from mmjax.io import paths
-from mmjax.training import checkpoint, init_towers, resumed_run, stored_meta
+from mmjax.training import checkpoint, init_towers, lora_base, resumed_run, stored_meta
 from mmjax.training.init_towers import Tower
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -101,10 +101,8 @@ def _open_workdir(init_from: str, folder: Any) -> Source:
             description=f"step {step} of {init_from}",
             towers=init_towers.towers(config.model),
             data=data_of(config),
-            shapes=stored.param_shapes(step),
-            read=lambda wanted: param_translation.flattened(
-                stored.restore_params(step, param_translation.nested(wanted))
-            ),
+            shapes=lora_base.param_shapes(init_from, stored, step, meta, config.optimizer),
+            read=lambda wanted: lora_base.read_params(init_from, stored, step, meta, config.optimizer, wanted),
             close=stored.close,
             tokenizer_file=lambda: stored_meta.read_tokenizer_file(meta, config, where),
         )

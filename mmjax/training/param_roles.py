@@ -10,11 +10,14 @@ from typing import Any
 import jax
 
 from mmjax.errors import UserError, did_you_mean
+from mmjax.nn.low_rank import is_adapter
 
 
 def role(path: str) -> str:
     """The role of a parameter: `matrix`, `embedding`, or `vector` (biases, norms, positions, probes, scales)."""
     leaf = path.rsplit("/", 1)[-1]
+    if is_adapter(path):
+        return "matrix"
     return {"kernel": "matrix", "token_embedding": "embedding", "embedding": "embedding"}.get(leaf, "vector")
 
 

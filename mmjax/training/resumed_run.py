@@ -31,6 +31,7 @@ _STRUCTURE = (
     "ema_decay",
     "optimizer.name",
     "optimizer.freeze",
+    "optimizer.lora",
     "optimizer.momentum_dtype",
     "optimizer.b1",
     "optimizer.weight_decay",

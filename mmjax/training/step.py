@@ -14,7 +14,7 @@ from mmjax.objectives import token_loss
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.mesh import map_microbatches
-from mmjax.training.param_roles import find_frozen
+from mmjax.training import lora
 from mmjax.training.state import TrainState
 
 Batch = dict[str, Any]  # arrays [B, ...], and maybe `text_places` or `text_groups`
@@ -57,14 +57,14 @@ def make_train_step(
     """Compiles `(state, batch) -> (state, metrics)` for a mesh; the state passed in is donated."""
     pieces = config.microbatch
     total_loss = make_loss(task, pieces, mesh)
-    is_frozen = find_frozen(shardings.params, config.optimizer.freeze)
+    is_frozen = lora.find_frozen(shardings.params, config.optimizer)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trainable, frozen = split_frozen(state.params, is_frozen)
         keys = example_keys(state.rng, state.step, len(batch["id"])) if task.needs_rng else None
 
         def objective(trainable):
-            return total_loss(merge_frozen(trainable, frozen), batch, keys)
+            return total_loss(lora.scaled(merge_frozen(trainable, frozen), config.optimizer.lora), batch, keys)
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)

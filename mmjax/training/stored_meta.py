@@ -146,6 +146,7 @@ _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data": (lambda value: isinstance(value, list), "a list of sources"),
     "plugins": (lambda value: isinstance(value, list), "a list of plugins"),
+    "base": (lambda value: isinstance(value, dict) and isinstance(value.get("digest"), str), "a digest"),
     "remat": (lambda value: isinstance(value, dict), "a group of fields"),
     "text_packing": (lambda value: value is None or isinstance(value, dict), "a group of fields, or null"),
 }

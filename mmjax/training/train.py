@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -33,6 +33,8 @@ from mmjax.training import (
     device_specs,
     init_from,
     loop,
+    lora,
+    lora_base,
     metrics_log,
     packing,
     remat_plan,
@@ -114,13 +116,21 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
     validate_run.check_same_data(data, config.data.train)
 
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint)
-    start, meta, state = resumed_run.restore_latest(workdir, checkpoints, config.steps, setup.state)
+    stored = lora_base.slim(setup.state, config.optimizer)
+    start, meta, state = resumed_run.restore_latest(workdir, checkpoints, config.steps, stored)
     setup = setup.resumed(meta.get("remat", {}))
     if state is None:
         state = init_from.replace(setup.make_state(config.seed), pretrained.arrays)
         if pretrained.source and jax.process_index() == 0:
             paths.write_atomically(workdir / init_from.FILE, pretrained.to_json())
+        base = (
+            lora_base.write(workdir, state, config.optimizer, pretrained.source)
+            if lora.is_on(config.optimizer)
+            else None
+        )
     else:
+        base = meta.get("base")
+        state = lora_base.complete(state, workdir, meta, setup.state, config.optimizer)
         with process_agreement.raise_on_all():
             validate_run.check_scale(config, state.params.get("logit_scale"), f"--workdir={workdir}")
         log.info(f"resumed at step {start} of {config.steps}")
@@ -134,8 +144,8 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
     packer = packing.choose_packer(config, mesh, examples, meta)
     if opened.frame_note:
         log.info(opened.frame_note)
-    if config.optimizer.freeze and not config.init_from and not start:
-        log.info("note: init_from is empty, so what optimizer.freeze locks keeps its random initialisation")
+    for note in _notes_on_frozen(config, setup, pretrained, start):
+        log.info(note)
 
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
@@ -158,6 +168,7 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
         bad_examples={},
         text_packing=packing.to_meta(packer),
         remat={tower: dataclasses.asdict(remat) for tower, remat in setup.remat.items()},
+        **({} if base is None else {"base": base}),
     )
     peak = device_specs.peak_flops(jax.devices()[0].device_kind)
     return Run(
@@ -296,12 +307,31 @@ def _read_pretrained(config: RunConfig, workdir: Any, setup: build_step.Setup, *
         return init_from.read(setup.state.params, config)
 
 
+def _notes_on_frozen(
+    config: RunConfig, setup: build_step.Setup, pretrained: init_from.Taken, start: int
+) -> Iterator[str]:
+    """Lines on what a run that begins does not train although nothing has trained it."""
+    settings = config.optimizer
+    field = "optimizer.lora" if lora.is_on(settings) else "optimizer.freeze" if settings.freeze else ""
+    if not field or start:
+        return
+    if not config.init_from:
+        yield f"note: init_from is empty, so what {field} locks keeps its random initialisation"
+        return
+    trained = lora_base.slim(setup.state, settings).params if lora.is_on(settings) else setup.trainable
+    trained_paths = {partition.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)}
+    if lost := [path for path in pretrained.fresh if path not in trained_paths]:
+        remedy = "; name them in optimizer.lora.full" if lora.is_on(settings) else ""
+        yield f"note: {field} locks what init_from has not: {init_from.grouped(lost)}{remedy}"
+
+
 def _log_introduction(config: RunConfig, task: tasks.Task, mesh: jax.sharding.Mesh, setup: build_step.Setup) -> None:
     """Logs what is trained, on what, and how."""
     device = mesh.devices.flat[0]
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     parameters = f"{partition.count_parameters(setup.state.params):,} parameters"
-    parameters += f" ({partition.count_parameters(setup.trainable):,} trained)" if config.optimizer.freeze else ""
+    is_partly = bool(config.optimizer.freeze) or lora.is_on(config.optimizer)
+    parameters += f" ({partition.count_parameters(setup.trainable):,} trained)" if is_partly else ""
     examples = "pairs" if task.is_contrastive or config_queries.has_text(config) else "examples"
     log.info(
         f"{config.name}: {config.variant}, {parameters}; mesh {shape} of {jax.devices()[0].device_kind};"

@@ -123,7 +123,9 @@ def _muon_axes(params: Any) -> Any:
             return optax.contrib.MuonDimensionNumbers((-4,), (-2, -1))
         if path.endswith("/q/kernel"):  # [D, H, K]
             return optax.contrib.MuonDimensionNumbers((-3,), (-2, -1))
-        if path.endswith("attention/out/kernel"):  # [H, K, D]
+        if path.endswith(("lora_q_b", "lora_k_b", "lora_v_b", "attention/q/lora_b")):  # [R, H, K]
+            return optax.contrib.MuonDimensionNumbers((-3,), (-2, -1))
+        if path.endswith(("attention/out/kernel", "attention/out/lora_a")):  # [H, K, D], [H, K, R]
             return optax.contrib.MuonDimensionNumbers((-3, -2), (-1,))
         if path.endswith(("patch_embed/kernel", "tubelet_embed/kernel")):  # [P, P, C, D], [t, P, P, C, D], [P, C, D]
             return optax.contrib.MuonDimensionNumbers(tuple(range(-x.ndim, -1)), (-1,))

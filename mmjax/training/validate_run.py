@@ -67,11 +67,12 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
         "optimizer.grad_clip",
         "optimizer.weight_decay",
         "optimizer.update_clip",
+        "optimizer.lora.rank",
     )
     for field in not_negative:
         if flat[field] < 0:
             raise UserError(f"{field}={flat[field]} must not be negative")
-    positive = ("optimizer.learning_rate", "schedule.timescale", "optimizer.eps")
+    positive = ("optimizer.learning_rate", "schedule.timescale", "optimizer.eps", "optimizer.lora.alpha")
     for field in positive:
         if not 0 < flat.get(field, 1) < math.inf:
             raise UserError(f"{field}={flat[field]} must be positive and finite")
@@ -83,7 +84,7 @@ def check_config(config: RunConfig, origins: FieldOrigins = FROM_RECIPE) -> None
             raise UserError(f"{field}={flat[field]} is not in [0, 1]")
     if config.mesh.tensor < 1:
         raise UserError(f"mesh.tensor={config.mesh.tensor} must be at least 1; mesh.data or mesh.fsdp may be -1")
-    for field in ("optimizer.freeze", "optimizer.decay", "init_paths"):
+    for field in ("optimizer.freeze", "optimizer.decay", "init_paths", "optimizer.lora.which", "optimizer.lora.full"):
         for pattern in flat[field]:
             _check_pattern(field, flat[field], pattern)
     for pattern, _ in config.init_map:
@@ -224,6 +225,9 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
         field = "optimizer.momentum_dtype"
         reason = f", as {optimizer} has no momentum with optimizer.b1=0"
         yield unread(field, reason, f"set that, or {leave(field)}", "optimizer.name", "optimizer.b1")
+    if not flat["optimizer.lora.rank"]:
+        for field in ("optimizer.lora.alpha", "optimizer.lora.which", "optimizer.lora.full"):
+            yield unread(field, " with optimizer.lora.rank=0", f"set that, or {leave(field)}", "optimizer.lora.rank")
     weight_decay = flat["optimizer.weight_decay"]
     if not weight_decay:
         for field in ("optimizer.decay", "optimizer.decay_scaled_by_lr"):
@@ -314,7 +318,9 @@ def check_scale(config: RunConfig, log_scale: Any, origin: str, remedy: str = ""
       UserError: it lies outside [1, model.max_logit_scale], and is trained.
     """
     limit = config.model.max_logit_scale
-    if log_scale is None or limit is None or param_roles.matches(config.optimizer.freeze, "logit_scale"):
+    lora, is_frozen = config.optimizer.lora, param_roles.matches(config.optimizer.freeze, "logit_scale")
+    is_frozen |= lora.rank > 0 and not param_roles.matches(lora.full, "logit_scale")
+    if log_scale is None or limit is None or is_frozen:
         return
     value = float(np.asarray(log_scale))
     if not -_ROUNDING <= value <= math.log(limit) + _ROUNDING:

@@ -13,7 +13,7 @@ from mmjax.training import checkpoint
 
 RESUME = ("auto", "must", "never")
 # What training writes there; evaluations of it are not among them.
-_FOLDERS = ("checkpoints", "tensorboard", "profile")
+_FOLDERS = ("checkpoints", "base", "tensorboard", "profile")
 _FILES = (
     *("config.json", "init_from.json", "metrics.jsonl", "metrics.jsonl.damaged"),
     *("report.html", "traceback.txt", "wandb_run_id"),

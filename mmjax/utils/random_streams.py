@@ -32,6 +32,13 @@ class ExampleStream(enum.IntEnum):
 
 
 @enum.unique
+class TrainingStream(enum.IntEnum):
+    """Streams of the key that parameters are drawn from, beside the model's own: adapters, each by its path."""
+
+    ADAPTERS = 2**31 - 1
+
+
+@enum.unique
 class NegativeStream(enum.IntEnum):
     """Streams of `ExampleStream.DRAW_NEGATIVES`: the negatives of each kind."""
 

@@ -5,8 +5,8 @@ import json
 
 import jax
 
-from mmjax.interop import param_translation
 from mmjax.models.two_tower import TwoTower
+from mmjax.parallel import partition
 
 
 @functools.lru_cache(maxsize=64)
@@ -31,5 +31,5 @@ def encode(checkpoint, images, ids):
         settings["image"] |= {"activation": "gelu"}
     # The scale's initial value is no part of the function.
     settings |= {"logit_scale_init": 1.0, "logit_bias_init": settings["logit_bias_init"] and 1.0}
-    params = param_translation.nested(checkpoint.read(lambda _, array: array))
+    params = partition.nested(checkpoint.read(lambda _, array: array))
     return _compiled(json.dumps(settings, sort_keys=True))(params, images, ids)

@@ -156,7 +156,7 @@ def test_a_workdir_is_evaluated_and_written_back(other, tmp_path, capsys):
     folder, params = other
     workdir = tmp_path / "run"
     assert convert_cli(folder, workdir, "--to=mmjax", "--tokenizer=bytes") == 0
-    same(param_translation.flattened(mmjax.load(workdir).params), params)
+    same(partition.flattened(mmjax.load(workdir).params), params)
     classes = runs.write_classes(tmp_path / "classes")
     with mock.patch.object(page, "write_report"):
         assert runs.eval_cli(f"--workdir={workdir}", f"--config.data.eval=folder:{classes}") == 0
@@ -203,9 +203,7 @@ class TestInitFrom:
         config = runs.config(init_from=str(folder), **changes)
         mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=1), jax.devices()[:2])
         shapes = param_translation.param_shapes(config.model.to_dict())
-        tree = param_translation.nested(
-            {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
-        )
+        tree = partition.nested({name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()})
         shardings, _ = partition.param_shardings(tree, mesh, MeshConfig(sharding="fsdp"))
         return init_from.read(partition.placed_shapes(tree, shardings), parse(config)).arrays
 

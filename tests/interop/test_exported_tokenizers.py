@@ -8,7 +8,8 @@ import tokenizers
 
 import mmjax
 from mmjax.data.text.make_tokenizer import make_tokenizer
-from mmjax.interop import export, exported_tokenizers, named_models, param_translation
+from mmjax.interop import export, exported_tokenizers, named_models
+from mmjax.parallel import partition
 
 LENGTH = 24
 PREPARED = dict(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), resize="crop", interpolation="bicubic")
@@ -92,7 +93,7 @@ def convert(monkeypatch, tmp_path):
         prepared |= dict(image_rule="huggingface" if to == "hf" else "open_clip")
         monkeypatch.setattr(named_models, "find", lambda name: named_models.NamedModel(name, settings, prepared, spec))
         model = mmjax.create_model("tiny")
-        params = param_translation.flattened(model.params)
+        params = partition.flattened(model.params)
         export.write(tmp_path / to, to, settings=settings, preprocessing=prepared, params=params, tokenizer=tokenizer)
         return tmp_path / to, model
 

@@ -84,9 +84,9 @@ def test_arrays_go_straight_to_their_shardings():
     opened = foreign_checkpoint.open_checkpoint(GOLDEN / "openclip-quickgelu")
     mesh = make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
     full = opened.read(lambda _, array: array)
-    abstract = param_translation.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in full.items()})
+    abstract = partition.nested({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in full.items()})
     rules = [(".*qkv/kernel", ("fsdp", None, None, None))]
-    shardings = param_translation.flattened(
+    shardings = partition.flattened(
         partition.param_shardings(abstract, mesh, MeshConfig(sharding="replicated", rules=tuple(rules)))[0]
     )
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.interop import huggingface, media_towers, param_translation
+from mmjax.interop import huggingface, media_towers
 from mmjax.models import generation
 from mmjax.nn import attention
 from mmjax.nn.transformer import Memory
+from mmjax.parallel import partition
 
 pytestmark = pytest.mark.full
 BATCH = 3
@@ -108,7 +109,7 @@ def logits_by_hand(opened, params, tokens):
 def part(opened, params, slot):
     """A slot's module, and its parameters."""
     tree = {name.removeprefix(f"{slot}/"): x for name, x in params.items() if name.startswith(f"{slot}/")}
-    return media_towers.make_part(slot, opened.settings[slot]), param_translation.nested(tree)
+    return media_towers.make_part(slot, opened.settings[slot]), partition.nested(tree)
 
 
 def check_written(opened, params, model, folder):

@@ -10,6 +10,7 @@ from mmjax.interop.tensor_files import Tensors
 from mmjax.models.two_tower import TwoTower
 from mmjax.models.variants.two_tower import variant
 from mmjax.objectives.contrastive import sigmoid_loss, softmax_loss
+from mmjax.parallel import partition
 from mmjax.parallel.partition import path_name
 from tests.helpers.torch_weights import randomise
 
@@ -55,11 +56,11 @@ def from_hugging_face(arrays, model):
     kind = "siglip" if "logit_bias" in arrays else "clip"
     inputs = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32), jax.ShapeDtypeStruct((1, CONTEXT), np.int32)
     tree = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    shapes = {name: leaf.shape for name, leaf in param_translation.flattened(tree).items()}
+    shapes = {name: leaf.shape for name, leaf in partition.flattened(tree).items()}
     tensors = Tensors(kind, {name: x.shape for name, x in arrays.items()}, arrays.__getitem__)
     rows = param_translation.select_rows(huggingface.table(kind), shapes, kind)
     param_translation.check_tensors(tensors, rows, shapes)
-    return param_translation.nested(param_translation.read_params(tensors, rows, shapes, lambda _, array: array))
+    return partition.nested(param_translation.read_params(tensors, rows, shapes, lambda _, array: array))
 
 
 def flat(tree):

@@ -7,9 +7,10 @@ import pytest
 from mmjax.config import parse
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
-from mmjax.interop import export, param_translation
+from mmjax.interop import export
 from mmjax.nn.positions import bicubic_matrix
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import init_from
@@ -27,7 +28,7 @@ def sources(random_params, tmp_path_factory):
     text = dict(model__text__vocab_size=259, model__text__eos_id=258, data__tokenizer="bytes")
     config = model_kinds.config("tiny", **text)
     params = model_kinds.save(random_params, config, folder / "run")
-    flat = param_translation.flattened(params)
+    flat = partition.flattened(params)
     mean, std = MEAN_STD["clip"]
     spec = dict(size=16, resize="crop", interpolation="bicubic", mean=mean, std=std)
     export.write(folder / "openclip", "openclip", settings=config.model.to_dict(), preprocessing=spec, params=flat)

@@ -11,9 +11,10 @@ from mmjax.config import parse
 from mmjax.config.schema import base_config, set_group
 from mmjax.data.image.transforms import MEAN_STD
 from mmjax.errors import UserError
-from mmjax.interop import export, media_towers, param_translation
+from mmjax.interop import export, media_towers
 from mmjax.nn import positions
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import partition
 from mmjax.parallel.config import MeshConfig
 from mmjax.parallel.make_mesh import make_mesh
 from mmjax.training import init_from
@@ -38,7 +39,7 @@ def clip(random_params, tmp_path_factory):
     set_group(config, "model", model)
     config.data.tokenizer, config.objectives.itc = "bytes", 1.0
     shapes = jax.eval_shape(model_kinds.task(config).init, jax.random.key(0))
-    params = param_translation.flattened(random_params(shapes, std=0.3))
+    params = partition.flattened(random_params(shapes, std=0.3))
     mean, std = MEAN_STD["clip"]
     spec = dict(size=16, resize="crop", interpolation="bicubic", mean=mean, std=std)
     export.write(folder / "x", "openclip", settings=config.model.to_dict(), preprocessing=spec, params=params)
@@ -229,7 +230,7 @@ def test_tokens_are_those_of_transformers(name, tmp_path):
     assert all(path.startswith(prefix) for path in taken.arrays)
     params = {path.removeprefix(prefix): array for path, array in taken.arrays.items()}
     module = media_towers.make_part(slot, settings)
-    ours = module.apply({"params": param_translation.nested(params)}, jnp.asarray(x, jnp.float32)).tokens
+    ours = module.apply({"params": partition.nested(params)}, jnp.asarray(x, jnp.float32)).tokens
     with torch.no_grad():
         tokens = theirs(seen).last_hidden_state.numpy()
     if name == "ast":  # whose patches stand in the order of frequency there

@@ -9,6 +9,7 @@ def test_numbers_stay_what_they_are():
     kinds = [value for value in vars(random_streams).values() if isinstance(value, type) and value is not enum.IntEnum]
     assert {kind.__name__: [int(stream) for stream in kind] for kind in kinds} == {
         "ExampleStream": [*range(9), *range(16, 20), *range(64, 69)],
+        "TrainingStream": [2**31 - 1],
         "NegativeStream": [0, 1],
         "EncoderStream": [0, 1, 2, 3],
         "BranchStream": [0, 2, 4, 6],
