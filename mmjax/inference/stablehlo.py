@@ -16,6 +16,7 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.interop import exported_tokenizers
 from mmjax.interop.export import write_safetensors
+from mmjax.parallel import partition
 from mmjax.tasks import capabilities, config_queries
 from mmjax.utils.optional_imports import require
 from mmjax.utils.version import VERSION
