@@ -30,6 +30,11 @@ _LARGEST, _LARGEST_TABLE = 10**7, 10**8
 _MOST_LAYERS = 1_000
 _ONE_OR_SEVERAL = ("image_size", "patch_size", "eos_token_id")  # fields that hold a number, or a list
 _IDS = ("eos_id",)  # of a model's text, which are no fields of `TextStack`
+_GENERATION = "generation_config.json"
+_SUPPRESSED = (
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)  # of generation_config.json, as `generation.Decoding` has them
 _NO_SETTINGS = ("parent", "name", "dtype", "attention_impl")
 
 
@@ -102,6 +107,29 @@ def open_tower(path: Any) -> ForeignTower:
         rows=rows,
         shapes=shapes,
     )
+
+
+def suppressed_tokens(tower: ForeignTower) -> dict[str, tuple[int, ...]]:
+    """The ids that Whisper does not write, as fields of `mmjax.models.generation.Decoding`.
+
+    They are those of generation_config.json beside the weights; where there is none, of config.json, as older files
+    have them there. Nothing for towers that write nothing.
+
+    Raises:
+      UserError: they are no lists of its tokens.
+    """
+    if "text" not in tower.settings:
+        return {}
+    file = tower.path.parent / _GENERATION
+    fields = read_json(file) if file.is_file() else tower.config
+    file = file if file.is_file() else tower.path.parent / HF_CONFIG
+    result: dict[str, tuple[int, ...]] = {}
+    for name in _SUPPRESSED:
+        ids, vocabulary = fields.get(name) or [], tower.settings["text"]["vocab_size"]
+        if not isinstance(ids, list) or not all(type(number) is int and 0 <= number < vocabulary for number in ids):
+            raise UserError(f"{file}: {name}={str(ids)[:60]} is no list of token ids below {vocabulary}")
+        result[name] = tuple(ids)
+    return result
 
 
 def write_tower(

@@ -44,6 +44,8 @@ class Decoding:
       beams: hypotheses kept a step; with 1, beam search is greedy search.
       length_penalty: a hypothesis's score is its summed log-probability / length ** length_penalty, so that more than 0
         favours long ones.
+      suppress_tokens: ids that are never chosen.
+      begin_suppress_tokens: ids that are not chosen first.
       eos_id: the end-of-text token.
       pad_id: what follows it.
 
@@ -59,6 +61,8 @@ class Decoding:
     top_p: float = 1.0
     beams: int = 4
     length_penalty: float = 1.0
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
     eos_id: int
     pad_id: int
 
@@ -134,10 +138,12 @@ def generate(
         can have.
     """
     examples, vocabulary = logits.shape
-    for field in ("eos_id", "pad_id"):
-        value = getattr(decoding, field)
-        if value >= vocabulary:
-            raise UserError(f"decoding.{field}={value} is no token of this model; choose an id below {vocabulary}")
+    for field in ("eos_id", "pad_id", "suppress_tokens", "begin_suppress_tokens"):
+        for value in np.ravel(getattr(decoding, field)).astype(int).tolist():
+            if not 0 <= value < vocabulary:
+                raise UserError(f"decoding.{field}={value} is no token of this model; choose an id below {vocabulary}")
+    if len({*decoding.suppress_tokens, *decoding.begin_suppress_tokens}) >= vocabulary:
+        raise UserError("decoding.suppress_tokens and decoding.begin_suppress_tokens leave no token; leave some out")
     take = take or functools.partial(take_rows, examples=examples)
     number = 1 if n_best is None else n_best
     sampling = decoding.method == "sample" and decoding.temperature > 0
@@ -312,11 +318,14 @@ def beam_search(
 
 
 def _allowed(logits, count, decoding: Decoding):
-    """Keeps the end of text out while there are fewer than `min_tokens`."""
-    if not decoding.min_tokens:
+    """Keeps out what is suppressed, and the end of text while there are fewer than `min_tokens`."""
+    if not (decoding.min_tokens or decoding.suppress_tokens or decoding.begin_suppress_tokens):
         return logits
-    early = (jnp.arange(logits.shape[-1]) == decoding.eos_id) & (count < decoding.min_tokens)
-    return jnp.where(early, -jnp.inf, logits)
+    ids = jnp.arange(logits.shape[-1])
+    forbidden = jnp.isin(ids, jnp.asarray(decoding.suppress_tokens, jnp.int32))
+    forbidden |= jnp.isin(ids, jnp.asarray(decoding.begin_suppress_tokens, jnp.int32)) & (count == 0)
+    forbidden |= (ids == decoding.eos_id) & (count < decoding.min_tokens)
+    return jnp.where(forbidden, -jnp.inf, logits)
 
 
 def _divisors(decoding: Decoding) -> Float[Array, " lengths"]:

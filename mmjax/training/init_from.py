@@ -260,11 +260,11 @@ def _check_functions(source: Source, config: RunConfig, ours: Sequence[Tower], n
         new, old = init_towers.tower_of(name, ours), init_towers.tower_of(theirs, source.towers)
         if new is not None and old is not None:
             different |= dict.fromkeys(init_towers.different_settings(old, new))
-            field = init_towers.DATA_FIELDS.get(new.kind, "")
-            if field == "data.tokenizer" and (new.prefix != "text" or _same_tokenizer(source, config)):
-                field = ""
-            if field in source.data and source.data[field] != data[field]:
-                different[f"{field}: {source.data[field]} -> {data[field]}"] = None
+            for field in init_towers.DATA_FIELDS.get(new.kind, ()):
+                if field == "data.tokenizer" and (new.prefix != "text" or _same_tokenizer(source, config)):
+                    continue
+                if field in source.data and source.data[field] != data[field]:
+                    different[f"{field}: {source.data[field]} -> {data[field]}"] = None
         new, old = heads.get(name.split("/")[0]), their_heads.get(theirs.split("/")[0])
         if new is not None and old is not None and new.kind == old.kind:
             different |= dict.fromkeys(init_towers.different_head_settings(old, new))

@@ -3,22 +3,20 @@
 import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from mmjax.config import schema, serialize
 from mmjax.config.schema import RunConfig
-from mmjax.data.image import transforms
+from mmjax.data.audio import log_mel
 from mmjax.errors import UserError
 from mmjax.interop import (
     foreign_checkpoint,
     media_configs,
+    media_preparation,
     media_towers,
     param_translation,
-    preprocessing,
     run_config,
     weights_path,
 )
@@ -27,8 +25,6 @@ from mmjax.training import checkpoint, init_towers, lora_base, resumed_run, stor
 from mmjax.training.init_towers import Tower
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Whose log-mel spectrograms a tower of other libraries was trained on, as `data.audio.preset` has them.
-_PRESETS = {"audio-spectrogram-transformer": "ast", "whisper": "whisper"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +76,10 @@ def data_of(config: RunConfig) -> dict[str, Any]:
     """How a run prepares the inputs of its towers, by field."""
     flat = serialize.flatten(config)
     result = {name: flat[name] for name in ("data.mean_std", "data.tokenizer")}
-    preset = flat["data.audio.preset"]
     kinds = [tower.kind for tower in init_towers.towers(config.model)]
-    return result | {"data.audio.preset": preset or ("whisper" if "whisper" in kinds else "ast")}
+    preset = flat["data.audio.preset"] or ("whisper" if "whisper" in kinds else "ast")
+    rate = flat["data.audio.sample_rate"] or log_mel.preset(preset).sample_rate
+    return result | {"data.audio.preset": preset, "data.audio.sample_rate": rate}
 
 
 def _open_workdir(init_from: str, folder: Any) -> Source:
@@ -136,33 +133,19 @@ def _open_other_library(init_from: str, tokenizer: str) -> Source:
 def _open_tower(init_from: str) -> Source:
     """Opens a folder of transformers with a tower of videos or sounds."""
     opened = media_towers.open_tower(init_from)
-    data = {"data.audio.preset": _PRESETS[opened.format]} if opened.format in _PRESETS else {}
-    mean_std = _mean_std(opened.path.parent) if "video" in opened.settings else None
     return Source(
         description=f"{init_from} ({media_configs.FORMATS[opened.format].name})",
         towers=[
             Tower(slot, settings.get("kind", "words"), slot, {"causal": True, "norm": "pre"} | settings)
             for slot, settings in opened.settings.items()
         ],
-        data=data if mean_std is None else data | {"data.mean_std": mean_std},
+        data=media_preparation.read_preparation(opened.path.parent, opened.format, opened.settings),
         shapes=opened.shapes,
         read=_reader(opened),
         close=lambda: None,
         tokenizer_file=lambda: None,
         heads=tuple(path for path in opened.shapes if path.startswith(("head/", "head_norm/"))),
     )
-
-
-def _mean_std(folder: Path) -> str | None:
-    """What frames were normalised with, by its name in `data.mean_std`; None where no file beside the weights says."""
-    file = preprocessing.read_hf_file(folder)
-    if file is None or not {"image_mean", "image_std"} <= file[1].keys():
-        return None
-    normalised_by = [np.ravel(np.asarray(file[1][name], np.float64)) for name in ("image_mean", "image_std")]
-    for name, numbers in transforms.MEAN_STD.items():
-        if all(len(a) == 3 and np.allclose(a, b, atol=1e-4) for a, b in zip(normalised_by, numbers, strict=True)):
-            return name
-    return f"mean {normalised_by[0].tolist()} and deviation {normalised_by[1].tolist()}"
 
 
 def _reader(opened: param_translation.TranslatedTensors):

@@ -36,11 +36,11 @@ _HEAD_FUNCTION = ("pool",)
 _POOL_FUNCTION = ("activation", "norm_eps", "heads")  # of a pool that attends
 # Kinds of model whose text is always read from left to right.
 _LEFT_TO_RIGHT = (CaptionerConfig, LSTMCaptionerConfig, CoCaConfig, PrefixLMConfig)
-# What is asked of the data: by the kind of a tower, the field that says how its input was prepared.
+# What is asked of the data: by the kind of a tower, the fields that say how its input was prepared.
 DATA_FIELDS = {
-    **dict.fromkeys(("image", "stream", "video", "frames"), "data.mean_std"),
-    **dict.fromkeys(("text", "words", "lstm"), "data.tokenizer"),
-    **dict.fromkeys(("audio", "whisper"), "data.audio.preset"),
+    **dict.fromkeys(("image", "stream", "video", "frames"), ("data.mean_std",)),
+    **dict.fromkeys(("text", "words", "lstm"), ("data.tokenizer",)),
+    **dict.fromkeys(("audio", "whisper"), ("data.audio.preset", "data.audio.sample_rate")),
 }
 _FAMILIES = ({"image", "stream"}, {"text", "words", "lstm"})
 

@@ -223,3 +223,21 @@ def test_parameters_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="image of kind 'image': not a model that has a format there"):
         media_towers.write_tower(tmp_path / "new", {"image": dict(kind="image")}, {})
     assert not (tmp_path / "new").exists()
+
+
+def test_the_tokens_that_whisper_suppresses(tmp_path):
+    """Those of generation_config.json; without it of config.json, as older files have them."""
+    write(tmp_path, "whisper", {"suppress_tokens": [1, 3], "begin_suppress_tokens": None})
+    tower = media_towers.open_tower(tmp_path)
+    assert media_towers.suppressed_tokens(tower) == {"suppress_tokens": (1, 3), "begin_suppress_tokens": ()}
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps({"begin_suppress_tokens": [2, 4], "suppress_tokens": []}))
+    assert media_towers.suppressed_tokens(tower) == {"suppress_tokens": (), "begin_suppress_tokens": (2, 4)}
+    for wrong in ([11], [-1], ["a"], 3, [True]):
+        file.write_text(json.dumps({"suppress_tokens": wrong}))
+        with pytest.raises(
+            UserError, match="generation_config.json: suppress_tokens=.* is no list of token ids below 11"
+        ):
+            media_towers.suppressed_tokens(tower)
+    write(tmp_path / "video", "vivit")
+    assert media_towers.suppressed_tokens(media_towers.open_tower(tmp_path / "video")) == {}

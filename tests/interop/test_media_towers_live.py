@@ -268,9 +268,10 @@ def test_whisper(seed, tmp_path):
     check_written(opened, params, model, tmp_path / "ours")
 
 
+@pytest.mark.parametrize("suppressed", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_whisper_writes_what_greedy_search_there_writes(seed, tmp_path):
-    """A prompt as of task tokens, then the likeliest token until the end of the text."""
+def test_whisper_writes_what_greedy_search_there_writes(seed, suppressed, tmp_path):
+    """A prompt as of task tokens, then the likeliest token until the end of the text, of those not suppressed."""
     import torch
     import transformers
 
@@ -278,13 +279,19 @@ def test_whisper_writes_what_greedy_search_there_writes(seed, tmp_path):
     with torch.no_grad():  # ends of texts come often enough, and no token is far ahead of all others
         model.model.decoder.layer_norm.bias.fill_(0.1)
         model.model.decoder.embed_tokens.weight[2].mul_(1.3)
+    if suppressed:
+        rng = np.random.default_rng(seed)
+        model.generation_config.suppress_tokens = rng.choice(np.arange(4, 23), 6, replace=False).tolist()
+        model.generation_config.begin_suppress_tokens = [2, int(rng.integers(4, 23))]
     model.save_pretrained(tmp_path)
     opened = media_towers.open_tower(tmp_path)
     params = opened.read(lambda _, array: array)
     encoder, encoder_params = part(opened, params, "audio")
     decoder, decoder_params = part(opened, params, "text")
     prompt, length = np.array([[3, 7, 11]] * BATCH, np.int32), 8
-    settings = generation.Decoding(max_tokens=length, eos_id=opened.settings["text"]["eos_id"], pad_id=2)
+    hidden = media_towers.suppressed_tokens(opened)
+    assert any(hidden.values()) == suppressed
+    settings = generation.Decoding(max_tokens=length, eos_id=opened.settings["text"]["eos_id"], pad_id=2, **hidden)
 
     @jax.jit
     def write(params, sounds, prompt):
@@ -307,7 +314,10 @@ def test_whisper_writes_what_greedy_search_there_writes(seed, tmp_path):
     padded = lambda x: np.pad(x, ((0, 0), (0, length - x.shape[1])), constant_values=2)
     np.testing.assert_array_equal(ours, padded(theirs[:, prompt.shape[1] :]))
     np.testing.assert_array_equal(ours, padded(stripped))
-    assert seed or (ours == 2).any()
+    assert seed or suppressed or (ours == 2).any()
+    if suppressed:
+        assert not np.isin(ours, hidden["suppress_tokens"]).any()
+        assert not np.isin(ours[:, 0], hidden["begin_suppress_tokens"]).any()
 
 
 def test_a_fresh_table_of_positions_is_whispers():

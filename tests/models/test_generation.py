@@ -391,3 +391,28 @@ def test_hugging_face_finds_the_same(gpt2, beams, min_tokens, penalty):
         assert len(set(np.asarray(actual.lengths).ravel())) > 1
     if beams > 1:
         np.testing.assert_allclose(actual.scores.reshape(-1), theirs.sequences_scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_suppressed_tokens_are_not_chosen(method):
+    """Greedily the likeliest of the others; what is suppressed at the beginning alone may come later."""
+    model = Recurrent(4)
+    settings = decoding(method=method, max_tokens=6, suppress_tokens=(1,), begin_suppress_tokens=(EOS, 0))
+    tokens = np.asarray(model.generate(settings).tokens)
+    assert not (tokens == 1).any() and not np.isin(tokens[:, 0], (EOS, 0)).any()
+    for example in range(4 if method == "greedy" else 0):
+        history = []
+        while len(history) < 6 and (not history or history[-1] != EOS):
+            scores = model.log_probs(example, history)
+            scores[[1, *([] if history else [EOS, 0])]] = -np.inf
+            history.append(int(scores.argmax()))
+        assert tokens[example, : len(history)].tolist() == history
+    assert np.isin(tokens[:, 1:], (EOS, 0)).any()
+
+
+def test_suppressed_tokens_that_are_none():
+    model = Recurrent(1)
+    with pytest.raises(UserError, match="decoding.suppress_tokens=5 is no token of this model"):
+        model.generate(decoding(suppress_tokens=(5,)))
+    with pytest.raises(UserError, match="leave no token"):
+        model.generate(decoding(suppress_tokens=(0, 1, 2), begin_suppress_tokens=(3, 4)))
