@@ -220,6 +220,7 @@ _UNSUPPORTED = (
     (_BLOCKS + r"attn\.(q_bias|q_proj\.)", "an OpenCLIP model with an EVA"),
     (r"(visual\.)?transformer\.resblocks\.\d+\.ls_[12]\.", "an OpenCLIP model with LayerScale"),
     (r"text\.transformer\.resblocks\.\d+\.ls_[12]\.", "an OpenCLIP model with LayerScale"),
+    (r"(text\.)?positional_embedding_res$", "a LongCLIP in its own file, with two tables of positions"),
     (r"(params/)?img/cls$", "a big_vision tower with a class token"),
 )
 _TRUNK, _POOL = "visual.trunk.", "visual.trunk.attn_pool.latent"

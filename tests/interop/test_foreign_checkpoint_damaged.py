@@ -133,17 +133,17 @@ def test_a_storage_that_claims_more_than_the_file_has(tmp_path):
 
 def test_marks_below_others_are_not_copied(monkeypatch, tmp_path):
     """Work grows with the program, whatever lies on the stack: no list longer than what was written is made."""
-    from mmjax.interop import torch_file
+    from mmjax.interop import torch_pickle
 
     moved = 0
-    since_mark = torch_file._Machine._since_mark
+    since_mark = torch_pickle._Machine._since_mark
 
     def count(machine):
         nonlocal moved
         moved += len(machine.stack)
         return since_mark(machine)
 
-    monkeypatch.setattr(torch_file._Machine, "_since_mark", count)
+    monkeypatch.setattr(torch_pickle._Machine, "_since_mark", count)
     for many in (2_000, 20_000):
         program = b"\x80\x02" + b"N" * many + b"(t0" * many + b"}."
         path = write(tmp_path / "a.pt", program)
