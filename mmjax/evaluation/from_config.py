@@ -199,10 +199,13 @@ class Evaluator:
         return result
 
     @functools.cached_property
-    def _attention_maps(self) -> attention_maps.AttentionMapRenderer | None:
+    def _attention_maps(self) -> Any:
         """Made for the first report, as most evaluations are for none; None for a model without attention maps."""
-        patch = config_queries.patch_size(self.config)
-        if self.tokenizer is None or not patch or not self.task.available_attention_maps:
+        if self.task.shown_modalities:
+            return attention_maps.ModalityAttentionRenderer(self.task, self.mesh)
+        patch = config_queries.patch_size(self.config) if self.task.seen == "image" else 0
+        has_places = patch or self.task.seen != "image"
+        if self.tokenizer is None or not has_places or not self.task.available_attention_maps:
             return None
         return attention_maps.AttentionMapRenderer(self.task, self.mesh, self.tokenizer, patch)
 

@@ -1,4 +1,4 @@
-"""Attention maps of a model: where it looks in an image, and how similar each patch is to a text.
+"""Attention maps of a model: where it looks in an image, video or sound, and how similar each part is to a text.
 
 All functions are pure: a model, its parameters and inputs in, arrays out. Attention weights are what the layers sow
 into `intermediates`; a call that does not ask for them computes none. A model declares its maps (`attention_maps`) and
@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.encoders import Encoded
 from mmjax.models.sown_attention import Sown, self_attention
+from mmjax.tasks.tower_attention import tower_attention
 
-Pixels = Float[Array, "B H W 3"]
+Pixels = Float[Array, "B ..."]  # images [B, H, W, 3], or what the model sees in their place
 
 # The maps by name, each with what a model must have been taught to show something, in the names of `serves`.
 MAPS = {
@@ -53,18 +54,20 @@ def attention_maps(
 
     Args:
       model, params: not bound.
-      pixels: normalised images.
+      pixels: normalised images, or what the model sees in their place.
       texts, texts_mask: K texts for each image, to compare its patches with.
       words, words_mask: the text that is read with the image, or was written about it.
       names: as `available_maps` gives them.
 
     Returns:
-      Of `image`: see `image_attention`; of `similarity`: see `similarity`; of `read` or `written`: `words` [B, L, N],
-      how much each image token counts for each word (the mean over heads in the last layer).
+      Of `image`: see `image_attention`, and of another slot `tower_attention`; of `similarity`: see `similarity`; of
+      `read` or `written`: `words` [B, L, N], how much each image token counts for each word (the mean over heads in the
+      last layer).
     """
     maps: dict[str, Array] = {}
     if "image" in names:
-        maps |= image_attention(model, params, pixels)
+        attend = image_attention if getattr(model, "seen", "image") == "image" else slot_attention
+        maps |= attend(model, params, pixels)
     if "similarity" in names:
         maps |= similarity(model, params, pixels, texts, texts_mask)
     if "read" in names:
@@ -85,21 +88,38 @@ def image_attention(model: nn.Module, params: Any, pixels: Pixels) -> dict[str, 
       each of the last layer's tokens has in what is embedded; `last` [B, N], where the pooled token looked last: in the
       last layer for a class token or a mean, in the pool itself for a pool with queries of its own.
     """
-
-    def embed(model):
-        image = model.encode_image(pixels)
-        model.embed_image(image)
-        return image.tokens.shape[1]
-
-    count, sown = _run_sowing(embed, model, params)
+    count, sown = _run_sowing(_embed_seen(pixels), model, params)
     layers = self_attention(sown, "image", "transformer")[:, :, :count, :count].swapaxes(0, 1)
     readout = model.image_readout(sown)
     if not isinstance(readout, str):
         return {"layers": layers, "reading": readout, "last": readout}
-    position = {"cls": 0, "last": count - 1}
-    reading = jnp.full(count, 1 / count) if readout == "mean" else jax.nn.one_hot(position[readout], count)
-    reading = jnp.broadcast_to(reading, (len(layers), count))
+    reading = jnp.broadcast_to(_pooled(readout, count), (len(layers), count))
     return {"layers": layers, "reading": reading, "last": jnp.einsum("BN,BNM->BM", reading, layers[:, -1])}
+
+
+def slot_attention(model: nn.Module, params: Any, arrays: Pixels) -> dict[str, Array]:
+    """The attention of a tower of videos or sounds, as far as the embedding depends on it, see `tower_attention`."""
+    count, sown = _run_sowing(_embed_seen(arrays), model, params)
+    readout = model.image_readout(sown)
+    is_last = not isinstance(readout, str)
+    reading = readout if is_last else jnp.broadcast_to(_pooled(readout, count), (len(arrays), count))
+    return tower_attention(sown[model.seen], model.seen_settings, reading, is_last=is_last)
+
+
+def _embed_seen(arrays: Pixels) -> Callable[[Any], int]:
+    """Embeds what a model sees; gives the number of its tokens."""
+
+    def embed(model):
+        image = model.encode_image(arrays)
+        model.embed_image(image)
+        return image.tokens.shape[1]
+
+    return embed
+
+
+def _pooled(pool: str, count: int) -> Float[Array, " N"]:
+    """The share of each token in what a pool gives."""
+    return jnp.full(count, 1 / count) if pool == "mean" else jax.nn.one_hot({"cls": 0, "last": count - 1}[pool], count)
 
 
 # -- patches and texts ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt
 
 from mmjax import plugin_calls, registry
 from mmjax.config.schema import RunConfig
@@ -25,8 +25,10 @@ from mmjax.tasks import (
     attention_maps,
     config_queries,
     load_objective,
+    modality_attention,
     per_example_losses,
     preprocessing,
+    token_grids,
 )
 from mmjax.tasks.objective import BatchFeatures, Inputs, Settings, draw_keys
 from mmjax.utils.random_streams import ExampleStream
@@ -248,14 +250,29 @@ class ModelOutputs:
 
     @functools.cached_property
     def available_attention_maps(self) -> tuple[str, ...]:
-        """Attention maps that the model gives, see `attention_maps.available_maps`; none where it sees no images."""
-        sees_images = self.seen == "image" and not self.config.data.blind
-        return attention_maps.available_maps(self.model, self.taught) if sees_images else ()
+        """Attention maps that the model gives, see `attention_maps.available_maps`.
+
+        None where it sees neither images nor, by an encoder whose tokens have places, videos or sounds.
+        """
+        encoder = getattr(self.config.model, self.seen, None)
+        is_shown = not self.config.data.blind and (self.seen == "image" or token_grids.input_grid(encoder) is not None)
+        return attention_maps.available_maps(self.model, self.taught) if is_shown else ()
+
+    @functools.cached_property
+    def shown_modalities(self) -> tuple[str, ...]:
+        """Modalities of a classifier in which `modality_attention` says where it looks."""
+        return () if self.config.data.blind else modality_attention.shown_modalities(self.config.model)
+
+    def modality_attention(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> dict[str, dict[str, Array]]:
+        """Where a classifier looks in each of `shown_modalities`, see `modality_attention.modality_attention`."""
+        with mesh_lib.activation_mesh(self.mesh):
+            arrays = self.features(params, batch).arrays()
+            return modality_attention.modality_attention(self.model, params, arrays, present, self.shown_modalities)
 
     def attention_maps(
         self,
         params: Any,
-        images: UInt8[Array, "B H W 3"],
+        images: Shaped[Array, "B ..."],
         texts: Int[Array, "B K L"],
         texts_mask: Bool[Array, "B K L"],
         words: Int[Array, "B L"],
@@ -263,7 +280,7 @@ class ModelOutputs:
     ) -> dict[str, Array]:
         """All that `available_attention_maps` names, see `attention_maps.attention_maps`."""
         with mesh_lib.activation_mesh(self.mesh):
-            pixels = self.inputs.normalize(images, "image")
+            pixels = self.inputs.normalize(images, self.seen)
             return attention_maps.attention_maps(
                 self.model, params, pixels, texts, texts_mask, words, words_mask, self.available_attention_maps
             )

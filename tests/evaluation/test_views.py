@@ -10,6 +10,7 @@ import pytest
 
 import mmjax
 from mmjax.config import parse
+from mmjax.data import mixture
 from mmjax.data.audio.transform import AudioSpec
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task, from_config
@@ -118,7 +119,7 @@ def test_classes_are_by_the_mean_of_probabilities(workdirs):
 class Source:
     """Eight videos with sounds, captions and labels."""
 
-    name, class_names, templates = "made", [f"class {i}" for i in range(9)], ["a {c}"]
+    name, class_names, templates = "made", mixture.open_source("actions/test").class_names, ["a {c}"]
 
     def __len__(self):
         return 8

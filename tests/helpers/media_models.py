@@ -18,10 +18,11 @@ def _settings(config):
 
 
 def towers(*slots, video=None, audio=None):
-    """Two towers or more of `video`, `audio` and `text`; `video` and `audio` change their fields."""
+    """Two towers or more of `video`, `audio` and `text`; `video` and `audio` change their fields, or have a `kind`."""
     config = base_config("tiny")
     text = dict(TEXT, eos_id=2, pool="mean", projection="linear", mask_padding=True)
-    known = {"video": VIDEO | (video or {}), "audio": AUDIO | (audio or {}), "text": text}
+    fields = lambda default, changes: changes if "kind" in changes else default | changes
+    known = {"video": fields(VIDEO, video or {}), "audio": fields(AUDIO, audio or {}), "text": text}
     model = dict(kind="two_tower", embed_dim=16, **{slot: known[slot] for slot in slots})
     set_group(config, "model", model)
     config.objectives.itc = 1.0

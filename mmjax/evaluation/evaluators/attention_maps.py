@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, Int32
 
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.evaluation import heatmaps
+from mmjax.evaluation.canvases import Canvas, ImageCanvas, make_canvas
 from mmjax.evaluation.embedding.batched_apply import BatchRunner
 from mmjax.evaluation.example_selection import AttentionPanels, Panel, stratified_sample
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.tasks.token_grids import TokenGrid, input_grid, output_grid
 
 NUM_IMAGES = 6
 _MAX_WORDS = 20  # of a strip, the first ones
@@ -19,17 +21,17 @@ _SIDE, _WORD_SIDE = 160, 88  # longest side, pixels
 
 
 class _Query(NamedTuple):
-    """An image with the texts that it is compared with and the text whose words attend to it.
+    """An image (or what is seen in its place) with texts to compare it with, and the text whose words attend to it.
 
     Attributes:
-      image: uint8 [H, W, 3].
+      seen: as the model is given it, not normalised.
       text: its own; may be empty.
       other_text: another image's, or None where all have the same.
       ids: of the words, with the prompt in front where they were generated.
       prompt: how many of them are the prompt.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
+    seen: np.ndarray
     text: str
     other_text: str | None
     ids: Int32[np.ndarray, " T"]
@@ -43,11 +45,13 @@ class AttentionMapRenderer:
       task: gives `attention_maps`.
       mesh: the device mesh.
       tokenizer: of the texts.
-      patch_size: of the image tower, pixels of a side.
+      patch_size: of the image tower, pixels of a side; 0 where something else than an image is seen.
     """
 
     def __init__(self, task: Any, mesh: Mesh, tokenizer: Tokenizer, patch_size: int):
         self.tokenizer, self.patch_size = tokenizer, patch_size
+        self.name: str = "image" if patch_size else task.seen
+        self.encoder: Any = None if patch_size else getattr(task.config.model, task.seen)
         # One image a device: attention of all layers and heads is large.
         self.runner = BatchRunner(mesh, mesh_lib.batch_devices(mesh))
         self.attention_maps = self.runner.compile(task.attention_maps)
@@ -65,14 +69,14 @@ class AttentionMapRenderer:
         """
         indices = stratified_sample(len(examples), NUM_IMAGES, seed=0).tolist()
         numbered = zip(indices, examples.read(indices), strict=True)
-        shown = [(index, example) for index, example in numbered if example.image is not None]
+        shown = [(index, example) for index, example in numbered if example.seen is not None]
         if not shown:
             return []
         texts, ids = [_text(example) for _, example in shown], [example.id for _, example in shown]
         queries = []
         for i, (index, example) in enumerate(shown):
             words, prompt = generated_text(index, example) if generated_text else (self._text_ids(texts[i]), 0)
-            queries.append(_Query(example.image, texts[i], _other_text(i, texts, ids), words, prompt))
+            queries.append(_Query(example.seen, texts[i], _other_text(i, texts, ids), words, prompt))
         maps = self.runner.run(self.attention_maps, params, map(self._row, queries))
         panels = [self._draw(query, {name: x[i] for name, x in maps.items()}) for i, query in enumerate(queries)]
         return [panel for panel in panels if len(panel.maps) > 1 or panel.words]  # an image alone shows nothing
@@ -86,27 +90,35 @@ class AttentionMapRenderer:
         length = self.tokenizer.context_length
         padded = np.full(length, self.tokenizer.pad_id, np.int32)
         padded[: len(query.ids)] = query.ids[:length]
-        return query.image, tokens, mask, padded, np.arange(length) < len(query.ids)
+        return query.seen, tokens, mask, padded, np.arange(length) < len(query.ids)
 
     def _draw(self, query: _Query, maps: dict[str, np.ndarray]) -> AttentionPanels:
         """The panels of one image; `maps` are `task.attention_maps`'s results for it."""
-        patch = self.patch_size
-        grid = (query.image.shape[0] // patch, query.image.shape[1] // patch)
-        image = query.image[: grid[0] * patch, : grid[1] * patch]  # the model sees no pixels beyond the last patch
+        canvas, grid, of_tokens = self._canvas(query.seen)
         with_similarity = "patches" in maps and query.text
-        panels = [Panel(heatmaps.resize_longest(image, _SIDE), "image", "" if with_similarity else query.text)]
-        if "layers" in maps:
-            flow = heatmaps.rollout(maps["layers"][:, None, None])[0]
-            titles = {"attention, last layer": maps["last"], "attention rollout": maps["reading"] @ flow}
+        panels = [Panel(canvas.draw(_SIDE), self.name, "" if with_similarity else query.text)]
+        if "last" in maps:
+            titles = {"attention, last layer": maps["last"], "attention rollout": _rollout(maps)}
             for title, values in titles.items():  # each on its own scale
-                panels += _draw_maps(image, grid, [(title, _attention_detail(grid, values), values)])
+                panels += _draw_maps(canvas, grid, [(title, _attention_detail(grid, values), values)])
         if with_similarity:
-            panels += _draw_maps(image, grid, _similarities(query, maps["patches"], maps["whole"]))
+            panels += _draw_maps(canvas, of_tokens, _similarities(query, maps["patches"], maps["whole"]))
         words, title = [], ""
         if "words" in maps:
             title = "Where each word looked when it was written" if query.prompt else "Where each word looks"
-            words = _draw_maps(image, grid, self._word_maps(query, maps["words"])[:_MAX_WORDS], _WORD_SIDE)
+            side = _WORD_SIDE if isinstance(canvas, ImageCanvas) else _SIDE
+            words = _draw_maps(canvas, of_tokens, self._word_maps(query, maps["words"])[:_MAX_WORDS], side)
         return AttentionPanels(panels, words, title)
+
+    def _canvas(self, seen: np.ndarray) -> tuple[Canvas, TokenGrid, TokenGrid]:
+        """What the maps are drawn over, the places of the encoder's tokens, and of those that it gives."""
+        grid, of_tokens = input_grid(self.encoder), output_grid(self.encoder)
+        if grid is not None and of_tokens is not None:
+            return make_canvas(seen, self.encoder), grid, of_tokens
+        patch = self.patch_size
+        grid = TokenGrid(1, seen.shape[0] // patch, seen.shape[1] // patch)
+        image = seen[: grid.rows * patch, : grid.columns * patch]  # the model sees no pixels beyond the last patch
+        return ImageCanvas(image), grid, grid
 
     def _word_maps(self, query: _Query, attention: Float[np.ndarray, "L N"]) -> list[tuple[str, str, np.ndarray]]:
         """Words after the prompt, each with no detail and the mean attention [N] of its tokens."""
@@ -116,6 +128,56 @@ class AttentionMapRenderer:
             if positions and max(positions) < len(attention):
                 maps.append((word, "", attention[positions].mean(axis=0)))
         return maps
+
+
+class ModalityAttentionRenderer:
+    """Computes and draws where a classifier of several modalities looks in a few examples of a source.
+
+    Args:
+      task: gives `shown_modalities` and `modality_attention`.
+      mesh: the device mesh.
+    """
+
+    def __init__(self, task: Any, mesh: Mesh):
+        self.names, self.shown = task.example_transform.names, task.shown_modalities
+        self.specs, self.encoders = task.input_specs, task.config.model.encoders
+        self.runner = BatchRunner(mesh, mesh_lib.batch_devices(mesh))
+        look = lambda params, *columns: task.modality_attention(
+            params, dict(zip(self.names, columns[:-1], strict=True)), columns[-1]
+        )
+        self.look = self.runner.compile(look)
+
+    def __call__(self, params: Any, examples: Any, generated_text: Any = None) -> list[AttentionPanels]:
+        """The panels of examples from all over a source; every process takes part."""
+        del generated_text
+        indices = stratified_sample(len(examples), NUM_IMAGES, seed=0).tolist()
+        shown = [example for example in examples.read(indices) if example.inputs]
+        if not shown:
+            return []
+        maps = self.runner.run(self.look, params, map(self._row, shown))
+        classes = examples.source.class_names
+        panels = []
+        for i, example in enumerate(shown):
+            label = "" if example.label is None or not classes else classes[example.label]
+            panels.append(AttentionPanels(self._draw(example, label, maps, i), []))
+        return panels
+
+    def _row(self, example: Any) -> tuple[np.ndarray, ...]:
+        arrays = self.specs.blank() | dict(example.inputs)
+        return *(arrays[name] for name in self.names), np.array([name in example.inputs for name in self.names], bool)
+
+    def _draw(self, example: Any, label: str, maps: dict[str, dict[str, np.ndarray]], index: int) -> list[Panel]:
+        """The panels of one example: of each modality itself and its maps, each on its own scale."""
+        panels: list[Panel] = []
+        for name in (name for name in self.shown if name in example.inputs):
+            grid, canvas = input_grid(self.encoders[name]), make_canvas(example.inputs[name], self.encoders[name])
+            if grid is None:
+                continue
+            panels.append(Panel(canvas.draw(_SIDE), name, label))
+            for title, key in (("attention, last layer", "last"), ("attention rollout", "rollout")):
+                values = maps[name][key][index]
+                panels += _draw_maps(canvas, grid, [(title, _attention_detail(grid, values), values)])
+        return panels
 
 
 def word_token_positions(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
@@ -152,28 +214,34 @@ def _other_text(index: int, texts: list[str], ids: list[int]) -> str | None:
 
 
 def _draw_maps(
-    image: UInt8[np.ndarray, "h w 3"],
-    grid: tuple[int, int],
+    canvas: Canvas,
+    grid: TokenGrid,
     maps: Sequence[tuple[str, str, Float[np.ndarray, " N"]]],
     longest: int = _SIDE,
 ) -> list[Panel]:
-    """Maps over an image on one scale, each with its title and detail."""
+    """Maps over a canvas on one scale, each with its title and detail."""
     if not maps:
         return []
     low, high = _patch_range(grid, [values for _, _, values in maps])
-    picture = heatmaps.resize_longest(image, longest)
-    overlay = lambda values: heatmaps.overlay(picture, heatmaps.patch_map(values, grid, picture.shape[:2]), low, high)
+    overlay = lambda values: canvas.overlay(grid.cells(values), low, high, longest)
     return [Panel(overlay(values), title, detail) for title, detail, values in maps]
 
 
-def _attention_detail(grid: tuple[int, int], values: Float[np.ndarray, " N"]) -> str:
+def _rollout(maps: dict[str, np.ndarray]) -> Float[np.ndarray, " N"]:
+    """What the embedding is made of: computed with the maps, or of all layers of an image tower."""
+    if "rollout" in maps:
+        return maps["rollout"]
+    return maps["reading"] @ heatmaps.rollout(maps["layers"][:, None, None])[0]
+
+
+def _attention_detail(grid: TokenGrid, values: Float[np.ndarray, " N"]) -> str:
     low, high = _patch_range(grid, [values])
     return f"{100 * low:.1f} to {100 * high:.1f} % a patch"
 
 
-def _patch_range(grid: tuple[int, int], maps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The least and the largest value of any patch; patches are the last of an image's tokens."""
-    patches = np.stack([values[len(values) - grid[0] * grid[1] :] for values in maps])
+def _patch_range(grid: TokenGrid, maps: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The least and the largest value of any patch."""
+    patches = np.stack([grid.cells(values) for values in maps])
     return float(patches.min()), float(patches.max())
 
 

@@ -22,7 +22,8 @@ from mmjax.utils.random_streams import ClassifierStream
 class FusedClassifier(Model, kw_only=True):
     """Encoders, a fusion, and a linear head, unless the fusion decides itself.
 
-    Parameters: `encoder_NAME` of each modality, `fusion`, `head`.
+    Parameters: `encoder_NAME` of each modality, `fusion`, `head`. Beside attention weights it sows how many tokens a
+    modality has, `tokens_NAME`.
 
     Attributes:
       encoders: by name of the modality, settings of its encoder with their `kind`, see `registry.encoders`.
@@ -70,6 +71,7 @@ class FusedClassifier(Model, kw_only=True):
             noise = layers.fold_keys(layers.fold_keys(keys, ClassifierStream.ENCODERS), index)
             encoded[name], lacks = self._encode(name, modalities[name], present[:, index], noise)
             available.append(present[:, index] & ~lacks)
+            self.sow("intermediates", f"tokens_{name}", encoded[name].tokens.shape[1])
         fuse = kinds.make_fusion(self.fusion, self.classes, dtype=self.dtype)
         counted, noise = jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION)
         fused = kinds.call_fusion(self.fusion["kind"], fuse, encoded, counted, noise)
