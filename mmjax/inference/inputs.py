@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
@@ -24,6 +24,10 @@ from mmjax.models.config import TextConfig
 _OF_METHOD = {"beams": "beam", "length_penalty": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}
 
 
+Templates = (
+    str | Callable[[str], str] | Iterable[str | Callable[[str], str]] | Mapping[str, Sequence[str]]
+)  # of a zero-shot classifier
+
 # Normalised floats may lie beyond those of black and white by so many times the range between them. Filters overshoot,
 # and tests draw at random; values from 0 to 255 lie far beyond.
 _MARGIN = 5
@@ -34,8 +38,8 @@ def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
     """Images as arrays of the model's size: uint8 [B, S, S, 3], or float32 where they come preprocessed.
 
     Args:
-      images: paths, files' bytes, PIL images or uint8 arrays [H, W, 3], one or several, to be resized; or floats
-        [B, S, S, 3] or [B, 3, S, S], taken as resized and normalised. Tensors of PyTorch and `pixel_values` of a
+      images: paths, files' bytes, PIL images or uint8 arrays [H, W, 3] or [3, H, W], one or several, to be resized; or
+        floats [B, S, S, 3] or [B, 3, S, S], taken as resized and normalised. Tensors of PyTorch and `pixel_values` of a
         processor's output are read as arrays are.
       spec: of the model.
 
@@ -99,6 +103,12 @@ def to_uint8(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
     return np.stack(prepared) if prepared else np.zeros((0, spec.size, spec.size, 3), np.uint8)
 
 
+def _channels_last(image: Any) -> Any:
+    """A uint8 array [3, H, W], as torchvision reads files, as [H, W, 3]; anything else as it is."""
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+    return image.transpose(1, 2, 0) if is_array and image.shape[0] == 3 and image.shape[2] not in (1, 3, 4) else image
+
+
 def _are_floats(value: Any) -> TypeGuard[np.ndarray]:
     return isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)
 
@@ -146,7 +156,7 @@ def prepare(image: Any, spec: transforms.ImageSpec) -> UInt8[np.ndarray, "S S 3"
     Raises:
       UserError: of another kind, or it cannot be read or decoded.
     """
-    image = _to_numpy(image)
+    image = _channels_last(_to_numpy(image))
     if isinstance(image, Image.Image):
         if image.mode == "F" or image.mode.startswith("I"):
             raise UserError(f"images: a PIL image of mode {image.mode!r} has no defined range; convert it to RGB first")
@@ -178,6 +188,17 @@ def to_strings(field: str, texts: Any) -> list[str]:
     if strings is None or not all(isinstance(text, str) for text in strings):
         raise UserError(f"{field}={str(texts)[:60]}: give a list of strings")
     return strings
+
+
+def to_templates(templates: str | Callable[[str], str] | Iterable[str | Callable[[str], str]]) -> list[str]:
+    """Templates with `{c}` where a class's name belongs, of those with `{}` and of functions of the name, too.
+
+    Raises:
+      UserError: of another kind.
+    """
+    several = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
+    texts = [template("{c}") if callable(template) else template for template in several]
+    return [text.replace("{}", "{c}") for text in to_strings("templates", texts)]
 
 
 def to_texts(texts: Any) -> list[str] | np.ndarray:

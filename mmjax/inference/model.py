@@ -1,7 +1,7 @@
 """A restored model with methods to embed, caption, answer, match and classify; what `mmjax.load` returns."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -156,15 +156,15 @@ class Model(RestoredModel):
         self,
         images: Any,
         class_names: str | Iterable[str],
-        templates: str | Iterable[str] | Mapping[str, Sequence[str]] = TEMPLATES,
+        templates: inputs.Templates = TEMPLATES,
     ) -> Float32[np.ndarray, "B C"]:
         """Classifies images by names of classes; the most probable class is the prediction.
 
         Args:
           images: see `encode_image`.
           class_names: C names; one alone is a string.
-          templates: prompts with `{c}` where the name belongs, or a dictionary of each class's own prompts; a class is
-            the mean of its prompts' embeddings.
+          templates: prompts with `{c}` (or `{}`) where the name belongs, functions of a name as open_clip has them, or
+            a dictionary of each class's own prompts; a class is the mean of its prompts' embeddings.
 
         Returns:
           Probabilities: over the classes (softmax) or, for a model with a bias, of each class by itself (sigmoid).
@@ -174,7 +174,7 @@ class Model(RestoredModel):
         """
         self._check("zero_shot")
         names = inputs.to_strings("class_names", class_names)
-        prompts = templates if isinstance(templates, Mapping) else inputs.to_strings("templates", templates)
+        prompts = templates if isinstance(templates, Mapping) else inputs.to_templates(templates)
         weights = zero_shot_lib.zero_shot_weights(self.encode_text, names, prompts)
         seen = self._task.seen
         embeddings = self.encode_image(images) if seen == "image" else self._encode_modality(seen, images)

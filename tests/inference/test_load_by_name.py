@@ -120,3 +120,31 @@ def test_paths_and_bytes_are_images(golden_name, pictures, tmp_path):
         np.testing.assert_array_equal(model.encode_image(images), expected)
     for image in (paths[0], pictures[0]):
         np.testing.assert_allclose(model.encode_image(image), expected[:1], atol=1e-6)
+
+
+def test_templates_as_other_libraries_have_them(golden_name, pictures):
+    """With `{}`, and functions of the name, as open_clip's lists are of."""
+    model = mmjax.create_model("Tiny-bytes", tokenizer="bytes")
+    names, expected = ["cat", "dog"], None
+    for templates in (
+        ["a {c}.", "no {c}!"],
+        ["a {}.", "no {}!"],
+        [lambda name: f"a {name}.", lambda name: f"no {name}!"],
+        {"cat": ["a cat.", "no cat!"], "dog": ["a dog.", "no dog!"]},
+    ):
+        result = model.zero_shot(pictures, names, templates)
+        expected = result if expected is None else expected
+        np.testing.assert_array_equal(result, expected)
+    single = model.zero_shot(pictures, names, "a {c}.")
+    np.testing.assert_array_equal(model.zero_shot(pictures, names, "a {}."), single)
+    np.testing.assert_array_equal(model.zero_shot(pictures, names, lambda name: f"a {name}."), single)
+    with pytest.raises(UserError, match=r"'a cat' has no \{c\}"):
+        model.zero_shot(pictures, names, ["a cat"])
+
+
+def test_arrays_with_their_channels_first(golden_name, pictures):
+    """As torchvision reads files."""
+    model = mmjax.create_model(golden_name)
+    arrays = [np.asarray(picture) for picture in pictures]
+    expected = model.encode_image(arrays)
+    np.testing.assert_array_equal(model.encode_image([array.transpose(2, 0, 1) for array in arrays]), expected)
