@@ -2,7 +2,7 @@
 
     digits[/SPLIT]  shapes[/SPLIT]      embedded; SPLIT is train (default) or test
     questions[/SPLIT]                   the same scenes with questions and answers
-    sensors[/SPLIT]                     three synthetic modalities and a label
+    sensors[/SPLIT]                     four synthetic modalities and a label
     moving[/SPLIT]  actions[/SPLIT]     videos of two moving objects with their sounds; with a label
     tones[/SPLIT]                       spoken-like sounds of invented words with their transcripts
     synthetic[/N]                       N noise images, to measure training without data

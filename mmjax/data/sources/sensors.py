@@ -1,11 +1,12 @@
-"""Three synthetic modalities that share information about a label, for fusion and for missing modalities.
+"""Four synthetic modalities that share information about a label, for fusion and for missing modalities.
 
-Three hidden bits u, v, w make eight classes. Each modality shows two of them, so that every bit is shown twice and no
-modality shows all:
+Three hidden bits u, v, w make eight classes. Each modality shows two of them, so that no modality shows all:
 
     image   float32 [16, 16, 3]  a blob: u moves it left or right, v up or down
     series  float32 [32, 4]      waves: v sets their frequency, w the phase of channels 2 and 3 against 0 and 1
     table   float32 [6]          w and u, mixed into four numbers and two categories
+    text    float32 [10]         "the valve is wide and the pump is slow": u opens the valve, v speeds the pump; ids of
+                                 VOCABULARY, NaN after the last
 
 What a modality shows of a bit is the bit as +-1 plus Gaussian noise of its own; the pixels', samples' and columns'
 noise comes on top of that and matters little. Who reads everything out of a modality knows each of its bits with
@@ -13,6 +14,7 @@ probability Phi(1 / noise), and with both that show a bit, Phi(sqrt(1 / noise_1^
 shows is a coin flip. That bounds the accuracy of any classifier, `best_accuracy`:
 
     image 0.47   series 0.44   table 0.44   image+series 0.91   image+table 0.91   series+table 0.87   all three 0.97
+    text 0.47    table+text 0.91
 """
 
 import functools
@@ -29,10 +31,14 @@ from mmjax.utils.random_streams import SensorStream
 
 TRAIN_LENGTH = 1_000_000
 TEST_LENGTH = 2_000
-SHAPES = {"image": (16, 16, 3), "series": (32, 4), "table": (6,)}
+SHAPES = {"image": (16, 16, 3), "series": (32, 4), "table": (6,), "text": (10,)}
 NUMERIC, CATEGORIES = 4, (4, 6)  # the table's columns: numbers, then categories and how many there are
-SHOWS = {"image": "uv", "series": "vw", "table": "wu"}  # bits
-NOISE = {"image": 1 / 1.9, "series": 1 / 1.55, "table": 1 / 1.55}  # standard deviation of what is shown of a bit
+SHOWS = {"image": "uv", "series": "vw", "table": "wu", "text": "uv"}  # bits
+# Standard deviation of what is shown of a bit.
+NOISE = {"image": 1 / 1.9, "series": 1 / 1.55, "table": 1 / 1.55, "text": 1 / 1.9}
+OPENINGS = ("shut", "closed", "narrow", "open", "wide", "gaping")
+SPEEDS = ("stopped", "crawling", "slow", "brisk", "fast", "racing")
+VOCABULARY = ("the", "valve", "pump", "is", "and", "while", "today", "again", *OPENINGS, *SPEEDS)
 
 _BLOB = 2.0  # standard deviation, pixels
 _SHIFT = 2.5  # of the blob by +-1, pixels
@@ -42,10 +48,10 @@ _PHASE = math.pi / 4
 
 
 class Sensors:
-    """Examples of three modalities and a label; example i is a pure function of (split, i).
+    """Examples of four modalities and a label; example i is a pure function of (split, i).
 
-    Records have `modalities` (all three; a source never leaves one out), `label` = 4 u + 2 v + w, and an `id` of their
-    own.
+    Records have `modalities` (all of them; a source never leaves one out), `label` = 4 u + 2 v + w, and an `id` of
+    their own.
 
     Args:
       split: "train", a million examples, or "test", 2,000.
@@ -73,7 +79,7 @@ class Sensors:
         label = int(rng.random() * 8)
         bits = dict(zip("uvw", (float(2 * (label >> shift & 1) - 1) for shift in (2, 1, 0)), strict=True))
         modalities = {}
-        for name, make in (("image", _image), ("series", _series), ("table", _table)):
+        for name, make in (("image", _image), ("series", _series), ("table", _table), ("text", _text)):
             noise = _normal(rng, 2)
             first, second = (bits[bit] + NOISE[name] * x for bit, x in zip(SHOWS[name], noise, strict=True))
             modalities[name] = make(first, second, rng)
@@ -124,6 +130,21 @@ def _table(w: float, u: float, rng: np.random.Generator) -> Float32[np.ndarray, 
         ],
         np.float32,
     )
+
+
+def _text(u: float, v: float, rng: np.random.Generator) -> Float32[np.ndarray, " 10"]:
+    clauses = [f"the valve is {_word(OPENINGS, u)}", f"the pump is {_word(SPEEDS, v)}"]
+    clauses = clauses if rng.random() < 0.5 else clauses[::-1]  # the order and the words between tell nothing
+    sentence = ("and", "while")[int(2 * rng.random())].join(f" {clause} " for clause in clauses)
+    words = [*sentence.split(), *(("today",), ("again",), ())[int(3 * rng.random())]]
+    ids = np.full(SHAPES["text"], np.nan, np.float32)
+    ids[: len(words)] = [VOCABULARY.index(word) for word in words]
+    return ids
+
+
+def _word(words: tuple[str, ...], value: float) -> str:
+    """The word for a value, from the first for the lowest to the last for the highest."""
+    return words[int(np.searchsorted((-1.5, -0.75, 0.0, 0.75, 1.5), value))]
 
 
 @functools.lru_cache(maxsize=8)
