@@ -45,7 +45,7 @@ class Record(TypedDict):
       modalities: by name an array, or an encoded file (mp4, wav, flac, ...) as bytes; None (or no entry) where one is
         missing. Arrays of `video` are uint8 [frames, H, W, 3], of `audio` float32 [samples], mono in [-1, 1], of
         `series` float32 [steps, channels], of `table` float32 [columns]: numbers, then categories as whole numbers, NaN
-        where a value is missing; or a mapping, the values of `SourceOptions.columns` by name.
+        where a value is missing; or a mapping, the values of `SourceOptions.columns` by name, and `text` a string.
       rates: of modalities by name: frames a second of `video`, where it is known; samples a second (Hz) of `audio`,
         which an array of samples must have. A file has its rate in itself.
       spans: of modalities by name: (start, end) in seconds, where the example is that part of a file alone.
@@ -65,7 +65,7 @@ class Record(TypedDict):
     answer_type: NotRequired[str]
     question_type: NotRequired[str]
     question_id: NotRequired[int]
-    modalities: NotRequired[Mapping[str, np.ndarray | bytes | Mapping[str, Any] | None]]
+    modalities: NotRequired[Mapping[str, np.ndarray | bytes | str | Mapping[str, Any] | None]]
     rates: NotRequired[dict[str, float]]
     spans: NotRequired[dict[str, tuple[float, float]]]
     annotation: NotRequired[dict[str, Any]]
@@ -111,7 +111,7 @@ def _modalities_mistake(record: Mapping[str, Any]) -> str:
     if not isinstance(modalities, Mapping) or not all(isinstance(name, str) for name in modalities):
         return f"has modalities={_brief(modalities)}; give a dict of arrays, or of files as bytes, by name"
     for name, value in modalities.items():
-        if value is None or isinstance(value, bytes) or (name == "table" and isinstance(value, Mapping)):
+        if value is None or isinstance(value, bytes | {"table": Mapping, "text": str}.get(name, bytes)):
             continue
         if not isinstance(value, np.ndarray):
             return f"has modalities[{name!r}] of {type(value).__name__}; give an array, or a file as bytes"

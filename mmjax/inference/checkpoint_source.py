@@ -25,8 +25,13 @@ from mmjax.io import paths
 from mmjax.models.config import TwoTowerConfig
 from mmjax.parallel import log, partition, process_agreement
 from mmjax.parallel.config import MeshConfig
-from mmjax.tasks import load_objective
+from mmjax.tasks import config_queries, load_objective
 from mmjax.training import checkpoint, lora_base, resumed_run, stored_meta
+
+
+def _needs_tokenizer(config: RunConfig) -> bool:
+    """Whether a task cannot be made without its tokenizer."""
+    return "masked_words" in load_objective.taught(config) or config_queries.encoder_of_texts(config) is not None
 
 
 class OpenedCheckpoint(abc.ABC):
@@ -67,7 +72,7 @@ class OpenedCheckpoint(abc.ABC):
     def make_task(self, mesh: Mesh | None = None, tokenizer: tokenizer_lib.Tokenizer | None = None) -> tasks.Task:
         """The model's task, by the config as it is now."""
         # Without a tokenizer weights of another library are still good for token ids.
-        if tokenizer is None and "masked_words" in load_objective.taught(self.config):
+        if tokenizer is None and _needs_tokenizer(self.config):
             tokenizer = self.tokenizer
         return tasks.Task(self.config, self.image_spec, tokenizer, mesh, self.metadata)
 
@@ -135,6 +140,7 @@ class RunCheckpoint(OpenedCheckpoint):
         stored_meta.check_sizes(self.config, origin)
         self.preprocessing = stored_meta.read_preprocessing(self.meta, self.config, where)
         self.metadata = tasks.DatasetMetadata.from_json(self.meta.get("facts", {}))
+        stored_meta.check_columns(self.metadata.columns, self.config, where)
         if tokenizer is None:
             self._tokenizer_file = stored_meta.read_tokenizer_file(self.meta, self.config, where)
         else:
@@ -176,7 +182,7 @@ class RunCheckpoint(OpenedCheckpoint):
     def make_portable_task(self) -> tasks.Task:
         """The task with attention kernels that any device has: the devices here may not have the run's."""
         config = dataclasses.replace(self.config, attention="auto")
-        tokenizer = self.tokenizer if "masked_words" in load_objective.taught(config) else None
+        tokenizer = self.tokenizer if _needs_tokenizer(config) else None
         return tasks.Task(config, self.image_spec, tokenizer, None, self.metadata)
 
     @functools.cached_property

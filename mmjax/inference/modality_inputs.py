@@ -79,7 +79,8 @@ def read_entry(entry: Any, name: str) -> Any:
     Raises:
       UserError: the file cannot be read.
     """
-    if isinstance(entry, bytes | Mapping) or (name == "table" and isinstance(entry, str | list | tuple)):
+    is_raw = isinstance(entry, {"table": (str, list, tuple), "text": str}.get(name, bytes))
+    if is_raw or isinstance(entry, bytes | Mapping):
         return entry
     if isinstance(entry, (str, os.PathLike)):
         try:

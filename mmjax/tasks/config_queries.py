@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax import registry
 from mmjax.config.schema import RunConfig
+from mmjax.data.table_columns import parse_columns
 from mmjax.models.config import (
     ImageConfig,
     ImageTextConfig,
@@ -17,7 +18,13 @@ from mmjax.models.config import (
     TextTowerConfig,
     TwoTowerConfig,
 )
-from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig, ImageSizeConfig, VideoEncoderConfig
+from mmjax.models.fusion.config import (
+    FramesEncoderConfig,
+    FusedConfig,
+    ImageSizeConfig,
+    TextEncoderConfig,
+    VideoEncoderConfig,
+)
 from mmjax.models.slot_config import SLOTS, EncoderConfig
 from mmjax.models.towers_config import TowersConfig
 
@@ -44,6 +51,13 @@ def encoders(model: ModelConfig) -> dict[str, EncoderConfig]:
         return {name: model.encoders[name] for name in sorted(model.encoders.keys() - prepared)}
     filled = ((name, getattr(model, name, None)) for name in SLOTS)
     return {name: encoder for name, encoder in filled if encoder is not None}
+
+
+def encoder_of_texts(config: RunConfig) -> TextEncoderConfig | None:
+    """The encoder of a classifier that reads the texts of a table's columns; None where there is none."""
+    texts = [name for name, kind in parse_columns(config.data.table.columns).items() if kind == "text"]
+    encoder = encoders(config.model).get("text") if isinstance(config.model, FusedConfig) else None
+    return encoder if texts and isinstance(encoder, TextEncoderConfig) else None
 
 
 def has_frames(config: RunConfig) -> bool:

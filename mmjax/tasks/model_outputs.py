@@ -65,7 +65,7 @@ class ModelOutputs:
             if isinstance(getattr(model, tower, None), LayersConfig)
         }
         self.model = make_model.make_model(self.model_settings, dtype, self.kernels)
-        self.input_specs = preprocessing.input_specs(config, image_spec, self.dataset_metadata)
+        self.input_specs = preprocessing.input_specs(config, image_spec, self.dataset_metadata, tokenizer)
         self.inputs = Inputs(self.input_specs, blind=config.data.blind)
         self.pairs: tuple[tuple[str, str, float], ...] = tuple(getattr(self.model, "contrasted", ()))
         self.settings = Settings(

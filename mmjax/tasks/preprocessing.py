@@ -13,7 +13,14 @@ from mmjax.config.schema import RunConfig
 from mmjax.data import mixture as mixture_lib
 from mmjax.data import source_protocols
 from mmjax.data.image import transforms
-from mmjax.data.loading import example_transforms, inputs, modality_transform, question_transforms, train_examples
+from mmjax.data.loading import (
+    example_transforms,
+    inputs,
+    modality_transform,
+    question_transforms,
+    text_ids,
+    train_examples,
+)
 from mmjax.data.record import Record
 from mmjax.data.table_columns import TableColumns
 from mmjax.data.text import make_tokenizer as make_tokenizer_lib
@@ -50,14 +57,17 @@ def make_tokenizer(config: RunConfig, *, file: bytes | None = None) -> tokenizer
       UserError: it has more ids than the model's table, another end-of-text id where the model pools on it, or another
         separator where the model looks for it.
     """
-    if not has_text(config):
+    among_others = config_queries.encoder_of_texts(config)
+    if among_others is None and not has_text(config):
         return None
-    text = config_queries.text_config(config)
-    tokenizer = make_tokenizer_lib.make_tokenizer(config.data.tokenizer, text_length(config), file=file)
+    text = among_others or config_queries.text_config(config)
+    length = text.context_length if among_others is not None else text_length(config)
+    tokenizer = make_tokenizer_lib.make_tokenizer(config.data.tokenizer, length, file=file)
     if tokenizer.vocab_size > text.vocab_size:
+        field = "model.text" if among_others is None else "model.encoders.text"
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} ids, more than"
-            f" model.text.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
+            f" {field}.vocab_size={text.vocab_size}; set that to {tokenizer.vocab_size}"
         )
     if isinstance(text, TextTowerConfig) and text.pool == "eos":
         _check_end(config.data.tokenizer, tokenizer, text.eos_id)
@@ -237,6 +247,8 @@ def _modality_shapes(config: RunConfig, mixture: Mixture) -> tuple[tuple[str, tu
         entries = _first_entries(source, encoders)
         for name in sorted(encoders):
             entry: Any = entries.get(name)
+            if name == "text" and config_queries.encoder_of_texts(config) is not None:
+                continue
             if entry is None and name not in declared:
                 raise UserError(
                     f"{prefix}{name}: {source.name!r} has no such modality; it has {', '.join(declared) or 'none'}"
@@ -266,7 +278,10 @@ def _first_entries(source: source_protocols.Source, names: Collection[str]) -> d
 
 
 def input_specs(
-    config: RunConfig, image_spec: transforms.ImageSpec | None, metadata: DatasetMetadata
+    config: RunConfig,
+    image_spec: transforms.ImageSpec | None,
+    metadata: DatasetMetadata,
+    tokenizer: tokenizer_lib.Tokenizer | None = None,
 ) -> inputs.InputSpecs:
     """How all that the model is given of a record beside its text is prepared.
 
@@ -274,15 +289,18 @@ def input_specs(
       config: the run's config.
       image_spec: how images are prepared; None for a model that sees none.
       metadata: of the data, which have the shapes of arrays that are taken as they are.
+      tokenizer: of texts that are one modality among several; without it their shape alone is known.
 
     Raises:
       UserError: the shape of a modality's arrays is not known.
     """
-    shapes, specs = dict(metadata.shapes), []
+    shapes, specs, texts = dict(metadata.shapes), [], config_queries.encoder_of_texts(config)
     for name, encoder in config_queries.encoders(config.model).items():
         decoder = decoders.make_decoder(config, encoder)
         if name == "table" and metadata.columns is not None:
             specs.append(inputs.ModalitySpec.decoded(name, metadata.columns))
+        elif name == "text" and texts is not None:
+            specs.append(inputs.ModalitySpec.decoded(name, text_ids.TextIds(tokenizer, texts.context_length)))
         elif name in shapes:
             nan_allowed = not isinstance(encoder, ImageEncoderConfig)
             specs.append(inputs.ModalitySpec(name, tuple(shapes[name]), nan_allowed=nan_allowed))

@@ -34,9 +34,11 @@ def check_table(config: RunConfig) -> None:
             f"{FIELD}={table.columns!r} is not read, as the model has no table (it has"
             f" {', '.join(reads) or 'no modality beside images and text'}); leave it empty, or fill {_slot(config)}"
         )
-    if texts and not config_queries.has_text(config):
-        what = "classifies no captions" if isinstance(config.model, FusedConfig) else "reads no text"
-        raise UserError(f"{FIELD}: {texts[0]}@text, but model.kind={config.model.kind!r} {what}; leave it out")
+    if texts and not config_queries.has_text(config) and config_queries.encoder_of_texts(config) is None:
+        remedy = ", or fill model.encoders.text" if isinstance(config.model, FusedConfig) else ""
+        raise UserError(
+            f"{FIELD}: {texts[0]}@text, but model.kind={config.model.kind!r} reads no text; leave it out{remedy}"
+        )
     if texts and len(columns) == len(texts) and "table" in reads:
         raise UserError(f"{FIELD}={table.columns!r} has nothing for {_slot(config)}; name numbers or categories, too")
 

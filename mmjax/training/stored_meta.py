@@ -206,6 +206,22 @@ def _fits(hint: Any, value: Any) -> bool:
     return any(True for _ in fitting(hint, value))
 
 
+def check_columns(columns: Any, config: RunConfig, where: str) -> None:
+    """Checks that a checkpoint has the statistics of the columns that its model reads.
+
+    Args:
+      columns: that it has; None for none.
+      config: of the checkpoint.
+      where: the checkpoint; messages begin with it.
+
+    Raises:
+      DamagedCheckpoint: it has none.
+    """
+    named = config.data.table.columns
+    if columns is None and named and "table" in config_queries.encoders(config.model):
+        raise _damaged(where, f"has data.table.columns={named!r}, and no statistics of them")
+
+
 def read_tokenizer_file(meta: Mapping[str, Any], config: RunConfig, where: str) -> bytes | None:
     """A checkpoint's tokenizer file; None where its tokenizer has none.
 
@@ -217,6 +233,7 @@ def read_tokenizer_file(meta: Mapping[str, Any], config: RunConfig, where: str) 
     if meta.get("tokenizer_file"):
         return base64.b64decode(meta["tokenizer_file"])
     kind = re.split("[:+]", config.data.tokenizer)[0]
-    if tasks.has_text(config) and kind in ("words", "sentencepiece", "json") and kind in registry.tokenizers:
+    reads_texts = tasks.has_text(config) or config_queries.encoder_of_texts(config) is not None
+    if reads_texts and kind in ("words", "sentencepiece", "json") and kind in registry.tokenizers:
         raise _damaged(where, f"has data.tokenizer={config.data.tokenizer!r}, and not the file of that tokenizer")
     return None

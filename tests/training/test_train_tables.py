@@ -111,7 +111,10 @@ def test_a_sample_is_spread_over_the_data_and_told(table, caplog):
             "age,height,job,label",
             "numeric=2 and model.encoders.table.categories=.4,., but .* of .4, 3., with one each for unknown ones",
         ),
-        ("age,notes@text,job@category", "notes@text, but model.kind='fused' classifies no captions"),
+        (
+            "age,notes@text,job@category",
+            "notes@text, but model.kind='fused' reads no text; leave it out, or fill model",
+        ),
     ],
 )
 def test_mistakes_are_one_line(table, columns, message):
@@ -207,6 +210,41 @@ def test_a_loaded_model_takes_rows(undisturbed):
     ]:
         with pytest.raises(UserError, match=message):
             model.encode_table(wrong)
+
+
+def with_texts(config):
+    """A classifier that reads the texts of columns beside the others."""
+    encoders = config.model.to_dict()["encoders"]
+    text = dict(
+        kind="text", width=16, depth=1, heads=2, mlp_dim=32, vocab_size=259, context_length=12, mask_padding=True
+    )
+    set_group(config, "model", config.model.to_dict() | {"encoders": encoders | {"text": text}})
+    config.data.table.columns, config.data.tokenizer = "age,height,job@category,notes@text", "bytes"
+    return config
+
+
+def test_texts_are_a_modality_of_a_classifier(table):
+    opened = open_run(with_texts(config_of(table, "age")))
+    record = opened.examples.sources[0][3]
+    assert record["modalities"]["text"] == "person 3 walks" and record["label"] == 0
+    arrays = opened.task.example_transform(record, np.random.default_rng(0))
+    ids, mask = opened.tokenizer(["person 3 walks"])
+    np.testing.assert_array_equal(arrays["text"], np.where(mask[0], ids[0], np.nan).astype(np.float32))
+    assert arrays["present"].all() and opened.tokenizer.context_length == 12
+    record["modalities"]["text"] = None
+    assert opened.task.example_transform(record, np.random.default_rng(0))["present"].tolist() == [True, False]
+
+
+@pytest.mark.full
+def test_a_classifier_of_texts_and_rows(table, tmp_path):
+    assert runs.train(with_texts(config_of(table, "age")), tmp_path) is None
+    model = mmjax.load(str(tmp_path))
+    rows, texts = [{"age": 33}, {"job": "cook"}], ["person 3 walks", "number 4 runs"]
+    both = model.classify({"table": rows, "text": texts})
+    assert np.abs(both - model.classify({"table": rows})).max() > 1e-6
+    np.testing.assert_allclose(both.sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(UserError, match="modalities: a text of ndarray; give a string .example 0"):
+        model.classify({"text": [3]})
 
 
 @pytest.mark.full

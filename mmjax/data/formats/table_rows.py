@@ -9,7 +9,7 @@ from mmjax.errors import UserError, did_you_mean
 
 
 def add_row(record: Record, row: Mapping[str, Any], texts: Sequence[str]) -> Record:
-    """A record with a row as its `table`, and the texts of the row in place of its captions.
+    """A record with a row as its `table`, and the texts of the row as its `text` and in place of its captions.
 
     Args:
       record: of the source.
@@ -19,6 +19,7 @@ def add_row(record: Record, row: Mapping[str, Any], texts: Sequence[str]) -> Rec
     record["modalities"] = {**record.get("modalities", {}), "table": dict(row)}
     if texts:
         text = row_text(row, texts)
+        record["modalities"] = {**record["modalities"], "text": text or None}
         record["captions"] = [text] if text else []
         record.pop("caption_weights", None)
     return record

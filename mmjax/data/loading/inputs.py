@@ -111,8 +111,9 @@ class ModalitySpec:
             if position is not None and isinstance(self.decoder, VideoSpec | AudioSpec):
                 return self.decoder.prepare(value, rng, rate=rate, span=span, position=position)
             return self.decoder.prepare(value, rng, rate=rate, span=span)
-        if isinstance(value, bytes | Mapping):
-            what = "an encoded file" if isinstance(value, bytes) else "a row of named columns"
+        if isinstance(value, bytes | str | Mapping):
+            kinds = {bytes: "an encoded file", str: "a text"}
+            what = kinds.get(type(value), "a row of named columns")
             raise BadExample("other", f"modality {self.name!r} is {what}, and the model takes arrays as they are")
         array = np.asarray(value, self.dtype)
         if array.shape != self.shape:

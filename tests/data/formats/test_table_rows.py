@@ -40,7 +40,8 @@ def test_a_table_without_files(tmp_path, large, monkeypatch):
     assert source[0]["captions"][0] == "x" and not record_mistake(source[0])
     of_texts = Pairs(path, options=TEXTS)
     assert [of_texts[i]["captions"] for i in range(2)] == [["notes: a; job: cook"], ["notes: b"]]
-    assert of_texts[0]["id"] != of_texts[2]["id"] and "label" not in of_texts[0]
+    assert of_texts[1]["modalities"]["text"] == "notes: b" and not record_mistake(of_texts[1])
+    assert of_texts[0]["id"] != of_texts[2]["id"]
     without = write(tmp_path, "u.jsonl", '{"age": 3, "job": null}\n{"age": 3}\n{"age": 2.5, "job": "cook"}\n')
     source = Pairs(without, options=NAMED)
     assert [source.row(i) for i in (0, 2)] == [{"age": "3", "job": ""}, {"age": "2.5", "job": "cook"}]
