@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax.plan.kernels import CLASSES
+from mmjax.utils.terminal import size
 
 _KINDS = {
     "parameters": "parameters",
@@ -32,14 +33,6 @@ _RECOMPUTED = {
 _LARGEST = 8
 
 
-def size(count: float) -> str:
-    """Bytes in decimal units, as data sheets give them."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.2f} {unit}"
-    return f"{count:.0f} B"
-
-
 def seconds(time: float) -> str:
     """Seconds or milliseconds."""
     return f"{time:.3g} s" if time >= 1 else f"{time * 1e3:.3g} ms"
@@ -60,7 +53,7 @@ def render(plan: Mapping[str, Any]) -> str:
         f"{plan['topology']}: {plan['chips']} x {plan['device']}; {setting(plan)}, loss {plan['loss']}",
         "",
     ]
-    lines += _memory(plan)
+    lines += [*_memory(plan), *host_table(plan["host"])]
     if "roofline" not in plan:
         return "\n".join(lines)
     lines += ["", "FLOPs per step", *_flops(plan)]
@@ -182,6 +175,16 @@ def _memory(plan: Mapping[str, Any]) -> list[str]:
         )
     lines += _table(rows)
     return lines if plan["fits"] else [*lines, does_not_fit(plan), f"  try: {'; '.join(plan['advice'])}"]
+
+
+def host_table(host: Mapping[str, Any]) -> list[str]:
+    """The memory of batches on a host; nothing of a batch without arrays."""
+    if not host["batch"]:
+        return []
+    large = {name: count for name, count in host["arrays"].items() if count >= 0.01 * host["batch"]}
+    rows = [(f"a batch: {name}", size(count)) for name, count in large.items()]
+    rows += [("all of it", size(host["batch"])), (f"ready by data.prefetch={host['prefetch']}", size(host["ready"]))]
+    return ["", f"Bytes on the host of each of {host['processes']} processes", *_table(rows)]
 
 
 def _part(plan: Mapping[str, Any]) -> str:

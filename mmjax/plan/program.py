@@ -21,7 +21,7 @@ from mmjax.parallel import partition
 from mmjax.parallel.make_mesh import check_batch, make_mesh
 from mmjax.plan import collectives, costs, cudnn, hlo, schedule, times
 from mmjax.tasks import load_objective
-from mmjax.training import build_step, compiler, device_specs, validate_run
+from mmjax.training import build_step, compiler, data_summary, device_specs, validate_run
 from mmjax.training import packing as training_packing
 from mmjax.training import state as state_lib
 
@@ -71,7 +71,7 @@ def make_setup(
     """Builds what `training.train.prepare` builds up to the first step, with shapes in place of arrays.
 
     Args:
-      config: a recipe's config; `data.train` may be empty, as no data is read.
+      config: a recipe's config; `data.train` may be empty where fields say how large all arrays are.
       topology: devices to compile for.
       text_length: tokens of a caption on average, for the program on packed or grouped texts; None for padded ones.
       flags: fields that the command line gives, where they are not the recipe's.
@@ -79,7 +79,9 @@ def make_setup(
     Raises:
       UserError: a mistake in the config, or a mesh or batch that does not fit the topology.
     """
-    # The training data is checked to be there, and not looked at.
+    # The training data is checked to be there, and looked at only where it alone says how large arrays are.
+    is_shaped = config.data.train and tasks.shapes_of_data(config)
+    metadata = tasks.read_dataset_metadata(config, tasks.open_mixture(config)) if is_shaped else tasks.DatasetMetadata()
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=config.data.train or "none"))
     validate_run.check_config(config, FieldOrigins(tuple(flags)))
     mesh = make_mesh(config.mesh, topology)
@@ -87,13 +89,13 @@ def make_setup(
     if device is None or not device.memory:
         raise UserError(f"no data sheet of {topology[0].device_kind!r} in mmjax/training/device_specs.py")
     check_batch("batch_size", config.batch_size, mesh, config.microbatch, loss=config.loss.impl)
-    batch = tasks.batch_shapes(config, mesh)
+    batch = tasks.batch_shapes(config, mesh, metadata=metadata)
     if text_length is not None:
         batch |= tasks.layout_shapes(_packer(config, mesh, text_length), batch["text"])
     # Which tokens stand for a mask and for nothing are constants: any tokenizer that has them gives the same program.
     masks_words = "masked_words" in load_objective.taught(config)
     tokenizer = make_tokenizer.make_tokenizer("words:shapes", 8) if masks_words else None
-    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh)
+    task = tasks.Task(config, tasks.make_image_spec(config), tokenizer, mesh, metadata)
     with cudnn.answers_for(topology[0]):
         setup = build_step.make_setup(config, task, mesh)
     remat = {name: remat.label for name, remat in setup.remat.items()}
@@ -146,6 +148,14 @@ def state_bytes(setup: Setup) -> dict[str, int]:
     }
 
 
+def host_memory(setup: Setup) -> dict[str, Any]:
+    """Bytes of batches on the host of each process: of one and of its arrays, and of those that are kept ready."""
+    processes = len({device.process_index for device in setup.mesh.devices.flat})
+    arrays = data_summary.host_bytes({name: x for name, x in setup.batch.items() if hasattr(x, "dtype")}, processes)
+    batch, prefetch = sum(arrays.values()), setup.config.data.prefetch
+    return {"processes": processes, "batch": batch, "arrays": arrays, "prefetch": prefetch, "ready": prefetch * batch}
+
+
 def capacity(setup: Setup) -> tuple[int, float]:
     """The memory of a device that a program may use.
 
@@ -185,6 +195,7 @@ def make_plan(setup: Setup, topology: str) -> dict[str, Any]:
         "loss": config.loss.impl,
         "parameter_count": partition.count_parameters(setup.state.params),
         "versions": {name: version for name in _VERSIONS if (version := _version(name))},
+        "host": host_memory(setup),
     }
     kinds = state_bytes(setup)
     forward = setup.task.flops_per_example()

@@ -11,6 +11,7 @@ from mmjax.tasks.preprocessing import (
     make_train_examples,
     open_mixture,
     read_dataset_metadata,
+    shapes_of_data,
     source_options,
 )
 from mmjax.tasks.table_fields import check_table, read_table_columns
@@ -42,6 +43,7 @@ __all__ = [
     "packing_obstacle",
     "read_dataset_metadata",
     "read_table_columns",
+    "shapes_of_data",
     "source_options",
     "text_length",
 ]

@@ -173,8 +173,8 @@ def choose_frame(
 
 
 def planned_frame(config: RunConfig, platform: str) -> int:
-    """The side of frames where no data is there to be looked at; 0 where the host resizes."""
-    return 0 if _obstacle(config, platform) else frames.default_side(image_size(config))
+    """The side of frames where no data is there to be looked at; 0 where the host resizes, or no images are seen."""
+    return 0 if not has_image(config) or _obstacle(config, platform) else frames.default_side(image_size(config))
 
 
 def _obstacle(config: RunConfig, platform: str) -> str:

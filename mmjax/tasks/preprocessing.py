@@ -277,6 +277,13 @@ def _first_entries(source: source_protocols.Source, names: Collection[str]) -> d
     return entries
 
 
+def shapes_of_data(config: RunConfig) -> tuple[str, ...]:
+    """Modalities whose arrays are taken as the data have them, in shapes that no field of the config says."""
+    encoders = config_queries.encoders(config.model).items()
+    is_known = lambda encoder: isinstance(encoder, TableEncoderConfig) or decoders.make_decoder(config, encoder)
+    return tuple(name for name, encoder in encoders if not is_known(encoder))
+
+
 def input_specs(
     config: RunConfig,
     image_spec: transforms.ImageSpec | None,
@@ -312,7 +319,7 @@ def input_specs(
         else:
             raise UserError(
                 f"model.kind={config.model.kind!r}: the shape of the arrays of {name!r} is that of the data, which have"
-                " not been looked at; it cannot be planned"
+                " not been looked at; name them in data.train"
             )
     return inputs.InputSpecs(image_spec, tuple(specs), may_lack=isinstance(config.model, FusedConfig))
 

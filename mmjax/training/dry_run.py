@@ -39,6 +39,7 @@ def describe(recipe: ConfigDict, workdir: Any = None, flags: Collection[str] = (
     components = opened.examples.describe()
     lines += data_summary.describe_data(components, config.steps, config.batch_size)
     lines += data_summary.note_large_batch(components, config.batch_size)
+    lines.append(data_summary.describe_host_memory(opened.host_bytes(), config.data.prefetch))
     lines += _describe_evaluation(opened.evaluator.sources)
     lines += _describe_parameters(opened.setup, bool(config.optimizer.freeze) or config.optimizer.lora.rank > 0)
     lines += _describe_memory(opened)

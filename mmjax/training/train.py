@@ -141,6 +141,7 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
     log.info("; ".join(line.strip() for line in data_summary.describe_data(data, config.steps, config.batch_size)))
     for note in data_summary.note_large_batch(data, config.batch_size):
         log.info(note)
+    log.info(data_summary.describe_host_memory(opened.host_bytes(), config.data.prefetch))
     packer = packing.choose_packer(config, mesh, examples, meta)
     if opened.frame_note:
         log.info(opened.frame_note)
@@ -221,6 +222,12 @@ class OpenedRun:
     evaluator: from_config.Evaluator
     setup: build_step.Setup
     frame_note: str | None
+
+    def host_bytes(self) -> dict[str, int]:
+        """Bytes of a batch's arrays on this process's host, see `data_summary.host_bytes`."""
+        frame = 0 if self.task.image_spec is None else self.task.image_spec.frame
+        shapes = tasks.batch_shapes(self.config, self.mesh, frame=frame, metadata=self.task.dataset_metadata)
+        return data_summary.host_bytes(shapes, jax.process_count())
 
 
 def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> OpenedRun:

@@ -18,6 +18,14 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def size(count: float) -> str:
+    """Bytes in decimal units, as data sheets give them."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
 def show(text: str = "", *, file: Any = None) -> None:
     """Prints lines, on standard output by default, at once."""
     file = sys.stdout if file is None else file

@@ -6,11 +6,11 @@ import json
 import jax
 import pytest
 
-from mmjax.config import parse
+from mmjax.config import parse, recipe, set_group
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.plan import plan_text, program, sweep, times
-from tests.helpers import campaign, model_kinds
+from tests.helpers import campaign, media_models, model_kinds
 from tests.helpers.programs import compiled_plan
 
 
@@ -55,9 +55,62 @@ def test_a_plan_without_a_count_of_flops(cpu_slice, monkeypatch):
     assert [option for option in program.advice(setup) if "remat" in option] == ["--config.model.image.remat=full"]
 
 
-def test_modalities_cannot_be_planned(cpu_slice):
-    with pytest.raises(UserError, match="model.kind='fused': the shape of the arrays of 'image' is that of the data"):
-        program.make_setup(config("fusion:concat"), cpu_slice)
+def test_arrays_have_the_shapes_of_the_data(cpu_slice):
+    setup = program.make_setup(config("fusion:concat"), cpu_slice)
+    assert {name: x.shape for name, x in setup.batch.items() if name in ("series", "table")} == {
+        "series": (16, 32, 4),
+        "table": (16, 6),
+    }
+    with pytest.raises(UserError, match="'image' is that of the data, which have not been looked at; name them in"):
+        program.make_setup(config("fusion:concat", data__train=""), cpu_slice)
+
+
+def in_slot(name, slot):
+    """A kind of model that sees another slot than images."""
+    kinds = {"video": media_models.VIDEO, "audio": media_models.AUDIO}
+    layers = media_models.TOKENS | dict(class_token=name == "tiny-albef")
+    kinds["table"] = dict(numeric=4, categories=(4, 6))
+    settings = model_kinds.config(name, batch_size=16, data__mean_std="clip")
+    model = settings.model.to_dict() | {"image": None, slot: kinds[slot] | layers | dict(kind=slot)}
+    set_group(settings, "model", model)
+    return parse(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "slot", "shape"),
+    [
+        ("tiny-captioner", "video", (16, 4, 16, 16, 3)),
+        ("tiny-captioner", "table", (16, 6)),
+        *(
+            pytest.param(name, "audio", (16, 32, 16), marks=pytest.mark.full)
+            for name in campaign.some(["tiny-coca", "tiny-albef", "tiny-qformer", "tiny-prefix_lm"], ["tiny-albef"])
+        ),
+    ],
+)
+def test_models_that_see_other_slots_are_planned(cpu_slice, name, slot, shape):
+    """The step is traced for all of its inputs; what a batch is on the host is known before."""
+    setup = program.make_setup(in_slot(name, slot), cpu_slice)
+    assert setup.batch[slot].shape == shape
+    assert setup.step.trace(setup.state, setup.batch)
+    host = program.host_memory(setup)
+    of_slot = setup.batch[slot].size * setup.batch[slot].dtype.itemsize
+    assert host["arrays"][slot] == of_slot <= host["batch"] and host["processes"] == 1
+    assert host["ready"] == 2 * host["batch"]
+
+
+FULL_RECIPES = ("towers:slot=audio", "action:video=frames", "action:only=audio")
+
+
+@pytest.mark.parametrize(
+    "recipe_name",
+    ["towers:slot=video", "action", *(pytest.param(name, marks=pytest.mark.full) for name in FULL_RECIPES)],
+)
+def test_recipes_of_videos_and_sounds_are_planned(cpu_slice, recipe_name):
+    setup = program.make_setup(parse(recipe.load_recipe(recipe_name)), cpu_slice)
+    assert {"video", "audio"} & set(setup.batch)
+    host = program.host_memory(setup)
+    text = "\n".join(plan_text.host_table(host))
+    assert "Bytes on the host of each of 1 processes" in text and "ready by data.prefetch=2" in text
 
 
 @pytest.mark.full

@@ -35,7 +35,9 @@ def test_data_examples_and_epochs_are_those_of_the_run(tmp_path):
     assert lines[1] == "training: 10 steps of 16 examples: 160 examples"
     assert lines[2].endswith(": 20 examples, 75% of the examples; 6 epochs")
     assert lines[3].startswith("  shapes/train: 1,000,000 examples, 25%")
-    assert lines[4:6] == ["evaluation:", "  digits: 355 examples"]
+    image = 16 * config.model.image.image_size**2 * 3
+    assert lines[4].startswith("a batch on the host of each process: ") and f"(image {image / 1e3:.2f} kB" in lines[4]
+    assert lines[5:7] == ["evaluation:", "  digits: 355 examples"]
     assert "evaluation: none, as data.eval is empty" in describe(runs.config())
 
 
