@@ -108,6 +108,18 @@ def _init_params(task: Any, config: RunConfig) -> Callable[[jax.Array], Any]:
     return lambda key: lora.with_adapters(task.init(key), config.optimizer.lora, key)
 
 
+def check_adapters(task: Any, config: RunConfig, mesh: jax.sharding.Mesh, state: TrainState, batch: Any) -> None:
+    """Checks that the model reads its adapters, see `lora.check_read`; arguments as shapes."""
+    total_loss = step_lib.make_loss(task, 1, mesh)
+    keys = step_lib.example_keys(jax.random.key_data(jax.random.key(0)), jnp.zeros((), jnp.int32), len(batch["id"]))
+
+    def loss(params):
+        arrays = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        return total_loss(params, arrays, keys if task.needs_rng else None)[0]
+
+    lora.check_read(loss, state.params)
+
+
 def make_init(task: Any, config: RunConfig, tx: optax.GradientTransformation):
     """Returns the function `key -> TrainState`."""
 

@@ -8,7 +8,7 @@ import functools
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -149,6 +149,27 @@ def find_frozen(params: Any, settings: OptimizerConfig) -> Any:
     if all(jax.tree.leaves(frozen)):
         raise UserError(f"optimizer.freeze={settings.freeze} freezes every adapter; leave something to train")
     return frozen
+
+
+def check_read(loss: Callable[[Any], Any], params: Any) -> None:
+    """Checks that layers read their adapters; a plugin's may have kernels of other layers than mmjax's.
+
+    Args:
+      loss: of parameters with adapters.
+      params: arrays or shapes.
+
+    Raises:
+      UserError: an adapter changes nothing.
+    """
+    program = jax.make_jaxpr(loss)(params).jaxpr
+    used = {id(variable) for equation in program.eqns for variable in equation.invars}
+    for path, variable in zip(flattened(params), program.invars, strict=True):
+        if is_adapter(path) and path.endswith("_a") and id(variable) not in used:
+            kernel = f"{path.rpartition('/')[0]}/kernel"
+            raise UserError(
+                f"optimizer.lora.which names {kernel}, of a layer that reads no adapter, as mmjax's own do; leave it"
+                " out, or train it as a whole with optimizer.lora.full"
+            )
 
 
 def scaled(params: Any, settings: LoraConfig) -> Any:

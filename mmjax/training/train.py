@@ -293,6 +293,8 @@ def open_run(recipe: ConfigDict, workdir: Any, flags: Collection[str] = ()) -> O
         batch = tasks.batch_shapes(config, mesh, frame=frame, metadata=metadata)
         with plugin_calls.calling(registry.models, config.model.kind, type(task.model)):
             jax.eval_shape(setup.step, setup.state, batch)
+            if lora.is_on(config.optimizer) and (registry.models.added() or registry.encoders.added()):
+                build_step.check_adapters(task, config, mesh, setup.state, batch)
     return OpenedRun(config, origins, mesh, task, tokenizer, examples, evaluator, setup, frame_note)
 
 

@@ -90,6 +90,19 @@ class TestWhich:
         assert lora.with_adapters(params, LoraConfig(), None) is params
 
 
+def test_a_layer_of_a_plugin_that_reads_no_adapter():
+    params = nested({"dense/kernel": jax.numpy.ones((4, 3)), "other/kernel": jax.numpy.ones((4, 3))})
+    params = lora.with_adapters(params, LoraConfig(rank=2, which=(".*",)), jax.random.key(0))
+
+    def reading(*names):
+        layer = lambda params: (params["kernel"] + params["lora_a"] @ params["lora_b"]).sum()
+        return lambda params: sum(layer(params[name]) for name in names)
+
+    lora.check_read(reading("dense", "other"), params)
+    with pytest.raises(UserError, match="which names other/kernel, of a layer that reads no adapter"):
+        lora.check_read(reading("dense"), params)
+
+
 def change(**fields):
     """Changes of a config by dotted path, with `__` for dots."""
 
