@@ -13,6 +13,8 @@ from mmjax.errors import UserError
 from mmjax.models.fusion.config import FusedConfig, TableEncoderConfig
 from mmjax.tasks import config_queries
 
+_FIRST = 32  # examples without a row, after which a source is known to have none
+
 log = logging.getLogger("mmjax")
 
 
@@ -92,6 +94,8 @@ def _rows(config: RunConfig, mixture: Sequence[tuple[Source, Any]]) -> Iterator[
             if row is not None:
                 is_any_read = True
                 yield row
+            elif not is_any_read and count == _FIRST:
+                break
         if count and not is_any_read:
             raise UserError(
                 f"{FIELD}={config.data.table.columns!r}: {source.name!r} has no columns; give a table (pairs:,"

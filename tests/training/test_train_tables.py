@@ -1,6 +1,8 @@
 """Training on named columns of tables: statistics of the whole table, stored, and the same after a kill."""
 
 import json
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import mmjax
 from mmjax.config.schema import set_group
+from mmjax.data.table_columns import TableColumns
 from mmjax.errors import UserError
 from mmjax.tasks import table_fields
 from tests.helpers import runs
@@ -157,7 +160,7 @@ def test_members_of_tars_give_the_same_as_a_table(table, tmp_path):
     source = write_tars(tmp_path, rows_of())
     of_tars = open_run(config_of(source, "json:age,height,job@category"))
     of_table = open_run(config_of(table, "age,height,job@category"))
-    assert of_tars.task.dataset_metadata == of_table.task.dataset_metadata
+    assert of_tars.task.dataset_metadata.columns == of_table.task.dataset_metadata.columns
     for index in (0, 4, 7):
         records = [opened.examples.sources[0][index] for opened in (of_tars, of_table)]
         rng = np.random.default_rng(0)
@@ -260,3 +263,29 @@ def test_a_classifier_takes_rows(table, tmp_path):
     np.testing.assert_allclose(probabilities[0], probabilities[1], rtol=1e-5)
     with pytest.raises(UserError, match="modalities: example 1 has no modality at all"):
         model.classify({"table": [row, {}]})
+
+
+STATISTICS = """
+import json, sys
+from mmjax.data.mixture import parse_mixture
+from mmjax.data.source_protocols import SourceOptions
+from mmjax.data.table_statistics import TableStatistics
+columns = {"age": "auto", "height": "number", "job": "category", "notes": "text"}
+((source, _),) = parse_mixture(sys.argv[1], SourceOptions(columns=tuple(columns)))
+statistics = TableStatistics(columns)
+statistics.add(source.row(index) for index in range(len(source)))
+print(json.dumps(statistics.columns().to_dict()))
+"""
+
+
+@pytest.mark.full
+def test_processes_compute_the_same_statistics(table):
+    """Whatever a process's seed of hashes is; of several processes of a run the first one's count."""
+    printed = []
+    for seed in ("1", "2"):
+        environment = runs.environment(PYTHONHASHSEED=seed)
+        command = [sys.executable, "-c", STATISTICS, table]
+        printed.append(subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout)
+    assert printed[0] == printed[1]
+    columns = open_run(config_of(table)).task.dataset_metadata.columns
+    assert TableColumns.from_dict(json.loads(printed[0]), where="printed") == columns
