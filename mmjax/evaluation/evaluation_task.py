@@ -258,7 +258,7 @@ class EvaluationTask:
     @property
     def embeds(self) -> bool:
         """Whether it reads embeddings."""
-        return not {"embeddings", *capabilities.EMBEDDING}.isdisjoint(self.needs)
+        return not {"embeddings", "features", *capabilities.EMBEDDING}.isdisjoint(self.needs)
 
     @property
     def takes_views(self) -> bool:
@@ -301,7 +301,7 @@ def _check_words(name: str, info: EvaluationTask) -> None:
       UserError: none has, the nearest name is given.
     """
     served = load_objective.served()
-    abilities = [*capabilities.EMBEDDING, "modalities", *capabilities.METHODS, *served]
+    abilities = [*capabilities.EMBEDDING, "features", "modalities", *capabilities.METHODS, *served]
     fields = [field.name for cls in (EvaluationSettings, DatasetConfig) for field in dataclasses.fields(cls)]
     others = {"needs": abilities, "taught": served, "reads": fields, "fallback_for": list(registry.evaluations)}
     for field, known in others.items():

@@ -66,7 +66,8 @@ class Evaluator:
         self.evaluators = {name: evaluation_task.make_evaluator(name, model) for name in names}
         self.embedder = None
         if any(info.embeds for info in loaded.values()):
-            self.embedder = embedder.MeshEmbedder(task, mesh, model.text_tokenizer, config.eval.batch_size)
+            self.embedder = embedder.MeshEmbedder(task, mesh, model.tokenizer, config.eval.batch_size)
+            self.embedder.specs = self.views or self.specs
 
     @property
     def metric_groups(self) -> list[str]:
@@ -118,7 +119,7 @@ class Evaluator:
                 if info.fallback_for in chosen:
                     continue
                 missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(
-                    name, source, self.task.seen
+                    name, source, task_choice.seen_by(self.task)
                 )
                 if missing and info.by_default == "always":
                     raise UserError(
@@ -150,7 +151,7 @@ class Evaluator:
             lacking = {}
             for source in self.sources:
                 missing = task_choice.lacking_classes(info, source) or task_choice.lacking_fields(
-                    name, source, self.task.seen
+                    name, source, task_choice.seen_by(self.task)
                 )
                 if missing:
                     lacking[source.name] = missing

@@ -12,6 +12,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task
 from mmjax.evaluation.config import EvaluationSettings
 from mmjax.evaluation.evaluation_task import EvaluationTask
+from mmjax.models.fusion.config import FusedConfig
 from mmjax.tasks import capabilities
 from mmjax.tasks.task import Task
 
@@ -71,7 +72,7 @@ def lacking_fields(name: str, source: Source, seen: str = "image") -> str:
     Args:
       name: of the evaluation.
       source: what is to be evaluated on.
-      seen: the modality that the model sees in place of images.
+      seen: the modality that the model sees in place of images; "" for any of several, images among them.
 
     Raises:
       UserError: the record cannot be read, or a plugin's evaluation fails to look at it.
@@ -80,12 +81,20 @@ def lacking_fields(name: str, source: Source, seen: str = "image") -> str:
     if not len(source) or not (info.embeds or info.missing_fields is not EvaluationTask.missing_fields):
         return ""
     record = _first_record(source)
+    if not seen:
+        is_empty = record.get("image") is None and not record.get("modalities")
+        return "modalities" if info.embeds and is_empty else info.missing_fields(record)
     if seen != "image":
         record = Record(**{**record, "image": (record.get("modalities") or {}).get(seen)})
     if info.embeds and record.get("image") is None:
         return "images" if seen == "image" else seen
     with plugin_calls.calling(registry.evaluations, name, info.missing_fields, "missing_fields(record)"):
         return info.missing_fields(record).replace("image", seen)
+
+
+def seen_by(task: Task) -> str:
+    """The modality that a model sees in place of images, as `lacking_fields` has it."""
+    return "" if isinstance(task.config.model, FusedConfig) else task.seen
 
 
 def _first_record(source: Source) -> Record:

@@ -173,7 +173,8 @@ def _run_jobs(
         embedder = None
         if any(evaluation_task.load(name).embeds for name in names):
             batch_size = model.config.eval.batch_size
-            embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, evaluated.text_tokenizer, batch_size)
+            embedder = embedder_lib.MeshEmbedder(model.task, model.mesh, evaluated.tokenizer, batch_size)
+            embedder.specs = views or model.task.input_specs
     params = model.restore()
     if embedder is not None:
         embedder.bind(params)

@@ -4,6 +4,7 @@ from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
+from mmjax.models.fusion.config import FusedConfig, LateConfig
 from mmjax.tasks import load_objective
 
 EMBEDDING = ("encode_image", "encode_text", "zero_shot")
@@ -34,11 +35,16 @@ def abilities(task: Any) -> frozenset[str]:
     """What an evaluation may need of a task's model: its capabilities, and what it `serves`.
 
     `embeddings`, of which an image may have several, are there where they are trained; `encode_image` is one an image,
-    or of what the model sees in its place; `modalities` are contrasted with one another.
+    or of what the model sees in its place; `features` are there with that, without texts, too, and of a classifier with
+    a head, which reads them; `modalities` are contrasted with one another.
     """
     names = {*capabilities(task), *task.model.serves} - {"embeddings"}
     if f"encode_{task.seen}" in names and "encode_text" in names:
         names.add("encode_image")
+    model = task.config.model
+    has_head = isinstance(model, FusedConfig) and not isinstance(model.fusion, LateConfig) and "classify" in names
+    if has_head or f"encode_{task.seen}" in names:
+        names.add("features")
     if any((first, second) != (task.seen, "text") for first, second, _ in task.pairs):
         names.add("modalities")
     is_trained = "embeddings" in task.taught or task.taught.isdisjoint(_WITHOUT_EMBEDDINGS)

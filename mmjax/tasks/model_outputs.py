@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from mmjax.data.image import transforms
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.models import generation, initialisation, make_model
 from mmjax.models.fusion.config import FusedConfig
+from mmjax.models.image_text import l2_normalize
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.token_loss import TokenLoss
 from mmjax.parallel import mesh as mesh_lib
@@ -229,24 +231,35 @@ class ModelOutputs:
 
         Where some have clips and crops, [B, clips, crops, ...], the scores are logarithms of the mean of probabilities.
         """
+        scores = lambda part: self._call(params, part, present)
+        if not any(self._has_views(name, x) for name, x in batch.items()):
+            return scores(batch)
+        return jnp.log(self._mean_over_views(lambda part: jax.nn.softmax(scores(part), axis=-1), batch))
+
+    def embed_example(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B D"]:
+        """What a classifier's head reads of examples of several modalities, of unit length; see `classify`."""
+        vectors = lambda part: l2_normalize(self._call(params, part, present, pooled=True))
+        if not any(self._has_views(name, x) for name, x in batch.items()):
+            return vectors(batch)
+        return l2_normalize(self._mean_over_views(vectors, batch))
+
+    def _mean_over_views(self, function: Callable[[Batch], Float[Array, "B D"]], batch: Batch) -> Float[Array, "B D"]:
+        """The mean of a function of one clip and crop of each modality; what has one goes with all of another's."""
         views = {name: x.shape[1:3] for name, x in batch.items() if self._has_views(name, x)}
-        if not views:
-            return self._classify(params, batch, present)
         clips, crops = (max(counts) for counts in zip(*views.values(), strict=True))
 
-        def probabilities(view: Int[Array, ""]) -> Float[Array, "B C"]:
-            # What has one clip or one crop goes with all of another's.
+        def of_view(view: Int[Array, ""]) -> Float[Array, "B D"]:
             indices = {name: (view // crops % of[0], view % crops % of[1]) for name, of in views.items()}
             part = {name: batch[name][:, *indices[name]] if name in views else batch[name] for name in batch}
-            return jax.nn.softmax(self._classify(params, part, present), axis=-1)
+            return function(part)
 
-        return jnp.log(jax.lax.map(probabilities, jnp.arange(clips * crops)).mean(axis=0))
+        return jax.lax.map(of_view, jnp.arange(clips * crops)).mean(axis=0)
 
-    def _classify(self, params: Any, batch: Batch, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
-        """Scores of each class for one clip and crop of each modality."""
+    def _call(self, params: Any, batch: Batch, present: Bool[Array, "B M"], **options: Any) -> Float[Array, "B _"]:
+        """What the model gives for one clip and crop of each modality."""
         with mesh_lib.activation_mesh(self.mesh):
             features = self.features(params, batch)
-            return features.model(features.arrays(), present)
+            return features.model(features.arrays(), present, **options)
 
     @functools.cached_property
     def available_attention_maps(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,13 +13,15 @@ from PIL import Image
 import mmjax
 from mmjax.config.schema import base_config, set_group
 from mmjax.data.source_protocols import SourceOptions
+from mmjax.data.sources.folder import Folder
 from mmjax.data.sources.pairs import Pairs
 from mmjax.data.sources.parquet import Parquet
 from mmjax.data.sources.wds import WebDataset
 from mmjax.errors import UserError
+from mmjax.inference.inputs import prepare
 from mmjax.training import train as training
 from tests.helpers import runs
-from tests.helpers.image_files import encoded
+from tests.helpers.image_files import encoded, noise
 from tests.helpers.media import make_sound, make_video, tones
 from tests.helpers.tar_sets import write_tar
 
@@ -56,11 +59,11 @@ def array(values):
     return file.getvalue()
 
 
-def write_folder(folder):
+def write_folder(folder, make=picture):
     for number in range(EXAMPLES):
         path = folder / NAMES[number % 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(make(number))
     return f"folder:{folder}"
 
 
@@ -249,3 +252,43 @@ def test_what_does_not_fit_is_one_line_before_anything_is_trained(changes, messa
     with pytest.raises(UserError, match=re.escape(message)) as caught, runs.on_devices(1):
         training.open_run(config_of(source, "image", **filled), None)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.full
+def test_what_a_classifier_reads_is_probed(tmp_path):
+    """Nearest neighbours of the vectors before its head are scikit-learn's."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    source = write_folder(tmp_path / "greys", lambda number: encoded(Image.fromarray(noise(24, 20, number))))
+    config = config_of(source, "image", steps=2)
+    config.eval.tasks, config.eval.train = ("knn", "linear_probe", "few_shot"), source
+    config.eval.knn.ks, config.eval.knn.vote = (3,), "plain"
+    config.eval.few_shot.update(ways=3, shots=(1,), queries=2, episodes=5)
+    assert runs.train(config, tmp_path / "run") is None
+    (line,) = runs.lines(tmp_path / "run", "eval")
+    assert {"greys/linear_probe/acc1", "greys/few_shot/3way_1shot_acc1"} < line.keys()
+
+    model, images = mmjax.load(tmp_path / "run"), Folder(f"{tmp_path}/greys")
+    pixels = np.stack([prepare(images[i]["image"], model.image_spec) for i in range(EXAMPLES)])
+    vectors = np.asarray(model._task.embed_example(model.params, {"image": pixels}, jnp.ones((EXAMPLES, 1), bool)))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    labels = [images[i]["label"] for i in range(EXAMPLES)]
+    expected = KNeighborsClassifier(3, metric="cosine", algorithm="brute").fit(vectors, labels).score(vectors, labels)
+    assert line["greys/knn/acc1@3"] == pytest.approx(expected) and expected < 1
+
+
+@pytest.mark.full
+def test_towers_without_texts_are_probed(tmp_path):
+    source = write_tars(tmp_path / "tars", png=picture, npy=lambda i: array(np.full((8, 2), i % 3 - 1)))
+    (tmp_path / "tars/classnames.txt").write_text("\n".join(NAMES))
+    config = config_of(source, "image", steps=2, objectives__classify=0.0, objectives__itc=1.0)
+    heads = dict(pool="mean", projection="linear", norm_eps=1e-6, activation="gelu")
+    towers = {name: heads | ENCODERS[name] for name in ("image", "series")}
+    towers["image"] = {name: value for name, value in towers["image"].items() if name != "kind"}
+    set_group(config, "model", dict(kind="two_tower", embed_dim=16, text=None, **towers))
+    config.data.image_key = config.eval.image_key = "png;npy"
+    config.eval.tasks, config.eval.train, config.eval.knn.ks = ("knn", "linear_probe"), source, (1,)
+    assert runs.train(config, tmp_path / "run") is None
+    (line,) = runs.lines(tmp_path / "run", "eval")
+    # Each image is its own nearest neighbour.
+    assert next(value for name, value in line.items() if name.endswith("knn/acc1@1")) == 1.0

@@ -42,6 +42,15 @@ class SharesIds(Embedder, Protocol):
 
 
 @runtime_checkable
+class ReadsExamples(Embedder, Protocol):
+    """An embedder of examples by whatever it reads of them: images, other modalities, several."""
+
+    def examples(self, examples: Iterable[Any], source: Source, /) -> np.ndarray:
+        """Embeds examples of a source: float32 [N, E] or [N, V, E], L2-normalised, in order."""
+        ...
+
+
+@runtime_checkable
 class Example(Protocol):
     """A decoded evaluation example.
 
@@ -156,7 +165,10 @@ def embed_source(source: Source, embedder: Embedder, examples: Examples) -> Feat
     if not len(source):
         raise UserError(f"data.eval: {source.name!r} has no examples; name a source or split that has some")
     stream = ExamplePass(examples(source), keep=lambda e: (list(e.captions), e.label, e.labels, int(e.id)))
-    embeddings = embedder.images(decoded_input(example, source.name) for example in stream)
+    if isinstance(embedder, ReadsExamples):
+        embeddings = embedder.examples(stream, source)
+    else:
+        embeddings = embedder.images(decoded_input(example, source.name) for example in stream)
     count = len(stream.kept)
     if count != len(source):
         # What a report shows is read again by position, and a benchmark's number is for all of it.

@@ -95,7 +95,7 @@ def _open(job: Job, options: SourceOptions, config: SuiteConfig, task: Task | No
     source = mixture.open_source(job.source, options, field=f"{field}.source")
     source.name = job.name
     source = prompts.apply(source, job.prompts, field=f"{field}.prompts")
-    seen = "image" if task is None else task.seen
+    seen = "image" if task is None else task_choice.seen_by(task)
     for name in job.tasks:
         info = evaluation_task.load(name, f"{field}.tasks")
         if info.needs_classes and not source.class_names:

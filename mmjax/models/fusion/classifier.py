@@ -46,7 +46,9 @@ class FusedClassifier(Model, kw_only=True):
         modalities: Mapping[str, Float[Array, "B ..."]],
         present: Bool[Array, "B M"],
         keys: Key[Array, " B"] | None = None,
-    ) -> Float[Array, "B C"]:
+        *,
+        pooled: bool = False,
+    ) -> Float[Array, "B _"]:
         """Classifies examples.
 
         Args:
@@ -55,12 +57,13 @@ class FusedClassifier(Model, kw_only=True):
           present: which modalities each example has, in sorted order of name. What an absent one's array holds does
             not matter, and an array that lacks everything is absent.
           keys: per-example keys, for noise.
+          pooled: give what the head reads.
 
         Returns:
           Logits of the classes; log-probabilities where the fusion decides.
 
         Raises:
-          ValueError: other modalities than `encoders` has.
+          ValueError: other modalities than `encoders` has, or a fusion that decides has no head.
           UserError: settings that do not fit.
         """
         names = sorted(self.encoders)
@@ -76,8 +79,12 @@ class FusedClassifier(Model, kw_only=True):
         counted, noise = jnp.stack(available, axis=1), layers.fold_keys(keys, ClassifierStream.FUSION)
         fused = kinds.call_fusion(self.fusion["kind"], fuse, encoded, counted, noise)
         if isinstance(fuse, kinds.Late):
+            if pooled:
+                raise ValueError("a fusion that decides pools nothing")
             return fused
         x = Pool(fuse.head_pool)(fused.tokens, fused.valid)
+        if pooled:
+            return x
         head = dense_float32(self.classes, std=x.shape[-1] ** -0.5, dtype=self.dtype, name="head")
         return head(x)
 
