@@ -270,7 +270,9 @@ def test_what_a_classifier_reads_is_probed(tmp_path):
 
     model, images = mmjax.load(tmp_path / "run"), Folder(f"{tmp_path}/greys")
     pixels = np.stack([prepare(images[i]["image"], model.image_spec) for i in range(EXAMPLES)])
-    vectors = np.asarray(model._task.embed_example(model.params, {"image": pixels}, jnp.ones((EXAMPLES, 1), bool)))
+    vectors = np.asarray(
+        model._task.embed_example(model.params, {"image": jnp.asarray(pixels)}, jnp.ones((EXAMPLES, 1), bool))
+    )
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     labels = [images[i]["label"] for i in range(EXAMPLES)]
     expected = KNeighborsClassifier(3, metric="cosine", algorithm="brute").fit(vectors, labels).score(vectors, labels)
