@@ -1,4 +1,4 @@
-"""Writes mmjax/interop/openclip_models.json from the installed open_clip: its model configs, those that mmjax reads.
+"""Writes mmjax/interop/openclip_models.json from the installed open_clip: its model configs, and what is not built.
 
 python scripts/openclip_models.py            rewrites the file; needs the extra `full`
 python scripts/openclip_models.py --check    says whether the file is what the installed version gives
@@ -7,6 +7,7 @@ python scripts/openclip_models.py --check    says whether the file is what the i
 import json
 import sys
 import types
+from typing import Any
 
 from mmjax.errors import UserError
 from mmjax.interop import named_models, openclip
@@ -15,17 +16,18 @@ from mmjax.interop import named_models, openclip
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
 
 
-def collect() -> dict[str, dict]:
-    """Config and preprocessing of each model of open_clip that mmjax reads, by name."""
+def collect() -> dict[str, Any]:
+    """Of each model of open_clip, by name, config and preprocessing; or why mmjax does not build it."""
     import open_clip
     from open_clip import pretrained
 
-    models = {}
+    models: dict[str, Any] = {}
     for name in sorted(open_clip.list_models()):
         config = open_clip.get_model_config(name) or {}
         try:
-            openclip.from_config(config, name)
-        except UserError:
+            openclip.from_config(config, "")
+        except UserError as error:
+            models[name] = str(error).removeprefix(": ")
             continue
         entry: dict = {"model_cfg": config}
         tags = open_clip.list_pretrained_tags_by_model(name)

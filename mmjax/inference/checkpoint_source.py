@@ -359,7 +359,7 @@ def _with_tokenizer(config: RunConfig, tokenizer: str) -> RunConfig:
 
 def is_workdir(path: Any) -> bool:
     """Whether a path holds a run's checkpoints."""
-    if str(path).startswith(weights_path.HUB):
+    if str(path).startswith((weights_path.HUB, weights_path.LOCAL)):
         return False
     try:
         return (paths.as_path(path) / "checkpoints").is_dir()

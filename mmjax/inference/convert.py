@@ -48,11 +48,7 @@ def convert(
       UserError: `src` cannot be read, or `to` has no such model.
     """
     validate_choice("--to", to, FORMATS)
-    target = paths.as_path(dst)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"DST={dst} is there already; give a new folder")
-    if to != "mmjax" and paths.scheme(dst):
-        raise UserError(f"DST={dst}: the files of other libraries are written to a local disk")
+    target = check_target(dst, is_local=to != "mmjax")
     opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
     opened.log_notes()
     preprocessing = _check_convertible(opened, to)
@@ -80,6 +76,20 @@ def convert(
     if words is not None and to != "big_vision":
         for note in exported_tokenizers.notes(words, to):
             terminal.show(f"note: {note}")
+
+
+def check_target(dst: Any, *, is_local: bool) -> Any:
+    """The path of a folder that files can be written to: it is missing or empty, and where asked for on a local disk.
+
+    Raises:
+      UserError: it is not.
+    """
+    target = paths.as_path(dst)
+    if is_local and paths.scheme(dst):
+        raise UserError(f"DST={dst}: files for other programs are written to a local disk; give a folder there")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"DST={dst} is there already; give a new folder")
+    return target
 
 
 def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Mapping[str, Any]:

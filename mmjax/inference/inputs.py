@@ -1,9 +1,11 @@
 """Inputs of a loaded model, converted to arrays: images, texts, prompts, modalities."""
 
 import dataclasses
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from PIL import Image, ImageOps
 
 from mmjax.data.bad_example import BadExample
 from mmjax.data.image import transforms
+from mmjax.data.loading.batches import available_cores
 from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError, validate_choice
@@ -53,6 +56,7 @@ def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
         images = _stacked("images", images)
     if not _are_floats(images):
         return to_uint8(images, spec)
+    images = images[None] if images.ndim == 3 else images
     side = (spec.size, spec.size)
     if images.ndim == 4 and images.shape[1:] == (3, *side) and spec.size != 3:
         images = images.transpose(0, 2, 3, 1)
@@ -63,6 +67,17 @@ def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
         )
     _check_normalised(images, spec)
     return np.asarray(images, np.float32)
+
+
+def image_batches(images: Any, spec: transforms.ImageSpec, size: int) -> Iterator[np.ndarray]:
+    """Arrays as of `to_images`; of a list of files or images `size` at a time, so that they are never all decoded."""
+    entries = list(images) if isinstance(images, Iterator) else images
+    is_list = isinstance(entries, list | tuple) and not all(_are_floats(_to_numpy(entry)) for entry in entries[:1])
+    if not is_list or len(entries) <= size:
+        yield to_images(entries, spec)
+        return
+    for start in range(0, len(entries), size):
+        yield to_uint8(entries[start : start + size], spec, first=start)
 
 
 def _check_normalised(images: np.ndarray, spec: transforms.ImageSpec) -> None:
@@ -88,8 +103,13 @@ def _check_normalised(images: np.ndarray, spec: transforms.ImageSpec) -> None:
         )
 
 
-def to_uint8(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
+def to_uint8(images: Any, spec: transforms.ImageSpec, *, first: int = 0) -> np.ndarray:
     """Paths, files' bytes, PIL images or uint8 arrays, one or several, as uint8 [B, S, S, 3] of the model's size.
+
+    Args:
+      images: as of `to_images`.
+      spec: of the model.
+      first: the number of the first of them, in messages.
 
     Raises:
       UserError: of another kind.
@@ -99,7 +119,9 @@ def to_uint8(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
         images = [images]
     if not isinstance(images, Iterable):
         raise UserError(f"images: {type(images).__name__} is no image; give {_IMAGES} or floats")
-    prepared = [prepare(image, spec) for image in images]
+    entries = list(images)
+    with ThreadPoolExecutor(available_cores()) as threads:
+        prepared = list(threads.map(_prepare_numbered, itertools.repeat(spec), itertools.count(first), entries))
     return np.stack(prepared) if prepared else np.zeros((0, spec.size, spec.size, 3), np.uint8)
 
 
@@ -122,6 +144,8 @@ def _to_numpy(value: Any) -> Any:
         return [_to_numpy(item) for item in value]
     if isinstance(value, Iterator):
         return [_to_numpy(item) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "US":  # of paths, or of texts
+        return value.tolist()
     return np.asarray(value) if hasattr(value, "dtype") and hasattr(value, "shape") else value
 
 
@@ -148,6 +172,13 @@ def _stacked(field: str, values: Any) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise UserError(f"{field}: rows of different lengths or shapes; give rows that are alike") from error
+
+
+def _prepare_numbered(spec: transforms.ImageSpec, number: int, image: Any) -> UInt8[np.ndarray, "S S 3"]:
+    try:
+        return prepare(image, spec)
+    except UserError as error:
+        raise UserError(f"images: number {number}: {str(error).removeprefix('images: ')}") from error
 
 
 def prepare(image: Any, spec: transforms.ImageSpec) -> UInt8[np.ndarray, "S S 3"]:
@@ -190,15 +221,28 @@ def to_strings(field: str, texts: Any) -> list[str]:
     return strings
 
 
-def to_templates(templates: str | Callable[[str], str] | Iterable[str | Callable[[str], str]]) -> list[str]:
-    """Templates with `{c}` where a class's name belongs, of those with `{}` and of functions of the name, too.
+def to_templates(templates: Any, class_names: Sequence[str]) -> list[str] | Mapping[str, Sequence[str]]:
+    """Templates with `{c}` where a class's name belongs; or each class's own prompts, where some are functions of it.
+
+    Args:
+      templates: prompts with `{c}` or `{}`, functions from a class's name to a prompt, or prompts by class.
+      class_names: that functions are called with.
 
     Raises:
       UserError: of another kind.
     """
+    if isinstance(templates, Mapping):
+        return templates
+    if not isinstance(templates, Iterable) and not callable(templates):
+        raise UserError(f"templates={templates!r}: give prompts such as 'a photo of a {{c}}.', or None of them")
     several = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
-    texts = [template("{c}") if callable(template) else template for template in several]
-    return [text.replace("{}", "{c}") for text in to_strings("templates", texts)]
+    texts = to_strings("templates", ["{c}" if callable(template) else template for template in several])
+    texts = [text.replace("{}", "{c}") for text in texts]
+    if not any(map(callable, several)):
+        return texts
+    pairs = list(zip(several, texts, strict=True))
+    prompts = lambda name: [one(name) if callable(one) else text.replace("{c}", name) for one, text in pairs]
+    return {name: to_strings("templates", prompts(name)) for name in class_names}
 
 
 def to_texts(texts: Any) -> list[str] | np.ndarray:

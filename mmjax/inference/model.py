@@ -57,9 +57,11 @@ class Model(RestoredModel):
           UserError: of another kind, or preprocessed to another size; or the model embeds no images.
         """
         self._check("encode_image")
-        pixels = inputs.to_images(images, self._images)
-        embeddings = self._run(self._embed_bytes if pixels.dtype == np.uint8 else self._embed_pixels, (pixels,))
-        return self._no_embeddings() if embeddings is None else embeddings.astype(np.float32)
+        parts = [self._no_embeddings()]
+        for pixels in inputs.image_batches(images, self._images, self.batch_size):
+            embeddings = self._run(self._embed_bytes if pixels.dtype == np.uint8 else self._embed_pixels, (pixels,))
+            parts += [] if embeddings is None else [embeddings.astype(np.float32)]
+        return np.concatenate(parts)
 
     def encode_video(
         self, videos: Any, *, rate: float | None = None, clips: int | None = None, crops: int | None = None
@@ -142,9 +144,7 @@ class Model(RestoredModel):
         Raises:
           UserError: see both.
         """
-        seen = self._task.seen
-        embeddings = self.encode_image(images) if seen == "image" else self._encode_modality(seen, images)
-        return embeddings @ self.encode_text(texts).T
+        return self._embed_seen(images) @ self.encode_text(texts).T
 
     def _no_embeddings(self) -> np.ndarray:
         model = self.config.model
@@ -155,14 +155,14 @@ class Model(RestoredModel):
     def zero_shot(
         self,
         images: Any,
-        class_names: str | Iterable[str],
+        class_names: str | Iterable[str] | Float32[np.ndarray, "C E"],
         templates: inputs.Templates = TEMPLATES,
     ) -> Float32[np.ndarray, "B C"]:
         """Classifies images by names of classes; the most probable class is the prediction.
 
         Args:
           images: see `encode_image`.
-          class_names: C names; one alone is a string.
+          class_names: C names; one alone is a string. Or what `zero_shot_classifier` made of them, for many calls.
           templates: prompts with `{c}` (or `{}`) where the name belongs, functions of a name as open_clip has them, or
             a dictionary of each class's own prompts; a class is the mean of its prompts' embeddings.
 
@@ -173,15 +173,32 @@ class Model(RestoredModel):
           UserError: see `encode_image`.
         """
         self._check("zero_shot")
-        names = inputs.to_strings("class_names", class_names)
-        prompts = templates if isinstance(templates, Mapping) else inputs.to_templates(templates)
-        weights = zero_shot_lib.zero_shot_weights(self.encode_text, names, prompts)
-        seen = self._task.seen
-        embeddings = self.encode_image(images) if seen == "image" else self._encode_modality(seen, images)
-        logits = self.logit_scale * (embeddings @ weights.T)
+        weights = (
+            class_names
+            if isinstance(class_names, np.ndarray) and class_names.dtype.kind == "f"
+            else self.zero_shot_classifier(class_names, templates)
+        )
+        logits = self.logit_scale * (self._embed_seen(images) @ weights.T)
         if self.logit_bias is not None:
             return np.asarray(jax.nn.sigmoid(logits + self.logit_bias))
         return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+    def zero_shot_classifier(
+        self, class_names: str | Iterable[str], templates: inputs.Templates = TEMPLATES
+    ) -> Float32[np.ndarray, "C E"]:
+        """The embedding of each class, for `zero_shot` of many batches; arguments and errors as there."""
+        self._check("zero_shot")
+        if isinstance(class_names, Mapping):
+            raise UserError(
+                f"class_names={str(class_names)[:60]}: give a list of strings; prompts by class are for templates="
+            )
+        names = inputs.to_strings("class_names", class_names)
+        return zero_shot_lib.zero_shot_weights(self.encode_text, names, inputs.to_templates(templates, names))
+
+    def _embed_seen(self, images: Any) -> Float32[np.ndarray, "B E"]:
+        """Embeds images, or what the model sees in their place."""
+        seen = self._task.seen
+        return self.encode_image(images) if seen == "image" else self._encode_modality(seen, images)
 
     # -- image and text together ---------------------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ from mmjax.evaluation.metric_columns import columns
 from mmjax.inference import checkpoint_source
 from mmjax.interop.foreign_checkpoint import FORMATS
 from mmjax.metrics.definitions import definition
-from mmjax.tasks import capabilities, load_objective
+from mmjax.tasks import load_objective
 from mmjax.utils.version import VERSION
 
 _LIBRARIES = {"hf": "transformers", "openclip": "open_clip", "mmjax": "mmjax"}
 _PIPELINE = "zero-shot-image-classification"
-_FOLDERS = re.compile(r"(?:\w+://)?(?:[^@,/]*/)+")
+_NAMED = ("tfds", "hf-hub", "words")  # what follows is no path
+_SPLITS = ("train", "val", "valid", "validation", "dev", "test", "testA", "testB", "restval", "minival")
 # What a reader wants to know of a training, by its place in the config.
 _FIELDS = (
     ("batch_size", "batch"),
@@ -30,6 +31,11 @@ _FIELDS = (
     ("precision", "precision"),
     ("seed", "seed"),
     ("init_from", "started from"),
+    ("init_paths", "parameters taken from there"),
+    ("optimizer.freeze", "frozen"),
+    ("optimizer.lora.rank", "LoRA's rank"),
+    ("optimizer.lora.alpha", "LoRA's alpha"),
+    ("optimizer.lora.which", "LoRA's parameters"),
 )
 
 
@@ -40,6 +46,7 @@ def make_card(
     name: str,
     form: str,
     license: str | None,
+    is_on_hub: bool,
 ) -> str:
     """The text of a README.md.
 
@@ -50,13 +57,15 @@ def make_card(
       records: of its evaluations, in CLIP_benchmark's shape.
       name: of the repository.
       form: of the weights beside it: `hf` or `openclip`.
-      license: the Hub's name of it, such as `apache-2.0`; None where none is given.
+      license: the Hub's name of it, such as `apache-2.0`; None where none is known.
+      is_on_hub: whether `name` is of a repository there, or of a folder.
     """
     metadata: dict[str, Any] = {"license": license} if license else {}
     metadata |= {"library_name": _LIBRARIES[form], "pipeline_tag": _PIPELINE, "tags": ["clip", "mmjax"]}
     if records:
         metadata["model-index"] = [{"name": name, "results": [_result(record) for record in records]}]
-    parts = [f"# {name}", _summary(opened), _usage(name, form), _training(opened), _results(records)]
+    usage = _usage(name, form, is_on_hub=is_on_hub, has_tokenizer=opened.has_tokenizer)
+    parts = [f"# {name}", _summary(opened), usage, _training(opened), _results(records)]
     parts.append(f"Written by mmjax {VERSION}.")
     # JSON is YAML, too.
     front = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items())
@@ -69,28 +78,44 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
     kind = _PIPELINE if record["task"] == "zeroshot_classification" else str(record["task"])
     return {
         "task": {"type": kind},
-        "dataset": {"type": re.sub(r"[^\w.-]+", "-", _public(dataset)), "name": _public(dataset)},
+        "dataset": {"type": re.sub(r"[^\w.-]+", "-", public_name(dataset)), "name": public_name(dataset)},
         "metrics": [{"type": key, "name": key, "value": value} for key, value in record["metrics"].items()],
     }
 
 
-def _public(text: str) -> str:
-    """What names data or weights, without folders."""
-    return "+".join(map(_without_folders, text.split("+")))
+def public_name(text: str) -> str:
+    """What names data, weights or a tokenizer, without the folders and servers that it lies in.
+
+    Of `pairs:/home/me/captions.tsv` it is `pairs:captions.tsv`; a split or a file's part stays with its folder or file.
+    """
+    return "+".join(map(_public_part, text.split("+")))
 
 
-def _without_folders(part: str) -> str:
-    kind, colon, path = part.rpartition(":") if "://" not in part else part.partition(":")
-    if kind.startswith("hf"):  # names of the Hub
+def _public_part(part: str) -> str:
+    kind, colon, path = part.partition(":")
+    is_path = path.startswith(("/", ".", "~")) or "://" in path
+    if colon and (kind in _NAMED or (kind == "hf" and not is_path)):
         return part
-    is_path = bool(colon) or part.startswith(("/", "~", "."))
-    return kind + colon + _FOLDERS.sub("", path, count=1) if is_path else part
+    if not colon or len(kind) == 1 or path.startswith("//"):  # a name, a path, a drive, a URL
+        return _last(part) if part.startswith(("/", ".", "~")) or "\\" in part or colon else part
+    return f"{kind}:{_last(path)}"
+
+
+def _last(path: str) -> str:
+    """The end of a path: the last name, after that of the file or data set which it is a part of."""
+    path = path.partition(",")[0].replace("\\", "/").rstrip("/")
+    if "{" in path and "/" in path[path.index("{") :]:  # folders within braces
+        return "..."
+    *folders, last = path.split("/")
+    is_part = bool(folders) and ("." in folders[-1].strip(".") or last.partition("@")[0] in _SPLITS)
+    return f"{folders[-1]}/{last}" if is_part else last
 
 
 def _summary(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> str:
     config, prepared = opened.config, opened.preprocessing or {}
     count = sum(math.prod(shape) for shape in opened.shapes.values())
-    lines = [f"{config.name} ({config.variant}), {capabilities.describe_model(config)}; {count:,} parameters."]
+    names = ", ".join(dict.fromkeys((config.name, config.variant)))
+    lines = [f"An image tower and a text tower with embeddings in one space ({names}); {count:,} parameters."]
     model = to_dict(config.model)
     for tower in ("image", "text"):
         fields = ("image_size", "patch_size", "vocab_size", "context_length", "width", "depth", "heads", "activation")
@@ -102,29 +127,43 @@ def _summary(opened: checkpoint_source.RunCheckpoint | checkpoint_source.Foreign
             f"- images: {prepared['size']} pixels, {prepared['resize']}, {prepared['interpolation']}; {numbers}"
         )
     if opened.has_tokenizer:
-        lines.append(f"- texts: {_public(config.data.tokenizer)}")
+        lines.append(f"- texts: {public_name(config.data.tokenizer)}")
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _usage(name: str, form: str) -> str:
-    theirs = {
-        "hf": f"from transformers import AutoModel, AutoProcessor\n\nmodel = AutoModel.from_pretrained({name!r})\n"
-        f"processor = AutoProcessor.from_pretrained({name!r})",
-        "openclip": f"import open_clip\n\nmodel, _, preprocess = open_clip.create_model_and_transforms"
-        f"({'hf-hub:' + name!r})\ntokenizer = open_clip.get_tokenizer({'hf-hub:' + name!r})",
+def _usage(name: str, form: str, *, is_on_hub: bool, has_tokenizer: bool) -> str:
+    ours, theirs = (f"hf-hub:{name}", f"hf-hub:{name}") if is_on_hub else (name, f"local-dir:{name}")
+    lines = {
+        "hf": [
+            "from transformers import AutoModel, AutoProcessor",
+            "",
+            f'model = AutoModel.from_pretrained("{name}")',
+            f'processor = AutoProcessor.from_pretrained("{name}")',
+        ],
+        "openclip": [
+            "import open_clip",
+            "",
+            f'model, _, preprocess = open_clip.create_model_and_transforms("{theirs}")',
+            f'tokenizer = open_clip.get_tokenizer("{theirs}")',
+        ],
     }[form]
-    ours = f"import mmjax\n\nmodel = mmjax.load({'hf-hub:' + name!r})\n" + (
-        'model.zero_shot(["photo.jpg"], ["cat", "dog"])  # also encode_image, encode_text, similarity'
-    )
-    return f"## Use\n\n```python\n{ours}\n```\n\n```python\n{theirs}\n```"
+    code = "\n".join(lines if has_tokenizer else lines[:-1])
+    use = [f'model = mmjax.load("{ours}")', 'model.zero_shot(["photo.jpg"], ["cat", "dog"])']
+    use = use if has_tokenizer else [use[0], 'model.encode_image(["photo.jpg"])']
+    mine = "\n".join(["import mmjax", "", *use])
+    return f"## Use\n\n```python\n{mine}\n```\n\n```python\n{code}\n```"
 
 
 def _training(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> str:
     if not isinstance(opened, checkpoint_source.RunCheckpoint):
         return f"## Training\n\nThe weights were read from files of {FORMATS[opened.foreign.format]}."
     fields = flatten(to_dict(opened.config))
-    rows = [("data", _public(opened.config.data.train) or "-"), ("examples seen", f"{opened.meta['position']:,}")]
-    rows += [(label, _public(str(fields[field]))) for field, label in _FIELDS if fields.get(field) not in (None, "")]
+    rows = [("data", public_name(opened.config.data.train) or "-"), ("examples seen", f"{opened.meta['position']:,}")]
+    has_adapters = bool(fields.get("optimizer.lora.rank"))
+    for field, label in _FIELDS:
+        value = fields.get(field)
+        if value not in (None, "", (), 0) and (has_adapters or not field.startswith("optimizer.lora.")):
+            rows.append((label, public_name(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))))
     objectives = ", ".join(f"{key} {value:g}" for key, value in load_objective.weights(opened.config).items())
     rows.append(("objectives", objectives))
     table = "\n".join(f"| {label} | {value} |" for label, value in rows)
@@ -135,9 +174,10 @@ def _results(records: Sequence[Mapping[str, Any]]) -> str:
     lines = ["## Results", ""]
     if not records:
         return "\n".join([*lines, "None were measured with these weights."])
-    lines += ["| data | metric | value | definition |", "|---|---|---|---|"]
+    lines += ["| data | evaluation | metric | value | definition |", "|---|---|---|---|---|"]
     for record in records:
         for column in columns([record["metrics"]]):
             value = column.text(record["metrics"][column.key])
-            lines.append(f"| {_public(record['dataset'])} | {column.key} | {value} | {definition(column.key)} |")
+            task, meaning = record["task"].replace("_", " "), definition(column.key)
+            lines.append(f"| {public_name(record['dataset'])} | {task} | {column.key} | {value} | {meaning} |")
     return "\n".join(lines)

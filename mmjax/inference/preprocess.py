@@ -15,7 +15,7 @@ from mmjax.inference import inputs
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """From an image to normalised numbers, as `encode_image` takes them.
+    """A callable from an image to normalised numbers, as `encode_image` takes them.
 
     Attributes:
       spec: of the model.
@@ -36,7 +36,7 @@ class Preprocess:
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize:
-    """From texts to token ids, as `encode_text` takes them.
+    """A callable from texts to token ids, as `encode_text` takes them.
 
     Attributes:
       tokenizer: of the model.

@@ -1,8 +1,9 @@
 """Publication of a model: weights in another library's format, with a model card, in a folder or on the Hub."""
 
+import contextlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mmjax.utils import terminal
 
 FORMATS = ("hf", "openclip")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def push(
@@ -51,21 +52,29 @@ def push(
         raise UserError(f"DST={dst}: give hf-hub:OWNER/NAME")
     options = dict(to=to, step=step, tokenizer=tokenizer, settings=settings)
     if not dst.startswith(HUB):
-        _write(src, Path(dst), Path(dst).resolve().name, license, options)
+        _write(src, Path(dst), Path(dst).resolve().name, license, options, is_on_hub=False)
         return
     api = _hub(dst)
     with tempfile.TemporaryDirectory(prefix="mmjax-push-") as folder:
-        _write(src, Path(folder) / "model", name, license, options)
-        try:
-            api.create_repo(name, private=private, exist_ok=True)
+        with _hub_errors(dst):
+            api.create_repo(name, private=private, exist_ok=True)  # before anything long is written
+        _write(src, Path(folder) / "model", name, license, options, is_on_hub=True)
+        with _hub_errors(dst):
             address = api.upload_folder(repo_id=name, folder_path=str(Path(folder) / "model"))
-        except Exception as error:  # the package raises its own, the network's and the operating system's
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(
-                f"DST={dst}: the Hub did not take it ({type(error).__name__}: {reason}); log in with `hf auth login`,"
-                " or give a folder, which needs no network"
-            ) from error
     terminal.show(f"{dst}: {address}")
+
+
+@contextlib.contextmanager
+def _hub_errors(dst: str) -> Iterator[None]:
+    """Raises what the Hub's package raises as one line."""
+    try:
+        yield
+    except Exception as error:  # its own, the network's and the operating system's
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"DST={dst}: the Hub did not take it ({type(error).__name__}: {reason}); log in with `hf auth login`, or"
+            " give a folder, which needs no network"
+        ) from error
 
 
 def _hub(dst: str) -> Any:
@@ -76,12 +85,13 @@ def _hub(dst: str) -> Any:
     return huggingface_hub.HfApi()
 
 
-def _write(src: Any, folder: Path, name: str, license: str | None, options: dict[str, Any]) -> None:
+def _write(src: Any, folder: Path, name: str, license: str | None, options: dict[str, Any], *, is_on_hub: bool) -> None:
     convert(src, folder, **options)
     opened = checkpoint_source.open_checkpoint(
         src, step=options["step"], tokenizer=options["tokenizer"], settings=options["settings"], from_flags=True
     )
-    card = make_card(opened, _records(opened), name=name, form=options["to"], license=license)
+    records, form = _records(opened), options["to"]
+    card = make_card(opened, records, name=name, form=form, license=license, is_on_hub=is_on_hub)
     (folder / "README.md").write_text(card)
     terminal.show(f"{folder / 'README.md'}  {len(card.encode()):,} bytes")
     if license is None:

@@ -68,7 +68,7 @@ class RestoredModel:
 
     @property
     def preprocess(self) -> Preprocess:
-        """What makes normalised float32 [S, S, 3] of an image (a path, file's bytes, PIL image, uint8 array).
+        """A callable from an image (a path, file's bytes, PIL image, uint8 array) to normalised float32 [S, S, 3].
 
         It can be pickled, so that a data loader's workers have it; `encode_image` takes its results in batches.
         """
@@ -76,7 +76,7 @@ class RestoredModel:
 
     @property
     def tokenize(self) -> Tokenize:
-        """What makes ids int32 [B, L] of texts; `encode_text` takes its results. It can be pickled."""
+        """A callable from texts to ids int32 [B, L], which `encode_text` takes. It can be pickled."""
         return Tokenize(self._words)
 
     @functools.cached_property
@@ -90,7 +90,7 @@ class RestoredModel:
 
     @property
     def logit_scale(self) -> float:
-        """What cosine similarities are multiplied with (not its logarithm).
+        """The scale of cosine similarities (not its logarithm).
 
         Raises:
           UserError: the model compares no embeddings.

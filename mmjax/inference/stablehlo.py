@@ -14,6 +14,7 @@ from jax import export as jax_export
 from mmjax import tasks
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
+from mmjax.inference.convert import check_target
 from mmjax.interop import exported_tokenizers
 from mmjax.interop.export import write_safetensors
 from mmjax.parallel import partition
@@ -53,9 +54,7 @@ def export(
     Raises:
       UserError: `src` cannot be read or embeds nothing, or `dst` is not empty.
     """
-    target = Path(dst)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"DST={dst} is there already; give a new folder")
+    target = Path(check_target(dst, is_local=True))
     require("flatbuffers", extra="export", where="mmjax export")
     for platform in platforms:
         validate_choice("--platforms", platform, PLATFORMS)

@@ -94,8 +94,8 @@ def open_checkpoint(
     if named is not None:
         tokenizer = tokenizer or named.tokenizer
         if config is None:
-            model_settings.take_unseen(settings, named.settings)
-            prepared = named.preprocessing
+            model_settings.fill_missing(settings, named.settings)
+            prepared = named.preprocessing if form == "openclip" else prepared
     model_settings.apply_overrides(settings, overrides or {}, None if config is None else config_file)
     model_settings.complete(settings, weights if config is None else config_file)
     if named is not None:
@@ -165,15 +165,25 @@ def _prefixes_of_models(tensors: Tensors) -> list[str]:
 
 # By parameters of Hugging Face's CLIPTextModel, CLIPVisionModel, SiglipVisionModel and their like.
 _LONE_TOWERS = {
-    "a text tower": "embeddings.token_embedding.weight",
+    "a text tower": "token_embedding.weight",
     "an image tower": "embeddings.patch_embedding.weight",
+    "an image tower of OpenCLIP": "transformer.resblocks.0.ln_1.weight",
+    "an image tower of timm": "patch_embed.proj.weight",
+    "a ResNet": "layer1.0.conv1.weight",
 }
+_PEFT = re.compile(r"\.lora_[AB]\.|\.base_layer\.")
 
 
 def _recognize_format(tensors: Tensors) -> str:
     _refuse_unsupported(tensors)
+    if adapter := next(filter(_PEFT.search, tensors), None):
+        raise UserError(
+            f"{tensors.path}: adapters of peft ({adapter}); save the model that merge_and_unload() gives, and load that"
+        )
     for form, names in _MARKER_PARAMS.items():
         if all(name in tensors for name in names):
+            if form.startswith("openclip") and not any(name.endswith("token_embedding.weight") for name in tensors):
+                raise UserError(f"{tensors.path}: an image tower of OpenCLIP alone; give a file with both towers")
             return form.removesuffix("-timm")
     if any(name.removeprefix("params/").startswith("img/embedding/") for name in tensors):
         return "big_vision"
@@ -185,15 +195,24 @@ def _recognize_format(tensors: Tensors) -> str:
             f"{tensors.path}: {media_configs.FORMATS[kind].name}, which has no image and text tower;"
             " mmjax.interop.media_towers.open_tower reads it"
         )
-    towers = [name for name, sign in _LONE_TOWERS.items() if any(param.endswith(sign) for param in tensors)]
-    if len(towers) == 1:
-        raise UserError(
-            f"{tensors.path}: {towers[0]} alone; give a file or folder with both towers, such as a CLIPModel's"
-        )
+    _refuse_lone_tower(tensors)
     shown = ", ".join(list(tensors)[:3]) or "none at all"
     raise UserError(
         f"{tensors.path}: not a CLIP or SigLIP of OpenCLIP, Hugging Face or big_vision; its parameters are {shown} ..."
     )
+
+
+def _refuse_lone_tower(tensors: Tensors) -> None:
+    """Checks that a file is not one tower alone.
+
+    Raises:
+      UserError: it is, by the first of `_LONE_TOWERS` that it has.
+    """
+    for name, sign in _LONE_TOWERS.items():
+        if any(param.endswith(sign) for param in tensors):
+            raise UserError(
+                f"{tensors.path}: {name} alone; give a file or folder with both towers, such as a CLIPModel's"
+            )
 
 
 def _model_type(config_file: Path) -> str:

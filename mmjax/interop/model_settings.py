@@ -28,8 +28,6 @@ _CHOICES = {
 # Far beyond any model: a damaged file is refused before its layers are counted.
 _MAX = {"depth": 1_000, "vocab_size": 10**8, "eos_id": 10**8, "context_length": 10**6}
 _MAX_OTHERS = 10**5
-# What a tower computes beside what the shapes of its parameters show.
-_UNSEEN = ("heads", "norm_eps", "activation", "causal", "pool", "eos_id")
 
 
 def affects_output(field: str) -> bool:
@@ -142,14 +140,12 @@ def complete(settings: Settings, path: Any) -> None:
     image["crop_to_patches"] = image["image_size"] % image["patch_size"] != 0
 
 
-def take_unseen(settings: Settings, known: Settings) -> None:
-    """Takes from a known model, in place, what the shapes of its parameters do not show."""
+def fill_missing(settings: Settings, known: Settings) -> None:
+    """Takes from a known model, in place, what neither the shapes of a file nor the tables of published models tell."""
     for tower in TOWERS:
-        settings[tower] |= {field: known[tower][field] for field in _UNSEEN if field in known[tower]}
-    image, pixels = settings["image"], known["image"]["image_size"]
-    is_missing = isinstance(image["image_size"], published_towers.MissingSetting)
-    if is_missing or pixels // image["patch_size"] == image["image_size"] // image["patch_size"]:
-        image["image_size"] = pixels
+        for field, value in settings[tower].items():
+            if isinstance(value, published_towers.MissingSetting):
+                settings[tower][field] = known[tower][field]
 
 
 def check_equal(settings: Settings, known: Settings, path: Any, name: str) -> None:

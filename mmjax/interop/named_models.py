@@ -1,6 +1,6 @@
 """Models by OpenCLIP's names, such as ViT-B-32: their settings and how they see images, without weights.
 
-The names and configs are those of open_clip 3.3 that mmjax reads; scripts/openclip_models.py writes the file.
+The names and configs are those of open_clip 3.3; scripts/openclip_models.py writes the file.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.errors import UserError, did_you_mean
-from mmjax.interop import model_settings, openclip, preprocessing, tokenizer_files
 
 FILE = Path(__file__).parent / "openclip_models.json"
 
@@ -35,24 +34,31 @@ class NamedModel:
 
 
 def names(pattern: str = "*") -> list[str]:
-    """The names that match a pattern such as `ViT-B*`, whatever the case, sorted."""
-    return [name for name in sorted(_configs(), key=str.lower) if fnmatch.fnmatch(name.lower(), pattern.lower())]
+    """The names that match a pattern such as `ViT-B*`, or hold a word such as `siglip`, whatever the case, sorted."""
+    lowered = pattern.lower() if any(letter in pattern for letter in "*?[") else f"*{pattern.lower()}*"
+    known = sorted((name for name, config in _configs().items() if not isinstance(config, str)), key=str.lower)
+    return [name for name in known if fnmatch.fnmatch(name.lower(), lowered)]
 
 
 def find(name: str) -> NamedModel:
-    """The model of a name; OpenAI's `ViT-B/32` stands for `ViT-B-32`.
+    """The model of a name, whatever the case; OpenAI's `ViT-L/14@336px` stands for `ViT-L-14-336`.
 
     Raises:
       UserError: there is none.
     """
+    from mmjax.interop import model_settings, openclip, preprocessing, tokenizer_files  # which import jax
+
     configs = _configs()
-    known = name if name in configs else str(name).replace("/", "-").replace("@", "-")
-    if known not in configs:
+    plain = lambda text: text.lower().replace("/", "-").replace("@", "-").removesuffix("px")
+    known = {plain(key): key for key in configs}.get(plain(str(name)), "")
+    if not known:
         raise UserError(
-            f"name={name!r} is no model that mmjax builds{did_you_mean(str(name), configs)}; mmjax.list_models() (and"
-            " mmjax list) has the names, and mmjax.load(PATH) reads checkpoints"
+            f"name={name!r} is no model of open_clip{did_you_mean(str(name), configs)}; mmjax.list_models() (and mmjax"
+            " list) has the names, and mmjax.load(PATH) reads checkpoints"
         )
     config, where = configs[known], f"the model {known}"
+    if isinstance(config, str):
+        raise UserError(f"name={name!r} is a model that mmjax does not build: {config}; mmjax list has those it builds")
     settings = openclip.from_config(config, where)
     model_settings.complete(settings, where)
     image_size, text = settings["image"]["image_size"], config["model_cfg"]["text_cfg"]
@@ -63,4 +69,5 @@ def find(name: str) -> NamedModel:
 
 @functools.cache
 def _configs() -> Mapping[str, Any]:
+    """By name the config, or why mmjax does not build the model."""
     return json.loads(FILE.read_text())

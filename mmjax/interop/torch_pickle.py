@@ -41,7 +41,12 @@ _ALLOWED |= {f"torch {name}" for name in _STORAGES}
 _BESIDE = {"argparse Namespace", "_codecs encode", "builtins set", "__builtin__ set", "torch device"}
 _BESIDE |= {f"pathlib {name}" for name in ("PosixPath", "PurePosixPath")} | {"pathlib._local PosixPath"}
 _BESIDE |= {f"torch {name}" for name in ("float32", "float16", "bfloat16", "float64", "int64")}
-_BESIDE |= {"numpy dtype", "numpy ndarray"}
+_BESIDE |= {"numpy dtype", "numpy ndarray", "torch torch_version.TorchVersion", "torch.torch_version TorchVersion"}
+_BESIDE |= {f"collections {name}" for name in ("defaultdict", "Counter", "deque")} | {"types SimpleNamespace"}
+_BESIDE |= {f"datetime {name}" for name in ("datetime", "timedelta", "date", "timezone")}
+_BESIDE |= {f"pathlib {name}" for name in ("WindowsPath", "PureWindowsPath", "Path")}
+_BUILTINS = ("complex", "slice", "frozenset", "int", "long", "float", "str", "list", "dict")
+_BESIDE |= {f"{module} {name}" for module in ("builtins", "__builtin__") for name in _BUILTINS}
 _BESIDE |= {f"numpy.{core}.multiarray {name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")}
 _ALLOWED |= _BESIDE
 
@@ -77,15 +82,15 @@ class Tensor:
     strides: tuple[int, ...]
 
 
+class _Beside:
+    """An object that lies beside a model: nothing of it is kept."""
+
+
 class _Record:
     """An object of a TorchScript class: its fields."""
 
     def __init__(self):
         self.state: dict[Any, Any] = {}
-
-
-class _Beside:
-    """An object that lies beside a model: nothing of it is kept."""
 
 
 _T = TypeVar("_T")
@@ -115,7 +120,7 @@ _LITERALS = {
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": _Beside}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -178,12 +183,17 @@ class _Machine:
         if name in ("TUPLE", "LIST", "DICT"):
             items = self._since_mark()
             self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": _pairs}[name](items))
-        elif name in ("APPENDS", "SETITEMS"):
+        elif name in ("APPENDS", "SETITEMS", "ADDITEMS"):
             items = self._since_mark()
+            if isinstance(self.stack[-1], _Beside):  # of which nothing is kept
+                return
             if name == "APPENDS":
                 _expect(self.stack[-1], list).extend(items)
             else:
                 _expect(self.stack[-1], dict).update(_pairs(items))
+        elif name == "FROZENSET":
+            self._since_mark()
+            self.stack.append(_Beside())
         else:
             self._build_one(name, argument, self.stack)
 
@@ -193,7 +203,8 @@ class _Machine:
             _expect(stack[-1], list).append(item)
         elif name == "SETITEM":
             value, key = stack.pop(), stack.pop()
-            _expect(stack[-1], dict).update(_pairs([key, value]))
+            if not isinstance(stack[-1], _Beside):
+                _expect(stack[-1], dict).update(_pairs([key, value]))
         elif name == "GLOBAL":
             stack.append(self._global(argument))
         elif name == "STACK_GLOBAL":
@@ -214,9 +225,8 @@ class _Machine:
             state = stack.pop()
             if isinstance(stack[-1], _Record) and isinstance(state, dict):
                 stack[-1].state = state
-            elif not isinstance(
-                stack[-1], dict | _Beside
-            ):  # an OrderedDict's attributes, such as _metadata, are dropped
+            # An OrderedDict's attributes, such as _metadata, are dropped.
+            elif not isinstance(stack[-1], dict | _Beside):
                 raise Refused("sets the state of an object")
         elif name == "POP":
             stack.pop()

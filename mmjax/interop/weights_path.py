@@ -14,6 +14,9 @@ _OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin",
 _HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 OPENCLIP_CONFIG, HF_CONFIG = "open_clip_config.json", "config.json"
 _MODULES = "modules.json"  # of sentence-transformers
+_DIFFUSERS = "model_index.json"
+LOCAL = "local-dir:"  # OpenCLIP's name for folders
+_OF_MODULES = ["*.json", "*CLIPModel/*.json", "*CLIPModel/*.txt", "*CLIPModel/*.safetensors", "*CLIPModel/*.bin"]
 _CACHED = "models--"  # what the Hub's cache begins a model's folder with
 
 
@@ -23,14 +26,17 @@ def local_path(path: Any) -> Path:
     Raises:
       UserError: no such path, or the package is not installed.
     """
-    text = str(path)
+    text = str(path).removeprefix(LOCAL)
     if text.startswith(HUB):
-        return _fetch_from_hub(text.removeprefix(HUB))
+        return _model_folder(_fetch_from_hub(text.removeprefix(HUB)))
     if paths.scheme(path):
         raise UserError(f"{path}: weights of other libraries are read from a local disk; copy them there first")
     local = Path(text).expanduser()
     if not local.exists():
-        raise UserError(f"{path}: there is no such file or folder; give a path, or hf-hub:NAME for a model of the Hub")
+        raise UserError(
+            f"{path}: there is no such file or folder; give a path, or hf-hub:NAME for a model of the Hub (tags of"
+            " pretrained weights have no meaning here)"
+        )
     return _model_folder(local) if local.is_dir() else local
 
 
@@ -43,8 +49,13 @@ def _model_folder(folder: Path) -> Path:
     if cached := sorted(child.name for child in folder.glob(f"{_CACHED}*") if child.is_dir()):
         names = ", ".join(cached[:5]) + (", ..." if len(cached) > 5 else "")
         raise UserError(f"{folder}: the Hub's cache, and no model; give one of its folders ({names})")
-    if (folder / "snapshots").is_dir() and (folder / "refs").is_dir():
+    if (folder / "snapshots").is_dir():
         return _snapshot(folder)
+    if (folder / _DIFFUSERS).is_file():
+        raise UserError(
+            f"{folder}: a pipeline of diffusers, and no model; its text encoder is the folder text_encoder in it, which"
+            " is a text tower alone"
+        )
     if not (folder / _MODULES).is_file():
         return folder
     kinds = []
@@ -88,6 +99,8 @@ def _fetch_from_hub(name: str) -> Path:
     try:
         files = huggingface_hub.list_repo_files(name)
         wanted = [file for file in files if "/" not in file and file.endswith((".json", ".model", ".txt"))]
+        if _MODULES in files:  # of sentence-transformers, whose CLIP lies in a folder of its own
+            return Path(huggingface_hub.snapshot_download(name, allow_patterns=_OF_MODULES))
         weights = [file for file in (*_OPENCLIP_FILES[:1], *_HF_FILES, *_OPENCLIP_FILES) if file in files]
         weights += [file for file in files if "/" not in file and file.endswith(WEIGHTS)]
         if not weights:

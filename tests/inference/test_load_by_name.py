@@ -25,7 +25,7 @@ def golden_name(monkeypatch):
     tiny = json.loads((GOLDEN / "open_clip_config.json").read_text())
     other = json.loads(json.dumps(tiny).replace('"width": 16', '"width": 32'))
     words = json.loads(json.dumps(tiny).replace('"vocab_size": 40', '"vocab_size": 259'))
-    known |= {"Tiny-2": tiny, "Tiny-wide": other, "Tiny-bytes": words}
+    known |= {"Not-built": "a CoCa", "Tiny-2": tiny, "Tiny-wide": other, "Tiny-bytes": words}
     monkeypatch.setattr(named_models, "_configs", lambda: known)
     return "Tiny-2"
 
@@ -58,6 +58,21 @@ def test_weights_without_a_config(golden_name, pictures, tmp_path):
     assert model.source == str(file) and model.image_spec == reference.image_spec
 
 
+def test_what_a_file_tells_goes_before_the_name(monkeypatch):
+    """OpenAI's archives are QuickGELU: a name without it is another model."""
+    opened = mmjax.load(GOLDEN.parent / "openai-jit" / "tiny.pt", **{"image.heads": 2, "text.heads": 2})
+    written = openclip.to_config(to_dict(opened.config.model), dataclasses.asdict(opened.image_spec))
+    gelu = json.loads(json.dumps(written))
+    gelu["model_cfg"].pop("quick_gelu")
+    monkeypatch.setattr(named_models, "_configs", lambda: {"Quick": written, "Gelu": gelu})
+    assert (
+        mmjax.create_model("Quick", GOLDEN.parent / "openai-jit" / "tiny.pt").config.model.image.activation
+        == "quick_gelu"
+    )
+    with pytest.raises(UserError, match="activation='quick_gelu', and Gelu has 'gelu'"):
+        mmjax.create_model("Gelu", GOLDEN.parent / "openai-jit" / "tiny.pt")
+
+
 def test_weights_of_a_run(monkeypatch, pictures, tmp_path):
     """Of the name's model; of another one they are refused."""
     assert runs.train(runs.config(steps=2, checkpoint__every=2), tmp_path) is None
@@ -75,6 +90,8 @@ def test_weights_of_a_run(monkeypatch, pictures, tmp_path):
     ("name", "options", "message"),
     [
         ("Tiny-3", {}, "did you mean 'Tiny-2'"),
+        ("Not-built", {}, "does not build: a CoCa; mmjax list"),
+        ("Tiny-2", {"weights": "openai"}, "tags of pretrained weights have no meaning here"),
         ("Tiny-wide", {"weights": GOLDEN}, "image.width=16, and Tiny-wide has 32; give the name of the model"),
         ("Tiny-2", {"weights": GOLDEN / "none"}, "none"),
         ("Tiny-2", {"batch_size": 0}, "batch_size=0"),
@@ -135,11 +152,23 @@ def test_templates_as_other_libraries_have_them(golden_name, pictures):
         result = model.zero_shot(pictures, names, templates)
         expected = result if expected is None else expected
         np.testing.assert_array_equal(result, expected)
+    article = lambda name: f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    by_class = {"cat": ["a cat"], "owl": ["an owl"]}
+    np.testing.assert_array_equal(
+        model.zero_shot(pictures, ["cat", "owl"], [article]), model.zero_shot(pictures, ["cat", "owl"], by_class)
+    )
+    classifier = model.zero_shot_classifier(names, ["a {}.", "no {}!"])
+    np.testing.assert_array_equal(model.zero_shot(pictures, classifier), expected)
     single = model.zero_shot(pictures, names, "a {c}.")
     np.testing.assert_array_equal(model.zero_shot(pictures, names, "a {}."), single)
     np.testing.assert_array_equal(model.zero_shot(pictures, names, lambda name: f"a {name}."), single)
-    with pytest.raises(UserError, match=r"'a cat' has no \{c\}"):
-        model.zero_shot(pictures, names, ["a cat"])
+    for classes, templates, message in (
+        (names, ["a cat"], r"'a cat' has no \{c\}"),
+        (names, 5, "templates=5: give prompts"),
+        ({"cat": ["a cat"]}, "a {c}.", "prompts by class are for templates="),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.zero_shot(pictures, classes, templates)
 
 
 def test_arrays_with_their_channels_first(golden_name, pictures):
@@ -148,3 +177,17 @@ def test_arrays_with_their_channels_first(golden_name, pictures):
     arrays = [np.asarray(picture) for picture in pictures]
     expected = model.encode_image(arrays)
     np.testing.assert_array_equal(model.encode_image([array.transpose(2, 0, 1) for array in arrays]), expected)
+    one = model.preprocess(pictures[0])
+    np.testing.assert_array_equal(model.encode_image(one), model.encode_image(one[None]))
+    with pytest.raises(UserError, match=r"images: number 1: .*float32"):
+        model.encode_image([arrays[0], np.zeros((4, 4), np.float32)])
+
+
+def test_many_files_are_decoded_a_batch_at_a_time(golden_name, pictures, tmp_path):
+    model = mmjax.create_model(golden_name, batch_size=2)
+    pictures[0].save(tmp_path / "0.png")
+    paths = [tmp_path / "0.png"] * 5
+    np.testing.assert_allclose(model.encode_image(np.array(list(map(str, paths)))), model.encode_image(paths))
+    assert model.encode_image(iter(paths)).shape[0] == 5 and model.encode_image([]).shape[0] == 0
+    with pytest.raises(UserError, match="images: number 4: .*none.png"):
+        model.encode_image([*paths[:4], tmp_path / "none.png"])

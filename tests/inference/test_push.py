@@ -8,6 +8,7 @@ import pytest
 
 import mmjax
 from mmjax.cli import main
+from mmjax.inference import model_card
 from mmjax.metrics import definitions
 from tests.helpers import runs
 
@@ -39,7 +40,10 @@ def test_a_folder_without_network(workdir, tmp_path, capsys):
     (measured,) = (line for line in lines if line["kind"] == "eval" and line["step"] == 2)
     names = {metric["name"]: metric["value"] for result in index["results"] for metric in result["metrics"]}
     assert names["image_retrieval_recall@1"] == measured["shapes/image_retrieval_recall@1"]
-    assert "share of captions whose image is among the 1 most similar" in text and "| data | shapes |" in text
+    assert (
+        "share of captions whose image is one of the 1 most similar of all images" in text
+        and "| data | shapes |" in text
+    )
     assert mmjax.load(tmp_path / "my-clip").can == mmjax.load(workdir).can
 
 
@@ -53,22 +57,36 @@ def test_evaluations_that_were_stored_are_the_results(workdir, tmp_path):
     assert main.main(["push", str(workdir), str(tmp_path / "one")]) == 0
     file.unlink()
     text, metadata = card_of(tmp_path / "one")
-    assert "license" not in metadata and "| digits/test | acc1 | 50.00% | share of examples whose class" in text
+    assert (
+        "license" not in metadata
+        and "| digits/test | zeroshot classification | acc1 | 50.00% | share of examples whose" in text
+    )
     (result,) = metadata["model-index"][0]["results"]
     assert result["task"] == {"type": "zero-shot-image-classification"} and result["dataset"]["name"] == "digits/test"
 
 
-def test_folders_are_not_in_a_card(tmp_path, monkeypatch):
-    """Of data and of tokenizers the names alone are public."""
-    from mmjax.inference import model_card
-
-    assert (
-        model_card._public("pairs:/home/me/secret/a.tsv@2+wds:gs://mine/b-{0..9}.tar")
-        == "pairs:a.tsv@2+wds:b-{0..9}.tar"
-    )
-    assert model_card._public("json:/x/tokenizer.json") == "json:tokenizer.json"
-    assert model_card._public("/home/me/run") == "run" and model_card._public("hf-hub:me/clip") == "hf-hub:me/clip"
-    assert model_card._public("shapes/test") == "shapes/test"
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("pairs:/home/me/secret/a.tsv@2+wds:gs://mine/b-{0..9}.tar", "pairs:a.tsv@2+wds:b-{0..9}.tar"),
+        ("wds:{/home/me/a,/home/other/b}.tar", "wds:..."),
+        ("parquet:https://user:token@host/x/y.parquet", "parquet:y.parquet"),
+        ("pairs:/home/me/a.csv,images=/home/me/{id}.jpg", "pairs:a.csv"),
+        ("json+lower:/x/tokenizer.json", "json+lower:tokenizer.json"),
+        ("folder:/data/imagenet/", "folder:imagenet"),
+        ("folder:imagenet/val", "folder:imagenet/val"),
+        ("karpathy:/x/dataset_coco.json/test", "karpathy:dataset_coco.json/test"),
+        ("tfds:coco_captions/train", "tfds:coco_captions/train"),
+        ("hf:/home/me/secret/set", "hf:set"),
+        ("hf:me/set", "hf:me/set"),
+        ("hf-hub:me/clip", "hf-hub:me/clip"),
+        ("/home/me/run", "run"),
+        ("C:\\Users\\me\\run", "run"),
+        ("shapes/test", "shapes/test"),
+    ],
+)
+def test_folders_are_not_in_a_card(name, public):
+    assert model_card.public_name(name) == public
 
 
 class Hub:
@@ -121,10 +139,11 @@ def test_metrics_of_the_docs_have_a_definition():
     """Those of the tables in docs/evaluation.md."""
     text = (runs.ROOT / "docs/evaluation.md").read_text()
     names = re.findall(r"(?m)^\| ((?:`[^`|]+`(?: \.\.\. |, )?)+)[^|]*\| [^|]+\| [^|]*\|$", text)
-    known = {name for line in names for name in re.findall(r"`([^`]+)`", line)}
-    assert {"acc1", "rouge_l", "rsum"} <= known
-    for name in ("acc1", "acc5", "image_retrieval_recall@10", "5x1000_text_retrieval_recall@1", "bleu_4", "cider_d"):
-        assert definitions.definition(name), name
+    known = {name for line in names for name in re.findall(r"`([^`]+)`", line)} - {"metric"}
+    plain = lambda name: re.sub(r"^\.\.\._", "text_retrieval_", name).replace("K", "5").replace("CATEGORY", "swap")
+    filled = {name for name in map(plain, known) if re.fullmatch(r"[a-z0-9_@]+", name)}
+    assert {"acc1", "rouge_l", "rsum", "text_acc", "itm_accuracy"} <= filled
+    assert not [name for name in filled if not definitions.definition(name)]
     assert definitions.definition("acc1_without_audio") == "acc1 without audio" and not definitions.definition("gap")
     assert definitions.definition("5x1000_rsum").endswith("mean of 5 folds of 1000")
 

@@ -1,7 +1,10 @@
 """What trainers and other libraries put around a CLIP's weights, made by them: it is read, or named for what it is."""
 
 import argparse
+import collections
+import datetime
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -115,6 +118,11 @@ def open_clip_train(model):
         "args": argparse.Namespace(lr=1e-3, precision="amp", train_data=None),
         "best": np.float32(0.25),
         "history": np.arange(3.0),
+        "counts": collections.Counter("aab") | collections.defaultdict(int, a=1),
+        "seen": {1, 2},
+        "started": datetime.datetime(2026, 1, 1),
+        "folder": pathlib.Path("/tmp"),
+        "version": torch.__version__,
     }
 
 
@@ -134,8 +142,37 @@ WRAPPINGS = {
 def test_files_of_trainers(model, same, tmp_path, name):
     import torch
 
-    torch.save(WRAPPINGS[name](model), tmp_path / "wrapped.pt")
-    same(tmp_path / "wrapped.pt")
+    for protocol in (2, 4):
+        torch.save(WRAPPINGS[name](model), tmp_path / "wrapped.pt", pickle_protocol=protocol)
+        same(tmp_path / "wrapped.pt")
+
+
+def parts_of(model):
+    import timm
+
+    timm_tower = timm.create_model("vit_tiny_patch16_224", depth=1)
+    return {
+        "an image tower of OpenCLIP alone": {f"visual.{k}": v for k, v in model.visual.state_dict().items()},
+        "an image tower of OpenCLIP": model.visual.state_dict(),
+        "an image tower of timm": timm_tower.state_dict(),
+        "a ResNet": timm.create_model("resnet18").state_dict(),
+        "a text tower": {k: v for k, v in model.state_dict().items() if not k.startswith("visual.")},
+        "adapters of peft": {"base_model.model.q_proj.lora_A.weight": model.text_projection},
+    }
+
+
+def test_parts_of_other_libraries_are_named(model, tmp_path):
+    import torch
+
+    for message, state in parts_of(model).items():
+        torch.save(state, tmp_path / "part.pt")
+        with pytest.raises(UserError, match=message) as error:
+            foreign_checkpoint.open_checkpoint(tmp_path / "part.pt")
+        assert "\n" not in str(error.value)
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "pipe" / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match="a pipeline of diffusers"):
+        foreign_checkpoint.open_checkpoint(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +208,7 @@ def test_the_hubs_cache_and_sentence_transformers(theirs, tmp_path):
     theirs.save_pretrained(sentences / "0_CLIPModel")
     modules = [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
     (sentences / "modules.json").write_text(json.dumps(modules))
-    for path in (cache / "snapshots" / "abc", cache, sentences):
+    for path in (cache / "snapshots" / "abc", cache, sentences, f"local-dir:{sentences}"):
         result = arrays(path)
         expected = expected or result
         assert all(np.array_equal(result[name], array) for name, array in expected.items())

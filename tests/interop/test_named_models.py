@@ -27,11 +27,17 @@ def test_sizes_are_those_published():
 
 def test_names_match_patterns_whatever_the_case():
     assert len(NAMES) >= 64 and named_models.names("vit-l-14-336*") == ["ViT-L-14-336", "ViT-L-14-336-quickgelu"]
-    assert named_models.find("ViT-B/32").name == "ViT-B-32"
+    assert named_models.find("ViT-B/32").name == named_models.find("vit-b-32").name == "ViT-B-32"
+    assert named_models.find("ViT-L/14@336px").name == "ViT-L-14-336"
+    assert named_models.names("so400m-16-siglip2") == [f"ViT-SO400M-16-SigLIP2-{size}" for size in (256, 384, 512)]
     assert named_models.find("ViT-L-14").preprocessing["std"][0] == pytest.approx(0.26862954)
     siglip = named_models.find("ViT-B-16-SigLIP")
     assert siglip.preprocessing["resize"] == "squash" and siglip.tokenizer == ""
-    for name, message in (("ViT-B32", "did you mean 'ViT-B-32'"), ("RN50", "mmjax list"), ("", "mmjax list")):
+    for name, message in (
+        ("ViT-B32", "did you mean 'ViT-B-32'"),
+        ("RN50", "does not build: .*ResNet"),
+        ("", "mmjax list"),
+    ):
         with pytest.raises(UserError, match=message):
             named_models.find(name)
 

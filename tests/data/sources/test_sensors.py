@@ -46,7 +46,9 @@ def test_is_a_source_of_pure_functions(samples):
         }
         same = samples[0][i]
         assert (record["label"], record["id"]) == (same["label"], same["id"])
-        assert all(np.array_equal(record["modalities"][name], same["modalities"][name], equal_nan=True) for name in SHAPES)
+        assert all(
+            np.array_equal(record["modalities"][name], same["modalities"][name], equal_nan=True) for name in SHAPES
+        )
     assert source[-1]["id"] == source[999_999]["id"] and len({r["id"] for part in samples for r in part}) == 5_000
     assert not np.array_equal(samples[0][0]["modalities"]["image"], samples[1][0]["modalities"]["image"])
     with pytest.raises(IndexError):
@@ -86,7 +88,11 @@ def test_every_further_modality_tells_more(samples):
         accuracy[names] = solver.fit(x, labels[0]).score(held_out, labels[1])
         bound = best_accuracy(names)
         # Six words for what a text shows of a bit are not all of it.
-        assert bound - (0.05 if "text" in names else 0.03) < accuracy[names] < bound + 3 * (bound * (1 - bound) / len(test)) ** 0.5
+        assert (
+            bound - (0.05 if "text" in names else 0.03)
+            < accuracy[names]
+            < bound + 3 * (bound * (1 - bound) / len(test)) ** 0.5
+        )
     single, pairs, all_three = ([accuracy[c] for c in CHOICES if len(c) == count] for count in (1, 2, 3))
     assert min(single) > 0.4 and max(single) < 0.5
     assert min(pairs) > 0.82 and max(pairs) < 0.93 and all_three[0] > 0.94
