@@ -113,7 +113,12 @@ def shared_compilation():
 
     init = lambda task, config, tx: (task, _groups(config, *_STEP))
     step = lambda task, config, tx, schedule, mesh, shardings: (task, _groups(config, *_STEP), mesh)
-    embedder = lambda task, mesh, tokenizer, batch_size: (task, mesh, tokenizer and str(tokenizer.describe()), batch_size)
+    embedder = lambda task, mesh, tokenizer, batch_size: (
+        task,
+        mesh,
+        tokenizer and str(tokenizer.describe()),
+        batch_size,
+    )
     view = lambda task, mesh, tokenizer, patch_size: (task, mesh, str(tokenizer.describe()), patch_size)
     with (
         mock.patch.object(tasks, "Task", _shared(_Task, task)),
