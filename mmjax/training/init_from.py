@@ -41,6 +41,7 @@ class Taken:
       resampled: lines on tables for another size.
       fresh: the model's parameters that are not taken.
       left: the source's that are not.
+      columns: of the source's tables, with their statistics; None where there are none.
     """
 
     source: str = ""
@@ -49,6 +50,7 @@ class Taken:
     resampled: Sequence[str] = ()
     fresh: Sequence[str] = ()
     left: Sequence[str] = ()
+    columns: Any = None
 
     def lines(self, verb: str = "took") -> list[str]:
         """Lines for the log."""
@@ -179,6 +181,7 @@ class _Choice:
             resampled=[init_towers.describe_resampling(name, *tables) for name, tables in self.tables.items()],
             fresh=[name for name in flat if name not in self.paths],
             left=[name for name in source.shapes if name not in used],
+            columns=source.columns,
         )
 
 

@@ -40,6 +40,7 @@ class Source:
       close: releases it.
       tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
       heads: paths of parameters that are a classifier's, and taken by `init_map` alone.
+      columns: of its tables, with their statistics, as a checkpoint has them; None where there are none.
     """
 
     description: str
@@ -50,6 +51,7 @@ class Source:
     close: Callable[[], None]
     tokenizer_file: Callable[[], bytes | None]
     heads: tuple[str, ...] = ()
+    columns: Any = None
 
 
 def open_source(init_from: str, tokenizer: str) -> Source:
@@ -102,6 +104,7 @@ def _open_workdir(init_from: str, folder: Any) -> Source:
             read=lambda wanted: lora_base.read_params(init_from, stored, step, meta, config.optimizer, wanted),
             close=stored.close,
             tokenizer_file=lambda: stored_meta.read_tokenizer_file(meta, config, where),
+            columns=meta.get("facts", {}).get("table"),
         )
     except BaseException:
         stored.close()

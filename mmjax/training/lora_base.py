@@ -38,11 +38,16 @@ def _part(params: Any, settings: OptimizerConfig, *, frozen: bool) -> Any:
     return nested({path: x for path, x in flattened(params).items() if is_frozen[path] == frozen})
 
 
-def write(workdir: Any, state: TrainState, settings: OptimizerConfig, source: str) -> dict[str, Any]:
-    """Stores what a run freezes, in place of what an earlier start has left; returns `base` of its checkpoints' meta.
+def write(workdir: Any, state: TrainState, settings: OptimizerConfig, source: str) -> dict[str, Any] | None:
+    """Stores what adapters leave frozen, in place of what an earlier start has left.
 
     All processes call it alike; it is on disk before the first step.
+
+    Returns:
+      `base` of the checkpoints' meta; None without adapters.
     """
+    if not lora.is_on(settings):
+        return None
     folder = workdir / FOLDER
     process_agreement.run_on_process_0(lambda: paths.remove_tree(folder) if folder.exists() else None)
     with contextlib.closing(Checkpoints(folder, CheckpointConfig(keep=1))) as checkpoints:

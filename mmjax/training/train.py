@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -123,11 +124,7 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
         state = init_from.replace(setup.make_state(config.seed), pretrained.arrays)
         if pretrained.source and jax.process_index() == 0:
             paths.write_atomically(workdir / init_from.FILE, pretrained.to_json())
-        base = (
-            lora_base.write(workdir, state, config.optimizer, pretrained.source)
-            if lora.is_on(config.optimizer)
-            else None
-        )
+        base = lora_base.write(workdir, state, config.optimizer, pretrained.source)
     else:
         base = meta.get("base")
         state = lora_base.complete(state, workdir, meta, setup.state, config.optimizer)
@@ -147,6 +144,9 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
         log.info(opened.frame_note)
     for note in _notes_on_frozen(config, setup, pretrained, start):
         log.info(note)
+    columns = task.dataset_metadata.columns
+    if pretrained.columns and columns is not None and json.loads(json.dumps(columns.to_dict())) != pretrained.columns:
+        log.info("note: tables are standardised and numbered by this run's training data, which init_from's were not")
 
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))
