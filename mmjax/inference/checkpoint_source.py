@@ -325,6 +325,8 @@ def open_checkpoint(
     if path is None or not isinstance(path, str | os.PathLike):
         raise UserError(f"path={path!r}: give a workdir, a file or folder of weights, or hf-hub:NAME")
     step_field = "--step" if from_flags else "step"
+    if step is not None and type(step) is not int:
+        raise UserError(f"{step_field}={step!r}: give the number of a checkpoint, an integer")
     if is_workdir(path):
         if settings:
             field = f"{'--model-config ' if from_flags else ''}{next(iter(settings))}"

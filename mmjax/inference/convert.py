@@ -1,7 +1,7 @@
 """Conversion of checkpoints between formats."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from mmjax.interop import export, exported_tokenizers, run_config
 from mmjax.io import paths
 from mmjax.models.config import TwoTowerConfig
 from mmjax.parallel import partition
+from mmjax.tasks import config_queries
 from mmjax.training import checkpoint
 from mmjax.training.config import CheckpointConfig, LoraConfig
 from mmjax.training.state import TrainState
 from mmjax.utils import terminal
 
 FORMATS = ("mmjax", *export.FORMATS)
+_POSITIONS = "text/position_embedding"
 
 
 def convert(
@@ -48,51 +50,57 @@ def convert(
       UserError: `src` cannot be read, or `to` has no such model.
     """
     validate_choice("--to", to, FORMATS)
-    target = check_target(dst, is_local=to != "mmjax")
-    opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
-    opened.log_notes()
-    preprocessing = _check_convertible(opened, to)
     if to == "mmjax":
+        target = paths.as_path(dst)
+        paths.check_empty(target, dst, "DST")
+        opened = checkpoint_source.open_checkpoint(
+            src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True
+        )
+        opened.log_notes()
+        check_convertible(opened, to)
         _write_workdir(target, opened)
         terminal.show(
             f"{dst}: a workdir; mmjax eval --workdir={dst} --config.data.eval=..., or --config.init_from={dst}"
         )
         return
-    words = opened.tokenizer if opened.has_tokenizer else None
-    files = export.write(
-        Path(target),
-        to,
-        settings=to_dict(opened.config.model),
-        preprocessing=preprocessing,
-        params=partition.flattened(opened.read_unsharded()),
-        tokenizer=words,
-    )
-    for file in files:
-        terminal.show(f"{file}  {file.stat().st_size:,} bytes")
-    if to != "big_vision" and not preprocessing.get("antialias", True):
-        terminal.show(
-            "note: images were resized without antialiasing; these files have bicubic with it, as Google's own do"
+    with paths.new_folder(dst, "DST") as folder:
+        opened = checkpoint_source.open_checkpoint(
+            src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True
         )
-    if words is not None and to != "big_vision":
-        for note in exported_tokenizers.notes(words, to):
-            terminal.show(f"note: {note}")
+        opened.log_notes()
+        notes = write_files(opened, folder, to)
+    show_files(dst, notes)
 
 
-def check_target(dst: Any, *, is_local: bool) -> Any:
-    """The path of a folder that files can be written to: it is missing or empty, and where asked for on a local disk.
+def write_files(opened: checkpoint_source.OpenedCheckpoint, folder: Path, to: str) -> list[str]:
+    """Writes a model in another library's format; returns what is otherwise there, a line each.
 
     Raises:
-      UserError: it is not.
+      UserError: the format has no such model.
     """
-    target = paths.as_path(dst)
-    if is_local and paths.scheme(dst):
-        raise UserError(f"DST={dst}: files for other programs are written to a local disk; give a folder there")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"DST={dst} is there already; give a new folder")
-    return target
+    preprocessing = check_convertible(opened, to)
+    words = opened.tokenizer if opened.has_tokenizer else None
+    settings, params, notes = to_dict(opened.config.model), partition.flattened(opened.read_unsharded()), []
+    length, longest = config_queries.text_length(opened.config), settings["text"]["context_length"]
+    if length < longest:  # the run's texts are shorter than its table, which those libraries would fill
+        settings["text"]["context_length"] = length
+        params[_POSITIONS] = params[_POSITIONS][:length]
+        notes.append(f"texts have the run's {length} tokens, not the {longest} that the model's table has")
+    export.write(folder, to, settings=settings, preprocessing=preprocessing, params=params, tokenizer=words)
+    if to != "big_vision" and not preprocessing.get("antialias", True):
+        notes.append("images were resized without antialiasing; these files have bicubic with it, as Google's own do")
+    return notes + (exported_tokenizers.notes(words, to) if words is not None and to != "big_vision" else [])
 
 
-def _check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Mapping[str, Any]:
+def show_files(dst: Any, notes: Sequence[str]) -> None:
+    """Prints the files of a folder with their sizes, and notes."""
+    for file in sorted(Path(paths.as_path(dst)).iterdir()):
+        terminal.show(f"{file}  {file.stat().st_size:,} bytes")
+    for note in notes:
+        terminal.show(f"note: {note}")
+
+
+def check_convertible(opened: checkpoint_source.OpenedCheckpoint, to: str) -> Mapping[str, Any]:
     """How images are prepared for a model that the formats of other libraries, or a workdir, can hold.
 
     Raises:

@@ -49,6 +49,7 @@ def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
     Raises:
       UserError: of another kind, preprocessed to another size, NaN, or floats that are not normalised.
     """
+    _check_order("images", images)
     if isinstance(images, Mapping):
         images = images[_key_of("images", images, "pixel_values")]
     images = _to_numpy(images)
@@ -71,8 +72,10 @@ def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
 
 def image_batches(images: Any, spec: transforms.ImageSpec, size: int) -> Iterator[np.ndarray]:
     """Arrays as of `to_images`; of a list of files or images `size` at a time, so that they are never all decoded."""
-    entries = list(images) if isinstance(images, Iterator) else images
-    is_list = isinstance(entries, list | tuple) and not all(_are_floats(_to_numpy(entry)) for entry in entries[:1])
+    entries = list(images) if isinstance(images, Iterator) and not hasattr(images, "read") else images
+    is_list = isinstance(entries, list | tuple) and not any(
+        hasattr(entry, "dtype") and _are_floats(_to_numpy(entry)) for entry in entries[:1]
+    )
     if not is_list or len(entries) <= size:
         yield to_images(entries, spec)
         return
@@ -114,6 +117,7 @@ def to_uint8(images: Any, spec: transforms.ImageSpec, *, first: int = 0) -> np.n
     Raises:
       UserError: of another kind.
     """
+    _check_order("images", images)
     is_one = isinstance(images, Image.Image | str | bytes | os.PathLike)
     if is_one or (isinstance(images, np.ndarray) and images.ndim == 3):
         images = [images]
@@ -137,10 +141,20 @@ def _are_floats(value: Any) -> TypeGuard[np.ndarray]:
 
 def _to_numpy(value: Any) -> Any:
     """Arrays of JAX and tensors of PyTorch as NumPy's, an iterator as a list; anything else as it is."""
-    if hasattr(value, "detach"):  # a tensor: on any device, with a gradient, maybe of a type that NumPy lacks
-        value = value.detach().cpu()
-        return (value.float() if value.is_floating_point() else value).numpy()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if hasattr(value, "is_floating_point"):  # a tensor: on any device, with a gradient, of a type that NumPy lacks
+        try:
+            value = value.detach().cpu()
+            return (value.float() if value.is_floating_point() else value).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, or without numbers
+            reason = (str(error).splitlines() or [""])[0][:80]
+            raise UserError(f"a tensor of PyTorch without plain numbers ({reason}); give a dense one") from error
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if hasattr(value, "read") and not isinstance(value, Image.Image):  # an open file
+        return value.read()
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [_to_numpy(item) for item in value]
     if isinstance(value, Iterator):
         return [_to_numpy(item) for item in value]
@@ -194,9 +208,14 @@ def prepare(image: Any, spec: transforms.ImageSpec) -> UInt8[np.ndarray, "S S 3"
         if transforms.RULES[spec.image_rule].upright:
             image = ImageOps.exif_transpose(image)
         try:
+            if 0 in image.size:
+                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels")
             return transforms.eval_transform(transforms.convert_mode(image, spec), spec)
-        except ValueError as error:  # such as La, which Pillow turns into LA alone
-            raise UserError(f"images: a PIL image of mode {image.mode!r} ({error}); give it as RGB or RGBA") from error
+        # A mode such as La, which Pillow turns into LA alone; a file that is cut off or closed.
+        except (ValueError, OSError, SyntaxError) as error:
+            raise UserError(
+                f"images: a PIL image of mode {image.mode!r} that cannot be used ({error}); give a whole one, as RGB"
+            ) from error
     is_file = isinstance(image, str | bytes | os.PathLike)
     entry = modality_inputs.read_entry(image, "images")
     try:
@@ -231,8 +250,13 @@ def to_templates(templates: Any, class_names: Sequence[str]) -> list[str] | Mapp
     Raises:
       UserError: of another kind.
     """
+    _check_order("templates", templates)
     if isinstance(templates, Mapping):
-        return templates
+        for name, texts in templates.items():
+            if isinstance(texts, str) or not isinstance(texts, Iterable):
+                raise UserError(f"templates: the prompts of class {name!r} are {texts!r}; give a list of strings")
+        lists = {name: to_strings(f"templates[{name!r}]", texts) for name, texts in templates.items()}
+        return {name: [text.replace("{}", "{c}") for text in texts] for name, texts in lists.items()}
     if not isinstance(templates, Iterable) and not callable(templates):
         raise UserError(f"templates={templates!r}: give prompts such as 'a photo of a {{c}}.', or None of them")
     several = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
@@ -241,8 +265,15 @@ def to_templates(templates: Any, class_names: Sequence[str]) -> list[str] | Mapp
     if not any(map(callable, several)):
         return texts
     pairs = list(zip(several, texts, strict=True))
-    prompts = lambda name: [one(name) if callable(one) else text.replace("{c}", name) for one, text in pairs]
+    prompts = lambda name: [_call(one, name) if callable(one) else text.replace("{c}", name) for one, text in pairs]
     return {name: to_strings("templates", prompts(name)) for name in class_names}
+
+
+def _call(template: Callable[[str], str], name: str) -> str:
+    try:
+        return template(name)
+    except Exception as error:
+        raise UserError(f"templates: {template!r} fails on {name!r} ({type(error).__name__}: {error})") from error
 
 
 def to_texts(texts: Any) -> list[str] | np.ndarray:
@@ -254,7 +285,8 @@ def to_texts(texts: Any) -> list[str] | np.ndarray:
     _check_order("texts", texts)
     if isinstance(texts, Mapping):
         texts = texts[_key_of("texts", texts, "input_ids")]
-    texts = _to_numpy([texts] if isinstance(texts, str) else texts)
+    texts = _to_numpy(texts)
+    texts = [texts] if isinstance(texts, str) else texts
     if isinstance(texts, Iterable) and all(isinstance(text, str) for text in texts):
         return [str(text) for text in texts]
     return _stacked("texts", texts)
@@ -276,7 +308,8 @@ def to_token_ids(ids: np.ndarray, text: TextConfig) -> tuple[np.ndarray, np.ndar
     Raises:
       UserError: no array of ids that the model has.
     """
-    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.shape[1] > text.context_length:
+    is_valid = ids.ndim == 2 and np.issubdtype(ids.dtype, np.integer)
+    if not is_valid or not 1 <= ids.shape[1] <= text.context_length:
         raise UserError(
             f"texts of type {ids.dtype} and shape {list(ids.shape)}: give strings, or ids [B, L] with L at most"
             f" {text.context_length}"

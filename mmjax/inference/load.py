@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from mmjax import plugin_imports, tasks
@@ -17,6 +18,7 @@ from mmjax.nn import positions
 from mmjax.tasks import capabilities
 
 _POSITIONS = "image/position_embedding"
+_MAX_SIDE = 16_384  # pixels
 
 
 def load(
@@ -50,7 +52,7 @@ def load(
     Raises:
       UserError: the path is missing, damaged or of another kind of model, or a setting is missing.
     """
-    _check_options(batch_size, precision)
+    _check_options(batch_size, precision, tokenizer, mesh)
     plugin_imports.import_plugins(plugins)
     checkpoint = checkpoint_source.open_checkpoint(path, step=step, tokenizer=tokenizer, settings=settings)
     return _make_model(checkpoint, str(path), image_size, precision, batch_size, mesh)
@@ -79,7 +81,9 @@ def create_model(
     Raises:
       UserError: there is no such model, or the weights are of another one; else as `load`.
     """
-    _check_options(batch_size, precision)
+    _check_options(batch_size, precision, tokenizer, mesh)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed!r}: give an integer from 0 to 2**32 - 1")
     named = named_models.find(name)
     if weights is None:
         checkpoint, source = checkpoint_source.UntrainedModel(named, seed, tokenizer), f"fresh parameters, seed {seed}"
@@ -89,9 +93,13 @@ def create_model(
     return _make_model(checkpoint, source, image_size, precision, batch_size, mesh)
 
 
-def _check_options(batch_size: int, precision: str | None) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1")
+def _check_options(batch_size: int, precision: str | None, tokenizer: str | None, mesh: Mesh | None) -> None:
+    if type(batch_size) is not int or batch_size < 1:
+        raise UserError(f"batch_size={batch_size!r} must be an integer, at least 1")
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        raise UserError(f"tokenizer={tokenizer!r}: give text as data.tokenizer has it, such as 'json:FILE'")
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise UserError(f"mesh={mesh!r}: give what mmjax.parallel.make_mesh makes")
     if precision is not None:
         validate_choice("precision", precision, tasks.DTYPES)
 
@@ -143,10 +151,13 @@ def _resize_positions(
     image = model.image
     if not isinstance(image, (PatchesConfig, StreamConfig)):
         raise UserError(f"image_size={image_size}: the images of model.kind={model.kind!r} have no patches to resample")
-    if type(image_size) is not int or image_size < image.patch_size or image_size % image.patch_size:
+    is_whole = isinstance(image_size, int | np.integer) and image.patch_size <= image_size <= _MAX_SIDE
+    if not is_whole or image_size % image.patch_size:
         raise UserError(
-            f"image_size={image_size} is not a multiple of the model's patches of {image.patch_size} pixels"
+            f"image_size={image_size!r} is not a multiple of the model's patches of {image.patch_size} pixels, up to"
+            f" {_MAX_SIDE:,}"
         )
+    image_size = int(image_size)
     old, new = (side // image.patch_size for side in (image.image_size, image_size))
     table = params["image"]["position_embedding"]
     table = positions.resample_positions(table, (old, old), (new, new), prefix=int(image.class_token))

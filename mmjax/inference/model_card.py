@@ -61,7 +61,8 @@ def make_card(
       is_on_hub: whether `name` is of a repository there, or of a folder.
     """
     metadata: dict[str, Any] = {"license": license} if license else {}
-    metadata |= {"library_name": _LIBRARIES[form], "pipeline_tag": _PIPELINE, "tags": ["clip", "mmjax"]}
+    family = "clip" if to_dict(opened.config.model)["logit_bias_init"] is None else "siglip"
+    metadata |= {"library_name": _LIBRARIES[form], "pipeline_tag": _PIPELINE, "tags": [family, "mmjax"]}
     if records:
         metadata["model-index"] = [{"name": name, "results": [_result(record) for record in records]}]
     usage = _usage(name, form, is_on_hub=is_on_hub, has_tokenizer=opened.has_tokenizer)

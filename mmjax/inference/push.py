@@ -10,9 +10,10 @@ from typing import Any
 from mmjax.errors import UserError, validate_choice
 from mmjax.evaluation.suite import results_file
 from mmjax.inference import checkpoint_source
-from mmjax.inference.convert import convert
+from mmjax.inference.convert import show_files, write_files
 from mmjax.inference.model_card import make_card
 from mmjax.interop.weights_path import HUB
+from mmjax.io import paths
 from mmjax.training import metrics_log
 from mmjax.utils import terminal
 
@@ -50,17 +51,23 @@ def push(
     name = dst.removeprefix(HUB)
     if dst.startswith(HUB) and not _REPOSITORY.fullmatch(name):
         raise UserError(f"DST={dst}: give hf-hub:OWNER/NAME")
-    options = dict(to=to, step=step, tokenizer=tokenizer, settings=settings)
+    if not dst.startswith(HUB) and private:
+        raise UserError(f"--private is of repositories, and DST={dst} is a folder; leave it out")
+    options: dict[str, Any] = dict(step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
     if not dst.startswith(HUB):
-        _write(src, Path(dst), Path(dst).resolve().name, license, options, is_on_hub=False)
+        with paths.new_folder(dst, "DST") as folder:
+            notes = _write(src, folder, to, paths.as_path(dst).name, license, options, is_on_hub=False)
+        show_files(dst, notes)
         return
     api = _hub(dst)
     with tempfile.TemporaryDirectory(prefix="mmjax-push-") as folder:
         with _hub_errors(dst):
             api.create_repo(name, private=private, exist_ok=True)  # before anything long is written
-        _write(src, Path(folder) / "model", name, license, options, is_on_hub=True)
+        notes = _write(src, Path(folder), to, name, license, options, is_on_hub=True)
         with _hub_errors(dst):
-            address = api.upload_folder(repo_id=name, folder_path=str(Path(folder) / "model"))
+            address = api.upload_folder(repo_id=name, folder_path=folder)
+    for note in notes:
+        terminal.show(f"note: {note}")
     terminal.show(f"{dst}: {address}")
 
 
@@ -85,17 +92,16 @@ def _hub(dst: str) -> Any:
     return huggingface_hub.HfApi()
 
 
-def _write(src: Any, folder: Path, name: str, license: str | None, options: dict[str, Any], *, is_on_hub: bool) -> None:
-    convert(src, folder, **options)
-    opened = checkpoint_source.open_checkpoint(
-        src, step=options["step"], tokenizer=options["tokenizer"], settings=options["settings"], from_flags=True
-    )
-    records, form = _records(opened), options["to"]
-    card = make_card(opened, records, name=name, form=form, license=license, is_on_hub=is_on_hub)
+def _write(
+    src: Any, folder: Path, to: str, name: str, license: str | None, options: dict[str, Any], *, is_on_hub: bool
+) -> list[str]:
+    """Writes the files and the card; returns notes, a line each."""
+    opened = checkpoint_source.open_checkpoint(src, **options)
+    opened.log_notes()
+    notes = write_files(opened, folder, to)
+    card = make_card(opened, _records(opened), name=name, form=to, license=license, is_on_hub=is_on_hub)
     (folder / "README.md").write_text(card)
-    terminal.show(f"{folder / 'README.md'}  {len(card.encode()):,} bytes")
-    if license is None:
-        terminal.show("note: the card has no licence; --license=apache-2.0, say, puts one there")
+    return notes + ([] if license else ["the card has no licence; --license=apache-2.0, say, puts one there"])
 
 
 def _records(opened: checkpoint_source.RunCheckpoint | checkpoint_source.ForeignWeights) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ from jax import export as jax_export
 from mmjax import tasks
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
-from mmjax.inference.convert import check_target
 from mmjax.interop import exported_tokenizers
 from mmjax.interop.export import write_safetensors
+from mmjax.io import paths
 from mmjax.parallel import partition
 from mmjax.tasks import capabilities, config_queries
 from mmjax.utils.optional_imports import require
@@ -54,12 +54,19 @@ def export(
     Raises:
       UserError: `src` cannot be read or embeds nothing, or `dst` is not empty.
     """
-    target = Path(check_target(dst, is_local=True))
     require("flatbuffers", extra="export", where="mmjax export")
     for platform in platforms:
         validate_choice("--platforms", platform, PLATFORMS)
-    opened = checkpoint_source.open_checkpoint(src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
-    opened.log_notes()
+    with paths.new_folder(dst, "DST") as folder:
+        opened = checkpoint_source.open_checkpoint(
+            src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True
+        )
+        opened.log_notes()
+        _write(src, opened, folder, platforms)
+    return sorted(Path(paths.as_path(dst)).iterdir())
+
+
+def _write(src: Any, opened: checkpoint_source.OpenedCheckpoint, target: Path, platforms: Sequence[str]) -> None:
     task = _portable_task(opened)
     names = [name.removeprefix(_ENCODE) for name in capabilities.capabilities(task) if name.startswith(_ENCODE)]
     if not names:
@@ -67,18 +74,17 @@ def export(
         raise UserError(f"SRC={src}: {described} embeds nothing that could be exported")
     params = partition.flattened(opened.read_unsharded())
     words = opened.tokenizer if opened.has_tokenizer and "text" in names else None
-    target.mkdir(parents=True, exist_ok=True)
-    written, towers = [], {}
+    towers = {}
     for name in names:
         function, inputs = _tower(task, name, opened.shapes)
         kept = _used(function, params, inputs)
         exported = jax_export.export(jax.jit(function), platforms=tuple(platforms))(
             {path: jax.ShapeDtypeStruct(params[path].shape, jnp.float32) for path in kept}, *_symbolic(inputs)
         )
-        written += [target / f"{name}.stablehlo", target / f"{name}.safetensors"]
-        written[-2].write_bytes(exported.serialize())
+        (target / f"{name}.stablehlo").write_bytes(exported.serialize())
         shapes = {path: tuple(params[path].shape) for path in kept}
-        write_safetensors(written[-1], shapes, ((path, np.asarray(params[path])) for path in kept))
+        arrays = ((path, np.asarray(params[path])) for path in kept)
+        write_safetensors(target / f"{name}.safetensors", shapes, arrays)
         described = [f"{dtype} [batch, {', '.join(map(str, shape))}]" for shape, dtype in inputs]
         towers[name] = {"inputs": described, "output": f"float32 [batch, {exported.out_avals[0].shape[-1]}]"}
     description = _describe(opened, task, params, towers) | {"platforms": list(platforms)}
@@ -88,8 +94,6 @@ def export(
     }
     for file, content in (files | (exported_tokenizers.files(words) if words else {})).items():
         (target / file).write_bytes(content)
-        written.append(target / file)
-    return written
 
 
 def _portable_task(opened: checkpoint_source.OpenedCheckpoint) -> tasks.Task:

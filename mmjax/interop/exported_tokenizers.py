@@ -14,6 +14,8 @@ from mmjax.utils.optional_imports import require
 
 CONFIG = "tokenizer_config.json"
 _FAST = "PreTrainedTokenizerFast"
+# SigLIP sees padding as it sees words, so that its model gets no mask; CLIP sees nothing behind the end of a text.
+_INPUTS = dict(model_input_names=["input_ids"])
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"  # of ASCII
 _BOS, _EOS, _PAD, _UNK, _MASK, _SEP = "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<sep>"
 
@@ -75,7 +77,7 @@ def _clip(tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def _fast(tokenizer: Tokenizer, backend: tokenizers.Tokenizer) -> dict[str, bytes]:
-    specials = dict(bos_token=_BOS, eos_token=_EOS, pad_token=_PAD)
+    specials: dict[str, Any] = dict(bos_token=_BOS, eos_token=_EOS, pad_token=_PAD) | _INPUTS
     if tokenizer.mask_id is not None:
         specials |= dict(unk_token=_UNK, mask_token=_MASK, sep_token=_SEP)
     return {
@@ -118,8 +120,7 @@ def _sentencepiece(tokenizer: Tokenizer) -> dict[str, bytes]:
     model.LoadFromSerializedProto(content)
     last, unknown = model.IdToPiece(tokenizer.eos_id), model.IdToPiece(model.unk_id())
     specials: dict[str, Any] = dict(eos_token=last, pad_token=last, unk_token=unknown)
-    # SigLIP sees padding as it sees words, so that its model gets no mask.
-    specials |= dict(do_lower_case=True, model_input_names=["input_ids"])
+    specials |= dict(do_lower_case=True) | _INPUTS
     return {"spiece.model": content, CONFIG: _config(tokenizer, "SiglipTokenizer", **specials)}
 
 
@@ -146,8 +147,9 @@ def _json(tokenizer: Tokenizer, options: list[str]) -> dict[str, bytes]:
         name: backend.id_to_token(number) for name, number in names.items() if number is not None
     }
     kind = _FAST
+    specials |= _INPUTS
     if LOWERCASE in options:  # the class that puts the normalizer before those of the file
-        kind, specials["model_input_names"] = "Siglip2Tokenizer", ["input_ids"]
+        kind = "Siglip2Tokenizer"
     if not {BOS, STRIP_SEP}.isdisjoint(options) or backend.encode("a").ids[-1:] != [tokenizer.eos_id]:
         content = _with_specials(backend, tokenizer)
     return {"tokenizer.json": content, CONFIG: _config(tokenizer, kind, padding_side="right", **specials)}

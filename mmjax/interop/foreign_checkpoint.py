@@ -94,6 +94,7 @@ def open_checkpoint(
     if named is not None:
         tokenizer = tokenizer or named.tokenizer
         if config is None:
+            model_settings.check_equal(settings, named.settings, weights, named.name)
             model_settings.fill_missing(settings, named.settings)
             prepared = named.preprocessing if form == "openclip" else prepared
     model_settings.apply_overrides(settings, overrides or {}, None if config is None else config_file)

@@ -218,7 +218,9 @@ def family_of_settings(settings: Mapping[str, Any]) -> str:
         theirs = "has no logit_bias" if family == "clip" else "has a logit_bias"
         raise UserError(f"model.logit_bias_init={settings['logit_bias_init']}: Hugging Face's {name} {theirs}")
     if family == "clip" and settings["text"]["eos_id"] == _LARGEST_ID:
-        raise UserError("model.text.eos_id=2: Hugging Face's CLIPModel takes 2 for 'the largest id' there")
+        raise UserError(
+            "model.text.eos_id=2: Hugging Face's CLIPModel takes 2 for 'the largest id' there; --to=openclip writes it"
+        )
     return family
 
 

@@ -149,7 +149,7 @@ def fill_missing(settings: Settings, known: Settings) -> None:
 
 
 def check_equal(settings: Settings, known: Settings, path: Any, name: str) -> None:
-    """Checks that a file holds the model of a name.
+    """Checks that a file holds the model of a name, by what is known of it.
 
     Raises:
       UserError: a setting differs.
@@ -157,6 +157,8 @@ def check_equal(settings: Settings, known: Settings, path: Any, name: str) -> No
     values, expectations = _output_fields(settings), _output_fields(known)
     for field, expected in expectations.items():
         value = values[field]
+        if isinstance(value, published_towers.MissingSetting):
+            continue
         if value != expected:
             raise UserError(
                 f"weights={str(path)!r}: {field}={value!r}, and {name} has {expected!r}; give the name of the model"
@@ -165,17 +167,13 @@ def check_equal(settings: Settings, known: Settings, path: Any, name: str) -> No
 
 
 def _output_fields(settings: Settings) -> dict[str, Any]:
-    """What decides a model's embeddings and logits, by name."""
+    """What decides a model's embeddings and logits, by name; but for what follows from the others."""
     towers = {"image": settings["image"], "text": resolve_eos_id(settings["text"])}
-    return {
-        "embed_dim": settings["embed_dim"],
-        **{
-            f"{tower}.{field}": towers[tower][field]
-            for tower in TOWERS
-            for field in filter(affects_output, towers[tower])
-        },
-        "a bias of the logits": settings["logit_bias_init"] is not None,
-    }
+    fields = {"embed_dim": settings["embed_dim"], "a bias of the logits": settings["logit_bias_init"] is not None}
+    for tower in TOWERS:
+        decisive = (field for field in towers[tower] if affects_output(field) and field != "crop_to_patches")
+        fields |= {f"{tower}.{field}": towers[tower][field] for field in decisive}
+    return fields
 
 
 def _missing_settings(settings: Settings) -> dict[str, published_towers.MissingSetting]:

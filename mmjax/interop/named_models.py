@@ -35,6 +35,8 @@ class NamedModel:
 
 def names(pattern: str = "*") -> list[str]:
     """The names that match a pattern such as `ViT-B*`, or hold a word such as `siglip`, whatever the case, sorted."""
+    if not isinstance(pattern, str):
+        raise UserError(f"pattern={pattern!r}: give text, such as 'ViT-B*'")
     lowered = pattern.lower() if any(letter in pattern for letter in "*?[") else f"*{pattern.lower()}*"
     known = sorted((name for name, config in _configs().items() if not isinstance(config, str)), key=str.lower)
     return [name for name in known if fnmatch.fnmatch(name.lower(), lowered)]

@@ -1,8 +1,12 @@
 """Workdirs and data on local disks and on any fsspec file system."""
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -87,6 +91,55 @@ def make_folder(path: Any, field: str) -> None:
         raise UserError(f"{field}={path}: cannot be made ({error.strerror or error}); give another folder") from error
     if not scheme(path) and not os.access(path, os.W_OK):
         raise UserError(f"{field}={path}: not writable; change its permissions or give another folder")
+
+
+@contextlib.contextmanager
+def new_folder(path: Any, field: str) -> Iterator[Path]:
+    """A folder beside a local path, which has its name once the block ends; after an error there is neither.
+
+    Raises:
+      UserError: the path is on another storage, something is there already, or it cannot be made.
+    """
+    if not isinstance(path, UPath) and scheme(path):
+        raise UserError(f"{field}={path}: files for other programs are written to a local disk; give a folder there")
+    target = as_path(path)
+    check_empty(target, path, field)
+    make_folder(target.parent, field)
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{field}={path}: cannot be made ({error.strerror or error}); give another folder") from error
+    try:
+        part.chmod(0o777 & ~_umask())
+        yield part
+        if target.exists():
+            target.rmdir()  # it is empty
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def check_empty(target: Any, path: Any, field: str) -> None:
+    """Checks that a folder is missing or empty; `path` is what messages call it.
+
+    Raises:
+      UserError: it is not.
+    """
+    try:
+        is_free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise UserError(
+            f"{field}={path}: cannot be looked at ({error.strerror or error}); give another folder"
+        ) from error
+    if not is_free:
+        raise UserError(f"{field}={path} is there already; give a new folder")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_atomically(path: Any, content: str | bytes) -> None:

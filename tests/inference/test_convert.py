@@ -303,6 +303,17 @@ def test_info(capsys, tmp_path, other):
     assert "0; shown: 0" in output and "bytes, 259 ids, 32 a text" in output and "mmjax workdir" in output
 
 
+def test_a_run_of_shorter_texts_has_their_length(tmp_path):
+    """Its table has more positions than its texts have tokens, and a SigLIP pools at the last of them."""
+    options = dict(data__context_length=8, data__tokenizer="bytes")
+    assert runs.train(runs.config(steps=2, checkpoint__every=2, **options), tmp_path / "run") is None
+    convert.convert(tmp_path / "run", tmp_path / "out", to="openclip")
+    ours, theirs = mmjax.load(tmp_path / "run"), mmjax.load(tmp_path / "out", tokenizer="bytes")
+    assert theirs.config.model.text.context_length == 8 < ours.config.model.text.context_length
+    texts = ["a red circle left of a blue square", "a", ""]
+    np.testing.assert_allclose(theirs.encode_text(texts), ours.encode_text(texts), atol=1e-5)
+
+
 def test_info_as_json(capsys, tmp_path, other):
     convert.convert(other[0], tmp_path / "run", to="mmjax", tokenizer="bytes")
     capsys.readouterr()

@@ -1,6 +1,7 @@
 """`mmjax.create_model`: models by name, fresh or with weights, and callables for data loaders of one's own."""
 
 import dataclasses
+import io
 import json
 import pickle
 import shutil
@@ -95,6 +96,12 @@ def test_weights_of_a_run(monkeypatch, pictures, tmp_path):
         ("Tiny-wide", {"weights": GOLDEN}, "image.width=16, and Tiny-wide has 32; give the name of the model"),
         ("Tiny-2", {"weights": GOLDEN / "none"}, "none"),
         ("Tiny-2", {"batch_size": 0}, "batch_size=0"),
+        ("Tiny-2", {"batch_size": 2.5}, "batch_size=2.5 must be an integer"),
+        ("Tiny-2", {"seed": "a"}, "seed='a': give an integer"),
+        ("Tiny-2", {"tokenizer": 5}, "tokenizer=5: give text"),
+        ("Tiny-2", {"mesh": 3}, "mesh=3"),
+        ("Tiny-2", {"image_size": 8 * 10**9}, "up to 16,384"),
+        ("Tiny-2", {"pretrained": "openai"}, "pretrained='openai': give weights=PATH"),
         ("Tiny-2", {"precision": "float8"}, "precision='float8'"),
         ("Tiny-2", {"image_size": 20}, "image_size=20 is not a multiple"),
     ],
@@ -159,6 +166,8 @@ def test_templates_as_other_libraries_have_them(golden_name, pictures):
     )
     classifier = model.zero_shot_classifier(names, ["a {}.", "no {}!"])
     np.testing.assert_array_equal(model.zero_shot(pictures, classifier), expected)
+    braces = {"cat": ["a {}.", "no {c}!"], "dog": ["a dog.", "no dog!"]}
+    np.testing.assert_array_equal(model.zero_shot(pictures, names, braces), expected)
     single = model.zero_shot(pictures, names, "a {c}.")
     np.testing.assert_array_equal(model.zero_shot(pictures, names, "a {}."), single)
     np.testing.assert_array_equal(model.zero_shot(pictures, names, lambda name: f"a {name}."), single)
@@ -166,6 +175,10 @@ def test_templates_as_other_libraries_have_them(golden_name, pictures):
         (names, ["a cat"], r"'a cat' has no \{c\}"),
         (names, 5, "templates=5: give prompts"),
         ({"cat": ["a cat"]}, "a {c}.", "prompts by class are for templates="),
+        (names, {"a {c}"}, "templates: a set has no order"),
+        (names, {"cat": None, "dog": ["a dog"]}, "prompts of class 'cat' are None; give a list"),
+        (names, {"cat": [3], "dog": ["a dog"]}, r"templates\['cat'\]=.*: give a list of strings"),
+        (names, lambda: "a", "fails on 'cat' .TypeError"),
     ):
         with pytest.raises(UserError, match=message):
             model.zero_shot(pictures, classes, templates)
@@ -181,6 +194,27 @@ def test_arrays_with_their_channels_first(golden_name, pictures):
     np.testing.assert_array_equal(model.encode_image(one), model.encode_image(one[None]))
     with pytest.raises(UserError, match=r"images: number 1: .*float32"):
         model.encode_image([arrays[0], np.zeros((4, 4), np.float32)])
+
+
+def test_open_files_and_what_is_no_image(golden_name, pictures, tmp_path):
+    model = mmjax.create_model(golden_name)
+    pictures[0].save(tmp_path / "0.png")
+    content = (tmp_path / "0.png").read_bytes()
+    expected = model.encode_image(pictures[0])
+    for one in (io.BytesIO(content), [io.BytesIO(content)], bytearray(content), [memoryview(content)]):
+        np.testing.assert_array_equal(model.encode_image(one), expected)
+    with (tmp_path / "0.png").open("rb") as file:
+        np.testing.assert_array_equal(model.preprocess(file), model.preprocess(pictures[0]))
+    closed = Image.open(tmp_path / "0.png")
+    closed.close()
+    for image, message in (
+        (Image.open(io.BytesIO(content[:-200])), "cannot be used .*; give a whole one"),
+        (closed, "cannot be used"),
+        (Image.new("RGB", (0, 5)), "0 x 5 pixels"),
+        ({"0.png", "1.png"}, "images: a set has no order"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.encode_image(image)
 
 
 def test_many_files_are_decoded_a_batch_at_a_time(golden_name, pictures, tmp_path):

@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import mmjax
 from mmjax.cli import main
-from mmjax.inference import model_card
+from mmjax.errors import UserError
+from mmjax.inference import model_card, push
 from mmjax.metrics import definitions
 from tests.helpers import runs
 
@@ -45,6 +47,13 @@ def test_a_folder_without_network(workdir, tmp_path, capsys):
         and "| data | shapes |" in text
     )
     assert mmjax.load(tmp_path / "my-clip").can == mmjax.load(workdir).can
+
+
+def test_nothing_is_left_after_a_failure(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(push, "make_card", mock.Mock(side_effect=UserError("no card")))
+    with pytest.raises(UserError, match="no card"):
+        push.push(workdir, str(tmp_path / "one"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluations_that_were_stored_are_the_results(workdir, tmp_path):
@@ -126,6 +135,10 @@ def test_the_hub(workdir, monkeypatch, capsys):
         (["hf-hub:me/clip/more"], "DST=hf-hub:me/clip/more: give hf-hub:OWNER/NAME"),
         (["folder", "--license=Apache 2"], "--license=Apache 2: give the Hub's name"),
         (["folder", "--to=big_vision"], "--to='big_vision' is not known"),
+        (["folder", "--private"], "--private is of repositories"),
+        (["gs://bucket/x"], "DST=gs://bucket/x: files for other programs are written to a local disk"),
+        ([""], "is empty"),
+        (["/proc/x"], "DST=/proc"),
     ],
 )
 def test_mistakes_are_one_line(workdir, tmp_path, monkeypatch, capsys, arguments, message):

@@ -74,9 +74,8 @@ def class_prompts(class_names: Sequence[str], templates: Templates) -> list[list
             if isinstance(templates.get(name), str):
                 raise UserError(f"templates: the prompts of class {name!r} are one string; give a list of strings")
             if not templates.get(name):
-                raise UserError(
-                    f"templates: class {name!r} has no prompts{did_you_mean(name, templates)}; give at least one"
-                )
+                near = "" if name in templates else did_you_mean(name, templates)
+                raise UserError(f"templates: class {name!r} has no prompts{near}; give at least one")
         return [prompts(name, templates[name]) for name in class_names]
     for template in templates:
         if "{c}" not in template:
