@@ -72,7 +72,7 @@ def to_images(images: Any, spec: transforms.ImageSpec) -> np.ndarray:
 
 def image_batches(images: Any, spec: transforms.ImageSpec, size: int) -> Iterator[np.ndarray]:
     """Arrays as of `to_images`; of a list of files or images `size` at a time, so that they are never all decoded."""
-    entries = list(images) if isinstance(images, Iterator) and not hasattr(images, "read") else images
+    entries: Any = list(images) if isinstance(images, Iterator) and not hasattr(images, "read") else images
     is_list = isinstance(entries, list | tuple) and not any(
         hasattr(entry, "dtype") and _are_floats(_to_numpy(entry)) for entry in entries[:1]
     )
@@ -269,7 +269,7 @@ def to_templates(templates: Any, class_names: Sequence[str]) -> list[str] | Mapp
     return {name: to_strings("templates", prompts(name)) for name in class_names}
 
 
-def _call(template: Callable[[str], str], name: str) -> str:
+def _call(template: Callable[..., Any], name: str) -> Any:
     try:
         return template(name)
     except Exception as error:

@@ -228,6 +228,8 @@ def _list_unread(flat: Mapping[str, Any], default: Mapping[str, Any]) -> Iterato
     if not flat["optimizer.lora.rank"]:
         for field in ("optimizer.lora.alpha", "optimizer.lora.which", "optimizer.lora.full"):
             yield unread(field, " with optimizer.lora.rank=0", f"set that, or {leave(field)}", "optimizer.lora.rank")
+    if not flat["init_from"]:  # recipes have `init_paths` for those who set it
+        yield unread("init_map", " without init_from", f"set that, or {leave('init_map')}", "init_from")
     weight_decay = flat["optimizer.weight_decay"]
     if not weight_decay:
         for field in ("optimizer.decay", "optimizer.decay_scaled_by_lr"):
