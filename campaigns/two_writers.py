@@ -22,14 +22,15 @@ FLAGS = [
     "--config.checkpoint.every=20",
     "--config.checkpoint.keep=2",
 ]
-# A run whose disk has no locks that other machines see, and whose lease is lost after a second.
+# A run whose disk has no locks that other machines see, and whose lease is lost after four seconds: on a busy machine a
+# process that nobody stopped may stand still for one.
 WITH_SHORT_LEASE = f"""
 import sys
 from mmjax.cli import train
 from mmjax.io.writer_lease import LeaseSettings
 from mmjax.training import workdir
 
-workdir.Start.__init__.__defaults__ = ("auto", False, LeaseSettings(renew=0.2, lost=1.0, kernel_lock=False))
+workdir.Start.__init__.__defaults__ = ("auto", False, LeaseSettings(renew=0.2, lost=4.0, kernel_lock=False))
 sys.exit(train.main(["--config={tiny_runs.RECIPE}", "--workdir=" + sys.argv[1], *sys.argv[2:]]))
 """
 
