@@ -166,7 +166,7 @@ def test_sampling_and_beams(captioner):
         (lambda m, x: m.caption(x, max_tokens=30), "max_tokens=30, but the model's context has room for 20"),
         (lambda m, x: m.caption(x, ["a", "b"]), "prompt: 2 for 1 images"),
         (lambda m, x: m.caption(x, "a red circle " * 9), "it has 19 tokens or more, .*=20 leaves no room after them"),
-        (lambda m, x: m.caption("photo.jpg"), "images: 'photo.jpg' cannot be read"),
+        (lambda m, x: m.caption("photo.jpg"), "images: number 0: 'photo.jpg' cannot be read"),
         (lambda m, x: m.caption(np.zeros((1, 16, 16, 3), np.float32)), "floats are for encode_image"),
     ],
 )  # fmt: skip

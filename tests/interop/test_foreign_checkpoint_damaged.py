@@ -209,6 +209,7 @@ def test_a_name_that_counts_a_billion_layers(tmp_path):
     arrays |= {"visual.positional_embedding": np.zeros((5, 4), np.float32)}
     arrays |= {"visual.transformer.resblocks.999999999.ln_1.weight": np.zeros(4, np.float32)}
     arrays |= {"visual.transformer.resblocks.0.mlp.c_fc.weight": np.zeros((4, 4), np.float32)}
+    arrays |= {"token_embedding.weight": np.zeros((4, 4), np.float32)}
     save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="names a layer 999999999, which no model has"):
         foreign_checkpoint.open_checkpoint(tmp_path)

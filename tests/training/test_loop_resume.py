@@ -114,6 +114,8 @@ MOMENTS = {
 }
 
 
+# Of a run that trains them beside a locked base, which is stored once.
+ADAPTERS = ("--config.optimizer.lora.rank=2", "--config.optimizer.lora.full=('logit_scale',)")
 QUICK = {"before the first checkpoint", "within a save", "between an evaluation and a save"}
 
 
@@ -398,12 +400,14 @@ def test_a_kill_leaves_no_workers(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("kills", campaign.some([4, 12], [4]))
-def test_killed_many_times(kills, tmp_path, data):
+@pytest.mark.parametrize("adapters", [(), ADAPTERS], ids=["all", "lora"])
+def test_killed_many_times(kills, adapters, tmp_path, data):
     """Kills of one run: before the first checkpoint, within saves, between them; some by signals that save."""
     rng = random.Random(0)
     steps, every = 20 * kills, 10
     overrides = [f"--config.steps={steps}", f"--config.checkpoint.every={every}", "--config.eval.every=20"]
     overrides += [f"--config.data.eval={data['data.eval']}", "--config.checkpoint.keep=1", "--config.ema_decay=0.9"]
+    overrides += adapters
     assert Process(tmp_path / "whole", *overrides).end() == 0
 
     workdir = tmp_path / "killed"

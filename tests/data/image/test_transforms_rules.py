@@ -34,7 +34,7 @@ def test_pil_images_of_any_mode_are_prepared_or_refused_by_name(mode, rule):
     for antialias in (True, False):
         spec = ImageSpec(size=16, image_rule=rule, antialias=antialias, interpolation="bilinear")
         if mode in ("La", "I", "F", "I;16"):
-            with pytest.raises(UserError, match=rf"images: a PIL image of mode '{mode}'.*RGB"):
+            with pytest.raises(UserError, match=rf"images: number 0: a PIL image of mode '{mode}'.*RGB"):
                 inputs.to_uint8(picture, spec)
         else:
             assert inputs.to_uint8(picture, spec).shape == (1, 16, 16, 3)
