@@ -53,7 +53,7 @@ def write(workdir: Any, state: TrainState, settings: OptimizerConfig, source: st
     with contextlib.closing(Checkpoints(folder, CheckpointConfig(keep=1))) as checkpoints:
         checkpoints.save(_STEP, {"params": _part(state.params, settings, frozen=True)}, {"init_from": source})
         checkpoints.wait()
-        return {"digest": checkpoints.read_digest(_STEP)}
+        return {"digest": process_agreement.run_on_process_0(lambda: checkpoints.read_digest(_STEP))}
 
 
 def complete(
