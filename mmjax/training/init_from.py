@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from mmjax.interop import run_config
 from mmjax.models.config import ContrastConfig
 from mmjax.nn.low_rank import is_adapter
 from mmjax.parallel import log, partition
+from mmjax.tasks import DatasetMetadata
 from mmjax.training import init_names, init_source, init_towers, param_roles, validate_run
 from mmjax.training.init_source import Source
 from mmjax.training.init_towers import Table, Tower
@@ -41,7 +42,7 @@ class Taken:
       resampled: lines on tables for another size.
       fresh: the model's parameters that are not taken.
       left: the source's that are not.
-      columns: of the source's tables, with their statistics; None where there are none.
+      facts: of the source's data, as a checkpoint has them.
     """
 
     source: str = ""
@@ -50,7 +51,7 @@ class Taken:
     resampled: Sequence[str] = ()
     fresh: Sequence[str] = ()
     left: Sequence[str] = ()
-    columns: Any = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def lines(self, verb: str = "took") -> list[str]:
         """Lines for the log."""
@@ -63,6 +64,18 @@ class Taken:
         if self.left:
             lines.append(f"left there: {grouped(self.left)}")
         return lines
+
+    def notes_on_data(self, metadata: DatasetMetadata) -> Iterator[str]:
+        """Lines on what a part that is taken has learned otherwise than the run's data, of `metadata`, have it."""
+        now = json.loads(json.dumps(metadata.to_json()))
+        if self.facts.get("table") and now.get("table") and self.facts["table"] != now["table"]:
+            yield "note: tables are standardised and numbered by this run's training data, which init_from's were not"
+        names = self.facts.get("class_names")
+        if names and now["class_names"] != names and any(path.startswith("head/") for path in self.paths):
+            yield (
+                f"note: the head of init_from tells {', '.join(names[:3])}, ... apart, and this run's data"
+                f" {', '.join(now['class_names'][:3])}, ...; leave it out with init_paths for a fresh one"
+            )
 
     def to_json(self) -> str:
         """All of it, by path."""
@@ -181,7 +194,7 @@ class _Choice:
             resampled=[init_towers.describe_resampling(name, *tables) for name, tables in self.tables.items()],
             fresh=[name for name in flat if name not in self.paths],
             left=[name for name in source.shapes if name not in used],
-            columns=source.columns,
+            facts=source.facts,
         )
 
 

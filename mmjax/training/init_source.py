@@ -40,7 +40,7 @@ class Source:
       close: releases it.
       tokenizer_file: reads the file of its tokenizer; None where the tokenizer has none.
       heads: paths of parameters that are a classifier's, and taken by `init_map` alone.
-      columns: of its tables, with their statistics, as a checkpoint has them; None where there are none.
+      facts: of the data that it was trained on, as a checkpoint has them; empty where they are not known.
     """
 
     description: str
@@ -51,7 +51,7 @@ class Source:
     close: Callable[[], None]
     tokenizer_file: Callable[[], bytes | None]
     heads: tuple[str, ...] = ()
-    columns: Any = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def open_source(init_from: str, tokenizer: str) -> Source:
@@ -104,7 +104,7 @@ def _open_workdir(init_from: str, folder: Any) -> Source:
             read=lambda wanted: lora_base.read_params(init_from, stored, step, meta, config.optimizer, wanted),
             close=stored.close,
             tokenizer_file=lambda: stored_meta.read_tokenizer_file(meta, config, where),
-            columns=meta.get("facts", {}).get("table"),
+            facts=meta.get("facts", {}),
         )
     except BaseException:
         stored.close()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -144,9 +143,8 @@ def _prepare_in(claim: Claim, workdir: Any, opened: "OpenedRun", pretrained: ini
         log.info(opened.frame_note)
     for note in _notes_on_frozen(config, setup, pretrained, start):
         log.info(note)
-    columns = task.dataset_metadata.columns
-    if pretrained.columns and columns is not None and json.loads(json.dumps(columns.to_dict())) != pretrained.columns:
-        log.info("note: tables are standardised and numbered by this run's training data, which init_from's were not")
+    for note in pretrained.notes_on_data(task.dataset_metadata):
+        log.info(note)
 
     if jax.process_index() == 0:
         paths.write_atomically(workdir / "config.json", resumed_run.to_json(config, opened.origins))

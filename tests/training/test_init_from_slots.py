@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax import tasks
 from mmjax.config import parse
 from mmjax.config.schema import base_config, set_group
 from mmjax.data.image.transforms import MEAN_STD
+from mmjax.data.table_columns import TableColumns
 from mmjax.errors import UserError
 from mmjax.interop import export, media_towers
 from mmjax.nn import positions
@@ -259,3 +261,14 @@ def test_a_run_begins_with_them_and_says_so(clip, tmp_path, capsys):
     config.steps, config.init_from = 3, "/nowhere"  # a run that goes on reads neither
     assert runs.train(config, tmp_path) is None
     assert "took" not in capsys.readouterr().out and not (tmp_path / "init_from.json").exists()
+
+
+def test_data_that_a_part_was_not_trained_on_are_said():
+    facts = {"class_names": ["cat", "dog"], "table": {"columns": [{"name": "age"}]}}
+    taken = init_from.Taken(paths={"head/kernel": "head/kernel"}, facts=facts)
+    (note,) = taken.notes_on_data(tasks.DatasetMetadata(class_names=("dog", "cat")))
+    assert note.startswith("note: the head of init_from tells cat, dog, ... apart, and this run's data dog, cat, ...")
+    assert not list(taken.notes_on_data(tasks.DatasetMetadata(class_names=("cat", "dog"))))
+    columns = TableColumns(numbers=(), categories=(), texts=())
+    (note,) = init_from.Taken(facts=facts).notes_on_data(tasks.DatasetMetadata(columns=columns))
+    assert note.startswith("note: tables are standardised and numbered by this run's training data")
