@@ -17,9 +17,7 @@ def load(path: Any, **options: Any) -> Any:
 def create_model(name: str, weights: Any = None, **options: Any) -> Any:
     """A model by OpenCLIP's name, such as `ViT-B-32`, fresh or with weights: `mmjax.inference.load.create_model`."""
     if "pretrained" in options:
-        from mmjax.errors import UserError
-
-        raise UserError(
+        raise importlib.import_module("mmjax.errors").UserError(
             f"pretrained={options['pretrained']!r}: give weights=PATH or weights='hf-hub:NAME'; tags of pretrained"
             " weights have no meaning here"
         )
