@@ -60,6 +60,8 @@ def adapters(shapes: Mapping[str, tuple[int, ...]], settings: LoraConfig) -> lis
     Raises:
       UserError: a pattern matches nothing that an adapter fits, or the rank is too high.
     """
+    if not settings.which:
+        raise UserError("optimizer.lora.which=() names no kernel; name some, or set optimizer.lora.rank=0")
     result, used = [], set()
     for path, shape in shapes.items():
         for name, index in _maps(path, shape):

@@ -54,6 +54,7 @@ class TestWhich:
                 3,
                 "names image/patch_embed/kernel .*, and adapters are for the kernels of line",
             ),
+            ((), 2, r"which=\(\) names no kernel; name some"),
             ((".*projection/kernel",), 9, "rank=9 is more than the 8 that image_head/projection/kernel can have"),
         ],
     )
