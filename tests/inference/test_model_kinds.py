@@ -228,6 +228,7 @@ def test_modalities_are_classified(fusion):
 def test_modalities_are_classified_as_in_the_evaluation(fusion):
     (model, feeder), (values, labels) = loaded(fusion), modalities()
     source = First(sensors.Sensors("test"))
+    source.class_names = source.source.class_names
     part = multimodal_classification.MultimodalClassificationEvaluator(model._task, feeder)
     result = part(evaluated(source, model._task.input_specs, params=model.params))
     scores = model.classify(values)
