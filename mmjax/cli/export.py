@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from mmjax.cli import runtime
 from mmjax.inference.stablehlo import PLATFORMS, export
-from mmjax.interop import model_settings
 from mmjax.utils import terminal
 
 _DEFAULT = "cpu,cuda,tpu"
@@ -23,21 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--platforms", default=_DEFAULT, metavar="NAMES", help=f"of {', '.join(PLATFORMS)}; {_DEFAULT} by default"
     )
-    parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
-    parser.add_argument("--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; as SRC has it")
-    runtime.add_model_config_flag(parser, "what SRC does not hold, e.g. activation=quick_gelu or image.heads=16")
-    runtime.add_plugins_flag(parser)
+    runtime.add_source_flags(parser)
 
     def command(options, overrides):
         runtime.refuse_overrides(overrides)
-        runtime.import_plugins(options)
         written = export(
             options.src,
             options.dst,
             platforms=tuple(options.platforms.split(",")),
-            step=options.step,
-            tokenizer=options.tokenizer,
-            settings=model_settings.parse_flags(options.model_config),
+            **runtime.source_options(options),
         )
         for file in written:
             terminal.show(f"{file}  {file.stat().st_size:,} bytes")

@@ -54,6 +54,23 @@ def add_model_config_flag(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--set", dest="model_config", action="append", help=argparse.SUPPRESS)  # until 0.1
 
 
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what may be said of SRC, a workdir or weights, by commands that write it in another form."""
+    parser.add_argument("--step", type=int, help="checkpoint of a workdir; the latest by default")
+    parser.add_argument("--tokenizer", metavar="SPEC", help="clip, bytes, sentencepiece:FILE, json:FILE; as SRC has it")
+    add_model_config_flag(parser, "what SRC does not hold, e.g. activation=quick_gelu or image.heads=16")
+    add_plugins_flag(parser)
+
+
+def source_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of `add_source_flags` say, as arguments of `convert`, `push` and `export`; imports plugins."""
+    from mmjax.interop import model_settings  # which imports jax
+
+    import_plugins(options)
+    settings = model_settings.parse_flags(options.model_config)
+    return dict(step=options.step, tokenizer=options.tokenizer, settings=settings)
+
+
 class ModelFlags:
     """The model that `--workdir` or `--model` names.
 

@@ -340,6 +340,13 @@ def open_checkpoint(
     return ForeignWeights(foreign_checkpoint.open_checkpoint(path, settings, named=named), tokenizer)
 
 
+def open_source(src: Any, **options: Any) -> RunCheckpoint | ForeignWeights:
+    """Opens what a command reads and logs its notes; `options` are those of `open_checkpoint`, errors as there."""
+    opened = open_checkpoint(src, from_flags=True, **options)
+    opened.log_notes()
+    return opened
+
+
 def _check_named(run: RunCheckpoint, named: NamedModel) -> None:
     """Checks that a run has trained the model of a name.
 

@@ -53,10 +53,7 @@ def convert(
     if to == "mmjax":
         target = paths.as_path(dst)
         paths.check_empty(target, dst, "DST")
-        opened = checkpoint_source.open_checkpoint(
-            src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True
-        )
-        opened.log_notes()
+        opened = checkpoint_source.open_source(src, step=step, tokenizer=tokenizer, settings=settings)
         check_convertible(opened, to)
         _write_workdir(target, opened)
         terminal.show(
@@ -64,10 +61,7 @@ def convert(
         )
         return
     with paths.new_folder(dst, "DST") as folder:
-        opened = checkpoint_source.open_checkpoint(
-            src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True
-        )
-        opened.log_notes()
+        opened = checkpoint_source.open_source(src, step=step, tokenizer=tokenizer, settings=settings)
         notes = write_files(opened, folder, to)
     show_files(dst, notes)
 

@@ -53,7 +53,7 @@ def push(
         raise UserError(f"DST={dst}: give hf-hub:OWNER/NAME")
     if not dst.startswith(HUB) and private:
         raise UserError(f"--private is of repositories, and DST={dst} is a folder; leave it out")
-    options: dict[str, Any] = dict(step=step, tokenizer=tokenizer, settings=settings, from_flags=True)
+    options: dict[str, Any] = dict(step=step, tokenizer=tokenizer, settings=settings)
     if not dst.startswith(HUB):
         with paths.new_folder(dst, "DST") as folder:
             notes = _write(src, folder, to, paths.as_path(dst).name, license, options, is_on_hub=False)
@@ -96,8 +96,7 @@ def _write(
     src: Any, folder: Path, to: str, name: str, license: str | None, options: dict[str, Any], *, is_on_hub: bool
 ) -> list[str]:
     """Writes the files and the card; returns notes, a line each."""
-    opened = checkpoint_source.open_checkpoint(src, **options)
-    opened.log_notes()
+    opened = checkpoint_source.open_source(src, **options)
     notes = write_files(opened, folder, to)
     card = make_card(opened, _records(opened), name=name, form=to, license=license, is_on_hub=is_on_hub)
     (folder / "README.md").write_text(card)

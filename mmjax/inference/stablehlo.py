@@ -58,10 +58,7 @@ def export(
     for platform in platforms:
         validate_choice("--platforms", platform, PLATFORMS)
     with paths.new_folder(dst, "DST") as folder:
-        opened = checkpoint_source.open_checkpoint(
-            src, step=step, tokenizer=tokenizer, settings=settings, from_flags=True
-        )
-        opened.log_notes()
+        opened = checkpoint_source.open_source(src, step=step, tokenizer=tokenizer, settings=settings)
         _write(src, opened, folder, platforms)
     return sorted(Path(paths.as_path(dst)).iterdir())
 
