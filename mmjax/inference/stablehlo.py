@@ -130,9 +130,7 @@ def _used(function: Callable[..., Any], params: Mapping[str, Any], inputs: Input
     """Paths of the parameters that a function reads."""
     shapes = {path: jax.ShapeDtypeStruct(array.shape, jnp.float32) for path, array in params.items()}
     arrays = [jax.ShapeDtypeStruct((1, *shape), dtype) for shape, dtype in inputs]
-    jaxpr = jax.make_jaxpr(function)(shapes, *arrays).jaxpr
-    read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
-    return [path for path, variable in zip(sorted(shapes), jaxpr.invars, strict=False) if id(variable) in read]
+    return partition.read_paths(function, shapes, *arrays)
 
 
 def _describe(

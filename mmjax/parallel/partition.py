@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,19 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def flattened(tree: Any) -> dict[str, Any]:
     """{'a': {'b': x}} -> {'a/b': x}."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def read_paths(function: Callable[..., Any], tree: Any, *others: Any) -> list[str]:
+    """Paths of a tree's arrays that a function of it, and of `others`, reads, in the tree's order.
+
+    Args:
+      function: not yet compiled by `jit`, which would take them all.
+      tree, others: its arguments, arrays or shapes.
+    """
+    program = jax.make_jaxpr(function)(tree, *others).jaxpr
+    used = {id(variable) for equation in program.eqns for variable in equation.invars}
+    arrays = flattened(tree)
+    return [path for path, variable in zip(arrays, program.invars[: len(arrays)], strict=True) if id(variable) in used]
 
 
 def param_shardings(params: Any, mesh: Mesh, settings: MeshConfig) -> tuple[Any, list[str]]:

@@ -163,10 +163,9 @@ def check_read(loss: Callable[[Any], Any], params: Any) -> None:
     Raises:
       UserError: an adapter changes nothing.
     """
-    program = jax.make_jaxpr(loss)(params).jaxpr
-    used = {id(variable) for equation in program.eqns for variable in equation.invars}
-    for path, variable in zip(flattened(params), program.invars, strict=True):
-        if is_adapter(path) and path.endswith("_a") and id(variable) not in used:
+    read = set(partition.read_paths(loss, params))
+    for path in flattened(params):
+        if is_adapter(path) and path.endswith("_a") and path not in read:
             kernel = f"{path.rpartition('/')[0]}/kernel"
             raise UserError(
                 f"optimizer.lora.which names {kernel}, of a layer that reads no adapter, as mmjax's own do; leave it"
