@@ -4,6 +4,7 @@ python scripts/openclip_models.py            rewrites the file; needs the extra 
 python scripts/openclip_models.py --check    says whether the file is what the installed version gives
 """
 
+import importlib
 import json
 import sys
 import types
@@ -18,8 +19,8 @@ sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torc
 
 def collect() -> dict[str, Any]:
     """Of each model of open_clip, by name, config and preprocessing; or why mmjax does not build it."""
-    import open_clip
-    from open_clip import pretrained
+    # By their names: types are checked where the library is not installed, too.
+    open_clip, pretrained = map(importlib.import_module, ("open_clip", "open_clip.pretrained"))
 
     models: dict[str, Any] = {}
     for name in sorted(open_clip.list_models()):
