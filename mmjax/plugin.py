@@ -37,11 +37,8 @@ if TYPE_CHECKING:
     from mmjax.evaluation.results import Evaluation as Evaluation
     from mmjax.io.reader import Reader as Reader
     from mmjax.models.config import ContrastConfig as ContrastConfig
-    from mmjax.models.config import ImageConfig as ImageConfig
     from mmjax.models.config import ImageTextConfig as ImageTextConfig
     from mmjax.models.config import ModelConfig as ModelConfig
-    from mmjax.models.config import TextConfig as TextConfig
-    from mmjax.models.config import VisionConfig as VisionConfig
     from mmjax.models.encoders import Encoded as Encoded
     from mmjax.models.encoders import TransformerTower as TransformerTower
     from mmjax.models.encoders import build as build
@@ -56,11 +53,14 @@ if TYPE_CHECKING:
     from mmjax.models.fusion.pooled import Pooling as Pooling
     from mmjax.models.fusion.pooled import prepare as prepare
     from mmjax.models.fusion_model import FusionModel as FusionModel
+    from mmjax.models.image_config import ImageConfig as ImageConfig
+    from mmjax.models.image_config import VisionConfig as VisionConfig
     from mmjax.models.image_text import ContrastiveModel as ContrastiveModel
     from mmjax.models.image_text import ImageTextModel as ImageTextModel
     from mmjax.models.image_text import l2_normalize as l2_normalize
     from mmjax.models.modality_encoders import ModalityTower as ModalityTower
     from mmjax.models.slot_config import EncoderConfig as EncoderConfig
+    from mmjax.models.text_config import TextConfig as TextConfig
     from mmjax.models.writing_model import WritingModel as WritingModel
     from mmjax.nn.attention import AttentionSpec as AttentionSpec
     from mmjax.nn.config import NOISE as NOISE
@@ -122,11 +122,11 @@ _MODULES = {
     "Evaluation": "mmjax.evaluation.results",
     "Reader": "mmjax.io.reader",
     "ContrastConfig": "mmjax.models.config",
-    "ImageConfig": "mmjax.models.config",
+    "ImageConfig": "mmjax.models.image_config",
     "ImageTextConfig": "mmjax.models.config",
     "ModelConfig": "mmjax.models.config",
-    "TextConfig": "mmjax.models.config",
-    "VisionConfig": "mmjax.models.config",
+    "TextConfig": "mmjax.models.text_config",
+    "VisionConfig": "mmjax.models.image_config",
     "Encoded": "mmjax.models.encoders",
     "TransformerTower": "mmjax.models.encoders",
     "build": "mmjax.models.encoders",

@@ -63,7 +63,7 @@ def imported_names(text: str) -> set[str]:
 
 def is_fields(name: str) -> bool:
     """Whether what is imported is a room's `config.py` or another file of fields, or of one."""
-    return re.match(r"mmjax(\.\w+)+\.(slot_|towers_)?config(\.\w+)?$", name) is not None
+    return re.match(r"mmjax(\.\w+)+\.(image_|text_|slot_|towers_)?config(\.\w+)?$", name) is not None
 
 
 def read_imports() -> dict[str, set[str]]:

@@ -58,7 +58,11 @@ def test_rooms_depend_downwards(path):
     assert not above, f"{room} may import only rooms that stand below it in ORDER, and not {', '.join(sorted(above))}"
 
 
-FIELDS = [path for path in FILES if path.name in ("config.py", "slot_config.py", "towers_config.py")]
+FIELDS = [
+    path
+    for path in FILES
+    if path.name in ("config.py", *(f"{of}_config.py" for of in ("image", "text", "slot", "towers")))
+]
 
 
 @pytest.mark.parametrize("path", FIELDS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -17,7 +17,8 @@ from mmjax.config import base_config, from_json, parse, to_json
 from mmjax.data.mixture import open_source
 from mmjax.errors import UserError
 from mmjax.evaluation import evaluation_task
-from mmjax.models.config import ModelConfig, TextConfig
+from mmjax.models.config import ModelConfig
+from mmjax.models.text_config import TextConfig
 from mmjax.nn.config import LayersConfig
 from mmjax.objectives.config import LossConfig
 from mmjax.objectives.token_loss import TokenLoss

@@ -21,7 +21,7 @@ from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError, validate_choice
 from mmjax.inference import modality_inputs
 from mmjax.models import generation
-from mmjax.models.config import TextConfig
+from mmjax.models.text_config import TextConfig
 
 # Fields of `Decoding` that belong to one method.
 _OF_METHOD = {"beams": "beam", "length_penalty": "beam", "temperature": "sample", "top_k": "sample", "top_p": "sample"}

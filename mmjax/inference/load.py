@@ -13,7 +13,8 @@ from mmjax.errors import UserError, validate_choice
 from mmjax.inference import checkpoint_source
 from mmjax.inference.model import Model
 from mmjax.interop import named_models
-from mmjax.models.config import ImageTextConfig, PatchesConfig, StreamConfig
+from mmjax.models.config import ImageTextConfig
+from mmjax.models.image_config import PatchesConfig, StreamConfig
 from mmjax.nn import positions
 from mmjax.tasks import capabilities
 

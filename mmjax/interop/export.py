@@ -10,7 +10,8 @@ import numpy as np
 
 from mmjax.data.text.tokenizer import Tokenizer
 from mmjax.errors import validate_choice
-from mmjax.interop import big_vision, exported_tokenizers, huggingface, openclip, param_names, param_translation
+from mmjax.interop import big_vision, exported_tokenizers, huggingface, openclip, param_translation
+from mmjax.interop.param_names import big_vision as big_vision_names
 
 FORMATS = ("openclip", "hf", "big_vision")
 
@@ -43,7 +44,7 @@ def write(
     shapes = {path: tuple(array.shape) for path, array in params.items()}
     configs: dict[str, Any]
     if validate_choice("--to", form, FORMATS) == "big_vision":
-        configs, table, name, called = {}, param_names.BIG_VISION, "model.npz", "big_vision"
+        configs, table, name, called = {}, big_vision_names.TABLE, "model.npz", "big_vision"
     elif form == "openclip":
         config = openclip.to_config(settings, preprocessing)
         if tokenizer is not None:

@@ -14,13 +14,13 @@ from mmjax.interop import (
     model_settings,
     openclip,
     openclip_bare,
-    param_names,
     param_translation,
     published_towers,
     tokenizer_files,
 )
 from mmjax.interop import preprocessing as preprocessing_lib
 from mmjax.interop.named_models import NamedModel
+from mmjax.interop.param_names import big_vision as big_vision_names
 from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
 from mmjax.interop.weights_path import HF_CONFIG, HUB, OPENCLIP_CONFIG, find_weights, local_path
 
@@ -277,7 +277,7 @@ def _openclip(tensors, form, config, config_file):
     if config is None:
         settings = openclip_bare.from_shapes(tensors, naming)
         text = published_towers.tokenizer(settings["text"]["vocab_size"])
-        prepared = preprocessing_lib.defaults(not naming.timm, "open_clip")
+        prepared = preprocessing_lib.defaults(not naming.image_tower.is_timm, "open_clip")
     else:
         settings = openclip.from_config(config, config_file)
         prepared = preprocessing_lib.from_openclip(config, settings["image"]["image_size"], config_file)
@@ -308,4 +308,4 @@ def _hugging_face(tensors, form, config, config_file):
 def _big_vision(tensors, form, config, config_file):
     settings = big_vision.from_shapes(tensors)
     tokenizer = tokenizer_files.tokenizer(config_file.parent, "", settings["text"]["vocab_size"])
-    return settings, param_names.BIG_VISION, preprocessing_lib.defaults(False, "big_vision"), tokenizer
+    return settings, big_vision_names.TABLE, preprocessing_lib.defaults(False, "big_vision"), tokenizer

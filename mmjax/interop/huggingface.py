@@ -5,8 +5,9 @@ from typing import Any
 
 from mmjax.data.text.tokenizer import LARGEST_ID
 from mmjax.errors import UserError
-from mmjax.interop import model_settings, param_names, published_towers
-from mmjax.interop.param_names import Row
+from mmjax.interop import model_settings, published_towers
+from mmjax.interop.param_names import huggingface as names
+from mmjax.interop.param_names.rows import Row
 from mmjax.interop.preprocessing import exported_interpolation
 from mmjax.interop.tensor_files import Tensors
 
@@ -92,7 +93,7 @@ _RESAMPLE = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers
 
 def table(family: str) -> list[Row]:
     """The table of `clip` or `siglip`."""
-    return param_names.HF_CLIP if family == "clip" else param_names.HF_SIGLIP
+    return names.CLIP if family == "clip" else names.SIGLIP
 
 
 def family_of_config(config: Mapping[str, Any], path: Any) -> str:

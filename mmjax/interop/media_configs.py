@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mmjax.interop import huggingface, param_names
-from mmjax.interop.param_names import Row
+from mmjax.interop import huggingface
+from mmjax.interop.param_names import media
+from mmjax.interop.param_names.rows import Row
 
 Settings = dict[str, Any]
 _WHISPER_EPS = 1e-5  # its config has no such field
@@ -156,7 +157,7 @@ def _ast_table(settings: Settings, prefix: str) -> list[Row]:
     windows = tuple(audio["patch_size"])
     sizes = zip((audio["frames"], audio["mel_bins"]), windows, audio["stride"] or windows, strict=True)
     frames, bins = ((size - window) // step + 1 for size, window, step in sizes)
-    return param_names.hf_ast(prefix, bins, frames)
+    return media.ast(prefix, bins, frames)
 
 
 def _whisper(config: Mapping[str, Any]) -> Settings:
@@ -212,7 +213,7 @@ FORMATS: dict[str, Format] = {
         settings={"video": dict(positions="joint", class_token=True, key_bias=True, final_norm=True)},
         from_config=_vivit,
         to_config=_vivit_back,
-        table=lambda settings, prefix: param_names.hf_video(prefix, key_bias=True),
+        table=lambda settings, prefix: media.video(prefix, key_bias=True),
         has_head_norm=lambda settings: False,
         unread=("pooler.",),
     ),
@@ -226,7 +227,7 @@ FORMATS: dict[str, Format] = {
         settings={"video": dict(positions="sincos", class_token=False, key_bias=False)},
         from_config=_videomae,
         to_config=_videomae_back,
-        table=lambda settings, prefix: param_names.hf_video(prefix, key_bias=False),
+        table=lambda settings, prefix: media.video(prefix, key_bias=False),
         has_head_norm=lambda settings: not settings["video"]["final_norm"],
         unread=("decoder.", "encoder_to_decoder.", "mask_token"),
     ),
@@ -272,7 +273,7 @@ FORMATS: dict[str, Format] = {
         },
         from_config=_whisper,
         to_config=_whisper_back,
-        table=lambda settings, prefix: param_names.hf_whisper(prefix),
+        table=lambda settings, prefix: media.whisper(prefix),
         has_head_norm=lambda settings: False,
         unread=("proj_out.",),  # a copy of the token table, unless the config says otherwise
     ),

@@ -18,7 +18,7 @@ from mmjax import registry
 from mmjax.errors import UserError, validate_choice
 from mmjax.interop import export, huggingface, model_settings, param_translation
 from mmjax.interop.media_configs import FORMATS, Format, Settings
-from mmjax.interop.param_names import Row
+from mmjax.interop.param_names.rows import Row
 from mmjax.interop.tensor_files import Tensors, open_tensors, read_json
 from mmjax.interop.weights_path import HF_CONFIG, find_weights, local_path
 from mmjax.models import encoders, language

@@ -21,11 +21,12 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
     Raises:
       UserError: an array that such a model must have is missing or misshapen, or the model is a CLIPA.
     """
-    family = "siglip" if naming.timm else "clip"
-    is_openai = not naming.timm and all(name in tensors for name in _OPENAI)
-    settings = model_settings.siglip_template() if naming.timm else model_settings.clip_template()
+    is_siglip = naming.image == "timm_siglip"
+    family = "siglip" if is_siglip else "clip"
+    is_openai = not is_siglip and all(name in tensors for name in _OPENAI)
+    settings = naming.image_tower.template()
     image, text = settings["image"], settings["text"]
-    image |= _siglip_image(tensors) if naming.timm else _clip_image(tensors)
+    image |= _siglip_image(tensors) if is_siglip else _clip_image(tensors)
     prefix = "text." if naming.custom_text else ""
     vocab_size, width = model_settings.param_shape(tensors, f"{prefix}token_embedding.weight", 2)
     mlp_dim = model_settings.param_shape(tensors, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
@@ -47,7 +48,7 @@ def from_shapes(tensors: Tensors, naming: openclip.Naming) -> model_settings.Set
             tower |= dict(activation="quick_gelu", norm_eps=1e-5)
         text |= dict(causal=True, pool="eos", eos_id=LARGEST_ID)
         image["image_size"] = image["patch_size"] * _side(tensors)
-    elif not naming.timm and not image["pre_norm"]:
+    elif not is_siglip and not image["pre_norm"]:
         if vocab_size == _CLIPA_VOCAB:
             raise UserError(f"{tensors.path}: a CLIPA (no visual.ln_pre, {vocab_size} ids), which is not read")
         image["pool"] = published_towers.MissingSetting('"cls"', "without visual.ln_pre")
@@ -98,6 +99,6 @@ def _projection(tensors: Tensors, naming: openclip.Naming, prefix: str, width: i
     """The kind of the text projection, and E."""
     if naming.projection_bias:
         return "bias", model_settings.param_shape(tensors, f"{prefix}text_projection.weight", 2)[0]
-    if naming.timm and f"{prefix}text_projection" not in tensors:
+    if naming.image_tower.is_timm and f"{prefix}text_projection" not in tensors:
         return "none", width  # SigLIP i18n
     return "linear", model_settings.param_shape(tensors, f"{prefix}text_projection", 2)[1]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.errors import UserError, did_you_mean
-from mmjax.interop.param_names import Row
+from mmjax.interop.param_names.rows import Row
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models import two_tower
 from mmjax.parallel import partition

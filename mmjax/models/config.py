@@ -3,219 +3,23 @@
 Sizes are in `models/variants/`. A field without a default is given by its size.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from mmjax.models.image_config import ImageConfig, ImageTowerConfig, PatchesConfig, StreamConfig, VisionConfig
 from mmjax.models.slot_config import SlotConfig
-from mmjax.nn.config import NOISE, Activation, CrossLayersConfig, DecoderLayersConfig, Norm, Remat, TowerConfig
-
-TextHead = Literal["none", "tied", "linear", "mlm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageConfig:
-    """What reads images."""
-
-    image_size: int
-    """pixels of a side"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchesConfig(ImageConfig, TowerConfig):
-    """A transformer over the patches of an image (arXiv:2010.11929)."""
-
-    patch_size: int
-    """pixels of a side of a patch"""
-    class_token: bool = True
-    """a learned token before the patches"""
-    patch_bias: bool = False
-    """the patch projection has a bias (SigLIP yes, CLIP no)"""
-    pre_norm: bool = True
-    """a layer norm between embedding and transformer (CLIP)"""
-    crop_to_patches: bool = False
-    """leave out the pixels beyond the last whole patch; else a size that does not divide is a mistake"""
-    patch_dropout: float = field(default=0.0, metadata=NOISE)
-    """training: share of the patches that are dropped (FLIP)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionConfig(PatchesConfig):
-    """A vision transformer."""
-
-    final_norm: bool = True
-    """a layer norm after the last layer"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTowerConfig(VisionConfig):
-    """The image tower of two, with its head."""
-
-    required: ClassVar[tuple[str, ...]] = ("activation", "norm_eps")  # the head reads them, too
-
-    pool: Literal["cls", "mean", "last", "map"]
-    """what the embedding is made of: cls (the class token), mean, last (token), map (attention)"""
-    projection: Literal["linear", "bias", "none"]
-    """to the shared space: linear, bias (linear with bias), none (then the widths must be equal)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """What reads or writes token ids."""
-
-    vocab_size: int
-    """rows of the token table"""
-    context_length: int
-    """rows of the position table: the longest text"""
-    eos_id: int | None = None
-    """id of the end-of-text token"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTransformerConfig(TextConfig, TowerConfig):
-    """A transformer over token ids, causal (CLIP) or not (SigLIP)."""
-
-    causal: bool = True
-    """a token sees itself and those before it"""
-    mask_padding: bool = False
-    """padding is not attended to; CLIP and SigLIP leave this off"""
-    eos_id: int = 49407
-    """id of the end-of-text token; -1 for the largest id of a text"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTowerConfig(TextTransformerConfig):
-    """The text tower of two, with its head."""
-
-    required: ClassVar[tuple[str, ...]] = ("activation", "norm_eps")  # the head reads them, too
-
-    pool: Literal["mean", "last", "eos", "map"]
-    """what the embedding is made of: eos (the end of the text), last (token), mean, map (attention)"""
-    projection: Literal["linear", "bias", "none"]
-    """to the shared space: linear, bias (linear with bias), none (then the widths must be equal)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordsConfig(TextConfig):
-    """Embeddings of token ids, and a head over the vocabulary."""
-
-    norm: Norm = "pre"
-    """pre (GPT) or post (BERT)"""
-    token_types: int = 0
-    """rows of the table of token types (BERT's segments); 0 for none"""
-    embedding_norm: bool = False
-    """a layer norm of the embedded tokens (BERT)"""
-    head_bias: bool = True
-    """the linear head has a bias"""
-    sep_id: int | None = None
-    """id of the token between a question and its answer; none where there is none"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FusedTextConfig(WordsConfig, TowerConfig):
-    """Text of a model whose image and text see each other; the model decides who sees whom, and the head."""
-
-    final_norm: bool = True
-    """a layer norm after the last layer (GPT)"""
-    cross_from: int = 0
-    """the first layer that may look at the image"""
-    cross_mlp: bool = False
-    """an MLP after cross-attention, too"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoCaTextConfig(WordsConfig, TowerConfig):
-    """CoCa's text tower, which sees no image."""
-
-    cross_every: int = 0
-    """0: its decoder looks at the image"""
-    cross_from: int = 0
-    """not read at `cross_every` 0"""
-    cross_mlp: bool = False
-    """not read at `cross_every` 0"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QFormerTextConfig(WordsConfig, TowerConfig):
-    """BERT, which reads queries and text."""
-
-    final_norm: bool = True
-    """a layer norm after the last layer (GPT)"""
-    cross_every: int = 0
-    """every k-th layer from `cross_from` on looks at the image (BLIP-2: 2)"""
-    cross_from: int = 0
-    """the first layer that looks at the image"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrefixTextConfig(FusedTextConfig):
-    """A decoder that reads image tokens and then text."""
-
-    head: TextHead = "none"
-    """over the vocabulary: tied (the token table, as GPT-2), linear, mlm (BERT's), none"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderTextConfig(PrefixTextConfig):
-    """A decoder that looks at the image."""
-
-    causal: bool = True
-    """a token sees itself and those before it"""
-    cross_every: int = 0
-    """every k-th layer from `cross_from` on looks at the image"""
-    key_bias: bool = True
-    """keys have a bias (Whisper's decoder: no)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LSTMTextConfig(TextConfig):
-    """The LSTM of Show, Attend and Tell (arXiv:1502.03044)."""
-
-    width: int
-    """of the LSTM and of the attention"""
-    embed_width: int
-    """of the word embedding"""
-    layers: int = 1
-    """of the LSTM"""
-    dropout: float = field(default=0.0, metadata=NOISE)
-    """training: rate on embeddings, between layers and before the logits"""
-    sep_id: int | None = None
-    """id of the token between a question and its answer; none where there is none"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamTextConfig(WordsConfig):
-    """ViLT's words, which have no layers of their own."""
-
-    activation: Activation = "gelu"
-    """of the head for masked words"""
-    norm_eps: float = 1e-5
-    """epsilon of the layer norms"""
-    dropout: float = field(default=0.0, metadata=NOISE)
-    """training: rate on the embeddings"""
-    drop_path: float = field(default=0.0, metadata=NOISE)
-    """not read: words have no layers"""
-    scan: bool | Literal["auto"] = "auto"
-    """not read: words have no layers"""
-    remat: Remat = "none"
-    """not read: words have no layers"""
-    remat_keep: int = 0
-    """not read: words have no layers"""
-    cross_from: int = 0
-    """not read: words have no layers"""
-    cross_mlp: bool = False
-    """not read: words have no layers"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig(ImageConfig, TowerConfig):
-    """ViLT's layers, which read patches and words."""
-
-    patch_size: int
-    """pixels of a side of a patch"""
-    class_token: bool = True
-    """a learned token before the patches"""
-    patch_bias: bool = True
-    """the patch projection has a bias"""
+from mmjax.models.text_config import (
+    CoCaTextConfig,
+    DecoderTextConfig,
+    FusedTextConfig,
+    LSTMTextConfig,
+    PrefixTextConfig,
+    QFormerTextConfig,
+    StreamTextConfig,
+    TextConfig,
+    TextTowerConfig,
+)
+from mmjax.nn.config import CrossLayersConfig, DecoderLayersConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mmjax.models.config import ContrastConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from mmjax.models.config import ContrastConfig, ModelConfig
+from mmjax.models.image_config import ImageTowerConfig
 from mmjax.models.slot_config import TowerSlotConfig
+from mmjax.models.text_config import TextTowerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 from mmjax.config.schema import RunConfig
 from mmjax.errors import UserError
-from mmjax.models.config import ImageTextConfig, ModelConfig, PatchesConfig, StreamConfig
+from mmjax.models.config import ImageTextConfig, ModelConfig
+from mmjax.models.image_config import PatchesConfig, StreamConfig
 from mmjax.nn import attention_kernels, tpu_tiles
 
 _NAMES = {"cudnn": "cuDNN's kernel", "pallas": "mmjax's kernel for TPUs", "xla": "XLA's kernel"}

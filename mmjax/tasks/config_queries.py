@@ -7,17 +7,7 @@ from typing import Any
 from mmjax import registry
 from mmjax.config.schema import RunConfig
 from mmjax.data.table_columns import parse_columns
-from mmjax.models.config import (
-    ImageConfig,
-    ImageTextConfig,
-    ImageTowerConfig,
-    ModelConfig,
-    PatchesConfig,
-    StreamConfig,
-    TextConfig,
-    TextTowerConfig,
-    TwoTowerConfig,
-)
+from mmjax.models.config import ImageTextConfig, ModelConfig, TwoTowerConfig
 from mmjax.models.fusion.config import (
     FramesEncoderConfig,
     FusedConfig,
@@ -25,7 +15,9 @@ from mmjax.models.fusion.config import (
     TextEncoderConfig,
     VideoEncoderConfig,
 )
+from mmjax.models.image_config import ImageConfig, ImageTowerConfig, PatchesConfig, StreamConfig
 from mmjax.models.slot_config import SLOTS, EncoderConfig
+from mmjax.models.text_config import TextConfig, TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
 
 

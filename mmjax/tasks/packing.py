@@ -14,13 +14,12 @@ from mmjax.models.config import (
     CoCaConfig,
     ImageTextConfig,
     LSTMCaptionerConfig,
-    LSTMTextConfig,
     PrefixLMConfig,
     QFormerConfig,
-    TextTowerConfig,
     TwoTowerConfig,
     ViLTConfig,
 )
+from mmjax.models.text_config import LSTMTextConfig, TextTowerConfig
 from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import TowerConfig
 from mmjax.parallel import mesh as mesh_lib

@@ -28,8 +28,9 @@ from mmjax.data.text import tokenizer as tokenizer_lib
 from mmjax.data.text.tokenizer import LARGEST_ID, end_of_text_position
 from mmjax.errors import UserError
 from mmjax.metrics import vqa_answers
-from mmjax.models.config import FusionHeadsConfig, PrefixLMConfig, TextTowerConfig
+from mmjax.models.config import FusionHeadsConfig, PrefixLMConfig
 from mmjax.models.fusion.config import FusedConfig, ImageEncoderConfig, TableEncoderConfig
+from mmjax.models.text_config import TextTowerConfig
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.tasks import (
     class_labels,

@@ -14,7 +14,6 @@ from mmjax.models.config import (
     ALBEFConfig,
     CaptionerConfig,
     CoCaConfig,
-    ImageConfig,
     ImageTextConfig,
     ModelConfig,
     PrefixLMConfig,
@@ -22,6 +21,7 @@ from mmjax.models.config import (
     TwoTowerConfig,
 )
 from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
+from mmjax.models.image_config import ImageConfig
 from mmjax.models.slot_config import MODALITIES
 from mmjax.models.towers_config import TowersConfig
 from mmjax.nn.config import LayersConfig

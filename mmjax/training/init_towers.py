@@ -10,19 +10,11 @@ import jax
 from mmjax.config.typed_groups import to_dict
 from mmjax.interop import model_settings
 from mmjax.models import modality_encoders
-from mmjax.models.config import (
-    CaptionerConfig,
-    CoCaConfig,
-    LSTMCaptionerConfig,
-    LSTMTextConfig,
-    ModelConfig,
-    PrefixLMConfig,
-    StreamConfig,
-    TextTransformerConfig,
-    WordsConfig,
-)
+from mmjax.models.config import CaptionerConfig, CoCaConfig, LSTMCaptionerConfig, ModelConfig, PrefixLMConfig
 from mmjax.models.fusion.config import FramesEncoderConfig, FusedConfig
+from mmjax.models.image_config import StreamConfig
 from mmjax.models.slot_config import MODALITIES, EncoderConfig
+from mmjax.models.text_config import LSTMTextConfig, TextTransformerConfig, WordsConfig
 from mmjax.nn import positions
 
 # Fields that decide what a tower computes with the same weights, and those of its head.

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 
 from mmjax.config.schema import RunConfig
-from mmjax.models.config import ImageTowerConfig, TextTowerConfig, TwoTowerConfig
+from mmjax.models.config import TwoTowerConfig
+from mmjax.models.image_config import ImageTowerConfig
+from mmjax.models.text_config import TextTowerConfig
 from mmjax.nn.pool import OF_ONE_TOKEN
 from mmjax.nn.transformer import loops
 from mmjax.parallel import mesh as mesh_lib

@@ -8,8 +8,9 @@ import pytest
 
 from mmjax.config import recipe, schema, serialize, typed_groups
 from mmjax.errors import UserError
-from mmjax.models.config import CoCaConfig, LSTMCaptionerConfig, LSTMTextConfig, TwoTowerConfig
+from mmjax.models.config import CoCaConfig, LSTMCaptionerConfig, TwoTowerConfig
 from mmjax.models.fusion.config import FusedConfig, HybridConfig, JointConfig, TableEncoderConfig
+from mmjax.models.text_config import LSTMTextConfig
 
 VARIANTS = ("B/32", "tiny-siglip", "tiny-captioner", "tiny-captioner-lstm", "tiny-coca", "tiny-prefix_lm")
 VARIANTS = (*VARIANTS, "tiny-albef", "tiny-vilt", "tiny-qformer")

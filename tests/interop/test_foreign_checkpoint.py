@@ -128,7 +128,7 @@ def test_published_configs_of_openclip_have_its_names_and_shapes(name):
     model_settings.complete(model, name)
     shapes = param_translation.param_shapes(model)
     naming = openclip.Naming(
-        timm="timm_model_name" in golden["config"]["vision_cfg"],
+        image="timm_siglip" if "timm_model_name" in golden["config"]["vision_cfg"] else "vit",
         custom_text=golden["config"].get("custom_text", False),
         projection_bias=model["text"]["projection"] == "bias",
     )
@@ -152,7 +152,7 @@ def test_published_shapes_alone_tell_the_same_model():
     """Names and shapes of B/32, without a config, give its settings but for its activation."""
     model = openclip.from_config(PUBLISHED["ViT-B-32"]["config"], "B/32")
     shapes = param_translation.param_shapes(model)
-    naming = openclip.Naming(timm=False, custom_text=False, projection_bias=False)
+    naming = openclip.Naming(image="vit", custom_text=False, projection_bias=False)
     theirs = param_translation.their_shapes(param_translation.select_rows(naming.table, shapes, "OpenCLIP"), shapes)
     read = openclip_bare.from_shapes(Tensors("file", theirs, lambda name: None), naming)
     model_settings.apply_overrides(read, {"activation": "gelu"})

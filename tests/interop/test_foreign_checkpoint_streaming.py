@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmjax.interop import export, foreign_checkpoint, param_names, param_translation
+from mmjax.interop import export, foreign_checkpoint, param_translation
+from mmjax.interop.param_names import huggingface as hf_names
 from mmjax.interop.tensor_files import Tensors
 from mmjax.models.variants.two_tower import variant
 from mmjax.parallel import partition
@@ -46,7 +47,7 @@ def counting(shapes):
 
 def test_reading_holds_one_parameter_at_a_time():
     shapes = param_translation.param_shapes(settings())
-    rows = param_translation.select_rows(param_names.HF_CLIP, shapes, "a format")
+    rows = param_translation.select_rows(hf_names.CLIP, shapes, "a format")
     tensors, alive = counting(param_translation.their_shapes(rows, shapes))
     param_translation.check_tensors(tensors, rows, shapes)
     seen = []
@@ -66,7 +67,7 @@ def test_reading_holds_one_parameter_at_a_time():
 
 def test_writing_holds_one_parameter_at_a_time(tmp_path):
     shapes = param_translation.param_shapes(settings())
-    rows = param_translation.select_rows(param_names.HF_CLIP, shapes, "a format")
+    rows = param_translation.select_rows(hf_names.CLIP, shapes, "a format")
     params = {path: np.broadcast_to(np.float32(1), shape) for path, shape in shapes.items()}  # without memory
     total = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
     tracemalloc.start()
@@ -103,7 +104,7 @@ def test_arrays_go_straight_to_their_shardings():
 
 def test_only_what_is_wanted_is_read():
     shapes = param_translation.param_shapes(settings())
-    rows = param_translation.select_rows(param_names.HF_CLIP, shapes, "a format")
+    rows = param_translation.select_rows(hf_names.CLIP, shapes, "a format")
     tensors, _ = counting(param_translation.their_shapes(rows, shapes))
     names = []
     read = tensors._read

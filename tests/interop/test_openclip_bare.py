@@ -11,10 +11,11 @@ from mmjax.interop import (
     model_settings,
     openclip,
     openclip_bare,
-    param_names,
     param_translation,
     published_towers,
 )
+from mmjax.interop.param_names import big_vision as big_vision_names
+from mmjax.interop.param_names import huggingface as hf_names
 from mmjax.interop.tensor_files import Tensors, open_tensors
 from mmjax.models.variants.two_tower import variant
 from tests.interop.test_foreign_checkpoint import GIVEN, GOLDEN
@@ -39,8 +40,8 @@ def opened(settings):
 
 
 ACTIVATIONS = ["image.activation", "text.activation"]
-SIGLIP_NAMING = openclip.Naming(timm=True, custom_text=True, projection_bias=True)
-CLIP_NAMING = openclip.Naming(timm=False, custom_text=False, projection_bias=False)
+SIGLIP_NAMING = openclip.Naming(image="timm_siglip", custom_text=True, projection_bias=True)
+CLIP_NAMING = openclip.Naming(image="vit", custom_text=False, projection_bias=False)
 
 
 def read_clip(**image):
@@ -82,7 +83,7 @@ def test_an_unknown_vocabulary_is_asked_about():
     read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table), CLIP_NAMING)
     assert sorted(opened(read)) == sorted([*ACTIVATIONS, *names])
     # A class of Hugging Face's is causal and pools at an id.
-    read = huggingface.from_shapes(shapes_of(settings, param_names.HF_CLIP), "clip")
+    read = huggingface.from_shapes(shapes_of(settings, hf_names.CLIP), "clip")
     assert sorted(opened(read)) == sorted([*ACTIVATIONS, "text.eos_id"])
     # Where the pooling that is given reads no end of text, none is asked for.
     read = openclip_bare.from_shapes(shapes_of(settings, CLIP_NAMING.table), CLIP_NAMING)
@@ -108,7 +109,7 @@ def test_two_sizes_of_27_patches(pixels, missing):
     settings = variant("siglip-So400m/14")
     settings["image"] |= dict(image_size=pixels, crop_to_patches=pixels % 14 != 0, depth=1)
     settings["text"]["depth"] = 1
-    assert opened(big_vision.from_shapes(shapes_of(settings, param_names.BIG_VISION))) == missing
+    assert opened(big_vision.from_shapes(shapes_of(settings, big_vision_names.TABLE))) == missing
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_siglips_own_names_are_none_of_those():
     for name, table in (
         ("siglip-B/16", SIGLIP_NAMING.table),
         ("B/32", CLIP_NAMING.table),
-        ("B/32", param_names.HF_CLIP),
+        ("B/32", hf_names.CLIP),
     ):
         settings = variant(name)
         for tower in model_settings.TOWERS:

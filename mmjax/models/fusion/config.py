@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from mmjax.models import config as models
 from mmjax.models.config import ModelConfig
+from mmjax.models.image_config import VisionConfig
 from mmjax.models.slot_config import EncoderConfig
+from mmjax.models.text_config import TextTransformerConfig
 from mmjax.nn.config import TowerConfig
 
 Combination = Literal["linear", "logits", "product"]
@@ -17,7 +18,7 @@ Temporal = Literal["mean", "transformer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEncoderConfig(models.VisionConfig, EncoderConfig):
+class ImageEncoderConfig(VisionConfig, EncoderConfig):
     """A vision transformer."""
 
     kind: ClassVar[str] = "image"
@@ -26,7 +27,7 @@ class ImageEncoderConfig(models.VisionConfig, EncoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig(models.TextTransformerConfig, EncoderConfig):
+class TextEncoderConfig(TextTransformerConfig, EncoderConfig):
     """A transformer over token ids."""
 
     kind: ClassVar[str] = "text"
@@ -70,7 +71,7 @@ class VideoEncoderConfig(ModalityTowerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FramesEncoderConfig(models.VisionConfig, EncoderConfig):
+class FramesEncoderConfig(VisionConfig, EncoderConfig):
     """An image tower for each frame of a video, and what makes one of them (CLIP4Clip, arXiv:2104.08860)."""
 
     kind: ClassVar[str] = "frames"

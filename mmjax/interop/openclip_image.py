@@ -1,0 +1,156 @@
+"""Image towers of OpenCLIP: what each kind is recognised by, its config both ways, and its names."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmjax.errors import UserError
+from mmjax.interop import model_settings, openclip_config, timm_siglip
+from mmjax.interop.param_names import openclip as names
+from mmjax.interop.param_names.rows import Row
+from mmjax.interop.tensor_files import Tensors
+
+Config = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTower:
+    """A kind of image tower.
+
+    Attributes:
+      marker: a parameter that this kind alone has, of those before it in `TOWERS`.
+      reads: whether a `vision_cfg` describes one.
+      writes: whether settings of `model.image` are those of one.
+      from_config: (vision_cfg, the model's `quick_gelu`, path) -> settings.
+      to_config: settings -> vision_cfg; raises `UserError` where OpenCLIP has no such tower.
+      template: the settings of the model that such a tower belongs to, to be filled in.
+      rows: its table of names.
+      is_timm: the tower is timm's: the texts' names then stand under `text.`, and `quick_gelu` is for them alone.
+    """
+
+    marker: str
+    reads: Callable[[Config], bool]
+    writes: Callable[[Config], bool]
+    from_config: Callable[[Config, bool, Any], dict[str, Any]]
+    to_config: Callable[[Config], dict[str, Any]]
+    template: Callable[[], model_settings.Settings]
+    rows: list[Row]
+    is_timm: bool
+
+
+def of_tensors(tensors: Tensors) -> str:
+    """The kind of a file's image tower, a key of `TOWERS`."""
+    return next((kind for kind, tower in TOWERS.items() if tower.marker in tensors), "vit")
+
+
+def of_config(vision: Config) -> str:
+    """The kind of a `vision_cfg`, a key of `TOWERS`."""
+    return next(kind for kind, tower in TOWERS.items() if tower.reads(vision))
+
+
+def of_settings(image: Config) -> str:
+    """The kind that settings of `model.image` are written as, a key of `TOWERS`."""
+    return next(kind for kind, tower in TOWERS.items() if tower.writes(image))
+
+
+# Fields of `vision_cfg` that change nothing in what a trained model computes.
+_IGNORED = {
+    "output_tokens",
+    "patch_dropout",
+    "final_ln_after_pool",  # the norm comes before pooling or after it: for one token that is the same
+    "attn_pooler_queries",
+    "attn_pooler_heads",
+}
+
+# -- OpenCLIP's own vision transformer ---------------------------------------------------------------------------------
+
+_VIT_FIELDS = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre"}
+
+
+def _vit(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
+    width, layers = vision.get("width", 768), vision.get("layers", 12)
+    if not isinstance(layers, int):
+        raise UserError(f"{path}: vision_cfg.layers={layers} is a ResNet; mmjax has vision transformers")
+    known = _VIT_FIELDS | _IGNORED | {"act_kwargs", "norm_kwargs"}
+    known |= {field for field in vision if field.startswith("timm_")}  # of timm's towers
+    fixed = dict(pool_type=("tok",), pos_embed_type=("learnable",))
+    openclip_config.check_fields(vision, "vision_cfg", path, known=known, fixed=fixed)
+    return dict(
+        width=width,
+        depth=layers,
+        heads=width // vision.get("head_width", 64),
+        mlp_dim=int(width * vision.get("mlp_ratio", 4.0)),
+        pre_norm=not vision.get("no_ln_pre", False),
+        image_size=_side(vision.get("image_size", 224), path),
+        patch_size=vision.get("patch_size", 16),
+        activation=openclip_config.activation(vision, quick, path),
+        norm_eps=openclip_config.norm_eps(vision),
+    )
+
+
+def _side(size: Any, path: Any) -> int:
+    if isinstance(size, (list, tuple)):
+        if len(set(size)) != 1:
+            raise UserError(f"{path}: image_size={size} is not square")
+        return size[0]
+    return size
+
+
+def _vit_config(image: Config) -> dict[str, Any]:
+    openclip_config.require("image", image, class_token=True, patch_bias=False, pool="cls", projection="linear")
+    vision = dict(image_size=image["image_size"], patch_size=image["patch_size"], width=image["width"])
+    vision |= dict(layers=image["depth"], head_width=image["width"] // image["heads"])
+    vision |= openclip_config.written_mlp_ratio("image", image) | ({} if image["pre_norm"] else dict(no_ln_pre=True))
+    return vision | openclip_config.written_layers("image", image)
+
+
+# -- SigLIP's, of timm -------------------------------------------------------------------------------------------------
+
+_TIMM_FIELDS = {"image_size", "timm_model_name", "timm_model_pretrained", "timm_drop", "timm_drop_path"}
+
+
+def _timm_siglip(vision: Config, quick: bool, path: Any) -> dict[str, Any]:
+    del quick  # which timm's towers do not read
+    settings = timm_siglip.tower_settings(vision["timm_model_name"], path)
+    known = _TIMM_FIELDS | _VIT_FIELDS | _IGNORED | {"act_kwargs", "norm_kwargs", "pool_type", "pos_embed_type"}
+    fixed = dict(timm_pool=("map",), timm_proj=("none",))
+    openclip_config.check_fields(vision, "vision_cfg", path, known=known, fixed=fixed)
+    if vision.get("image_size", settings["image_size"]) != settings["image_size"]:
+        raise UserError(f"{path}: vision_cfg.image_size={vision['image_size']} is not that of timm_model_name")
+    return settings
+
+
+def _timm_siglip_config(image: Config) -> dict[str, Any]:
+    openclip_config.require("image", image, class_token=False, patch_bias=True, pre_norm=False, projection="none")
+    return dict(
+        image_size=image["image_size"],
+        timm_model_name=timm_siglip.timm_name(image),
+        timm_model_pretrained=False,
+        timm_pool="map",
+        timm_proj="none",
+    )
+
+
+# By kind, the first that fits.
+TOWERS: dict[str, ImageTower] = {
+    "timm_siglip": ImageTower(
+        marker="visual.trunk.patch_embed.proj.weight",
+        reads=lambda vision: bool(vision.get("timm_model_name")),
+        writes=lambda image: image["pool"] == "map",
+        from_config=_timm_siglip,
+        to_config=_timm_siglip_config,
+        template=model_settings.siglip_template,
+        rows=names.TIMM_SIGLIP,
+        is_timm=True,
+    ),
+    "vit": ImageTower(
+        marker="visual.conv1.weight",
+        reads=lambda vision: True,
+        writes=lambda image: True,
+        from_config=_vit,
+        to_config=_vit_config,
+        template=model_settings.clip_template,
+        rows=names.VIT,
+        is_timm=False,
+    ),
+}

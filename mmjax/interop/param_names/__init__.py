@@ -1,0 +1,1 @@
+"""Names of the parameters in every format: one table a format, read in both directions."""

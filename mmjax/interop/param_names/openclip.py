@@ -1,0 +1,92 @@
+"""Names of OpenAI's CLIP and of OpenCLIP's models."""
+
+from mmjax.interop import param_layouts
+from mmjax.interop.param_names.rows import BIAS, SCALE, Row, rows, torch_norm, torch_pair
+
+_BLOCK = [
+    *torch_norm("ln_1", "norm1"),
+    ("attn.in_proj_weight", "attention/qkv/kernel", param_layouts.LINEAR),
+    ("attn.in_proj_bias", "attention/qkv/bias", param_layouts.FLAT),
+    *torch_pair("attn.out_proj", "attention/out", param_layouts.LINEAR_OUT),
+    *torch_norm("ln_2", "norm2"),
+    *torch_pair("mlp.c_fc", "mlp/fc1"),
+    *torch_pair("mlp.c_proj", "mlp/fc2"),
+]
+
+VIT = [
+    *rows(
+        "visual.",
+        "image/",
+        ("conv1.weight", "patch_embed/kernel", param_layouts.CONVOLUTION),
+        ("class_embedding", "class_token", param_layouts.COPY),
+        ("positional_embedding", "position_embedding", param_layouts.COPY),
+        *torch_norm("ln_pre", "norm_pre"),
+        *torch_norm("ln_post", "norm"),
+    ),
+    *rows("visual.transformer.resblocks.{i}.", "image/transformer/layers/", *_BLOCK),
+    *rows("visual.", "image_head/", ("proj", "projection/kernel", param_layouts.COPY)),
+]
+
+# timm's ViT with attention pooling, which OpenCLIP takes for SigLIP.
+TIMM_SIGLIP = [
+    *rows(
+        "visual.trunk.",
+        "image/",
+        ("patch_embed.proj.weight", "patch_embed/kernel", param_layouts.CONVOLUTION),
+        ("patch_embed.proj.bias", "patch_embed/bias", param_layouts.COPY),
+        ("pos_embed", "position_embedding", param_layouts.BATCH_OF_ONE),
+        *torch_norm("norm", "norm"),
+    ),
+    *rows(
+        "visual.trunk.blocks.{i}.",
+        "image/transformer/layers/",
+        *torch_norm("norm1", "norm1"),
+        *torch_pair("attn.qkv", "attention/qkv"),
+        *torch_pair("attn.proj", "attention/out", param_layouts.LINEAR_OUT),
+        *torch_norm("norm2", "norm2"),
+        *torch_pair("mlp.fc1", "mlp/fc1"),
+        *torch_pair("mlp.fc2", "mlp/fc2"),
+    ),
+    *rows(
+        "visual.trunk.attn_pool.",
+        "image_head/pool/",
+        ("latent", "probe", param_layouts.COPY),
+        *torch_pair("q", "attention/q"),
+        *torch_pair("kv", "attention/kv"),
+        *torch_pair("proj", "attention/out", param_layouts.LINEAR_OUT),
+        *torch_norm("norm", "norm"),
+        *torch_pair("mlp.fc1", "mlp/fc1"),
+        *torch_pair("mlp.fc2", "mlp/fc2"),
+    ),
+]
+
+_TEXT = [
+    *rows(
+        "",
+        "text/",
+        ("token_embedding.weight", "token_embedding", param_layouts.COPY),
+        ("positional_embedding", "position_embedding", param_layouts.COPY),
+        *torch_norm("ln_final", "norm"),
+    ),
+    *rows("transformer.resblocks.{i}.", "text/transformer/layers/", *_BLOCK),
+]
+
+LOGITS = [SCALE, BIAS]
+
+
+def text(*, custom_text: bool, projection_bias: bool) -> list[Row]:
+    """The table of the text tower.
+
+    Args:
+      custom_text: the names start with `text.` (`CustomTextCLIP`).
+      projection_bias: the text projection is a linear layer with a bias, not a bare matrix.
+    """
+    projection = (
+        rows("", "text_head/", *torch_pair("text_projection", "projection"))
+        if projection_bias
+        else rows("", "text_head/", ("text_projection", "projection/kernel", param_layouts.COPY))
+    )
+    table = _TEXT + projection
+    if not custom_text:
+        return table
+    return [Row(tuple(f"text.{name}" for name in row.theirs), row.ours, row.layout) for row in table]

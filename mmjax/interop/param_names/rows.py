@@ -1,0 +1,59 @@
+"""Rows of the tables of parameter names.
+
+A row maps parameters of theirs to those of ours, in a layout. `{i}` counts layers; our side of such a row is
+one layer of a stacked parameter. Rows whose parameters a model does not have are left out (a class token, a bias).
+"""
+
+import dataclasses
+
+from mmjax.interop import param_layouts
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+      theirs: their names, `{i}` for the layer.
+      ours: paths of our parameters.
+      layout: between the two.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    layout: param_layouts.Layout
+
+    @property
+    def stacked(self) -> bool:
+        """Whether this is a row for each layer."""
+        return "{i}" in self.theirs[0]
+
+
+def rows(their_prefix: str, our_prefix: str, *pairs) -> list[Row]:
+    """Rows under common prefixes; names are strings, several of them in one string apart by a space."""
+    return [
+        Row(
+            tuple(their_prefix + name for name in theirs.split()),
+            tuple(our_prefix + name for name in ours.split()),
+            layout,
+        )
+        for theirs, ours, layout in pairs
+    ]
+
+
+def torch_pair(
+    theirs: str, ours: str, layout: param_layouts.Layout = param_layouts.LINEAR
+) -> list[tuple[str, str, param_layouts.Layout]]:
+    """nn.Linear's weight and bias."""
+    return [(f"{theirs}.weight", f"{ours}/kernel", layout), (f"{theirs}.bias", f"{ours}/bias", param_layouts.FLAT)]
+
+
+def torch_norm(theirs: str, ours: str) -> list[tuple[str, str, param_layouts.Layout]]:
+    return [
+        (f"{theirs}.weight", f"{ours}/scale", param_layouts.COPY),
+        (f"{theirs}.bias", f"{ours}/bias", param_layouts.COPY),
+    ]
+
+
+SCALE = Row(("logit_scale",), ("logit_scale",), param_layouts.COPY)
+BIAS = Row(("logit_bias",), ("logit_bias",), param_layouts.COPY)
